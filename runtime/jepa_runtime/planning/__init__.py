@@ -1,0 +1,1 @@
+"""From predicted futures to actions: candidates, cross-entropy method, receding-horizon control."""

@@ -1,0 +1,54 @@
+"""Candidates to follow when nobody proposes any: a fan of constant actions in all directions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.bundle import Manifest
+
+_DIRECTION_SEED = 20
+
+
+def fan(manifest: Manifest, num_samples: int | None = None) -> NDArray[np.float32]:
+    """Constant actions held over the whole horizon, float32 [K, H, A], within the model's box and norm.
+
+    The first candidate is to do nothing (or what comes nearest to it inside the box). The others point in
+    directions spread evenly over the circle (A = 2), both ways (A = 1) or over the sphere (A > 2), at full,
+    two-thirds and one-third size if K leaves room for that.
+
+    Args:
+        manifest: whose ``io.action`` and ``horizon`` to obey.
+        num_samples: K; the manifest's own number if left out.
+    """
+    count = manifest.num_samples if num_samples is None else num_samples
+    if count < 1:
+        raise ValueError(f"num_samples must be at least 1, got {count}")
+    action = manifest.io.action
+    low, high = np.asarray(action.low, float), np.asarray(action.high, float)
+    rest = np.clip(0.0, low, high)
+    sizes = (1.0, 2 / 3, 1 / 3) if count > 12 else (1.0,)
+    chosen = [rest]
+    for ring, size in enumerate(sizes):
+        share = (count - len(chosen)) // (len(sizes) - ring)
+        for direction in _directions(len(low), share, ring):
+            reach = np.where(direction > 0, high - rest, rest - low)
+            chosen.append(rest + size * direction * reach)
+    actions = np.stack(chosen)
+    if action.max_norm is not None:
+        norm = np.linalg.norm(actions, axis=1, keepdims=True)
+        actions = actions * np.minimum(1.0, action.max_norm / np.maximum(norm, 1e-12))
+    actions = np.clip(actions, low, high)
+    return np.repeat(actions[:, None], manifest.horizon, axis=1).astype(np.float32)
+
+
+def _directions(size: int, count: int, ring: int) -> NDArray[np.float64]:
+    """``count`` unit vectors [count, size]; rings are turned so that they do not line up."""
+    if size == 1:
+        return np.where(np.arange(count) % 2 == 0, 1.0, -1.0)[:, None] * np.linspace(1.0, 0.5, count)[:, None]
+    if size == 2:
+        angle = 2 * np.pi * (np.arange(count) + ring / 3) / max(count, 1)
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    vectors = np.random.default_rng(_DIRECTION_SEED + ring).standard_normal((count, size))
+    unit: NDArray[np.float64] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,0 +1,91 @@
+"""Two Rooms: a mobile base in two rooms joined by a door, seen by an overhead camera.
+
+After the two-room world of eb_jepa and PLDM, made harder: RGB frames with shading, sensor noise and
+changing light, a robot that slides along walls, and a wall and a door that may be anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jepa_runtime.worlds.geometry import (
+    ARENA_M,
+    MAX_SPEED_MPS,
+    Floats,
+    LayoutKind,
+    Layouts,
+    drive,
+    sample_layouts,
+    sample_positions,
+)
+from jepa_runtime.worlds.rendering import Camera, Image, Light, backgrounds, sample_light
+
+__all__ = ["ARENA_M", "MAX_SPEED_MPS", "TwoRooms"]
+
+
+class TwoRooms:
+    """One robot, one camera, one goal at a time.
+
+    Args:
+        layout: ``random`` (wall, orientation and door anywhere, new in each episode) or ``fixed``.
+        seed: every layout, start, goal, light and noise follows from it.
+    """
+
+    tolerance_m = 0.2
+
+    def __init__(self, *, layout: LayoutKind = "random", seed: int) -> None:
+        self.layout_name: LayoutKind = layout
+        self._rng = np.random.default_rng(seed)
+        self._camera = Camera(self._rng)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an episode: a new layout (if random), and a start and a goal in different rooms."""
+        self.layouts: Layouts = sample_layouts(self._rng, 1, self.layout_name)
+        self._background = backgrounds(self.layouts)
+        self._position = sample_positions(self._rng, self.layouts)
+        self._goal = self._position
+        while (self.layouts.side(self._goal) == self.layouts.side(self._position)).all():
+            self._goal = sample_positions(self._rng, self.layouts)
+        self._light = sample_light(self._rng, 1)
+        self._drift = self._rng.uniform(0, 2 * np.pi, 2), self._rng.uniform(4.0, 20.0, 2)
+        self.time_s = 0.0
+
+    @property
+    def position(self) -> Floats:
+        """The robot's centre [x, y] in metres."""
+        return self._position[0].copy()
+
+    @property
+    def goal(self) -> Floats:
+        """The goal [x, y] in metres."""
+        return self._goal[0].copy()
+
+    def step(self, velocity: Floats, dt_s: float) -> None:
+        """Hold ``velocity`` [x, y] in m/s for ``dt_s`` seconds; speed is limited to :data:`MAX_SPEED_MPS`."""
+        self._position = drive(self.layouts, self._position, np.asarray(velocity, float)[None], dt_s)
+        self.time_s += dt_s
+
+    def distance(self) -> float:
+        """Straight distance to the goal in metres."""
+        return float(np.linalg.norm(self._position - self._goal))
+
+    def reached(self) -> bool:
+        """Whether the robot really is at its goal, within :attr:`tolerance_m`."""
+        return self.distance() <= self.tolerance_m
+
+    def render(self) -> Image:
+        """What the camera sees now, uint8 [128, 128, 3] RGB."""
+        return self._camera.render(self._background, self._position, self._light_now())[0]
+
+    def render_goal(self) -> Image:
+        """What the camera would see with the robot at the goal, in another light, uint8 [128, 128, 3] RGB."""
+        return self._camera.render(self._background, self._goal, sample_light(self._rng, 1))[0]
+
+    def _light_now(self) -> Light:
+        phase, period_s = self._drift
+        swing = np.sin(2 * np.pi * self.time_s / period_s + phase)
+        return Light(
+            np.clip(self._light.gain * (1 + 0.06 * swing[0]), 0.75, 1.15),
+            np.clip(self._light.slope + 0.04 * swing[1], -0.15, 0.15),
+            self._light.tint,
+        )
