@@ -1,0 +1,139 @@
+"""What an engine must offer. A backend and its sessions are created, used and closed on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from jepa_runtime.errors import BackendError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How an engine is to run.
+
+    Attributes:
+        threads: for one inference; None leaves it to the engine.
+        cache_dir: where compiled models are kept, so that the next start is quicker; None: nowhere.
+            Onnxruntime keeps none.
+        pinning: whether inference threads stay on their cores (OpenVINO on a CPU).
+    """
+
+    threads: int | None = 1
+    cache_dir: Path | None = None
+    pinning: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise BackendError(f"threads must be at least 1 or None, got {self.threads}")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph in memory: the very bytes that were verified are those that the engine loads.
+
+    Attributes:
+        name: how errors call it.
+        model: the ``.xml`` or ``.onnx``.
+        weights: the ``.bin`` of an ``.xml``, else None.
+        precision: int8, fp16 or fp32, or None if unknown. What is not quantized is computed in
+            fp32 on a CPU, and on any device if this is fp32.
+    """
+
+    name: str
+    model: bytes
+    weights: bytes | None = None
+    precision: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Graph:
+        """A graph from files that are trusted (one's own export, not a bundle).
+
+        Raises:
+            BackendError: a file cannot be read.
+        """
+        try:
+            weights = path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else None
+            return cls(str(path), path.read_bytes(), weights)
+        except OSError as error:
+            raise BackendError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+class Session(Protocol):
+    """A graph of fixed shapes, ready to run."""
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """The engine's own input buffers, to be written in place."""
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        """The engine's own output buffers, overwritten by each run."""
+
+    def run(self) -> Mapping[str, Array]:
+        """Compute ``outputs`` from ``inputs``.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+
+    def close(self) -> None:
+        """Give everything back; the buffers must not be used any more. May be called again."""
+
+
+class Backend(Protocol):
+    """An engine on a device."""
+
+    @property
+    def engine(self) -> str:
+        """Its name, as in ``openvino:CPU`` before the colon."""
+
+    @property
+    def device(self) -> str:
+        """The device that serves."""
+
+    @property
+    def version(self) -> str:
+        """The engine's version."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The kinds of graph that it runs, the preferred first."""
+
+    def load(self, graph: Graph | Path, shapes: Mapping[str, Shape]) -> Session:
+        """Compile a graph for the given shape of each input.
+
+        Raises:
+            BackendError: the graph is damaged, its inputs are others, or it does not take these shapes.
+        """
+
+    def close(self) -> None:
+        """Give everything back. May be called again."""
+
+
+def check_inputs(graph: str, offered: Iterable[str], asked: Mapping[str, Shape]) -> None:
+    """Check that a graph has exactly the inputs for which shapes are given.
+
+    Raises:
+        BackendError: it has others.
+    """
+    names = list(offered)
+    if set(names) != asked.keys():
+        raise BackendError(
+            f"{graph}: has the inputs {', '.join(sorted(names))}; asked for were {', '.join(sorted(asked))}: "
+            "the manifest does not fit the graph, export the model again"
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """What an engine said, without the lines of its source code that it likes to add."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from src", "Check '"))]
+    return (told or lines or [type(error).__name__])[0]

@@ -1,0 +1,130 @@
+"""OpenVINO: Intel CPUs (any x86-64 or ARM CPU), GPUs and NPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino
+from openvino import Core, get_version
+
+from jepa_runtime.backends.base import Array, BackendOptions, Graph, Shape, check_inputs, first_line
+from jepa_runtime.errors import BackendError
+
+
+class OpenVINOSession:
+    """A compiled model with its one infer request, whose tensors are the buffers.
+
+    The tensors keep their place in memory for the life of the request, so the views on them are made once.
+    """
+
+    def __init__(self, name: str, compiled: Any) -> None:
+        self._name = name
+        self._request = compiled.create_infer_request()
+        # Views do not keep their tensors alive.
+        self._tensors = {
+            port.get_any_name(): self._request.get_tensor(port)
+            for port in (*compiled.inputs, *compiled.outputs)
+        }
+        self.inputs: Mapping[str, Array] = self._views(compiled.inputs)
+        self.outputs: Mapping[str, Array] = self._views(compiled.outputs)
+
+    def run(self) -> Mapping[str, Array]:
+        """See :class:`~jepa_runtime.backends.base.Session`."""
+        try:
+            self._request.infer(share_outputs=True)
+        except RuntimeError as error:
+            raise BackendError(f"{self._name}: inference failed: {first_line(error)}") from error
+        return self.outputs
+
+    def close(self) -> None:
+        """See :class:`~jepa_runtime.backends.base.Session`."""
+        self.inputs = self.outputs = {}
+        self._tensors = {}
+        self._request = None
+
+    def _views(self, ports: Any) -> dict[str, Array]:
+        return {port.get_any_name(): self._tensors[port.get_any_name()].data for port in ports}
+
+
+class OpenVINOBackend:
+    """OpenVINO on one device, with one stream and the latency hint.
+
+    Raises:
+        BackendError: there is no such device; those that exist are listed.
+    """
+
+    engine = "openvino"
+    targets = ("openvino", "onnx")
+
+    def __init__(self, device: str, options: BackendOptions) -> None:
+        self._core: Any = Core()
+        available = self._core.available_devices
+        # AUTO, MULTI and HETERO would choose by themselves and not say what serves.
+        if device not in available:
+            hint = (
+                "its driver is not installed, or this machine has none"
+                if device.startswith(("NPU", "GPU"))
+                else ""
+            )
+            raise BackendError(
+                f"openvino:{device}: no such device{f' ({hint})' if hint else ''}; OpenVINO sees: "
+                f"{', '.join(available)}"
+            )
+        self.device = device
+        self.version: str = get_version()
+        self._properties = _properties(device, options)
+
+    def load(self, graph: Graph | Path, shapes: Mapping[str, Shape]) -> OpenVINOSession:
+        """See :class:`~jepa_runtime.backends.base.Backend`."""
+        graph = Graph.read(graph) if isinstance(graph, Path) else graph
+        try:
+            model = self._core.read_model(graph.model, graph.weights or b"")
+        except RuntimeError as error:
+            raise BackendError(f"{graph.name}: OpenVINO cannot read it: {first_line(error)}") from error
+        _fix_shapes(graph.name, model, shapes)
+        properties = dict(self._properties)
+        if self.device == "CPU" or graph.precision == "fp32":
+            # By default OpenVINO computes in bf16 what is not quantized, on those processors that have bf16:
+            # a model would give other numbers on the workstation than on the robot.
+            properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
+        try:
+            return OpenVINOSession(graph.name, self._core.compile_model(model, self.device, properties))
+        except RuntimeError as error:
+            raise BackendError(
+                f"{graph.name}: OpenVINO cannot compile it for {self.device}: {first_line(error)}"
+            ) from error
+
+    def close(self) -> None:
+        """See :class:`~jepa_runtime.backends.base.Backend`."""
+        self._core = None
+
+
+def _properties(device: str, options: BackendOptions) -> dict[str, Any]:
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if options.cache_dir is not None:
+        properties["CACHE_DIR"] = str(options.cache_dir)
+    if device == "CPU":
+        properties |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": options.pinning}
+        if options.threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = options.threads
+    return properties
+
+
+def _fix_shapes(name: str, model: Any, shapes: Mapping[str, Shape]) -> None:
+    ports = {port.get_any_name(): port for port in model.inputs}
+    check_inputs(name, ports, shapes)
+    for tensor, shape in shapes.items():
+        offered = ports[tensor].get_partial_shape()
+        if not offered.compatible(openvino.PartialShape(list(shape))):
+            raise BackendError(f"{name}: input {tensor} takes {offered}, asked for was {list(shape)}")
+    try:
+        model.reshape({tensor: list(shape) for tensor, shape in shapes.items()})
+    except RuntimeError as error:
+        raise BackendError(f"{name}: cannot take the shapes {dict(shapes)}: {first_line(error)}") from error
+    for port in model.outputs:
+        if port.get_partial_shape().is_dynamic:
+            raise BackendError(
+                f"{name}: output {port.get_any_name()} has no fixed shape: {port.get_partial_shape()}"
+            )

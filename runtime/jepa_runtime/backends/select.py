@@ -1,0 +1,69 @@
+"""From ``engine:device`` to a backend. An engine whose library is missing says what to install."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from jepa_runtime.backends.base import Backend, BackendOptions
+from jepa_runtime.errors import BackendError
+
+
+@dataclass(frozen=True)
+class _Engine:
+    library: str
+    install: str
+    create: Callable[[str, BackendOptions], Backend]
+
+    @property
+    def installed(self) -> bool:
+        return find_spec(self.library) is not None
+
+
+def _openvino(device: str, options: BackendOptions) -> Backend:
+    from jepa_runtime.backends.openvino import OpenVINOBackend
+
+    return OpenVINOBackend(device, options)
+
+
+def _onnxruntime(device: str, options: BackendOptions) -> Backend:
+    from jepa_runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(device, options)
+
+
+_ENGINES = {
+    "openvino": _Engine("openvino", "pip install jepa-edge", _openvino),
+    "onnxruntime": _Engine("onnxruntime", "pip install 'jepa-edge[onnxruntime]'", _onnxruntime),
+}
+
+
+def create_backend(engine: str, options: BackendOptions | None = None) -> Backend:
+    """The backend that ``engine`` names; no other one takes its place.
+
+    Args:
+        engine: ``name:DEVICE``, for instance ``openvino:CPU``; the device may be left out and is then the
+        CPU.
+        options: how it is to run.
+
+    Raises:
+        BackendError: no such engine or device, or its library is not installed; the message lists what exists
+            and what to install.
+    """
+    name, _, device = engine.partition(":")
+    if name not in _ENGINES:
+        raise BackendError(f"engine {engine!r} is unknown; there are: {_overview()}")
+    chosen = _ENGINES[name]
+    try:
+        return chosen.create(device or "CPU", options or BackendOptions())
+    except ImportError as error:
+        raise BackendError(
+            f"engine {name} cannot be used: {error}. Install it: {chosen.install}. Engines: {_overview()}"
+        ) from error
+
+
+def _overview() -> str:
+    return ", ".join(
+        f"{name} ({'installed' if engine.installed else engine.install})" for name, engine in _ENGINES.items()
+    )

@@ -1,0 +1,37 @@
+"""What a model bundle is: a folder with a manifest that lists every file and its hash. Data only, no code."""
+
+from jepa_runtime.bundle.golden import Golden
+from jepa_runtime.bundle.manifest import (
+    MANIFEST_NAME,
+    ROLES,
+    SCHEMA_VERSION,
+    FileRecord,
+    Manifest,
+    Precision,
+    Role,
+    Target,
+    Tolerance,
+    Variant,
+    manifest_schema,
+)
+from jepa_runtime.bundle.parse import parse_manifest
+from jepa_runtime.bundle.reader import Bundle
+from jepa_runtime.bundle.writer import seal
+
+__all__ = [
+    "MANIFEST_NAME",
+    "ROLES",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "FileRecord",
+    "Golden",
+    "Manifest",
+    "Precision",
+    "Role",
+    "Target",
+    "Tolerance",
+    "Variant",
+    "manifest_schema",
+    "parse_manifest",
+    "seal",
+]

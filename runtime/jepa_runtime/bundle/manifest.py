@@ -1,0 +1,306 @@
+"""The manifest of a bundle, format 1, as data: fields, limits, and what must agree with what.
+
+The JSON Schema of these models is published in ``schema/manifest-1.schema.json``; what one field demands of
+another is checked here only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILES = 1000
+MAX_TENSOR_BYTES = 1 << 30
+MAX_PATH_LENGTH = 255
+
+Target = Literal["openvino", "onnx"]
+Precision = Literal["int8", "fp16", "fp32"]
+Role = Literal["encoder", "predictor", "energy"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_PATH = re.compile(rf"(?:{_NAME}/)*{_NAME}\.(?:xml|bin|onnx|json|npz|blob)")
+_MODEL_SUFFIX: dict[str, str] = {"openvino": ".xml", "onnx": ".onnx"}
+
+
+def check_path(path: str) -> str:
+    """``path``, if it may stand in a manifest: relative, inside the folder, of a kind that holds data only.
+
+    Raises:
+        ValueError: it may not; the message says why.
+    """
+    if path.startswith("/") or "\\" in path or ":" in path or ".." in path.split("/"):
+        raise ValueError(f"path {path!r} leads outside the bundle: use a relative path with / and without ..")
+    if len(path) > MAX_PATH_LENGTH:
+        raise ValueError(f"path of {len(path)} characters, {MAX_PATH_LENGTH} are allowed")
+    if not _PATH.fullmatch(path):
+        raise ValueError(
+            f"path {path!r} is not allowed: letters, digits, _ - and . only, none hidden, and of the kinds "
+            ".xml .bin .onnx .json .npz .blob"
+        )
+    return path
+
+
+BundlePath = Annotated[
+    str,
+    AfterValidator(check_path),
+    WithJsonSchema({"type": "string", "maxLength": MAX_PATH_LENGTH, "pattern": f"^{_PATH.pattern}$"}),
+]
+# Shown in terminals and logs: control characters have no business there.
+Text = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Provenance(_Model):
+    """Where the model comes from."""
+
+    data: Text
+    teacher: Text | None
+    commit: Text
+    command: Text
+
+
+class FrameSpec(_Model):
+    """The image that the encoder takes. ``mean`` and ``std`` inform only: the graph normalises by itself."""
+
+    height: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
+    channels: Literal[3]
+    layout: Literal["NHWC"]
+    dtype: Literal["uint8"]
+    color: Literal["rgb"]
+    rate_hz: Annotated[float, Field(gt=0, le=10_000)]
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+
+class LatentSpec(_Model):
+    """The state of one frame: ``tokens`` vectors of ``dim`` numbers."""
+
+    tokens: Annotated[int, Field(ge=1, le=65536)]
+    dim: Annotated[int, Field(ge=1, le=65536)]
+    dtype: Literal["float32"]
+
+
+class ActionSpec(_Model):
+    """What the robot can be told: A numbers, each within [low, high], together within ``max_norm`` (None:
+    any).
+    """
+
+    names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
+    units: tuple[Name, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    max_norm: Positive | None
+
+    @model_validator(mode="after")
+    def _agree(self) -> ActionSpec:
+        count = len(self.names)
+        if len(set(self.names)) != count:
+            raise ValueError("action names must differ from each other")
+        for field, values in (("units", self.units), ("low", self.low), ("high", self.high)):
+            if len(values) != count:
+                raise ValueError(f"action {field} must have one entry per name ({count}), got {len(values)}")
+        for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            if low > high:
+                raise ValueError(f"action {name}: low must not exceed high, got {low} and {high}")
+        return self
+
+
+class IO(_Model):
+    """What goes in and comes out. An action is held for ``step_s``, the step of the predictor."""
+
+    frame: FrameSpec
+    latent: LatentSpec
+    action: ActionSpec
+    step_s: Annotated[float, Field(gt=0, le=3600)]
+
+
+class Variant(_Model):
+    """One form of a graph: for whom, how precise, and its file (an IR's ``.bin`` lies beside it)."""
+
+    target: Target
+    precision: Precision
+    path: BundlePath
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file that belongs to it."""
+        return (self.path, weights_path(self.path)) if self.target == "openvino" else (self.path,)
+
+
+def weights_path(path: str) -> str:
+    """Where the weights of the OpenVINO IR ``path`` lie."""
+    return path.removesuffix(".xml") + ".bin"
+
+
+_Variants = Annotated[tuple[Variant, ...], Field(max_length=16)]
+
+
+class Graphs(_Model):
+    """The forms of each graph, the preferred first. ``energy`` may be empty (then energy is the mean
+    squared difference), and need not come in every precision.
+    """
+
+    encoder: Annotated[_Variants, Field(min_length=1)]
+    predictor: Annotated[_Variants, Field(min_length=1)]
+    energy: _Variants
+
+    def of(self, role: Role) -> tuple[Variant, ...]:
+        """The forms of one graph."""
+        variants: tuple[Variant, ...] = getattr(self, role)
+        return variants
+
+    @model_validator(mode="after")
+    def _agree(self) -> Graphs:
+        kinds = {role: [(variant.target, variant.precision) for variant in self.of(role)] for role in ROLES}
+        for role in ROLES:
+            if len(set(kinds[role])) != len(kinds[role]):
+                raise ValueError(f"graph {role} has two variants of the same target and precision")
+            for variant in self.of(role):
+                suffix, folder = _MODEL_SUFFIX[variant.target], f"{role}/{variant.target}/"
+                if not variant.path.startswith(folder) or not variant.path.endswith(suffix):
+                    raise ValueError(f"graph {role}: path must be {folder}*{suffix}, got {variant.path!r}")
+        if set(kinds["encoder"]) != set(kinds["predictor"]):
+            raise ValueError("encoder and predictor must come in the same targets and precisions")
+        targets = {target for target, _ in kinds["encoder"]}
+        if kinds["energy"] and {target for target, _ in kinds["energy"]} != targets:
+            raise ValueError("the energy graph must come for the same targets as the encoder")
+        return self
+
+
+class Tolerance(_Model):
+    """How far outputs may lie from the reference: the worst vector's cosine, and the largest difference."""
+
+    min_cosine: Annotated[float, Field(ge=-1, le=1)]
+    max_abs: NonNegative
+
+
+class GoldenSpec(_Model):
+    """The reference inputs and outputs, and how closely each precision must reproduce them."""
+
+    path: Literal["golden.npz"]
+    tolerances: dict[Precision, Tolerance]
+
+
+class FileRecord(_Model):
+    """One file of the bundle."""
+
+    path: BundlePath
+    bytes: Annotated[int, Field(ge=0, le=1 << 40)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(_Model):
+    """What a bundle is and holds. W = ``history_size``, H = ``horizon``, K = ``num_samples`` (candidates by
+    default).
+
+    ``error_bounds`` [H]: 90 % quantile of the norm of (predicted - encoded) over held-out frames, step by
+    step. ``surprise_threshold``: root mean squared one-step error above which a frame counts as surprising.
+    ``goal_threshold``: energy at or below which a goal counts as reached.
+    """
+
+    model_config = ConfigDict(title="jepa-edge bundle manifest, format 1")
+
+    schema_version: Literal[1]
+    model_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+    version: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$",
+            max_length=64,
+        ),
+    ]
+    release_seq: Annotated[int, Field(ge=1, le=2**63 - 1)]
+    trained: bool
+    description: Text
+    licence: Text
+    provenance: Provenance
+    io: IO
+    history_size: Annotated[int, Field(ge=1, le=1024)]
+    horizon: Annotated[int, Field(ge=1, le=1024)]
+    num_samples: Annotated[int, Field(ge=1, le=65536)]
+    graphs: Graphs
+    error_bounds: tuple[NonNegative, ...]
+    surprise_threshold: NonNegative
+    goal_threshold: float
+    golden: GoldenSpec
+    files: Annotated[tuple[FileRecord, ...], Field(min_length=1, max_length=MAX_FILES)]
+
+    @property
+    def action_size(self) -> int:
+        """A, the number of components of an action."""
+        return len(self.io.action.names)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Manifest:
+        check_futures_size(self, self.num_samples)
+        if len(self.error_bounds) != self.horizon:
+            raise ValueError(
+                f"error_bounds must have one entry per step ({self.horizon}), got {len(self.error_bounds)}"
+            )
+        self._check_listed()
+        for role in ROLES:
+            for variant in self.graphs.of(role):
+                if variant.precision not in self.golden.tolerances:
+                    raise ValueError(f"golden.tolerances must have an entry for {variant.precision}")
+        return self
+
+    def _check_listed(self) -> None:
+        listed = [record.path for record in self.files]
+        if len(set(listed)) != len(listed):
+            twice = next(path for path in listed if listed.count(path) > 1)
+            raise ValueError(f"files: {twice!r} is listed twice")
+        if MANIFEST_NAME in listed:
+            raise ValueError(f"files: {MANIFEST_NAME} cannot list itself")
+        needed: list[str] = [self.golden.path]
+        for role in ROLES:
+            needed += [path for variant in self.graphs.of(role) for path in variant.paths]
+        for path in needed:
+            if path not in listed:
+                raise ValueError(f"files: {path!r} is used but not listed")
+
+
+def check_futures_size(manifest: Manifest, num_samples: int) -> None:
+    """Check that ``num_samples`` futures fit into memory that a robot can spare.
+
+    Raises:
+        ValueError: they do not.
+    """
+    latent_bytes = manifest.io.latent.tokens * manifest.io.latent.dim * 4
+    counts = {
+        "num_samples x horizon": num_samples * manifest.horizon,
+        "history_size": manifest.history_size,
+    }
+    for what, count in counts.items():
+        if count * latent_bytes > MAX_TENSOR_BYTES:
+            raise ValueError(
+                f"{what} x tokens x dim takes {count * latent_bytes / 2**30:.1f} GiB, at most "
+                f"{MAX_TENSOR_BYTES >> 30} GiB is allowed"
+            )
+
+
+def manifest_schema() -> str:
+    """The JSON Schema of the manifest, as published."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Manifest.model_json_schema()
+    return json.dumps(schema, indent=2) + "\n"

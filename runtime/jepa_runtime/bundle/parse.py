@@ -1,0 +1,99 @@
+"""From bytes to a :class:`Manifest`: strict JSON, then the models; whatever is wrong is a
+:class:`BundleError`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES, SCHEMA_VERSION, Manifest
+from jepa_runtime.errors import BundleError
+
+_MAX_PROBLEMS = 5
+
+
+def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
+    """Read a manifest.
+
+    Args:
+        data: the content of the file.
+        where: how errors call it.
+
+    Raises:
+        BundleError: it is too long, no strict JSON, of an unknown format version, or a field is wrong.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{where}: more than {MAX_MANIFEST_BYTES >> 20} MiB: this is no manifest")
+    content = parse_json(data, where)
+    if not isinstance(content, dict):
+        raise BundleError(f"{where}: must hold a JSON object, holds {type(content).__name__}")
+    version = content.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where}: format version {_shorten(version)} is unknown, this jepa-edge reads "
+            f"version {SCHEMA_VERSION}: update jepa-edge, or export the model again"
+        )
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise BundleError(f"{where}: {describe(error)}") from error
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Read JSON as it is defined: UTF-8, no key twice, no NaN or infinity.
+
+    Raises:
+        BundleError: it is not.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+        )
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{where}: not UTF-8 (byte {error.start}): the file is damaged") from error
+    except RecursionError as error:
+        raise BundleError(f"{where}: nested too deeply") from error
+    except ValueError as error:
+        raise BundleError(f"{where}: not strict JSON: {error}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """What is wrong with which fields, in one line."""
+    problems = []
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    for problem in found[:_MAX_PROBLEMS]:
+        place = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{_shorten(place, quote=False)}: {message}" if place else message)
+    more = len(found) - len(problems)
+    return "; ".join(problems) + (f"; and {more} more" if more > 0 else "")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {_shorten(key)} appears twice in one object")
+            seen.add(key)
+    return content
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{_shorten(text, quote=False)} is beyond what a float can hold")
+    return value
+
+
+def _shorten(value: object, *, quote: bool = True) -> str:
+    text = repr(value) if quote else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,41 @@
+"""The command ``jepa-runtime``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import jepa_runtime
+from jepa_runtime.commands import info, run, verify
+from jepa_runtime.errors import JepaRuntimeError
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: its arguments; those of the process if left out.
+
+    Returns:
+        The exit status: 0, or 1 after an error, which is told in one line on standard error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="jepa-runtime",
+        description="Runs a model bundle: latent state and predicted futures in real time.",
+    )
+    parser.add_argument("--version", action="version", version=f"jepa-edge {jepa_runtime.__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (run, verify, info):
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except JepaRuntimeError as error:
+        print(f"jepa-runtime: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status

@@ -1,0 +1,87 @@
+"""``jepa-runtime info``: what a bundle is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``info`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "info", help="show what a bundle is", description="Verify a bundle's files and show what it is."
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("--json", action="store_true", help="print the manifest and its hash as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        BundleError: the bundle is not valid.
+    """
+    bundle = Bundle.open(args.bundle)
+    if args.json:
+        content = {"path": str(bundle.path), "sha256": bundle.sha256, "bytes": _size(bundle.manifest)}
+        print(json.dumps(content | {"manifest": bundle.manifest.model_dump(mode="json")}, indent=2))
+        return 0
+    table = Table(
+        show_header=False, title=f"{bundle.manifest.model_id} {bundle.manifest.version}", title_justify="left"
+    )
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _facts(bundle).items():
+        # Text takes what a bundle says literally; a string might be markup.
+        table.add_row(name, Text(value))
+    Console().print(table)
+    return 0
+
+
+def _facts(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
+    frame, latent, action = manifest.io.frame, manifest.io.latent, manifest.io.action
+    components = zip(action.names, action.low, action.high, action.units, strict=True)
+    limits = ", ".join(f"{name} {low:g} to {high:g} {unit}" for name, low, high, unit in components)
+    norm = "" if action.max_norm is None else f", together at most {action.max_norm:g}"
+    origin = manifest.provenance
+    return {
+        "description": manifest.description,
+        "release": str(manifest.release_seq),
+        "weights": "trained" if manifest.trained else "RANDOM: predictions mean nothing",
+        "licence": manifest.licence,
+        "data": origin.data,
+        "teacher": origin.teacher or "none",
+        "made by": f"{origin.command} (commit {origin.commit})",
+        "frame": f"{frame.height} x {frame.width} {frame.color} {frame.dtype} at {frame.rate_hz:g} Hz",
+        "latent": f"{latent.tokens} tokens x {latent.dim} {latent.dtype}",
+        "actions": f"{limits}{norm}; each held {manifest.io.step_s:g} s",
+        "history": f"{manifest.history_size} latents",
+        "futures": f"{manifest.num_samples} x {manifest.horizon} steps",
+        **{role: _variants(manifest, role) for role in ROLES},
+        "error bounds": ", ".join(f"{bound:.3g}" for bound in manifest.error_bounds),
+        "thresholds": f"surprise {manifest.surprise_threshold:.4g}, goal {manifest.goal_threshold:.4g}",
+        "size": f"{_size(manifest) / 1e6:.2f} MB in {len(manifest.files) + 1} files",
+        "SHA-256": bundle.sha256,
+    }
+
+
+def _variants(manifest: Manifest, role: Role) -> str:
+    variants = manifest.graphs.of(role)
+    return (
+        ", ".join(f"{entry.precision} for {entry.target}" for entry in variants)
+        or "none: mean squared difference"
+    )
+
+
+def _size(manifest: Manifest) -> int:
+    return sum(record.bytes for record in manifest.files)

@@ -1,0 +1,288 @@
+"""``jepa-runtime run``: play a source through a model in real time, show it, and keep what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any, cast
+
+import cv2
+from rich.console import Console
+from rich.live import Live
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.commands.run_recording import RunRecording
+from jepa_runtime.commands.run_summary import html_report, summarize_run
+from jepa_runtime.commands.run_view import final_table, live_view
+from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.profiling.collector import Collector
+from jepa_runtime.profiling.report import write_report
+from jepa_runtime.sources.base import Frame, Image, Source
+from jepa_runtime.sources.open import open_source
+from jepa_runtime.sources.pace import paced
+from jepa_runtime.world_model import WorldModel
+
+_DEFAULT_RATE_HZ = 30.0
+_REFRESH_S = 0.5
+_DRAIN_S = 5.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``run`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "run",
+        help="play a source through a model in real time",
+        description="Play a source through a model in real time: latents, predicted futures, energies and "
+        "surprise, with the latency of every stage. Frames are due at a fixed rate whatever the model does; "
+        "one that finds the last one still waiting replaces it, and the drop is counted.",
+    )
+    parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
+    parser.add_argument(
+        "--source",
+        required=True,
+        metavar="S",
+        help="two_rooms[?seed=N&layout=fixed], a video, a folder of images, /dev/videoN, "
+        "BAG.mcap[?topic=/name]",
+    )
+    parser.add_argument(
+        "--rate", type=_positive, metavar="HZ", help="frames per second (default: the source's own, else 30)"
+    )
+    parser.add_argument(
+        "--duration", type=_positive, metavar="S", help="seconds to run (default: until the source ends)"
+    )
+    parser.add_argument(
+        "--goal", metavar="IMAGE", help="an image of the goal (default: the source's own, if it has one)"
+    )
+    parser.add_argument(
+        "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
+    )
+    parser.add_argument("--precision", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, metavar="K", help="futures per frame (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--deadline-ms", type=_positive, metavar="MS", help="deadline per frame (default: one period)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the measurements there; - for standard output")
+    parser.add_argument("--html", metavar="FILE", help="write a latency report there")
+    parser.add_argument("--mcap", metavar="FILE", help="record frames and results there, as ROS 2 messages")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep compiled models there")
+    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; 0 when the source ended, the time was up, or a signal asked to stop.
+
+    Raises:
+        JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
+            kept.
+    """
+    for path in (args.json, args.html):
+        if path is not None and path != "-":
+            _make_folder(Path(path))
+    console = Console(stderr=args.json == "-")
+    with ExitStack() as stack:
+        stopping = stack.enter_context(_stop_on_signals())
+        source = stack.enter_context(closing(open_source(args.source, rate_hz=args.rate)))
+        goal = None if args.goal is None else _read_image(args.goal)
+        return _Run(args, source, goal, stopping, console).play()
+
+
+class _Run:
+    """One run, from the open source to the files it leaves."""
+
+    def __init__(
+        self, args: argparse.Namespace, source: Source, goal: Image | None, stopping: Event, console: Console
+    ) -> None:
+        self._args, self._source, self._goal, self._stopping, self._console = (
+            args,
+            source,
+            goal,
+            stopping,
+            console,
+        )
+        self._rate_hz = args.rate or source.rate_hz or _DEFAULT_RATE_HZ
+        self._deadline_ms: float = args.deadline_ms or 1000.0 / self._rate_hz
+        self._collector = Collector()
+        self._recording: RunRecording | None = None
+        self._lateness_ms: list[float] = []
+        self._last_error: str | None = None
+        self._fatal: JepaRuntimeError | None = None
+        self._title = f"{Path(args.bundle).name} on {Path(args.source.partition('?')[0]).name}"
+
+    def play(self) -> int:
+        pipeline = Pipeline(
+            self._open_model,
+            on_result=self._on_result,
+            on_error=self._on_error,
+            deadline_ms=self._deadline_ms,
+        )
+        pipeline.start()
+        try:
+            if self._args.mcap is not None:
+                self._recording = RunRecording(self._args.mcap, pipeline.model)
+            if self._goal is not None:
+                pipeline.set_goal(self._goal)
+            try:
+                self._feed(pipeline)
+            except SourceError as error:
+                self._fatal = error
+            pipeline.wait_idle(_DRAIN_S)
+        finally:
+            pipeline.stop()
+            self._close_recording()
+        self._finish(pipeline)
+        if self._fatal is not None:
+            raise self._fatal
+        return 0
+
+    def _open_model(self) -> WorldModel:
+        args = self._args
+        return WorldModel.open(
+            args.bundle,
+            engine=args.engine,
+            precision=args.precision,
+            num_samples=args.num_samples,
+            options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
+            allow_untrained=args.allow_untrained,
+        )
+
+    def _feed(self, pipeline: Pipeline) -> None:
+        goal: Image | None = None
+        with self._live() as refresh:
+            frames = paced(
+                self._source, rate_hz=self._rate_hz, duration_s=self._args.duration, stopping=self._stopping
+            )
+            for frame, late_ms in frames:
+                self._lateness_ms.append(late_ms)
+                if self._goal is None and self._source.goal is not goal:
+                    goal = self._source.goal
+                    pipeline.set_goal(goal, frame.stamp_ns)
+                command = self._source.command
+                if command is not None:
+                    pipeline.add_action(frame.stamp_ns, command)
+                pipeline.submit(frame)
+                if self._recording is not None:
+                    self._recording.add_frame(frame, command)
+                refresh(pipeline)
+        if self._source.live:
+            self._lateness_ms.clear()
+
+    @contextmanager
+    def _live(self) -> Iterator[Any]:
+        if not self._console.is_terminal:
+            yield lambda pipeline: None
+            return
+        every = max(1, round(self._rate_hz * _REFRESH_S))
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+
+            def refresh(pipeline: Pipeline) -> None:
+                stats = pipeline.stats()
+                if stats.received % every == 0:
+                    view = live_view(self._title, self._collector, stats, self._deadline_ms)
+                    live.update(view, refresh=True)
+
+            yield refresh
+
+    def _on_result(self, result: Result) -> None:
+        self._collector.add(result)
+        if self._recording is not None:
+            self._recording.add_result(result)
+
+    def _on_error(self, error: Exception, frame: Frame | None) -> None:
+        self._last_error = f"{type(error).__name__}: {error}"
+        if isinstance(error, RecordingError):
+            self._fatal = error
+            self._stopping.set()
+
+    def _close_recording(self) -> None:
+        if self._recording is None:
+            return
+        try:
+            self._recording.close()
+        except RecordingError as error:
+            self._fatal = error
+
+    def _finish(self, pipeline: Pipeline) -> None:
+        stats = pipeline.stats()
+        if stats.received and not stats.processed and self._fatal is None:
+            self._fatal = JepaRuntimeError(
+                f"not one of {stats.received} frames was processed; last error: {self._last_error}"
+            )
+        summary = summarize_run(
+            self._collector,
+            stats,
+            pipeline.model,
+            source=self._source.name,
+            target_rate_hz=self._rate_hz,
+            deadline_ms=self._deadline_ms,
+            lateness_ms=self._lateness_ms,
+            error=str(self._fatal) if self._fatal is not None else self._last_error,
+        )
+        if self._args.json == "-":
+            print(json.dumps(summary, indent=2), flush=True)
+        elif self._args.json is not None:
+            _write_text(Path(self._args.json), json.dumps(summary, indent=2) + "\n")
+        if self._args.html is not None:
+            write_report(html_report(self._title, self._collector, summary), self._args.html)
+        self._console.print(final_table(self._title, summary))
+        if self._last_error is not None and self._fatal is None:
+            self._console.print(f"last error: {self._last_error}", markup=False)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Event]:
+    """An event that SIGINT or SIGTERM sets; a second signal ends the process as if nobody listened."""
+    stopping = Event()
+
+    def stop(number: int, _: object) -> None:
+        stopping.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, stop)
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _read_image(path: str) -> Image:
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise SourceError(f"{path}: no such image, or not a readable one")
+    return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def _make_folder(path: Path) -> None:
+    """Before the run: who has waited an hour should not learn then that there was nowhere to write."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value

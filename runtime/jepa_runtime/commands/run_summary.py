@@ -1,0 +1,101 @@
+"""What ``jepa-runtime run`` leaves behind: the measurements as JSON data and as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jepa_runtime.pipeline import Stats
+from jepa_runtime.profiling import environment
+from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
+from jepa_runtime.profiling.report import Report
+from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
+from jepa_runtime.world_model import WorldModel
+
+
+def summarize_run(
+    collector: Collector,
+    stats: Stats,
+    model: WorldModel,
+    *,
+    source: str,
+    target_rate_hz: float,
+    deadline_ms: float | None,
+    lateness_ms: Sequence[float],
+    error: str | None,
+) -> dict[str, Any]:
+    """The measurements as JSON data; times in ms by stage (``<stage>_ms``), None for too few samples."""
+    surprise, surprising = collector.surprise()
+    rate_hz = collector.rate_hz()
+    times_s = collector.times_s
+    stages = collector.stages_ms()
+    return {
+        "source": source,
+        "frames_published": stats.received,
+        "frames_processed": stats.processed,
+        "frames_dropped": stats.dropped,
+        "frames_failed": stats.failed,
+        "rate_hz": None if rate_hz is None else round(rate_hz, 3),
+        "target_rate_hz": round(target_rate_hz, 3),
+        "duration_s": round(times_s[-1], 3) if times_s else 0.0,
+        **{f"{name}_ms": summarize(samples).as_dict() for name, samples in stages.items()},
+        "publish_late_ms": summarize(lateness_ms).as_dict(),
+        "percentiles": METHOD,
+        "deadline_ms": None if deadline_ms is None else round(deadline_ms, 3),
+        "deadline_misses": stats.deadline_misses,
+        "longest_miss_run": stats.longest_miss_run,
+        "resets": stats.resets,
+        "surprise": {
+            **surprise.as_dict(digits=6),
+            "threshold": model.manifest.surprise_threshold,
+            "surprising": surprising,
+        },
+        "futures_per_frame": model.num_samples,
+        "horizon": model.manifest.horizon,
+        "model": {
+            "id": model.manifest.model_id,
+            "version": model.manifest.version,
+            "sha256": model.bundle.sha256,
+            "engine": model.engine,
+            "device": model.device,
+            "precision": model.precision,
+        },
+        "rss_mb": round(environment.peak_rss_mb(), 1),
+        "cpu": environment.cpu(),
+        "versions": environment.versions(),
+        "error": error,
+    }
+
+
+def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> Report:
+    """The measurements as a report."""
+    model, cpu = summary["model"], summary["cpu"]
+    total = summary["total_ms"]
+    misses, processed = summary["deadline_misses"], summary["frames_processed"]
+    rate_hz = summary["rate_hz"]
+    return Report(
+        title=f"Latency of {model['id']} {model['version']}",
+        subtitle=f"{title}: {processed} frames in {summary['duration_s']:.1f} s",
+        stages=collector.stages_ms(),
+        main="total",
+        times_s=collector.times_s,
+        deadline_ms=summary["deadline_ms"],
+        headline=[
+            ("frames per second", "-" if rate_hz is None else f"{rate_hz:.1f}"),
+            ("p50, ms", format_ms(total["p50"])),
+            ("p99, ms", format_ms(total["p99"])),
+            (f"later than {summary['deadline_ms']:g} ms", f"{misses} of {processed}"),
+            ("frames dropped", f"{summary['frames_dropped']} of {summary['frames_published']}"),
+        ],
+        facts={
+            "Model": f"{model['id']} {model['version']}, {model['precision']}",
+            "Manifest SHA-256": model["sha256"],
+            "Engine": f"{model['engine']} on {model['device']}",
+            "Futures": f"{summary['futures_per_frame']} per frame, {summary['horizon']} steps each",
+            "Source": f"{summary['source']} at {summary['target_rate_hz']:g} Hz, open loop",
+            "Processor": f"{cpu['model']}, {cpu['cores']} cores, {cpu['architecture']}",
+            "Memory": f"{summary['rss_mb']:g} MB at most",
+            "Versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        },
+        descriptions=STAGE_DESCRIPTIONS,
+    )

@@ -1,0 +1,102 @@
+"""What ``jepa-runtime run`` shows: a live panel while it runs, and a table at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+
+from jepa_runtime.pipeline import Result, Stats
+from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
+from jepa_runtime.profiling.statistics import Summary, format_ms
+
+
+def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float | None) -> Panel:
+    """The panel of this moment; times are those of the last frames."""
+    summaries, rate_hz = collector.recent()
+    result = collector.latest
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row(
+        "rate",
+        "-" if rate_hz is None else f"{rate_hz:.1f} Hz",
+        "frames",
+        f"{stats.processed} of {stats.received}",
+    )
+    facts.add_row("dropped", str(stats.dropped), "failed", str(stats.failed))
+    facts.add_row("late", _late(stats, deadline_ms), "history", _resets(stats.resets))
+    if result is not None:
+        facts.add_row("surprise", _surprise(result), "energy", _energy(result))
+    return Panel(Group(facts, _stage_table(summaries)), title=title, expand=False)
+
+
+def final_table(title: str, summary: dict[str, Any]) -> Group:
+    """The table at the end, from the summary that ``--json`` writes."""
+    stages = {
+        name: Summary(**summary[f"{name}_ms"]) for name in STAGE_DESCRIPTIONS if f"{name}_ms" in summary
+    }
+    facts = Table.grid(padding=(0, 2))
+    rate_hz = summary["rate_hz"]
+    facts.add_row("frames", f"{summary['frames_processed']} of {summary['frames_published']}")
+    facts.add_row("dropped, failed", f"{summary['frames_dropped']}, {summary['frames_failed']}")
+    facts.add_row("rate", "-" if rate_hz is None else f"{rate_hz:.2f} Hz")
+    if summary["deadline_ms"] is not None:
+        facts.add_row(
+            f"later than {summary['deadline_ms']:g} ms",
+            f"{summary['deadline_misses']} (longest run {summary['longest_miss_run']})",
+        )
+    facts.add_row("history", _resets(summary["resets"]))
+    surprise = summary["surprise"]
+    if surprise["n"]:
+        facts.add_row(
+            "surprise",
+            f"{surprise['surprising']} of {surprise['n']} frames above {surprise['threshold']:.4g}",
+        )
+    model = summary["model"]
+    facts.add_row(
+        "model",
+        f"{model['id']} {model['version']}, {model['precision']} on {model['engine']} ({model['device']})",
+    )
+    return Group(Panel(Group(facts, _stage_table(stages)), title=title, expand=False))
+
+
+def _stage_table(summaries: dict[str, Summary]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("ms")
+    for column in ("p50", "p95", "p99", "max", "n"):
+        table.add_column(column, justify="right")
+    for name, description in STAGE_DESCRIPTIONS.items():
+        if name in summaries:
+            summary = summaries[name]
+            times = (summary.p50, summary.p95, summary.p99, summary.max)
+            table.add_row(description, *(format_ms(value) for value in times), str(summary.n))
+    return table
+
+
+def _late(stats: Stats, deadline_ms: float | None) -> str:
+    return "no deadline" if deadline_ms is None else f"{stats.deadline_misses} beyond {deadline_ms:.4g} ms"
+
+
+def _resets(resets: dict[str, int]) -> str:
+    told = [
+        f"{reason.replace('_', ' ')} {count}"
+        for reason, count in resets.items()
+        if count and reason != "first"
+    ]
+    return "no break" if not told else "broken by " + ", ".join(told)
+
+
+def _surprise(result: Result) -> str:
+    if result.surprise is None:
+        return "-"
+    return f"[bold red]{result.surprise:.3f} ![/]" if result.surprising else f"{result.surprise:.3f}"
+
+
+def _energy(result: Result) -> str:
+    if result.current_energy is None:
+        return "no goal"
+    if result.futures is None or result.futures.energies is None:
+        return f"{result.current_energy:.3f}"
+    return f"{result.current_energy:.3f}, best future {float(np.min(result.futures.energies)):.3f}"

@@ -1,0 +1,27 @@
+"""Every error that jepa_runtime raises on purpose. One root, so that one ``except`` catches them all."""
+
+from __future__ import annotations
+
+
+class JepaRuntimeError(Exception):
+    """Root of all errors of this package. The message says what was wrong, where, and what to do."""
+
+
+class BundleError(JepaRuntimeError):
+    """A model bundle is damaged, of an unknown format, or not what it claims; nothing of it was loaded."""
+
+
+class BackendError(JepaRuntimeError):
+    """An engine or device is missing, or cannot run this model."""
+
+
+class FrameError(JepaRuntimeError):
+    """An image cannot be used: wrong encoding, no pixels, or fewer bytes than its size needs."""
+
+
+class SourceError(JepaRuntimeError):
+    """A source of frames cannot be opened or read."""
+
+
+class RecordingError(JepaRuntimeError):
+    """A recording cannot be written."""

@@ -1,0 +1,213 @@
+"""The last latents and the actions between them, aligned by time stamp.
+
+Pure: no clock is read, no lock is held; time is what the stamps say. One thread uses a :class:`History`.
+
+Rules:
+    1. An action is held from its stamp until the next one (zero-order hold). Between two latents the model is
+       given the time-weighted mean of what was held; where no action is known for a part of that time, there
+       is no mean.
+    2. Steps are found by time, not by counting frames: the latent one step ago is the one nearest to
+       ``step_ns`` before the newest, within ``tolerance_ns``.
+    3. Frames further apart than ``max_gap_ns``, or a stamp that goes backwards, start the history anew, and
+       :meth:`History.add_latent` says so.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_MAX_LATENTS = 512
+_MAX_ACTIONS = 4096
+
+
+class Reset(Enum):
+    """Why a history started anew."""
+
+    FIRST = "first"
+    GAP = "gap"
+    CLOCK_BACKWARDS = "clock_backwards"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a predictor needs to know of the past: ``latents`` [W, T, D] oldest first, ``actions`` [W-1, A]
+    between them (SI units), and ``stamp_ns`` of the newest latent.
+    """
+
+    latents: Floats
+    actions: Floats
+    stamp_ns: int
+
+
+class History:
+    """Latents and actions of the last ``history_size`` steps.
+
+    Args:
+        history_size: W, how many latents one step apart the model looks at (>= 1).
+        step_ns: how long the model holds one action.
+        action_size: A, the number of components of an action.
+        tolerance_ns: how far a latent may lie from the moment it is taken for (less than half a step).
+        max_gap_ns: frames further apart than this are not one sequence.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self, history_size: int, step_ns: int, *, action_size: int, tolerance_ns: int, max_gap_ns: int
+    ) -> None:
+        if history_size < 1:
+            raise ValueError(f"history_size must be at least 1, got {history_size}")
+        if step_ns < 1:
+            raise ValueError(f"step_ns must be positive, got {step_ns}")
+        if action_size < 0:
+            raise ValueError(f"action_size must not be negative, got {action_size}")
+        if not 0 <= tolerance_ns < step_ns / 2:
+            raise ValueError(
+                f"tolerance_ns must lie in [0, step_ns / 2), got {tolerance_ns} with step_ns {step_ns}"
+            )
+        if max_gap_ns < 1:
+            raise ValueError(f"max_gap_ns must be positive, got {max_gap_ns}")
+        self.history_size = history_size
+        self.step_ns = step_ns
+        self.action_size = action_size
+        self.tolerance_ns = tolerance_ns
+        self.max_gap_ns = max_gap_ns
+        self.resets: dict[Reset, int] = dict.fromkeys(Reset, 0)
+        self._no_action = np.zeros(0, np.float32)
+        self._stamps: list[int] = []
+        self._latents: list[Floats] = []
+        self._action_stamps: list[int] = []
+        self._actions: list[Floats] = []
+
+    def __len__(self) -> int:
+        """How many latents are held."""
+        return len(self._stamps)
+
+    def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
+        """``action`` [A] (SI units) is in force from ``stamp_ns`` on. It is copied.
+
+        A stamp older than that of the last action means that time was set back: what was known of later times
+        is forgotten, because it belongs to another course of events.
+
+        Raises:
+            ValueError: ``action`` does not have ``action_size`` finite components.
+        """
+        held = np.array(action, np.float32)
+        if held.shape != (self.action_size,) or not np.isfinite(held).all():
+            raise ValueError(
+                f"action must be {self.action_size} finite numbers, got {np.asarray(action).tolist()}"
+            )
+        keep = bisect_left(self._action_stamps, stamp_ns)
+        del self._action_stamps[keep:], self._actions[keep:]
+        self._action_stamps.append(stamp_ns)
+        self._actions.append(held)
+        if len(self._actions) > _MAX_ACTIONS:
+            del self._action_stamps[0], self._actions[0]
+
+    def add_latent(self, stamp_ns: int, latent: Floats) -> Reset | None:
+        """The newest ``latent`` [T, D], seen at ``stamp_ns``; kept by reference.
+
+        Returns:
+            Why the history started anew with it, or None if it went on.
+        """
+        reset = self._reason_to_reset(stamp_ns)
+        if reset is not None:
+            self.resets[reset] += 1
+            self._stamps.clear()
+            self._latents.clear()
+        if reset is Reset.CLOCK_BACKWARDS:
+            self._action_stamps.clear()
+            self._actions.clear()
+        if self._stamps and self._stamps[-1] == stamp_ns:
+            self._latents[-1] = latent
+            return reset
+        self._stamps.append(stamp_ns)
+        self._latents.append(latent)
+        self._forget_before(stamp_ns - self.history_size * self.step_ns - self.tolerance_ns)
+        return reset
+
+    def context(self) -> Context | None:
+        """The newest latent and the W-1 before it, one step apart; None while the history does not reach back
+        that far, or an action between them is unknown.
+        """
+        return self._context_at(len(self._stamps) - 1)
+
+    def previous(self) -> tuple[Context, Floats] | None:
+        """What was known one step ago, and the mean action [A] since: from it the newest latent could be
+        predicted.
+
+        None while the history does not reach back that far.
+        """
+        last = len(self._stamps) - 1
+        before = self._nearest(self._stamps[last] - self.step_ns) if last >= 1 else None
+        if before is None:
+            return None
+        context = self._context_at(before)
+        action = self.mean_action(self._stamps[before], self._stamps[last])
+        return None if context is None or action is None else (context, action)
+
+    def mean_action(self, start_ns: int, end_ns: int) -> Floats | None:
+        """Time-weighted mean [A] of the actions held over [start, end); None where one is unknown."""
+        if self.action_size == 0:
+            return self._no_action
+        first = bisect_right(self._action_stamps, start_ns) - 1
+        if first < 0 or end_ns <= start_ns:
+            return None
+        last = bisect_left(self._action_stamps, end_ns)
+        if last == first + 1:
+            return self._actions[first]
+        edges = np.array([start_ns, *self._action_stamps[first + 1 : last], end_ns], np.int64)
+        weights = np.diff(edges) / float(end_ns - start_ns)
+        return (weights @ np.stack(self._actions[first:last]).astype(np.float64)).astype(np.float32)
+
+    def _reason_to_reset(self, stamp_ns: int) -> Reset | None:
+        if not self._stamps:
+            return Reset.FIRST
+        if stamp_ns < self._stamps[-1]:
+            return Reset.CLOCK_BACKWARDS
+        return Reset.GAP if stamp_ns - self._stamps[-1] > self.max_gap_ns else None
+
+    def _nearest(self, stamp_ns: int) -> int | None:
+        right = bisect_left(self._stamps, stamp_ns)
+        candidates = [index for index in (right - 1, right) if 0 <= index < len(self._stamps)]
+        best = min(candidates, key=lambda index: abs(self._stamps[index] - stamp_ns), default=None)
+        if best is None or abs(self._stamps[best] - stamp_ns) > self.tolerance_ns:
+            return None
+        return best
+
+    def _context_at(self, newest: int) -> Context | None:
+        if newest < 0:
+            return None
+        stamp_ns = self._stamps[newest]
+        if self.history_size == 1:
+            return Context(self._latents[newest][None], np.zeros((0, self.action_size), np.float32), stamp_ns)
+        chosen = [
+            self._nearest(stamp_ns - back * self.step_ns) for back in range(self.history_size - 1, 0, -1)
+        ]
+        indices = [index for index in chosen if index is not None] + [newest]
+        if len(indices) < self.history_size:
+            return None
+        stamps = [self._stamps[index] for index in indices]
+        means = [self.mean_action(start, end) for start, end in pairwise(stamps)]
+        actions = [mean for mean in means if mean is not None]
+        if len(actions) < len(means):
+            return None
+        return Context(np.stack([self._latents[index] for index in indices]), np.stack(actions), stamp_ns)
+
+    def _forget_before(self, oldest_ns: int) -> None:
+        stale = max(bisect_left(self._stamps, oldest_ns), len(self._stamps) - _MAX_LATENTS)
+        if stale > 0:
+            del self._stamps[:stale], self._latents[:stale]
+        # The action in force at that moment is still needed, those before it are not.
+        stale = bisect_right(self._action_stamps, oldest_ns) - 1
+        if stale > 0:
+            del self._action_stamps[:stale], self._actions[:stale]

@@ -1,0 +1,344 @@
+"""The real-time loop: newest-frame mailbox -> encode -> history -> predict -> result, on one inference
+thread.
+
+The thread opens, uses and closes the model; every other thread only puts frames, actions and goals and takes
+results from the callback. A frame that fails is counted and reported, and the next one is served.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Condition, Event, Thread
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.history import History, Reset
+from jepa_runtime.mailbox import Mailbox
+from jepa_runtime.planning.fan import fan
+from jepa_runtime.results import STAGES, Candidates, Result, Stats
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.world_model import WorldModel
+
+_LOG = logging.getLogger(__name__)
+_MAX_WAITING_ACTIONS = 1024
+
+__all__ = ["STAGES", "Candidates", "Pipeline", "Result", "Stats"]
+
+
+class Pipeline:
+    """Serves a model to whoever has frames.
+
+    Args:
+        open_model: called on the inference thread; what it returns is used and closed there.
+        on_result: called on the inference thread with each :class:`Result`; whatever time it takes the next
+            frame waits.
+        deadline_ms: ``total`` above this counts as a miss; None: no deadline.
+        on_error: called on the inference thread with what went wrong, and the frame if it was about one;
+            logged if left out.
+        candidates: called on the inference thread once per frame; None (or returning None): the fan.
+        tolerance_s, max_gap_s: see :class:`~jepa_runtime.history.History`; an eighth of a step and two steps.
+        clock_ns: a monotonic clock for the stage clocks. Stamps of frames are never compared with it.
+    """
+
+    def __init__(
+        self,
+        open_model: Callable[[], WorldModel],
+        *,
+        on_result: Callable[[Result], None],
+        deadline_ms: float | None = None,
+        on_error: Callable[[Exception, Frame | None], None] | None = None,
+        candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None = None,
+        tolerance_s: float | None = None,
+        max_gap_s: float | None = None,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._open_model = open_model
+        self._on_result = on_result
+        self._on_error = on_error
+        self._propose = candidates
+        self._deadline_ms = deadline_ms
+        self._tolerance_s = tolerance_s
+        self._max_gap_s = max_gap_s
+        self._clock_ns = clock_ns
+        self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox()
+        # Appending to and popping from a bounded deque is atomic: the newest goal wins, the oldest actions
+        # give way.
+        self._goals: deque[tuple[NDArray[np.uint8] | None, int]] = deque(maxlen=1)
+        self._actions: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_ACTIONS)
+        self._opened, self._stopping = Event(), Event()
+        self._open_error: Exception | None = None
+        self._model: WorldModel | None = None
+        self._progress = Condition()
+        self._processed = self._failed = self._callback_errors = 0
+        self._misses = self._miss_run = self._longest_miss_run = 0
+        self._resets: dict[str, int] = {reset.value: 0 for reset in Reset}
+        self._goal: NDArray[np.float32] | None = None
+        self._goal_stamp_ns: int | None = None
+        self._thread = Thread(target=self._run, name="jepa-inference", daemon=True)
+
+    @property
+    def model(self) -> WorldModel:
+        """The open model, to read what it is (manifest, engine, device); the inference thread alone runs it.
+
+        Raises:
+            JepaRuntimeError: the pipeline was not started.
+        """
+        if self._model is None:
+            raise JepaRuntimeError("the pipeline has no model: call start() first")
+        return self._model
+
+    def start(self) -> None:
+        """Start the inference thread and wait until the model is open and has run once.
+
+        Raises:
+            JepaRuntimeError: the pipeline was started before, even if it was stopped since.
+            Exception: whatever opening the model or its first run raised.
+        """
+        if self._thread.ident is not None:
+            raise JepaRuntimeError("the pipeline was started before: make a new one")
+        self._thread.start()
+        self._opened.wait()
+        if self._open_error is not None:
+            self._thread.join()
+            raise self._open_error
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the inference thread after the frame in work; the model is closed there. May be called again.
+
+        Raises:
+            JepaRuntimeError: the thread did not end in time (the model hangs); it is left behind as a daemon.
+        """
+        self._stopping.set()
+        self._mailbox.wake()
+        if self._thread.ident is None:
+            return
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise JepaRuntimeError(
+                f"the inference thread did not end within {timeout_s:g} s: a frame or a callback is stuck"
+            )
+
+    def __enter__(self) -> Pipeline:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def submit(self, frame: Frame) -> None:
+        """Offer a frame; it replaces one that still waits. Returns at once. Do not change the image after."""
+        self._mailbox.put((frame, self._clock_ns()))
+
+    def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
+        """``action`` [A] (SI units) is being executed from ``stamp_ns`` (the frames' clock) on."""
+        self._actions.append((stamp_ns, action))
+
+    def set_goal(self, image: NDArray[np.uint8] | None, stamp_ns: int = 0) -> None:
+        """Seek what ``image`` (uint8 [h, w, 3] RGB) shows; None: nothing. The inference thread encodes it."""
+        self._goals.append((image, stamp_ns))
+        self._mailbox.wake()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until every frame submitted so far was processed, dropped or failed; False if that took too
+        long.
+        """
+
+        def idle() -> bool:
+            received, dropped = self._mailbox.counts
+            return self._processed + self._failed + dropped >= received
+
+        with self._progress:
+            return self._progress.wait_for(idle, timeout_s)
+
+    def stats(self) -> Stats:
+        """The counters now."""
+        received, dropped = self._mailbox.counts
+        with self._progress:
+            return Stats(
+                received=received,
+                processed=self._processed,
+                dropped=dropped,
+                failed=self._failed,
+                callback_errors=self._callback_errors,
+                deadline_misses=self._misses,
+                longest_miss_run=self._longest_miss_run,
+                resets=dict(self._resets),
+            )
+
+    def _run(self) -> None:
+        try:
+            model = self._open_model()
+            try:
+                history = self._history_for(model)
+                default = Candidates(fan(model.manifest, model.num_samples), "fan")
+                _warm_up(model, default)
+                self._model = model
+                self._opened.set()
+                while not self._stopping.is_set():
+                    self._serve(model, history, default)
+            finally:
+                model.close()
+        except Exception as error:
+            if self._opened.is_set():
+                self._report(error, None)
+            else:
+                self._open_error = error
+                self._opened.set()
+
+    def _history_for(self, model: WorldModel) -> History:
+        step_s = model.manifest.io.step_s
+        tolerance_s = step_s / 8 if self._tolerance_s is None else self._tolerance_s
+        max_gap_s = 2 * step_s if self._max_gap_s is None else self._max_gap_s
+        return History(
+            model.manifest.history_size,
+            round(step_s * 1e9),
+            action_size=len(model.manifest.io.action.names),
+            tolerance_ns=round(tolerance_s * 1e9),
+            max_gap_ns=round(max_gap_s * 1e9),
+        )
+
+    def _serve(self, model: WorldModel, history: History, default: Candidates) -> None:
+        item = self._mailbox.take()
+        self._take_goal(model)
+        self._take_actions(history)
+        if item is None:
+            return
+        frame, submitted_ns = item
+        try:
+            result = self._process(model, history, default, frame, submitted_ns)
+        except Exception as error:
+            with self._progress:
+                self._failed += 1
+                self._progress.notify_all()
+            self._report(error, frame)
+            return
+        self._count(result)
+        try:
+            self._on_result(result)
+        except Exception as error:
+            with self._progress:
+                self._callback_errors += 1
+            self._report(error, frame)
+        # Only now: who waits for an idle pipeline wants the result delivered too.
+        with self._progress:
+            self._processed += 1
+            self._progress.notify_all()
+
+    def _process(
+        self, model: WorldModel, history: History, default: Candidates, frame: Frame, submitted_ns: int
+    ) -> Result:
+        timings = dict.fromkeys(STAGES, 0.0)
+        timings["wait"] = (self._clock_ns() - submitted_ns) / 1e6
+        latent = model.encode(frame.image)
+        timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
+        reset = history.add_latent(frame.stamp_ns, latent)
+        candidates = self._candidates(default)
+        context = history.context()
+        futures = None
+        if context is not None:
+            futures = model.predict(
+                candidates.actions, latents=context.latents, history_actions=context.actions
+            )
+            timings["predict"] = model.timings["predict"]
+        current_energy = None
+        if self._goal is not None:
+            began_ns = self._clock_ns()
+            current_energy = float(model.energy(latent, self._goal))
+            if futures is not None:
+                futures = replace(futures, energies=model.energy(futures.latents, self._goal))
+            timings["energy"] = (self._clock_ns() - began_ns) / 1e6
+        surprise = self._surprise(model, history, latent, timings)
+        timings["total"] = (self._clock_ns() - submitted_ns) / 1e6
+        return Result(
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            sequence=frame.sequence,
+            latent=latent,
+            futures=futures,
+            candidates=candidates,
+            reset=reset,
+            surprise=surprise,
+            surprising=surprise is not None and surprise > model.manifest.surprise_threshold,
+            goal_stamp_ns=self._goal_stamp_ns,
+            current_energy=current_energy,
+            timings_ms=timings,
+            deadline_missed=self._deadline_ms is not None and timings["total"] > self._deadline_ms,
+        )
+
+    def _candidates(self, default: Candidates) -> Candidates:
+        proposed = None if self._propose is None else self._propose()
+        if proposed is None:
+            return default
+        return proposed if isinstance(proposed, Candidates) else Candidates(proposed)
+
+    def _surprise(
+        self, model: WorldModel, history: History, latent: NDArray[np.float32], timings: dict[str, float]
+    ) -> float | None:
+        known = history.previous()
+        if known is None:
+            return None
+        context, action = known
+        began_ns = self._clock_ns()
+        surprise = float(model.surprise(context.latents, context.actions, action, latent))
+        timings["surprise"] = (self._clock_ns() - began_ns) / 1e6
+        return surprise
+
+    def _count(self, result: Result) -> None:
+        with self._progress:
+            if result.reset is not None:
+                self._resets[result.reset.value] += 1
+            self._misses += result.deadline_missed
+            self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
+            self._longest_miss_run = max(self._longest_miss_run, self._miss_run)
+
+    def _take_goal(self, model: WorldModel) -> None:
+        if not self._goals:
+            return
+        image, stamp_ns = self._goals.popleft()
+        # Until the new goal is encoded there is none: energies to the old one would mislead whoever set the
+        # new.
+        self._goal = self._goal_stamp_ns = None
+        if image is None:
+            return
+        try:
+            self._goal = model.encode(image)
+            self._goal_stamp_ns = stamp_ns
+        except Exception as error:
+            self._report(error, None)
+
+    def _take_actions(self, history: History) -> None:
+        while self._actions:
+            stamp_ns, action = self._actions.popleft()
+            try:
+                history.add_action(stamp_ns, action)
+            except ValueError as error:
+                self._report(error, None)
+
+    def _report(self, error: Exception, frame: Frame | None) -> None:
+        about = "" if frame is None else f" (frame {frame.sequence}, stamp {frame.stamp_ns} ns)"
+        if self._on_error is None:
+            _LOG.error("%s%s", error, about, exc_info=error)
+            return
+        try:
+            self._on_error(error, frame)
+        except Exception:
+            _LOG.exception("the error callback failed while reporting: %s%s", error, about)
+
+
+def _warm_up(model: WorldModel, default: Candidates) -> None:
+    """Run every graph once: engines allocate on their first run, which no frame should have to pay for."""
+    manifest = model.manifest
+    frame = manifest.io.frame
+    latent = model.encode(np.zeros((frame.height, frame.width, 3), np.uint8))
+    history = np.repeat(latent[None], manifest.history_size, axis=0)
+    actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
+    futures = model.predict(default.actions, latents=history, history_actions=actions)
+    model.surprise(history, actions, default.actions[0, 0], latent)
+    model.energy(futures.latents, latent)
+    model.energy(latent, latent)

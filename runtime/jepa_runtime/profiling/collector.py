@@ -1,0 +1,108 @@
+"""Collects what a run measured."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable
+from threading import Lock
+
+from jepa_runtime.pipeline import STAGES, Result
+from jepa_runtime.profiling.statistics import Summary, summarize
+
+_RECENT = 300
+
+STAGE_DESCRIPTIONS = {
+    "total": "total (frame submitted to result)",
+    "wait": "wait in the mailbox",
+    "preprocess": "preprocess (resize, copy)",
+    "encode": "encode",
+    "predict": "predict all futures",
+    "energy": "energy to the goal",
+    "surprise": "surprise (one-step prediction)",
+}
+
+
+class Collector:
+    """Stage times and surprises of every result. Results come on one thread, readers may be on another.
+
+    Memory grows by about 80 bytes per frame: 9 MB per hour at 30 Hz.
+    """
+
+    def __init__(self, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        self._clock_ns = clock_ns
+        self._lock = Lock()
+        self._start_ns: int | None = None
+        self._stages = {stage: array("d") for stage in STAGES}
+        self._times_s = array("d")
+        self._surprises = array("d")
+        self._surprising = 0
+        self._latest: Result | None = None
+
+    def add(self, result: Result) -> None:
+        """Take note of ``result``; stages that it did not go through are not counted as zero."""
+        now_ns = self._clock_ns()
+        with self._lock:
+            if self._start_ns is None:
+                self._start_ns = now_ns
+            self._times_s.append((now_ns - self._start_ns) / 1e9)
+            for stage, samples in self._stages.items():
+                if self._went_through(result, stage):
+                    samples.append(result.timings_ms[stage])
+            if result.surprise is not None:
+                self._surprises.append(result.surprise)
+                self._surprising += result.surprising
+            self._latest = result
+
+    @property
+    def latest(self) -> Result | None:
+        """The last result."""
+        with self._lock:
+            return self._latest
+
+    @property
+    def times_s(self) -> list[float]:
+        """When each result came, seconds after the first."""
+        with self._lock:
+            return self._times_s.tolist()
+
+    def stages_ms(self) -> dict[str, list[float]]:
+        """All samples by stage, ``total`` first; stages that never ran are left out."""
+        with self._lock:
+            names = ("total", *(stage for stage in STAGES if stage != "total"))
+            return {
+                name: self._stages[name].tolist()
+                for name in names
+                if len(self._stages[name]) or name == "total"
+            }
+
+    def recent(self) -> tuple[dict[str, Summary], float | None]:
+        """Summaries of the last samples by stage, and their rate in Hz."""
+        with self._lock:
+            stages = {name: samples[-_RECENT:] for name, samples in self._stages.items() if len(samples)}
+            times = self._times_s[-_RECENT:]
+        return {name: summarize(samples) for name, samples in stages.items()}, _rate(times)
+
+    def rate_hz(self) -> float | None:
+        """Results per second over the whole run; None with fewer than two."""
+        with self._lock:
+            return _rate(self._times_s)
+
+    def surprise(self) -> tuple[Summary, int]:
+        """Summary of the surprises, and how many exceeded the threshold."""
+        with self._lock:
+            return summarize(self._surprises), self._surprising
+
+    @staticmethod
+    def _went_through(result: Result, stage: str) -> bool:
+        if stage == "predict":
+            return result.futures is not None
+        if stage == "energy":
+            return result.current_energy is not None
+        return stage != "surprise" or result.surprise is not None
+
+
+def _rate(times_s: array[float]) -> float | None:
+    if len(times_s) < 2 or times_s[-1] <= times_s[0]:
+        return None
+    return (len(times_s) - 1) / (times_s[-1] - times_s[0])

@@ -1,0 +1,51 @@
+"""What something was measured on: processor, cores, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = ("jepa-edge", "numpy", "openvino", "onnxruntime", "opencv-python", "opencv-python-headless")
+
+
+def cpu() -> dict[str, str | int]:
+    """Model name, cores this process may use, and architecture."""
+    return {"model": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "architecture": platform.machine()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the system, and the installed packages that matter for speed."""
+    found = {"python": platform.python_version(), "kernel": platform.release(), "system": _system()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process has held, in MB (10^6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()

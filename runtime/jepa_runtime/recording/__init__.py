@@ -1,0 +1,5 @@
+"""Recording: ROS 2 messages in MCAP files, readable by rosbag2 and Foxglove, written without ROS."""
+
+from jepa_runtime.recording.mcap import McapRecorder
+
+__all__ = ["McapRecorder"]

@@ -1,0 +1,143 @@
+"""Write ROS 2 messages into an MCAP file, as rosbag2 does, but without ROS."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+from mcap.well_known import MessageEncoding, SchemaEncoding
+from mcap.writer import CompressionType, Writer
+
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.recording.definitions import definition, type_hash, typestore
+
+_QUEUE_MESSAGES = 256
+# Measured on one core, chunks of 1 MiB: zstd compresses float32 futures to 0.93 at 520 MB/s and raw 128 x 128
+# images to 0.87 at 625 MB/s; lz4 leaves both at 1.00, futures at 220 MB/s. Both are built into rosbag2 and
+# Foxglove.
+_COMPRESSION = CompressionType.ZSTD
+
+
+class McapRecorder:
+    """One recording: CDR messages with their full definitions (profile ``ros2``), indexed, in compressed
+    chunks.
+
+    Writing is done on a thread of the recorder's own, so that neither compression nor the disk delays the
+    caller; where the disk cannot keep up, :meth:`write` waits. The file bears the suffix ``.partial`` until
+    :meth:`close` has completed it. Any thread may write.
+
+    Args:
+        path: the file to write; folders are made, a file of that name is replaced at the end.
+
+    Raises:
+        RecordingError: the file cannot be created.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        # Building the types takes a tenth of a second: now, rather than with the first message.
+        typestore()
+        self.path = Path(path)
+        self._partial = self.path.with_name(self.path.name + ".partial")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
+        self._writer = Writer(self._file, compression=_COMPRESSION)
+        self._writer.start(profile="ros2", library="jepa-edge")
+        self._schemas: dict[str, int] = {}
+        self._channels: dict[str, tuple[int, str]] = {}
+        self._sequences: dict[str, int] = {}
+        self._queue: Queue[tuple[str, str, bytes | memoryview, int] | None] = Queue(_QUEUE_MESSAGES)
+        self._error: Exception | None = None
+        self._closed = False
+        self._thread = Thread(target=self._work, name="jepa-recorder", daemon=True)
+        self._thread.start()
+
+    def write(self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int) -> None:
+        """Record a serialised message of ``type_name`` (``package/msg/Name``), logged at ``stamp_ns``.
+
+        ``cdr`` begins with its four bytes of encapsulation, as every ROS 2 serialiser returns it, and is not
+        copied.
+
+        Raises:
+            RecordingError: the type is unknown, the topic holds another type, the recorder is closed, or an
+                earlier message could not be written.
+        """
+        if self._closed:
+            raise RecordingError(f"{self.path}: the recording is closed")
+        self._raise_error()
+        definition(type_name)
+        self._queue.put((topic, type_name, cdr, stamp_ns))
+
+    def write_message(self, topic: str, message: Any, stamp_ns: int) -> None:
+        """Record a message of rosbags (see :func:`~jepa_runtime.recording.definitions.build`)."""
+        type_name = message.__msgtype__
+        self.write(topic, type_name, typestore().serialize_cdr(message, type_name), stamp_ns)
+
+    def close(self) -> None:
+        """Complete the file and give it its name. May be called again.
+
+        Raises:
+            RecordingError: something could not be written; what was, is in the ``.partial`` file.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        try:
+            try:
+                self._raise_error()
+                self._writer.finish()  # type: ignore[no-untyped-call]
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+            self._partial.replace(self.path)
+        except OSError as error:
+            raise RecordingError(f"{self.path}: cannot be completed: {error.strerror}") from error
+
+    def __enter__(self) -> McapRecorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            # After an error the queue is emptied all the same: nobody who writes may be left waiting for it.
+            if self._error is None:
+                try:
+                    self._add(*item)
+                except Exception as error:
+                    self._error = error
+
+    def _add(self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int) -> None:
+        channel, recorded = self._channels.get(topic) or self._register(topic, type_name)
+        if recorded != type_name:
+            raise RecordingError(f"{self.path}: topic {topic} holds {recorded}, not {type_name}")
+        sequence = self._sequences.get(topic, 0)
+        self._sequences[topic] = sequence + 1
+        self._writer.add_message(channel, stamp_ns, bytes(cdr), stamp_ns, sequence)
+
+    def _register(self, topic: str, type_name: str) -> tuple[int, str]:
+        if type_name not in self._schemas:
+            text = definition(type_name).encode()
+            self._schemas[type_name] = self._writer.register_schema(type_name, SchemaEncoding.ROS2, text)
+        channel = self._writer.register_channel(
+            topic, MessageEncoding.CDR, self._schemas[type_name], {"topic_type_hash": type_hash(type_name)}
+        )
+        self._channels[topic] = (channel, type_name)
+        return self._channels[topic]
+
+    def _raise_error(self) -> None:
+        if self._error is None:
+            return
+        if isinstance(self._error, RecordingError):
+            raise self._error
+        reason = self._error.strerror if isinstance(self._error, OSError) else self._error
+        raise RecordingError(f"{self.path}: writing failed: {reason}; what came before is in {self._partial}")

@@ -1,0 +1,185 @@
+"""What the pipeline produced as ROS messages: nested mappings of field names, of the types that rosbags
+wants.
+
+Both ways of writing messages start here: rosbags (:func:`jepa_runtime.recording.definitions.build`) and rclpy
+(a node assigns the same names). Arrays are numpy; a Tensor's data is a flat uint8 view of the array, without
+a copy.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.pipeline import Result
+from jepa_runtime.sources.base import Frame, Image
+from jepa_runtime.world_model import WorldModel
+
+LATENT_STATE = "jepa_msgs/msg/LatentState"
+PREDICTED_FUTURES = "jepa_msgs/msg/PredictedFutures"
+SURPRISE = "jepa_msgs/msg/Surprise"
+MODEL_INFO = "jepa_msgs/msg/ModelInfo"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+TWIST = "geometry_msgs/msg/Twist"
+
+# Codes 1-10 are those of isaac_ros_tensor_list_interfaces; see Tensor.msg.
+DTYPE_CODES = {
+    "int8": 1,
+    "uint8": 2,
+    "int16": 3,
+    "uint16": 4,
+    "int32": 5,
+    "uint32": 6,
+    "int64": 7,
+    "uint64": 8,
+    "float32": 9,
+    "float64": 10,
+    "float16": 11,
+}
+
+Fields = dict[str, Any]
+
+
+def time_message(stamp_ns: int) -> Fields:
+    """builtin_interfaces/Time."""
+    return {"sec": stamp_ns // 1_000_000_000, "nanosec": stamp_ns % 1_000_000_000}
+
+
+def header(stamp_ns: int, frame_id: str) -> Fields:
+    """std_msgs/Header."""
+    return {"stamp": time_message(stamp_ns), "frame_id": frame_id}
+
+
+def tensor(name: str, array: NDArray[Any]) -> Fields:
+    """jepa_msgs/Tensor: row-major, little-endian.
+
+    Raises:
+        ValueError: an array of a type that Tensor has no code for.
+    """
+    code = DTYPE_CODES.get(array.dtype.name)
+    if code is None:
+        raise ValueError(
+            f"tensor {name}: no code for arrays of {array.dtype.name}; use one of {', '.join(DTYPE_CODES)}"
+        )
+    if sys.byteorder == "big":
+        array = array.byteswap()
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return {"name": name, "dtype": code, "shape": np.array(array.shape, np.uint32), "data": data}
+
+
+def array_of(message: Any) -> NDArray[Any]:
+    """The array in a Tensor message of rosbags or rclpy; shares its memory where possible.
+
+    Raises:
+        ValueError: unknown code, or the data do not fill the shape.
+    """
+    names = {code: name for name, code in DTYPE_CODES.items()}
+    if message.dtype not in names:
+        raise ValueError(f"tensor {message.name}: unknown dtype code {message.dtype}")
+    dtype = np.dtype(names[message.dtype]).newbyteorder("<")
+    return np.frombuffer(message.data, dtype).reshape(tuple(int(size) for size in message.shape))
+
+
+def latent_state(result: Result, model: WorldModel) -> Fields:
+    """jepa_msgs/LatentState."""
+    return {
+        "header": header(result.stamp_ns, result.frame_id),
+        "model_id": model.manifest.model_id,
+        "model_version": model.manifest.version,
+        "sequence": result.sequence,
+        "latent": tensor("latent", result.latent),
+        "history_reset": "" if result.reset is None else result.reset.value,
+        "preprocess_ms": result.timings_ms["preprocess"],
+        "encode_ms": result.timings_ms["encode"],
+    }
+
+
+def predicted_futures(result: Result, model: WorldModel) -> Fields | None:
+    """jepa_msgs/PredictedFutures; None where the history was too short to predict."""
+    futures = result.futures
+    if futures is None:
+        return None
+    step_s = model.manifest.io.step_s
+    energies = np.zeros((0, 0), np.float32) if futures.energies is None else futures.energies
+    return {
+        "header": header(result.stamp_ns, result.frame_id),
+        "model_id": model.manifest.model_id,
+        "sequence": result.sequence,
+        "horizon_s": np.arange(1, futures.latents.shape[1] + 1) * step_s,
+        "actions": tensor("actions", futures.actions),
+        "latents": tensor("latents", futures.latents),
+        "has_goal": result.goal_stamp_ns is not None,
+        "goal_stamp": time_message(result.goal_stamp_ns or 0),
+        "current_energy": math.nan if result.current_energy is None else result.current_energy,
+        "energies": tensor("energies", energies),
+        "error_bounds": np.asarray(futures.error_bounds, np.float32),
+        "candidates_source": result.candidates.source,
+        "candidates_stamp": time_message(result.candidates.stamp_ns),
+        "predict_ms": result.timings_ms["predict"],
+        "deadline_missed": result.deadline_missed,
+    }
+
+
+def surprise(result: Result, model: WorldModel) -> Fields | None:
+    """jepa_msgs/Surprise; None where nothing had been predicted for this moment."""
+    if result.surprise is None:
+        return None
+    return {
+        "header": header(result.stamp_ns, result.frame_id),
+        "value": result.surprise,
+        "threshold": model.manifest.surprise_threshold,
+        "surprising": result.surprising,
+    }
+
+
+def model_info(model: WorldModel, stamp_ns: int) -> Fields:
+    """jepa_msgs/ModelInfo."""
+    manifest = model.manifest
+    action = manifest.io.action
+    return {
+        "header": header(stamp_ns, ""),
+        "model_id": manifest.model_id,
+        "version": manifest.version,
+        "release_seq": manifest.release_seq,
+        "sha256": model.bundle.sha256,
+        "engine": model.engine,
+        "device": model.device,
+        "precision": model.precision,
+        "trained": manifest.trained,
+        "history_size": manifest.history_size,
+        "horizon": manifest.horizon,
+        "num_samples": model.num_samples,
+        "step_s": manifest.io.step_s,
+        "tokens": manifest.io.latent.tokens,
+        "dim": manifest.io.latent.dim,
+        "action_names": list(action.names),
+        "action_units": list(action.units),
+        "action_low": np.asarray(action.low, np.float64),
+        "action_high": np.asarray(action.high, np.float64),
+        "action_max_norm": action.max_norm or 0.0,
+        "goal_threshold": manifest.goal_threshold,
+        "surprise_threshold": manifest.surprise_threshold,
+    }
+
+
+def compressed_image(frame: Frame, jpeg: Image) -> Fields:
+    """sensor_msgs/CompressedImage of ``frame`` from its JPEG encoding (uint8 [bytes])."""
+    return {"header": header(frame.stamp_ns, frame.frame_id), "format": "jpeg", "data": jpeg}
+
+
+def twist(names: Sequence[str], action: NDArray[np.float32]) -> Fields | None:
+    """geometry_msgs/Twist of an action whose components are named ``linear.x`` … ``angular.z``; None if
+    others are.
+    """
+    parts: dict[str, dict[str, float]] = {kind: dict.fromkeys("xyz", 0.0) for kind in ("linear", "angular")}
+    for name, value in zip(names, action, strict=True):
+        kind, _, axis = name.partition(".")
+        if kind not in parts or axis not in parts[kind]:
+            return None
+        parts[kind][axis] = float(value)
+    return {kind: dict(part) for kind, part in parts.items()}

@@ -1,0 +1,76 @@
+"""What a frame and a source of frames are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image: uint8 [h, w, 3] RGB, the moment it was taken, and its number at its source (from 0)."""
+
+    image: Image
+    stamp_ns: int
+    frame_id: str
+    sequence: int
+
+
+class Source(Protocol):
+    """Frames in the order in which they were taken.
+
+    Attributes:
+        name: for people: which source this is.
+        rate_hz: the source's own rate, or None if it has none.
+        live: frames come when they come (a camera); otherwise whoever plays the source sets the pace.
+        command: the action [A] (SI units) being executed from the last frame's stamp on; None where nothing
+            is known.
+        goal: the image of a goal the source proposes; None where it does not.
+    """
+
+    name: str
+    rate_hz: float | None
+    live: bool
+
+    @property
+    def command(self) -> NDArray[np.float32] | None: ...
+
+    @property
+    def goal(self) -> Image | None: ...
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames, once.
+
+        Raises:
+            SourceError: a frame could not be read, or the source ended before its time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the device or file. May be called again."""
+        ...
+
+
+class PassiveSource:
+    """What sources have in common that neither move a robot nor know its goal."""
+
+    live = False
+
+    @property
+    def command(self) -> NDArray[np.float32] | None:
+        """Nothing is known about actions."""
+        return None
+
+    @property
+    def goal(self) -> Image | None:
+        """Nothing is known about goals."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,88 @@
+"""From what a user types to a source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from jepa_runtime.errors import SourceError
+from jepa_runtime.sources.base import Source
+
+_BAG_SUFFIXES = {".mcap", ".db3"}
+_FORMS = (
+    "two_rooms[?seed=N&layout=random|fixed], a video file, a folder of PNG or JPEG images, "
+    "/dev/videoN or N (a camera), BAG.mcap or a rosbag2 folder [?topic=/name]"
+)
+
+
+def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
+    """Open the source that ``spec`` names.
+
+    Args:
+        spec: ``two_rooms``, a video file, a folder of images, ``/dev/videoN`` or a number, an ``.mcap`` file
+            or rosbag2 folder; options follow a question mark (``bag.mcap?topic=/camera/image_raw``,
+            ``two_rooms?seed=3``).
+        rate_hz: asked of sources that can choose their rate (camera, image folder, two_rooms).
+
+    Raises:
+        SourceError: there is no such source, or it cannot be read.
+    """
+    if rate_hz is not None and not rate_hz > 0:
+        raise SourceError(f"the rate must be positive, got {rate_hz:g} Hz")
+    name, options = _split(spec)
+    if name == "two_rooms":
+        return _two_rooms(options, rate_hz)
+    if re.fullmatch(r"\d+|/dev/video\d+", name):
+        from jepa_runtime.sources.camera import CameraSource
+
+        _refuse_options(name, options, allowed=())
+        return CameraSource(int(name) if name.isdigit() else name, rate_hz=rate_hz)
+    path = Path(name)
+    if not path.exists():
+        raise SourceError(f"{name}: no such file or folder; a source is one of: {_FORMS}")
+    if path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").exists():
+        from jepa_runtime.sources.bag import BagSource
+
+        _refuse_options(name, options, allowed=("topic",))
+        return BagSource(path, topic=options.get("topic"))
+    _refuse_options(name, options, allowed=())
+    if path.is_dir():
+        from jepa_runtime.sources.images import ImageFolderSource
+
+        return ImageFolderSource(path, rate_hz=rate_hz)
+    from jepa_runtime.sources.video import VideoSource
+
+    return VideoSource(path)
+
+
+def _split(spec: str) -> tuple[str, dict[str, str]]:
+    # A file may have a question mark in its name.
+    if "?" not in spec or Path(spec).exists():
+        return spec, {}
+    name, _, query = spec.partition("?")
+    try:
+        return name, dict(parse_qsl(query, strict_parsing=True))
+    except ValueError:
+        raise SourceError(f"{spec}: what follows the question mark must read key=value[&key=value]") from None
+
+
+def _refuse_options(name: str, options: dict[str, str], *, allowed: tuple[str, ...]) -> None:
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        known = ", ".join(allowed) or "none"
+        raise SourceError(f"{name}: unknown option {', '.join(unknown)}; this kind of source knows: {known}")
+
+
+def _two_rooms(options: dict[str, str], rate_hz: float | None) -> Source:
+    from jepa_runtime.sources.two_rooms import TwoRoomsSource
+    from jepa_runtime.worlds.geometry import LayoutKind
+
+    _refuse_options("two_rooms", options, allowed=("seed", "layout"))
+    seed, layout = options.get("seed", "0"), options.get("layout", "random")
+    if not seed.isdigit():
+        raise SourceError(f"two_rooms: seed must be a whole number >= 0, got {seed!r}")
+    layouts: dict[str, LayoutKind] = {"random": "random", "fixed": "fixed"}
+    if layout not in layouts:
+        raise SourceError(f"two_rooms: layout must be random or fixed, got {layout!r}")
+    return TwoRoomsSource(seed=int(seed), layout=layouts[layout], rate_hz=rate_hz)

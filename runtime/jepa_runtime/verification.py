@@ -1,0 +1,94 @@
+"""Whether a model computes on this machine what it computed when it was exported: parity with the golden
+outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.bundle import Bundle, Golden, Tolerance
+from jepa_runtime.world_model import WorldModel
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How closely one graph reproduces its reference.
+
+    Attributes:
+        graph: encoder, predictor or energy.
+        precision: that was asked for.
+        min_cosine: cosine of the worst vector (a token, or all energies together); NaN if an output is not
+        finite.
+        max_abs: the largest difference of two numbers; NaN if an output is not finite.
+        tolerance: what the bundle allows.
+    """
+
+    graph: str
+    precision: str
+    min_cosine: float
+    max_abs: float
+    tolerance: Tolerance
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is within the tolerance."""
+        return self.min_cosine >= self.tolerance.min_cosine and self.max_abs <= self.tolerance.max_abs
+
+
+def golden_parity(
+    bundle: Bundle, *, engine: str, precision: str | None = None, options: BackendOptions | None = None
+) -> list[Parity]:
+    """Run the golden inputs through each graph by itself and compare with the reference outputs.
+
+    Args:
+        bundle: trained or not.
+        engine: ``engine:DEVICE``.
+        precision: int8, fp16 or fp32; None: the first that the engine can run.
+
+    Raises:
+        BundleError: the bundle has nothing for this engine and precision, or was changed meanwhile.
+        BackendError: no such engine or device, or it cannot run the graphs.
+    """
+    golden = bundle.golden()
+    with WorldModel.open(
+        bundle,
+        engine=engine,
+        precision=precision,
+        num_samples=len(golden.actions),
+        options=options,
+        allow_untrained=True,
+    ) as model:
+        tolerance = next(
+            value for name, value in bundle.manifest.golden.tolerances.items() if name == model.precision
+        )
+        return [
+            Parity(graph, model.precision, *_difference(computed, reference), tolerance)
+            for graph, computed, reference in _outputs(model, golden)
+        ]
+
+
+def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+    latents = np.stack([model.encode(frame) for frame in golden.frames])
+    futures = np.stack([model.predict(golden.actions, latents=latent).latents for latent in golden.latents])
+    found = [("encoder", latents, golden.latents), ("predictor", futures, golden.futures)]
+    if golden.energy is not None:
+        energies = np.stack([model.energy(latent, golden.goal[0]) for latent in golden.latents])
+        found.append(("energy", energies, golden.energy))
+    return found
+
+
+def _difference(computed: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
+    if not np.isfinite(computed).all():
+        return float("nan"), float("nan")
+    ours, theirs = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (computed, reference))
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    # Two vectors of zeros agree.
+    both_zero = (np.abs(ours).max(axis=1) < _TINY) & (np.abs(theirs).max(axis=1) < _TINY)
+    cosines = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1) / np.maximum(norms, _TINY))
+    return float(cosines.min()), float(np.abs(ours - theirs).max())

@@ -1,0 +1,318 @@
+"""A model of the world: what is seen becomes a latent state, and actions become futures of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.backends.base import Backend, BackendOptions, Session
+from jepa_runtime.backends.select import create_backend
+from jepa_runtime.bundle import Bundle, Manifest
+from jepa_runtime.errors import BackendError, BundleError
+from jepa_runtime.imaging import fit
+from jepa_runtime.sessions import Sessions, open_sessions
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Futures:
+    """What would follow from K action sequences.
+
+    Attributes:
+        latents: float32 [K, H, T, D]; ``latents[k, h]`` is the state after h + 1 steps.
+        actions: float32 [K, H, A] that lead there (SI units).
+        energies: float32 [K, H] to the goal, or None where there is none.
+        error_bounds: float32 [H]: 90 % of predictions lay within this norm of what then happened.
+    """
+
+    latents: Floats
+    actions: Floats
+    energies: Floats | None
+    error_bounds: Floats
+
+
+class WorldModel:
+    """An open model. Created, used and closed on one thread; from any other, calls raise BackendError.
+
+    W is the manifest's ``history_size``, H its ``horizon``, K ``num_samples``, T and D the tokens and
+    dimensions of a latent, A the components of an action.
+
+    Attributes:
+        bundle: where it comes from.
+        engine, device, precision: what computes it.
+        num_samples: K, the most futures that one call can predict.
+        timings: milliseconds that the last call of each kind took: preprocess, encode, predict, energy.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, sessions: Sessions, num_samples: int) -> None:
+        self.bundle = bundle
+        self.engine = backend.engine
+        self.device = backend.device
+        self.engine_version = backend.version
+        self.precision = sessions.precision
+        self.num_samples = num_samples
+        self.timings: dict[str, float] = dict.fromkeys(("preprocess", "encode", "predict", "energy"), 0.0)
+        self._backend = backend
+        self._sessions: Sessions | None = sessions
+        self._thread = threading.get_ident()
+        self._error_bounds = np.asarray(bundle.manifest.error_bounds, np.float32)
+        self._last: Floats | None = None
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path | Bundle,
+        *,
+        engine: str = "openvino:CPU",
+        precision: str | None = None,
+        num_samples: int | None = None,
+        options: BackendOptions | None = None,
+        allow_untrained: bool = False,
+    ) -> WorldModel:
+        """Verify a bundle and load it.
+
+        Args:
+            bundle: its folder, or the bundle already opened.
+            engine: ``engine:DEVICE``; no other one takes its place.
+            precision: int8, fp16 or fp32; None: the first of the bundle that the engine can run.
+            num_samples: K; None: the bundle's. A smaller K makes each prediction cheaper.
+            options: threads, cache, pinning.
+            allow_untrained: accept random weights, for tests.
+
+        Raises:
+            BundleError: the bundle is not valid, untrained, or has nothing for this engine and precision.
+            BackendError: no such engine or device, or it cannot run the graphs.
+            JepaRuntimeError: ``num_samples`` is out of range.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if not opened.manifest.trained and not allow_untrained:
+            raise BundleError(
+                f"{opened.path}: holds random weights (trained: false), its predictions mean nothing; to "
+                "test with it all the same, say allow_untrained=True (--allow-untrained)"
+            )
+        count = opened.manifest.num_samples if num_samples is None else num_samples
+        backend = create_backend(engine, options)
+        try:
+            return cls(opened, backend, open_sessions(opened, backend, precision, count), count)
+        except BaseException:
+            backend.close()
+            raise
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model says about itself."""
+        return self.bundle.manifest
+
+    def __enter__(self) -> WorldModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back. May be called again."""
+        if self._sessions is None:
+            return
+        sessions = self._open_here()
+        self._sessions = None
+        sessions.close()
+        self._backend.close()
+
+    def encode(self, frame: NDArray[np.uint8]) -> Floats:
+        """The state that a frame shows.
+
+        Args:
+            frame: uint8 [h, w, 3] RGB of any size; scaled to the model's (see
+            :func:`jepa_runtime.imaging.fit`).
+
+        Returns:
+            float32 [T, D], the caller's own.
+
+        Raises:
+            FrameError: not such an image.
+        """
+        session = self._open_here().encoder
+        began = time.perf_counter()
+        fit(frame, session.inputs["frame"][0])
+        fitted = time.perf_counter()
+        latent: Floats = session.run()["latent"][0].copy()
+        self.timings["preprocess"] = (fitted - began) * 1e3
+        self.timings["encode"] = (time.perf_counter() - fitted) * 1e3
+        self._last = latent
+        return latent
+
+    def predict(
+        self,
+        actions: NDArray[np.floating],
+        *,
+        latents: Floats | None = None,
+        history_actions: NDArray[np.floating] | None = None,
+    ) -> Futures:
+        """The futures of up to K action sequences of up to H steps.
+
+        Args:
+            actions: [K', H', A], each held for the manifest's ``step_s`` (SI units). The model was trained
+                within the manifest's limits; beyond them its predictions mean little.
+            latents: [W, T, D] one step apart, oldest first, or one [T, D] that stands for all; None: the
+                frame encoded last.
+            history_actions: [W-1, A] between those; None: zero.
+
+        Returns:
+            Futures of those actions, without energies.
+
+        Raises:
+            ValueError: a shape is another, a number is not finite, or nothing was encoded yet.
+        """
+        sessions = self._open_here()
+        chosen = np.asarray(actions, np.float32)
+        horizon, size = self.manifest.horizon, self.manifest.action_size
+        if (
+            chosen.ndim != 3
+            or not 1 <= chosen.shape[0] <= self.num_samples
+            or not 1 <= chosen.shape[1] <= horizon
+            or chosen.shape[2] != size
+        ):
+            raise ValueError(
+                f"actions must be [1..{self.num_samples}, 1..{horizon}, {size}], got {list(chosen.shape)}"
+            )
+        session = sessions.predict_one if len(chosen) == 1 else sessions.predictor
+        began = time.perf_counter()
+        futures = self._roll_out(session, chosen, latents, history_actions).copy()
+        self.timings["predict"] = (time.perf_counter() - began) * 1e3
+        own = chosen.copy() if chosen is actions else chosen
+        return Futures(futures, own, None, self._error_bounds[: chosen.shape[1]].copy())
+
+    def energy(self, latents: Floats, goal: Floats) -> Floats:
+        """How far states are from a goal: the bundle's energy graph or, without one, the mean squared
+        difference.
+
+        Args:
+            latents: [..., T, D].
+            goal: [T, D].
+
+        Returns:
+            float32 [...].
+
+        Raises:
+            ValueError: a shape is another.
+        """
+        sessions = self._open_here()
+        latent = self._latent_shape
+        if latents.shape[-2:] != latent or goal.shape != latent:
+            raise ValueError(
+                f"latents must be [..., {latent[0]}, {latent[1]}] and goal {list(latent)}, got "
+                f"{list(latents.shape)} and {list(goal.shape)}"
+            )
+        began = time.perf_counter()
+        flat = latents.reshape(-1, *latent)
+        energies: Floats = np.empty(len(flat), np.float32)
+        session = sessions.energy_one if len(flat) == 1 else sessions.energy
+        if session is None:
+            difference = flat - goal
+            np.einsum("ntd,ntd->n", difference, difference, out=energies)
+            energies /= goal.size
+        else:
+            _in_blocks(session, flat, goal, energies)
+        self.timings["energy"] = (time.perf_counter() - began) * 1e3
+        return energies.reshape(latents.shape[:-2])
+
+    def surprise(
+        self,
+        previous: Floats,
+        history_actions: NDArray[np.floating],
+        action: NDArray[np.floating],
+        arrived: Floats,
+    ) -> float:
+        """How wrong the prediction of one step was: root mean squared difference over tokens and dimensions.
+
+        Args:
+            previous: [W, T, D] known one step ago, oldest first (or one [T, D] that stands for all).
+            history_actions: [W-1, A] between those.
+            action: [A] that was executed since.
+            arrived: [T, D] that came.
+
+        Raises:
+            ValueError: a shape is another, or a number is not finite.
+        """
+        session = self._open_here().predict_one
+        size = self.manifest.action_size
+        if np.shape(action) != (size,) or arrived.shape != self._latent_shape:
+            raise ValueError(
+                f"action must be [{size}] and arrived {list(self._latent_shape)}, got "
+                f"{list(np.shape(action))} and {list(arrived.shape)}"
+            )
+        chosen = np.asarray(action, np.float32)[None, None]
+        predicted = self._roll_out(session, chosen, previous, history_actions)[0, 0]
+        return float(np.sqrt(np.mean(np.square(predicted - arrived))))
+
+    @property
+    def _latent_shape(self) -> tuple[int, int]:
+        return self.manifest.io.latent.tokens, self.manifest.io.latent.dim
+
+    def _open_here(self) -> Sessions:
+        if self._sessions is None:
+            raise BackendError(f"{self.bundle.path}: the model is closed: open it again")
+        if threading.get_ident() != self._thread:
+            raise BackendError(
+                f"{self.bundle.path}: the model was opened on another thread; open, use and close it on one"
+            )
+        return self._sessions
+
+    def _roll_out(
+        self,
+        session: Session,
+        actions: Floats,
+        latents: Floats | None,
+        history_actions: NDArray[np.floating] | None,
+    ) -> Floats:
+        """Futures [K', H', T, D] as a view on the session's output."""
+        count, steps = actions.shape[:2]
+        if latents is None:
+            latents = self._last
+            if latents is None:
+                raise ValueError("no latents to predict from: encode a frame first, or give latents")
+        if not np.isfinite(actions).all():
+            raise ValueError("actions must be finite, got NaN or infinity")
+        self._fill_history(session.inputs, latents, history_actions)
+        buffer = session.inputs["actions"]
+        buffer[:count, :steps] = actions
+        # What the last call left must not make equal calls differ.
+        buffer[count:] = 0
+        buffer[:count, steps:] = 0
+        futures: Floats = session.run()["futures"][:count, :steps]
+        return futures
+
+    def _fill_history(
+        self, inputs: Any, latents: Floats, history_actions: NDArray[np.floating] | None
+    ) -> None:
+        history_size, size = self.manifest.history_size, self.manifest.action_size
+        if latents.shape not in (self._latent_shape, (history_size, *self._latent_shape)):
+            raise ValueError(
+                f"latents must be {[history_size, *self._latent_shape]} or {list(self._latent_shape)}, got "
+                f"{list(latents.shape)}"
+            )
+        inputs["history_latents"][0] = latents
+        if history_actions is not None and np.shape(history_actions) != (history_size - 1, size):
+            raise ValueError(
+                f"history_actions must be {[history_size - 1, size]}, got {list(np.shape(history_actions))}"
+            )
+        if history_size > 1:
+            inputs["history_actions"][0] = 0 if history_actions is None else history_actions
+
+
+def _in_blocks(session: Session, latents: Floats, goal: Floats, energies: Floats) -> None:
+    """Fill ``energies`` [n] block by block of the size that the session takes."""
+    buffer = session.inputs["latents"]
+    session.inputs["goal"][0] = goal
+    for start in range(0, len(latents), len(buffer)):
+        block = latents[start : start + len(buffer)]
+        buffer[: len(block)] = block
+        buffer[len(block) :] = 0
+        energies[start : start + len(block)] = session.run()["energy"][: len(block)]

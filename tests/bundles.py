@@ -1,0 +1,238 @@
+"""A factory of toy bundles: tiny random graphs that are valid in every respect, made without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+from jepa_runtime.bundle import Bundle, seal
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+SIZE, TOKENS, DIM, HORIZON, NUM_SAMPLES, ACTIONS = 32, 2, 8, 4, 8, 2
+_FLAT = TOKENS * DIM
+_OPSET, _IR_VERSION = 17, 9
+_GOLDEN_FRAMES = 3
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def make_bundle(
+    folder: Path, *, history_size: int = 1, energy: bool = True, trained: bool = True, seed: int = 0
+) -> Bundle:
+    """Write a sealed bundle of random weights into ``folder``, which is made.
+
+    Each graph comes as OpenVINO IR in fp32 and fp16, and as ONNX in fp32.
+
+    Args:
+        history_size: W.
+        energy: whether it has an energy graph.
+        trained: what the manifest says.
+    """
+    random = np.random.default_rng(seed)
+    graphs = {"encoder": _encoder(random), "predictor": _predictor(random, history_size)}
+    if energy:
+        graphs["energy"] = _energy(random)
+    for role, model in graphs.items():
+        _write_variants(folder / role, model)
+    np.savez(folder / "golden.npz", **_golden(graphs, history_size, random))
+    (folder / "report.json").write_text('{"note": "random weights"}\n', encoding="utf-8")
+    return seal(folder, manifest_fields(history_size=history_size, energy=energy, trained=trained))
+
+
+def manifest_fields(*, history_size: int = 1, energy: bool = True, trained: bool = True) -> dict[str, Any]:
+    """What :func:`seal` needs to know of a toy bundle."""
+    variants = {role: _variants(role) for role in ("encoder", "predictor", "energy")}
+    exact = {"min_cosine": 0.9999, "max_abs": 1e-4}
+    return {
+        "model_id": "toy",
+        "version": "1.2.3",
+        "release_seq": 4,
+        "trained": trained,
+        "description": "Random weights, for tests.",
+        "licence": "Apache-2.0",
+        "provenance": {"data": "none", "teacher": None, "commit": "0" * 40, "command": "tests/bundles.py"},
+        "io": {
+            "frame": {
+                "height": SIZE,
+                "width": SIZE,
+                "channels": 3,
+                "layout": "NHWC",
+                "dtype": "uint8",
+                "color": "rgb",
+                "rate_hz": 30.0,
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.25, 0.25, 0.25],
+            },
+            "latent": {"tokens": TOKENS, "dim": DIM, "dtype": "float32"},
+            "action": {
+                "names": ["linear.x", "linear.y"],
+                "units": ["m/s", "m/s"],
+                "low": [-1.25, -1.25],
+                "high": [1.25, 1.25],
+                "max_norm": 1.25,
+            },
+            "step_s": 0.2,
+        },
+        "history_size": history_size,
+        "horizon": HORIZON,
+        "num_samples": NUM_SAMPLES,
+        "graphs": variants if energy else variants | {"energy": []},
+        "error_bounds": [0.1 * step for step in range(1, HORIZON + 1)],
+        "surprise_threshold": 0.5,
+        "goal_threshold": 0.05,
+        "golden": {
+            "path": "golden.npz",
+            "tolerances": {"fp32": exact, "fp16": {"min_cosine": 0.99, "max_abs": 0.05}},
+        },
+    }
+
+
+def _variants(role: str) -> list[dict[str, str]]:
+    return [
+        {"target": "openvino", "precision": "fp32", "path": f"{role}/openvino/model.xml"},
+        {"target": "openvino", "precision": "fp16", "path": f"{role}/openvino/model_fp16.xml"},
+        {"target": "onnx", "precision": "fp32", "path": f"{role}/onnx/model.onnx"},
+    ]
+
+
+def _write_variants(folder: Path, model: onnx.ModelProto) -> None:
+    content = model.SerializeToString()
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx" / "model.onnx").write_bytes(content)
+    core = openvino.Core()
+    for name, compress in (("model.xml", False), ("model_fp16.xml", True)):
+        # Saving may change a model in place, so each is read anew.
+        openvino.save_model(core.read_model(content), folder / "openvino" / name, compress_to_fp16=compress)
+
+
+def _golden(graphs: dict[str, onnx.ModelProto], history_size: int, random: np.random.Generator) -> Arrays:
+    """Inputs, and the outputs that ONNX's own reference implementation gives."""
+    frames = random.integers(0, 256, (_GOLDEN_FRAMES, SIZE, SIZE, 3), np.uint8)
+    actions = random.uniform(-1, 1, (NUM_SAMPLES, HORIZON, ACTIONS)).astype(np.float32)
+    encode, predict = (ReferenceEvaluator(graphs[role]) for role in ("encoder", "predictor"))
+    latents = np.concatenate([encode.run(None, {"frame": frame[None]})[0] for frame in frames])
+    futures = []
+    for latent in latents:
+        feeds = {"history_latents": np.repeat(latent[None, None], history_size, 1), "actions": actions}
+        if history_size > 1:
+            feeds["history_actions"] = np.zeros((1, history_size - 1, ACTIONS), np.float32)
+        futures.append(predict.run(None, feeds)[0])
+    golden = {"frames": frames, "latents": latents, "actions": actions, "futures": np.stack(futures)}
+    golden["goal"] = latents[-1:].copy()
+    if "energy" in graphs:
+        judge = ReferenceEvaluator(graphs["energy"])
+        golden["energy"] = judge.run(None, {"latents": latents, "goal": golden["goal"]})[0]
+    return golden
+
+
+def _model(
+    name: str,
+    inputs: dict[str, tuple[int, list[int | str]]],
+    output: tuple[str, list[int | str]],
+    nodes: list[onnx.NodeProto],
+    constants: Arrays,
+) -> onnx.ModelProto:
+    described = [helper.make_tensor_value_info(key, *spec) for key, spec in inputs.items()]
+    result = helper.make_tensor_value_info(output[0], TensorProto.FLOAT, output[1])
+    weights = [numpy_helper.from_array(array, key) for key, array in constants.items()]
+    graph = helper.make_graph(nodes, name, described, [result], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _weights(random: np.random.Generator) -> Callable[[int, int], NDArray[np.float32]]:
+    return lambda rows, columns: (random.standard_normal((rows, columns)) / np.sqrt(rows)).astype(np.float32)
+
+
+def _encoder(random: np.random.Generator) -> onnx.ModelProto:
+    pixels = SIZE * SIZE * 3
+    node = helper.make_node
+    return _model(
+        "encoder",
+        {"frame": (TensorProto.UINT8, [1, SIZE, SIZE, 3])},
+        ("latent", [1, TOKENS, DIM]),
+        [
+            node("Cast", ["frame"], ["cast"], to=TensorProto.FLOAT),
+            node("Sub", ["cast", "mean"], ["centred"]),
+            node("Div", ["centred", "std"], ["normal"]),
+            node("Reshape", ["normal", "flat"], ["row"]),
+            node("MatMul", ["row", "weights"], ["mixed"]),
+            node("Tanh", ["mixed"], ["bounded"]),
+            node("Reshape", ["bounded", "shape"], ["latent"]),
+        ],
+        {
+            "mean": np.float32(127.5) * np.ones(3, np.float32),
+            "std": np.float32(63.75) * np.ones(3, np.float32),
+            "flat": np.array([1, pixels]),
+            "weights": _weights(random)(pixels, _FLAT),
+            "shape": np.array([1, TOKENS, DIM]),
+        },
+    )
+
+
+def _predictor(random: np.random.Generator, history_size: int) -> onnx.ModelProto:
+    """``z = tanh(z A + a B)`` step by step; the first z mixes the history."""
+    weights, node = _weights(random), helper.make_node
+    inputs: dict[str, tuple[int, list[int | str]]] = {
+        "history_latents": (TensorProto.FLOAT, [1, history_size, TOKENS, DIM]),
+        "actions": (TensorProto.FLOAT, ["K", HORIZON, ACTIONS]),
+    }
+    constants: Arrays = {
+        "history_shape": np.array([1, 1, history_size * _FLAT]),
+        "history_weights": weights(history_size * _FLAT, _FLAT),
+        "state_weights": weights(_FLAT, _FLAT),
+        "action_weights": weights(ACTIONS, _FLAT),
+        "shape": np.array([0, HORIZON, TOKENS, DIM]),
+        "one": np.array([1]),
+    }
+    nodes = [
+        node("Reshape", ["history_latents", "history_shape"], ["history"]),
+        node("MatMul", ["history", "history_weights"], ["start"]),
+        node("MatMul", ["actions", "action_weights"], ["pushes"]),
+    ]
+    state = "start"
+    if history_size > 1:
+        inputs["history_actions"] = (TensorProto.FLOAT, [1, history_size - 1, ACTIONS])
+        nodes += [
+            node("MatMul", ["history_actions", "action_weights"], ["moved"]),
+            node("ReduceSum", ["moved", "one"], ["moves"]),
+            node("Add", ["start", "moves"], ["start_moved"]),
+        ]
+        state = "start_moved"
+    steps = []
+    for step in range(HORIZON):
+        constants |= {f"from{step}": np.array([step]), f"to{step}": np.array([step + 1])}
+        nodes += [
+            node("Slice", ["pushes", f"from{step}", f"to{step}", "one"], [f"push{step}"]),
+            node("MatMul", [state, "state_weights"], [f"drift{step}"]),
+            node("Add", [f"drift{step}", f"push{step}"], [f"sum{step}"]),
+            node("Tanh", [f"sum{step}"], [f"state{step}"]),
+        ]
+        state = f"state{step}"
+        steps.append(state)
+    nodes += [node("Concat", steps, ["states"], axis=1), node("Reshape", ["states", "shape"], ["futures"])]
+    return _model("predictor", inputs, ("futures", ["K", HORIZON, TOKENS, DIM]), nodes, constants)
+
+
+def _energy(random: np.random.Generator) -> onnx.ModelProto:
+    """A weighted mean of squared differences, so that it cannot be mistaken for the plain one."""
+    node = helper.make_node
+    return _model(
+        "energy",
+        {"latents": (TensorProto.FLOAT, ["N", TOKENS, DIM]), "goal": (TensorProto.FLOAT, [1, TOKENS, DIM])},
+        ("energy", ["N"]),
+        [
+            node("Sub", ["latents", "goal"], ["difference"]),
+            node("Mul", ["difference", "difference"], ["squared"]),
+            node("Mul", ["squared", "weights"], ["weighted"]),
+            node("ReduceMean", ["weighted"], ["energy"], axes=[1, 2], keepdims=0),
+        ],
+        {"weights": random.uniform(0.5, 3.0, (1, TOKENS, DIM)).astype(np.float32)},
+    )

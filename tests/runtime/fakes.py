@@ -1,0 +1,107 @@
+"""Stand-ins for tests in which time or failure matters: a model that takes as long as it is told to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.world_model import Futures
+from numpy.typing import NDArray
+
+TOKENS, DIM, HORIZON, NUM_SAMPLES, STEP_S = 2, 4, 3, 5, 0.2
+
+
+def manifest(
+    *,
+    low: tuple[float, ...] = (-1.0, -1.0),
+    high: tuple[float, ...] = (1.0, 1.0),
+    max_norm: float | None = 1.0,
+    history_size: int = 1,
+) -> SimpleNamespace:
+    """What the pipeline reads of a manifest."""
+    names = ["linear.x", "linear.y", "angular.z"][: len(low)]
+    action = SimpleNamespace(
+        names=names, units=["m/s"] * len(low), low=list(low), high=list(high), max_norm=max_norm
+    )
+    io = SimpleNamespace(
+        frame=SimpleNamespace(height=16, width=16),
+        action=action,
+        step_s=STEP_S,
+        latent=SimpleNamespace(tokens=TOKENS, dim=DIM, dtype="float32"),
+    )
+    return SimpleNamespace(
+        model_id="fake",
+        version="1.2.3",
+        release_seq=1,
+        trained=False,
+        io=io,
+        history_size=history_size,
+        horizon=HORIZON,
+        num_samples=NUM_SAMPLES,
+        surprise_threshold=0.5,
+        goal_threshold=0.1,
+    )
+
+
+class FakeModel:
+    """The mean of a frame is its latent; an action's first component adds to it, step by step."""
+
+    engine, device, precision, num_samples = "fake", "CPU", "fp32", NUM_SAMPLES
+
+    def __init__(self, *, encode_s: float = 0.0, history_size: int = 1) -> None:
+        self.manifest = manifest(history_size=history_size)
+        self.bundle = SimpleNamespace(sha256="0" * 64)
+        self.timings = {"preprocess": 0.0, "encode": 0.0, "predict": 0.0, "energy": 0.0}
+        self.threads = {threading.current_thread().name}
+        self.closed = False
+        self._encode_s = encode_s
+
+    def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.threads.add(threading.current_thread().name)
+        if frame.ndim != 3:
+            raise ValueError("not an image")
+        time.sleep(self._encode_s)
+        self.timings["encode"] = self._encode_s * 1e3
+        return np.full((TOKENS, DIM), frame.mean(), np.float32)
+
+    def predict(
+        self,
+        actions: NDArray[np.float32],
+        *,
+        latents: NDArray[np.float32],
+        history_actions: NDArray[np.float32],
+    ) -> Futures:
+        assert latents.shape == (self.manifest.history_size, TOKENS, DIM)
+        assert history_actions.shape == (self.manifest.history_size - 1, 2)
+        moved = latents[-1] + np.cumsum(actions[:, :, 0], axis=1)[..., None, None]
+        return Futures(
+            latents=moved.astype(np.float32),
+            actions=actions,
+            energies=None,
+            error_bounds=np.arange(1, HORIZON + 1, dtype=np.float32),
+        )
+
+    def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.mean((latents - goal) ** 2, axis=(-2, -1))
+
+    def surprise(
+        self,
+        previous: NDArray[np.float32],
+        history_actions: NDArray[np.float32],
+        action: NDArray[np.float32],
+        arrived: NDArray[np.float32],
+    ) -> float:
+        return float(np.sqrt(np.mean((previous[-1] + action[0] - arrived) ** 2)))
+
+    def close(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.closed = True
+
+
+def frame(sequence: int, value: int = 0, *, period_s: float = 1 / 30) -> Frame:
+    """A small grey frame."""
+    image = np.full((8, 8, 3), value, np.uint8)
+    return Frame(image, 1_000_000_000 + round(sequence * period_s * 1e9), "camera", sequence)

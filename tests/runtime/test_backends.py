@@ -1,0 +1,172 @@
+"""Both engines: the same numbers, their own buffers, and clear words for what they cannot do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import BackendError
+
+from tests.bundles import ACTIONS, DIM, HORIZON, SIZE, TOKENS
+
+ENGINES = ["openvino:CPU", "onnxruntime:CPU"]
+FRAME = {"frame": (1, SIZE, SIZE, 3)}
+
+
+@pytest.fixture(params=ENGINES)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    made = create_backend(request.param)
+    yield made
+    made.close()
+
+
+def model_path(folder: Path, role: str, backend: Backend) -> Path:
+    return (
+        folder / role / backend.targets[0] / ("model.xml" if backend.engine == "openvino" else "model.onnx")
+    )
+
+
+def predictor_shapes(count: int) -> dict[str, tuple[int, ...]]:
+    return {"history_latents": (1, 1, TOKENS, DIM), "actions": (count, HORIZON, ACTIONS)}
+
+
+def test_an_engine_says_what_it_is(backend: Backend) -> None:
+    assert f"{backend.engine}:{backend.device}" in ENGINES
+    assert backend.version
+    assert "onnx" in backend.targets
+
+
+def test_the_device_may_be_left_out() -> None:
+    assert create_backend("openvino").device == "CPU"
+
+
+def test_outputs_are_those_of_the_golden_arrays(backend: Backend, toy_bundle: Path) -> None:
+    golden = Bundle.open(toy_bundle).golden()
+    session = backend.load(model_path(toy_bundle, "encoder", backend), FRAME)
+    for frame, latent in zip(golden.frames, golden.latents, strict=True):
+        session.inputs["frame"][0] = frame
+        assert session.run()["latent"][0] == pytest.approx(latent, abs=1e-4)
+    session.close()
+
+
+def test_the_engines_agree_on_random_futures(toy_bundle: Path) -> None:
+    random = np.random.default_rng(3)
+    latents = random.standard_normal((1, 1, TOKENS, DIM))
+    actions = random.uniform(-1, 1, (5, HORIZON, ACTIONS))
+    found = []
+    for engine in ENGINES:
+        backend = create_backend(engine)
+        session = backend.load(model_path(toy_bundle, "predictor", backend), predictor_shapes(5))
+        session.inputs["history_latents"][:] = latents
+        session.inputs["actions"][:] = actions
+        found.append(session.run()["futures"].copy())
+    assert found[0].shape == (5, HORIZON, TOKENS, DIM)
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_buffers_are_written_and_read_in_place(backend: Backend, toy_bundle: Path) -> None:
+    session = backend.load(model_path(toy_bundle, "predictor", backend), predictor_shapes(3))
+    actions, futures = session.inputs["actions"], session.outputs["futures"]
+    assert actions.shape == (3, HORIZON, ACTIONS) and actions.dtype == np.float32
+    session.inputs["history_latents"][:] = 0.5
+    results = []
+    for value in (0.0, 1.0):
+        actions[:] = value
+        assert session.run()["futures"] is futures
+        results.append(futures.copy())
+    assert not np.allclose(*results)
+
+
+def test_a_graph_from_memory_is_the_same_as_from_a_file(backend: Backend, toy_bundle: Path) -> None:
+    path = model_path(toy_bundle, "encoder", backend)
+    graph = Graph.read(path)
+    assert (graph.weights is not None) == (path.suffix == ".xml")
+    outputs = []
+    for source in (path, replace(graph, precision="fp32")):
+        session = backend.load(source, FRAME)
+        session.inputs["frame"][:] = 77
+        outputs.append(session.run()["latent"].copy())
+    assert outputs[0] == pytest.approx(outputs[1], abs=1e-6)
+
+
+def test_a_wrong_input_name_is_told(backend: Backend, toy_bundle: Path) -> None:
+    with pytest.raises(BackendError, match=r"has the inputs frame; asked for were image"):
+        backend.load(model_path(toy_bundle, "encoder", backend), {"image": (1, SIZE, SIZE, 3)})
+
+
+@pytest.mark.parametrize("shape", [(1, SIZE, SIZE + 1, 3), (1, SIZE, SIZE), (2, SIZE, SIZE, 3)])
+def test_a_shape_that_does_not_fit_names_the_tensor(
+    backend: Backend, toy_bundle: Path, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(BackendError, match="input frame takes"):
+        backend.load(model_path(toy_bundle, "encoder", backend), {"frame": shape})
+
+
+@pytest.mark.parametrize("content", [b"", b"<xml", b"\x00" * 100], ids=["empty", "xml", "zeros"])
+def test_a_damaged_graph_is_told_by_its_name(backend: Backend, content: bytes) -> None:
+    with pytest.raises(BackendError, match=r"^the graph: (OpenVINO|onnxruntime) cannot"):
+        backend.load(Graph("the graph", content), FRAME)
+
+
+def test_a_missing_file_is_told(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot be read"):
+        backend.load(tmp_path / "model.onnx", FRAME)
+
+
+def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: Path) -> None:
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
+    backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    assert list((tmp_path / "cache").glob("*.blob"))
+
+
+@pytest.mark.parametrize("options", [BackendOptions(threads=None), BackendOptions(threads=2, pinning=False)])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_options_change_nothing_in_the_outputs(
+    toy_bundle: Path, engine: str, options: BackendOptions
+) -> None:
+    backend = create_backend(engine, options)
+    session = backend.load(model_path(toy_bundle, "encoder", backend), FRAME)
+    session.inputs["frame"][0] = Bundle.open(toy_bundle).golden().frames[0]
+    assert session.run()["latent"] == pytest.approx(Bundle.open(toy_bundle).golden().latents[:1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("tensorrt:GPU", "engine 'tensorrt:GPU' is unknown; there are: openvino"),
+        ("openvino:NPU", r"openvino:NPU: no such device .*OpenVINO sees: .*CPU"),
+        ("openvino:AUTO", "openvino:AUTO: no such device"),
+        ("onnxruntime:CUDA", "onnxruntime serves here on: CPU"),
+        ("", "is unknown"),
+    ],
+)
+def test_what_cannot_serve_is_an_error_and_nothing_takes_its_place(engine: str, told: str) -> None:
+    if engine == "openvino:NPU" and "NPU" in pytest.importorskip("openvino").Core().available_devices:
+        pytest.skip("this machine has an NPU")
+    with pytest.raises(BackendError, match=told):
+        create_backend(engine)
+
+
+def test_a_missing_library_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from jepa_runtime.backends import create_backend\n"
+        "create_backend('openvino:CPU')\n"
+        "create_backend('onnxruntime:CPU')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("jepa_runtime.errors.BackendError: engine onnxruntime cannot be used")
+    assert "pip install 'jepa-edge[onnxruntime]'" in last
+
+
+def test_threads_must_be_positive() -> None:
+    with pytest.raises(BackendError, match="threads must be at least 1"):
+        BackendOptions(threads=0)

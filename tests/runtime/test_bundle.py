@@ -1,0 +1,309 @@
+"""The strict reader: a whole bundle opens, and every way of not being whole is a clear refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jepa_runtime import Bundle, BundleError
+from jepa_runtime.bundle import seal
+from jepa_runtime.bundle.golden import read_npz
+from jepa_runtime.bundle.onnx_data import points_outside
+from onnx import TensorProto, helper
+
+from tests.bundles import DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle, manifest_fields
+
+Fields = dict[str, Any]
+
+
+@pytest.fixture
+def folder(toy_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(folder)
+    return str(caught.value)
+
+
+def rewrite(folder: Path, change: Callable[[Fields], object]) -> None:
+    path = folder / "manifest.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+
+
+def relist(folder: Path, relative: str) -> None:
+    """Make size and hash of a changed file agree with the manifest again."""
+    data = (folder / relative).read_bytes()
+
+    def change(fields: Fields) -> None:
+        record = next(entry for entry in fields["files"] if entry["path"] == relative)
+        record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    rewrite(folder, change)
+
+
+def test_a_sealed_bundle_opens_and_says_what_it_is(toy_bundle: Path) -> None:
+    bundle = Bundle.open(toy_bundle)
+    manifest = bundle.manifest
+    assert (manifest.model_id, manifest.version, manifest.release_seq) == ("toy", "1.2.3", 4)
+    assert manifest.action_size == 2
+    assert manifest.io.latent.tokens == TOKENS
+    assert bundle.sha256 == hashlib.sha256((toy_bundle / "manifest.json").read_bytes()).hexdigest()
+    assert bundle.report() == {"note": "random weights"}
+
+
+def test_the_golden_arrays_have_the_shapes_of_the_manifest(toy_bundle: Path) -> None:
+    golden = Bundle.open(toy_bundle).golden()
+    n = len(golden.frames)
+    assert golden.frames.shape == (n, SIZE, SIZE, 3)
+    assert golden.futures.shape == (n, NUM_SAMPLES, HORIZON, TOKENS, DIM)
+    assert golden.energy is not None and golden.energy.shape == (n,)
+
+
+def test_the_bundle_folder_itself_may_be_a_link(toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(toy_bundle)
+    assert Bundle.open(tmp_path / "current").manifest.model_id == "toy"
+
+
+def test_no_folder_and_no_manifest_are_told_apart(folder: Path) -> None:
+    assert "no bundle there" in refusal(folder / "nowhere")
+    (folder / "manifest.json").unlink()
+    assert "manifest.json: is missing" in refusal(folder)
+
+
+def test_a_listed_file_that_is_missing_is_named(folder: Path) -> None:
+    (folder / "encoder/openvino/model.bin").unlink()
+    assert "encoder/openvino/model.bin: is missing although the manifest lists it" in refusal(folder)
+
+
+@pytest.mark.parametrize("extra", ["readme.txt", "encoder/openvino/extra.bin", ".hidden", "empty/"])
+def test_anything_that_is_not_listed_is_refused(folder: Path, extra: str) -> None:
+    path = folder / extra
+    path.mkdir() if extra.endswith("/") else path.write_bytes(b"x")
+    assert f"{extra.rstrip('/')}: is not listed in the manifest" in refusal(folder)
+
+
+def test_a_changed_byte_is_found(folder: Path) -> None:
+    path = folder / "encoder/openvino/model.bin"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert "model.bin: SHA-256 is" in refusal(folder)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
+def test_a_changed_size_is_found(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    path = folder / "predictor/onnx/model.onnx"
+    path.write_bytes(change(path.read_bytes()))
+    assert "bytes" in refusal(folder)
+
+
+@pytest.mark.parametrize("relative", ["encoder/openvino/model.bin", "manifest.json", "golden.npz"])
+def test_a_symbolic_link_is_refused_even_to_the_same_content(folder: Path, relative: str) -> None:
+    path = folder / relative
+    elsewhere = folder.parent / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert "symbolic link" in refusal(folder)
+
+
+def test_a_linked_folder_is_refused(folder: Path) -> None:
+    (folder / "encoder").rename(folder.parent / "encoder")
+    (folder / "encoder").symlink_to(folder.parent / "encoder")
+    assert "symbolic link" in refusal(folder)
+
+
+def test_a_hard_link_is_refused(folder: Path) -> None:
+    os.link(folder / "golden.npz", folder.parent / "second_name")
+    assert "golden.npz: is a hard link" in refusal(folder)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
+    (folder / "golden.npz").unlink()
+    os.mkfifo(folder / "golden.npz")
+    assert "is no regular file" in refusal(folder)
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    assert "is no regular file" in refusal(folder)
+
+
+def test_a_file_changed_after_opening_is_not_read(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    (folder / "encoder/onnx/model.onnx").write_bytes(b"something else")
+    with pytest.raises(BundleError, match=r"model\.onnx: has 14 bytes"):
+        bundle.read("encoder/onnx/model.onnx")
+    with pytest.raises(BundleError, match="lists no file"):
+        bundle.read("../../etc/passwd")
+
+
+def test_a_folder_swapped_for_a_link_after_opening_is_not_followed(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    (folder / "encoder").rename(folder.parent / "encoder")
+    (folder / "encoder").symlink_to(folder.parent / "encoder")
+    with pytest.raises(BundleError, match="symbolic link"):
+        bundle.read("encoder/onnx/model.onnx")
+
+
+class Bomb:
+    """Would leave a trace if it were unpickled."""
+
+    trace: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["in an array", "in place of an array"])
+def test_a_pickle_in_the_golden_arrays_is_never_loaded(folder: Path, wrapped: bool) -> None:
+    bomb = Bomb()
+    bomb.trace = folder.parent / "exploded"
+    arrays = dict(np.load(folder / "golden.npz"))
+    if wrapped:
+        np.savez(folder / "golden.npz", **arrays | {"goal": np.array([bomb], object)})
+    else:
+        (folder / "golden.npz").write_bytes(pickle.dumps(bomb))
+    relist(folder, "golden.npz")
+    told = refusal(folder)
+    assert "golden.npz" in told and ("pickle" in told or "not a readable .npz" in told)
+    assert not bomb.trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"goal": np.zeros((2, TOKENS, DIM), np.float32)}, "goal must be float32 [1, 2, 8]"),
+        ({"goal": np.zeros((1, TOKENS, DIM), np.float64)}, "is float64"),
+        ({"goal": np.full((1, TOKENS, DIM), np.nan, np.float32)}, "holds NaN or infinity"),
+        ({"frames": np.zeros((0, SIZE, SIZE, 3), np.uint8)}, "at least one frame"),
+        ({"more": np.zeros(1)}, "must hold frames"),
+    ],
+)
+def test_golden_arrays_that_do_not_fit_are_refused(folder: Path, change: dict[str, Any], told: str) -> None:
+    np.savez(folder / "golden.npz", **dict(np.load(folder / "golden.npz")) | change)
+    relist(folder, "golden.npz")
+    assert told in refusal(folder)
+
+
+def test_an_array_that_claims_an_absurd_shape_takes_no_memory(folder: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
+    )
+    with zipfile.ZipFile(folder / "golden.npz", "w") as archive:
+        archive.writestr("frames.npy", header.getvalue())
+    relist(folder, "golden.npz")
+    assert "at most 1 GiB" in refusal(folder)
+
+
+def external(location: str) -> onnx.ModelProto:
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, [1])],
+        [value("y", TensorProto.FLOAT, [1])],
+        [tensor],
+    )
+    return helper.make_model(graph)
+
+
+def in_attribute(inner: onnx.ModelProto) -> onnx.ModelProto:
+    """The same tensor as the value of a Constant in a branch of an If."""
+    constant = helper.make_node("Constant", [], ["c"], value=inner.graph.initializer[0])
+    out = helper.make_tensor_value_info("c", TensorProto.FLOAT, [1])
+    branch = helper.make_graph([constant], "b", [], [out])
+    node = helper.make_node("If", ["q"], ["y"], then_branch=branch, else_branch=branch)
+    question = helper.make_tensor_value_info("q", TensorProto.BOOL, [1])
+    return helper.make_model(helper.make_graph([node], "g", [question], [out]))
+
+
+@pytest.mark.parametrize("location", ["../../../etc/passwd", "/etc/passwd", "weights.bin"])
+@pytest.mark.parametrize("hide", [lambda model: model, in_attribute], ids=["initializer", "in a branch"])
+def test_an_onnx_model_with_data_elsewhere_is_refused(
+    folder: Path, location: str, hide: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> None:
+    relative = "encoder/onnx/model.onnx"
+    (folder / relative).write_bytes(hide(external(location)).SerializeToString())
+    relist(folder, relative)
+    assert "keeps weights in another file" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"no model at all"])
+def test_an_onnx_file_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "encoder/onnx/model.onnx").write_bytes(content)
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model" in refusal(folder)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_damaged_arrays_and_models_are_read_or_refused(toy_bundle: Path, data: st.DataObject) -> None:
+    for relative, read, refusal in (
+        ("golden.npz", lambda content: read_npz(content, "golden.npz"), BundleError),
+        ("encoder/onnx/model.onnx", points_outside, ValueError),
+    ):
+        content = bytearray((toy_bundle / relative).read_bytes()[:20_000])
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+        with suppress(refusal):
+            read(bytes(content))
+
+
+def test_a_report_that_is_no_strict_json_is_refused(folder: Path) -> None:
+    (folder / "report.json").write_text('{"success": NaN}')
+    relist(folder, "report.json")
+    assert "report.json: not strict JSON: NaN" in refusal(folder)
+
+
+def test_sealing_again_takes_changed_files_in(folder: Path) -> None:
+    before = Bundle.open(folder)
+    (folder / "report.json").write_text("{}")
+    again = seal(folder, before.manifest)
+    assert again.report() == {}
+    assert again.sha256 != before.sha256
+    assert again.manifest.model_copy(update={"files": before.manifest.files}) == before.manifest
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"horizon": 3}, "error_bounds must have one entry per step"),
+        ({"surprise_threshold": float("nan")}, "cannot be written as JSON"),
+        ({"model_id": "Two Rooms"}, "model_id"),
+        ({"golden": {"path": "golden.npz", "tolerances": {}}}, "tolerances must have an entry"),
+    ],
+)
+def test_sealing_with_fields_that_do_not_agree_leaves_no_manifest(
+    folder: Path, fields: Fields, told: str
+) -> None:
+    (folder / "manifest.json").unlink()
+    with pytest.raises(BundleError, match=told):
+        seal(folder, manifest_fields() | fields)
+    assert not (folder / "manifest.json").exists()
+
+
+def test_bundles_of_longer_history_and_without_energy_are_as_good(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "toy", history_size=2, energy=False)
+    assert bundle.manifest.graphs.energy == ()
+    assert bundle.golden().energy is None

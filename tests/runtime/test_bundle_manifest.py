@@ -1,0 +1,233 @@
+"""The manifest: what is valid, what is refused and how clearly, and that nothing else ever happens."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jepa_runtime.bundle import Manifest, parse_manifest
+from jepa_runtime.errors import BundleError
+
+Fields = dict[str, Any]
+
+_QUIET = settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def valid(toy_bundle: Path) -> bytes:
+    return (toy_bundle / "manifest.json").read_bytes()
+
+
+def refusal(data: bytes | Fields) -> str:
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(data if isinstance(data, bytes) else json.dumps(data).encode())
+    return str(caught.value)
+
+
+def read_or_refuse(data: bytes) -> Manifest | None:
+    """What the reader may do: succeed, or refuse in one short line."""
+    try:
+        return parse_manifest(data)
+    except BundleError as error:
+        assert str(error).startswith("manifest.json: ")
+        assert len(str(error)) < 4096
+        return None
+
+
+def set_in(fields: Fields, place: str, value: object) -> Fields:
+    """``fields`` with the value at ``a.b.0`` replaced."""
+    changed: Any = copy.deepcopy(fields)
+    inner = changed
+    *parents, last = (int(part) if part.isdigit() else part for part in place.split("."))
+    for part in parents:
+        inner = inner[part]
+    inner[last] = value
+    return changed
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", True, 1.0, None, [1]])
+def test_an_unknown_format_version_says_to_update(valid: bytes, version: object) -> None:
+    told = refusal(json.loads(valid) | {"schema_version": version})
+    assert "format version" in told and "is unknown" in told and "update jepa-edge" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("../golden.npz", "leads outside"),
+        ("encoder/../../x.bin", "leads outside"),
+        ("/etc/model.bin", "leads outside"),
+        ("encoder\\openvino\\model.bin", "leads outside"),
+        ("C:model.bin", "leads outside"),
+        ("encoder//model.bin", "is not allowed"),
+        ("./model.bin", "is not allowed"),
+        (".hidden.bin", "is not allowed"),
+        ("model.py", "is not allowed"),
+        ("model.pkl", "is not allowed"),
+        ("model.so", "is not allowed"),
+        ("model.tar.gz", "is not allowed"),
+        ("model", "is not allowed"),
+        ("model.bin\n", "is not allowed"),
+        ("a" * 300 + ".bin", "characters"),
+        ("", "is not allowed"),
+    ],
+)
+def test_a_path_that_may_not_be_is_refused(valid: bytes, path: str, told: str) -> None:
+    assert told in refusal(set_in(json.loads(valid), "files.0.path", path))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("io.frame.height", 5000, "io.frame.height"),
+        ("io.frame.height", 0, "io.frame.height"),
+        ("io.frame.channels", 4, "io.frame.channels"),
+        ("io.frame.layout", "NCHW", "io.frame.layout"),
+        ("io.latent.tokens", 1 << 20, "io.latent.tokens"),
+        ("io.latent.dim", -1, "io.latent.dim"),
+        ("num_samples", 65537, "num_samples"),
+        ("horizon", 2048, "horizon"),
+        ("history_size", 0, "history_size"),
+        ("release_seq", 0, "release_seq"),
+        ("trained", 1, "trained"),
+        ("version", "1.2", "version"),
+        ("model_id", "Toy", "model_id"),
+        ("description", "\u001b[31m", "description"),
+        ("io.step_s", 0, "io.step_s"),
+        ("io.action.low.0", 9.0, "low must not exceed high"),
+        ("io.action.units", ["m/s"], "units must have one entry per name"),
+        ("io.action.names", ["linear.x", "linear.x"], "must differ"),
+        ("error_bounds", [0.1], "one entry per step"),
+        ("graphs.encoder", [], "graphs.encoder"),
+        ("graphs.encoder.0.path", "encoder/onnx/model.onnx", "path must be encoder/openvino/"),
+        ("graphs.encoder.0.precision", "int4", "graphs.encoder.0.precision"),
+        ("graphs.predictor.0.precision", "int8", "same targets and precisions"),
+        ("golden.tolerances.fp32", None, "golden.tolerances.fp32"),
+        ("files.0.sha256", "0" * 63, "files.0.sha256"),
+        ("files.0.bytes", -1, "files.0.bytes"),
+        ("files", [], "files"),
+        ("extra", 1, "extra"),
+    ],
+)
+def test_a_wrong_field_is_named(valid: bytes, place: str, value: object, told: str) -> None:
+    assert told in refusal(set_in(json.loads(valid), place, value))
+
+
+def test_futures_larger_than_memory_are_refused(valid: bytes) -> None:
+    fields = set_in(json.loads(valid), "io.latent", {"tokens": 65536, "dim": 4096, "dtype": "float32"})
+    assert "at most 1 GiB" in refusal(fields)
+
+
+def test_a_file_listed_twice_is_refused(valid: bytes) -> None:
+    fields = json.loads(valid)
+    fields["files"].append(fields["files"][0])
+    assert "is listed twice" in refusal(fields)
+
+
+def test_a_graph_whose_weights_are_not_listed_is_refused(valid: bytes) -> None:
+    fields = json.loads(valid)
+    fields["files"] = [entry for entry in fields["files"] if entry["path"] != "encoder/openvino/model.bin"]
+    assert "'encoder/openvino/model.bin' is used but not listed" in refusal(fields)
+
+
+def test_the_manifest_cannot_list_itself(valid: bytes) -> None:
+    fields = json.loads(valid)
+    fields["files"].append(fields["files"][0] | {"path": "manifest.json"})
+    assert "cannot list itself" in refusal(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda data: data.replace(b'"toy"', b'"toy", "model_id": "toy"', 1), "key 'model_id' appears twice"),
+        (lambda data: data.replace(b"0.05", b"NaN", 1), "NaN is not a number"),
+        (lambda data: data.replace(b"0.05", b"-Infinity", 1), "-Infinity is not a number"),
+        (lambda data: data.replace(b"0.05", b"1e999", 1), "beyond what a float can hold"),
+        (lambda data: data.replace(b"toy", b"t\xffy", 1), "not UTF-8"),
+        (lambda data: b"\xef\xbb\xbf" + data, "not strict JSON"),
+        (lambda data: data[:-20], "not strict JSON"),
+        (lambda data: data + b" " * (1 << 20), "more than 1 MiB"),
+        (lambda data: b"[" * 500_000, "nested too deeply"),
+        (lambda data: b'{"schema_version": ' + b"9" * 100_000 + b"}", "not strict JSON"),
+        (lambda data: b"[]", "must hold a JSON object"),
+        (lambda data: b"", "not strict JSON"),
+        (lambda data: data.replace(b'"Apache-2.0"', b'"\\ud800"', 1), ""),
+    ],
+)
+def test_json_that_is_not_strict_is_refused(
+    valid: bytes, change: Callable[[bytes], bytes], told: str
+) -> None:
+    assert told in refusal(change(valid))
+
+
+def test_what_was_read_is_written_the_same(valid: bytes) -> None:
+    manifest = parse_manifest(valid)
+    assert parse_manifest(manifest.model_dump_json().encode()) == manifest
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def places(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something stands in nested lists and objects."""
+    found = [place] if place else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        found += places(inner, (*place, key))
+    return found
+
+
+@_QUIET
+@given(data=st.data())
+def test_a_manifest_changed_anywhere_is_read_or_refused(valid: bytes, data: st.DataObject) -> None:
+    fields = json.loads(valid)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *parents, last = data.draw(st.sampled_from(places(fields)))
+        inner: Any = fields
+        for part in parents:
+            inner = inner[part]
+        action = data.draw(st.sampled_from(["replace", "delete", "double"]))
+        if action == "delete":
+            del inner[last]
+        elif action == "replace":
+            inner[last] = data.draw(_JSON)
+        elif isinstance(inner, list):
+            inner.append(inner[last])
+        else:
+            inner[data.draw(st.text(max_size=8))] = inner[last]
+    manifest = read_or_refuse(json.dumps(fields).encode())
+    if manifest is not None:
+        assert (
+            manifest.num_samples * manifest.horizon * manifest.io.latent.tokens * manifest.io.latent.dim
+            <= 1 << 28
+        )
+        assert all(".." not in record.path.split("/") for record in manifest.files)
+
+
+@_QUIET
+@given(data=st.data())
+def test_a_manifest_with_changed_bytes_is_read_or_refused(valid: bytes, data: st.DataObject) -> None:
+    content = bytearray(valid)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        length = data.draw(st.integers(0, 8))
+        content[start : start + length] = data.draw(st.binary(max_size=8))
+    read_or_refuse(bytes(content))
+
+
+@_QUIET
+@given(st.binary(max_size=2000) | _JSON.map(lambda value: json.dumps(value).encode()))
+def test_arbitrary_bytes_are_refused(data: bytes) -> None:
+    assert read_or_refuse(data) is None

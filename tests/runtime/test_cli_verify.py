@@ -1,0 +1,144 @@
+"""``jepa-runtime verify`` and ``info``: what they show, and what a script can rely on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.cli import main
+
+
+@pytest.fixture
+def folder(toy_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
+
+
+def change_golden(folder: Path, name: str, value: float) -> None:
+    """Seal the bundle with a reference that its graphs do not reproduce."""
+    manifest = Bundle.open(folder).manifest
+    arrays = dict(np.load(folder / "golden.npz"))
+    arrays[name].flat[0] += value
+    np.savez(folder / "golden.npz", **arrays)
+    seal(folder, manifest)
+
+
+def verify_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = main(["verify", "--json", *arguments])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_a_good_bundle_is_shown_and_ends_with_0(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(toy_bundle)]) == 0
+    shown = capsys.readouterr()
+    assert "manifest, hashes and formats of 17 files are in order" in shown.out
+    for word in ("fp32", "fp16", "encoder", "predictor", "energy", "worst", "ok"):
+        assert word in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    ("engine", "precisions"), [("openvino:CPU", ["fp32", "fp16"]), ("onnxruntime:CPU", ["fp32"])]
+)
+def test_every_variant_that_the_engine_runs_is_checked(
+    toy_bundle: Path, capsys: pytest.CaptureFixture[str], engine: str, precisions: list[str]
+) -> None:
+    status, told = verify_json(capsys, str(toy_bundle), "--engine", engine)
+    assert status == 0 and told["ok"] and told["reason"] is None
+    assert (told["model_id"], told["engine"], told["trained"]) == ("toy", engine, True)
+    found = [(entry["precision"], entry["graph"]) for entry in told["graphs"]]
+    assert found == [(name, graph) for name in precisions for graph in ("encoder", "predictor", "energy")]
+    for entry in told["graphs"]:
+        assert entry["ok"] and entry["min_cosine"] >= entry["tolerance"]["min_cosine"]
+
+
+def test_one_precision_can_be_chosen(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, told = verify_json(capsys, str(toy_bundle), "--precision", "fp16")
+    assert {entry["precision"] for entry in told["graphs"]} == {"fp16"}
+    status, told = verify_json(capsys, str(toy_bundle), "--precision", "int8")
+    assert status == 1 and "can run in int8" in told["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "graph"), [("latents", "encoder"), ("futures", "predictor"), ("energy", "energy")]
+)
+def test_a_graph_that_computes_something_else_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, graph: str
+) -> None:
+    change_golden(folder, name, 0.5)
+    status, told = verify_json(capsys, str(folder), "--precision", "fp32")
+    assert status == 1 and not told["ok"]
+    assert f"fp32 {graph} does not reproduce the golden outputs on this machine" in told["reason"]
+    assert not next(entry["ok"] for entry in told["graphs"] if entry["graph"] == graph)
+
+
+def test_a_damaged_bundle_ends_with_1_and_the_reason(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "golden.npz").write_bytes(b"x")
+    status, told = verify_json(capsys, str(folder))
+    assert status == 1 and told["graphs"] == []
+    assert "golden.npz: has 1 bytes" in told["reason"]
+    assert main(["verify", str(folder)]) == 1
+    assert "golden.npz: has 1 bytes" in capsys.readouterr().err
+
+
+def test_an_untrained_bundle_is_verified_and_called_that(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seal(folder, Bundle.open(folder).manifest.model_copy(update={"trained": False}))
+    assert main(["verify", str(folder)]) == 0
+    assert "untrained" in capsys.readouterr().out
+
+
+def test_an_engine_that_is_not_there_ends_with_1(
+    toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, told = verify_json(capsys, str(toy_bundle), "--engine", "onnxruntime:NPU")
+    assert status == 1 and "no such device" in told["reason"]
+
+
+def test_info_shows_what_the_bundle_is(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(toy_bundle)]) == 0
+    shown = capsys.readouterr().out
+    for word in ("toy 1.2.3", "linear.x", "m/s", "Apache-2.0", "32 x 32", "2 tokens x 8", "8 x 4 steps"):
+        assert word in shown
+
+
+def test_info_as_json_holds_the_manifest(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(toy_bundle), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["manifest"] == json.loads((toy_bundle / "manifest.json").read_text())
+    assert told["sha256"] == Bundle.open(toy_bundle).sha256
+
+
+def test_what_a_bundle_says_is_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described = Bundle.open(folder).manifest.model_copy(update={"description": "[bold]plain[/bold] [/]"})
+    seal(folder, described)
+    assert main(["info", str(folder)]) == 0
+    assert "[bold]plain[/bold] [/]" in capsys.readouterr().out
+
+
+def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(tmp_path / "nowhere")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("jepa-runtime: ") and told.count("\n") == 1
+
+
+def test_the_command_is_installed_and_knows_its_version() -> None:
+    command = Path(sys.executable).with_name("jepa-runtime")
+    if not command.is_file():
+        pytest.skip("jepa-edge is not installed in this environment")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("jepa-edge ")
+
+
+def test_the_shipped_bundle_verifies(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, told = verify_json(capsys, str(two_rooms_bundle))
+    assert status == 0, told["reason"]

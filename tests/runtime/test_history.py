@@ -1,0 +1,230 @@
+"""History: aligned by time, honest about what it does not know, bounded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jepa_runtime.history import History, Reset
+
+STEP_NS = 200_000_000
+FRAME_NS = 33_333_333
+
+
+def make(
+    size: int = 1, actions: int = 2, tolerance_ns: int = 20_000_000, max_gap_ns: int = 400_000_000
+) -> History:
+    return History(size, STEP_NS, action_size=actions, tolerance_ns=tolerance_ns, max_gap_ns=max_gap_ns)
+
+
+def latent(value: float) -> np.ndarray:
+    return np.full((2, 3), value, np.float32)
+
+
+def test_the_first_latent_starts_the_history_and_says_so() -> None:
+    history = make()
+    assert history.add_latent(5, latent(1)) is Reset.FIRST
+    assert history.add_latent(5 + FRAME_NS, latent(2)) is None
+    assert history.resets == {Reset.FIRST: 1, Reset.GAP: 0, Reset.CLOCK_BACKWARDS: 0}
+
+
+def test_a_context_of_one_latent_needs_no_actions() -> None:
+    history = make()
+    history.add_latent(0, latent(7))
+    context = history.context()
+    assert context is not None
+    assert context.latents.shape == (1, 2, 3)
+    assert context.actions.shape == (0, 2)
+
+
+def test_there_is_no_context_before_the_first_latent() -> None:
+    assert make().context() is None
+    assert make().previous() is None
+
+
+def test_the_mean_action_weighs_each_command_by_the_time_it_was_held() -> None:
+    history = make()
+    history.add_action(0, np.array([1.0, 0.0]))
+    history.add_action(50, np.array([0.0, 4.0]))
+    mean = history.mean_action(0, 200)
+    assert mean is not None
+    np.testing.assert_allclose(mean, [0.25, 3.0])
+
+
+def test_a_command_is_held_until_the_next_one() -> None:
+    history = make()
+    history.add_action(0, np.array([1.0, 2.0]))
+    np.testing.assert_array_equal(history.mean_action(10**9, 2 * 10**9), [1.0, 2.0])
+
+
+def test_nothing_is_made_up_for_time_before_the_first_command() -> None:
+    history = make()
+    assert history.mean_action(0, 10) is None
+    history.add_action(5, np.array([1.0, 1.0]))
+    assert history.mean_action(0, 10) is None
+    assert history.mean_action(5, 10) is not None
+
+
+def test_a_model_without_actions_needs_none() -> None:
+    history = make(size=2, actions=0)
+    for index in range(13):
+        history.add_latent(index * FRAME_NS, latent(index))
+    context = history.context()
+    assert context is not None
+    assert context.actions.shape == (1, 0)
+
+
+def test_previous_is_the_latent_one_step_ago_and_the_mean_action_since() -> None:
+    history = make()
+    history.add_action(0, np.array([1.0, 0.0]))
+    for index in range(7):
+        history.add_latent(index * FRAME_NS, latent(index))
+    known = history.previous()
+    assert known is not None
+    context, action = known
+    assert context.latents[0, 0, 0] == 0
+    assert context.stamp_ns == 0
+    np.testing.assert_allclose(action, [1.0, 0.0])
+
+
+def test_there_is_no_previous_where_no_frame_lies_one_step_ago() -> None:
+    history = make()
+    history.add_action(0, np.array([1.0, 0.0]))
+    history.add_latent(0, latent(0))
+    history.add_latent(STEP_NS + 20_000_001, latent(1))
+    assert history.previous() is None
+
+
+def test_a_longer_context_holds_latents_one_step_apart_and_the_actions_between() -> None:
+    history = make(size=3)
+    history.add_action(0, np.array([1.0, 0.0]))
+    history.add_action(STEP_NS, np.array([2.0, 0.0]))
+    for index in range(13):
+        history.add_latent(index * FRAME_NS, latent(index))
+    context = history.context()
+    assert context is not None
+    assert context.latents[:, 0, 0].tolist() == [0, 6, 12]
+    np.testing.assert_allclose(context.actions[:, 0], [1.0, 2.0], atol=1e-6)
+
+
+def test_a_gap_starts_anew_but_keeps_the_commands() -> None:
+    history = make()
+    history.add_action(0, np.array([1.0, 0.0]))
+    history.add_latent(0, latent(0))
+    assert history.add_latent(400_000_001, latent(1)) is Reset.GAP
+    assert len(history) == 1
+    history.add_latent(600_000_001, latent(2))
+    assert history.previous() is not None
+
+
+def test_a_clock_set_back_starts_anew_and_forgets_the_commands() -> None:
+    history = make()
+    history.add_action(0, np.array([1.0, 0.0]))
+    history.add_latent(100, latent(0))
+    assert history.add_latent(99, latent(1)) is Reset.CLOCK_BACKWARDS
+    assert history.mean_action(99, 100) is None
+    assert history.resets[Reset.CLOCK_BACKWARDS] == 1
+
+
+def test_the_same_stamp_again_replaces_the_latent() -> None:
+    history = make()
+    history.add_latent(100, latent(0))
+    assert history.add_latent(100, latent(1)) is None
+    context = history.context()
+    assert len(history) == 1
+    assert context is not None and context.latents[0, 0, 0] == 1
+
+
+@pytest.mark.parametrize("action", [[1.0], [1.0, np.nan], [1.0, 2.0, 3.0], [np.inf, 0.0]])
+def test_an_action_of_the_wrong_size_or_not_finite_is_refused(action: list[float]) -> None:
+    with pytest.raises(ValueError, match="2 finite numbers"):
+        make().add_action(0, np.array(action))
+
+
+def test_an_action_is_copied() -> None:
+    history, action = make(), np.array([1.0, 0.0], np.float32)
+    history.add_action(0, action)
+    action[0] = 9.0
+    np.testing.assert_array_equal(history.mean_action(0, 1), [1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"history_size": 0}, {"step_ns": 0}, {"action_size": -1}, {"tolerance_ns": STEP_NS}, {"max_gap_ns": 0}],
+)
+def test_absurd_settings_are_refused(change: dict[str, int]) -> None:
+    settings = {
+        "history_size": 1,
+        "step_ns": STEP_NS,
+        "action_size": 2,
+        "tolerance_ns": 1,
+        "max_gap_ns": STEP_NS,
+    }
+    with pytest.raises(ValueError, match=next(iter(change))):
+        History(**{**settings, **change})
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=80))
+def test_whatever_the_stamps_no_context_spans_a_break(stamps: list[int]) -> None:
+    history = make(size=2, actions=0)
+    previous = None
+    for stamp in stamps:
+        reset = history.add_latent(stamp, latent(float(stamp % 1000)))
+        if previous is None:
+            assert reset is Reset.FIRST
+        elif stamp < previous:
+            assert reset is Reset.CLOCK_BACKWARDS
+        else:
+            assert (reset is Reset.GAP) == (stamp - previous > history.max_gap_ns)
+        if reset is not None:
+            assert history.context() is None
+            assert history.previous() is None
+        previous = stamp
+    assert sum(history.resets.values()) >= 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1000), st.floats(-5, 5, width=32)), min_size=1, max_size=30),
+    st.integers(0, 1000),
+    st.integers(1, 500),
+)
+def test_the_mean_action_is_the_integral_of_the_held_commands(
+    commands: list[tuple[int, float]], start: int, length: int
+) -> None:
+    history = make(actions=1)
+    commands = sorted(dict(commands).items())
+    for stamp, value in commands:
+        history.add_action(stamp, np.array([value]))
+    mean = history.mean_action(start, start + length)
+    if commands[0][0] > start:
+        assert mean is None
+        return
+    held = [
+        next(value for stamp, value in reversed(commands) if stamp <= moment)
+        for moment in range(start, start + length)
+    ]
+    assert mean is not None
+    np.testing.assert_allclose(mean[0], np.mean(held), atol=1e-4)
+
+
+@given(st.lists(st.integers(1, 60_000_000), min_size=1, max_size=1500), st.integers(1, 4))
+def test_memory_is_bounded_however_long_it_runs(periods: list[int], size: int) -> None:
+    history = make(size=size)
+    now = 0
+    for period in periods:
+        now += period
+        history.add_action(now, np.zeros(2))
+        history.add_latent(now, latent(0))
+    assert len(history) <= 512
+    assert history._stamps[0] >= now - size * STEP_NS - history.tolerance_ns
+    assert len(history._actions) <= len(history) + 2
+
+
+def test_memory_is_bounded_even_if_time_hardly_moves() -> None:
+    history = make()
+    for now in range(6000):
+        history.add_action(now, np.zeros(2))
+        history.add_latent(now, latent(0))
+    assert len(history) == 512
+    assert len(history._actions) <= 4096

@@ -1,0 +1,171 @@
+"""Images of every encoding become the same RGB; what is no image is refused with the reason."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from jepa_runtime.errors import FrameError
+from jepa_runtime.imaging import decode, fit, to_rgb
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+HEIGHT, WIDTH = 6, 8
+
+
+@pytest.fixture
+def rgb() -> Image:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def rows(pixels: Image, padding: int) -> tuple[bytes, int]:
+    """The bytes of an image whose rows end with padding, and its step."""
+    flat = pixels.reshape(len(pixels), -1)
+    return np.pad(flat, ((0, 0), (0, padding)), constant_values=99).tobytes(), flat.shape[1] + padding
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [
+        ("rgb8", lambda rgb: rgb),
+        ("bgr8", lambda rgb: rgb[:, :, ::-1]),
+        ("rgba8", lambda rgb: np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])),
+        ("bgra8", lambda rgb: np.dstack([rgb[:, :, ::-1], np.full(rgb.shape[:2], 7, np.uint8)])),
+    ],
+)
+def test_the_colours_are_kept(
+    rgb: Image, encoding: str, encode: Callable[[Image], Image], padding: int
+) -> None:
+    data, step = rows(np.ascontiguousarray(encode(rgb)), padding)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, rgb)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_grey_becomes_three_equal_channels(rgb: Image, padding: int) -> None:
+    data, step = rows(rgb[:, :, 0].copy(), padding)
+    assert np.array_equal(to_rgb(data, "mono8", WIDTH, HEIGHT, step), np.repeat(rgb[:, :, :1], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")],
+)
+@pytest.mark.parametrize("padding", [0, 4])
+def test_both_orders_of_yuv422_are_read(encoding: str, order: str, padding: int) -> None:
+    colour = np.full((HEIGHT, WIDTH, 3), (200, 60, 90), np.uint8)
+    y, u, v = (int(value) for value in cv2.cvtColor(colour, cv2.COLOR_RGB2YUV)[0, 0])
+    # Video range, which the conversion back assumes.
+    luma, u, v = round(16 + y * 219 / 255), round(128 + (u - 128) * 0.886 / 0.872), v
+    named = {"y": luma, "u": 128, "v": 128}
+    grey = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
+    data, step = rows(grey, padding)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    assert found.shape == (HEIGHT, WIDTH, 3)
+    assert np.ptp(found) <= 1 and abs(int(found[0, 0, 0]) - y) <= 2
+    named["v"] = 200
+    red = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
+    found = to_rgb(rows(red, padding)[0], encoding, WIDTH, HEIGHT, step)
+    assert found[0, 0, 0] > found[0, 0, 1] + 50 and found[0, 0, 0] > found[0, 0, 2] + 50
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array.array("B", data)])
+def test_any_buffer_of_bytes_will_do(rgb: Image, kind: Callable[[bytes], object]) -> None:
+    assert np.array_equal(to_rgb(kind(rgb.tobytes()), "rgb8", WIDTH, HEIGHT), rgb)
+
+
+def test_the_last_row_needs_no_padding(rgb: Image) -> None:
+    data, step = rows(rgb, 5)
+    assert np.array_equal(to_rgb(data[:-5], "rgb8", WIDTH, HEIGHT, step), rgb)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"encoding": "bayer_rggb8"}, "'bayer_rggb8' is not supported; supported are rgb8, bgr8"),
+        ({"encoding": "16UC1"}, "is not supported"),
+        ({"width": 0}, "has no pixels"),
+        ({"height": 0}, "has no pixels"),
+        ({"height": HEIGHT + 1}, "needs 168 bytes, has 144"),
+        ({"step": 3}, "needs rows of 24 bytes, step is 3"),
+        ({"step": 0}, "step is 0"),
+        ({"step": 4096}, "needs 20504 bytes"),
+        ({"encoding": "yuv422", "width": 7}, "even width"),
+        ({"data": b""}, "has 0"),
+    ],
+)
+def test_what_is_no_image_is_refused(rgb: Image, changed: dict[str, object], told: str) -> None:
+    good = {"data": rgb.tobytes(), "encoding": "rgb8", "width": WIDTH, "height": HEIGHT, "step": WIDTH * 3}
+    with pytest.raises(FrameError, match=told):
+        to_rgb(**good | changed)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_compressed_images_are_decoded(suffix: str) -> None:
+    bgr = np.full((32, 48, 3), (20, 60, 200), np.uint8)
+    _, data = cv2.imencode(suffix, bgr)
+    found = decode(data.tobytes())
+    assert found.shape == (32, 48, 3)
+    assert np.abs(found.astype(int) - (200, 60, 20)).max() <= 3
+
+
+def test_other_formats_and_damage_are_refused() -> None:
+    _, bitmap = cv2.imencode(".bmp", np.zeros((4, 4, 3), np.uint8))
+    for data, told in (
+        (bitmap.tobytes(), "neither JPEG nor PNG"),
+        (b"", "neither JPEG nor PNG"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "cannot be decoded"),
+        (b"\xff\xd8\xff" + b"x" * 50, "cannot be decoded"),
+    ):
+        with pytest.raises(FrameError, match=told):
+            decode(data)
+
+
+def test_an_image_of_the_right_size_is_copied_as_it_is(rgb: Image) -> None:
+    out = np.empty_like(rgb)
+    fit(rgb, out)
+    assert np.array_equal(out, rgb) and not np.shares_memory(out, rgb)
+
+
+def test_shrinking_averages_areas() -> None:
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 200
+    out = np.empty((16, 16, 3), np.uint8)
+    fit(np.repeat(checks[..., None].astype(np.uint8), 3, axis=2), out)
+    assert np.abs(out.astype(int) - 100).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (64, 8, 3), (480, 640, 3)])
+def test_any_size_is_fitted_in_place(shape: tuple[int, ...]) -> None:
+    buffer = np.zeros((1, 16, 16, 3), np.uint8)
+    fit(np.full(shape, 120, np.uint8), buffer[0])
+    assert (buffer == 120).all()
+
+
+def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
+    out, expected = np.empty((4, 4, 3), np.uint8), np.empty((4, 4, 3), np.uint8)
+    data, step = rows(rgb, 7)
+    fit(rgb, expected)
+    fit(to_rgb(data, "rgb8", WIDTH, HEIGHT, step), out)
+    assert np.array_equal(out, expected)
+    fit(rgb[::-1, ::-1], out)
+    fit(rgb[::-1, ::-1].copy(), expected)
+    assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_a_frame_that_is_no_rgb_image_is_refused(image: NDArray[np.generic]) -> None:
+    with pytest.raises(FrameError, match="frame must be uint8"):
+        fit(image, np.empty((4, 4, 3), np.uint8))

@@ -1,0 +1,95 @@
+"""The latency report: one page that needs nothing else and hides nothing."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from jepa_runtime.profiling.report import Report, render, write_report
+
+VOID = {"meta", "line", "rect", "br"}
+
+
+class Balance(HTMLParser):
+    """Fails on tags that are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in VOID or tag == "rect":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: object) -> Report:
+    settings = {
+        "title": "Latency",
+        "subtitle": "a test",
+        "stages": {"total": samples, "encode": samples},
+        "main": "total",
+        "times_s": [index / 30 for index in range(len(samples))],
+        "deadline_ms": deadline_ms,
+        "headline": [("frames per second", "30.0")],
+        "facts": {"Processor": "a <fast> one"},
+        "descriptions": {"total": "end to end"},
+    }
+    return Report(**{**settings, **changes})
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    page = render(report([5.0] * 200))
+    assert not re.search(r"<script|<link|<img|src=|href=|url\(|@import|https?:", page)
+
+
+@pytest.mark.parametrize("samples", [[], [1.0], [5.0] * 50, [float(value) for value in range(1, 2000)]])
+@pytest.mark.parametrize("deadline_ms", [None, 33.0])
+def test_the_page_is_well_formed_for_any_number_of_samples(
+    samples: list[float], deadline_ms: float | None
+) -> None:
+    parser = Balance()
+    parser.feed(render(report(samples, deadline_ms)))
+    assert parser.open == []
+
+
+def test_names_and_values_are_escaped() -> None:
+    page = render(report([1.0], title="<b>&"))
+    assert "<title>&lt;b&gt;&amp;</title>" in page
+    assert "a &lt;fast&gt; one" in page
+
+
+def test_samples_beyond_the_deadline_are_marked() -> None:
+    assert "class='late'" not in render(report([5.0] * 100))
+    assert "class='late'" in render(report([5.0] * 100 + [50.0] * 5))
+
+
+def test_an_outlier_is_told_though_it_does_not_squeeze_the_histogram() -> None:
+    page = render(report([5.0] * 999 + [900.0]))
+    assert "1 more, up to 900.0 ms" in page
+
+
+def test_percentiles_the_samples_do_not_carry_are_dashes() -> None:
+    assert "<td>end to end</td><td>5.00</td><td>5.00</td><td>-</td><td>5.00</td><td>50</td>" in render(
+        report([5.0] * 50)
+    )
+
+
+def test_a_report_whose_parts_do_not_agree_is_refused() -> None:
+    with pytest.raises(ValueError, match="main must be one of"):
+        report([1.0], main="elsewhere")
+    with pytest.raises(ValueError, match="one entry per sample"):
+        report([1.0, 2.0], times_s=[0.0])
+
+
+def test_the_page_is_written_where_asked(tmp_path: Path) -> None:
+    target = tmp_path / "out" / "latency.html"
+    write_report(report([1.0, 2.0]), target)
+    assert target.read_text(encoding="utf-8").startswith("<!doctype html>")

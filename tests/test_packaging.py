@@ -1,0 +1,109 @@
+"""What is installed: no torch on a robot, and every file that the runtime reads at run time."""
+
+from __future__ import annotations
+
+import email
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import jepa_runtime
+import pytest
+from jepa_runtime.bundle import manifest_schema
+
+ROOT = Path(__file__).resolve().parent.parent
+MESSAGES = ROOT / "ros2_ws" / "src" / "jepa_msgs" / "msg"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel of this source, built from a copy so that nothing is left in the tree."""
+    pytest.importorskip("setuptools", minversion="77", reason="setuptools is not installed (extra dev)")
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("runtime", "export", "ros2_ws/src/jepa_msgs"):
+        shutil.copytree(
+            ROOT / name,
+            source / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+        )
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    (source / "README.md").write_text("# jepa-edge\n")
+    program = f"from setuptools.build_meta import build_wheel; print(build_wheel({str(built)!r}))"
+    subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True, timeout=100)
+    return zipfile.ZipFile(next(built.glob("*.whl")))
+
+
+def test_the_published_schema_is_that_of_the_models() -> None:
+    published = files("jepa_runtime.schema").joinpath("manifest-1.schema.json").read_text(encoding="utf-8")
+    assert published == manifest_schema(), (
+        "publish it: python -c 'import jepa_runtime.bundle as b; print(b.manifest_schema(), end=\"\")' "
+        "> runtime/jepa_runtime/schema/manifest-1.schema.json"
+    )
+    assert json.loads(published)["additionalProperties"] is False
+
+
+def test_the_message_definitions_are_found_as_those_that_ros_builds() -> None:
+    found = {
+        file.name: file.read_text()
+        for file in files("jepa_runtime.msg").iterdir()
+        if file.name[-4:] == ".msg"
+    }
+    assert found == {file.name: file.read_text() for file in MESSAGES.glob("*.msg")}
+    assert "LatentState.msg" in found
+
+
+def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
+    name = next(entry for entry in wheel.namelist() if entry.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(wheel.read(name))
+    required = metadata.get_all("Requires-Dist")
+    assert required is not None
+    base = [entry for entry in required if "extra ==" not in entry]
+    assert {entry.split(">")[0] for entry in base} == {
+        "numpy",
+        "openvino",
+        "opencv-python",
+        "pydantic",
+        "rich",
+        "mcap",
+        "rosbags",
+    }
+    assert {"ros", "export", "onnxruntime", "jetson", "viz", "dev"} == set(
+        metadata.get_all("Provides-Extra") or ()
+    )
+    assert metadata["Version"] == jepa_runtime.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+
+
+def test_the_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> None:
+    expected = {
+        str(path.relative_to(ROOT / root))
+        for root in ("runtime", "export")
+        for path in (ROOT / root).rglob("*.py")
+    }
+    expected |= {f"jepa_runtime/msg/{file.name}" for file in MESSAGES.glob("*.msg")}
+    expected |= {"jepa_runtime/py.typed", "jepa_runtime/schema/manifest-1.schema.json"}
+    held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == expected
+
+
+def test_the_commands_exist_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+    name = next(entry for entry in wheel.namelist() if entry.endswith("entry_points.txt"))
+    text = wheel.read(name).decode()
+    assert "jepa-runtime = jepa_runtime.cli:main" in text
+    assert "jepa-export = jepa_export.cli:main" in text
+
+
+def test_torch_is_asked_for_by_the_workstation_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    with_torch = {
+        extra for extra, packages in extras.items() if any(entry.startswith("torch") for entry in packages)
+    }
+    assert with_torch == {"export"}
