@@ -1,0 +1,1 @@
+"""Training, conversion and packing of jepa-edge models; needs torch. The robot does without."""

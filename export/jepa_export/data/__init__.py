@@ -1,0 +1,1 @@
+"""Sources of training data: frames and the actions between them."""

@@ -1,0 +1,97 @@
+"""Recordings of Two Rooms, drawn on the fly: robots that wander, seen by the overhead camera.
+
+Everything follows from one integer, so that a killed training run draws the same data when it is resumed.
+Held-out evaluation uses :class:`jepa_runtime.worlds.TwoRooms` with seeds that are never drawn here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jepa_runtime.worlds.geometry import (
+    MAX_SPEED_MPS,
+    Floats,
+    LayoutKind,
+    Layouts,
+    drive,
+    sample_layouts,
+    sample_positions,
+)
+from jepa_runtime.worlds.rendering import Camera, Image, Light, backgrounds, sample_light
+from numpy.typing import NDArray
+
+STEP_S = 0.2
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """G layouts with M trajectories of T frames each.
+
+    frames uint8 [G, M, T, 128, 128, 3]; actions float32 [G, M, T-1, 2] (m/s, each held for :data:`STEP_S`);
+    positions float32 [G, M, T, 2] (m) and layouts are for evaluation only: no loss sees them."""
+
+    frames: Image
+    actions: NDArray[np.float32]
+    positions: NDArray[np.float32]
+    layouts: Layouts
+
+
+def wander(rng: np.random.Generator, count: int, steps: int) -> Floats:
+    """Exploration: velocities [count, steps, 2] that keep their heading for a while, at speeds uniform over
+    the disc.
+    """
+
+    def speeds() -> Floats:
+        return MAX_SPEED_MPS * np.sqrt(rng.uniform(0, 1, count))
+
+    heading, speed = rng.uniform(0, 2 * np.pi, count), speeds()
+    velocities = np.empty((count, steps, 2))
+    for step in range(steps):
+        velocities[:, step] = np.stack([np.cos(heading), np.sin(heading)], axis=1) * speed[:, None]
+        turned = rng.uniform(0, 2 * np.pi, count)
+        heading = np.where(rng.uniform(0, 1, count) < 0.15, turned, heading + rng.normal(0, 0.5, count))
+        speed = np.where(rng.uniform(0, 1, count) < 0.3, speeds(), speed)
+    return velocities
+
+
+def record(
+    seed: tuple[int, ...],
+    *,
+    layouts: int,
+    trajectories: int,
+    frames: int,
+    kind: LayoutKind,
+    steady_light: float = 0.6,
+) -> Recordings:
+    """Draw recordings. In a share ``steady_light`` of the trajectories the light stays as it was at their
+    start; in the others every frame has a light of its own, which teaches the encoder to look through
+    it."""
+    rng = np.random.default_rng(seed)
+    drawn = sample_layouts(rng, layouts, kind)
+    background = backgrounds(drawn).repeat(trajectories, axis=0)
+    rooms = drawn.repeat(trajectories)
+    count, camera = len(rooms), Camera(rng)
+    position, actions = sample_positions(rng, rooms), wander(rng, count, frames - 1)
+    images = np.empty((count, frames, *background.shape[1:]), np.uint8)
+    positions = np.empty((count, frames, 2), np.float32)
+    first, steady = sample_light(rng, count), rng.uniform(0, 1, count) < steady_light
+    for index in range(frames):
+        light = _mixed(steady, first, sample_light(rng, count))
+        images[:, index], positions[:, index] = camera.render(background, position, light), position
+        if index < frames - 1:
+            position = drive(rooms, position, actions[:, index], STEP_S)
+    shape = (layouts, trajectories)
+    return Recordings(
+        images.reshape(*shape, *images.shape[1:]),
+        actions.astype(np.float32).reshape(*shape, frames - 1, 2),
+        positions.reshape(*shape, frames, 2),
+        drawn,
+    )
+
+
+def _mixed(steady: NDArray[np.bool_], first: Light, fresh: Light) -> Light:
+    return Light(
+        np.where(steady, first.gain, fresh.gain),
+        np.where(steady[:, None], first.slope, fresh.slope),
+        np.where(steady[:, None], first.tint, fresh.tint),
+    )

@@ -1,0 +1,223 @@
+"""From trained networks to a bundle: convert, quantize, write golden outputs and bounds, seal.
+
+The folder appears whole or not at all: everything is built beside it and moved into place at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jepa_runtime.bundle import seal
+from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
+from jepa_runtime.worlds.rendering import FRAME_PX, Image
+
+from jepa_export.data.two_rooms import STEP_S, record
+from jepa_export.errors import JepaExportError
+from jepa_export.fidelity import Fidelity, measure
+from jepa_export.students.two_rooms import LATENT_DIM, PIXEL_MEAN, PIXEL_STD, Energy
+from jepa_export.targets.onnx import export_onnx
+from jepa_export.targets.openvino import Sample, convert, quantize_int8, save
+from jepa_export.training.dynamics import HORIZON
+from jepa_export.training.two_rooms import TrainedModel
+
+NUM_SAMPLES = 64
+CALIBRATION_FRAMES = 256
+GOLDEN_FRAMES = 4
+GOLDEN_CANDIDATES = 4
+# In steps at top speed, each 0.25 m: well inside the 0.2 m that count as reached.
+GOAL_THRESHOLD = 0.5
+TOLERANCES = {"fp32": {"min_cosine": 0.9999, "max_abs": 0.02}, "int8": {"min_cosine": 0.95, "max_abs": 1.5}}
+_CALIBRATION_STREAM = 4
+
+
+def pack(
+    model: TrainedModel, folder: Path, *, model_id: str, version: str, release_seq: int, command: str
+) -> Fidelity:
+    """Write the bundle ``folder`` (replaced if it exists), except for closed-loop scores.
+
+    Raises:
+        JepaExportError: ``folder`` exists and is not a bundle.
+        BundleError: what was made is not a valid bundle.
+    """
+    if folder.exists() and not (folder / "manifest.json").exists():
+        raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
+    fidelity = measure(model.encoder, model.predictor, model.held_out, HORIZON)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        staging = Path(temporary) / "bundle"
+        staging.mkdir()
+        frames = record(
+            (0, _CALIBRATION_STREAM),
+            layouts=CALIBRATION_FRAMES // 4,
+            trajectories=1,
+            frames=4,
+            kind=model.kind,
+        ).frames.reshape(-1, FRAME_PX, FRAME_PX, 3)
+        _write_graphs(model, frames, staging)
+        _write_golden(model, frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES], staging / "golden.npz")
+        write_report(staging, {"open_loop": fidelity.as_dict()})
+        seal(staging, _manifest(fidelity, model_id, version, release_seq, command, model.kind))
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+    return fidelity
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write report.json; the bundle must be sealed again afterwards."""
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _limits() -> ActionLimits:
+    top = np.full(2, MAX_SPEED_MPS, np.float32)
+    return ActionLimits(low=-top, high=top, max_norm=MAX_SPEED_MPS)
+
+
+def _candidates(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Action sequences as the planner asks for them: [count, H, 2]."""
+    return CEM(CEMConfig(num_samples=count, horizon=HORIZON, topk=1), _limits(), seed=seed).ask()
+
+
+def _write_graphs(model: TrainedModel, frames: Image, folder: Path) -> None:
+    latents = _encode(model, frames)
+    history = latents[:1, None]
+    actions = _candidates(NUM_SAMPLES, 0)
+    graphs: dict[str, tuple[torch.nn.Module, dict[str, torch.Tensor], str, tuple[str, ...]]] = {
+        "encoder": (model.encoder, {"frame": torch.from_numpy(frames[:1])}, "latent", ()),
+        "predictor": (
+            model.predictor,
+            {"history_latents": history, "actions": torch.from_numpy(actions)},
+            "futures",
+            ("actions",),
+        ),
+        "energy": (model.energy, {"latents": latents, "goal": latents[:1]}, "energy", ("latents",)),
+    }
+    for role, (module, inputs, output, free_axis) in graphs.items():
+        export_onnx(module, inputs, output, folder / role / "onnx" / "model.onnx", free_axis=free_axis)
+    calibration: dict[str, list[Sample]] = {
+        "encoder": [{"frame": frame[None]} for frame in frames],
+        "predictor": [
+            {"history_latents": latent[None, None].numpy(), "actions": _candidates(NUM_SAMPLES, seed)}
+            for seed, latent in enumerate(latents)
+        ],
+    }
+    for role in graphs:
+        converted = convert(folder / role / "onnx" / "model.onnx")
+        if role in calibration:
+            converted = quantize_int8(converted, calibration[role])
+        save(converted, folder / role / "openvino" / "model.xml")
+
+
+@torch.no_grad()
+def _encode(model: TrainedModel, frames: Image) -> torch.Tensor:
+    latents: torch.Tensor = model.encoder(torch.from_numpy(np.ascontiguousarray(frames)))
+    return latents
+
+
+@torch.no_grad()
+def _write_golden(model: TrainedModel, frames: Image, path: Path) -> None:
+    latents, actions = _encode(model, frames), torch.from_numpy(_candidates(GOLDEN_CANDIDATES, 1))
+    goal = latents[-1:]
+    futures = torch.stack([model.predictor(latent[None, None], actions) for latent in latents])
+    np.savez_compressed(
+        path,
+        frames=frames,
+        latents=latents.numpy(),
+        actions=actions.numpy(),
+        futures=futures.numpy(),
+        goal=goal.numpy(),
+        energy=_energies(model.energy, latents, goal),
+    )
+
+
+def _energies(
+    energy: Energy, latents: torch.Tensor, goal: torch.Tensor
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    values: torch.Tensor = energy(latents, goal)
+    return values.numpy()
+
+
+def _manifest(
+    fidelity: Fidelity, model_id: str, version: str, release_seq: int, command: str, kind: str
+) -> dict[str, Any]:
+    quantized = [
+        {"target": "openvino", "precision": "int8"},
+        {"target": "onnx", "precision": "fp32"},
+    ]
+
+    def variants(role: str, forms: list[dict[str, str]]) -> list[dict[str, str]]:
+        names = {"openvino": "model.xml", "onnx": "model.onnx"}
+        return [form | {"path": f"{role}/{form['target']}/{names[form['target']]}"} for form in forms]
+
+    return {
+        "model_id": model_id,
+        "version": version,
+        "release_seq": release_seq,
+        "trained": True,
+        "description": f"Two Rooms, {kind} layouts: a mobile base in two rooms, seen from above",
+        "licence": "Apache-2.0",
+        "provenance": {
+            "data": "simulated on the fly: frames and the actions between them, no labels",
+            "teacher": None,
+            "commit": _commit(),
+            "command": command,
+        },
+        "io": {
+            "frame": {
+                "height": FRAME_PX,
+                "width": FRAME_PX,
+                "channels": 3,
+                "layout": "NHWC",
+                "dtype": "uint8",
+                "color": "rgb",
+                "rate_hz": 30.0,
+                "mean": list(PIXEL_MEAN),
+                "std": list(PIXEL_STD),
+            },
+            "latent": {"tokens": 2, "dim": LATENT_DIM, "dtype": "float32"},
+            "action": {
+                "names": ["linear.x", "linear.y"],
+                "units": ["m/s", "m/s"],
+                "low": [-MAX_SPEED_MPS] * 2,
+                "high": [MAX_SPEED_MPS] * 2,
+                "max_norm": MAX_SPEED_MPS,
+            },
+            "step_s": STEP_S,
+        },
+        "history_size": 1,
+        "horizon": HORIZON,
+        "num_samples": NUM_SAMPLES,
+        "graphs": {
+            "encoder": variants("encoder", quantized),
+            "predictor": variants("predictor", quantized),
+            # A small network whose output decides when to stop: it stays in full precision everywhere.
+            "energy": variants("energy", [form | {"precision": "fp32"} for form in quantized]),
+        },
+        "error_bounds": fidelity.error_bounds,
+        "surprise_threshold": fidelity.surprise_threshold,
+        "goal_threshold": GOAL_THRESHOLD,
+        "golden": {"path": "golden.npz", "tolerances": TOLERANCES},
+    }
+
+
+def _commit() -> str:
+    """The commit that this was trained from, or 'unknown' outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

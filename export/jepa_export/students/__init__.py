@@ -1,0 +1,1 @@
+"""Small models that run on robots: encoders, predictors and energies in torch."""

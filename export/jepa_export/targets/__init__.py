@@ -1,0 +1,1 @@
+"""Conversion to what engines read: ONNX and OpenVINO IR."""

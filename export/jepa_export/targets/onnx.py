@@ -1,0 +1,47 @@
+"""torch -> ONNX: one static graph each, but for the number of candidates, which the runtime fixes at load."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+OPSET = 18
+
+
+def export_onnx(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    output: str,
+    path: Path,
+    *,
+    free_axis: tuple[str, ...] = (),
+) -> None:
+    """Write ``module`` to ``path`` as one self-contained file.
+
+    Args:
+        module: in evaluation mode; takes ``inputs`` in order.
+        inputs: examples by tensor name; their shapes become the graph's.
+        output: name of the one output.
+        free_axis: inputs whose first axis may have any length; the output's first axis follows.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes = {name: {0: "count"} for name in (*free_axis, output)} if free_axis else {}
+    with warnings.catch_warnings():
+        # The tracing exporter is asked for by name: it keeps these graphs to the plain operators that every
+        # target has.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    onnx.checker.check_model(str(path), full_check=True)

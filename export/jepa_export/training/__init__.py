@@ -1,0 +1,1 @@
+"""Training: stages that can be stopped, resumed to identical losses, and watched."""

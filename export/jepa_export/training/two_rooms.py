@@ -1,0 +1,115 @@
+"""The recipe of the demo's world model, from nothing to trained networks, in three stages that can be
+resumed.
+
+1. representation: encoder by predictive contrast, on frames drawn on the fly (:mod:`.representation`);
+2. dynamics: predictor over the whole horizon on latents of the frozen encoder (:mod:`.dynamics`);
+3. grounding: with the predictor's imagination journeys are timed (:mod:`.journeys`), and scene token,
+predictor
+   and energy learn together to explain them (:mod:`.grounding`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jepa_runtime.worlds.geometry import LayoutKind
+
+from jepa_export.data.two_rooms import Recordings, record
+from jepa_export.errors import JepaExportError
+from jepa_export.students.two_rooms import Encoder, Energy, Predictor
+from jepa_export.training.dynamics import HORIZON, DynamicsStage
+from jepa_export.training.grounding import GroundingStage
+from jepa_export.training.journeys import all_journeys
+from jepa_export.training.latents import build_library
+from jepa_export.training.representation import RepresentationStage
+from jepa_export.training.stage import run_stage
+
+_LIBRARY_STREAM, _HELD_OUT_STREAM = 2, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How much of everything. ``layouts`` is the size of the library that stages 2 and 3 learn from."""
+
+    representation_steps: int
+    layouts: int
+    dynamics_steps: int
+    grounding_steps: int
+    held_out_layouts: int = 48
+
+
+RECIPES: dict[LayoutKind, Recipe] = {
+    "fixed": Recipe(representation_steps=450, layouts=80, dynamics_steps=4000, grounding_steps=1000),
+    "random": Recipe(representation_steps=2500, layouts=1300, dynamics_steps=15000, grounding_steps=6000),
+}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The networks in evaluation mode, and recordings of layouts none of them was trained on."""
+
+    kind: LayoutKind
+    encoder: Encoder
+    predictor: Predictor
+    energy: Energy
+    held_out: Recordings
+
+
+def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = None) -> TrainedModel:
+    """Train, or resume what ``folder`` holds; losses and checkpoints stay there.
+
+    Raises:
+        JepaExportError: the loss diverged, or ``folder`` belongs to a run of other settings.
+    """
+    recipe = recipe or RECIPES[kind]
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, f"seed {seed}, layout {kind}, {recipe}\n")
+    torch.set_num_threads(1)
+    # One process renders while this one learns: two cores, and numbers that do not depend on how many there
+    # are.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as renderer:
+        torch.manual_seed(seed)
+        representation = RepresentationStage(
+            seed, kind=kind, steps=recipe.representation_steps, renderer=renderer
+        )
+        run_stage(representation, folder)
+        encoder = representation.encoder.eval()
+        library = build_library(
+            encoder,
+            seed,
+            _LIBRARY_STREAM,
+            layouts=recipe.layouts,
+            kind=kind,
+            renderer=renderer,
+            cache=folder / "library.npz",
+        )
+    torch.manual_seed(seed + 1)
+    dynamics = DynamicsStage(library, steps=recipe.dynamics_steps)
+    run_stage(dynamics, folder, every=1000)
+    journeys = all_journeys(library, dynamics.predictor.eval(), folder / "journeys.npy")
+    torch.manual_seed(seed + 2)
+    grounding = GroundingStage(library, journeys, encoder, dynamics.predictor, steps=recipe.grounding_steps)
+    run_stage(grounding, folder, every=500)
+    held_out = record(
+        (seed, _HELD_OUT_STREAM),
+        layouts=recipe.held_out_layouts,
+        trajectories=4,
+        frames=HORIZON + 1,
+        kind=kind,
+    )
+    return TrainedModel(kind, encoder.eval(), grounding.predictor.eval(), grounding.energy.eval(), held_out)
+
+
+def _claim(folder: Path, settings: str) -> None:
+    note = folder / "settings.txt"
+    if note.exists() and note.read_text() != settings:
+        raise JepaExportError(
+            f"{folder} holds a run with other settings ({note.read_text().strip()}); "
+            f"this one is: {settings.strip()}. "
+            "Choose another --out, or remove the folder to start over"
+        )
+    note.write_text(settings)
