@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import openvino
-from jepa_runtime.bundle import Bundle, seal
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+
+from jepa_runtime.bundle import Bundle, seal
 
 SIZE, TOKENS, DIM, HORIZON, NUM_SAMPLES, ACTIONS = 32, 2, 8, 4, 8, 2
 _FLAT = TOKENS * DIM

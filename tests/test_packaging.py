@@ -12,8 +12,9 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
-import jepa_runtime
 import pytest
+
+import jepa_runtime
 from jepa_runtime.bundle import manifest_schema
 
 ROOT = Path(__file__).resolve().parent.parent

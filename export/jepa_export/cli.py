@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jepa_runtime.errors import JepaRuntimeError
-
 from jepa_export.errors import JepaExportError
+from jepa_runtime.errors import JepaRuntimeError
 
 _NEEDED = ("torch", "onnx", "nncf", "scipy")
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from jepa_runtime import WorldModel
 from jepa_runtime.planning.control import ControlConfig, Controller
 from jepa_runtime.profiling.environment import cpu, versions
 from jepa_runtime.worlds import TwoRooms
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
-from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Training draws from numpy seed sequences of three numbers, evaluation from single large ones.
 HELD_OUT_SEED = 1_000_000_000

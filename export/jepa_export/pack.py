@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jepa_runtime.bundle import seal
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
-from jepa_runtime.worlds.rendering import FRAME_PX, Image
 
 from jepa_export.data.two_rooms import STEP_S, record
 from jepa_export.errors import JepaExportError
@@ -27,6 +23,10 @@ from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_int8, save
 from jepa_export.training.dynamics import HORIZON
 from jepa_export.training.two_rooms import TrainedModel
+from jepa_runtime.bundle import seal
+from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
+from jepa_runtime.worlds.rendering import FRAME_PX, Image
 
 NUM_SAMPLES = 64
 CALIBRATION_FRAMES = 256

@@ -7,9 +7,10 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+from numpy.typing import NDArray
+
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import Futures
-from numpy.typing import NDArray
 
 TOKENS, DIM, HORIZON, NUM_SAMPLES, STEP_S = 2, 4, 3, 5, 0.2
 

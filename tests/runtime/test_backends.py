@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError
-
 from tests.bundles import ACTIONS, DIM, HORIZON, SIZE, TOKENS
 
 ENGINES = ["openvino:CPU", "onnxruntime:CPU"]

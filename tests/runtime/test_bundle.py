@@ -19,12 +19,12 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
 from jepa_runtime import Bundle, BundleError
 from jepa_runtime.bundle import seal
 from jepa_runtime.bundle.golden import read_npz
 from jepa_runtime.bundle.onnx_data import points_outside
-from onnx import TensorProto, helper
-
 from tests.bundles import DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle, manifest_fields
 
 Fields = dict[str, Any]

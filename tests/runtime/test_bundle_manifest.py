@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from jepa_runtime.bundle import Manifest, parse_manifest
 from jepa_runtime.errors import BundleError
 

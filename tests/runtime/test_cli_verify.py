@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
 

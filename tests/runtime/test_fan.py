@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from jepa_runtime.planning.fan import fan
 
+from jepa_runtime.planning.fan import fan
 from tests.runtime.fakes import HORIZON, manifest
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from jepa_runtime.errors import FrameError
 from jepa_runtime.imaging import decode, fit, to_rgb
-from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 HEIGHT, WIDTH = 6, 8

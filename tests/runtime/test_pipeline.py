@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.history import Reset
 from jepa_runtime.mailbox import Mailbox
@@ -20,7 +21,6 @@ from jepa_runtime.pipeline import STAGES, Candidates, Pipeline, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.world_model import WorldModel
-
 from tests.runtime.fakes import HORIZON, NUM_SAMPLES, FakeModel, frame
 
 

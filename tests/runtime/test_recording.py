@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import get_types_from_msg
+
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import STAGES, Candidates, Result
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build, definition, type_hash, typestore
 from jepa_runtime.world_model import Futures
-from mcap.reader import make_reader
-from mcap_ros2.decoder import DecoderFactory
-from rosbags.rosbag2 import Reader
-from rosbags.typesys import get_types_from_msg
-
 from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, STEP_S, TOKENS, FakeModel, frame
 
 STAMP_NS = 1_700_000_000_123_456_789

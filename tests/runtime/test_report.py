@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
 from jepa_runtime.profiling.report import Report, render, write_report
 
 VOID = {"meta", "line", "rect", "br"}

@@ -17,11 +17,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from jepa_runtime.commands import run as run_command
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.sources import open_source
 from jepa_runtime.world_model import WorldModel
-
 from tests.runtime.fakes import FakeModel
 from tests.runtime.test_recording import by_mcap_ros2
 from tests.runtime.test_sources import write_images, write_video

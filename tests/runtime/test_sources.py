@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+
 from jepa_runtime.errors import SourceError
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build, typestore
@@ -21,7 +23,6 @@ from jepa_runtime.sources.images import ImageFolderSource
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.sources.video import VideoSource
-from rosbags.rosbag2 import StoragePlugin, Writer
 
 IMAGE = "sensor_msgs/msg/Image"
 

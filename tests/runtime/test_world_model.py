@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jepa_runtime
 import numpy as np
 import pytest
+
+import jepa_runtime
 from jepa_runtime import BackendError, Bundle, BundleError, FrameError, JepaRuntimeError, WorldModel
 from jepa_runtime.bundle import Golden
-
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
 
 LATENT = (TOKENS, DIM)

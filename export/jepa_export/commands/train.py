@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.worlds.geometry import LayoutKind
 from rich.console import Console
 from rich.table import Table
 
 from jepa_export.evaluate import SEEDS, closed_loop
 from jepa_export.pack import pack, write_report
 from jepa_export.training.two_rooms import train
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.worlds.geometry import LayoutKind
 
 
 def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int) -> int:

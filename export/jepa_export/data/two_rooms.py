@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from jepa_runtime.worlds.geometry import (
     MAX_SPEED_MPS,
     Floats,
@@ -18,7 +20,6 @@ from jepa_runtime.worlds.geometry import (
     sample_positions,
 )
 from jepa_runtime.worlds.rendering import Camera, Image, Light, backgrounds, sample_light
-from numpy.typing import NDArray
 
 STEP_S = 0.2
 

@@ -7,9 +7,10 @@ futures affordable."""
 from __future__ import annotations
 
 import torch
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 from torch import Tensor, nn
 from torch.nn import functional
+
+from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 
 LATENT_DIM = 16
 SCENE, ROBOT = 0, 1

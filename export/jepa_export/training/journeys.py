@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 from rich.progress import track
 from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
 from jepa_export.students.two_rooms import ROBOT, SCENE, Predictor
 from jepa_export.training.latents import Library
+from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 
 HEADINGS = 24
 STRIDE = 4

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jepa_runtime.worlds.geometry import LayoutKind
 from rich.progress import track
 from torch import Tensor
 
 from jepa_export.data.two_rooms import Recordings, record
 from jepa_export.students.two_rooms import Encoder
 from jepa_export.training.prefetch import in_order
+from jepa_runtime.worlds.geometry import LayoutKind
 
 TRAJECTORIES, FRAMES = 16, 17
 _LAYOUTS_A_DRAW = 4

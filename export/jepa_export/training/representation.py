@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from typing import Any
 
 import torch
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from jepa_export.data.two_rooms import Recordings, record
 from jepa_export.students.two_rooms import LATENT_DIM, ROBOT, SCENE, Encoder, InverseDynamics, Predictor
 from jepa_export.training.prefetch import in_order
 from jepa_export.training.stage import Stage
+from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
 
 LAYOUTS, TRAJECTORIES, FRAMES = 32, 2, 5
 QUEUE = 4096

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jepa_runtime.worlds.geometry import LayoutKind
 
 from jepa_export.data.two_rooms import Recordings, record
 from jepa_export.errors import JepaExportError
@@ -27,6 +26,7 @@ from jepa_export.training.journeys import all_journeys
 from jepa_export.training.latents import build_library
 from jepa_export.training.representation import RepresentationStage
 from jepa_export.training.stage import run_stage
+from jepa_runtime.worlds.geometry import LayoutKind
 
 _LIBRARY_STREAM, _HELD_OUT_STREAM = 2, 3
 

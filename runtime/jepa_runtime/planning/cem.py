@@ -64,7 +64,7 @@ class CEM:
         self.config = config
         self.limits = limits
         self._rng = np.random.default_rng(seed)
-        self._scale = (limits.high - limits.low) / 2
+        self._scale: Floats32 = ((limits.high - limits.low) / 2).astype(np.float32)
         self.reset()
 
     def reset(self) -> None:
@@ -79,7 +79,7 @@ class CEM:
         count, (steps, width) = self.config.num_samples, self.mean.shape
         noise = self._rng.standard_normal((count, steps, width), dtype=np.float32)
         constant = round(count * self.config.constant_fraction)
-        samples = self.mean + noise * self._std
+        samples: Floats32 = self.mean + noise * self._std
         samples[count - constant :] = noise[count - constant :, :1] * self.config.init_std * self._scale
         samples[0] = self.mean
         self._asked = self.limits.clip(samples)
@@ -91,7 +91,8 @@ class CEM:
         """
         if self._asked is None or costs.shape != (self.config.num_samples,):
             raise ValueError(
-                f"tell needs one cost for each of the {self.config.num_samples} candidates of the last ask, got {costs.shape}"
+                f"tell needs one cost for each of the {self.config.num_samples} candidates of the last ask, "
+                f"got {costs.shape}"
             )
         order = np.argsort(np.nan_to_num(costs, nan=np.inf, posinf=np.inf), kind="stable")[: self.config.topk]
         elite = self._asked[order]

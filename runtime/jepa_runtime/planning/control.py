@@ -36,7 +36,8 @@ def plan_costs(energies: Floats32) -> Floats32:
     """Cost [K] of candidates from the energies [K, H] along them: the sum, which prefers to arrive early
     and to stay.
     """
-    return energies.sum(axis=1, dtype=np.float32)
+    costs: Floats32 = energies.sum(axis=1, dtype=np.float32)
+    return costs
 
 
 class Controller:
@@ -62,7 +63,7 @@ class Controller:
         self._goal = model.encode(goal)
 
     def decide(self, frame: NDArray[np.uint8]) -> Decision:
-        """What to do now that ``frame`` (uint8 [h, w, 3] RGB) is seen; call it once for each executed step."""
+        """What to do now that ``frame`` (uint8 [h, w, 3] RGB) is seen; call it once per executed step."""
         latent = self._model.encode(frame)
         energy = float(self._model.energy(latent, self._goal))
         if energy <= self._model.manifest.goal_threshold:

@@ -53,12 +53,14 @@ class TwoRooms:
     @property
     def position(self) -> Floats:
         """The robot's centre [x, y] in metres."""
-        return self._position[0].copy()
+        position: Floats = self._position[0].copy()
+        return position
 
     @property
     def goal(self) -> Floats:
         """The goal [x, y] in metres."""
-        return self._goal[0].copy()
+        goal: Floats = self._goal[0].copy()
+        return goal
 
     def step(self, velocity: Floats, dt_s: float) -> None:
         """Hold ``velocity`` [x, y] in m/s for ``dt_s`` seconds; speed is limited to :data:`MAX_SPEED_MPS`."""
@@ -75,11 +77,13 @@ class TwoRooms:
 
     def render(self) -> Image:
         """What the camera sees now, uint8 [128, 128, 3] RGB."""
-        return self._camera.render(self._background, self._position, self._light_now())[0]
+        frame: Image = self._camera.render(self._background, self._position, self._light_now())[0]
+        return frame
 
     def render_goal(self) -> Image:
         """What the camera would see with the robot at the goal, in another light, uint8 [128, 128, 3] RGB."""
-        return self._camera.render(self._background, self._goal, sample_light(self._rng, 1))[0]
+        frame: Image = self._camera.render(self._background, self._goal, sample_light(self._rng, 1))[0]
+        return frame
 
     def _light_now(self) -> Light:
         phase, period_s = self._drift

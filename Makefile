@@ -1,0 +1,22 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:            ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo:            ## run the main job for DEMO_SECONDS (default 45) over ROS 2 and leave the results in out/demo
+	@scripts/setup.sh --with ros,viz
+	@. scripts/env.sh && exec python demo/run.py
+
+test:            ## run the tests (PYTEST_ARGS are passed on)
+	@scripts/setup.sh --with ros,viz,export,dev
+	@. scripts/env.sh && exec python -m pytest $(PYTEST_ARGS)
+
+lint:            ## check style, types and the direction of imports
+	@scripts/setup.sh --with ros,viz,export,dev
+	@. scripts/env.sh && ruff check . && mypy && lint-imports
+
+clean:           ## remove what was built (.venv stays)
+	@rm -rf out ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,82 @@
+"""The processes of the demo: started with a log each, watched, and stopped as a user would stop them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STOP_TIMEOUT_S = 10.0
+
+
+class DemoError(Exception):
+    """Something that the user has to know, with what to do about it."""
+
+
+@dataclass
+class Processes:
+    """Nodes of one graph, each with its output in ``log_dir/NAME.log``."""
+
+    log_dir: Path
+    environment: dict[str, str]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: list[str], *, show: bool = False) -> None:
+        """Start ``command``; with ``show`` its standard output goes to the terminal and only its errors to
+        the log."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        with (self.log_dir / f"{name}.log").open("wb") as log:
+            # A session of its own: Ctrl-C in the terminal reaches this process alone, which stops the nodes
+            # in order.
+            self.running[name] = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=None if show else log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_for(self, name: str, timeout_s: float) -> None:
+        """Wait until ``name`` has ended by itself.
+
+        Raises:
+            DemoError: it failed, another one ended before it, or it took longer than ``timeout_s``.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self.running[name].poll() is None:
+            for other, process in self.running.items():
+                if other != name and process.poll() is not None:
+                    raise DemoError(
+                        f"{other} ended early, with exit code {process.returncode}{self._excerpt(other)}"
+                    )
+            if time.monotonic() > deadline:
+                raise DemoError(f"{name} had not ended after {timeout_s:.0f} s{self._excerpt(name)}")
+            time.sleep(0.05)
+        if self.running[name].returncode != 0:
+            raise DemoError(
+                f"{name} failed with exit code {self.running[name].returncode}{self._excerpt(name)}"
+            )
+
+    def stop(self, name: str) -> str:
+        """Stop ``name`` by SIGINT, by force if it does not obey; return what was wrong with its end, or
+        nothing."""
+        process = self.running.pop(name)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            code = process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            fault = f"{name} did not stop within {STOP_TIMEOUT_S:.0f} s of SIGINT and was killed"
+            return fault + self._excerpt(name)
+        return f"{name} ended with exit code {code}{self._excerpt(name)}" if code else ""
+
+    def _excerpt(self, name: str) -> str:
+        log = self.log_dir / f"{name}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:] if log.exists() else []
+        return "".join(f"\n  {name}: {line}" for line in lines) + f"\n  (all of it: {log})"

@@ -1,0 +1,128 @@
+"""What came out of one run of the demo: the summary, for people and programs, and the latency report."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from processes import DemoError
+
+from jepa_runtime.profiling import environment
+from jepa_runtime.profiling.report import Report, write_report
+from jepa_runtime.profiling.statistics import format_ms, summarize
+
+_STAGES = {
+    "e2e": "from the image's stamp to its futures in the planner, another process",
+    "total": "in the world_model node: from the image's arrival to the result",
+    "wait": "in the mailbox, for the inference thread",
+    "preprocess": "into the engine's input buffer",
+    "encode": "image to latent",
+    "predict": "latent and candidate actions to futures",
+    "energy": "distances of all futures to the goal",
+    "surprise": "what was predicted one step ago against what came",
+}
+
+
+def summarise(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of one run. ``frames_dropped`` are all that were published and not processed, wherever they
+    were lost; ``e2e_ms`` is from an image's stamp to its futures in the planner's hands; ``rss_mb`` the most
+    the world model took."""
+    robot, model, planner = reports["two_rooms"], reports["world_model"], reports["planner"]
+    counters, stages = model["counters"], model["samples_ms"]
+    published, processed = robot["frames_published"], counters["processed"]
+    if not processed:
+        raise DemoError(f"none of {published} images was processed; see the log of world_model")
+    versions = environment.versions() | {"ros": _ros_distribution()}
+    return {
+        "frames_published": published,
+        "frames_processed": processed,
+        "frames_dropped": published - processed,
+        "rate_hz": round((processed - 1) / robot["duration_s"], 2) if robot["duration_s"] else 0.0,
+        "e2e_ms": summarize(planner["samples_ms"]["e2e"]).as_dict(),
+        "encode_ms": summarize(stages["encode"]).as_dict(),
+        "predict_ms": summarize(stages["predict"]).as_dict(),
+        "deadline_ms": model["deadline_ms"],
+        "deadline_misses": counters["deadline_misses"],
+        "futures_per_frame": model["futures_per_frame"],
+        "horizon": model["horizon"],
+        "episodes": robot["episodes"],
+        "successes": robot["successes"],
+        "rss_mb": model["rss_mb"],
+        "cpu": environment.cpu(),
+        "versions": versions,
+        "model": model["model"],
+    }
+
+
+def _ros_distribution() -> str:
+    """The ROS 2 that is sourced, or the one from which the wheels come."""
+    sourced = os.environ.get("ROS_DISTRO")
+    if sourced:
+        return sourced
+    for distribution in ("jazzy", "kilted"):
+        with suppress(PackageNotFoundError):
+            return f"{distribution} (wheels, rclpy {version(f'ros-{distribution}-rclpy')})"
+    return "unknown"
+
+
+def describe(summary: dict[str, Any], out: Path, note: str) -> str:
+    """The summary as a user would like to read it."""
+    e2e, model = summary["e2e_ms"], summary["model"]
+    loss = 100 * summary["frames_dropped"] / summary["frames_published"]
+    processed = summary["frames_processed"]
+    spread = "  ".join(f"{name} {format_ms(e2e[name])}" for name in ("p50", "p95", "p99", "max"))
+    encode, predict = (format_ms(summary[stage]["p50"]) for stage in ("encode_ms", "predict_ms"))
+    engine = f"{model['precision']} on {model['engine']}:{model['device']} ({summary['cpu']['model']})"
+    rate_hz, published = summary["rate_hz"], summary["frames_published"]
+    images = f"{processed} of {published} processed at {rate_hz:.1f} Hz, {loss:.1f} % dropped"
+    late = (
+        f"{summary['deadline_misses']} of {processed} results were later than {summary['deadline_ms']:g} ms"
+    )
+    return f"""
+{model["id"]} {model["version"]}, {engine}
+
+  images      {images}
+  futures     {summary["futures_per_frame"]} of {summary["horizon"]} steps for each image
+  end to end  {spread} ms, from image stamp to futures in the planner
+  model       encode {encode} ms, predict {predict} ms (median)
+  deadline    {late}
+  goals       {summary["successes"]} of {summary["episodes"]} reached
+  memory      {summary["rss_mb"]:.0f} MB (world_model)
+
+  {out / "summary.json"}
+  {out / "latency.html"}
+  {out / "futures.png"}   {note}
+  {out / "demo.mcap"}   (rosbag2, Foxglove)"""
+
+
+def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[str, Any]]) -> None:
+    """The latency report of the run."""
+    samples = {**reports["planner"]["samples_ms"], **reports["world_model"]["samples_ms"]}
+    stamps, model, e2e = reports["planner"]["stamps_ns"], summary["model"], summary["e2e_ms"]
+    report = Report(
+        title="From image to futures",
+        subtitle=f"{model['id']} {model['version']} on {model['engine']}:{model['device']} over ROS 2",
+        stages={stage: samples[stage] for stage in _STAGES if samples.get(stage)},
+        main="e2e",
+        times_s=[(stamp - stamps[0]) / 1e9 for stamp in stamps],
+        deadline_ms=summary["deadline_ms"],
+        headline=[
+            ("median, end to end", f"{format_ms(e2e['p50'])} ms"),
+            ("99th percentile", f"{format_ms(e2e['p99'])} ms"),
+            ("rate", f"{summary['rate_hz']:.1f} Hz"),
+            ("images dropped", f"{summary['frames_dropped']} of {summary['frames_published']}"),
+            ("futures for each image", f"{summary['futures_per_frame']} x {summary['horizon']} steps"),
+            ("goals reached", f"{summary['successes']} of {summary['episodes']}"),
+        ],
+        facts={
+            "Processor": f"{summary['cpu']['model']}, {summary['cpu']['cores']} cores",
+            "Model": f"{model['id']} {model['version']}, {model['precision']}, {model['sha256'][:16]}",
+            "Processes": "simulated robot with camera, world_model, planner, recording monitor; one machine",
+            "Versions": ", ".join(f"{name} {number}" for name, number in summary["versions"].items()),
+        },
+        descriptions=_STAGES,
+    )
+    write_report(report, path)

@@ -1,0 +1,164 @@
+"""The demo: a simulated robot finds its way to goal images by predicted futures, over ROS 2, in four
+processes.
+
+Leaves in out/demo: summary.json, latency.html, futures.png and demo.mcap. Run it with ``make demo``, which
+sets up what it needs; DEMO_SECONDS says how long the camera runs (default 45).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pictures
+import results
+from processes import DemoError, Processes
+
+ROOT = Path(__file__).resolve().parent.parent
+NODES = ("world_model", "planner", "monitor", "two_rooms")
+# What must listen before the first image is published: the world model and the monitor, which records.
+LISTENERS = 2
+START_TIMEOUT_S = 60.0
+
+
+def main() -> int:
+    """Run the demo; 0 if every node did its work and stopped cleanly."""
+    arguments = _arguments()
+    # Told to end by any signal, the nodes are stopped first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    out: Path = arguments.out
+    try:
+        _check(arguments)
+        _clear(out)
+        interrupted, faults = _drive(arguments, out)
+        reports = {name: _report(out, name) for name in NODES}
+        summary = results.summarise(reports)
+    except DemoError as error:
+        print(f"\ndemo: error: {error}", file=sys.stderr)
+        return 1
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    results.write_latency(out / "latency.html", summary, reports)
+    note = pictures.draw(out / "demo.mcap", out / "futures.png")
+    print(results.describe(summary, out, note))
+    for fault in faults:
+        print(f"demo: error: {fault}", file=sys.stderr)
+    return 130 if interrupted else int(bool(faults))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--bundle", type=Path, default=ROOT / "models" / "two_rooms", help="model bundle to serve"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo", help="folder for the results")
+    parser.add_argument(
+        "--seconds", default=os.environ.get("DEMO_SECONDS", "45"), help="how long the camera runs"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="layouts, starts and goals follow from it")
+    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle with random weights")
+    return parser.parse_args()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    try:
+        arguments.seconds = float(arguments.seconds)
+    except ValueError:
+        raise DemoError(f"DEMO_SECONDS must be a number of seconds, got {arguments.seconds!r}") from None
+    if not 1 <= arguments.seconds <= 86400:
+        raise DemoError(f"DEMO_SECONDS must lie between 1 and 86400, got {arguments.seconds:g}")
+    if not (arguments.bundle / "manifest.json").is_file():
+        raise DemoError(f"{arguments.bundle} holds no model bundle (no manifest.json)")
+
+
+def _executable(node: str) -> str:
+    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
+        candidate = Path(prefix) / "lib" / "jepa_ros" / node
+        if candidate.is_file():
+            return str(candidate)
+    raise DemoError(
+        "the ROS 2 workspace is not on the paths: run `make demo`, or `. scripts/env.sh` before this"
+    )
+
+
+def _clear(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("summary.json", "latency.html", "futures.png", "demo.mcap"):
+        (out / name).unlink(missing_ok=True)
+    for folder in ("log", "reports"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    chosen = dict(os.environ)
+    # A graph of its own, on this machine only: the demo must not drive somebody's robot.
+    chosen.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+    chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # Small matrices only: more threads would compete with the inference thread.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        chosen[variable] = "1"
+    return chosen
+
+
+def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
+    """Run the four processes; whether the user interrupted, and what was wrong with the end of any of
+    them."""
+    parameters = {
+        "world_model": {"bundle": arguments.bundle.resolve(), "allow_untrained": arguments.allow_untrained},
+        "planner": {},
+        "monitor": {"mcap": out / "demo.mcap"},
+        "two_rooms": {"min_subscribers": LISTENERS, "duration_s": arguments.seconds, "seed": arguments.seed},
+    }
+    remaps = {
+        "world_model": ["image:=camera/image_raw", "image/compressed:=camera/image_raw/compressed"],
+        "two_rooms": [],
+    }
+    processes = Processes(out / "log", _environment())
+    interrupted = False
+    print(
+        f"demo: four processes, {arguments.seconds:g} s of camera images; logs in {out / 'log'}", flush=True
+    )
+    try:
+        for node in NODES:
+            given = {**parameters[node], "report_path": out / "reports" / f"{node}.json"}
+            command = [_executable(node), "--ros-args"]
+            command += [part for remap in remaps.get(node, []) for part in ("-r", remap)]
+            command += [part for name, value in given.items() for part in ("-p", f"{name}:={_yaml(value)}")]
+            processes.start(node, command, show=node == "monitor")
+        processes.wait_for("two_rooms", START_TIMEOUT_S + 1.5 * arguments.seconds)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        # The camera first, so that nothing is under way when the others stop; the monitor last, so that it
+        # has seen it all.
+        order = [
+            node for node in ("two_rooms", "planner", "world_model", "monitor") if node in processes.running
+        ]
+        faults = [fault for node in order if (fault := processes.stop(node))]
+    return interrupted, faults
+
+
+def _yaml(value: Any) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else json.dumps(str(value) if isinstance(value, Path) else value)
+    )
+
+
+def _report(out: Path, node: str) -> dict[str, Any]:
+    path = out / "reports" / f"{node}.json"
+    if not path.is_file():
+        raise DemoError(f"{node} left no report; see {out / 'log' / node}.log")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

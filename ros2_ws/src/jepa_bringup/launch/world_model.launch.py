@@ -1,0 +1,84 @@
+"""The world model of a robot and, if a source is named, a camera. Takes nav2's arguments."""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node, PushRosNamespace, SetParameter
+from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
+
+CONFIG = os.path.join(get_package_share_directory("jepa_bringup"), "config")
+
+ARGUMENTS = (
+    ("namespace", "", "Namespace of all nodes and topics."),
+    ("use_sim_time", "false", "Take the time from /clock."),
+    ("autostart", "true", "Configure and activate the world model at start."),
+    ("params_file", os.path.join(CONFIG, "jepa.yaml"), "YAML file with the parameters of all nodes."),
+    ("use_respawn", "false", "Start a node again when it has ended."),
+    ("log_level", "info", "Log level of all nodes."),
+    ("bundle", "", "Folder of the model bundle; empty: the one in params_file."),
+    ("image_topic", "camera/image_raw", "Topic of the images."),
+    ("source", "", "Start a camera with this source (device, video, folder, bag); empty: no camera."),
+)
+
+
+def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    common = {
+        "package": "jepa_ros",
+        "output": "screen",
+        "respawn": given["use_respawn"].lower() == "true",
+        "respawn_delay": 2.0,
+        "arguments": ["--ros-args", "--log-level", given["log_level"]],
+    }
+    file = ParameterFile(given["params_file"], allow_substs=True)
+    chosen: dict[str, bool | str] = {"autostart": given["autostart"].lower() == "true"}
+    if given["bundle"]:
+        chosen["bundle"] = given["bundle"]
+    image = given["image_topic"]
+    nodes: list[LaunchDescriptionEntity] = [
+        LifecycleNode(
+            **common,
+            executable="world_model",
+            name="world_model",
+            namespace="",
+            parameters=[file, chosen],
+            remappings=[("image", image), ("image/compressed", f"{image}/compressed")],
+        )
+    ]
+    if given["source"]:
+        nodes.append(
+            Node(
+                **common,
+                executable="camera",
+                name="camera",
+                parameters=[file, {"source": given["source"]}],
+                remappings=[("camera/image_raw", image)],
+            )
+        )
+    return nodes
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments, choose the DDS profile and start the nodes."""
+    profile = os.path.join(CONFIG, "fastdds.xml")
+    use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=value, description=text)
+                for name, value, text in ARGUMENTS
+            ),
+            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
+            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            GroupAction(
+                [
+                    PushRosNamespace(LaunchConfiguration("namespace")),
+                    SetParameter("use_sim_time", use_sim_time),
+                    OpaqueFunction(function=_nodes),
+                ]
+            ),
+        ]
+    )

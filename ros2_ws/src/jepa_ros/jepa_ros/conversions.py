@@ -1,0 +1,99 @@
+"""Between messages and arrays.
+
+Array fields are filled from ``array.array``: assigning bytes is refused where rclpy checks field types, and
+assigning an ndarray or a list is up to a thousand times slower.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Twist
+from jepa_runtime.recording import messages
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+
+Message = TypeVar("Message")
+
+_NS_PER_S = 1_000_000_000
+_TYPE_CODES = {"uint8": "B", "uint32": "I", "uint64": "Q", "int64": "q", "float32": "f", "float64": "d"}
+
+
+def fill(message: Message, fields: Mapping[str, Any]) -> Message:
+    """Assign ``fields`` (nested mappings, see :mod:`jepa_runtime.recording.messages`) to ``message`` and
+    return it."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            fill(getattr(message, name), value)
+        else:
+            setattr(message, name, to_array_field(value) if isinstance(value, np.ndarray) else value)
+    return message
+
+
+def to_array_field(values: NDArray[Any]) -> array.array[Any]:
+    """``values``, flattened, as what an array field of the same element type takes without a copy per
+    element."""
+    field = array.array(_TYPE_CODES[values.dtype.name])
+    field.frombytes(np.ascontiguousarray(values).tobytes())
+    return field
+
+
+def to_image(rgb: NDArray[np.uint8], *, stamp_ns: int, frame_id: str) -> Image:
+    """An rgb8 Image of ``rgb`` [h, w, 3]."""
+    height, width, _ = rgb.shape
+    fields = {
+        "header": messages.header(stamp_ns, frame_id),
+        "height": height,
+        "width": width,
+        "encoding": "rgb8",
+        "step": width * 3,
+        "data": rgb,
+    }
+    return fill(Image(), fields)
+
+
+def to_time(stamp_ns: int) -> Time:
+    """A Time message of ``stamp_ns``."""
+    return Time(sec=stamp_ns // _NS_PER_S, nanosec=stamp_ns % _NS_PER_S)
+
+
+def from_time(message: Time) -> int:
+    """Nanoseconds of a Time message."""
+    return int(message.sec) * _NS_PER_S + int(message.nanosec)
+
+
+class TwistActions:
+    """Which fields of a Twist make up a model's action.
+
+    Args:
+        names: the model's action names, each a path in geometry_msgs/Twist such as ``linear.x``.
+
+    Raises:
+        ValueError: a name is not a field of Twist.
+    """
+
+    def __init__(self, names: list[str] | tuple[str, ...]) -> None:
+        fields = {f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"}
+        unknown = [name for name in names if name not in fields]
+        if unknown:
+            raise ValueError(
+                f"action names {unknown} are not fields of geometry_msgs/Twist ({sorted(fields)})"
+            )
+        self._paths = [tuple(name.split(".")) for name in names]
+
+    def from_twist(self, message: Twist) -> NDArray[np.float32]:
+        """The action [A] in ``message``."""
+        return np.array(
+            [getattr(getattr(message, part), axis) for part, axis in self._paths], dtype=np.float32
+        )
+
+    def to_twist(self, action: NDArray[Any]) -> Twist:
+        """A Twist with ``action`` [A] in its fields and zero elsewhere."""
+        message = Twist()
+        for (part, axis), value in zip(self._paths, action, strict=True):
+            setattr(getattr(message, part), axis, float(value))
+        return message

@@ -1,0 +1,66 @@
+"""Images out of messages: what may enter, and how it becomes RGB."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from jepa_runtime.errors import FrameError
+from jepa_runtime.imaging import decode, to_rgb
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+
+from jepa_ros.intake import Intake
+
+
+class ImageReader:
+    """Reads a stream of images; those that are unfit are counted and left out.
+
+    Attributes:
+        accepted: how many images were fit.
+        last: the last refusal.
+    """
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.last = ""
+        self._intake = Intake()
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many images were refused, by reason."""
+        return self._intake.refused
+
+    def read(self, message: Image | CompressedImage) -> NDArray[np.uint8] | None:
+        """The image as uint8 [h, w, 3] RGB, or None if it was refused."""
+        stamp = message.header.stamp
+        height, width = (message.height, message.width) if isinstance(message, Image) else (1, 1)
+        refusal = self._intake.check(
+            height=height, width=width, data_bytes=len(message.data), sec=stamp.sec, nanosec=stamp.nanosec
+        )
+        rgb: NDArray[np.uint8] | None = None
+        if refusal is None:
+            try:
+                rgb = self.decode(message)
+                refusal = self._intake.check_size(height=rgb.shape[0], width=rgb.shape[1])
+            except FrameError as error:
+                refusal = self._intake.count("bad_image", str(error))
+        if refusal is not None:
+            self.last = f"{refusal.reason}: {refusal.detail}"
+            return None
+        self.accepted += 1
+        return rgb
+
+    @staticmethod
+    def decode(message: Image | CompressedImage) -> NDArray[np.uint8]:
+        """The image as uint8 [h, w, 3] RGB.
+
+        Raises:
+            FrameError: the encoding is unknown, or the data does not fit the size.
+        """
+        data = np.frombuffer(message.data, dtype=np.uint8)
+        if isinstance(message, CompressedImage):
+            return decode(data)
+        return to_rgb(
+            data, encoding=message.encoding, height=message.height, width=message.width, step=message.step
+        )

@@ -1,0 +1,149 @@
+"""Any source of :mod:`jepa_runtime.sources` as a camera: V4L2 device, video file, folder of images, recorded
+bag."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from jepa_runtime.errors import JepaRuntimeError, SourceError
+from jepa_runtime.sources.base import Frame, Source
+from jepa_runtime.sources.open import open_source
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from jepa_ros import outputs, qos
+from jepa_ros.conversions import to_image
+from jepa_ros.diagnostics import Level, Verdict
+from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.spin import run
+
+PARAMETERS = (
+    Parameter(
+        name="source",
+        default="/dev/video0",
+        description="/dev/videoN or N, a video file, a folder of images, or a bag (FILE.mcap?topic=/name).",
+        read_only=True,
+    ),
+    Parameter(
+        name="rate_hz",
+        default=30.0,
+        description="Images per second asked of a camera or a folder; files play at their own rate [Hz].",
+        low=0.1,
+        high=1000.0,
+        read_only=True,
+    ),
+    Parameter(name="frame_id", default="camera", description="frame_id of the images.", read_only=True),
+    Parameter(
+        name="loop",
+        default=False,
+        description="Play a file again from its start when it ends.",
+        read_only=True,
+    ),
+    Parameter(
+        name="stale_after_s",
+        default=1.0,
+        description="Without an image for this long diagnostics say STALE [s].",
+        low=0.05,
+        high=3600.0,
+    ),
+    REPORT_PATH,
+)
+
+
+class CameraNode(Node):
+    """Publishes what a source sees. A thread of its own waits for the device, so that the node can always be
+    stopped."""
+
+    def __init__(self) -> None:
+        super().__init__("camera")
+        self.finished = threading.Event()
+        self.failure = ""
+        declare(self, PARAMETERS)
+        self._values = values(self, PARAMETERS)
+        self._published = 0
+        self._frame_at = self._began = time.monotonic()
+        self._stopping = threading.Event()
+        self._source = self._open()
+        self._images = self.create_publisher(Image, "camera/image_raw", qos.SENSOR)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
+        self.create_timer(1.0, self._publish_diagnostics)
+        self._thread = threading.Thread(target=self._play, name="jepa-camera", daemon=True)
+        self._thread.start()
+        self.get_logger().info(f"playing {self._source.name}")
+
+    def _open(self) -> Source:
+        return open_source(self._values["source"], rate_hz=self._values["rate_hz"])
+
+    def _play(self) -> None:
+        try:
+            while self._play_once() and self._values["loop"] and not self._stopping.is_set():
+                self._source = self._open()
+            if not self._stopping.is_set():
+                self.get_logger().info(f"{self._source.name} ended after {self._published} images")
+        except JepaRuntimeError as error:
+            self.failure = str(error)
+        except Exception as error:
+            traceback.print_exc()
+            self.failure = f"{type(error).__name__}: {error}"
+        self.finished.set()
+
+    def _play_once(self) -> int:
+        """Publish the source's frames at their own pace; return how many there were."""
+        source, count = self._source, 0
+        began = first_ns = None
+        try:
+            for frame in source.frames():
+                if not source.live:
+                    if began is None or first_ns is None:
+                        began, first_ns = time.monotonic(), frame.stamp_ns
+                    due = began + (frame.stamp_ns - first_ns) / 1e9
+                    self._stopping.wait(max(0.0, due - time.monotonic()))
+                if self._stopping.is_set():
+                    break
+                self._publish(frame, live=source.live)
+                count += 1
+        finally:
+            source.close()
+        if count == 0 and not self._stopping.is_set():
+            raise SourceError(f"{source.name}: it has no frames")
+        return count
+
+    def _publish(self, frame: Frame, *, live: bool) -> None:
+        # What is played back is seen now: stamps of the past would look like a camera that hangs.
+        stamp_ns = frame.stamp_ns if live else int(self.get_clock().now().nanoseconds)
+        self._images.publish(to_image(frame.image, stamp_ns=stamp_ns, frame_id=self._values["frame_id"]))
+        self._published += 1
+        self._frame_at = time.monotonic()
+
+    def _publish_diagnostics(self) -> None:
+        age_s = time.monotonic() - self._frame_at
+        verdict = Verdict(Level.OK, "running")
+        if age_s > self.get_parameter("stale_after_s").value:
+            verdict = Verdict(Level.STALE, f"no image since {age_s:.1f} s from {self._source.name}")
+        message = outputs.diagnostics(
+            verdict,
+            name=f"{self.get_fully_qualified_name()[1:]}: images",
+            hardware_id=self._source.name,
+            values={"published": self._published, "age_s": round(age_s, 3)},
+            stamp_ns=int(self.get_clock().now().nanoseconds),
+        )
+        self._diagnostics.publish(message)
+
+    def stop(self) -> None:
+        """End the thread; a device that hangs is left to the end of the process."""
+        self._stopping.set()
+        self._thread.join(2.0)
+
+    def report(self) -> dict[str, Any]:
+        """Counters since the start."""
+        return {"frames_published": self._published, "duration_s": self._frame_at - self._began}
+
+
+def main() -> None:
+    """Entry point of ``ros2 run jepa_ros camera``."""
+    sys.exit(run(CameraNode))

@@ -1,0 +1,187 @@
+"""Shows the graph live in the terminal and records every topic into an MCAP file.
+
+Messages are taken raw: they are written as they came, and only the few small ones that are shown are
+deserialised.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus, Surprise
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.recording import McapRecorder
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from jepa_ros import raw
+from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.spin import run
+from jepa_ros.view import Picture, PlainLines, Terminal
+
+PARAMETERS = (
+    Parameter(
+        name="mcap", default="", description="MCAP file that takes all topics; empty: none.", read_only=True
+    ),
+    Parameter(
+        name="view",
+        default="auto",
+        description="live (drawn in place), lines, none; auto: live on a terminal, otherwise lines.",
+        choices=("auto", "live", "lines", "none"),
+        read_only=True,
+    ),
+    Parameter(
+        name="line_period_s",
+        default=5.0,
+        description="Time between two lines [s].",
+        low=0.5,
+        high=3600.0,
+        read_only=True,
+    ),
+    REPORT_PATH,
+)
+
+_DISCOVERY_PERIOD_S = 0.25
+_VIEW_PERIOD_S = 0.5
+_MAX_SAMPLES = 100_000
+
+
+class MonitorNode(Node):
+    """Listens to everything and changes nothing. See ros2_ws/README.md."""
+
+    def __init__(self) -> None:
+        super().__init__("monitor")
+        self.finished = threading.Event()
+        self.failure = ""
+        declare(self, PARAMETERS)
+        chosen = values(self, PARAMETERS)
+        self._recorder = McapRecorder(chosen["mcap"]) if chosen["mcap"] else None
+        self._known: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        self._counted: Counter[str] = Counter()
+        self._latency_ms: dict[str, deque[float]] = {}
+        self._picture = Picture(recorded=chosen["mcap"])
+        self._began = self._drawn_at = time.monotonic()
+        self._view = self._open_view(chosen["view"], chosen["line_period_s"])
+        self._readers: dict[type[Any], Callable[[Any], None]] = {
+            ModelInfo: self._read_model,
+            PlannerStatus: self._read_status,
+            Surprise: self._read_surprise,
+            EpisodeResult: self._read_episode,
+            DiagnosticArray: self._read_diagnostics,
+        }
+        self._discover()
+        self.create_timer(_DISCOVERY_PERIOD_S, self._discover)
+        self.create_timer(_VIEW_PERIOD_S, self._draw)
+
+    def _open_view(self, kind: str, line_period_s: float) -> Terminal | PlainLines | None:
+        if kind == "none":
+            return None
+        if kind == "live" or (kind == "auto" and sys.stdout.isatty()):
+            try:
+                return Terminal()
+            except ImportError:
+                self.get_logger().warning(
+                    "the live view needs rich (pip install rich): printing lines instead"
+                )
+        return PlainLines(line_period_s)
+
+    # --- topics
+
+    def _discover(self) -> None:
+        for topic, types in self.get_topic_names_and_types():
+            publishers = [] if topic in self._known else self.get_publishers_info_by_topic(topic)
+            if publishers:
+                self._known.add(topic)
+                self._listen(topic, types[0], raw.matching_qos(publishers))
+
+    def _listen(self, topic: str, type_name: str, profile: Any) -> None:
+        try:
+            message = raw.message_class(type_name)
+        except (ImportError, AttributeError, ValueError):
+            self.get_logger().warning(f"{topic} is left out: {type_name} is not installed here")
+            return
+        if raw.begins_with_header(message):
+            self._latency_ms[topic] = deque(maxlen=_MAX_SAMPLES)
+        reader = self._readers.get(message)
+
+        def take(cdr: bytes) -> None:
+            self._take(topic, type_name, cdr)
+            if reader is not None:
+                reader(deserialize_message(cdr, message))
+
+        self.create_subscription(message, topic, take, profile, raw=True)
+
+    def _take(self, topic: str, type_name: str, cdr: bytes) -> None:
+        now_ns = int(self.get_clock().now().nanoseconds)
+        self._counts[topic] += 1
+        if topic in self._latency_ms:
+            self._latency_ms[topic].append((now_ns - raw.stamp_ns(cdr)) / 1e6)
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.write(topic, type_name, cdr, now_ns)
+        except RecordingError as error:
+            self.failure = str(error)
+            self.finished.set()
+
+    # --- what is shown
+
+    def _read_model(self, info: ModelInfo) -> None:
+        self._picture.model = (
+            f"{info.model_id} {info.version}, {info.precision} on {info.engine}:{info.device}:"
+            f" {info.num_samples} futures of {info.horizon} steps, {info.step_s:g} s each"
+        )
+
+    def _read_status(self, status: PlannerStatus) -> None:
+        self._picture.state = status.state
+        self._picture.e2e_ms.append(status.e2e_ms)
+        self._picture.energies.append(status.energy)
+
+    def _read_surprise(self, surprise: Surprise) -> None:
+        mark = "  SURPRISED" if surprise.surprising else ""
+        self._picture.surprise = f"{surprise.value:.3f} (threshold {surprise.threshold:.3f}){mark}"
+
+    def _read_episode(self, result: EpisodeResult) -> None:
+        ending = f"after {result.duration_s:.1f} s, {result.distance_m:.2f} m from the goal"
+        self._picture.episodes.append(f"{result.index}: {result.outcome} {ending}")
+
+    def _read_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self._picture.health[status.name] = (min(status.level[0], 3), status.message)
+
+    def _draw(self) -> None:
+        if self._view is None:
+            return
+        now = time.monotonic()
+        elapsed, self._drawn_at = now - self._drawn_at, now
+        grown = self._counts - self._counted
+        self._counted = self._counts.copy()
+        for topic in self._counts:
+            fresh, old = grown[topic] / elapsed, self._picture.rates_hz.get(topic, 0.0)
+            self._picture.rates_hz[topic] = 0.5 * old + 0.5 * fresh
+        self._picture.elapsed_s = now - self._began
+        self._view.show(self._picture)
+
+    def stop(self) -> None:
+        """Complete the recording."""
+        if self._view is not None:
+            self._view.close()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def report(self) -> dict[str, Any]:
+        """Messages by topic and the age of each stamped message on arrival [ms]."""
+        samples = {topic: [round(sample, 3) for sample in ages] for topic, ages in self._latency_ms.items()}
+        return {"messages": dict(self._counts), "samples_ms": samples}
+
+
+def main() -> None:
+    """Entry point of ``ros2 run jepa_ros monitor``."""
+    sys.exit(run(MonitorNode))

@@ -1,0 +1,185 @@
+"""A simulated robot in two rooms, seen by an overhead camera: images out, velocity commands in.
+
+The physics advances by one camera period per image with the last command; without fresh commands the robot
+stands. An episode ends when the planner says that it has arrived at the present goal, or when its time is
+over.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import EpisodeResult, PlannerStatus
+from jepa_runtime.worlds.two_rooms import TwoRooms
+from numpy.typing import NDArray
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from jepa_ros import qos
+from jepa_ros.conversions import TwistActions, from_time, to_image, to_time
+from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.spin import run
+
+PARAMETERS = (
+    Parameter(
+        name="layout",
+        default="random",
+        description="random: wall and door anywhere, new in each episode; fixed: always the same.",
+        choices=("random", "fixed"),
+        read_only=True,
+    ),
+    Parameter(
+        name="seed",
+        default=0,
+        description="Every layout, start, goal and light follows from it.",
+        low=0,
+        high=2**31 - 1,
+        read_only=True,
+    ),
+    Parameter(
+        name="rate_hz",
+        default=30.0,
+        description="Images per second [Hz].",
+        low=0.1,
+        high=1000.0,
+        read_only=True,
+    ),
+    Parameter(name="frame_id", default="camera", description="frame_id of the images.", read_only=True),
+    Parameter(
+        name="command_timeout_s",
+        default=0.5,
+        description="The robot stands when the last command is older than this [s].",
+        low=0.01,
+        high=60.0,
+    ),
+    Parameter(
+        name="episode_timeout_s",
+        default=20.0,
+        description="An episode that lasts longer has failed [s].",
+        low=0.1,
+        high=3600.0,
+    ),
+    Parameter(
+        name="min_subscribers",
+        default=0,
+        description="Images are published once this many subscribers have been matched.",
+        low=0,
+        high=100,
+        read_only=True,
+    ),
+    Parameter(
+        name="duration_s",
+        default=0.0,
+        description="The node ends after images for this long; 0: never [s].",
+        low=0.0,
+        high=1e6,
+        read_only=True,
+    ),
+    REPORT_PATH,
+)
+
+
+class TwoRoomsNode(Node):
+    """The world and its camera. See ros2_ws/README.md for its topics and parameters."""
+
+    def __init__(self) -> None:
+        super().__init__("two_rooms")
+        self.finished = threading.Event()
+        self.failure = ""
+        declare(self, PARAMETERS)
+        chosen = values(self, PARAMETERS)
+        self._frame_id: str = chosen["frame_id"]
+        self._period_s = 1.0 / chosen["rate_hz"]
+        self._min_subscribers: int = chosen["min_subscribers"]
+        self._last_image: float = chosen["duration_s"] * chosen["rate_hz"] or float("inf")
+        self._world = TwoRooms(layout=chosen["layout"], seed=chosen["seed"])
+        self._velocity_of = TwistActions(("linear.x", "linear.y")).from_twist
+        self._command: NDArray[np.float64] = np.zeros(2)
+        self._command_at = -float("inf")
+        self._published = self._episodes = self._successes = 0
+        self._first_ns = self._last_ns = self._goal_ns = 0
+        self._images = self.create_publisher(Image, "camera/image_raw", qos.SENSOR)
+        self._goals = self.create_publisher(Image, "goal_image", qos.LATCHED)
+        self._results = self.create_publisher(EpisodeResult, "episode", qos.RESULT)
+        self.create_subscription(Twist, "cmd_vel", self._on_command, qos.RESULT)
+        self.create_subscription(PlannerStatus, "planner/status", self._on_status, qos.RESULT)
+        self._announce_goal()
+        self.create_timer(self._period_s, self._tick)
+        self.get_logger().info(f"two rooms, {chosen['layout']} layout, {chosen['rate_hz']:g} Hz")
+
+    def _tick(self) -> None:
+        if self._published == 0 and self._images.get_subscription_count() < self._min_subscribers:
+            return
+        stale = time.monotonic() - self._command_at > self.get_parameter("command_timeout_s").value
+        self._world.step(np.zeros(2) if stale else self._command, self._period_s)
+        now_ns = self._now_ns()
+        self._images.publish(to_image(self._world.render(), stamp_ns=now_ns, frame_id=self._frame_id))
+        if self._published == 0:
+            self._first_ns = now_ns
+        self._last_ns = now_ns
+        self._published += 1
+        if self._published >= self._last_image:
+            self.finished.set()
+        elif self._world.time_s > self.get_parameter("episode_timeout_s").value:
+            self._end_episode("timeout")
+
+    def _on_command(self, message: Twist) -> None:
+        velocity = self._velocity_of(message).astype(np.float64)
+        if np.isfinite(velocity).all():
+            self._command, self._command_at = velocity, time.monotonic()
+
+    def _on_status(self, message: PlannerStatus) -> None:
+        if message.state == PlannerStatus.REACHED and from_time(message.goal_stamp) == self._goal_ns:
+            self._end_episode("reached" if self._world.reached() else "wrong_place")
+
+    def _end_episode(self, outcome: str) -> None:
+        self._episodes += 1
+        self._successes += outcome == "reached"
+        result = EpisodeResult(
+            header=Header(stamp=to_time(self._now_ns()), frame_id=self._frame_id),
+            index=self._episodes,
+            reached=outcome == "reached",
+            outcome=outcome,
+            duration_s=self._world.time_s,
+            distance_m=self._world.distance(),
+        )
+        self._results.publish(result)
+        self.get_logger().info(
+            f"episode {result.index}: {outcome} after {result.duration_s:.1f} s,"
+            f" {result.distance_m:.2f} m from the goal"
+        )
+        self._world.reset()
+        self._command_at = -float("inf")
+        self._announce_goal()
+
+    def _announce_goal(self) -> None:
+        self._goal_ns = self._now_ns()
+        self._goals.publish(
+            to_image(self._world.render_goal(), stamp_ns=self._goal_ns, frame_id=self._frame_id)
+        )
+
+    def stop(self) -> None:
+        """Nothing moves once the images stop."""
+
+    def report(self) -> dict[str, Any]:
+        """Counters since the start; an episode that was not over does not count."""
+        return {
+            "frames_published": self._published,
+            "duration_s": (self._last_ns - self._first_ns) / 1e9,
+            "episodes": self._episodes,
+            "successes": self._successes,
+        }
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main() -> None:
+    """Entry point of ``ros2 run jepa_ros two_rooms``."""
+    sys.exit(run(TwoRoomsNode))

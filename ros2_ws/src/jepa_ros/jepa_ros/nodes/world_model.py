@@ -1,0 +1,342 @@
+"""The world model as a lifecycle node: images in, latent state and predicted futures out.
+
+``configure`` loads the model, ``activate`` starts to listen and publish. The model lives on the pipeline's
+inference thread, which also publishes; the callbacks here only check, convert and hand over.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures, Surprise
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.errors import BundleError, JepaRuntimeError
+from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.world_model import WorldModel
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage, Image
+
+from jepa_ros import outputs, qos
+from jepa_ros.conversions import TwistActions, from_time
+from jepa_ros.images import ImageReader
+from jepa_ros.parameters import declare, values
+from jepa_ros.proposals import Proposals
+from jepa_ros.serving import Watch
+from jepa_ros.spin import run
+from jepa_ros.world_model_parameters import PARAMETERS
+
+Transition = Callable[["WorldModelNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _reported(transition: Transition) -> Transition:
+    """rclpy swallows what a transition raises: log it, keep it for the diagnostics, and say that it
+    failed."""
+
+    @functools.wraps(transition)
+    def reporting(self: WorldModelNode, state: LifecycleState) -> TransitionCallbackReturn:
+        name = transition.__name__.removeprefix("on_")
+        try:
+            answer = transition(self, state)
+        except JepaRuntimeError as error:
+            answer, self.fault = TransitionCallbackReturn.FAILURE, f"{name} failed: {error}"
+        except Exception as error:
+            answer, self.fault = (
+                TransitionCallbackReturn.ERROR,
+                f"{name} failed: {type(error).__name__}: {error}",
+            )
+            self.get_logger().error(traceback.format_exc())
+        else:
+            # The error handler's success is no news about what failed before it.
+            self.fault = self.fault if name == "error" else ""
+        if answer != TransitionCallbackReturn.SUCCESS:
+            self.get_logger().error(self.fault)
+        self.publish_diagnostics()
+        return answer
+
+    return reporting
+
+
+class WorldModelNode(LifecycleNode):
+    """Serves one model bundle. See ros2_ws/README.md for its topics and parameters."""
+
+    def __init__(self) -> None:
+        super().__init__("world_model")
+        self.finished = threading.Event()
+        self.failure = ""
+        self.fault = ""
+        self._pipeline: Pipeline | None = None
+        self._info: ModelInfo | None = None
+        self._active = False
+        self._inputs: list[Any] = []
+        self._outputs: dict[type, Any] = {}
+        self._reader = ImageReader()
+        self._proposals = Proposals()
+        self._watch = Watch()
+        declare(self, PARAMETERS, configured=lambda: self._pipeline is not None)
+        self.add_post_set_parameters_callback(lambda _: self._read_parameters())
+        self._read_parameters()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
+        self.create_timer(1.0, self.publish_diagnostics)
+        self._answer_impossible_transitions()
+        if self._values["autostart"]:
+            self._start_timer = self.create_timer(0.0, self._autostart)
+
+    def _read_parameters(self) -> None:
+        self._values = values(self, PARAMETERS)
+        self._proposals.timeout_s = self._values["candidates_timeout_s"]
+
+    def _answer_impossible_transitions(self) -> None:
+        """rclpy raises out of spin when a client asks for a transition that the present state does not
+        have."""
+        change_state = self._service_change_state.callback
+
+        def answering(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except Exception as error:
+                self.get_logger().error(
+                    f"transition {request.transition.id} {request.transition.label} refused: {error}"
+                )
+                response.success = False
+                return response
+
+        self._service_change_state.callback = answering
+
+    def _autostart(self) -> None:
+        self._start_timer.cancel()
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                self.failure = self.fault
+                self.finished.set()
+                return
+
+    # --- lifecycle
+
+    @_reported
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model on the inference thread; publishers exist afterwards and are silent."""
+        chosen = self._values
+        if not chosen["bundle"]:
+            raise BundleError("parameter bundle is empty: set it to the folder of a model bundle")
+        pipeline = Pipeline(
+            functools.partial(_open_model, chosen),
+            on_result=self._on_result,
+            on_error=self._on_error,
+            candidates=self._proposals.newest,
+            deadline_ms=chosen["deadline_ms"],
+        )
+        pipeline.start()
+        self._pipeline = pipeline
+        model = pipeline.model
+        self._info = outputs.model_info(model, stamp_ns=self._now_ns())
+        self._actions = TwistActions(model.manifest.io.action.names)
+        self._proposals.shape = (model.num_samples, model.manifest.horizon, len(self._info.action_names))
+        for kind, topic, profile in (
+            (LatentState, "~/latent", qos.RESULT),
+            (PredictedFutures, "~/futures", qos.RESULT),
+            (Surprise, "~/surprise", qos.RESULT),
+            (ModelInfo, "~/model_info", qos.LATCHED),
+        ):
+            self._outputs[kind] = self.create_lifecycle_publisher(kind, topic, profile)
+        self.get_logger().info(
+            f"loaded {self._info.model_id} {self._info.version} ({self._info.precision}) on"
+            f" {self._info.engine}:{self._info.device}: {self._info.num_samples} futures"
+            f" of {self._info.horizon} steps"
+        )
+        return super().on_configure(state)
+
+    @_reported
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen and publish."""
+        answer = super().on_activate(state)
+        self._reader = ImageReader()
+        self._watch = Watch(self._require_pipeline().stats())
+        self._active = True
+        subscribe = self.create_subscription
+        self._inputs = [
+            subscribe(Image, "image", self._on_image, qos.SENSOR),
+            subscribe(CompressedImage, "image/compressed", self._on_image, qos.SENSOR),
+            subscribe(Twist, "cmd_vel", self._on_command, qos.RESULT),
+            subscribe(Image, "goal_image", self._on_goal, qos.LATCHED),
+            subscribe(ActionCandidates, "~/candidates", self._on_candidates, qos.RESULT),
+        ]
+        self._outputs[ModelInfo].publish(self._info)
+        return answer
+
+    @_reported
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening and publishing; the model stays loaded."""
+        self._stop_listening()
+        return super().on_deactivate(state)
+
+    @_reported
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the model."""
+        self._release()
+        return super().on_cleanup(state)
+
+    @_reported
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the model for good."""
+        self._release()
+        return super().on_shutdown(state)
+
+    @_reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close what is open, so that the node can be configured again."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _stop_listening(self) -> None:
+        self._active = False
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+
+    def _release(self) -> None:
+        self._stop_listening()
+        pipeline, self._pipeline = self._pipeline, None
+        try:
+            if pipeline is not None:
+                pipeline.stop()
+        finally:
+            for publisher in self._outputs.values():
+                self.destroy_lifecycle_publisher(publisher)
+            self._outputs = {}
+
+    def _require_pipeline(self) -> Pipeline:
+        if self._pipeline is None:
+            raise JepaRuntimeError("the node is not configured: configure it first")
+        return self._pipeline
+
+    # --- messages in
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._watch.frame_came()
+        image = self._reader.read(message)
+        if image is None:
+            self.get_logger().warning(f"frame refused: {self._reader.last}", throttle_duration_sec=5.0)
+            return
+        frame = Frame(
+            image=image,
+            stamp_ns=from_time(message.header.stamp),
+            frame_id=message.header.frame_id,
+            sequence=self._reader.accepted,
+        )
+        self._require_pipeline().submit(frame)
+
+    def _on_command(self, message: Twist) -> None:
+        self._require_pipeline().add_action(self._now_ns(), self._actions.from_twist(message))
+
+    def _on_goal(self, message: Image) -> None:
+        pipeline = self._require_pipeline()
+        if message.height == 0 or message.width == 0:
+            pipeline.set_goal(None)
+            return
+        try:
+            image = self._reader.decode(message)
+        except JepaRuntimeError as error:
+            self.get_logger().error(f"goal image refused: {error}")
+            return
+        pipeline.set_goal(image, from_time(message.header.stamp))
+
+    def _on_candidates(self, message: ActionCandidates) -> None:
+        refusal = self._proposals.offer(message)
+        if refusal:
+            self.get_logger().warning(f"candidates refused: {refusal}", throttle_duration_sec=5.0)
+
+    # --- results out, on the inference thread
+
+    def _on_result(self, result: Result) -> None:
+        self._watch.result_came(result)
+        if not self._active:
+            return
+        for message in outputs.results(result, self._require_pipeline().model, self._values["futures_dtype"]):
+            self._outputs[type(message)].publish(message)
+
+    def _on_error(self, error: Exception, frame: Frame | None) -> None:
+        self._watch.last_error = str(error)
+        self.get_logger().error(f"{'inference' if frame else 'pipeline'}: {error}", throttle_duration_sec=5.0)
+
+    # --- reports
+
+    def publish_diagnostics(self) -> None:
+        """Publish the present verdict; called every second and after each transition."""
+        verdict, figures = self._watch.verdict(
+            stats=self._pipeline.stats() if self._pipeline else None,
+            bad_frames=dict(self._reader.refused),
+            active=self._active,
+            fault=self.fault,
+            limits=self._values,
+        )
+        hardware = f"{self._info.engine}:{self._info.device}" if self._info else str(self._values["engine"])
+        figures["refused_candidates"] = self._proposals.refused
+        self._diagnostics.publish(
+            outputs.diagnostics(
+                verdict,
+                name=f"{self.get_fully_qualified_name()[1:]}: inference",
+                hardware_id=hardware,
+                values=figures,
+                stamp_ns=self._now_ns(),
+            )
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Counters and clocks since the last activation."""
+        info = self._info
+        model = (
+            {}
+            if info is None
+            else {
+                "id": info.model_id,
+                "version": info.version,
+                "sha256": info.sha256,
+                "engine": info.engine,
+                "device": info.device,
+                "precision": info.precision,
+            }
+        )
+        return {
+            "model": model,
+            "futures_per_frame": 0 if info is None else info.num_samples,
+            "horizon": 0 if info is None else info.horizon,
+            "deadline_ms": self._values["deadline_ms"],
+            "bad_frames": dict(self._reader.refused),
+            **self._watch.report(),
+        }
+
+    def stop(self) -> None:
+        """Close the model, whatever state the node is in."""
+        if self._pipeline is not None:
+            self._watch.final = self._pipeline.stats()
+        self._release()
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def _open_model(chosen: dict[str, Any]) -> WorldModel:
+    return WorldModel.open(
+        chosen["bundle"],
+        engine=chosen["engine"],
+        precision=chosen["precision"] or None,
+        num_samples=chosen["num_samples"] or None,
+        options=BackendOptions(
+            threads=chosen["threads"], cache_dir=Path(chosen["cache_dir"]) if chosen["cache_dir"] else None
+        ),
+        allow_untrained=chosen["allow_untrained"],
+    )
+
+
+def main() -> None:
+    """Entry point of ``ros2 run jepa_ros world_model``."""
+    sys.exit(run(WorldModelNode))

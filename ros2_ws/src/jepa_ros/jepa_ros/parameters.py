@@ -1,0 +1,112 @@
+"""Node parameters as data: described, ranged and checked, with a reason for every refusal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a node.
+
+    Args:
+        name, default: as in the YAML file; the type of the default is the type of the parameter.
+        description: one sentence with the unit.
+        low, high: inclusive limits of a number.
+        choices: the only values a string may take.
+        read_only: set at start, never after.
+        when_unconfigured: changes are refused once a lifecycle node is configured.
+    """
+
+    name: str
+    default: Value
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: bool = False
+    when_unconfigured: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What ``ros2 param describe`` shows."""
+        constraints = []
+        if self.choices:
+            constraints.append("one of: " + ", ".join(self.choices))
+        if self.when_unconfigured:
+            constraints.append("can be changed only while the node is unconfigured")
+        described = ParameterDescriptor(
+            name=self.name,
+            description=self.description,
+            additional_constraints="; ".join(constraints),
+            read_only=self.read_only,
+        )
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, int):
+                described.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
+            else:
+                described.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
+                ]
+        return described
+
+    def refusal(self, value: Any) -> str:
+        """Why ``value`` cannot be taken; empty if it can."""
+        if self.choices and value not in self.choices:
+            return f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{self.name} must be a finite number, got {value}"
+        return ""
+
+
+REPORT_PATH = Parameter(
+    name="report_path",
+    default="",
+    description="File to which the node writes its counters as JSON when it stops; empty: none.",
+    read_only=True,
+)
+
+
+def declare(
+    node: Node, parameters: Sequence[Parameter], *, configured: Callable[[], bool] = lambda: False
+) -> None:
+    """Declare ``parameters`` on ``node`` and refuse unfit values, at start and later.
+
+    Args:
+        configured: tells whether parameters marked ``when_unconfigured`` are in use.
+
+    Raises:
+        rclpy.exceptions.InvalidParameterValueException: a value given at start is out of range or unfit.
+    """
+    known = {parameter.name: parameter for parameter in parameters}
+
+    def check(changes: list[RosParameter]) -> SetParametersResult:
+        for change in changes:
+            parameter = known.get(change.name)
+            if parameter is None:
+                continue
+            reason = parameter.refusal(change.value)
+            if not reason and parameter.when_unconfigured and configured():
+                reason = (
+                    f"{change.name} can be changed only while the node is unconfigured: clean it up first"
+                )
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(check)
+    for parameter in parameters:
+        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+
+
+def values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """The present values by name."""
+    return {parameter.name: node.get_parameter(parameter.name).value for parameter in parameters}

@@ -1,0 +1,59 @@
+"""The candidates a planner wants followed: checked when they come, forgotten when they are old."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jepa_msgs.msg import ActionCandidates
+from jepa_runtime.pipeline import Candidates
+from jepa_runtime.recording.messages import array_of
+
+from jepa_ros.conversions import from_time
+
+
+class Proposals:
+    """The newest acceptable candidates. Offered on the executor's thread, taken on the inference thread.
+
+    Attributes:
+        shape: the largest [K, H, A] the model can follow.
+        timeout_s: a planner silent for this long has lost its say.
+        refused: how many messages were refused.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.shape: tuple[int, int, int] = (0, 0, 0)
+        self.timeout_s = 1.0
+        self.refused = 0
+        self._clock = clock
+        # One tuple, replaced whole: the other thread sees the old one or the new one.
+        self._newest: tuple[float, Candidates] | None = None
+
+    def offer(self, message: ActionCandidates) -> str:
+        """Take the candidates of ``message``, or return why they are refused."""
+        reason = self._take(message)
+        self.refused += bool(reason)
+        return reason
+
+    def newest(self) -> Candidates | None:
+        """The candidates to follow now; None: nobody has proposed any lately."""
+        if self._newest is None or self._clock() - self._newest[0] > self.timeout_s:
+            return None
+        return self._newest[1]
+
+    def _take(self, message: ActionCandidates) -> str:
+        try:
+            actions = array_of(message.actions)
+        except ValueError as error:
+            return str(error)
+        most, steps, size = self.shape
+        if actions.ndim != 3 or actions.shape[1:] != (steps, size) or not 1 <= actions.shape[0] <= most:
+            return f"actions must be [1..{most}, {steps}, {size}], got {list(actions.shape)}"
+        if not np.isfinite(actions).all():
+            return "actions hold numbers that are not finite"
+        candidates = Candidates(
+            actions.astype(np.float32), message.source or "candidates", from_time(message.header.stamp)
+        )
+        self._newest = (self._clock(), candidates)
+        return ""

@@ -1,0 +1,160 @@
+"""Seeking a goal with the futures that come in: one CEM iteration per image (real-time iteration), decided
+without ROS.
+
+Every futures message that answers the last question updates the distribution, and a new question is asked.
+The first action of the mean is the command. As time passes the plan is shifted, one step each ``step_s``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from jepa_runtime.planning.control import plan_costs
+from numpy.typing import NDArray
+
+# Own candidates may still be under way when the next futures arrive; after this many without them they are
+# lost.
+_ANSWER_WITHIN = 5
+# A reached goal is left again only by a clear margin, so that noise does not set the robot in motion.
+_LEAVE_FACTOR = 2.0
+_PROGRESS_FACTOR = 0.98
+
+
+class State(IntEnum):
+    """As in jepa_msgs/PlannerStatus."""
+
+    IDLE = 0
+    SEEKING = 1
+    REACHED = 2
+    STUCK = 3
+
+
+class Search(Protocol):
+    """A search distribution over action sequences (:class:`jepa_runtime.planning.cem.CEM`)."""
+
+    mean: NDArray[np.float32]
+
+    def ask(self) -> NDArray[np.float32]: ...
+    def tell(self, costs: NDArray[np.floating]) -> None: ...
+    def shift(self, steps: int = 1) -> None: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Futures:
+    """What a futures message says: the image's stamp, the goal's (None: no goal), the present energy, the
+    energies [K, H] of the candidates, and the stamp of the question they answer (0: nobody's)."""
+
+    stamp_ns: int
+    goal_stamp_ns: int | None
+    current_energy: float
+    energies: NDArray[np.float32]
+    answer_to_ns: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do: the state, the action [A] to execute (None: stand), and candidates [K, H, A] to ask about
+    (None: the last question is still open)."""
+
+    state: State
+    command: NDArray[np.floating] | None
+    question: NDArray[np.floating] | None
+
+
+class Seeker:
+    """Decides from one futures message to the next.
+
+    Args:
+        search: the distribution; owned by the seeker from now on.
+        step_s: how long the model holds one action.
+        goal_threshold: energy at or below which the goal counts as reached.
+        reached_after: for so many images in a row.
+        stuck_after_s: without progress for this long the search starts anew and says so.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        *,
+        step_s: float,
+        goal_threshold: float,
+        reached_after: int,
+        stuck_after_s: float,
+    ) -> None:
+        self._search = search
+        self._step_ns = round(step_s * 1e9)
+        self._threshold = goal_threshold
+        self._reached_after = reached_after
+        self._stuck_after_ns = round(stuck_after_s * 1e9)
+        self.iterations = 0
+        self._begin(None)
+
+    def update(self, futures: Futures) -> Decision:
+        """Take in ``futures`` and decide."""
+        if futures.goal_stamp_ns is None:
+            self._begin(None)
+            return Decision(State.IDLE, None, None)
+        if futures.goal_stamp_ns != self._goal_ns:
+            self._begin(futures.goal_stamp_ns)
+        if self._is_reached(futures.current_energy):
+            return Decision(State.REACHED, None, None)
+        self._learn(futures)
+        self._note_progress(futures)
+        command = np.array(self._search.mean[0]) if self._learned else None
+        return Decision(self._state, command, self._next_question(futures))
+
+    def _begin(self, goal_ns: int | None) -> None:
+        self._search.reset()
+        self._goal_ns = goal_ns
+        self._state = State.SEEKING if goal_ns is not None else State.IDLE
+        self._near = 0
+        self._learned = False
+        self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
+        self._plan_ns: int | None = None
+        self._best, self._best_ns = math.inf, 0
+
+    def _is_reached(self, energy: float) -> bool:
+        limit = self._threshold * (_LEAVE_FACTOR if self._state is State.REACHED else 1.0)
+        self._near = self._near + 1 if energy <= limit else 0
+        if self._near >= self._reached_after:
+            self._state = State.REACHED
+        elif self._near == 0 and self._state is State.REACHED:
+            self._begin(self._goal_ns)
+        return self._state is State.REACHED
+
+    def _learn(self, futures: Futures) -> None:
+        if self._plan_ns is None:
+            self._plan_ns = futures.stamp_ns
+        steps = (futures.stamp_ns - self._plan_ns) // self._step_ns
+        answered = self._asked_ns != 0 and futures.answer_to_ns == self._asked_ns
+        if answered and len(futures.energies) == self._asked_count:
+            self._search.tell(plan_costs(futures.energies))
+            self._learned = True
+            self._asked_ns = 0
+            self.iterations += 1
+        if steps > 0:
+            self._search.shift(int(steps))
+            self._plan_ns += int(steps) * self._step_ns
+            # What was asked before the shift is no longer what the distribution is about.
+            self._asked_ns = 0
+
+    def _note_progress(self, futures: Futures) -> None:
+        if futures.current_energy < _PROGRESS_FACTOR * self._best:
+            self._best, self._best_ns, self._state = futures.current_energy, futures.stamp_ns, State.SEEKING
+        elif futures.stamp_ns - self._best_ns > self._stuck_after_ns:
+            self._search.reset()
+            self._state, self._learned, self._asked_ns = State.STUCK, False, 0
+            self._best, self._best_ns = futures.current_energy, futures.stamp_ns
+
+    def _next_question(self, futures: Futures) -> NDArray[np.floating] | None:
+        self._unanswered = self._unanswered + 1 if self._asked_ns else 0
+        if self._asked_ns and self._unanswered < _ANSWER_WITHIN:
+            return None
+        question = self._search.ask()
+        self._asked_ns, self._asked_count, self._unanswered = futures.stamp_ns, len(question), 0
+        return question

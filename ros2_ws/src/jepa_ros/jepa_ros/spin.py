@@ -1,0 +1,111 @@
+"""The life of a node's process: start, spin until told to stop, stop cleanly, in every case.
+
+rclpy's own signal handling raises out of ``spin`` now and then under traffic; here SIGINT and SIGTERM only
+set an event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import rclpy
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.profiling.environment import peak_rss_mb
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+POLL_S = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Runnable(Protocol):
+    """A node that can be run by :func:`run`."""
+
+    finished: threading.Event
+    failure: str
+
+    def stop(self) -> None:
+        """Leave the robot safe and release threads, devices and files; called once."""
+
+    def report(self) -> dict[str, Any]:
+        """Counters for the report."""
+
+
+def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+    """Run the node that ``create`` makes until SIGINT, SIGTERM or its ``finished`` event; return the exit
+    code.
+
+    0 after a clean stop; 1 after an error, which was printed: a wrong parameter, a :class:`JepaRuntimeError`,
+    an exception in a callback, or ``failure`` set by the node.
+    """
+    stop = threading.Event()
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node, code = None, 0
+    try:
+        node = create()
+        _spin(node, stop)
+        if node.failure:
+            print(f"error: {node.failure}", file=sys.stderr, flush=True)
+            code = 1
+    except (JepaRuntimeError, InvalidParameterValueException, InvalidParameterTypeException) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        code = 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    finally:
+        code |= _close(node)
+        # The interpreter resets handlers while it ends: a second signal (launch repeats Ctrl-C) would kill it
+        # there.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    return code
+
+
+def _spin(node: Any, stop: threading.Event) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while rclpy.ok() and not stop.is_set() and not node.finished.is_set():
+            executor.spin_once(timeout_sec=POLL_S)
+    finally:
+        executor.remove_node(node)
+        executor.shutdown()
+
+
+def _close(node: Any) -> int:
+    """Stop and destroy ``node``; each step is taken even if the one before failed."""
+    code = 0
+    steps: list[Callable[[], Any]] = []
+    if node is not None:
+        steps = [node.stop, lambda: _write_report(node), node.destroy_node]
+    for step in [*steps, rclpy.try_shutdown]:
+        try:
+            step()
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    return code
+
+
+def _write_report(node: Any) -> None:
+    path = node.get_parameter("report_path").value
+    if not path:
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"node": node.get_fully_qualified_name(), "rss_mb": round(peak_rss_mb(), 1), **node.report()}
+    partial = target.with_name(target.name + ".part")
+    partial.write_text(json.dumps(whole), encoding="utf-8")
+    os.replace(partial, target)

@@ -1,0 +1,34 @@
+"""Prints the requirements of the extra "ros" in pyproject.toml for one ROS 2 distribution, one a line."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+# Kilted has one package in the place of these.
+_JAZZY_ONLY = (
+    "ament-cmake-ros",
+    "ament-cmake-gmock",
+    "ament-cmake-gtest",
+    "ament-cmake-pytest",
+    "domain-coordinator",
+    "python-cmake-module",
+)
+
+
+def requirements(distro: str) -> list[str]:
+    """The requirements, as pip takes them."""
+    project = tomllib.loads(
+        (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    )
+    jazzy: list[str] = project["project"]["optional-dependencies"]["ros"]
+    if distro == "jazzy":
+        return jazzy
+    dropped = {f"ros-jazzy-{name}" for name in _JAZZY_ONLY}
+    kept = [line for line in jazzy if line.split(";")[0].strip() not in dropped]
+    return [line.replace("ros-jazzy-", f"ros-{distro}-") for line in kept] + [
+        f"ros-{distro}-ament-cmake-ros-core"
+    ]
+
+
+if __name__ == "__main__":
+    print("\n".join(requirements(sys.argv[1])))

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Builds the one environment of this repository: .venv at its root and, with "ros", the workspace in ros2_ws.
+#
+# usage: scripts/setup.sh [--with EXTRA[,EXTRA...]]        extras: ros, export, viz, dev (see pyproject.toml)
+#
+# PYTHON=python3.12      which Python (3.11 to 3.13) the environment is made with; default: the first that fits
+# JEPA_ROS=kilted        which ROS 2 is taken from wheels; default: jazzy. A ROS 2 that is already sourced is used instead.
+#
+# Runs again in seconds: each step leaves a stamp named after a hash of what it depends on.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT/.venv
+STAMPS=$VENV/.jepa
+LOG=$VENV/setup.log
+WORKSPACE=$ROOT/ros2_ws
+DISTRO=${JEPA_ROS:-jazzy}
+EXTRAS=
+
+# shellcheck source=scripts/setup_steps.sh
+. "$ROOT/scripts/setup_steps.sh"
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --with) EXTRAS=${2:?--with needs a list of extras, for instance: --with ros,viz}; shift 2 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) fail "unknown argument $1 (see scripts/setup.sh --help)" ;;
+  esac
+done
+case $DISTRO in jazzy | kilted) ;; *) fail "JEPA_ROS must be jazzy or kilted, got $DISTRO" ;; esac
+# A Python of these wheels leaves this behind for its children; another environment's Python would trust it.
+unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1
+
+wants() { [[ ",$EXTRAS," == *",$1,"* ]]; }
+
+began=$SECONDS
+find_ros
+find_python
+check_system_packages
+make_venv
+install_packages
+check_opencv
+if wants ros; then build_workspace; fi
+say "ready after $((SECONDS - began)) s: $VENV${ROS_SOURCED:+ (on the ROS 2 $ROS_DISTRO that is sourced)}"

@@ -1,0 +1,194 @@
+# The steps of scripts/setup.sh, which sources this file and sets ROOT, VENV, STAMPS, LOG, WORKSPACE, DISTRO and EXTRAS.
+# shellcheck shell=bash
+
+say() { printf 'setup: %s\n' "$*"; }
+
+fail() {
+  printf 'setup: error: %s\n' "$*" >&2
+  exit 1
+}
+
+# step TEXT COMMAND...: runs COMMAND with its output in the log, gives signs of life, and shows the end of the log on failure.
+step() {
+  local text=$1 start=$SECONDS pid shown=0 code=0
+  shift
+  say "$text"
+  mkdir -p "$(dirname "$LOG")"
+  printf '\n==> %s\n' "$*" >>"$LOG"
+  "$@" >>"$LOG" 2>&1 &
+  pid=$!
+  trap 'kill "$pid" 2>/dev/null' INT TERM
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    if ((SECONDS - start >= shown + 15)); then
+      shown=$((SECONDS - start))
+      say "  ... ${shown} s: $(tail -n 1 "$LOG" | tr -d '\r' | cut -c 1-90)"
+    fi
+  done
+  wait "$pid" || code=$?
+  trap - INT TERM
+  if ((code != 0)); then
+    tail -n 40 "$LOG" >&2
+    fail "this step failed: $text (everything it said is in $LOG)"
+  fi
+}
+
+pip() { "$VENV/bin/python" -m pip "$@"; }
+
+hash_of() { sha256sum | cut -c 1-16; }
+
+find_ros() {
+  ROS_SOURCED=
+  if wants ros && [ -n "${ROS_DISTRO:-}" ] && python3 -c 'import rclpy' 2>/dev/null; then
+    ROS_SOURCED=yes DISTRO=$ROS_DISTRO PYTHON=$(command -v python3)
+    say "using the ROS 2 $ROS_DISTRO that is sourced"
+  elif wants ros && [ "$(uname -m)" != x86_64 ]; then
+    fail "ROS 2 wheels exist for x86_64 only; install ROS 2 for $(uname -m), source its setup.bash and run this again"
+  fi
+}
+
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+
+find_python() {
+  local candidate
+  if [ -n "${PYTHON:-}" ]; then
+    fits "$PYTHON" || fail "PYTHON=$PYTHON cannot be used: it must run and be Python 3.11, 3.12 or 3.13"
+  else
+    for candidate in python3 python3.12 python3.13 python3.11; do
+      if fits "$candidate"; then PYTHON=$candidate && break; fi
+    done
+    [ -n "${PYTHON:-}" ] || fail "no Python 3.11, 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python3 $0"
+  fi
+  # The interpreter itself: the name may lead into an environment, even the one that is about to be made.
+  PYTHON=$("$PYTHON" -c 'import os, sys; print(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))')
+  PYTHON_VERSION=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+}
+
+# need_packages PACKAGE...: installs Debian packages where the user is root, else names the command that does.
+need_packages() {
+  command -v apt-get >/dev/null || fail "missing on this system: $* (Debian's names); install them and run this again"
+  if [ "$(id -u)" -ne 0 ]; then
+    fail "missing system packages. Install them and run this again:  sudo apt-get install -y $*"
+  fi
+  LOG_BEFORE=$LOG LOG=$(mktemp)
+  step "installing system packages: $*" apt_install "$@"
+  rm -f "$LOG"
+  LOG=$LOG_BEFORE
+}
+
+apt_install() {
+  apt-get update -q || true
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
+check_system_packages() {
+  local missing=() series=python3
+  case $PYTHON in /usr/bin/python3.*) series=python$PYTHON_VERSION ;; esac
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing+=("$series-venv")
+  if wants ros; then
+    command -v g++ >/dev/null || missing+=(g++)
+    "$PYTHON" -c 'import os, sysconfig as s, sys; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' ||
+      missing+=("$series-dev")
+  fi
+  if ((${#missing[@]})); then need_packages "${missing[@]}"; fi
+}
+
+make_venv() {
+  local kind="$PYTHON ${ROS_SOURCED:-wheels}${ROS_SOURCED:+ $DISTRO}" made
+  if [ -e "$VENV" ]; then
+    made=$(cat "$STAMPS/kind" 2>/dev/null || true)
+    # Without ROS asked for, any environment of this Python will do.
+    if [ "$made" = "$kind" ] || { ! wants ros && [[ $made == "$PYTHON "* ]]; }; then return; fi
+    if [ -z "$made" ] || [ -f "$STAMPS/adopted" ]; then adopt_venv "$kind" && return; fi
+    say "$VENV is for another Python or ROS ($made): making it anew"
+    rm -rf "$VENV"
+  fi
+  say "making $VENV with Python $PYTHON_VERSION ($PYTHON)"
+  # shellcheck disable=SC2046
+  "$PYTHON" -m venv $([ -n "$ROS_SOURCED" ] && echo --system-site-packages) "$VENV"
+  mkdir -p "$STAMPS"
+  printf '%s' "$kind" >"$STAMPS/kind"
+}
+
+# An environment that somebody else made is used if it fits, and never removed.
+adopt_venv() {
+  local version
+  version=$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo none)
+  if [ "$version" != "$PYTHON_VERSION" ] || [ -n "$ROS_SOURCED" ]; then
+    fail "$VENV was not made by this script and does not fit (its Python: $version): move it away and run this again"
+  fi
+  say "using the $VENV that is there"
+  mkdir -p "$STAMPS"
+  touch "$STAMPS/adopted"
+  printf '%s' "$1" >"$STAMPS/kind"
+}
+
+# Extras installed before stay, so that `make test` and `make demo` can take turns without installing anything.
+install_packages() {
+  local all key extras numpy=
+  all=$(printf '%s\n' ${EXTRAS//,/ } $(cat "$STAMPS/extras" 2>/dev/null || true) | sort -u | paste -sd, -)
+  key=$(cat "$ROOT/pyproject.toml" "$ROOT"/scripts/{setup_steps.sh,ros_wheels.py} - <<<"$all $DISTRO $ROS_SOURCED" | hash_of)
+  if [ -f "$STAMPS/packages-$key" ]; then return; fi
+  rm -f "$STAMPS"/packages-*
+  # ROS is installed apart: the distribution is chosen here, and a sourced one must not be shadowed by wheels.
+  extras=$(tr , '\n' <<<"$all" | grep -vx -e ros -e '' | paste -sd, - || true)
+  # The messages of a sourced ROS are compiled against its NumPy; another one would break them.
+  if [ -n "$ROS_SOURCED" ]; then numpy="numpy==$("$PYTHON" -c 'import numpy; print(numpy.__version__)')"; fi
+  step "installing jepa-edge${extras:+ with $extras}" pip install -e "$ROOT${extras:+[$extras]}" ${numpy:+"$numpy"}
+  if [[ ",$all," == *,ros,* ]]; then install_ros; fi
+  tr , '\n' <<<"$all" >"$STAMPS/extras"
+  touch "$STAMPS/packages-$key"
+}
+
+install_ros() {
+  if [ -n "$ROS_SOURCED" ]; then
+    "$VENV/bin/python" -c 'import colcon_core, colcon_ros' 2>/dev/null ||
+      step "installing colcon" pip install colcon-common-extensions 'setuptools<80'
+    return
+  fi
+  local packages
+  mapfile -t packages < <("$VENV/bin/python" "$ROOT/scripts/ros_wheels.py" "$DISTRO")
+  step "installing ROS 2 $DISTRO (wheels) and colcon" pip install "${packages[@]}"
+  point_cmake_here
+}
+
+# The wheels' CMake exports name the include folders of the machine on which they were built.
+point_cmake_here() {
+  local include numpy
+  include=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  numpy=$("$VENV/bin/python" -c 'import numpy; print(numpy.get_include())')
+  { grep -rlE '/opt/python/cp[0-9t]+-cp' "$VENV/share" --include='*.cmake' || true; } | xargs -r sed -i -E \
+    "s#/opt/python/[^;\"]*/numpy/(_core|core)/include#$numpy#g; s#/opt/python/[^;\"]*/include/python3\.[0-9]+t?#$include#g"
+}
+
+check_opencv() {
+  if "$VENV/bin/python" -c 'import cv2' 2>/dev/null; then return; fi
+  local glib=libglib2.0-0
+  if apt-cache show libglib2.0-0t64 >/dev/null 2>&1; then glib=libglib2.0-0t64; fi
+  need_packages libgl1 "$glib"
+  "$VENV/bin/python" -c 'import cv2' || fail "OpenCV cannot be imported although libgl1 and $glib are installed; see above"
+}
+
+build_workspace() {
+  local key prefix=() colcon=("$VENV/bin/python" -c 'import sys; from colcon_core.command import main; sys.exit(main())')
+  key=$({ find "$WORKSPACE/src" -type f -not -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum; cat "$STAMPS/kind"; \
+    echo "$DISTRO $VENV"; } | hash_of)
+  if [ -f "$WORKSPACE/install/.jepa-$key" ]; then return; fi
+  # What was built for another environment cannot be built upon.
+  if [ "$(cat "$WORKSPACE/build/.jepa-env" 2>/dev/null)" != "$DISTRO $(cat "$STAMPS/kind")" ]; then
+    rm -rf "$WORKSPACE/build" "$WORKSPACE/install" "$WORKSPACE/log"
+  fi
+  rm -f "$WORKSPACE"/install/.jepa-*
+  if [ -z "$ROS_SOURCED" ]; then prefix=(env "AMENT_PREFIX_PATH=$VENV" "CMAKE_PREFIX_PATH=$VENV"); fi
+  step "building the ROS 2 workspace (about a minute the first time)" in_workspace "${prefix[@]}" "${colcon[@]}" build \
+    --event-handlers console_cohesion- console_direct+ --cmake-args -DPython3_EXECUTABLE="$VENV/bin/python"
+  printf '%s' "$DISTRO $(cat "$STAMPS/kind")" >"$WORKSPACE/build/.jepa-env"
+  touch "$WORKSPACE/install/.jepa-$key"
+}
+
+# colcon runs under the environment's Python: that is the one which it writes into the executables of the nodes.
+in_workspace() {
+  cd "$WORKSPACE"
+  export PATH=$VENV/bin:$PATH
+  "$@"
+}

@@ -1,0 +1,44 @@
+"""The graph is run for real where the workspace is built and on the paths; elsewhere these tests are
+skipped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def missing() -> str:
+    """Why the graph cannot be run here; empty if it can."""
+    try:
+        import rclpy  # noqa: F401
+    except ImportError:
+        return "ROS 2 is not installed here: scripts/setup.sh --with ros,viz,dev"
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    if not any((Path(prefix) / "lib" / "jepa_ros" / "world_model").is_file() for prefix in prefixes):
+        return "the workspace is not on the paths: scripts/setup.sh --with ros,viz,dev, then . scripts/env.sh"
+    return ""
+
+
+@pytest.fixture
+def ros_graph(tmp_path: Path) -> Iterator:
+    """A graph of its own for one test."""
+    if reason := missing():
+        pytest.skip(reason)
+    from tests.ros.graph import graph
+
+    with graph(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """A graph for all tests of a module, where they do not disturb each other."""
+    if reason := missing():
+        pytest.skip(reason)
+    from tests.ros.graph import graph
+
+    with graph(tmp_path_factory.mktemp("graph")) as made:
+        yield made

@@ -1,0 +1,184 @@
+"""A ROS graph for tests: nodes in processes of their own on a domain of their own, and an observer in this
+one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+
+TIMEOUT_S = 20.0
+
+
+def executable(node: str) -> str:
+    """Path of a node's executable in the workspace that is on the paths."""
+    for prefix in os.environ["AMENT_PREFIX_PATH"].split(os.pathsep):
+        candidate = Path(prefix) / "lib" / "jepa_ros" / node
+        if candidate.is_file():
+            return str(candidate)
+    raise FileNotFoundError(f"jepa_ros has no executable {node}")
+
+
+class Graph:
+    """One domain, one observer node, any number of processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._domain = random.SystemRandom().randint(1, 100)
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=self._domain)
+        self.observer = rclpy.create_node("observer", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.observer)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self, node: str, parameters: dict[str, Any] | None = None, remaps: tuple[str, ...] = ()
+    ) -> None:
+        """Start ``node``; its output and its report are in the test's folder."""
+        given = {"report_path": str(self.folder / f"{node}.json"), **(parameters or {})}
+        command = [executable(node), "--ros-args"]
+        command += [part for remap in remaps for part in ("-r", remap)]
+        for name, value in given.items():
+            text = json.dumps(str(value) if isinstance(value, Path) else value)
+            command += ["-p", f"{name}:={text}"]
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self._domain), "OMP_NUM_THREADS": "1"}
+        with self.log(node).open("ab") as log:
+            self.processes[node] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def log(self, node: str) -> Path:
+        """What ``node`` printed."""
+        return self.folder / f"{node}.log"
+
+    def report(self, node: str) -> dict[str, Any]:
+        """The report that ``node`` left when it stopped."""
+        found: dict[str, Any] = json.loads((self.folder / f"{node}.json").read_text(encoding="utf-8"))
+        return found
+
+    def stop(self, node: str, number: signal.Signals = signal.SIGINT) -> int:
+        """Send ``number`` and return the exit code."""
+        process = self.processes.pop(node)
+        process.send_signal(number)
+        return process.wait(TIMEOUT_S)
+
+    def exit_code(self, node: str) -> int:
+        """Wait until ``node`` ends by itself."""
+        return self.processes.pop(node).wait(TIMEOUT_S)
+
+    def until(
+        self,
+        condition: Callable[[], Any],
+        what: str,
+        timeout_s: float = TIMEOUT_S,
+        *,
+        meanwhile: Callable[[], Any] | None = None,
+        every_s: float = 0.04,
+    ) -> None:
+        """Spin until ``condition`` holds, doing ``meanwhile`` now and then; else fail with ``what``."""
+        began = time.monotonic()
+        due = began
+        while not condition():
+            now = time.monotonic()
+            if now > began + timeout_s:
+                logs = "".join(
+                    f"\n--- {node}\n{self.log(node).read_text()[-2000:]}" for node in self.processes
+                )
+                raise AssertionError(f"not within {timeout_s:g} s: {what}{logs}")
+            if meanwhile is not None and now >= due:
+                meanwhile()
+                due = now + every_s
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def spin_for(self, duration_s: float) -> None:
+        """Handle what comes for a while; only to show that something does not come."""
+        end = time.monotonic() + duration_s
+        self._executor.spin_once(timeout_sec=0.0)
+        while time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=min(0.02, duration_s))
+
+    def listen(self, kind: type[Any], topic: str, qos: QoSProfile | int = 50) -> list[Any]:
+        """A list that fills with the messages of ``topic`` while the graph is spun."""
+        received: list[Any] = []
+        self.observer.create_subscription(kind, topic, received.append, qos)
+        return received
+
+    def publisher(
+        self, kind: type[Any], topic: str, qos: QoSProfile | int = 10, *, listeners: int = 1
+    ) -> Any:
+        """A publisher whose ``listeners`` have been matched."""
+        publisher = self.observer.create_publisher(kind, topic, qos)
+        self.until(
+            lambda: publisher.get_subscription_count() >= listeners, f"{listeners} subscribers of {topic}"
+        )
+        return publisher
+
+    def call(self, kind: type[Any], service: str, request: Any) -> Any:
+        """The answer of a service, waiting for it to exist."""
+        client = self.observer.create_client(kind, service)
+        self.until(client.service_is_ready, f"service {service}")
+        future = client.call_async(request)
+        self.until(future.done, f"answer of {service}")
+        self.observer.destroy_client(client)
+        return future.result()
+
+    def change_state(self, node: str, transition: int) -> bool:
+        """Ask for a lifecycle transition; whether it succeeded."""
+        request = ChangeState.Request()
+        request.transition.id = transition
+        return bool(self.call(ChangeState, f"/{node}/change_state", request).success)
+
+    def state(self, node: str) -> str:
+        """The lifecycle state."""
+        return str(self.call(GetState, f"/{node}/get_state", GetState.Request()).current_state.label)
+
+    def set_parameter(self, node: str, name: str, value: Any) -> str:
+        """Set a parameter; the reason of a refusal, or nothing."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        result = self.call(SetParameters, f"/{node}/set_parameters", request).results[0]
+        return "" if result.successful else str(result.reason) or "no reason"
+
+    def describe(self, node: str, names: list[str]) -> list[Any]:
+        """Descriptors of parameters."""
+        answer = self.call(
+            DescribeParameters, f"/{node}/describe_parameters", DescribeParameters.Request(names=names)
+        )
+        return list(answer.descriptors)
+
+    def close(self) -> None:
+        """End every process and leave the domain."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGINT)
+        for process in self.processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._executor.shutdown()
+        self.observer.destroy_node()
+        self._context.try_shutdown()
+
+
+@contextmanager
+def graph(folder: Path) -> Iterator[Graph]:
+    """A graph that is closed at the end."""
+    made = Graph(folder)
+    try:
+        yield made
+    finally:
+        made.close()

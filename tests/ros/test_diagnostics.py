@@ -1,0 +1,94 @@
+"""When the world model says that it is well, and when not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+diagnostics = pytest.importorskip(
+    "jepa_ros.diagnostics", reason="the workspace is not on the paths: . scripts/env.sh"
+)
+Health, Level, Limits, judge = diagnostics.Health, diagnostics.Level, diagnostics.Limits, diagnostics.judge
+
+pytestmark = pytest.mark.ros
+
+LIMITS = Limits(deadline_ms=33.0, max_miss_run=10, stale_after_s=1.0)
+NEVER = float("inf")
+BEFORE = Health(active_for_s=9.0, frame_age_s=0.01, result_age_s=0.02, received=270, processed=270)
+WELL = Health(active_for_s=10.0, frame_age_s=0.01, result_age_s=0.02, received=300, processed=300)
+
+
+def verdict(**changes):
+    return judge(replace(WELL, **changes), BEFORE, LIMITS)
+
+
+def test_a_node_that_serves_is_ok():
+    assert verdict().level is Level.OK
+
+
+def test_results_over_the_budget_are_a_warning_that_counts_them():
+    late = verdict(deadline_misses=3, miss_run=1)
+    assert late.level is Level.WARN
+    assert "3 of 30" in late.message and "33 ms" in late.message
+
+
+def test_a_run_of_misses_is_an_error():
+    assert verdict(deadline_misses=12, miss_run=12).level is Level.ERROR
+
+
+def test_misses_of_an_earlier_period_are_forgiven():
+    before = replace(BEFORE, deadline_misses=5)
+    assert judge(replace(WELL, deadline_misses=5), before, LIMITS).level is Level.OK
+
+
+def test_without_frames_the_node_is_stale_whatever_the_last_result_was():
+    silent = verdict(frame_age_s=4.2, result_age_s=4.2, received=270, processed=270)
+    assert silent.level is Level.STALE
+    assert "4.2 s" in silent.message
+
+
+def test_a_topic_that_never_delivered_is_stale_and_asked_about():
+    nothing = Health(active_for_s=5.0, frame_age_s=NEVER, result_age_s=NEVER)
+    found = judge(nothing, nothing, LIMITS)
+    assert found.level is Level.STALE
+    assert "topic" in found.message
+
+
+def test_just_activated_is_ok_without_frames():
+    fresh = Health(active_for_s=0.2, frame_age_s=NEVER, result_age_s=NEVER)
+    assert judge(fresh, fresh, LIMITS).level is Level.OK
+
+
+def test_a_node_that_has_stalled_does_not_stay_ok():
+    stalled = verdict(result_age_s=3.0, received=300, processed=270)
+    assert stalled.level is Level.ERROR
+    assert "stalled" in stalled.message
+
+
+def test_a_node_that_never_produced_a_result_is_stalled():
+    stalled = Health(active_for_s=5.0, frame_age_s=0.01, result_age_s=NEVER, received=150)
+    assert judge(stalled, stalled, LIMITS).level is Level.ERROR
+
+
+def test_failed_frames_are_an_error_with_the_reason():
+    failed = verdict(failed=2, last_error="engine gone")
+    assert failed.level is Level.ERROR
+    assert "engine gone" in failed.message
+
+
+def test_refused_frames_among_good_ones_are_a_warning_that_names_the_reason():
+    some = verdict(bad_frames={"bad_stamp": 2})
+    assert some.level is Level.WARN
+    assert "bad_stamp" in some.message
+
+
+def test_a_stream_of_nothing_but_refused_frames_is_an_error():
+    refused = verdict(bad_frames={"bad_image": 30}, processed=270, result_age_s=1.5)
+    assert refused.level is Level.ERROR
+    assert "bad_image" in refused.message
+
+
+def test_drops_beyond_a_tenth_are_a_warning():
+    assert verdict(received=360, processed=300, dropped=60).level is Level.WARN
+    assert verdict(received=301, processed=300, dropped=1).level is Level.OK

@@ -1,0 +1,218 @@
+"""The other nodes, each in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import ActionCandidates, EpisodeResult, ModelInfo, PlannerStatus, PredictedFutures
+from jepa_ros import qos
+from jepa_ros.conversions import fill, from_time, to_time
+from mcap.reader import make_reader
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Image
+
+from jepa_runtime.recording import messages
+
+pytestmark = pytest.mark.ros
+
+HORIZON, SAMPLES = 4, 64
+
+
+def model_info() -> ModelInfo:
+    return ModelInfo(
+        model_id="stub",
+        horizon=HORIZON,
+        num_samples=SAMPLES,
+        step_s=0.2,
+        tokens=1,
+        dim=2,
+        history_size=1,
+        action_names=["linear.x", "linear.y"],
+        action_units=["m/s", "m/s"],
+        action_low=[-1.0, -1.0],
+        action_high=[1.0, 1.0],
+        action_max_norm=1.0,
+        goal_threshold=1.0,
+    )
+
+
+def futures(stamp_ns: int, question: ActionCandidates | None, energy: float = 10.0) -> PredictedFutures:
+    message = PredictedFutures(has_goal=True, current_energy=energy, candidates_source="fan")
+    message.header.stamp = to_time(stamp_ns)
+    message.goal_stamp = to_time(5)
+    energies = np.ones((SAMPLES, HORIZON), np.float32)
+    if question is not None:
+        message.candidates_source, message.candidates_stamp = question.source, question.header.stamp
+        # To the right is better.
+        energies = -np.cumsum(messages.array_of(question.actions)[..., 0], axis=1)
+    return fill(message, {"energies": messages.tensor("energies", energies.astype(np.float32))})
+
+
+@pytest.fixture
+def planner(ros_graph):
+    """A running planner with a stub of a model: the graph, what it asks and commands, and a way to answer."""
+    questions = ros_graph.listen(ActionCandidates, "world_model/candidates")
+    commands = ros_graph.listen(Twist, "cmd_vel")
+    ros_graph.start("planner")
+    ros_graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED).publish(model_info())
+    sender = ros_graph.publisher(PredictedFutures, "world_model/futures")
+
+    def answer(energy: float = 10.0) -> None:
+        sender.publish(futures(time.time_ns(), questions[-1] if questions else None, energy))
+        ros_graph.spin_for(0.03)
+
+    return ros_graph, questions, commands, answer
+
+
+def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
+    graph, questions, commands, answer = planner
+    graph.until(lambda: len(commands) > 15, "commands", meanwhile=answer)
+    assert len(questions) > 10
+    assert commands[-1].linear.x > 0.3, "to the right was better"
+    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=2.0)
+    assert graph.stop("planner") == 0
+    assert graph.report("planner")["counters"]["watchdog_stops"] == 1
+
+
+def test_the_planner_stands_at_the_goal_and_says_so(planner):
+    graph, _, commands, answer = planner
+    status = graph.listen(PlannerStatus, "planner/status")
+    graph.until(lambda: commands, "commands", meanwhile=answer)
+    graph.until(
+        lambda: status and status[-1].state == PlannerStatus.REACHED, "REACHED", meanwhile=lambda: answer(0.5)
+    )
+    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand")
+
+
+def test_old_futures_do_not_move_the_robot(planner):
+    graph, _, commands, answer = planner
+    graph.until(lambda: commands, "commands", meanwhile=answer)
+    sender = graph.publisher(PredictedFutures, "world_model/futures")
+    sender.publish(futures(time.time_ns() - 3_000_000_000, None))
+    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=0.4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_planners_last_word_is_to_stand(planner, number):
+    graph, _, commands, answer = planner
+    graph.until(lambda: commands, "commands", meanwhile=answer)
+    assert graph.stop("planner", number) == 0
+    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand")
+
+
+@pytest.fixture
+def robot(ros_graph):
+    """A running robot: the graph, its images, and its goal."""
+    images = ros_graph.listen(Image, "camera/image_raw", qos.SENSOR)
+    goals = ros_graph.listen(Image, "goal_image", qos.LATCHED)
+    ros_graph.start("two_rooms", {"episode_timeout_s": 1.0, "min_subscribers": 1})
+    ros_graph.until(lambda: len(images) > 2 and goals, "images and a goal")
+    return ros_graph, images, goals
+
+
+def test_the_robot_is_seen_moving_only_while_it_is_commanded(robot):
+    graph, images, _ = robot
+    wheel = graph.publisher(Twist, "cmd_vel")
+    command = Twist()
+    command.linear.x, command.linear.y = 0.8, 0.8
+
+    def change(count: int) -> float:
+        """How much the newest image differs from that ``count`` earlier, sensor noise and light aside."""
+        newest, older = (
+            np.frombuffer(images[index].data, np.uint8).astype(float) for index in (-1, -1 - count)
+        )
+        return float((np.abs(newest - older) > 40).mean())
+
+    begun = len(images)
+    graph.until(
+        lambda: len(images) > begun + 12, "images while driving", meanwhile=lambda: wheel.publish(command)
+    )
+    assert change(12) > 0.003
+    assert images[-1].encoding == "rgb8" and images[-1].header.frame_id == "camera"
+
+
+def test_an_episode_ends_with_its_time_and_a_new_goal_follows(robot):
+    graph, _, goals = robot
+    results = graph.listen(EpisodeResult, "episode")
+    graph.until(lambda: results and len(goals) > 1, "the end of an episode")
+    assert results[0].outcome == "timeout" and not results[0].reached
+    assert results[0].distance_m > 0
+
+
+def test_a_goal_claimed_elsewhere_does_not_count(robot):
+    graph, _, goals = robot
+    results = graph.listen(EpisodeResult, "episode")
+    claims = graph.publisher(PlannerStatus, "planner/status")
+    claim = PlannerStatus(state=PlannerStatus.REACHED)
+
+    def send() -> None:
+        claim.goal_stamp = goals[-1].header.stamp
+        claims.publish(claim)
+
+    graph.until(
+        lambda: any(result.outcome == "wrong_place" for result in results), "wrong_place", meanwhile=send
+    )
+    assert graph.stop("two_rooms") == 0
+    assert graph.report("two_rooms")["successes"] == 0
+
+
+def test_the_robot_ends_by_itself_after_its_time(ros_graph):
+    ros_graph.start("two_rooms", {"duration_s": 0.5})
+    assert ros_graph.exit_code("two_rooms") == 0
+    assert ros_graph.report("two_rooms")["frames_published"] == 15
+
+
+def test_a_folder_of_images_is_played_as_a_camera(ros_graph, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index in range(4):
+        cv2.imwrite(str(folder / f"{index:03}.png"), np.full((8, 10, 3), index * 50, np.uint8))
+    images = ros_graph.listen(Image, "camera/image_raw", qos.SENSOR)
+    ros_graph.start("camera", {"source": folder, "rate_hz": 20.0, "loop": True, "frame_id": "eye"})
+    ros_graph.until(lambda: len(images) > 6, "images, more than the folder has")
+    assert {(image.height, image.width, image.header.frame_id) for image in images} == {(8, 10, "eye")}
+    assert abs(time.time_ns() - from_time(images[-1].header.stamp)) < 5e9
+    assert ros_graph.stop("camera", signal.SIGTERM) == 0
+
+
+def test_a_camera_that_is_not_there_is_an_error_with_the_reason(ros_graph):
+    ros_graph.start("camera", {"source": "/dev/video97"})
+    assert ros_graph.exit_code("camera") == 1
+    assert "/dev/video97" in ros_graph.log("camera").read_text()
+
+
+def test_the_monitor_records_every_topic_as_it_came(ros_graph, tmp_path):
+    recording = tmp_path / "all.mcap"
+    goals = ros_graph.observer.create_publisher(Image, "goal_image", qos.LATCHED)
+    goals.publish(Image(encoding="latched before the monitor came"))
+    ros_graph.start("monitor", {"mcap": recording, "view": "lines", "line_period_s": 0.5})
+    statuses = ros_graph.publisher(PlannerStatus, "planner/status")
+    for index in range(20):
+        statuses.publish(PlannerStatus(energy=float(index)))
+        ros_graph.spin_for(0.03)
+    ros_graph.until(lambda: "end to end" in ros_graph.log("monitor").read_text(), "a line")
+    assert ros_graph.stop("monitor") == 0
+    kinds = {"/planner/status": PlannerStatus, "/goal_image": Image}
+    found: dict[str, list] = {topic: [] for topic in kinds}
+    with recording.open("rb") as file:
+        for _, channel, message in make_reader(file).iter_messages(list(kinds)):
+            found[channel.topic].append(deserialize_message(message.data, kinds[channel.topic]))
+    assert [message.energy for message in found["/planner/status"]] == list(range(20))
+    assert found["/goal_image"][0].encoding == "latched before the monitor came"
+    assert ros_graph.report("monitor")["messages"]["/planner/status"] == 20
+
+
+def test_parameters_of_every_node_are_refused_when_unfit(ros_graph):
+    ros_graph.start("planner", {"futures_timeout_s": 0.3})
+    assert "range" in ros_graph.set_parameter("planner", "futures_timeout_s", 0.0)
+    assert "read-only" in ros_graph.set_parameter("planner", "topk", 4)
+    assert ros_graph.set_parameter("planner", "futures_timeout_s", 0.4) == ""

@@ -1,0 +1,85 @@
+"""What is shipped beside the nodes: parameter file, tables in the README, launch files, DDS profile."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+yaml = pytest.importorskip("yaml")
+
+pytestmark = pytest.mark.ros
+
+WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
+NODES = ("world_model", "camera", "two_rooms", "planner", "monitor")
+BRINGUP = WORKSPACE / "src" / "jepa_bringup"
+NAV2_ARGUMENTS = {"namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level"}
+
+
+def parameters(node: str):
+    pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+    return importlib.import_module(f"jepa_ros.nodes.{node}").PARAMETERS
+
+
+def test_the_parameter_file_holds_every_parameter_with_its_default():
+    defaults: dict[str, set] = {}
+    for node in NODES:
+        for parameter in parameters(node):
+            defaults.setdefault(parameter.name, set()).add(parameter.default)
+    shipped = yaml.safe_load((BRINGUP / "config" / "jepa.yaml").read_text(encoding="utf-8"))
+    assert {name: {value} for name, value in shipped["/**"]["ros__parameters"].items()} == defaults
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_readme_describes_every_parameter(node):
+    text = (WORKSPACE / "README.md").read_text(encoding="utf-8")
+    section = re.search(rf"^### {node}$(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    described = set(re.findall(r"^\| `(\w+)` \|", section[1], re.MULTILINE))
+    assert described | {"report_path"} == {parameter.name for parameter in parameters(node)}
+
+
+def test_parameters_say_what_they_are():
+    for node in NODES:
+        for parameter in parameters(node):
+            assert parameter.description.endswith(".")
+            assert isinstance(parameter.default, (bool, str)) or parameter.low is not None, parameter.name
+
+
+@pytest.mark.parametrize(
+    ("name", "starts"),
+    [("world_model", {"world_model"}), ("demo", {"world_model", "two_rooms", "planner", "monitor"})],
+)
+def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
+    pytest.importorskip(
+        "launch_ros", reason="launch and launch_ros are not among the wheels; install ROS 2 to test them"
+    )
+    from launch import LaunchContext
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    described = get_launch_description_from_python_launch_file(str(BRINGUP / "launch" / f"{name}.launch.py"))
+    arguments = {argument.name for argument in described.get_launch_arguments()}
+    assert arguments >= NAV2_ARGUMENTS
+    context, nodes = LaunchContext(), []
+
+    def walk(entity) -> None:
+        if type(entity).__name__ in ("Node", "LifecycleNode"):
+            nodes.append(entity.node_executable)
+            return
+        for inner in entity.visit(context) or []:
+            walk(inner)
+
+    walk(described)
+    assert set(nodes) == starts
+
+
+def test_the_dds_profile_has_room_for_images():
+    namespace = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
+    root = ElementTree.parse(BRINGUP / "config" / "fastdds.xml").getroot()
+    segment = root.find(f".//{namespace}segment_size")
+    assert segment is not None and int(segment.text) >= 32 * 1024 * 1024
+    participant = root.find(f".//{namespace}participant")
+    assert participant is not None and participant.get("is_default_profile") == "true"

@@ -1,0 +1,131 @@
+"""How the planner decides from one futures message to the next."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+seeking = pytest.importorskip(
+    "jepa_ros.seeking", reason="the workspace is not on the paths: . scripts/env.sh"
+)
+State = seeking.State
+
+pytestmark = pytest.mark.ros
+
+STEP_NS = 200_000_000
+FRAME_NS = 33_000_000
+START_NS = 1_000_000_000_000
+
+
+class Recorder:
+    """A search that remembers what it was asked and told."""
+
+    def __init__(self) -> None:
+        self.mean = np.array([[0.5, -0.5], [1.0, 0.0]])
+        self.calls: list[str] = []
+        self.costs = None
+
+    def ask(self):
+        self.calls.append("ask")
+        return np.zeros((3, 2, 2))
+
+    def tell(self, costs):
+        self.calls.append("tell")
+        self.costs = costs
+
+    def shift(self, steps):
+        self.calls.append(f"shift {steps}")
+
+    def reset(self):
+        self.calls.append("reset")
+
+
+@pytest.fixture
+def search():
+    return Recorder()
+
+
+@pytest.fixture
+def seeker(search):
+    return seeking.Seeker(search, step_s=0.2, goal_threshold=1.0, reached_after=3, stuck_after_s=2.0)
+
+
+def futures(frame, *, goal=7, energy=10.0, answer_to=None):
+    return seeking.Futures(
+        stamp_ns=START_NS + frame * FRAME_NS,
+        goal_stamp_ns=goal,
+        current_energy=energy,
+        energies=np.array([[1.0, 2.0], [0.0, 1.0], [5.0, 5.0]]),
+        answer_to_ns=0 if answer_to is None else START_NS + answer_to * FRAME_NS,
+    )
+
+
+def test_without_a_goal_the_robot_stands(seeker):
+    decision = seeker.update(futures(0, goal=None))
+    assert decision.state is State.IDLE
+    assert decision.command is None and decision.question is None
+
+
+def test_a_goal_is_asked_about_first_and_driven_to_once_answered(seeker, search):
+    first = seeker.update(futures(0))
+    assert first.state is State.SEEKING and first.command is None and first.question is not None
+    second = seeker.update(futures(1, answer_to=0))
+    np.testing.assert_array_equal(search.costs, [3.0, 1.0, 10.0])
+    np.testing.assert_array_equal(second.command, [0.5, -0.5])
+    assert second.question is not None
+    assert seeker.iterations == 1
+
+
+def test_futures_of_other_candidates_teach_nothing(seeker, search):
+    seeker.update(futures(0))
+    decision = seeker.update(futures(1))
+    assert "tell" not in search.calls
+    assert decision.question is None
+
+
+def test_a_question_that_is_lost_is_asked_again(seeker):
+    asked = [seeker.update(futures(frame)).question is not None for frame in range(8)]
+    assert asked[0] and any(asked[2:])
+
+
+def test_the_plan_is_shifted_as_time_passes(seeker, search):
+    for frame in range(14):
+        seeker.update(futures(frame, answer_to=frame - 1))
+    assert search.calls.count("shift 1") == 2
+
+
+def test_a_goal_is_reached_when_the_energy_stays_low(seeker):
+    states = [seeker.update(futures(frame, energy=0.9)).state for frame in range(4)]
+    assert states == [State.SEEKING, State.SEEKING, State.REACHED, State.REACHED]
+
+
+def test_one_low_energy_is_not_enough(seeker):
+    energies = [0.9, 0.9, 5.0, 0.9]
+    states = [seeker.update(futures(frame, energy=energy)).state for frame, energy in enumerate(energies)]
+    assert State.REACHED not in states
+
+
+def test_at_the_goal_the_robot_stands_and_is_not_moved_by_noise(seeker):
+    for frame in range(3):
+        seeker.update(futures(frame, energy=0.9))
+    decision = seeker.update(futures(3, energy=1.5))
+    assert decision.state is State.REACHED and decision.command is None
+
+
+def test_pushed_away_from_the_goal_it_is_sought_again(seeker):
+    for frame in range(3):
+        seeker.update(futures(frame, energy=0.9))
+    assert seeker.update(futures(3, energy=9.0)).state is State.SEEKING
+
+
+def test_a_new_goal_begins_a_new_search(seeker, search):
+    seeker.update(futures(0))
+    search.calls.clear()
+    assert seeker.update(futures(1, goal=8, answer_to=0)).command is None
+    assert search.calls == ["reset", "ask"]
+
+
+def test_without_progress_the_search_starts_anew_and_says_so(seeker, search):
+    states = [seeker.update(futures(frame, answer_to=frame - 1)).state for frame in range(70)]
+    assert State.STUCK in states
+    assert "reset" in search.calls[1:]

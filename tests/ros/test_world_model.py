@@ -1,0 +1,309 @@
+"""The world_model node in a process of its own: its states, parameters, outputs and ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures
+from jepa_ros import qos
+from jepa_ros.conversions import fill, to_image
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import Image
+
+from jepa_runtime.recording import messages
+
+pytestmark = pytest.mark.ros
+
+RNG = np.random.default_rng(0)
+
+
+def image(stamp_ns: int | None = None, size: tuple[int, int] = (48, 64)) -> Image:
+    pixels = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    return to_image(pixels, stamp_ns=time.time_ns() if stamp_ns is None else stamp_ns, frame_id="eye")
+
+
+def served(graph, toy_bundle, **parameters):
+    """Start an active world_model; its image publisher and the futures that it sends."""
+    futures = graph.listen(PredictedFutures, "world_model/futures")
+    graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True, **parameters})
+    return graph.publisher(Image, "image", qos.SENSOR), futures
+
+
+def levels(received: list[DiagnosticArray]) -> set[int]:
+    return {status.level[0] for message in received for status in message.status}
+
+
+def values(received: list[DiagnosticArray]) -> dict[str, str]:
+    return {pair.key: pair.value for pair in received[-1].status[0].values} if received else {}
+
+
+def test_the_states_are_walked_through_and_only_an_active_node_publishes(ros_graph, toy_bundle):
+    futures = ros_graph.listen(PredictedFutures, "world_model/futures")
+    info = ros_graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
+    ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True, "autostart": False})
+    assert ros_graph.state("world_model") == "unconfigured"
+    assert not ros_graph.change_state("world_model", Transition.TRANSITION_ACTIVATE), "not from here"
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
+    assert ros_graph.state("world_model") == "inactive"
+    assert not info, "configuring only loads"
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_ACTIVATE)
+    camera = ros_graph.publisher(Image, "image", qos.SENSOR)
+    ros_graph.until(lambda: info, "model info")
+    ros_graph.until(lambda: futures, "futures of an image", meanwhile=lambda: camera.publish(image()))
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_DEACTIVATE)
+    ros_graph.until(lambda: camera.get_subscription_count() == 0, "no subscriber of the image")
+    count = len(futures)
+    camera.publish(image())
+    ros_graph.spin_for(0.3)
+    assert len(futures) == count
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_CLEANUP)
+    assert ros_graph.state("world_model") == "unconfigured"
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE), (
+        "it can be configured again"
+    )
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_INACTIVE_SHUTDOWN)
+    assert ros_graph.state("world_model") == "finalized"
+    assert ros_graph.stop("world_model") == 0
+
+
+def test_what_a_transition_failed_on_is_in_the_diagnostics_and_can_be_mended(ros_graph, toy_bundle, tmp_path):
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    ros_graph.start(
+        "world_model", {"bundle": tmp_path / "nothing", "allow_untrained": True, "autostart": False}
+    )
+    assert not ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
+    assert ros_graph.state("world_model") == "unconfigured"
+    ros_graph.until(lambda: 2 in levels(diagnostics), "an error in the diagnostics")
+    assert any("nothing" in status.message for message in diagnostics for status in message.status)
+    assert ros_graph.set_parameter("world_model", "bundle", str(toy_bundle)) == ""
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
+
+
+def test_started_with_a_bundle_that_cannot_be_served_the_node_ends_and_says_why(ros_graph, tmp_path):
+    ros_graph.start("world_model", {"bundle": tmp_path / "nothing"})
+    assert ros_graph.exit_code("world_model") == 1
+    assert "nothing" in ros_graph.log("world_model").read_text()
+
+
+def test_a_parameter_out_of_range_at_the_start_ends_the_node_with_the_reason(ros_graph, toy_bundle):
+    ros_graph.start("world_model", {"bundle": toy_bundle, "deadline_ms": -1.0})
+    assert ros_graph.exit_code("world_model") == 1
+    assert "deadline_ms" in ros_graph.log("world_model").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_under_traffic_ends_the_node_cleanly(ros_graph, toy_bundle, number):
+    camera, futures = served(ros_graph, toy_bundle)
+    ros_graph.until(lambda: len(futures) > 5, "futures", meanwhile=lambda: camera.publish(image()))
+    for _ in range(5):
+        camera.publish(image())
+    assert ros_graph.stop("world_model", number) == 0, ros_graph.log("world_model").read_text()
+    report = ros_graph.report("world_model")
+    assert report["counters"]["processed"] >= len(futures)
+    assert report["model"]["id"] and report["rss_mb"] > 0
+
+
+def test_signals_that_are_repeated_until_the_end_do_not_spoil_it(ros_graph, toy_bundle):
+    camera, futures = served(ros_graph, toy_bundle)
+    ros_graph.until(lambda: futures, "futures", meanwhile=lambda: camera.publish(image()))
+    process = ros_graph.processes.pop("world_model")
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.005)
+    assert process.returncode == 0, ros_graph.log("world_model").read_text()
+
+
+def test_frames_at_three_times_the_rate_that_can_be_served_are_dropped_and_the_newest_win(
+    ros_graph, toy_bundle
+):
+    camera, futures = served(ros_graph, toy_bundle, num_samples=4096)
+    ros_graph.until(
+        lambda: len(futures) > 3, "futures", meanwhile=lambda: camera.publish(image()), every_s=0.2
+    )
+    period_s = _pace_s(ros_graph, camera, futures) / 3
+    futures.clear()
+    due = time.monotonic()
+    for _ in range(100):
+        last = image()
+        camera.publish(last)
+        due += period_s
+        while time.monotonic() < due:
+            ros_graph.spin_for(0.0)
+    ros_graph.until(lambda: futures and futures[-1].header == last.header, "the newest frame to be served")
+    assert ros_graph.stop("world_model") == 0
+    counters = ros_graph.report("world_model")["counters"]
+    assert counters["received"] == counters["processed"] + counters["dropped"] + counters["failed"]
+    assert counters["dropped"] > 30, f"{counters}, one frame every {period_s * 1e3:.1f} ms"
+    assert len(futures) > 15, "it goes on serving"
+
+
+def _pace_s(graph, camera, futures) -> float:
+    """How long the node takes for one frame [s]."""
+    taken = []
+    for _ in range(5):
+        count, began = len(futures), time.monotonic()
+        camera.publish(image())
+        graph.until(lambda count=count: len(futures) > count, "futures of one frame")
+        taken.append(time.monotonic() - began)
+    return float(np.median(taken))
+
+
+@pytest.fixture(scope="module")
+def node(shared_graph, toy_bundle):
+    """A node for the tests that do not disturb each other: graph, camera, and what it sends."""
+    camera, futures = served(shared_graph, toy_bundle)
+    diagnostics = shared_graph.listen(DiagnosticArray, "/diagnostics")
+    shared_graph.until(lambda: futures, "futures", meanwhile=lambda: camera.publish(image()))
+    yield shared_graph, camera, futures, diagnostics
+    assert shared_graph.stop("world_model") == 0
+
+
+class TestServing:
+    """One node for all of these: none disturbs the others."""
+
+    def test_a_late_subscriber_still_learns_which_model_serves(self, node):
+        graph, *_ = node
+        info = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
+        graph.until(lambda: info, "latched model info")
+        assert len(info[0].sha256) == 64
+
+    def test_results_bear_the_images_stamp_and_frame(self, node):
+        graph, camera, futures, _ = node
+        latents = graph.listen(LatentState, "world_model/latent")
+        graph.until(lambda: latents, "a latent", meanwhile=lambda: camera.publish(image()))
+        sent = image()
+        camera.publish(sent)
+        graph.until(
+            lambda: futures[-1].header == sent.header and latents[-1].header == sent.header,
+            "results of the image",
+        )
+        assert futures[-1].header.frame_id == "eye"
+
+    def test_futures_are_whole(self, node):
+        graph, _, futures, _ = node
+        info = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
+        graph.until(lambda: info, "latched model info")
+        model, message = info[0], futures[-1]
+        size = [model.num_samples, model.horizon]
+        assert list(messages.array_of(message.actions).shape) == [*size, len(model.action_names)]
+        latents = messages.array_of(message.latents)
+        assert list(latents.shape) == [*size, model.tokens, model.dim]
+        assert latents.dtype == np.float16 and np.isfinite(latents).all()
+        assert len(message.horizon_s) == len(message.error_bounds) == model.horizon
+        assert message.candidates_source == "fan" and not message.has_goal
+
+    def test_candidates_are_followed_and_named(self, node):
+        graph, camera, futures, _ = node
+        info = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
+        graph.until(lambda: info, "latched model info")
+        actions = np.zeros((3, info[0].horizon, len(info[0].action_names)), np.float32)
+        candidates = fill(
+            ActionCandidates(), {"actions": messages.tensor("actions", actions), "source": "me"}
+        )
+        candidates.header.stamp.sec = 77
+        planner = graph.publisher(ActionCandidates, "world_model/candidates")
+        planner.publish(candidates)
+        graph.until(
+            lambda: futures[-1].candidates_source == "me",
+            "futures of the candidates",
+            meanwhile=lambda: camera.publish(image()),
+        )
+        assert futures[-1].candidates_stamp.sec == 77
+        np.testing.assert_array_equal(messages.array_of(futures[-1].actions), actions)
+
+    def test_candidates_of_the_wrong_shape_are_refused_and_counted(self, node):
+        graph, _, _, diagnostics = node
+        planner = graph.publisher(ActionCandidates, "world_model/candidates")
+        wrong = {"actions": messages.tensor("actions", np.zeros((1, 1, 1), np.float32)), "source": "wrong"}
+        planner.publish(fill(ActionCandidates(), wrong))
+        graph.until(
+            lambda: values(diagnostics).get("refused_candidates") == "1", "a refusal in the diagnostics"
+        )
+
+    def test_a_goal_gives_energies_and_an_empty_image_takes_it_back(self, node):
+        graph, camera, futures, _ = node
+        goals = graph.publisher(Image, "goal_image", qos.LATCHED)
+        goals.publish(image(stamp_ns=55_000_000_000))
+        graph.until(
+            lambda: futures[-1].has_goal, "futures with a goal", meanwhile=lambda: camera.publish(image())
+        )
+        message = futures[-1]
+        assert message.goal_stamp.sec == 55
+        assert messages.array_of(message.energies).shape == tuple(message.actions.shape[:2])
+        goals.publish(Image())
+        graph.until(
+            lambda: not futures[-1].has_goal,
+            "futures without a goal",
+            meanwhile=lambda: camera.publish(image()),
+        )
+
+    def test_parameters_are_described_and_unfit_values_refused_with_a_reason(self, node):
+        graph, *_ = node
+        assert all(
+            descriptor.description for descriptor in graph.describe("world_model", ["bundle", "max_miss_run"])
+        )
+        assert graph.describe("world_model", ["stale_after_s"])[0].floating_point_range
+        assert "range" in graph.set_parameter("world_model", "max_miss_run", 0)
+        assert "one of" in graph.set_parameter("world_model", "futures_dtype", "float8")
+        assert "read-only" in graph.set_parameter("world_model", "autostart", False)
+        assert "unconfigured" in graph.set_parameter("world_model", "engine", "onnxruntime:CPU")
+        assert "type" in graph.set_parameter("world_model", "stale_after_s", "long")
+        assert graph.set_parameter("world_model", "stale_after_s", 0.9) == ""
+
+    def test_bad_frames_are_counted_and_reported_and_good_ones_still_served(self, node):
+        graph, camera, futures, diagnostics = node
+        wrong_encoding, no_pixels, no_stamp, short = image(), image(), image(stamp_ns=0), image()
+        wrong_encoding.encoding = "bayer_grbg16"
+        no_pixels.height = 0
+        short.data = short.data[:100]
+        bad = [wrong_encoding, no_pixels, no_stamp, short, image(size=(24, 32))]
+        for message in bad:
+            camera.publish(message)
+            graph.spin_for(0.02)
+        expected = {"bad_frames/bad_image": "2", "bad_frames/zero_size": "1", "bad_frames/bad_stamp": "1"}
+        expected["bad_frames/size_changed"] = "1"
+        graph.until(lambda: expected.items() <= values(diagnostics).items(), f"{expected} in the diagnostics")
+        good = image()
+        camera.publish(good)
+        graph.until(lambda: futures[-1].header == good.header, "futures of a good frame after bad ones")
+
+    @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422"])
+    def test_every_encoding_is_served(self, node, encoding):
+        graph, camera, futures, _ = node
+        channels = {"mono8": 1, "yuv422": 2, "rgba8": 4, "bgra8": 4}.get(encoding, 3)
+        message = image()
+        message.encoding, message.step = encoding, 64 * channels
+        message.data = RNG.integers(0, 256, 48 * 64 * channels, dtype=np.uint8).tolist()
+        camera.publish(message)
+        graph.until(lambda: futures[-1].header == message.header, f"futures of {encoding}")
+
+    def test_compressed_images_are_served(self, node):
+        cv2 = pytest.importorskip("cv2")
+        from sensor_msgs.msg import CompressedImage
+
+        graph, _, futures, _ = node
+        camera = graph.publisher(CompressedImage, "image/compressed", qos.SENSOR)
+        jpeg = cv2.imencode(".jpg", RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8))[1]
+        message = fill(CompressedImage(header=image().header), {"format": "jpeg", "data": jpeg.ravel()})
+        # The node may find its new publisher a moment after the publisher has found the node.
+        graph.until(
+            lambda: futures[-1].header == message.header,
+            "futures of a JPEG",
+            meanwhile=lambda: camera.publish(message),
+            every_s=0.3,
+        )
+
+    def test_without_frames_the_diagnostics_go_stale(self, node):
+        graph, camera, futures, diagnostics = node
+        diagnostics.clear()
+        graph.until(lambda: 3 in levels(diagnostics), "STALE")
+        graph.until(lambda: 0 in levels(diagnostics), "OK again", meanwhile=lambda: camera.publish(image()))
+        assert futures
