@@ -61,12 +61,16 @@ class Processes:
                 f"{name} failed with exit code {self.running[name].returncode}{self._excerpt(name)}"
             )
 
-    def stop(self, name: str) -> str:
-        """Stop ``name`` by SIGINT, by force if it does not obey; return what was wrong with its end, or
-        nothing."""
-        process = self.running.pop(name)
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+    def stop(self) -> list[str]:
+        """Stop all by SIGINT, by force who does not obey; return what was wrong with their ends."""
+        for process in self.running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        faults = [self._await_end(name, process) for name, process in self.running.items()]
+        self.running.clear()
+        return [fault for fault in faults if fault]
+
+    def _await_end(self, name: str, process: subprocess.Popen[bytes]) -> str:
         try:
             code = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

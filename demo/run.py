@@ -135,12 +135,7 @@ def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        # The camera first, so that nothing is under way when the others stop; the monitor last, so that it
-        # has seen it all.
-        order = [
-            node for node in ("two_rooms", "planner", "world_model", "monitor") if node in processes.running
-        ]
-        faults = [fault for node in order if (fault := processes.stop(node))]
+        faults = processes.stop()
     return interrupted, faults
 
 

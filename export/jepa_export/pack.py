@@ -6,7 +6,6 @@ The folder appears whole or not at all: everything is built beside it and moved 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -30,7 +29,7 @@ from jepa_runtime.worlds.rendering import FRAME_PX, Image
 
 NUM_SAMPLES = 64
 CALIBRATION_FRAMES = 256
-GOLDEN_FRAMES = 4
+GOLDEN_FRAMES = 3
 GOLDEN_CANDIDATES = 4
 # In steps at top speed, each 0.25 m: well inside the 0.2 m that count as reached.
 GOAL_THRESHOLD = 0.5
@@ -47,8 +46,7 @@ def pack(
         JepaExportError: ``folder`` exists and is not a bundle.
         BundleError: what was made is not a valid bundle.
     """
-    if folder.exists() and not (folder / "manifest.json").exists():
-        raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
+    check_target(folder)
     fidelity = measure(model.encoder, model.predictor, model.held_out, HORIZON)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -66,9 +64,19 @@ def pack(
         write_report(staging, {"open_loop": fidelity.as_dict()})
         seal(staging, _manifest(fidelity, model_id, version, release_seq, command, model.kind))
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(Path(temporary) / "replaced")
         staging.rename(folder)
     return fidelity
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to replace what is not a bundle.
+
+    Raises:
+        JepaExportError: ``folder`` exists and is not a bundle.
+    """
+    if folder.exists() and not (folder / "manifest.json").exists():
+        raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:

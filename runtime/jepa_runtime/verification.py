@@ -60,7 +60,8 @@ def golden_parity(
         bundle,
         engine=engine,
         precision=precision,
-        num_samples=len(golden.actions),
+        # The graph as it will serve: another K is another graph, which an engine may compile to other code.
+        num_samples=max(len(golden.actions), bundle.manifest.num_samples),
         options=options,
         allow_untrained=True,
     ) as model:

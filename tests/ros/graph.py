@@ -39,6 +39,8 @@ class Graph:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Neither this graph nor its nodes are to meet others on the network.
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self._domain = random.SystemRandom().randint(1, 100)
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self._domain)

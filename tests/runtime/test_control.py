@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jepa_runtime import WorldModel
-from jepa_runtime.planning.cem import CEMConfig
-from jepa_runtime.planning.control import ControlConfig, Controller, plan_costs
+from jepa_runtime.planning.cem import CEMConfig, plan_costs
+from jepa_runtime.planning.control import ControlConfig, Controller
 
 pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
 from tests.bundles import ACTIONS, HORIZON, NUM_SAMPLES, SIZE

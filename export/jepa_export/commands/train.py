@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_export.evaluate import SEEDS, closed_loop
-from jepa_export.pack import pack, write_report
+from jepa_export.pack import check_target, pack, write_report
 from jepa_export.training.two_rooms import train
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.worlds.geometry import LayoutKind
@@ -20,9 +20,10 @@ def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int) 
     seeds.
     """
     console = Console()
+    folder = out / "bundle"
+    check_target(folder)
     model = train(out / "checkpoints", seed=seed, kind=layout)
     command = f"jepa-export train two_rooms --layout {layout} --seed {seed}"
-    folder = out / "bundle"
     model_id = "two_rooms" if layout == "random" else "two_rooms_fixed"
     fidelity = pack(model, folder, model_id=model_id, version="1.0.0", release_seq=1, command=command)
     report: dict[str, Any] = {"open_loop": fidelity.as_dict()}

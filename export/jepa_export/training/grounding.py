@@ -4,7 +4,7 @@ The scene token that contrast alone gives tells layouts apart but places the doo
 metre, and a robot that plans by it presses against the wall beside the door. Here it is read from live
 frames and must explain where the robot gets to (prediction over the whole horizon) and how long journeys
 take (the energy), which depends on the door. Robot tokens stay as they are: trunk and robot head are
-frozen. """
+frozen."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ distances are counted in steps: within each recorded layout the latents are the 
 joins two of them when the predictor, holding one action at top speed for up to a few steps, imagines
 arriving at the second from the first; the shortest path over that graph is how long it takes. Search on
 what was remembered, after Eysenbach et al. 2019 ("Search on the replay buffer"), with imagination for the
-edges. No position is used. """
+edges. No position is used."""
 
 from __future__ import annotations
 

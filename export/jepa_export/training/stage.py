@@ -8,7 +8,6 @@ import csv
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +103,9 @@ def run_stage(stage: Stage, folder: Path, *, every: int = 100) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     saved, log = folder / f"{stage.name}.pt", folder / f"{stage.name}.csv"
     start = stage.restore(torch.load(saved, weights_only=True), saved) if saved.exists() else 0
-    rows = _rows_before(log, start)
-    with log.open("w", newline="") as file, _progress() as progress:
+    _keep_rows_before(log, start)
+    with log.open("a", newline="") as file, _progress() as progress:
         writer = csv.writer(file)
-        writer.writerows(rows)
         task = progress.add_task(stage.name, total=stage.steps, completed=start, losses="")
         for step in range(start, stage.steps):
             values = stage.train_step(step)
@@ -122,12 +120,16 @@ def run_stage(stage: Stage, folder: Path, *, every: int = 100) -> None:
                 save_atomically(stage.checkpoint(step + 1), saved)
 
 
-def _rows_before(log: Path, start: int) -> Iterable[list[str]]:
-    """The rows that a resumed run keeps: the head and the steps before the checkpoint."""
-    if not start or not log.exists():
-        return []
-    with log.open(newline="") as file:
-        return [row for row in csv.reader(file) if row[0] == "step" or int(row[0]) < start]
+def _keep_rows_before(log: Path, start: int) -> None:
+    """Leave in ``log`` what a resumed run keeps: the head and the steps before the checkpoint."""
+    rows: list[list[str]] = []
+    if start and log.exists():
+        with log.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if row[0] == "step" or int(row[0]) < start]
+    partial = log.with_suffix(".partial.csv")
+    with partial.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    os.replace(partial, log)
 
 
 def _progress() -> Progress:

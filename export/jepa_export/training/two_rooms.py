@@ -24,6 +24,7 @@ from jepa_export.training.dynamics import HORIZON, DynamicsStage
 from jepa_export.training.grounding import GroundingStage
 from jepa_export.training.journeys import all_journeys
 from jepa_export.training.latents import build_library
+from jepa_export.training.prefetch import end_with_parent
 from jepa_export.training.representation import RepresentationStage
 from jepa_export.training.stage import run_stage
 from jepa_runtime.worlds.geometry import LayoutKind
@@ -71,7 +72,9 @@ def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = 
     torch.set_num_threads(1)
     # One process renders while this one learns: two cores, and numbers that do not depend on how many there
     # are.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as renderer:
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
+    ) as renderer:
         torch.manual_seed(seed)
         representation = RepresentationStage(
             seed, kind=kind, steps=recipe.representation_steps, renderer=renderer

@@ -19,16 +19,19 @@ class OpenVINOSession:
     The tensors keep their place in memory for the life of the request, so the views on them are made once.
     """
 
-    def __init__(self, name: str, compiled: Any) -> None:
+    def __init__(self, name: str, model: Any, compiled: Any) -> None:
         self._name = name
         self._request = compiled.create_infer_request()
-        # Views do not keep their tensors alive.
+        # Views do not keep their tensors alive. Names are the model's: compiling keeps the order, but may
+        # give a tensor further names, those of operations that it optimised away.
         self._tensors = {
-            port.get_any_name(): self._request.get_tensor(port)
-            for port in (*compiled.inputs, *compiled.outputs)
+            port.get_any_name(): self._request.get_tensor(compiled_port)
+            for port, compiled_port in zip(
+                (*model.inputs, *model.outputs), (*compiled.inputs, *compiled.outputs), strict=True
+            )
         }
-        self.inputs: Mapping[str, Array] = self._views(compiled.inputs)
-        self.outputs: Mapping[str, Array] = self._views(compiled.outputs)
+        self.inputs: Mapping[str, Array] = self._views(model.inputs)
+        self.outputs: Mapping[str, Array] = self._views(model.outputs)
 
     def run(self) -> Mapping[str, Array]:
         """See :class:`~jepa_runtime.backends.base.Session`."""
@@ -90,7 +93,8 @@ class OpenVINOBackend:
             # a model would give other numbers on the workstation than on the robot.
             properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
         try:
-            return OpenVINOSession(graph.name, self._core.compile_model(model, self.device, properties))
+            compiled = self._core.compile_model(model, self.device, properties)
+            return OpenVINOSession(graph.name, model, compiled)
         except RuntimeError as error:
             raise BackendError(
                 f"{graph.name}: OpenVINO cannot compile it for {self.device}: {first_line(error)}"

@@ -106,3 +106,11 @@ class CEM:
         self.mean = np.concatenate([self.mean[steps:], np.repeat(self.mean[-1:], steps, axis=0)])
         self._std = np.full(self.mean.shape, self.config.init_std / 2, np.float32) * self._scale
         self._asked = None
+
+
+def plan_costs(energies: Floats32) -> Floats32:
+    """Cost [K] of candidates from the energies [K, H] along them: the sum, which prefers to arrive early
+    and to stay.
+    """
+    costs: Floats32 = energies.sum(axis=1, dtype=np.float32)
+    return costs

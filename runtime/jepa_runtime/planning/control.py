@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig, Floats32
+from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig, Floats32, plan_costs
 from jepa_runtime.world_model import WorldModel
 
 
@@ -30,14 +30,6 @@ class Decision:
     action: Floats32
     energy: float
     reached: bool
-
-
-def plan_costs(energies: Floats32) -> Floats32:
-    """Cost [K] of candidates from the energies [K, H] along them: the sum, which prefers to arrive early
-    and to stay.
-    """
-    costs: Floats32 = energies.sum(axis=1, dtype=np.float32)
-    return costs
 
 
 class Controller:

@@ -6,6 +6,7 @@ changing light, a robot that slides along walls, and a wall and a door that may 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_runtime.worlds.geometry import (
     ARENA_M,
@@ -62,7 +63,7 @@ class TwoRooms:
         goal: Floats = self._goal[0].copy()
         return goal
 
-    def step(self, velocity: Floats, dt_s: float) -> None:
+    def step(self, velocity: NDArray[np.floating], dt_s: float) -> None:
         """Hold ``velocity`` [x, y] in m/s for ``dt_s`` seconds; speed is limited to :data:`MAX_SPEED_MPS`."""
         self._position = drive(self.layouts, self._position, np.asarray(velocity, float)[None], dt_s)
         self.time_s += dt_s

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
-from jepa_runtime.recording import messages
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
+
+from jepa_runtime.recording import messages
 
 Message = TypeVar("Message")
 

@@ -66,9 +66,7 @@ def judge(now: Health, before: Health, limits: Limits) -> Verdict:
     if now.failed > before.failed:
         return Verdict(Level.ERROR, f"{now.failed - before.failed} frames failed: {now.last_error}")
     if min(now.result_age_s, now.active_for_s) > limits.stale_after_s:
-        return Verdict(
-            Level.ERROR, f"stalled: frames arrive but there is no result since {_age(now.result_age_s)}"
-        )
+        return Verdict(Level.ERROR, f"stalled: frames arrive but there is no result {_age(now.result_age_s)}")
     if now.miss_run >= limits.max_miss_run:
         return Verdict(
             Level.ERROR, f"{now.miss_run} results in a row were later than {limits.deadline_ms:g} ms"
@@ -91,7 +89,7 @@ def _silence(now: Health, limits: Limits) -> Verdict:
         return Verdict(Level.OK, "waiting for the first frame")
     if now.received == 0:
         return Verdict(Level.STALE, f"no frame came in {now.active_for_s:.1f} s: is the image topic right?")
-    return Verdict(Level.STALE, f"no frame since {_age(now.frame_age_s)}")
+    return Verdict(Level.STALE, f"no frame {_age(now.frame_age_s)}")
 
 
 def _worst(now: Health, before: Health) -> str:
@@ -100,4 +98,4 @@ def _worst(now: Health, before: Health) -> str:
 
 
 def _age(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds != float("inf") else "the start"
+    return f"for {seconds:.1f} s" if seconds != float("inf") else "yet"

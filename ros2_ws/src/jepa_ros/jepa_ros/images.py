@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging import decode, to_rgb
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros.intake import Intake
+from jepa_runtime.errors import FrameError
+from jepa_runtime.imaging import decode, to_rgb
 
 
 class ImageReader:

@@ -7,13 +7,13 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from jepa_msgs.msg import LatentState, ModelInfo, PredictedFutures, Surprise
-from jepa_runtime.pipeline import Result
-from jepa_runtime.recording import messages
-from jepa_runtime.world_model import WorldModel
 from std_msgs.msg import Header
 
 from jepa_ros.conversions import fill, to_time
 from jepa_ros.diagnostics import Verdict
+from jepa_runtime.pipeline import Result
+from jepa_runtime.recording import messages
+from jepa_runtime.world_model import WorldModel
 
 
 def model_info(model: WorldModel, *, stamp_ns: int) -> ModelInfo:

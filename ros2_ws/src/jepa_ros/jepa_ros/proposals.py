@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 from jepa_msgs.msg import ActionCandidates
-from jepa_runtime.pipeline import Candidates
-from jepa_runtime.recording.messages import array_of
 
 from jepa_ros.conversions import from_time
+from jepa_runtime.pipeline import Candidates
+from jepa_runtime.recording.messages import array_of
 
 
 class Proposals:

@@ -13,8 +13,9 @@ from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
-from jepa_runtime.planning.control import plan_costs
 from numpy.typing import NDArray
+
+from jepa_runtime.planning.cem import plan_costs
 
 # Own candidates may still be under way when the next futures arrive; after this many without them they are
 # lost.

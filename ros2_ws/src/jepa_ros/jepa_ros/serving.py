@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from jepa_runtime.pipeline import Result, Stats
-
 from jepa_ros.diagnostics import Health, Level, Limits, Verdict, judge
+from jepa_runtime.pipeline import Result, Stats
 
 _MAX_SAMPLES = 100_000
 _NEVER = float("inf")

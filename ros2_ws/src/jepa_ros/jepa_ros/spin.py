@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import rclpy
-from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.profiling.environment import peak_rss_mb
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.profiling.environment import peak_rss_mb
 
 POLL_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

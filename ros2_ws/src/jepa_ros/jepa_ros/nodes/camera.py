@@ -10,9 +10,6 @@ import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from jepa_runtime.errors import JepaRuntimeError, SourceError
-from jepa_runtime.sources.base import Frame, Source
-from jepa_runtime.sources.open import open_source
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
@@ -21,6 +18,9 @@ from jepa_ros.conversions import to_image
 from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.spin import run
+from jepa_runtime.errors import JepaRuntimeError, SourceError
+from jepa_runtime.sources.base import Frame, Source
+from jepa_runtime.sources.open import open_source
 
 PARAMETERS = (
     Parameter(
@@ -124,7 +124,7 @@ class CameraNode(Node):
         age_s = time.monotonic() - self._frame_at
         verdict = Verdict(Level.OK, "running")
         if age_s > self.get_parameter("stale_after_s").value:
-            verdict = Verdict(Level.STALE, f"no image since {age_s:.1f} s from {self._source.name}")
+            verdict = Verdict(Level.STALE, f"no image for {age_s:.1f} s from {self._source.name}")
         message = outputs.diagnostics(
             verdict,
             name=f"{self.get_fully_qualified_name()[1:]}: images",

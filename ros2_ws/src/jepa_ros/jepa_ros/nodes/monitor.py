@@ -15,8 +15,6 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus, Surprise
-from jepa_runtime.errors import RecordingError
-from jepa_runtime.recording import McapRecorder
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
@@ -24,6 +22,8 @@ from jepa_ros import raw
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.spin import run
 from jepa_ros.view import Picture, PlainLines, Terminal
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.recording import McapRecorder
 
 PARAMETERS = (
     Parameter(

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
-from jepa_runtime.recording import messages
 from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Header
@@ -26,6 +24,8 @@ from jepa_ros.conversions import TwistActions, fill, from_time
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.seeking import Decision, Futures, Seeker, State
 from jepa_ros.spin import run
+from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.recording import messages
 
 PARAMETERS = (
     Parameter(

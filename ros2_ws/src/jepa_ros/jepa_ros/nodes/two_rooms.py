@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import EpisodeResult, PlannerStatus
-from jepa_runtime.worlds.two_rooms import TwoRooms
 from numpy.typing import NDArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -25,6 +24,7 @@ from jepa_ros import qos
 from jepa_ros.conversions import TwistActions, from_time, to_image, to_time
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.spin import run
+from jepa_runtime.worlds.two_rooms import TwoRooms
 
 PARAMETERS = (
     Parameter(

@@ -17,11 +17,6 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures, Surprise
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.errors import BundleError, JepaRuntimeError
-from jepa_runtime.pipeline import Pipeline, Result
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import WorldModel
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -33,6 +28,11 @@ from jepa_ros.proposals import Proposals
 from jepa_ros.serving import Watch
 from jepa_ros.spin import run
 from jepa_ros.world_model_parameters import PARAMETERS
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.errors import BundleError, JepaRuntimeError
+from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.world_model import WorldModel
 
 Transition = Callable[["WorldModelNode", LifecycleState], TransitionCallbackReturn]
 
