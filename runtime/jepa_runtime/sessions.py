@@ -14,6 +14,9 @@ from jepa_runtime.bundle.manifest import check_futures_size
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
 _Tensors = dict[str, tuple[Shape, type[np.generic]]]
+# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates (1, and 9 and
+# more, are fine). A few idle candidates cost next to nothing.
+_FEWEST_CANDIDATES = 16
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,14 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
             return sessions
 
         (encoder,) = load("encoder", 1)
-        predictor, *one = load("predictor", num_samples, *([1] if num_samples > 1 else []))
+        predict_one, *many = load("predictor", 1, *_sizes(num_samples))
         energy = load("energy", num_samples * manifest.horizon, 1) if manifest.graphs.energy else [None, None]
         opened.pop_all()
-        return Sessions(precision, encoder, predictor, one[0] if one else predictor, *energy)
+        return Sessions(precision, encoder, many[0] if many else predict_one, predict_one, *energy)
+
+
+def _sizes(num_samples: int) -> list[int]:
+    return [max(num_samples, _FEWEST_CANDIDATES)] if num_samples > 1 else []
 
 
 def _check_num_samples(bundle: Bundle, num_samples: int) -> None:

@@ -1,0 +1,91 @@
+"""Prints the README's table of measured figures, from the committed result files and nothing else.
+
+usage: python benchmarks/readme_table.py [--write]        --write: replace the table in README.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def table() -> str:
+    """The table in Markdown."""
+    demo = _read("benchmarks/results/demo.json")
+    overhead = _read("benchmarks/results/overhead.json")
+    report = _read("models/two_rooms/report.json")
+    e2e, cpu = demo["e2e_ms"], demo["cpu"]
+    published, dropped = demo["frames_published"], demo["frames_dropped"]
+    encode, predict = demo["encode_ms"], demo["predict_ms"]
+    futures = f"{demo['futures_per_frame']} futures of {demo['horizon']} steps"
+    rows = [
+        ("image stamp to futures in another process", _spread(e2e), f"{e2e['n']} images, `make demo`"),
+        ("images dropped at 30 Hz", f"{dropped} of {published}", "`make demo`"),
+        (
+            f"encode; predict {futures}",
+            f"p50 {encode['p50']:.1f} ms; {predict['p50']:.1f} ms, inside the demo",
+            f"{encode['n']} images, `make demo`",
+        ),
+        ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", "`make demo`"),
+        ("memory of the node", f"{demo['rss_mb']:.0f} MB", "`make demo`"),
+        (
+            "pipeline against OpenVINO's benchmark_app, same graphs",
+            f"{overhead['ratio']:.2f} x",
+            f"{overhead['pipeline_ms']['encode']['n']} frames, `benchmarks/overhead.py`",
+        ),
+    ]
+    names = {"fp32": "goals reached, fp32", "int8": "goals reached, INT8"}
+    for name, score in report["closed_loop"]["scores"].items():
+        low, high = score["interval"]
+        shown = f"{score['rate']:.1%} ({low:.1%} to {high:.1%})"
+        what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
+        rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
+    planning = report["closed_loop"]["scores"]["int8"]
+    rows.append(
+        (
+            "one plan (6 iterations of 64 x 8), INT8, one thread",
+            f"p50 {planning['plan_ms_p50']:.1f}, p95 {planning['plan_ms_p95']:.1f} ms",
+            "`benchmarks/success.py`",
+        )
+    )
+    versions = demo["versions"]
+    software = ", ".join(f"{name} {versions[name]}" for name in ("python", "openvino", "numpy"))
+    lines = [
+        f"On {cpu['model']}, {cpu['cores']} cores that others share; {versions['system']},",
+        f"ROS 2 {versions['ros']}, {software}.",
+        "No GPU, no NPU. Intervals are 95 % (Wilson).",
+        "",
+        "| what | measured | of |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*lines, *(f"| {what} | {value} | {of} |" for what, value, of in rows)])
+
+
+def _spread(summary: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {summary[name]:.1f}" for name in ("p50", "p95", "p99")) + " ms"
+
+
+def main() -> int:
+    """Print the table, or put it into the README."""
+    if "--write" not in sys.argv[1:]:
+        print(table())
+        return 0
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    return 0
+
+
+def _read(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

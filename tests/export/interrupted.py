@@ -1,0 +1,48 @@
+"""Trains the tiny recipe, and kills itself where it is told to.
+
+    python -m tests.export.interrupted FOLDER [STAGE STEP]
+
+No cleaning up happens on SIGKILL, as after a power cut."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from jepa_export.training import stage, two_rooms
+from jepa_export.training.two_rooms import Recipe, TrainedModel
+
+RECIPE = Recipe(representation_steps=4, layouts=4, dynamics_steps=6, grounding_steps=4, held_out_layouts=4)
+EVERY = 2
+
+
+def train_tiny(folder: Path, *, seed: int = 0) -> TrainedModel:
+    """Train the tiny recipe with a checkpoint after every second step."""
+
+    def run_stage(which: stage.Stage, where: Path, **_: Any) -> None:
+        stage.run_stage(which, where, every=EVERY)
+
+    with mock.patch.object(two_rooms, "run_stage", run_stage):
+        return two_rooms.train(folder, seed=seed, kind="random", recipe=RECIPE)
+
+
+def die_at(stage_name: str, at_step: int) -> None:
+    """From now on, ``stage_name`` does not survive its step ``at_step``."""
+    survive = stage.Stage.train_step
+
+    def train_step(self: stage.Stage, step: int) -> dict[str, float]:
+        if (self.name, step) == (stage_name, at_step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return survive(self, step)
+
+    stage.Stage.train_step = train_step
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        die_at(sys.argv[2], int(sys.argv[3]))
+    train_tiny(Path(sys.argv[1]))

@@ -1,0 +1,118 @@
+"""jepa-export on the command line: what is missing is named, what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from jepa_export import cli
+from jepa_export.cli import main
+
+TRAIN = ["train", "two_rooms", "--out"]
+
+
+@pytest.mark.parametrize("gone", ["torch", "nncf"])
+def test_a_missing_extra_is_named_with_what_to_install(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        cli.importlib.util, "find_spec", lambda name, *rest: None if name == gone else find(name, *rest)
+    )
+    assert main([*TRAIN, str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert gone in said and "pip install 'jepa-edge[export]'" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "atari", "--out", "x"], "invalid choice: 'atari'"),
+        (["train", "two_rooms"], "--out"),
+        ([*TRAIN, "x", "--layout", "round"], "invalid choice: 'round'"),
+        ([*TRAIN, "x", "--seed", "lucky"], "invalid int value: 'lucky'"),
+    ],
+)
+def test_wrong_arguments_are_said_with_exit_status_2(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.fixture
+def train(needs_extra: None) -> ModuleType:
+    from jepa_export.commands import train
+
+    return train
+
+
+def test_a_folder_of_another_run_ends_in_one_line_and_status_1(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "settings.txt").write_text("seed 7, layout fixed, Recipe()\n")
+    assert main([*TRAIN, str(tmp_path), "--seed", "8"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("jepa-export: ") and "seed 7, layout fixed" in said and "another --out" in said
+    assert "Traceback" not in said
+
+
+def test_a_target_that_is_no_bundle_is_refused_before_hours_of_training(
+    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("trained first")
+
+    monkeypatch.setattr(train, "train", refuse)
+    (tmp_path / "bundle").mkdir()
+    assert main([*TRAIN, str(tmp_path)]) == 1
+    assert "is not a bundle" in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_go_on(
+    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", interrupted)
+    assert main([*TRAIN, str(tmp_path)]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_training_ends_with_a_scored_and_sealed_bundle(
+    train: ModuleType,
+    tiny_run: tuple[Path, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import shutil
+
+    from jepa_export import evaluate, pack
+    from jepa_runtime.bundle import Bundle
+
+    def copy(_model: object, _frames: object, folder: Path) -> None:
+        for role in ("encoder", "predictor", "energy"):
+            shutil.copytree(tiny_bundle / role, folder / role)
+
+    monkeypatch.setattr(pack, "_write_graphs", copy)
+    monkeypatch.setattr(train, "train", lambda *_, **__: tiny_run[1])
+    monkeypatch.setattr(evaluate, "MAX_STEPS", 1)
+    assert main([*TRAIN, str(tmp_path), "--episodes", "1", "--seed", "3"]) == 0
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.manifest.provenance.command == "jepa-export train two_rooms --layout random --seed 3"
+    assert '"closed_loop"' in (tmp_path / "bundle" / "report.json").read_text()
+    shown = capsys.readouterr().out
+    assert "int8" in shown and "straight_line" in shown
