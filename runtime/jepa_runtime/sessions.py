@@ -14,8 +14,8 @@ from jepa_runtime.bundle.manifest import check_futures_size
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
 _Tensors = dict[str, tuple[Shape, type[np.generic]]]
-# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates (1, and 9 and
-# more, are fine). A few idle candidates cost next to nothing.
+# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates; 1, and 9
+# and more, are fine. A few idle candidates cost next to nothing.
 _FEWEST_CANDIDATES = 16
 
 
