@@ -31,8 +31,9 @@ START_TIMEOUT_S = 60.0
 def main() -> int:
     """Run the demo; 0 if every node did its work and stopped cleanly."""
     arguments = _arguments()
-    # Told to end by any signal, the nodes are stopped first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Told to end by either signal, the nodes are stopped first. A background job inherits SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     out: Path = arguments.out
     try:
         _check(arguments)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from jepa_export.data.two_rooms import Recordings
-from jepa_export.students.two_rooms import ROBOT, SCENE, Encoder, Predictor
+from jepa_export.students.two_rooms import ROBOT, SCENE, Encoder, Energy, Predictor
 
 QUANTILE = 0.9
 FALSE_ALARMS = 0.001
+ARRIVALS = 0.98
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ def measure(encoder: Encoder, predictor: Predictor, held_out: Recordings, horizo
         surprise_threshold=float(one_step.quantile(1 - FALSE_ALARMS)),
         probe_m=probe.error_m,
     )
+
+
+@torch.no_grad()
+def goal_threshold(encoder: Encoder, energy: Energy, standing: Recordings) -> float:
+    """The energy that two images of one place, in two lights, stay under in 98 % of ``standing``."""
+    frames = torch.from_numpy(standing.frames).flatten(0, 1)
+    here, there = (encoder(frames[:, index].contiguous()) for index in (0, 1))
+    return float(energy(here, there).quantile(ARRIVALS))
 
 
 class _PositionProbe:

@@ -39,6 +39,10 @@ class Recorder:
     def reset(self):
         self.calls.append("reset")
 
+    def escape(self):
+        self.calls.append("escape")
+        return np.array([0.0, 1.25])
+
 
 @pytest.fixture
 def search():
@@ -125,7 +129,10 @@ def test_a_new_goal_begins_a_new_search(seeker, search):
     assert search.calls == ["reset", "ask"]
 
 
-def test_without_progress_the_search_starts_anew_and_says_so(seeker, search):
-    states = [seeker.update(futures(frame, answer_to=frame - 1)).state for frame in range(70)]
-    assert State.STUCK in states
-    assert "reset" in search.calls[1:]
+def test_without_progress_it_says_so_drives_another_way_for_a_moment_and_plans_anew(seeker, search):
+    decisions = [seeker.update(futures(frame, answer_to=frame - 1)) for frame in range(90)]
+    stuck = next(index for index, decision in enumerate(decisions) if decision.state is State.STUCK)
+    assert "escape" in search.calls
+    assert np.array_equal(decisions[stuck + 1].command, [0.0, 1.25])
+    assert decisions[stuck + 21].command is not None
+    assert np.array_equal(decisions[stuck + 21].command, search.mean[0])

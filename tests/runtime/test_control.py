@@ -81,3 +81,15 @@ def test_more_candidates_than_the_model_has_room_for_are_refused(model: WorldMod
     config = ControlConfig(cem=CEMConfig(num_samples=NUM_SAMPLES + 1, horizon=HORIZON, topk=2))
     with pytest.raises(ValueError, match="actions must be"):
         Controller(model, image(0), config, seed=0).decide(image(1))
+
+
+def test_a_robot_that_gets_no_nearer_drives_another_way_and_plans_anew(model: WorldModel) -> None:
+    frame, goal = (np.full((32, 32, 3), value, np.uint8) for value in (10, 250))
+    config = ControlConfig(iterations=1, patience=3, escape_steps=2, cem=CEMConfig(num_samples=8, horizon=4))
+    controller = Controller(model, goal, config, seed=0)
+
+    actions = [controller.decide(frame).action for _ in range(6)]
+
+    # The first sets the mark; after three without progress come two equal actions as large as allowed.
+    assert np.array_equal(actions[3], actions[4])
+    assert not np.array_equal(actions[4], actions[5])

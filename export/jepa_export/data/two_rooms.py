@@ -63,6 +63,7 @@ def record(
     frames: int,
     kind: LayoutKind,
     steady_light: float = 0.6,
+    standing: bool = False,
 ) -> Recordings:
     """Draw recordings. In a share ``steady_light`` of the trajectories the light stays as it was at their
     start; in the others every frame has a light of its own, which teaches the encoder to look through
@@ -72,7 +73,7 @@ def record(
     background = backgrounds(drawn).repeat(trajectories, axis=0)
     rooms = drawn.repeat(trajectories)
     count, camera = len(rooms), Camera(rng)
-    position, actions = sample_positions(rng, rooms), wander(rng, count, frames - 1)
+    position, actions = sample_positions(rng, rooms), wander(rng, count, frames - 1) * (not standing)
     images = np.empty((count, frames, *background.shape[1:]), np.uint8)
     positions = np.empty((count, frames, 2), np.float32)
     first, steady = sample_light(rng, count), rng.uniform(0, 1, count) < steady_light

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats32 = NDArray[np.float32]
+# An energy below this share of the best so far is progress towards a goal.
+PROGRESS = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,15 @@ class CEM:
         self.mean = elite.mean(axis=0)
         self._std = np.maximum(elite.std(axis=0), self.config.min_std * self._scale).astype(np.float32)
         self._asked = None
+
+    def escape(self) -> Floats32:
+        """One action [A] in any direction, as large as the limits allow, to get away from where the plan is
+        wrong about the world; the plan is forgotten.
+        """
+        self.reset()
+        direction = self._rng.standard_normal(len(self._scale), dtype=np.float32)
+        direction /= max(float(np.abs(direction).max()), 1e-9)
+        return self.limits.clip((self.limits.low + self.limits.high) / 2 + direction * self._scale)
 
     def shift(self, steps: int = 1) -> None:
         """Time went on by ``steps``: drop the actions done, hold the last one, and widen the search again."""

@@ -15,14 +15,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.planning.cem import plan_costs
+from jepa_runtime.planning.cem import PROGRESS, plan_costs
 
 # Own candidates may still be under way when the next futures arrive; after this many without them they are
 # lost.
 _ANSWER_WITHIN = 5
 # A reached goal is left again only by a clear margin, so that noise does not set the robot in motion.
 _LEAVE_FACTOR = 2.0
-_PROGRESS_FACTOR = 0.98
+# For how long a stuck robot drives any way before it plans anew.
+_ESCAPE_NS = 600_000_000
 
 
 class State(IntEnum):
@@ -43,6 +44,7 @@ class Search(Protocol):
     def tell(self, costs: NDArray[np.floating]) -> None: ...
     def shift(self, steps: int = 1) -> None: ...
     def reset(self) -> None: ...
+    def escape(self) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Seeker:
         step_s: how long the model holds one action.
         goal_threshold: energy at or below which the goal counts as reached.
         reached_after: for so many images in a row.
-        stuck_after_s: without progress for this long the search starts anew and says so.
+        stuck_after_s: without progress for this long the robot drives any way for a moment and plans anew.
     """
 
     def __init__(
@@ -106,6 +108,8 @@ class Seeker:
             return Decision(State.REACHED, None, None)
         self._learn(futures)
         self._note_progress(futures)
+        if futures.stamp_ns < self._escape_until_ns:
+            return Decision(self._state, self._escape, self._next_question(futures))
         command = np.array(self._search.mean[0]) if self._learned else None
         return Decision(self._state, command, self._next_question(futures))
 
@@ -118,6 +122,8 @@ class Seeker:
         self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
         self._plan_ns: int | None = None
         self._best, self._best_ns = math.inf, 0
+        self._escape: NDArray[np.floating] | None = None
+        self._escape_until_ns = 0
 
     def _is_reached(self, energy: float) -> bool:
         limit = self._threshold * (_LEAVE_FACTOR if self._state is State.REACHED else 1.0)
@@ -145,10 +151,10 @@ class Seeker:
             self._asked_ns = 0
 
     def _note_progress(self, futures: Futures) -> None:
-        if futures.current_energy < _PROGRESS_FACTOR * self._best:
+        if futures.current_energy < PROGRESS * self._best:
             self._best, self._best_ns, self._state = futures.current_energy, futures.stamp_ns, State.SEEKING
         elif futures.stamp_ns - self._best_ns > self._stuck_after_ns:
-            self._search.reset()
+            self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + _ESCAPE_NS
             self._state, self._learned, self._asked_ns = State.STUCK, False, 0
             self._best, self._best_ns = futures.current_energy, futures.stamp_ns
 

@@ -61,8 +61,8 @@ PARAMETERS = (
     ),
     Parameter(
         name="stuck_after_s",
-        default=4.0,
-        description="Without progress for this long the search starts anew and the status says STUCK [s].",
+        default=2.0,
+        description="Without progress for this long the status says STUCK, and the robot drives any way [s].",
         low=0.1,
         high=3600.0,
         read_only=True,
