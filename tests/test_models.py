@@ -1,0 +1,79 @@
+"""The bundles that are shipped are what they say they are."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa_runtime import Bundle, BundleError, WorldModel
+from jepa_runtime.cli import main
+
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "two_rooms"
+GOAL = 0.90
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = Bundle.open(SHIPPED).report()
+    return found
+
+
+def test_it_is_small_enough_to_ship() -> None:
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 3_000_000
+
+
+def test_it_verifies_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(SHIPPED)]) == 0, capsys.readouterr().out
+
+
+def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
+    copy = tmp_path / "two_rooms"
+    shutil.copytree(SHIPPED, copy)
+    weights = copy / "predictor" / "openvino" / "model.bin"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(BundleError, match=r"model\.bin"):
+        Bundle.open(copy)
+
+
+def test_few_candidates_do_not_crash_the_engine() -> None:
+    # In a process of its own: what this guards against ends the process.
+    code = (
+        "import numpy as np; from jepa_runtime import WorldModel\n"
+        f"model = WorldModel.open({str(SHIPPED)!r}, num_samples=4)\n"
+        "model.encode(np.zeros((128, 128, 3), np.uint8))\n"
+        "print(model.predict(np.zeros((4, 8, 2), np.float32)).latents.shape)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stdout.strip() == "(4, 8, 2, 16)", done.stderr
+
+
+def test_standing_still_changes_nothing_and_moving_does() -> None:
+    rng = np.random.default_rng(0)
+    from jepa_runtime.worlds import TwoRooms
+
+    with WorldModel.open(SHIPPED) as model:
+        latent = model.encode(TwoRooms(seed=1).render())
+        actions = np.zeros((2, 8, 2), np.float32)
+        actions[1] = rng.uniform(-1, 1, 2)
+        futures = model.predict(actions).latents
+
+    moved = np.abs(futures[:, -1, 1] - latent[1]).max(axis=1)
+
+    assert moved[0] < 0.25 < moved[1]
+
+
+def test_its_report_meets_the_goals(report: dict[str, dict[str, dict[str, dict[str, float]]]]) -> None:
+    scores = report["closed_loop"]["scores"]
+
+    assert min(score["episodes"] for score in scores.values()) >= 300
+    assert scores["fp32"]["rate"] >= GOAL
+    assert scores["int8"]["rate"] >= scores["fp32"]["rate"] - 0.01
+    assert scores["int8"]["plan_ms_p50"] < 100
