@@ -278,7 +278,8 @@ class WorldModel:
             latents = self._last
             if latents is None:
                 raise ValueError("no latents to predict from: encode a frame first, or give latents")
-        if not np.isfinite(actions).all():
+        # One number tells: NaN and infinity survive a sum, and float64 does not overflow from float32.
+        if not np.isfinite(actions.sum(dtype=np.float64)):
             raise ValueError("actions must be finite, got NaN or infinity")
         self._fill_history(session.inputs, latents, history_actions)
         buffer = session.inputs["actions"]
