@@ -44,7 +44,7 @@ class Recipe:
 
 
 RECIPES: dict[LayoutKind, Recipe] = {
-    "fixed": Recipe(representation_steps=450, layouts=80, dynamics_steps=4000, grounding_steps=1000),
+    "fixed": Recipe(representation_steps=450, layouts=80, dynamics_steps=4000, grounding_steps=3000),
     "random": Recipe(representation_steps=2500, layouts=1300, dynamics_steps=15000, grounding_steps=8000),
 }
 
