@@ -107,7 +107,6 @@ def library(layouts: int = 2) -> Library:
         torch.from_numpy(tokens).float(),
         torch.from_numpy(moves * MAX_SPEED_MPS).float(),
         torch.zeros(layouts, 3, 1),
-        torch.from_numpy(robot).float(),
     )
 
 

@@ -1,4 +1,6 @@
-"""A library of encoded recordings: what stages 2 and 3 learn from, without looking at pixels again."""
+"""A library of encoded recordings: what stages 2 and 3 learn from. Of the pixels only first frames are
+kept.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,11 @@ _LAYOUTS_A_DRAW = 4
 @dataclass(frozen=True)
 class Library:
     """L layouts, M trajectories, T frames: latents [L, M, T, 2, D], actions [L, M, T-1, 2] in m/s, and the
-    first frame of each trajectory, uint8 [L, M, 128, 128, 3]. positions [L, M, T, 2] in metres is for
-    probes only."""
+    first frame of each trajectory, uint8 [L, M, 128, 128, 3]."""
 
     latents: Tensor
     actions: Tensor
     first_frames: Tensor
-    positions: Tensor
 
 
 def build_library(
@@ -40,12 +40,12 @@ def build_library(
     layouts: int,
     kind: LayoutKind,
     renderer: Executor,
-    cache: Path | None,
+    cache: Path,
 ) -> Library:
     """Record ``layouts`` layouts with random numbers of their own (``stream``) and encode them; kept in
     ``cache``.
     """
-    if cache is not None and cache.exists():
+    if cache.exists():
         with np.load(cache, allow_pickle=False) as stored:
             return Library(*(torch.from_numpy(stored[field.name]) for field in fields(Library)))
     draws = -(-layouts // _LAYOUTS_A_DRAW)
@@ -60,18 +60,17 @@ def build_library(
             kind=kind,
         )
 
-    parts: list[list[Tensor]] = [[], [], [], []]
+    parts: list[list[Tensor]] = [[], [], []]
     encoder.eval()
     for data in track(in_order(draw, 0, draws), description="       library", total=draws):
         frames = torch.from_numpy(data.frames)
         with torch.no_grad():
             encoded = torch.cat([encoder(chunk) for chunk in frames.flatten(0, 2).split(68)])
-        made = (encoded.unflatten(0, frames.shape[:3]), data.actions, frames[:, :, 0].clone(), data.positions)
+        made = (encoded.unflatten(0, frames.shape[:3]), data.actions, frames[:, :, 0].clone())
         for part, value in zip(parts, made, strict=True):
             part.append(torch.as_tensor(value))
     library = Library(*(torch.cat(part) for part in parts))
-    if cache is not None:
-        partial = cache.with_suffix(".partial.npz")
-        np.savez(partial, **{field.name: getattr(library, field.name).numpy() for field in fields(library)})
-        partial.replace(cache)
+    partial = cache.with_suffix(".partial.npz")
+    np.savez(partial, **{field.name: getattr(library, field.name).numpy() for field in fields(library)})
+    partial.replace(cache)
     return library

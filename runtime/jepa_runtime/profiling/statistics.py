@@ -8,7 +8,7 @@ given only if at least one sample may be expected beyond it: p50 from 2 samples 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
@@ -59,8 +59,3 @@ def summarize(samples: Iterable[float]) -> Summary:
 def format_ms(value: float | None) -> str:
     """A time in milliseconds for tables; a dash where there is none."""
     return "-" if value is None else f"{value:.2f}"
-
-
-def summarize_all(samples: Mapping[str, Iterable[float]]) -> dict[str, Summary]:
-    """One summary per key."""
-    return {name: summarize(values) for name, values in samples.items()}
