@@ -25,3 +25,7 @@ class SourceError(JepaRuntimeError):
 
 class RecordingError(JepaRuntimeError):
     """A recording cannot be written."""
+
+
+class ProfileError(JepaRuntimeError):
+    """A profile cannot be read or written, or what was asked to be measured cannot be."""

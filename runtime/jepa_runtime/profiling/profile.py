@@ -1,0 +1,241 @@
+"""What was measured, as data: the JSON that ``jepa-runtime profile`` writes and ``compare`` reads.
+
+Samples are kept, not only their summaries: whoever reads a profile can compute other statistics, and
+comparisons need the samples. What could not be measured is there too, with the reason.
+
+Times are milliseconds unless a name says otherwise; moments are seconds since the start of their run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jepa_runtime.errors import ProfileError
+
+PROFILE_VERSION = 1
+MAX_PROFILE_BYTES = 1 << 28
+
+# How a frame spends its time, in order. ``receive``: from the scheduled moment until the frame was at hand;
+# ``wait``: in the mailbox; ``message`` and ``publish``: only where messages are sent.
+STAGES = (
+    "receive", "transport", "decode", "wait", "preprocess", "copy", "encode", "predict", "energy", "surprise",
+    "message", "publish",
+)  # fmt: skip
+
+Kind = Literal["pipeline", "ros", "trtexec", "benchmark_app"]
+_Milliseconds = Annotated[list[float], Field(max_length=10_000_000)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Subject(_Model):
+    """What was measured: the model as served, and what it was fed. None: does not apply, or is not known."""
+
+    model_id: str | None = None
+    model_version: str | None = None
+    sha256: str | None = None
+    engine: str
+    engine_version: str | None = None
+    device: str
+    precision: str | None = None
+    threads: int | None = None
+    futures: int | None = None
+    horizon: int | None = None
+    source: str | None = None
+    frame_size: tuple[int, int] | None = None  # width, height of the frames that came
+
+
+class Environment(_Model):
+    """What it was measured on. ``settings``: what the system was set to (governor, power mode, …)."""
+
+    cpu: str
+    cores: int
+    architecture: str
+    versions: dict[str, str]
+    settings: dict[str, str] = {}
+
+
+class Run(_Model):
+    """One pass over a source at a fixed rate (open loop) or as fast as it goes (``rate_hz`` None).
+
+    The lists of one length, one entry for each frame that was processed, in order:
+
+    Attributes:
+        rate_hz: frames were due at this rate whatever became of those before.
+        deadline_ms: results later than this count as misses.
+        duration_s: from the first scheduled moment to the last result.
+        scheduled_s: when the frame was due.
+        latency_ms: from then to its result.
+        stages_ms: what it did in that time, by stage (see :data:`STAGES`). What is missing of
+            ``latency_ms`` is the residual.
+        dropped_s: when frames were due that a newer one replaced.
+        failed_s: when frames were due whose processing failed.
+        absent: stages that were not measured, and why.
+    """
+
+    rate_hz: Annotated[float, Field(gt=0)] | None
+    deadline_ms: Annotated[float, Field(gt=0)] | None
+    duration_s: Annotated[float, Field(ge=0)]
+    scheduled_s: _Milliseconds
+    latency_ms: _Milliseconds
+    stages_ms: dict[str, _Milliseconds]
+    dropped_s: _Milliseconds = []
+    failed_s: _Milliseconds = []
+    absent: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Run:
+        count = len(self.scheduled_s)
+        for name, values in (("latency_ms", self.latency_ms), *self.stages_ms.items()):
+            if len(values) != count:
+                raise ValueError(f"{name} must have one entry per frame ({count}), got {len(values)}")
+        return self
+
+
+class SweepPoint(_Model):
+    """What became of a rate: a run of some seconds, summed up."""
+
+    rate_hz: float
+    frames: int
+    dropped: int
+    misses: int
+    p50_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+
+
+class Sweep(_Model):
+    """Rising rates until frames are dropped or deadlines missed. ``knee_hz``: the highest that was kept up
+    with (at most ``max_late`` of the frames dropped or later than one period); None: none was."""
+
+    points: list[SweepPoint]
+    max_late: float
+    knee_hz: float | None
+
+
+class ColdStart(_Model):
+    """From nothing to steady, each phase in fresh processes: one entry per repetition.
+
+    ``phases_ms``: import, open (read and verify), compile, first_encode, first_predict, then steady_encode
+    and steady_predict (what they take once warm). ``cache``: of compiled models: none, miss or hit.
+    """
+
+    cache: Literal["none", "miss", "hit"]
+    phases_ms: dict[str, _Milliseconds]
+    total_ms: _Milliseconds
+
+
+class IdleGap(_Model):
+    """Latency of one inference (encode and predict) right after the pipeline stood idle for ``gap_s``."""
+
+    gap_s: float
+    latency_ms: _Milliseconds
+
+
+class Reading(_Model):
+    """One quantity of the machine over a run, or why there is none.
+
+    Attributes:
+        name: for people and for comparisons, such as ``cpu0 busy``, ``package power``, ``rss``.
+        unit: %, MHz, °C, MB, W, J or count.
+        times_s, values: of equal length; empty if absent.
+        absent: why there are none; None if there are.
+    """
+
+    name: str
+    unit: str
+    times_s: _Milliseconds = []
+    values: _Milliseconds = []
+    absent: str | None = None
+
+
+class Energy(_Model):
+    """Energy of one frame: what the machine took during the run above what it took idle, over the frames."""
+
+    per_frame_j: float | None
+    idle_w: float | None
+    busy_w: float | None
+    absent: str | None = None
+
+
+class Parity(_Model):
+    """How closely one graph reproduces the bundle's golden outputs on this machine."""
+
+    graph: str
+    mean_cosine: float
+    worst_cosine: float
+    max_abs: float
+    ok: bool
+
+
+class Layer(_Model):
+    """One operation of a graph, from a pass of its own: counting slows the graph down."""
+
+    graph: str
+    name: str
+    kind: str
+    implementation: str
+    mean_ms: float
+
+
+class Profile(_Model):
+    """Everything that was measured in one call. ``notes``: what a reader must know to judge it."""
+
+    model_config = ConfigDict(title="jepa-edge latency profile, version 1", frozen=True, extra="forbid")
+
+    profile_version: Literal[1] = 1
+    created: str  # ISO 8601, UTC
+    tool: str
+    kind: Kind
+    subject: Subject
+    environment: Environment
+    run: Run
+    closed_loop: Run | None = None
+    sweep: Sweep | None = None
+    cold_starts: list[ColdStart] = []
+    idle_gaps: list[IdleGap] = []
+    readings: list[Reading] = []
+    energy: Energy | None = None
+    parity: list[Parity] = []
+    layers: list[Layer] = []
+    notes: list[str] = []
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write a profile as JSON; folders are made.
+
+    Raises:
+        ProfileError: it cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(profile.model_dump_json(exclude_defaults=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile back.
+
+    Raises:
+        ProfileError: it cannot be read, is of another version, or is not a profile.
+    """
+    try:
+        if path.stat().st_size > MAX_PROFILE_BYTES:
+            raise ProfileError(f"{path}: larger than {MAX_PROFILE_BYTES >> 20} MiB: not a profile")
+        text = path.read_bytes()
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return Profile.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ProfileError(
+            f"{path}: not a jepa-edge profile of version {PROFILE_VERSION}: {where}: {first['msg']}"
+        ) from error
