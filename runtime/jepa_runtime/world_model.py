@@ -62,7 +62,11 @@ class WorldModel:
         self._backend = backend
         self._sessions: Sessions | None = sessions
         self._thread = threading.get_ident()
-        self._error_bounds = np.asarray(bundle.manifest.error_bounds, np.float32)
+        manifest = bundle.manifest
+        self._latent_shape = manifest.io.latent.tokens, manifest.io.latent.dim
+        self._history_shape = manifest.history_size, *self._latent_shape
+        self._history_actions_shape = manifest.history_size - 1, manifest.action_size
+        self._error_bounds = np.asarray(manifest.error_bounds, np.float32)
         self._last: Floats | None = None
 
     @classmethod
@@ -252,10 +256,6 @@ class WorldModel:
         predicted = self._roll_out(session, chosen, previous, history_actions)[0, 0]
         return float(np.sqrt(np.mean(np.square(predicted - arrived))))
 
-    @property
-    def _latent_shape(self) -> tuple[int, int]:
-        return self.manifest.io.latent.tokens, self.manifest.io.latent.dim
-
     def _open_here(self) -> Sessions:
         if self._sessions is None:
             raise BackendError(f"{self.bundle.path}: the model is closed: open it again")
@@ -278,33 +278,34 @@ class WorldModel:
             latents = self._last
             if latents is None:
                 raise ValueError("no latents to predict from: encode a frame first, or give latents")
-        # One number tells: NaN and infinity survive a sum, and float64 does not overflow from float32.
-        if not np.isfinite(actions.sum(dtype=np.float64)):
+        if not np.isfinite(actions).all():
             raise ValueError("actions must be finite, got NaN or infinity")
         self._fill_history(session.inputs, latents, history_actions)
         buffer = session.inputs["actions"]
-        buffer[:count, :steps] = actions
-        # What the last call left must not make equal calls differ.
-        buffer[count:] = 0
-        buffer[:count, steps:] = 0
+        if actions.shape == buffer.shape:
+            buffer[:] = actions
+        else:
+            # What the last call left must not make equal calls differ.
+            buffer[:] = 0
+            buffer[:count, :steps] = actions
         futures: Floats = session.run()["futures"][:count, :steps]
         return futures
 
     def _fill_history(
         self, inputs: Any, latents: Floats, history_actions: NDArray[np.floating] | None
     ) -> None:
-        history_size, size = self.manifest.history_size, self.manifest.action_size
-        if latents.shape not in (self._latent_shape, (history_size, *self._latent_shape)):
+        if latents.shape != self._history_shape and latents.shape != self._latent_shape:
             raise ValueError(
-                f"latents must be {[history_size, *self._latent_shape]} or {list(self._latent_shape)}, got "
+                f"latents must be {list(self._history_shape)} or {list(self._latent_shape)}, got "
                 f"{list(latents.shape)}"
             )
         inputs["history_latents"][0] = latents
-        if history_actions is not None and np.shape(history_actions) != (history_size - 1, size):
+        if history_actions is not None and np.shape(history_actions) != self._history_actions_shape:
             raise ValueError(
-                f"history_actions must be {[history_size - 1, size]}, got {list(np.shape(history_actions))}"
+                f"history_actions must be {list(self._history_actions_shape)}, got "
+                f"{list(np.shape(history_actions))}"
             )
-        if history_size > 1:
+        if self._history_actions_shape[0]:
             inputs["history_actions"][0] = 0 if history_actions is None else history_actions
 
 

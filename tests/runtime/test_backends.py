@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
+from openvino import opset13 as opset
 
 from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
 from jepa_runtime.bundle import Bundle
@@ -118,6 +120,20 @@ def test_a_damaged_graph_is_told_by_its_name(backend: Backend, content: bytes) -
 def test_a_missing_file_is_told(backend: Backend, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="cannot be read"):
         backend.load(tmp_path / "model.onnx", FRAME)
+
+
+def test_openvino_counts_denormal_numbers_as_zero(tmp_path: Path) -> None:
+    values = opset.parameter([1, 8], np.float32, name="values")
+    tiny = opset.constant(np.full((8, 8), 1e-20, np.float32))
+    path = tmp_path / "model.xml"
+    openvino.save_model(openvino.Model([opset.matmul(values, tiny, False, False)], [values]), path, False)
+    backend = create_backend("openvino:CPU")
+    session = backend.load(path, {"values": (1, 8)})
+    session.inputs["values"][:] = 1e-21
+    (product,) = session.run().values()
+    assert not product.any()
+    session.close()
+    backend.close()
 
 
 def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: Path) -> None:
