@@ -8,7 +8,21 @@ import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from jepa_runtime.profiling.machine import settings
+from jepa_runtime.profiling.profile import Environment
+
 _PACKAGES = ("jepa-edge", "numpy", "openvino", "onnxruntime", "opencv-python", "opencv-python-headless")
+
+
+def environment() -> Environment:
+    """This machine as a profile names it: processor, versions, and what the system is set to."""
+    return Environment(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)),
+        architecture=platform.machine(),
+        versions=versions(),
+        settings=settings(),
+    )
 
 
 def cpu() -> dict[str, str | int]:

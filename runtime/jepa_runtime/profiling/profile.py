@@ -8,6 +8,7 @@ Times are milliseconds unless a name says otherwise; moments are seconds since t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,14 +17,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jepa_runtime.errors import ProfileError
 
 PROFILE_VERSION = 1
+UNKNOWN = "unknown"
 MAX_PROFILE_BYTES = 1 << 28
 
 # How a frame spends its time, in order. ``receive``: from the scheduled moment until the frame was at hand;
-# ``wait``: in the mailbox; ``message`` and ``publish``: only where messages are sent.
+# ``wait``: in the mailbox; only where messages are sent: ``transport`` of the image to the model's process,
+# ``message``, ``publish``, and ``delivery`` of the result to the process that measures.
 STAGES = (
     "receive", "transport", "decode", "wait", "preprocess", "copy", "encode", "predict", "energy", "surprise",
-    "message", "publish",
+    "message", "publish", "delivery",
 )  # fmt: skip
+
+
+def stage_order(names: Iterable[str]) -> list[str]:
+    """``names`` in the order of :data:`STAGES`; others after them."""
+    return sorted(names, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
+
 
 Kind = Literal["pipeline", "ros", "trtexec", "benchmark_app"]
 _Milliseconds = Annotated[list[float], Field(max_length=10_000_000)]
@@ -51,13 +60,26 @@ class Subject(_Model):
 
 
 class Environment(_Model):
-    """What it was measured on. ``settings``: what the system was set to (governor, power mode, …)."""
+    """What it was measured on. ``settings``: what the system was set to (governor, power mode, …).
+
+    In an imported profile ``cpu`` and ``architecture`` may be :data:`UNKNOWN`, and ``cores`` 0: not told.
+    """
 
     cpu: str
     cores: int
     architecture: str
     versions: dict[str, str]
     settings: dict[str, str] = {}
+
+
+class Told(_Model):
+    """Latencies (ms) as summed up by a tool that keeps no samples. What is missing it did not tell."""
+
+    n: Annotated[int, Field(gt=0)]
+    quantiles_ms: dict[Literal["p50", "p90", "p95", "p99", "p999"], float]
+    mean_ms: float | None = None
+    min_ms: float | None = None
+    max_ms: float | None = None
 
 
 class Run(_Model):
@@ -76,6 +98,7 @@ class Run(_Model):
         dropped_s: when frames were due that a newer one replaced.
         failed_s: when frames were due whose processing failed.
         absent: stages that were not measured, and why.
+        told: instead of samples, in an imported profile.
     """
 
     rate_hz: Annotated[float, Field(gt=0)] | None
@@ -87,6 +110,7 @@ class Run(_Model):
     dropped_s: _Milliseconds = []
     failed_s: _Milliseconds = []
     absent: dict[str, str] = {}
+    told: Told | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Run:
@@ -94,6 +118,8 @@ class Run(_Model):
         for name, values in (("latency_ms", self.latency_ms), *self.stages_ms.items()):
             if len(values) != count:
                 raise ValueError(f"{name} must have one entry per frame ({count}), got {len(values)}")
+        if self.told is not None and count:
+            raise ValueError(f"told must be None where there are samples ({count})")
         return self
 
 
@@ -142,7 +168,7 @@ class Reading(_Model):
 
     Attributes:
         name: for people and for comparisons, such as ``cpu0 busy``, ``package power``, ``rss``.
-        unit: %, MHz, °C, MB, W, J or count.
+        unit: %, cores, MHz, °C, MB, W, J or count.
         times_s, values: of equal length; empty if absent.
         absent: why there are none; None if there are.
     """

@@ -1,0 +1,108 @@
+"""GPU and NPU: how much of the time they were busy, and their clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jepa_runtime.profiling.machine.files import Files
+from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, absent, number_in, rate
+
+GPU_LOAD = "gpu load"
+NPU_BUSY = "npu busy"
+
+# JetPack 4 to 7 on Nano, TX2, Xavier and Orin; per mille. Several are links to the same file.
+_JETSON_LOAD = (
+    "sys/class/devfreq/*.gpu/device/load",
+    "sys/class/devfreq/*.g[amvp][0-9]*b/device/load",
+    "sys/devices/platform/*gpu*/load",
+    "sys/devices/platform/bus@0/*.gpu/load",
+    "sys/devices/gpu.0/load",
+)
+_JETSON_CLOCK = (
+    "sys/class/devfreq/*.gpu/cur_freq",
+    "sys/class/devfreq/*.g[amvp][0-9]*b/cur_freq",
+    "sys/class/devfreq/gpu-gpc-0/cur_freq",  # Thor
+)
+# Time asleep, in ms, and the clock in MHz: the drivers i915 and xe.
+_INTEL = (
+    ("sys/class/drm/card*/gt/gt0/rc6_residency_ms", "rps_act_freq_mhz"),
+    ("sys/class/drm/card*/device/tile0/gt0/gtidle/idle_residency_ms", "../freq0/act_freq"),
+)
+# The driver asks not to read its counter more often, for the sake of job submission (kernel: ivpu_sysfs.c).
+_NPU_PERIOD_S = 1.0
+_NPU_MORE = (
+    ("npu frequency", "MHz", "npu_current_frequency_mhz", 1.0),
+    ("npu memory", "MB", "npu_memory_utilization", 1e-6),
+)
+
+
+def accelerator_probes(machine: Machine) -> list[Found]:
+    """Load of a Jetson's GPU, time awake of an Intel GPU, busy time of an Intel NPU; their clocks."""
+    return (_jetson(machine.files) + _intel(machine) or [_no_gpu(machine.files)]) + _npu(machine)
+
+
+def _jetson(files: Files) -> list[Found]:
+    found: list[Found] = []
+    if load := _first(files, _JETSON_LOAD):
+        found.append(Probe(GPU_LOAD, "%", number_in(files, load, scale=0.1)))
+    if clock := _first(files, _JETSON_CLOCK):
+        if load is None:
+            found.append(absent(GPU_LOAD, "%", "this kernel has no file 'load' of the GPU"))
+        found.append(Probe("gpu frequency", "MHz", number_in(files, clock, scale=1e-6)))
+    return found
+
+
+def _intel(machine: Machine) -> list[Found]:
+    found: list[Found] = []
+    for pattern, clock in _INTEL:
+        for asleep in machine.files.find(pattern)[:1]:
+            sleeping = rate(number_in(machine.files, asleep), machine.clock)
+            found.append(Probe("gpu awake", "%", _share(sleeping, 1e3, of_rest=True)))
+            path = f"{asleep.rpartition('/')[0]}/{clock}"
+            if machine.files.exists(path):
+                found.append(Probe("gpu frequency", "MHz", number_in(machine.files, path)))
+    return found
+
+
+def _share(
+    pace: Callable[[], float | None], full: float, *, of_rest: bool = False
+) -> Callable[[], float | None]:
+    """In %: of the pace ``full`` at which a counter of time rises that never stands still."""
+
+    def read() -> float | None:
+        now = pace()
+        if now is None:
+            return None
+        share = min(100.0, 100 * now / full)
+        return 100 - share if of_rest else share
+
+    return read
+
+
+def _no_gpu(files: Files) -> Found:
+    if files.exists("proc/driver/nvidia/version"):
+        return absent(GPU_LOAD, "%", "an NVIDIA GPU outside a Jetson tells its load through NVML only")
+    return absent(GPU_LOAD, "%", "no GPU that tells its load in sysfs (Jetson devfreq, Intel i915 or xe)")
+
+
+def _npu(machine: Machine) -> list[Found]:
+    files = machine.files
+    devices = files.find("sys/class/accel/accel*/device")
+    if not devices:
+        return [absent(NPU_BUSY, "%", "no NPU under /sys/class/accel")]
+    device = devices[0]
+    if not files.exists(f"{device}/npu_busy_time_us"):
+        reason = f"no /{device}/npu_busy_time_us: it takes intel_vpu of Linux 6.10 or later"
+        return [absent(NPU_BUSY, "%", reason)]
+    busy_us = number_in(files, f"{device}/npu_busy_time_us")
+    found: list[Found] = [
+        Probe(NPU_BUSY, "%", _share(rate(busy_us, machine.clock, least_s=_NPU_PERIOD_S), 1e6))
+    ]
+    for name, unit, file, scale in _NPU_MORE:
+        if files.exists(f"{device}/{file}"):
+            found.append(Probe(name, unit, number_in(files, f"{device}/{file}", scale=scale)))
+    return found
+
+
+def _first(files: Files, patterns: tuple[str, ...]) -> str | None:
+    return next((path for pattern in patterns for path in files.find(pattern)), None)
