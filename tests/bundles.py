@@ -24,7 +24,13 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def make_bundle(
-    folder: Path, *, history_size: int = 1, energy: bool = True, trained: bool = True, seed: int = 0
+    folder: Path,
+    *,
+    history_size: int = 1,
+    energy: bool = True,
+    step: bool = False,
+    trained: bool = True,
+    seed: int = 0,
 ) -> Bundle:
     """Write a sealed bundle of random weights into ``folder``, which is made.
 
@@ -33,22 +39,29 @@ def make_bundle(
     Args:
         history_size: W.
         energy: whether it has an energy graph.
+        step: whether it has a graph for one step of one candidate.
         trained: what the manifest says.
     """
     random = np.random.default_rng(seed)
-    graphs = {"encoder": _encoder(random), "predictor": _predictor(random, history_size)}
+    graphs = {"encoder": _encoder(random), "predictor": _predictor(seed, history_size)}
+    if step:
+        graphs["step"] = _predictor(seed, history_size, horizon=1)
     if energy:
         graphs["energy"] = _energy(random)
     for role, model in graphs.items():
         _write_variants(folder / role, model)
     np.savez(folder / "golden.npz", **_golden(graphs, history_size, random))
     (folder / "report.json").write_text('{"note": "random weights"}\n', encoding="utf-8")
-    return seal(folder, manifest_fields(history_size=history_size, energy=energy, trained=trained))
+    return seal(folder, manifest_fields(history_size=history_size, energy=energy, step=step, trained=trained))
 
 
-def manifest_fields(*, history_size: int = 1, energy: bool = True, trained: bool = True) -> dict[str, Any]:
+def manifest_fields(
+    *, history_size: int = 1, energy: bool = True, step: bool = False, trained: bool = True
+) -> dict[str, Any]:
     """What :func:`seal` needs to know of a toy bundle."""
-    variants = {role: _variants(role) for role in ("encoder", "predictor", "energy")}
+    optional = {"step": step, "energy": energy}
+    variants = {role: _variants(role) for role in ("encoder", "predictor")}
+    variants |= {role: _variants(role) if wanted else [] for role, wanted in optional.items()}
     exact = {"min_cosine": 0.9999, "max_abs": 1e-4}
     return {
         "model_id": "toy",
@@ -83,7 +96,7 @@ def manifest_fields(*, history_size: int = 1, energy: bool = True, trained: bool
         "history_size": history_size,
         "horizon": HORIZON,
         "num_samples": NUM_SAMPLES,
-        "graphs": variants if energy else variants | {"energy": []},
+        "graphs": variants,
         "error_bounds": [0.1 * step for step in range(1, HORIZON + 1)],
         "surprise_threshold": 0.5,
         "goal_threshold": 0.05,
@@ -178,19 +191,19 @@ def _encoder(random: np.random.Generator) -> onnx.ModelProto:
     )
 
 
-def _predictor(random: np.random.Generator, history_size: int) -> onnx.ModelProto:
+def _predictor(seed: int, history_size: int, horizon: int = HORIZON) -> onnx.ModelProto:
     """``z = tanh(z A + a B)`` step by step; the first z mixes the history."""
-    weights, node = _weights(random), helper.make_node
+    weights, node = _weights(np.random.default_rng([seed, 1])), helper.make_node
     inputs: dict[str, tuple[int, list[int | str]]] = {
         "history_latents": (TensorProto.FLOAT, [1, history_size, TOKENS, DIM]),
-        "actions": (TensorProto.FLOAT, ["K", HORIZON, ACTIONS]),
+        "actions": (TensorProto.FLOAT, ["K", horizon, ACTIONS]),
     }
     constants: Arrays = {
         "history_shape": np.array([1, 1, history_size * _FLAT]),
         "history_weights": weights(history_size * _FLAT, _FLAT),
         "state_weights": weights(_FLAT, _FLAT),
         "action_weights": weights(ACTIONS, _FLAT),
-        "shape": np.array([0, HORIZON, TOKENS, DIM]),
+        "shape": np.array([0, horizon, TOKENS, DIM]),
         "one": np.array([1]),
     }
     nodes = [
@@ -208,7 +221,7 @@ def _predictor(random: np.random.Generator, history_size: int) -> onnx.ModelProt
         ]
         state = "start_moved"
     steps = []
-    for step in range(HORIZON):
+    for step in range(horizon):
         constants |= {f"from{step}": np.array([step]), f"to{step}": np.array([step + 1])}
         nodes += [
             node("Slice", ["pushes", f"from{step}", f"to{step}", "one"], [f"push{step}"]),
@@ -219,7 +232,7 @@ def _predictor(random: np.random.Generator, history_size: int) -> onnx.ModelProt
         state = f"state{step}"
         steps.append(state)
     nodes += [node("Concat", steps, ["states"], axis=1), node("Reshape", ["states", "shape"], ["futures"])]
-    return _model("predictor", inputs, ("futures", ["K", HORIZON, TOKENS, DIM]), nodes, constants)
+    return _model("predictor", inputs, ("futures", ["K", horizon, TOKENS, DIM]), nodes, constants)
 
 
 def _energy(random: np.random.Generator) -> onnx.ModelProto:

@@ -23,8 +23,8 @@ _FEWEST_CANDIDATES = 16
 class Sessions:
     """The sessions of one open model.
 
-    ``predict_one`` follows one candidate and ``energy_one`` judges one state, so that these cost no more than
-    that.
+    ``predict_one`` follows one candidate, for one step if the bundle has a graph for that, and ``energy_one``
+    judges one state, so that these cost no more than that.
     """
 
     precision: str
@@ -65,7 +65,7 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
     with ExitStack() as opened:
 
         def load(role: Role, *sizes: int) -> list[Session]:
-            graph = _graph(bundle, _choose(manifest, role, backend, precision))
+            graph = _graph(bundle, role, backend, precision)
             sessions = []
             for size in sizes:
                 inputs, outputs = _tensors(manifest, role, size)
@@ -77,14 +77,39 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
             return sessions
 
         (encoder,) = load("encoder", 1)
-        predict_one, *many = load("predictor", 1, *_sizes(num_samples))
+        *ones, predictor = load("predictor", *_sizes(manifest, num_samples))
+        (one,) = load("step", 1) if manifest.graphs.step else ones or [predictor]
         energy = load("energy", num_samples * manifest.horizon, 1) if manifest.graphs.energy else [None, None]
         opened.pop_all()
-        return Sessions(precision, encoder, many[0] if many else predict_one, predict_one, *energy)
+        return Sessions(precision, encoder, predictor, one, *energy)
 
 
-def _sizes(num_samples: int) -> list[int]:
-    return [max(num_samples, _FEWEST_CANDIDATES)] if num_samples > 1 else []
+def graphs(
+    bundle: Bundle, backend: Backend, precision: str, num_samples: int
+) -> dict[Role, tuple[Graph, dict[str, Shape]]]:
+    """Encoder and predictor with the shapes of their inputs, as :func:`open_sessions` compiles them.
+
+    Raises:
+        BundleError: the bundle has nothing for this backend in this precision, or was changed meanwhile.
+        JepaRuntimeError: ``num_samples`` is out of range.
+    """
+    _check_num_samples(bundle, num_samples)
+    precision = _choose_precision(bundle, backend, precision)
+    sizes: dict[Role, int] = {"encoder": 1, "predictor": _sizes(bundle.manifest, num_samples)[-1]}
+    found: dict[Role, tuple[Graph, dict[str, Shape]]] = {}
+    for role, size in sizes.items():
+        inputs, _ = _tensors(bundle.manifest, role, size)
+        shapes = {name: shape for name, (shape, _) in inputs.items()}
+        found[role] = _graph(bundle, role, backend, precision), shapes
+    return found
+
+
+def _sizes(manifest: Manifest, num_samples: int) -> list[int]:
+    """For how many candidates the predictor is compiled: all; first for one, where no graph is for that."""
+    if num_samples == 1:
+        return [1]
+    many = max(num_samples, _FEWEST_CANDIDATES)
+    return [many] if manifest.graphs.step else [1, many]
 
 
 def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
@@ -115,7 +140,8 @@ def _choose(manifest: Manifest, role: Role, backend: Backend, precision: str) ->
     return min(fitting, key=lambda variant: backend.targets.index(variant.target))
 
 
-def _graph(bundle: Bundle, variant: Variant) -> Graph:
+def _graph(bundle: Bundle, role: Role, backend: Backend, precision: str) -> Graph:
+    variant = _choose(bundle.manifest, role, backend, precision)
     model, *weights = (bundle.read(path) for path in variant.paths)
     name = str(bundle.path / variant.path)
     return Graph(name, model, weights[0] if weights else None, variant.precision)
@@ -135,6 +161,8 @@ def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tens
             {"latents": ((size, *latent), np.float32), "goal": ((1, *latent), np.float32)},
             {"energy": ((size,), np.float32)},
         )
+    if role == "step":
+        horizon = 1
     inputs: _Tensors = {
         "history_latents": ((1, history_size, *latent), np.float32),
         "actions": ((size, horizon, actions), np.float32),

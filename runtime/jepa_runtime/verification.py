@@ -21,8 +21,9 @@ class Parity:
     """How closely one graph reproduces its reference.
 
     Attributes:
-        graph: encoder, predictor or energy.
+        graph: encoder, predictor, step or energy.
         precision: that was asked for.
+        mean_cosine: over all vectors; NaN if an output is not finite.
         min_cosine: cosine of the worst vector (a token, or all energies together); NaN if an output is not
         finite.
         max_abs: the largest difference of two numbers; NaN if an output is not finite.
@@ -31,6 +32,7 @@ class Parity:
 
     graph: str
     precision: str
+    mean_cosine: float
     min_cosine: float
     max_abs: float
     tolerance: Tolerance
@@ -78,18 +80,23 @@ def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.fl
     latents = np.stack([model.encode(frame) for frame in golden.frames])
     futures = np.stack([model.predict(golden.actions, latents=latent).latents for latent in golden.latents])
     found = [("encoder", latents, golden.latents), ("predictor", futures, golden.futures)]
+    if model.manifest.graphs.step:
+        steps = np.stack(
+            [model.predict(golden.actions[:1, :1], latents=latent).latents for latent in golden.latents]
+        )
+        found.append(("step", steps, golden.futures[:, :1, :1]))
     if golden.energy is not None:
         energies = np.stack([model.energy(latent, golden.goal[0]) for latent in golden.latents])
         found.append(("energy", energies, golden.energy))
     return found
 
 
-def _difference(computed: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
+def _difference(computed: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float, float]:
     if not np.isfinite(computed).all():
-        return float("nan"), float("nan")
+        return float("nan"), float("nan"), float("nan")
     ours, theirs = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (computed, reference))
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     # Two vectors of zeros agree.
     both_zero = (np.abs(ours).max(axis=1) < _TINY) & (np.abs(theirs).max(axis=1) < _TINY)
     cosines = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1) / np.maximum(norms, _TINY))
-    return float(cosines.min()), float(np.abs(ours - theirs).max())
+    return float(cosines.mean()), float(cosines.min()), float(np.abs(ours - theirs).max())

@@ -186,7 +186,8 @@ class WorldModel:
             raise ValueError(
                 f"actions must be [1..{self.num_samples}, 1..{horizon}, {size}], got {list(chosen.shape)}"
             )
-        session = sessions.predict_one if len(chosen) == 1 else sessions.predictor
+        one = len(chosen) == 1 and chosen.shape[1] <= sessions.predict_one.inputs["actions"].shape[1]
+        session = sessions.predict_one if one else sessions.predictor
         began = time.perf_counter()
         futures = self._roll_out(session, chosen, latents, history_actions).copy()
         self.timings["predict"] = (time.perf_counter() - began) * 1e3

@@ -13,6 +13,7 @@ import pytest
 import jepa_runtime
 from jepa_runtime import BackendError, Bundle, BundleError, FrameError, JepaRuntimeError, WorldModel
 from jepa_runtime.bundle import Golden
+from jepa_runtime.verification import golden_parity
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
 
 LATENT = (TOKENS, DIM)
@@ -166,6 +167,27 @@ def test_a_longer_history_counts_and_so_do_the_actions_in_it(long_history: Path)
             model.predict(golden.actions, latents=history, history_actions=np.ones((2, ACTIONS)))
         with pytest.raises(ValueError, match=r"latents must be \[2, 2, 8\] or \[2, 8\]"):
             model.predict(golden.actions, latents=golden.latents[:3])
+
+
+@pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
+def test_a_graph_for_one_step_gives_what_the_predictor_gives(tmp_path: Path, engine: str) -> None:
+    with_step = make_bundle(tmp_path / "with", history_size=2, step=True)
+    without = make_bundle(tmp_path / "without", history_size=2)
+    actions = np.random.default_rng(0).uniform(-1, 1, (1, HORIZON, ACTIONS)).astype(np.float32)
+    found = []
+    for bundle in (with_step, without):
+        with WorldModel.open(bundle, engine=engine) as model:
+            latent = model.encode(np.full((SIZE, SIZE, 3), 90, np.uint8))
+            one, all_steps = model.predict(actions[:, :1]).latents, model.predict(actions).latents
+            surprise = model.surprise(np.stack([latent] * 2), np.zeros((1, 2)), actions[0, 0], latent)
+            found.append((one, all_steps, surprise))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    assert found[0][0] == pytest.approx(found[0][1][:, :1], abs=1e-5)
+    parities = golden_parity(with_step, engine=engine)
+    assert [(parity.graph, parity.ok) for parity in parities] == [
+        ("encoder", True), ("predictor", True), ("step", True), ("energy", True),
+    ]  # fmt: skip
 
 
 def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: Golden) -> None:

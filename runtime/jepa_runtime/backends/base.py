@@ -66,6 +66,16 @@ class Graph:
             raise BackendError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """One operation as the engine executed it, and its mean time in a run (ms)."""
+
+    name: str
+    kind: str
+    implementation: str
+    mean_ms: float
+
+
 class Session(Protocol):
     """A graph of fixed shapes, ready to run."""
 
@@ -112,6 +122,14 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the graph is damaged, its inputs are others, or it does not take these shapes.
+        """
+
+    def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
+        """Time of each operation over ``runs`` runs on zeros. Counting slows the graph down: the sum is more
+        than a run takes.
+
+        Raises:
+            BackendError: as for :meth:`load`.
         """
 
     def close(self) -> None:

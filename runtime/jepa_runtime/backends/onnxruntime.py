@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from jepa_runtime.backends.base import Array, BackendOptions, Graph, Shape, check_inputs, first_line
+from jepa_runtime.backends.base import (
+    Array,
+    BackendOptions,
+    Graph,
+    LayerTime,
+    Shape,
+    check_inputs,
+    first_line,
+)
 from jepa_runtime.errors import BackendError
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -55,6 +65,10 @@ class OnnxRuntimeSession:
             raise BackendError(f"{self._name}: inference failed: {first_line(error)}") from error
         return self.outputs
 
+    def end_profiling(self) -> str:
+        """Write what was counted; returns the path of the file."""
+        return str(self._session.end_profiling())
+
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Session`."""
         self._binding = self._session = None
@@ -81,7 +95,27 @@ class OnnxRuntimeBackend:
     def load(self, graph: Graph | Path, shapes: Mapping[str, Shape]) -> OnnxRuntimeSession:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         graph = Graph.read(graph) if isinstance(graph, Path) else graph
+        return self._open(graph, shapes, onnxruntime.SessionOptions())
+
+    def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
+        """See :class:`~jepa_runtime.backends.base.Backend`."""
         options = onnxruntime.SessionOptions()
+        with tempfile.TemporaryDirectory() as folder:
+            options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+            session = self._open(graph, shapes, options)
+            for _ in range(runs):
+                session.run()
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        spent: dict[tuple[str, str, str], list[float]] = {}
+        for event in events:
+            name, is_kernel, _ = event["name"].partition("_kernel_time")
+            if event.get("cat") == "Node" and is_kernel:
+                key = name, event["args"]["op_name"], event["args"]["provider"]
+                spent.setdefault(key, []).append(event["dur"] / 1e3)
+        # Opening a session runs the graph once before the counted runs.
+        return [LayerTime(*key, sum(times[-runs:]) / runs) for key, times in spent.items()]
+
+    def _open(self, graph: Graph, shapes: Mapping[str, Shape], options: Any) -> OnnxRuntimeSession:
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
         if self._threads is not None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import openvino
 from openvino import Core, get_version
 
-from jepa_runtime.backends.base import Array, BackendOptions, Graph, Shape, check_inputs, first_line
+from jepa_runtime.backends.base import (
+    Array,
+    BackendOptions,
+    Graph,
+    LayerTime,
+    Shape,
+    check_inputs,
+    first_line,
+)
 from jepa_runtime.errors import BackendError
 
 
@@ -82,27 +92,52 @@ class OpenVINOBackend:
     def load(self, graph: Graph | Path, shapes: Mapping[str, Shape]) -> OpenVINOSession:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         graph = Graph.read(graph) if isinstance(graph, Path) else graph
-        try:
+        model = self._read(graph, shapes)
+        with _explained(graph.name, f"compile it for {self.device}"):
+            return OpenVINOSession(graph.name, model, self._compile(graph, model))
+
+    def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
+        """See :class:`~jepa_runtime.backends.base.Backend`."""
+        model = self._read(graph, shapes)
+        with _explained(graph.name, f"count its operations on {self.device}"):
+            request = self._compile(graph, model, PERF_COUNT=True).create_infer_request()
+            for tensor in request.input_tensors:
+                tensor.data[:] = 0
+            request.infer(share_outputs=True)
+            spent: dict[tuple[str, str, str], float] = {}
+            for _ in range(runs):
+                request.infer(share_outputs=True)
+                for node in request.profiling_info:
+                    if node.status == node.EXECUTED:
+                        key = node.node_name, node.node_type, node.exec_type
+                        spent[key] = spent.get(key, 0.0) + node.real_time / timedelta(milliseconds=1)
+        return [LayerTime(*key, total / runs) for key, total in spent.items()]
+
+    def _read(self, graph: Graph, shapes: Mapping[str, Shape]) -> Any:
+        with _explained(graph.name, "read it"):
             model = self._core.read_model(graph.model, graph.weights or b"")
-        except RuntimeError as error:
-            raise BackendError(f"{graph.name}: OpenVINO cannot read it: {first_line(error)}") from error
         _fix_shapes(graph.name, model, shapes)
-        properties = dict(self._properties)
+        return model
+
+    def _compile(self, graph: Graph, model: Any, **further: Any) -> Any:
+        properties = self._properties | further
         if self.device == "CPU" or graph.precision == "fp32":
             # By default OpenVINO computes in bf16 what is not quantized, on those processors that have bf16:
             # a model would give other numbers on the workstation than on the robot.
             properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
-        try:
-            compiled = self._core.compile_model(model, self.device, properties)
-            return OpenVINOSession(graph.name, model, compiled)
-        except RuntimeError as error:
-            raise BackendError(
-                f"{graph.name}: OpenVINO cannot compile it for {self.device}: {first_line(error)}"
-            ) from error
+        return self._core.compile_model(model, self.device, properties)
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         self._core = None
+
+
+@contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise BackendError(f"{name}: OpenVINO cannot {what}: {first_line(error)}") from error
 
 
 def _properties(device: str, options: BackendOptions) -> dict[str, Any]:
@@ -110,12 +145,7 @@ def _properties(device: str, options: BackendOptions) -> dict[str, Any]:
     if options.cache_dir is not None:
         properties["CACHE_DIR"] = str(options.cache_dir)
     if device == "CPU":
-        # Numbers below 1e-38 count as zero: a processor takes many times as long for them.
-        properties |= {
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": options.pinning,
-            "CPU_DENORMALS_OPTIMIZATION": True,
-        }
+        properties |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": options.pinning}
         if options.threads is not None:
             properties["INFERENCE_NUM_THREADS"] = options.threads
     return properties

@@ -29,7 +29,7 @@ MAX_PATH_LENGTH = 255
 
 Target = Literal["openvino", "onnx"]
 Precision = Literal["int8", "fp16", "fp32"]
-Role = Literal["encoder", "predictor", "energy"]
+Role = Literal["encoder", "predictor", "step", "energy"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -158,12 +158,16 @@ _Variants = Annotated[tuple[Variant, ...], Field(max_length=16)]
 
 
 class Graphs(_Model):
-    """The forms of each graph, the preferred first. ``energy`` may be empty (then energy is the mean
-    squared difference), and need not come in every precision.
+    """The forms of each graph, the preferred first.
+
+    ``step`` is the predictor for one candidate and one step; it may be empty (then the predictor itself is
+    compiled for one candidate too, which a large one pays for in time and memory). ``energy`` may be empty
+    (then energy is the mean squared difference), and need not come in every precision.
     """
 
     encoder: Annotated[_Variants, Field(min_length=1)]
     predictor: Annotated[_Variants, Field(min_length=1)]
+    step: _Variants = ()
     energy: _Variants
 
     def of(self, role: Role) -> tuple[Variant, ...]:
@@ -183,6 +187,8 @@ class Graphs(_Model):
                     raise ValueError(f"graph {role}: path must be {folder}*{suffix}, got {variant.path!r}")
         if set(kinds["encoder"]) != set(kinds["predictor"]):
             raise ValueError("encoder and predictor must come in the same targets and precisions")
+        if kinds["step"] and set(kinds["step"]) != set(kinds["predictor"]):
+            raise ValueError("step and predictor must come in the same targets and precisions")
         targets = {target for target, _ in kinds["encoder"]}
         if kinds["energy"] and {target for target, _ in kinds["energy"]} != targets:
             raise ValueError("the energy graph must come for the same targets as the encoder")
