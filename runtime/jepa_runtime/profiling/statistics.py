@@ -2,19 +2,25 @@
 
 Method: nearest rank. A percentile is always one of the samples: of n sorted samples, the p-th percentile is
 number ceil(n * p / 100), counted from 1. The (100 - 1/n)-th and higher percentiles would all be the maximum,
-so a percentile is
-given only if at least one sample may be expected beyond it: p50 from 2 samples on, p95 from 20, p99 from 100.
+so a percentile is given only if at least one sample may be expected beyond it: p50 from 2 samples on, p95
+from 20, p99 from 100, p99.9 from 1000.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from fractions import Fraction
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 METHOD = "nearest rank; a percentile is given from 1 / (1 - p) samples on"
+
+PercentileName = Literal["p50", "p90", "p95", "p99", "p999"]
+
+# Shares of a thousand: whole numbers, so that ranks are exact.
+PERCENTILES: dict[PercentileName, int] = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p999": 999}
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,39 @@ def summarize(samples: Iterable[float]) -> Summary:
     Raises:
         ValueError: a sample is NaN: a summary would hide it.
     """
+    ordered = sort_samples(samples)
+    largest = float(ordered[-1]) if len(ordered) else None
+    return Summary(
+        p50=percentile(ordered, PERCENTILES["p50"]),
+        p95=percentile(ordered, PERCENTILES["p95"]),
+        p99=percentile(ordered, PERCENTILES["p99"]),
+        max=largest,
+        n=len(ordered),
+    )
+
+
+def sort_samples(samples: Iterable[float]) -> NDArray[np.float64]:
+    """``samples``, sorted.
+
+    Raises:
+        ValueError: a sample is NaN: a summary would hide it.
+    """
     ordered = np.sort(np.fromiter(samples, np.float64))
     if len(ordered) and np.isnan(ordered[-1]):
         raise ValueError(f"{int(np.isnan(ordered).sum())} of {len(ordered)} samples are NaN")
+    return ordered
 
-    def percentile(percent: int) -> float | None:
-        beyond = Fraction(100 - percent, 100)
-        if len(ordered) * beyond < 1:
-            return None
-        rank = -(-len(ordered) * percent // 100)
-        return float(ordered[rank - 1])
 
-    largest = float(ordered[-1]) if len(ordered) else None
-    return Summary(percentile(50), percentile(95), percentile(99), largest, len(ordered))
+def carried(count: int, permille: int) -> bool:
+    """Whether so many samples carry the percentile: at least one is expected beyond it."""
+    return count * (1000 - permille) >= 1000
+
+
+def percentile(ordered: NDArray[np.float64], permille: int) -> float | None:
+    """The percentile of sorted samples by nearest rank; None: they do not carry it."""
+    if not carried(len(ordered), permille):
+        return None
+    return float(ordered[-(-len(ordered) * permille // 1000) - 1])
 
 
 def format_ms(value: float | None) -> str:

@@ -1,0 +1,250 @@
+"""Results of other tools as profiles, so that they stand in the same table as ours.
+
+What such a file does not tell (the processor, the precision, how a frame came) is absent in the profile, and
+its notes say what the tool's figures mean. ``created`` is when the file was last written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from jepa_runtime.errors import ProfileError
+from jepa_runtime.profiling.profile import (
+    MAX_PROFILE_BYTES,
+    UNKNOWN,
+    Environment,
+    Kind,
+    Profile,
+    Run,
+    Subject,
+    Told,
+    read_profile,
+)
+from jepa_runtime.profiling.statistics import PERCENTILES
+
+_Duration = Annotated[float, Field(ge=0)]
+
+
+class _Query(BaseModel):
+    """One entry of trtexec's ``--exportTimes`` (exportJSONTrace in TensorRT's sampleReporting.cpp).
+
+    TensorRT 7 says In and Out where 8 to 11 say H2d and D2h.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False, strict=True)
+
+    start: float = Field(validation_alias=AliasChoices("startH2dMs", "startInMs"))
+    end: float = Field(validation_alias=AliasChoices("endD2hMs", "endOutMs"))
+    h2d: _Duration = Field(validation_alias=AliasChoices("h2dMs", "inMs"))
+    compute: _Duration = Field(validation_alias="computeMs")
+    d2h: _Duration = Field(validation_alias=AliasChoices("d2hMs", "outMs"))
+    latency: _Duration = Field(validation_alias="latencyMs")
+
+
+class _Report(BaseModel):
+    """benchmark_app's ``benchmark_report.json``; values are strings (Python) or numbers (C++)."""
+
+    cmd_options: dict[str, Any] | None = None
+    configuration_setup: dict[str, Any] | None = None
+    execution_results: dict[str, Any]
+
+
+_QUERIES = TypeAdapter(Annotated[list[_Query], Field(min_length=1)])
+_PERCENTILE_KEY = re.compile(r"latency \((\d{1,2}) percentile\) \(ms\)")
+
+
+def read_results(path: Path) -> Profile:
+    """Read a profile, trtexec's ``--exportTimes`` file or benchmark_app's JSON report: content tells which.
+
+    Raises:
+        ProfileError: it cannot be read, or is none of them.
+    """
+    text = _read(path).lstrip()
+    if text.startswith(b"["):
+        return import_trtexec(path)
+    if b'"execution_results"' in text and b'"profile_version"' not in text:
+        return import_benchmark_app(path)
+    return read_profile(path)
+
+
+def import_trtexec(path: Path) -> Profile:
+    """Read what ``trtexec --exportTimes=FILE`` wrote (TensorRT 7 to 11).
+
+    Raises:
+        ProfileError: it cannot be read, or is not such a file.
+    """
+    try:
+        queries = _QUERIES.validate_json(_read(path))
+    except ValidationError as error:
+        raise ProfileError(f"{path}: not a file of trtexec --exportTimes: {_explain(error)}") from error
+    begin = min(query.start for query in queries)
+    notes = [
+        "closed loop: the next query is enqueued as soon as possible, not when a frame is due",
+        "latency is copy in + compute + copy out by the device's clock; enqueueing and waiting are not in it",
+        "trtexec before TensorRT 8.5 writes its warm-up too",
+    ]
+    if not any(query.h2d or query.d2h for query in queries):
+        notes.append("measured without copies (--noDataTransfers, the default of TensorRT 11)")
+    return _profile(
+        path,
+        kind="trtexec",
+        subject=Subject(engine="tensorrt", device=UNKNOWN),
+        settings={},
+        run=Run(
+            rate_hz=None,
+            deadline_ms=None,
+            duration_s=max(0.0, (max(query.end for query in queries) - begin) / 1000),
+            scheduled_s=[(query.start - begin) / 1000 for query in queries],
+            latency_ms=[query.latency for query in queries],
+            stages_ms={
+                name: [getattr(query, name) for query in queries] for name in ("h2d", "compute", "d2h")
+            },
+        ),
+        notes=notes,
+    )
+
+
+def import_benchmark_app(path: Path) -> Profile:
+    """Read what OpenVINO's ``benchmark_app -report_type no_counters -json_stats`` wrote (Python or C++).
+
+    It holds no samples: percentiles are as told, without intervals.
+
+    Raises:
+        ProfileError: it cannot be read, or is not such a file.
+    """
+    try:
+        report = _Report.model_validate_json(_read(path))
+    except ValidationError as error:
+        raise ProfileError(f"{path}: not a JSON report of benchmark_app: {_explain(error)}") from error
+    options, setup = report.cmd_options or {}, report.configuration_setup or {}
+    if "error" in report.execution_results:
+        raise ProfileError(f"{path}: benchmark_app failed: {report.execution_results['error']}")
+    duration_ms = _number(report.execution_results, "total execution time (ms)", "execution_time")
+    told, notes = _told(report.execution_results)
+    if told is None or duration_ms is None or duration_ms < 0:
+        raise ProfileError(f"{path}: a JSON report of benchmark_app without iterations or execution time")
+    threads = _number(options, "-nthreads", "--number_threads", "nthreads")
+    return _profile(
+        path,
+        kind="benchmark_app",
+        subject=Subject(
+            model_id=_text(options, "-m", "--path_to_model", "m") or _text(setup, "topology"),
+            engine="openvino",
+            device=_text(setup, "target device", "target_device") or UNKNOWN,
+            threads=None if threads is None else int(threads),
+        ),
+        settings=_settings(setup),
+        run=Run(
+            rate_hz=None,
+            deadline_ms=None,
+            duration_s=duration_ms / 1000,
+            scheduled_s=[],
+            latency_ms=[],
+            stages_ms={},
+            told=told,
+        ),
+        notes=[
+            "closed loop; latency is that of one graph's inference request",
+            "summed up without samples, so without intervals; by the Python benchmark_app to 0.01 ms",
+            *notes,
+        ],
+    )
+
+
+def _told(results: dict[str, Any]) -> tuple[Told | None, list[str]]:
+    """The summary, None without a count, and what of the results has no place in it."""
+    count = _number(results, "total number of iterations", "iterations_num")
+    percent, value = _percentile(results)
+    name = next((name for name, permille in PERCENTILES.items() if permille == 10 * percent), None)
+    notes = [
+        f"{key}: {results[key]}"
+        for key in (
+            "compile model time (ms)",
+            "compile_model_time",
+            "first inference time (ms)",
+            "first_inference_time",
+        )
+        if key in results
+    ]
+    if value is not None and name is None:
+        notes.append(f"{percent:g} % of the inferences took at most {value:g} ms")
+    if count is None or count < 1:
+        return None, notes
+    told = Told(
+        n=int(count),
+        quantiles_ms={} if value is None or name is None else {name: value},
+        mean_ms=_number(results, "avg latency", "latency_avg"),
+        min_ms=_number(results, "min latency", "latency_min"),
+        max_ms=_number(results, "max latency", "latency_max"),
+    )
+    return told, notes
+
+
+def _profile(
+    path: Path, *, kind: Kind, subject: Subject, settings: dict[str, str], run: Run, notes: list[str]
+) -> Profile:
+    return Profile(
+        created=datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        tool=kind,
+        kind=kind,
+        subject=subject,
+        environment=Environment(cpu=UNKNOWN, cores=0, architecture=UNKNOWN, versions={}, settings=settings),
+        run=run,
+        notes=notes,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_PROFILE_BYTES:
+            raise ProfileError(
+                f"{path}: larger than {MAX_PROFILE_BYTES >> 20} MiB: no results of a measurement"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def _percentile(results: dict[str, Any]) -> tuple[float, float | None]:
+    """Which percentile was told, in percent, and its value in ms."""
+    for key in results:
+        if match := _PERCENTILE_KEY.fullmatch(key):
+            return float(match[1]), _number(results, key)
+    boundary = _number(results, "percentile_boundary")
+    return 50.0 if boundary is None else boundary, _number(results, "latency (ms)", "latency_median")
+
+
+def _settings(setup: dict[str, Any]) -> dict[str, str]:
+    named = {
+        "API": ("API", "api"),
+        "inference requests": ("number of parallel infer requests", "nireq"),
+        "batch size": ("batch size", "batch_size"),
+    }
+    found = {name: _text(setup, *keys) for name, keys in named.items()}
+    streams = {key: str(value) for key, value in setup.items() if "streams" in key}
+    return {name: value for name, value in found.items() if value is not None} | streams
+
+
+def _text(values: dict[str, Any], *names: str) -> str | None:
+    return next((str(values[name]) for name in names if name in values), None)
+
+
+def _number(values: dict[str, Any], *names: str) -> float | None:
+    text = _text(values, *names)
+    try:
+        number = math.nan if text is None else float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,267 @@
+"""Compare says worse when it is, stays quiet when it is not, and refuses what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.cli import main
+from jepa_runtime.profiling.compare import Comparison, common_measure, compare, differences
+from jepa_runtime.profiling.profile import Parity, Profile, Run, write_profile
+from tests.runtime.profiles import make_profile
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    def save(name: str, profile: Profile) -> str:
+        write_profile(profile, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+def judged(baseline: Profile, other: Profile, *, max_regression: float = 0.05) -> Comparison:
+    return compare(
+        baseline,
+        other,
+        measure=common_measure((baseline, other)),
+        percentile="p99",
+        max_regression=max_regression,
+    )
+
+
+def with_subject(profile: Profile, **changes: Any) -> Profile:
+    return profile.model_copy(update={"subject": profile.subject.model_copy(update=changes)})
+
+
+def with_environment(profile: Profile, **changes: Any) -> Profile:
+    return profile.model_copy(update={"environment": profile.environment.model_copy(update=changes)})
+
+
+def with_run(profile: Profile, **changes: Any) -> Profile:
+    return profile.model_copy(update={"run": profile.run.model_copy(update=changes)})
+
+
+def losing(run: Run, frames: Container[int]) -> dict[str, Any]:
+    """The changes that drop these of the processed frames."""
+    kept = [index for index in range(len(run.scheduled_s)) if index not in frames]
+    return {
+        "scheduled_s": [run.scheduled_s[index] for index in kept],
+        "latency_ms": [run.latency_ms[index] for index in kept],
+        "stages_ms": {},
+        "dropped_s": sorted(
+            [*run.dropped_s, *(due for index, due in enumerate(run.scheduled_s) if index in frames)]
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("scale", "status", "verdict"), [(1.0, 0, "same"), (0.8, 0, "better"), (1.2, 1, "worse")]
+)
+def test_the_exit_status_tells_what_became_of_the_latency(
+    saved: Any, capsys: pytest.CaptureFixture[str], scale: float, status: int, verdict: str
+) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=scale))]
+    assert main(["compare", *files]) == status
+    assert f": {verdict}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_what_is_allowed_is_not_worse(saved: Any) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
+    assert main(["compare", *files, "--max-regression", "30%"]) == 0
+
+
+def test_one_worse_profile_of_several_decides(saved: Any) -> None:
+    files = [saved(f"{scale}.json", make_profile(seed=1, scale=scale)) for scale in (1.0, 0.9, 1.2)]
+    assert main(["compare", *files]) == 1
+    assert main(["compare", *files[:2]]) == 0
+
+
+def test_the_effect_is_within_its_interval_and_near_the_truth() -> None:
+    change = judged(make_profile(), make_profile(seed=7, scale=1.1)).times["p50"]
+    assert change.low <= change.point <= change.high
+    assert change.low < 0.097 < change.high, "10 % of the inferences, which are 97 % of the latency"
+
+
+def test_a_rise_within_the_noise_is_not_worse() -> None:
+    few = make_profile(frames=400)
+    found = judged(few, make_profile(seed=3, frames=400, scale=1.005), max_regression=0.0)
+    assert found.times["p99"].low < 0 < found.times["p99"].high
+    assert not any(reason.startswith("p99") for reason in found.reasons)
+
+
+def test_equal_distributions_seldom_raise_an_alarm() -> None:
+    """Two in a hundred frames are dropped at random. Lost frames and missed deadlines are the same frames
+    here, so that one of forty is expected to raise an alarm.
+    """
+
+    def profile(seed: int) -> Profile:
+        made = make_profile(seed=seed, frames=500)
+        lost = np.flatnonzero(np.random.default_rng(seed).random(len(made.run.scheduled_s)) < 0.02)
+        return with_run(made, **losing(made.run, set(lost.tolist())))
+
+    runs = 80
+    alarms = sum(judged(profile(2 * seed), profile(2 * seed + 1)).verdict == "worse" for seed in range(runs))
+    assert alarms <= 0.075 * runs
+
+
+def test_lost_frames_that_rose_are_worse_although_the_latency_did_not() -> None:
+    baseline, other = make_profile(), make_profile(seed=7)
+    other = with_run(other, **losing(other.run, range(0, 1790, 100)))
+    found = judged(baseline, other)
+    assert found.verdict == "worse"
+    assert found.lost is not None and found.lost.point == pytest.approx(18 / 1800)
+    assert any("lost frames" in reason for reason in found.reasons)
+
+
+def test_one_burst_of_drops_is_one_event_and_no_evidence() -> None:
+    baseline, other = make_profile(), make_profile(seed=7)
+    found = judged(baseline, with_run(other, **losing(other.run, range(500, 512))))
+    assert found.lost is not None and found.lost.low <= 0 < found.lost.point
+
+
+def test_missed_deadlines_that_rose_are_worse() -> None:
+    rng = np.random.default_rng(0)
+    baseline, other = make_profile(), make_profile(seed=7)
+    late = np.where(rng.random(len(other.run.latency_ms)) < 0.008, 40.0, other.run.latency_ms)
+    found = judged(baseline, with_run(other, latency_ms=late.tolist()))
+    assert found.verdict == "worse"
+    assert "missed deadlines" in found.reasons[-1]
+
+
+def test_misses_of_another_deadline_are_not_compared() -> None:
+    assert judged(make_profile(), with_run(make_profile(seed=7), deadline_ms=13.0)).missed is None
+
+
+def test_a_model_that_computes_something_else_is_worse_however_fast() -> None:
+    broken = Parity(graph="encoder", mean_cosine=0.5, worst_cosine=0.1, max_abs=9.0, ok=False)
+    found = judged(make_profile(), make_profile(seed=7, scale=0.5, parity=[broken]))
+    assert found.verdict == "worse"
+    assert "golden" in found.reasons[0]
+
+
+UNLIKE = [
+    (with_environment(make_profile(), cpu="Another Processor"), "CPU"),
+    (with_environment(make_profile(), cores=8), "cores"),
+    (with_environment(make_profile(), architecture="aarch64"), "architecture"),
+    (with_environment(make_profile(), settings={"governor": "powersave"}), "setting governor"),
+    (with_environment(make_profile(), settings={}), "setting governor"),
+    (with_subject(make_profile(), engine="onnxruntime"), "engine"),
+    (with_subject(make_profile(), device="NPU"), "device"),
+    (with_subject(make_profile(), precision="fp32"), "precision"),
+    (with_subject(make_profile(), threads=2), "threads"),
+    (with_subject(make_profile(), futures=16), "futures"),
+    (with_subject(make_profile(), horizon=4), "horizon"),
+    (with_subject(make_profile(), source="clip.mp4"), "source"),
+    (with_subject(make_profile(), frame_size=(128, 128)), "frame size"),
+    (with_run(make_profile(), rate_hz=60.0), "rate"),
+    (with_run(make_profile(), deadline_ms=20.0), "deadline"),
+    (make_profile(kind="ros"), "kind of measurement"),
+]
+
+
+@pytest.mark.parametrize(("other", "what"), UNLIKE)
+def test_unlike_conditions_are_named(other: Profile, what: str) -> None:
+    found = differences(make_profile(), other)
+    assert len(found) == 1
+    assert found[0].startswith(f"{what}: ")
+
+
+def test_versions_may_differ_for_that_is_what_is_compared() -> None:
+    newer = with_subject(make_profile(), model_version="2.0.0", sha256="1" * 64, engine_version="2027.0")
+    assert differences(make_profile(), newer) == ()
+
+
+def test_unlike_conditions_are_refused_with_all_differences_unless_allowed(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = with_subject(with_environment(make_profile(seed=7), cores=8), precision="fp32")
+    files = [saved("a.json", make_profile()), saved("b.json", other)]
+    assert main(["compare", *files]) == 2
+    said = capsys.readouterr()
+    assert "cores: 2 against 8" in said.err and "precision: int8 against fp32" in said.err
+    assert "--allow-different" in said.err and said.out == ""
+    assert main(["compare", *files, "--allow-different"]) == 0
+    assert "unlike the baseline: cores: 2 against 8" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_too_few_samples_for_the_percentile_are_not_comparable(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [saved(f"{seed}.json", make_profile(seed=seed, frames=150)) for seed in (0, 7)]
+    assert main(["compare", *files]) == 2
+    assert "measure longer" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["compare", *files, "--quantile", "p90"]) == 0
+
+
+def test_what_cannot_be_read_is_not_comparable(
+    saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = saved("a.json", make_profile())
+    (tmp_path / "bad.json").write_text("{}")
+    assert main(["compare", good, str(tmp_path / "bad.json")]) == 2
+    assert main(["compare", good, str(tmp_path / "none.json")]) == 2
+    assert "none.json: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["5", "0.05", "-5%", "five", "5%%"])
+def test_a_regression_must_be_a_percentage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "a.json", "b.json", f"--max-regression={text}"])
+    assert stopped.value.code == 2
+    assert "must be a percentage such as 5%" in capsys.readouterr().err
+
+
+def test_markdown_is_a_table_with_a_row_for_each_file(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = with_subject(make_profile(seed=7, scale=1.2), model_id="a|b <i>", sha256="1" * 64)
+    files = [saved("a.json", make_profile()), saved("b.json", odd)]
+    assert main(["compare", *files, "--markdown", "-"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    header, rule, first, second = lines[:4]
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    assert columns[:5] == ["file", "model", "engine", "precision", "n"]
+    assert columns[5:11] == ["p50", "p90", "p95", "p99", "p99.9", "max"]
+    assert columns[11:] == ["misses", "drops", "parity", "change", "verdict"]
+    assert rule.count("|") == header.count("|") == first.count("|") == second.replace("\\|", "").count("|")
+    cells = [cell.strip().replace("\\", "") for cell in first.strip("|").split(" | ")]
+    row = dict(zip(columns, cells, strict=True))
+    assert row["model"] == "vit_s 1.0.0 (00000000)"
+    assert row["engine"] == "openvino 2026.4.1 CPU"
+    assert (row["n"], row["drops"], row["verdict"]) == ("1800", "4 (0.22%)", "baseline")
+    assert row["p50"].startswith("12.89 [") and row["p50"].endswith("]")
+    assert row["p99.9"].endswith("…]"), "1800 samples do not bound p99.9"
+    assert row["parity"] == "ok, worst cosine 0.9980"
+    assert "a\\|b \\<i\\> 1.0.0 (11111111)" in second and second.endswith("| worse |")
+    assert any("p50 rose by" in line for line in lines[4:])
+    assert any("block bootstrap" in line for line in lines[4:])
+
+
+def test_json_holds_statistics_and_effects(saved: Any, tmp_path: Path) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
+    target, table = tmp_path / "out" / "compared.json", tmp_path / "table.md"
+    assert main(["compare", *files, "--json", str(target), "--markdown", str(table)]) == 1
+    baseline, other = json.loads(target.read_text())["profiles"]
+    assert baseline["comparison"] is None
+    assert other["comparison"]["verdict"] == "worse"
+    assert 0.15 < other["comparison"]["times"]["p50"]["point"] < 0.25
+    assert other["statistics"]["response"]["n"] == 1800
+    assert table.read_text().startswith("| file |")
+
+
+def test_only_one_format_can_go_to_standard_output(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile())]
+    assert main(["compare", *files, "--json", "-", "--markdown", "-"]) == 2
+    assert "name a file" in capsys.readouterr().err
+
+
+def test_the_terminal_shows_names_from_files_as_they_are(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = with_subject(make_profile(), model_id="[red]x[/]")
+    assert main(["compare", saved("a.json", odd), saved("b.json", odd)]) == 0
+    assert "[red]x[/]" in capsys.readouterr().out
