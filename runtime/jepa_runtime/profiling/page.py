@@ -1,0 +1,215 @@
+"""What the reports are made of: one self-contained HTML page. No scripts, nothing external, light and dark.
+
+Text is escaped wherever it is not :class:`Html` already, so a name from a profile cannot become markup. The
+page also forbids the browser to load or run anything (Content-Security-Policy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from jepa_runtime.errors import ProfileError
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #566273; --line: #dde2e9; --paper: #ffffff;
+  --card: #f5f7fa; --alert: #b93a0a; --good: #1a7f4b;
+  --c0: #2463c9; --c1: #0f8a7e; --c2: #b7791f; --c3: #7c4dbd; --c4: #c0457f; --c5: #8a95a5; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e7ebf0; --soft: #a0acbb; --line: #323b47; --paper: #14191f; --card: #1c232c;
+    --alert: #fb923c; --good: #4cc38a;
+    --c0: #6ea0f5; --c1: #3fc1b0; --c2: #e0ab4f; --c3: #b493ec; --c4: #ee86b0; --c5: #75818f; }
+}
+@media print {
+  :root { color-scheme: light; --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --card: #f5f7fa;
+    --alert: #b93a0a; --good: #1a7f4b; --c0: #2463c9; --c1: #0f8a7e; --c2: #b7791f; --c3: #7c4dbd;
+    --c4: #c0457f; --c5: #8a95a5; }
+  * { print-color-adjust: exact; }
+  body { padding: 0; font-size: 12px; }
+  figure, .card, .reading, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.5rem 4rem; background: var(--paper);
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; letter-spacing: -.01em; }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .8rem; padding-top: .9rem; border-top: 1px solid var(--line); }
+h3 { font-size: .95rem; margin: 1.4rem 0 .4rem; }
+p { margin: .4rem 0; max-width: 50rem; }
+ul { margin: .4rem 0; padding-left: 1.2rem; }
+.subtitle, .note, figcaption { color: var(--soft); }
+.note, figcaption { font-size: .85rem; }
+.cards, .columns, .readings { display: grid; gap: .8rem; }
+.cards { grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); margin: 1.6rem 0 .8rem; }
+.columns { grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1.6rem 2rem; }
+.readings { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.card, .reading { background: var(--card); border-radius: .6rem; padding: .7rem .9rem; min-width: 0; }
+.card span, .card small, .reading figcaption { color: var(--soft); font-size: .85rem; display: block; }
+.card b { display: block; font-size: 1.35rem; line-height: 1.35; font-variant-numeric: tabular-nums; }
+.card.main { border-left: 4px solid var(--c0); }
+.alert, .card.alert b { color: var(--alert); }
+.good { color: var(--good); }
+figure { margin: 0; min-width: 0; }
+figure b { display: block; font-size: .95rem; margin-bottom: .2rem; }
+svg { width: 100%; height: auto; display: block; }
+.scroll { overflow-x: auto; }
+.scroll.wide > svg { min-width: 40rem; }
+table { border-collapse: collapse; width: 100%; margin: .8rem 0; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { color: var(--soft); font-weight: 600; font-size: .85rem; }
+td small { display: block; color: var(--soft); font-size: .75rem; white-space: nowrap; }
+table.numbers td, table.numbers th { text-align: right; font-variant-numeric: tabular-nums;
+  overflow-wrap: normal; }
+table.numbers .text { text-align: left; }
+table.numbers td.text:first-child { overflow-wrap: anywhere; min-width: 7rem; }
+tr:has(.share) td:first-child { min-width: 12rem; }
+table.facts th { width: 14rem; }
+.share { display: block; height: .25rem; margin-left: auto; border-radius: .15rem; background: var(--c0); }
+td:has(.share) { min-width: 6rem; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; list-style: none; padding: 0; font-size: .85rem;
+  color: var(--soft); }
+.legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: .15rem; margin-right: .35rem;
+  background: var(--c); vertical-align: -.05rem; }
+details { margin: .4rem 0; }
+summary { cursor: pointer; color: var(--soft); font-size: .85rem; }
+.s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); }
+.s3 { --c: var(--c3); } .s4 { --c: var(--c4); } .s5 { --c: var(--c5); }
+.fill { fill: var(--c); }
+.stroke { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
+.late { fill: var(--alert); }
+.axis { stroke: var(--line); }
+.limit { fill: none; stroke: var(--alert); stroke-dasharray: 5 4; }
+.whisker { stroke: var(--ink); stroke-width: 1.2; }
+text { fill: var(--soft); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+text.strong { fill: var(--ink); }
+text.alert { fill: var(--alert); }
+@media (max-width: 40rem) {
+  body { padding: 1.5rem 1rem 3rem; }
+  .scroll text { font-size: 15px; }
+  .wide text { font-size: 17px; }
+  .reading text { font-size: 12px; }
+  table.facts th { width: 7rem; }
+}
+"""
+
+
+class Html(str):
+    """Text that is markup already."""
+
+
+def html(value: str) -> Html:
+    """``value`` as markup: escaped, unless it is markup."""
+    return value if isinstance(value, Html) else Html(escape(value))
+
+
+def join(parts: Iterable[str]) -> Html:
+    """The parts one after another, each as markup."""
+    return Html("".join(html(part) for part in parts))
+
+
+def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
+    """The whole document."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'/>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'
+        "<meta name='viewport' content='width=device-width, initial-scale=1'/>"
+        f"<title>{html(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<h1>{html(title)}</h1>\n<p class='subtitle'>{html(subtitle)}</p>\n"
+        + "\n".join(sections)
+        + "\n</body></html>\n"
+    )
+
+
+def write_page(text: str, path: Path) -> None:
+    """Write a page; folders are made.
+
+    Raises:
+        ProfileError: it cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def section(title: str, *parts: str) -> Html:
+    """A heading and what stands under it."""
+    return Html(f"<section><h2>{html(title)}</h2>{join(parts)}</section>")
+
+
+def note(text: str) -> Html:
+    """A remark in small print."""
+    return Html(f"<p class='note'>{html(text)}</p>")
+
+
+def bullets(items: Iterable[str]) -> Html:
+    """A list."""
+    return Html(f"<ul>{join(Html(f'<li>{html(item)}</li>') for item in items)}</ul>")
+
+
+def card(label: str, value: str, remark: str = "", *, kind: str = "") -> Html:
+    """A figure that matters. ``kind``: ``main`` or ``alert``."""
+    small = f"<small>{html(remark)}</small>" if remark else ""
+    return Html(f"<div class='card {kind}'><span>{html(label)}</span><b>{html(value)}</b>{small}</div>")
+
+
+def block(kind: str, parts: Iterable[str]) -> Html:
+    """Parts side by side: ``cards``, ``columns`` or ``readings``."""
+    return Html(f"<div class='{kind}'>{join(parts)}</div>")
+
+
+def figure(
+    svg: Html, caption: str, *, title: str = "", legend: Sequence[str] = (), wide: bool = False
+) -> Html:
+    """A chart with its caption. ``legend``: the names of its series, in the order of their colours."""
+    heading = f"<b>{html(title)}</b>" if title else ""
+    entries = join(
+        Html(f"<li><i class='s{index}'></i>{html(name)}</li>") for index, name in enumerate(legend)
+    )
+    colours = f"<ul class='legend'>{entries}</ul>" if legend else ""
+    return Html(
+        f"<figure>{heading}<div class='scroll {'wide' if wide else ''}'>{svg}</div>{colours}"
+        f"<figcaption>{html(caption)}</figcaption></figure>"
+    )
+
+
+def numbers(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> Html:
+    """A table of figures; its first ``text_columns`` columns are text."""
+
+    def row(cells: Sequence[str], tag: str) -> Html:
+        kinds = [" class='text'" if column < text_columns else "" for column in range(len(cells))]
+        filled = (f"<{tag}{kind}>{html(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return Html(f"<tr>{''.join(filled)}</tr>")
+
+    body = join(row(cells, "td") for cells in rows)
+    return Html(
+        f"<div class='scroll'><table class='numbers'><thead>{row(head, 'th')}</thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def facts(items: Mapping[str, str]) -> Html:
+    """A table of names and values; nothing if there are none."""
+    if not items:
+        return Html("")
+    rows = join(
+        Html(f"<tr><th scope='row'>{html(name)}</th><td>{html(value)}</td></tr>")
+        for name, value in items.items()
+    )
+    return Html(f"<table class='facts'><tbody>{rows}</tbody></table>")
+
+
+def ms(value: float | None) -> str:
+    """A time in ms for reading: as many decimals as matter; a dash where there is none."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    return f"{value:,.{3 if size < 1 else 2 if size < 100 else 1 if size < 1000 else 0}f}"
+
+
+def with_unit(value: float | None) -> str:
+    """As :func:`ms`, with its unit."""
+    return "-" if value is None else f"{ms(value)} ms"
