@@ -28,7 +28,7 @@ def manifest(
         names=names, units=["m/s"] * len(low), low=list(low), high=list(high), max_norm=max_norm
     )
     io = SimpleNamespace(
-        frame=SimpleNamespace(height=16, width=16),
+        frame=SimpleNamespace(height=16, width=16, rate_hz=30.0),
         action=action,
         step_s=STEP_S,
         latent=SimpleNamespace(tokens=TOKENS, dim=DIM, dtype="float32"),
@@ -40,6 +40,7 @@ def manifest(
         trained=False,
         io=io,
         history_size=history_size,
+        action_size=len(names),
         horizon=HORIZON,
         num_samples=NUM_SAMPLES,
         surprise_threshold=0.5,
@@ -77,6 +78,7 @@ class FakeModel:
     ) -> Futures:
         assert latents.shape == (self.manifest.history_size, TOKENS, DIM)
         assert history_actions.shape == (self.manifest.history_size - 1, 2)
+        self.timings["predict"] = 0.01
         moved = latents[-1] + np.cumsum(actions[:, :, 0], axis=1)[..., None, None]
         return Futures(
             latents=moved.astype(np.float32),

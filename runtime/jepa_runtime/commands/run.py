@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.commands.arguments import positive, stop_on_signals
 from jepa_runtime.commands.run_recording import RunRecording
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
@@ -51,10 +51,10 @@ def add_parser(subparsers: Any) -> None:
         "BAG.mcap[?topic=/name]",
     )
     parser.add_argument(
-        "--rate", type=_positive, metavar="HZ", help="frames per second (default: the source's own, else 30)"
+        "--rate", type=positive, metavar="HZ", help="frames per second (default: the source's own, else 30)"
     )
     parser.add_argument(
-        "--duration", type=_positive, metavar="S", help="seconds to run (default: until the source ends)"
+        "--duration", type=positive, metavar="S", help="seconds to run (default: until the source ends)"
     )
     parser.add_argument(
         "--goal", metavar="IMAGE", help="an image of the goal (default: the source's own, if it has one)"
@@ -70,7 +70,7 @@ def add_parser(subparsers: Any) -> None:
         "--num-samples", type=int, metavar="K", help="futures per frame (default: the bundle's)"
     )
     parser.add_argument(
-        "--deadline-ms", type=_positive, metavar="MS", help="deadline per frame (default: one period)"
+        "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the measurements there; - for standard output")
     parser.add_argument("--html", metavar="FILE", help="write a latency report there")
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             _make_folder(Path(path))
     console = Console(stderr=args.json == "-")
     with ExitStack() as stack:
-        stopping = stack.enter_context(_stop_on_signals())
+        stopping = stack.enter_context(stop_on_signals())
         source = stack.enter_context(closing(open_source(args.source, rate_hz=args.rate)))
         goal = None if args.goal is None else _read_image(args.goal)
         return _Run(args, source, goal, stopping, console).play()
@@ -240,25 +240,6 @@ class _Run:
             self._console.print(f"last error: {self._last_error}", markup=False)
 
 
-@contextmanager
-def _stop_on_signals() -> Iterator[Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal ends the process as if nobody listened."""
-    stopping = Event()
-
-    def stop(number: int, _: object) -> None:
-        stopping.set()
-        signal.signal(number, previous[signal.Signals(number)])
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in previous:
-        signal.signal(number, stop)
-    try:
-        yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _read_image(path: str) -> Image:
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
@@ -279,10 +260,3 @@ def _write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value

@@ -1,0 +1,179 @@
+"""What ``jepa-runtime profile`` shows: how far it is, and the figures at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from jepa_runtime.profiling.describe import Distribution, RunStatistics, describe, distribution
+from jepa_runtime.profiling.load import Snapshot
+from jepa_runtime.profiling.profile import Energy, Profile, Reading
+from jepa_runtime.profiling.statistics import format_ms
+
+
+class Steps:
+    """Progress on a terminal; silent elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> Steps:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, what: str) -> None:
+        """What is being done now, of unknown length."""
+        self._progress.reset(self._task, description=what, total=None)
+
+    def counter(self, what: str, total: int) -> Callable[[], None]:
+        """What is being done now; call what this returns after each of ``total`` parts."""
+        self._progress.reset(self._task, description=what, total=total)
+        return lambda: self._progress.advance(self._task)
+
+    def live(self, snapshot: Snapshot) -> None:
+        """The main pass at this moment."""
+        recent = snapshot.recent
+        p50, p99, longest = (format_ms(value) for value in (recent.p50, recent.p99, recent.max))
+        told = f"open loop: p50 {p50}, p99 {p99}, max {longest} ms"
+        self._progress.update(self._task, description=told, completed=snapshot.sent, total=snapshot.of)
+
+
+def show(profile: Profile, console: Console) -> None:
+    """The figures of a profile as tables."""
+    run = describe(profile.run)
+    subject = profile.subject
+    console.print(_latencies(profile, run))
+    console.print(_intervals(run.response))
+    console.print(_counts(profile, run))
+    for parity in profile.parity:
+        verdict = "[green]ok[/]" if parity.ok else "[bold red]NOT within the bundle's tolerance[/]"
+        console.print(
+            f"parity of the {parity.graph}: cosine {parity.mean_cosine:.6f} in the mean, "
+            f"{parity.worst_cosine:.6f} the worst: {verdict}"
+        )
+    _show_passes(profile, console)
+    _show_machine(profile.readings, profile.energy, console)
+    for name, reason in profile.run.absent.items():
+        console.print(f"[dim]{name}: not measured: {escape(reason)}[/]")
+    for note in profile.notes:
+        console.print(f"[dim]{escape(note)}[/]")
+    console.print(
+        f"[dim]{escape(profile.environment.cpu)}, {profile.environment.cores} cores; {subject.engine} "
+        f"{escape(subject.engine_version or '')}[/]"
+    )
+
+
+def _latencies(profile: Profile, run: RunStatistics) -> Table:
+    subject = profile.subject
+    rate = "as fast as it goes" if run.rate_hz is None else f"{run.rate_hz:g} Hz, open loop"
+    model = f"{subject.model_id} {subject.model_version} {subject.precision}"
+    work = f"{subject.futures} futures x {subject.horizon} steps, {subject.threads} thread(s)"
+    title = escape(f"{model} on {subject.engine} ({subject.device}), {work}; {rate}")
+    caption = (
+        "response: of every frame due, until the first result at least as new; latency: of the frames "
+        "processed; peak age: of a result when the next replaced it"
+    )
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("ms", no_wrap=True)
+    for column in ("p50", "p90", "p95", "p99", "p99.9", "max", "n"):
+        table.add_column(column, justify="right")
+    _add(table, "[bold]response[/]", run.response)
+    _add(table, "latency", run.latency)
+    table.add_section()
+    for name, measured in run.stages.items():
+        _add(table, f"  {name}", measured)
+    _add(table, "  residual", run.residual)
+    table.add_section()
+    _add(table, "peak age", run.peak_age)
+    _add(table, "period jitter", run.period_jitter)
+    return table
+
+
+def _add(table: Table, name: str, measured: Distribution) -> None:
+    quantiles = [format_ms(quantile.value) for quantile in measured.quantiles().values()]
+    table.add_row(name, *quantiles, format_ms(measured.max), str(measured.n))
+
+
+def _intervals(measured: Distribution) -> str:
+    told = [
+        f"{name} {quantile.low:.2f} to {'?' if quantile.high is None else f'{quantile.high:.2f}'}"
+        for name, quantile in measured.quantiles().items()
+        if quantile.low is not None
+    ]
+    return f"95 % intervals of the response: {', '.join(told) or 'too few samples'}"
+
+
+def _counts(profile: Profile, run: RunStatistics) -> str:
+    told = [f"{run.processed} of {run.frames} frames processed, {run.dropped} dropped, {run.failed} failed"]
+    if run.misses is not None:
+        told.append(f"{run.misses} later than {profile.run.deadline_ms:.4g} ms or never")
+        told.append(f"{run.longest_miss_run} of these in a row")
+    if run.slack is not None and run.slack.p99.value is not None:
+        told.append(f"slack at p99 {run.slack.p99.value:.2f} ms")
+    if run.achieved_hz is not None:
+        told.append(f"{run.achieved_hz:.2f} results a second")
+    return "; ".join(told)
+
+
+def _show_passes(profile: Profile, console: Console) -> None:
+    if profile.closed_loop is not None:
+        closed = describe(profile.closed_loop)
+        p50 = format_ms(closed.latency.p50.value)
+        console.print(f"closed loop: {closed.achieved_hz or 0:.1f} Hz at most, p50 {p50} ms")
+    if profile.sweep is not None:
+        points = ", ".join(
+            f"{point.rate_hz:g} Hz {format_ms(point.p99_ms)}" for point in profile.sweep.points
+        )
+        knee = "none was kept up with" if profile.sweep.knee_hz is None else f"{profile.sweep.knee_hz:g} Hz"
+        console.print(f"sweep: highest rate kept up with {knee} (p99 by rate: {points})")
+    for start in profile.cold_starts:
+        phases = ", ".join(
+            f"{name} {distribution(values).p50.value or values[0]:.0f}"
+            for name, values in start.phases_ms.items()
+            if not name.startswith("steady")
+        )
+        total = sorted(start.total_ms)[len(start.total_ms) // 2]
+        console.print(f"cold start, cache {start.cache}: {total:.0f} ms ({phases})")
+    for gap in profile.idle_gaps:
+        console.print(
+            f"after {gap.gap_s:g} s idle: {min(gap.latency_ms):.2f} to {max(gap.latency_ms):.2f} ms "
+            f"({len(gap.latency_ms)} times)"
+        )
+    for graph in dict.fromkeys(layer.graph for layer in profile.layers):
+        layers = [layer for layer in profile.layers if layer.graph == graph]
+        slowest = max(layers, key=lambda layer: layer.mean_ms)
+        console.print(
+            f"{graph}: {len(layers)} operations, the slowest {escape(slowest.name)} ({slowest.kind}) "
+            f"{slowest.mean_ms:.3f} ms of {sum(layer.mean_ms for layer in layers):.3f} (counted)"
+        )
+
+
+def _show_machine(readings: list[Reading], energy: Energy | None, console: Console) -> None:
+    counts = [reading for reading in readings if reading.values and reading.unit == "count"]
+    others = [reading for reading in readings if reading.values and reading.unit != "count"]
+    means = [f"{each.name} {sum(each.values) / len(each.values):.4g} {each.unit}" for each in others]
+    console.print(escape("machine, means: " + ", ".join(means)))
+    console.print(escape("at the end: " + ", ".join(f"{each.name} {each.values[-1]:g}" for each in counts)))
+    absent: dict[str, list[str]] = {}
+    for reading in readings:
+        if reading.absent is not None:
+            absent.setdefault(reading.absent, []).append(reading.name)
+    for reason, names in absent.items():
+        console.print(f"[dim]{', '.join(names)}: {escape(reason)}[/]")
+    if energy is not None:
+        console.print(
+            f"energy: {energy.per_frame_j * 1e3:.1f} mJ a frame above idle"
+            if energy.per_frame_j is not None
+            else f"[dim]energy: {escape(energy.absent or 'unknown')}[/]"
+        )

@@ -1,0 +1,134 @@
+"""Loads on the pipeline: schedules that wait for nobody, and every frame accounted for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from jepa_runtime.errors import ProfileError, SourceError
+from jepa_runtime.profiling.describe import describe
+from jepa_runtime.profiling.load import Load, Snapshot, Workload
+from tests.runtime.fakes import FakeModel
+
+FRAMES = Workload("fake", [np.full((8, 8, 3), value, np.uint8) for value in range(3)], 0.0)
+
+
+class Stalling(FakeModel):
+    """Stands still once, for ``seconds``, when it has encoded ``after`` frames."""
+
+    def __init__(self, *, after: int, seconds: float) -> None:
+        super().__init__()
+        self._left, self._seconds = after, seconds
+
+    def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        self._left -= 1
+        if self._left == 0:
+            time.sleep(self._seconds)
+        return super().encode(frame)
+
+
+class Failing(FakeModel):
+    """Fails from the second frame on: the first is the pipeline's warm-up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warm = False
+
+    def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        if self._warm:
+            raise RuntimeError("out of order")
+        self._warm = True
+        return super().encode(frame)
+
+
+def load(make: Callable[[], Any], stopping: Event | None = None) -> Load:
+    return Load(make, FRAMES, stopping=stopping or Event())
+
+
+def test_every_frame_that_was_due_is_accounted_for() -> None:
+    with load(lambda: FakeModel(encode_s=0.001)) as loaded:
+        run = loaded.open_loop(100, 0.5, deadline_ms=10.0)
+    assert len(run.scheduled_s) + len(run.dropped_s) + len(run.failed_s) == 50
+    assert np.allclose(np.diff(sorted(run.scheduled_s + run.dropped_s)), 0.01, atol=1e-6)
+    assert set(run.stages_ms) >= {"receive", "wait", "encode", "predict", "surprise"}
+    assert describe(run).residual.max is not None
+
+
+def test_a_stall_shows_in_the_response_though_the_frames_it_cost_were_dropped() -> None:
+    with load(lambda: Stalling(after=60, seconds=0.4)) as loaded:
+        run = loaded.open_loop(100, 2.0)
+    told = describe(run)
+    assert 30 <= len(run.dropped_s) <= 45
+    assert told.response.p90.value is not None and told.latency.p90.value is not None
+    assert told.response.p90.value > 180
+    assert told.latency.p90.value < 50
+
+
+@pytest.mark.parametrize("history_size", [1, 3])
+def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None:
+    with load(lambda: FakeModel(history_size=history_size)) as loaded:
+        run = loaded.open_loop(50, 0.4)
+    assert len(run.scheduled_s) == 20
+    assert min(run.stages_ms["predict"]) > 0
+
+
+def test_a_closed_loop_tells_the_highest_rate() -> None:
+    with load(lambda: FakeModel(encode_s=0.01)) as loaded:
+        run = loaded.closed_loop(0.5)
+    assert run.rate_hz is None
+    assert 20 <= len(run.scheduled_s) <= 50
+    assert min(run.latency_ms) >= 10
+
+
+def test_a_sweep_finds_the_knee_between_what_is_kept_up_with_and_what_is_not() -> None:
+    told: list[float] = []
+    with load(lambda: FakeModel(encode_s=0.02)) as loaded:
+        sweep = loaded.sweep(100, 0.6, tick=told.append)
+    assert sweep.knee_hz is None or sweep.knee_hz < 50
+    assert sweep.points[-1].misses > 0.5 * sweep.points[-1].frames
+    assert told == [point.rate_hz for point in sweep.points]
+
+
+def test_an_idle_gap_lies_before_every_latency() -> None:
+    began = time.monotonic()
+    with load(FakeModel) as loaded:
+        gap = loaded.idle_gap(0.05, 4)
+    assert time.monotonic() - began >= 0.2
+    assert len(gap.latency_ms) == 4
+
+
+def test_a_pass_that_is_stopped_keeps_what_it_measured() -> None:
+    stopping = Event()
+
+    def stop(snapshot: Snapshot) -> None:
+        if snapshot.sent >= 20:
+            stopping.set()
+
+    with load(FakeModel, stopping) as loaded:
+        run = loaded.open_loop(40, 60, tick=stop)
+    assert 19 <= len(run.scheduled_s) <= 21
+
+
+def test_a_model_that_always_fails_is_an_error_with_its_reason() -> None:
+    with load(Failing) as loaded, pytest.raises(ProfileError, match="out of order"):
+        loaded.open_loop(50, 0.2)
+
+
+def test_frames_come_from_a_source_and_can_be_scaled(tmp_path: Path) -> None:
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((6, 8, 3), index, np.uint8))
+    workload = Workload.read(str(tmp_path), rate_hz=10, size=(32, 24))
+    assert len(workload.frames) == 3
+    assert workload.size == (32, 24)
+
+
+def test_a_source_that_does_not_exist_is_named() -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.mp4"):
+        Workload.read("nowhere.mp4", rate_hz=10)

@@ -1,0 +1,88 @@
+"""``jepa-runtime profile`` as a user runs it, and its cold starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.cli import main
+from jepa_runtime.errors import ProfileError
+from jepa_runtime.profiling import cold_start
+from jepa_runtime.profiling.describe import describe
+from jepa_runtime.profiling.profile import read_profile
+
+MODEL = Path(__file__).parents[2] / "models" / "two_rooms"
+
+
+def start(bundle: Path) -> cold_start.Start:
+    return cold_start.Start(bundle=bundle, engine="openvino:CPU", precision=None, num_samples=16, threads=1)
+
+
+def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / f"profile.{name}" for name in ("json", "html", "trace")}
+    outputs = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    command = ["profile", "--bundle", str(MODEL), "--size", "320x240", "--rate", "50", "--duration", "1"]
+    assert main([*command, "--futures", "16", "--skip", "sweep,cold,idle", *outputs]) == 0
+    profile = read_profile(files["json"])
+    run = describe(profile.run)
+    assert run.frames == 50
+    assert profile.subject.frame_size == (320, 240)
+    assert profile.subject.futures == 16
+    assert {layer.graph for layer in profile.layers} == {"encoder", "predictor"}
+    assert [parity.graph for parity in profile.parity] == ["encoder", "predictor", "energy"]
+    assert all(parity.ok for parity in profile.parity)
+    assert profile.closed_loop is not None
+    assert any(reading.name == "rss" and reading.values for reading in profile.readings)
+    assert all(reading.values or reading.absent for reading in profile.readings)
+    assert "<svg" in files["html"].read_text(encoding="utf-8")
+    assert files["trace"].stat().st_size > 1000
+    shown = capsys.readouterr().out
+    assert "response" in shown and "parity of the encoder" in shown
+    assert main(["compare", "--quantile", "p90", str(files["json"]), str(files["json"])]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--bundle", "nowhere"], "nowhere"),
+        (["--bundle", str(MODEL), "--source", "nowhere.mp4"], "nowhere.mp4"),
+        (["--bundle", str(MODEL), "--engine", "openvino:NPU"], "NPU"),
+        (["--bundle", str(MODEL), "--precision", "fp16"], "fp16"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error_of_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--duration", "1", "--skip", "all", *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--skip", "lunch"], ["--size", "640"], ["--rate", "0"]])
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["profile", "--bundle", str(MODEL), *arguments])
+
+
+def test_cold_starts_are_split_into_phases_with_an_empty_and_a_full_cache(toy_bundle: Path) -> None:
+    done: list[None] = []
+    miss, hit = cold_start.measure(start(toy_bundle), repetitions=1, tick=lambda: done.append(None))
+    assert (miss.cache, hit.cache) == ("miss", "hit")
+    assert len(done) == 2
+    for found in (miss, hit):
+        phases = {name: values[0] for name, values in found.phases_ms.items()}
+        assert min(phases.values()) > 0
+        assert phases["import"] > 10
+        counted = sum(value for name, value in phases.items() if not name.startswith("steady"))
+        assert found.total_ms[0] == pytest.approx(counted, abs=0.01)
+
+
+def test_a_cold_start_that_fails_tells_what_its_process_told(toy_bundle: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(toy_bundle, broken)
+    (broken / "golden.npz").write_bytes(b"")
+    with pytest.raises(ProfileError, match=r"golden\.npz"):
+        cold_start.measure(start(broken), repetitions=1)
