@@ -82,11 +82,14 @@ class History:
         self.tolerance_ns = tolerance_ns
         self.max_gap_ns = max_gap_ns
         self.resets: dict[Reset, int] = dict.fromkeys(Reset, 0)
-        self._no_action = np.zeros(0, np.float32)
+        self._no_actions = np.zeros((0, action_size), np.float32)
         self._stamps: list[int] = []
         self._latents: list[Floats] = []
         self._action_stamps: list[int] = []
         self._actions: list[Floats] = []
+        # Of what was held, over time [ns], until the stamp of each action: so a mean costs the same however
+        # many commands came.
+        self._integrals: list[NDArray[np.float64]] = []
 
     def __len__(self) -> int:
         """How many latents are held."""
@@ -107,11 +110,12 @@ class History:
                 f"action must be {self.action_size} finite numbers, got {np.asarray(action).tolist()}"
             )
         keep = bisect_left(self._action_stamps, stamp_ns)
-        del self._action_stamps[keep:], self._actions[keep:]
+        self._forget_actions(slice(keep, None))
+        integral = self._integral(stamp_ns, keep - 1) if keep else np.zeros(self.action_size)
         self._action_stamps.append(stamp_ns)
         self._actions.append(held)
-        if len(self._actions) > _MAX_ACTIONS:
-            del self._action_stamps[0], self._actions[0]
+        self._integrals.append(integral)
+        self._forget_actions(slice(0, max(0, len(self._actions) - _MAX_ACTIONS)))
 
     def add_latent(self, stamp_ns: int, latent: Floats) -> Reset | None:
         """The newest ``latent`` [T, D], seen at ``stamp_ns``; kept by reference.
@@ -125,8 +129,7 @@ class History:
             self._stamps.clear()
             self._latents.clear()
         if reset is Reset.CLOCK_BACKWARDS:
-            self._action_stamps.clear()
-            self._actions.clear()
+            self._forget_actions(slice(None))
         if self._stamps and self._stamps[-1] == stamp_ns:
             self._latents[-1] = latent
             return reset
@@ -158,16 +161,19 @@ class History:
     def mean_action(self, start_ns: int, end_ns: int) -> Floats | None:
         """Time-weighted mean [A] of the actions held over [start, end); None where one is unknown."""
         if self.action_size == 0:
-            return self._no_action
+            return self._no_actions.reshape(0)
         first = bisect_right(self._action_stamps, start_ns) - 1
         if first < 0 or end_ns <= start_ns:
             return None
-        last = bisect_left(self._action_stamps, end_ns)
-        if last == first + 1:
+        last = bisect_left(self._action_stamps, end_ns) - 1
+        if last == first:
             return self._actions[first]
-        edges = np.array([start_ns, *self._action_stamps[first + 1 : last], end_ns], np.int64)
-        weights = np.diff(edges) / float(end_ns - start_ns)
-        return (weights @ np.stack(self._actions[first:last]).astype(np.float64)).astype(np.float32)
+        held = self._integral(end_ns, last) - self._integral(start_ns, first)
+        return (held / (end_ns - start_ns)).astype(np.float32)
+
+    def _integral(self, stamp_ns: int, index: int) -> NDArray[np.float64]:
+        """Of what was held until ``stamp_ns``, when the action at ``index`` is in force."""
+        return self._integrals[index] + self._actions[index] * float(stamp_ns - self._action_stamps[index])
 
     def _reason_to_reset(self, stamp_ns: int) -> Reset | None:
         if not self._stamps:
@@ -177,31 +183,35 @@ class History:
         return Reset.GAP if stamp_ns - self._stamps[-1] > self.max_gap_ns else None
 
     def _nearest(self, stamp_ns: int) -> int | None:
-        right = bisect_left(self._stamps, stamp_ns)
-        candidates = [index for index in (right - 1, right) if 0 <= index < len(self._stamps)]
-        best = min(candidates, key=lambda index: abs(self._stamps[index] - stamp_ns), default=None)
-        if best is None or abs(self._stamps[best] - stamp_ns) > self.tolerance_ns:
-            return None
-        return best
+        """Index of the latent nearest to a moment not after the newest one."""
+        best = bisect_left(self._stamps, stamp_ns)
+        if best > 0 and stamp_ns - self._stamps[best - 1] <= self._stamps[best] - stamp_ns:
+            best -= 1
+        return best if abs(self._stamps[best] - stamp_ns) <= self.tolerance_ns else None
 
     def _context_at(self, newest: int) -> Context | None:
         if newest < 0:
             return None
         stamp_ns = self._stamps[newest]
         if self.history_size == 1:
-            return Context(self._latents[newest][None], np.zeros((0, self.action_size), np.float32), stamp_ns)
-        chosen = [
-            self._nearest(stamp_ns - back * self.step_ns) for back in range(self.history_size - 1, 0, -1)
-        ]
-        indices = [index for index in chosen if index is not None] + [newest]
-        if len(indices) < self.history_size:
-            return None
-        stamps = [self._stamps[index] for index in indices]
-        means = [self.mean_action(start, end) for start, end in pairwise(stamps)]
-        actions = [mean for mean in means if mean is not None]
-        if len(actions) < len(means):
-            return None
-        return Context(np.stack([self._latents[index] for index in indices]), np.stack(actions), stamp_ns)
+            return Context(self._latents[newest][None], self._no_actions, stamp_ns)
+        indices: list[int] = []
+        for back in range(self.history_size - 1, 0, -1):
+            index = self._nearest(stamp_ns - back * self.step_ns)
+            if index is None:
+                return None
+            indices.append(index)
+        indices.append(newest)
+        actions = np.empty((self.history_size - 1, self.action_size), np.float32)
+        for row, (start, end) in enumerate(pairwise(indices)):
+            mean = self.mean_action(self._stamps[start], self._stamps[end])
+            if mean is None:
+                return None
+            actions[row] = mean
+        latents = np.empty((self.history_size, *self._latents[newest].shape), np.float32)
+        for row, index in enumerate(indices):
+            latents[row] = self._latents[index]
+        return Context(latents, actions, stamp_ns)
 
     def _forget_before(self, oldest_ns: int) -> None:
         stale = max(bisect_left(self._stamps, oldest_ns), len(self._stamps) - _MAX_LATENTS)
@@ -209,5 +219,7 @@ class History:
             del self._stamps[:stale], self._latents[:stale]
         # The action in force at that moment is still needed, those before it are not.
         stale = bisect_right(self._action_stamps, oldest_ns) - 1
-        if stale > 0:
-            del self._action_stamps[:stale], self._actions[:stale]
+        self._forget_actions(slice(0, max(0, stale)))
+
+    def _forget_actions(self, which: slice) -> None:
+        del self._action_stamps[which], self._actions[which], self._integrals[which]

@@ -3,6 +3,11 @@ thread.
 
 The thread opens, uses and closes the model; every other thread only puts frames, actions and goals and takes
 results from the callback. A frame that fails is counted and reported, and the next one is served.
+
+Several streams (cameras) share the thread and the model, and each has a place in the mailbox, a history and a
+goal of its own. Their frames are interleaved, one inference each: a batch would have to wait for the last
+camera's frame, would need graphs compiled for every number of cameras, and one camera that fails would hold
+up the others. A frame waits for at most the one in work and one of every other stream.
 """
 
 from __future__ import annotations
@@ -10,25 +15,34 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
-from threading import Condition, Event, Thread
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Condition, Event, Lock, Thread
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.history import History, Reset
+from jepa_runtime.history import History
 from jepa_runtime.mailbox import Mailbox
 from jepa_runtime.planning.fan import fan
-from jepa_runtime.results import STAGES, Candidates, Result, Stats
+from jepa_runtime.results import STAGES, Candidates, Result, Stats, Tally, total
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.world_model import Futures, WorldModel
 
 _LOG = logging.getLogger(__name__)
 _MAX_WAITING_ACTIONS = 1024
 
 __all__ = ["STAGES", "Candidates", "Pipeline", "Result", "Stats"]
+
+
+@dataclass(slots=True)
+class _View:
+    """What the inference thread knows of one stream."""
+
+    history: History
+    goal: NDArray[np.float32] | None = None
+    goal_stamp_ns: int | None = None
 
 
 class Pipeline:
@@ -43,7 +57,11 @@ class Pipeline:
             logged if left out.
         candidates: called on the inference thread once per frame; None (or returning None): the fan.
         tolerance_s, max_gap_s: see :class:`~jepa_runtime.history.History`; an eighth of a step and two steps.
+        streams: names of the streams that frames belong to (:attr:`Frame.stream`).
         clock_ns: a monotonic clock for the stage clocks. Stamps of frames are never compared with it.
+
+    Raises:
+        ValueError: ``streams`` is empty, or names one twice.
     """
 
     def __init__(
@@ -56,8 +74,11 @@ class Pipeline:
         candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None = None,
         tolerance_s: float | None = None,
         max_gap_s: float | None = None,
+        streams: Sequence[str] = ("",),
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
+        if not streams or len(set(streams)) < len(streams):
+            raise ValueError(f"streams must be one name or several different ones, got {list(streams)}")
         self._open_model = open_model
         self._on_result = on_result
         self._on_error = on_error
@@ -66,20 +87,16 @@ class Pipeline:
         self._tolerance_s = tolerance_s
         self._max_gap_s = max_gap_s
         self._clock_ns = clock_ns
-        self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox()
-        # Appending to and popping from a bounded deque is atomic: the newest goal wins, the oldest actions
-        # give way.
-        self._goals: deque[tuple[NDArray[np.uint8] | None, int]] = deque(maxlen=1)
+        self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
+        # Setting and popping an item of a dict or a bounded deque is atomic: the newest goal wins, the oldest
+        # actions give way.
+        self._goals: dict[str, tuple[NDArray[np.uint8] | None, int]] = {}
         self._actions: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_ACTIONS)
         self._opened, self._stopping = Event(), Event()
         self._open_error: Exception | None = None
         self._model: WorldModel | None = None
-        self._progress = Condition()
-        self._processed = self._failed = self._callback_errors = 0
-        self._misses = self._miss_run = self._longest_miss_run = 0
-        self._resets: dict[str, int] = {reset.value: 0 for reset in Reset}
-        self._goal: NDArray[np.float32] | None = None
-        self._goal_stamp_ns: int | None = None
+        self._progress = Condition(Lock())
+        self._tallies = {stream: Tally() for stream in streams}
         self._thread = Thread(target=self._run, name="jepa-inference", daemon=True)
 
     @property
@@ -132,16 +149,30 @@ class Pipeline:
         self.stop()
 
     def submit(self, frame: Frame) -> None:
-        """Offer a frame; it replaces one that still waits. Returns at once. Do not change the image after."""
-        self._mailbox.put((frame, self._clock_ns()))
+        """Offer a frame; it replaces one of its stream that still waits. Returns at once. Do not change the
+        image after.
+
+        Raises:
+            JepaRuntimeError: there is no such stream.
+        """
+        self._check(frame.stream)
+        self._mailbox.put((frame, self._clock_ns()), frame.stream)
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
-        """``action`` [A] (SI units) is being executed from ``stamp_ns`` (the frames' clock) on."""
+        """``action`` [A] (SI units) is being executed from ``stamp_ns`` (the frames' clock) on: by the one
+        robot that all streams see."""
         self._actions.append((stamp_ns, action))
 
-    def set_goal(self, image: NDArray[np.uint8] | None, stamp_ns: int = 0) -> None:
-        """Seek what ``image`` (uint8 [h, w, 3] RGB) shows; None: nothing. The inference thread encodes it."""
-        self._goals.append((image, stamp_ns))
+    def set_goal(self, image: NDArray[np.uint8] | None, stamp_ns: int = 0, stream: str = "") -> None:
+        """Seek what ``image`` (uint8 [h, w, 3] RGB) shows; None: nothing. The inference thread encodes it.
+
+        A goal is what one camera would see there, so it is the goal of one stream.
+
+        Raises:
+            JepaRuntimeError: there is no such stream.
+        """
+        self._check(stream)
+        self._goals[stream] = (image, stamp_ns)
         self._mailbox.wake()
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -150,38 +181,41 @@ class Pipeline:
         """
 
         def idle() -> bool:
-            received, dropped = self._mailbox.counts
-            return self._processed + self._failed + dropped >= received
+            return sum(tally.finished for tally in self._tallies.values()) >= self._mailbox.accepted()
 
         with self._progress:
             return self._progress.wait_for(idle, timeout_s)
 
-    def stats(self) -> Stats:
-        """The counters now."""
-        received, dropped = self._mailbox.counts
-        with self._progress:
-            return Stats(
-                received=received,
-                processed=self._processed,
-                dropped=dropped,
-                failed=self._failed,
-                callback_errors=self._callback_errors,
-                deadline_misses=self._misses,
-                longest_miss_run=self._longest_miss_run,
-                resets=dict(self._resets),
+    def stats(self, stream: str | None = None) -> Stats:
+        """The counters now, of one stream or (None) of all together.
+
+        Raises:
+            JepaRuntimeError: there is no such stream.
+        """
+        if stream is not None:
+            self._check(stream)
+            received, dropped = self._mailbox.counts(stream)
+            with self._progress:
+                return self._tallies[stream].stats(received, dropped)
+        return total(self.stats(each) for each in self._tallies)
+
+    def _check(self, stream: str) -> None:
+        if stream not in self._tallies:
+            raise JepaRuntimeError(
+                f"no stream {stream!r}: the pipeline has {', '.join(map(repr, self._tallies))}"
             )
 
     def _run(self) -> None:
         try:
             model = self._open_model()
             try:
-                history = self._history_for(model)
+                views = {stream: _View(self._history_for(model)) for stream in self._tallies}
                 default = Candidates(fan(model.manifest, model.num_samples), "fan")
                 _warm_up(model, default)
                 self._model = model
                 self._opened.set()
                 while not self._stopping.is_set():
-                    self._serve(model, history, default)
+                    self._serve(model, views, default)
             finally:
                 model.close()
         except Exception as error:
@@ -203,43 +237,46 @@ class Pipeline:
             max_gap_ns=round(max_gap_s * 1e9),
         )
 
-    def _serve(self, model: WorldModel, history: History, default: Candidates) -> None:
-        item = self._mailbox.take()
-        self._take_goal(model)
-        self._take_actions(history)
-        if item is None:
+    def _serve(self, model: WorldModel, views: dict[str, _View], default: Candidates) -> None:
+        taken = self._mailbox.take()
+        self._take_goals(model, views)
+        self._take_actions(views)
+        if taken is None:
             return
-        frame, submitted_ns = item
+        stream, (frame, submitted_ns) = taken
+        tally = self._tallies[stream]
         try:
-            result = self._process(model, history, default, frame, submitted_ns)
+            result = self._process(model, views[stream], default, frame, submitted_ns)
         except Exception as error:
             with self._progress:
-                self._failed += 1
+                tally.failed += 1
                 self._progress.notify_all()
             self._report(error, frame)
             return
-        self._count(result)
+        delivered = self._deliver(result, frame)
+        # Only now: who waits for an idle pipeline wants the result delivered too.
+        with self._progress:
+            tally.add(result, delivered=delivered)
+            self._progress.notify_all()
+
+    def _deliver(self, result: Result, frame: Frame) -> bool:
         try:
             self._on_result(result)
         except Exception as error:
-            with self._progress:
-                self._callback_errors += 1
             self._report(error, frame)
-        # Only now: who waits for an idle pipeline wants the result delivered too.
-        with self._progress:
-            self._processed += 1
-            self._progress.notify_all()
+            return False
+        return True
 
     def _process(
-        self, model: WorldModel, history: History, default: Candidates, frame: Frame, submitted_ns: int
+        self, model: WorldModel, view: _View, default: Candidates, frame: Frame, submitted_ns: int
     ) -> Result:
         timings = dict.fromkeys(STAGES, 0.0)
         timings["wait"] = (self._clock_ns() - submitted_ns) / 1e6
         latent = model.encode(frame.image)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
-        reset = history.add_latent(frame.stamp_ns, latent)
+        reset = view.history.add_latent(frame.stamp_ns, latent)
         candidates = self._candidates(default)
-        context = history.context()
+        context = view.history.context()
         futures = None
         if context is not None:
             futures = model.predict(
@@ -247,13 +284,14 @@ class Pipeline:
             )
             timings["predict"] = model.timings["predict"]
         current_energy = None
-        if self._goal is not None:
+        if view.goal is not None:
             began_ns = self._clock_ns()
-            current_energy = float(model.energy(latent, self._goal))
+            current_energy = float(model.energy(latent, view.goal))
             if futures is not None:
-                futures = replace(futures, energies=model.energy(futures.latents, self._goal))
+                energies = model.energy(futures.latents, view.goal)
+                futures = Futures(futures.latents, futures.actions, energies, futures.error_bounds)
             timings["energy"] = (self._clock_ns() - began_ns) / 1e6
-        surprise = self._surprise(model, history, latent, timings)
+        surprise = self._surprise(model, view.history, latent, timings)
         timings["total"] = (self._clock_ns() - submitted_ns) / 1e6
         return Result(
             stamp_ns=frame.stamp_ns,
@@ -265,10 +303,11 @@ class Pipeline:
             reset=reset,
             surprise=surprise,
             surprising=surprise is not None and surprise > model.manifest.surprise_threshold,
-            goal_stamp_ns=self._goal_stamp_ns,
+            goal_stamp_ns=view.goal_stamp_ns,
             current_energy=current_energy,
             timings_ms=timings,
             deadline_missed=self._deadline_ms is not None and timings["total"] > self._deadline_ms,
+            stream=frame.stream,
         )
 
     def _candidates(self, default: Candidates) -> Candidates:
@@ -289,34 +328,27 @@ class Pipeline:
         timings["surprise"] = (self._clock_ns() - began_ns) / 1e6
         return surprise
 
-    def _count(self, result: Result) -> None:
-        with self._progress:
-            if result.reset is not None:
-                self._resets[result.reset.value] += 1
-            self._misses += result.deadline_missed
-            self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
-            self._longest_miss_run = max(self._longest_miss_run, self._miss_run)
+    def _take_goals(self, model: WorldModel, views: dict[str, _View]) -> None:
+        while self._goals:
+            stream, (image, stamp_ns) = self._goals.popitem()
+            view = views[stream]
+            # Until the new goal is encoded there is none: energies to the old one would mislead whoever set
+            # the new.
+            view.goal = view.goal_stamp_ns = None
+            if image is None:
+                continue
+            try:
+                view.goal = model.encode(image)
+                view.goal_stamp_ns = stamp_ns
+            except Exception as error:
+                self._report(error, None)
 
-    def _take_goal(self, model: WorldModel) -> None:
-        if not self._goals:
-            return
-        image, stamp_ns = self._goals.popleft()
-        # Until the new goal is encoded there is none: energies to the old one would mislead whoever set the
-        # new.
-        self._goal = self._goal_stamp_ns = None
-        if image is None:
-            return
-        try:
-            self._goal = model.encode(image)
-            self._goal_stamp_ns = stamp_ns
-        except Exception as error:
-            self._report(error, None)
-
-    def _take_actions(self, history: History) -> None:
+    def _take_actions(self, views: dict[str, _View]) -> None:
         while self._actions:
             stamp_ns, action = self._actions.popleft()
             try:
-                history.add_action(stamp_ns, action)
+                for view in views.values():
+                    view.history.add_action(stamp_ns, action)
             except ValueError as error:
                 self._report(error, None)
 

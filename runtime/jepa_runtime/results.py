@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from jepa_runtime.world_model import Futures
 STAGES = ("wait", "preprocess", "encode", "predict", "energy", "surprise", "total")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Action sequences to follow: ``actions`` [K, H, A] (SI units), who proposes them, and for which image's
     stamp.
@@ -24,7 +25,7 @@ class Candidates:
     stamp_ns: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """What came out of one frame.
 
@@ -41,6 +42,7 @@ class Result:
         timings_ms: by stage: ``wait`` in the mailbox, ``preprocess``, ``encode``, ``predict``, ``energy``,
             ``surprise``, and ``total`` from :meth:`Pipeline.submit` to here.
         deadline_missed: ``total`` exceeded the deadline.
+        stream: which of the pipeline's streams the frame came from.
     """
 
     stamp_ns: int
@@ -56,11 +58,15 @@ class Result:
     current_energy: float | None
     timings_ms: dict[str, float]
     deadline_missed: bool
+    stream: str = ""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Counters since the start. A frame received is processed, dropped (a newer one came) or fails."""
+    """Counters since the start. A frame received is processed, dropped (a newer one came) or fails.
+
+    ``longest_miss_run`` is that of one stream.
+    """
 
     received: int
     processed: int
@@ -70,3 +76,56 @@ class Stats:
     deadline_misses: int
     longest_miss_run: int
     resets: dict[str, int]
+
+
+class Tally:
+    """Counts what becomes of the frames of one stream. It holds no lock."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self._processed = self._callback_errors = 0
+        self._misses = self._miss_run = self._longest_miss_run = 0
+        self._resets = {reset.value: 0 for reset in Reset}
+
+    @property
+    def finished(self) -> int:
+        """How many frames were processed or failed."""
+        return self._processed + self.failed
+
+    def add(self, result: Result, *, delivered: bool) -> None:
+        """A frame was processed, and its result ``delivered`` unless the callback raised."""
+        self._processed += 1
+        self._callback_errors += not delivered
+        if result.reset is not None:
+            self._resets[result.reset.value] += 1
+        self._misses += result.deadline_missed
+        self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
+        self._longest_miss_run = max(self._longest_miss_run, self._miss_run)
+
+    def stats(self, received: int, dropped: int) -> Stats:
+        """The counters now, with those of the mailbox."""
+        return Stats(
+            received=received,
+            processed=self._processed,
+            dropped=dropped,
+            failed=self.failed,
+            callback_errors=self._callback_errors,
+            deadline_misses=self._misses,
+            longest_miss_run=self._longest_miss_run,
+            resets=dict(self._resets),
+        )
+
+
+def total(streams: Iterable[Stats]) -> Stats:
+    """The counters of several streams as one."""
+    each = list(streams)
+    return Stats(
+        received=sum(stats.received for stats in each),
+        processed=sum(stats.processed for stats in each),
+        dropped=sum(stats.dropped for stats in each),
+        failed=sum(stats.failed for stats in each),
+        callback_errors=sum(stats.callback_errors for stats in each),
+        deadline_misses=sum(stats.deadline_misses for stats in each),
+        longest_miss_run=max(stats.longest_miss_run for stats in each),
+        resets={reset.value: sum(stats.resets[reset.value] for stats in each) for reset in Reset},
+    )

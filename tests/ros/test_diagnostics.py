@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from jepa_runtime.errors import JepaRuntimeError
+
 diagnostics = pytest.importorskip(
     "jepa_ros.diagnostics", reason="the workspace is not on the paths: . scripts/env.sh"
 )
@@ -87,6 +89,23 @@ def test_a_stream_of_nothing_but_refused_frames_is_an_error():
     refused = verdict(bad_frames={"bad_image": 30}, processed=270, result_age_s=1.5)
     assert refused.level is Level.ERROR
     assert "bad_image" in refused.message
+
+
+def test_a_single_camera_has_the_plain_topics_and_several_are_told_apart():
+    serving = pytest.importorskip("jepa_ros.serving")
+    (alone,) = serving.cameras_of(["image"]).values()
+    assert (alone.prefix, alone.goal_topic, alone.label) == ("~", "goal_image", "inference")
+    front = serving.cameras_of(["front/image_raw", "rear"])["front/image_raw"]
+    assert front.prefix == "~/front/image_raw"
+    assert front.goal_topic == "front/image_raw/goal_image"
+    assert front.label == "inference front/image_raw"
+
+
+@pytest.mark.parametrize("topics", [[], ["front", "front"], ["/front"], ["front/"], ["9"], ["a b"], [""]])
+def test_cameras_need_names_that_are_relative_topics_and_different(topics):
+    serving = pytest.importorskip("jepa_ros.serving")
+    with pytest.raises(JepaRuntimeError, match="cameras"):
+        serving.cameras_of(topics)
 
 
 def test_drops_beyond_a_tenth_are_a_warning():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -154,6 +155,75 @@ def _send(graph, camera, futures, *, rate_hz: float, duration_s: float) -> float
     return (len(futures) - count) / (time.monotonic() - began)
 
 
+def test_two_cameras_are_served_side_by_side_and_a_gap_of_one_is_none_of_the_other(ros_graph, toy_bundle):
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    latents = {
+        name: ros_graph.listen(LatentState, f"world_model/{name}/latent") for name in ("front", "rear")
+    }
+    futures = {name: ros_graph.listen(PredictedFutures, f"world_model/{name}/futures") for name in latents}
+    ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True, "cameras": list(latents)})
+    for name in latents:
+        # The robot's node is the camera here; a graph knows its processes by one name each.
+        ros_graph.start(
+            "two_rooms",
+            {"rate_hz": 15.0, "frame_id": f"{name}_eye", "min_subscribers": 1},
+            (f"__node:={name}_robot", f"camera/image_raw:={name}", f"goal_image:={name}/goal_image"),
+        )
+        ros_graph.processes[name] = ros_graph.processes.pop("two_rooms")
+        ros_graph.log(name).touch()
+    ros_graph.until(lambda: all(len(each) > 30 for each in futures.values()), "futures of both")
+    for name in latents:
+        assert {message.header.frame_id for message in latents[name]} == {f"{name}_eye"}
+        assert futures[name][-1].header.frame_id == f"{name}_eye"
+        assert futures[name][-1].has_goal, "each has the goal of its own topic"
+
+    ros_graph.processes["front"].send_signal(signal.SIGSTOP)
+    ros_graph.spin_for(1.0)
+    ros_graph.processes["front"].send_signal(signal.SIGCONT)
+    ros_graph.until(
+        lambda: "gap" in {message.history_reset for message in latents["front"]}, "a gap of the front camera"
+    )
+    assert {message.history_reset for message in latents["rear"]} <= {"first", ""}
+    names = {status.name for message in diagnostics for status in message.status}
+    assert names >= {"world_model: inference front", "world_model: inference rear"}
+
+    assert ros_graph.stop("world_model") == 0
+    for camera in ros_graph.report("world_model")["cameras"].values():
+        counters = camera["counters"]
+        assert counters["processed"] > 30 and counters["dropped"] <= 0.05 * counters["received"]
+        assert counters["received"] - counters["processed"] - counters["dropped"] <= 1, "the one in work"
+
+
+def test_the_cameras_need_different_relative_topics(ros_graph, toy_bundle):
+    ros_graph.start("world_model", {"bundle": toy_bundle, "cameras": ["front", "/rear"]})
+    assert ros_graph.exit_code("world_model") == 1
+    assert "'/rear' is not a relative topic name" in ros_graph.log("world_model").read_text()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
+def test_the_inference_thread_keeps_to_its_cores_and_what_is_not_permitted_is_told(ros_graph, toy_bundle):
+    *rest, last = sorted(os.sched_getaffinity(0))
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    camera, futures = served(ros_graph, toy_bundle, cpu_affinity=[last], fifo_priority=5, lock_memory=True)
+    ros_graph.until(lambda: len(futures) > 5, "futures", meanwhile=lambda: camera.publish(image()))
+    ros_graph.until(lambda: "realtime/cpu_affinity" in values(diagnostics), "settings in the diagnostics")
+    told = values(diagnostics)
+    assert told["realtime/cpu_affinity"] == f"cores {last}"
+    process = ros_graph.processes["world_model"].pid
+    threads = [int(thread) for thread in os.listdir(f"/proc/{process}/task")]
+    assert sorted(os.sched_getaffinity(process)) == rest
+    assert any(os.sched_getaffinity(thread) == {last} for thread in threads)
+    fifo = any(os.sched_getscheduler(thread) == os.SCHED_FIFO for thread in threads)
+    if fifo:
+        assert told["realtime/fifo_priority"] == "SCHED_FIFO 5"
+    else:
+        assert "LimitRTPRIO=5" in told["realtime/fifo_priority"]
+        assert "LimitRTPRIO=5" in ros_graph.log("world_model").read_text()
+    assert told["realtime/keep_heap"] == "kept" or "glibc" in told["realtime/keep_heap"]
+    assert told["realtime/lock_memory"] == "locked" or "LimitMEMLOCK" in told["realtime/lock_memory"]
+    assert ros_graph.stop("world_model") == 0
+
+
 @pytest.fixture(scope="module")
 def node(shared_graph, toy_bundle):
     """A node for the tests that do not disturb each other: graph, camera, and what it sends."""
@@ -250,6 +320,8 @@ class TestServing:
         )
         assert graph.describe("world_model", ["stale_after_s"])[0].floating_point_range
         assert "range" in graph.set_parameter("world_model", "max_miss_run", 0)
+        assert "range" in graph.set_parameter("world_model", "cpu_affinity", [0, -2])
+        assert "type" in graph.set_parameter("world_model", "cpu_affinity", "0")
         assert "one of" in graph.set_parameter("world_model", "futures_dtype", "float8")
         assert "read-only" in graph.set_parameter("world_model", "autostart", False)
         assert "unconfigured" in graph.set_parameter("world_model", "engine", "onnxruntime:CPU")

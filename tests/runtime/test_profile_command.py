@@ -51,6 +51,8 @@ def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
         (["--bundle", "nowhere"], "nowhere"),
         (["--bundle", str(MODEL), "--source", "nowhere.mp4"], "nowhere.mp4"),
         (["--bundle", str(MODEL), "--engine", "openvino:NPU"], "NPU"),
+        ([], "--bundle"),
+        (["--bundle", str(MODEL), "--attach", "/world_model"], "--attach"),
         (["--bundle", str(MODEL), "--precision", "fp16"], "fp16"),
     ],
 )

@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
         "passes: parity with the golden outputs, closed loop (the highest rate), a sweep of rates to the "
         "knee, cold starts, the first frame after an idle gap, and the time of each layer.",
     )
-    parser.add_argument("--bundle", required=True, type=Path, metavar="FOLDER", help="the model bundle")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the model bundle (not with --attach)")
     parser.add_argument(
         "--source", default="two_rooms", metavar="S", help="as for run; read ahead (default: %(default)s)"
     )
@@ -83,6 +83,10 @@ def add_parser(subparsers: Any) -> None:
     ros = parser.add_argument_group("ROS 2", "the main pass on a running graph, seen from another process")
     ros.add_argument("--ros", action="store_true", help="publish frames to a world_model node of its own")
     ros.add_argument("--attach", metavar="NODE", help="… or to this one, which runs already")
+    ros.add_argument(
+        "--ros-param", action="append", default=[], metavar="NAME:=VALUE",
+        help="a further parameter of the node that is started, such as cpu_affinity:=[1]",
+    )  # fmt: skip
     ros.add_argument("--topic", metavar="T", help="topic of the images (default: camera/image_raw)")
     parser.set_defaults(run=run)
 
@@ -93,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, or something could not be measured.
     """
+    if (args.bundle is None) == (args.attach is None):
+        raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
     console = Console()
     with stop_on_signals() as stopping:
         profile = _from_ros(args) if args.ros or args.attach else _measure(args, stopping, console)
@@ -245,6 +251,7 @@ def _from_ros(args: argparse.Namespace) -> Profile:
             "--deadline-ms": args.deadline_ms, "--size": args.size and "x".join(map(str, args.size)),
         }  # fmt: skip
         told = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+        told += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
         if args.allow_untrained:
             told.append("--allow-untrained")
         command = [sys.executable, "-m", "jepa_ros.nodes.profiler", *told]

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
-    """One image: uint8 [h, w, 3] RGB, the moment it was taken, and its number at its source (from 0)."""
+    """One image: uint8 [h, w, 3] RGB, the moment it was taken, its number at its source (from 0), and the
+    stream it belongs to in a pipeline that serves several.
+    """
 
     image: Image
     stamp_ns: int
     frame_id: str
     sequence: int
+    stream: str = ""
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Parameter:
     Args:
         name, default: as in the YAML file; the type of the default is the type of the parameter.
         description: one sentence with the unit.
-        low, high: inclusive limits of a number.
+        low, high: inclusive limits of a number, or of each number of an array.
         choices: the only values a string may take.
         read_only: set at start, never after.
         when_unconfigured: changes are refused once a lifecycle node is configured.
@@ -43,13 +43,16 @@ class Parameter:
             constraints.append("one of: " + ", ".join(self.choices))
         if self.when_unconfigured:
             constraints.append("can be changed only while the node is unconfigured")
+        if isinstance(self.default, tuple) and self.low is not None:
+            # ROS 2 has no ranges for arrays: :meth:`refusal` checks them.
+            constraints.append(f"each from {self.low} to {self.high}")
         described = ParameterDescriptor(
             name=self.name,
             description=self.description,
             additional_constraints="; ".join(constraints),
             read_only=self.read_only,
         )
-        if self.low is not None and self.high is not None:
+        if not isinstance(self.default, tuple) and self.low is not None and self.high is not None:
             if isinstance(self.default, int):
                 described.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
             else:
@@ -64,6 +67,10 @@ class Parameter:
             return f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}"
         if isinstance(value, float) and not math.isfinite(value):
             return f"{self.name} must be a finite number, got {value}"
+        if isinstance(self.default, tuple) and self.low is not None and self.high is not None:
+            outside = [each for each in value if not self.low <= each <= self.high]
+            if outside:
+                return f"{self.name} must hold numbers in the range {self.low} to {self.high}, got {outside}"
         return ""
 
 

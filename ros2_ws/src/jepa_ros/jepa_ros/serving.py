@@ -1,26 +1,31 @@
-"""What the world_model node knows about how it serves: ages, counters and clocks, for diagnostics and the
-report."""
+"""What the world_model node knows about its cameras and how it serves them: ages, counters and clocks, for
+diagnostics and the report."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from jepa_ros.diagnostics import Health, Level, Limits, Verdict, judge
+from jepa_ros.images import ImageReader
+from jepa_ros.stage_times import StageClock
+from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import Result, Stats
 
 _MAX_SAMPLES = 100_000
 _NEVER = float("inf")
+_RELATIVE_TOPIC = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
 
 
 class Watch:
-    """Watches one activation of the node.
+    """Watches how one camera is served in one activation of the node.
 
     Args:
-        base: the pipeline's counters at activation; they count from its start.
+        base: the counters of its stream at activation; they count from the pipeline's start.
     """
 
     def __init__(self, base: Stats | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -105,3 +110,58 @@ class Watch:
             for name in ("received", "processed", "dropped", "failed", "callback_errors", "deadline_misses"):
                 counters[name] -= getattr(self._base, name)
         return counters
+
+
+class Camera:
+    """One camera of the node: where its images come from, how they are read, what is published about them.
+
+    Args:
+        topic: of its images; it names the camera's stream in the pipeline too.
+        alone: the node has no other camera: its topics are not told apart by its name.
+
+    Attributes:
+        goal_topic: of the images of its goal.
+        prefix: of the topics of its results.
+        label: its name in the diagnostics.
+        outputs: its publishers by type of message.
+        clock: where the time of its images goes.
+        reader, watch: how its images are read and served in this activation.
+    """
+
+    clock: StageClock
+
+    def __init__(self, topic: str, *, alone: bool) -> None:
+        self.topic = topic
+        self.goal_topic = "goal_image" if alone else f"{topic}/goal_image"
+        self.prefix = "~" if alone else f"~/{topic}"
+        self.label = "inference" if alone else f"inference {topic}"
+        self.outputs: dict[type, Any] = {}
+        self.begin(None)
+
+    def begin(self, base: Stats | None) -> None:
+        """A new activation: forget what came before; ``base`` are the stream's counters now."""
+        self.reader = ImageReader()
+        self.watch = Watch(base)
+
+    def report(self) -> dict[str, Any]:
+        """Counters and clocks of this activation."""
+        return {"bad_frames": dict(self.reader.refused), **self.watch.report()}
+
+
+def cameras_of(topics: Sequence[str]) -> dict[str, Camera]:
+    """The cameras of a node by their topics.
+
+    Raises:
+        JepaRuntimeError: there is none, a topic is not a relative name, or two are the same.
+    """
+    if not topics or len(set(topics)) < len(topics):
+        raise JepaRuntimeError(
+            f"parameter cameras must name at least one topic, each once, got {list(topics)}"
+        )
+    for topic in topics:
+        if not _RELATIVE_TOPIC.fullmatch(topic):
+            raise JepaRuntimeError(
+                f"parameter cameras: {topic!r} is not a relative topic name such as front/image_raw; remap it"
+                " to reach another namespace"
+            )
+    return {topic: Camera(topic, alone=len(topics) == 1) for topic in topics}

@@ -1,1 +1,2 @@
-"""One module per executable; each has ``PARAMETERS``, the node's class and ``main``."""
+"""One module per executable. Nodes have ``PARAMETERS``, their class and ``main``; ``profiler`` is a command
+with options."""

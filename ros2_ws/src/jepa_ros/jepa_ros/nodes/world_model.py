@@ -1,4 +1,4 @@
-"""The world model as a lifecycle node: images in, latent state and predicted futures out.
+"""The world model as a lifecycle node: images of its cameras in, latent states and predicted futures out.
 
 ``configure`` loads the model, ``activate`` starts to listen and publish. The model lives on the pipeline's
 inference thread, which also publishes; the callbacks here only check, convert and hand over.
@@ -7,29 +7,31 @@ inference thread, which also publishes; the callbacks here only check, convert a
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures, Surprise
+from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures, StageTimes, Surprise
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros import outputs, qos
 from jepa_ros.conversions import TwistActions, from_time
-from jepa_ros.images import ImageReader
+from jepa_ros.opening import open_model, realtime_settings
 from jepa_ros.parameters import declare, values
 from jepa_ros.proposals import Proposals
-from jepa_ros.serving import Watch
+from jepa_ros.serving import Camera, cameras_of
 from jepa_ros.spin import run
+from jepa_ros.stage_times import StageClock
 from jepa_ros.world_model_parameters import PARAMETERS
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.errors import BundleError, JepaRuntimeError
+from jepa_runtime import realtime
+from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
@@ -77,13 +79,14 @@ class WorldModelNode(LifecycleNode):
         self._info: ModelInfo | None = None
         self._active = False
         self._inputs: list[Any] = []
-        self._outputs: dict[type, Any] = {}
-        self._reader = ImageReader()
+        self._outputs: list[Any] = []
         self._proposals = Proposals()
-        self._watch = Watch()
+        self._settings = realtime.RealtimeSettings()
+        self._applied: list[realtime.Applied] = []
         declare(self, PARAMETERS, configured=lambda: self._pipeline is not None)
         self.add_post_set_parameters_callback(lambda _: self._read_parameters())
         self._read_parameters()
+        self._cameras = cameras_of(self._values["cameras"])
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
         self.create_timer(1.0, self.publish_diagnostics)
         self._answer_impossible_transitions()
@@ -125,28 +128,24 @@ class WorldModelNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model on the inference thread; publishers exist afterwards and are silent."""
         chosen = self._values
-        if not chosen["bundle"]:
-            raise BundleError("parameter bundle is empty: set it to the folder of a model bundle")
-        pipeline = Pipeline(
-            functools.partial(_open_model, chosen),
-            on_result=self._on_result,
-            on_error=self._on_error,
-            candidates=self._proposals.newest,
-            deadline_ms=chosen["deadline_ms"],
-        )
-        pipeline.start()
-        self._pipeline = pipeline
+        self._cameras = cameras_of(chosen["cameras"])
+        pipeline = self._start_pipeline(chosen)
         model = pipeline.model
         self._info = outputs.model_info(model, stamp_ns=self._now_ns())
         self._actions = TwistActions(model.manifest.io.action.names)
         self._proposals.shape = (model.num_samples, model.manifest.horizon, len(self._info.action_names))
-        for kind, topic, profile in (
-            (LatentState, "~/latent", qos.RESULT),
-            (PredictedFutures, "~/futures", qos.RESULT),
-            (Surprise, "~/surprise", qos.RESULT),
-            (ModelInfo, "~/model_info", qos.LATCHED),
-        ):
-            self._outputs[kind] = self.create_lifecycle_publisher(kind, topic, profile)
+        self._model_info = self._publisher(ModelInfo, "~/model_info", qos.LATCHED)
+        for camera in self._cameras.values():
+            camera.outputs = {
+                kind: self._publisher(kind, f"{camera.prefix}/{topic}", qos.RESULT)
+                for kind, topic in (
+                    (LatentState, "latent"),
+                    (PredictedFutures, "futures"),
+                    (Surprise, "surprise"),
+                    (StageTimes, "stage_times"),
+                )
+            }
+            camera.clock = StageClock(camera.outputs[StageTimes])
         self.get_logger().info(
             f"loaded {self._info.model_id} {self._info.version} ({self._info.precision}) on"
             f" {self._info.engine}:{self._info.device}: {self._info.num_samples} futures"
@@ -158,18 +157,23 @@ class WorldModelNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen and publish."""
         answer = super().on_activate(state)
-        self._reader = ImageReader()
-        self._watch = Watch(self._require_pipeline().stats())
+        for camera in self._cameras.values():
+            camera.begin(self._require_pipeline().stats(camera.topic))
         self._active = True
         subscribe = self.create_subscription
         self._inputs = [
-            subscribe(Image, "image", self._on_image, qos.SENSOR),
-            subscribe(CompressedImage, "image/compressed", self._on_image, qos.SENSOR),
             subscribe(Twist, "cmd_vel", self._on_command, qos.RESULT),
-            subscribe(Image, "goal_image", self._on_goal, qos.LATCHED),
             subscribe(ActionCandidates, "~/candidates", self._on_candidates, qos.RESULT),
         ]
-        self._outputs[ModelInfo].publish(self._info)
+        for camera in self._cameras.values():
+            on_image = functools.partial(self._on_image, camera)
+            on_goal = functools.partial(self._on_goal, camera)
+            self._inputs += [
+                subscribe(Image, camera.topic, on_image, qos.SENSOR),
+                subscribe(CompressedImage, f"{camera.topic}/compressed", on_image, qos.SENSOR),
+                subscribe(Image, camera.goal_topic, on_goal, qos.LATCHED),
+            ]
+        self._model_info.publish(self._info)
         return answer
 
     @_reported
@@ -208,10 +212,47 @@ class WorldModelNode(LifecycleNode):
         try:
             if pipeline is not None:
                 pipeline.stop()
+                self._undo_settings()
         finally:
-            for publisher in self._outputs.values():
+            for publisher in self._outputs:
                 self.destroy_lifecycle_publisher(publisher)
-            self._outputs = {}
+            self._outputs = []
+
+    def _start_pipeline(self, chosen: dict[str, Any]) -> Pipeline:
+        self._settings = realtime_settings(chosen)
+
+        def open_here() -> WorldModel:
+            # Before the engine starts threads of its own: they inherit what is applied.
+            self._applied = realtime.apply(self._settings)
+            return open_model(chosen)
+
+        pipeline = Pipeline(
+            open_here,
+            on_result=self._on_result,
+            on_error=self._on_error,
+            candidates=self._proposals.newest,
+            deadline_ms=chosen["deadline_ms"],
+            streams=tuple(self._cameras),
+        )
+        try:
+            pipeline.start()
+        except Exception:
+            self._undo_settings()
+            raise
+        realtime.freeze_garbage()
+        for setting in self._applied:
+            if not setting.achieved:
+                self.get_logger().warning(f"{setting.name}: {setting}")
+        self._pipeline = pipeline
+        return pipeline
+
+    def _undo_settings(self) -> None:
+        realtime.undo(self._settings)
+        self._applied = []
+
+    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
+        self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile))
+        return self._outputs[-1]
 
     def _require_pipeline(self) -> Pipeline:
         if self._pipeline is None:
@@ -220,34 +261,39 @@ class WorldModelNode(LifecycleNode):
 
     # --- messages in
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        self._watch.frame_came()
-        image = self._reader.read(message)
+    def _on_image(self, camera: Camera, message: Image | CompressedImage) -> None:
+        received_ns = time.time_ns()
+        camera.watch.frame_came()
+        image = camera.reader.read(message)
         if image is None:
-            self.get_logger().warning(f"frame refused: {self._reader.last}", throttle_duration_sec=5.0)
+            self.get_logger().warning(
+                f"frame of {camera.topic} refused: {camera.reader.last}", throttle_duration_sec=5.0
+            )
             return
         frame = Frame(
             image=image,
             stamp_ns=from_time(message.header.stamp),
             frame_id=message.header.frame_id,
-            sequence=self._reader.accepted,
+            sequence=camera.reader.accepted,
+            stream=camera.topic,
         )
+        camera.clock.arrived(frame.stamp_ns, received_ns)
         self._require_pipeline().submit(frame)
 
     def _on_command(self, message: Twist) -> None:
         self._require_pipeline().add_action(self._now_ns(), self._actions.from_twist(message))
 
-    def _on_goal(self, message: Image) -> None:
+    def _on_goal(self, camera: Camera, message: Image) -> None:
         pipeline = self._require_pipeline()
         if message.height == 0 or message.width == 0:
-            pipeline.set_goal(None)
+            pipeline.set_goal(None, stream=camera.topic)
             return
         try:
-            image = self._reader.decode(message)
+            image = camera.reader.decode(message)
         except JepaRuntimeError as error:
             self.get_logger().error(f"goal image refused: {error}")
             return
-        pipeline.set_goal(image, from_time(message.header.stamp))
+        pipeline.set_goal(image, from_time(message.header.stamp), camera.topic)
 
     def _on_candidates(self, message: ActionCandidates) -> None:
         refusal = self._proposals.offer(message)
@@ -257,42 +303,50 @@ class WorldModelNode(LifecycleNode):
     # --- results out, on the inference thread
 
     def _on_result(self, result: Result) -> None:
-        self._watch.result_came(result)
+        camera = self._cameras[result.stream]
+        camera.watch.result_came(result)
         if not self._active:
             return
-        for message in outputs.results(result, self._require_pipeline().model, self._values["futures_dtype"]):
-            self._outputs[type(message)].publish(message)
+        messages = outputs.results(result, self._require_pipeline().model, self._values["futures_dtype"])
+        camera.clock.send(result, messages, lambda each: camera.outputs[type(each)].publish(each))
 
     def _on_error(self, error: Exception, frame: Frame | None) -> None:
-        self._watch.last_error = str(error)
-        self.get_logger().error(f"{'inference' if frame else 'pipeline'}: {error}", throttle_duration_sec=5.0)
+        where = f"inference of {frame.stream}" if frame else "pipeline"
+        self.get_logger().error(f"{where}: {error}", throttle_duration_sec=5.0)
+        for camera in [self._cameras[frame.stream]] if frame else self._cameras.values():
+            camera.watch.last_error = str(error)
+        if frame is not None and self._active:
+            self._cameras[frame.stream].clock.fail(frame, error)
 
     # --- reports
 
     def publish_diagnostics(self) -> None:
-        """Publish the present verdict; called every second and after each transition."""
-        verdict, figures = self._watch.verdict(
-            stats=self._pipeline.stats() if self._pipeline else None,
-            bad_frames=dict(self._reader.refused),
-            active=self._active,
-            fault=self.fault,
-            limits=self._values,
-        )
+        """Publish the present verdict on each camera; called every second and after each transition."""
         hardware = f"{self._info.engine}:{self._info.device}" if self._info else str(self._values["engine"])
-        figures["refused_candidates"] = self._proposals.refused
-        self._diagnostics.publish(
-            outputs.diagnostics(
-                verdict,
-                name=f"{self.get_fully_qualified_name()[1:]}: inference",
-                hardware_id=hardware,
-                values=figures,
-                stamp_ns=self._now_ns(),
+        of_node = {"refused_candidates": self._proposals.refused, "pid": os.getpid()}
+        of_node |= {f"realtime/{setting.name}": str(setting) for setting in self._applied}
+        for camera in self._cameras.values():
+            verdict, figures = camera.watch.verdict(
+                stats=self._pipeline.stats(camera.topic) if self._pipeline else None,
+                bad_frames=dict(camera.reader.refused),
+                active=self._active,
+                fault=self.fault,
+                limits=self._values,
             )
-        )
+            self._diagnostics.publish(
+                outputs.diagnostics(
+                    verdict,
+                    name=f"{self.get_fully_qualified_name()[1:]}: {camera.label}",
+                    hardware_id=hardware,
+                    values=figures | of_node,
+                    stamp_ns=self._now_ns(),
+                )
+            )
 
     def report(self) -> dict[str, Any]:
-        """Counters and clocks since the last activation."""
+        """Counters and clocks since the last activation; with several cameras under the topic of each."""
         info = self._info
+        cameras = {camera.topic: camera.report() for camera in self._cameras.values()}
         model = (
             {}
             if info is None
@@ -310,31 +364,18 @@ class WorldModelNode(LifecycleNode):
             "futures_per_frame": 0 if info is None else info.num_samples,
             "horizon": 0 if info is None else info.horizon,
             "deadline_ms": self._values["deadline_ms"],
-            "bad_frames": dict(self._reader.refused),
-            **self._watch.report(),
+            **(next(iter(cameras.values())) if len(cameras) == 1 else {"cameras": cameras}),
         }
 
     def stop(self) -> None:
         """Close the model, whatever state the node is in."""
         if self._pipeline is not None:
-            self._watch.final = self._pipeline.stats()
+            for camera in self._cameras.values():
+                camera.watch.final = self._pipeline.stats(camera.topic)
         self._release()
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
-
-
-def _open_model(chosen: dict[str, Any]) -> WorldModel:
-    return WorldModel.open(
-        chosen["bundle"],
-        engine=chosen["engine"],
-        precision=chosen["precision"] or None,
-        num_samples=chosen["num_samples"] or None,
-        options=BackendOptions(
-            threads=chosen["threads"], cache_dir=Path(chosen["cache_dir"]) if chosen["cache_dir"] else None
-        ),
-        allow_untrained=chosen["allow_untrained"],
-    )
 
 
 def main() -> None:

@@ -1,0 +1,73 @@
+"""From what was measured to the profile that is written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from jepa_msgs.msg import ModelInfo
+from rclpy.utilities import get_rmw_implementation_identifier
+
+from jepa_ros.profiling.processes import dds_profile
+from jepa_runtime import __version__
+from jepa_runtime.profiling.environment import environment
+from jepa_runtime.profiling.profile import Energy, Environment, Profile, Reading, Run, Subject
+
+
+def profile_of(
+    options: argparse.Namespace,
+    *,
+    info: ModelInfo,
+    run: Run,
+    readings: Sequence[Reading],
+    energy: Energy,
+    frame_size: tuple[int, int],
+    notes: Sequence[str],
+) -> Profile:
+    """The profile of a run that :mod:`jepa_ros.nodes.profiler` made with ``options``."""
+    measured_on = _environment()
+    attached = options.attach is not None
+    subject = Subject(
+        model_id=info.model_id,
+        model_version=info.version,
+        sha256=info.sha256,
+        engine=info.engine,
+        # A node that was started elsewhere may have another engine than what is installed here.
+        engine_version=None if attached else measured_on.versions.get(info.engine),
+        device=info.device,
+        precision=info.precision,
+        threads=None if attached else options.threads,
+        futures=info.num_samples,
+        horizon=info.horizon,
+        source=options.source,
+        frame_size=frame_size,
+    )
+    return Profile(
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        tool=f"jepa-runtime {__version__}",
+        kind="ros",
+        subject=subject,
+        environment=measured_on,
+        run=run,
+        readings=list(readings),
+        energy=energy,
+        notes=list(notes),
+    )
+
+
+def _environment() -> Environment:
+    found = environment()
+    ros = {"ros": os.environ.get("ROS_DISTRO", ""), "rmw": get_rmw_implementation_identifier()}
+    with suppress(PackageNotFoundError):
+        ros["rclpy"] = version("rclpy")
+    settings = {"dds profile": dds_profile()}
+    return found.model_copy(
+        update={
+            "versions": found.versions | {name: value for name, value in ros.items() if value},
+            "settings": found.settings | settings,
+        }
+    )

@@ -1,0 +1,83 @@
+"""Where the time of an image goes inside the node, for whoever listens to ``~/stage_times``."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from jepa_msgs.msg import StageTimes
+from std_msgs.msg import Header
+
+from jepa_ros.conversions import to_time
+from jepa_runtime.pipeline import Result
+from jepa_runtime.sources.base import Frame
+
+_MAX_WAITING = 256
+
+
+class StageClock:
+    """Follows the images of one camera from their callback to their first result.
+
+    Images arrive on the executor's thread; the rest is done on the inference thread.
+
+    Args:
+        publisher: of StageTimes; nothing is sent while nobody subscribes to it.
+    """
+
+    def __init__(self, publisher: Any) -> None:
+        self._publisher = publisher
+        # Stamp, beginning of the callback, duration of decoding; bounded, for images may be dropped.
+        self._arrivals: deque[tuple[int, int, int]] = deque(maxlen=_MAX_WAITING)
+
+    def arrived(self, stamp_ns: int, received_ns: int) -> None:
+        """An image is decoded whose callback began at ``received_ns`` (the system's clock)."""
+        self._arrivals.append((stamp_ns, received_ns, time.time_ns() - received_ns))
+
+    def send(self, result: Result, messages: Iterable[Any], publish: Callable[[Any], None]) -> None:
+        """Publish the ``messages`` of ``result`` as they are made, the most urgent first, then the times of
+        the first one."""
+        published_ns = 0
+        sending_ms: dict[str, float] = {}
+        began_ns = time.perf_counter_ns()
+        for message in messages:
+            made_ns = time.perf_counter_ns()
+            publish(message)
+            if not published_ns:
+                ended_ns, published_ns = time.perf_counter_ns(), time.time_ns()
+                sending_ms = {"message": (made_ns - began_ns) / 1e6, "publish": (ended_ns - made_ns) / 1e6}
+        stages_ms = {name: value for name, value in result.timings_ms.items() if name != "total"}
+        self._tell(result, to_time(published_ns), stages_ms | sending_ms)
+
+    def fail(self, frame: Frame, error: Exception) -> None:
+        """Say that ``frame`` gives no result."""
+        self._tell(frame, Time(), {}, str(error) or type(error).__name__)
+
+    def _tell(
+        self, about: Result | Frame, published: Time, stages_ms: Mapping[str, float], error: str = ""
+    ) -> None:
+        received_ns, decode_ns = self._arrival(about.stamp_ns)
+        if not (received_ns or error) or not self._publisher.get_subscription_count():
+            return
+        stages_ms = {"decode": decode_ns / 1e6, **stages_ms}
+        self._publisher.publish(
+            StageTimes(
+                header=Header(stamp=to_time(about.stamp_ns), frame_id=about.frame_id),
+                received=to_time(received_ns),
+                published=published,
+                names=list(stages_ms),
+                milliseconds=array("f", stages_ms.values()),
+                error=error,
+            )
+        )
+
+    def _arrival(self, stamp_ns: int) -> tuple[int, int]:
+        """When the image arrived and how long it took to decode; those before it were dropped."""
+        while self._arrivals:
+            stamp, received_ns, decode_ns = self._arrivals.popleft()
+            if stamp == stamp_ns:
+                return received_ns, decode_ns
+        return 0, 0

@@ -1,0 +1,187 @@
+"""Real-time settings of this process: on which cores and with which priority the inference thread runs, and
+what the rest of the process may do to it.
+
+Nothing is applied silently and nothing fails: whoever calls learns of every setting whether it took effect
+and, if not, what to do. Linux alone is supported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import resource
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from jepa_runtime.errors import JepaRuntimeError
+
+# From <sys/mman.h>. ONFAULT locks pages once they are touched: what engines reserve and never use stays free.
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+# From <malloc.h>; 32 MiB is the largest threshold of mmap that glibc takes.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20
+
+# Before anything narrows it: the cores on which this process may run.
+_AVAILABLE = frozenset(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealtimeSettings:
+    """What is wanted; the defaults change nothing.
+
+    Attributes:
+        cpu_affinity: cores of the inference thread and of the threads that its engine starts; the other
+            threads of the process keep to the remaining cores, if any remain.
+        fifo_priority: 1 to 99: SCHED_FIFO with that priority for those threads; 0: the usual scheduling.
+        lock_memory: keep every page that the process has touched in memory.
+        keep_heap: let the C library keep what is freed. By default it gives the memory of large arrays back
+            to the system, and each image then pays for its pages again, with hundreds of page faults.
+
+    Raises:
+        JepaRuntimeError: a value is out of range.
+    """
+
+    cpu_affinity: tuple[int, ...] = ()
+    fifo_priority: int = 0
+    lock_memory: bool = False
+    keep_heap: bool = False
+
+    def __post_init__(self) -> None:
+        if any(core < 0 for core in self.cpu_affinity):
+            raise JepaRuntimeError(f"cpu_affinity must be numbers of cores, got {list(self.cpu_affinity)}")
+        if not 0 <= self.fifo_priority <= 99:
+            raise JepaRuntimeError(f"fifo_priority must be 0 (off) to 99, got {self.fifo_priority}")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of one setting: ``reason`` says why it was not ``achieved``, and what to do."""
+
+    name: str
+    wanted: str
+    achieved: bool
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return self.wanted if self.achieved else f"not {self.wanted}: {self.reason}"
+
+
+def apply(settings: RealtimeSettings) -> list[Applied]:
+    """Apply what is wanted, and say what came of it.
+
+    Call it on the inference thread before the engine is opened there: threads inherit cores and priority from
+    the one that starts them. An engine that pins its threads itself must be told not to
+    (``BackendOptions(pinning=False)``): OpenVINO would move the inference thread to a core of its own choice.
+    """
+    applied = []
+    if settings.cpu_affinity:
+        cores = sorted(set(settings.cpu_affinity))
+        applied.append(_applied("cpu_affinity", f"cores {_list(cores)}", _pin(set(cores))))
+    if settings.fifo_priority:
+        wanted = f"SCHED_FIFO {settings.fifo_priority}"
+        applied.append(_applied("fifo_priority", wanted, _schedule(settings.fifo_priority)))
+    if settings.lock_memory:
+        applied.append(_applied("lock_memory", "locked", _lock_memory()))
+    if settings.keep_heap:
+        applied.append(_applied("keep_heap", "kept", _keep_heap()))
+    return applied
+
+
+def undo(settings: RealtimeSettings) -> None:
+    """Give cores, locked memory and garbage collection back; the priority ends with its thread, and the heap
+    stays as it is."""
+    if settings.cpu_affinity:
+        _pin_threads(_threads(), _AVAILABLE)
+    if settings.lock_memory:
+        ctypes.CDLL(None).munlockall()
+    gc.unfreeze()
+
+
+def freeze_garbage() -> None:
+    """Take what exists now out of the garbage collector's sight: a full collection then goes through what
+    came since, and not through every object of every module. Call it after the warm-up."""
+    gc.collect()
+    gc.freeze()
+
+
+def _applied(name: str, wanted: str, reason: str) -> Applied:
+    return Applied(name, wanted, not reason, reason)
+
+
+def _pin(cores: set[int]) -> str:
+    """Why the calling thread is not on ``cores`` alone; empty if it is."""
+    missing = cores - _AVAILABLE
+    if missing:
+        return (
+            f"this process may use the cores {_list(_AVAILABLE)} and not {_list(missing)}: choose among"
+            " those, or widen its cpuset (AllowedCPUs= of systemd, --cpuset-cpus of docker, taskset)"
+        )
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        return f"the system refused it: {error.strerror}"
+    rest = _AVAILABLE - cores
+    if rest:
+        own = threading.get_native_id()
+        _pin_threads((thread for thread in _threads() if thread != own), rest)
+    return ""
+
+
+def _schedule(priority: int) -> str:
+    """Why the calling thread is not under SCHED_FIFO; empty if it is."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except PermissionError:
+        most = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+        return (
+            f"not permitted: this process may go up to priority {most}; give it LimitRTPRIO={priority}"
+            f" (systemd), ulimit -r {priority}, or the capability CAP_SYS_NICE (docker: --cap-add SYS_NICE)"
+        )
+    return ""
+
+
+def _lock_memory() -> str:
+    """Why memory is not locked; empty if it is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    unlimited = hard == resource.RLIM_INFINITY
+    # Below a limit locking may succeed now, and an allocation fail later. A limit of zero lets only those
+    # pass whom no limit binds (CAP_IPC_LOCK).
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY if unlimited else 0, hard))
+    libc = ctypes.CDLL(None, use_errno=True)
+    locked = libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
+    error = os.strerror(ctypes.get_errno())
+    if not unlimited:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    if locked:
+        return ""
+    return (
+        f"{error}; this process may lock {hard >> 10} KiB and must be allowed all: LimitMEMLOCK=infinity"
+        " (systemd), ulimit -l unlimited, or --ulimit memlock=-1 (docker)"
+    )
+
+
+def _keep_heap() -> str:
+    """Why the heap is given back; empty if it is kept."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return "this C library has no mallopt: it takes glibc"
+    kept = libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES) and libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+    return "" if kept else "mallopt refused it: is another allocator preloaded?"
+
+
+def _threads() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/task")]
+
+
+def _pin_threads(threads: Iterable[int], cores: Iterable[int]) -> None:
+    for thread in threads:
+        # A thread may end at any moment.
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread, cores)
+
+
+def _list(cores: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))

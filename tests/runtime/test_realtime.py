@@ -1,0 +1,189 @@
+"""Real-time settings: what took effect took effect, what did not says why. Each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.realtime import RealtimeSettings
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give its privileges up")
+needs_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
+
+_PRELUDE = """
+import gc, json, os, resource, threading
+from jepa_runtime import realtime
+from jepa_runtime.realtime import RealtimeSettings
+
+cores = sorted(os.sched_getaffinity(0))
+own = threading.get_native_id
+
+def locked_kb():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmLck"))
+
+def on_a_thread(work):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+def apply(**settings):
+    return [vars(applied) for applied in realtime.apply(RealtimeSettings(**settings))]
+"""
+
+_WITHOUT_PRIVILEGES = """
+resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 16, 1 << 16))
+os.setgroups([])
+os.setuid(65534)
+"""
+
+
+def child(code: str, *, privileged: bool = True) -> Any:
+    """What ``code``, run in a process of its own, leaves in ``result``."""
+    parts = [_PRELUDE, "" if privileged else _WITHOUT_PRIVILEGES, code, "print(json.dumps(result))"]
+    run = subprocess.run(
+        [sys.executable, "-c", "\n".join(parts)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    result = child("result = [apply(), cores == sorted(os.sched_getaffinity(0)), os.sched_getscheduler(0)]")
+    assert result == [[], True, os.SCHED_OTHER]
+
+
+@needs_cores
+def test_the_inference_thread_and_those_it_starts_get_its_cores_and_all_others_the_rest() -> None:
+    result = child("""
+stay, waiting = threading.Event(), threading.Thread(target=lambda: stay.wait())
+waiting.start()
+
+def inference():
+    applied = apply(cpu_affinity=(cores[-1],))
+    started = on_a_thread(lambda: sorted(os.sched_getaffinity(0)))
+    return applied, sorted(os.sched_getaffinity(0)), started
+
+applied, mine, started = on_a_thread(inference)
+others = [sorted(os.sched_getaffinity(thread)) for thread in (os.getpid(), waiting.native_id)]
+realtime.undo(RealtimeSettings(cpu_affinity=(cores[-1],)))
+undone = [sorted(os.sched_getaffinity(thread)) for thread in (os.getpid(), waiting.native_id)]
+stay.set()
+result = dict(cores=cores, applied=applied, mine=mine, started=started, others=others, undone=undone)
+""")
+    *rest, last = result["cores"]
+    assert result["applied"] == [
+        {"name": "cpu_affinity", "wanted": f"cores {last}", "achieved": True, "reason": ""}
+    ]
+    assert result["mine"] == result["started"] == [last]
+    assert result["others"] == [rest, rest]
+    assert result["undone"] == [result["cores"]] * 2
+
+
+def test_cores_that_the_process_may_not_use_are_named_and_nothing_changes() -> None:
+    result = child("""
+applied = apply(cpu_affinity=(cores[0], 1023))
+result = [applied, cores == sorted(os.sched_getaffinity(0))]
+""")
+    (applied,), unchanged = result
+    assert not applied["achieved"] and unchanged
+    assert "not 1023" in applied["reason"] and "AllowedCPUs" in applied["reason"]
+
+
+def test_the_priority_is_really_set_or_the_reason_is_told() -> None:
+    (applied,), policy, priority, of_others = child("""
+result = on_a_thread(lambda: [
+    apply(fifo_priority=7), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority,
+    os.sched_getscheduler(os.getpid()),
+])
+""")
+    assert of_others == os.SCHED_OTHER, "the inference thread's alone"
+    if applied["achieved"]:
+        assert (policy, priority) == (os.SCHED_FIFO, 7)
+    else:
+        assert policy == os.SCHED_OTHER and "LimitRTPRIO=7" in applied["reason"]
+
+
+@needs_root
+def test_without_the_privilege_the_priority_is_refused_with_what_to_do() -> None:
+    (applied,), policy = child(
+        "result = [apply(fifo_priority=7), os.sched_getscheduler(0)]", privileged=False
+    )
+    assert not applied["achieved"] and policy == os.SCHED_OTHER
+    for remedy in ("LimitRTPRIO=7", "ulimit -r 7", "CAP_SYS_NICE"):
+        assert remedy in applied["reason"]
+
+
+def test_memory_is_really_locked_or_the_reason_is_told() -> None:
+    (applied,), locked_kb, unlocked_kb, limits_kept = child("""
+limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+applied, locked = apply(lock_memory=True), locked_kb()
+kept = limits[1] == resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+more = bytearray(64 << 20)
+realtime.undo(RealtimeSettings(lock_memory=True))
+result = [applied, locked, locked_kb(), kept]
+""")
+    assert applied["achieved"] == (locked_kb > 1000)
+    assert applied["achieved"] or "LimitMEMLOCK=infinity" in applied["reason"]
+    assert unlocked_kb == 0 and limits_kept
+
+
+@needs_root
+def test_memory_is_not_locked_below_a_limit_that_later_allocations_would_hit() -> None:
+    (applied,), locked_kb, limits = child(
+        """
+applied = apply(lock_memory=True)
+result = [applied, locked_kb(), resource.getrlimit(resource.RLIMIT_MEMLOCK)]
+""",
+        privileged=False,
+    )
+    assert not applied["achieved"] and locked_kb == 0
+    assert "64 KiB" in applied["reason"] and "ulimit -l unlimited" in applied["reason"]
+    assert limits == [1 << 16, 1 << 16]
+
+
+def test_a_kept_heap_spares_large_arrays_their_page_faults() -> None:
+    """Arrays of an image's size, freed together: without the setting their pages come anew each time."""
+    code = """
+def faults_of_images():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        images = [bytearray(b"x") * 900_000 for _ in range(4)]
+        del images
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults_of_images()
+given_back = faults_of_images()
+applied = apply(keep_heap=True)
+faults_of_images()
+result = [applied, given_back, faults_of_images()]
+"""
+    (applied,), given_back, kept = child(code)
+    if not applied["achieved"]:
+        pytest.skip(applied["reason"])
+    assert given_back > 1000 and kept < 100
+
+
+def test_what_exists_after_the_warm_up_is_no_longer_collected_until_that_is_undone() -> None:
+    frozen, thawed = child("""
+realtime.freeze_garbage()
+frozen = gc.get_freeze_count()
+realtime.undo(RealtimeSettings())
+result = [frozen, gc.get_freeze_count()]
+""")
+    assert frozen > 1000 and thawed == 0
+
+
+@pytest.mark.parametrize("wrong", [{"cpu_affinity": (-1,)}, {"fifo_priority": 100}, {"fifo_priority": -1}])
+def test_absurd_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(JepaRuntimeError, match=next(iter(wrong))):
+        RealtimeSettings(**wrong)
