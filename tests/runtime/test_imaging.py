@@ -140,6 +140,15 @@ def test_shrinking_averages_areas() -> None:
     assert np.abs(out.astype(int) - 100).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (481, 640), (1080, 1920), (300, 400)])
+def test_stripes_too_fine_for_the_model_blur_into_grey(size: tuple[int, int]) -> None:
+    stripes = np.broadcast_to((np.indices(size).sum(axis=0) % 2 * 200)[..., None], (*size, 3))
+    out = np.empty((224, 224, 3), np.uint8)
+    fit(stripes.astype(np.uint8), out)
+    assert np.abs(out.astype(int) - 100).max() <= 25
+    assert abs(float(out.mean()) - 100) <= 1
+
+
 @pytest.mark.parametrize("shape", [(4, 4, 3), (64, 8, 3), (480, 640, 3)])
 def test_any_size_is_fitted_in_place(shape: tuple[int, ...]) -> None:
     buffer = np.zeros((1, 16, 16, 3), np.uint8)
