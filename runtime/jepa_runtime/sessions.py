@@ -69,7 +69,8 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
             sessions = []
             for size in sizes:
                 inputs, outputs = _tensors(manifest, role, size)
-                session = backend.load(graph, {name: shape for name, (shape, _) in inputs.items()})
+                shapes = {name: shape for name, (shape, _) in inputs.items()}
+                session = backend.load(graph, shapes, rows=("actions",) if role == "predictor" else ())
                 opened.callback(session.close)
                 _check_tensors(graph.name, "input", session.inputs, inputs)
                 _check_tensors(graph.name, "output", session.outputs, outputs)

@@ -137,6 +137,26 @@ def test_options_change_nothing_in_the_outputs(
     assert session.run()["latent"] == pytest.approx(Bundle.open(toy_bundle).golden().latents[:1], abs=1e-4)
 
 
+@pytest.mark.parametrize("count", [32, 48, 64, 33, 16])
+def test_rows_may_be_shared_out_among_threads(toy_bundle: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    given = {name: rng.standard_normal(shape) for name, shape in predictor_shapes(count).items()}
+    found = []
+    for threads in (1, 3):
+        backend = create_backend("openvino:CPU", BackendOptions(threads=threads))
+        path = model_path(toy_bundle, "predictor", backend)
+        session = backend.load(path, predictor_shapes(count), rows=("actions",))
+        for _ in range(2):
+            for name, values in given.items():
+                session.inputs[name][:] = values
+            futures = session.run()["futures"].copy()
+        assert futures.shape[0] == count
+        found.append(futures)
+        session.close()
+        backend.close()
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("engine", "told"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,8 +117,12 @@ class Backend(Protocol):
     def targets(self) -> tuple[str, ...]:
         """The kinds of graph that it runs, the preferred first."""
 
-    def load(self, graph: Graph | Path, shapes: Mapping[str, Shape]) -> Session:
+    def load(self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()) -> Session:
         """Compile a graph for the given shape of each input.
+
+        Args:
+            rows: inputs whose first axis counts rows that know nothing of each other; that of every output
+                counts the same rows. A backend may share them out among its threads.
 
         Raises:
             BackendError: the graph is damaged, its inputs are others, or it does not take these shapes.

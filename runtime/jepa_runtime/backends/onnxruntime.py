@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ class OnnxRuntimeBackend:
         self.version: str = onnxruntime.__version__
         self._threads = options.threads
 
-    def load(self, graph: Graph | Path, shapes: Mapping[str, Shape]) -> OnnxRuntimeSession:
+    def load(
+        self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
+    ) -> OnnxRuntimeSession:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         graph = Graph.read(graph) if isinstance(graph, Path) else graph
         return self._open(graph, shapes, onnxruntime.SessionOptions())
