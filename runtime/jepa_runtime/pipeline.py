@@ -16,7 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition, Event, Lock, Thread
 
 import numpy as np
@@ -52,6 +52,8 @@ class Pipeline:
         open_model: called on the inference thread; what it returns is used and closed there.
         on_result: called on the inference thread with each :class:`Result`; whatever time it takes the next
             frame waits.
+        on_futures: called there before it, with a result that has futures and as yet no surprise: for whoever
+            must not wait until that is computed too.
         deadline_ms: ``total`` above this counts as a miss; None: no deadline.
         on_error: called on the inference thread with what went wrong, and the frame if it was about one;
             logged if left out.
@@ -69,6 +71,7 @@ class Pipeline:
         open_model: Callable[[], WorldModel],
         *,
         on_result: Callable[[Result], None],
+        on_futures: Callable[[Result], None] | None = None,
         deadline_ms: float | None = None,
         on_error: Callable[[Exception, Frame | None], None] | None = None,
         candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None = None,
@@ -81,6 +84,7 @@ class Pipeline:
             raise ValueError(f"streams must be one name or several different ones, got {list(streams)}")
         self._open_model = open_model
         self._on_result = on_result
+        self._on_futures = on_futures
         self._on_error = on_error
         self._propose = candidates
         self._deadline_ms = deadline_ms
@@ -245,23 +249,27 @@ class Pipeline:
             return
         stream, (frame, submitted_ns) = taken
         tally = self._tallies[stream]
+        view, delivered = views[stream], True
         try:
-            result = self._process(model, views[stream], default, frame, submitted_ns)
+            result = self._process(model, view, default, frame, submitted_ns)
+            if result.futures is not None and self._on_futures is not None:
+                delivered = self._deliver(self._on_futures, result, frame)
+            result = self._with_surprise(model, view.history, result)
         except Exception as error:
             with self._progress:
                 tally.failed += 1
                 self._progress.notify_all()
             self._report(error, frame)
             return
-        delivered = self._deliver(result, frame)
+        delivered = self._deliver(self._on_result, result, frame) and delivered
         # Only now: who waits for an idle pipeline wants the result delivered too.
         with self._progress:
             tally.add(result, delivered=delivered)
             self._progress.notify_all()
 
-    def _deliver(self, result: Result, frame: Frame) -> bool:
+    def _deliver(self, callback: Callable[[Result], None], result: Result, frame: Frame) -> bool:
         try:
-            self._on_result(result)
+            callback(result)
         except Exception as error:
             self._report(error, frame)
             return False
@@ -291,7 +299,6 @@ class Pipeline:
                 energies = model.energy(futures.latents, view.goal)
                 futures = Futures(futures.latents, futures.actions, energies, futures.error_bounds)
             timings["energy"] = (self._clock_ns() - began_ns) / 1e6
-        surprise = self._surprise(model, view.history, latent, timings)
         timings["total"] = (self._clock_ns() - submitted_ns) / 1e6
         return Result(
             stamp_ns=frame.stamp_ns,
@@ -301,8 +308,8 @@ class Pipeline:
             futures=futures,
             candidates=candidates,
             reset=reset,
-            surprise=surprise,
-            surprising=surprise is not None and surprise > model.manifest.surprise_threshold,
+            surprise=None,
+            surprising=False,
             goal_stamp_ns=view.goal_stamp_ns,
             current_energy=current_energy,
             timings_ms=timings,
@@ -316,17 +323,16 @@ class Pipeline:
             return default
         return proposed if isinstance(proposed, Candidates) else Candidates(proposed)
 
-    def _surprise(
-        self, model: WorldModel, history: History, latent: NDArray[np.float32], timings: dict[str, float]
-    ) -> float | None:
+    def _with_surprise(self, model: WorldModel, history: History, result: Result) -> Result:
         known = history.previous()
         if known is None:
-            return None
+            return result
         context, action = known
         began_ns = self._clock_ns()
-        surprise = float(model.surprise(context.latents, context.actions, action, latent))
-        timings["surprise"] = (self._clock_ns() - began_ns) / 1e6
-        return surprise
+        surprise = float(model.surprise(context.latents, context.actions, action, result.latent))
+        result.timings_ms["surprise"] = (self._clock_ns() - began_ns) / 1e6
+        surprising = surprise > model.manifest.surprise_threshold
+        return replace(result, surprise=surprise, surprising=surprising)
 
     def _take_goals(self, model: WorldModel, views: dict[str, _View]) -> None:
         while self._goals:

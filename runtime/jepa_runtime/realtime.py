@@ -100,11 +100,16 @@ def undo(settings: RealtimeSettings) -> None:
     gc.unfreeze()
 
 
-def freeze_garbage() -> None:
-    """Take what exists now out of the garbage collector's sight: a full collection then goes through what
-    came since, and not through every object of every module. Call it after the warm-up."""
+def settle() -> None:
+    """Give back what opening the model took and serving does not need. Call it after the warm-up.
+
+    What exists now also leaves the garbage collector's sight: a full collection then goes through what came
+    since, and not through every object of every module."""
     gc.collect()
     gc.freeze()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _applied(name: str, wanted: str, reason: str) -> Applied:

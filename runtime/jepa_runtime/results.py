@@ -39,8 +39,8 @@ class Result:
         surprise: error of the prediction made one step ago; None where there was none.
         surprising: the surprise exceeds the model's threshold.
         goal_stamp_ns, current_energy: of the goal sought, or None without one.
-        timings_ms: by stage: ``wait`` in the mailbox, ``preprocess``, ``encode``, ``predict``, ``energy``,
-            ``surprise``, and ``total`` from :meth:`Pipeline.submit` to here.
+        timings_ms: by stage: ``wait`` in the mailbox, ``preprocess``, ``encode``, ``predict``, ``energy``;
+            ``total`` from :meth:`Pipeline.submit` until all but the surprise was there; ``surprise``.
         deadline_missed: ``total`` exceeded the deadline.
         stream: which of the pipeline's streams the frame came from.
     """

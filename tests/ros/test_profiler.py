@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 import psutil
 from diagnostic_msgs.msg import DiagnosticArray
-from jepa_msgs.msg import PredictedFutures, StageTimes
+from jepa_msgs.msg import LatentState, PredictedFutures, StageTimes
 from jepa_ros import qos
 from jepa_ros.conversions import from_time, to_image
 from jepa_ros.profiling.ledger import Inside, Ledger
@@ -145,7 +146,7 @@ class Publisher:
 @pytest.mark.parametrize("subscribers", [0, 1])
 def test_stage_times_are_sent_only_to_those_who_listen(subscribers):
     publisher = Publisher(subscribers)
-    clock = StageClock(publisher)
+    clock = StageClock({StageTimes: publisher})
     for stamp in (1, 2):
         clock.arrived(stamp, time.time_ns())
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 2, "eye", 1)
@@ -153,6 +154,27 @@ def test_stage_times_are_sent_only_to_those_who_listen(subscribers):
     assert [(from_time(message.header.stamp), message.error) for message in publisher.sent] == [
         (2, "engine gone")
     ] * subscribers
+
+
+def test_the_first_message_about_an_image_is_timed_and_what_came_after_it_is_not_told():
+    publishers = {StageTimes: Publisher(1), PredictedFutures: Publisher(1), LatentState: Publisher(1)}
+    clock = StageClock(publishers)
+    result = SimpleNamespace(
+        stamp_ns=7,
+        frame_id="eye",
+        futures=object(),
+        timings_ms={"wait": 1.0, "encode": 2.0, "surprise": 3.0, "total": 4.0},
+    )
+    for _ in range(2):
+        clock.arrived(7, time.time_ns())
+        clock.send(PredictedFutures, lambda: time.sleep(0.02))
+        clock.send(LatentState, lambda: time.sleep(0.05))
+        clock.finish(result)
+    told = publishers[StageTimes].sent
+    assert len(told) == 2 and len(publishers[LatentState].sent) == 2
+    for message in told:
+        assert list(message.names) == ["decode", "wait", "encode", "message", "publish"]
+        assert 20 <= message.milliseconds[3] < 50
 
 
 # --- on a running graph
@@ -212,7 +234,6 @@ def test_a_profile_accounts_for_every_image_and_for_its_time(two_rooms_bundle, t
         "encode",
         "predict",
         "energy",
-        "surprise",
     ]
     assert [*expected, "message", "publish", "delivery"] == list(run.stages_ms)
     assert min(run.stages_ms["transport"]) > 0

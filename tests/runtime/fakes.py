@@ -59,6 +59,7 @@ class FakeModel:
         self.timings = {"preprocess": 0.0, "encode": 0.0, "predict": 0.0, "energy": 0.0}
         self.threads = {threading.current_thread().name}
         self.closed = False
+        self.surprises = 0
         self._encode_s = encode_s
 
     def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -97,6 +98,7 @@ class FakeModel:
         action: NDArray[np.float32],
         arrived: NDArray[np.float32],
     ) -> float:
+        self.surprises += 1
         return float(np.sqrt(np.mean((previous[-1] + action[0] - arrived) ** 2)))
 
     def close(self) -> None:

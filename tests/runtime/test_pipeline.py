@@ -217,6 +217,41 @@ def test_surprise_is_the_error_of_the_prediction_one_step_ago() -> None:
     assert [result.surprising for result in served.results[6:]] == [False, True]
 
 
+def test_futures_are_handed_out_before_the_surprise_is_computed() -> None:
+    calls: list[tuple[str, Result, int]] = []
+    model = FakeModel()
+    with serve(
+        model,
+        on_futures=lambda result: calls.append(("futures", result, model.surprises)),
+        on_result=lambda result: calls.append(("result", result, model.surprises)),
+    ) as served:
+        served.pipeline.add_action(0, np.zeros(2, np.float32))
+        served.feed(*(frame(number) for number in range(10)))
+    early, late = calls[-2:]
+    assert (early[0], late[0]) == ("futures", "result")
+    assert early[1].surprise is None and late[1].surprise is not None
+    assert early[2] == late[2] - 1
+    assert early[1].futures is late[1].futures is not None
+    assert early[1].timings_ms["total"] == late[1].timings_ms["total"]
+
+
+def test_without_futures_there_is_only_the_result() -> None:
+    early: list[Result] = []
+    with serve(FakeModel(history_size=3), on_futures=early.append) as served:
+        served.feed(frame(0))
+    assert early == [] and served.results[0].futures is None
+
+
+def test_futures_that_cannot_be_handed_out_are_counted_and_the_result_follows() -> None:
+    def fail(result: Result) -> None:
+        raise RuntimeError("no reader")
+
+    with serve(on_futures=fail) as served:
+        served.feed(frame(0))
+    assert served.pipeline.stats().callback_errors == 1
+    assert len(served.results) == 1 and str(served.errors[0][0]) == "no reader"
+
+
 def test_there_is_no_surprise_where_actions_are_unknown() -> None:
     with serve() as served:
         served.feed(*(frame(index) for index in range(10)))

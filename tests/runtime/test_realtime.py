@@ -175,7 +175,7 @@ result = [applied, given_back, faults_of_images()]
 
 def test_what_exists_after_the_warm_up_is_no_longer_collected_until_that_is_undone() -> None:
     frozen, thawed = child("""
-realtime.freeze_garbage()
+realtime.settle()
 frozen = gc.get_freeze_count()
 realtime.undo(RealtimeSettings())
 result = [frozen, gc.get_freeze_count()]

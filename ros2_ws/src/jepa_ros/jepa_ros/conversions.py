@@ -39,7 +39,7 @@ def to_array_field(values: NDArray[Any]) -> array.array[Any]:
     """``values``, flattened, as what an array field of the same element type takes without a copy per
     element."""
     field = array.array(_TYPE_CODES[values.dtype.name])
-    field.frombytes(np.ascontiguousarray(values).tobytes())
+    field.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return field
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from builtin_interfaces.msg import Time
@@ -25,45 +25,55 @@ class StageClock:
     Images arrive on the executor's thread; the rest is done on the inference thread.
 
     Args:
-        publisher: of StageTimes; nothing is sent while nobody subscribes to it.
+        publishers: by type of message; that of StageTimes tells nothing while nobody subscribes to it.
     """
 
-    def __init__(self, publisher: Any) -> None:
-        self._publisher = publisher
+    def __init__(self, publishers: Mapping[type, Any]) -> None:
+        self._publishers = publishers
         # Stamp, beginning of the callback, duration of decoding; bounded, for images may be dropped.
         self._arrivals: deque[tuple[int, int, int]] = deque(maxlen=_MAX_WAITING)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._published_ns = 0
+        self._sending_ms: dict[str, float] = {}
 
     def arrived(self, stamp_ns: int, received_ns: int) -> None:
         """An image is decoded whose callback began at ``received_ns`` (the system's clock)."""
         self._arrivals.append((stamp_ns, received_ns, time.time_ns() - received_ns))
 
-    def send(self, result: Result, messages: Iterable[Any], publish: Callable[[Any], None]) -> None:
-        """Publish the ``messages`` of ``result`` as they are made, the most urgent first, then the times of
-        the first one."""
-        published_ns = 0
-        sending_ms: dict[str, float] = {}
+    def send(self, kind: type, make: Callable[[], Any]) -> None:
+        """Publish what ``make`` makes, a message of ``kind``; the first one of each image is timed."""
         began_ns = time.perf_counter_ns()
-        for message in messages:
-            made_ns = time.perf_counter_ns()
-            publish(message)
-            if not published_ns:
-                ended_ns, published_ns = time.perf_counter_ns(), time.time_ns()
-                sending_ms = {"message": (made_ns - began_ns) / 1e6, "publish": (ended_ns - made_ns) / 1e6}
-        stages_ms = {name: value for name, value in result.timings_ms.items() if name != "total"}
-        self._tell(result, to_time(published_ns), stages_ms | sending_ms)
+        message = make()
+        made_ns = time.perf_counter_ns()
+        self._publishers[kind].publish(message)
+        if not self._published_ns:
+            ended_ns, self._published_ns = time.perf_counter_ns(), time.time_ns()
+            self._sending_ms = {"message": (made_ns - began_ns) / 1e6, "publish": (ended_ns - made_ns) / 1e6}
+
+    def finish(self, result: Result) -> None:
+        """All messages about an image are sent: tell where its time went until the first one was."""
+        # Where futures were sent first, the surprise came after them.
+        later = {"total", "surprise"} if result.futures is not None else {"total"}
+        stages_ms = {name: value for name, value in result.timings_ms.items() if name not in later}
+        self._tell(result, to_time(self._published_ns), stages_ms | self._sending_ms)
+        self._begin()
 
     def fail(self, frame: Frame, error: Exception) -> None:
         """Say that ``frame`` gives no result."""
         self._tell(frame, Time(), {}, str(error) or type(error).__name__)
+        self._begin()
 
     def _tell(
         self, about: Result | Frame, published: Time, stages_ms: Mapping[str, float], error: str = ""
     ) -> None:
         received_ns, decode_ns = self._arrival(about.stamp_ns)
-        if not (received_ns or error) or not self._publisher.get_subscription_count():
+        publisher = self._publishers[StageTimes]
+        if not (received_ns or error) or not publisher.get_subscription_count():
             return
         stages_ms = {"decode": decode_ns / 1e6, **stages_ms}
-        self._publisher.publish(
+        publisher.publish(
             StageTimes(
                 header=Header(stamp=to_time(about.stamp_ns), frame_id=about.frame_id),
                 received=to_time(received_ns),

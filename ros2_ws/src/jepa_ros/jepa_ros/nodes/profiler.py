@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 
 import rclpy
 from jepa_msgs.msg import ModelInfo
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 
@@ -33,6 +32,7 @@ from jepa_ros.profiling.listener import Listener
 from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
 from jepa_ros.profiling.result import profile_of
 from jepa_ros.profiling.view import View, summary
+from jepa_ros.spin import create_executor
 from jepa_runtime.commands.arguments import frame_size, positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.machine import Monitor, energy
@@ -121,7 +121,7 @@ class Profiler:
         # Moments are read from the clock that nobody sets, and only the stamps are the system's.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         self._listener = Listener(options.attach or _NODE)
-        self._executor = SingleThreadedExecutor()
+        self._executor = create_executor()
         self._executor.add_node(self._listener)
         stack.callback(self._listener.destroy_node)
         stack.callback(self._executor.shutdown)

@@ -145,7 +145,7 @@ class WorldModelNode(LifecycleNode):
                     (StageTimes, "stage_times"),
                 )
             }
-            camera.clock = StageClock(camera.outputs[StageTimes])
+            camera.clock = StageClock(camera.outputs)
         self.get_logger().info(
             f"loaded {self._info.model_id} {self._info.version} ({self._info.precision}) on"
             f" {self._info.engine}:{self._info.device}: {self._info.num_samples} futures"
@@ -228,6 +228,7 @@ class WorldModelNode(LifecycleNode):
 
         pipeline = Pipeline(
             open_here,
+            on_futures=self._on_futures,
             on_result=self._on_result,
             on_error=self._on_error,
             candidates=self._proposals.newest,
@@ -239,7 +240,7 @@ class WorldModelNode(LifecycleNode):
         except Exception:
             self._undo_settings()
             raise
-        realtime.freeze_garbage()
+        realtime.settle()
         for setting in self._applied:
             if not setting.achieved:
                 self.get_logger().warning(f"{setting.name}: {setting}")
@@ -302,13 +303,24 @@ class WorldModelNode(LifecycleNode):
 
     # --- results out, on the inference thread
 
+    def _on_futures(self, result: Result) -> None:
+        if self._active:
+            camera, model = self._cameras[result.stream], self._require_pipeline().model
+            dtype = self._values["futures_dtype"]
+            camera.clock.send(PredictedFutures, lambda: outputs.futures(result, model, dtype))
+
     def _on_result(self, result: Result) -> None:
         camera = self._cameras[result.stream]
         camera.watch.result_came(result)
         if not self._active:
             return
-        messages = outputs.results(result, self._require_pipeline().model, self._values["futures_dtype"])
-        camera.clock.send(result, messages, lambda each: camera.outputs[type(each)].publish(each))
+        model = self._require_pipeline().model
+        try:
+            camera.clock.send(LatentState, lambda: outputs.latent_state(result, model))
+            if result.surprise is not None:
+                camera.clock.send(Surprise, lambda: outputs.surprise(result, model))
+        finally:
+            camera.clock.finish(result)
 
     def _on_error(self, error: Exception, frame: Frame | None) -> None:
         where = f"inference of {frame.stream}" if frame else "pipeline"
