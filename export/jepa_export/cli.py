@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jepa-export: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\njepa-export: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"\njepa-export: stopped; {arguments.stopped}", file=sys.stderr)
         return 130
 
 
@@ -47,8 +48,36 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--episodes", type=int, default=100, help="evaluation episodes for each of three seeds; 0: none"
     )
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, stopped="the same command goes on from the last checkpoint")
+    _add_build(commands)
     return parser
+
+
+def _add_build(commands: Any) -> None:
+    build = commands.add_parser("build", help="write the bundle of a student")
+    build.add_argument("--student", required=True, help="vit_ti, vit_s or vit_m")
+    build.add_argument(
+        "--untrained",
+        action="store_true",
+        required=True,
+        help="random weights, for measuring speed; the runtime serves such a bundle only if told to",
+    )
+    build.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    build.add_argument("--size", type=int, default=224, help="side of the frame in pixels (%(default)s)")
+    build.add_argument(
+        "--actions", type=int, help="components of an action, each in -1 … 1 (default: Two Rooms' velocities)"
+    )
+    build.add_argument("--horizon", type=int, default=8, help="steps of a future (%(default)s)")
+    build.add_argument("--num-samples", type=int, default=64, help="futures at once (%(default)s)")
+    build.add_argument("--history", type=int, default=3, help="frames the predictor sees (%(default)s)")
+    build.add_argument("--seed", type=int, default=0, help="of the weights (%(default)s)")
+    build.add_argument(
+        "--calibration",
+        default="two_rooms",
+        metavar="SOURCE",
+        help="real frames for INT8: two_rooms, a video, a folder of images or a bag (%(default)s)",
+    )
+    build.set_defaults(run=_build, stopped="nothing was written")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -56,4 +85,22 @@ def _train(arguments: argparse.Namespace) -> int:
 
     return train_two_rooms(
         arguments.out, seed=arguments.seed, layout=arguments.layout, episodes=arguments.episodes
+    )
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from jepa_export.commands.build import Request, build
+
+    return build(
+        Request(
+            student=arguments.student,
+            out=arguments.out,
+            px=arguments.size,
+            actions=arguments.actions,
+            horizon=arguments.horizon,
+            num_samples=arguments.num_samples,
+            history_size=arguments.history,
+            seed=arguments.seed,
+            calibration=arguments.calibration,
+        )
     )

@@ -5,9 +5,6 @@ The folder appears whole or not at all: everything is built beside it and moved 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,8 @@ import openvino as ov
 import torch
 
 from jepa_export.data.two_rooms import STEP_S, record
-from jepa_export.errors import JepaExportError
 from jepa_export.fidelity import Fidelity, goal_threshold, measure
+from jepa_export.staging import commit, staged, write_report
 from jepa_export.students.two_rooms import LATENT_DIM, PIXEL_MEAN, PIXEL_STD, Energy
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import compress_int8, convert, quantize_int8, save
@@ -46,12 +43,8 @@ def pack(
         JepaExportError: ``folder`` exists and is not a bundle.
         BundleError: what was made is not a valid bundle.
     """
-    check_target(folder)
-    fidelity = measure(model.encoder, model.predictor, model.held_out, HORIZON)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        staging = Path(temporary) / "bundle"
-        staging.mkdir()
+    with staged(folder) as staging:
+        fidelity = measure(model.encoder, model.predictor, model.held_out, HORIZON)
         frames = record(
             (0, _CALIBRATION_STREAM),
             layouts=CALIBRATION_FRAMES // 4,
@@ -73,25 +66,7 @@ def pack(
         )
         threshold = goal_threshold(model.encoder, model.energy, standing)
         seal(staging, _manifest(fidelity, threshold, model_id, version, release_seq, command, model.kind))
-        if folder.exists():
-            folder.rename(Path(temporary) / "replaced")
-        staging.rename(folder)
     return fidelity
-
-
-def check_target(folder: Path) -> None:
-    """Refuse to replace what is not a bundle.
-
-    Raises:
-        JepaExportError: ``folder`` exists and is not a bundle.
-    """
-    if folder.exists() and not (folder / "manifest.json").exists():
-        raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
-
-
-def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write report.json; the bundle must be sealed again afterwards."""
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _limits() -> ActionLimits:
@@ -119,7 +94,7 @@ def _write_graphs(model: TrainedModel, frames: Image, folder: Path) -> None:
         "energy": (model.energy, {"latents": latents, "goal": latents[:1]}, "energy", ("latents",)),
     }
     for role, (module, inputs, output, free_axis) in graphs.items():
-        export_onnx(module, inputs, output, folder / role / "onnx" / "model.onnx", free_axis=free_axis)
+        export_onnx(module, inputs, [output], folder / role / "onnx" / "model.onnx", free_axis=free_axis)
     reduced: dict[str, Callable[[ov.Model], ov.Model]] = {
         "encoder": lambda model: quantize_int8(model, [{"frame": frame[None]} for frame in frames]),
         "predictor": compress_int8,
@@ -188,7 +163,7 @@ def _manifest(
         "provenance": {
             "data": "simulated on the fly: frames and the actions between them, no labels",
             "teacher": None,
-            "commit": _commit(),
+            "commit": commit(),
             "command": command,
         },
         "io": {
@@ -226,18 +201,3 @@ def _manifest(
         "goal_threshold": threshold,
         "golden": {"path": "golden.npz", "tolerances": TOLERANCES},
     }
-
-
-def _commit() -> str:
-    """The commit that this was trained from, or 'unknown' outside a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()

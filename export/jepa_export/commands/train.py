@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_export.evaluate import SEEDS, closed_loop
-from jepa_export.pack import check_target, pack, write_report
+from jepa_export.pack import pack
+from jepa_export.staging import check_target, write_report
 from jepa_export.training.two_rooms import train
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.worlds.geometry import LayoutKind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ OPSET = 18
 def export_onnx(
     module: nn.Module,
     inputs: dict[str, Tensor],
-    output: str,
+    outputs: Sequence[str],
     path: Path,
     *,
     free_axis: tuple[str, ...] = (),
@@ -25,21 +26,24 @@ def export_onnx(
     Args:
         module: in evaluation mode; takes ``inputs`` in order.
         inputs: examples by tensor name; their shapes become the graph's.
-        output: name of the one output.
-        free_axis: inputs whose first axis may have any length; the output's first axis follows.
+        outputs: names by position.
+        free_axis: inputs whose first axis may have any length; the outputs' first axes follow.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    axes = {name: {0: "count"} for name in (*free_axis, output)} if free_axis else {}
+    axes = {name: {0: "count"} for name in (*free_axis, *outputs)} if free_axis else {}
     with warnings.catch_warnings():
         # The tracing exporter is asked for by name: it keeps these graphs to the plain operators that every
         # target has.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # Sizes are meant to become constants, and slices need not be folded.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="Constant folding")
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
             str(path),
             input_names=list(inputs),
-            output_names=[output],
+            output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,

@@ -1,0 +1,172 @@
+"""jepa-export build: a bundle of a student."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from jepa_export.data.two_rooms import STEP_S
+from jepa_export.errors import JepaExportError
+from jepa_export.staging import check_target
+from jepa_export.student_bundle import Actions, Settings, write_untrained
+from jepa_export.students.family import Student, create, stir
+from jepa_runtime.imaging import fit
+from jepa_runtime.sources.open import open_source
+from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
+
+CALIBRATION_FRAMES = 64
+DEFAULT_RATE_HZ = 30.0
+TWO_ROOMS_ACTIONS = Actions(
+    names=("linear.x", "linear.y"),
+    units=("m/s", "m/s"),
+    low=(-MAX_SPEED_MPS, -MAX_SPEED_MPS),
+    high=(MAX_SPEED_MPS, MAX_SPEED_MPS),
+    max_norm=MAX_SPEED_MPS,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asked for; ``actions`` None: those of Two Rooms."""
+
+    student: str
+    out: Path
+    px: int
+    actions: int | None
+    horizon: int
+    num_samples: int
+    history_size: int
+    seed: int
+    calibration: str
+
+    @property
+    def command(self) -> str:
+        """The command that makes the same bundle."""
+        actions = "" if self.actions is None else f" --actions {self.actions}"
+        return (
+            f"jepa-export build --student {self.student} --untrained --size {self.px}{actions} "
+            f"--horizon {self.horizon} --num-samples {self.num_samples} --history {self.history_size} "
+            f"--seed {self.seed} --calibration {self.calibration}"
+        )
+
+
+def build(request: Request) -> int:
+    """Write a bundle of an untrained student, saying first what it will cost.
+
+    Raises:
+        JepaExportError: the request cannot be met; the message says why.
+        SourceError: the calibration source cannot be read.
+    """
+    console = Console()
+    check_target(request.out)
+    _check(request)
+    actions = TWO_ROOMS_ACTIONS if request.actions is None else _plain_actions(request.actions)
+    student = create(request.student, px=request.px, action_scale=actions.scale, seed=request.seed)
+    stir(student.predictor, request.seed)
+    console.print(cost_table(student, request))
+    frames = calibration_frames(request.calibration, request.px)
+    settings = Settings(
+        actions=actions,
+        history_size=request.history_size,
+        horizon=request.horizon,
+        num_samples=request.num_samples,
+        step_s=STEP_S,
+        rate_hz=DEFAULT_RATE_HZ,
+        command=request.command,
+    )
+    began, step = time.monotonic(), count(1)
+
+    def progress(what: str) -> None:
+        console.print(f"[{next(step)}/5] {time.monotonic() - began:5.1f} s  {what}", markup=False)
+
+    write_untrained(student, frames, request.out, settings, seed=request.seed, progress=progress)
+    console.print(f"bundle: {request.out}")
+    return 0
+
+
+def calibration_frames(source: str, px: int) -> NDArray[np.uint8]:
+    """Frames of a source, a step apart, scaled to the model's size: uint8 [n, px, px, 3].
+
+    Raises:
+        SourceError: there is no such source, or it cannot be read.
+        JepaExportError: it holds fewer than 16 such frames.
+    """
+    opened = open_source(source)
+    try:
+        stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * STEP_S))
+        found = []
+        for frame in islice(opened.frames(), 0, CALIBRATION_FRAMES * stride, stride):
+            found.append(np.empty((px, px, 3), np.uint8))
+            fit(frame.image, found[-1])
+    finally:
+        opened.close()
+    if len(found) < 16:
+        raise JepaExportError(f"{source}: {len(found)} frames a step apart, calibration takes at least 16")
+    return np.stack(found)
+
+
+def cost_table(student: Student, request: Request) -> Table:
+    """Parameters, multiply-adds and size of both graphs."""
+    table = Table("graph", "parameters", "multiply-adds", "MB fp32", "MB INT8", title=student.name)
+    shape = (student.encoder.config.tokens, student.encoder.config.dim)
+    width = len(student.predictor.config.action_scale)
+    size, actions = request.history_size, torch.zeros(request.num_samples, request.horizon, width)
+    inputs = {
+        "encoder": (student.encoder, (torch.zeros(1, request.px, request.px, 3, dtype=torch.uint8),)),
+        f"predictor, {request.num_samples} futures of {request.horizon} steps": (
+            student.predictor,
+            (torch.zeros(1, size, *shape), actions, torch.zeros(1, size - 1, width) if size > 1 else None),
+        ),
+    }
+    for name, (module, example) in inputs.items():
+        matrices = sum(each.numel() for each in module.parameters() if each.ndim == 2)
+        total = sum(each.numel() for each in module.parameters())
+        quantized = matrices + 4 * (total - matrices)
+        table.add_row(
+            name,
+            f"{total / 1e6:.2f} M",
+            f"{multiply_adds(module, *example) / 1e9:.2f} G",
+            f"{4 * total / 1e6:.1f}",
+            f"{quantized / 1e6:.1f}",
+        )
+    return table
+
+
+@torch.no_grad()
+def multiply_adds(module: nn.Module, *inputs: object) -> int:
+    """Multiply-adds of the matrix products of one call."""
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+def _check(request: Request) -> None:
+    limits = {
+        "--horizon": (request.horizon, 1, 32),
+        "--num-samples": (request.num_samples, 1, 4096),
+        "--history": (request.history_size, 1, 4),
+        "--actions": (1 if request.actions is None else request.actions, 1, 64),
+    }
+    for option, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise JepaExportError(f"{option} must be between {low} and {high}, got {value}")
+
+
+def _plain_actions(size: int) -> Actions:
+    return Actions(
+        names=tuple(f"action_{index}" for index in range(size)),
+        units=("1",) * size,
+        low=(-1.0,) * size,
+        high=(1.0,) * size,
+        max_norm=None,
+    )

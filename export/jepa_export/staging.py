@@ -1,0 +1,62 @@
+"""What every writer of bundles needs: a folder that appears whole or not at all, and who made it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jepa_export.errors import JepaExportError
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to replace what is not a bundle.
+
+    Raises:
+        JepaExportError: ``folder`` exists and is not a bundle.
+    """
+    if folder.exists() and not (folder / "manifest.json").exists():
+        raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder``, which takes its place when the block ends without an error; until
+    then, and after an error, what was there stays.
+
+    Raises:
+        JepaExportError: ``folder`` exists and is not a bundle.
+    """
+    check_target(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        staging = Path(temporary) / "bundle"
+        staging.mkdir()
+        yield staging
+        if folder.exists():
+            folder.rename(Path(temporary) / "replaced")
+        staging.rename(folder)
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write report.json; the bundle must be sealed again afterwards."""
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def commit() -> str:
+    """The commit that this was made from, or 'unknown' outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
