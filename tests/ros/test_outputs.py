@@ -20,23 +20,28 @@ outputs = pytest.importorskip(
         elements=st.floats(-60000, 60000, width=32),
     )
 )
-def test_half_rounds_as_numpy_does(array):
-    converted = outputs.half(array)
-    assert converted.dtype == np.float16 and converted.shape == array.shape
-    assert np.array_equal(converted, array.astype(np.float16))
+def test_half_rounds_as_numpy_does(values):
+    converted = half(values)
+    assert np.array_equal(converted, values.astype(np.float16))
 
 
 def test_half_keeps_what_is_not_a_number():
-    converted = outputs.half(np.array([np.nan, np.inf, -np.inf], np.float32))
+    converted = half(np.array([np.nan, np.inf, -np.inf], np.float32))
     assert np.isnan(converted[0]) and list(converted[1:]) == [np.inf, -np.inf]
 
 
 def test_an_opencv_without_float16_gives_the_same(monkeypatch):
-    array = np.linspace(-3, 3, 50, dtype=np.float32).reshape(5, 10)
-    expected = outputs.half(array)
+    values = np.linspace(-3, 3, 50, dtype=np.float32).reshape(5, 10)
+    expected = half(values)
 
     def refuse(*_args, **_named):
         raise outputs.cv2.error("unsupported depth")
 
     monkeypatch.setattr(outputs.cv2, "add", refuse)
-    assert np.array_equal(outputs.half(array), expected)
+    assert np.array_equal(half(values), expected)
+
+
+def half(values):
+    out = np.full(values.shape, 7, np.float16)
+    outputs.to_half(values, out)
+    return out

@@ -12,6 +12,7 @@ from typing import Any
 
 from jepa_ros.diagnostics import Health, Level, Limits, Verdict, judge
 from jepa_ros.images import ImageReader
+from jepa_ros.outputs import FuturesWriter
 from jepa_ros.stage_times import StageClock
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import Result, Stats
@@ -124,6 +125,7 @@ class Camera:
         prefix: of the topics of its results.
         label: its name in the diagnostics.
         outputs: its publishers by type of message.
+        futures: makes the largest of these messages.
         clock: where the time of its images goes.
         reader, watch: how its images are read and served in this activation.
     """
@@ -136,6 +138,7 @@ class Camera:
         self.prefix = "~" if alone else f"~/{topic}"
         self.label = "inference" if alone else f"inference {topic}"
         self.outputs: dict[type, Any] = {}
+        self.futures = FuturesWriter()
         self.begin(None)
 
     def begin(self, base: Stats | None) -> None:

@@ -307,7 +307,7 @@ class WorldModelNode(LifecycleNode):
         if self._active:
             camera, model = self._cameras[result.stream], self._require_pipeline().model
             dtype = self._values["futures_dtype"]
-            camera.clock.send(PredictedFutures, lambda: outputs.futures(result, model, dtype))
+            camera.clock.send(PredictedFutures, lambda: camera.futures.write(result, model, dtype))
 
     def _on_result(self, result: Result) -> None:
         camera = self._cameras[result.stream]
