@@ -12,14 +12,16 @@ import gc
 import os
 import resource
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from jepa_runtime.errors import JepaRuntimeError
 
 # From <sys/mman.h>. ONFAULT locks pages once they are touched: what engines reserve and never use stays free.
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_MADV_DONTNEED = 4
 # From <malloc.h>; 32 MiB is the largest threshold of mmap that glibc takes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20
@@ -110,6 +112,19 @@ def settle() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+    for start, size in _read_files():
+        # Refused where memory is locked; the pages of a file come back from it if they are wanted after all.
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
+
+
+def _read_files() -> Iterator[tuple[int, int]]:
+    """Where, and of how many bytes, files are mapped to be read only and shared, as OpenVINO maps its cache:
+    it copies the weights out of there."""
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        addresses, permissions, *_ = line.split(maxsplit=5)
+        if permissions == "r--s":
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            yield start, end - start
 
 
 def _applied(name: str, wanted: str, reason: str) -> Applied:

@@ -183,6 +183,28 @@ result = [frozen, gc.get_freeze_count()]
     assert frozen > 1000 and thawed == 0
 
 
+def test_files_that_were_read_once_leave_memory_and_can_be_read_again() -> None:
+    code = """
+import mmap, tempfile
+
+def resident_kb(name):
+    lines = iter(open("/proc/self/smaps").read().splitlines())
+    next(line for line in lines if line.endswith(name))
+    return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+with tempfile.NamedTemporaryFile() as file:
+    file.write(b"w" * (1 << 20))
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    read = len(bytes(mapped))
+    before = resident_kb(file.name)
+    realtime.settle()
+    result = [before, resident_kb(file.name), mapped[:] == b"w" * read]
+"""
+    before, after, same = child(code)
+    assert before == 1024 and after == 0 and same
+
+
 @pytest.mark.parametrize("wrong", [{"cpu_affinity": (-1,)}, {"fifo_priority": 100}, {"fifo_priority": -1}])
 def test_absurd_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(JepaRuntimeError, match=next(iter(wrong))):
