@@ -77,6 +77,11 @@ def _add_build(commands: Any) -> None:
         metavar="SOURCE",
         help="real frames for INT8: two_rooms, a video, a folder of images or a bag (%(default)s)",
     )
+    build.add_argument(
+        "--only",
+        metavar="TARGET/PRECISION",
+        help="one variant, as a robot needs it, such as openvino/int8 (default: all)",
+    )
     build.set_defaults(run=_build, stopped="nothing was written")
 
 
@@ -102,5 +107,6 @@ def _build(arguments: argparse.Namespace) -> int:
             history_size=arguments.history,
             seed=arguments.seed,
             calibration=arguments.calibration,
+            only=arguments.only,
         )
     )

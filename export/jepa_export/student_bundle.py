@@ -31,7 +31,7 @@ GOLDEN_FRAMES = 2
 GOLDEN_CANDIDATES = 4
 # Random weights amplify rounding more than trained ones: INT8 is checked for sanity, not for accuracy.
 TOLERANCES = {"fp32": {"min_cosine": 0.9999, "max_abs": 0.02}, "int8": {"min_cosine": 0.9, "max_abs": 2.0}}
-_VARIANTS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"))
+VARIANTS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,8 @@ class Actions:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the bundle is told to be. W = ``history_size``, H = ``horizon``, K = ``num_samples``; ``step_s``
-    is how long an action is held; ``rate_hz`` the rate of the frames."""
+    is how long an action is held; ``rate_hz`` the rate of the frames; ``variants``: which of :data:`VARIANTS`
+    the bundle has, the preferred first: a robot needs one."""
 
     actions: Actions
     history_size: int
@@ -61,6 +62,7 @@ class Settings:
     num_samples: int
     step_s: float
     rate_hz: float
+    variants: tuple[tuple[str, str], ...]
     command: str
 
 
@@ -98,11 +100,16 @@ def write_untrained(
         write_predictor(
             student.predictor, rollouts[:: max(1, len(rollouts) // ROLLOUTS)], staging / "predictor"
         )
+        for target, precision in set(VARIANTS) - set(settings.variants):
+            for path in list(staging.glob(f"*/{target}/model_{precision}.*")):
+                path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
         progress("golden outputs, and whether each graph reproduces them")
         _write_golden(student, frames, settings, staging / "golden.npz", seed)
         write_report(staging, {"parity": []})
         bundle = seal(staging, _manifest(student, settings))
-        write_report(staging, {"parity": _parity(bundle)})
+        write_report(staging, {"parity": _parity(bundle, settings)})
         seal(staging, bundle.manifest)
     return Bundle.open(folder)
 
@@ -162,11 +169,11 @@ def _write_golden(
     )
 
 
-def _parity(bundle: Bundle) -> list[dict[str, Any]]:
+def _parity(bundle: Bundle, settings: Settings) -> list[dict[str, Any]]:
     """How closely OpenVINO reproduces the golden outputs in each precision, as report.json keeps it."""
     found = [
         parity
-        for precision in ("fp32", "int8")
+        for precision in [precision for target, precision in settings.variants if target == "openvino"]
         for parity in golden_parity(bundle, engine="openvino:CPU", precision=precision)
     ]
     for parity in found:
@@ -197,7 +204,7 @@ def _manifest(student: Student, settings: Settings) -> dict[str, Any]:
                 "precision": precision,
                 "path": f"{role}/{target}/model_{precision}.{suffixes[target]}",
             }
-            for target, precision in _VARIANTS
+            for target, precision in settings.variants
         ]
 
     return {

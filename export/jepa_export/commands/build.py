@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jepa_export.data.two_rooms import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
-from jepa_export.student_bundle import Actions, Settings, write_untrained
+from jepa_export.student_bundle import VARIANTS, Actions, Settings, write_untrained
 from jepa_export.students.family import Student, create, stir
 from jepa_runtime.imaging import fit
 from jepa_runtime.sources.open import open_source
@@ -48,15 +48,30 @@ class Request:
     history_size: int
     seed: int
     calibration: str
+    only: str | None
+
+    @property
+    def variants(self) -> tuple[tuple[str, str], ...]:
+        """Those the bundle is to have.
+
+        Raises:
+            JepaExportError: there is no such variant.
+        """
+        found = tuple(each for each in VARIANTS if self.only in (None, "/".join(each)))
+        if not found:
+            offered = ", ".join("/".join(each) for each in VARIANTS)
+            raise JepaExportError(f"--only must be one of {offered}, got {self.only}")
+        return found
 
     @property
     def command(self) -> str:
         """The command that makes the same bundle."""
         actions = "" if self.actions is None else f" --actions {self.actions}"
+        only = "" if self.only is None else f" --only {self.only}"
         return (
             f"jepa-export build --student {self.student} --untrained --size {self.px}{actions} "
             f"--horizon {self.horizon} --num-samples {self.num_samples} --history {self.history_size} "
-            f"--seed {self.seed} --calibration {self.calibration}"
+            f"--seed {self.seed} --calibration {self.calibration}{only}"
         )
 
 
@@ -70,6 +85,7 @@ def build(request: Request) -> int:
     console = Console()
     check_target(request.out)
     _check(request)
+    variants = request.variants
     actions = TWO_ROOMS_ACTIONS if request.actions is None else _plain_actions(request.actions)
     student = create(request.student, px=request.px, action_scale=actions.scale, seed=request.seed)
     stir(student.predictor, request.seed)
@@ -82,6 +98,7 @@ def build(request: Request) -> int:
         num_samples=request.num_samples,
         step_s=STEP_S,
         rate_hz=DEFAULT_RATE_HZ,
+        variants=variants,
         command=request.command,
     )
     began, step = time.monotonic(), count(1)
