@@ -1,0 +1,79 @@
+"""OpenVINO's benchmark_app on one graph, set up as the runtime sets up OpenVINO: one stream, the latency
+hint's settings, f32 for what is not quantized, one request at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers.serving import peak_rss_mb
+
+# With -hint none it takes threads and pinning; one stream and -api sync are then what the latency hint makes.
+OPTIONS = "-d CPU -hint none -api sync -nstreams 1 -pin YES -infer_precision f32"
+
+
+class BenchmarkAppError(Exception):
+    """benchmark_app failed, or said something else than expected."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Of one run: the percentile asked for [ms], of how many inferences, processor seconds that those took,
+    and the process's peak memory."""
+
+    percentile_ms: float
+    count: int
+    cpu_s: float
+    peak_rss_mb: float
+
+
+def benchmark_app(
+    graph: Path, shapes: Mapping[str, tuple[int, ...]], *, threads: int, count: int, percentile: int
+) -> Told:
+    """Run it for ``count`` inferences.
+
+    Raises:
+        BenchmarkAppError: it failed, or did not report.
+    """
+    shape = ",".join(f"{name}[{','.join(map(str, sizes))}]" for name, sizes in shapes.items())
+    reshape = ["-shape", shape] if shape else []
+    command = [
+        sys.executable, "-c", "from openvino.tools.benchmark.main import main; main()",
+        "-m", str(graph.resolve()), *reshape, *OPTIONS.split(),
+        "-nthreads", str(threads), "-niter", str(count), "-latency_percentile", str(percentile),
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    said: list[str] = []
+    cpu_s = peak_mb = 0.0
+    with tempfile.TemporaryDirectory() as folder:  # It leaves a report where it runs.
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            # What is counted lies between these two lines; before it, the model is compiled and run once.
+            if "First inference took" in line:
+                cpu_s = -_cpu_s(process.pid)
+            elif "[Step 11/11]" in line:
+                cpu_s += _cpu_s(process.pid)
+                peak_mb = peak_rss_mb(process.pid)
+        status = process.wait()
+    text = "".join(said)
+    found = re.search(r"(?:Median|percentile):\s+([\d.]+) (us|ms)", text)
+    runs = re.search(r"Count:\s+(\d+) iterations", text)
+    if status or found is None or runs is None or not peak_mb:
+        raise BenchmarkAppError(f"benchmark_app failed on {graph} (status {status}): {text.strip()[-800:]}")
+    return Told(float(found[1]) / (1000 if found[2] == "us" else 1), int(runs[1]), cpu_s, peak_mb)
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of all threads of a process so far."""
+    values = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")

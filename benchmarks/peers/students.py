@@ -1,0 +1,29 @@
+"""Bundles of students with random weights: speed at real size needs no training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from jepa_runtime.errors import JepaRuntimeError
+
+OUT = Path(__file__).resolve().parents[2] / "out"
+
+
+def vit_s(only: str | None = None) -> Path:
+    """The ViT-S-class bundle in out/, built if it is missing; ``only``: with this variant alone.
+
+    Raises:
+        JepaRuntimeError: it could not be built.
+    """
+    folder = OUT / "_".join(["vit_s", *(only or "").split("/")[1:]])
+    if not folder.exists():
+        command = "import sys; from jepa_export.cli import main; sys.exit(main())"
+        options = ["build", "--student", "vit_s", "--untrained", "--out", str(folder)]
+        options += ["--only", only] if only else []
+        if subprocess.run([sys.executable, "-c", command, *options], check=False).returncode:
+            raise JepaRuntimeError(
+                f"{folder} could not be built (jepa-export {' '.join(options)}): give a --bundle"
+            )
+    return folder
