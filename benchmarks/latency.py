@@ -1,0 +1,297 @@
+"""Latency of jepa-edge and of the ways in which people run such a model: same bundle, same frames, one run.
+
+Back to back, each in a process of its own, from a uint8 frame to its latent and all futures:
+
+    pipeline        jepa_runtime's pipeline
+    benchmark_app   OpenVINO's own tool on the same IRs; it scales no frames and keeps no history
+    torch_eager     the modules that were exported, with the same weights
+    torch_compile   those through torch.compile, default mode
+    onnxruntime     a session for each graph, numpy arrays in and out
+
+Over ROS 2, with images at --rate from a camera in another process, from the moment an image was due until its
+futures are in a third process, or for a dropped image those of a newer one:
+
+    node            the world_model node, measured by jepa_ros.nodes.profiler
+    plain_node      peers/plain_node.py, a node as most people write it
+    plain_node_dds  the same with the DDS profile of jepa_bringup
+
+All take turns in several rounds, every other one in reverse, so that whatever else the machine does hits all
+of them. Nothing is timed that does not reproduce the bundle's golden outputs.
+
+Exit status 1 if a goal is missed (see goals), 2 if something could not be measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from peers.benchmark_app import BenchmarkAppError
+from peers.rows import ENGINE, AbsentRowError, GraphRow, Row, RowError, Setting, rows_of
+from peers.students import vit_s
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import frame_size, positive
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.profiling.environment import environment
+from jepa_runtime.profiling.intervals import METHOD as INTERVALS
+from jepa_runtime.profiling.statistics import METHOD as PERCENTILES
+from jepa_runtime.profiling.statistics import format_ms
+from jepa_runtime.verification import golden_parity
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = (
+    "pipeline", "benchmark_app", "torch_eager", "torch_compile", "onnxruntime",
+    "node", "plain_node", "plain_node_dds",
+)  # fmt: skip
+# Who does the same work as whom.
+PEERS = {
+    "pipeline": ("torch_eager", "torch_compile", "onnxruntime"),
+    "node": ("plain_node", "plain_node_dds"),
+}
+ENCODE_LIMIT = 1.03
+
+
+def goals(rows: Sequence[dict[str, Any]], encode_limit: float) -> list[dict[str, Any]]:
+    """What is asked of jepa-edge, as far as these rows tell: each ``value`` is to be ``limit`` at most.
+
+    - encode inside the pipeline takes at most ``encode_limit`` x benchmark_app's median;
+    - the pipeline's median is below that of each library in the same precision;
+    - over ROS 2 the node's median and p99 are below the plain nodes', and no more images are dropped.
+    """
+    found = {(row["row"], row["precision"]): row for row in rows}
+    asked: list[dict[str, Any]] = []
+
+    def ask(what: str, value: float | None, of: float | None, limit: float = 1.0) -> None:
+        if value is not None and of is not None:
+            ratio = round(value / of, 4)
+            asked.append({"what": what, "value": ratio, "limit": limit, "met": ratio <= limit})
+
+    for (name, precision), row in found.items():
+        app = found.get(("benchmark_app", precision))
+        if name == "pipeline" and app is not None:
+            encode = row["stages_ms"]["encode"]["p50"], app["stages_ms"]["encode"]["p50"]
+            ask(f"encode p50, {precision}: pipeline / benchmark_app", *encode, encode_limit)
+        for other in PEERS.get(name, ()):
+            peer = found.get((other, precision))
+            if peer is None:
+                continue
+            for percentile in ("p50_ms", "p99_ms") if "dropped" in row else ("p50_ms",):
+                what = f"{percentile[:3]}, {precision}: {name} / {other}"
+                ask(what, row[percentile]["value"], peer[percentile]["value"])
+            if "dropped" in row:
+                dropped, limit = row["dropped"], peer["dropped"]
+                what = f"images dropped: {name}, at most as many as {other}"
+                asked.append({"what": what, "value": dropped, "limit": limit, "met": dropped <= limit})
+    return asked
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    console = Console()
+    if arguments.cores:
+        os.sched_setaffinity(0, arguments.cores)
+    try:
+        report = compare(arguments, console)
+    except (JepaRuntimeError, RowError, BenchmarkAppError) as error:
+        print(f"latency: {error}", file=sys.stderr)
+        return 2
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    show(report, console)
+    return 0 if all(goal["met"] for goal in report["goals"]) else 1
+
+
+def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """All rounds, as the report that is written.
+
+    Raises:
+        JepaRuntimeError: the bundle cannot be run, or does not compute its golden outputs.
+        RowError, BenchmarkAppError: a row failed.
+    """
+    bundle = Bundle.open(arguments.bundle or vit_s())
+    offered = [entry.precision for entry in bundle.manifest.graphs.encoder if entry.target == "openvino"]
+    precisions = arguments.precision or offered
+    with ExitStack() as stack:
+        setting = Setting(
+            bundle=bundle,
+            threads=arguments.threads,
+            size="x".join(map(str, arguments.size)),
+            source=arguments.source,
+            rate_hz=arguments.rate,
+            frames=arguments.frames,
+            seconds=arguments.seconds,
+            scratch=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-latency-"))),
+        )
+        wanted = [
+            row
+            for precision in precisions
+            for row in rows_of(setting, precision)
+            # Over ROS 2 in the precision that would serve.
+            if row.name in arguments.rows and (precision == precisions[0] or not isinstance(row, GraphRow))
+        ]
+        progress = stack.enter_context(Progress(console=console))
+        _check_parity(bundle, precisions, arguments.threads)
+        rows, absent = _open(wanted, stack, progress)
+        _measure(rows, arguments.rounds, progress)
+        summaries = [row.summary() for row in rows]
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "bundle": {
+            "id": bundle.manifest.model_id,
+            "version": bundle.manifest.version,
+            "sha256": bundle.sha256,
+        },
+        "frame_size": arguments.size,
+        "candidates": bundle.manifest.num_samples,
+        "horizon": bundle.manifest.horizon,
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "frames_per_round": arguments.frames,
+        "seconds_per_round": arguments.seconds,
+        "rate_hz": arguments.rate,
+        "source": arguments.source,
+        "rows": summaries,
+        "absent": absent,
+        "goals": goals(summaries, arguments.limit),
+        "statistics": {"percentiles": PERCENTILES, "intervals": INTERVALS},
+        "environment": _environment(rows),
+    }
+
+
+def _check_parity(bundle: Bundle, precisions: Sequence[str], threads: int) -> None:
+    for precision in precisions:
+        for parity in golden_parity(
+            bundle, engine=ENGINE, precision=precision, options=BackendOptions(threads=threads)
+        ):
+            if not parity.ok:
+                raise RowError(
+                    f"{bundle.path}: the {parity.graph} in {precision} does not compute the golden outputs "
+                    "on this machine: how fast it does so says nothing; see jepa-runtime verify"
+                )
+
+
+def _open(
+    wanted: Sequence[Row], stack: ExitStack, progress: Progress
+) -> tuple[list[Row], list[dict[str, str]]]:
+    """The rows that can be measured, which ``stack`` closes, and why the others cannot."""
+    rows, absent = [], []
+    task = progress.add_task("opening", total=len(wanted))
+    for row in wanted:
+        progress.update(task, description=f"opening {row.name} {row.precision}")
+        stack.callback(row.close)
+        try:
+            row.open()
+            rows.append(row)
+        except AbsentRowError as error:
+            absent.append({"row": row.name, "precision": row.precision, "why": str(error)})
+        progress.advance(task)
+    if not rows:
+        raise RowError(
+            "; ".join(f"{entry['row']}: {entry['why']}" for entry in absent) or "no row was chosen"
+        )
+    return rows, absent
+
+
+def _measure(rows: Sequence[Row], rounds: int, progress: Progress) -> None:
+    task = progress.add_task("measuring", total=rounds * len(rows))
+    for round_ in range(rounds):
+        for row in rows if round_ % 2 == 0 else reversed(rows):
+            progress.update(task, description=f"round {round_ + 1}: {row.name} {row.precision}")
+            row.measure()
+            progress.advance(task)
+
+
+def _environment(rows: Sequence[Row]) -> dict[str, Any]:
+    """This machine and the versions that matter, with those that the nodes of ROS 2 told of themselves."""
+    found = environment().model_dump()
+    with suppress(PackageNotFoundError):
+        found["versions"]["torch"] = version("torch")
+    for row in rows:
+        if isinstance(row, GraphRow):
+            found["versions"] |= row.versions
+    return found
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """The report as a table, and whether the goals were met."""
+    bundle, environment_ = report["bundle"], report["environment"]
+    title = (
+        f"{bundle['id']} {bundle['version']}, {report['candidates']} futures of {report['horizon']} steps, "
+        f"{report['threads']} thread(s), {report['rounds']} rounds"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("row")
+    table.add_column("")
+    columns = ("p50 ms", "p99 ms", "encode", "predict", "n", "CPU s/frame", "MB", "start s", "dropped")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in report["rows"]:
+        stages = row["stages_ms"]
+        table.add_row(
+            row["row"],
+            row["precision"],
+            _told(row["p50_ms"]),
+            _told(row["p99_ms"]),
+            *(format_ms(stages[stage]["p50"]) if stage in stages else "" for stage in ("encode", "predict")),
+            str(row["n"]),
+            f"{row['cpu_s_per_frame']:.4f}",
+            f"{row['peak_rss_mb']:.0f}",
+            "" if row["start_s"] is None else f"{row['start_s']:.1f}",
+            f"{row['dropped']} of {row['due']}" if "dropped" in row else "",
+        )
+    console.print(table)
+    for note in dict.fromkeys(note for row in report["rows"] for note in row["notes"]):
+        console.print(note, markup=False, highlight=False)
+    for entry in report["absent"]:
+        console.print(f"absent: {entry['row']} {entry['precision']}: {entry['why']}", markup=False)
+    for goal in report["goals"]:
+        verdict = "[green]met[/]" if goal["met"] else "[red]missed[/]"
+        console.print(f"{verdict}: {goal['what']}: {goal['value']}, limit {goal['limit']}", highlight=False)
+    console.print(f"{environment_['cpu']}, {environment_['cores']} cores", highlight=False)
+    console.print(", ".join(f"{name} {told}" for name, told in environment_["versions"].items()))
+
+
+def _told(quantile: dict[str, float | None]) -> str:
+    low, high = quantile.get("low"), quantile.get("high")
+    interval = f" ({format_ms(low)} to {format_ms(high)})" if low is not None else ""
+    return format_ms(quantile["value"]) + interval
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, help="default: ViT-S with random weights, out/vit_s, built if it is missing")
+    add("--precision", nargs="+", choices=("int8", "fp16", "fp32"), help="default: all that OpenVINO can run")
+    add("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
+    add("--threads", type=int, default=2)
+    add("--cores", type=lambda text: {int(core) for core in text.split(",")}, metavar="0,1",
+        help="cores that all may use (default: all)")  # fmt: skip
+    add("--rounds", type=int, default=6)
+    add("--frames", type=int, default=120, help="counted in each round of a row without ROS")
+    add("--seconds", type=positive, default=20.0, help="of each round of a row with ROS")
+    add("--rate", type=positive, default=30.0, help="images per second over ROS")
+    add("--size", type=frame_size, default=(640, 480), metavar="WxH", help="of the frames")
+    add("--source", default="two_rooms", help="of the images over ROS")
+    add("--limit", type=float, default=ENCODE_LIMIT, help="of encode against benchmark_app (%(default)s)")
+    add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
