@@ -155,6 +155,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             "version": bundle.manifest.version,
             "sha256": bundle.sha256,
         },
+        "model_frame": [bundle.manifest.io.frame.width, bundle.manifest.io.frame.height],
         "frame_size": arguments.size,
         "candidates": bundle.manifest.num_samples,
         "horizon": bundle.manifest.horizon,

@@ -1,6 +1,6 @@
-"""Prints the README's table of measured figures, from the committed result files and nothing else.
+"""Prints the README's tables of measured figures, from the committed result files and nothing else.
 
-usage: python benchmarks/readme_table.py [--write]        --write: replace the table in README.md
+usage: python benchmarks/readme_table.py [--write]        --write: replace the tables in README.md
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def table() -> str:
-    """The table in Markdown."""
+def measured() -> str:
+    """What the demo's model does."""
     demo = _read("benchmarks/results/demo.json")
     overhead = _read("benchmarks/results/overhead.json")
     report = _read("models/two_rooms/report.json")
@@ -66,20 +65,83 @@ def table() -> str:
     return "\n".join([*lines, *(f"| {what} | {value} | {of} |" for what, value, of in rows)])
 
 
+def latency() -> str:
+    """The ways of running one model."""
+    report = _read("benchmarks/results/latency.json")
+    lines = [
+        f"{_model(report)}, {report['threads']} threads, in {report['rounds']} rounds that take turns.",
+        _machine(report["environment"]),
+        "",
+        "| | | p50 ms | p99 ms | n | CPU ms a frame | memory MB | dropped |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        dropped = f"{row['dropped']} of {row['due']}" if "dropped" in row else ""
+        p99 = row["p99_ms"]["value"]
+        lines.append(
+            f"| {row['label']} | {row['precision']} | {row['p50_ms']['value']:.1f} | "
+            f"{'' if p99 is None else f'{p99:.1f}'} | {row['n']} | {1e3 * row['cpu_s_per_frame']:.1f} | "
+            f"{row['peak_rss_mb']:.0f} | {dropped} |"
+        )
+    return "\n".join(lines)
+
+
+def limits() -> str:
+    """What the runtime is held to."""
+    report = _read("benchmarks/results/limits.json")
+    lines = [
+        f"{_model(report)}, {report['threads']} threads, {report['rate_hz']:g} images of "
+        f"{'x'.join(map(str, report['camera_frame']))} a second.",
+        _machine(report["environment"]),
+        "",
+        "| | found | limit | | of |",
+        "|---|---|---|---|---|",
+    ]
+    for limit in report["limits"]:
+        asked = "" if limit["limit"] is None else f"{limit['limit']:.4g} {limit['unit']}"
+        verdict = "" if limit["limit"] is None else "met" if limit["met"] else "**missed**"
+        found = f"{limit['value']:.3g} {limit['unit']}"
+        lines.append(f"| {limit['check']}: {limit['what']} | {found} | {asked} | {verdict} | {limit['of']} |")
+    return "\n".join(lines)
+
+
+TABLES = {"measured": measured, "latency": latency, "limits": limits}
+
+
+def main() -> int:
+    """Print the tables, or put them into the README."""
+    if "--write" not in sys.argv[1:]:
+        print("\n\n".join(table() for table in TABLES.values()))
+        return 0
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{table()}\n{end}{after}"
+    readme.write_text(text, encoding="utf-8")
+    return 0
+
+
 def _spread(summary: dict[str, Any]) -> str:
     return ", ".join(f"{name} {summary[name]:.1f}" for name in ("p50", "p95", "p99")) + " ms"
 
 
-def main() -> int:
-    """Print the table, or put it into the README."""
-    if "--write" not in sys.argv[1:]:
-        print(table())
-        return 0
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
-    return 0
+def _model(report: dict[str, Any]) -> str:
+    width, height = report["model_frame"]
+    return (
+        f"{report['bundle']['id']} with random weights at {width}x{height}, {report['candidates']} futures of "
+        f"{report['horizon']} steps"
+    )
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    versions = environment["versions"]
+    software = ", ".join(
+        f"{name} {versions[name]}" for name in ("python", "openvino", "onnxruntime", "torch") if name in versions
+    )
+    return f"{environment['cpu']}, {environment['cores']} cores that others share; {software}."
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Reset(Enum):
     FIRST = "first"
     GAP = "gap"
     CLOCK_BACKWARDS = "clock_backwards"
+    MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class History:
         self.tolerance_ns = tolerance_ns
         self.max_gap_ns = max_gap_ns
         self.resets: dict[Reset, int] = dict.fromkeys(Reset, 0)
+        self._first = Reset.FIRST
         self._no_actions = np.zeros((0, action_size), np.float32)
         self._stamps: list[int] = []
         self._latents: list[Floats] = []
@@ -116,6 +118,13 @@ class History:
         self._actions.append(held)
         self._integrals.append(integral)
         self._forget_actions(slice(0, max(0, len(self._actions) - _MAX_ACTIONS)))
+
+    def continue_actions(self, other: History) -> None:
+        """Take over the actions of ``other``, whose latents another model made: they mean nothing here."""
+        self._first = Reset.MODEL
+        self._action_stamps = list(other._action_stamps)
+        self._actions = list(other._actions)
+        self._integrals = list(other._integrals)
 
     def add_latent(self, stamp_ns: int, latent: Floats) -> Reset | None:
         """The newest ``latent`` [T, D], seen at ``stamp_ns``; kept by reference.
@@ -177,7 +186,7 @@ class History:
 
     def _reason_to_reset(self, stamp_ns: int) -> Reset | None:
         if not self._stamps:
-            return Reset.FIRST
+            return self._first
         if stamp_ns < self._stamps[-1]:
             return Reset.CLOCK_BACKWARDS
         return Reset.GAP if stamp_ns - self._stamps[-1] > self.max_gap_ns else None

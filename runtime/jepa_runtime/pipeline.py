@@ -8,6 +8,10 @@ Several streams (cameras) share the thread and the model, and each has a place i
 goal of its own. Their frames are interleaved, one inference each: a batch would have to wait for the last
 camera's frame, would need graphs compiled for every number of cameras, and one camera that fails would hold
 up the others. A frame waits for at most the one in work and one of every other stream.
+
+Another model can take the place of the one that serves (:meth:`Pipeline.swap`), between two frames and
+without losing one, and give it back (:meth:`Pipeline.rollback`): the one replaced stays open until
+:meth:`Pipeline.commit`.
 """
 
 from __future__ import annotations
@@ -16,33 +20,23 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from threading import Condition, Event, Lock, Thread
+from threading import Condition, Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.history import History
+from jepa_runtime.inference import Host, Inference, Terms
 from jepa_runtime.mailbox import Mailbox
-from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result, Stats, Tally, total
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import Futures, WorldModel
+from jepa_runtime.world_model import WorldModel
 
 _LOG = logging.getLogger(__name__)
 _MAX_WAITING_ACTIONS = 1024
+_PATIENCE_S = 5.0
 
 __all__ = ["STAGES", "Candidates", "Pipeline", "Result", "Stats"]
-
-
-@dataclass(slots=True)
-class _View:
-    """What the inference thread knows of one stream."""
-
-    history: History
-    goal: NDArray[np.float32] | None = None
-    goal_stamp_ns: int | None = None
 
 
 class Pipeline:
@@ -58,6 +52,8 @@ class Pipeline:
         on_error: called on the inference thread with what went wrong, and the frame if it was about one;
             logged if left out.
         candidates: called on the inference thread once per frame; None (or returning None): the fan.
+        on_model: called when another model is about to serve, with it and whether the histories go on; no
+            frame is served meanwhile.
         tolerance_s, max_gap_s: see :class:`~jepa_runtime.history.History`; an eighth of a step and two steps.
         streams: names of the streams that frames belong to (:attr:`Frame.stream`).
         clock_ns: a monotonic clock for the stage clocks. Stamps of frames are never compared with it.
@@ -75,6 +71,7 @@ class Pipeline:
         deadline_ms: float | None = None,
         on_error: Callable[[Exception, Frame | None], None] | None = None,
         candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None = None,
+        on_model: Callable[[WorldModel, bool], None] | None = None,
         tolerance_s: float | None = None,
         max_gap_s: float | None = None,
         streams: Sequence[str] = ("",),
@@ -82,26 +79,29 @@ class Pipeline:
     ) -> None:
         if not streams or len(set(streams)) < len(streams):
             raise ValueError(f"streams must be one name or several different ones, got {list(streams)}")
-        self._open_model = open_model
         self._on_result = on_result
         self._on_futures = on_futures
         self._on_error = on_error
-        self._propose = candidates
-        self._deadline_ms = deadline_ms
-        self._tolerance_s = tolerance_s
-        self._max_gap_s = max_gap_s
-        self._clock_ns = clock_ns
+        self._on_model = on_model
+        self._terms = Terms(
+            streams=tuple(streams),
+            candidates=candidates,
+            deadline_ms=deadline_ms,
+            tolerance_s=tolerance_s,
+            max_gap_s=max_gap_s,
+            clock_ns=clock_ns,
+        )
         self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
         # Setting and popping an item of a dict or a bounded deque is atomic: the newest goal wins, the oldest
         # actions give way.
         self._goals: dict[str, tuple[NDArray[np.uint8] | None, int]] = {}
+        self._sought: dict[str, tuple[NDArray[np.uint8] | None, int]] = {}
         self._actions: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_ACTIONS)
-        self._opened, self._stopping = Event(), Event()
-        self._open_error: Exception | None = None
-        self._model: WorldModel | None = None
         self._progress = Condition(Lock())
         self._tallies = {stream: Tally() for stream in streams}
-        self._thread = Thread(target=self._run, name="jepa-inference", daemon=True)
+        self._swapping = Lock()
+        self._host = self._host_for(open_model)
+        self._standby: Host | None = None
 
     @property
     def model(self) -> WorldModel:
@@ -110,9 +110,7 @@ class Pipeline:
         Raises:
             JepaRuntimeError: the pipeline was not started.
         """
-        if self._model is None:
-            raise JepaRuntimeError("the pipeline has no model: call start() first")
-        return self._model
+        return self._host.inference.model
 
     def start(self) -> None:
         """Start the inference thread and wait until the model is open and has run once.
@@ -121,29 +119,70 @@ class Pipeline:
             JepaRuntimeError: the pipeline was started before, even if it was stopped since.
             Exception: whatever opening the model or its first run raised.
         """
-        if self._thread.ident is not None:
+        if self._host.started:
             raise JepaRuntimeError("the pipeline was started before: make a new one")
-        self._thread.start()
-        self._opened.wait()
-        if self._open_error is not None:
-            self._thread.join()
-            raise self._open_error
+        self._host.open()
+        self._host.give_turn()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, timeout_s: float = _PATIENCE_S) -> None:
         """End the inference thread after the frame in work; the model is closed there. May be called again.
 
         Raises:
             JepaRuntimeError: the thread did not end in time (the model hangs); it is left behind as a daemon.
         """
-        self._stopping.set()
-        self._mailbox.wake()
-        if self._thread.ident is None:
-            return
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            raise JepaRuntimeError(
-                f"the inference thread did not end within {timeout_s:g} s: a frame or a callback is stuck"
-            )
+        with self._swapping:
+            self._host.close(timeout_s)
+            self._close_standby(timeout_s)
+
+    def swap(self, open_model: Callable[[], WorldModel]) -> bool:
+        """Open another model beside the one that serves, and let it serve from the next frame on.
+
+        Its actions must be those of the model that serves. Where its latents mean the same too (the same
+        encoder), the histories go on; else they start anew, with the actions known so far, and goals are
+        encoded again.
+
+        Returns:
+            Whether the histories go on.
+
+        Raises:
+            JepaRuntimeError: its actions are others, or the model that serves is stuck.
+            Exception: whatever opening it or its first run raised. After any error the old model serves on.
+        """
+        with self._swapping:
+            self._close_standby(_PATIENCE_S)
+            host = self._host_for(open_model)
+            host.open()
+            try:
+                host.inference.check_exchangeable(self._host.inference)
+                return self._hand_over(host)
+            except BaseException:
+                host.close(_PATIENCE_S)
+                raise
+
+    def rollback(self) -> bool:
+        """Let the model serve that did before the last :meth:`swap`; the other one stays open in turn.
+
+        Returns:
+            Whether the histories go on.
+
+        Raises:
+            JepaRuntimeError: there is none, or the model that serves is stuck.
+        """
+        with self._swapping:
+            if self._standby is None:
+                raise JepaRuntimeError(
+                    "no model was replaced since the last commit: there is none to go back to"
+                )
+            return self._hand_over(self._standby)
+
+    def commit(self) -> None:
+        """Close the model that the last :meth:`swap` replaced, if any.
+
+        Raises:
+            JepaRuntimeError: it is stuck, and left behind.
+        """
+        with self._swapping:
+            self._close_standby(_PATIENCE_S)
 
     def __enter__(self) -> Pipeline:
         self.start()
@@ -160,7 +199,7 @@ class Pipeline:
             JepaRuntimeError: there is no such stream.
         """
         self._check(frame.stream)
-        self._mailbox.put((frame, self._clock_ns()), frame.stream)
+        self._mailbox.put((frame, self._terms.clock_ns()), frame.stream)
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """``action`` [A] (SI units) is being executed from ``stamp_ns`` (the frames' clock) on: by the one
@@ -176,7 +215,7 @@ class Pipeline:
             JepaRuntimeError: there is no such stream.
         """
         self._check(stream)
-        self._goals[stream] = (image, stamp_ns)
+        self._goals[stream] = self._sought[stream] = (image, stamp_ns)
         self._mailbox.wake()
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -209,52 +248,52 @@ class Pipeline:
                 f"no stream {stream!r}: the pipeline has {', '.join(map(repr, self._tallies))}"
             )
 
-    def _run(self) -> None:
-        try:
-            model = self._open_model()
+    def _host_for(self, open_model: Callable[[], WorldModel]) -> Host:
+        def open_inference() -> Inference:
+            model = open_model()
             try:
-                views = {stream: _View(self._history_for(model)) for stream in self._tallies}
-                default = Candidates(fan(model.manifest, model.num_samples), "fan")
-                _warm_up(model, default)
-                self._model = model
-                self._opened.set()
-                while not self._stopping.is_set():
-                    self._serve(model, views, default)
-            finally:
+                return Inference(model, self._terms)
+            except BaseException:
                 model.close()
-        except Exception as error:
-            if self._opened.is_set():
-                self._report(error, None)
-            else:
-                self._open_error = error
-                self._opened.set()
+                raise
 
-    def _history_for(self, model: WorldModel) -> History:
-        step_s = model.manifest.io.step_s
-        tolerance_s = step_s / 8 if self._tolerance_s is None else self._tolerance_s
-        max_gap_s = 2 * step_s if self._max_gap_s is None else self._max_gap_s
-        return History(
-            model.manifest.history_size,
-            round(step_s * 1e9),
-            action_size=len(model.manifest.io.action.names),
-            tolerance_ns=round(tolerance_s * 1e9),
-            max_gap_ns=round(max_gap_s * 1e9),
-        )
+        return Host(open_inference, self._serve, self._mailbox.wake)
 
-    def _serve(self, model: WorldModel, views: dict[str, _View], default: Candidates) -> None:
+    def _hand_over(self, host: Host) -> bool:
+        """Between two frames, let ``host`` serve."""
+        self._host.take_turn(_PATIENCE_S)
+        kept = False
+        try:
+            kept = host.inference.take_over(self._host.inference)
+            if not kept:
+                self._goals.update(self._sought)
+            if self._on_model is not None:
+                self._on_model(host.inference.model, kept)
+        except BaseException:
+            self._host.give_turn()
+            raise
+        self._host, self._standby = host, self._host
+        host.give_turn()
+        return kept
+
+    def _close_standby(self, timeout_s: float) -> None:
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.close(timeout_s)
+
+    def _serve(self, inference: Inference) -> None:
         taken = self._mailbox.take()
-        self._take_goals(model, views)
-        self._take_actions(views)
+        self._take_goals(inference)
+        self._take_actions(inference)
         if taken is None:
             return
         stream, (frame, submitted_ns) = taken
-        tally = self._tallies[stream]
-        view, delivered = views[stream], True
+        tally, delivered = self._tallies[stream], True
         try:
-            result = self._process(model, view, default, frame, submitted_ns)
+            result = inference.process(frame, submitted_ns)
             if result.futures is not None and self._on_futures is not None:
                 delivered = self._deliver(self._on_futures, result, frame)
-            result = self._with_surprise(model, view.history, result)
+            result = inference.with_surprise(result)
         except Exception as error:
             with self._progress:
                 tally.failed += 1
@@ -275,86 +314,19 @@ class Pipeline:
             return False
         return True
 
-    def _process(
-        self, model: WorldModel, view: _View, default: Candidates, frame: Frame, submitted_ns: int
-    ) -> Result:
-        timings = dict.fromkeys(STAGES, 0.0)
-        timings["wait"] = (self._clock_ns() - submitted_ns) / 1e6
-        latent = model.encode(frame.image)
-        timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
-        reset = view.history.add_latent(frame.stamp_ns, latent)
-        candidates = self._candidates(default)
-        context = view.history.context()
-        futures = None
-        if context is not None:
-            futures = model.predict(
-                candidates.actions, latents=context.latents, history_actions=context.actions
-            )
-            timings["predict"] = model.timings["predict"]
-        current_energy = None
-        if view.goal is not None:
-            began_ns = self._clock_ns()
-            current_energy = float(model.energy(latent, view.goal))
-            if futures is not None:
-                energies = model.energy(futures.latents, view.goal)
-                futures = Futures(futures.latents, futures.actions, energies, futures.error_bounds)
-            timings["energy"] = (self._clock_ns() - began_ns) / 1e6
-        timings["total"] = (self._clock_ns() - submitted_ns) / 1e6
-        return Result(
-            stamp_ns=frame.stamp_ns,
-            frame_id=frame.frame_id,
-            sequence=frame.sequence,
-            latent=latent,
-            futures=futures,
-            candidates=candidates,
-            reset=reset,
-            surprise=None,
-            surprising=False,
-            goal_stamp_ns=view.goal_stamp_ns,
-            current_energy=current_energy,
-            timings_ms=timings,
-            deadline_missed=self._deadline_ms is not None and timings["total"] > self._deadline_ms,
-            stream=frame.stream,
-        )
-
-    def _candidates(self, default: Candidates) -> Candidates:
-        proposed = None if self._propose is None else self._propose()
-        if proposed is None:
-            return default
-        return proposed if isinstance(proposed, Candidates) else Candidates(proposed)
-
-    def _with_surprise(self, model: WorldModel, history: History, result: Result) -> Result:
-        known = history.previous()
-        if known is None:
-            return result
-        context, action = known
-        began_ns = self._clock_ns()
-        surprise = float(model.surprise(context.latents, context.actions, action, result.latent))
-        result.timings_ms["surprise"] = (self._clock_ns() - began_ns) / 1e6
-        surprising = surprise > model.manifest.surprise_threshold
-        return replace(result, surprise=surprise, surprising=surprising)
-
-    def _take_goals(self, model: WorldModel, views: dict[str, _View]) -> None:
+    def _take_goals(self, inference: Inference) -> None:
         while self._goals:
             stream, (image, stamp_ns) = self._goals.popitem()
-            view = views[stream]
-            # Until the new goal is encoded there is none: energies to the old one would mislead whoever set
-            # the new.
-            view.goal = view.goal_stamp_ns = None
-            if image is None:
-                continue
             try:
-                view.goal = model.encode(image)
-                view.goal_stamp_ns = stamp_ns
+                inference.seek(stream, image, stamp_ns)
             except Exception as error:
                 self._report(error, None)
 
-    def _take_actions(self, views: dict[str, _View]) -> None:
+    def _take_actions(self, inference: Inference) -> None:
         while self._actions:
             stamp_ns, action = self._actions.popleft()
             try:
-                for view in views.values():
-                    view.history.add_action(stamp_ns, action)
+                inference.add_action(stamp_ns, action)
             except ValueError as error:
                 self._report(error, None)
 
@@ -367,16 +339,3 @@ class Pipeline:
             self._on_error(error, frame)
         except Exception:
             _LOG.exception("the error callback failed while reporting: %s%s", error, about)
-
-
-def _warm_up(model: WorldModel, default: Candidates) -> None:
-    """Run every graph once: engines allocate on their first run, which no frame should have to pay for."""
-    manifest = model.manifest
-    frame = manifest.io.frame
-    latent = model.encode(np.zeros((frame.height, frame.width, 3), np.uint8))
-    history = np.repeat(latent[None], manifest.history_size, axis=0)
-    actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
-    futures = model.predict(default.actions, latents=history, history_actions=actions)
-    model.surprise(history, actions, default.actions[0, 0], latent)
-    model.energy(futures.latents, latent)
-    model.energy(latent, latent)

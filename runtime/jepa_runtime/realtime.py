@@ -92,11 +92,27 @@ def apply(settings: RealtimeSettings) -> list[Applied]:
     return applied
 
 
+def threads() -> set[int]:
+    """The threads of this process, as the system numbers them."""
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+def join(settings: RealtimeSettings, which: Iterable[int]) -> None:
+    """Let threads run as :func:`apply` lets the calling one: those of a model that was opened while another
+    served. What could not be applied then cannot be now."""
+    for thread in which:
+        with suppress(OSError):
+            if settings.cpu_affinity:
+                os.sched_setaffinity(thread, settings.cpu_affinity)
+            if settings.fifo_priority:
+                os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(settings.fifo_priority))
+
+
 def undo(settings: RealtimeSettings) -> None:
     """Give cores, locked memory and garbage collection back; the priority ends with its thread, and the heap
     stays as it is."""
     if settings.cpu_affinity:
-        _pin_threads(_threads(), _AVAILABLE)
+        _pin_threads(threads(), _AVAILABLE)
     if settings.lock_memory:
         ctypes.CDLL(None).munlockall()
     gc.unfreeze()
@@ -146,7 +162,7 @@ def _pin(cores: set[int]) -> str:
     rest = _AVAILABLE - cores
     if rest:
         own = threading.get_native_id()
-        _pin_threads((thread for thread in _threads() if thread != own), rest)
+        _pin_threads((thread for thread in threads() if thread != own), rest)
     return ""
 
 
@@ -192,12 +208,8 @@ def _keep_heap() -> str:
     return "" if kept else "mallopt refused it: is another allocator preloaded?"
 
 
-def _threads() -> list[int]:
-    return [int(name) for name in os.listdir("/proc/self/task")]
-
-
-def _pin_threads(threads: Iterable[int], cores: Iterable[int]) -> None:
-    for thread in threads:
+def _pin_threads(which: Iterable[int], cores: Iterable[int]) -> None:
+    for thread in which:
         # A thread may end at any moment.
         with suppress(ProcessLookupError):
             os.sched_setaffinity(thread, cores)

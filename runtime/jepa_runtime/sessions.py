@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ class Sessions:
     """The sessions of one open model.
 
     ``predict_one`` follows one candidate, for one step if the bundle has a graph for that, and ``energy_one``
-    judges one state, so that these cost no more than that.
+    judges one state, so that these cost no more than that. ``encoder_sha256`` is of the encoder's files.
     """
 
     precision: str
+    encoder_sha256: str
     encoder: Session
     predictor: Session
     predict_one: Session
@@ -82,7 +84,8 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
         (one,) = load("step", 1) if manifest.graphs.step else ones or [predictor]
         energy = load("energy", num_samples * manifest.horizon, 1) if manifest.graphs.energy else [None, None]
         opened.pop_all()
-        return Sessions(precision, encoder, predictor, one, *energy)
+        encoder_sha256 = _sha256(manifest, _choose(manifest, "encoder", backend, precision))
+        return Sessions(precision, encoder_sha256, encoder, predictor, one, *energy)
 
 
 def graphs(
@@ -139,6 +142,11 @@ def _choose(manifest: Manifest, role: Role, backend: Backend, precision: str) ->
     # An energy graph need not come in every precision; it is small, and what it is given counts.
     fitting = [variant for variant in variants if variant.precision == precision] or variants
     return min(fitting, key=lambda variant: backend.targets.index(variant.target))
+
+
+def _sha256(manifest: Manifest, variant: Variant) -> str:
+    digests = {record.path: record.sha256 for record in manifest.files}
+    return hashlib.sha256("".join(digests[path] for path in variant.paths).encode()).hexdigest()
 
 
 def _graph(bundle: Bundle, role: Role, backend: Backend, precision: str) -> Graph:

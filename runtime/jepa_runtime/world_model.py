@@ -48,6 +48,7 @@ class WorldModel:
         bundle: where it comes from.
         engine, device, precision: what computes it.
         num_samples: K, the most futures that one call can predict.
+        latent_space: names what latents mean: two models with the same name can read each other's.
         timings: milliseconds that the last call of each kind took: preprocess, encode, predict, energy.
     """
 
@@ -58,6 +59,7 @@ class WorldModel:
         self.engine_version = backend.version
         self.precision = sessions.precision
         self.num_samples = num_samples
+        self.latent_space = sessions.encoder_sha256
         self.timings: dict[str, float] = dict.fromkeys(("preprocess", "encode", "predict", "energy"), 0.0)
         self._backend = backend
         self._sessions: Sessions | None = sessions

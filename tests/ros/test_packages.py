@@ -82,6 +82,6 @@ def test_the_dds_profile_has_room_for_images():
     namespace = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
     root = ElementTree.parse(BRINGUP / "config" / "fastdds.xml").getroot()
     segment = root.find(f".//{namespace}segment_size")
-    assert segment is not None and int(segment.text) >= 32 * 1024 * 1024
+    assert segment is not None and int(segment.text) >= 2 * 1920 * 1080 * 3, "two images of full HD"
     participant = root.find(f".//{namespace}participant")
     assert participant is not None and participant.get("is_default_profile") == "true"

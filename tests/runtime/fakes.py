@@ -52,10 +52,11 @@ class FakeModel:
     """The mean of a frame is its latent; an action's first component adds to it, step by step."""
 
     engine, device, precision, num_samples = "fake", "CPU", "fp32", NUM_SAMPLES
+    latent_space = "fake"
 
     def __init__(self, *, encode_s: float = 0.0, history_size: int = 1) -> None:
         self.manifest = manifest(history_size=history_size)
-        self.bundle = SimpleNamespace(sha256="0" * 64)
+        self.bundle = SimpleNamespace(sha256="0" * 64, path="fake")
         self.timings = {"preprocess": 0.0, "encode": 0.0, "predict": 0.0, "energy": 0.0}
         self.threads = {threading.current_thread().name}
         self.closed = False

@@ -267,7 +267,7 @@ def test_a_gap_is_counted_and_told() -> None:
         Reset.GAP,
         Reset.CLOCK_BACKWARDS,
     ]
-    assert served.pipeline.stats().resets == {"first": 1, "gap": 1, "clock_backwards": 1}
+    assert served.pipeline.stats().resets == {"first": 1, "gap": 1, "clock_backwards": 1, "model": 0}
 
 
 def test_a_model_with_a_longer_history_predicts_once_it_is_filled() -> None:
@@ -437,8 +437,8 @@ def test_each_stream_has_its_own_history_and_all_share_the_actions() -> None:
     assert [result.reset for result in right] == [Reset.FIRST, *[None] * 6]
     assert left[6].surprise == pytest.approx(0.0, abs=1e-5)
     assert right[6].surprise == pytest.approx(1.0, abs=1e-5)
-    assert served.pipeline.stats("left").resets == {"first": 1, "gap": 1, "clock_backwards": 0}
-    assert served.pipeline.stats().resets == {"first": 2, "gap": 1, "clock_backwards": 0}
+    assert served.pipeline.stats("left").resets == {"first": 1, "gap": 1, "clock_backwards": 0, "model": 0}
+    assert served.pipeline.stats().resets == {"first": 2, "gap": 1, "clock_backwards": 0, "model": 0}
 
 
 def test_a_goal_is_that_of_one_stream() -> None:

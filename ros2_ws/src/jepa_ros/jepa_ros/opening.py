@@ -1,15 +1,70 @@
-"""From the parameters of the world_model node to its settings and its model."""
+"""From the parameters of the world_model node to its settings, its model and its pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jepa_runtime import realtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.errors import BundleError
+from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.realtime import RealtimeSettings
 from jepa_runtime.world_model import WorldModel
+
+
+class Served:
+    """The pipeline of a configured node, and the real-time settings under which it runs.
+
+    Args:
+        chosen: the node's parameters.
+        on_model: see :class:`~jepa_runtime.pipeline.Pipeline`, as are ``callbacks``.
+
+    Raises:
+        BundleError, BackendError: the model cannot be opened.
+    """
+
+    def __init__(
+        self, chosen: Mapping[str, Any], *, on_model: Callable[[WorldModel, bool], None], **callbacks: Any
+    ) -> None:
+        self._chosen = dict(chosen)
+        self._settings = realtime_settings(chosen)
+        self._on_model = on_model
+        self._threads: set[int] = set()
+        self.applied: list[realtime.Applied] = []
+        self.pipeline = Pipeline(self._open, on_model=self._take_in, **callbacks)
+        try:
+            self.pipeline.start()
+        except Exception:
+            realtime.undo(self._settings)
+            raise
+        realtime.settle()
+
+    @property
+    def model(self) -> WorldModel:
+        """The model that serves."""
+        return self.pipeline.model
+
+    def swap(self, bundle: str) -> bool:
+        """See :meth:`~jepa_runtime.pipeline.Pipeline.swap`."""
+        self._threads = realtime.threads()
+        return self.pipeline.swap(lambda: open_model(self._chosen | {"bundle": bundle}))
+
+    def stop(self) -> None:
+        """Close every model and give back what the settings took."""
+        self.pipeline.stop()
+        realtime.undo(self._settings)
+
+    def _open(self) -> WorldModel:
+        # Before the engine starts threads of its own: they inherit what is applied.
+        self.applied = realtime.apply(self._settings)
+        return open_model(self._chosen)
+
+    def _take_in(self, model: WorldModel, kept: bool) -> None:
+        # Not while it was loading: it would have kept the model that serves from its cores.
+        realtime.join(self._settings, realtime.threads() - self._threads)
+        self._on_model(model, kept)
 
 
 def realtime_settings(chosen: Mapping[str, Any]) -> RealtimeSettings:

@@ -17,18 +17,23 @@ class Proposals:
     """The newest acceptable candidates. Offered on the executor's thread, taken on the inference thread.
 
     Attributes:
-        shape: the largest [K, H, A] the model can follow.
         timeout_s: a planner silent for this long has lost its say.
         refused: how many messages were refused.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.shape: tuple[int, int, int] = (0, 0, 0)
         self.timeout_s = 1.0
         self.refused = 0
         self._clock = clock
+        self._shape = (0, 0, 0)
         # One tuple, replaced whole: the other thread sees the old one or the new one.
         self._newest: tuple[float, Candidates] | None = None
+
+    def expect(self, shape: tuple[int, int, int]) -> None:
+        """``shape``: the largest [K, H, A] that the model can follow. What was offered to another model is
+        forgotten."""
+        if shape != self._shape:
+            self._shape, self._newest = shape, None
 
     def offer(self, message: ActionCandidates) -> str:
         """Take the candidates of ``message``, or return why they are refused."""
@@ -47,7 +52,7 @@ class Proposals:
             actions = array_of(message.actions)
         except ValueError as error:
             return str(error)
-        most, steps, size = self.shape
+        most, steps, size = self._shape
         if actions.ndim != 3 or actions.shape[1:] != (steps, size) or not 1 <= actions.shape[0] <= most:
             return f"actions must be [1..{most}, {steps}, {size}], got {list(actions.shape)}"
         if not np.isfinite(actions).all():

@@ -1,7 +1,8 @@
 """The world model as a lifecycle node: images of its cameras in, latent states and predicted futures out.
 
 ``configure`` loads the model, ``activate`` starts to listen and publish. The model lives on the pipeline's
-inference thread, which also publishes; the callbacks here only check, convert and hand over.
+inference thread, which also publishes; the callbacks here only check, convert and hand over. Services
+exchange the model while it serves.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros import outputs, qos
 from jepa_ros.conversions import TwistActions, from_time
-from jepa_ros.opening import open_model, realtime_settings
+from jepa_ros.model_services import ModelServices
+from jepa_ros.opening import Served
 from jepa_ros.parameters import declare, values
 from jepa_ros.proposals import Proposals
 from jepa_ros.serving import Camera, cameras_of
 from jepa_ros.spin import run
 from jepa_ros.stage_times import StageClock
 from jepa_ros.world_model_parameters import PARAMETERS
-from jepa_runtime import realtime
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.pipeline import Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
 
@@ -75,21 +76,20 @@ class WorldModelNode(LifecycleNode):
         self.finished = threading.Event()
         self.failure = ""
         self.fault = ""
-        self._pipeline: Pipeline | None = None
+        self._served: Served | None = None
         self._info: ModelInfo | None = None
         self._active = False
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._proposals = Proposals()
-        self._settings = realtime.RealtimeSettings()
-        self._applied: list[realtime.Applied] = []
-        declare(self, PARAMETERS, configured=lambda: self._pipeline is not None)
+        declare(self, PARAMETERS, configured=lambda: self._served is not None)
         self.add_post_set_parameters_callback(lambda _: self._read_parameters())
         self._read_parameters()
         self._cameras = cameras_of(self._values["cameras"])
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
         self.create_timer(1.0, self.publish_diagnostics)
         self._answer_impossible_transitions()
+        self._model_services = ModelServices(self, self._require_served)
         if self._values["autostart"]:
             self._start_timer = self.create_timer(0.0, self._autostart)
 
@@ -129,11 +129,10 @@ class WorldModelNode(LifecycleNode):
         """Load the model on the inference thread; publishers exist afterwards and are silent."""
         chosen = self._values
         self._cameras = cameras_of(chosen["cameras"])
-        pipeline = self._start_pipeline(chosen)
-        model = pipeline.model
-        self._info = outputs.model_info(model, stamp_ns=self._now_ns())
+        self._served = self._serve(chosen)
+        model = self._served.model
         self._actions = TwistActions(model.manifest.io.action.names)
-        self._proposals.shape = (model.num_samples, model.manifest.horizon, len(self._info.action_names))
+        self._describe(model)
         self._model_info = self._publisher(ModelInfo, "~/model_info", qos.LATCHED)
         for camera in self._cameras.values():
             camera.outputs = {
@@ -146,11 +145,6 @@ class WorldModelNode(LifecycleNode):
                 )
             }
             camera.clock = StageClock(camera.outputs)
-        self.get_logger().info(
-            f"loaded {self._info.model_id} {self._info.version} ({self._info.precision}) on"
-            f" {self._info.engine}:{self._info.device}: {self._info.num_samples} futures"
-            f" of {self._info.horizon} steps"
-        )
         return super().on_configure(state)
 
     @_reported
@@ -158,7 +152,7 @@ class WorldModelNode(LifecycleNode):
         """Listen and publish."""
         answer = super().on_activate(state)
         for camera in self._cameras.values():
-            camera.begin(self._require_pipeline().stats(camera.topic))
+            camera.begin(self._require_served().pipeline.stats(camera.topic))
         self._active = True
         subscribe = self.create_subscription
         self._inputs = [
@@ -208,26 +202,19 @@ class WorldModelNode(LifecycleNode):
 
     def _release(self) -> None:
         self._stop_listening()
-        pipeline, self._pipeline = self._pipeline, None
+        served, self._served = self._served, None
         try:
-            if pipeline is not None:
-                pipeline.stop()
-                self._undo_settings()
+            if served is not None:
+                served.stop()
         finally:
             for publisher in self._outputs:
                 self.destroy_lifecycle_publisher(publisher)
             self._outputs = []
 
-    def _start_pipeline(self, chosen: dict[str, Any]) -> Pipeline:
-        self._settings = realtime_settings(chosen)
-
-        def open_here() -> WorldModel:
-            # Before the engine starts threads of its own: they inherit what is applied.
-            self._applied = realtime.apply(self._settings)
-            return open_model(chosen)
-
-        pipeline = Pipeline(
-            open_here,
+    def _serve(self, chosen: dict[str, Any]) -> Served:
+        served = Served(
+            chosen,
+            on_model=self._on_model,
             on_futures=self._on_futures,
             on_result=self._on_result,
             on_error=self._on_error,
@@ -235,30 +222,28 @@ class WorldModelNode(LifecycleNode):
             deadline_ms=chosen["deadline_ms"],
             streams=tuple(self._cameras),
         )
-        try:
-            pipeline.start()
-        except Exception:
-            self._undo_settings()
-            raise
-        realtime.settle()
-        for setting in self._applied:
+        for setting in served.applied:
             if not setting.achieved:
                 self.get_logger().warning(f"{setting.name}: {setting}")
-        self._pipeline = pipeline
-        return pipeline
+        return served
 
-    def _undo_settings(self) -> None:
-        realtime.undo(self._settings)
-        self._applied = []
+    def _describe(self, model: WorldModel) -> None:
+        """Tell, and have the candidates judged by, what ``model`` is."""
+        info = self._info = outputs.model_info(model, stamp_ns=self._now_ns())
+        self._proposals.expect((info.num_samples, info.horizon, len(info.action_names)))
+        self.get_logger().info(
+            f"loaded {info.model_id} {info.version} ({info.precision}) on {info.engine}:{info.device}:"
+            f" {info.num_samples} futures of {info.horizon} steps"
+        )
 
     def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
         self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile))
         return self._outputs[-1]
 
-    def _require_pipeline(self) -> Pipeline:
-        if self._pipeline is None:
+    def _require_served(self) -> Served:
+        if self._served is None:
             raise JepaRuntimeError("the node is not configured: configure it first")
-        return self._pipeline
+        return self._served
 
     # --- messages in
 
@@ -279,13 +264,13 @@ class WorldModelNode(LifecycleNode):
             stream=camera.topic,
         )
         camera.clock.arrived(frame.stamp_ns, received_ns)
-        self._require_pipeline().submit(frame)
+        self._require_served().pipeline.submit(frame)
 
     def _on_command(self, message: Twist) -> None:
-        self._require_pipeline().add_action(self._now_ns(), self._actions.from_twist(message))
+        self._require_served().pipeline.add_action(self._now_ns(), self._actions.from_twist(message))
 
     def _on_goal(self, camera: Camera, message: Image) -> None:
-        pipeline = self._require_pipeline()
+        pipeline = self._require_served().pipeline
         if message.height == 0 or message.width == 0:
             pipeline.set_goal(None, stream=camera.topic)
             return
@@ -305,7 +290,7 @@ class WorldModelNode(LifecycleNode):
 
     def _on_futures(self, result: Result) -> None:
         if self._active:
-            camera, model = self._cameras[result.stream], self._require_pipeline().model
+            camera, model = self._cameras[result.stream], self._require_served().model
             dtype = self._values["futures_dtype"]
             camera.clock.send(PredictedFutures, lambda: camera.futures.write(result, model, dtype))
 
@@ -314,13 +299,18 @@ class WorldModelNode(LifecycleNode):
         camera.watch.result_came(result)
         if not self._active:
             return
-        model = self._require_pipeline().model
+        model = self._require_served().model
         try:
             camera.clock.send(LatentState, lambda: outputs.latent_state(result, model))
             if result.surprise is not None:
                 camera.clock.send(Surprise, lambda: outputs.surprise(result, model))
         finally:
             camera.clock.finish(result)
+
+    def _on_model(self, model: WorldModel, kept: bool) -> None:
+        """Another model is about to serve: called between two frames."""
+        self._describe(model)
+        self._model_info.publish(self._info)
 
     def _on_error(self, error: Exception, frame: Frame | None) -> None:
         where = f"inference of {frame.stream}" if frame else "pipeline"
@@ -336,10 +326,11 @@ class WorldModelNode(LifecycleNode):
         """Publish the present verdict on each camera; called every second and after each transition."""
         hardware = f"{self._info.engine}:{self._info.device}" if self._info else str(self._values["engine"])
         of_node = {"refused_candidates": self._proposals.refused, "pid": os.getpid()}
-        of_node |= {f"realtime/{setting.name}": str(setting) for setting in self._applied}
+        applied = self._served.applied if self._served else []
+        of_node |= {f"realtime/{setting.name}": str(setting) for setting in applied}
         for camera in self._cameras.values():
             verdict, figures = camera.watch.verdict(
-                stats=self._pipeline.stats(camera.topic) if self._pipeline else None,
+                stats=self._served.pipeline.stats(camera.topic) if self._served else None,
                 bad_frames=dict(camera.reader.refused),
                 active=self._active,
                 fault=self.fault,
@@ -381,9 +372,10 @@ class WorldModelNode(LifecycleNode):
 
     def stop(self) -> None:
         """Close the model, whatever state the node is in."""
-        if self._pipeline is not None:
+        self._model_services.close()
+        if self._served is not None:
             for camera in self._cameras.values():
-                camera.watch.final = self._pipeline.stats(camera.topic)
+                camera.watch.final = self._served.pipeline.stats(camera.topic)
         self._release()
 
     def _now_ns(self) -> int:

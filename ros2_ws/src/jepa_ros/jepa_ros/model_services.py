@@ -1,0 +1,88 @@
+"""Services that exchange the model of a node. They are answered on a thread of their own: loading a model
+takes a second or more, and images must be taken meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import rclpy
+from jepa_msgs.srv import SwapModel
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from jepa_ros.opening import Served
+
+
+class ModelServices:
+    """``~/swap_model``, ``~/rollback_model`` and ``~/commit_model`` of ``owner``.
+
+    Args:
+        served: what is served now; raises JepaRuntimeError while nothing is.
+    """
+
+    def __init__(self, owner: Node, served: Callable[[], Served]) -> None:
+        self._served = served
+        self._log = owner.get_logger()
+        # Remappings of the process are the owner's: its name must not become that of this node.
+        self._node = rclpy.create_node(
+            f"{owner.get_name()}_models",
+            namespace=owner.get_namespace(),
+            use_global_arguments=False,
+            enable_rosout=False,
+            start_parameter_services=False,
+        )
+        name = owner.get_fully_qualified_name()
+        self._node.create_service(SwapModel, f"{name}/swap_model", self._swap)
+        self._node.create_service(Trigger, f"{name}/rollback_model", self._rollback)
+        self._node.create_service(Trigger, f"{name}/commit_model", self._commit)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name="jepa-models", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._executor.shutdown()
+        self._thread.join()
+        self._node.destroy_node()
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _swap(self, request: Any, response: Any) -> Any:
+        def swap() -> str:
+            response.history_kept = self._served().swap(request.bundle)
+            return f"{request.bundle} serves"
+
+        return self._answer("swap", swap, response)
+
+    def _rollback(self, _: Any, response: Any) -> Any:
+        def rollback() -> str:
+            self._served().pipeline.rollback()
+            return f"{self._served().model.bundle.path} serves again"
+
+        return self._answer("rollback", rollback, response)
+
+    def _commit(self, _: Any, response: Any) -> Any:
+        def commit() -> str:
+            self._served().pipeline.commit()
+            return f"{self._served().model.bundle.path} stays"
+
+        return self._answer("commit", commit, response)
+
+    def _answer(self, what: str, act: Callable[[], str], response: Any) -> Any:
+        # Whatever opening a model raises: it must not end the thread, and the old model serves on.
+        try:
+            response.message = act()
+            response.success = True
+            self._log.info(response.message)
+        except Exception as error:
+            response.message = str(error)
+            response.success = False
+            self._log.error(f"{what} refused: {error}")
+        return response

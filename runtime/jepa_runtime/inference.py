@@ -1,0 +1,319 @@
+"""A model at work: what is done with it for each frame, and the thread to which it belongs.
+
+The thread opens, uses and closes the model. Several threads may have a model open, each its own; the one that
+has the turn serves, the others wait. So another model can be opened and warmed while one serves, and take its
+place between two frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Condition, Thread
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.history import History
+from jepa_runtime.planning.fan import fan
+from jepa_runtime.results import STAGES, Candidates, Result
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.world_model import Futures, WorldModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How frames are to be processed; see :class:`~jepa_runtime.pipeline.Pipeline`."""
+
+    streams: tuple[str, ...]
+    candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None
+    deadline_ms: float | None
+    tolerance_s: float | None
+    max_gap_s: float | None
+    clock_ns: Callable[[], int]
+
+
+@dataclass(slots=True)
+class _View:
+    """What is known of one stream."""
+
+    history: History
+    goal: NDArray[np.float32] | None = None
+    goal_stamp_ns: int | None = None
+
+
+class Inference:
+    """An open model with what it remembers of each stream. Made, used and closed on one thread.
+
+    Every graph has run once when it is made: engines allocate on their first run, which no frame should have
+    to pay for.
+    """
+
+    def __init__(self, model: WorldModel, terms: Terms) -> None:
+        self.model = model
+        self._terms = terms
+        self._views = {stream: _View(self._new_history()) for stream in terms.streams}
+        self._fan = Candidates(fan(model.manifest, model.num_samples), "fan")
+        self._warm_up()
+
+    def process(self, frame: Frame, submitted_ns: int) -> Result:
+        """Encode, remember, predict, judge; all but the surprise."""
+        model, view, clock_ns = self.model, self._views[frame.stream], self._terms.clock_ns
+        timings = dict.fromkeys(STAGES, 0.0)
+        timings["wait"] = (clock_ns() - submitted_ns) / 1e6
+        latent = model.encode(frame.image)
+        timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
+        reset = view.history.add_latent(frame.stamp_ns, latent)
+        candidates = self._candidates()
+        context = view.history.context()
+        futures = None
+        if context is not None:
+            futures = model.predict(
+                candidates.actions, latents=context.latents, history_actions=context.actions
+            )
+            timings["predict"] = model.timings["predict"]
+        current_energy = None
+        if view.goal is not None:
+            began_ns = clock_ns()
+            current_energy = float(model.energy(latent, view.goal))
+            if futures is not None:
+                energies = model.energy(futures.latents, view.goal)
+                futures = Futures(futures.latents, futures.actions, energies, futures.error_bounds)
+            timings["energy"] = (clock_ns() - began_ns) / 1e6
+        timings["total"] = (clock_ns() - submitted_ns) / 1e6
+        deadline_ms = self._terms.deadline_ms
+        return Result(
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            sequence=frame.sequence,
+            latent=latent,
+            futures=futures,
+            candidates=candidates,
+            reset=reset,
+            surprise=None,
+            surprising=False,
+            goal_stamp_ns=view.goal_stamp_ns,
+            current_energy=current_energy,
+            timings_ms=timings,
+            deadline_missed=deadline_ms is not None and timings["total"] > deadline_ms,
+            stream=frame.stream,
+        )
+
+    def with_surprise(self, result: Result) -> Result:
+        """The same with the error of the prediction made one step ago, where there was one."""
+        known = self._views[result.stream].history.previous()
+        if known is None:
+            return result
+        context, action = known
+        began_ns = self._terms.clock_ns()
+        surprise = float(self.model.surprise(context.latents, context.actions, action, result.latent))
+        result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
+        surprising = surprise > self.model.manifest.surprise_threshold
+        return replace(result, surprise=surprise, surprising=surprising)
+
+    def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
+        """See :meth:`~jepa_runtime.pipeline.Pipeline.add_action`.
+
+        Raises:
+            ValueError: it is no action of this model.
+        """
+        for view in self._views.values():
+            view.history.add_action(stamp_ns, action)
+
+    def seek(self, stream: str, image: NDArray[np.uint8] | None, stamp_ns: int) -> None:
+        """Encode a goal; without one that can be encoded there is none."""
+        view = self._views[stream]
+        # Energies to the old goal would mislead whoever set the new.
+        view.goal = view.goal_stamp_ns = None
+        if image is not None:
+            view.goal = self.model.encode(image)
+            view.goal_stamp_ns = stamp_ns
+
+    def take_over(self, other: Inference) -> bool:
+        """Go on where ``other`` stopped.
+
+        Returns:
+            Whether all it remembers is of use: its latents mean the same here. If not, the actions are.
+        """
+        if self._speaks_like(other):
+            self._views = other._views
+            return True
+        self._views = {stream: _View(self._new_history()) for stream in self._views}
+        for stream, view in self._views.items():
+            view.history.continue_actions(other._views[stream].history)
+        return False
+
+    def check_exchangeable(self, other: Inference) -> None:
+        """Check that whoever deals with ``other`` can deal with this model without noticing.
+
+        Raises:
+            JepaRuntimeError: its actions are others.
+        """
+        theirs, ours = other.model.manifest.io, self.model.manifest.io
+        if (ours.action, ours.step_s) != (theirs.action, theirs.step_s):
+            raise JepaRuntimeError(
+                f"{self.model.bundle.path}: has other actions, limits or steps than the model that serves: "
+                "start anew with it instead"
+            )
+
+    def close(self) -> None:
+        """Close the model."""
+        self.model.close()
+
+    def _speaks_like(self, other: Inference) -> bool:
+        ours, theirs = self.model, other.model
+        return (ours.latent_space, ours.manifest.history_size) == (
+            theirs.latent_space,
+            theirs.manifest.history_size,
+        )
+
+    def _candidates(self) -> Candidates:
+        proposed = None if self._terms.candidates is None else self._terms.candidates()
+        if proposed is None:
+            return self._fan
+        return proposed if isinstance(proposed, Candidates) else Candidates(proposed)
+
+    def _new_history(self) -> History:
+        manifest = self.model.manifest
+        step_s, terms = manifest.io.step_s, self._terms
+        tolerance_s = step_s / 8 if terms.tolerance_s is None else terms.tolerance_s
+        max_gap_s = 2 * step_s if terms.max_gap_s is None else terms.max_gap_s
+        return History(
+            manifest.history_size,
+            round(step_s * 1e9),
+            action_size=len(manifest.io.action.names),
+            tolerance_ns=round(tolerance_s * 1e9),
+            max_gap_ns=round(max_gap_s * 1e9),
+        )
+
+    def _warm_up(self) -> None:
+        model, manifest = self.model, self.model.manifest
+        frame = manifest.io.frame
+        latent = model.encode(np.zeros((frame.height, frame.width, 3), np.uint8))
+        history = np.repeat(latent[None], manifest.history_size, axis=0)
+        actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
+        futures = model.predict(self._fan.actions, latents=history, history_actions=actions)
+        model.surprise(history, actions, self._fan.actions[0, 0], latent)
+        model.energy(futures.latents, latent)
+        model.energy(latent, latent)
+
+
+class Host:
+    """The thread of one model. It serves while it has the turn.
+
+    Args:
+        open_inference: called on the thread.
+        serve: called there again and again while it has the turn.
+        wake: makes a waiting ``serve`` return.
+    """
+
+    def __init__(
+        self,
+        open_inference: Callable[[], Inference],
+        serve: Callable[[Inference], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._open_inference = open_inference
+        self._serve = serve
+        self._wake = wake
+        self._inference: Inference | None = None
+        self._error: Exception | None = None
+        self._changed = Condition()
+        self._opening, self._turn, self._serving, self._ending = True, False, False, False
+        self._thread = Thread(target=self._run, name="jepa-inference", daemon=True)
+
+    @property
+    def started(self) -> bool:
+        """Whether it was ever opened."""
+        return self._thread.ident is not None
+
+    @property
+    def inference(self) -> Inference:
+        """The open model.
+
+        Raises:
+            JepaRuntimeError: it is not open.
+        """
+        if self._inference is None:
+            raise JepaRuntimeError("the pipeline has no model: call start() first")
+        return self._inference
+
+    def open(self) -> None:
+        """Start the thread and wait until the model is open and has run.
+
+        Raises:
+            Exception: whatever that raised.
+        """
+        self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._opening)
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+
+    def give_turn(self) -> None:
+        """Let it serve."""
+        with self._changed:
+            self._turn = True
+            self._changed.notify_all()
+
+    def take_turn(self, timeout_s: float) -> None:
+        """Let it serve no more, and wait for the end of the frame in work.
+
+        Raises:
+            JepaRuntimeError: that does not end in time; it keeps its turn.
+        """
+        with self._changed:
+            self._turn = False
+            self._wake()
+            if not self._changed.wait_for(lambda: not self._serving, timeout_s):
+                self._turn = True
+                raise JepaRuntimeError(
+                    f"the inference thread did not stop within {timeout_s:g} s: a frame or a callback is"
+                    " stuck"
+                )
+
+    def close(self, timeout_s: float) -> None:
+        """Close the model on its thread, after the frame in work, and end that.
+
+        Raises:
+            JepaRuntimeError: it does not end in time (the model hangs); it is left behind as a daemon.
+        """
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        if not self.started:
+            return
+        self._wake()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise JepaRuntimeError(
+                f"the inference thread did not end within {timeout_s:g} s: a frame or a callback is stuck"
+            )
+
+    def _run(self) -> None:
+        try:
+            inference = self._open_inference()
+        except Exception as error:
+            self._error = error
+        else:
+            self._inference = inference
+        with self._changed:
+            self._opening = False
+            self._changed.notify_all()
+        if self._error is None:
+            try:
+                while self._wait_for_turn():
+                    self._serve(inference)
+            finally:
+                inference.close()
+
+    def _wait_for_turn(self) -> bool:
+        """True when it is to serve, False when it is to end."""
+        with self._changed:
+            self._serving = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._turn or self._ending)
+            self._serving = not self._ending
+            return self._serving
