@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jepa_export.commands import release
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
 
@@ -18,7 +19,7 @@ _NEEDED = ("torch", "onnx", "nncf", "scipy")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in arguments.needs if importlib.util.find_spec(name) is None]
     if missing:
         print(
             f"jepa-export: {', '.join(missing)} not installed: pip install 'jepa-edge[export]'",
@@ -48,8 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--episodes", type=int, default=100, help="evaluation episodes for each of three seeds; 0: none"
     )
-    train.set_defaults(run=_train, stopped="the same command goes on from the last checkpoint")
+    train.set_defaults(run=_train, needs=_NEEDED, stopped="the same command goes on from the last checkpoint")
     _add_build(commands)
+    release.add_parser(commands)
     return parser
 
 
@@ -82,7 +84,7 @@ def _add_build(commands: Any) -> None:
         metavar="TARGET/PRECISION",
         help="one variant, as a robot needs it, such as openvino/int8 (default: all)",
     )
-    build.set_defaults(run=_build, stopped="nothing was written")
+    build.set_defaults(run=_build, needs=_NEEDED, stopped="nothing was written")
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -29,3 +29,23 @@ class RecordingError(JepaRuntimeError):
 
 class ProfileError(JepaRuntimeError):
     """A profile cannot be read or written, or what was asked to be measured cannot be."""
+
+
+class UpdateError(JepaRuntimeError):
+    """An update could not be made; what served before serves on. Root of the following."""
+
+
+class TrustError(UpdateError):
+    """What a repository says is not signed as it must be, is older than what was seen, or has expired."""
+
+
+class FetchError(UpdateError):
+    """A file could not be fetched now; another attempt may succeed."""
+
+
+class StorageError(UpdateError):
+    """A disk is full, fails, or does not hold what was written to it."""
+
+
+class RefusedError(UpdateError):
+    """A release is not for this robot, or did not pass its gate."""

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 # Set before torch is imported: tests share the machine with whatever else runs on it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 MISSING = [name for name in ("torch", "onnx", "nncf", "scipy") if importlib.util.find_spec(name) is None]
-NEED_NOTHING = {"test_cli.py", "test_evaluate.py"}
+NEED_NOTHING = {
+    "test_cli.py",
+    "test_evaluate.py",
+    "test_release.py",
+    "test_release_command.py",
+    "test_release_signing.py",
+}
 
 
 class _Skipped(pytest.Module):

@@ -1,0 +1,305 @@
+"""A repository of releases as it lies on the disk: ``metadata/`` and ``targets/``, for any web server.
+
+Only ``timestamp.json`` is ever replaced. All else has its version or its hash in its name, and a version that
+lies on the disk, if only because a publisher was stopped, is not used again: whatever a cache has kept stays
+right. Files are written in the order in which nothing that is listed is missing (targets, channels, snapshot,
+timestamp), each whole or not at all, so that a robot that reads in between sees the old state whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from tuf.api.exceptions import (
+    ExpiredMetadataError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+    UnsignedMetadataError,
+)
+from tuf.api.metadata import (
+    DelegatedRole,
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+from tuf.ngclient.config import EnvelopeType
+
+from jepa_export.errors import JepaExportError
+from jepa_export.release.keys import KeyRing, short_id
+from jepa_runtime.update import durable
+from jepa_runtime.update.trust import SIGNED_AT
+
+METADATA, TARGETS = "metadata", "targets"
+_PREFIX = "channel-"
+_DAYS = {"root": 365, "targets": 180, "snapshot": 14, "timestamp": 7, "channel-canary": 30}
+_CHANNEL_DAYS = 90
+# When nothing had expired yet.
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def channel_role(channel: str) -> str:
+    """The role that signs the releases of a channel."""
+    return _PREFIX + channel
+
+
+def lifetime(role: str) -> timedelta:
+    """For how long a signature of a role counts."""
+    return timedelta(days=_DAYS.get(role, _CHANNEL_DAYS))
+
+
+def utc_now() -> datetime:
+    """The clock that signatures are dated by."""
+    return datetime.now(UTC)
+
+
+def read(folder: Path, at: datetime) -> dict[str, Signed]:
+    """All metadata of a repository, verified from its first root on, as robots do.
+
+    Args:
+        folder: of the repository.
+        at: the time at which nothing may have expired.
+
+    Raises:
+        JepaExportError: something is missing, damaged, expired, or not signed as it must be.
+    """
+    metadata = folder / METADATA
+    try:
+        trusted = TrustedMetadataSet((metadata / "1.root.json").read_bytes(), EnvelopeType.METADATA)
+        trusted.reference_time = at
+        while (following := metadata / f"{trusted.root.version + 1}.root.json").exists():
+            trusted.update_root(following.read_bytes())
+        trusted.update_timestamp((metadata / "timestamp.json").read_bytes())
+        version = trusted.timestamp.snapshot_meta.version
+        trusted.update_snapshot((metadata / f"{version}.snapshot.json").read_bytes())
+
+        def content(role: str) -> bytes:
+            listed = trusted.snapshot.meta.get(f"{role}.json")
+            if listed is None:
+                raise RepositoryError(f"snapshot does not list {role}")
+            return (metadata / f"{listed.version}.{role}.json").read_bytes()
+
+        channels = sorted(_delegated(trusted.update_targets(content("targets"))))
+        for role in channels:
+            trusted.update_delegated_targets(content(role), role, "targets")
+    except OSError as error:
+        raise JepaExportError(
+            f"{error.filename}: cannot be read ({error.strerror}): name the folder of a repository, or make "
+            "one with jepa-export release init"
+        ) from error
+    except ExpiredMetadataError as error:
+        raise JepaExportError(f"{folder}: {error}: sign it anew with jepa-export release resign") from error
+    except RepositoryError as error:
+        raise JepaExportError(
+            f"{folder}: this is not what was signed: {error}: bring back a copy of {METADATA}/"
+        ) from error
+    return {role: trusted[role] for role in ("root", "timestamp", "snapshot", "targets", *channels)}
+
+
+class Repository:
+    """What is signed, to be changed in memory and then committed.
+
+    Args:
+        folder: of the repository.
+        keys: who may sign.
+        now: the clock.
+        signed: the metadata of each role.
+        before: the root that robots know; None: there is none yet.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: KeyRing,
+        now: Callable[[], datetime],
+        signed: dict[str, Signed],
+        before: Root | None,
+    ) -> None:
+        self.folder, self.keys, self.now, self.signed = folder, keys, now, signed
+        self._before = deepcopy(before)
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, folder: Path, keys: KeyRing, now: Callable[[], datetime] = utc_now
+    ) -> Iterator[Repository]:
+        """Read a repository, and keep other publishers out of it until the end of the block. What has expired
+        can be opened: it is to be signed anew.
+
+        Raises:
+            JepaExportError: it cannot be read, or is not what was signed.
+            StorageError: another publisher is at work.
+        """
+        if not (folder / METADATA).is_dir():
+            raise JepaExportError(f"{folder}: no repository: make one with jepa-export release init")
+        with durable.locked(folder / ".lock", who="jepa-export release"):
+            signed = read(folder, LONG_AGO)
+            yield cls(folder, keys, now, signed, cast(Root, signed["root"]))
+
+    @property
+    def root(self) -> Root:
+        """Who signs what."""
+        return cast(Root, self.signed["root"])
+
+    @property
+    def targets(self) -> Targets:
+        """Who signs which channel."""
+        return cast(Targets, self.signed["targets"])
+
+    @property
+    def channels(self) -> list[str]:
+        """The names of the channels."""
+        return sorted(role.removeprefix(_PREFIX) for role in _delegated(self.targets))
+
+    def channel(self, name: str) -> Targets:
+        """What a channel lists.
+
+        Raises:
+            JepaExportError: there is no such channel.
+        """
+        if name not in self.channels:
+            raise JepaExportError(f"{self.folder}: no channel {name!r}, there are {', '.join(self.channels)}")
+        return cast(Targets, self.signed[channel_role(name)])
+
+    def delegator(self, role: str) -> Root | Targets:
+        """Whose metadata says which keys sign a role.
+
+        Raises:
+            JepaExportError: there is no such role.
+        """
+        if role in self.root.roles:
+            return self.root
+        if role in _delegated(self.targets):
+            return self.targets
+        raise JepaExportError(f"{self.folder}: no role {role!r}, there are {', '.join(sorted(self.signed))}")
+
+    def at_hand(self, role: str) -> list[str]:
+        """The identifiers of those keys of a role that can sign here.
+
+        Raises:
+            JepaExportError: there is no such role, or a key is there and cannot be used.
+        """
+        delegator = self.delegator(role)
+        known = delegator.get_delegated_role(role).keyids
+        return [keyid for keyid in known if self.keys.signer(delegator.get_key(keyid)) is not None]
+
+    def add(self, channel: str, path: str, content: bytes, custom: dict[str, Any] | None = None) -> None:
+        """Write a target, and list it in a channel; robots see it after :meth:`commit`.
+
+        Raises:
+            JepaExportError: the channel may not list such a path.
+            StorageError: it cannot be written.
+        """
+        listed = self.channel(channel).targets
+        if not _delegated(self.targets)[channel_role(channel)].is_delegated_path(path):
+            raise JepaExportError(
+                f"{path}: lies deeper than a channel may list: give the bundle fewer folders in each other"
+            )
+        target = TargetFile.from_data(path, content, ["sha256"])
+        if custom is not None:
+            target.unrecognized_fields["custom"] = custom
+        stored = self.stored(target)
+        durable.make_folder(stored.parent)
+        durable.write(stored, content)
+        listed[path] = target
+
+    def content(self, target: TargetFile) -> bytes:
+        """What a target holds, verified.
+
+        Raises:
+            JepaExportError: it is missing or damaged.
+        """
+        stored = self.stored(target)
+        try:
+            content = stored.read_bytes()
+            target.verify_length_and_hashes(content)
+        except OSError as error:
+            raise JepaExportError(f"{stored}: cannot be read: {error.strerror}") from error
+        except LengthOrHashMismatchError as error:
+            raise JepaExportError(f"{stored}: is not what was signed: bring back a copy of it") from error
+        return content
+
+    def stored(self, target: TargetFile) -> Path:
+        """The file of a target."""
+        return self.folder / TARGETS / target.get_prefixed_paths()[0]
+
+    def commit(self, *changed: str) -> None:
+        """Sign the named roles anew, and those that list them; then write all, the listed before the listing.
+
+        Raises:
+            JepaExportError: too few keys are at hand; nothing was written.
+            StorageError: a file cannot be written; robots still see the old state.
+        """
+        roles, files = set(changed), []
+        snapshot = cast(Snapshot, self.signed["snapshot"])
+        timestamp = cast(Timestamp, self.signed["timestamp"])
+        if "root" in roles:
+            files.append(self._sign("root"))
+        for role in sorted(roles - {"root", "snapshot", "timestamp"}):
+            files.append(self._sign(role))
+            snapshot.meta[f"{role}.json"] = _listed(self.signed[role], files[-1][1])
+            roles.add("snapshot")
+        if "snapshot" in roles:
+            files.append(self._sign("snapshot"))
+            timestamp.snapshot_meta = _listed(snapshot, files[-1][1])
+            roles.add("timestamp")
+        if "timestamp" in roles:
+            files.append(self._sign("timestamp"))
+        for name, content in files:
+            durable.write(self.folder / METADATA / name, content)
+        if "root" in roles:
+            self._before = deepcopy(self.root)
+
+    def _sign(self, role: str) -> tuple[str, bytes]:
+        signed, now = self.signed[role], self.now()
+        signed.version = self._next_version(role)
+        signed.expires = now + lifetime(role)
+        signed.unrecognized_fields[SIGNED_AT] = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata, delegators = Metadata[Any](signed), [self.delegator(role)]
+        if role == "root" and self._before is not None:
+            delegators.append(self._before)
+        for delegator in delegators:
+            for keyid in delegator.get_delegated_role(role).keyids:
+                signer = self.keys.signer(delegator.get_key(keyid))
+                if signer is None or keyid in metadata.signatures:
+                    continue
+                try:
+                    metadata.sign(signer, append=True)
+                except UnsignedMetadataError as error:
+                    raise JepaExportError(f"{role}: key {short_id(keyid)}: {error}") from error
+        for delegator in delegators:
+            result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+            if not result:
+                absent = ", ".join(map(short_id, result.unsigned))
+                folders = ", ".join(map(str, self.keys.folders))
+                raise JepaExportError(
+                    f"{role} needs {result.threshold} signatures, {len(result.signed)} of its keys are in "
+                    f"{folders}: name the folder that has another of {absent} too (--keys)"
+                )
+        name = "timestamp.json" if role == "timestamp" else f"{signed.version}.{role}.json"
+        return name, metadata.to_bytes()
+
+    def _next_version(self, role: str) -> int:
+        metadata = self.folder / METADATA
+        if role == "timestamp":
+            return self.signed[role].version + 1 if (metadata / "timestamp.json").exists() else 1
+        used = (path.name.partition(".")[0] for path in metadata.glob(f"*.{role}.json"))
+        return 1 + max((int(version) for version in used if version.isdecimal()), default=0)
+
+
+def _delegated(targets: Targets) -> dict[str, DelegatedRole]:
+    return (targets.delegations and targets.delegations.roles) or {}
+
+
+def _listed(signed: Signed, content: bytes) -> MetaFile:
+    return MetaFile.from_data(signed.version, content, ["sha256"])

@@ -1,0 +1,183 @@
+"""Files that are there whole or not at all, also after a power cut.
+
+A name is changed by a rename within one file system and is on the disk only once its folder is synchronised;
+content is on the disk only once the file is. After an error of fsync nobody knows what the disk holds: the
+file counts as lost, and is not synchronised a second time, which would report success (Rebello et al., "Can
+Applications Recover from fsync Failures?", USENIX ATC 2020).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jepa_runtime.errors import StorageError
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk.
+
+    Raises:
+        StorageError: it cannot be; the file is lost.
+    """
+    with _told(path, "cannot be written to the disk"):
+        _sync(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk.
+
+    Raises:
+        StorageError: they cannot be.
+    """
+    with _told(path, "cannot be written to the disk"):
+        _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    with _told(path, "cannot be made"), suppress(FileExistsError):
+        path.mkdir()
+    sync_folder(path.parent)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file, or replace it, so that at every moment the old or the new content is there.
+
+    Raises:
+        StorageError: it cannot be written; the old content stays.
+    """
+    temporary = _beside(path)
+    try:
+        with _told(path, "cannot be written"):
+            with os.fdopen(os.open(temporary, _NEW_FILE, 0o644), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, or let it point there instead, at once.
+
+    Raises:
+        StorageError: it cannot be made; what it pointed to stays.
+    """
+    temporary = _beside(link)
+    try:
+        with _told(link, f"cannot be made to point to {target}"):
+            os.symlink(target, temporary)
+            os.replace(temporary, link)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(link.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or folder another name on the same file system; a file there is replaced.
+
+    Raises:
+        StorageError: it cannot be.
+    """
+    with _told(source, f"cannot be moved to {target}"):
+        os.rename(source, target)
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def discard(path: Path, trash: Path) -> None:
+    """Remove a file or folder: at once from its place, then from the disk.
+
+    Args:
+        trash: a folder on the same file system; what a power cut leaves in there is for :func:`empty`.
+
+    Raises:
+        StorageError: it cannot be.
+    """
+    if not path.is_symlink() and not path.exists():
+        return
+    make_folder(trash)
+    move(path, trash / uuid.uuid4().hex)
+    empty(trash)
+
+
+def empty(trash: Path) -> None:
+    """Remove what lies in a folder.
+
+    Raises:
+        StorageError: it cannot be.
+    """
+    with _told(trash, "cannot be emptied"):
+        for entry in list(trash.iterdir()) if trash.is_dir() else []:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+@contextmanager
+def locked(path: Path, *, who: str) -> Iterator[None]:
+    """Hold the lock of ``path`` (a file, made if it is missing) until the end of the block.
+
+    Args:
+        who: what needs it, for the message.
+
+    Raises:
+        StorageError: another process holds it, or it cannot be made.
+    """
+    with _told(path, "cannot be locked"):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 100, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StorageError(
+                f"{path}: {who} needs it, but another process has it (pid {holder}): wait for that one, "
+                "or stop it"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {what}: {error.strerror or error}") from error

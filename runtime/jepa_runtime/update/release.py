@@ -1,0 +1,205 @@
+"""What a channel says about its latest release, and whether that is for this robot.
+
+A channel keeps one small file per model, ``models/CHANNEL/MODEL_ID/latest.json``. It is signed as all else is,
+and says which release is to run, on what, how it is to be judged, and how far it has been rolled out. A
+downgrade on purpose is an old version under a new, higher ``release_seq``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from jepa_runtime.bundle.manifest import MANIFEST_NAME, BundlePath, Manifest
+from jepa_runtime.bundle.parse import describe, parse_json
+from jepa_runtime.errors import BundleError, RefusedError, TrustError
+
+SCHEMA_VERSION = 1
+# Raised when a bundle that older runtimes can read would no longer be served rightly by them.
+RUNTIME_ABI = 1
+MAX_POINTER_BYTES = 1 << 18
+POINTER_NAME = "latest.json"
+
+_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+_Sequence = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Rollout(_Model):
+    """To how many of the robots, in percent, and the salt that chooses them."""
+
+    percent: Annotated[float, Field(ge=0, le=100)]
+    salt: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class Budgets(_Model):
+    """What a candidate may take on the robot; None: anything.
+
+    Attributes:
+        latency_p99_ms: of one frame, encode and predict.
+        peak_memory_mb: of the process that tries it.
+        max_error_ratio: its mean prediction error over that of what serves now.
+    """
+
+    latency_p99_ms: Annotated[float, Field(gt=0)] | None = None
+    peak_memory_mb: Annotated[float, Field(gt=0)] | None = None
+    max_error_ratio: Annotated[float, Field(gt=0)] | None = 1.05
+
+
+class Delta(_Model):
+    """A way to make one file of the release from one that the robot has.
+
+    Attributes:
+        path: the file within the bundle.
+        base_sha256: of the file that it starts from.
+        target: the delta's path in the repository.
+        bytes: its size.
+    """
+
+    path: BundlePath
+    base_sha256: _Digest
+    target: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    bytes: Annotated[int, Field(ge=1, le=1 << 40)]
+
+
+class Release(_Model):
+    """The content of ``latest.json``.
+
+    Attributes:
+        release_seq: rises with every release of the model in this channel.
+        folder: of the bundle's files in the repository.
+        manifest_sha256: of its manifest, and with it of everything.
+        runtime_abi: the lowest and the highest :data:`RUNTIME_ABI` that serve it rightly.
+        hardware_ids: the kinds of robot it is for; ``any``: all.
+        interface: see :func:`interface_of`.
+        deltas: offered beside the files.
+        revoked: releases of this model that no robot is to run any more.
+    """
+
+    schema_version: Literal[1]
+    model_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+    version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    release_seq: _Sequence
+    folder: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    manifest_sha256: _Digest
+    runtime_abi: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    hardware_ids: Annotated[tuple[_Identifier, ...], Field(min_length=1, max_length=64)]
+    interface: _Digest
+    budgets: Budgets
+    rollout: Rollout
+    deltas: Annotated[tuple[Delta, ...], Field(max_length=1000)] = ()
+    revoked: Annotated[tuple[_Sequence, ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Release:
+        for path in (self.folder, *(delta.target for delta in self.deltas)):
+            pure = PurePosixPath(path)
+            if pure.is_absolute() or ".." in pure.parts or "\\" in path or str(pure) != path:
+                raise ValueError(f"{path!r} is no plain relative path")
+        if self.runtime_abi[0] > self.runtime_abi[1]:
+            raise ValueError(f"runtime_abi: {self.runtime_abi[0]} is above {self.runtime_abi[1]}")
+        if self.release_seq in self.revoked:
+            raise ValueError(f"release {self.release_seq} revokes itself")
+        return self
+
+    @property
+    def manifest_target(self) -> str:
+        """The path of its manifest in the repository."""
+        return f"{self.folder}/{MANIFEST_NAME}"
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What a release is compared with.
+
+    Attributes:
+        device_id: this robot's name; it decides in which part of a rollout it is.
+        hardware_ids: what it is.
+        interface: that its software expects; None: any.
+    """
+
+    device_id: str
+    hardware_ids: tuple[str, ...]
+    interface: str | None = None
+
+
+def pointer_path(channel: str, model_id: str) -> str:
+    """Where a channel says which release of a model is its latest."""
+    return f"models/{channel}/{model_id}/{POINTER_NAME}"
+
+
+def parse_release(content: bytes, where: str = POINTER_NAME) -> Release:
+    """Read ``latest.json``.
+
+    Raises:
+        TrustError: it is too long, no strict JSON, of an unknown version, or a field is wrong.
+    """
+    if len(content) > MAX_POINTER_BYTES:
+        raise TrustError(f"{where}: more than {MAX_POINTER_BYTES >> 10} KiB: this names no release")
+    try:
+        fields = parse_json(content, where)
+    except BundleError as error:
+        raise TrustError(str(error)) from error
+    version = fields.get("schema_version") if isinstance(fields, dict) else None
+    if version != SCHEMA_VERSION:
+        raise TrustError(
+            f"{where}: format version {str(version)[:80]} is unknown, this jepa-edge reads version "
+            f"{SCHEMA_VERSION}: update jepa-edge"
+        )
+    try:
+        return Release.model_validate_json(content)
+    except ValidationError as error:
+        raise TrustError(f"{where}: {describe(error)}") from error
+
+
+def interface_of(manifest: Manifest) -> str:
+    """A digest of what a robot's software relies on: the actions, their units, limits and duration, and how
+    many steps of future it is given. Latents may change; whoever reads them is told."""
+    relied_on = manifest.io.action.model_dump(mode="json") | {
+        "step_s": manifest.io.step_s,
+        "horizon": manifest.horizon,
+    }
+    return hashlib.sha256(json.dumps(relied_on, sort_keys=True).encode()).hexdigest()
+
+
+def included(release: Release, device_id: str) -> bool:
+    """Whether a robot is in the part to which a release has been rolled out.
+
+    A robot needs to ask nobody, decides the same every time, and stays in when the part grows.
+    """
+    text = f"{release.rollout.salt}|{release.release_seq}|{device_id}"
+    draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return 100 * draw < release.rollout.percent
+
+
+def check_meant(release: Release, robot: Robot) -> None:
+    """Check that a release is for this robot; whether it has been rolled out to it is another question.
+
+    Raises:
+        RefusedError: it is not; the message says why.
+    """
+    what = f"release {release.release_seq} of {release.model_id}"
+    low, high = release.runtime_abi
+    if not low <= RUNTIME_ABI <= high:
+        mend = "update jepa-edge" if low > RUNTIME_ABI else "publish the model for this jepa-edge"
+        raise RefusedError(
+            f"{what} needs a runtime ABI from {low} to {high}, this one has {RUNTIME_ABI}: {mend}"
+        )
+    if "any" not in release.hardware_ids and not set(release.hardware_ids) & set(robot.hardware_ids):
+        raise RefusedError(
+            f"{what} is for {', '.join(release.hardware_ids)}; this robot is {', '.join(robot.hardware_ids)}"
+        )
+    if robot.interface is not None and release.interface != robot.interface:
+        raise RefusedError(
+            f"{what} has other actions, limits or steps than what this robot's software was set up for: "
+            "update that software first, then allow the new interface (--any-interface)"
+        )
