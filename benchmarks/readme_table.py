@@ -130,17 +130,14 @@ def _spread(summary: dict[str, Any]) -> str:
 
 def _model(report: dict[str, Any]) -> str:
     width, height = report["model_frame"]
-    return (
-        f"{report['bundle']['id']} with random weights at {width}x{height}, {report['candidates']} futures of "
-        f"{report['horizon']} steps"
-    )
+    futures = f"{report['candidates']} futures of {report['horizon']} steps"
+    return f"{report['bundle']['id']} with random weights at {width}x{height}, {futures}"
 
 
 def _machine(environment: dict[str, Any]) -> str:
     versions = environment["versions"]
-    software = ", ".join(
-        f"{name} {versions[name]}" for name in ("python", "openvino", "onnxruntime", "torch") if name in versions
-    )
+    named = ("python", "openvino", "onnxruntime", "torch")
+    software = ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
     return f"{environment['cpu']}, {environment['cores']} cores that others share; {software}."
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +63,10 @@ def benchmark_app(
             if "First inference took" in line:
                 cpu_s = -_cpu_s(process.pid)
             elif "[Step 11/11]" in line:
-                cpu_s += _cpu_s(process.pid)
-                peak_mb = peak_rss_mb(process.pid)
+                # It may be gone already; then nothing is known, and that is an error below.
+                with suppress(ProcessLookupError, FileNotFoundError):
+                    peak_mb = peak_rss_mb(process.pid)
+                    cpu_s += _cpu_s(process.pid)
         status = process.wait()
     text = "".join(said)
     found = re.search(r"(?:Median|percentile):\s+([\d.]+) (us|ms)", text)

@@ -160,8 +160,10 @@ class ServedRow(Row):
 
     def measure(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{self.setting.frames}\n".encode())
-        self._process.stdin.flush()
+        # One that has ended gives no answer.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{self.setting.frames}\n".encode())
+            self._process.stdin.flush()
         self.add(**self._answer(_ROUND_PATIENCE_S))
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from itertools import count, islice
@@ -71,7 +72,7 @@ class Request:
         return (
             f"jepa-export build --student {self.student} --untrained --size {self.px}{actions} "
             f"--horizon {self.horizon} --num-samples {self.num_samples} --history {self.history_size} "
-            f"--seed {self.seed} --calibration {self.calibration}{only}"
+            f"--seed {self.seed} --calibration {shlex.quote(self.calibration)}{only}"
         )
 
 
@@ -169,6 +170,8 @@ def multiply_adds(module: nn.Module, *inputs: object) -> int:
 
 def _check(request: Request) -> None:
     limits = {
+        "--size": (request.px, 16, 4096),
+        "--seed": (request.seed, 0, 2**32 - 1),
         "--horizon": (request.horizon, 1, 32),
         "--num-samples": (request.num_samples, 1, 4096),
         "--history": (request.history_size, 1, 4),

@@ -36,7 +36,7 @@ class EncoderConfig:
     dim: int
 
     def __post_init__(self) -> None:
-        if self.px % self.patch:
+        if self.px < 1 or self.px % self.patch:
             raise ValueError(f"px must be a multiple of the patch ({self.patch}), got {self.px}")
         if self.width % (4 * self.heads):
             raise ValueError(f"width must be a multiple of 4 x heads ({4 * self.heads}), got {self.width}")

@@ -1,7 +1,7 @@
 """What a channel says about its latest release, and whether that is for this robot.
 
-A channel keeps one small file per model, ``models/CHANNEL/MODEL_ID/latest.json``. It is signed as all else is,
-and says which release is to run, on what, how it is to be judged, and how far it has been rolled out. A
+A channel keeps one small file per model, ``models/CHANNEL/MODEL_ID/latest.json``. It is signed as all else
+is, and says which release is to run, on what, how it is to be judged, and how far it has been rolled out. A
 downgrade on purpose is an old version under a new, higher ``release_seq``.
 """
 

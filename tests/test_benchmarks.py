@@ -1,0 +1,496 @@
+"""The benchmarks: verdicts follow the figures, what cannot be measured is named, and small runs work."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+
+from jepa_runtime.bundle import Bundle, seal
+from tests.bundles import make_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    """A module of benchmarks/, which is no package, imported with the path that its scripts have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return importlib.import_module(name)
+
+
+latency, overhead, success = map(load, ("latency", "overhead", "success"))
+app, rows = load("peers.benchmark_app"), load("peers.rows")
+
+# What benchmark_app of OpenVINO 2026.4 said of a graph that takes microseconds and of one that takes longer.
+MEDIAN = """\
+[Step 10/11] Measuring performance (Start inference synchronously, limits: 20 iterations)
+[ INFO ] Benchmarking in inference only mode (inputs filling are not included in measurement loop).
+[ INFO ] First inference took 1.62 ms
+[Step 11/11] Dumping statistics report
+[ INFO ] Execution Devices:['CPU']
+[ INFO ] Count:            20 iterations
+[ INFO ] Duration:         0.42 ms
+[ INFO ] Latency:
+[ INFO ]    Median:        10.95 us
+[ INFO ]    Average:       13.38 us
+[ INFO ]    Min:           10.79 us
+[ INFO ]    Max:           52.45 us
+[ INFO ] Throughput:   47510.23 FPS
+"""
+PERCENTILE = """\
+[ INFO ] First inference took 18.56 ms
+[Step 11/11] Dumping statistics report
+[ INFO ] Execution Devices:['CPU']
+[ INFO ] Count:            20 iterations
+[ INFO ] Duration:         326.53 ms
+[ INFO ] Latency:
+[ INFO ]    99 percentile:     17.66 ms
+[ INFO ]    Average:       16.21 ms
+[ INFO ]    Min:           15.73 ms
+[ INFO ]    Max:           17.66 ms
+[ INFO ] Throughput:   61.25 FPS
+"""
+
+
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A benchmark as a user runs it."""
+    return subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def wrong_bundle(toy_bundle: Path, tmp_path: Path) -> Path:
+    """A sealed bundle whose predictor does not compute what it is said to."""
+    copy = Path(shutil.copytree(toy_bundle, tmp_path / "wrong"))
+    arrays = dict(np.load(copy / "golden.npz"))
+    np.savez(copy / "golden.npz", **arrays | {"futures": arrays["futures"] + 0.5})
+    seal(copy, Bundle.open(toy_bundle).manifest)
+    return copy
+
+
+def row(
+    name: str, p50: float, *, precision: str = "int8", encode: float = 1.0, p99: float | None = None,
+    **over_ros: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What goals() reads of a row."""
+    return {
+        "row": name,
+        "precision": precision,
+        "p50_ms": {"value": p50},
+        "p99_ms": {"value": p99},
+        "stages_ms": {"encode": {"p50": encode}},
+        **over_ros,
+    }
+
+
+def verdicts(*measured: dict[str, Any]) -> dict[str, bool]:
+    return {goal["what"]: goal["met"] for goal in latency.goals(measured, 1.03)}
+
+
+@pytest.mark.parametrize(("encode", "met"), [(2.06, True), (2.062, False)])
+def test_encode_may_take_the_limit_times_benchmark_apps_median(encode: float, met: bool) -> None:
+    peer = row("benchmark_app", 9.0, encode=2.0)
+    (goal,) = latency.goals([row("pipeline", 99.0, encode=encode), peer], 1.03)
+    what = "encode p50, int8: pipeline / benchmark_app"
+    assert goal == {"what": what, "value": encode / 2, "limit": 1.03, "met": met}
+
+
+def test_the_pipeline_is_to_be_faster_than_each_library_in_the_same_precision() -> None:
+    libraries = {"torch_eager": 5.0, "torch_compile": 3.0, "onnxruntime": 4.0}
+    peers = [row(name, p50, precision="fp32") for name, p50 in libraries.items()]
+    assert verdicts(row("pipeline", 4.0, precision="fp32"), row("pipeline", 9.0), *peers) == {
+        "p50, fp32: pipeline / torch_eager": True,
+        "p50, fp32: pipeline / torch_compile": False,
+        "p50, fp32: pipeline / onnxruntime": True,
+    }
+
+
+def test_over_ros_median_tail_and_drops_are_compared() -> None:
+    plain = row("plain_node", 10.0, p99=11.0, dropped=2)
+    with_profile = row("plain_node_dds", 7.0, p99=20.0, dropped=1)
+    assert verdicts(row("node", 8.0, p99=12.0, dropped=2), plain, with_profile) == {
+        "p50, int8: node / plain_node": True,
+        "p99, int8: node / plain_node": False,
+        "images dropped: node, at most as many as plain_node": True,
+        "p50, int8: node / plain_node_dds": False,
+        "p99, int8: node / plain_node_dds": True,
+        "images dropped: node, at most as many as plain_node_dds": False,
+    }
+
+
+def test_what_was_not_measured_is_not_asked_for() -> None:
+    assert verdicts(row("pipeline", 1.0), row("node", 1.0, p99=2.0, dropped=0)) == {}
+    assert verdicts(row("benchmark_app", 1.0), row("torch_eager", 1.0)) == {}
+    too_few_for_p99 = row("node", 8.0, dropped=0)
+    assert "p99, int8: node / plain_node" not in verdicts(too_few_for_p99, row("plain_node", 9.0, dropped=0))
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Puts a process that says a text in the place of benchmark_app."""
+
+    def put(text: str, *, status: int = 0, after_its_end: bool = False) -> None:
+        (tmp_path / "text").write_text(text)
+        say = f"cat {tmp_path / 'text'}"
+        lines = f"(sleep 0.3; {say}) &" if after_its_end else f"{say}; sleep 0.3"
+        fake = tmp_path / "fake"
+        fake.write_text(f"#!/bin/sh\n{lines}\nexit {status}\n")
+        fake.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(fake))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [(MEDIAN, 0.01095), (PERCENTILE, 17.66)],
+    ids=["a median in us", "a percentile in ms"],
+)
+def test_what_benchmark_app_said_is_read(says: Callable[..., None], text: str, milliseconds: float) -> None:
+    says(text)
+    told = app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
+    assert (told.percentile_ms, told.count) == (pytest.approx(milliseconds), 20)
+    assert told.peak_rss_mb > 0 and told.cpu_s >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("[ ERROR ] no such file", 1),
+        (MEDIAN, 1),
+        (MEDIAN.replace("Median", "Middle"), 0),
+        (MEDIAN.replace("Count", "Number"), 0),
+        (MEDIAN.replace("[Step 11/11]", "[Step 12/12]"), 0),
+    ],
+    ids=["an error", "a bad status", "no median", "no count", "other steps"],
+)
+def test_what_is_no_report_of_benchmark_app_is_an_error_with_its_words(
+    says: Callable[..., None], text: str, status: int
+) -> None:
+    says(text, status=status)
+    with pytest.raises(app.BenchmarkAppError, match=rf"failed on x\.xml \(status {status}\)") as raised:
+        app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
+    assert text.strip().splitlines()[-1] in str(raised.value)
+
+
+def test_a_benchmark_app_that_has_ended_before_its_words_are_read_is_an_error(
+    says: Callable[..., None],
+) -> None:
+    says(MEDIAN, after_its_end=True)
+    with pytest.raises(app.BenchmarkAppError):
+        app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
+
+
+def test_the_real_benchmark_app_measures_a_graph_of_free_shape(toy_bundle: Path) -> None:
+    shapes = {"history_latents": (1, 1, 2, 8), "actions": (16, 4, 2)}
+    graph = toy_bundle / "predictor" / "openvino" / "model.xml"
+    told = app.benchmark_app(graph, shapes, threads=1, count=50, percentile=99)
+    assert told.count == 50
+    assert 0 < told.percentile_ms < 1000 and 0 <= told.cpu_s < 60 and 20 < told.peak_rss_mb < 2000
+
+
+ANSWER = "dict(latency_ms=[1.5] * n, stages_ms=dict(encode=[1.0] * n), cpu_s=0.25, peak_rss_mb=7.0)"
+
+
+@pytest.fixture
+def peer(toy_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Makes rows without ROS; a text other than a file's name becomes the body of their ``run(n)``."""
+    setting = rows.Setting(
+        bundle=Bundle.open(toy_bundle), threads=1, size="40x30", source="", rate_hz=0.0, frames=4,
+        seconds=0.0, scratch=tmp_path,
+    )  # fmt: skip
+    made = []
+
+    def make(what: str, *, precision: str = "fp32", bundle: Path = toy_bundle) -> Any:
+        if not what.endswith(".py"):
+            file = tmp_path / "child.py"
+            file.write_text(
+                f"import os, sys, threading, time\nsys.path.insert(0, {str(BENCHMARKS / 'peers')!r})\n"
+                "from serving import serve\nclass Server:\n"
+                "    def __init__(self, task): print('hello'); self.facts = dict(open_s=1.0, more_s=0.5)\n"
+                f"    def run(self, n): {what}\nserve(Server)\n"
+            )
+            what = str(file)
+        own = replace(setting, bundle=Bundle.open(bundle))
+        made.append(rows.ServedRow("peer", "", precision, own, script=what))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+        assert each._process.poll() is not None
+
+
+def test_a_peer_tells_what_each_frame_took(toy_bundle: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    process = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "peers" / "onnxruntime_session.py"), "--bundle", str(toy_bundle),
+         "--precision", "fp32", "--threads", "1", "--size", "40x30"],
+        input="3\n5\n", stdout=subprocess.PIPE, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    ready, *answers = map(json.loads, process.stdout.splitlines())
+    assert ready["ready"].keys() == {"open_s", "first_frame_s"}
+    for count, answer in zip((3, 5), answers, strict=True):
+        stages = answer["stages_ms"]
+        assert stages.keys() == {"preprocess", "encode", "predict"}
+        assert np.shape(list(stages.values())) == (3, count)
+        assert answer["latency_ms"] == pytest.approx(np.sum(list(stages.values()), axis=0))
+        assert answer["cpu_s"] >= 0 and answer["peak_rss_mb"] > 20
+
+
+def test_a_row_adds_its_rounds_up_whatever_a_library_prints(peer: Callable[..., Any]) -> None:
+    row = peer(f"print('working'); return {ANSWER}")
+    row.open()
+    row.measure()
+    row.measure()
+    told = row.summary()
+    assert (told["n"], told["start_s"], told["rounds_p50_ms"]) == (8, 1.5, [1.5, 1.5])
+    assert told["p50_ms"]["value"] == told["max_ms"] == 1.5 and told["p99_ms"]["value"] is None
+    assert told["stages_ms"] == {"encode": {"p50": 1.0, "p99": None, "n": 8}}
+    assert (told["cpu_s_per_frame"], told["peak_rss_mb"]) == (0.0625, 7.0)
+
+
+def test_a_peer_that_cannot_run_the_bundle_says_why_and_ends(peer: Callable[..., Any]) -> None:
+    pytest.importorskip("onnxruntime")
+    row = peer("onnxruntime_session.py", precision="fp16")
+    with pytest.raises(rows.AbsentRowError, match="the bundle has no onnx graph in fp16"):
+        row.open()
+    assert row._process.wait(30) == 0
+
+
+def test_a_peer_that_computes_something_else_is_not_measured(
+    peer: Callable[..., Any], wrong_bundle: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(rows.RowError, match="its predictor does not compute what the bundle's does"):
+        peer("onnxruntime_session.py", bundle=wrong_bundle).open()
+
+
+def test_a_peer_that_fails_is_an_error_with_its_last_words(peer: Callable[..., Any]) -> None:
+    row = peer("1 / 0")
+    row.open()
+    with pytest.raises(rows.RowError, match=r"(?s)peer \(fp32\) gave no answer.*ZeroDivisionError"):
+        row.measure()
+
+
+def test_a_peer_that_ended_after_its_round_is_an_error_with_its_last_words(peer: Callable[..., Any]) -> None:
+    row = peer(f"threading.Timer(0.1, os._exit, [3]).start(); return {ANSWER}")
+    row.open()
+    row.measure()
+    row._process.wait(30)
+    with pytest.raises(rows.RowError, match="gave no answer"):
+        row.measure()
+
+
+def test_a_peer_that_hangs_is_given_up_and_ended(
+    peer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = peer("time.sleep(600)")
+    row.open()
+    monkeypatch.setattr(rows, "_ROUND_PATIENCE_S", 0.1)
+    monkeypatch.setattr(rows, "_STOP_PATIENCE_S", 0.1)
+    with pytest.raises(rows.RowError, match="gave no answer"):
+        row.measure()
+    row.close()
+    assert row._process.returncode == -9
+
+
+@pytest.fixture(scope="module")
+def measured(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """The report of a small run of latency.py, and what it printed."""
+    pytest.importorskip("onnxruntime")
+    out = tmp_path_factory.mktemp("latency") / "new" / "latency.json"
+    done = script(
+        "latency", "--bundle", str(toy_bundle), "--rows", "pipeline", "benchmark_app", "onnxruntime",
+        "torch_eager", "--precision", "fp32", "--threads", "1", "--rounds", "1", "--frames", "24",
+        "--size", "40x30", "--limit", "1000", "--json", str(out),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads(out.read_text())
+    assert done.returncode == (0 if all(goal["met"] for goal in report["goals"]) else 1)
+    return report, " ".join(done.stdout.split())
+
+
+def test_latency_reports_every_row_and_why_another_is_absent(measured: tuple[dict[str, Any], str]) -> None:
+    report, said = measured
+    assert [row["row"] for row in report["rows"]] == ["pipeline", "benchmark_app", "onnxruntime"]
+    for row in report["rows"]:
+        assert row["n"] == 24 and row["p50_ms"]["value"] > 0 and row["peak_rss_mb"] > 20
+        assert all(row["stages_ms"][stage]["p50"] > 0 for stage in ("encode", "predict"))
+    (absent,) = report["absent"]
+    assert absent["row"] == "torch_eager" and absent["why"] in said
+    assert report["goals"] == latency.goals(report["rows"], 1000)
+    assert len(report["goals"]) == 2 and all(goal["what"] in said for goal in report["goals"])
+
+
+@pytest.fixture(scope="module")
+def compared(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of a small run of overhead.py."""
+    out = tmp_path_factory.mktemp("overhead") / "new" / "overhead.json"
+    done = script(
+        "overhead", "--bundle", str(toy_bundle), "--precision", "fp16", "--rounds", "1", "--frames", "30",
+        "--limit", "1000", "--json", str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "both, joined in one graph" in done.stdout
+    return json.loads(out.read_text())
+
+
+def test_overhead_compares_with_each_graph_and_with_both_joined(compared: dict[str, Any]) -> None:
+    peer, ours = compared["benchmark_app"], compared["pipeline_sum_of_medians_ms"]
+    assert peer["samples"] == {"encode": 30, "predict": 30, "joined": 30}
+    assert {compared["pipeline_ms"][stage]["n"] for stage in ("preprocess", "encode", "predict")} == {30}
+    alone_ms = peer["median_ms"]["encode"] + peer["median_ms"]["predict"]
+    for ratio, of in (("ratio", peer["median_ms"]["joined"]), ("ratio_to_graphs_alone", alone_ms)):
+        assert compared[ratio] == pytest.approx(ours / of, rel=1e-2)
+
+
+@pytest.mark.parametrize(("met", "status"), [(True, 0), (False, 1)])
+def test_the_exit_status_is_the_verdict(
+    measured: tuple[dict[str, Any], str], compared: dict[str, Any], met: bool, status: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    goals = [{"what": "", "value": 1.0, "limit": 1.0, "met": each} for each in (True, met)]
+    ratio = 1.1 if met else 1.1001
+    reports = {latency: measured[0] | {"goals": goals}, overhead: compared | {"ratio": ratio}}
+    for module, report in reports.items():
+        monkeypatch.setattr(module, "compare", lambda *_, report=report: report)
+        out = tmp_path / f"{module.__name__}.json"
+        assert module.main(["--json", str(out), "--limit", "1.1"]) == status
+        assert json.loads(out.read_text()) == report
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_joined_graph_predicts_from_what_it_encodes(size: int, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", history_size=size)
+    irs = {
+        stage: (bundle.path / role / "openvino" / "model.xml", {}) for stage, role in overhead.STAGES.items()
+    }
+    joined = openvino.Core().compile_model(
+        str(overhead.join(bundle.manifest, irs, tmp_path / "joined.xml")), "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},
+    )  # fmt: skip
+    golden = bundle.golden()
+    given = {"frame": golden.frames[:1], "actions": golden.actions}
+    if size > 1:
+        given["history_actions"] = np.zeros((1, size - 1, 2), np.float32)
+    latent, futures = joined(given).values()
+    np.testing.assert_allclose(latent[0], golden.latents[0], atol=1e-4)
+    np.testing.assert_allclose(futures, golden.futures[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("module", "bundle", "further", "reason"),
+    [
+        (latency, "nowhere", [], "nowhere"),
+        (overhead, "nowhere", [], "nowhere"),
+        (latency, "wrong", ["--precision", "fp32"], "predictor in fp32 does not compute the golden outputs"),
+        (latency, "toy", ["--precision", "fp16", "--rows", "onnxruntime"], "onnxruntime: "),
+    ],
+)
+def test_what_cannot_be_measured_ends_with_status_2_and_the_reason(
+    module: ModuleType, bundle: str, further: list[str], reason: str, toy_bundle: Path, wrong_bundle: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = {"nowhere": tmp_path / "nowhere", "wrong": wrong_bundle, "toy": toy_bundle}[bundle]
+    out = tmp_path / "out.json"
+    assert module.main(["--bundle", str(given), "--json", str(out), *further]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{module.__name__}: ") and reason in said and said.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("module", [latency, overhead, success], ids=lambda module: module.__name__)
+def test_help_tells_when_a_benchmark_fails(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--bundle" in said and "--json" in said and "Exit status 1 if" in said
+
+
+@pytest.fixture(scope="module")
+def limits() -> ModuleType:
+    """limits.py, which takes ROS to be imported."""
+    from tests.ros.conftest import missing
+
+    if reason := missing():
+        pytest.skip(reason)
+    return load("limits")
+
+
+@pytest.mark.ros
+def test_growth_is_what_a_line_rises_after_the_first_tenth(limits: ModuleType) -> None:
+    times = np.linspace(0, 60, 100)
+    assert limits.growth(times, 2 + 0.5 * times) == pytest.approx(0.5 * (times[-1] - times[10]))
+    steady = np.full(100, 5.0)
+    steady[:10], steady[54] = 500.0, 50.0
+    assert abs(limits.growth(times, steady)) < 0.1
+    assert limits.growth([0.0, 1.0], [0.0, 100.0]) == 0.0
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("value", "limit", "met"), [(1.5, 1.5, True), (1.51, 1.5, False), (0, 0, True), (9.0, None, True)]
+)
+def test_a_limit_is_met_up_to_its_value(limits: ModuleType, value: float, limit: float, met: bool) -> None:
+    assert limits.Limit("serving", "what", value, limit, "ms", "9 images").met is met
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_the_exit_status_of_limits_is_its_verdict(
+    limits: ModuleType, dropped: int, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    found = [
+        limits.Limit("serving", "images dropped", dropped, 0, "images", "9 images"),
+        limits.Limit("serving", "p50 of encode", 99.0, None, "ms", "9 images"),
+    ]
+    monkeypatch.setattr(limits, "serving", lambda *_: found)
+    monkeypatch.setattr(limits, "prepare_environment", lambda **_: None)
+    out = tmp_path / "new" / "limits.json"
+    assert limits.main(["--bundle", str(toy_bundle), "--checks", "serving", "--json", str(out)]) == dropped
+    assert [limit["met"] for limit in json.loads(out.read_text())["limits"]] == [not dropped, True]
+    assert ("missed" in capsys.readouterr().out) is bool(dropped)
+
+
+@pytest.mark.ros
+def test_limits_tells_its_checks_and_what_it_misses(limits: ModuleType, tmp_path: Path) -> None:
+    told = script("limits", "--help")
+    assert told.returncode == 0
+    assert all(name in told.stdout for name in ("serving", "tail", "neighbour", "start", "cameras", "soak"))
+    done = script("limits", "--bundle", str(tmp_path / "nowhere"), "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 2 and done.stderr.startswith("limits: ") and "nowhere" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+@pytest.mark.usefixtures("limits")
+def test_over_ros_the_node_and_a_plain_one_are_measured(toy_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latency.json"
+    done = script(
+        "latency", "--bundle", str(toy_bundle), "--rows", "node", "plain_node", "--precision", "fp32",
+        "--threads", "1", "--rounds", "1", "--seconds", "3", "--rate", "20", "--size", "40x30",
+        "--json", str(out),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads(out.read_text())
+    assert [(row["row"], row["due"]) for row in report["rows"]] == [("node", 60), ("plain_node", 60)]
+    assert report["environment"]["versions"]["ros"]
