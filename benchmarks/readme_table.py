@@ -17,7 +17,7 @@ def measured() -> str:
     """What the demo's model does."""
     demo = _read("benchmarks/results/demo.json")
     overhead = _read("benchmarks/results/overhead.json")
-    report = _read("models/two_rooms/report.json")
+    success = _read("benchmarks/results/success.json")
     e2e, cpu = demo["e2e_ms"], demo["cpu"]
     published, dropped = demo["frames_published"], demo["frames_dropped"]
     encode, predict = demo["encode_ms"], demo["predict_ms"]
@@ -39,12 +39,12 @@ def measured() -> str:
         ),
     ]
     names = {"fp32": "goals reached, fp32", "int8": "goals reached, INT8"}
-    for name, score in report["closed_loop"]["scores"].items():
+    for name, score in success["scores"].items():
         low, high = score["interval"]
         shown = f"{score['rate']:.1%} ({low:.1%} to {high:.1%})"
         what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
         rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
-    planning = report["closed_loop"]["scores"]["int8"]
+    planning = success["scores"]["int8"]
     rows.append(
         (
             "one plan (6 iterations of 64 x 8), INT8, one thread",

@@ -40,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for name, score in report["scores"].items():
         print(line(name, score))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     failures = judge(report["scores"], arguments.goal)
     for failure in failures:
         print(f"success: {failure}", file=sys.stderr)
@@ -92,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-baselines", dest="baselines", action="store_false", help="leave out straight line and random"
     )
-    parser.add_argument("--json", type=Path, help="write the whole report here")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "success.json")
     return parser
 
 
