@@ -1,0 +1,205 @@
+"""What the actions of ``jepa-runtime update`` do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle.parse import describe
+from jepa_runtime.commands.update_view import Transfer, history_table, status_table, summary
+from jepa_runtime.errors import JepaRuntimeError, UpdateError
+from jepa_runtime.update import config, daemon, provision, robot, state
+from jepa_runtime.update.audit import Audit
+from jepa_runtime.update.client import Client
+from jepa_runtime.update.config import Config
+from jepa_runtime.update.state import Result, State
+from jepa_runtime.update.store import Store
+
+_STATUS: dict[Result, int] = {
+    "none": 0,
+    "updated": 0,
+    "unchanged": 0,
+    "reverted": 3,
+    "refused": 3,
+    "failed": 1,
+}
+_NEEDED = ("trusted_root", "repository", "model", "hardware")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one of them.
+
+    Raises:
+        JepaRuntimeError: it failed.
+    """
+    return _ACTIONS[args.action](args)
+
+
+def _provision(args: argparse.Namespace) -> int:
+    if args.rebuild:
+        return _tell(args, provision.rebuild(args.root), "The state was made again.")
+    missing = ["--" + name.replace("_", "-") for name in _NEEDED if getattr(args, name) is None]
+    if missing:
+        raise UpdateError(f"{args.root}: to set it up, give {', '.join(missing)} as well")
+    try:
+        settings = Config(
+            repository=args.repository,
+            targets=args.targets,
+            channel=args.channel,
+            model_id=args.model,
+            device_id=args.device_id or socket.gethostname(),
+            hardware_ids=tuple(args.hardware),
+            engine=args.engine,
+            precision=args.precision,
+            allow_untrained=args.allow_untrained,
+        )
+        trusted_root = args.trusted_root.read_bytes()
+    except ValidationError as error:
+        raise UpdateError(f"{args.root}: {describe(error)}") from error
+    except OSError as error:
+        raise UpdateError(f"{args.trusted_root}: cannot be read: {error.strerror}") from error
+    kept = provision.provision(args.root, settings, trusted_root, bundle=args.bundle)
+    return _tell(args, kept, f"{args.root} is set up; {args.root / robot.CONFIG} may be edited.")
+
+
+def _check(args: argparse.Namespace) -> int:
+    with _client(args) as client:
+        client.check()
+    return _tell(args, client.state, status=_STATUS[client.state.result])
+
+
+def _apply(args: argparse.Namespace) -> int:
+    with _client(args) as client:
+        kept = client.update()
+    return _tell(args, kept, status=_STATUS[kept.result])
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    with robot.open_client(args.root) as client:
+        kept = client.rollback(args.reason)
+    return _tell(args, kept, status=1 if kept.alarm else 0)
+
+
+def _status(args: argparse.Namespace) -> int:
+    return _tell(args, state.load(args.root / robot.STATE), status=0, table=True)
+
+
+def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
+    robot.pin(args.root, pinned=pinned)
+    print("pinned" if pinned else "takes updates")
+    return 0
+
+
+def _history(args: argparse.Namespace) -> int:
+    entries = list(_log(args.root).entries())[-args.n :] if args.n > 0 else []
+    if args.json:
+        print(json.dumps([entry._asdict() for entry in entries], indent=2))
+    else:
+        Console().print(history_table(entries))
+    return 0
+
+
+def _daemon(args: argparse.Namespace) -> int:
+    daemon.run(
+        partial(robot.open_client, args.root),
+        lambda: config.load(args.root / robot.CONFIG).poll_s,
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    found: dict[str, str] = {}
+    for what, check in _checks(args.root).items():
+        try:
+            found[what] = check()
+        except JepaRuntimeError as error:
+            found[what] = f"WRONG: {error}"
+    wrong = any(told.startswith("WRONG") for told in found.values())
+    if args.json:
+        print(json.dumps({"ok": not wrong, "found": found}, indent=2))
+    else:
+        for what, told in found.items():
+            print(f"{what}: {told}")
+    return int(wrong)
+
+
+def _checks(root: Path) -> dict[str, Callable[[], str]]:
+    store = Store(root)
+
+    def bundle(name: str, slot: Callable[[], str | None]) -> str:
+        if slot() is None:
+            return "none"
+        opened = Bundle.open(root / name)
+        if opened.sha256 != slot():
+            raise UpdateError(f"{root / name}: is not what its slot is named after: go back, or update")
+        return f"{opened.manifest.model_id} {opened.manifest.version}, every file has its hash"
+
+    return {
+        "config": lambda: f"channel {config.load(root / robot.CONFIG).channel}",
+        "state": lambda: str(state.load(root / robot.STATE).phase),
+        "current": lambda: bundle("current", store.current),
+        "good": lambda: bundle("good", store.good),
+        "log": lambda: f"{sum(1 for _ in _log(root).entries())} entries, each follows the one before it",
+    }
+
+
+def _log(root: Path) -> Audit:
+    return Audit(root / robot.AUDIT, robot.utc_now)
+
+
+@contextmanager
+def _client(args: argparse.Namespace) -> Iterator[Client]:
+    """The client, with what it does shown on standard error."""
+    with (
+        daemon.watched() as alive,
+        Transfer(Console(stderr=True)) as transfer,
+        robot.open_client(
+            args.root,
+            source=args.source,
+            progress=transfer.progress,
+            tell=transfer.tell,
+            alive=alive,
+            any_interface=args.any_interface,
+            again=args.again,
+        ) as client,
+    ):
+        yield client
+
+
+def _tell(
+    args: argparse.Namespace, kept: State, line: str = "", *, status: int = 0, table: bool = False
+) -> int:
+    if args.json:
+        print(json.dumps(state.as_json(kept), indent=2))
+    elif table:
+        Console().print(status_table(kept))
+    else:
+        print(line or summary(kept))
+    if kept.alarm:
+        print(f"jepa-runtime update: ALARM: {kept.alarm}", file=sys.stderr)
+    return status
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "provision": _provision,
+    "check": _check,
+    "apply": _apply,
+    "status": _status,
+    "rollback": _rollback,
+    "pin": partial(_pin, pinned=True),
+    "unpin": partial(_pin, pinned=False),
+    "history": _history,
+    "daemon": _daemon,
+    "verify": _verify,
+}

@@ -1,0 +1,104 @@
+"""How a robot is set up for updates: ``config.json`` in its folder, which ``jepa-runtime update provision``
+writes and people edit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from jepa_runtime.bundle import Precision
+from jepa_runtime.bundle.parse import describe, parse_json
+from jepa_runtime.errors import BundleError, UpdateError
+from jepa_runtime.update import durable
+from jepa_runtime.update.fetch import Limits
+from jepa_runtime.update.gate.probe import ProbeLimits
+
+# Without a sign of life for so long, an update counts as hung; above every pause and limit of a step.
+HANG_S = 900.0
+_MAX_CONFIG_BYTES = 1 << 20
+_Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class Config(BaseModel):
+    """The content of ``config.json``.
+
+    Attributes:
+        repository: where ``metadata/`` and ``targets/`` are: an http(s) URL or a folder.
+        targets: where the targets are, if not there; of a network that delivers files, for instance.
+        channel, model_id: what is to run.
+        device_id: decides whether this robot is in a part of a rollout.
+        hardware_ids: what kinds of robot this one is.
+        engine, precision: that serve; precision None: the first of a bundle that the engine runs.
+        allow_untrained: accept random weights, for tests.
+        shadow: a source of frames on which a candidate is compared with what serves (see ``jepa-runtime
+            run --source``); None: it is not.
+        health_window_s: for how long a new model must serve well before it is committed to.
+        poll_s: between two looks at the repository; each a tenth longer or shorter at random.
+        deltas: make files from those that are there where that saves traffic.
+        keep_slots: kept beside what serves, what served well and what did before.
+        fetch, probe: limits.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    repository: _Text
+    targets: _Text | None = None
+    channel: _Identifier
+    model_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+    device_id: _Text
+    hardware_ids: Annotated[tuple[_Identifier, ...], Field(min_length=1, max_length=64)]
+    engine: _Text = "openvino:CPU"
+    precision: Precision | None = None
+    allow_untrained: bool = False
+    shadow: _Text | None = None
+    health_window_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    poll_s: Annotated[float, Field(ge=1, le=2_592_000)] = 3600.0
+    deltas: bool = True
+    keep_slots: Annotated[int, Field(ge=0, le=100)] = 1
+    fetch: Limits = Limits()
+    probe: ProbeLimits = ProbeLimits()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        longest = max(self.probe.wall_s, self.fetch.connect_s, self.fetch.read_s)
+        if longest >= HANG_S:
+            raise ValueError(f"no limit on waiting may reach {HANG_S:g} s, got {longest:g}")
+        return self
+
+
+def load(path: Path) -> Config:
+    """Read ``config.json``.
+
+    Raises:
+        UpdateError: it is missing, or a field is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_CONFIG_BYTES)
+        parse_json(content, str(path))
+        return Config.model_validate_json(content)
+    except OSError as error:
+        raise UpdateError(
+            f"{path}: cannot be read ({error.strerror}): name the folder of a robot that was set up with "
+            "`jepa-runtime update provision`"
+        ) from error
+    except BundleError as error:
+        raise UpdateError(str(error)) from error
+    except UpdateError as error:
+        raise UpdateError(f"{path}: fetch: {error}") from error
+    except ValidationError as error:
+        raise UpdateError(f"{path}: {describe(error)}") from error
+
+
+def save(path: Path, config: Config) -> None:
+    """Write ``config.json``.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    durable.write(path, config.model_dump_json(indent=2).encode() + b"\n")

@@ -1,0 +1,144 @@
+"""The files of a release: from the slots where they are there already, made from others by a delta where one
+is offered, else from the repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from jepa_runtime.bundle import MANIFEST_NAME, FileRecord, parse_manifest
+from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
+from jepa_runtime.errors import FetchError, StorageError, TrustError, UpdateError
+from jepa_runtime.update import deltas, durable
+from jepa_runtime.update.fetch import NotFoundError, Progress
+from jepa_runtime.update.release import Release
+from jepa_runtime.update.store import Store
+
+
+class Files(Protocol):
+    """Where verified files come from; :class:`~jepa_runtime.update.trust.Trust` is one."""
+
+    def read(self, path: str, max_bytes: int) -> bytes: ...
+
+    def download(self, path: str, part: Path, progress: Progress | None = None) -> None: ...
+
+
+class Download:
+    """Gathers the files of one release in the staging folder.
+
+    Args:
+        use_deltas: whether files may be made from others.
+        free_bytes: to be left free on the disk.
+        note: is told what came from where.
+        progress: is told how many bytes of the release are there, and of how many.
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        files: Files,
+        store: Store,
+        *,
+        use_deltas: bool,
+        free_bytes: int,
+        note: Callable[..., None],
+        progress: Progress,
+    ) -> None:
+        self._release, self._files, self._store = release, files, store
+        self._deltas = release.deltas if use_deltas else ()
+        self._free_bytes, self._note, self._progress = free_bytes, note, progress
+        self._there = 0
+
+    def run(self) -> None:
+        """Gather what is missing. May be called again; what has come stays.
+
+        Raises:
+            TrustError: the repository has something else than what was signed.
+            BundleError: the manifest is not valid.
+            FetchError, StorageError: another attempt may succeed.
+        """
+        release, store = self._release, self._store
+        sha256 = release.manifest_sha256
+        content = self._files.read(release.manifest_target, MAX_MANIFEST_BYTES)
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise TrustError(
+                f"{release.manifest_target}: is not the manifest that release {release.release_seq} names: "
+                "publish it again"
+            )
+        manifest = parse_manifest(content, release.manifest_target)
+        store.keep_staged(sha256, {record.sha256 for record in manifest.files})
+        missing = [record for record in manifest.files if not (store.staged(sha256) / record.path).exists()]
+        self._check_room(missing)
+        total = sum(record.bytes for record in manifest.files)
+        self._there = total - sum(record.bytes for record in missing)
+        came: dict[str, int] = {}
+        for record in missing:
+            how, made = self._obtain(record, total)
+            store.place(made, sha256, record.path)
+            came[how] = came.get(how, 0) + record.bytes
+            self._there += record.bytes
+            self._progress(self._there, total)
+        if not (store.staged(sha256) / MANIFEST_NAME).exists():
+            part = store.part(sha256)
+            durable.write(part, content)
+            store.place(part, sha256, MANIFEST_NAME)
+        self._note("gathered", bytes_from=came)
+
+    def _check_room(self, missing: list[FileRecord]) -> None:
+        """Before the first byte: an update that cannot end is not to fill the disk."""
+        parts = [self._store.part(record.sha256) for record in missing]
+        begun = sum(part.stat().st_size for part in parts if part.exists())
+        needed = sum(record.bytes for record in missing) - begun
+        free = shutil.disk_usage(self._store.staging).free
+        if free - needed < self._free_bytes:
+            raise StorageError(
+                f"{self._store.root}: release {self._release.release_seq} takes {needed / 1e6:.1f} MB, but "
+                f"{free / 1e6:.1f} MB are free, of which {self._free_bytes / 1e6:.1f} MB are to stay free: "
+                "make room on this disk"
+            )
+
+    def _obtain(self, record: FileRecord, total: int) -> tuple[str, Path]:
+        file = self._store.find(record.sha256)
+        made = None if file is None else self._store.copy(file, record.sha256)
+        if made is not None:
+            return "slots", made
+        made = self._from_delta(record, total)
+        if made is not None:
+            return "deltas", made
+        part = self._store.part(record.sha256)
+        self._files.download(
+            f"{self._release.folder}/{record.path}",
+            part,
+            lambda done, _: self._progress(self._there + done, total),
+        )
+        return "repository", part
+
+    def _from_delta(self, record: FileRecord, total: int) -> Path | None:
+        """A file that a delta made; None: no delta did, which is told and costs time only."""
+        for delta in self._deltas:
+            if delta.path != record.path or delta.bytes >= record.bytes:
+                continue
+            base = self._store.find(delta.base_sha256)
+            if base is None:
+                continue
+            change = self._store.part(f"{record.sha256}.delta")
+            made = self._store.staging / f"{record.sha256}.made.tmp"
+            try:
+                self._files.download(delta.target, change, lambda *_: self._progress(self._there, total))
+                deltas.apply(base, change, made, sha256=record.sha256, length=record.bytes)
+                change.unlink()
+                return made
+            except StorageError:
+                raise
+            except UpdateError as error:
+                if isinstance(error, FetchError) and not isinstance(error, NotFoundError):
+                    raise
+                self._note(
+                    "a delta was of no use, the whole file is fetched", path=record.path, reason=str(error)
+                )
+                change.unlink(missing_ok=True)
+        return None

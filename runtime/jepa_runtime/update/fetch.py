@@ -1,0 +1,200 @@
+"""Bytes from a server or a folder, with limits; whether they are the right ones is decided elsewhere.
+
+What a source can do wrong, and what then happens:
+
+1. It cannot be reached, fails, cuts the connection or says nothing: :class:`FetchError`, what has come stays,
+   and the next attempt goes on from there.
+2. It is too slow, in its headers as well as in its body: the same. A byte now and then does not help it.
+3. It sends more than asked for: only what was asked for is taken.
+4. It sends something else: the hash decides, of what is on the disk. If part of that was there before, all of
+   it is fetched once more, because a power cut may have been the reason; then :class:`TrustError`.
+5. It sends somebody on to another server, or from https to http: :class:`FetchError`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from io import BufferedReader
+from pathlib import Path
+
+from jepa_runtime.errors import FetchError, TrustError
+from jepa_runtime.update.http_source import HttpSource
+from jepa_runtime.update.part import Part
+from jepa_runtime.update.sources import (
+    Body,
+    Clock,
+    FolderSource,
+    Limits,
+    NotFoundError,
+    Source,
+)
+
+__all__ = [
+    "Body",
+    "Clock",
+    "FolderSource",
+    "HttpSource",
+    "Limits",
+    "NotFoundError",
+    "Progress",
+    "Source",
+    "fetch_bytes",
+    "fetch_file",
+]
+
+Progress = Callable[[int, int], None]
+_WINDOW_S = 30.0
+_CHUNK_BYTES = 1 << 18
+# A connection that brought so much is worth another one at once; with less, one waits for better times.
+_WORTH_BYTES = 1 << 20
+
+
+class _Meter:
+    """Keeps one fetch within its limits.
+
+    Args:
+        name: of what is fetched, for messages.
+    """
+
+    def __init__(self, name: str, limits: Limits, clock: Clock) -> None:
+        self._name = name
+        self._limits = limits
+        self._clock = clock
+        self._start = self._window = clock.monotonic()
+        self._in_window = 0
+        self._total = 0
+
+    def allowed(self, wanted: int) -> int:
+        """How many bytes to read next, at most ``wanted``.
+
+        Raises:
+            FetchError: none any more.
+        """
+        if self._clock.monotonic() - self._start > self._limits.total_s:
+            raise FetchError(
+                f"{self._name}: not there after {self._limits.total_s:g} s: try again, or allow it more time"
+            )
+        most = _CHUNK_BYTES
+        if self._limits.max_bytes_s is not None:
+            most = min(most, max(1, int(self._limits.max_bytes_s / 10)))
+        if self._limits.max_bytes is not None:
+            most = min(most, self._limits.max_bytes - self._total)
+            if most <= 0:
+                raise FetchError(
+                    f"{self._name}: the {self._limits.max_bytes} bytes of one attempt are used up: the next "
+                    "attempt goes on from there"
+                )
+        return min(most, wanted)
+
+    def count(self, n: int) -> None:
+        """Take note of ``n`` bytes that came; wait if they came too fast.
+
+        Raises:
+            FetchError: they came too slowly.
+        """
+        self._total += n
+        self._in_window += n
+        if self._limits.max_bytes_s is not None:
+            due = self._window + self._in_window / self._limits.max_bytes_s
+            self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+        now = self._clock.monotonic()
+        if now - self._window >= _WINDOW_S:
+            rate = self._in_window / (now - self._window)
+            if rate < self._limits.min_bytes_s:
+                raise FetchError(
+                    f"{self._name}: came with {rate:.0f} bytes per second, less than "
+                    f"{self._limits.min_bytes_s:g}: try again with a better connection"
+                )
+            self._window, self._in_window = now, 0
+
+
+def fetch_bytes(source: Source, path: str, *, max_bytes: int, limits: Limits, clock: Clock = time) -> bytes:
+    """A small file.
+
+    Raises:
+        TrustError: it is longer than ``max_bytes``.
+        FetchError: it cannot be fetched now.
+    """
+    # What cannot be gone on with is not limited in bytes as if it could.
+    meter = _Meter(path, replace(limits, max_bytes=None), clock)
+    content = bytearray()
+    with source.open(path) as body:
+        while data := body.read(meter.allowed(max_bytes + 1 - len(content))):
+            content += data
+            if len(content) > max_bytes:
+                raise TrustError(f"{path}: longer than the {max_bytes} bytes that it may have")
+            meter.count(len(data))
+    return bytes(content)
+
+
+def fetch_file(
+    source: Source,
+    path: str,
+    part: Path,
+    *,
+    length: int,
+    is_right: Callable[[BufferedReader], bool],
+    limits: Limits,
+    clock: Clock = time,
+    progress: Progress | None = None,
+) -> None:
+    """A large file, into ``part``; what is there of it already is not fetched again.
+
+    Args:
+        part: a file to make or to go on with; it has the content and nothing else once this returns.
+        length: of the content, in bytes.
+        is_right: says whether a content is the one that was signed.
+        progress: is told how many bytes are there, and of how many.
+
+    Raises:
+        TrustError: the content is another one; ``part`` was removed.
+        FetchError: it cannot be fetched now; ``part`` stays for the next attempt.
+        StorageError: the disk is full or fails; ``part`` was removed unless it was only too full to go on.
+    """
+    with Part(part, length, free_bytes=limits.free_bytes) as file:
+        meter = _Meter(path, limits, clock)
+
+        def comes_right() -> bool:
+            _fill(file, source, path, length, meter, progress)
+            with file.content() as content:
+                return is_right(content)
+
+        went_on = file.offset > 0
+        if comes_right():
+            return
+        if went_on:
+            file.rewind()
+            if comes_right():
+                return
+        file.remove()
+    raise TrustError(
+        f"{path}: what came is not what was signed (its hash is another): publish it again, or find who "
+        "changes it on its way"
+    )
+
+
+def _fill(
+    file: Part, source: Source, path: str, length: int, meter: _Meter, progress: Progress | None
+) -> None:
+    while file.offset < length:
+        before = file.offset
+        try:
+            meter.allowed(1)
+            with source.open(path, before) as body:
+                if body.offset != before:
+                    file.rewind()
+                while file.offset < length:
+                    data = body.read(meter.allowed(length - file.offset))
+                    if not data:
+                        raise FetchError(f"{path}: ended after {file.offset} of {length} bytes: try again")
+                    file.write(data)
+                    if progress is not None:
+                        progress(file.offset, length)
+                    meter.count(len(data))
+        except FetchError:
+            file.keep()
+            if file.offset - before < _WORTH_BYTES:
+                raise
+    file.finish()

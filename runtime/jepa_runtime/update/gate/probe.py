@@ -1,0 +1,186 @@
+"""The second gate: a candidate is opened, compared with its golden outputs, and timed, in its own process.
+
+A model is data, but data can crash the engine that reads it, hang it, or take all memory. Whatever happens to
+the child (see :mod:`~jepa_runtime.update.gate.probe_child` for what it is denied), the caller gets a report
+or the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jepa_runtime.errors import RefusedError, UpdateError
+from jepa_runtime.update.release import Budgets
+from jepa_runtime.verification import Parity
+
+CHILD = "jepa_runtime.update.gate.probe_child"
+MAX_ANSWER_BYTES = 1 << 20
+_TAIL_BYTES = 4096
+_MAX_REASON = 500
+_NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "Failed to allocate", "can't alloc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeLimits:
+    """What a probe may take; beyond it the child is ended.
+
+    Attributes:
+        memory_mb: that it may write to (RLIMIT_DATA: heap, buffers, stacks of threads). Address space
+            would be no measure: engines reserve far more than they use.
+        cpu_s: of processor time.
+        wall_s: from start to report.
+        threads: for one inference, as it will serve.
+    """
+
+    memory_mb: int = 4096
+    cpu_s: int = 300
+    wall_s: float = 600.0
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReport:
+    """What a probe found.
+
+    Attributes:
+        latency_p50_ms, latency_p99_ms: of one golden frame, encode and predict; of several rounds, the
+            quietest.
+        peak_memory_mb: resident memory of the process at its largest.
+        parity: each graph against its golden outputs, all within their tolerances.
+        network_cut: whether the process could be denied the network.
+    """
+
+    latency_p50_ms: float
+    latency_p99_ms: float
+    peak_memory_mb: float
+    parity: tuple[Parity, ...]
+    network_cut: bool
+
+
+class Answer(BaseModel):
+    """What the child writes: a report, or the reason why there is none."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    report: ProbeReport | None = None
+    reason: str = ""
+
+
+def probe(
+    folder: Path,
+    *,
+    budgets: Budgets,
+    engine: str = "openvino:CPU",
+    precision: str | None = None,
+    limits: ProbeLimits | None = None,
+) -> ProbeReport:
+    """Try a bundle in a process of its own.
+
+    Args:
+        folder: of the bundle.
+        budgets: of its release; ``max_error_ratio`` is not for this gate.
+        engine, precision: that will serve it; precision None: the first that the engine can run.
+
+    Raises:
+        RefusedError: it is no valid bundle, crashed, hung, took too much, computes something else than it
+            should, or is over a budget; the message says which.
+        UpdateError: the process could not be started.
+    """
+    limits = limits or ProbeLimits()
+    told = {
+        "folder": str(folder), "engine": engine, "precision": precision, "limits": asdict(limits),
+        "parent": os.getpid(),
+    }  # fmt: skip
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as log:
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-m", CHILD, json.dumps(told)],
+                stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
+                # A process with threads cannot leave the network's namespace; BLAS starts some when imported.
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        except OSError as error:
+            raise UpdateError(f"{folder}: the process to probe it cannot be started: {error}") from error
+        try:
+            status = child.wait(limits.wall_s)
+        except subprocess.TimeoutExpired:
+            raise RefusedError(
+                f"{folder}: its probe did not end within {limits.wall_s:g} s: it hangs, or is too slow for "
+                "this robot"
+            ) from None
+        finally:
+            child.kill()
+            child.wait()
+        answer.seek(0)
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        report = judge(str(folder), status, answer.read(MAX_ANSWER_BYTES), log.read(), limits)
+    check_budgets(str(folder), report, budgets)
+    return report
+
+
+def judge(where: str, status: int, answer: bytes, log: bytes, limits: ProbeLimits) -> ProbeReport:
+    """What the end of a child means.
+
+    Args:
+        where: the bundle, for messages.
+        status: how it ended: its exit status, or minus the number of a signal.
+        answer, log: what it wrote to standard output, and last to standard error.
+
+    Raises:
+        RefusedError: it did not end with a report.
+    """
+    told = log.decode("utf-8", "replace").strip()
+    if status == -signal.SIGXCPU:
+        raise RefusedError(f"{where}: its probe took more than {limits.cpu_s} s of processor time")
+    if status and any(sign in told for sign in _NO_MEMORY):
+        raise RefusedError(out_of_memory(where, limits))
+    if status < 0:
+        name = signal.Signals(-status).name
+        killed = " (by the system if memory ran out, or by hand)" if status == -signal.SIGKILL else ""
+        raise RefusedError(f"{where}: its probe crashed: {name}{killed}{_last_line(told)}")
+    if status:
+        raise RefusedError(f"{where}: its probe failed with exit status {status}{_last_line(told)}")
+    try:
+        read = Answer.model_validate_json(answer)
+    except ValidationError:
+        shown = answer[:80].decode("utf-8", "replace")
+        raise RefusedError(f"{where}: its probe answered what is no report: {shown!r}") from None
+    if read.report is None:
+        if any(sign in read.reason for sign in _NO_MEMORY):
+            raise RefusedError(out_of_memory(where, limits))
+        raise RefusedError(read.reason or f"{where}: its probe gave neither report nor reason")
+    return read.report
+
+
+def check_budgets(where: str, report: ProbeReport, budgets: Budgets) -> None:
+    """Check what was measured against what a release allows.
+
+    Raises:
+        RefusedError: it is more.
+    """
+    for what, measured, most, unit in (
+        ("p99 of one frame", report.latency_p99_ms, budgets.latency_p99_ms, "ms"),
+        ("peak memory", report.peak_memory_mb, budgets.peak_memory_mb, "MB"),
+    ):
+        if most is not None and measured > most:
+            raise RefusedError(
+                f"{where}: {what} is {measured:.4g} {unit} on this robot, its release allows {most:g} {unit}"
+            )
+
+
+def out_of_memory(where: str, limits: ProbeLimits) -> str:
+    """The reason when a probe needs more memory than it may have."""
+    return f"{where}: its probe needs more than the {limits.memory_mb} MB of memory that it may have"
+
+
+def _last_line(told: str) -> str:
+    return f": {told.splitlines()[-1][:_MAX_REASON]}" if told else ""

@@ -1,0 +1,175 @@
+"""The third gate: the candidate predicts beside what serves now, and the next frame judges both.
+
+Only frames count on which something moved: where the current model would have erred less by predicting no
+change than it errs in nine of ten predictions (its ``error_bounds``), nothing is to be learnt about
+predictions, and a robot that stands still must not let everything pass. The current model alone decides
+which frames these are.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.history import History
+from jepa_runtime.sources.base import Frame, Source
+from jepa_runtime.update.gate.sequential import PairedTest, Summary, Verdict, score
+from jepa_runtime.world_model import WorldModel
+
+__all__ = ["PairedTest", "Shadow", "ShadowReport", "Verdict", "run"]
+
+
+@dataclass(frozen=True)
+class ShadowReport:
+    """What came of it.
+
+    Attributes:
+        verdict: CONTINUE if the frames ended, or were ended, before there was one.
+        reason: in one sentence.
+        summary: of the test.
+        frames: seen.
+        predicted: of those, frames that both models had predicted.
+        moving: of those, frames on which something moved; these were compared.
+    """
+
+    verdict: Verdict
+    reason: str
+    summary: Summary
+    frames: int
+    predicted: int
+    moving: int
+
+
+class Shadow:
+    """Two open models on the same frames. Use it on the thread that opened them.
+
+    Args:
+        current: what serves now.
+        candidate: what is to take its place; its actions and steps are the same, its latents need not be.
+        test: decides.
+    """
+
+    def __init__(self, current: WorldModel, candidate: WorldModel, test: PairedTest) -> None:
+        self._current, self._candidate, self._test = _Predictions(current), _Predictions(candidate), test
+        latent = current.manifest.io.latent
+        self._still = current.manifest.error_bounds[0] / math.sqrt(latent.tokens * latent.dim)
+        self._frames = self._predicted = self._moving = 0
+
+    def add(self, frame: Frame, action: NDArray[np.floating] | None) -> Verdict:
+        """One frame, and the action [A] that is executed from its stamp on (None: unknown).
+
+        Raises:
+            ValueError: an action is not of this robot, or the current model predicts NaN.
+            JepaRuntimeError: a model failed.
+        """
+        self._frames += 1
+        current, candidate = (model.add(frame, action) for model in (self._current, self._candidate))
+        if current is None or candidate is None:
+            return self._test.verdict
+        self._predicted += 1
+        if current[1] <= self._still:
+            return self._test.verdict
+        self._moving += 1
+        return self._test.add(score(*current), score(*candidate))
+
+    def report(self) -> ShadowReport:
+        """What is known so far."""
+        summary = self._test.summary()
+        return ShadowReport(
+            self._test.verdict, self._reason(summary), summary, self._frames, self._predicted, self._moving
+        )
+
+    def _reason(self, summary: Summary) -> str:
+        if not self._predicted:
+            return (
+                f"of {self._frames} frames none could be predicted: the actions between them are unknown, or "
+                "they are further apart than the models' steps"
+            )
+        if not self._moving:
+            return f"nothing moved on any of {self._predicted} frames, so nothing could be compared: drive"
+        end = self._test.reason or "too few frames to tell"
+        if math.isnan(summary.current):
+            return f"{end}: {self._moving} of {self._frames} frames could be compared"
+        return (
+            f"{end}: its error is {summary.candidate:.4f}, the current one's {summary.current:.4f}, "
+            f"at most {1 + self._test.margin:g} times that is allowed ({summary.frames} frames)"
+        )
+
+
+class _Predictions:
+    """One model, and what it knew one step ago."""
+
+    def __init__(self, model: WorldModel) -> None:
+        manifest = model.manifest
+        step_ns = round(manifest.io.step_s * 1e9)
+        self._model = model
+        self._history = History(
+            manifest.history_size,
+            step_ns,
+            action_size=manifest.action_size,
+            tolerance_ns=step_ns // 8,
+            max_gap_ns=2 * step_ns,
+        )
+
+    def add(self, frame: Frame, action: NDArray[np.floating] | None) -> tuple[float, float] | None:
+        """How far the prediction of this frame was off, and how far the last latent is (both root mean
+        squares); None where it could not be predicted."""
+        if action is not None:
+            self._history.add_action(frame.stamp_ns, action)
+        arrived = self._model.encode(frame.image)
+        self._history.add_latent(frame.stamp_ns, arrived)
+        known = self._history.previous()
+        if known is None:
+            return None
+        context, executed = known
+        error = self._model.surprise(context.latents, context.actions, executed, arrived)
+        return error, float(np.sqrt(np.mean(np.square(context.latents[-1] - arrived))))
+
+
+def run(
+    open_current: Callable[[], WorldModel],
+    open_candidate: Callable[[], WorldModel],
+    source: Source,
+    test: PairedTest,
+    *,
+    stopping: threading.Event | None = None,
+) -> ShadowReport:
+    """Compare two models on the frames of a source, with the commands it gives, until the test knows.
+
+    Both run on a thread of the lowest priority (nice 19), so that what serves comes first.
+
+    Args:
+        open_current, open_candidate: called on that thread; what they return is closed there.
+        source: not closed here.
+        stopping: ends it when set.
+
+    Raises:
+        SourceError: the source failed.
+        JepaRuntimeError: a model cannot be opened, or failed.
+    """
+    interrupted = threading.Event()
+
+    def compare() -> ShadowReport:
+        # On Linux the priority is that of one thread, and of those that it starts.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        with open_current() as current, open_candidate() as candidate:
+            shadow = Shadow(current, candidate, test)
+            for frame in source.frames():
+                if shadow.add(frame, source.command) is not Verdict.CONTINUE:
+                    break
+                if interrupted.is_set() or (stopping is not None and stopping.is_set()):
+                    break
+            return shadow.report()
+
+    with ThreadPoolExecutor(1, "jepa-shadow") as pool:
+        try:
+            return pool.submit(compare).result()
+        finally:
+            interrupted.set()

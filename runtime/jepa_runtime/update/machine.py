@@ -1,0 +1,278 @@
+"""The states of an update, and what follows what. Pure: no clock, no file, no network.
+
+::
+
+    CHECK RESOLVE DOWNLOAD VERIFY STAGE PROBE SHADOW ARMED SWITCH OBSERVE COMMIT REPORT GC   when all is well
+    ... REJECTED REPORT GC                     refused, or given up, before the switch
+    ... ROLLBACK REJECTED REPORT GC            after it
+
+Rules:
+
+1. An attempt that failed is made again, after a pause that doubles; so many of each phase (:data:`LIMITS`),
+   then the update is given up. VERIFY and STAGE are made again from DOWNLOAD: what they work on may be at
+   fault.
+2. A phase in which the process died is made again: up to STAGE from CHECK, since what is offered may have
+   changed (what was fetched is still there), later in its place. It counts as an attempt, unless the process
+   was asked to stop.
+3. So a candidate is tried at most three times in OBSERVE. Once committed, nothing is counted any more.
+4. A release that was refused, or given up, is remembered and left alone for a while, longer each time.
+5. After COMMIT nothing goes back: a report that fails, or rests that stay, are no reason to.
+6. An update takes at most :data:`BUDGET` transitions, whatever happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from jepa_runtime.update.release import Release
+from jepa_runtime.update.state import Installed, Phase, Refusal, Result, State, Work, floor_key
+
+BUDGET = 40
+WAIT_S = 30.0
+MAX_WAITS = 2880
+FIRST_REFUSAL = timedelta(hours=1)
+LONGEST_REFUSAL = timedelta(days=7)
+_MAX_REFUSED = 64
+_MAX_REASON = 1000
+
+_ROAD = (
+    Phase.CHECK, Phase.RESOLVE, Phase.DOWNLOAD, Phase.VERIFY, Phase.STAGE, Phase.PROBE, Phase.SHADOW,
+    Phase.ARMED, Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT, Phase.REPORT, Phase.GC, Phase.IDLE,
+)  # fmt: skip
+_BEFORE_SLOT, _BEFORE_SWITCH, _SWITCHED = _ROAD[:5], _ROAD[1:8], _ROAD[8:11]
+
+NEXT: Mapping[Phase, Phase] = {
+    **dict(pairwise(_ROAD)),
+    Phase.ROLLBACK: Phase.REJECTED,
+    Phase.REJECTED: Phase.REPORT,
+}
+_GIVEN_UP: Mapping[Phase, Phase] = {
+    **NEXT,
+    Phase.CHECK: Phase.IDLE,
+    **dict.fromkeys(_BEFORE_SWITCH, Phase.REJECTED),
+    **dict.fromkeys(_SWITCHED, Phase.ROLLBACK),
+}
+_AGAIN: Mapping[Phase, Phase] = {Phase.VERIFY: Phase.DOWNLOAD, Phase.STAGE: Phase.DOWNLOAD}
+_RESUMED: Mapping[Phase, Phase] = dict.fromkeys(_BEFORE_SLOT, Phase.CHECK)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many attempts a phase has, and the pause after the first of them and at most."""
+
+    attempts: int
+    first_s: float = 1.0
+    most_s: float = 60.0
+
+
+LIMITS: Mapping[Phase, Limit] = dict.fromkeys(Phase, Limit(3)) | {
+    Phase.CHECK: Limit(5, 2.0),
+    Phase.DOWNLOAD: Limit(8, 5.0, 600.0),
+    Phase.VERIFY: Limit(2),
+    Phase.REPORT: Limit(5, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """It did what it is for."""
+
+
+@dataclass(frozen=True)
+class NothingNew:
+    """There is nothing to install, and why; ``refused``: because that was refused before."""
+
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class NotYet:
+    """The robot cannot switch at this moment."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Another attempt may succeed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """No attempt will succeed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unhealthy:
+    """What was switched to does not serve well, or is not wanted any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Back:
+    """What serves is to make way for an earlier release."""
+
+    to: Installed
+    reason: str
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The process ended in the middle of it."""
+
+
+Outcome = Done | NothingNew | NotYet | Failed | Refused | Unhealthy | Back | Interrupted
+
+
+def start(state: State) -> State:
+    """An update begins; with the way back, where an earlier one could not go it."""
+    first = Phase.CHECK if state.good in (None, state.current) else Phase.ROLLBACK
+    return _enter(replace(state, result="none", reason=""), first)
+
+
+def found(state: State, channel: str, release: Release) -> State:
+    """A channel offers a release: attempts at another one count no more."""
+    key = floor_key(channel, release.model_id)
+    known = replace(
+        state,
+        work=Work(channel=channel, release=release),
+        release_seqs={**state.release_seqs, key: max(release.release_seq, state.release_seqs.get(key, 0))},
+    )
+    if state.work is None or state.work.release.manifest_sha256 == release.manifest_sha256:
+        return known
+    return replace(known, attempts={}, waits=0, transitions=0)
+
+
+def follow(state: State, outcome: Outcome, now: datetime) -> State:
+    """The state after ``outcome`` of the phase in which ``state`` is.
+
+    Args:
+        now: when refusals begin to count; no other decision takes a clock.
+    """
+    after = _follow(state, outcome, now)
+    over = after.transitions > BUDGET and state.phase in _BEFORE_SLOT + _BEFORE_SWITCH + _SWITCHED
+    if over and after.phase is not _GIVEN_UP[state.phase]:
+        return _give_up(state, "failed", f"it took more than {BUDGET} transitions", now)
+    return after
+
+
+def pause_s(before: State, outcome: Outcome, after: State) -> float:
+    """How long to wait before what follows ``outcome``."""
+    if isinstance(outcome, NotYet) and after.phase is before.phase:
+        return WAIT_S
+    if isinstance(outcome, Failed) and after.phase is _AGAIN.get(before.phase, before.phase):
+        limit = LIMITS[before.phase]
+        return min(limit.first_s * 2.0 ** (after.attempts[before.phase] - 1), limit.most_s)
+    return 0.0
+
+
+def blocks(refusal: Refusal, now: datetime) -> bool:
+    """Whether a refusal still holds. One that lies further ahead than any refusal lasts was made under a
+    clock that has since been set back, and does not.
+    """
+    until = refusal.not_before
+    return until is None or now < until <= now + LONGEST_REFUSAL
+
+
+def _follow(state: State, outcome: Outcome, now: datetime) -> State:
+    phase = state.phase
+    match outcome:
+        case Done():
+            return _enter(_gained(state), NEXT[phase])
+        case NothingNew(reason, refused):
+            return _enter(_ended(state, "refused" if refused else "unchanged", reason), Phase.IDLE)
+        case NotYet(reason):
+            if state.waits + 1 < MAX_WAITS:
+                return replace(state, waits=state.waits + 1, reason=reason)
+            return _give_up(state, "failed", reason, now)
+        case Refused(reason) | Unhealthy(reason):
+            return _give_up(state, "failed" if phase is Phase.CHECK else "refused", reason, now)
+        case Back(to, reason):
+            kept = _refuse(state, state.current, reason, None)
+            kept = replace(kept, good=to, previous=None, work=None, attempts={})
+            return _enter(_ended(kept, "reverted", reason), Phase.ROLLBACK)
+        case Failed(reason):
+            return _attempted(state, reason, _AGAIN, now)
+        case Interrupted():
+            if state.stopped:
+                return replace(state, stopped=False, phase=_RESUMED.get(phase, phase))
+            return _attempted(state, f"it was interrupted in {phase}", _RESUMED, now)
+
+
+def _attempted(state: State, reason: str, then: Mapping[Phase, Phase], now: datetime) -> State:
+    phase = state.phase
+    count = state.attempts.get(phase, 0) + 1
+    counted = replace(state, attempts={**state.attempts, phase: count})
+    if count >= LIMITS[phase].attempts:
+        return _give_up(counted, "failed", reason, now)
+    to = then.get(phase, phase)
+    return counted if to is phase else _enter(counted, to)
+
+
+def _gained(state: State) -> State:
+    """What a phase that is done has changed."""
+    candidate = None if state.work is None else state.work.installed
+    match state.phase:
+        case Phase.SWITCH:
+            return replace(state, current=candidate)
+        case Phase.ROLLBACK:
+            return replace(state, current=state.good, alarm="")
+        case Phase.COMMIT:
+            wanted = {sha: told for sha, told in state.refused.items() if sha != _sha256(candidate)}
+            return replace(
+                state,
+                result="updated",
+                reason="",
+                alarm="",
+                good=candidate,
+                previous=state.good,
+                refused=wanted,
+            )
+        case _:
+            return state
+
+
+def _give_up(state: State, result: Result, reason: str, now: datetime) -> State:
+    phase, to = state.phase, _GIVEN_UP[state.phase]
+    if phase is Phase.ROLLBACK:
+        # Nothing is left to try; the links are what they are, and a person has to look.
+        return _enter(replace(state, result="failed", alarm=f"could not go back: {reason}"), to)
+    if phase not in _BEFORE_SWITCH + _SWITCHED:
+        return _enter(_ended(state, result, reason) if phase is Phase.CHECK else state, to)
+    candidate = None if state.work is None else state.work.installed
+    return _enter(_refuse(_ended(state, result, reason), candidate, reason, now), to)
+
+
+def _refuse(state: State, candidate: Installed | None, reason: str, now: datetime | None) -> State:
+    """Remember not to install it: for a while from ``now`` on, or for good."""
+    if candidate is None:
+        return state
+    key = candidate.manifest_sha256
+    times = state.refused[key].times + 1 if key in state.refused else 1
+    until = None if now is None else now + min(FIRST_REFUSAL * 2 ** min(times - 1, 16), LONGEST_REFUSAL)
+    others = [(name, refusal) for name, refusal in state.refused.items() if name != key]
+    refusal = Refusal(reason=reason[:_MAX_REASON], times=times, not_before=until)
+    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REFUSED:]))
+
+
+def _sha256(installed: Installed | None) -> str | None:
+    return None if installed is None else installed.manifest_sha256
+
+
+def _ended(state: State, result: Result, reason: str) -> State:
+    return replace(state, result=result, reason=reason[:_MAX_REASON])
+
+
+def _enter(state: State, phase: Phase) -> State:
+    if phase is Phase.IDLE:
+        return replace(state, phase=phase, work=None, attempts={}, waits=0, transitions=0, stopped=False)
+    return replace(state, phase=phase, transitions=state.transitions + 1)

@@ -1,0 +1,113 @@
+"""Sets up the folder of a robot, and makes its state again where that was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from jepa_runtime.bundle import MANIFEST_NAME, Bundle
+from jepa_runtime.bundle.files import Folder
+from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
+from jepa_runtime.errors import StorageError, UpdateError
+from jepa_runtime.update import audit, config, durable, state
+from jepa_runtime.update.config import Config
+from jepa_runtime.update.robot import AUDIT, CONFIG, LOCK, STATE, TRUSTED_ROOT, utc_now
+from jepa_runtime.update.state import Installed, State
+from jepa_runtime.update.store import Store
+
+
+def provision(
+    root: Path,
+    settings: Config,
+    trusted_root: bytes,
+    *,
+    bundle: Path | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> State:
+    """Set up a robot; the state comes last, so that what was cut off can be done again.
+
+    Args:
+        root: its folder, made unless it is there.
+        trusted_root: the metadata of the root role, from a source that is trusted: all else follows from it.
+        bundle: the model that it has from the start, trusted as it is.
+
+    Raises:
+        UpdateError: it is set up already.
+        BundleError: the bundle is not valid.
+        StorageError: something cannot be written.
+    """
+    durable.make_folder(root)
+    with durable.locked(root / LOCK, who="the set-up"):
+        if (root / STATE).exists():
+            raise UpdateError(
+                f"{root}: is set up already: edit {root / CONFIG}, or start with an empty folder"
+            )
+        store = Store(root)
+        store.recover()
+        kept = State()
+        if bundle is not None:
+            installed = _install(store, Bundle.open(bundle), settings.channel)
+            kept = State(current=installed, good=installed)
+        durable.write(root / TRUSTED_ROOT, trusted_root)
+        config.save(root / CONFIG, settings)
+        serves = "nothing" if kept.current is None else kept.current.version
+        audit.Audit(root / AUDIT, now).append("set up", channel=settings.channel, serves=serves)
+        state.save(root / STATE, kept)
+    return kept
+
+
+def rebuild(root: Path, *, now: Callable[[], datetime] = utc_now) -> State:
+    """Make the state again from the links and slots. What was refused, pinned or offered is forgotten; if an
+    update was between switch and commit, the next one begins with the way back.
+
+    Raises:
+        UpdateError: the robot is not set up.
+        StorageError: something cannot be read or written.
+    """
+    settings = config.load(root / CONFIG)
+    with durable.locked(root / LOCK, who="the set-up"):
+        store = Store(root)
+        store.recover()
+        current, good = (
+            _installed(store, slot, settings.channel) for slot in (store.current(), store.good())
+        )
+        kept = State(current=current, good=good)
+        audit.Audit(root / AUDIT, now).append("state made again from the slots")
+        state.save(root / STATE, kept)
+    return kept
+
+
+def _install(store: Store, bundle: Bundle, channel: str) -> Installed:
+    manifest, sha256 = bundle.manifest, bundle.sha256
+    if not store.complete(sha256):
+        for record in manifest.files:
+            copied = store.copy(bundle.path / record.path, record.sha256)
+            if copied is None:
+                raise StorageError(f"{bundle.path / record.path}: was changed while it was copied: try again")
+            store.place(copied, sha256, record.path)
+        with Folder(bundle.path) as folder:
+            content = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        durable.write(store.part(sha256), content)
+        store.place(store.part(sha256), sha256, MANIFEST_NAME)
+        Bundle.open(store.staged(sha256))
+        store.adopt(sha256)
+    for name in ("current", "good"):
+        store.point(name, sha256)
+    installed = _installed(store, sha256, channel)
+    assert installed is not None
+    return installed
+
+
+def _installed(store: Store, slot: str | None, channel: str) -> Installed | None:
+    """What a slot holds; under which number a channel offers it, the slot does not know."""
+    if slot is None or not store.complete(slot):
+        return None
+    manifest = store.manifest(slot)
+    return Installed(
+        channel=channel,
+        model_id=manifest.model_id,
+        version=manifest.version,
+        release_seq=0,
+        manifest_sha256=slot,
+    )

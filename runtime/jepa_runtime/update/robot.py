@@ -1,0 +1,279 @@
+"""The folder of a robot, and all that its updates need, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import RefusedError, UpdateError
+from jepa_runtime.sources.base import Frame, Image
+from jepa_runtime.sources.base import Source as FrameSource
+from jepa_runtime.sources.open import open_source
+from jepa_runtime.update import audit, config, durable, state
+from jepa_runtime.update.client import Client
+from jepa_runtime.update.config import Config
+from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source
+from jepa_runtime.update.gate import probe, shadow, static
+from jepa_runtime.update.machine import NothingNew, Outcome
+from jepa_runtime.update.release import Budgets, Release, Robot
+from jepa_runtime.update.serving import LinkServing, Serving
+from jepa_runtime.update.state import Phase, State
+from jepa_runtime.update.steps import Gate, Repository, Steps
+from jepa_runtime.update.store import Store
+from jepa_runtime.update.trust import Trust
+from jepa_runtime.world_model import WorldModel
+
+CONFIG, STATE, AUDIT, LOCK, TRUSTED_ROOT, META = (
+    "config.json", "state.json", "audit.log", "lock", "root.json", "meta",
+)  # fmt: skip
+_SLICE_S = 5.0
+
+
+def utc_now() -> datetime:
+    """The time of day, as this robot has it."""
+    return datetime.now(UTC)
+
+
+def nothing(*_: Any) -> None:
+    """Tell nobody."""
+
+
+class LocalGate:
+    """The gate on this robot, with the engine that serves.
+
+    Args:
+        alive: is called with every frame of a comparison, which may take as long as its source.
+    """
+
+    def __init__(self, settings: Config, alive: Callable[[], None] = nothing) -> None:
+        self._settings, self._alive = settings, alive
+
+    def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
+        """See :func:`jepa_runtime.update.gate.static.check`."""
+        settings = self._settings
+        static.check(
+            bundle,
+            release,
+            robot,
+            engine=settings.engine,
+            precision=settings.precision,
+            allow_untrained=settings.allow_untrained,
+        )
+
+    def probe(self, folder: Path, budgets: Budgets) -> dict[str, Any]:
+        """See :func:`jepa_runtime.update.gate.probe.probe`."""
+        settings = self._settings
+        report = probe.probe(
+            folder,
+            budgets=budgets,
+            engine=settings.engine,
+            precision=settings.precision,
+            limits=settings.probe,
+        )
+        return {
+            "latency_p50_ms": round(report.latency_p50_ms, 3),
+            "latency_p99_ms": round(report.latency_p99_ms, 3),
+            "peak_memory_mb": round(report.peak_memory_mb, 1),
+            "network_cut": report.network_cut,
+        }
+
+    def shadow(self, current: Path, candidate: Path, budgets: Budgets) -> dict[str, Any] | None:
+        """See :func:`jepa_runtime.update.gate.shadow.run`.
+
+        Raises:
+            RefusedError: the candidate is not as good as what serves.
+            UpdateError: the source gave too few frames to tell.
+        """
+        if self._settings.shadow is None or budgets.max_error_ratio is None:
+            return None
+        test = shadow.PairedTest(margin=budgets.max_error_ratio - 1)
+        with closing(open_source(self._settings.shadow)) as source:
+            report = shadow.run(
+                lambda: self._open(current),
+                lambda: self._open(candidate),
+                _Heard(source, self._alive),
+                test,
+            )
+        if report.verdict is shadow.Verdict.REFUSE:
+            raise RefusedError(f"{candidate}: {report.reason}")
+        if report.verdict is shadow.Verdict.CONTINUE:
+            raise UpdateError(f"{self._settings.shadow}: {report.reason}")
+        return {"reason": report.reason, "frames": report.frames, "moving": report.moving}
+
+    def _open(self, folder: Path) -> WorldModel:
+        settings = self._settings
+        return WorldModel.open(
+            folder,
+            engine=settings.engine,
+            precision=settings.precision,
+            options=BackendOptions(threads=settings.probe.threads),
+            allow_untrained=settings.allow_untrained,
+        )
+
+
+class _Heard:
+    """A source of which every frame is told."""
+
+    def __init__(self, source: FrameSource, told: Callable[[], None]) -> None:
+        self._source, self._told = source, told
+        self.name, self.rate_hz, self.live = source.name, source.rate_hz, source.live
+
+    @property
+    def command(self) -> NDArray[np.float32] | None:
+        return self._source.command
+
+    @property
+    def goal(self) -> Image | None:
+        return self._source.goal
+
+    def frames(self) -> Iterator[Frame]:
+        for frame in self._source.frames():
+            self._told()
+            yield frame
+
+    def close(self) -> None:
+        self._source.close()
+
+
+@contextmanager
+def open_client(
+    root: Path,
+    *,
+    source: Path | None = None,
+    repository: Repository | None = None,
+    gate: Gate | None = None,
+    serving: Serving | None = None,
+    report: Callable[[State], None] = nothing,
+    progress: Progress = nothing,
+    tell: Callable[[State, str], None] = nothing,
+    alive: Callable[[], None] = nothing,
+    now: Callable[[], datetime] = utc_now,
+    clock: Clock = time,
+    any_interface: bool = False,
+    again: bool = False,
+) -> Iterator[Client]:
+    """The client of the robot in ``root``, with whatever a power cut left cleared away. One at a time.
+
+    Args:
+        source: a folder with the repository, a USB stick's for instance; None: as set up.
+        repository, gate, serving: None: the real ones; nobody is told of a switch.
+        report: tells somebody how an update ended.
+        progress: is told how many bytes of a release are there, and of how many.
+        tell: is told each new state, and why.
+        alive: is called at least every few seconds while nothing hangs.
+        any_interface, again: see :class:`Steps`.
+
+    Raises:
+        UpdateError: the robot is not set up.
+        StorageError: something else has the lock, or the state or the disk is damaged.
+    """
+    settings = config.load(root / CONFIG)
+    with durable.locked(root / LOCK, who="an update"):
+        log = audit.Audit(root / AUDIT, now)
+        store = Store(root)
+        left = store.recover()
+        if left:
+            log.append("cleared away", names=left)
+        kept = state.load(root / STATE)
+        _point_as_kept(store, kept)
+
+        def record(before: State, outcome: Outcome | None, after: State) -> None:
+            why = getattr(outcome, "reason", "")
+            if _is_worth_noting(before, outcome, after):
+                log.append(f"{before.phase} -> {after.phase}", **_facts(before, after), reason=why)
+            state.save(root / STATE, after)
+            tell(after, why)
+
+        def rest(seconds: float) -> None:
+            while seconds > 0:
+                alive()
+                clock.sleep(min(seconds, _SLICE_S))
+                seconds -= _SLICE_S
+
+        steps = Steps(
+            config=settings,
+            store=store,
+            repository=repository or _repository(root, settings, source, now),
+            gate=gate or LocalGate(settings, alive),
+            serving=serving or LinkServing(),
+            note=log.append,
+            report=report,
+            now=now,
+            clock=clock,
+            alive=alive,
+            progress=progress,
+            any_interface=any_interface,
+            again=again,
+        )
+        yield Client(kept, steps=steps, record=record, now=now, rest=rest)
+
+
+def pin(root: Path, *, pinned: bool, now: Callable[[], datetime] = utc_now) -> State:
+    """Stay with what serves, or no longer.
+
+    Raises:
+        StorageError: something else has the lock, or the state cannot be read or written.
+    """
+    state.load(root / STATE)
+    with durable.locked(root / LOCK, who="pinning"):
+        kept = replace(state.load(root / STATE), pinned=pinned)
+        audit.Audit(root / AUDIT, now).append("pinned" if pinned else "unpinned")
+        state.save(root / STATE, kept)
+    return kept
+
+
+def _point_as_kept(store: Store, kept: State) -> None:
+    """Between updates the links follow the state; somebody may have removed one."""
+    if kept.phase is not Phase.IDLE:
+        return
+    for name, installed in (("current", kept.current), ("good", kept.good)):
+        if installed is not None and store.complete(installed.manifest_sha256):
+            store.point(name, installed.manifest_sha256)
+
+
+def _is_worth_noting(before: State, outcome: Outcome | None, after: State) -> bool:
+    """Looking for an update and finding none is not: it happens every hour."""
+    return after.phase is not Phase.RESOLVE and outcome is not None and not isinstance(outcome, NothingNew)
+
+
+def _facts(before: State, after: State) -> dict[str, Any]:
+    work = after.work or before.work
+    if work is None:
+        return {}
+    return {"release_seq": work.release.release_seq, "version": work.release.version}
+
+
+def _repository(root: Path, settings: Config, source: Path | None, now: Callable[[], datetime]) -> Repository:
+    base = str(source) if source is not None else settings.repository.rstrip("/")
+    targets = settings.targets if source is None and settings.targets else f"{base}/targets"
+    path = root / TRUSTED_ROOT
+    try:
+        trusted = path.read_bytes()
+    except OSError as error:
+        raise UpdateError(
+            f"{path}: cannot be read ({error.strerror}): put the trusted root of the repository there"
+        ) from error
+    return Trust(
+        root / META,
+        root=trusted,
+        metadata=_source(f"{base}/metadata", settings),
+        targets=_source(targets, settings),
+        limits=settings.fetch,
+        now=now,
+    )
+
+
+def _source(address: str, settings: Config) -> Source:
+    if address.startswith(("http://", "https://")):
+        return HttpSource(address, settings.fetch)
+    return FolderSource(Path(address))

@@ -1,0 +1,54 @@
+"""What an update needs of whoever serves the model: to take another one, and to say how it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """How serving goes.
+
+    Attributes:
+        serves: the SHA-256 of the manifest of what serves; None: nobody is there to ask, which is no failure.
+        failure: what is wrong: errors, NaN, frames that come too late, a process that died; empty: nothing.
+        may_switch: whether the robot can take another model at this moment.
+    """
+
+    serves: str | None = None
+    failure: str = ""
+    may_switch: bool = True
+
+
+class Serving(Protocol):
+    """Whoever serves the model. Every call may be made again, also after the process of the update ended."""
+
+    def swap(self, folder: Path) -> None:
+        """Serve the bundle in ``folder`` from now on.
+
+        Raises:
+            RefusedError: it cannot be served.
+            UpdateError: it is not served now; another attempt may succeed.
+        """
+        ...
+
+    def health(self) -> Health:
+        """How it goes.
+
+        Raises:
+            UpdateError: that cannot be told now.
+        """
+        ...
+
+
+class LinkServing:
+    """Nobody is told: whoever serves starts from the link ``current``, the next time."""
+
+    def swap(self, folder: Path) -> None:
+        """Nothing but the link is needed."""
+
+    def health(self) -> Health:
+        """There is nobody to ask."""
+        return Health()

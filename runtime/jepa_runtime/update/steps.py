@@ -1,0 +1,301 @@
+"""What is done in each phase of an update. Every step may be done again after it was cut off anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import BundleError, JepaRuntimeError, RefusedError, TrustError
+from jepa_runtime.update.config import Config
+from jepa_runtime.update.download import Download, Files
+from jepa_runtime.update.fetch import Clock, Progress
+from jepa_runtime.update.machine import (
+    Back,
+    Done,
+    Failed,
+    NothingNew,
+    NotYet,
+    Outcome,
+    Refused,
+    Unhealthy,
+    blocks,
+    found,
+)
+from jepa_runtime.update.release import (
+    MAX_POINTER_BYTES,
+    Budgets,
+    Release,
+    Robot,
+    check_meant,
+    included,
+    interface_of,
+    parse_release,
+    pointer_path,
+)
+from jepa_runtime.update.serving import Serving
+from jepa_runtime.update.state import Installed, Phase, State, Work, floor_key
+from jepa_runtime.update.store import Store
+from jepa_runtime.update.trust import Floors, Seen
+
+_LOOK_S = 1.0
+# As it is done where the state could not be kept.
+_SWITCHED_AWAY = Unhealthy("it was switched away from before its commit")
+
+Step = tuple[State, Outcome]
+
+
+class Repository(Files, Protocol):
+    """A signed repository; :class:`~jepa_runtime.update.trust.Trust` is one."""
+
+    def refresh(self, floors: Floors) -> Seen: ...
+
+
+class Gate(Protocol):
+    """Whether a candidate may serve; each of the three raises RefusedError if not."""
+
+    def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
+        """What it says about itself."""
+        ...
+
+    def probe(self, folder: Path, budgets: Budgets) -> Mapping[str, Any]:
+        """What it does in a process of its own; what was measured."""
+        ...
+
+    def shadow(self, current: Path, candidate: Path, budgets: Budgets) -> Mapping[str, Any] | None:
+        """How it predicts beside what serves; None: this robot has nothing to compare them on."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The steps of one robot.
+
+    Attributes:
+        note: writes to the audit log.
+        report: tells somebody how an update ended.
+        now: the time of day. clock: for durations and pauses.
+        alive: is called at least every few seconds while nothing hangs.
+        progress: is told how many bytes of a release are there, and of how many.
+        any_interface: whether a release may have other actions than what serves.
+        again: whether to try what was refused.
+    """
+
+    config: Config
+    store: Store
+    repository: Repository
+    gate: Gate
+    serving: Serving
+    note: Callable[..., None]
+    report: Callable[[State], None]
+    now: Callable[[], datetime]
+    clock: Clock
+    alive: Callable[[], None]
+    progress: Progress
+    any_interface: bool = False
+    again: bool = False
+
+    def __call__(self, state: State) -> Step:
+        """Do what the phase of ``state`` is for.
+
+        Returns:
+            The state with what became known, in the same phase, and the outcome.
+        """
+        step: Callable[[State], Step] = getattr(self, f"_{state.phase}")
+        self.alive()
+        try:
+            return step(state)
+        except (RefusedError, BundleError) as error:
+            return state, Refused(str(error))
+        except TrustError as error:
+            # The next look at the repository may find it in order; this one need not be repeated for it.
+            return state, Refused(str(error)) if state.phase is Phase.CHECK else Failed(str(error))
+        except JepaRuntimeError as error:
+            return state, Failed(str(error))
+
+    def _check(self, state: State) -> Step:
+        channel, model_id = self.config.channel, self.config.model_id
+        seen = self.repository.refresh(Floors(versions=state.versions, signed_at=state.signed_at))
+        state = replace(
+            state,
+            versions=seen.versions,
+            signed_at=seen.signed_at,
+            checked_at=self.now(),
+        )
+        path = pointer_path(channel, model_id)
+        release = parse_release(self.repository.read(path, MAX_POINTER_BYTES), path)
+        floor = state.release_seqs.get(floor_key(channel, model_id), 0)
+        if release.model_id != model_id:
+            raise TrustError(f"{path}: offers {release.model_id}, not {model_id}: publish it again")
+        if release.release_seq < floor:
+            raise TrustError(
+                f"{path}: offers release {release.release_seq}, but {floor} was offered before: an older "
+                "version has to be published under a higher number"
+            )
+        return found(state, channel, release), Done()
+
+    def _resolve(self, state: State) -> Step:
+        work, now = _work(state), self.now()
+        release, alarm = work.release, ""
+        if state.current is not None and _is_revoked(state.current, work):
+            why = f"release {state.current.release_seq}, which serves, was revoked"
+            for earlier in (state.good, state.previous):
+                if earlier not in (None, state.current) and not _is_revoked(earlier, work):
+                    return state, Back(earlier, why)
+            alarm = f"{why}, and there is no other to go back to: it serves on"
+        if alarm and alarm != state.alarm:
+            self.note("alarm", reason=alarm)
+        state = replace(state, alarm=alarm)
+        name = f"release {release.release_seq} ({release.version})"
+        refusal = state.refused.get(release.manifest_sha256)
+        if state.current is not None and state.current.manifest_sha256 == release.manifest_sha256:
+            # The same bytes may have been published under another number.
+            return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")
+        if state.pinned:
+            return state, NothingNew(f"{name} is offered, but this robot is pinned to what it has")
+        if refusal is not None and blocks(refusal, now) and not self.again:
+            until = "" if refusal.not_before is None else f" until {refusal.not_before:%Y-%m-%d %H:%M} UTC"
+            return state, NothingNew(f"{name} was refused{until}: {refusal.reason}", refused=True)
+        if not included(release, self.config.device_id):
+            return state, NothingNew(
+                f"{name} has been rolled out to {release.rollout.percent:g} % of the robots, not to this one"
+            )
+        check_meant(release, self._robot(state))
+        return state, Done()
+
+    def _download(self, state: State) -> Step:
+        release = _work(state).release
+        if not self.store.complete(release.manifest_sha256):
+            Download(
+                release,
+                self.repository,
+                self.store,
+                use_deltas=self.config.deltas,
+                free_bytes=self.config.fetch.free_bytes,
+                note=self.note,
+                progress=self._progress,
+            ).run()
+        return state, Done()
+
+    def _verify(self, state: State) -> Step:
+        sha256 = _work(state).release.manifest_sha256
+        whole = self.store.complete(sha256)
+        try:
+            Bundle.open(self.store.folder(sha256) if whole else self.store.staged(sha256))
+        except BundleError as error:
+            # Either the disk changed it, then it has to be fetched again, or it never was a bundle.
+            self.store.drop(sha256)
+            return state, Failed(str(error))
+        return state, Done()
+
+    def _stage(self, state: State) -> Step:
+        self.store.adopt(_work(state).release.manifest_sha256)
+        return state, Done()
+
+    def _probe(self, state: State) -> Step:
+        release = _work(state).release
+        folder = self.store.folder(release.manifest_sha256)
+        self.gate.check(Bundle.open(folder), release, self._robot(state))
+        self.note("probed", **self.gate.probe(folder, release.budgets))
+        return state, Done()
+
+    def _shadow(self, state: State) -> Step:
+        release = _work(state).release
+        if state.current is None:
+            self.note("not compared", reason="nothing serves yet")
+            return state, Done()
+        current = self.store.folder(state.current.manifest_sha256)
+        told = self.gate.shadow(current, self.store.folder(release.manifest_sha256), release.budgets)
+        if told is None:
+            self.note("not compared", reason="config.json names no source of frames (shadow)")
+        else:
+            self.note("compared", **told)
+        return state, Done()
+
+    def _armed(self, state: State) -> Step:
+        if not self.serving.health().may_switch:
+            return state, NotYet("the robot cannot switch now")
+        return state, Done()
+
+    def _switch(self, state: State) -> Step:
+        sha256 = _work(state).release.manifest_sha256
+        folder = self.store.folder(sha256)
+        Bundle.open(folder)
+        self.store.point("current", sha256)
+        self.serving.swap(folder)
+        return state, Done()
+
+    def _observe(self, state: State) -> Step:
+        release = _work(state).release
+        if self.store.current() != release.manifest_sha256:
+            return state, _SWITCHED_AWAY
+        ends = self.clock.monotonic() + self.config.health_window_s
+        while True:
+            self.alive()
+            health = self.serving.health()
+            if health.failure:
+                return state, Unhealthy(health.failure)
+            if health.serves is None:
+                # Nobody is there to be watched: that it runs from its slot is what can be known.
+                self.note("probed", **self.gate.probe(self.store.root / "current", release.budgets))
+                return state, Done()
+            if health.serves != release.manifest_sha256:
+                return state, Unhealthy(f"{health.serves[:12]} serves instead of it")
+            if self.clock.monotonic() >= ends:
+                return state, Done()
+            self.clock.sleep(_LOOK_S)
+
+    def _commit(self, state: State) -> Step:
+        sha256 = _work(state).release.manifest_sha256
+        if self.store.current() != sha256:
+            return state, _SWITCHED_AWAY
+        self.store.point("good", sha256)
+        return state, Done()
+
+    def _report(self, state: State) -> Step:
+        self.report(state)
+        return state, Done()
+
+    def _gc(self, state: State) -> Step:
+        kept = (state.current, state.good, state.previous)
+        removed = self.store.collect(
+            [installed.manifest_sha256 for installed in kept if installed], self.config.keep_slots
+        )
+        if removed:
+            self.note("removed slots", slots=removed)
+        return state, Done()
+
+    def _rollback(self, state: State) -> Step:
+        good = None if state.good is None else state.good.manifest_sha256
+        self.store.point("current", good)
+        self.store.point("good", good)
+        if good is not None:
+            self.serving.swap(self.store.folder(good))
+        return state, Done()
+
+    def _rejected(self, state: State) -> Step:
+        return state, Done()
+
+    def _robot(self, state: State) -> Robot:
+        """This robot; its software expects the interface of what serves."""
+        expected = None
+        if state.current is not None and not self.any_interface:
+            expected = interface_of(self.store.manifest(state.current.manifest_sha256))
+        return Robot(self.config.device_id, self.config.hardware_ids, expected)
+
+    def _progress(self, done: int, total: int) -> None:
+        self.alive()
+        self.progress(done, total)
+
+
+def _work(state: State) -> Work:
+    assert state.work is not None, state.phase
+    return state.work
+
+
+def _is_revoked(installed: Installed, work: Work) -> bool:
+    same = (installed.channel, installed.model_id) == (work.channel, work.release.model_id)
+    return same and installed.release_seq in work.release.revoked

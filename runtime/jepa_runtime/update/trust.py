@@ -1,0 +1,381 @@
+"""Which files of a repository are authentic and current: The Update Framework, with python-tuf as the judge.
+
+What it leaves to its user is done here:
+
+1. The root that came with the robot is where every refresh begins, whatever the stored metadata is.
+2. Stored metadata is synchronised before anything that it says is used, and what a power cut tore is fetched
+   again.
+3. Floors, kept elsewhere, stand in for stored metadata that got lost: no role may fall below them. They end
+   as in the specification (5.3.11): once the root names other keys for the timestamp or the snapshot, what
+   the old keys signed counts no more, so that who stole them cannot stop a robot for ever with a high number.
+4. The time that decides on expiry is that of the latest signature seen, or of the clock if that is later: a
+   clock that was set back revives nothing.
+5. Bytes come through :mod:`jepa_runtime.update.fetch`, with its limits, and errors say what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from io import BufferedReader
+from pathlib import Path
+
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Timestamp
+from tuf.api.serialization import DeserializationError
+from tuf.ngclient import Updater
+from tuf.ngclient.fetcher import FetcherInterface
+
+from jepa_runtime.errors import StorageError, TrustError, UpdateError
+from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
+from jepa_runtime.update.fetch import (
+    Limits,
+    NotFoundError,
+    Progress,
+    Source,
+    fetch_bytes,
+    fetch_file,
+)
+
+SIGNED_AT = "x-jepa-signed-at"
+
+# The first that fits.
+_REASONS = (
+    (exceptions.BadVersionNumberError, "is older than what was seen, or not the version that was announced"),
+    (exceptions.UnsignedMetadataError, "is not signed by enough of the keys that are trusted for it"),
+    (exceptions.LengthOrHashMismatchError, "is not the file that was announced"),
+    (DeserializationError, "is no signed metadata"),
+    (exceptions.RepositoryError, "cannot be trusted"),
+)
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What a robot remembers of its last refresh, in another place than the metadata.
+
+    Attributes:
+        versions: the lowest that is acceptable, of each role.
+        signed_at: the latest time at which a timestamp was signed, as far as seen; None: none was seen.
+    """
+
+    versions: Mapping[str, int]
+    signed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a refresh found. Versions and time are the next floors, in place of the last ones: they are not
+    lower, except where floors have ended.
+
+    Attributes:
+        versions: of each role; of roles that have gone, what their floor was.
+        signed_at: see :class:`Floors`.
+        expires: when each top-level role does.
+    """
+
+    versions: Mapping[str, int]
+    signed_at: datetime | None
+    expires: Mapping[str, datetime]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that a trusted role lists.
+
+    Attributes:
+        path: its name.
+        length: in bytes.
+        sha256: of its content.
+        stored_path: its name in the repository, which has a hash in it.
+    """
+
+    path: str
+    length: int
+    sha256: str
+    stored_path: str
+
+
+class Trust:
+    """A robot's view of one repository. Only one may use a folder at a time.
+
+    Args:
+        meta: a folder for the metadata that is trusted; made if it is missing.
+        root: the metadata of the root role that came with the robot.
+        metadata: where metadata comes from.
+        targets: where all other files come from.
+        now: the clock, in UTC.
+    """
+
+    def __init__(
+        self,
+        meta: Path,
+        *,
+        root: bytes,
+        metadata: Source,
+        targets: Source,
+        limits: Limits,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._meta = meta
+        self._root = root
+        self._targets = targets
+        self._limits = limits
+        self._now = now
+        self._fetcher = _Fetcher(metadata, limits)
+        self._updater: _Updater | None = None
+
+    def refresh(self, floors: Floors) -> Seen:
+        """Learn what is current; everything else follows what this found.
+
+        Raises:
+            TrustError: the repository is not signed as it must be, older than what was seen, or expired.
+            FetchError: it cannot be reached now.
+            StorageError: the metadata cannot be stored.
+        """
+        make_folder(self._meta)
+        self._updater = None
+        with self._judged():
+            for rest in self._meta.glob("tmp????????"):
+                rest.unlink()
+            updater = _Updater(self._meta, self._fetcher, root=self._root, now=self._now(), floors=floors)
+            updater.refresh()
+            seen = updater.seen()
+        self._updater = updater
+        return seen
+
+    def target(self, path: str) -> Target:
+        """What is known of a file.
+
+        Raises:
+            TrustError: no role that is trusted for it lists it, or that role is not to be trusted.
+            FetchError: what that role says cannot be fetched now.
+            StorageError: it cannot be stored.
+        """
+        info, stored = self._found(path)
+        if "sha256" not in info.hashes:
+            raise TrustError(f"{path}: is listed without its SHA-256: publish it with jepa-export release")
+        return Target(path, info.length, info.hashes["sha256"], stored)
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """The content of a small file.
+
+        Raises:
+            TrustError: as :meth:`target`, it is longer than ``max_bytes``, or is not what was signed.
+            FetchError, StorageError: as :meth:`target`.
+        """
+        info, stored = self._found(path)
+        if info.length > max_bytes:
+            raise TrustError(
+                f"{path}: has {info.length} bytes, and may have {max_bytes}: publish a smaller one"
+            )
+        content = fetch_bytes(self._targets, stored, max_bytes=info.length, limits=self._limits)
+        try:
+            info.verify_length_and_hashes(content)
+        except exceptions.LengthOrHashMismatchError as error:
+            raise TrustError(f"{stored}: is not what was signed ({error}): publish it again") from error
+        return content
+
+    def download(self, path: str, part: Path, progress: Progress | None = None) -> None:
+        """The content of a large file, into ``part``; see :func:`jepa_runtime.update.fetch.fetch_file`.
+
+        Raises:
+            TrustError: as :meth:`target`, or it is not what was signed; then ``part`` was removed.
+            FetchError: it cannot be fetched now; ``part`` stays for the next attempt.
+            StorageError: the disk is full or fails.
+        """
+        info, stored = self._found(path)
+
+        def is_right(file: BufferedReader) -> bool:
+            try:
+                info.verify_length_and_hashes(file)
+            except exceptions.LengthOrHashMismatchError:
+                return False
+            return True
+
+        fetch_file(
+            self._targets,
+            stored,
+            part,
+            length=info.length,
+            is_right=is_right,
+            limits=self._limits,
+            progress=progress,
+        )
+
+    def _found(self, path: str) -> tuple[TargetFile, str]:
+        if self._updater is None:
+            raise UpdateError(f"{path}: nothing is known of it before a refresh: refresh first")
+        with self._judged():
+            info = self._updater.get_targetinfo(path)
+        if info is None:
+            raise TrustError(
+                f"{path}: no role that is trusted for it lists it: publish it, or correct the name"
+            )
+        return info, self._updater.stored_path(info)
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.RepositoryError as error:
+            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+            raise TrustError(
+                f"{self._fetcher.last}: {reason} ({error}): ask who runs the repository"
+            ) from error
+        except exceptions.DownloadHTTPError as error:
+            raise NotFoundError(str(error)) from error
+        except OSError as error:
+            raise StorageError(f"{self._meta}: cannot be used: {error.strerror or error}") from error
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._fetcher.fetched:
+            history = self._meta / "root_history"
+            for file in (*self._meta.glob("*.json"), *history.glob("*.json")):
+                sync_file(file)
+            sync_folder(history)
+            sync_folder(self._meta)
+            self._fetcher.fetched = False
+
+
+class _Updater(Updater):
+    """One refresh of python-tuf, with our time and our floors."""
+
+    def __init__(
+        self, meta: Path, fetcher: FetcherInterface, *, root: bytes, now: datetime, floors: Floors
+    ) -> None:
+        super().__init__(str(meta), "/", fetcher=fetcher, bootstrap=root)
+        self._history = meta / "root_history"
+        self._now = now
+        self._floors = floors
+
+    def refresh(self) -> None:
+        with self._timed():
+            super().refresh()
+
+    def get_targetinfo(self, target_path: str) -> TargetFile | None:
+        with self._timed():
+            return super().get_targetinfo(target_path)
+
+    def _load_timestamp(self) -> None:
+        # Only here is it known which root counts; python-tuf itself takes the clock when it is made.
+        self._floors = self._holding()
+        self._trusted_set.reference_time = max(self._now, self._floors.signed_at or self._now)
+        super()._load_timestamp()
+
+    def seen(self) -> Seen:
+        trusted = self._trusted_set
+        top = {
+            role.type: role for role in (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+        }
+        versions = {name.removesuffix(".json"): file.version for name, file in trusted.snapshot.meta.items()}
+        versions |= {name: role.version for name, role in top.items()}
+        for name, floor in self._floors.versions.items():
+            if versions.setdefault(name, floor) < floor:
+                raise TrustError(
+                    f"{name}: version {versions[name]} is offered, but version {floor} was seen before: "
+                    "somebody offers an old state of the repository, or it was restored from a backup: sign "
+                    "it again with higher versions"
+                )
+        times = [time for time in (self._floors.signed_at, _signed_at(trusted.timestamp)) if time is not None]
+        return Seen(versions, max(times, default=None), {name: role.expires for name, role in top.items()})
+
+    def stored_path(self, info: TargetFile) -> str:
+        if not self._trusted_set.root.consistent_snapshot:
+            return info.path
+        folder, slash, name = info.path.rpartition("/")
+        return f"{folder}{slash}{next(iter(info.hashes.values()))}.{name}"
+
+    def _holding(self) -> Floors:
+        """The floors without those that end with the keys that signed what they were learnt from."""
+        root = self._trusted_set.root
+        try:
+            before = (
+                Metadata[Root]
+                .from_bytes(
+                    (
+                        self._history / f"{self._floors.versions.get(Root.type, root.version)}.root.json"
+                    ).read_bytes()
+                )
+                .signed
+            )
+        except (OSError, exceptions.RepositoryError):
+            # From before the root that came with the robot: nothing tells which keys signed then.
+            return self._floors
+        ended = {
+            role
+            for role in (Timestamp.type, Snapshot.type)
+            if len({*before.roles[role].keyids} & {*root.roles[role].keyids}) < root.roles[role].threshold
+        }
+        # The snapshot holds the versions of all roles but these two.
+        held_by = {Root.type: Root.type, Timestamp.type: Timestamp.type}
+        return Floors(
+            {
+                name: floor
+                for name, floor in self._floors.versions.items()
+                if held_by.get(name, Snapshot.type) not in ended
+            },
+            None if Timestamp.type in ended else self._floors.signed_at,
+        )
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.ExpiredMetadataError as error:
+            time = self._trusted_set.reference_time
+            if time > self._now:
+                told = f"the latest signature seen; the clock of this robot says {self._now:%F %R}: set it"
+            else:
+                told = (
+                    "by the clock of this robot: if it is right, nobody has signed the repository since, or "
+                    "somebody keeps its newer state back: ask who runs it; if it is ahead, set it"
+                )
+            raise TrustError(f"{error} at {time:%F %R} UTC, {told}") from error
+
+
+class _Fetcher(FetcherInterface):
+    """Metadata from a source; python-tuf's own way to the bytes has no limits but a length.
+
+    Attributes:
+        last: what was asked for last.
+        fetched: whether something came that may have been stored since this was set to False.
+    """
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self._source = source
+        self._limits = limits
+        self.last = "the root that came with the robot"
+        self.fetched = False
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        self.last = url.removeprefix("/")
+        try:
+            content = fetch_bytes(self._source, self.last, max_bytes=max_length, limits=self._limits)
+        except NotFoundError as error:
+            # After the newest root there is none; python-tuf knows that by this error.
+            raise exceptions.DownloadHTTPError(str(error), 404) from error
+        self.fetched = True
+        return content
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        raise NotImplementedError("download_bytes needs no file")
+
+
+def _signed_at(signed: Signed) -> datetime | None:
+    text = signed.unrecognized_fields.get(SIGNED_AT)
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is not None and time < signed.expires:
+            return time
+    except (TypeError, ValueError):
+        pass
+    raise TrustError(
+        f"{signed.type}: {SIGNED_AT} is {str(text)[:80]!r}, which is no time in UTC before it expires: sign "
+        "it again"
+    )

@@ -1,0 +1,642 @@
+"""Whole updates on a real folder: what is fetched, what then serves, and what is left after any death."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.errors import RefusedError, StorageError, TrustError, UpdateError
+from jepa_runtime.update import durable, provision, robot, state
+from jepa_runtime.update.fetch import Limits
+from jepa_runtime.update.machine import Outcome
+from jepa_runtime.update.release import Budgets, Delta
+from jepa_runtime.update.serving import Health, LinkServing
+from jepa_runtime.update.state import Phase, State
+from jepa_runtime.update.steps import Steps
+from jepa_runtime.update.store import MARK, Store
+from jepa_runtime.update.trust import Seen
+from tests.update.robots import (
+    NOW,
+    Clock,
+    Gate,
+    Repository,
+    Serving,
+    factory,
+    settings,
+    unreachable,
+    variant,
+)
+
+ALL = (
+    Phase.CHECK, Phase.RESOLVE, Phase.DOWNLOAD, Phase.VERIFY, Phase.STAGE, Phase.PROBE, Phase.SHADOW,
+    Phase.ARMED, Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT, Phase.REPORT, Phase.GC,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundles(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
+    folder = tmp_path_factory.mktemp("variants")
+    return [variant(toy_bundle, folder / str(number), f"{number}.0.0") for number in range(1, 5)]
+
+
+class Site:
+    """A robot, the repository that it asks, and time."""
+
+    def __init__(self, root: Path, bundle: Bundle | None, **fields: Any) -> None:
+        self.root = factory(root, bundle, **fields)
+        self.repository, self.gate, self.clock = Repository(), Gate(), Clock()
+        self.serving: Serving | LinkServing = LinkServing()
+        self.reports: list[str] = []
+
+    def opened(self, **arguments: Any) -> Any:
+        return robot.open_client(
+            self.root,
+            **{
+                "repository": self.repository,
+                "gate": self.gate,
+                "serving": self.serving,
+                "report": lambda kept: self.reports.append(kept.result),
+                "now": self.clock.now,
+                "clock": self.clock,
+            }
+            | arguments,
+        )
+
+    def update(self, **arguments: Any) -> State:
+        with self.opened(**arguments) as client:
+            return client.update()
+
+    @property
+    def version(self) -> str:
+        """What serves; it opens, or this fails."""
+        return Bundle.open(self.root / "current").manifest.version
+
+    @property
+    def good(self) -> str:
+        return Bundle.open(self.root / "good").manifest.version
+
+    @property
+    def slots(self) -> int:
+        return len(Store(self.root).present())
+
+
+@pytest.fixture
+def site(tmp_path: Path, bundles: list[Bundle]) -> Site:
+    return Site(tmp_path / "robot", bundles[0])
+
+
+def test_a_release_is_installed_and_serves(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    kept = site.update()
+    assert (kept.result, site.version, site.good, site.slots) == ("updated", "2.0.0", "2.0.0", 2)
+    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    assert site.reports == ["updated"]
+    # Without anybody to watch, the model is tried once more from its new place.
+    assert site.gate.calls == ["check", "probe", "shadow", "probe"]
+    assert state.load(site.root / "state.json") == kept
+
+
+def test_only_what_no_slot_has_is_fetched(site: Site, bundles: list[Bundle]) -> None:
+    release = site.repository.publish(bundles[1], 2)
+    site.update()
+    assert site.repository.fetched == [f"{release.folder}/report.json"]
+
+
+def test_a_second_look_finds_nothing_new(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    before = site.root.joinpath("audit.log").read_bytes()
+    kept = site.update()
+    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) serves")
+    assert site.root.joinpath("audit.log").read_bytes() == before
+
+
+def test_the_same_bytes_under_another_number_are_not_installed_again(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[0], 9)
+    kept = site.update()
+    assert kept.result == "unchanged" and kept.current == kept.good
+    assert kept.current is not None and kept.current.release_seq == 9
+
+
+def test_a_robot_outside_of_the_rollout_waits(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
+    kept = site.update()
+    assert kept.result == "unchanged" and "0 % of the robots" in kept.reason
+
+
+def test_a_pinned_robot_stays_until_it_is_unpinned(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    robot.pin(site.root, pinned=True)
+    assert site.update().reason == "release 2 (2.0.0) is offered, but this robot is pinned to what it has"
+    robot.pin(site.root, pinned=False)
+    assert site.update().result == "updated"
+
+
+@pytest.mark.parametrize("part", ["check", "probe", "shadow"])
+def test_what_does_not_pass_the_gate_never_serves_and_is_left_alone_for_a_while(
+    site: Site, bundles: list[Bundle], part: str
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.gate.bad = {"2.0.0": part}
+    kept = site.update()
+    assert (kept.result, kept.reason) == ("refused", f"2.0.0 does not pass {part}")
+    assert (site.version, site.slots) == ("1.0.0", 1)
+    asked = len(site.gate.calls)
+    assert "was refused until 2026-03-01 13:00 UTC" in site.update().reason
+    assert len(site.gate.calls) == asked
+    site.clock.sleep(3601)
+    site.gate.bad = {}
+    assert site.update().result == "updated"
+
+
+def test_a_refused_release_is_tried_at_once_if_asked_for(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.gate.bad = {"2.0.0": "probe"}
+    site.update()
+    site.gate.bad = {}
+    kept = site.update(again=True)
+    assert kept.result == "updated" and not kept.refused
+
+
+def test_a_release_for_other_software_is_refused_unless_that_is_allowed(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2, interface="e" * 64)
+    assert "other actions, limits or steps" in site.update().reason
+    assert site.update(any_interface=True, again=True).result == "updated"
+
+
+def test_a_model_that_fails_in_service_makes_way(site: Site, bundles: list[Bundle]) -> None:
+    site.serving = serving = Serving(bad=("2.0.0",))
+    site.repository.publish(bundles[1], 2)
+    kept = site.update()
+    assert (kept.result, kept.reason) == ("refused", "it computes NaN")
+    assert serving.swaps == ["2.0.0", "1.0.0"]
+    assert (site.version, site.good, site.slots) == ("1.0.0", "1.0.0", 1)
+
+
+def test_a_model_is_watched_for_the_whole_window(site: Site, bundles: list[Bundle]) -> None:
+    site.serving = Serving()
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    assert 30 <= site.clock.seconds < 32
+    assert site.gate.calls.count("probe") == 1
+
+
+def test_the_switch_waits_for_a_safe_moment(site: Site, bundles: list[Bundle]) -> None:
+    site.serving = serving = Serving()
+    serving.may_switch = False
+    site.repository.publish(bundles[1], 2)
+
+    class Busy(Clock):
+        def sleep(self, seconds: float, /) -> None:
+            super().sleep(seconds)
+            serving.may_switch = self.seconds > 300
+            assert serving.may_switch or not serving.swaps
+
+    site.clock = Busy()
+    assert site.update().result == "updated"
+    assert serving.swaps == ["2.0.0"]
+
+
+def test_a_network_that_fails_for_a_moment_costs_a_moment(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.repository.error = unreachable()
+
+    class Mended(Clock):
+        def sleep(self, seconds: float, /) -> None:
+            super().sleep(seconds)
+            site.repository.error = None
+
+    site.clock = Mended()
+    assert site.update().result == "updated"
+
+
+def test_a_network_that_fails_for_good_leaves_everything_as_it_is(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.repository.error = unreachable()
+    kept = site.update()
+    assert (kept.result, kept.reason) == ("failed", str(unreachable()))
+    assert (site.version, kept.refused) == ("1.0.0", {})
+
+
+def test_a_repository_that_cannot_be_trusted_is_not_asked_twice(site: Site) -> None:
+    site.repository.error = TrustError("timestamp: has expired")
+    kept = site.update()
+    assert (kept.result, kept.reason, site.clock.seconds) == ("failed", "timestamp: has expired", 0)
+
+
+def test_an_older_release_is_not_taken_even_if_it_is_signed(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[2], 7)
+    site.update()
+    site.repository.publish(bundles[1], 6)
+    kept = site.update()
+    assert kept.result == "failed" and "offers release 6, but 7 was offered before" in kept.reason
+    site.repository.publish(bundles[1], 8)
+    assert site.update().result == "updated" and site.version == "2.0.0"
+
+
+def test_what_a_refresh_saw_is_the_floor_of_the_next(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.repository.seen = Seen({"timestamp": 41, "snapshot": 7}, NOW, {})
+    site.update()
+    site.update()
+    assert site.repository.floors is not None
+    assert (site.repository.floors.versions, site.repository.floors.signed_at) == (
+        {"timestamp": 41, "snapshot": 7},
+        NOW,
+    )
+
+
+def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    robot.pin(site.root, pinned=True)
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    kept = site.update()
+    assert site.version == site.good == "1.0.0"
+    assert "pinned" in kept.reason
+    assert site.reports == ["updated", "reverted"]
+    robot.pin(site.root, pinned=False)
+    assert site.update().result == "updated" and site.version == "3.0.0"
+
+
+def test_a_revoked_release_without_another_serves_on_and_says_so_loudly(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[0], 4)
+    site.update()
+    site.repository.publish(bundles[1], 9, revoked=(4,), rollout={"percent": 0.0, "salt": "s"})
+    kept = site.update()
+    assert site.version == "1.0.0"
+    assert kept.alarm == (
+        "release 4, which serves, was revoked, and there is no other to go back to: it serves on"
+    )
+    site.repository.publish(bundles[1], 9, revoked=(4,))
+    assert site.update().alarm == "" and site.version == "2.0.0"
+
+
+def test_going_back_by_hand_is_not_undone_by_the_next_update(site: Site, bundles: list[Bundle]) -> None:
+    site.serving = serving = Serving()
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    with site.opened() as client:
+        kept = client.rollback("it drifts")
+    assert (site.version, site.good, kept.result, kept.alarm) == ("1.0.0", "1.0.0", "reverted", "")
+    assert serving.swaps == ["2.0.0", "1.0.0"]
+    assert "was refused: it drifts" in site.update().reason
+    with site.opened() as client, pytest.raises(UpdateError, match="no earlier release"):
+        client.rollback("again")
+
+
+def test_a_look_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
+    release = site.repository.publish(bundles[1], 2)
+    with site.opened() as client:
+        assert client.check() == release
+        assert client.state.phase is Phase.IDLE and client.state.result == "unchanged"
+    assert (site.version, site.slots, site.repository.fetched) == ("1.0.0", 1, [])
+
+
+def test_the_first_model_of_a_robot_has_nothing_to_go_back_to(tmp_path: Path, bundles: list[Bundle]) -> None:
+    site = Site(tmp_path / "robot", None)
+    site.repository.publish(bundles[1], 2)
+    site.serving = Serving(bad=("2.0.0",))
+    assert site.update().result == "refused" and not (site.root / "current").exists()
+    site.serving = Serving()
+    assert site.update(again=True).result == "updated" and site.version == "2.0.0"
+
+
+def test_one_update_at_a_time(site: Site) -> None:
+    with site.opened(), pytest.raises(StorageError, match="another process has it"), site.opened():
+        pass
+
+
+def test_an_update_that_was_stopped_goes_on_without_a_failed_attempt(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        site.update(progress=stop)
+    kept = state.load(site.root / "state.json")
+    assert (kept.phase, kept.stopped) == (Phase.DOWNLOAD, True)
+    with site.opened() as client, pytest.raises(UpdateError, match=r"an update is in work \(download\)"):
+        client.check()
+    told: list[State] = []
+    assert site.update(tell=lambda kept, _: told.append(kept)).result == "updated"
+    assert all(not kept.attempts for kept in told)
+
+
+def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bundles: list[Bundle]) -> None:
+    release_deltas = pytest.importorskip("jepa_export.release.deltas", reason="extra export is not installed")
+    path = "encoder/openvino/model.bin"
+    base = next(record for record in bundles[0].manifest.files if record.path == path)
+    old = (bundles[0].path / path).read_bytes()
+    new = old[:100] + bytes([old[100] ^ 1]) + old[101:]
+    target = Path(shutil.copytree(bundles[1].path, tmp_path / "target"))
+    (target / path).write_bytes(new)
+    bundle = seal(target, bundles[1].manifest)
+    content = release_deltas.make(old, new)
+    for damaged in (False, True):
+        site = Site(tmp_path / f"robot-{damaged}", bundles[0])
+        delta = Delta(path=path, base_sha256=base.sha256, target="deltas/one", bytes=len(content))
+        release = site.repository.publish(bundle, 2, deltas=(delta,))
+        site.repository.files["deltas/one"] = content[: len(content) // 2] if damaged else content
+        assert site.update().result == "updated"
+        whole = f"{release.folder}/{path}" in site.repository.fetched
+        assert whole == damaged
+        told = (site.root / "audit.log").read_text()
+        assert ("a delta was of no use" in told) == damaged
+
+
+@pytest.mark.parametrize("when", ["bad", "observed", "switched"])
+def test_a_full_disk_keeps_no_model_in_service_that_is_bad_or_that_nobody_watches(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    class Filling(Serving):
+        """The disk is full once this has switched, or has said how it goes then."""
+
+        full = False
+
+        def swap(self, folder: Path) -> None:
+            super().swap(folder)
+            self.full = when == "switched"
+
+        def health(self) -> Health:
+            self.full |= bool(self.swaps)
+            return super().health()
+
+    site.serving = serving = Filling(bad=("2.0.0",) if when == "bad" else ())
+    site.repository.publish(bundles[1], 2)
+    write = durable.write
+
+    def write_unless_full(path: Path, content: bytes) -> None:
+        if serving.full:
+            raise StorageError(f"{path}: cannot be written: No space left on device")
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "write", write_unless_full)
+        with pytest.raises(StorageError, match="No space left"):
+            site.update()
+    assert (site.version, serving.swaps) == ("1.0.0", ["2.0.0", "1.0.0"])
+    site.serving = LinkServing()
+    kept = site.update()
+    # A switch is made again. What was being observed is not taken for well because something else is.
+    assert kept.result == ("updated" if when == "switched" else "refused")
+    assert kept.current == kept.good and kept.current is not None and kept.current.version == site.version
+
+
+def test_a_release_that_does_not_fit_is_told_before_the_first_byte(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    site = Site(tmp_path / "robot", bundles[0], fetch=Limits(free_bytes=1 << 60))
+    site.repository.publish(bundles[1], 2)
+    kept = site.update()
+    assert kept.result == "failed" and "make room on this disk" in kept.reason
+    assert not site.repository.fetched and not list((site.root / "staging").glob("*/bundle/*"))
+
+
+def test_a_damaged_file_in_staging_is_fetched_again(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    rotten: list[str] = []
+
+    def rot(kept: State, _: str) -> None:
+        if kept.phase is Phase.VERIFY and not rotten:
+            path = Store(site.root).staged(bundles[1].sha256) / "report.json"
+            path.write_bytes(b"{}")
+            rotten.append(str(path))
+
+    assert site.update(tell=rot).result == "updated" and rotten
+
+
+def test_links_that_somebody_removed_are_made_again(site: Site) -> None:
+    (site.root / "current").unlink()
+    with site.opened():
+        assert site.version == "1.0.0"
+
+
+def test_a_lost_state_is_made_again_from_the_slots(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    (site.root / "state.json").write_bytes(b"\0" * 100)
+    with pytest.raises(StorageError, match="--rebuild"):
+        site.update()
+    kept = provision.rebuild(site.root)
+    assert kept.current is not None and kept.current.version == "2.0.0" and kept.current == kept.good
+    site.repository.publish(bundles[2], 3)
+    assert site.update().result == "updated"
+
+
+def test_a_state_lost_before_the_commit_begins_with_the_way_back(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    with pytest.raises(KeyboardInterrupt):
+        site.update(tell=stop_in(Phase.OBSERVE))
+    assert site.version == "2.0.0"
+    (site.root / "state.json").unlink()
+    provision.rebuild(site.root)
+    site.repository.error = unreachable()
+    site.update()
+    assert site.version == site.good == "1.0.0"
+
+
+def stop_in(phase: Phase) -> Callable[[State, str], None]:
+    def tell(kept: State, _: str) -> None:
+        if kept.phase is phase:
+            raise KeyboardInterrupt
+
+    return tell
+
+
+def test_a_robot_is_set_up_only_once(site: Site, bundles: list[Bundle]) -> None:
+    with pytest.raises(UpdateError, match="is set up already"):
+        factory(site.root, bundles[1])
+    assert site.version == "1.0.0"
+
+
+def test_the_gate_compares_models_on_the_source_that_the_robot_names(two_rooms_bundle: Path) -> None:
+    heard: list[None] = []
+    named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
+    gate = robot.LocalGate(named, lambda: heard.append(None))
+    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
+    assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
+    with pytest.raises(RefusedError, match=r"at most 0\.5 times that is allowed"):
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=0.5))
+    assert robot.LocalGate(settings()).shadow(two_rooms_bundle, two_rooms_bundle, Budgets()) is None
+
+
+def in_child(run: Callable[[], object]) -> int:
+    """Run something in a child process that may be killed; how it ended, as os.wait gives it."""
+    child = os.fork()
+    if not child:
+        try:
+            run()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
+def dying(phase: Phase, *, after: bool) -> type[Steps]:
+    class Dying(Steps):
+        def __call__(self, kept: State) -> tuple[State, Outcome]:
+            if kept.phase is phase and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = super().__call__(kept)
+            if kept.phase is phase:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+    return Dying
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("phase", [*ALL, Phase.ROLLBACK, Phase.REJECTED])
+def test_a_process_killed_at_any_step_leaves_a_valid_model_and_the_next_one_ends_the_update(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, phase: Phase, after: bool
+) -> None:
+    fails = phase in (Phase.ROLLBACK, Phase.REJECTED)
+    site.repository.publish(bundles[1], 2)
+    site.serving = Serving(bad=("2.0.0",) if fails else ())
+    with monkeypatch.context() as patched:
+        patched.setattr(robot, "Steps", dying(phase, after=after))
+        status = in_child(site.update)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    switched = phase in ALL[ALL.index(Phase.OBSERVE) :] or (phase, after) in (
+        (Phase.SWITCH, True),
+        (Phase.ROLLBACK, False),
+    )
+    assert site.version == ("2.0.0" if switched else "1.0.0")
+    # Who serves lives on.
+    site.serving.swap(site.root / "current")
+    kept = site.update()
+    assert kept.result == ("refused" if fails else "updated")
+    assert site.version == site.good == ("1.0.0" if fails else "2.0.0")
+    assert site.slots == (1 if fails else 2)
+
+
+def test_a_model_that_takes_the_machine_down_is_tried_three_times_and_then_makes_way(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(robot, "Steps", dying(Phase.OBSERVE, after=False))
+        for _ in range(3):
+            assert os.WIFSIGNALED(in_child(site.update))
+            assert site.version == "2.0.0"
+        assert os.WEXITSTATUS(in_child(site.update)) == 0
+    assert site.version == site.good == "1.0.0"
+
+
+class Lives(RuleBasedStateMachine):
+    """A robot that is offered anything, fails anywhere, and is switched off at any step."""
+
+    home: Path
+    offered: list[Bundle]
+    count = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Lives.count += 1
+        self.site = Site(self.home / str(Lives.count), self.offered[0])
+        self.site.serving = Serving()
+        self.seq = 5
+        self.site.repository.publish(self.offered[0], self.seq)
+
+    @rule(number=st.integers(0, 3), percent=st.sampled_from([0.0, 100.0]), revokes=st.booleans())
+    def publish(self, number: int, percent: float, revokes: bool) -> None:
+        self.seq += 1
+        revoked = (self.seq - 1,) if revokes else ()
+        rollout = {"percent": percent, "salt": "s"}
+        self.site.repository.publish(self.offered[number], self.seq, revoked=revoked, rollout=rollout)
+
+    @rule(
+        bad=st.dictionaries(
+            st.sampled_from(["1.0.0", "2.0.0", "3.0.0"]), st.sampled_from(["check", "probe", "serving"])
+        )
+    )
+    def break_models(self, bad: dict[str, str]) -> None:
+        self.site.gate.bad = bad
+        self.site.serving = Serving(
+            bad=tuple(version for version, where in bad.items() if where == "serving")
+        )
+
+    @rule(fails=st.booleans())
+    def network(self, fails: bool) -> None:
+        self.site.repository.error = unreachable() if fails else None
+
+    @rule(hours=st.integers(1, 200))
+    def time_passes(self, hours: int) -> None:
+        self.site.clock.sleep(3600.0 * hours)
+
+    @rule(pinned=st.booleans())
+    def pin(self, pinned: bool) -> None:
+        robot.pin(self.site.root, pinned=pinned)
+
+    @rule()
+    def update(self) -> None:
+        kept = self.site.update(tell=self.told)
+        assert kept.phase is Phase.IDLE and kept.current == kept.good
+
+    @rule(phase=st.sampled_from([*ALL, Phase.ROLLBACK, Phase.REJECTED]))
+    def update_and_lose_power(self, phase: Phase) -> None:
+        class Died(BaseException):
+            pass
+
+        def tell(kept: State, why: str) -> None:
+            self.told(kept, why)
+            if kept.phase is phase:
+                raise Died
+
+        with suppress(Died):
+            self.site.update(tell=tell)
+
+    @rule()
+    def roll_back(self) -> None:
+        with self.site.opened(tell=self.told) as client:
+            try:
+                client.rollback("by hand")
+            except UpdateError as error:
+                assert "no earlier release" in str(error)
+
+    def told(self, *_: object) -> None:
+        self.a_valid_model_serves()
+
+    @invariant()
+    def a_valid_model_serves(self) -> None:
+        store = Store(self.site.root)
+        for slot in (store.current(), store.good()):
+            assert slot is not None and (store.slots / slot / MARK).exists()
+            assert Bundle.open(store.folder(slot)).sha256 == slot
+
+    def teardown(self) -> None:
+        self.site.repository.error = None
+        kept = self.site.update()
+        assert kept.phase is Phase.IDLE
+
+
+def test_whatever_happens_a_valid_model_serves_and_every_update_ends(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    Lives.home, Lives.offered = tmp_path, bundles
+    run_state_machine_as_test(
+        Lives, settings=hypothesis_settings(max_examples=30, stateful_step_count=10, deadline=None)
+    )

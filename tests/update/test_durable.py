@@ -1,0 +1,138 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.errors import StorageError
+from jepa_runtime.update import durable
+
+
+def failing(error: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+def test_a_write_replaces_the_whole_content(tmp_path: Path) -> None:
+    durable.write(tmp_path / "file", b"a longer first content")
+    durable.write(tmp_path / "file", b"second")
+    assert (tmp_path / "file").read_bytes() == b"second"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+) -> None:
+    durable.write(tmp_path / "file", b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, failing(error))
+        with pytest.raises(StorageError, match=r"file: cannot be written: "):
+            durable.write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def told_fsync(fd: int) -> None:
+        calls.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
+        fsync(fd)
+
+    def told_replace(source: Path, target: Path) -> None:
+        calls.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", told_fsync)
+    monkeypatch.setattr(os, "replace", told_replace)
+    durable.write(tmp_path / "file", b"content")
+    assert calls == ["file", "rename", "folder"]
+    calls.clear()
+    durable.point(tmp_path / "link", "file")
+    assert calls == ["rename", "folder"]
+
+
+def test_a_link_leads_somewhere_else_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable.point(tmp_path / "link", "one")
+    durable.point(tmp_path / "link", "two")
+    assert os.readlink(tmp_path / "link") == "two"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing(errno.EIO))
+        with pytest.raises(StorageError, match="cannot be made to point to three"):
+            durable.point(tmp_path / "link", "three")
+    assert os.readlink(tmp_path / "link") == "two"
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_a_move_takes_the_place_of_a_file_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "part").write_bytes(b"new")
+    (tmp_path / "file").write_bytes(b"old")
+    durable.move(tmp_path / "from" / "part", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"new" and not list((tmp_path / "from").iterdir())
+    with pytest.raises(StorageError, match="cannot be moved"):
+        durable.move(tmp_path / "missing", tmp_path / "file")
+
+
+def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
+    for _ in range(2):
+        durable.make_folder(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be made"):
+        durable.make_folder(tmp_path / "file" / "below")
+
+
+def test_what_is_discarded_is_gone_and_what_a_power_cut_left_of_it_can_be_emptied(tmp_path: Path) -> None:
+    trash = tmp_path / "trash"
+    for name in ("folder", "file", "link", "nothing"):
+        path = tmp_path / name
+        if name == "folder":
+            (path / "below").mkdir(parents=True)
+        elif name == "file":
+            path.touch()
+        elif name == "link":
+            path.symlink_to("nowhere")
+        durable.discard(path, trash)
+        assert not path.is_symlink() and not path.exists()
+    (trash / "left" / "over").mkdir(parents=True)
+    durable.empty(trash)
+    assert os.listdir(trash) == []
+    durable.empty(tmp_path / "never made")
+
+
+def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) -> None:
+    other = (
+        "import sys; from pathlib import Path; from jepa_runtime.update import durable\n"
+        "with durable.locked(Path(sys.argv[1]), who='another'): pass\n"
+    )
+    command = [sys.executable, "-c", other, str(tmp_path / "lock")]
+    with durable.locked(tmp_path / "lock", who="the first"):
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert f"another needs it, but another process has it (pid {os.getpid()})" in refused.stderr
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_file_that_cannot_be_synchronised_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    durable.sync_file(tmp_path / "file")
+    durable.sync_folder(tmp_path)
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    for sync, path in ((durable.sync_file, tmp_path / "file"), (durable.sync_folder, tmp_path)):
+        with pytest.raises(StorageError, match="cannot be written to the disk: Input/output error"):
+            sync(path)

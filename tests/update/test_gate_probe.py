@@ -1,0 +1,292 @@
+"""The second gate: whatever a bundle does to the process that tries it, the caller learns of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.bundle import Bundle, Tolerance, seal
+from jepa_runtime.errors import RefusedError
+from jepa_runtime.update.gate.probe import CHILD, Answer, ProbeLimits, ProbeReport, judge, probe
+from jepa_runtime.update.release import Budgets
+from jepa_runtime.verification import Parity
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
+psutil = pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
+
+ANYTHING = Budgets()
+LIMITS = ProbeLimits(memory_mb=1000, cpu_s=60, wall_s=60.0)
+
+
+@pytest.fixture(scope="module")
+def report(toy_bundle: Path) -> ProbeReport:
+    return probe(toy_bundle, budgets=ANYTHING, limits=LIMITS)
+
+
+def refusal(folder: Path, *, budgets: Budgets = ANYTHING, limits: ProbeLimits = LIMITS) -> str:
+    with pytest.raises(RefusedError) as refused:
+        probe(folder, budgets=budgets, limits=limits)
+    return str(refused.value)
+
+
+@pytest.fixture
+def crafted(toy_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A toy bundle whose encoder is another graph; valid in all that can be seen without running it."""
+
+    def craft(nodes: list[Any], constants: dict[str, Any]) -> Path:
+        folder = tmp_path / "crafted"
+        shutil.copytree(toy_bundle, folder, ignore=shutil.ignore_patterns("openvino", "manifest.json"))
+        fields = Bundle.open(toy_bundle).manifest.model_dump(mode="json")
+        for role, variants in fields["graphs"].items():
+            fields["graphs"][role] = [one for one in variants if one["target"] == "onnx"]
+        path = folder / "encoder" / "onnx" / "model.onnx"
+        model = onnx.load(path)
+        size = int(np.prod(fields["io"]["frame"]["height"] * fields["io"]["frame"]["width"] * 3))
+        constants |= {"row": np.array([size]), "from": np.array([0]), "to": np.array([16])}
+        constants |= {"shape": np.array([1, 2, 8])}
+        node = onnx.helper.make_node
+        del model.graph.node[:], model.graph.initializer[:]
+        model.graph.node.extend(
+            [
+                node("Reshape", ["frame", "row"], ["bytes"]),
+                node("Cast", ["bytes"], ["pixels"], to=onnx.TensorProto.FLOAT),
+                node("Cast", ["bytes"], ["indices"], to=onnx.TensorProto.INT64),
+                *nodes,
+                node("Slice", ["result", "from", "to"], ["few"]),
+                node("Reshape", ["few", "shape"], ["latent"]),
+            ]
+        )
+        model.graph.initializer.extend(
+            onnx.numpy_helper.from_array(array, name) for name, array in constants.items()
+        )
+        onnx.save(model, path)
+        seal(folder, fields)
+        return folder
+
+    return craft
+
+
+@pytest.fixture
+def hanging(crafted: Callable[..., Path]) -> Path:
+    """A bundle whose encoder does not end."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    describe = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["value"], ["next"])],
+        "body",
+        [
+            describe("turn", kinds.INT64, []),
+            describe("go", kinds.BOOL, []),
+            describe("value", kinds.FLOAT, [3072]),
+        ],
+        [describe("on", kinds.BOOL, []), describe("next", kinds.FLOAT, [3072])],
+    )
+    loop = helper.make_node("Loop", ["turns", "yes", "pixels"], ["result"], body=body)
+    return crafted([loop], {"turns": np.array(2**40), "yes": np.array(True)})
+
+
+def test_a_sound_bundle_is_measured(report: ProbeReport) -> None:
+    assert 0 < report.latency_p50_ms <= report.latency_p99_ms
+    assert report.peak_memory_mb > 20
+    assert [parity.graph for parity in report.parity] == ["encoder", "predictor", "energy"]
+    assert all(parity.ok for parity in report.parity)
+
+
+def test_the_callers_own_process_keeps_its_priority_and_opens_nothing(toy_bundle: Path) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0), len(os.listdir("/proc/self/fd"))
+    probe(toy_bundle, budgets=ANYTHING, limits=LIMITS)
+    assert (os.getpriority(os.PRIO_PROCESS, 0), len(os.listdir("/proc/self/fd"))) == before
+
+
+@pytest.mark.parametrize(
+    ("budgets", "reason"),
+    [
+        (
+            Budgets(latency_p99_ms=1e-6),
+            r"p99 of one frame is .* ms on this robot, its release allows 1e-06 ms",
+        ),
+        (Budgets(peak_memory_mb=1.0), r"peak memory is .* MB on this robot, its release allows 1 MB"),
+    ],
+)
+def test_a_bundle_over_a_budget_is_refused(toy_bundle: Path, budgets: Budgets, reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason):
+        probe(toy_bundle, budgets=budgets, limits=LIMITS)
+
+
+def test_a_damaged_bundle_is_refused_with_what_the_strict_reader_says(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(toy_bundle, folder)
+    content = bytearray((folder / "golden.npz").read_bytes())
+    content[100] ^= 1
+    (folder / "golden.npz").write_bytes(content)
+    assert "golden.npz: SHA-256 is" in refusal(folder)
+
+
+def test_a_bundle_that_computes_something_else_is_refused(crafted: Callable[..., Path]) -> None:
+    folder = crafted([onnx.helper.make_node("Tanh", ["pixels"], ["result"])], {})
+    assert "fp32 encoder does not reproduce its golden outputs on this robot: worst cosine" in refusal(folder)
+
+
+def test_a_bundle_that_computes_nan_is_refused(crafted: Callable[..., Path]) -> None:
+    folder = crafted(
+        [onnx.helper.make_node("Div", ["pixels", "zero"], ["infinite"]),
+         onnx.helper.make_node("Sub", ["infinite", "infinite"], ["result"])],
+        {"zero": np.zeros(1, np.float32)},
+    )  # fmt: skip
+    assert "fp32 encoder computes NaN or infinity on this robot" in refusal(folder)
+
+
+def test_a_bundle_that_crashes_the_engine_is_refused_and_the_caller_lives(
+    crafted: Callable[..., Path],
+) -> None:
+    """OpenVINO reads where the indices of GatherND point, wherever that is."""
+    node = onnx.helper.make_node
+    folder = crafted(
+        [node("Mul", ["indices", "far"], ["places"]), node("Reshape", ["places", "column"], ["listed"]),
+         node("GatherND", ["pixels", "listed"], ["result"])],
+        {"far": np.array(1 << 40), "column": np.array([-1, 1])},
+    )  # fmt: skip
+    assert refusal(folder) == f"{folder}: its probe crashed: SIGSEGV"
+
+
+def test_a_bundle_that_takes_all_memory_is_refused(crafted: Callable[..., Path]) -> None:
+    node = onnx.helper.make_node
+    folder = crafted(
+        [node("ReduceMax", ["pixels"], ["most"], keepdims=0), node("Expand", ["most", "many"], ["expanded"]),
+         node("CumSum", ["expanded", "axis"], ["result"])],
+        {"many": np.array([1 << 29]), "axis": np.array(0)},
+    )  # fmt: skip
+    assert refusal(folder) == f"{folder}: its probe needs more than the 1000 MB of memory that it may have"
+
+
+def test_a_bundle_that_never_ends_is_refused_after_its_time(hanging: Path) -> None:
+    limits = ProbeLimits(memory_mb=1000, cpu_s=60, wall_s=4.0)
+    assert refusal(hanging, limits=limits).startswith(f"{hanging}: its probe did not end within 4 s")
+
+
+def test_a_bundle_that_never_ends_is_refused_after_its_processor_time(hanging: Path) -> None:
+    limits = ProbeLimits(memory_mb=1000, cpu_s=3, wall_s=60.0)
+    assert refusal(hanging, limits=limits) == f"{hanging}: its probe took more than 3 s of processor time"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_probe_that_is_killed_is_a_refusal_that_says_so(hanging: Path, number: signal.Signals) -> None:
+    reasons: list[str] = []
+    caller = threading.Thread(target=lambda: reasons.append(refusal(hanging)))
+    caller.start()
+    os.kill(next(children(os.getpid())).pid, number)
+    caller.join(30)
+    assert f"its probe crashed: {number.name}" in reasons[0]
+
+
+def test_a_probe_dies_with_its_caller(hanging: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from jepa_runtime.update.gate.probe import probe;"
+        "from jepa_runtime.update.release import Budgets; probe(Path(sys.argv[1]), budgets=Budgets())"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", program, str(hanging)])
+    child = next(children(caller.pid))
+    while child.nice() != 19:  # until it is confined
+        time.sleep(0.01)
+    caller.kill()
+    caller.wait()
+    child.wait(10)
+
+
+def children(pid: int) -> Iterator[Any]:
+    """The processes that probe for ``pid``, as soon as there is one."""
+    while True:
+        for process in psutil.Process(pid).children():
+            if CHILD in process.cmdline():
+                yield process
+        time.sleep(0.01)
+
+
+CONFINED = (
+    "import json, os, resource, socket, sys\n"
+    f"from {CHILD} import confine\n"
+    "from jepa_runtime.update.gate.probe import ProbeLimits\n"
+    "cut = confine(ProbeLimits(memory_mb=1000, cpu_s=7), os.getppid())\n"
+    "try:\n"
+    "    socket.create_connection(('127.0.0.1', int(sys.argv[1])), timeout=5)\n"
+    "    reached = True\n"
+    "except OSError:\n"
+    "    reached = False\n"
+    "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines())\n"
+    "names = 'CORE', 'DATA', 'CPU'\n"
+    "limits = {name: resource.getrlimit(getattr(resource, f'RLIMIT_{name}')) for name in names}\n"
+    "told = {'cut': cut, 'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
+    "print(json.dumps(told))\n"
+)
+
+
+def test_a_probe_gives_up_network_privileges_and_resources() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", CONFINED, str(server.getsockname()[1])],
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["reached"] is not found["cut"]
+    assert found["privileges"] == "1"
+    assert found["limits"] == {"CORE": [0, 0], "DATA": [10**9, 10**9], "CPU": [7, 8]}
+
+
+GOOD = ProbeReport(
+    latency_p50_ms=1.0,
+    latency_p99_ms=2.0,
+    peak_memory_mb=100.0,
+    parity=(Parity("encoder", "fp32", 1.0, 1.0, 0.0, Tolerance(min_cosine=0.99, max_abs=0.1)),),
+    network_cut=True,
+)
+
+
+def test_a_report_is_understood_as_it_was_written() -> None:
+    assert judge("b", 0, Answer(report=GOOD).model_dump_json().encode(), b"noise", LIMITS) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "log", "reason"),
+    [
+        (0, b"", b"", "b: its probe answered what is no report: ''"),
+        (0, b"Hello!", b"", "b: its probe answered what is no report: 'Hello!'"),
+        (0, b"\xff\x00", b"", "b: its probe answered what is no report"),
+        (0, b'{"report": {"latency_p50_ms": 1}}', b"", "b: its probe answered what is no report"),
+        (0, b'{"report": null, "extra": 1}', b"", "b: its probe answered what is no report"),
+        (0, b"{}", b"", "b: its probe gave neither report nor reason"),
+        (0, b'{"reason": "no good"}', b"", "no good"),
+        (0, b'{"reason": "std::bad_alloc"}', b"", "b: its probe needs more than the 1000 MB"),
+        (1, b"", b"Traceback\nMemoryError\n", "b: its probe needs more than the 1000 MB"),
+        (1, b"", b"Traceback\nKeyError: 'x'\n", "b: its probe failed with exit status 1: KeyError: 'x'"),
+        (3, b"", b"", "b: its probe failed with exit status 3"),
+        (-signal.SIGABRT, b"", b"what(): std::bad_alloc", "b: its probe needs more than the 1000 MB"),
+        (-signal.SIGABRT, b"", b"assertion", "b: its probe crashed: SIGABRT: assertion"),
+        (-signal.SIGILL, b"", b"", "b: its probe crashed: SIGILL"),
+        (
+            -signal.SIGKILL,
+            b"",
+            b"",
+            "b: its probe crashed: SIGKILL (by the system if memory ran out, or by hand)",
+        ),
+        (-signal.SIGXCPU, b"", b"", "b: its probe took more than 60 s of processor time"),
+    ],
+)
+def test_every_other_end_of_a_probe_is_a_refusal(status: int, answer: bytes, log: bytes, reason: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        judge("b", status, answer, log, LIMITS)
+    assert str(refused.value).startswith(reason)

@@ -1,0 +1,179 @@
+"""The paired sequential test: it errs no more often than it says, and knows when it does not know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import UpdateError
+from jepa_runtime.update.gate.sequential import PairedTest, Verdict, half_width, power, score, wilson
+
+CURRENT, MARGIN, ALPHA = 0.2, 0.05, 0.05
+
+
+def quick(**changes: float) -> PairedTest:
+    settings = {"margin": MARGIN, "alpha_accept": ALPHA, "alpha_refuse": ALPHA} | changes
+    sizes = {"min_frames": 200, "max_frames": 2000, "block_frames": 10}
+    return PairedTest(**settings, **sizes)
+
+
+def feed(test: PairedTest, draw: Callable[[], tuple[float, float]]) -> Verdict:
+    while (verdict := test.add(*draw())) is Verdict.CONTINUE:
+        pass
+    return verdict
+
+
+def test_a_score_is_the_share_of_the_change_that_was_missed() -> None:
+    assert score(0.0, 3.0) == 0.0
+    assert score(3.0, 3.0) == 0.5
+    assert score(9.0, 3.0) == 0.75
+
+
+def test_a_model_whose_latents_never_change_scores_as_one_that_predicts_nothing() -> None:
+    assert score(0.0, 0.0) == 0.5
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(1e-3, 1e3))
+def test_a_score_is_bounded_and_knows_no_scale(error: float, change: float, scale: float) -> None:
+    assert 0 <= score(error, change) <= 1
+    assert score(scale * error, scale * change) == pytest.approx(score(error, change), abs=1e-6)
+
+
+def test_equal_models_are_accepted_at_the_first_look() -> None:
+    test = quick()
+    random = np.random.default_rng(0)
+    assert feed(test, lambda: (value := float(random.uniform(0.1, 0.3)), value)) is Verdict.ACCEPT
+    assert test.summary().frames == 200
+
+
+def test_a_clearly_worse_candidate_is_refused_at_the_first_look() -> None:
+    test = quick()
+    random = np.random.default_rng(0)
+    assert feed(test, lambda: (0.2, float(random.uniform(0.25, 0.35)))) is Verdict.REFUSE
+    assert (test.summary().frames, test.reason) == (200, "it was shown to be worse")
+
+
+def test_a_candidate_on_the_margin_is_refused_at_the_end_as_not_shown_to_be_as_good() -> None:
+    test = quick(alpha_accept=1e-6, alpha_refuse=1e-6)
+    random = np.random.default_rng(1)
+    assert feed(test, lambda: (0.2, 0.21 + 0.1 * float(random.standard_normal()))) is Verdict.REFUSE
+    assert (test.summary().frames, test.reason) == (2000, "it was not shown to be as good")
+
+
+def test_nothing_is_decided_before_the_fewest_frames() -> None:
+    test = quick()
+    verdicts = {test.add(0.2, 0.9) for _ in range(199)}
+    assert verdicts == {Verdict.CONTINUE}
+
+
+def test_one_prediction_that_is_not_finite_is_enough_to_refuse() -> None:
+    test = quick()
+    assert test.add(0.2, math.nan) is Verdict.REFUSE
+    assert test.reason == "a prediction of it was not finite"
+
+
+def test_nothing_is_compared_with_a_current_model_that_fails() -> None:
+    with pytest.raises(UpdateError, match="the model that serves predicts nan"):
+        quick().add(math.nan, 0.2)
+
+
+def test_a_verdict_stays() -> None:
+    test = quick()
+    assert feed(test, lambda: (0.2, 0.9)) is Verdict.REFUSE
+    decided = test.summary()
+    assert test.add(0.9, 0.0) is Verdict.REFUSE
+    assert test.summary() == decided
+
+
+def test_a_fault_on_one_frame_in_twenty_is_seen_in_the_mean() -> None:
+    random = np.random.default_rng(2)
+
+    def draw() -> tuple[float, float]:
+        return 0.2, 1.0 if random.uniform() < 0.05 else 0.2
+
+    assert feed(quick(), draw) is Verdict.REFUSE
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+def test_a_candidate_on_the_margin_is_accepted_and_refused_no_more_often_than_stated(
+    correlation: float,
+) -> None:
+    found = power(
+        quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, current=CURRENT, correlation=correlation
+    )
+    assert found.interval(found.accepted)[0] <= ALPHA
+    assert found.interval(found.refused)[0] <= ALPHA
+    assert found.accepted + found.refused + found.undecided == 400
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_what_is_as_good_is_accepted_and_what_is_worse_is_refused(correlation: float) -> None:
+    def rate(effect: float) -> tuple[int, int]:
+        found = power(
+            quick, effect=effect, sd=0.02, runs=50, seed=2, current=CURRENT, correlation=correlation
+        )
+        return found.accepted, found.refused
+
+    assert rate(0.0) == (50, 0)
+    assert rate(2 * MARGIN * CURRENT) == (0, 50)
+
+
+def test_rare_large_errors_do_not_make_it_err_more_often_than_stated() -> None:
+    """Scores that are far from Gaussian: a candidate on the margin, whose excess comes from few frames."""
+
+    def run(seed: int) -> PairedTest:
+        random, test = np.random.default_rng(seed), quick()
+        share = MARGIN * CURRENT / (0.6 - CURRENT)
+        feed(test, lambda: (CURRENT, 0.6 if random.uniform() < share else CURRENT))
+        return test
+
+    reasons = [run(seed).reason for seed in range(300)]
+    assert wilson(reasons.count("it was shown to be as good"), 300)[0] <= ALPHA
+    assert wilson(reasons.count("it was shown to be worse"), 300)[0] <= ALPHA
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=60), st.floats(0.001, 0.5))
+def test_the_interval_widens_as_errors_must_become_rarer(values: list[float], alpha: float) -> None:
+    array = np.array(values)
+    assert half_width(array, alpha / 2) >= half_width(array, alpha) >= 0
+
+
+def test_the_interval_is_that_of_the_e_value_at_its_end() -> None:
+    values = np.array([0.3, -0.1, 0.25, -0.2, 0.4, -0.15, 0.1, 0.05, 0.3, -0.2])
+    n, end = len(values), values.mean() + half_width(values, ALPHA)
+    squares, total = np.sum((values - end) ** 2), np.sum(values - end)
+    e_value = math.sqrt(1 / (n + 1)) * ((n + 1) * squares / ((n + 1) * squares - total**2)) ** (n / 2)
+    assert e_value == pytest.approx(1 / ALPHA)
+
+
+def test_blocks_that_are_alike_count_for_fewer() -> None:
+    random = np.random.default_rng(4)
+    fresh = random.standard_normal(100)
+    alike = np.repeat(fresh[:50], 2)
+    assert half_width(alike, ALPHA) > 1.3 * half_width(fresh, ALPHA) * alike.std() / fresh.std()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"margin": -1.0}, "margin"),
+        ({"alpha_accept": 0.0}, "alphas"),
+        ({"alpha_refuse": 1.0}, "alphas"),
+        ({"block_frames": 0}, "block_frames"),
+        ({"min_frames": 10, "block_frames": 20}, "min_frames"),
+        ({"max_frames": 100, "min_frames": 200}, "max_frames"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PairedTest(**changes)
+
+
+def test_wilson_gives_the_published_values() -> None:
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)

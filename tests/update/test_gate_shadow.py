@@ -1,0 +1,226 @@
+"""The third gate: both models on the same frames; only what moves counts, and what is worse does not pass."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import SourceError
+from jepa_runtime.sources.base import Frame, PassiveSource
+from jepa_runtime.sources.two_rooms import TwoRoomsSource
+from jepa_runtime.update.gate.sequential import PairedTest, Verdict
+from jepa_runtime.update.gate.shadow import Shadow, ShadowReport, run
+from jepa_runtime.world_model import WorldModel
+from tests.conftest import ROOT
+from tests.runtime.fakes import FakeModel
+
+STEP_NS = 200_000_000
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    """benchmarks/gate.py, whose noisy candidates these tests use too."""
+    pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
+    spec = importlib.util.spec_from_file_location("gate_benchmark", ROOT / "benchmarks" / "gate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def noisy(benchmark: ModuleType, two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two Rooms with so much noise on the predictor's weights that fewer goals are reached with it."""
+    folder = tmp_path_factory.mktemp("noisy") / "bundle"
+    made: Bundle = benchmark.perturbed(Bundle.open(two_rooms_bundle), folder, noise=0.3, seed=0)
+    return made
+
+
+def quick() -> PairedTest:
+    return PairedTest(min_frames=300, max_frames=1500, block_frames=30)
+
+
+def compare(current: Path, candidate: Path | Bundle, source: Any = None, **changes: Any) -> ShadowReport:
+    return run(
+        lambda: WorldModel.open(current, precision="fp32"),
+        lambda: WorldModel.open(candidate, precision="fp32"),
+        source or TwoRoomsSource(seed=3, start_ns=0),
+        quick(),
+        **changes,
+    )
+
+
+def test_a_model_is_accepted_beside_itself(two_rooms_bundle: Path) -> None:
+    report = compare(two_rooms_bundle, two_rooms_bundle)
+    assert report.verdict is Verdict.ACCEPT
+    assert report.summary.candidate == report.summary.current
+    assert report.reason.startswith("it was shown to be as good: its error is 0.")
+    assert report.moving == report.summary.frames >= 300
+    assert report.moving < report.predicted < report.frames
+
+
+def test_a_model_with_noise_on_its_weights_is_refused(two_rooms_bundle: Path, noisy: Bundle) -> None:
+    report = compare(two_rooms_bundle, noisy)
+    assert report.verdict is Verdict.REFUSE
+    assert report.reason.startswith("it was shown to be worse")
+    assert report.summary.candidate > 1.5 * report.summary.current
+
+
+def test_the_better_of_two_models_is_accepted_in_place_of_the_worse(
+    two_rooms_bundle: Path, noisy: Bundle
+) -> None:
+    assert compare(noisy.path, two_rooms_bundle).verdict is Verdict.ACCEPT
+
+
+def test_both_models_run_at_the_lowest_priority_and_the_caller_keeps_its_own(two_rooms_bundle: Path) -> None:
+    seen: list[int] = []
+
+    def open_model() -> WorldModel:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return WorldModel.open(two_rooms_bundle)
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    run(open_model, open_model, TwoRoomsSource(seed=0, start_ns=0), quick())
+    assert seen == [19, 19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+class Still(PassiveSource):
+    """The same frame over and over, of a robot told to stand, or (silent) of which nothing is known."""
+
+    name, rate_hz = "still", 30.0
+
+    def __init__(self, *, silent: bool = False, frames: int = 60) -> None:
+        self._silent, self._frames = silent, frames
+
+    @property
+    def command(self) -> np.ndarray | None:
+        return None if self._silent else np.zeros(2, np.float32)
+
+    def frames(self) -> Iterator[Frame]:
+        image = next(TwoRoomsSource(seed=0).frames()).image
+        for index in range(self._frames):
+            yield Frame(image, index * 33_333_333, "camera", index)
+
+
+def test_a_robot_that_stands_still_lets_nothing_pass(two_rooms_bundle: Path) -> None:
+    report = compare(two_rooms_bundle, two_rooms_bundle, Still())
+    assert (report.verdict, report.frames, report.moving) == (Verdict.CONTINUE, 60, 0)
+    assert report.reason.startswith(f"nothing moved on any of {report.predicted} frames")
+
+
+def test_frames_without_actions_are_told_apart_from_frames_without_motion(two_rooms_bundle: Path) -> None:
+    report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True))
+    assert report.reason.startswith(
+        "of 60 frames none could be predicted: the actions between them are unknown"
+    )
+
+
+def test_it_ends_when_it_is_told_to(two_rooms_bundle: Path) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    report = compare(two_rooms_bundle, two_rooms_bundle, stopping=stopping)
+    assert (report.verdict, report.frames) == (Verdict.CONTINUE, 1)
+
+
+def test_an_interrupted_caller_does_not_wait_for_the_verdict(two_rooms_bundle: Path) -> None:
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        compare(two_rooms_bundle, two_rooms_bundle, Still(frames=10**9))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("jepa-shadow")]
+
+
+def test_a_source_that_fails_is_not_taken_for_a_verdict(two_rooms_bundle: Path) -> None:
+    class Broken(Still):
+        def frames(self) -> Iterator[Frame]:
+            yield from super().frames()
+            raise SourceError("the bag is damaged")
+
+    with pytest.raises(SourceError, match="the bag is damaged"):
+        compare(two_rooms_bundle, two_rooms_bundle, Broken())
+
+
+class Counter(FakeModel):
+    """Predicts what a frame's mean will be: right but for ``off``, in a latent space of its own ``scale``."""
+
+    def __init__(self, *, off: float, scale: float = 1.0) -> None:
+        super().__init__()
+        self.manifest.error_bounds = [0.5]
+        self._off, self._scale = off, scale
+
+    def encode(self, frame: np.ndarray) -> np.ndarray:
+        return self._scale * super().encode(frame)
+
+    def surprise(self, previous: Any, history_actions: Any, action: Any, arrived: Any) -> float:
+        expected = previous[-1] + self._scale * (action[0] + self._off)
+        return float(np.sqrt(np.mean((expected - arrived) ** 2)))
+
+
+def shadowed(current: Counter, candidate: Counter) -> ShadowReport:
+    shadow = Shadow(current, candidate, PairedTest(min_frames=40, max_frames=200, block_frames=4))  # type: ignore[arg-type]
+    random, brightness = np.random.default_rng(0), 100
+    for index in range(200):
+        change = int(random.integers(2, 5)) * (1 if brightness < 125 else -1)
+        image = np.full((4, 4, 3), brightness, np.uint8)
+        brightness += change
+        if (
+            shadow.add(Frame(image, index * STEP_NS, "c", index), np.array([change, 0]))
+            is not Verdict.CONTINUE
+        ):
+            break
+    return shadow.report()
+
+
+def test_a_candidate_may_have_a_latent_space_of_its_own() -> None:
+    report = shadowed(Counter(off=0.5), Counter(off=0.5, scale=100.0))
+    assert report.verdict is Verdict.ACCEPT
+    assert report.summary.candidate == pytest.approx(report.summary.current, abs=1e-6)
+
+
+def test_a_candidate_that_is_off_by_more_is_refused_whatever_its_latent_space() -> None:
+    assert shadowed(Counter(off=0.5), Counter(off=1.0, scale=0.01)).verdict is Verdict.REFUSE
+
+
+def test_a_candidate_whose_latents_have_collapsed_is_refused() -> None:
+    assert shadowed(Counter(off=0.5), Counter(off=0.5, scale=0.0)).verdict is Verdict.REFUSE
+
+
+def test_a_candidate_that_predicts_nan_is_refused_at_once() -> None:
+    report = shadowed(Counter(off=0.5), Counter(off=float("nan")))
+    assert (report.verdict, report.moving) == (Verdict.REFUSE, 1)
+    assert report.reason.startswith("a prediction of it was not finite")
+
+
+def test_the_benchmark_tells_harmless_from_costly_candidates(
+    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gate.json"
+    arguments = ["--trials", "1", "--harmless", "0.01", "--costly", "0.5", "--json", str(out)]
+    assert benchmark.main(arguments) == 0
+    content = benchmark.json.loads(out.read_text())
+    assert [(row["name"], row["power"]["accepted"]) for row in content["rows"]] == [
+        ("int8", 1),
+        ("noise 0.01", 1),
+        ("noise 0.5", 0),
+    ]
+    assert "noise 0.5    costly" in capsys.readouterr().out
+
+
+def test_the_benchmark_says_what_cannot_be_run(
+    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benchmark.main(["--bundle", str(tmp_path)]) == 2
+    assert "gate: " in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""The first gate: a bundle that is not what its release says, or not for this robot, is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import BackendError, RefusedError
+from jepa_runtime.update.gate import static
+from jepa_runtime.update.release import Budgets, Release, Robot, Rollout, interface_of
+
+ROBOT = Robot(device_id="robot-7", hardware_ids=("kestrel-2",))
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundle: Path) -> Bundle:
+    return Bundle.open(toy_bundle)
+
+
+def release(bundle: Bundle, **changes: object) -> Release:
+    fields: dict[str, object] = {
+        "schema_version": 1,
+        "model_id": bundle.manifest.model_id,
+        "version": bundle.manifest.version,
+        "release_seq": 9,
+        "folder": "models/stable/toy/1.2.3",
+        "manifest_sha256": bundle.sha256,
+        "runtime_abi": (1, 1),
+        "hardware_ids": ("any",),
+        "interface": interface_of(bundle.manifest),
+        "budgets": Budgets(),
+        "rollout": Rollout(percent=100.0, salt="s"),
+    }
+    return Release.model_validate(fields | changes)
+
+
+def test_a_bundle_that_is_what_its_release_says_passes(bundle: Bundle) -> None:
+    static.check(bundle, release(bundle), ROBOT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"manifest_sha256": "0" * 64}, "manifest SHA-256 is .*, release 9 of toy says 0000"),
+        ({"model_id": "other"}, "model is toy, release 9 of other says other"),
+        ({"version": "1.2.4"}, "version is 1.2.3, release 9 of toy says 1.2.4"),
+        ({"interface": "1" * 64}, "interface is .* says 1111"),
+        ({"hardware_ids": ("heron",)}, "is for heron; this robot is kestrel-2"),
+        ({"runtime_abi": (2, 3)}, "needs a runtime ABI from 2 to 3"),
+    ],
+)
+def test_a_bundle_that_is_something_else_is_refused(
+    bundle: Bundle, changes: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(RefusedError, match=reason):
+        static.check(bundle, release(bundle, **changes), ROBOT)
+
+
+def test_random_weights_are_refused_unless_they_are_asked_for(tmp_path: Path) -> None:
+    bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
+    untrained = bundles.make_bundle(tmp_path / "toy", trained=False)
+    with pytest.raises(RefusedError, match="release 9 of toy holds random weights"):
+        static.check(untrained, release(untrained), ROBOT)
+    static.check(untrained, release(untrained), ROBOT, allow_untrained=True)
+
+
+def test_a_bundle_with_nothing_for_this_robots_engine_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(
+        RefusedError, match=r"nothing that openvino:CPU can run in int8; it has: fp32 for openvino"
+    ):
+        static.check(bundle, release(bundle), ROBOT, precision="int8")
+
+
+def test_an_engine_that_the_robot_lacks_is_no_fault_of_the_release(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="engine 'steam' is unknown"):
+        static.check(bundle, release(bundle), ROBOT, engine="steam")

@@ -1,0 +1,327 @@
+"""The states of an update: every phase, every way to fail in it, and the exact chain of states after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.update.client import Client
+from jepa_runtime.update.machine import (
+    BUDGET,
+    FIRST_REFUSAL,
+    LIMITS,
+    LONGEST_REFUSAL,
+    MAX_WAITS,
+    NEXT,
+    Back,
+    Done,
+    Failed,
+    Interrupted,
+    NothingNew,
+    NotYet,
+    Outcome,
+    Refused,
+    Unhealthy,
+    blocks,
+    follow,
+    found,
+    pause_s,
+    start,
+)
+from jepa_runtime.update.state import Installed, Phase, State
+from tests.update.robots import release
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LETTERS = dict(
+    zip(
+        "CRDVSPHAWOKEGIBJ",
+        (
+            Phase.CHECK, Phase.RESOLVE, Phase.DOWNLOAD, Phase.VERIFY, Phase.STAGE, Phase.PROBE, Phase.SHADOW,
+            Phase.ARMED, Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT, Phase.REPORT, Phase.GC, Phase.IDLE,
+            Phase.ROLLBACK, Phase.REJECTED,
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+LETTER = {phase: letter for letter, phase in LETTERS.items()}
+OLD, NEW = "0" * 64, "1" * 64
+
+# A letter for each state that was kept, ! for each death of the process. A hang is a death: the watchdog's.
+CHAINS = {
+    # phase: error once, death once, errors for ever, deaths for ever
+    "C": ("CCRDVSPHAWOKEGI", "C!CRDVSPHAWOKEGI", "CCCCCI", "C!C!C!C!C!I"),
+    "R": ("CRRDVSPHAWOKEGI", "CR!CRDVSPHAWOKEGI", "CRRRJEGI", "CR!CR!CR!JEGI"),
+    "D": (
+        "CRDDVSPHAWOKEGI",
+        "CRD!CRDVSPHAWOKEGI",
+        "CRDDDDDDDDJEGI",
+        "CRD!CRD!CRD!CRD!CRD!CRD!CRD!CRD!JEGI",
+    ),
+    "V": ("CRDVDVSPHAWOKEGI", "CRDV!CRDVSPHAWOKEGI", "CRDVDVJEGI", "CRDV!CRDV!JEGI"),
+    "S": ("CRDVSDVSPHAWOKEGI", "CRDVS!CRDVSPHAWOKEGI", "CRDVSDVSDVSJEGI", "CRDVS!CRDVS!CRDVS!JEGI"),
+    "P": ("CRDVSPPHAWOKEGI", "CRDVSP!PHAWOKEGI", "CRDVSPPPJEGI", "CRDVSP!P!P!JEGI"),
+    "H": ("CRDVSPHHAWOKEGI", "CRDVSPH!HAWOKEGI", "CRDVSPHHHJEGI", "CRDVSPH!H!H!JEGI"),
+    "A": ("CRDVSPHAAWOKEGI", "CRDVSPHA!AWOKEGI", "CRDVSPHAAAJEGI", "CRDVSPHA!A!A!JEGI"),
+    "W": ("CRDVSPHAWWOKEGI", "CRDVSPHAW!WOKEGI", "CRDVSPHAWWWBJEGI", "CRDVSPHAW!W!W!BJEGI"),
+    "O": ("CRDVSPHAWOOKEGI", "CRDVSPHAWO!OKEGI", "CRDVSPHAWOOOBJEGI", "CRDVSPHAWO!O!O!BJEGI"),
+    "K": ("CRDVSPHAWOKKEGI", "CRDVSPHAWOK!KEGI", "CRDVSPHAWOKKKBJEGI", "CRDVSPHAWOK!K!K!BJEGI"),
+    "E": ("CRDVSPHAWOKEEGI", "CRDVSPHAWOKE!EGI", "CRDVSPHAWOKEEEEEGI", "CRDVSPHAWOKE!E!E!E!E!GI"),
+    "G": ("CRDVSPHAWOKEGGI", "CRDVSPHAWOKEG!GI", "CRDVSPHAWOKEGGGI", "CRDVSPHAWOKEG!G!G!I"),
+    # What comes before these is a candidate that fails in service, and one that is refused.
+    "B": ("CRDVSPHAWOBBJEGI", "CRDVSPHAWOB!BJEGI", "CRDVSPHAWOBBBJEGI", "CRDVSPHAWOB!B!B!JEGI"),
+    "J": ("CRDVSPJJEGI", "CRDVSPJ!JEGI", "CRDVSPJJJEGI", "CRDVSPJ!J!J!EGI"),
+}
+ROWS = [
+    (letter, kind, when, chain)
+    for letter, chains in CHAINS.items()
+    for (kind, chain), when in product(
+        (
+            ("error", chains[0]),
+            ("kill", chains[1]),
+            ("hang", chains[1]),
+            ("errors", chains[2]),
+            ("kills", chains[3]),
+            ("hangs", chains[3]),
+        ),
+        ("before", "after"),
+    )
+]
+
+
+def installed(sha256: str = OLD, seq: int = 1) -> Installed:
+    return Installed(
+        channel="stable", model_id="toy", version=f"{seq}.0.0", release_seq=seq, manifest_sha256=sha256
+    )
+
+
+def before_update() -> State:
+    return State(current=installed(), good=installed())
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+class World:
+    """A robot as small as can be: slots, two links, a disk that keeps the state, a clock, and one fault."""
+
+    def __init__(self, letter: str, kind: str, when: str) -> None:
+        self.faulty, self.kind, self.when = LETTERS[letter], kind, when
+        self.kept = before_update()
+        self.chain = ""
+        self.seconds = 0.0
+        self.slots, self.current, self.good = {OLD}, OLD, OLD
+        self.staged = False
+        self._left = 1 if kind in ("error", "kill", "hang") else 10**6
+
+    def record(self, _: State, __: Outcome | None, after: State) -> None:
+        self.kept = after
+        self.chain += LETTER[after.phase]
+
+    def rest(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def step(self, state: State) -> tuple[State, Outcome]:
+        is_faulty = state.phase is self.faulty and self._left > 0
+        if is_faulty and self.when == "before":
+            return state, self._fail()
+        known, outcome = self._effect(state)
+        if is_faulty:
+            return known, self._fail()
+        return known, outcome
+
+    def _fail(self) -> Outcome:
+        self._left -= 1
+        if self.kind.startswith("hang"):
+            self.seconds += 900
+        if not self.kind.startswith("error"):
+            raise Died
+        return Failed("broken")
+
+    def _effect(self, state: State) -> tuple[State, Outcome]:
+        match state.phase:
+            case Phase.CHECK:
+                return found(state, "stable", release()), Done()
+            case Phase.DOWNLOAD:
+                self.staged = self.staged or NEW not in self.slots
+            case Phase.STAGE:
+                assert self.staged or NEW in self.slots
+                self.slots.add(NEW)
+                self.staged = False
+            case Phase.PROBE if self.faulty is Phase.REJECTED:
+                return state, Refused("too slow")
+            case Phase.SWITCH:
+                self.current = NEW
+            case Phase.OBSERVE if self.faulty is Phase.ROLLBACK:
+                return state, Unhealthy("NaN")
+            case Phase.COMMIT:
+                self.good = NEW
+            case Phase.ROLLBACK:
+                assert state.good is not None
+                self.current = self.good = state.good.manifest_sha256
+            case Phase.GC:
+                kept = [one.manifest_sha256 for one in (state.current, state.good, state.previous) if one]
+                self.slots = {slot for slot in self.slots if slot in kept}
+        return state, Done()
+
+    def live(self) -> None:
+        """Run, and be started again after each death."""
+        for _ in range(100):
+            client = Client(self.kept, steps=self.step, record=self.record, now=lambda: NOW, rest=self.rest)
+            try:
+                client.update()
+                return
+            except Died:
+                self.chain += "!"
+                assert self.current in self.slots and self.good in self.slots
+        raise AssertionError(f"no end: {self.chain}")
+
+
+@pytest.mark.parametrize(
+    ("letter", "kind", "when", "chain"), ROWS, ids=[f"{LETTERS[row[0]]}-{row[1]}-{row[2]}" for row in ROWS]
+)
+def test_every_way_to_fail_in_every_phase_has_its_chain_of_states(
+    letter: str, kind: str, when: str, chain: str
+) -> None:
+    world = World(letter, kind, when)
+    world.live()
+    assert world.chain == chain
+    committed = "K" in chain and "B" not in chain
+    assert world.kept.phase is Phase.IDLE and world.kept.work is None and not world.kept.attempts
+    if letter == "B" and chain.count("B") == 3:
+        # Going back failed for good. Where the links lead is unknown; the next update begins with them.
+        assert world.kept.alarm and start(world.kept).phase is Phase.ROLLBACK
+        return
+    assert world.current == world.good == (NEW if committed else OLD)
+    assert world.slots == {OLD, NEW} if committed else world.slots == {OLD}
+    assert (NEW in world.kept.refused) == (not committed and letter != "C")
+    assert world.kept.result == ("updated" if committed else "refused" if letter in "BJ" else "failed")
+
+
+def test_there_is_a_row_for_every_phase_but_rest() -> None:
+    assert {LETTERS[letter] for letter in CHAINS} == set(Phase) - {Phase.IDLE}
+    assert len(ROWS) == 180
+
+
+def at(phase: Phase, **fields: object) -> State:
+    work = found(before_update(), "stable", release()).work
+    return replace(before_update(), phase=phase, work=work, transitions=3, **fields)  # type: ignore[arg-type]
+
+
+def test_a_pause_doubles_and_has_an_end() -> None:
+    state, pauses = at(Phase.DOWNLOAD), []
+    for _ in range(LIMITS[Phase.DOWNLOAD].attempts - 1):
+        before, outcome = state, Failed("cut")
+        state = follow(state, outcome, NOW)
+        pauses.append(pause_s(before, outcome, state))
+    assert pauses == [5, 10, 20, 40, 80, 160, 320]
+    assert pause_s(state, Failed("cut"), follow(state, Failed("cut"), NOW)) == 0
+
+
+def test_a_stop_that_was_asked_for_is_no_failed_attempt() -> None:
+    state = follow(at(Phase.OBSERVE, stopped=True), Interrupted(), NOW)
+    assert (state.phase, state.attempts, state.stopped) == (Phase.OBSERVE, {}, False)
+    assert follow(at(Phase.DOWNLOAD, stopped=True), Interrupted(), NOW).phase is Phase.CHECK
+
+
+def test_waiting_for_a_safe_moment_is_no_failed_attempt_but_has_an_end() -> None:
+    state = at(Phase.ARMED)
+    for _ in range(MAX_WAITS - 1):
+        state = follow(state, NotYet("arm is raised"), NOW)
+    assert (state.phase, state.attempts) == (Phase.ARMED, {})
+    state = follow(state, NotYet("arm is raised"), NOW)
+    assert (state.phase, state.result, state.reason) == (Phase.REJECTED, "failed", "arm is raised")
+
+
+def test_a_refusal_lasts_longer_each_time_and_at_most_a_week() -> None:
+    state, lasted = before_update(), []
+    for _ in range(12):
+        state = follow(replace(found(state, "stable", release()), phase=Phase.PROBE), Refused("slow"), NOW)
+        until = state.refused[NEW].not_before
+        assert until is not None
+        lasted.append(until - NOW)
+    assert lasted[:3] == [FIRST_REFUSAL, 2 * FIRST_REFUSAL, 4 * FIRST_REFUSAL]
+    assert lasted[-1] == LONGEST_REFUSAL
+    assert state.refused[NEW].times == 12
+
+
+def test_a_refusal_made_under_a_clock_that_was_set_back_does_not_block() -> None:
+    refusal = follow(at(Phase.PROBE), Refused("slow"), NOW).refused[NEW]
+    assert blocks(refusal, NOW)
+    assert not blocks(refusal, NOW + FIRST_REFUSAL)
+    assert not blocks(refusal, NOW - timedelta(days=3650))
+    assert blocks(replace(refusal, not_before=None), NOW + timedelta(days=3650))
+
+
+def test_a_commit_forgets_that_the_release_was_refused_and_remembers_what_was_good() -> None:
+    refused = follow(at(Phase.PROBE), Refused("slow"), NOW).refused
+    state = follow(at(Phase.COMMIT, refused=refused, alarm="old"), Done(), NOW)
+    assert state.good == installed(NEW, 2) and state.previous == installed()
+    assert (state.refused, state.alarm, state.result) == ({}, "", "updated")
+
+
+def test_what_serves_makes_way_and_is_not_wanted_again() -> None:
+    now_serving = replace(at(Phase.RESOLVE), current=installed(NEW, 2), good=installed(NEW, 2))
+    state = follow(now_serving, Back(installed(), "release 2 was revoked"), NOW)
+    assert (state.phase, state.good, state.work) == (Phase.ROLLBACK, installed(), None)
+    assert state.refused[NEW].not_before is None
+    state = follow(state, Done(), NOW)
+    assert (state.phase, state.current, state.result) == (Phase.REJECTED, installed(), "reverted")
+
+
+def test_another_release_begins_to_count_anew() -> None:
+    state = at(Phase.CHECK, attempts={Phase.DOWNLOAD: 5}, waits=7)
+    same, other = found(state, "stable", release()), found(state, "stable", release(3, "3" * 64))
+    assert (same.attempts, same.waits) == ({Phase.DOWNLOAD: 5}, 7)
+    assert (other.attempts, other.waits, other.transitions) == ({}, 0, 0)
+    assert other.release_seqs == {"stable/toy": 3}
+    assert found(other, "stable", release()).release_seqs == {"stable/toy": 3}
+
+
+def test_an_untrusted_repository_refuses_no_release() -> None:
+    state = follow(at(Phase.CHECK), Refused("expired"), NOW)
+    assert (state.phase, state.result, state.reason, state.refused) == (Phase.IDLE, "failed", "expired", {})
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
+def test_beyond_the_budget_the_update_is_given_up_and_the_way_out_is_free(phase: Phase) -> None:
+    state = follow(replace(at(phase), transitions=BUDGET), Done(), NOW)
+    before = phase in (LETTERS[letter] for letter in "RDVSPHA")
+    after = phase in (LETTERS[letter] for letter in "WOK")
+    expected = Phase.REJECTED if before else Phase.ROLLBACK if after else NEXT[phase]
+    assert state.phase is (Phase.IDLE if phase is Phase.CHECK else expected)
+
+
+OUTCOMES = st.sampled_from(
+    [Done(), Done(), Done(), Failed("f"), Refused("r"), Unhealthy("u"), Interrupted(), NotYet("n")]
+)
+LOOKED = st.sampled_from(
+    [NothingNew("same"), NothingNew("refused", refused=True), Back(installed("2" * 64), "b")]
+)
+
+
+@given(st.data())
+def test_whatever_happens_an_update_ends_and_goes_back_only_before_its_commit(data: st.DataObject) -> None:
+    state, changes, committed = start(before_update()), 0, False
+    for _ in range(sum(limit.attempts for limit in LIMITS.values()) + BUDGET):
+        if state.phase is Phase.IDLE:
+            break
+        if state.phase is Phase.CHECK:
+            state = found(state, "stable", release())
+        looks = state.phase is Phase.RESOLVE and data.draw(st.integers(0, 9)) == 0
+        outcome = data.draw(LOOKED if looks else OUTCOMES)
+        if isinstance(outcome, NotYet) and state.phase is not Phase.ARMED:
+            outcome = Done()
+        after = follow(state, outcome, NOW)
+        changes += after.phase is not state.phase
+        committed |= state.phase is Phase.COMMIT and after.phase is Phase.REPORT
+        assert not (committed and after.phase is Phase.ROLLBACK)
+        state = after
+    assert state.phase is Phase.IDLE or state.waits
+    assert changes <= BUDGET + len((Phase.ROLLBACK, Phase.REJECTED, Phase.REPORT, Phase.GC, Phase.IDLE))
+    assert not committed or state.result == "updated"
