@@ -142,12 +142,13 @@ def stall(after: int) -> Fault:
     return act
 
 
-def trickle(every_s: float) -> Fault:
-    """The body comes byte by byte."""
+def trickle(every_s: float, step: int = 1) -> Fault:
+    """The body comes in small steps, of so many bytes."""
 
     def act(request: Request, content: bytes) -> None:
-        for byte in request.head_of(content):
-            request.send(bytes([byte]))
+        body = request.head_of(content)
+        for start in range(0, len(body), step):
+            request.send(body[start : start + step])
             if request.wait(every_s):
                 return
 

@@ -477,6 +477,12 @@ def test_a_trickle_is_too_slow_although_it_never_pauses(server: FaultServer, par
         fetch(HttpSource(server.url, limits, clock), part, SMALL, "small", limits, clock)
 
 
+def test_a_body_may_take_longer_than_the_wait_for_each_of_its_bytes(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.trickle(0.05, step=len(SMALL) // 10)
+    fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
 class Paced:
     """A source that takes its time for every read, and gives at most ``step`` bytes."""
 
@@ -554,6 +560,13 @@ def test_no_attempt_takes_more_bytes_than_it_may(server: FaultServer, part: Path
         assert len(server.requests) == attempt + 1
     fetch(source, part, SMALL, "small", limits)
     assert part.read_bytes() == SMALL
+
+
+def test_what_is_used_up_is_not_asked_for(server: FaultServer, part: Path) -> None:
+    limits = Limits(max_bytes=2 * MIB, free_bytes=0)
+    with pytest.raises(FetchError, match="are used up"):
+        fetch(HttpSource(server.url, limits), part, LARGE, "large", limits)
+    assert server.requests == [("large", None)]
 
 
 def test_a_small_file_is_not_kept_back_by_the_limit_of_an_attempt(server: FaultServer) -> None:

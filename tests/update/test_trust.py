@@ -472,6 +472,13 @@ def test_a_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None
     assert robot.fetch() == CONTENT
 
 
+def test_a_time_that_was_seen_is_not_forgotten(robot: Robot, repository: Repository) -> None:
+    robot.refresh()
+    repository.now -= DAY / 2
+    repository.publish()
+    assert robot.refresh().signed_at == START
+
+
 # Metadata that got lost.
 
 
