@@ -493,4 +493,4 @@ def test_over_ros_the_node_and_a_plain_one_are_measured(toy_bundle: Path, tmp_pa
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(out.read_text())
     assert [(row["row"], row["due"]) for row in report["rows"]] == [("node", 60), ("plain_node", 60)]
-    assert report["environment"]["versions"]["ros"]
+    assert "rclpy" in report["environment"]["versions"]

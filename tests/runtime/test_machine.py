@@ -57,16 +57,17 @@ def test_a_child_that_sleeps_is_not_busy() -> None:
 
 def test_memory_faults_and_descriptors_of_the_own_process_are_told(tmp_path: Path) -> None:
     with Monitor(period_s=NEVER) as monitor:
-        held = bytearray(64 << 20)
+        # Much more than the system may take back from a large process meanwhile.
+        held = bytearray(256 << 20)
         held[:: os.sysconf("SC_PAGE_SIZE")] = b"1" * len(range(0, len(held), os.sysconf("SC_PAGE_SIZE")))
         files = [(tmp_path / str(number)).open("w") for number in range(5)]
         monitor.sample()
         for file in files:
             file.close()
     found = by_name(monitor)
-    assert found["rss"].values[1] - found["rss"].values[0] > 50
+    assert found["rss"].values[1] - found["rss"].values[0] > 150
     assert found["peak rss"].values[-1] >= found["rss"].values[1]
-    assert found["minor faults"].values[:2] == [0, pytest.approx(16384, rel=0.5)]
+    assert found["minor faults"].values[:2] == [0, pytest.approx(65536, rel=0.5)]
     assert found["descriptors"].values[1] - found["descriptors"].values[0] == 5
 
 

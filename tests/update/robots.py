@@ -12,11 +12,14 @@ from typing import Any
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
 from jepa_runtime.errors import FetchError, RefusedError, TrustError
+from jepa_runtime.update import robot
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.provision import provision
 from jepa_runtime.update.release import Budgets, Release, interface_of, pointer_path
-from jepa_runtime.update.serving import Health
+from jepa_runtime.update.serving import Health, LinkServing
+from jepa_runtime.update.state import State
+from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
 
 CHANNEL, MODEL, HARDWARE = "stable", "toy", "bench"
@@ -203,6 +206,47 @@ class Clock:
 
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.seconds)
+
+
+class Site:
+    """A robot, the repository that it asks, and time."""
+
+    def __init__(self, root: Path, bundle: Bundle | None, **fields: Any) -> None:
+        self.root = factory(root, bundle, **fields)
+        self.repository, self.gate, self.clock = Repository(), Gate(), Clock()
+        self.serving: Serving | LinkServing = LinkServing()
+        self.reports: list[str] = []
+
+    def opened(self, **arguments: Any) -> Any:
+        return robot.open_client(
+            self.root,
+            **{
+                "repository": self.repository,
+                "gate": self.gate,
+                "serving": self.serving,
+                "report": lambda kept: self.reports.append(kept.result),
+                "now": self.clock.now,
+                "clock": self.clock,
+            }
+            | arguments,
+        )
+
+    def update(self, **arguments: Any) -> State:
+        with self.opened(**arguments) as client:
+            return client.update()
+
+    @property
+    def version(self) -> str:
+        """What serves; it opens, or this fails."""
+        return Bundle.open(self.root / "current").manifest.version
+
+    @property
+    def good(self) -> str:
+        return Bundle.open(self.root / "good").manifest.version
+
+    @property
+    def slots(self) -> int:
+        return len(Store(self.root).present())
 
 
 def unreachable() -> FetchError:

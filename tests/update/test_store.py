@@ -11,7 +11,7 @@ import pytest
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.errors import StorageError
 from jepa_runtime.update.store import BUNDLE, MARK, Store
-from tests.update.robots import sha256, tree, variant
+from tests.update.robots import sha256, tree
 
 
 @pytest.fixture
@@ -19,12 +19,6 @@ def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "robot")
     store.recover()
     return store
-
-
-@pytest.fixture(scope="module")
-def bundles(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
-    folder = tmp_path_factory.mktemp("variants")
-    return [variant(toy_bundle, folder / str(number), f"{number}.0.0") for number in range(1, 5)]
 
 
 def gather(store: Store, bundle: Bundle) -> str:
