@@ -266,6 +266,24 @@ def test_an_update_that_was_stopped_goes_on_without_a_failed_attempt(
     assert all(not kept.attempts for kept in told)
 
 
+def test_a_probe_that_dies_because_all_is_stopped_is_not_held_against_its_model(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.gate.bad = {"2.0.0": "probe"}
+
+    def alive() -> None:
+        if "probe" in site.gate.calls:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        site.update(alive=alive)
+    kept = state.load(site.root / "state.json")
+    assert (kept.phase, kept.stopped, kept.refused) == (Phase.PROBE, True, {})
+    site.gate.bad = {}
+    assert site.update().result == "updated"
+
+
 def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bundles: list[Bundle]) -> None:
     release_deltas = pytest.importorskip("jepa_export.release.deltas", reason="extra export is not installed")
     path = "encoder/openvino/model.bin"

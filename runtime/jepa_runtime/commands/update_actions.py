@@ -16,6 +16,7 @@ from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.parse import describe
+from jepa_runtime.commands.arguments import stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.update import config, daemon, provision, robot, state
@@ -110,11 +111,13 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _daemon(args: argparse.Namespace) -> int:
-    daemon.run(
-        partial(robot.open_client, args.root),
-        lambda: config.load(args.root / robot.CONFIG).poll_s,
-        log=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    with stop_on_signals() as stopping:
+        daemon.run(
+            partial(robot.open_client, args.root),
+            lambda: config.load(args.root / robot.CONFIG).poll_s,
+            stopping=stopping,
+            log=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     return 0
 
 
@@ -162,7 +165,8 @@ def _log(root: Path) -> Audit:
 def _client(args: argparse.Namespace) -> Iterator[Client]:
     """The client, with what it does shown on standard error."""
     with (
-        daemon.watched() as alive,
+        stop_on_signals() as stopping,
+        daemon.watched(stopping) as alive,
         Transfer(Console(stderr=True)) as transfer,
         robot.open_client(
             args.root,

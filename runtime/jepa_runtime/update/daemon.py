@@ -5,12 +5,12 @@ from __future__ import annotations
 import faulthandler
 import os
 import random
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from threading import Event
 
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.update.client import Client
@@ -25,38 +25,51 @@ def run(
     opened: Callable[..., AbstractContextManager[Client]],
     poll_s: Callable[[], float],
     *,
+    stopping: Event,
     log: Callable[[str], None],
 ) -> None:
-    """Update, wait, and again, until SIGTERM or SIGINT; then an update in work goes on at the next start.
+    """Update, wait, and again, until it is to stop; then an update in work goes on at the next start.
 
     Args:
         opened: gives the client, which has the lock while it is open; takes ``alive``.
         poll_s: the pause between two rounds in seconds; a tenth longer or shorter at random, so that robots
             that started together do not ask together for ever.
+        stopping: ends it when set, at the next moment at which nothing is half done.
         log: takes lines.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with watched() as alive:
+        with watched(stopping) as alive:
             notify("READY=1")
             while True:
                 _round(partial(opened, alive=alive), log)
-                _wait(poll_s() * random.uniform(1 - _JITTER, 1 + _JITTER), alive)
+                ends = time.monotonic() + poll_s() * random.uniform(1 - _JITTER, 1 + _JITTER)
+                while (left := ends - time.monotonic()) > 0:
+                    alive()
+                    stopping.wait(min(left, _SLICE_S))
     except KeyboardInterrupt:
         log("stopped")
     finally:
         notify("STOPPING=1")
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def watched() -> Iterator[Callable[[], None]]:
+def watched(stopping: Event) -> Iterator[Callable[[], None]]:
     """Gives what is to be called as a sign of life. Unless another follows within
     :data:`~jepa_runtime.update.config.HANG_S`, the process ends, and tells where it hung; the next one goes
     on, as after a power cut.
+
+    Once ``stopping`` is set, a sign of life raises KeyboardInterrupt. A signal that did so by itself could
+    come in the middle of an import, which swallows it and is left half done.
     """
+
+    def alive() -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        faulthandler.dump_traceback_later(HANG_S, exit=True, file=_STDERR)
+        notify("WATCHDOG=1")
+
     try:
-        yield _alive
+        yield alive
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -83,15 +96,3 @@ def _round(opened: Callable[[], AbstractContextManager[Client]], log: Callable[[
     log(f"{state.result}; serves {serves}" + (f": {state.reason}" if state.reason else ""))
     if state.alarm:
         log(f"ALARM: {state.alarm}")
-
-
-def _alive() -> None:
-    faulthandler.dump_traceback_later(HANG_S, exit=True, file=_STDERR)
-    notify("WATCHDOG=1")
-
-
-def _wait(seconds: float, alive: Callable[[], None]) -> None:
-    ends = time.monotonic() + seconds
-    while (left := ends - time.monotonic()) > 0:
-        alive()
-        time.sleep(min(left, _SLICE_S))

@@ -36,7 +36,7 @@ from jepa_runtime.world_model import WorldModel
 CONFIG, STATE, AUDIT, LOCK, TRUSTED_ROOT, META = (
     "config.json", "state.json", "audit.log", "lock", "root.json", "meta",
 )  # fmt: skip
-_SLICE_S = 5.0
+_SLICE_S = 1.0
 
 
 def utc_now() -> datetime:
@@ -170,7 +170,8 @@ def open_client(
         report: tells somebody how an update ended.
         progress: is told how many bytes of a release are there, and of how many.
         tell: is told each new state, and why.
-        alive: is called at least every few seconds while nothing hangs.
+        alive: is called at least every few seconds while nothing hangs; a KeyboardInterrupt that it raises
+            stops the update, to go on at the next call.
         any_interface, again: see :class:`Steps`.
 
     Raises:

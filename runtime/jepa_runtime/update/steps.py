@@ -103,9 +103,19 @@ class Steps:
 
         Returns:
             The state with what became known, in the same phase, and the outcome.
+
+        Raises:
+            KeyboardInterrupt: ``alive`` did; nothing counts of what was done.
         """
-        step: Callable[[State], Step] = getattr(self, f"_{state.phase}")
         self.alive()
+        known, outcome = self._tried(state)
+        if not isinstance(outcome, Done):
+            # Who stops a service stops its children too: a probe that dies of that says nothing of its model.
+            self.alive()
+        return known, outcome
+
+    def _tried(self, state: State) -> Step:
+        step: Callable[[State], Step] = getattr(self, f"_{state.phase}")
         try:
             return step(state)
         except (RefusedError, BundleError) as error:
