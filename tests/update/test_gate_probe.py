@@ -277,6 +277,7 @@ def test_a_report_is_understood_as_it_was_written() -> None:
         (-signal.SIGABRT, b"", b"what(): std::bad_alloc", "b: its probe needs more than the 1000 MB"),
         (-signal.SIGABRT, b"", b"assertion", "b: its probe crashed: SIGABRT: assertion"),
         (-signal.SIGILL, b"", b"", "b: its probe crashed: SIGILL"),
+        (-40, b"", b"", "b: its probe crashed: signal 40"),
         (
             -signal.SIGKILL,
             b"",

@@ -552,6 +552,29 @@ def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
     assert robot.floors.signed_at == START
 
 
+@pytest.mark.parametrize("lost", ["nothing", "the root before", "the root before, and another file is there"])
+def test_a_root_that_is_installed_by_hand_ends_floors_if_it_is_known_which_keys_were_before(
+    robot: Robot, repository: Repository, lost: str
+) -> None:
+    repository.publish()
+    robot.refresh()
+    repository.rotate("timestamp", "snapshot")
+    for role in ("snapshot", "timestamp"):
+        repository.signed[role].version = 1
+        repository.write(role)
+    robot.root = repository.file("root").read_bytes()
+    before = robot.meta / "root_history" / "1.root.json"
+    if lost == "the root before":
+        before.unlink()
+    elif lost != "nothing":
+        before.write_bytes(repository.file("channel-stable").read_bytes())
+    if lost == "nothing":
+        assert robot.refresh().versions["timestamp"] == 1
+    else:
+        with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+            robot.refresh()
+
+
 def test_a_new_key_beside_the_old_one_ends_no_floor(robot: Robot, repository: Repository) -> None:
     old = repository.copy("old")
     repository.publish()

@@ -30,14 +30,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from jepa_runtime.errors import StorageError, TrustError, UpdateError
 from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
-from jepa_runtime.update.fetch import (
-    Limits,
-    NotFoundError,
-    Progress,
-    Source,
-    fetch_bytes,
-    fetch_file,
-)
+from jepa_runtime.update.fetch import Limits, NotFoundError, Progress, Source, fetch_bytes, fetch_file
 
 SIGNED_AT = "x-jepa-signed-at"
 
@@ -292,18 +285,15 @@ class _Updater(Updater):
     def _holding(self) -> Floors:
         """The floors without those that end with the keys that signed what they were learnt from."""
         root = self._trusted_set.root
+        version = self._floors.versions.get(Root.type, root.version)
+        if version >= root.version:
+            return self._floors
         try:
-            before = (
-                Metadata[Root]
-                .from_bytes(
-                    (
-                        self._history / f"{self._floors.versions.get(Root.type, root.version)}.root.json"
-                    ).read_bytes()
-                )
-                .signed
-            )
+            before = Metadata.from_bytes((self._history / f"{version}.root.json").read_bytes()).signed
         except (OSError, exceptions.RepositoryError):
-            # From before the root that came with the robot: nothing tells which keys signed then.
+            before = None
+        if not isinstance(before, Root):
+            # From before the root that came with the robot, and lost: nothing tells which keys signed then.
             return self._floors
         ended = {
             role

@@ -144,7 +144,8 @@ def judge(where: str, status: int, answer: bytes, log: bytes, limits: ProbeLimit
     if status and any(sign in told for sign in _NO_MEMORY):
         raise RefusedError(out_of_memory(where, limits))
     if status < 0:
-        name = signal.Signals(-status).name
+        # Real-time signals have no names.
+        name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
         killed = " (by the system if memory ran out, or by hand)" if status == -signal.SIGKILL else ""
         raise RefusedError(f"{where}: its probe crashed: {name}{killed}{_last_line(told)}")
     if status:

@@ -66,8 +66,9 @@ class Shadow:
         """One frame, and the action [A] that is executed from its stamp on (None: unknown).
 
         Raises:
-            ValueError: an action is not of this robot, or the current model predicts NaN.
-            JepaRuntimeError: a model failed.
+            ValueError: the action is not of this robot.
+            UpdateError: the current model predicts NaN or infinity.
+            BackendError: a model failed.
         """
         self._frames += 1
         current, candidate = (model.add(frame, action) for model in (self._current, self._candidate))
