@@ -31,7 +31,7 @@ def load(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-latency, overhead, success = map(load, ("latency", "overhead", "success"))
+latency, overhead, success, gate = map(load, ("latency", "overhead", "success", "gate"))
 app, rows = load("peers.benchmark_app"), load("peers.rows")
 
 # What benchmark_app of OpenVINO 2026.4 said of a graph that takes microseconds and of one that takes longer.
@@ -144,10 +144,10 @@ def test_what_was_not_measured_is_not_asked_for() -> None:
 def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Puts a process that says a text in the place of benchmark_app."""
 
-    def put(text: str, *, status: int = 0, after_its_end: bool = False) -> None:
+    def put(text: str, *, status: int = 0, after_its_end: bool = False, stays_s: float = 0.0) -> None:
         (tmp_path / "text").write_text(text)
         say = f"cat {tmp_path / 'text'}"
-        lines = f"(sleep 0.3; {say}) &" if after_its_end else f"{say}; sleep 0.3"
+        lines = f"(sleep 0.3; {say}) &" if after_its_end else f"{say}; sleep {stays_s}"
         fake = tmp_path / "fake"
         fake.write_text(f"#!/bin/sh\n{lines}\nexit {status}\n")
         fake.chmod(0o755)
@@ -162,7 +162,7 @@ def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]
     ids=["a median in us", "a percentile in ms"],
 )
 def test_what_benchmark_app_said_is_read(says: Callable[..., None], text: str, milliseconds: float) -> None:
-    says(text)
+    says(text, stays_s=1.0)
     told = app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
     assert (told.percentile_ms, told.count) == (pytest.approx(milliseconds), 20)
     assert told.peak_rss_mb > 0 and told.cpu_s >= 0
@@ -415,7 +415,7 @@ def test_what_cannot_be_measured_ends_with_status_2_and_the_reason(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("module", [latency, overhead, success], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [latency, overhead, success, gate], ids=lambda module: module.__name__)
 def test_help_tells_when_a_benchmark_fails(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])

@@ -245,9 +245,10 @@ def test_too_few_frames_to_calibrate_on_are_counted(
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_target_that_is_no_bundle_is_refused_and_left_alone(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_target_that_is_no_bundle_is_refused_at_once_and_left_alone(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(command, "create", None)
     target = tmp_path / "photos"
     holiday = target / "holiday.txt" if kind == "folder" else target
     holiday.parent.mkdir(exist_ok=True)

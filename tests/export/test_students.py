@@ -22,7 +22,15 @@ from jepa_export.students.encoder import (
 )
 from jepa_export.students.family import FAMILY, Student, create, stir
 from jepa_export.students.layers import unit_scale
-from jepa_export.students.predictor import WINDOW, Past, Predictor, PredictorConfig, Step
+from jepa_export.students.predictor import (
+    CONDITION_DIM,
+    WINDOW,
+    ParallelBlock,
+    Past,
+    Predictor,
+    PredictorConfig,
+    Step,
+)
 from jepa_export.targets.openvino import Sample
 from jepa_export.targets.rollout import absent_table
 from jepa_runtime.backends.select import create_backend
@@ -134,6 +142,12 @@ def test_candidates_are_independent_of_each_other(predictor: Predictor) -> None:
     assert (futures[1:] - futures[:1]).abs().amax(dim=(1, 2, 3)).min() > 0.1
 
 
+def test_an_action_counts_in_units_of_its_scale(predictor: Predictor) -> None:
+    given, plain = Inputs.draw(PREDICTOR, 2), make(replace(PREDICTOR, action_scale=(1.0, 1.0)))
+    scaled = [actions / torch.tensor(PREDICTOR.action_scale) for actions in (given.actions, given.between)]
+    close(predictor(given.history, given.actions, given.between), plain(given.history, *scaled))
+
+
 def test_an_action_changes_the_frames_after_it_and_none_before(predictor: Predictor) -> None:
     given = Inputs.draw(PREDICTOR, 2)
     changed = given.actions.clone()
@@ -235,6 +249,12 @@ def test_fresh_the_future_is_the_present_and_stirred_it_depends_on_the_action() 
     assert (futures[1:] - futures[:1]).abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
+@torch.no_grad()
+def test_a_fresh_block_adds_nothing() -> None:
+    tokens, condition = torch.ones(2, 3, 32), torch.ones(1, 3, CONDITION_DIM)
+    assert torch.equal(ParallelBlock(32, 2)(tokens, condition)[0], tokens)
+
+
 def test_stirring_takes_its_numbers_from_the_seed_alone() -> None:
     state = torch.get_rng_state()
     one, same, other = (make_stirred(seed).out.weight for seed in (1, 1, 2))
@@ -288,6 +308,8 @@ def test_the_teachers_head_gives_a_token_for_each_place_of_the_teachers_grid() -
     ("changed", "reason"),
     [
         ({"px": 40}, r"px must be a multiple of the patch \(16\), got 40"),
+        ({"px": 0}, r"px must be a multiple of the patch \(16\), got 0"),
+        ({"px": -16}, r"px must be a multiple of the patch \(16\), got -16"),
         ({"width": 36}, r"width must be a multiple of 4 x heads \(8\), got 36"),
         ({"tokens": 0}, "tokens must be between 1 and 16, got 0"),
         ({"tokens": 17}, "tokens must be between 1 and 16, got 17"),
