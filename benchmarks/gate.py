@@ -33,8 +33,9 @@ from jepa_export.evaluate import HELD_OUT_SEED, model_policy, score
 from jepa_runtime.bundle import ROLES, Bundle, seal
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.control import ControlConfig
+from jepa_runtime.profiling.intervals import wilson
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
-from jepa_runtime.update.gate.sequential import PairedTest, Power, Verdict, tally, wilson
+from jepa_runtime.update.gate.sequential import PairedTest, Power, Verdict, tally
 from jepa_runtime.update.gate.shadow import Shadow
 from jepa_runtime.world_model import WorldModel
 

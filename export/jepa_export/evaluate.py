@@ -6,7 +6,6 @@ that no training draws."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jepa_runtime import WorldModel
 from jepa_runtime.planning.control import ControlConfig, Controller
 from jepa_runtime.profiling.environment import cpu, versions
+from jepa_runtime.profiling.intervals import wilson
 from jepa_runtime.worlds import TwoRooms
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
 
@@ -46,14 +46,6 @@ class Score:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval (Wilson 1927) of a share; z = 1.96 for 95 %."""
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def score(

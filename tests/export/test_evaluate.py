@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jepa_export import evaluate
-from jepa_export.evaluate import BASELINES, HELD_OUT_SEED, Policy, closed_loop, score, wilson
+from jepa_export.evaluate import BASELINES, HELD_OUT_SEED, Policy, closed_loop, score
+from jepa_runtime.profiling.intervals import wilson
 from jepa_runtime.worlds import TwoRooms
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962), (291, 300, 0.9440, 0.9841)],
-)
-def test_wilson_gives_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(1, 7), (30, 100), (299, 300)])
-def test_at_the_ends_of_the_interval_the_share_is_just_196_deviations_away(
-    successes: int, trials: int
-) -> None:
-    for end in wilson(successes, trials):
-        deviation = math.sqrt(end * (1 - end) / trials)
-        assert abs(successes / trials - end) / deviation == pytest.approx(1.96, abs=1e-3)
 
 
 def teleport(world: TwoRooms) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jepa_runtime.profiling.describe import Distribution, describe, distribution, late_frames, responses
-from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap
+from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap, wilson
 from jepa_runtime.profiling.profile import Run, Told
 from jepa_runtime.profiling.statistics import PERCENTILES, format_ms, summarize
 from tests.runtime.profiles import make_run
@@ -338,3 +339,26 @@ def test_an_hour_at_30_hz_is_summed_up_within_seconds() -> None:
     found: Distribution = distribution(samples)
     assert found.p999.low is not None and found.p999.high is not None
     assert found.p999.low < 27.7 < found.p999.high, "the gamma distribution's own"
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (50, 100, 0.4038, 0.5962),
+        (291, 300, 0.9440, 0.9841),
+    ],
+)
+def test_wilson_gives_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 7), (30, 100), (299, 300)])
+def test_at_the_ends_of_the_interval_the_share_is_just_196_deviations_away(
+    successes: int, trials: int
+) -> None:
+    for end in wilson(successes, trials):
+        deviation = math.sqrt(end * (1 - end) / trials)
+        assert abs(successes / trials - end) / deviation == pytest.approx(1.96, abs=1e-3)

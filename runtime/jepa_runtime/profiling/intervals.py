@@ -1,4 +1,4 @@
-"""How far a statistic of a run can be trusted: circular block bootstrap.
+"""How far a statistic can be trusted: of a run by circular block bootstrap, a share by Wilson's interval.
 
 Frames that follow one another are alike (a stall delays many), so single samples must not be resampled as if
 they were independent. Blocks of neighbours are, round the end of the run (Politis & Romano, "A circular
@@ -85,3 +85,11 @@ def interval(resampled: Floats) -> tuple[float, float]:
     ordered = np.sort(resampled)
     outside = int(len(ordered) * tail)
     return float(ordered[outside]), float(ordered[-1 - outside])
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval (Wilson 1927) of a share; z = 1.96 for 95 %."""
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import UpdateError
+from jepa_runtime.profiling.intervals import wilson
 
 # Why a test ended.
 GOOD = "it was shown to be as good"
@@ -248,11 +249,3 @@ def tally(ends: list[PairedTest]) -> Power:
         undecided=reasons.count(UNSHOWN),
         median_frames=float(np.median([test.summary().frames for test in ends])),
     )
-
-
-def wilson(count: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval (Wilson 1927) of a share; z = 1.96 for 95 %."""
-    share, spread = count / trials, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
