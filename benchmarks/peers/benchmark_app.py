@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.serving import peak_rss_mb
+from jepa_runtime.profiling.environment import peak_rss_mb
 
 # With -hint none it takes threads and pinning; one stream and -api sync are then what the latency hint makes.
 OPTIONS = "-d CPU -hint none -api sync -nstreams 1 -pin YES -infer_precision f32"

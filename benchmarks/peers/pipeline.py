@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import Any
 
 import numpy as np
-from serving import STAGES, WARM_UP, Task, peak_rss_mb, serve
+from serving import STAGES, WARM_UP, Task, serve
 
 from jepa_runtime import WorldModel
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.profiling.environment import peak_rss_mb
 from jepa_runtime.sources.base import Frame
 
 _PATIENCE_S = 300.0
@@ -61,7 +61,7 @@ class _BackToBack:
                 name: [stages[name] for _, stages in self._clocks] for name in (*STAGES, "surprise")
             },
             "cpu_s": self._cpu_s,
-            "peak_rss_mb": peak_rss_mb(os.getpid()),
+            "peak_rss_mb": peak_rss_mb(),
         }
 
     def _submit(self) -> None:

@@ -25,6 +25,7 @@ from jepa_runtime import Bundle
 from jepa_runtime.commands.arguments import frame_size
 from jepa_runtime.imaging import fit
 from jepa_runtime.planning.fan import fan
+from jepa_runtime.profiling.environment import peak_rss_mb
 
 # Frames before the counted ones of a round: caches and clocks were others' until then.
 WARM_UP = 10
@@ -133,7 +134,7 @@ class InTurn:
             "latency_ms": stages.sum(axis=1).tolist(),
             "stages_ms": dict(zip(STAGES, stages.T.tolist(), strict=True)),
             "cpu_s": cpu_s,
-            "peak_rss_mb": peak_rss_mb(os.getpid()),
+            "peak_rss_mb": peak_rss_mb(),
         }
 
     def _frame(self, image: NDArray[np.uint8]) -> tuple[float, ...]:
@@ -188,17 +189,3 @@ def serve(open_server: Callable[[Task], Server]) -> None:
     tell({"ready": server.facts})
     for line in sys.stdin:
         tell(server.run(int(line)))
-
-
-def peak_rss_mb(pid: int) -> float:
-    """The most memory that a process has held since it was loaded, in MB (10^6 bytes). (What getrusage tells
-    includes the memory of the process that started it.)
-
-    Raises:
-        ProcessLookupError: it has ended.
-    """
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise ProcessLookupError(f"process {pid} has ended")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,9 +40,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def peak_rss_mb() -> float:
-    """The most memory this process has held, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def peak_rss_mb(pid: int | None = None) -> float:
+    """The most memory that a process (None: this one) has held since it was loaded, in MB (10^6 bytes). What
+    getrusage tells includes the memory of the process that started it.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    path = Path(f"/proc/{pid or 'self'}/status")
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ProcessLookupError(f"process {pid} has ended")
 
 
 def _cpu_model() -> str:

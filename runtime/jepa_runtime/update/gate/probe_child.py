@@ -22,6 +22,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, RefusedError
 from jepa_runtime.planning.fan import fan
+from jepa_runtime.profiling.environment import peak_rss_mb
 from jepa_runtime.profiling.statistics import Summary, summarize
 from jepa_runtime.update.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
 from jepa_runtime.verification import Parity, golden_parity
@@ -86,7 +87,7 @@ def measure(
     return ProbeReport(
         latency_p50_ms=p50,
         latency_p99_ms=p99,
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=peak_rss_mb(),
         parity=parity,
         network_cut=network_cut,
     )
@@ -121,11 +122,6 @@ def _explain(parity: Parity) -> str:
         f"(at least {parity.tolerance.min_cosine:g}), largest difference {parity.max_abs:.4g} "
         f"(at most {parity.tolerance.max_abs:g})"
     )
-
-
-def _peak_memory_mb() -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
 
 
 def _answer(told: dict[str, Any]) -> Answer:
