@@ -42,6 +42,14 @@ class Parity:
         """Whether it is within the tolerance."""
         return self.min_cosine >= self.tolerance.min_cosine and self.max_abs <= self.tolerance.max_abs
 
+    @property
+    def figures(self) -> str:
+        """What was found and what is allowed, for messages."""
+        return (
+            f"worst cosine {self.min_cosine:.6f} (at least {self.tolerance.min_cosine:g}), "
+            f"largest difference {self.max_abs:.4g} (at most {self.tolerance.max_abs:g})"
+        )
+
 
 def golden_parity(
     bundle: Bundle, *, engine: str, precision: str | None = None, options: BackendOptions | None = None

@@ -117,11 +117,7 @@ def _explain(parity: Parity) -> str:
     what = f"{parity.precision} {parity.graph}"
     if math.isnan(parity.max_abs):
         return f"{what} computes NaN or infinity on this robot"
-    return (
-        f"{what} does not reproduce its golden outputs on this robot: worst cosine {parity.min_cosine:.6f} "
-        f"(at least {parity.tolerance.min_cosine:g}), largest difference {parity.max_abs:.4g} "
-        f"(at most {parity.tolerance.max_abs:g})"
-    )
+    return f"{what} does not reproduce its golden outputs on this robot: {parity.figures}"
 
 
 def _answer(told: dict[str, Any]) -> Answer:
