@@ -5,7 +5,6 @@ is offered, else from the repository.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -93,13 +92,8 @@ class Download:
         parts = [self._store.part(record.sha256) for record in missing]
         begun = sum(part.stat().st_size for part in parts if part.exists())
         needed = sum(record.bytes for record in missing) - begun
-        free = shutil.disk_usage(self._store.staging).free
-        if free - needed < self._free_bytes:
-            raise StorageError(
-                f"{self._store.root}: release {self._release.release_seq} takes {needed / 1e6:.1f} MB, but "
-                f"{free / 1e6:.1f} MB are free, of which {self._free_bytes / 1e6:.1f} MB are to stay free: "
-                "make room on this disk"
-            )
+        what = f"{self._store.root}: release {self._release.release_seq}"
+        durable.check_room(what, self._store.staging, needed, self._free_bytes)
 
     def _obtain(self, record: FileRecord, total: int) -> tuple[str, Path]:
         file = self._store.find(record.sha256)

@@ -135,6 +135,24 @@ def empty(trash: Path) -> None:
                 entry.unlink()
 
 
+def check_room(what: str, folder: Path, needed: int, free_bytes: int) -> None:
+    """Check that there is room for ``needed`` more bytes, and ``free_bytes`` beside.
+
+    Args:
+        what: needs it, for the message.
+
+    Raises:
+        StorageError: there is not.
+    """
+    with _told(folder, "cannot be used"):
+        free = shutil.disk_usage(folder).free
+    if free - needed < free_bytes:
+        raise StorageError(
+            f"{what} takes {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free, of which "
+            f"{free_bytes / 1e6:.1f} MB are to stay free: make room on this disk"
+        )
+
+
 @contextmanager
 def locked(path: Path, *, who: str) -> Iterator[None]:
     """Hold the lock of ``path`` (a file, made if it is missing) until the end of the block.

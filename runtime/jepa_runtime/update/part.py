@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from jepa_runtime.errors import StorageError
-from jepa_runtime.update.durable import sync_folder
+from jepa_runtime.update.durable import check_room, sync_folder
 
 SYNC_BYTES = 4 << 20
 _TAIL_BYTES = 8
@@ -150,16 +150,13 @@ class Part:
         status = os.fstat(self._fd)
         if status.st_size == self._length and self.offset:
             return
-        disk = os.fstatvfs(self._fd)
-        free = disk.f_bavail * disk.f_frsize
         needed = max(0, self._length + _TAIL_BYTES - status.st_blocks * 512)
-        if free - needed < free_bytes:
+        try:
+            check_room(f"{self._path}:", self._path.parent, needed, free_bytes)
+        except StorageError:
             if not self.offset:
                 self._path.unlink()
-            raise StorageError(
-                f"{self._path}: takes {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free, of which "
-                f"{free_bytes / 1e6:.1f} MB are to stay free: make room on this disk"
-            )
+            raise
         os.posix_fallocate(self._fd, 0, self._length + _TAIL_BYTES)
 
     def _write_tail(self) -> None:
