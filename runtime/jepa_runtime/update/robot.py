@@ -10,14 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import RefusedError, UpdateError
-from jepa_runtime.sources.base import Frame, Image
-from jepa_runtime.sources.base import Source as FrameSource
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
@@ -101,8 +96,9 @@ class LocalGate:
             report = shadow.run(
                 lambda: self._open(current),
                 lambda: self._open(candidate),
-                _Heard(source, self._alive),
+                source,
                 test,
+                alive=self._alive,
             )
         if report.verdict is shadow.Verdict.REFUSE:
             raise RefusedError(f"{candidate}: {report.reason}")
@@ -119,30 +115,6 @@ class LocalGate:
             options=BackendOptions(threads=settings.probe.threads),
             allow_untrained=settings.allow_untrained,
         )
-
-
-class _Heard:
-    """A source of which every frame is told."""
-
-    def __init__(self, source: FrameSource, told: Callable[[], None]) -> None:
-        self._source, self._told = source, told
-        self.name, self.rate_hz, self.live = source.name, source.rate_hz, source.live
-
-    @property
-    def command(self) -> NDArray[np.float32] | None:
-        return self._source.command
-
-    @property
-    def goal(self) -> Image | None:
-        return self._source.goal
-
-    def frames(self) -> Iterator[Frame]:
-        for frame in self._source.frames():
-            self._told()
-            yield frame
-
-    def close(self) -> None:
-        self._source.close()
 
 
 @contextmanager

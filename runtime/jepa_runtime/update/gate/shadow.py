@@ -141,6 +141,7 @@ def run(
     test: PairedTest,
     *,
     stopping: threading.Event | None = None,
+    alive: Callable[[], None] | None = None,
 ) -> ShadowReport:
     """Compare two models on the frames of a source, with the commands it gives, until the test knows.
 
@@ -150,6 +151,7 @@ def run(
         open_current, open_candidate: called on that thread; what they return is closed there.
         source: not closed here.
         stopping: ends it when set.
+        alive: called there with every frame; what it raises ends it too.
 
     Raises:
         SourceError: the source failed.
@@ -163,6 +165,8 @@ def run(
         with open_current() as current, open_candidate() as candidate:
             shadow = Shadow(current, candidate, test)
             for frame in source.frames():
+                if alive is not None:
+                    alive()
                 if shadow.add(frame, source.command) is not Verdict.CONTINUE:
                     break
                 if interrupted.is_set() or (stopping is not None and stopping.is_set()):
