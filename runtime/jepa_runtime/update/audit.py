@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from jepa_runtime.update import durable
 MAX_BYTES = 1 << 20
 KEPT_FILES = 8
 _START = "0" * 64
+_UNUSABLE = "cannot be read or written"
 
 
 class Entry(NamedTuple):
@@ -71,7 +71,7 @@ class Audit:
         Raises:
             StorageError: it cannot be written.
         """
-        with _told(self._path):
+        with durable.told(self._path, _UNUSABLE):
             if self._next is None:
                 self._next = self._take_up()
             self._rotate()
@@ -84,7 +84,7 @@ class Audit:
             StorageError: the chain is broken, or a file cannot be read.
         """
         expected: tuple[int, str] | None = None
-        with _told(self._path):
+        with durable.told(self._path, _UNUSABLE):
             for path in self._files():
                 for count, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
                     if not line.endswith(b"\n") and path == self._path:
@@ -171,11 +171,3 @@ def _parse(line: bytes, where: str) -> tuple[int, str, Entry]:
         return entry.n, str(fields["before"]), entry
     except (BundleError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{where}: is no entry of a log ({error}): it was changed or damaged") from error
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read or written: {error.strerror or error}") from error

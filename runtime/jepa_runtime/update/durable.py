@@ -27,7 +27,7 @@ def sync_file(path: Path) -> None:
     Raises:
         StorageError: it cannot be; the file is lost.
     """
-    with _told(path, "cannot be written to the disk"):
+    with told(path, "cannot be written to the disk"):
         _sync(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -37,7 +37,7 @@ def sync_folder(path: Path) -> None:
     Raises:
         StorageError: they cannot be.
     """
-    with _told(path, "cannot be written to the disk"):
+    with told(path, "cannot be written to the disk"):
         _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -50,7 +50,7 @@ def make_folder(path: Path) -> None:
     if path.is_dir():
         return
     make_folder(path.parent)
-    with _told(path, "cannot be made"), suppress(FileExistsError):
+    with told(path, "cannot be made"), suppress(FileExistsError):
         path.mkdir()
     sync_folder(path.parent)
 
@@ -63,7 +63,7 @@ def write(path: Path, content: bytes) -> None:
     """
     temporary = _beside(path)
     try:
-        with _told(path, "cannot be written"):
+        with told(path, "cannot be written"):
             with os.fdopen(os.open(temporary, _NEW_FILE, 0o644), "wb") as file:
                 file.write(content)
                 file.flush()
@@ -83,7 +83,7 @@ def point(link: Path, target: str) -> None:
     """
     temporary = _beside(link)
     try:
-        with _told(link, f"cannot be made to point to {target}"):
+        with told(link, f"cannot be made to point to {target}"):
             os.symlink(target, temporary)
             os.replace(temporary, link)
     except BaseException:
@@ -98,7 +98,7 @@ def move(source: Path, target: Path) -> None:
     Raises:
         StorageError: it cannot be.
     """
-    with _told(source, f"cannot be moved to {target}"):
+    with told(source, f"cannot be moved to {target}"):
         os.rename(source, target)
     sync_folder(target.parent)
     if source.parent != target.parent:
@@ -127,7 +127,7 @@ def empty(trash: Path) -> None:
     Raises:
         StorageError: it cannot be.
     """
-    with _told(trash, "cannot be emptied"):
+    with told(trash, "cannot be emptied"):
         for entry in list(trash.iterdir()) if trash.is_dir() else []:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -144,7 +144,7 @@ def check_room(what: str, folder: Path, needed: int, free_bytes: int) -> None:
     Raises:
         StorageError: there is not.
     """
-    with _told(folder, "cannot be used"):
+    with told(folder, "cannot be used"):
         free = shutil.disk_usage(folder).free
     if free - needed < free_bytes:
         raise StorageError(
@@ -163,7 +163,7 @@ def locked(path: Path, *, who: str) -> Iterator[None]:
     Raises:
         StorageError: another process holds it, or it cannot be made.
     """
-    with _told(path, "cannot be locked"):
+    with told(path, "cannot be locked"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
@@ -194,7 +194,12 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _told(path: Path, what: str) -> Iterator[None]:
+def told(path: Path, what: str) -> Iterator[None]:
+    """Tell an OSError as what could not be done with a file.
+
+    Raises:
+        StorageError: there was one.
+    """
     try:
         yield
     except OSError as error:
