@@ -31,7 +31,7 @@ class Served:
         self._chosen = dict(chosen)
         self._settings = realtime_settings(chosen)
         self._on_model = on_model
-        self._threads: set[int] = set()
+        self._before: set[int] | None = None
         self.applied: list[realtime.Applied] = []
         self.pipeline = Pipeline(self._open, on_model=self._take_in, **callbacks)
         try:
@@ -48,8 +48,11 @@ class Served:
 
     def swap(self, bundle: str) -> bool:
         """See :meth:`~jepa_runtime.pipeline.Pipeline.swap`."""
-        self._threads = realtime.threads()
-        return self.pipeline.swap(lambda: open_model(self._chosen | {"bundle": bundle}))
+        self._before = realtime.threads()
+        try:
+            return self.pipeline.swap(lambda: open_model(self._chosen | {"bundle": bundle}))
+        finally:
+            self._before = None
 
     def stop(self) -> None:
         """Close every model and give back what the settings took."""
@@ -62,8 +65,9 @@ class Served:
         return open_model(self._chosen)
 
     def _take_in(self, model: WorldModel, kept: bool) -> None:
-        # Not while it was loading: it would have kept the model that serves from its cores.
-        realtime.join(self._settings, realtime.threads() - self._threads)
+        if self._before is not None:
+            # Not while it was loading: it would have kept the model that serves from its cores.
+            realtime.join(self._settings, realtime.threads() - self._before)
         self._on_model(model, kept)
 
 
