@@ -128,6 +128,19 @@ def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) ->
     assert subprocess.run(command, check=False).returncode == 0
 
 
+def test_a_lock_on_a_full_disk_is_told_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "lock"
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with (
+            pytest.raises(StorageError, match="cannot be locked: No space left on device"),
+            durable.locked(lock, who="an update"),
+        ):
+            pass
+    with durable.locked(lock, who="an update"):
+        pass
+
+
 def test_a_file_that_cannot_be_synchronised_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     durable.sync_file(tmp_path / "file")

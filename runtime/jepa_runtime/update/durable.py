@@ -174,8 +174,9 @@ def locked(path: Path, *, who: str) -> Iterator[None]:
                 f"{path}: {who} needs it, but another process has it (pid {holder}): wait for that one, "
                 "or stop it"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        with told(path, "cannot be locked"):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
     finally:
         os.close(fd)
