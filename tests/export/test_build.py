@@ -88,6 +88,12 @@ def test_it_says_what_the_student_costs_and_then_what_it_does(built: Built) -> N
     assert places == sorted(places)
 
 
+@pytest.mark.usefixtures("copied")
+def test_where_the_bundle_is_is_said_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30) / "x[" / "bold]"
+    assert build(folder).said.splitlines()[-1] == f"bundle: {folder}"
+
+
 def test_multiply_adds_are_those_of_the_matrix_products() -> None:
     network = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 7))
     assert multiply_adds(network, torch.zeros(2, 3)) == 2 * (3 * 5 + 5 * 7)

@@ -108,7 +108,7 @@ def build(request: Request) -> int:
         console.print(f"[{next(step)}/5] {time.monotonic() - began:5.1f} s  {what}", markup=False)
 
     write_untrained(student, frames, request.out, settings, seed=request.seed, progress=progress)
-    console.print(f"bundle: {request.out}")
+    console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -2,15 +2,23 @@
 
 ============  ===========================================================================================
 trust         which files are authentic and current (The Update Framework)
-fetch         bytes from a server or a folder, with limits
+fetch         bytes within limits: from a web server (http_source) or a folder (sources), into a file (part)
 release       what a release says about itself, and whether it is for this robot
 deltas        a file from the one before it
+download      all files of a release: from slots, by deltas, from the repository
 durable       files that are there whole or not at all, also after a power cut
 store         the folders of a robot: staging, slots, which slot serves, which one is known to be good
 state         what must survive a restart: the update in work, floors, refusals
 audit         what happened, each entry bound to the one before it
 gate          whether a candidate may serve
+serving       what an update needs of whoever serves the model
 machine       the states of an update, and what follows what
-client        all of it together
+steps         what is done in each state
+client        carries updates to their end
+config        how a robot is set up
+provision     sets one up, and makes its state again
+robot         all of it together, on the disk of one robot
+daemon        looks for updates again and again
+conformance   the client that the suite of The Update Framework tests
 ============  ===========================================================================================
 """

@@ -47,7 +47,8 @@ class Budgets(_Model):
     Attributes:
         latency_p99_ms: of one frame, encode and predict.
         peak_memory_mb: of the process that tries it.
-        max_error_ratio: its mean prediction error over that of what serves now.
+        max_error_ratio: its mean prediction score over that of what serves now (see
+            :mod:`jepa_runtime.update.gate.sequential` for the score).
     """
 
     latency_p99_ms: Annotated[float, Field(gt=0)] | None = None
