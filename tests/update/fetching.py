@@ -1,0 +1,31 @@
+"""What the tests of fetching share: files to fetch, and limits that make failures quick."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from io import BufferedReader
+from pathlib import Path
+
+from jepa_runtime.update.fetch import (
+    Clock,
+    Limits,
+    Source,
+    fetch_file,
+)
+
+MIB = 1 << 20
+SMALL = random.Random(1).randbytes(100_000)
+LARGE = random.Random(2).randbytes(5 * MIB + 12345)
+QUICK = Limits(connect_s=2, read_s=0.3, free_bytes=0)
+
+
+def fetch(
+    source: Source, part: Path, content: bytes, name: str, limits: Limits = QUICK, clock: Clock | None = None
+) -> None:
+    more = {} if clock is None else {"clock": clock}
+    fetch_file(source, name, part, length=len(content), is_right=having(content), limits=limits, **more)
+
+
+def having(content: bytes) -> Callable[[BufferedReader], bool]:
+    return lambda file: file.read() == content

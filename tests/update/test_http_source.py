@@ -1,0 +1,197 @@
+"""What cannot be had from a web server now is told with the exact reason, soon."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.update.fetch import (
+    HttpSource,
+    NotFoundError,
+    fetch_bytes,
+)
+from tests.update import servers
+from tests.update.fetching import LARGE, QUICK, SMALL, fetch
+from tests.update.servers import FakeClock, FaultServer
+
+# What cannot be had now: the exact reason, soon.
+
+NOT_NOW = {
+    "404": (servers.status(404), NotFoundError, r"the server says 404 \(Not Found\)"),
+    "403, as object stores say": (servers.status(403), NotFoundError, r"the server says 403 \(Forbidden\)"),
+    "401": (servers.status(401), FetchError, r"the server says 401 \(Unauthorized\)"),
+    "silent before the headers": (lambda request, _: request.wait() and None, FetchError, "fell silent"),
+    "silent in the body": (servers.stall(5000), FetchError, "the server fell silent, or is too slow"),
+    "cut": (servers.cut(5000), FetchError, "the connection was cut, or the answer is no HTTP"),
+    "cut at once": (servers.cut(0), FetchError, "the connection was cut, or the answer is no HTTP"),
+    "no HTTP": (servers.garbage, FetchError, "the connection was cut, or the answer is no HTTP"),
+    "headers without end": (servers.slow_headers(0.01), FetchError, "fell silent, or is too slow"),
+    "sent to another host": (
+        servers.status(302, Location="http://localhost:9/small"),
+        FetchError,
+        "the server sends us on to http://localhost:9/small, which is another server or protocol",
+    ),
+    "sent to another protocol": (
+        servers.status(301, Location="ftp://127.0.0.1/small"),
+        FetchError,
+        "sends us on to ftp://127.0.0.1/small",
+    ),
+    "sent to a file": (
+        servers.status(301, Location="file:///etc/passwd"),
+        FetchError,
+        "sends us on to file:",
+    ),
+    "sent to nonsense": (
+        servers.status(301, Location="http://[bad/small"),
+        FetchError,
+        r"sends us on to http://\[bad/small, which is another server",
+    ),
+    "sent nowhere": (servers.status(307), FetchError, "sends us on to nowhere"),
+    "sent in a circle": (servers.status(308, Location="/small"), FetchError, "the server says 308"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_NOW)
+def test_what_cannot_be_had_says_why(server: FaultServer, part: Path, name: str) -> None:
+    fault, kind, message = NOT_NOW[name]
+    server.faults["small"] = fault
+    with pytest.raises(kind, match=f"^{server.url}/small: .*{message}") as caught:
+        fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+    assert type(caught.value) is kind
+
+
+def test_a_failure_of_the_server_that_passes_is_not_noticed(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.first(2, servers.status(500))
+    fetch(HttpSource(server.url, QUICK, FakeClock()), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.status(503)
+    with pytest.raises(FetchError, match=r"the server says 503 \(Service Unavailable\)"):
+        fetch(HttpSource(server.url, QUICK, FakeClock()), part, SMALL, "small")
+    assert len(server.requests) == 3
+
+
+def test_trailers_without_end_do_not_hold_anybody(server: FaultServer) -> None:
+    server.faults["small"] = servers.slow_trailers(0.01)
+    with pytest.raises(FetchError, match="too slow"):
+        fetch_bytes(HttpSource(server.url, QUICK), "small", max_bytes=2 * len(SMALL), limits=QUICK)
+
+
+def test_a_refused_connection_is_told_as_such(part: Path) -> None:
+    with pytest.raises(
+        FetchError, match=r"no connection: check that the server runs.*\(Connection refused\)"
+    ):
+        fetch(HttpSource(_nobody(), QUICK), part, SMALL, "small")
+
+
+def _nobody() -> str:
+    with FaultServer(Path("/nonexistent")) as server:
+        return server.url
+
+
+def test_an_unknown_host_is_told_as_such(part: Path) -> None:
+    with pytest.raises(FetchError, match="its name is not known here: check the address"):
+        fetch(HttpSource("http://robot.invalid", QUICK), part, SMALL, "small")
+
+
+def test_a_redirect_on_the_same_server_is_followed(server: FaultServer, part: Path) -> None:
+    server.faults["old"] = servers.status(301, Location="/small")
+    fetch(HttpSource(server.url, QUICK), part, SMALL, "old")
+    assert part.read_bytes() == SMALL
+
+
+def test_a_proxy_is_used_where_the_environment_names_one(
+    server: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    server.faults["http://robot.invalid/small"] = servers.instead(SMALL)
+    fetch(HttpSource("http://robot.invalid", QUICK), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://host", "host/path", "http://", "https://host/?a=b", "https://me:secret@host", "http://[::1"],
+)
+def test_what_is_no_address_of_a_web_server_is_refused(url: str) -> None:
+    with pytest.raises(UpdateError) as caught:
+        HttpSource(url, QUICK)
+    assert "secret" not in str(caught.value)
+
+
+# Encryption.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + built.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def encrypted(served: Path, certificate: Path) -> Iterator[FaultServer]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with FaultServer(served, tls) as server:
+        yield server
+
+
+def test_a_server_that_cannot_prove_who_it_is_is_refused(encrypted: FaultServer, part: Path) -> None:
+    with pytest.raises(FetchError, match=r"does not prove who it is: .*clock \(.*CERTIFICATE_VERIFY_FAILED"):
+        fetch(HttpSource(encrypted.url, QUICK), part, SMALL, "small")
+    assert encrypted.requests == []
+
+
+def test_a_certificate_that_the_system_was_told_to_trust_is_trusted(
+    encrypted: FaultServer, part: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    fetch(HttpSource(encrypted.url, QUICK), part, LARGE, "large")
+    assert part.read_bytes() == LARGE
+
+
+def test_nobody_is_led_from_https_to_http(
+    encrypted: FaultServer,
+    server: FaultServer,
+    part: Path,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    encrypted.faults["small"] = servers.status(302, Location=f"{server.url}/small")
+    with pytest.raises(FetchError, match="which is another server or protocol"):
+        fetch(HttpSource(encrypted.url, QUICK), part, SMALL, "small")
+    assert server.requests == []

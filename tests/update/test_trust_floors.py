@@ -1,0 +1,175 @@
+"""What a robot has seen holds whatever becomes of its clock and of its metadata."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from jepa_runtime.errors import TrustError
+from jepa_runtime.update.trust import Floors
+from tests.update.repositories import CONTENT, START, Repository
+from tests.update.trusting import DAY, Robot
+
+# The clock.
+
+
+def test_a_clock_that_is_ahead_is_named_as_a_reason(robot: Robot) -> None:
+    robot.now = START + 4000 * DAY
+    with pytest.raises(TrustError, match=r"is expired at 2037-02-11 .* if it is ahead, set it"):
+        robot.refresh()
+
+
+def test_a_clock_that_was_set_back_revives_nothing(robot: Robot, repository: Repository) -> None:
+    old = repository.copy("old")
+    robot.refresh()
+    repository.now += 30 * DAY
+    repository.publish("channel-stable")
+    robot.now = repository.now
+    robot.refresh()
+    shutil.rmtree(robot.meta)
+    robot.floors = Floors({}, robot.floors.signed_at)
+    robot.folder, robot.now = old, START - 3650 * DAY
+    with pytest.raises(
+        TrustError,
+        match=r"timestamp.json is expired at 2026-03-31 00:00 UTC, the latest signature seen; the clock of "
+        r"this robot says 2016-03-03 00:00: set it",
+    ):
+        robot.refresh()
+
+
+def test_a_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
+    robot.now = datetime(1970, 1, 1, tzinfo=UTC)
+    assert robot.fetch() == CONTENT
+    assert robot.fetch() == CONTENT
+
+
+def test_a_time_that_was_seen_is_not_forgotten(robot: Robot, repository: Repository) -> None:
+    robot.refresh()
+    repository.now -= DAY / 2
+    repository.publish()
+    assert robot.refresh().signed_at == START
+
+
+# Metadata that got lost.
+
+
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "channel-stable"])
+def test_floors_hold_where_the_metadata_got_lost(robot: Robot, repository: Repository, role: str) -> None:
+    repository.publish("root", "targets", "channel-stable")
+    robot.refresh()
+    version = robot.floors.versions[role]
+    shutil.rmtree(robot.meta)
+    robot.floors = Floors({role: version + 1}, None)
+    with pytest.raises(
+        TrustError, match=f"^{role}: version {version} is offered, but version {version + 1} was seen before"
+    ):
+        robot.refresh()
+
+
+def test_an_old_state_of_the_repository_is_refused_where_the_metadata_got_lost(
+    robot: Robot, repository: Repository
+) -> None:
+    old = repository.copy("old")
+    repository.publish("channel-stable")
+    robot.refresh()
+    shutil.rmtree(robot.meta)
+    robot.folder = old
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        robot.fetch()
+
+
+def test_a_role_that_has_gone_keeps_its_floor(robot: Robot, repository: Repository) -> None:
+    robot.floors = Floors({"channel-old": 7}, None)
+    assert robot.refresh().versions["channel-old"] == 7
+
+
+def test_after_a_theft_new_keys_undo_versions_that_the_thief_drove_up(
+    robot: Robot, repository: Repository
+) -> None:
+    robot.refresh()
+    honest = {role: repository.signed[role].version for role in ("timestamp", "snapshot")}
+    for role in honest:
+        repository.signed[role].version = 2**31
+    repository.now += DAY / 2
+    repository.write("snapshot")
+    repository.write("timestamp")
+    robot.refresh()
+    assert robot.floors.versions["timestamp"] == 2**31
+
+    for role, version in honest.items():
+        repository.signed[role].version = version
+    repository.now -= DAY / 4
+    repository.publish("channel-stable")
+    with pytest.raises(TrustError, match="is older than what was seen"):
+        robot.refresh()
+    repository.rotate("timestamp", "snapshot")
+    repository.publish("channel-stable")
+    for _ in range(2):
+        assert robot.fetch() == CONTENT
+    assert robot.floors.versions["timestamp"] == 3
+    assert robot.floors.signed_at == repository.now
+
+
+def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
+    robot: Robot, repository: Repository
+) -> None:
+    honest, repository.now = repository.now, START + 9999 * DAY
+    repository.publish()
+    robot.refresh()
+    repository.now = honest
+    repository.rotate("timestamp")
+    repository.publish("root", "targets", "channel-stable")
+    assert robot.fetch() == CONTENT
+    assert robot.floors.signed_at == START
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the root before", "the root before, and another file is there"])
+def test_a_root_that_is_installed_by_hand_ends_floors_if_it_is_known_which_keys_were_before(
+    robot: Robot, repository: Repository, lost: str
+) -> None:
+    repository.publish()
+    robot.refresh()
+    repository.rotate("timestamp", "snapshot")
+    for role in ("snapshot", "timestamp"):
+        repository.signed[role].version = 1
+        repository.write(role)
+    robot.root = repository.file("root").read_bytes()
+    before = robot.meta / "root_history" / "1.root.json"
+    if lost == "the root before":
+        before.unlink()
+    elif lost != "nothing":
+        before.write_bytes(repository.file("channel-stable").read_bytes())
+    if lost == "nothing":
+        assert robot.refresh().versions["timestamp"] == 1
+    else:
+        with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+            robot.refresh()
+
+
+def test_a_new_key_beside_the_old_one_ends_no_floor(robot: Robot, repository: Repository) -> None:
+    old = repository.copy("old")
+    repository.publish()
+    robot.refresh()
+    root = repository.signed["root"]
+    root.add_key(CryptoSigner.generate_ed25519().public_key, "timestamp")
+    repository.publish("root")
+    shutil.copy(repository.file("root"), old / "metadata")
+    shutil.rmtree(robot.meta)
+    robot.folder = old
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        robot.refresh()
+
+
+def test_other_keys_of_the_root_alone_end_no_floor(robot: Robot, repository: Repository) -> None:
+    old = repository.copy("old")
+    repository.publish()
+    robot.refresh()
+    repository.rotate("root")
+    shutil.copy(repository.file("root"), old / "metadata")
+    shutil.rmtree(robot.meta)
+    robot.folder = old
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        robot.refresh()

@@ -1,0 +1,59 @@
+"""What the tests of trust share: a robot that remembers what it saw of a repository."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+from securesystemslib.formats import encode_canonical
+
+from jepa_runtime.update.fetch import FolderSource, Limits
+from jepa_runtime.update.trust import Floors, Seen, Trust
+from tests.update.repositories import FILE, Repository
+
+NOTHING = Floors({}, None)
+DAY = timedelta(days=1)
+LIMITS = Limits(read_s=0.3, free_bytes=0)
+
+
+class Robot:
+    """A robot, its memory, and the repository as it sees it."""
+
+    def __init__(self, home: Path, repository: Repository) -> None:
+        self.meta = home / "meta"
+        self.part = home / "file.part"
+        self.root = repository.first_root
+        self.folder = repository.folder
+        self.floors = NOTHING
+        self.now = repository.now
+        self.trust = self._trust()
+
+    def _trust(self) -> Trust:
+        return Trust(
+            self.meta,
+            root=self.root,
+            metadata=FolderSource(self.folder / "metadata"),
+            targets=FolderSource(self.folder / "targets"),
+            limits=LIMITS,
+            now=lambda: self.now,
+        )
+
+    def refresh(self) -> Seen:
+        self.trust = self._trust()
+        seen = self.trust.refresh(self.floors)
+        self.floors = Floors(seen.versions, seen.signed_at)
+        return seen
+
+    def fetch(self) -> bytes:
+        """All of it: what is current, and the file."""
+        self.refresh()
+        self.trust.download(FILE, self.part)
+        return self.part.read_bytes()
+
+
+def resign(repository: Repository, role: str, signed: dict[str, object]) -> None:
+    """Sign what python-tuf would not write."""
+    payload = encode_canonical(signed) or ""
+    signatures = [signer.sign(payload.encode()).to_dict() for signer in repository.signers[role]]
+    repository.file(role).write_text(json.dumps({"signed": signed, "signatures": signatures}))
