@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from jepa_runtime.bundle import Bundle, seal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,3 +29,13 @@ def two_rooms_bundle() -> Path:
     if not (folder / "manifest.json").is_file():
         pytest.skip("models/two_rooms has no bundle yet")
     return folder
+
+
+@pytest.fixture
+def wrong_bundle(toy_bundle: Path, tmp_path: Path) -> Path:
+    """A sealed bundle whose predictor does not compute what it is said to."""
+    copy = Path(shutil.copytree(toy_bundle, tmp_path / "wrong"))
+    arrays = dict(np.load(copy / "golden.npz"))
+    np.savez(copy / "golden.npz", **arrays | {"futures": arrays["futures"] + 0.5})
+    seal(copy, Bundle.open(toy_bundle).manifest)
+    return copy

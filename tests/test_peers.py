@@ -1,0 +1,219 @@
+"""The peers of the benchmarks: what they say is read, and one that fails is an error with its words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from tests.scripts import BENCHMARKS, load
+
+app, rows = load("peers.benchmark_app"), load("peers.rows")
+
+# What benchmark_app of OpenVINO 2026.4 said of a graph that takes microseconds and of one that takes longer.
+MEDIAN = """\
+[Step 10/11] Measuring performance (Start inference synchronously, limits: 20 iterations)
+[ INFO ] Benchmarking in inference only mode (inputs filling are not included in measurement loop).
+[ INFO ] First inference took 1.62 ms
+[Step 11/11] Dumping statistics report
+[ INFO ] Execution Devices:['CPU']
+[ INFO ] Count:            20 iterations
+[ INFO ] Duration:         0.42 ms
+[ INFO ] Latency:
+[ INFO ]    Median:        10.95 us
+[ INFO ]    Average:       13.38 us
+[ INFO ]    Min:           10.79 us
+[ INFO ]    Max:           52.45 us
+[ INFO ] Throughput:   47510.23 FPS
+"""
+PERCENTILE = """\
+[ INFO ] First inference took 18.56 ms
+[Step 11/11] Dumping statistics report
+[ INFO ] Execution Devices:['CPU']
+[ INFO ] Count:            20 iterations
+[ INFO ] Duration:         326.53 ms
+[ INFO ] Latency:
+[ INFO ]    99 percentile:     17.66 ms
+[ INFO ]    Average:       16.21 ms
+[ INFO ]    Min:           15.73 ms
+[ INFO ]    Max:           17.66 ms
+[ INFO ] Throughput:   61.25 FPS
+"""
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Puts a process that says a text in the place of benchmark_app."""
+
+    def put(text: str, *, status: int = 0, after_its_end: bool = False, stays_s: float = 0.0) -> None:
+        (tmp_path / "text").write_text(text)
+        say = f"cat {tmp_path / 'text'}"
+        lines = f"(sleep 0.3; {say}) &" if after_its_end else f"{say}; sleep {stays_s}"
+        fake = tmp_path / "fake"
+        fake.write_text(f"#!/bin/sh\n{lines}\nexit {status}\n")
+        fake.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(fake))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [(MEDIAN, 0.01095), (PERCENTILE, 17.66)],
+    ids=["a median in us", "a percentile in ms"],
+)
+def test_what_benchmark_app_said_is_read(says: Callable[..., None], text: str, milliseconds: float) -> None:
+    says(text, stays_s=1.0)
+    told = app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
+    assert (told.percentile_ms, told.count) == (pytest.approx(milliseconds), 20)
+    assert told.peak_rss_mb > 0 and told.cpu_s >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("[ ERROR ] no such file", 1),
+        (MEDIAN, 1),
+        (MEDIAN.replace("Median", "Middle"), 0),
+        (MEDIAN.replace("Count", "Number"), 0),
+        (MEDIAN.replace("[Step 11/11]", "[Step 12/12]"), 0),
+    ],
+    ids=["an error", "a bad status", "no median", "no count", "other steps"],
+)
+def test_what_is_no_report_of_benchmark_app_is_an_error_with_its_words(
+    says: Callable[..., None], text: str, status: int
+) -> None:
+    says(text, status=status)
+    with pytest.raises(app.BenchmarkAppError, match=rf"failed on x\.xml \(status {status}\)") as raised:
+        app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
+    assert text.strip().splitlines()[-1] in str(raised.value)
+
+
+def test_a_benchmark_app_that_has_ended_before_its_words_are_read_is_an_error(
+    says: Callable[..., None],
+) -> None:
+    says(MEDIAN, after_its_end=True)
+    with pytest.raises(app.BenchmarkAppError):
+        app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
+
+
+def test_the_real_benchmark_app_measures_a_graph_of_free_shape(toy_bundle: Path) -> None:
+    shapes = {"history_latents": (1, 1, 2, 8), "actions": (16, 4, 2)}
+    graph = toy_bundle / "predictor" / "openvino" / "model.xml"
+    told = app.benchmark_app(graph, shapes, threads=1, count=50, percentile=99)
+    assert told.count == 50
+    assert 0 < told.percentile_ms < 1000 and 0 <= told.cpu_s < 60 and 20 < told.peak_rss_mb < 2000
+
+
+ANSWER = "dict(latency_ms=[1.5] * n, stages_ms=dict(encode=[1.0] * n), cpu_s=0.25, peak_rss_mb=7.0)"
+
+
+@pytest.fixture
+def peer(toy_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Makes rows without ROS; a text other than a file's name becomes the body of their ``run(n)``."""
+    setting = rows.Setting(
+        bundle=Bundle.open(toy_bundle), threads=1, size="40x30", source="", rate_hz=0.0, frames=4,
+        seconds=0.0, scratch=tmp_path,
+    )  # fmt: skip
+    made = []
+
+    def make(what: str, *, precision: str = "fp32", bundle: Path = toy_bundle) -> Any:
+        if not what.endswith(".py"):
+            file = tmp_path / "child.py"
+            file.write_text(
+                f"import os, sys, threading, time\nsys.path.insert(0, {str(BENCHMARKS / 'peers')!r})\n"
+                "from serving import serve\nclass Server:\n"
+                "    def __init__(self, task): print('hello'); self.facts = dict(open_s=1.0, more_s=0.5)\n"
+                f"    def run(self, n): {what}\nserve(Server)\n"
+            )
+            what = str(file)
+        own = replace(setting, bundle=Bundle.open(bundle))
+        made.append(rows.ServedRow("peer", "", precision, own, script=what))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+        assert each._process.poll() is not None
+
+
+def test_a_peer_tells_what_each_frame_took(toy_bundle: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    process = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "peers" / "onnxruntime_session.py"), "--bundle", str(toy_bundle),
+         "--precision", "fp32", "--threads", "1", "--size", "40x30"],
+        input="3\n5\n", stdout=subprocess.PIPE, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    ready, *answers = map(json.loads, process.stdout.splitlines())
+    assert ready["ready"].keys() == {"open_s", "first_frame_s"}
+    for count, answer in zip((3, 5), answers, strict=True):
+        stages = answer["stages_ms"]
+        assert stages.keys() == {"preprocess", "encode", "predict"}
+        assert np.shape(list(stages.values())) == (3, count)
+        assert answer["latency_ms"] == pytest.approx(np.sum(list(stages.values()), axis=0))
+        assert answer["cpu_s"] >= 0 and answer["peak_rss_mb"] > 20
+
+
+def test_a_row_adds_its_rounds_up_whatever_a_library_prints(peer: Callable[..., Any]) -> None:
+    row = peer(f"print('working'); return {ANSWER}")
+    row.open()
+    row.measure()
+    row.measure()
+    told = row.summary()
+    assert (told["n"], told["start_s"], told["rounds_p50_ms"]) == (8, 1.5, [1.5, 1.5])
+    assert told["p50_ms"]["value"] == told["max_ms"] == 1.5 and told["p99_ms"]["value"] is None
+    assert told["stages_ms"] == {"encode": {"p50": 1.0, "p99": None, "n": 8}}
+    assert (told["cpu_s_per_frame"], told["peak_rss_mb"]) == (0.0625, 7.0)
+
+
+def test_a_peer_that_cannot_run_the_bundle_says_why_and_ends(peer: Callable[..., Any]) -> None:
+    pytest.importorskip("onnxruntime")
+    row = peer("onnxruntime_session.py", precision="fp16")
+    with pytest.raises(rows.AbsentRowError, match="the bundle has no onnx graph in fp16"):
+        row.open()
+    assert row._process.wait(30) == 0
+
+
+def test_a_peer_that_computes_something_else_is_not_measured(
+    peer: Callable[..., Any], wrong_bundle: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(rows.RowError, match="its predictor does not compute what the bundle's does"):
+        peer("onnxruntime_session.py", bundle=wrong_bundle).open()
+
+
+def test_a_peer_that_fails_is_an_error_with_its_last_words(peer: Callable[..., Any]) -> None:
+    row = peer("1 / 0")
+    row.open()
+    with pytest.raises(rows.RowError, match=r"(?s)peer \(fp32\) gave no answer.*ZeroDivisionError"):
+        row.measure()
+
+
+def test_a_peer_that_ended_after_its_round_is_an_error_with_its_last_words(peer: Callable[..., Any]) -> None:
+    row = peer(f"threading.Timer(0.1, os._exit, [3]).start(); return {ANSWER}")
+    row.open()
+    row.measure()
+    row._process.wait(30)
+    with pytest.raises(rows.RowError, match="gave no answer"):
+        row.measure()
+
+
+def test_a_peer_that_hangs_is_given_up_and_ended(
+    peer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = peer("time.sleep(600)")
+    row.open()
+    monkeypatch.setattr(rows, "_ROUND_PATIENCE_S", 0.1)
+    monkeypatch.setattr(rows, "_STOP_PATIENCE_S", 0.1)
+    with pytest.raises(rows.RowError, match="gave no answer"):
+        row.measure()
+    row.close()
+    assert row._process.returncode == -9
