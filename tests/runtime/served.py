@@ -1,0 +1,37 @@
+"""A pipeline over a fake model, and what it delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.sources.base import Frame
+from tests.runtime.fakes import FakeModel
+
+
+class Served:
+    """A started pipeline over a fake model, what it delivered and what it complained about."""
+
+    def __init__(self, model: FakeModel, on_result: Callable[[Result], None] | None, **options: Any) -> None:
+        self.model = model
+        self.results: list[Result] = []
+        self.errors: list[tuple[Exception, Frame | None]] = []
+        options.setdefault("on_error", lambda error, about: self.errors.append((error, about)))
+        self.pipeline = Pipeline(lambda: model, on_result=on_result or self.results.append, **options)
+
+    def feed(self, *frames: Frame) -> None:
+        """Submit frames one by one, each after the last was finished."""
+        for each in frames:
+            self.pipeline.submit(each)
+            assert self.pipeline.wait_idle(5.0)
+
+
+@contextmanager
+def serve(
+    model: FakeModel | None = None, *, on_result: Callable[[Result], None] | None = None, **options: Any
+) -> Iterator[Served]:
+    served = Served(model or FakeModel(), on_result, **options)
+    with served.pipeline:
+        yield served
