@@ -1,0 +1,237 @@
+"""Whose checkpoint it is, seen by its names, and its weights under the names of this package.
+
+Known are Meta's files (networks by name, under which `module.backbone.` may stand before every weight), the
+ports to Hugging Face (queries, keys and values apart), and LeWM's state dicts (its encoder is a port, in the
+names of transformers before or after version 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from jepa_export.errors import JepaExportError
+from jepa_export.teachers.family import Family
+
+Tensors = dict[str, Tensor]
+# A pattern at a name's start, and what takes its place; None: the weight is not used.
+Rules = Sequence[tuple[str, str | None]]
+Origin = Literal["Meta", "Hugging Face", "LeWM"]
+
+_VJEPA2_ENCODER: Rules = [
+    # Kept in files from before rotary positions, and unused since.
+    (r"pos_embed$", None),
+    (r"norm\.", "norms.0."),
+]
+_VJEPA2_PREDICTOR: Rules = [
+    (r"predictor_pos_embed$", None),
+    (r"predictor_proj_context\.", None),
+    (r"extrinsics_encoder\.", None),
+    (r"predictor_", ""),
+]
+_PORTED_VJEPA2_ENCODER: Rules = [
+    (r"embeddings\.patch_embeddings\.", "patch_embed."),
+    (r"layer\.(\d+)\.attention\.", r"blocks.\1.attn."),
+    (r"layer\.", "blocks."),
+    (r"layernorm\.", "norms.0."),
+]
+_PORTED_VJEPA2_PREDICTOR: Rules = [
+    (r"embeddings\.predictor_embeddings\.", "embed."),
+    (r"embeddings\.", ""),
+    (r"layer\.(\d+)\.attention\.", r"blocks.\1.attn."),
+    (r"layer\.", "blocks."),
+    (r"layernorm\.", "norm."),
+]
+_LAYER = r"(?:encoder\.layer|layers)\.(\d+)\."
+_PORTED_VIT: Rules = [
+    (r"pooler\.", None),
+    (r"embeddings\.mask_token$", None),
+    (r"embeddings\.position_embeddings$", "pos_embed"),
+    (r"embeddings\.cls_token$", "cls_token"),
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (_LAYER + r"layernorm_before\.", r"blocks.\1.norm1."),
+    (_LAYER + r"layernorm_after\.", r"blocks.\1.norm2."),
+    (_LAYER + r"attention\.(?:output\.dense|o_proj)\.", r"blocks.\1.attn.proj."),
+    (_LAYER + r"attention\.(?:attention\.)?(query|key|value)\.", r"blocks.\1.attn.\2."),
+    (_LAYER + r"attention\.q_proj\.", r"blocks.\1.attn.query."),
+    (_LAYER + r"attention\.k_proj\.", r"blocks.\1.attn.key."),
+    (_LAYER + r"attention\.v_proj\.", r"blocks.\1.attn.value."),
+    (_LAYER + r"(?:intermediate\.dense|mlp\.fc1)\.", r"blocks.\1.mlp.fc1."),
+    (_LAYER + r"(?:output\.dense|mlp\.fc2)\.", r"blocks.\1.mlp.fc2."),
+    (r"layernorm\.", "norm."),
+]
+_LEWM_BLOCK = r"predictor\.transformer\.layers\.(\d+)\."
+_LEWM: Rules = [
+    (r"predictor\.pos_embedding$", "pos_embed"),
+    (r"predictor\.transformer\.norm\.", "norm."),
+    (_LEWM_BLOCK + r"adaLN_modulation\.", r"blocks.\1.modulation."),
+    (_LEWM_BLOCK + r"attn\.to_qkv\.", r"blocks.\1.attn.qkv."),
+    (_LEWM_BLOCK + r"attn\.to_out\.0\.", r"blocks.\1.attn.proj."),
+    # A dropout stood in between.
+    (_LEWM_BLOCK + r"mlp\.net\.4\.", r"blocks.\1.mlp.3."),
+    (_LEWM_BLOCK + r"mlp\.net\.", r"blocks.\1.mlp."),
+    (_LEWM_BLOCK, r"blocks.\1."),
+    (r"action_encoder\.patch_embed\.", "mix."),
+    (r"action_encoder\.embed\.", "action_encoder."),
+]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A recognised checkpoint: its family, in whose form it is, and what it holds."""
+
+    family: Family
+    origin: Origin
+    content: Mapping[str, Any]
+    where: str
+
+    def weights(self, encoder: str, *, levels: int) -> Tensors:
+        """All weights of the model, under the names of this package.
+
+        Args:
+            encoder: which encoder of an official file.
+            levels: how many normalised outputs the model's encoder has (V-JEPA 2.1).
+
+        Raises:
+            JepaExportError: there is no such encoder in it.
+        """
+        if self.origin == "LeWM":
+            flat = _flat(self.content)
+            rest = {name: tensor for name, tensor in flat.items() if not name.startswith("encoder.")}
+            return _joined(encoder=_renamed(_under(flat, "encoder."), _PORTED_VIT)) | _renamed(rest, _LEWM)
+        if self.origin == "Hugging Face":
+            flat = _flat(self.content)
+            if self.family == "I-JEPA":
+                return _joined(encoder=_renamed(flat, _PORTED_VIT))
+            return _joined(
+                encoder=_renamed(_under(flat, "encoder."), _PORTED_VJEPA2_ENCODER),
+                predictor=_renamed(_under(flat, "predictor."), _PORTED_VJEPA2_PREDICTOR),
+            )
+        networks = _networks(self.content)
+        if encoder not in networks:
+            raise JepaExportError(
+                f"{self.where} has no {encoder}; it holds {', '.join(networks)}: ask for another encoder"
+            )
+        if self.family == "I-JEPA":
+            rules: tuple[Rules, Rules] = [], [(r"predictor_", "")]
+        elif self.family == "V-JEPA 2.1":
+            rules = _levels(levels), _VJEPA2_PREDICTOR
+        else:
+            rules = _VJEPA2_ENCODER, _VJEPA2_PREDICTOR
+        return _joined(
+            encoder=_renamed(networks[encoder], rules[0]),
+            predictor=_renamed(networks["predictor"], rules[1]),
+        )
+
+
+def recognise(content: Mapping[str, Any], where: str) -> Checkpoint:
+    """Whose checkpoint ``content`` is.
+
+    Raises:
+        JepaExportError: nobody's that is known here.
+    """
+    found: tuple[Family, Origin] | None = None
+    networks, flat = _networks(content), _flat(content)
+    if predictor := networks.get("predictor"):
+        if "action_encoder.weight" in predictor:
+            found = "V-JEPA 2-AC", "Meta"
+        elif any("norms_block.0.weight" in network for network in networks.values()):
+            found = "V-JEPA 2.1", "Meta"
+        elif "mask_token" in predictor:
+            found = "I-JEPA", "Meta"
+        elif "mask_tokens.0" in predictor:
+            found = "V-JEPA 2", "Meta"
+    elif "encoder.embeddings.patch_embeddings.proj.weight" in flat:
+        found = "V-JEPA 2", "Hugging Face"
+    elif "action_encoder.patch_embed.weight" in flat:
+        found = "LeWM", "LeWM"
+    elif "embeddings.patch_embeddings.projection.weight" in flat and "embeddings.cls_token" not in flat:
+        found = "I-JEPA", "Hugging Face"
+    if found is None:
+        names = list(networks or flat or content)
+        raise JepaExportError(
+            f"{where} is of no known teacher; it holds {', '.join(map(str, names[:3])) or 'nothing'}"
+            f"{', …' if len(names) > 3 else ''}: give an official checkpoint"
+        )
+    return Checkpoint(*found, content, where)
+
+
+def _levels(levels: int) -> Rules:
+    """V-JEPA 2.1 normalises at four depths; a model that reads the last alone ignores the other three."""
+    if levels == 1:
+        return [(r"norms_block\.[0-2]\.", None), (r"norms_block\.3\.", "norms.0.")]
+    return [(r"norms_block\.", "norms.")]
+
+
+def _tensors(values: Mapping[str, Any], *prefixes: str) -> Tensors:
+    """The tensors among ``values``, without the prefixes that wrappers leave on their names."""
+    strip = re.compile(f"^(?:{'|'.join(map(re.escape, prefixes))})+")
+    return {strip.sub("", str(name)): value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _networks(content: Mapping[str, Any]) -> dict[str, Tensors]:
+    """Networks by name, in a file that holds several."""
+    found = {
+        str(name): _tensors(values, "module.", "backbone.")
+        for name, values in content.items()
+        if isinstance(values, Mapping)
+    }
+    return {name: tensors for name, tensors in found.items() if tensors}
+
+
+def _flat(content: Mapping[str, Any]) -> Tensors:
+    """The one network of a file, which trainers put under ``state_dict``."""
+    inner = content.get("state_dict", content)
+    return _tensors(inner if isinstance(inner, Mapping) else content, "model.")
+
+
+def _under(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _renamed(tensors: Tensors, rules: Rules) -> Tensors:
+    """``tensors`` under their names here, and in the shapes that go with them."""
+    named: Tensors = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in rules:
+            if match := re.match(pattern, name):
+                name = "" if replacement is None else match.expand(replacement) + name[match.end() :]
+                break
+        if name:
+            named[name] = _reshaped(name, tensor)
+    return _stacked(named)
+
+
+def _reshaped(name: str, tensor: Tensor) -> Tensor:
+    """A convolution over patches as a matrix: its rows run over frames, then colours, rows and columns."""
+    if re.match(r"patch_embed(_img)?\.proj\.weight$", name):
+        return (tensor.transpose(1, 2) if tensor.ndim == 5 else tensor).flatten(1)
+    # A convolution over single places.
+    return tensor.flatten(1) if name == "mix.weight" else tensor
+
+
+def _stacked(tensors: Tensors) -> Tensors:
+    """What is one weight here and several there: queries, keys and values; mask tokens."""
+    out: Tensors = {}
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if match := re.fullmatch(r"(.*\.attn\.)(query|key|value)(\..*)", name):
+            groups.setdefault(match[1] + "qkv" + match[3], {})[match[2]] = tensor
+        elif match := re.fullmatch(r"(mask_tokens)(?:\.(\d+))?", name):
+            groups.setdefault(match[1], {})[match[2] or "0"] = tensor.flatten(0, -2)
+        else:
+            out[name] = tensor
+    for name, group in groups.items():
+        order = ("query", "key", "value") if "qkv" in name else sorted(group, key=int)
+        out[name] = torch.cat([group[key] for key in order if key in group])
+    return out
+
+
+def _joined(**networks: Tensors) -> Tensors:
+    return {
+        f"{part}.{name}": tensor for part, tensors in networks.items() for name, tensor in tensors.items()
+    }

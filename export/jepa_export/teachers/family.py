@@ -1,0 +1,157 @@
+"""The published models by name: sizes, what they read, whose weights are used, and under which licence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jepa_export.errors import JepaExportError
+from jepa_export.teachers.ijepa import IJEPA, IJEPAConfig
+from jepa_export.teachers.layers import Sizes
+from jepa_export.teachers.lewm import LeWM, LeWMConfig
+from jepa_export.teachers.vit import ViTConfig
+from jepa_export.teachers.vjepa2 import VJEPA2, EncoderConfig, PredictorConfig, VJEPA2Config
+from jepa_export.teachers.vjepa2_ac import VJEPA2AC, VJEPA2ACConfig
+
+Family = Literal["V-JEPA 2", "V-JEPA 2.1", "V-JEPA 2-AC", "LeWM", "I-JEPA"]
+Config = VJEPA2Config | VJEPA2ACConfig | LeWMConfig | IJEPAConfig
+Model = VJEPA2 | VJEPA2AC | LeWM | IJEPA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One published model.
+
+    ``weights`` is the encoder of an official file that its authors evaluate; ``published`` where the file is
+    found (under dl.fbaipublicfiles.com, or a name on the Hugging Face Hub).
+    """
+
+    family: Family
+    config: Config
+    weights: str
+    published: tuple[str, ...]
+    licence: str = "MIT"
+
+    @property
+    def commercial(self) -> bool:
+        """Whether what is made from the weights may serve a commercial purpose."""
+        return "-NC-" not in self.licence
+
+
+def _sizes(width: int, depth: int, heads: int, hidden: int | None = None) -> dict[str, Any]:
+    return {"width": width, "depth": depth, "heads": heads, "hidden": hidden or 4 * width}
+
+
+_BASE = _sizes(768, 12, 12)
+_LARGE = _sizes(1024, 24, 16)
+_HUGE = _sizes(1280, 32, 16)
+_GIANT = _sizes(1408, 40, 22, 6144)
+_GIGANTIC = _sizes(1664, 48, 26, 8192)
+
+
+def _vjepa2(name: str, sizes: dict[str, Any], px: int) -> Member:
+    return Member(
+        family="V-JEPA 2",
+        config=VJEPA2Config(
+            encoder=EncoderConfig(**sizes, px=px, taps=(sizes["depth"] - 1,)),
+            predictor=PredictorConfig(**_sizes(384, 12, 12), mask_tokens=10),
+        ),
+        weights="target_encoder",
+        published=(
+            f"vjepa2/vit{name}{'' if px == 256 else f'-{px}'}.pt",
+            f"facebook/vjepa2-vit{name}-fpc64-{px}",
+        ),
+    )
+
+
+def _vjepa2_1(name: str, sizes: dict[str, Any], taps: tuple[int, ...] | None = None) -> Member:
+    """``taps`` None: distilled from ViT-G, and predicting in its space."""
+    last = sizes["depth"] - 1
+    return Member(
+        family="V-JEPA 2.1",
+        config=VJEPA2Config(
+            encoder=EncoderConfig(
+                **sizes, px=384, pairing="interleaved", span=16, images=True, taps=taps or (last,)
+            ),
+            predictor=PredictorConfig(
+                **_sizes(384, 24 if taps else 12, 12),
+                mask_tokens=8,
+                teacher_width=None if taps else _GIGANTIC["width"],
+            ),
+        ),
+        weights="target_encoder" if taps else "ema_encoder",
+        published=(f"vjepa2/vjepa2_1_vit{name}{'' if taps else '_dist_vitG'}_384.pt",),
+    )
+
+
+def _ijepa(sizes: dict[str, Any], px: int, patch: int, depth: int, *published: str) -> Member:
+    return Member(
+        family="I-JEPA",
+        config=IJEPAConfig(
+            encoder=ViTConfig(**sizes, px=px, patch=patch), predictor=Sizes(**_sizes(384, depth, 16))
+        ),
+        weights="target_encoder",
+        published=published,
+        licence="CC-BY-NC-4.0",
+    )
+
+
+FAMILY: dict[str, Member] = {
+    "vjepa2_vitl_256": _vjepa2("l", _LARGE, 256),
+    "vjepa2_vith_256": _vjepa2("h", _HUGE, 256),
+    "vjepa2_vitg_256": _vjepa2("g", _GIANT, 256),
+    "vjepa2_vitg_384": _vjepa2("g", _GIANT, 384),
+    "vjepa2_1_vitb_384": _vjepa2_1("b", _BASE),
+    "vjepa2_1_vitl_384": _vjepa2_1("l", _LARGE),
+    "vjepa2_1_vitg_384": _vjepa2_1("g", _GIANT, (9, 19, 29, 39)),
+    "vjepa2_1_vitG_384": _vjepa2_1("G", _GIGANTIC, (11, 23, 37, 47)),
+    "vjepa2_ac_vitg_256": Member(
+        family="V-JEPA 2-AC",
+        config=VJEPA2ACConfig(
+            encoder=EncoderConfig(**_GIANT, px=256, taps=(39,), frames=2), predictor=Sizes(**_LARGE)
+        ),
+        weights="encoder",
+        published=("vjepa2/vjepa2-ac-vitg.pt",),
+    ),
+    "lewm": Member(
+        family="LeWM",
+        config=LeWMConfig(
+            encoder=ViTConfig(**_sizes(192, 12, 3), px=224, patch=14, class_token=True, eps=1e-12),
+            depth=6,
+            heads=16,
+            head_dim=64,
+            hidden=2048,
+            projector=2048,
+            history=3,
+            # Of Push-T: 5 actions of 2 numbers. A checkpoint's own is taken from it.
+            action_dim=10,
+        ),
+        weights="encoder",
+        published=("quentinll/lewm-pusht", "quentinll/lewm-cube", "quentinll/lewm-tworooms"),
+    ),
+    "ijepa_vith14_224": _ijepa(
+        _HUGE, 224, 14, 12, "ijepa/IN1K-vit.h.14-300e.pth.tar", "facebook/ijepa_vith14_1k"
+    ),
+    "ijepa_vith16_448": _ijepa(
+        _HUGE, 448, 16, 12, "ijepa/IN1K-vit.h.16-448px-300e.pth.tar", "facebook/ijepa_vith16_1k"
+    ),
+    "ijepa_vitg16_224": _ijepa(
+        _sizes(1408, 40, 16, 6144),
+        224,
+        16,
+        16,
+        "ijepa/IN22K-vit.g.16-600e.pth.tar",
+        "facebook/ijepa_vitg16_22k",
+    ),
+}
+
+
+def find(name: str) -> Member:
+    """The model of this name.
+
+    Raises:
+        JepaExportError: there is none.
+    """
+    if name not in FAMILY:
+        raise JepaExportError(f"no teacher is called {name!r}; there are: {', '.join(FAMILY)}")
+    return FAMILY[name]

@@ -1,0 +1,132 @@
+"""What all teachers are built from: pre-norm transformer parts in operators every target has.
+
+Patches are rows of a matrix product (some targets fail on the convolution of the published code, which is
+the same sum), and positions are constant tables (:mod:`rope`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from jepa_export.errors import JepaExportError
+from jepa_export.students.layers import merge_heads, split_heads
+from jepa_export.teachers.rope import Rotation
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of a transformer; ``hidden`` is the width inside its MLPs.
+
+    Raises:
+        JepaExportError: heads that do not fit the width, or of an odd size.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise JepaExportError(
+                f"width must be a multiple of 2 x heads ({2 * self.heads}), got {self.width}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class Attention(nn.Module):
+    """Self-attention of [batch, n, width]; ``mask`` is added to the scores."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
+        query, key, value = (split_heads(part, self.heads) for part in self.qkv(tokens).chunk(3, dim=-1))
+        if rotation is not None:
+            query, key = rotation.apply(query), rotation.apply(key)
+        out: Tensor = self.proj(merge_heads(scaled_dot_product_attention(query, key, value, attn_mask=mask)))
+        return out
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.act(self.fc1(tokens)))
+        return out
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: [batch, n, width] -> the same."""
+
+    def __init__(self, sizes: Sizes, eps: float = EPS) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(sizes.width, eps)
+        self.attn = Attention(sizes.width, sizes.heads)
+        self.norm2 = nn.LayerNorm(sizes.width, eps)
+        self.mlp = MLP(sizes.width, sizes.hidden)
+
+    def forward(self, tokens: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
+        tokens = tokens + self.attn(self.norm1(tokens), rotation, mask)
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
+
+
+def blocks(sizes: Sizes, eps: float = EPS) -> nn.ModuleList:
+    """As many blocks as ``sizes`` is deep."""
+    return nn.ModuleList(Block(sizes, eps) for _ in range(sizes.depth))
+
+
+class PatchEmbedding(nn.Module):
+    """[N, channels, px, px] -> [N, patches, width], patches row by row."""
+
+    def __init__(self, channels: int, px: int, patch: int, width: int) -> None:
+        super().__init__()
+        if px < 1 or px % patch:
+            raise JepaExportError(f"px must be a multiple of the patch ({patch}), got {px}")
+        self.channels, self.side, self.patch = channels, px // patch, patch
+        self.proj = nn.Linear(channels * patch**2, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.reshape(-1, self.side, self.patch, self.side, self.patch).transpose(2, 3)
+        patches = rows.reshape(-1, self.channels, self.side**2, self.patch**2).transpose(1, 2)
+        out: Tensor = self.proj(patches.flatten(2))
+        return out
+
+
+def take(tokens: Tensor, ids: Tensor) -> Tensor:
+    """The tokens ``ids`` of [batch, n, dim]: [m], the same of every sample, or [batch, m]."""
+    if ids.ndim == 1:
+        return tokens.index_select(1, ids)
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def check_shape(what: str, tensor: Tensor, *shape: int | str) -> None:
+    """Refuse ``tensor`` unless its shape is ``shape``, in which a name stands for any size.
+
+    Raises:
+        JepaExportError: it is not.
+    """
+    fits = len(shape) == tensor.ndim and all(
+        isinstance(size, str) or size == int(given) for size, given in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise JepaExportError(
+            f"{what} must be [{', '.join(map(str, shape))}], got {[int(size) for size in tensor.shape]}"
+        )

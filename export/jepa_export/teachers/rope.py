@@ -1,0 +1,74 @@
+"""Rotary positions in three axes (frame, row, column), as V-JEPA 2 has them, as constant tables.
+
+Of a head's dimensions, three equal parts are rotated by a token's frame, row and column, in neighbouring
+pairs (Su et al. 2021, "RoFormer"); what remains is left alone. V-JEPA 2 gives the two dimensions of a pair
+different frequencies (its tables are tiled over the pairs); its weights were trained with that, so it stays.
+V-JEPA 2.1 gives both the same (its tables are interleaved)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+Pairing = Literal["tiled", "interleaved"]
+
+
+class Rotation(NamedTuple):
+    """Rows of the tables, [n, head_dim] or one set a sample, [batch, 1, n, head_dim]; ``partner`` [head_dim]
+    is the other dimension of each one's pair, and ``sin`` carries its sign."""
+
+    cos: Tensor
+    sin: Tensor
+    partner: Tensor
+
+    def apply(self, heads: Tensor) -> Tensor:
+        """Rotates queries or keys [batch, heads, n, head_dim]."""
+        return heads * self.cos + heads.index_select(-1, self.partner) * self.sin
+
+
+class Rope(nn.Module):
+    """The tables of ``positions`` [n, 3] for heads of ``head_dim`` dimensions (even)."""
+
+    cos: Tensor
+    sin: Tensor
+    partner: Tensor
+
+    def __init__(self, positions: Tensor, head_dim: int, pairing: Pairing) -> None:
+        super().__init__()
+        part = head_dim // 3 // 2 * 2
+        omega = 1 / 10_000 ** (torch.arange(part // 2) / (part / 2))
+        angles = positions[..., None] * omega
+        angles = angles.repeat(1, 1, 2) if pairing == "tiled" else angles.repeat_interleave(2, dim=-1)
+        angles = pad(angles.flatten(1), (0, head_dim - 3 * part))
+        sign = torch.tensor([-1.0, 1.0]).repeat(head_dim // 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin() * sign, persistent=False)
+        partner = torch.arange(head_dim).unflatten(0, (-1, 2)).flip(-1).flatten()
+        self.register_buffer("partner", partner, persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.cos)
+
+    def first(self, count: int) -> Rotation:
+        """Of the first ``count`` tokens."""
+        return Rotation(self.cos[:count], self.sin[:count], self.partner)
+
+    def at(self, ids: Tensor) -> Rotation:
+        """Of the tokens ``ids``, [n] or [batch, n]."""
+        cos, sin = (table[ids] if ids.ndim == 1 else table[ids][:, None] for table in (self.cos, self.sin))
+        return Rotation(cos, sin, self.partner)
+
+
+def grid_positions(frames: int, side: int, span: int | None = None) -> Tensor:
+    """(frame, row, column) of every token of a clip, [frames * side * side, 3], frames outermost.
+
+    Args:
+        span: rows and columns are stretched to the range of a grid this wide (V-JEPA 2.1's encoder: 16).
+    """
+    along = torch.arange(float(side))
+    if span is not None:
+        along = along * (span - 1) / (side - 1)
+    return torch.cartesian_prod(torch.arange(float(frames)), along, along)

@@ -1,0 +1,268 @@
+"""V-JEPA 2 (Assran et al. 2025) and V-JEPA 2.1: encoder, predictor, and anticipation without actions.
+
+Both read clips of square frames, normalised as :mod:`pixels` does it. A clip becomes a token for every
+patch of every ``tubelet`` frames, frames outermost; the encoder looks both ways over its clip, so tokens of
+the past must never be taken from a clip that holds the future. 2.1 differs by settings alone: interleaved
+rotary pairs, stretched positions, a patch embedding of its own for single images, and a predictor whose
+output may lie in its teacher's space instead of the encoder's. That predictor's second output, for context
+tokens, serves training only and is left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from jepa_export.errors import JepaExportError
+from jepa_export.teachers.layers import EPS, PatchEmbedding, Sizes, blocks, check_shape, take
+from jepa_export.teachers.rope import Pairing, Rope, grid_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Sizes):
+    """Of an encoder.
+
+    ``frames`` is the longest clip. ``span``: None, or the side of the grid that rows and columns are
+    stretched to. ``images``: there is a patch embedding for single images. ``taps``: the blocks whose
+    normalised outputs stand side by side in a token; the last block is one of them.
+    """
+
+    px: int
+    taps: tuple[int, ...]
+    frames: int = 64
+    patch: int = 16
+    tubelet: int = 2
+    pairing: Pairing = "tiled"
+    span: int | None = None
+    images: bool = False
+
+    @property
+    def side(self) -> int:
+        """Patches along an edge of a frame."""
+        return self.px // self.patch
+
+    @property
+    def output_dim(self) -> int:
+        return len(self.taps) * self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig(Sizes):
+    """Of a predictor.
+
+    ``teacher_width``: None where predictions lie in the encoder's own space, else the width of the space of
+    the teacher that the encoder was distilled from. ``mask_index`` is the mask token used unless told
+    otherwise: 1, as in Meta's code. (In the published V-JEPA 2 only token 0 is reported to be trained.)
+    """
+
+    mask_tokens: int
+    mask_index: int = 1
+    teacher_width: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VJEPA2Config:
+    """Encoder and predictor of one model."""
+
+    encoder: EncoderConfig
+    predictor: PredictorConfig
+
+    @property
+    def output_space(self) -> Literal["encoder", "teacher"]:
+        """What predictions can be compared with: the encoder's output, or only the teacher's."""
+        return "encoder" if self.predictor.teacher_width is None else "teacher"
+
+    @property
+    def output_dim(self) -> int:
+        return self.predictor.teacher_width or self.encoder.output_dim
+
+    def build(self) -> VJEPA2:
+        return VJEPA2(self)
+
+
+class Encoder(nn.Module):
+    """Clips [batch, T, 3, px, px] -> tokens [batch, T / tubelet * side * side, output_dim]."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        px, patch, width = config.px, config.patch, config.width
+        self.patch_embed = PatchEmbedding(3 * config.tubelet, px, patch, width)
+        if config.images:
+            self.patch_embed_img = PatchEmbedding(3, px, patch, width)
+            self.video_mod_embed = nn.Parameter(torch.zeros(1, 1, width))
+            self.img_mod_embed = nn.Parameter(torch.zeros(1, 1, width))
+        positions = grid_positions(config.frames // config.tubelet, config.side, config.span)
+        self.rope = Rope(positions, config.head_dim, config.pairing)
+        self.blocks = blocks(config)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, EPS) for _ in config.taps)
+
+    def forward(self, clips: Tensor, ids: Tensor | None = None) -> Tensor:
+        """All tokens of ``clips``, or of those ``ids`` ([n] or [batch, n]) that alone are then looked at.
+
+        Raises:
+            JepaExportError: clips of another shape or length.
+        """
+        tokens = self._embed(clips)
+        rotation = self.rope.first(tokens.shape[1])
+        if ids is not None:
+            tokens, rotation = take(tokens, ids), self.rope.at(ids)
+        out: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, rotation)
+            if index in self.config.taps:
+                out.append(self.norms[len(out)](tokens))
+        return torch.cat(out, dim=-1)
+
+    def _embed(self, clips: Tensor) -> Tensor:
+        config = self.config
+        check_shape("clips", clips, "batch", "frames", 3, config.px, config.px)
+        frames = int(clips.shape[1])
+        if frames == 1 and config.images:
+            image: Tensor = self.patch_embed_img(clips[:, 0]) + self.img_mod_embed
+            return image
+        if frames % config.tubelet or not 0 < frames <= config.frames:
+            raise JepaExportError(
+                f"clips must have a multiple of {config.tubelet} frames and at most {config.frames}, "
+                f"got {frames}: show a single image {config.tubelet} times"
+            )
+        steps = frames // config.tubelet
+        tubelets = clips.reshape(-1, 3 * config.tubelet, config.px, config.px)
+        tokens: Tensor = self.patch_embed(tubelets)
+        tokens = tokens.reshape(-1, steps * config.side**2, config.width)
+        return tokens + self.video_mod_embed if config.images else tokens
+
+
+class Predictor(nn.Module):
+    """Tokens of the context -> tokens at other places of the same clip, or of its future."""
+
+    def __init__(self, config: VJEPA2Config) -> None:
+        super().__init__()
+        encoder, own = config.encoder, config.predictor
+        self.mask_index = own.mask_index
+        if len(encoder.taps) == 1:
+            self.embed: nn.Module = nn.Linear(encoder.width, own.width)
+        else:
+            widths = encoder.output_dim, encoder.width, own.width
+            self.embed = nn.Sequential(nn.Linear(*widths[:2]), nn.GELU(), nn.Linear(*widths[1:]))
+        self.mask_tokens = nn.Parameter(torch.zeros(own.mask_tokens, own.width))
+        self.images = encoder.images
+        if self.images:
+            self.video_mod_embed = nn.Parameter(torch.zeros(1, 1, own.width))
+            self.img_mod_embed = nn.Parameter(torch.zeros(1, 1, own.width))
+        # Not stretched, whatever the encoder's are: so it is in Meta's published models.
+        positions = grid_positions(encoder.frames // encoder.tubelet, encoder.side)
+        self.rope = Rope(positions, own.head_dim, encoder.pairing)
+        self.blocks = blocks(own)
+        self.norm = nn.LayerNorm(own.width, EPS)
+        self.proj = nn.Linear(own.width, config.output_dim)
+
+    def forward(
+        self,
+        context: Tensor,
+        context_ids: Tensor,
+        target_ids: Tensor,
+        *,
+        mask_index: int | None = None,
+        image: bool = False,
+    ) -> Tensor:
+        """Predictions at ``target_ids``: [batch, m, output_dim].
+
+        Args:
+            context: the encoder's tokens [batch, n, encoder output_dim].
+            context_ids: their places in the clip's grid, frames outermost; [n] or [batch, n].
+            target_ids: the places to predict, [m] or [batch, m], below ``len(rope)``.
+            mask_index: the mask token, counted round; None: the configured one.
+            image: the context is of a single image (2.1).
+        """
+        index = (self.mask_index if mask_index is None else mask_index) % len(self.mask_tokens)
+        asked = self.mask_tokens[index].expand(context.shape[0], target_ids.shape[-1], -1)
+        tokens = torch.cat([self.embed(context), asked], dim=1)
+        if self.images:
+            tokens = tokens + (self.img_mod_embed if image else self.video_mod_embed)
+        rotation = self.rope.at(torch.cat([context_ids, target_ids], dim=-1))
+        for block in self.blocks:
+            tokens = block(tokens, rotation)
+        out: Tensor = self.proj(self.norm(tokens[:, context.shape[1] :]))
+        return out
+
+
+class FixedPredictor(nn.Module):
+    """A predictor for one context and one target, as it is exported: their places are constants."""
+
+    context_ids: Tensor
+    target_ids: Tensor
+
+    def __init__(self, predictor: Predictor, context_ids: Tensor, target_ids: Tensor) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.register_buffer("context_ids", context_ids, persistent=False)
+        self.register_buffer("target_ids", target_ids, persistent=False)
+
+    def forward(self, context: Tensor) -> Tensor:
+        out: Tensor = self.predictor(context, self.context_ids, self.target_ids)
+        return out
+
+
+class VJEPA2(nn.Module):
+    """A whole model; called, it encodes."""
+
+    def __init__(self, config: VJEPA2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.predictor = Predictor(config)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """The tokens of normalised clips, as :class:`Encoder` gives them."""
+        out: Tensor = self.encoder(clips)
+        return out
+
+    def anticipate(
+        self,
+        latents: Tensor,
+        *,
+        skip: int = 0,
+        steps: int = 1,
+        rounds: int = 1,
+        mask_index: int | None = None,
+    ) -> Tensor:
+        """What comes after a clip: mask tokens at future places (Meta's anticipation evaluation). To go
+        further, the oldest tokens make room for the prediction, and places do not advance.
+
+        Args:
+            latents: all tokens of the clip, as the encoder gives them.
+            skip: steps of ``tubelet`` frames between the clip and what is predicted.
+            steps: how many of them are predicted at once.
+            rounds: how often.
+            mask_index: as of :class:`Predictor`.
+
+        Returns:
+            Tokens [batch, rounds * steps * side * side, output_dim].
+
+        Raises:
+            JepaExportError: the future asked for lies beyond what the model was trained on, or would have to
+                be predicted from predictions in another space.
+        """
+        count, per_step = int(latents.shape[1]), self.config.encoder.side**2
+        first, ahead = count + skip * per_step, steps * per_step
+        if first + ahead > len(self.predictor.rope):
+            raise JepaExportError(
+                f"clip and prediction reach over {(first + ahead) // per_step} steps, the model over "
+                f"{len(self.predictor.rope) // per_step}: give it a shorter clip, or skip less"
+            )
+        if rounds > 1 and self.config.output_space == "teacher":
+            raise JepaExportError(
+                "this model predicts in its teacher's space and cannot read its own predictions: ask for "
+                "more steps instead of rounds"
+            )
+        places = torch.arange(first + ahead, device=latents.device)
+        futures: list[Tensor] = []
+        for _ in range(rounds):
+            if futures:
+                latents = torch.cat([latents[:, ahead:], futures[-1]], dim=1)
+            future = self.predictor(latents, places[:count], places[first:], mask_index=mask_index)
+            futures.append(future)
+        return torch.cat(futures, dim=1)

@@ -1,0 +1,118 @@
+"""V-JEPA 2-AC (Assran et al. 2025): a frozen V-JEPA 2 encoder and a predictor that is told a robot's actions.
+
+Every frame is encoded alone, as a clip of itself twice, and its tokens brought to unit scale. The predictor
+reads frame by frame an action, the state of the arm and the tokens, sees no later frame, and gives for every
+frame the tokens of the next. The public weights were, their users report, trained with a miscomputed loss of
+two steps (jepa-wms)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor, nn
+
+from jepa_export.errors import JepaExportError
+from jepa_export.students.layers import unit_scale
+from jepa_export.teachers.layers import EPS, Sizes, blocks, check_shape
+from jepa_export.teachers.rope import Rope, grid_positions
+from jepa_export.teachers.vjepa2 import Encoder, EncoderConfig
+
+# Numbers in a state (x, y, z in m; roll, pitch, yaw in rad; gripper, 0 open to 1 closed) and in an action,
+# which is how they change until the next frame.
+STATE_DIM = 7
+# Before the tokens of a frame: its action and its state.
+_LEADING = 2
+# Added to a score, this leaves nothing of its softmax, and float16 can hold it.
+_UNSEEN = -1e4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VJEPA2ACConfig:
+    """Sizes; ``frames`` is the longest sequence that the predictor reads."""
+
+    encoder: EncoderConfig
+    predictor: Sizes
+    frames: int = 8
+
+    def build(self) -> VJEPA2AC:
+        return VJEPA2AC(self)
+
+
+class ActionPredictor(nn.Module):
+    """Tokens, actions and states of T frames -> the tokens of the frame after each, before unit scale."""
+
+    mask: Tensor
+
+    def __init__(self, config: VJEPA2ACConfig) -> None:
+        super().__init__()
+        width, dim, side = config.predictor.width, config.encoder.output_dim, config.encoder.side
+        self.frames, self.patches, self.dim = config.frames, side**2, dim
+        self.embed = nn.Linear(dim, width)
+        self.action_encoder = nn.Linear(STATE_DIM, width)
+        self.state_encoder = nn.Linear(STATE_DIM, width)
+        # Actions and states stand at row and column 0 of their frame.
+        leading = torch.zeros(config.frames, _LEADING, 3)
+        leading[..., 0] = torch.arange(float(config.frames))[:, None]
+        grid = grid_positions(config.frames, side).unflatten(0, (config.frames, -1))
+        positions = torch.cat([leading, grid], dim=1).flatten(0, 1)
+        self.rope = Rope(positions, config.predictor.head_dim, config.encoder.pairing)
+        frame = positions[:, 0]
+        mask = torch.zeros(len(frame), len(frame)).masked_fill(frame[:, None] < frame, _UNSEEN)
+        self.register_buffer("mask", mask, persistent=False)
+        self.blocks = blocks(config.predictor)
+        self.norm = nn.LayerNorm(width, EPS)
+        self.proj = nn.Linear(width, dim)
+
+    def forward(self, latents: Tensor, actions: Tensor, states: Tensor) -> Tensor:
+        """[batch, T, patches, dim], twice [batch, T, 7] -> [batch, T, patches, dim].
+
+        Raises:
+            JepaExportError: tensors of other shapes, or more frames than ``frames``.
+        """
+        frames = int(latents.shape[1])
+        check_shape("latents", latents, "batch", frames, self.patches, self.dim)
+        check_shape("actions", actions, "batch", frames, STATE_DIM)
+        check_shape("states", states, "batch", frames, STATE_DIM)
+        if frames > self.frames:
+            raise JepaExportError(f"the predictor reads at most {self.frames} frames, got {frames}")
+        leading = torch.stack([self.action_encoder(actions), self.state_encoder(states)], dim=2)
+        tokens = torch.cat([leading, self.embed(latents)], dim=2).flatten(1, 2)
+        count = frames * (_LEADING + self.patches)
+        rotation, mask = self.rope.first(count), self.mask[:count, :count]
+        for block in self.blocks:
+            tokens = block(tokens, rotation, mask)
+        tokens = tokens.unflatten(1, (frames, _LEADING + self.patches))[:, :, _LEADING:]
+        out: Tensor = self.proj(self.norm(tokens))
+        return out
+
+
+class VJEPA2AC(nn.Module):
+    """The whole model; called, it encodes."""
+
+    def __init__(self, config: VJEPA2ACConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.predictor = ActionPredictor(config)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Frames [batch, T, 3, px, px], normalised as :mod:`pixels` does it -> [batch, T, patches, dim]."""
+        frames = images.flatten(0, 1)[:, None].expand(-1, self.config.encoder.tubelet, -1, -1, -1)
+        out: Tensor = unit_scale(self.encoder(frames)).unflatten(0, images.shape[:2])
+        return out
+
+    def predict(self, latents: Tensor, actions: Tensor, states: Tensor) -> Tensor:
+        """For every frame the tokens of the next, of unit scale; shapes as in :class:`ActionPredictor`."""
+        return unit_scale(self.predictor(latents, actions, states))
+
+
+def next_state(state: NDArray[np.float64], action: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where ``action`` leads from ``state``, both [..., 7]: positions add up, rotations (about fixed axes x,
+    y, z, in this order) follow each other, and the gripper stays within 0 and 1."""
+    turned = Rotation.from_euler("xyz", action[..., 3:6]) * Rotation.from_euler("xyz", state[..., 3:6])
+    gripper = (state[..., 6:] + action[..., 6:]).clip(0, 1)
+    return np.concatenate([state[..., :3] + action[..., :3], turned.as_euler("xyz"), gripper], axis=-1)

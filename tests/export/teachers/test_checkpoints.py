@@ -1,0 +1,245 @@
+"""A checkpoint is read whole and told where it comes from, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from jepa_export.errors import JepaExportError
+from jepa_export.teachers.checkpoints import Teacher, read
+from jepa_export.teachers.checkpoints.files import load
+from jepa_export.teachers.checkpoints.layouts import recognise
+from tests.export.teachers.tiny import TINY, official
+
+Save = Callable[..., Path]
+CASES = sorted(TINY)
+
+
+def refused(reason: str, name: str, source: str | Path, **more: str) -> None:
+    with pytest.raises(JepaExportError, match=reason):
+        read(name, source, **more)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_teacher_tells_which_weights_it_has_and_is_ready_to_use(
+    teacher: Callable[[str], Teacher], case: str
+) -> None:
+    found = teacher(case)
+    member = TINY[case]
+    assert found.provenance == (
+        f"{case} ({member.family}), {member.weights} of official.pt, {member.licence}"
+    )
+    assert not found.model.training
+    assert not any(parameter.requires_grad for parameter in found.model.parameters())
+
+
+def test_another_encoder_of_the_file_can_be_asked_for(saved: Save) -> None:
+    content = official("vjepa2")
+    path = saved(content)
+    assert read("vjepa2", path).model.encoder.norms[0].weight.any()
+    other = read("vjepa2", path, weights="encoder")
+    assert other.weights == "encoder"
+    assert not other.model.encoder.norms[0].weight.any()
+    refused(
+        "official.pt has no ema_encoder; it holds encoder, target_encoder",
+        "vjepa2",
+        path,
+        weights="ema_encoder",
+    )
+
+
+def test_only_i_jepa_is_not_for_commercial_use() -> None:
+    assert {case for case, member in TINY.items() if not member.commercial} == {"ijepa"}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("other", CASES)
+def test_another_familys_checkpoint_is_recognised(saved: Save, case: str, other: str) -> None:
+    families = TINY[case].family, TINY[other].family
+    if families[0] != families[1]:
+        refused(
+            f"looks like {families[1]}, and {case} is {families[0]}: read it as one of .*{other}",
+            case,
+            saved(official(other)),
+        )
+
+
+def test_another_size_is_told_by_the_weights_that_differ(saved: Save) -> None:
+    refused(
+        r"official.pt does not fit vjepa2_vitl_256 "
+        r"\(missing: encoder.blocks.2.norm1.weight, .* and \d+ more; "
+        r"of another shape: encoder.patch_embed.proj.weight \[40, 1536\] instead of \[1024, 1536\]",
+        "vjepa2_vitl_256",
+        saved(official("vjepa2")),
+    )
+
+
+def test_missing_and_unexpected_weights_are_named(saved: Save) -> None:
+    content = official("vjepa2")
+    encoder = content["target_encoder"]
+    encoder["module.backbone.norm2.weight"] = encoder.pop("module.backbone.norm.weight")
+    refused(
+        r"does not fit vjepa2 \(missing: encoder.norms.0.weight; unexpected: encoder.norm2.weight\)",
+        "vjepa2",
+        saved(content),
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "name"), [("predictor", "mask_tokens.0"), ("target_encoder", "patch_embed.proj.weight")]
+)
+def test_a_weight_without_its_dimensions_is_refused(saved: Save, network: str, name: str) -> None:
+    content = official("vjepa2")
+    content[network]["module.backbone." + name] = torch.zeros(3)
+    refused("official.pt holds weights of shapes that no V-JEPA 2 has", "vjepa2", saved(content))
+
+
+def test_what_older_files_keep_of_absolute_positions_is_left_out(saved: Save) -> None:
+    content = official("vjepa2")
+    content["target_encoder"]["module.backbone.pos_embed"] = torch.zeros(1, 18, 40)
+    content["predictor"]["module.backbone.predictor_pos_embed"] = torch.zeros(1, 18, 28)
+    read("vjepa2", saved(content))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers_are_refused(saved: Save, value: float) -> None:
+    content = official("vjepa2")
+    content["predictor"]["module.backbone.predictor_proj.bias"][3] = value
+    refused("official.pt holds weights that are not numbers: predictor.proj.bias", "vjepa2", saved(content))
+
+
+def test_half_precision_is_read_as_single(saved: Save) -> None:
+    content = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in official("lewm").items()
+    }
+    model = read("lewm", saved(content)).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_weights_saved_by_a_trainer_or_as_safetensors_are_the_same(saved: Save, tmp_path: Path) -> None:
+    state = official("lewm")
+    plain = read("lewm", saved(state)).model.state_dict()
+    trained = saved(
+        {"state_dict": {f"model.{name}": value for name, value in state.items()}, "epoch": 1}, "a.ckpt"
+    )
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "a.safetensors")
+    for other in (trained, tmp_path / "a.safetensors"):
+        model = read("lewm", other).model
+        assert all(torch.equal(value, plain[name]) for name, value in model.state_dict().items())
+
+
+def test_lewms_folder_holds_its_weights_and_gives_the_size_of_its_actions(
+    saved: Save, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    saved(official("lewm"), "weights.pt")
+    assert read("lewm", tmp_path).model.config.action_dim == 4
+    saved({}, "weights_epoch_2.pt")
+    refused("must hold one file of weights .* found weights.pt, weights_epoch_2.pt", "lewm", tmp_path)
+
+
+class Code:
+    """What a pickle could hold besides tensors."""
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_file_that_holds_code_is_not_run(tmp_path: Path, old: bool) -> None:
+    path = tmp_path / "object.ckpt"
+    torch.save({"encoder": Code()}, path, _use_new_zipfile_serialization=not old)
+    refused("object.ckpt holds Python objects besides tensors", "lewm", path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 1000, -1])
+@pytest.mark.parametrize("kind", ["pt", "old.pt", "safetensors"])
+def test_a_file_cut_short_is_refused(tmp_path: Path, kind: str, kept: int) -> None:
+    path, state = tmp_path / f"whole.{kind}", official("lewm")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "pt")
+    read("lewm", path)
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(f"whole.{kind} is damaged, cut short or no checkpoint", "lewm", path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=300), suffix=st.sampled_from([".pt", ".safetensors"]))
+def test_no_bytes_make_the_reader_fail_otherwise(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / f"file{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(JepaExportError, match=f"file{suffix}"):
+        recognise(*load(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({}, "is of no known teacher; it holds nothing: give an official checkpoint"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, "it holds a, b, c, …: give"),
+        ({"encoder": {"x": torch.zeros(1)}}, "it holds encoder: give"),
+        ([1], "holds a list, not weights by name"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(saved: Save, content: Any, reason: str) -> None:
+    refused(reason, "vjepa2", saved(content))
+
+
+def test_sources_that_are_nowhere_are_refused(tmp_path: Path) -> None:
+    refused("no teacher is called 'vit'; there are: vjepa2_vitl_256, ", "vit", tmp_path)
+    refused("nothing.pt does not exist: give a checkpoint's file", "vjepa2", tmp_path / "nothing.pt")
+    refused("a/nothing.pt does not exist", "vjepa2", "a/nothing.pt")
+    refused("must hold one file of weights .* found none", "vjepa2", tmp_path)
+
+
+def test_a_name_on_the_hub_needs_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    refused("facebook/nothing is no folder here, and huggingface_hub", "vjepa2", "facebook/nothing")
+
+
+def test_a_name_on_the_hub_that_cannot_be_fetched_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (extra dev)")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    refused(
+        r"facebook/nothing could not be fetched from the Hugging Face Hub \(\w+\): check",
+        "vjepa2",
+        "facebook/nothing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"weight_map": 3}', "is damaged"),
+        (json.dumps({"weight_map": {"a": "../x.safetensors"}}), r"names files outside the folder: \.\./x"),
+        (json.dumps({"weight_map": {"a": "x.safetensors"}}), "lacks x.safetensors"),
+    ],
+)
+def test_a_damaged_index_is_refused(tmp_path: Path, index: str, reason: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    refused(reason, "vjepa2", tmp_path)
+
+
+def test_golden_files_are_small() -> None:
+    files = list(Path(__file__).with_name("golden").glob("*.npz"))
+    assert {file.stem for file in files} == set(TINY)
+    assert max(file.stat().st_size for file in files) < 300_000
+    for file in files:
+        with np.load(file, allow_pickle=False) as arrays:
+            assert "shapes" in arrays.files
