@@ -1,0 +1,238 @@
+"""ONNX for TensorRT: precision is written into the graph, since TensorRT 11 knows no other way (10: strongly
+typed networks), so that one file serves 10.3 to 11.
+
+What loses little and costs much, the products (MatMul, Gemm, Conv), is computed in fp16 or INT8; everything
+else, so LayerNorm, softmax and residual sums, stays in fp32, where fp16 has hurt transformers
+(NVIDIA/TensorRT issues 2564, 4723, 4742). Inputs and outputs keep their types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from jepa_export.errors import JepaExportError
+from jepa_export.targets.openvino import SMALL_WEIGHTS, Sample
+
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+FP16_MAX = 65504.0
+# Real inputs may be larger than those of the calibration, and a sum is larger on the way than at its end.
+HEADROOM = 8
+INT8_MAX = 127
+
+Ranges = Mapping[str, float]
+"""The largest magnitude of a tensor, by its name."""
+
+
+def calibrate(model: onnx.ModelProto, samples: Sequence[Sample]) -> dict[str, float]:
+    """The ranges of all that goes into and comes out of the products, over ``samples`` (real inputs by name).
+
+    Raises:
+        JepaExportError: onnxruntime does not run the model on a sample.
+    """
+    given = {port.name for port in model.graph.input}
+    products = [node for node in model.graph.node if node.op_type in PRODUCTS]
+    watched = {name for node in products for name in (*node.input, *node.output)} - given - {""}
+    constants, aliases = _constants(model)
+    watched -= constants.keys() | aliases.keys()
+    probe = _copy(model)
+    outputs = {port.name for port in probe.graph.output}
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in sorted(watched - outputs))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    ranges: dict[str, float] = {}
+    try:
+        session = onnxruntime.InferenceSession(
+            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        for sample in samples:
+            found = dict(zip(sorted(watched), session.run(sorted(watched), dict(sample)), strict=True))
+            for name, array in (found | sample).items():
+                largest = np.abs(array.astype(np.float64)).max()
+                # Unlike max, this keeps what is not a number.
+                ranges[name] = float(np.maximum(ranges.get(name, 0.0), largest))
+    # Its exceptions have no common root of their own.
+    except Exception as error:
+        raise JepaExportError(f"onnxruntime cannot run the graph to calibrate it: {error}") from error
+    return ranges
+
+
+def to_fp16(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """Products in fp16, by explicit casts. One whose numbers come within a factor :data:`HEADROOM` of what
+    fp16 holds stays in fp32: nothing overflows in silence.
+
+    Args:
+        model: in fp32.
+        ranges: see :func:`calibrate`.
+
+    Raises:
+        JepaExportError: a range is missing or is not finite.
+    """
+    return _Rewriting(model, ranges).finish(quantize=False)
+
+
+def to_int8(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """Products with weights in INT8, by explicit QuantizeLinear and DequantizeLinear: symmetric, weights with
+    a scale per output channel, what they are multiplied with by its range.
+
+    In fp16, as by :func:`to_fp16`, stay products without weights (attention), those of fewer than
+    :data:`~jepa_export.targets.openvino.SMALL_WEIGHTS`, and the one that reads the frame's bytes, of which
+    symmetric INT8 would lose the last bit.
+
+    Args:
+        model: in fp32.
+        ranges: see :func:`calibrate`.
+
+    Raises:
+        JepaExportError: a range is missing or is not finite.
+    """
+    return _Rewriting(model, ranges).finish(quantize=True)
+
+
+class _Rewriting:
+    """A model while it is written anew, node by node, with what is put between."""
+
+    def __init__(self, model: onnx.ModelProto, ranges: Ranges) -> None:
+        self._model, self._ranges = _copy(model), ranges
+        self._original = model.graph.node
+        self._constants, self._aliases = _constants(model)
+        self._producers = {name: node for node in self._original for name in node.output}
+        inputs = model.graph.input
+        self._bytes = {port.name for port in inputs if port.type.tensor_type.elem_type == TensorProto.UINT8}
+        self._nodes: list[onnx.NodeProto] = []
+        self._made: set[str] = set()
+
+    def finish(self, *, quantize: bool) -> onnx.ModelProto:
+        graph = self._model.graph
+        for original in self._original:
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
+            node.input[:] = [self._as_number(self._aliases.get(name, name)) for name in node.input]
+            if quantize and self._is_worth_int8(node):
+                self._quantize(node)
+            elif node.op_type in PRODUCTS and self._fits_fp16(node):
+                self._halve(node)
+            else:
+                self._nodes.append(node)
+        used = {name for node in self._nodes for name in node.input} | {port.name for port in graph.output}
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(node for node in self._nodes if used.intersection(node.output))
+        used = {name for node in graph.node for name in node.input}
+        for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+            graph.initializer.remove(tensor)
+        onnx.checker.check_model(self._model, full_check=True)
+        return self._model
+
+    def _as_number(self, name: str) -> str:
+        """TensorRT takes bytes into a cast only, not even to move them (NVIDIA/TensorRT issue 3985)."""
+        cast = f"{name}_float"
+        return self._emit("Cast", [name], cast, to=TensorProto.FLOAT) if name in self._bytes else name
+
+    def _is_worth_int8(self, node: onnx.NodeProto) -> bool:
+        if node.op_type not in PRODUCTS:
+            return False
+        weights = self._constants.get(node.input[1])
+        return weights is not None and weights.size >= SMALL_WEIGHTS and not self._reads_bytes(node.input[0])
+
+    def _reads_bytes(self, name: str) -> bool:
+        while name in self._producers and self._producers[name].op_type in ("Cast", "Reshape", "Transpose"):
+            name = self._producers[name].input[0]
+        return name in self._bytes
+
+    def _fits_fp16(self, node: onnx.NodeProto) -> bool:
+        numbers = [*filter(None, node.input), *node.output]
+        return max(self._range(name) for name in numbers) <= FP16_MAX / HEADROOM
+
+    def _range(self, name: str) -> float:
+        """The largest magnitude; refused where it is not finite."""
+        if name in self._constants:
+            found = float(np.abs(self._constants[name]).max(initial=0.0))
+        elif name in self._ranges:
+            found = self._ranges[name]
+        else:
+            raise JepaExportError(f"the ranges do not have {name}: calibrate this very graph")
+        if not np.isfinite(found):
+            raise JepaExportError(f"{name} is not finite ({found}): nothing can be made of it")
+        return found
+
+    def _halve(self, node: onnx.NodeProto) -> None:
+        (output,) = node.output
+        node.input[:] = [self._half(name) if name else "" for name in node.input]
+        node.output[0] = f"{output}_fp16"
+        self._made.add(node.output[0])
+        self._nodes.append(node)
+        self._emit("Cast", node.output, output, to=TensorProto.FLOAT)
+
+    def _half(self, name: str) -> str:
+        half = f"{name}_fp16"
+        if name in self._constants:
+            return self._constant(half, self._constants[name].astype(np.float16))
+        return self._emit("Cast", [name], half, to=TensorProto.FLOAT16)
+
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        data, weights, *bias = node.input
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        last = self._constants[weights].ndim - 1
+        channels = 0 if node.op_type == "Conv" or transposed else last
+        node.input[:] = [self._quantized(data), self._quantized_weights(weights, channels), *bias]
+        self._nodes.append(node)
+
+    def _quantized(self, name: str) -> str:
+        scale = self._constant(f"{name}_scale", _scale(np.array(self._range(name))))
+        zero = self._constant("int8_zero", np.array(0, np.int8))
+        stored = self._emit("QuantizeLinear", [name, scale, zero], f"{name}_int8")
+        return self._emit("DequantizeLinear", [stored, scale, zero], f"{name}_dequantized")
+
+    def _quantized_weights(self, name: str, axis: int) -> str:
+        self._range(name)
+        weights = self._constants[name].astype(np.float64)
+        others = tuple(index for index in range(weights.ndim) if index != axis)
+        scales = _scale(np.abs(weights).max(axis=others, keepdims=True))
+        stored = np.rint(weights / scales).clip(-INT8_MAX, INT8_MAX).astype(np.int8)
+        parts = [
+            self._constant(f"{name}_int8", stored),
+            self._constant(f"{name}_scale", scales.ravel()),
+            self._constant(f"{name}_zero", np.zeros(scales.size, np.int8)),
+        ]
+        return self._emit("DequantizeLinear", parts, f"{name}_dequantized", axis=axis)
+
+    def _emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """A node, unless it is there already."""
+        if output not in self._made:
+            self._made.add(output)
+            self._nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def _constant(self, name: str, array: NDArray[np.generic]) -> str:
+        if name not in self._made:
+            self._made.add(name)
+            self._model.graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+
+def _constants(model: onnx.ModelProto) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
+    """By name, and their names by further ones: torch repeats as Identity what it uses several times."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    aliases: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "Identity" and (source := aliases.get(node.input[0], node.input[0])) in found:
+            aliases[node.output[0]] = source
+    return found, aliases
+
+
+def _scale(largest: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What one step of INT8 stands for; never 0, also of nothing but zeros."""
+    return np.maximum(largest / INT8_MAX, np.finfo(np.float32).tiny).astype(np.float32)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

@@ -1,0 +1,129 @@
+"""NVIDIA's own ONNX parser and engine builder, on a machine without a GPU.
+
+TensorRT for RTX (extra ``tensorrt-check``) builds for a GPU that it is told, and its networks are strongly
+typed as those of TensorRT 11. It shows that a graph parses and builds. It says nothing of speed, and a Jetson
+builds its own engine with its own TensorRT."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jepa_export.errors import JepaExportError
+from jepa_export.targets.confined import Limits, run_confined
+
+NEEDED = ("tensorrt_rtx_libs", "tensorrt_rtx_bindings")
+_REPORT = "report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What became of one graph.
+
+    Attributes:
+        version: of TensorRT for RTX.
+        layers: that the parser made of it; 0 where it did not parse.
+        engine_bytes: for compute capability 8.6; 0 where it was not built.
+        build_s: how long that took.
+        problems: what parser and builder said against it; empty if it was built.
+    """
+
+    version: str
+    layers: int
+    engine_bytes: int
+    build_s: float
+    problems: tuple[str, ...]
+
+    @property
+    def parsed(self) -> bool:
+        """Whether the parser took it."""
+        return self.layers > 0
+
+    @property
+    def built(self) -> bool:
+        """Whether an engine was built."""
+        return self.engine_bytes > 0
+
+
+def missing() -> str | None:
+    """Why nothing can be checked here, and what mends it; None if it can."""
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    return f"{', '.join(absent)} not installed: pip install 'jepa-edge[tensorrt-check]'" if absent else None
+
+
+def check(path: Path, *, count: int = 64, limits: Limits | None = None) -> CheckReport:
+    """Parse an ONNX file and build an engine of it, in a process of its own.
+
+    Args:
+        count: the length of axes that the graph leaves free (candidates).
+
+    Raises:
+        JepaExportError: TensorRT is not here, crashed or exceeded a limit.
+    """
+    if reason := missing():
+        raise JepaExportError(f"TensorRT cannot check {path}: {reason}")
+    with tempfile.TemporaryDirectory() as scratch:
+        status, said = run_confined(
+            [sys.executable, "-m", __name__, str(path.resolve()), str(count)],
+            folder=Path(scratch),
+            limits=limits or Limits(),
+            what=f"{path}: TensorRT",
+        )
+        try:
+            found = json.loads(Path(scratch, _REPORT).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise JepaExportError(f"{path}: TensorRT ended with status {status}: {said.strip()}") from error
+    return CheckReport(**found | {"problems": tuple(found["problems"])})
+
+
+def _check_here(path: str, count: int) -> CheckReport:
+    # The first brings the shared libraries that the second needs.
+    _, trt = map(importlib.import_module, NEEDED)
+
+    class Listener(trt.ILogger):
+        """Keeps what is wrong."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.problems: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.problems.append(message)
+
+    listener = Listener()
+    builder = trt.Builder(listener)
+    network = builder.create_network(0)
+    layers = engine_bytes = 0
+    began = time.monotonic()
+    if trt.OnnxParser(network, listener).parse_from_file(path):
+        layers = network.num_layers
+        config = builder.create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            port = network.get_input(index)
+            shape = [count if size < 0 else size for size in port.shape]
+            profile.set_shape(port.name, shape, shape, shape)
+        config.add_optimization_profile(profile)
+        engine = builder.build_serialized_network(network, config)
+        engine_bytes = 0 if engine is None else engine.nbytes
+    return CheckReport(
+        version=trt.__version__,
+        layers=layers,
+        engine_bytes=engine_bytes,
+        build_s=round(time.monotonic() - began, 2),
+        problems=() if engine_bytes else tuple(listener.problems),
+    )
+
+
+if __name__ == "__main__":
+    Path(_REPORT).write_text(json.dumps(asdict(_check_here(sys.argv[1], int(sys.argv[2])))), encoding="utf-8")

@@ -1,0 +1,245 @@
+"""Blobs for Intel NPUs: compiled without one, in a process that may die, and compared before loading."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino.opset15 as ops
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_export.errors import JepaExportError
+from jepa_export.targets import npu_compiler
+from jepa_export.targets.confined import Limits, run_confined
+from jepa_export.targets.npu import (
+    PLATFORMS,
+    Origin,
+    Schedule,
+    compile_blob,
+    ir_sha256,
+    origin_path,
+    static_ir,
+)
+from jepa_export.targets.openvino import save
+
+REQUIREMENTS = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]"
+STATISTICS = {
+    "total duration": 3712.5,
+    "DMA duration": 2100.0,
+    "DPU duration": 900.0,
+    "SW duration": 1500.0,
+    "DMA duration without overlaps": 610.0,
+}
+HERE = {"platform": "4000", "compiler": "8.4", "openvino": "2026.4.1", "ir_sha256": "ab"}
+PYTHON = [sys.executable, "-c"]
+
+
+def missing_compiler() -> str | None:
+    try:
+        npu_compiler.find()
+    except JepaExportError as error:
+        return str(error)
+    return None
+
+
+needs_compiler = pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
+
+
+def perceptron(count: int = 8) -> ov.Model:
+    """latents [count, 64] -> energy [count, 1]; -1: of any count."""
+    rng = np.random.default_rng(0)
+    latents = ops.parameter([count, 64], np.float32, name="latents")
+    latents.output(0).get_tensor().set_names({"latents"})
+    hidden = ops.matmul(latents, ops.constant(rng.normal(size=(64, 64)).astype(np.float32)), False, False)
+    out = ops.matmul(ops.gelu(hidden, "erf"), ops.constant(np.ones((64, 1), np.float32)), False, False)
+    return ov.Model([ops.result(out)], [latents], "perceptron")
+
+
+@pytest.fixture
+def ir(tmp_path: Path) -> Path:
+    path = tmp_path / "model.xml"
+    save(perceptron(), path)
+    return path
+
+
+def confined(program: str, folder: Path, limits: Limits | None = None) -> tuple[int, str]:
+    return run_confined([*PYTHON, program], folder=folder, limits=limits or Limits(), what="the compiler")
+
+
+def test_what_it_prints_and_how_it_ends_is_told(tmp_path: Path) -> None:
+    program = "import os, sys; print(os.getcwd()); print('no', file=sys.stderr); sys.exit(3)"
+    status, said = confined(program, tmp_path)
+    assert status == 3 and sorted(said.splitlines()) == sorted([str(tmp_path), "no"])
+
+
+def test_a_crash_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    with pytest.raises(JepaExportError, match="the compiler: ended by SIGSEGV: it said nothing"):
+        confined("import ctypes; ctypes.string_at(0)", tmp_path)
+
+
+def test_what_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    child = f"import time; open({str(tmp_path / 'born')!r}, 'w'); time.sleep(2); open('alive', 'w')"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(JepaExportError, match="not done after 1 s, given up"):
+        confined(program, tmp_path, Limits(time_s=1))
+    assert not (tmp_path / "alive").exists()
+
+
+def test_more_memory_than_allowed_is_not_given(tmp_path: Path) -> None:
+    allowed = Limits(memory_bytes=256 << 20)
+    assert confined("bytearray(64 << 20)", tmp_path, allowed)[0] == 0
+    with pytest.raises(JepaExportError, match=r"took more than 0\.268 GB of memory, given up"):
+        confined("import time; kept = b'x' * (512 << 20); time.sleep(5)", tmp_path, allowed)
+
+
+def test_the_schedule_is_read_in_milliseconds() -> None:
+    assert Schedule.parse(json.dumps({"taskStatistics": STATISTICS})) == Schedule(
+        total_ms=3.7125, dma_ms=2.1, dpu_ms=0.9, shave_ms=1.5, exposed_dma_ms=0.61
+    )
+
+
+@given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
+def test_another_trace_is_an_error_of_ours(trace: str) -> None:
+    with pytest.raises(JepaExportError, match="schedule trace is not as expected"):
+        Schedule.parse(trace)
+
+
+@pytest.mark.parametrize("absent", STATISTICS)
+def test_a_trace_without_one_of_its_numbers_is_an_error_of_ours(absent: str) -> None:
+    with pytest.raises(JepaExportError, match=absent):
+        Schedule.parse(json.dumps({"taskStatistics": STATISTICS | {absent: None}}).replace(absent, "x"))
+
+
+def test_a_blob_says_what_it_is_for() -> None:
+    origin = Origin.parse(REQUIREMENTS, "ab")
+    assert (origin.platform, origin.compiler, origin.openvino) == ("4000", "8.4", "2026.4.1")
+    assert origin.requirements == REQUIREMENTS
+
+
+@pytest.mark.parametrize("field", ["npu", "compiler", "ov"])
+def test_a_blob_that_does_not_say_it_is_refused(field: str) -> None:
+    with pytest.raises(JepaExportError, match=f"does not say its '{field}'"):
+        Origin.parse(REQUIREMENTS.replace(f"{field}=", "x="), "ab")
+
+
+def test_a_blob_of_this_machine_fits() -> None:
+    assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE) == []
+
+
+def test_a_newer_compiler_in_the_driver_fits() -> None:
+    assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {"compiler": "8.10"}) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("platform", "5010", "for platform 4000, this NPU is 5010"),
+        ("compiler", "8.3", "by NPU compiler 8.4, the driver here knows up to 8.3"),
+        ("openvino", "2026.4.0", "by OpenVINO 2026.4.1, here is 2026.4.0"),
+        ("ir_sha256", "cd", "of another IR"),
+    ],
+)
+def test_a_blob_of_elsewhere_does_not(field: str, value: str, reason: str) -> None:
+    (found,) = Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {field: value})
+    assert reason in found
+
+
+def test_what_a_blob_comes_from_lies_beside_it(tmp_path: Path) -> None:
+    blob, origin = tmp_path / "4000.blob", Origin.parse(REQUIREMENTS, "ab")
+    origin_path(blob).write_text(json.dumps(asdict(origin)))
+    assert Origin.read(blob) == origin
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", "[" * 10_000, '{"platform": "4000"}'])
+def test_without_it_a_blob_is_of_no_use(text: str | None, tmp_path: Path) -> None:
+    blob = tmp_path / "4000.blob"
+    if text is not None:
+        origin_path(blob).write_text(text)
+    with pytest.raises(JepaExportError, match="where the blob comes from cannot be read"):
+        Origin.read(blob)
+
+
+def test_an_ir_with_other_weights_is_another(ir: Path) -> None:
+    before = ir_sha256(ir)
+    weights = ir.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert ir_sha256(ir) != before
+
+
+def test_shapes_are_fixed_in_a_copy() -> None:
+    free = perceptron(-1)
+    assert static_ir(free, {"latents": [16, 64]}).input(0).shape == [16, 64]
+    assert free.input(0).get_partial_shape().is_dynamic
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [({}, "a free axis: latents"), ({"latents": [4, 63]}, "does not take"), ({"x": [1]}, "does not take")],
+)
+def test_shapes_that_do_not_fix_it_are_refused(shapes: dict[str, list[int]], reason: str) -> None:
+    with pytest.raises(JepaExportError, match=reason):
+        static_ir(perceptron(-1), shapes)
+
+
+def test_an_unknown_platform_is_refused_and_the_known_are_named(ir: Path, tmp_path: Path) -> None:
+    with pytest.raises(JepaExportError, match=r"'3700'; there are: 3720 \(Meteor Lake\)"):
+        compile_blob(ir, tmp_path / "blob", "3700")
+
+
+def test_without_the_compiler_the_error_says_what_to_install(
+    ir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    install = "apt-get install wine gcc-mingw-w64-x86-64, then python -m jepa_export.targets.npu_compiler"
+    with pytest.raises(JepaExportError, match=install):
+        compile_blob(ir, tmp_path / "model.blob", "4000")
+    with pytest.raises(JepaExportError, match="first: apt-get install wine"):
+        npu_compiler.install(print)
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "model.blob").exists()
+
+
+@needs_compiler
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_an_ir_becomes_a_blob_with_an_estimate_and_its_origin(
+    platform: str, ir: Path, tmp_path: Path
+) -> None:
+    blob = tmp_path / "npu" / f"{platform}.blob"
+    schedule = compile_blob(ir, blob, platform)
+    assert 0 < schedule.total_ms < 10 and schedule.dpu_ms > 0
+    assert blob.stat().st_size > 1000
+    origin = Origin.read(blob)
+    release = ov.get_version().partition("-")[0]
+    assert (origin.platform, origin.openvino, origin.ir_sha256) == (platform, release, ir_sha256(ir))
+    assert sorted(path.name for path in blob.parent.iterdir()) == [blob.name, f"{blob.name}.json"]
+
+
+@needs_compiler
+def test_a_graph_of_free_shapes_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    save(perceptron(-1), tmp_path / "model.xml")
+    with pytest.raises(JepaExportError, match="free axis: latents"):
+        compile_blob(tmp_path / "model.xml", tmp_path / "npu" / "4000.blob", "4000")
+    assert not (tmp_path / "npu").exists()
+
+
+@needs_compiler
+def test_what_the_compiler_does_not_take_is_said_in_its_words(tmp_path: Path) -> None:
+    values, edges = (
+        ops.parameter([4, 4], np.float32, name="values"),
+        ops.constant(np.arange(4.0, dtype=np.float32)),
+    )
+    save(
+        ov.Model([ops.result(ops.bucketize(values, edges, "i64"))], [values], "buckets"),
+        tmp_path / "model.xml",
+    )
+    with pytest.raises(
+        JepaExportError, match=r"NPU compiler .* for platform 4000 failed to compile: .*Bucketize"
+    ):
+        compile_blob(tmp_path / "model.xml", tmp_path / "4000.blob", "4000")
+    assert not (tmp_path / "4000.blob").exists()
