@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.provision import provision
 from jepa_runtime.update.release import Budgets, Release, interface_of, pointer_path
 from jepa_runtime.update.serving import Health, LinkServing
-from jepa_runtime.update.state import State
+from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
 
@@ -102,6 +102,7 @@ class Repository:
     Attributes:
         files: by path.
         fetched: the paths of large files that were asked for.
+        asked: how often it was looked at.
         seen: what a refresh finds.
         error: raised by every call, if there is one.
     """
@@ -109,6 +110,7 @@ class Repository:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.fetched: list[str] = []
+        self.asked = 0
         self.seen = Seen({"timestamp": 1}, NOW, {})
         self.floors: Floors | None = None
         self.error: Exception | None = None
@@ -123,6 +125,7 @@ class Repository:
 
     def refresh(self, floors: Floors) -> Seen:
         self.floors = floors
+        self.asked += 1
         if self.error is not None:
             raise self.error
         return self.seen
@@ -247,6 +250,20 @@ class Site:
     @property
     def slots(self) -> int:
         return len(Store(self.root).present())
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+def dies_in(phase: Phase) -> Callable[[State, str], None]:
+    """For ``tell``: the process is gone as soon as an update is in ``phase``."""
+
+    def tell(kept: State, _: str) -> None:
+        if kept.phase is phase:
+            raise Died
+
+    return tell
 
 
 def unreachable() -> FetchError:

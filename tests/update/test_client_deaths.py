@@ -16,13 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import StorageError, UpdateError
-from jepa_runtime.update import durable, robot
+from jepa_runtime.update import durable, operator, robot
 from jepa_runtime.update.machine import Outcome
 from jepa_runtime.update.serving import Health, LinkServing
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.steps import Steps
 from jepa_runtime.update.store import MARK, Store
-from tests.update.robots import Serving, Site, unreachable
+from tests.update.robots import Died, Serving, Site, dies_in, unreachable
 
 ALL = (
     Phase.CHECK, Phase.RESOLVE, Phase.DOWNLOAD, Phase.VERIFY, Phase.STAGE, Phase.PROBE, Phase.SHADOW,
@@ -189,7 +189,14 @@ class Lives(RuleBasedStateMachine):
 
     @rule(pinned=st.booleans())
     def pin(self, pinned: bool) -> None:
-        robot.pin(self.site.root, pinned=pinned)
+        operator.pin(self.site.root, pinned=pinned)
+
+    @rule()
+    def cancel(self) -> None:
+        try:
+            assert operator.cancel(self.site.root, "by hand").phase is Phase.IDLE
+        except UpdateError as error:
+            assert "no update is in work" in str(error) or "too late" in str(error)
 
     @rule()
     def update(self) -> None:
@@ -198,13 +205,11 @@ class Lives(RuleBasedStateMachine):
 
     @rule(phase=st.sampled_from([*ALL, Phase.ROLLBACK, Phase.REJECTED]))
     def update_and_lose_power(self, phase: Phase) -> None:
-        class Died(BaseException):
-            pass
+        dies = dies_in(phase)
 
         def tell(kept: State, why: str) -> None:
             self.told(kept, why)
-            if kept.phase is phase:
-                raise Died
+            dies(kept, why)
 
         with suppress(Died):
             self.site.update(tell=tell)

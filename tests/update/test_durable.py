@@ -6,13 +6,26 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from jepa_runtime.errors import StorageError
 from jepa_runtime.update import durable
+
+ASKS = (
+    "import sys; from pathlib import Path; from jepa_runtime.update import durable\n"
+    "with durable.locked(Path(sys.argv[1]), who='an operator', wait_s=30): pass\n"
+)
+
+
+def start(program: str, lock: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program, str(lock)])
 
 
 def failing(error: int) -> Callable[..., None]:
@@ -126,6 +139,87 @@ def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) ->
     assert refused.returncode == 1
     assert f"another needs it, but another process has it (pid {os.getpid()})" in refused.stderr
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_lock_that_is_asked_for_is_wanted_until_whoever_asked_is_done(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert not durable.is_wanted(lock)
+    with durable.locked(lock, who="the first"):
+        assert not durable.is_wanted(lock)
+        asking = start(ASKS, lock)
+        while not durable.is_wanted(lock):
+            assert asking.poll() is None
+    assert asking.wait(30) == 0
+    assert not durable.is_wanted(lock)
+
+
+def test_who_is_not_asked_for_waits_until_those_who_asked_are_done(tmp_path: Path) -> None:
+    lock, order = tmp_path / "lock", []
+
+    def take() -> None:
+        with durable.locked(lock, who="another"):
+            order.append("another")
+
+    other = threading.Thread(target=take)
+    with durable.locked(lock, who="an operator", wait_s=10):
+        other.start()
+        other.join(0.2)
+        order.append("the operator")
+    other.join()
+    assert order == ["the operator", "another"]
+
+
+def test_a_lock_that_is_not_let_go_is_waited_for_no_longer_than_told(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with (
+        durable.locked(lock, who="the first"),
+        pytest.raises(StorageError, match=rf"\(pid {os.getpid()}\) and did not let it go within 0\.1 s"),
+        durable.locked(lock, who="an operator", wait_s=0.1),
+    ):
+        pass
+    assert not durable.is_wanted(lock)
+
+
+def test_who_dies_while_asking_wants_nothing_any_more(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with durable.locked(lock, who="the first"):
+        asking = start(ASKS, lock)
+        while not durable.is_wanted(lock):
+            assert asking.poll() is None
+        asking.kill()
+        asking.wait()
+        assert not durable.is_wanted(lock)
+
+
+def test_all_who_ask_get_the_lock_from_one_who_takes_it_again_and_again(tmp_path: Path) -> None:
+    """Ten who ask, three times each, and two who yield: nobody starves, and no two have it at once."""
+    lock, had, has = tmp_path / "lock", [], threading.Lock()
+    done = threading.Event()
+
+    def take(name: str, wait_s: float = 0.0) -> None:
+        with durable.locked(lock, who=name, wait_s=wait_s):
+            assert has.acquire(blocking=False)
+            while not wait_s and not durable.is_wanted(lock) and not done.is_set():
+                time.sleep(0.001)
+            had.append(name)
+            has.release()
+
+    def yielding(name: str) -> None:
+        while not done.is_set():
+            with suppress(StorageError):
+                take(name)
+
+    with ThreadPoolExecutor(12) as pool:
+        holding = [pool.submit(yielding, name) for name in ("first", "second")]
+        asking = [pool.submit(take, "asks", 60.0) for _ in range(30)]
+        try:
+            for one in asking:
+                one.result(60)
+        finally:
+            done.set()
+        for one in holding:
+            one.result(60)
+    assert had.count("asks") == 30
 
 
 def test_a_lock_on_a_full_disk_is_told_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

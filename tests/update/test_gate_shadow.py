@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import SourceError
+from jepa_runtime.errors import RefusedError, SourceError, UpdateError
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
+from jepa_runtime.update import robot
+from jepa_runtime.update.gate import shadow
 from jepa_runtime.update.gate.sequential import PairedTest, Verdict
 from jepa_runtime.update.gate.shadow import Shadow, ShadowReport, run
+from jepa_runtime.update.release import Budgets
 from jepa_runtime.world_model import WorldModel
-from tests.conftest import ROOT
 from tests.runtime.fakes import FakeModel
+from tests.scripts import load
+from tests.update.robots import settings
 
 STEP_NS = 200_000_000
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    """benchmarks/gate.py, whose noisy candidates these tests use too."""
-    pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
-    spec = importlib.util.spec_from_file_location("gate_benchmark", ROOT / "benchmarks" / "gate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def noisy(benchmark: ModuleType, two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def noisy(two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Two Rooms with so much noise on the predictor's weights that fewer goals are reached with it."""
+    pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
     folder = tmp_path_factory.mktemp("noisy") / "bundle"
-    made: Bundle = benchmark.perturbed(Bundle.open(two_rooms_bundle), folder, noise=0.3, seed=0)
+    variants = load("peers.variants")
+    made: Bundle = variants.perturbed(Bundle.open(two_rooms_bundle), folder, noise=0.3, seed=0)
     return made
 
 
@@ -153,6 +145,48 @@ def test_a_source_that_fails_is_not_taken_for_a_verdict(two_rooms_bundle: Path) 
         compare(two_rooms_bundle, two_rooms_bundle, Broken())
 
 
+def test_the_gate_compares_models_on_the_source_that_the_robot_names(two_rooms_bundle: Path) -> None:
+    heard: list[None] = []
+    named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
+    gate = robot.LocalGate(named, lambda: heard.append(None))
+    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
+    assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
+    with pytest.raises(RefusedError, match=r"at most 0\.5 times that is allowed"):
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=0.5))
+    assert robot.LocalGate(settings()).shadow(two_rooms_bundle, two_rooms_bundle, Budgets()) is None
+
+
+def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "_TELL_S", 0.2)
+    told: list[ShadowReport] = []
+
+    class Elsewhere(TwoRoomsSource):
+        closed = False
+
+        def close(self) -> None:
+            super().close()
+            self.closed = True
+
+    source = Elsewhere(seed=1, start_ns=0)
+    named = settings(model_id="two_rooms", shadow="/nowhere")
+    gate = robot.LocalGate(named, frames=lambda: source, compared=told.append)
+    began = time.monotonic()
+    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
+    assert end is not None and source.closed
+    assert 1 <= len(told) <= (time.monotonic() - began) / 0.2
+    frames = [report.frames for report in told]
+    assert frames == sorted({*frames}) and frames[-1] < end["frames"]
+    assert all(report.verdict is Verdict.CONTINUE for report in told)
+
+
+def test_a_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
+    gate = robot.LocalGate(settings(model_id="two_rooms"), frames=Still)
+    with pytest.raises(UpdateError, match="still: nothing moved on any of"):
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
+
+
 class Counter(FakeModel):
     """Predicts what a frame's mean will be: right but for ``off``, in a latent space of its own ``scale``."""
 
@@ -202,25 +236,3 @@ def test_a_candidate_that_predicts_nan_is_refused_at_once() -> None:
     report = shadowed(Counter(off=0.5), Counter(off=float("nan")))
     assert (report.verdict, report.moving) == (Verdict.REFUSE, 1)
     assert report.reason.startswith("a prediction of it was not finite")
-
-
-def test_the_benchmark_tells_harmless_from_costly_candidates(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "gate.json"
-    arguments = ["--trials", "1", "--harmless", "0.01", "--costly", "0.5", "--json", str(out)]
-    assert benchmark.main(arguments) == 0
-    content = benchmark.json.loads(out.read_text())
-    assert [(row["name"], row["power"]["accepted"]) for row in content["rows"]] == [
-        ("int8", 1),
-        ("noise 0.01", 1),
-        ("noise 0.5", 0),
-    ]
-    assert "noise 0.5    costly" in capsys.readouterr().out
-
-
-def test_the_benchmark_says_what_cannot_be_run(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert benchmark.main(["--bundle", str(tmp_path)]) == 2
-    assert "gate: " in capsys.readouterr().err

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.machine import (
     BUDGET,
+    DROPPABLE,
     FIRST_REFUSAL,
     LIMITS,
     LONGEST_REFUSAL,
@@ -20,6 +21,7 @@ from jepa_runtime.update.machine import (
     NEXT,
     Back,
     Done,
+    Dropped,
     Failed,
     Interrupted,
     NothingNew,
@@ -34,7 +36,7 @@ from jepa_runtime.update.machine import (
     start,
 )
 from jepa_runtime.update.state import Installed, Phase, State
-from tests.update.robots import release
+from tests.update.robots import Died, release
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LETTERS = dict(
@@ -101,10 +103,6 @@ def installed(sha256: str = OLD, seq: int = 1) -> Installed:
 
 def before_update() -> State:
     return State(current=installed(), good=installed())
-
-
-class Died(BaseException):
-    """The process is gone."""
 
 
 class World:
@@ -229,6 +227,34 @@ def test_a_stop_that_was_asked_for_is_no_failed_attempt() -> None:
     assert follow(at(Phase.DOWNLOAD, stopped=True), Interrupted(), NOW).phase is Phase.CHECK
 
 
+def test_a_download_may_be_stopped_as_often_as_somebody_asks_for_it() -> None:
+    state = start(before_update())
+    for _ in range(BUDGET):
+        state = follow(replace(state, stopped=True), Interrupted(), NOW)
+        for phase in (Phase.CHECK, Phase.RESOLVE):
+            assert state.phase is phase
+            state = follow(state, Done(), NOW)
+    assert (state.phase, state.attempts) == (Phase.DOWNLOAD, {})
+
+
+@pytest.mark.parametrize("phase", DROPPABLE)
+def test_an_update_that_is_dropped_ends_at_once_without_a_fault_of_its_release(phase: Phase) -> None:
+    state = at(phase, attempts={phase: 1}, waits=3, approved=NEW)
+    ended = follow(state, Dropped("not on a Friday"), NOW)
+    assert ended == replace(before_update(), result="unchanged", reason="not on a Friday")
+
+
+def test_what_may_be_dropped_is_all_before_the_switch() -> None:
+    assert {LETTER[phase] for phase in DROPPABLE} == set("CRDVSPHA")
+
+
+def test_an_approval_and_what_was_waited_for_end_with_the_wait() -> None:
+    state = at(Phase.ARMED, reason="it waits for approval", waits=2, approved=NEW)
+    switching = follow(state, Done(), NOW)
+    assert (switching.phase, switching.reason, switching.approved) == (Phase.SWITCH, "", NEW)
+    assert follow(replace(switching, phase=Phase.GC), Done(), NOW).approved == ""
+
+
 def test_waiting_for_a_safe_moment_is_no_failed_attempt_but_has_an_end() -> None:
     state = at(Phase.ARMED)
     for _ in range(MAX_WAITS - 1):
@@ -301,7 +327,7 @@ OUTCOMES = st.sampled_from(
     [Done(), Done(), Done(), Failed("f"), Refused("r"), Unhealthy("u"), Interrupted(), NotYet("n")]
 )
 LOOKED = st.sampled_from(
-    [NothingNew("same"), NothingNew("refused", refused=True), Back(installed("2" * 64), "b")]
+    [NothingNew("same"), NothingNew("refused", refused=True), Dropped("d"), Back(installed("2" * 64), "b")]
 )
 
 

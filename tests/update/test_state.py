@@ -26,6 +26,7 @@ FULL = State(
     work=found(State(), "stable", release()).work,
     attempts={Phase.CHECK: 1, Phase.DOWNLOAD: 2},
     transitions=3,
+    approved="1" * 64,
     result="none",
     reason='é \u2028 "quoted"',
     current=Installed(
@@ -59,6 +60,14 @@ def test_every_state_of_an_update_can_be_kept(tmp_path: Path) -> None:
 def test_a_missing_state_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"set this robot up .* --rebuild"):
         state.load(tmp_path / "state.json")
+
+
+def test_a_state_that_was_kept_before_there_were_approvals_is_read(tmp_path: Path) -> None:
+    fields = state.as_json(FULL)
+    del fields["approved"]
+    content = {"sha256": state._checksum(fields), "state": fields}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    assert state.load(tmp_path / "state.json") == replace(FULL, approved="")
 
 
 def test_a_file_of_another_version_is_told_from_a_damaged_one(tmp_path: Path) -> None:

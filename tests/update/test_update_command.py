@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
+from jepa_runtime.bundle import seal
 from jepa_runtime.cli import main
-from jepa_runtime.update.release import pointer_path
-from jepa_runtime.update.state import Phase
-from tests.update.repositories import Repository
-from tests.update.robots import CHANNEL, MODEL, release_of, variant
+from tests.update.fleets import Fleet, edit
 from tests.update.servers import FaultServer
-
-
-class Fleet:
-    """A signed repository, and one robot that follows it."""
-
-    def __init__(self, folder: Path, toy: Path) -> None:
-        self.repository = Repository(folder / "repository", now=datetime.now(UTC))
-        self.root = folder / "robot"
-        self.bundles = [variant(toy, folder / str(number), f"{number}.0.0") for number in (1, 2, 3)]
-        self._trusted_root = folder / "root.json"
-        self._trusted_root.write_bytes(self.repository.first_root)
-
-    def provision(self, *more: str) -> int:
-        return main(
-            ["update", "provision", "--root", str(self.root), "--trusted-root", str(self._trusted_root),
-             "--repository", str(self.repository.folder), "--channel", CHANNEL, "--model", MODEL,
-             "--device-id", "robot-1", "--hardware", "bench", "--bundle", str(self.bundles[0].path), *more]
-        )  # fmt: skip
-
-    def publish(self, bundle: Bundle, seq: int, **fields: Any) -> None:
-        release = release_of(bundle, seq, **fields)
-        for record in bundle.manifest.files:
-            self.repository.add(f"{release.folder}/{record.path}", bundle.read(record.path))
-        self.repository.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
-        self.repository.add(pointer_path(CHANNEL, MODEL), release.model_dump_json().encode())
-        self.repository.publish("channel-stable")
-
-    def run(self, action: str, *more: str) -> int:
-        return main(["update", action, "--root", str(self.root), *more])
-
-    @property
-    def version(self) -> str:
-        return Bundle.open(self.root / "current").manifest.version
 
 
 @pytest.fixture
@@ -155,12 +111,6 @@ def test_an_update_comes_over_the_network_with_its_targets_from_another_server(f
     assert any(path.endswith(".report.json") for path, _ in targets.requests)
 
 
-def edit(root: Path, **fields: Any) -> None:
-    """As a person does, in an editor."""
-    path = root / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | fields))
-
-
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -197,6 +147,15 @@ def test_rollback_pin_and_unpin(fleet: Fleet, capfd: pytest.CaptureFixture[str])
     assert "it drifts" in capfd.readouterr().out
 
 
+def test_what_cannot_be_approved_or_cancelled_is_told(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert fleet.run("approve") == 1
+    assert "no candidate waits for approval (idle): look again later" in capfd.readouterr().err
+    assert fleet.run("cancel") == 1
+    assert "no update is in work" in capfd.readouterr().err
+
+
 def test_verify_names_what_the_disk_has_changed(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     report = (fleet.root / "current").resolve() / "report.json"
     report.chmod(0o644)
@@ -215,7 +174,9 @@ def test_a_lost_state_is_made_again(fleet: Fleet, capfd: pytest.CaptureFixture[s
     assert fleet.run("verify") == 0
 
 
-@pytest.mark.parametrize("action", ["apply", "check", "rollback", "status", "pin", "verify"])
+@pytest.mark.parametrize(
+    "action", ["apply", "check", "rollback", "status", "pin", "approve", "cancel", "verify"]
+)
 def test_a_folder_that_was_never_set_up_is_told_and_stays_as_it_is(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
 ) -> None:
@@ -229,84 +190,3 @@ def test_provision_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFix
     assert main(["update", "provision", "--root", str(tmp_path / "new"), "--repository", "/r"]) == 1
     assert "give --trusted-root, --model, --hardware as well" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
-
-
-class Daemon:
-    """``jepa-runtime update daemon`` in a process, with somebody who listens to what it tells systemd."""
-
-    def __init__(self, root: Path, address: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(address))
-        self.socket.settimeout(60)
-        self.process = subprocess.Popen(
-            [Path(sys.executable).with_name("jepa-runtime"), "update", "daemon", "--root", str(root)],
-            env=os.environ | {"NOTIFY_SOCKET": str(address)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def heard(self, prefix: str) -> str:
-        while not (message := self.socket.recv(4096).decode()).startswith(prefix):
-            pass
-        return message
-
-
-@pytest.fixture
-def daemon(fleet: Fleet, tmp_path: Path) -> Iterator[Daemon]:
-    started = Daemon(fleet.root, tmp_path / "notify")
-    yield started
-    started.process.kill()
-    started.process.communicate()
-    started.socket.close()
-
-
-def test_the_daemon_updates_tells_systemd_and_stops_cleanly(fleet: Fleet, daemon: Daemon) -> None:
-    assert daemon.heard("READY=1")
-    # Nothing was published under the pointer's name yet.
-    assert daemon.heard("STATUS=failed; serves 1.0.0")
-    assert daemon.heard("WATCHDOG=1")
-    daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.heard("STOPPING=1")
-    _, log = daemon.process.communicate(timeout=60)
-    assert daemon.process.returncode == 0
-    assert log.splitlines()[-1] == "stopped" and "latest.json" in log
-
-
-def test_a_daemon_that_is_stopped_in_the_middle_leaves_the_update_to_the_next(
-    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    fleet.publish(fleet.bundles[1], 1)
-    started = Daemon(fleet.root, tmp_path / "notify")
-    state_file = fleet.root / "state.json"
-    deadline = time.monotonic() + 60
-    while json.loads(state_file.read_bytes())["state"]["phase"] != Phase.PROBE:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    started.process.send_signal(signal.SIGTERM)
-    assert started.process.wait(60) == 0
-    kept = json.loads(state_file.read_bytes())["state"]
-    # The step in work ends first.
-    assert kept["phase"] in (Phase.PROBE, Phase.SHADOW) and kept["stopped"]
-    started.process.communicate()
-    started.socket.close()
-    assert fleet.run("apply") == 0
-    assert fleet.version == "2.0.0"
-
-
-def test_a_process_that_gives_no_sign_of_life_ends_itself_and_says_where_it_hung() -> None:
-    program = (
-        "import threading, time\n"
-        "from jepa_runtime.update import daemon\n"
-        "daemon.HANG_S = 0.3\n"
-        "with daemon.watched(threading.Event()) as alive:\n"
-        "    for _ in range(3):\n"
-        "        alive()\n"
-        "        time.sleep(0.2)\n"
-        "    print('lives', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stdout == "lives\n"
-    assert 'File "<string>", line 9' in done.stderr
-    assert time.monotonic() - began < 30

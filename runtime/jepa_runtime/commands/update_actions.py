@@ -6,8 +6,8 @@ import argparse
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from jepa_runtime.bundle.parse import describe
 from jepa_runtime.commands.arguments import stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
-from jepa_runtime.update import config, daemon, provision, robot, state
+from jepa_runtime.update import config, daemon, operator, provision, robot, state
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
+from jepa_runtime.update.hawkbit.fleet import Fleet
 from jepa_runtime.update.state import Result, State
 from jepa_runtime.update.store import Store
 
@@ -34,6 +35,7 @@ _STATUS: dict[Result, int] = {
     "refused": 3,
     "failed": 1,
 }
+_Opened = Callable[..., AbstractContextManager[Client]]
 _NEEDED = ("trusted_root", "repository", "model", "hardware")
 
 
@@ -74,21 +76,32 @@ def _provision(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    with _client(args) as client:
+    return _worked(args, lambda opened: partial(_look, opened))
+
+
+def _look(opened: _Opened, alive: daemon.Alive) -> State:
+    with opened(alive=alive) as client:
         client.check()
-    return _tell(args, client.state, status=_STATUS[client.state.result])
+        return client.state
 
 
 def _apply(args: argparse.Namespace) -> int:
-    with _client(args) as client:
-        kept = client.update()
-    return _tell(args, kept, status=_STATUS[kept.result])
+    return _worked(args, daemon.carrying)
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    with robot.open_client(args.root) as client:
-        kept = client.rollback(args.reason)
+    kept = operator.rollback(args.root, args.reason)
     return _tell(args, kept, status=1 if kept.alarm else 0)
+
+
+def _approve(args: argparse.Namespace) -> int:
+    kept = operator.approve(args.root)
+    print("approved" + ("" if kept.work is None else f": {kept.work.release.version} may be switched to"))
+    return 0
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    return _tell(args, operator.cancel(args.root, args.reason))
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -96,7 +109,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
-    robot.pin(args.root, pinned=pinned)
+    operator.pin(args.root, pinned=pinned)
     print("pinned" if pinned else "takes updates")
     return 0
 
@@ -111,13 +124,15 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _daemon(args: argparse.Namespace) -> int:
+    def log(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    path, opened = args.root / robot.CONFIG, partial(robot.open_client, args.root)
+    round_ = daemon.ordinary(opened, lambda: config.load(path).poll_s, log)
+    if config.load(path).hawkbit is not None:
+        round_ = Fleet(args.root, opened, log=log)
     with stop_on_signals() as stopping:
-        daemon.run(
-            partial(robot.open_client, args.root),
-            lambda: config.load(args.root / robot.CONFIG).poll_s,
-            stopping=stopping,
-            log=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        daemon.run(round_, stopping=stopping, log=log, root=args.root)
     return 0
 
 
@@ -161,24 +176,24 @@ def _log(root: Path) -> Audit:
     return Audit(root / robot.AUDIT, robot.utc_now)
 
 
-@contextmanager
-def _client(args: argparse.Namespace) -> Iterator[Client]:
-    """The client, with what it does shown on standard error."""
+def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[daemon.Alive], State]]) -> int:
+    """Work with a client, with what it does shown on standard error."""
     with (
         stop_on_signals() as stopping,
         daemon.watched(stopping) as alive,
         Transfer(Console(stderr=True)) as transfer,
-        robot.open_client(
+    ):
+        opened = partial(
+            robot.open_client,
             args.root,
             source=args.source,
             progress=transfer.progress,
             tell=transfer.tell,
-            alive=alive,
             any_interface=args.any_interface,
             again=args.again,
-        ) as client,
-    ):
-        yield client
+        )
+        kept = daemon.going_on(working(opened), alive, args.root)
+    return _tell(args, kept, status=_STATUS[kept.result])
 
 
 def _tell(
@@ -201,6 +216,8 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "apply": _apply,
     "status": _status,
     "rollback": _rollback,
+    "approve": _approve,
+    "cancel": _cancel,
     "pin": partial(_pin, pinned=True),
     "unpin": partial(_pin, pinned=False),
     "history": _history,

@@ -88,8 +88,8 @@ def status_table(state: State) -> Table:
         "serves": _name(state.current),
         "good": _name(state.good),
         "before": _name(state.previous),
-        "last update": summary(state),
-        "in work": "" if state.phase is Phase.IDLE else f"{state.phase} {_in_work(state)}",
+        "last update": summary(state) if state.phase is Phase.IDLE else "",
+        "in work": "" if state.phase is Phase.IDLE else _in_work(state),
         "pinned": "yes" if state.pinned else "",
         "repository asked": "never" if state.checked_at is None else f"{state.checked_at:%Y-%m-%d %H:%M} UTC",
         "ALARM": state.alarm,
@@ -129,7 +129,8 @@ def _name(installed: Installed | None) -> str:
 
 
 def _in_work(state: State) -> str:
-    return "" if state.work is None else _name(state.work.installed)
+    release = "" if state.work is None else f" {_name(state.work.installed)}"
+    return f"{state.phase}{release}" + (f" ({state.reason})" if state.reason else "")
 
 
 def _plain(value: object) -> str:

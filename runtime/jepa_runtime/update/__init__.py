@@ -3,6 +3,7 @@
 ============  ===========================================================================================
 trust         which files are authentic and current (The Update Framework)
 fetch         bytes within limits: from a web server (http_source) or a folder (sources), into a file (part)
+connections   to web servers
 release       what a release says about itself, and whether it is for this robot
 deltas        a file from the one before it
 download      all files of a release: from slots, by deltas, from the repository
@@ -19,6 +20,8 @@ config        how a robot is set up
 provision     sets one up, and makes its state again
 robot         all of it together, on the disk of one robot
 daemon        looks for updates again and again
+operator      what a person or a service may ask of a robot at any time
+hawkbit       updates that a hawkBit server orders
 conformance   the client that the suite of The Update Framework tests
 ============  ===========================================================================================
 """

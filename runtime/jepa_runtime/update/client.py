@@ -51,16 +51,21 @@ class Client:
         self.state = state
         self._steps, self._record, self._now, self._rest = steps, record, now, rest
 
-    def update(self) -> State:
+    def update(self, *, begin: bool = True) -> State:
         """End the update in work, or look for one and install it.
+
+        Args:
+            begin: whether to look for one if none is in work.
 
         Raises:
             StorageError: the state could not be kept; the next call goes on from the last one that was.
         """
-        if self.state.phase is Phase.IDLE:
+        if self.state.phase is not Phase.IDLE:
+            self._keep(self.state, Interrupted())
+        elif begin:
             self._set(None, start(self.state))
         else:
-            self._keep(self.state, Interrupted())
+            return self.state
         self._run()
         if self.state.result == "reverted":
             # What was revoked has made way for something older: there may be something newer.
@@ -69,7 +74,7 @@ class Client:
         return self.state
 
     def check(self) -> Release | None:
-        """Look for an update, without installing it.
+        """Look for an update, without installing it; a look that was cut off is done again.
 
         Returns:
             The release that would be installed.
@@ -78,12 +83,15 @@ class Client:
             UpdateError: one is in work.
             StorageError: as :meth:`update`.
         """
-        if self.state.phase is not Phase.IDLE:
+        if self.state.phase in (Phase.CHECK, Phase.RESOLVE):
+            self._keep(self.state, Interrupted())
+        elif self.state.phase is Phase.IDLE:
+            self._set(None, start(self.state))
+        else:
             raise UpdateError(
                 f"an update is in work ({self.state.phase}): `jepa-runtime update apply` carries it to "
                 "its end"
             )
-        self._set(None, start(self.state))
         self._run(until=Phase.DOWNLOAD)
         if self.state.work is None:
             return None

@@ -15,6 +15,7 @@ from jepa_runtime.errors import BundleError, UpdateError
 from jepa_runtime.update import durable
 from jepa_runtime.update.fetch import Limits
 from jepa_runtime.update.gate.probe import ProbeLimits
+from jepa_runtime.update.hawkbit.settings import Hawkbit
 
 # Without a sign of life for so long, an update counts as hung; above every pause and limit of a step.
 HANG_S = 900.0
@@ -36,11 +37,13 @@ class Config(BaseModel):
         allow_untrained: accept random weights, for tests.
         shadow: a source of frames on which a candidate is compared with what serves (see ``jepa-runtime
             run --source``); None: it is not.
+        approval: what has passed the gate waits until somebody approves it (``jepa-runtime update approve``).
         health_window_s: for how long a new model must serve well before it is committed to.
         poll_s: between two looks at the repository; each a tenth longer or shorter at random.
         deltas: make files from those that are there where that saves traffic.
         keep_slots: kept beside what serves, what served well and what did before.
         fetch, probe: limits.
+        hawkbit: the server that orders updates; None: this robot looks for them by itself.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
@@ -56,12 +59,14 @@ class Config(BaseModel):
     precision: Precision | None = None
     allow_untrained: bool = False
     shadow: _Text | None = None
+    approval: bool = False
     health_window_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     poll_s: Annotated[float, Field(ge=1, le=2_592_000)] = 3600.0
     deltas: bool = True
     keep_slots: Annotated[int, Field(ge=0, le=100)] = 1
     fetch: Limits = Limits()
     probe: ProbeLimits = ProbeLimits()
+    hawkbit: Hawkbit | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -9,40 +9,55 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 from jepa_runtime.errors import UpdateError
+from jepa_runtime.update import durable
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import HANG_S
+from jepa_runtime.update.robot import LOCK
+from jepa_runtime.update.state import State
+
+T = TypeVar("T")
+Alive = Callable[[], None]
 
 _STDERR = 2
 _JITTER = 0.1
 _SLICE_S = 5.0
+_PASSING_S = 0.05
+
+
+class Yield(KeyboardInterrupt):
+    """Somebody asks for the lock: what is in work is left, to be gone on with as soon as they are done."""
 
 
 def run(
-    opened: Callable[..., AbstractContextManager[Client]],
-    poll_s: Callable[[], float],
+    round_: Callable[[Alive], float | None],
     *,
     stopping: Event,
     log: Callable[[str], None],
+    root: Path,
 ) -> None:
-    """Update, wait, and again, until it is to stop; then an update in work goes on at the next start.
+    """Do a round, wait, and again, until it is to stop; then an update in work goes on at the next start.
 
     Args:
-        opened: gives the client, which has the lock while it is open; takes ``alive``.
-        poll_s: the pause between two rounds in seconds; a tenth longer or shorter at random, so that robots
-            that started together do not ask together for ever.
+        round_: looks once for what is to be done and does it, :func:`ordinary` for instance. It takes
+            ``alive`` (see :func:`going_on`), and gives the pause until the next round in seconds; None: there
+            is to be none. After a :class:`Yield` it is called again without a pause.
         stopping: ends it when set, at the next moment at which nothing is half done.
         log: takes lines.
+        root: the robot's folder.
+
+    Raises:
+        UpdateError: a round did.
     """
     try:
         with watched(stopping) as alive:
             notify("READY=1")
-            while True:
-                _round(partial(opened, alive=alive), log)
-                ends = time.monotonic() + poll_s() * random.uniform(1 - _JITTER, 1 + _JITTER)
+            while (pause_s := going_on(round_, alive, root)) is not None:
+                ends = time.monotonic() + pause_s
                 while (left := ends - time.monotonic()) > 0:
                     alive()
                     stopping.wait(min(left, _SLICE_S))
@@ -52,8 +67,74 @@ def run(
         notify("STOPPING=1")
 
 
+def ordinary(
+    opened: Callable[..., AbstractContextManager[Client]],
+    poll_s: Callable[[], float],
+    log: Callable[[str], None],
+) -> Callable[[Alive], float]:
+    """The round of a robot that looks by itself: it updates.
+
+    Args:
+        opened: gives the client, which has the lock while it is open; takes ``alive``.
+        poll_s: the pause between two rounds in seconds; a tenth longer or shorter at random, so that robots
+            that started together do not ask together for ever.
+    """
+    update = carrying(opened)
+
+    def round_(alive: Alive) -> float:
+        try:
+            _tell(update(alive), log)
+        except UpdateError as error:
+            log(f"error: {error}")
+        return poll_s() * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+    return round_
+
+
+def carrying(opened: Callable[..., AbstractContextManager[Client]]) -> Callable[[Alive], State]:
+    """Updates, one a call, each of as many calls as it has to yield: one that follows a :class:`Yield` ends
+    what is in work, and begins nothing where whoever had the lock meanwhile ended it.
+    """
+    yielded = False
+
+    def update(alive: Alive) -> State:
+        nonlocal yielded
+        begin, yielded = not yielded, False
+        try:
+            with opened(alive=alive) as client:
+                return client.update(begin=begin)
+        except Yield:
+            yielded = True
+            raise
+
+    return update
+
+
+def going_on(act: Callable[[Alive], T], alive: Alive, root: Path) -> T:
+    """Do what takes the lock of a robot, and again as often as it is left for others, after their turn.
+
+    Args:
+        act: takes a sign of life that raises :class:`Yield` when somebody asks for the lock.
+        alive: a sign of life, as :func:`watched` gives it.
+        root: the robot's folder.
+    """
+    lock = root / LOCK
+
+    def yielding() -> None:
+        alive()
+        if durable.is_wanted(lock):
+            raise Yield
+
+    while True:
+        with suppress(Yield):
+            return act(yielding)
+        while durable.is_wanted(lock):
+            alive()
+            time.sleep(_PASSING_S)
+
+
 @contextmanager
-def watched(stopping: Event) -> Iterator[Callable[[], None]]:
+def watched(stopping: Event) -> Iterator[Alive]:
     """Gives what is to be called as a sign of life. Unless another follows within
     :data:`~jepa_runtime.update.config.HANG_S`, the process ends, and tells where it hung; the next one goes
     on, as after a power cut.
@@ -84,13 +165,7 @@ def notify(message: str) -> None:
             peer.sendto(message.encode(), socket.MSG_DONTWAIT, address)
 
 
-def _round(opened: Callable[[], AbstractContextManager[Client]], log: Callable[[str], None]) -> None:
-    try:
-        with opened() as client:
-            state = client.update()
-    except UpdateError as error:
-        log(f"error: {error}")
-        return
+def _tell(state: State, log: Callable[[str], None]) -> None:
     serves = "nothing" if state.current is None else state.current.version
     notify(f"STATUS={state.result}; serves {serves}")
     log(f"{state.result}; serves {serves}" + (f": {state.reason}" if state.reason else ""))

@@ -8,9 +8,11 @@ Applications Recover from fsync Failures?", USENIX ATC 2020).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,8 @@ from pathlib import Path
 
 from jepa_runtime.errors import StorageError
 
+# How often a lock is tried, and how long one that is not asked for waits for those who asked.
+_LOOK_S, _TURN_S = 0.02, 300.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -154,32 +158,85 @@ def check_room(what: str, folder: Path, needed: int, free_bytes: int) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, who: str) -> Iterator[None]:
+def locked(path: Path, *, who: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of ``path`` (a file, made if it is missing) until the end of the block.
+
+    Who waits for it asks for it, by a lock on ``PATH.wanted``, and keeps that one until it is done with both:
+    nobody else can take the lock between the moment at which its holder, who looks at :func:`is_wanted`, lets
+    it go, and the turn of the one who asked. Locks end with the process that has them.
 
     Args:
         who: what needs it, for the message.
+        wait_s: above 0: it is asked for, and waited for as long; 0: nobody is asked.
 
     Raises:
-        StorageError: another process holds it, or it cannot be made.
+        StorageError: another has it (and did not let it go in time), or it cannot be made.
     """
-    with told(path, "cannot be locked"):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 100, 0).decode("ascii", "replace").strip() or "unknown"
+    asks = wait_s > 0
+    now = time.monotonic()
+    with _opened(path, os.O_RDWR) as lock, _opened(_wanted(path), os.O_RDONLY) as turn:
+        if not (
+            _taken(turn, fcntl.LOCK_EX if asks else fcntl.LOCK_SH, now + (wait_s or _TURN_S))
+            and _taken(lock, fcntl.LOCK_EX, now + wait_s)
+        ):
+            holder = os.pread(lock, 100, 0).decode("ascii", "replace").strip() or "unknown"
+            late = f" and did not let it go within {wait_s:g} s" if asks else ""
             raise StorageError(
-                f"{path}: {who} needs it, but another process has it (pid {holder}): wait for that one, "
-                "or stop it"
-            ) from None
+                f"{path}: {who} needs it, but another process has it (pid {holder}){late}: wait for that "
+                "one, or stop it"
+            )
+        if not asks:
+            fcntl.flock(turn, fcntl.LOCK_UN)
         with told(path, "cannot be locked"):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
+
+
+def is_wanted(path: Path) -> bool:
+    """Whether somebody asks for the lock of ``path``: for whoever has it, to let it go soon.
+
+    Raises:
+        StorageError: that cannot be told.
+    """
+    with told(_wanted(path), "cannot be read"):
+        try:
+            turn = os.open(_wanted(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+    try:
+        fcntl.flock(turn, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(turn)
+
+
+def _wanted(path: Path) -> Path:
+    return path.with_name(f"{path.name}.wanted")
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    with told(path, "cannot be locked"):
+        fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        yield fd
     finally:
         os.close(fd)
+
+
+def _taken(fd: int, kind: int, ends: float) -> bool:
+    """Whether a lock could be had until ``ends`` (of the monotonic clock), and is."""
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                return False
+        time.sleep(_LOOK_S)
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -204,4 +261,6 @@ def told(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path}: {what}: {error.strerror or error}") from error
+        owner = error.errno in (errno.EACCES, errno.EPERM)
+        hint = ": use the account that this folder belongs to" if owner else ""
+        raise StorageError(f"{path}: {what}: {error.strerror or error}{hint}") from error

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import http.client
-import io
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urljoin
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3 import exceptions
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import parse_url
 
 from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.update.connections import Patience, checked, pools, told
 from jepa_runtime.update.sources import Body, Clock, Limits, NotFoundError
 
 _HEADERS = {"User-Agent": "jepa-edge", "Accept-Encoding": "identity"}
@@ -29,16 +25,6 @@ _MAX_REDIRECTS = 5
 _TRIES = 3
 _PAUSE_S = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
-# The first that fits.
-_REASONS = (
-    (exceptions.NameResolutionError, "its name is not known here: check the address and the network"),
-    (exceptions.NewConnectionError, "no connection: check that the server runs and can be reached"),
-    (exceptions.ConnectTimeoutError, "no connection in time: check that the server can be reached"),
-    (exceptions.ReadTimeoutError, "the server fell silent, or is too slow: try again"),
-    (exceptions.ProxyError, "the proxy does not lead there: check https_proxy, http_proxy and no_proxy"),
-    (exceptions.SSLError, "it does not prove who it is: check its certificate and this robot's clock"),
-    (Exception, "the connection was cut, or the answer is no HTTP: try again"),
-)
 
 
 class HttpSource:
@@ -58,9 +44,9 @@ class HttpSource:
         self._base = base_url.rstrip("/") + "/"
         self._limits = limits
         self._clock = clock
-        self._patience = _Patience(clock, limits.read_s)
+        self._patience = Patience(clock, limits.read_s)
         try:
-            self._pools = _pools(*_checked(self._base), self._patience)
+            self._pools = pools(*checked(self._base), self._patience)
         except exceptions.HTTPError as error:
             raise UpdateError(f"{base_url}: cannot be used: {error}") from error
 
@@ -95,7 +81,7 @@ class HttpSource:
                 raise kind(f"{url}: the server says {response.status} ({reason})")
 
     def _request(self, url: str, offset: int) -> BaseHTTPResponse:
-        with _told(url):
+        with told(url):
             return self._pools.urlopen(
                 "GET",
                 url,
@@ -122,7 +108,7 @@ class HttpSource:
 
 
 class _HttpBody:
-    def __init__(self, response: BaseHTTPResponse, url: str, offset: int, patience: _Patience) -> None:
+    def __init__(self, response: BaseHTTPResponse, url: str, offset: int, patience: Patience) -> None:
         self._response = response
         self._url = url
         self._patience = patience
@@ -130,84 +116,9 @@ class _HttpBody:
 
     def read(self, n: int, /) -> bytes:
         self._patience.renew()
-        with _told(self._url):
+        with told(self._url):
             # read() would wait until all n bytes are there, however slowly they come.
             return self._response.read1(n) or b""
-
-
-class _Patience:
-    """Until when the next bytes, or all headers, must be there.
-
-    The time-out of a socket begins anew with every byte: who sends a byte now and then, as a header, a chunk
-    or a trailer without end, would never be found too slow.
-    """
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        self._until = self._clock.monotonic() + self._seconds
-
-    def check(self) -> None:
-        if self._clock.monotonic() > self._until:
-            raise TimeoutError("slow")
-
-
-class _Impatient(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase, patience: _Patience) -> None:
-        self._raw = raw
-        self._patience = patience
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int | None:
-        self._patience.check()
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _pools(scheme: str, host: str, patience: _Patience) -> urllib3.PoolManager:
-    class Response(http.client.HTTPResponse):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            patience.renew()
-            self.fp = io.BufferedReader(_Impatient(self.fp.detach(), patience))
-
-    class Http(HTTPConnection):
-        response_class = Response
-
-    class Https(HTTPSConnection):
-        response_class = Response
-
-    class HttpPool(HTTPConnectionPool):
-        ConnectionCls = Http
-
-    class HttpsPool(HTTPSConnectionPool):
-        ConnectionCls = Https
-
-    proxies = {} if proxy_bypass(host) else getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    pools = urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
-    pools.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
-    return pools
-
-
-def _checked(base_url: str) -> tuple[str, str]:
-    parts = parse_url(base_url)
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise UpdateError(f"{base_url}: is no address of a web server: give https://… or http://…")
-    if parts.auth or parts.query is not None or parts.fragment is not None:
-        raise UpdateError(
-            f"the address of a web server ({parts.host}) may have no user, no '?' and no '#': give the "
-            "plain address of the folder"
-        )
-    return parts.scheme, parts.host
 
 
 def _origin(url: str) -> tuple[str | None, str | None, int | None]:
@@ -225,21 +136,3 @@ def _start(response: BaseHTTPResponse, url: str, asked: int) -> int:
             f"{url}: the server sends other bytes than those asked for (from {asked}): try again"
         )
     return start
-
-
-@contextmanager
-def _told(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (exceptions.HTTPError, OSError) as error:
-        reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
-        raise FetchError(f"{url}: {reason} ({_detail(error)})") from error
-
-
-def _detail(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error)

@@ -13,11 +13,14 @@ Rules:
    fault.
 2. A phase in which the process died is made again: up to STAGE from CHECK, since what is offered may have
    changed (what was fetched is still there), later in its place. It counts as an attempt, unless the process
-   was asked to stop.
+   was asked to stop, or to make way for somebody who had something to say.
 3. So a candidate is tried at most three times in OBSERVE. Once committed, nothing is counted any more.
 4. A release that was refused, or given up, is remembered and left alone for a while, longer each time.
 5. After COMMIT nothing goes back: a report that fails, or rests that stay, are no reason to.
-6. An update takes at most :data:`BUDGET` transitions, whatever happens.
+6. An update takes at most :data:`BUDGET` transitions, whatever happens; a stop that was asked for begins
+   another count.
+7. Before the switch an update may be dropped, which is no fault of its release: it ends at once, and the
+   next look may find the release again.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ _ROAD = (
     Phase.ARMED, Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT, Phase.REPORT, Phase.GC, Phase.IDLE,
 )  # fmt: skip
 _BEFORE_SLOT, _BEFORE_SWITCH, _SWITCHED = _ROAD[:5], _ROAD[1:8], _ROAD[8:11]
+DROPPABLE = _ROAD[:8]
 
 NEXT: Mapping[Phase, Phase] = {
     **dict(pairwise(_ROAD)),
@@ -90,8 +94,15 @@ class NothingNew:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """The update is not wanted any more, before its switch."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class NotYet:
-    """The robot cannot switch at this moment."""
+    """The robot cannot switch at this moment, or may not yet."""
 
     reason: str
 
@@ -130,7 +141,7 @@ class Interrupted:
     """The process ended in the middle of it."""
 
 
-Outcome = Done | NothingNew | NotYet | Failed | Refused | Unhealthy | Back | Interrupted
+Outcome = Done | NothingNew | Dropped | NotYet | Failed | Refused | Unhealthy | Back | Interrupted
 
 
 def start(state: State) -> State:
@@ -190,6 +201,8 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             return _enter(_gained(state), NEXT[phase])
         case NothingNew(reason, refused):
             return _enter(_ended(state, "refused" if refused else "unchanged", reason), Phase.IDLE)
+        case Dropped(reason):
+            return _enter(_ended(state, "unchanged", reason), Phase.IDLE)
         case NotYet(reason):
             if state.waits + 1 < MAX_WAITS:
                 return replace(state, waits=state.waits + 1, reason=reason)
@@ -204,7 +217,7 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             return _attempted(state, reason, _AGAIN, now)
         case Interrupted():
             if state.stopped:
-                return replace(state, stopped=False, phase=_RESUMED.get(phase, phase))
+                return replace(state, stopped=False, transitions=0, phase=_RESUMED.get(phase, phase))
             return _attempted(state, f"it was interrupted in {phase}", _RESUMED, now)
 
 
@@ -222,6 +235,8 @@ def _gained(state: State) -> State:
     """What a phase that is done has changed."""
     candidate = None if state.work is None else state.work.installed
     match state.phase:
+        case Phase.ARMED:
+            return replace(state, reason="")
         case Phase.SWITCH:
             return replace(state, current=candidate)
         case Phase.ROLLBACK:
@@ -274,5 +289,6 @@ def _ended(state: State, result: Result, reason: str) -> State:
 
 def _enter(state: State, phase: Phase) -> State:
     if phase is Phase.IDLE:
-        return replace(state, phase=phase, work=None, attempts={}, waits=0, transitions=0, stopped=False)
+        ended = replace(state, work=None, attempts={}, waits=0, transitions=0, stopped=False, approved="")
+        return replace(ended, phase=phase)
     return replace(state, phase=phase, transitions=state.transitions + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ from typing import Any
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import RefusedError, UpdateError
+from jepa_runtime.sources.base import Source as Frames
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source
 from jepa_runtime.update.gate import probe, shadow, static
-from jepa_runtime.update.machine import NothingNew, Outcome
+from jepa_runtime.update.machine import NothingNew, NotYet, Outcome
 from jepa_runtime.update.release import Budgets, Release, Robot
 from jepa_runtime.update.serving import LinkServing, Serving
 from jepa_runtime.update.state import Phase, State
@@ -48,10 +48,21 @@ class LocalGate:
 
     Args:
         alive: is called with every frame of a comparison, which may take as long as its source.
+        frames: opens the source for a comparison; None: the one that ``settings`` name.
+        compared: is told about once a second how a comparison stands, on a thread of its own.
     """
 
-    def __init__(self, settings: Config, alive: Callable[[], None] = nothing) -> None:
-        self._settings, self._alive = settings, alive
+    def __init__(
+        self,
+        settings: Config,
+        alive: Callable[[], None] = nothing,
+        *,
+        frames: Callable[[], Frames] | None = None,
+        compared: Callable[[shadow.ShadowReport], None] = nothing,
+    ) -> None:
+        self._settings, self._alive, self._compared = settings, alive, compared
+        spec = settings.shadow
+        self._frames = frames or (None if spec is None else lambda: open_source(spec))
 
     def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
         """See :func:`jepa_runtime.update.gate.static.check`."""
@@ -89,21 +100,22 @@ class LocalGate:
             RefusedError: the candidate is not as good as what serves.
             UpdateError: the source gave too few frames to tell.
         """
-        if self._settings.shadow is None or budgets.max_error_ratio is None:
+        if self._frames is None or budgets.max_error_ratio is None:
             return None
         test = shadow.PairedTest(margin=budgets.max_error_ratio - 1)
-        with closing(open_source(self._settings.shadow)) as source:
+        with closing(self._frames()) as source:
             report = shadow.run(
                 lambda: self._open(current),
                 lambda: self._open(candidate),
                 source,
                 test,
                 alive=self._alive,
+                compared=self._compared,
             )
         if report.verdict is shadow.Verdict.REFUSE:
             raise RefusedError(f"{candidate}: {report.reason}")
         if report.verdict is shadow.Verdict.CONTINUE:
-            raise UpdateError(f"{self._settings.shadow}: {report.reason}")
+            raise UpdateError(f"{source.name}: {report.reason}")
         return {"reason": report.reason, "frames": report.frames, "moving": report.moving}
 
     def _open(self, folder: Path) -> WorldModel:
@@ -131,8 +143,12 @@ def open_client(
     alive: Callable[[], None] = nothing,
     now: Callable[[], datetime] = utc_now,
     clock: Clock = time,
+    frames: Callable[[], Frames] | None = None,
+    compared: Callable[[shadow.ShadowReport], None] = nothing,
     any_interface: bool = False,
     again: bool = False,
+    only_version: str | None = None,
+    wait_s: float = 0.0,
 ) -> Iterator[Client]:
     """The client of the robot in ``root``, with whatever a power cut left cleared away. One at a time.
 
@@ -142,16 +158,18 @@ def open_client(
         report: tells somebody how an update ended.
         progress: is told how many bytes of a release are there, and of how many.
         tell: is told each new state, and why.
-        alive: is called at least every few seconds while nothing hangs; a KeyboardInterrupt that it raises
-            stops the update, to go on at the next call.
-        any_interface, again: see :class:`Steps`.
+        alive: is called at least every few seconds while nothing hangs (see :class:`Steps` for where it is
+            not); a KeyboardInterrupt that it raises stops the update, to go on at the next call.
+        frames, compared: see :class:`LocalGate`.
+        any_interface, again, only_version: see :class:`Steps`.
+        wait_s: see :func:`jepa_runtime.update.durable.locked`.
 
     Raises:
         UpdateError: the robot is not set up.
         StorageError: something else has the lock, or the state or the disk is damaged.
     """
     settings = config.load(root / CONFIG)
-    with durable.locked(root / LOCK, who="an update"):
+    with durable.locked(root / LOCK, who="an update", wait_s=wait_s):
         log = audit.Audit(root / AUDIT, now)
         store = Store(root)
         left = store.recover()
@@ -163,7 +181,7 @@ def open_client(
         def record(before: State, outcome: Outcome | None, after: State) -> None:
             why = getattr(outcome, "reason", "")
             if _is_worth_noting(before, outcome, after):
-                log.append(f"{before.phase} -> {after.phase}", **_facts(before, after), reason=why)
+                log.append(f"{before.phase} -> {after.phase}", **facts(before, after), reason=why)
             state.save(root / STATE, after)
             tell(after, why)
 
@@ -177,7 +195,7 @@ def open_client(
             config=settings,
             store=store,
             repository=repository or _repository(root, settings, source, now),
-            gate=gate or LocalGate(settings, alive),
+            gate=gate or LocalGate(settings, alive, frames=frames, compared=compared),
             serving=serving or LinkServing(),
             note=log.append,
             report=report,
@@ -187,22 +205,17 @@ def open_client(
             progress=progress,
             any_interface=any_interface,
             again=again,
+            only_version=only_version,
         )
         yield Client(kept, steps=steps, record=record, now=now, rest=rest)
 
 
-def pin(root: Path, *, pinned: bool, now: Callable[[], datetime] = utc_now) -> State:
-    """Stay with what serves, or no longer.
-
-    Raises:
-        StorageError: something else has the lock, or the state cannot be read or written.
-    """
-    state.load(root / STATE)
-    with durable.locked(root / LOCK, who="pinning"):
-        kept = replace(state.load(root / STATE), pinned=pinned)
-        audit.Audit(root / AUDIT, now).append("pinned" if pinned else "unpinned")
-        state.save(root / STATE, kept)
-    return kept
+def facts(before: State, after: State) -> dict[str, Any]:
+    """What the log says of the release in work."""
+    work = after.work or before.work
+    if work is None:
+        return {}
+    return {"release_seq": work.release.release_seq, "version": work.release.version}
 
 
 def _point_as_kept(store: Store, kept: State) -> None:
@@ -215,15 +228,10 @@ def _point_as_kept(store: Store, kept: State) -> None:
 
 
 def _is_worth_noting(before: State, outcome: Outcome | None, after: State) -> bool:
-    """Looking for an update and finding none is not: it happens every hour."""
+    """Looking for an update and finding none is not: it happens every hour; nor is waiting on."""
+    if isinstance(outcome, NotYet) and after.reason == before.reason:
+        return False
     return after.phase is not Phase.RESOLVE and outcome is not None and not isinstance(outcome, NothingNew)
-
-
-def _facts(before: State, after: State) -> dict[str, Any]:
-    work = after.work or before.work
-    if work is None:
-        return {}
-    return {"release_seq": work.release.release_seq, "version": work.release.version}
 
 
 def _repository(root: Path, settings: Config, source: Path | None, now: Callable[[], datetime]) -> Repository:

@@ -12,7 +12,8 @@ class Health:
     """How serving goes.
 
     Attributes:
-        serves: the SHA-256 of the manifest of what serves; None: nobody is there to ask, which is no failure.
+        serves: the SHA-256 of the manifest of what serves; None: nobody ever was there to ask, which is no
+            failure. Where somebody was, and is gone, that is one.
         failure: what is wrong: errors, NaN, frames that come too late, a process that died; empty: nothing.
         may_switch: whether the robot can take another model at this moment.
     """

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import BundleError, JepaRuntimeError, RefusedError, TrustError
+from jepa_runtime.errors import BundleError, FetchError, JepaRuntimeError, RefusedError, TrustError
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Download, Files
 from jepa_runtime.update.fetch import Clock, Progress
 from jepa_runtime.update.machine import (
     Back,
     Done,
+    Dropped,
     Failed,
     NothingNew,
     NotYet,
@@ -42,6 +43,8 @@ from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
 
 _LOOK_S = 1.0
+# What the repository said longer ago may have changed.
+_RECENT = timedelta(minutes=10)
 # As it is done where the state could not be kept.
 _SWITCHED_AWAY = Unhealthy("it was switched away from before its commit")
 
@@ -78,10 +81,13 @@ class Steps:
         note: writes to the audit log.
         report: tells somebody how an update ended.
         now: the time of day. clock: for durations and pauses.
-        alive: is called at least every few seconds while nothing hangs.
+        alive: is called at least every few seconds while nothing hangs, but for what waits for others within
+            limits of its own: a probe (``probe.wall_s``), a server that says nothing (``fetch.connect_s``,
+            ``fetch.read_s``), frames for a comparison, and whoever serves, during a swap.
         progress: is told how many bytes of a release are there, and of how many.
         any_interface: whether a release may have other actions than what serves.
         again: whether to try what was refused.
+        only_version: is installed and no other; None: what the channel offers.
     """
 
     config: Config
@@ -97,6 +103,7 @@ class Steps:
     progress: Progress
     any_interface: bool = False
     again: bool = False
+    only_version: str | None = None
 
     def __call__(self, state: State) -> Step:
         """Do what the phase of ``state`` is for.
@@ -127,6 +134,11 @@ class Steps:
             return state, Failed(str(error))
 
     def _check(self, state: State) -> Step:
+        state, release = self._offered(state)
+        return found(state, self.config.channel, release), Done()
+
+    def _offered(self, state: State) -> tuple[State, Release]:
+        """What the channel offers now, and the state with the floors that follow."""
         channel, model_id = self.config.channel, self.config.model_id
         seen = self.repository.refresh(Floors(versions=state.versions, signed_at=state.signed_at))
         state = replace(
@@ -145,7 +157,7 @@ class Steps:
                 f"{path}: offers release {release.release_seq}, but {floor} was offered before: an older "
                 "version has to be published under a higher number"
             )
-        return found(state, channel, release), Done()
+        return state, release
 
     def _resolve(self, state: State) -> Step:
         work, now = _work(state), self.now()
@@ -158,8 +170,11 @@ class Steps:
             alarm = f"{why}, and there is no other to go back to: it serves on"
         if alarm and alarm != state.alarm:
             self.note("alarm", reason=alarm)
-        state = replace(state, alarm=alarm)
-        name = f"release {release.release_seq} ({release.version})"
+        state, name = replace(state, alarm=alarm), _name(release)
+        if self.only_version not in (None, release.version):
+            return state, NothingNew(
+                f"the fleet asks for {self.only_version}, the channel offers {release.version}"
+            )
         refusal = state.refused.get(release.manifest_sha256)
         if state.current is not None and state.current.manifest_sha256 == release.manifest_sha256:
             # The same bytes may have been published under another number.
@@ -226,9 +241,31 @@ class Steps:
         return state, Done()
 
     def _armed(self, state: State) -> Step:
+        release = _work(state).release
+        if self.config.approval and state.approved != release.manifest_sha256:
+            return state, NotYet(f"{_name(release)} waits for approval: `jepa-runtime update approve`")
+        busy = NotYet("the robot cannot switch now")
         if not self.serving.health().may_switch:
-            return state, NotYet("the robot cannot switch now")
+            return state, busy
+        asked = state.checked_at
+        if state.waits or asked is None or not timedelta() <= self.now() - asked < _RECENT:
+            state, outcome = self._still_offered(state)
+            # Asking may have taken a while.
+            return state, outcome if self.serving.health().may_switch else busy
         return state, Done()
+
+    def _still_offered(self, state: State) -> Step:
+        release = _work(state).release
+        try:
+            state, offered = self._offered(state)
+        except FetchError as error:
+            self.note("not asked again before the switch", reason=str(error))
+            return state, Done()
+        if offered.manifest_sha256 == release.manifest_sha256:
+            return state, Done()
+        if release.release_seq in offered.revoked:
+            return state, Dropped(f"{_name(release)} was revoked before its switch")
+        return state, Dropped(f"{_name(offered)} is offered now, no longer {_name(release)}")
 
     def _switch(self, state: State) -> Step:
         sha256 = _work(state).release.manifest_sha256
@@ -304,6 +341,10 @@ class Steps:
 def _work(state: State) -> Work:
     assert state.work is not None, state.phase
     return state.work
+
+
+def _name(release: Release) -> str:
+    return f"release {release.release_seq} ({release.version})"
 
 
 def _is_revoked(installed: Installed, work: Work) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from jepa_runtime.update.gate.sequential import PairedTest, Summary, Verdict, sc
 from jepa_runtime.world_model import WorldModel
 
 __all__ = ["PairedTest", "Shadow", "ShadowReport", "Verdict", "run"]
+
+_TELL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def run(
     *,
     stopping: threading.Event | None = None,
     alive: Callable[[], None] | None = None,
+    compared: Callable[[ShadowReport], None] | None = None,
 ) -> ShadowReport:
     """Compare two models on the frames of a source, with the commands it gives, until the test knows.
 
@@ -152,6 +156,7 @@ def run(
         source: not closed here.
         stopping: ends it when set.
         alive: called there with every frame; what it raises ends it too.
+        compared: called there about once a second, with what is known so far.
 
     Raises:
         SourceError: the source failed.
@@ -164,11 +169,15 @@ def run(
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         with open_current() as current, open_candidate() as candidate:
             shadow = Shadow(current, candidate, test)
+            told = time.monotonic()
             for frame in source.frames():
                 if alive is not None:
                     alive()
                 if shadow.add(frame, source.command) is not Verdict.CONTINUE:
                     break
+                if compared is not None and time.monotonic() - told >= _TELL_S:
+                    compared(shadow.report())
+                    told = time.monotonic()
                 if interrupted.is_set() or (stopping is not None and stopping.is_set()):
                     break
             return shadow.report()

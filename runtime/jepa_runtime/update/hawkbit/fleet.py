@@ -1,0 +1,352 @@
+"""The rounds of a robot whose updates a hawkBit server orders: what :func:`jepa_runtime.update.daemon.run`
+calls again and again.
+
+A round ends what has gone too far to be stopped, asks the server, and does what is wanted. While an update is
+in work that can still be stopped, the server is told how far it is, and asked whether it still wants it, as
+often as it asks for; from the switch to the commit nobody is talked to. An order that was accepted is carried
+out whether or not the server can be reached.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from jepa_runtime import __version__
+from jepa_runtime.errors import FetchError, RefusedError, StorageError, UpdateError
+from jepa_runtime.update import config, durable, operator, robot, state
+from jepa_runtime.update.hawkbit import agent, kept
+from jepa_runtime.update.hawkbit.kept import Answer, Kept, Order
+from jepa_runtime.update.hawkbit.messages import LEAST_SLEEP_S, MOST_SLEEP_S, feedback
+from jepa_runtime.update.hawkbit.running import Leave, Opened, Run, measured, updated
+from jepa_runtime.update.hawkbit.server import BusyError, Offer, Server
+from jepa_runtime.update.sources import Clock, NotFoundError
+from jepa_runtime.update.state import Phase, State
+
+KEPT, LOCK = "hawkbit.json", "hawkbit.lock"
+_FIRST_SLEEP_S = 60.0
+_JITTER = 0.1
+
+
+class Fleet:
+    """One robot of a fleet; a call is a round, and gives the pause until the next in seconds.
+
+    Args:
+        root: the robot's folder; ``hawkbit`` in its config.json says where the server is.
+        opened: gives the client of the robot; takes ``alive``, ``tell``, ``progress`` and ``only_version``,
+            as :func:`jepa_runtime.update.robot.open_client` does.
+        log: takes lines.
+        clock: for pauses. now: the time of day.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        opened: Opened,
+        *,
+        log: Callable[[str], None],
+        clock: Clock = time,
+        now: Callable[[], datetime] = robot.utc_now,
+    ) -> None:
+        self._root, self._opened, self._log, self._clock, self._now = root, opened, log, clock, now
+        self._kept = Kept()
+        self._sleep_s = _FIRST_SLEEP_S
+        self._next_poll = self._next_look = self._quiet_until = clock.monotonic()
+        # What the server was told last of an action that goes on.
+        self._said: object = None
+        # The action from whose update somebody took the lock.
+        self._interrupted: str | None = None
+        self._compared: object = None
+        self._server_as: object = None
+
+    def __call__(self, alive: Callable[[], None]) -> float:
+        """Do a round; whatever the server does wrong is logged, and the next one tries again.
+
+        Raises:
+            KeyboardInterrupt: ``alive`` did.
+        """
+        try:
+            with durable.locked(self._root / LOCK, who="an agent of hawkBit"):
+                pause_s = self._round(alive)
+        except UpdateError as error:
+            self._log(f"error: {error}")
+            pause_s = self._pause_after(error)
+        return _within(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER))
+
+    def _round(self, alive: Callable[[], None]) -> float:
+        self._config = config.load(self._root / robot.CONFIG)
+        self._kept = self._load()
+        if agent.must_end(self._state()):
+            self._end_what_switched(alive)
+        self._server = self._connected()
+        try:
+            offer = self._poll()
+        except UpdateError:
+            if self._kept.order is not None:
+                self._work(alive)
+            raise
+        self._follow(offer)
+        self._answer(offer)
+        try:
+            self._describe(offer)
+        except FetchError as error:
+            self._log(f"error: {error}")
+        if self._kept.order is not None:
+            return self._confirmed(offer) or self._work(alive)
+        if self._state().phase is Phase.IDLE and self._clock.monotonic() >= self._next_look:
+            self._look(alive)
+        return self._sleep_s
+
+    def _connected(self) -> Server:
+        """The server, the same as before unless it is another: it knows what was answered last."""
+        settings, name = self._config.hawkbit, self._config.device_id
+        if settings is None:
+            raise UpdateError(f"{self._root / robot.CONFIG}: names no server of a fleet: give it as hawkbit")
+        if self._server_as != (settings, name):
+            self._server, self._server_as = Server(self._root, settings, name), (settings, name)
+        return self._server
+
+    def _poll(self) -> Offer:
+        offer = self._server.poll()
+        self._sleep_s = offer.sleep_s
+        self._next_poll = self._clock.monotonic() + offer.sleep_s
+        return offer
+
+    def _follow(self, offer: Offer) -> None:
+        """Make the server's order this robot's."""
+        if offer.cancellation is not None:
+            self._cancel(offer.cancellation)
+            return
+        offered, order = offer.deployment or offer.confirmation, self._kept.order
+        if order is not None and order.action != offered:
+            self._drop(f"deployment {order.action} is not asked for any more")
+            self._keep(replace(self._kept, order=None))
+        ended = self._kept.answers.get(offered or "")
+        if offered is None or (ended is not None and ended.execution != "canceled"):
+            return
+        try:
+            order = self._ordered(offer)
+        except RefusedError as error:
+            told = agent.details([str(error)])
+            self._end(offered, Answer(execution="closed", finished="failure", details=told))
+            return
+        if order != self._kept.order:
+            self._keep(replace(self._kept, order=order))
+
+    def _ordered(self, offer: Offer) -> Order | None:
+        model = self._config.model_id
+        if offer.deployment is not None:
+            deployment = self._server.deployment(offer.deployment)
+            return agent.ordered(offer.deployment, deployment, model, confirmed=True)
+        if offer.confirmation is not None:
+            deployment = self._server.confirmation(offer.confirmation)
+            return agent.ordered(offer.confirmation, deployment, model, confirmed=False)
+        return None
+
+    def _cancel(self, cancellation: str) -> None:
+        stopped = self._server.stopped_by(cancellation)
+        order, ended = self._kept.order, self._kept.answers.get(stopped)
+        refused = ""
+        if order is not None and order.action == stopped:
+            try:
+                self._drop(f"deployment {stopped} was cancelled")
+            except StorageError:
+                raise
+            except UpdateError as error:
+                refused = str(error)
+        elif ended is not None and ended.execution != "canceled":
+            refused = f"it has ended: {ended.finished}"
+        if refused:
+            self._log(f"deployment {stopped}: not cancelled: {refused}")
+            body = feedback("rejected", "none", agent.details([refused]))
+        else:
+            self._end(stopped, Answer(execution="canceled", finished="none", details=(), sent=True))
+            body = feedback("closed", "success", ())
+        with suppress(NotFoundError):
+            self._server.tell("cancelAction", cancellation, body)
+
+    def _drop(self, reason: str) -> None:
+        if self._state().phase is not Phase.IDLE:
+            operator.cancel(self._root, reason, now=self._now)
+
+    def _answer(self, offer: Offer) -> None:
+        """Send what has not been taken yet, and again what the server goes on asking for."""
+        for action, answer in list(self._kept.answers.items()):
+            if answer.execution == "canceled" or (answer.sent and action != offer.deployment):
+                continue
+            try:
+                if action == offer.confirmation:
+                    denied = {"confirmation": "denied", "details": list(answer.details)}
+                    self._server.tell("confirmationBase", action, denied)
+                else:
+                    body = feedback(answer.execution, answer.finished, answer.details)
+                    self._server.tell("deploymentBase", action, body)
+            except NotFoundError:
+                pass
+            except FetchError as error:
+                self._log(f"error: {error}")
+                continue
+            if not answer.sent:
+                self._keep(self._kept.answered(action, replace(answer, sent=True)))
+
+    def _describe(self, offer: Offer) -> None:
+        """Say what this robot is, where the server asks or would be wrong."""
+        now = self._state()
+        told = agent.attributes(self._config, now, __version__)
+        if offer.wants_attributes or told != self._kept.attributes:
+            self._server.put_attributes(told)
+            self._keep(replace(self._kept, attributes=told))
+        serves = told["jepa.version"]
+        if offer.installed is not None and self._compared != (offer.installed, serves):
+            deployment = self._server.installed(offer.installed)
+            self._compared = offer.installed, serves
+            with suppress(RefusedError):
+                order = agent.ordered(offer.installed, deployment, self._config.model_id, confirmed=True)
+                if order.version != serves:
+                    self._log(f"the fleet takes {order.version} for installed, but {serves} serves")
+
+    def _confirmed(self, offer: Offer) -> float | None:
+        """Agree to an order that waits for that, and was approved where that is needed; None: not yet."""
+        order, asks = self._kept.order, self._config.approval
+        if order is None or offer.confirmation != order.action:
+            return None
+        if asks and not agent.is_approved(order, self._state()):
+            return None
+        by = "it was approved here" if asks else "this robot takes what its repository offers"
+        self._server.tell("confirmationBase", order.action, {"confirmation": "confirmed", "details": [by]})
+        return LEAST_SLEEP_S
+
+    def _work(self, alive: Callable[[], None]) -> float:
+        """Carry the order out as far as it goes now."""
+        order, now = self._kept.order, self._state()
+        assert order is not None
+        work = now.work
+        if agent.may_drop(now) and work is not None and work.release.version != order.version:
+            self._drop(f"the fleet asks for {order.version}")
+            now = self._state()
+        if not agent.serves(now, order.version) and not agent.is_ready(order, now):
+            if not order.fetch:
+                self._say(order, "scheduled", ("it may not be fetched yet",))
+                return self._sleep_s
+            return self._settle(order, self._updated(alive, order))
+        return self._settle(order, Run(now))
+
+    def _end_what_switched(self, alive: Callable[[], None]) -> None:
+        """End what has gone too far to be stopped, whoever began it."""
+        order, work = self._kept.order, self._state().work
+        run = self._updated(alive, None)
+        if order is not None and work is not None and work.release.version == order.version:
+            answer = self._conclusion(order, run)
+            if answer is not None:
+                self._end(order.action, answer)
+
+    def _settle(self, order: Order, run: Run) -> float:
+        """Say what came of an order; gives the pause."""
+        now, answer = run.state, None
+        if now.phase is Phase.IDLE:
+            answer = self._conclusion(order, run)
+            if answer is None:
+                waits = f"it waits for its repository: {now.reason}"
+                self._say(order, "proceeding", agent.details([waits]))
+                return self._sleep_s
+        elif not agent.is_ready(order, now):
+            # The server has changed its mind, or somebody else had something to say.
+            return LEAST_SLEEP_S
+        elif order.only_fetch:
+            told = agent.details(["it is here and has passed its gate", *measured(self._root, self._now)])
+            answer = Answer(execution="downloaded", finished="none", details=told)
+            self._drop(f"deployment {order.action} was to be fetched and tried, no more")
+        if answer is None:
+            self._say(order, *agent.progress(order, now))
+            return self._sleep_s
+        self._end(order.action, answer)
+        if order.confirmed:
+            self._answer(Offer(sleep_s=self._sleep_s))
+        return LEAST_SLEEP_S
+
+    def _conclusion(self, order: Order, run: Run) -> Answer | None:
+        told = measured(self._root, self._now) if run.tried else []
+        return agent.concluded(order, run.state, told, asked=run.asked)
+
+    def _end(self, action: str, answer: Answer) -> None:
+        self._keep(self._kept.answered(action, answer))
+        told = f": {answer.details[0]}" if answer.details else ""
+        self._log(f"deployment {action}: {answer.execution}, {answer.finished}{told}")
+
+    def _look(self, alive: Callable[[], None]) -> None:
+        """Ask the repository whether what serves was revoked: that has to go whatever the fleet orders."""
+        self._next_look = self._clock.monotonic() + self._config.poll_s
+        now = self._updated(alive, None).state
+        if now.result != "unchanged":
+            self._log(f"{now.result}: {now.reason}")
+        if now.alarm:
+            self._log(f"ALARM: {now.alarm}")
+
+    def _updated(self, alive: Callable[[], None], order: Order | None) -> Run:
+        """Update, and install nothing but what was ordered."""
+        current = self._state().current
+        version = order.version if order else current.version if current else "nothing"
+        begin, self._interrupted = order is None or self._interrupted != order.action, None
+
+        def watch(now: State, percent: int | None) -> None:
+            if order is not None and agent.may_drop(now):
+                if agent.is_ready(order, now):
+                    raise Leave
+                self._talk(order, now, percent)
+
+        try:
+            return updated(self._root, self._opened, alive, version=version, begin=begin, watch=watch)
+        except KeyboardInterrupt:
+            self._interrupted = None if order is None else order.action
+            raise
+
+    def _talk(self, order: Order, now: State, percent: int | None) -> None:
+        """Say how far it is, and ask whether it is still wanted; who fails is left alone for a while.
+
+        Raises:
+            Leave: it is not, or otherwise.
+        """
+        if self._clock.monotonic() < self._quiet_until:
+            return
+        try:
+            self._say(order, *agent.progress(order, now), percent)
+            if self._clock.monotonic() >= self._next_poll and self._ordered(self._poll()) != order:
+                raise Leave
+        except UpdateError as error:
+            self._log(f"error: {error}")
+            self._quiet_until = self._clock.monotonic() + self._pause_after(error)
+
+    def _say(
+        self, order: Order, execution: str, details: tuple[str, ...], percent: int | None = None
+    ) -> None:
+        told = order.action, execution, details, percent
+        # Of an order that is not confirmed the server hears nothing yet.
+        if order.confirmed and told != self._said:
+            self._server.tell("deploymentBase", order.action, feedback(execution, "none", details, percent))
+            self._said = told
+
+    def _pause_after(self, error: UpdateError) -> float:
+        return _within(error.after_s if isinstance(error, BusyError) else self._sleep_s)
+
+    def _state(self) -> State:
+        return state.load(self._root / robot.STATE)
+
+    def _load(self) -> Kept:
+        try:
+            return kept.load(self._root / KEPT)
+        except StorageError as error:
+            self._log(f"error: {error}")
+            return Kept()
+
+    def _keep(self, after: Kept) -> None:
+        kept.save(self._root / KEPT, after)
+        self._kept = after
+
+
+def _within(pause_s: float) -> float:
+    return min(max(pause_s, LEAST_SLEEP_S), MOST_SLEEP_S)
