@@ -1,15 +1,25 @@
-"""The world model of a robot and, if a source is named, a camera. Takes nav2's arguments."""
+"""The world model of a robot, a camera if a source is named, and the update manager if its folder is. Takes
+nav2's arguments."""
 
 import os
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
+from launch.conditions import IfCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
 from launch_ros.actions import LifecycleNode, Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
-CONFIG = os.path.join(get_package_share_directory("jepa_bringup"), "config")
+SHARE = get_package_share_directory("jepa_bringup")
+CONFIG = os.path.join(SHARE, "config")
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
@@ -18,10 +28,15 @@ ARGUMENTS = (
     ("params_file", os.path.join(CONFIG, "jepa.yaml"), "YAML file with the parameters of all nodes."),
     ("use_respawn", "false", "Start a node again when it has ended."),
     ("log_level", "info", "Log level of all nodes."),
-    ("bundle", "", "Folder of the model bundle; empty: the one in params_file."),
+    ("bundle", "", "Folder of the model bundle; empty: the one in update_root, or in params_file."),
     ("image_topic", "camera/image_raw", "Topic of the images."),
     ("source", "", "Start a camera with this source (device, video, folder, bag); empty: no camera."),
+    ("update_root", "", "Start the update manager for the robot in this folder; empty: no updates."),
 )
+PASSED_ON = (
+    "namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level", "update_root",
+    "image_topic",
+)  # fmt: skip
 
 
 def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -35,6 +50,8 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     }
     file = ParameterFile(given["params_file"], allow_substs=True)
     chosen: dict[str, bool | str] = {"autostart": given["autostart"].lower() == "true"}
+    if given["update_root"]:
+        chosen["bundle"] = os.path.join(given["update_root"], "current")
     if given["bundle"]:
         chosen["bundle"] = given["bundle"]
     image = given["image_topic"]
@@ -63,6 +80,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments, choose the DDS profile and start the nodes."""
+    manager = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "update_manager.launch.py"))
     profile = os.path.join(CONFIG, "fastdds.xml")
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     return LaunchDescription(
@@ -79,6 +97,11 @@ def generate_launch_description() -> LaunchDescription:
                     SetParameter("use_sim_time", use_sim_time),
                     OpaqueFunction(function=_nodes),
                 ]
+            ),
+            IncludeLaunchDescription(
+                manager,
+                launch_arguments=[(name, LaunchConfiguration(name)) for name in PASSED_ON],
+                condition=IfCondition(NotEqualsSubstitution(LaunchConfiguration("update_root"), "")),
             ),
         ]
     )

@@ -1,0 +1,74 @@
+"""The update manager of a robot, beside a world model that runs already. Takes nav2's arguments."""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node, PushRosNamespace, SetParameter
+from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
+
+CONFIG = os.path.join(get_package_share_directory("jepa_bringup"), "config")
+
+ARGUMENTS = (
+    ("namespace", "", "Namespace of all nodes and topics."),
+    ("use_sim_time", "false", "Take the time from /clock."),
+    ("autostart", "true", "Look for updates by itself; false: only when asked to."),
+    ("params_file", os.path.join(CONFIG, "jepa.yaml"), "YAML file with the parameters of all nodes."),
+    ("use_respawn", "false", "Start a node again when it has ended."),
+    ("log_level", "info", "Log level of all nodes."),
+    (
+        "update_root",
+        "",
+        "Folder of the robot; empty: the one in params_file.",
+    ),
+    ("image_topic", "", "Images on which candidates are compared; empty: as config.json says."),
+)
+
+
+def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    chosen: dict[str, bool | str] = {"auto": given["autostart"].lower() == "true"}
+    for parameter, argument in (("root", "update_root"), ("image_topic", "image_topic")):
+        if given[argument]:
+            chosen[parameter] = given[argument]
+    return [
+        Node(
+            package="jepa_ros",
+            executable="update_manager",
+            name="update_manager",
+            output="screen",
+            respawn=given["use_respawn"].lower() == "true",
+            respawn_delay=2.0,
+            # The node that serves comes first.
+            prefix="nice -n 10",
+            # A candidate that is being tried is tried to its end.
+            sigterm_timeout="60",
+            arguments=["--ros-args", "--log-level", given["log_level"]],
+            parameters=[ParameterFile(given["params_file"], allow_substs=True), chosen],
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments, choose the DDS profile and start the node."""
+    profile = os.path.join(CONFIG, "fastdds.xml")
+    use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=value, description=text)
+                for name, value, text in ARGUMENTS
+            ),
+            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
+            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            GroupAction(
+                [
+                    PushRosNamespace(LaunchConfiguration("namespace")),
+                    SetParameter("use_sim_time", use_sim_time),
+                    OpaqueFunction(function=_nodes),
+                ]
+            ),
+        ]
+    )

@@ -1,0 +1,228 @@
+"""What may be asked of the manager: its services and its action. They are answered on threads of their own,
+since most of them wait: for the end of an update, or until one in work can be left for a moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from jepa_msgs.action import UpdateModel
+from jepa_msgs.srv import CheckUpdate, GetUpdateStatus
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.node import Node
+from std_srvs.srv import SetBool, Trigger
+
+from jepa_ros.updating import messages
+from jepa_ros.updating.worker import Request, Worker
+from jepa_runtime.errors import JepaRuntimeError, UpdateError
+from jepa_runtime.update import config, operator, robot, state
+from jepa_runtime.update.state import State, Work
+
+# One waits with the goal, the others with whoever asks meanwhile.
+_THREADS = 8
+_PATIENCE_S, _SLICE_S = 5.0, 0.02
+
+
+@dataclass(eq=False)
+class Goal:
+    """The goal in work, and whether it is about to be cancelled."""
+
+    handle: Any
+    request: Request
+    cancelling: bool = False
+
+
+class Doors:
+    """The services and the action of ``owner``.
+
+    Args:
+        root: the robot's folder.
+        worker: updates.
+        rollback: goes back; gives what was kept.
+        changed: is told what was kept after somebody changed it.
+    """
+
+    def __init__(
+        self,
+        owner: Node,
+        root: Path,
+        worker: Worker,
+        *,
+        rollback: Callable[[str], State],
+        changed: Callable[[State], None],
+    ) -> None:
+        self._root, self._worker = root, worker
+        self._rollback, self._changed = rollback, changed
+        self._log = owner.get_logger()
+        self._goal: Goal | None = None
+        self._newest = UpdateModel.Feedback()
+        # Remappings of the process are the owner's: its name must not become that of this node.
+        self._node = rclpy.create_node(
+            f"{owner.get_name()}_doors",
+            namespace=owner.get_namespace(),
+            use_global_arguments=False,
+            enable_rosout=False,
+            start_parameter_services=False,
+        )
+        name, together = owner.get_fully_qualified_name(), ReentrantCallbackGroup()
+        for kind, service, answer in (
+            (CheckUpdate, "check", self._check),
+            (Trigger, "approve", self._approve),
+            (Trigger, "rollback", self._go_back),
+            (SetBool, "pin", self._pin),
+            (GetUpdateStatus, "status", self._status),
+        ):
+            self._node.create_service(kind, f"{name}/{service}", answer, callback_group=together)
+        self._action = ActionServer(
+            self._node,
+            UpdateModel,
+            f"{name}/update",
+            execute_callback=self._carry_out,
+            goal_callback=self._take_goal,
+            cancel_callback=self._cancel,
+            callback_group=together,
+        )
+        self._executor = MultiThreadedExecutor(_THREADS)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name="jepa-doors", daemon=True)
+        self._thread.start()
+
+    def tell(self, feedback: UpdateModel.Feedback) -> None:
+        """How the update in work goes, for whoever asked for it."""
+        self._newest, goal = feedback, self._goal
+        if goal is not None:
+            goal.handle.publish_feedback(feedback)
+
+    def close(self) -> None:
+        """Answer no more; the worker has stopped."""
+        self._executor.shutdown()
+        self._thread.join()
+        self._action.destroy()
+        self._node.destroy_node()
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    # --- the action
+
+    def _take_goal(self, _: UpdateModel.Goal) -> GoalResponse:
+        return GoalResponse.ACCEPT if self._worker.free else GoalResponse.REJECT
+
+    def _carry_out(self, handle: Any) -> UpdateModel.Result:
+        asked = handle.request
+        request = Request(
+            source=Path(asked.source) if asked.source else None,
+            again=asked.again,
+            any_interface=asked.any_interface,
+        )
+        goal = Goal(handle, request)
+        if not self._worker.ask(request):
+            handle.abort()
+            return UpdateModel.Result(result="failed", reason="another goal is in work")
+        self._goal = goal
+        if self._newest.state not in ("", "idle"):
+            # It joins an update that is in work.
+            handle.publish_feedback(self._newest)
+        request.done.wait()
+        self._goal = None
+        if self._is_cancelled(goal):
+            handle.canceled()
+        elif request.state is not None and request.state.result in ("updated", "unchanged"):
+            handle.succeed()
+        else:
+            handle.abort()
+        if request.state is None:
+            return UpdateModel.Result(result="failed", reason=request.error or "the update manager stops")
+        return messages.result(request.state)
+
+    def _cancel(self, handle: Any) -> CancelResponse:
+        goal = self._goal
+        if goal is None or goal.handle != handle:
+            return CancelResponse.REJECT
+        goal.cancelling = True
+        if not self._worker.withdraw(goal.request):
+            try:
+                self._changed(operator.cancel(self._root, "it was cancelled"))
+            except UpdateError as error:
+                goal.cancelling = False
+                self._log.warning(f"not cancelled: {error}")
+                return CancelResponse.REJECT
+        return CancelResponse.ACCEPT
+
+    @staticmethod
+    def _is_cancelled(goal: Goal) -> bool:
+        """rclpy takes note of a cancellation a moment after it was accepted here."""
+        ends = time.monotonic() + _PATIENCE_S
+        while goal.cancelling and not goal.handle.is_cancel_requested and time.monotonic() < ends:
+            time.sleep(_SLICE_S)
+        return bool(goal.handle.is_cancel_requested)
+
+    # --- the services
+
+    def _check(self, _: Any, response: Any) -> Any:
+        def check() -> str:
+            request = Request(look=True)
+            if not self._worker.ask(request):
+                raise UpdateError("an update is in work: ~/status says how it goes")
+            request.done.wait()
+            if request.state is None:
+                raise UpdateError(request.error or "the update manager stops")
+            if request.offered is not None:
+                channel = config.load(self._root / robot.CONFIG).channel
+                response.offered = messages.release(Work(channel=channel, release=request.offered).installed)
+            return request.state.reason
+
+        return self._answer("check", check, response)
+
+    def _approve(self, _: Any, response: Any) -> Any:
+        def approve() -> str:
+            self._changed(operator.approve(self._root))
+            return "it may be switched to"
+
+        return self._answer("approve", approve, response)
+
+    def _go_back(self, _: Any, response: Any) -> Any:
+        def rollback() -> str:
+            kept = self._rollback("by hand")
+            self._changed(kept)
+            if kept.alarm:
+                raise UpdateError(kept.alarm)
+            return f"{messages.name(kept.current)} serves"
+
+        return self._answer("rollback", rollback, response)
+
+    def _pin(self, request: Any, response: Any) -> Any:
+        def pin() -> str:
+            self._changed(operator.pin(self._root, pinned=request.data))
+            return "pinned" if request.data else "takes updates"
+
+        return self._answer("pin", pin, response)
+
+    def _status(self, _: Any, response: Any) -> Any:
+        def status() -> str:
+            settings, kept = config.load(self._root / robot.CONFIG), state.load(self._root / robot.STATE)
+            response.status = messages.status(kept, settings)
+            return kept.reason
+
+        return self._answer("status", status, response)
+
+    def _answer(self, what: str, act: Callable[[], str], response: Any) -> Any:
+        # Whatever is raised must not end the thread that answers.
+        try:
+            response.message = act()
+            response.success = True
+        except Exception as error:
+            response.message = str(error)
+            response.success = False
+            log = self._log.warning if isinstance(error, JepaRuntimeError) else self._log.error
+            log(f"{what} refused: {error}")
+        return response

@@ -1,0 +1,133 @@
+"""How updates stand, as messages, and whether that is well. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from jepa_msgs.action import UpdateModel
+from jepa_msgs.msg import ModelRelease, UpdateEvent, UpdateStatus
+from std_msgs.msg import Header
+
+from jepa_ros.conversions import to_time
+from jepa_ros.diagnostics import Level, Verdict
+from jepa_runtime.update.config import Config
+from jepa_runtime.update.state import Installed, Phase, State
+
+# So many looks at the repository may fail before somebody should know.
+_POLLS = 2
+
+
+def release(installed: Installed | None) -> ModelRelease:
+    """What lies in a slot, or nothing."""
+    if installed is None:
+        return ModelRelease()
+    return ModelRelease(
+        channel=installed.channel,
+        model_id=installed.model_id,
+        version=installed.version,
+        release_seq=installed.release_seq,
+        sha256=installed.manifest_sha256,
+    )
+
+
+def event(state: State, reason: str, *, stamp_ns: int) -> UpdateEvent:
+    """A state was entered."""
+    return UpdateEvent(
+        header=Header(stamp=to_time(stamp_ns)),
+        state=str(state.phase),
+        reason=reason,
+        release=release(_candidate(state)),
+        result=state.result,
+        current=release(state.current),
+    )
+
+
+def status(state: State, settings: Config) -> UpdateStatus:
+    """How it stands."""
+    candidate = _candidate(state)
+    waits = settings.approval and state.phase is Phase.ARMED and candidate is not None
+    return UpdateStatus(
+        state=str(state.phase),
+        result=state.result,
+        reason=state.reason,
+        alarm=state.alarm,
+        candidate=release(candidate),
+        current=release(state.current),
+        good=release(state.good),
+        awaits_approval=waits and candidate.manifest_sha256 != state.approved,
+        pinned=state.pinned,
+        checked=Time() if state.checked_at is None else to_time(int(state.checked_at.timestamp() * 1e9)),
+    )
+
+
+def result(state: State) -> UpdateModel.Result:
+    """How an update ended."""
+    current = release(state.current)
+    return UpdateModel.Result(
+        result=state.result,
+        reason=state.reason,
+        version=current.version,
+        release_seq=current.release_seq,
+        serves=current.sha256,
+    )
+
+
+def verdict(
+    state: State, settings: Config, *, serves: str, looks: bool, now: datetime, free_bytes: int
+) -> tuple[Verdict, dict[str, Any]]:
+    """Whether updates are well, and the figures that this rests on.
+
+    Args:
+        serves: the SHA-256 of the manifest of what the node serves; empty: it has not said so.
+        looks: whether the robot looks for updates by itself.
+        free_bytes: on its disk.
+    """
+    checked_s = None if state.checked_at is None else (now - state.checked_at).total_seconds()
+    figures = {
+        "state": state.phase,
+        "result": state.result,
+        "reason": state.reason,
+        "alarm": state.alarm,
+        "current": name(state.current),
+        "good": name(state.good),
+        "candidate": name(_candidate(state)),
+        "pinned": state.pinned,
+        "metadata_age_s": "never" if checked_s is None else round(checked_s),
+        "clock_floor": "none" if state.signed_at is None else state.signed_at.isoformat(timespec="seconds"),
+        "clock": now.isoformat(timespec="seconds"),
+        "free_mb": round(free_bytes / 1e6),
+    }
+    if state.alarm:
+        return Verdict(Level.ERROR, state.alarm), figures
+    if free_bytes < settings.fetch.free_bytes:
+        return Verdict(
+            Level.WARN,
+            f"{free_bytes / 1e6:.0f} MB are free, {settings.fetch.free_bytes / 1e6:.0f} MB are to stay free: "
+            "no release can be fetched",
+        ), figures
+    if state.signed_at is not None and now < state.signed_at:
+        return Verdict(
+            Level.WARN,
+            f"this clock is behind what was signed at {state.signed_at:%Y-%m-%d %H:%M} UTC: set it",
+        ), figures
+    if state.phase is Phase.IDLE and serves and serves != release(state.current).sha256:
+        return Verdict(Level.WARN, f"the node serves {serves[:12]}, not {name(state.current)}"), figures
+    if looks and checked_s is None and state.result == "failed":
+        return Verdict(Level.WARN, f"the repository was never reached: {state.reason}"), figures
+    if looks and checked_s is not None and checked_s > _POLLS * settings.poll_s:
+        why = f": {state.reason}" if state.result == "failed" else ""
+        return Verdict(Level.WARN, f"the repository was last reached {checked_s:.0f} s ago{why}"), figures
+    return Verdict(Level.OK, str(state.phase)), figures
+
+
+def name(installed: Installed | None) -> str:
+    """What lies in a slot, for people."""
+    if installed is None:
+        return "none"
+    return f"{installed.model_id} {installed.version} ({installed.release_seq})"
+
+
+def _candidate(state: State) -> Installed | None:
+    return None if state.work is None else state.work.installed

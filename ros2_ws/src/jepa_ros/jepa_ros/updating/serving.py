@@ -1,0 +1,206 @@
+"""The node that serves, as an update needs it: exchanged and taken back by its services, watched by its
+topics."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from jepa_msgs.msg import LatentState, ModelInfo, StageTimes, Surprise
+from jepa_msgs.srv import SwapModel
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from jepa_ros import qos
+from jepa_ros.raw import message_class
+from jepa_ros.updating.watch import SafeWord, Watch
+from jepa_runtime.bundle import MANIFEST_NAME
+from jepa_runtime.errors import RefusedError, UpdateError
+from jepa_runtime.recording.messages import array_of
+from jepa_runtime.update.serving import Health
+from jepa_runtime.update.state import Phase, State
+
+_SLICE_S = 0.05
+# From the answer of a swap to the latched word that follows it.
+_WORD_S = 5.0
+_LISTENED = ("jepa_msgs/msg/LatentState", "jepa_msgs/msg/Surprise", "jepa_msgs/msg/StageTimes")
+
+
+class NodeServing:
+    """A world_model node, for whoever updates (:class:`jepa_runtime.update.serving.Serving`).
+
+    Its large topics are listened to only while a new model is observed. Call it from any thread but the one
+    that spins ``owner``.
+
+    Args:
+        owner: subscribes and calls.
+        name: of the node that serves, whole.
+        good: the link to what is gone back to.
+        safe: says when the robot may switch.
+        watch: sees how it goes.
+        discovery_s: how long to wait for the node, at the start and where it is gone.
+        answer_s: how long to wait for the answer of a service: loading a model takes a second or more.
+        budget_ms: of encode and predict, instead of the release's.
+        stopping: ends every wait when set.
+    """
+
+    def __init__(
+        self,
+        owner: Node,
+        name: str,
+        *,
+        good: Path,
+        safe: SafeWord,
+        watch: Watch,
+        discovery_s: float,
+        answer_s: float,
+        budget_ms: float | None,
+        stopping: threading.Event,
+    ) -> None:
+        self._owner, self._name, self._good = owner, name, good
+        self._safe, self._watch = safe, watch
+        self._discovery_s, self._answer_s, self._budget_ms = discovery_s, answer_s, budget_ms
+        self._stopping = stopping
+        self._known_by = time.monotonic() + discovery_s
+        # What the node keeps open for ~/rollback_model, as far as this process knows.
+        self._held = ""
+        self._observes = False
+        self._listening: dict[str, Any] = {}
+        owner.create_subscription(ModelInfo, f"{name}/model_info", self._on_model, qos.LATCHED)
+        owner.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RESULT)
+        self._swap = owner.create_client(SwapModel, f"{name}/swap_model")
+        self._rollback = owner.create_client(Trigger, f"{name}/rollback_model")
+        self._commit = owner.create_client(Trigger, f"{name}/commit_model")
+
+    # --- what an update asks for
+
+    def swap(self, folder: Path) -> None:
+        """Let the node serve ``folder``. Where there never was one, whoever serves starts from the link
+        ``current``; the same holds for the way back where it is gone.
+
+        Raises:
+            RefusedError: the node refuses it.
+            UpdateError: the node is gone, serves nothing or does not answer.
+        """
+        if not self._was_there():
+            return
+        if not self._wait(lambda: bool(self.serves), self._discovery_s):
+            if folder.samefile(self._good):
+                return
+            raise UpdateError(f"{self._name} is gone, or not active: start it, or activate it")
+        wanted, before = _sha256(folder), self._watch.serves
+        if wanted == before:
+            return
+        if wanted == self._held and self._ask(self._rollback, Trigger.Request()).success:
+            self._held = before
+            if self._wait(lambda: self._watch.serves == wanted, _WORD_S):
+                return
+        answer = self._ask(self._swap, SwapModel.Request(bundle=str(folder)))
+        if not answer.success:
+            raise RefusedError(f"{self._name} refuses {folder}: {answer.message}")
+        self._held = before
+        if not self._wait(lambda: self._watch.serves == wanted, _WORD_S):
+            raise UpdateError(
+                f"{self._name} answered that {folder} serves, but its model_info does not say so: activate it"
+            )
+
+    def health(self) -> Health:
+        """How it goes; whether the robot can switch is asked of the robot, and needs a node that serves."""
+        if not self._was_there():
+            return Health(may_switch=self._safe.safe)
+        self._listen()
+        return Health(
+            serves=self._watch.serves,
+            failure=self._watch.failure(),
+            may_switch=self._safe.safe and bool(self.serves),
+        )
+
+    @property
+    def serves(self) -> str:
+        """The SHA-256 of the manifest of what serves; empty: the node is gone, or has not said so."""
+        return self._watch.serves if self._watch.there else ""
+
+    # --- what the manager tells
+
+    def follow(self, state: State) -> None:
+        """A state was entered: a new model is watched closely while it is observed, and only then."""
+        self._observes = state.phase is Phase.OBSERVE
+        if self._observes and state.work is not None:
+            self._watch.begin(self._budget_ms or state.work.release.budgets.latency_p99_ms)
+        while not self._observes and self._listening:
+            _, subscription = self._listening.popitem()
+            self._owner.destroy_subscription(subscription)
+
+    def settle(self, ended: State) -> None:
+        """An update has ended: the node need not keep what it served before."""
+        if not self._watch.there or not (self._held or ended.result == "updated"):
+            return
+        self._held = ""
+        try:
+            self._ask(self._commit, Trigger.Request())
+        except UpdateError as error:
+            self._owner.get_logger().warning(f"the model that was replaced stays open: {error}")
+
+    def _listen(self) -> None:
+        """Discovery takes its time: what it has found by now."""
+        for topic, types in self._owner.get_topic_names_and_types() if self._observes else ():
+            if topic.startswith(f"{self._name}/") and types[0] in _LISTENED and topic not in self._listening:
+                self._listening[topic] = self._owner.create_subscription(
+                    message_class(types[0]), topic, self._on_result, qos.RESULT
+                )
+
+    # --- the node's messages, on the executor's thread
+
+    def _on_model(self, info: ModelInfo) -> None:
+        self._watch.serves = info.sha256
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.startswith(f"{self._name[1:]}: "):
+                values = {pair.key: pair.value for pair in status.values}
+                self._watch.diagnosed(status.name, status.level[0], status.message, values)
+
+    def _on_result(self, message: LatentState | Surprise | StageTimes) -> None:
+        try:
+            if isinstance(message, LatentState):
+                self._watch.latent(array_of(message.latent))
+            elif isinstance(message, Surprise):
+                self._watch.latent(np.array([message.value]))
+            elif not message.error:
+                stages = dict(zip(message.names, message.milliseconds, strict=True))
+                self._watch.timed(stages.get("encode", 0.0) + stages.get("predict", 0.0))
+        except ValueError as error:
+            self._watch.find(f"its {type(message).__name__} cannot be read: {error}")
+
+    # --- waiting
+
+    def _was_there(self) -> bool:
+        """Whether there is, or ever was, such a node. At the start it gets time to be found."""
+        return self._wait(lambda: bool(self.serves), self._known_by - time.monotonic()) or self._watch.seen
+
+    def _ask(self, client: Any, request: Any) -> Any:
+        if not self._wait(client.service_is_ready, self._discovery_s):
+            raise UpdateError(f"{client.srv_name} is not there: is {self._name} alive?")
+        future = client.call_async(request)
+        self._wait(lambda: future.done() or not self._watch.there, self._answer_s)
+        if not future.done():
+            client.remove_pending_request(future)
+            raise UpdateError(f"{client.srv_name} did not answer: is {self._name} alive?")
+        return future.result()
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        ends = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= ends or self._stopping.wait(_SLICE_S):
+                return condition()
+        return True
+
+
+def _sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()

@@ -1,0 +1,383 @@
+"""Updates of a running world_model node over ROS 2: real processes, a signed repository, the real gate."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist
+from jepa_msgs.action import UpdateModel
+from jepa_msgs.msg import LatentState, ModelInfo, UpdateEvent
+from jepa_msgs.srv import CheckUpdate, GetUpdateStatus
+from jepa_ros import qos
+from jepa_ros.conversions import to_image
+from rclpy.action import ActionClient
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
+from jepa_runtime.update import config, state
+from jepa_runtime.update.provision import provision
+from jepa_runtime.update.release import Budgets, pointer_path
+from jepa_runtime.update.robot import CONFIG, STATE
+from tests.update.repositories import Repository
+from tests.update.robots import CHANNEL, MODEL, release_of, settings, variant
+
+pytestmark = pytest.mark.ros
+
+SHADOWED, UNCOMPARED = Budgets(), Budgets(max_error_ratio=None)
+FRAME_NS = 33_000_000
+
+
+class Fleet:
+    """A signed repository, a robot that follows it, and the two nodes of that robot."""
+
+    def __init__(self, graph: Any, folder: Path, toy: Path) -> None:
+        self.graph, self.folder, self._toy = graph, folder, toy
+        self.repository = Repository(folder / "repository", now=datetime.now(UTC))
+        self.root = folder / "robot"
+        self._seq = 0
+        first = self._bundle()
+        self.configured = settings(repository=str(self.repository.folder), health_window_s=1.0)
+        provision(self.root, self.configured, self.repository.first_root, bundle=first.path)
+        self.infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
+        self.latents = graph.listen(LatentState, "world_model/latent")
+        self.events = graph.listen(UpdateEvent, "update_manager/events", qos.EVENTS)
+        self.camera = graph.observer.create_publisher(Image, "image", qos.SENSOR)
+        self.safe = graph.observer.create_publisher(Bool, "update_manager/safe_to_switch", qos.LATCHED)
+        self.commands = graph.observer.create_publisher(Twist, "cmd_vel", qos.RESULT)
+        self._updates = ActionClient(graph.observer, UpdateModel, "update_manager/update")
+        self._stamp_ns = time.time_ns()
+        self._pixels = np.random.default_rng(0)
+        self.safe.publish(Bool(data=True))
+        self.start_world_model()
+        self.start_manager()
+
+    def start_world_model(self) -> None:
+        self.graph.start("world_model", {"bundle": self.root / "current"})
+
+    def start_manager(self, **parameters: Any) -> None:
+        given = {
+            "root": self.root,
+            "auto": False,
+            "image_topic": "image",
+            "require_safe": True,
+            "safe_timeout_s": 0.0,
+            "silent_after_s": 3.0,
+            "discovery_s": 5.0,
+        }
+        self.graph.start("update_manager", given | parameters)
+
+    def _bundle(self) -> Bundle:
+        self._seq += 1
+        return variant(self._toy, self.folder / str(self._seq), f"{self._seq}.0.0")
+
+    def publish(self, *, wrong: bool = False, budgets: Budgets = UNCOMPARED) -> Bundle:
+        """The next release; ``wrong``: it does not compute what it says."""
+        bundle = self._bundle()
+        if wrong:
+            golden = dict(np.load(bundle.path / "golden.npz"))
+            np.savez(bundle.path / "golden.npz", **golden | {"latents": golden["latents"] + 1})
+            bundle = seal(bundle.path, bundle.manifest)
+        release = release_of(bundle, self._seq, budgets=budgets)
+        for record in bundle.manifest.files:
+            self.repository.add(f"{release.folder}/{record.path}", bundle.read(record.path))
+        self.repository.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
+        self.repository.add(pointer_path(CHANNEL, MODEL), release.model_dump_json().encode())
+        self.repository.publish("channel-stable")
+        return bundle
+
+    def configure(self, **fields: Any) -> None:
+        config.save(self.root / CONFIG, self.configured.model_copy(update=fields))
+
+    def look(self) -> None:
+        """The camera takes another image."""
+        self._stamp_ns += FRAME_NS
+        pixels = self._pixels.integers(0, 256, (48, 64, 3), np.uint8)
+        self.camera.publish(to_image(pixels, stamp_ns=self._stamp_ns, frame_id="eye"))
+
+    def until(self, condition: Callable[[], Any], what: str, **named: Any) -> None:
+        self.graph.until(condition, what, 60.0, **named)
+
+    def update(self, **goal: Any) -> Update:
+        return Update(self, self._updates, UpdateModel.Goal(**goal))
+
+    def ask(self, kind: type[Any], service: str, **request: Any) -> Any:
+        return self.graph.call(kind, f"/update_manager/{service}", kind.Request(**request))
+
+    def until_state(self, wanted: str) -> None:
+        self.until(lambda: self.events and self.events[-1].state == wanted, f"the state {wanted}")
+
+    @property
+    def serves(self) -> str:
+        """The version that the node says it serves, which is the one the link leads to."""
+        self.graph.spin_for(0.2)
+        on_disk = Bundle.open(self.root / "current")
+        assert self.infos[-1].sha256 == on_disk.sha256
+        return str(self.infos[-1].version)
+
+
+class Update:
+    """A goal, once it was accepted or refused."""
+
+    def __init__(self, fleet: Fleet, client: ActionClient, goal: UpdateModel.Goal) -> None:
+        self._fleet = fleet
+        self.feedback: list[UpdateModel.Feedback] = []
+        fleet.until(client.server_is_ready, "the action server")
+        sent = client.send_goal_async(goal, feedback_callback=self._hear)
+        fleet.until(sent.done, "an answer to the goal")
+        self._handle = sent.result()
+        self.accepted = self._handle.accepted
+        self._result = self._handle.get_result_async() if self.accepted else None
+
+    def _hear(self, message: Any) -> None:
+        self.feedback.append(message.feedback)
+
+    def cancel(self) -> bool:
+        cancelled = self._handle.cancel_goal_async()
+        self._fleet.until(cancelled.done, "an answer to the cancellation")
+        return bool(cancelled.result().goals_canceling)
+
+    def end(self, **named: Any) -> tuple[int, UpdateModel.Result]:
+        assert self._result is not None
+        self._fleet.until(self._result.done, "the end of the update", **named)
+        ended = self._result.result()
+        return ended.status, ended.result
+
+
+@pytest.fixture(scope="module")
+def fleet(shared_graph: Any, toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    made = Fleet(shared_graph, tmp_path_factory.mktemp("fleet"), toy_bundle)
+    made.until(lambda: made.infos and made.events, "both nodes")
+    yield made
+    for node in ("update_manager", "world_model"):
+        assert shared_graph.stop(node) == 0, shared_graph.log(node).read_text()
+
+
+def test_a_release_goes_live_between_two_images_and_is_told_all_the_way(fleet: Fleet) -> None:
+    bundle = fleet.publish()
+    fleet.latents.clear()
+    update = fleet.update()
+    status, result = update.end(meanwhile=fleet.look)
+    assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
+    assert result.serves == bundle.sha256 and fleet.serves == result.version == bundle.manifest.version
+    fleet.until(lambda: update.feedback[-1].state == "idle", "the last feedback")
+    told = [feedback.state for feedback in update.feedback]
+    road = ["check", "download", "probe", "armed", "switch", "observe", "commit", "idle"]
+    assert [state for state in road if state in told] == road
+    fetched = [told.bytes_done for told in update.feedback if told.bytes_total]
+    assert fetched and fetched == sorted(fetched)
+    numbers = [latent.sequence for latent in fleet.latents]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no image was lost"
+    assert {latent.history_reset for latent in fleet.latents[1:]} == {""}
+
+    late = fleet.graph.listen(UpdateEvent, "update_manager/events", qos.EVENTS)
+    fleet.until(lambda: len(late) >= len(fleet.events), "what happened, for who comes late")
+    assert [event.state for event in late][-1] == "idle"
+    switch = next(event for event in late if event.state == "switch")
+    assert switch.release.sha256 == bundle.sha256 and switch.current.sha256 != bundle.sha256
+
+
+def test_what_the_probe_refuses_leaves_the_node_alone(fleet: Fleet) -> None:
+    before, told = fleet.serves, len(fleet.infos)
+    fleet.publish(wrong=True)
+    status, result = fleet.update().end()
+    assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "refused")
+    assert "does not reproduce its golden outputs" in result.reason
+    assert fleet.events[-1].state == "idle" and fleet.events[-1].reason == result.reason
+    assert fleet.serves == before and len(fleet.infos) == told
+
+
+def test_a_candidate_is_compared_on_the_robots_own_images(fleet: Fleet) -> None:
+    bundle = fleet.publish(budgets=SHADOWED)
+    update = fleet.update()
+    fleet.until(lambda: any(told.state == "shadow" for told in update.feedback), "the comparison")
+
+    def drive() -> None:
+        fleet.commands.publish(Twist())
+        for _ in range(3):
+            fleet.look()
+
+    status, result = update.end(meanwhile=drive, every_s=0.01)
+    assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
+    compared = [told for told in update.feedback if told.shadow_compared]
+    assert compared[-1].shadow_frames >= compared[-1].shadow_compared > 100
+    assert compared[-1].shadow_error_ratio == pytest.approx(1.0)
+    assert compared[-1].shadow_max_error_ratio == SHADOWED.max_error_ratio
+    assert fleet.serves == bundle.manifest.version
+
+
+def test_an_update_that_waits_for_approval_is_approved_or_cancelled(fleet: Fleet) -> None:
+    fleet.configure(approval=True)
+    before, bundle = fleet.serves, fleet.publish()
+    try:
+        update = fleet.update()
+        fleet.until_state("armed")
+        standing = fleet.ask(GetUpdateStatus, "status").status
+        assert standing.awaits_approval and standing.candidate.sha256 == bundle.sha256
+        assert not fleet.update().accepted, "one goal at a time"
+        assert not fleet.ask(CheckUpdate, "check").success
+        for word in (False, True) * 5:
+            fleet.safe.publish(Bool(data=word))
+        fleet.graph.spin_for(0.5)
+        assert state.load(fleet.root / STATE).waits == 1, "words of safety do not make it look again"
+        assert update.cancel()
+        status, result = update.end()
+        assert (status, result.result) == (GoalStatus.STATUS_CANCELED, "unchanged")
+        assert "cancelled" in result.reason and fleet.serves == before
+
+        update = fleet.update()
+        fleet.until_state("armed")
+        assert fleet.ask(Trigger, "approve").success
+        status, result = update.end()
+        assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
+        assert not fleet.ask(Trigger, "approve").success, "nothing waits"
+        assert not update.cancel(), "it is too late"
+    finally:
+        fleet.configure()
+
+
+def test_the_switch_waits_until_it_is_safe_and_then_comes_at_once(fleet: Fleet) -> None:
+    fleet.safe.publish(Bool(data=False))
+    before, bundle = fleet.serves, fleet.publish()
+    update = fleet.update()
+    fleet.until_state("armed")
+    fleet.graph.spin_for(1.0)
+    assert fleet.events[-1].state == "armed" and fleet.serves == before
+    again_and_again = fleet.graph.publisher(Bool, "update_manager/safe_to_switch")
+    began = time.monotonic()
+    again_and_again.publish(Bool(data=True))
+    _, result = update.end()
+    assert result.result == "updated" and fleet.serves == bundle.manifest.version
+    assert time.monotonic() - began < 20.0, "it does not wait for its next look"
+    fleet.safe.publish(Bool(data=True))
+
+
+def test_going_back_and_staying(fleet: Fleet) -> None:
+    before, bundle = fleet.serves, fleet.publish()
+    assert fleet.ask(CheckUpdate, "check").offered.sha256 == bundle.sha256
+    assert fleet.serves == before
+    assert fleet.update().end()[1].result == "updated"
+    back = fleet.ask(Trigger, "rollback")
+    assert back.success and before in back.message
+    assert fleet.serves == before
+    fleet.until(lambda: fleet.events[-1].result == "reverted", "the event")
+    assert fleet.update().end()[1].result == "refused", "it is not installed again"
+
+    assert fleet.ask(SetBool, "pin", data=True).success
+    fleet.publish()
+    _, result = fleet.update().end()
+    assert result.result == "unchanged" and "pinned" in result.reason
+    assert fleet.ask(GetUpdateStatus, "status").status.pinned
+    assert fleet.ask(SetBool, "pin", data=False).success
+
+
+def test_what_is_observed_is_taken_back_by_hand_without_opening_anything(fleet: Fleet) -> None:
+    fleet.configure(health_window_s=60.0)
+    before = fleet.serves
+    fleet.publish()
+    try:
+        update = fleet.update()
+        fleet.until_state("observe")
+        assert fleet.serves != before
+        assert fleet.ask(Trigger, "rollback").success
+        status, result = update.end()
+        assert (status, result.result, result.reason) == (GoalStatus.STATUS_ABORTED, "refused", "by hand")
+        assert fleet.serves == before
+        assert "serves again" in fleet.graph.log("world_model").read_text()
+    finally:
+        fleet.configure()
+
+
+def test_an_update_comes_on_a_stick_as_well(fleet: Fleet) -> None:
+    bundle = fleet.publish()
+    stick = fleet.folder / "stick"
+    shutil.copytree(fleet.repository.folder, stick)
+    _, result = fleet.update(source=str(stick)).end()
+    assert result.result == "updated" and fleet.serves == bundle.manifest.version
+
+
+def test_a_node_that_dies_while_it_is_observed_is_taken_back(fleet: Fleet) -> None:
+    fleet.configure(health_window_s=60.0)
+    before = fleet.serves
+    fleet.publish()
+    try:
+        update = fleet.update()
+        fleet.until_state("observe")
+        fleet.graph.stop("world_model", signal.SIGKILL)
+        status, result = update.end()
+        assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "refused")
+        assert "/world_model is gone" in result.reason
+        assert Bundle.open(fleet.root / "current").manifest.version == before
+    finally:
+        fleet.configure()
+        told = len(fleet.infos)
+        fleet.start_world_model()
+    fleet.until(lambda: len(fleet.infos) > told, "the node")
+    assert fleet.serves == before
+
+
+@pytest.mark.parametrize("reached", ["probe", "observe"])
+def test_a_manager_that_is_killed_goes_on_at_its_next_start(fleet: Fleet, reached: str) -> None:
+    fleet.configure(health_window_s=4.0)
+    bundle = fleet.publish()
+    try:
+        fleet.update()
+        fleet.until_state(reached)
+        fleet.graph.stop("update_manager", signal.SIGKILL)
+        fleet.events.clear()
+        fleet.start_manager()
+        fleet.until(lambda: fleet.events and fleet.events[-1].result == "updated", "the update")
+        fleet.until_state("idle")
+    finally:
+        fleet.configure()
+    assert fleet.serves == bundle.manifest.version
+
+
+def test_the_robot_looks_by_itself_and_goes_on_after_a_stop(fleet: Fleet) -> None:
+    assert fleet.graph.stop("update_manager") == 0
+    fleet.configure(approval=True)
+    bundle = fleet.publish()
+    fleet.start_manager(auto=True)
+    fleet.until_state("armed")
+    assert fleet.graph.stop("update_manager") == 0
+    fleet.configure()
+    fleet.start_manager()
+    fleet.until_state("idle")
+    assert fleet.events[-1].result == "updated" and fleet.serves == bundle.manifest.version
+
+
+def test_diagnostics_tell_what_serves(fleet: Fleet) -> None:
+    heard = fleet.graph.listen(DiagnosticArray, "/diagnostics")
+
+    def standing() -> Any:
+        found = (one for said in reversed(heard) for one in said.status)
+        return next((one for one in found if one.name == "update_manager: updates"), None)
+
+    fleet.until(standing, "diagnostics")
+    values = {pair.key: pair.value for pair in standing().values}
+    assert standing().level == b"\x00" and standing().hardware_id == "robot-1"
+    assert fleet.serves in values["current"] and int(values["metadata_age_s"]) < 600
+
+
+@pytest.mark.parametrize("root", ["", "/nowhere"])
+def test_a_robot_that_was_not_set_up_is_told(ros_graph: Any, root: str) -> None:
+    ros_graph.start("update_manager", {"root": root})
+    assert ros_graph.exit_code("update_manager") == 1
+    told = ros_graph.log("update_manager").read_text()
+    assert ("parameter root is empty" if not root else "/nowhere/config.json: cannot be read") in told
+    assert "Traceback" not in told

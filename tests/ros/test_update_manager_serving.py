@@ -1,0 +1,249 @@
+"""The node that serves, and the robot's own frames, as an update has them; without a graph."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from geometry_msgs.msg import Twist, Vector3
+from jepa_msgs.msg import ModelInfo
+from jepa_msgs.srv import SwapModel
+from jepa_ros.conversions import to_image
+from jepa_ros.updating.frames import TopicSource
+from jepa_ros.updating.serving import NodeServing
+from jepa_ros.updating.watch import SafeWord, Watch
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from jepa_runtime.errors import RefusedError, SourceError, UpdateError
+from jepa_runtime.update.state import State
+from tests.update.robots import variant
+
+pytestmark = pytest.mark.ros
+
+NODE, STATUS = "/world_model", "world_model: inference"
+NS = 1_000_000_000
+
+
+class Owner:
+    """What is asked of a node, with callbacks to call and services that answer at once."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.heard: dict[tuple[type, str], Any] = {}
+        self.asked: list[Any] = []
+        self.now_ns = 0
+
+    def create_subscription(self, kind: type, topic: str, callback: Any, _: Any) -> tuple[type, str]:
+        self.heard[kind, topic] = callback
+        return kind, topic
+
+    def destroy_subscription(self, subscription: tuple[type, str]) -> None:
+        del self.heard[subscription]
+
+    def create_client(self, _: type, service: str) -> Any:
+        def call(request: Any) -> Any:
+            self.asked.append(request)
+            answer = self.answers[service.rpartition("/")[2]]
+            return SimpleNamespace(done=lambda: True, result=lambda: answer(request))
+
+        return SimpleNamespace(srv_name=service, service_is_ready=lambda: True, call_async=call)
+
+    def get_clock(self) -> Any:
+        return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=self.now_ns))
+
+    def get_topic_names_and_types(self) -> list[tuple[str, list[str]]]:
+        return []
+
+
+class Served:
+    """A node that serves the first of three bundles, seen through :class:`NodeServing`."""
+
+    def __init__(self, folder: Path, bundles: list[Any], *, there: bool = True) -> None:
+        (folder / "good").symlink_to(bundles[0].path)
+        self.bundles, self.refusal = bundles, ""
+        self.held: Any = None
+        self.owner = Owner(swap_model=self.swap, rollback_model=self.rollback, commit_model=self.commit)
+        self.seconds = 0.0
+        self.watch = Watch(NODE, silent_after_s=5.0, clock=lambda: self.seconds)
+        self.serving = NodeServing(
+            self.owner,
+            NODE,
+            good=folder / "good",
+            safe=SafeWord(required=False, timeout_s=1.0),
+            watch=self.watch,
+            discovery_s=0.1,
+            answer_s=1.0,
+            budget_ms=None,
+            stopping=threading.Event(),
+        )
+        if there:
+            self.watch.diagnosed(STATUS, 0, "running", {})
+            self.serve(bundles[0].sha256)
+
+    def serve(self, sha256: str) -> None:
+        self.owner.heard[ModelInfo, f"{NODE}/model_info"](ModelInfo(sha256=sha256))
+
+    def swap(self, request: SwapModel.Request) -> SwapModel.Response:
+        if self.refusal:
+            return SwapModel.Response(message=self.refusal)
+        self.held = self.watch.serves
+        self.serve(next(one.sha256 for one in self.bundles if str(one.path) == request.bundle))
+        return SwapModel.Response(success=True)
+
+    def rollback(self, _: Trigger.Request) -> Trigger.Response:
+        if self.held is None:
+            return Trigger.Response(message="there is none to go back to")
+        held, self.held = self.held, self.watch.serves
+        self.serve(held)
+        return Trigger.Response(success=True)
+
+    def commit(self, _: Trigger.Request) -> Trigger.Response:
+        self.held = None
+        return Trigger.Response(success=True)
+
+    def gone(self) -> None:
+        self.seconds += 10.0
+
+    @property
+    def asked(self) -> list[type]:
+        return [type(request) for request in self.owner.asked]
+
+
+@pytest.fixture(scope="module")
+def bundles(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("variants")
+    return [variant(toy_bundle, folder / str(number), f"{number}.0.0") for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def served(tmp_path: Path, bundles: list[Any]) -> Served:
+    return Served(tmp_path, bundles)
+
+
+def test_the_way_back_opens_nothing_while_the_node_holds_what_served(served: Served) -> None:
+    old, new = served.bundles[:2]
+    served.serving.swap(new.path)
+    assert served.serving.health().serves == new.sha256
+    served.serving.swap(old.path)
+    assert served.watch.serves == old.sha256
+    assert served.asked == [SwapModel.Request, Trigger.Request]
+
+
+def test_the_way_back_is_a_swap_where_the_node_holds_nothing(served: Served) -> None:
+    old, new = served.bundles[:2]
+    served.serving.swap(new.path)
+    served.held = None
+    served.serving.swap(old.path)
+    assert served.watch.serves == old.sha256
+    assert served.asked == [SwapModel.Request, Trigger.Request, SwapModel.Request]
+
+
+def test_what_serves_already_is_not_asked_for(served: Served) -> None:
+    served.serving.swap(served.bundles[0].path)
+    assert served.asked == []
+
+
+def test_what_the_node_refuses_is_refused(served: Served) -> None:
+    served.refusal = "its actions are others"
+    with pytest.raises(RefusedError, match="its actions are others"):
+        served.serving.swap(served.bundles[1].path)
+    assert served.watch.serves == served.bundles[0].sha256
+
+
+def test_the_model_replaced_is_given_up_at_the_end_of_an_update_that_switched(served: Served) -> None:
+    served.serving.settle(State(result="refused"))
+    assert served.asked == []
+    served.serving.swap(served.bundles[1].path)
+    served.serving.settle(State(result="refused"))
+    assert served.held is None and served.asked[1:] == [Trigger.Request]
+    served.serving.settle(State(result="updated"))
+    assert served.asked[2:] == [Trigger.Request]
+
+
+def test_a_node_that_is_gone_takes_no_new_model_and_needs_none_for_the_way_back(served: Served) -> None:
+    served.gone()
+    assert not served.serving.health().may_switch
+    assert "is gone" in served.serving.health().failure
+    with pytest.raises(UpdateError, match="is gone"):
+        served.serving.swap(served.bundles[1].path)
+    served.serving.swap(served.bundles[0].path)
+    assert served.asked == []
+
+
+def test_where_no_node_ever_was_the_link_is_enough(tmp_path: Path, bundles: list[Any]) -> None:
+    served = Served(tmp_path, bundles, there=False)
+    health = served.serving.health()
+    assert health.serves is None and health.failure == "" and health.may_switch
+    served.serving.swap(bundles[1].path)
+    assert served.asked == []
+
+
+def image(stamp_ns: int) -> Image:
+    return to_image(np.zeros((4, 4, 3), np.uint8), stamp_ns=stamp_ns, frame_id="eye")
+
+
+def source(owner: Owner, *, duration_s: float = 60.0) -> TopicSource:
+    return TopicSource(
+        owner,
+        images="/image",
+        commands="/cmd_vel",
+        action_names=("linear.x", "linear.y"),
+        patience_s=0.05,
+        duration_s=duration_s,
+    )
+
+
+def test_a_frame_comes_with_the_mean_of_what_was_executed_until_the_next_one() -> None:
+    owner = Owner()
+    frames = source(owner)
+    come = owner.heard[Image, "/image"]
+
+    def command(stamp_ns: int, x: float) -> None:
+        owner.now_ns = stamp_ns
+        owner.heard[Twist, "/cmd_vel"](Twist(linear=Vector3(x=x, y=-1.0)))
+
+    come(image(NS))
+    come(image(2 * NS))
+    iterator = frames.frames()
+    first = next(iterator)
+    assert first.stamp_ns == NS and frames.command is None, "nothing is known before the first command"
+    command(2 * NS, 1.0)
+    command(int(2.75 * NS), 0.0)
+    command(int(2.8 * NS), math.nan)
+    come(image(3 * NS))
+    second = next(iterator)
+    assert (second.stamp_ns, second.sequence) == (2 * NS, 1)
+    assert frames.command == pytest.approx([0.75, -1.0])
+
+
+def test_frames_that_are_not_taken_give_way_to_newer_ones() -> None:
+    owner = Owner()
+    iterator = source(owner).frames()
+    for number in range(1, 101):
+        owner.heard[Image, "/image"](image(number * NS))
+    assert next(iterator).stamp_ns == 93 * NS
+
+
+def test_a_topic_without_images_fails_and_says_so() -> None:
+    owner = Owner()
+    frames = source(owner)
+    owner.heard[Image, "/image"](Image())
+    with pytest.raises(SourceError, match=r"/image: no usable image came for 0\.05 s \(zero_size"):
+        next(frames.frames())
+    frames.close()
+    frames.close()
+    assert not owner.heard
+
+
+def test_a_source_ends_by_itself() -> None:
+    assert list(source(Owner(), duration_s=0.0).frames()) == []

@@ -1,0 +1,175 @@
+"""What the update manager tells, and what is shipped beside it: parameters, README, launch files."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from jepa_ros.diagnostics import Level
+from jepa_ros.updating import messages
+from jepa_ros.updating.feedback import Feedback
+from jepa_ros.updating.parameters import PARAMETERS
+
+from jepa_runtime.update.gate.sequential import Summary, Verdict
+from jepa_runtime.update.gate.shadow import ShadowReport
+from jepa_runtime.update.state import Phase, State, Work
+from tests.update.robots import Clock, release, settings
+
+pytestmark = pytest.mark.ros
+
+WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
+WORK = Work(channel="stable", release=release(2))
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+WELL = State(checked_at=NOW - timedelta(minutes=30), signed_at=NOW - timedelta(hours=1))
+ROOM = 1 << 40
+
+
+def judged(state: State, *, serves: str = "", looks: bool = True, free_bytes: int = ROOM) -> Any:
+    verdict, figures = messages.verdict(
+        state, settings(), serves=serves, looks=looks, now=NOW, free_bytes=free_bytes
+    )
+    assert all(key and str(value) is not None for key, value in figures.items())
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "words"),
+    [
+        (WELL, Level.OK, "idle"),
+        (State(), Level.OK, "idle"),
+        (replace(WELL, phase=Phase.ARMED, work=WORK), Level.OK, "armed"),
+        (replace(WELL, result="refused", reason="it is slow"), Level.OK, "idle"),
+        (replace(WELL, alarm="could not go back"), Level.ERROR, "could not go back"),
+        (replace(WELL, checked_at=NOW - timedelta(hours=3)), Level.WARN, "last reached 10800 s ago"),
+        (State(result="failed", reason="no route"), Level.WARN, "never reached: no route"),
+        (replace(WELL, signed_at=NOW + timedelta(days=1)), Level.WARN, "this clock is behind"),
+    ],
+)
+def test_diagnostics_say_how_updates_stand(state: State, level: Level, words: str) -> None:
+    verdict = judged(state)
+    assert verdict.level is level and words in verdict.message
+
+
+def test_a_robot_that_only_looks_when_asked_has_no_old_metadata_to_warn_of() -> None:
+    assert judged(replace(WELL, checked_at=NOW - timedelta(days=30)), looks=False).level is Level.OK
+
+
+def test_a_node_that_serves_something_else_is_a_warning_between_updates() -> None:
+    serves = replace(WELL, current=WORK.installed)
+    assert judged(serves, serves=WORK.installed.manifest_sha256).level is Level.OK
+    other = judged(serves, serves="f" * 64)
+    assert other.level is Level.WARN and "serves ffffffffffff, not toy 2.0.0 (2)" in other.message
+    assert judged(replace(serves, phase=Phase.OBSERVE, work=WORK), serves="f" * 64).level is Level.OK
+
+
+def test_a_full_disk_is_a_warning() -> None:
+    verdict = judged(WELL, free_bytes=1 << 20)
+    assert verdict.level is Level.WARN and "no release can be fetched" in verdict.message
+
+
+def test_what_awaits_approval_is_told() -> None:
+    armed = replace(WELL, phase=Phase.ARMED, work=WORK)
+    assert messages.status(armed, settings(approval=True)).awaits_approval
+    assert not messages.status(armed, settings()).awaits_approval
+    approved = replace(armed, approved=WORK.release.manifest_sha256)
+    assert not messages.status(approved, settings(approval=True)).awaits_approval
+    assert messages.status(armed, settings()).candidate.release_seq == 2
+
+
+def test_feedback_tells_bytes_a_few_times_a_second_and_always_the_last() -> None:
+    sent: list[tuple[str, int, float]] = []
+    clock = Clock()
+    feedback = Feedback(
+        lambda told: sent.append((told.state, told.bytes_done, told.bytes_per_s)), clock.monotonic
+    )
+    feedback.entered(State(phase=Phase.DOWNLOAD, work=WORK), "")
+    for done in range(0, 1001, 10):
+        feedback.fetched(done, 1000)
+        clock.sleep(0.01)
+    assert sent[0] == ("download", 0, 0.0)
+    assert sent[-1][:2] == ("download", 1000) and sent[-1][2] == pytest.approx(1000.0)
+    assert 5 <= len(sent) <= 8
+
+
+def test_feedback_of_one_update_does_not_stay_for_the_next() -> None:
+    sent: list[float] = []
+    feedback = Feedback(lambda told: sent.append(told.shadow_error_ratio))
+    known = Summary(60, 0.2, 0.3, 0.09, -0.1, 0.2)
+    feedback.compared(ShadowReport(Verdict.CONTINUE, "", known, 90, 80, 60))
+    assert sent[-1] == pytest.approx(1.5)
+    feedback.entered(State(phase=Phase.CHECK), "")
+    assert math.isnan(sent[-1])
+
+
+def test_a_comparison_of_which_nothing_is_known_yet_can_be_told() -> None:
+    sent: list[float] = []
+    nothing = Summary(0, math.nan, math.nan, math.nan, -math.inf, math.inf)
+    Feedback(lambda told: sent.append(told.shadow_error_ratio)).compared(
+        ShadowReport(Verdict.CONTINUE, "", nothing, 1, 0, 0)
+    )
+    assert math.isnan(sent[-1])
+
+
+def test_the_parameter_file_holds_every_parameter_with_its_default() -> None:
+    yaml = pytest.importorskip("yaml")
+    shipped = yaml.safe_load((WORKSPACE / "src/jepa_bringup/config/jepa.yaml").read_text(encoding="utf-8"))
+    given = shipped["/**/update_manager"]["ros__parameters"] | {"report_path": ""}
+    assert given == {parameter.name: parameter.default for parameter in PARAMETERS}
+
+
+def test_the_readme_describes_every_parameter() -> None:
+    text = (WORKSPACE / "README.md").read_text(encoding="utf-8")
+    section = re.search(r"^### update_manager$(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    described = set(re.findall(r"^\| `(\w+)` \|", section[1], re.MULTILINE))
+    assert described | {"report_path"} == {parameter.name for parameter in PARAMETERS}
+    for parameter in PARAMETERS:
+        assert parameter.description.endswith(".")
+        assert isinstance(parameter.default, (bool, str)) or parameter.low is not None, parameter.name
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="launch and launch_ros are not among the wheels; install ROS 2 to test them",
+)
+@pytest.mark.parametrize(
+    ("name", "given", "starts"),
+    [
+        ("update_manager", {"update_root": "/robot"}, {"update_manager"}),
+        ("world_model", {"update_root": "/robot"}, {"world_model", "update_manager"}),
+        ("world_model", {}, {"world_model"}),
+    ],
+)
+def test_launch_files_take_nav2s_arguments_and_start_their_nodes(
+    name: str, given: dict[str, str], starts: set[str]
+) -> None:
+    from launch import LaunchContext
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    path = WORKSPACE / "src" / "jepa_bringup" / "launch" / f"{name}.launch.py"
+    described = get_launch_description_from_python_launch_file(str(path))
+    arguments = {argument.name for argument in described.get_launch_arguments()}
+    nav2 = {"namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level"}
+    assert arguments >= nav2 | given.keys()
+    context, nodes = LaunchContext(), set()
+    context.launch_configurations.update(given)
+
+    def walk(entity: Any) -> None:
+        if type(entity).__name__ in ("Node", "LifecycleNode"):
+            nodes.add(entity.node_executable)
+            return
+        for inner in entity.visit(context) or []:
+            walk(inner)
+
+    walk(described)
+    assert nodes == starts

@@ -1,0 +1,138 @@
+"""When a model that was switched to does not serve well, and when a robot may switch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from jepa_ros.updating.watch import SafeWord, Watch
+
+from tests.update.robots import Clock
+
+pytestmark = pytest.mark.ros
+
+NODE, STATUS = "/world_model", "world_model: inference"
+
+
+class Watched:
+    """A node that is watched and has served ``n`` seconds."""
+
+    def __init__(self, budget_ms: float | None = 10.0) -> None:
+        self.clock = Clock()
+        self.watch = Watch(NODE, silent_after_s=5.0, clock=self.clock.monotonic)
+        self.say()
+        self.watch.begin(budget_ms)
+
+    def say(self, level: int = 0, message: str = "running", **values: str) -> None:
+        self.watch.diagnosed(STATUS, level, message, {"pid": "7", "frame_age_s": "0.01"} | values)
+
+    def second(self, **values: Any) -> None:
+        self.clock.sleep(1.0)
+        self.say(**values)
+        self.watch.latent(np.zeros(3))
+
+    @property
+    def failure(self) -> str:
+        return self.watch.failure()
+
+
+def test_a_node_that_serves_well_has_no_failure() -> None:
+    watched = Watched()
+    for _ in range(30):
+        watched.second()
+        for _ in range(30):
+            watched.watch.timed(9.0)
+    assert watched.failure == ""
+
+
+def test_what_the_node_said_before_the_switch_does_not_count() -> None:
+    watched = Watched()
+    watched.second(level=2, message="10 results in a row were later")
+    assert watched.failure == ""
+    watched.second(level=2, message="3 frames failed")
+    assert watched.failure == f"{STATUS}: 3 frames failed"
+
+
+def test_a_failure_is_not_forgotten() -> None:
+    watched = Watched()
+    for level in (0, 2, 0):
+        watched.second(level=level, message="stalled")
+    assert "stalled" in watched.failure
+    watched.watch.begin(None)
+    assert watched.failure == ""
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_a_failure(value: float) -> None:
+    watched = Watched()
+    watched.watch.latent(np.array([0.0, value]))
+    assert watched.failure == "it computes NaN or infinity"
+
+
+def test_a_node_that_says_nothing_is_gone() -> None:
+    watched = Watched()
+    watched.clock.sleep(5.1)
+    assert not watched.watch.there and watched.failure == f"{NODE} is gone: nothing was heard of it for 5 s"
+
+
+def test_a_node_that_was_started_again_has_failed() -> None:
+    watched = Watched()
+    watched.second(pid="8")
+    assert "started again" in watched.failure
+
+
+def test_latents_that_stop_while_images_come_are_a_failure_and_a_robot_without_images_is_not() -> None:
+    watched = Watched()
+    for _ in range(9):
+        watched.clock.sleep(1.0)
+        watched.say(frame_age_s="9.0")
+    assert watched.failure == ""
+    watched.say(frame_age_s="not a number")
+    assert watched.failure == ""
+    watched.say()
+    assert watched.failure == "images come, but no latent for 5 s"
+
+
+def test_late_frames_are_a_failure_once_it_is_no_chance() -> None:
+    watched = Watched()
+    for number in range(100):
+        watched.watch.timed(11.0 if number in (40, 70) else 9.0)
+    assert watched.failure == ""
+    for _ in range(20):
+        watched.watch.timed(11.0)
+    assert "22 of 120 frames took over the 10 ms" in watched.failure
+
+
+def test_without_a_budget_no_frame_is_late() -> None:
+    watched = Watched(budget_ms=None)
+    for _ in range(100):
+        watched.watch.timed(1e6)
+    assert watched.failure == ""
+
+
+def test_a_word_holds_for_a_while_and_the_last_one_counts() -> None:
+    clock = Clock()
+    word = SafeWord(required=True, timeout_s=1.0, clock=clock.monotonic)
+    assert not word.safe
+    word.say(True)
+    clock.sleep(1.0)
+    assert word.safe
+    clock.sleep(0.1)
+    assert not word.safe
+    word.say(True)
+    word.say(False)
+    assert not word.safe
+
+
+def test_a_word_may_hold_until_the_next_one_or_not_be_needed() -> None:
+    clock = Clock()
+    word = SafeWord(required=True, timeout_s=0.0, clock=clock.monotonic)
+    word.say(True)
+    clock.sleep(1e6)
+    assert word.safe
+    assert SafeWord(required=False, timeout_s=1.0).safe

@@ -1,0 +1,170 @@
+"""The thread that updates: what is asked of it, what it does by itself, and what it leaves for others."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from jepa_ros.updating.worker import Request, Worker
+
+from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.update.state import Phase, State, Work
+from tests.update.robots import release
+
+pytestmark = pytest.mark.ros
+
+WORK = Work(channel="stable", release=release(2))
+
+
+class Client:
+    """Updates that last until they are let go, or fail."""
+
+    def __init__(self) -> None:
+        self.state = State(result="updated")
+        self.opened: list[dict[str, Any]] = []
+        self.let_go = threading.Event()
+        self.error: UpdateError | None = None
+        self.alive: Any = None
+
+    @contextmanager
+    def open(self, *, alive: Any, **asked: Any) -> Iterator[Client]:
+        self.opened.append(asked)
+        self.alive = alive
+        yield self
+
+    def update(self, *, begin: bool = True) -> State:
+        self.opened[-1]["begin"] = begin
+        while not self.let_go.wait(0.01):
+            self.alive()
+        if self.error is not None:
+            raise self.error
+        return self.state
+
+    def check(self) -> Any:
+        return WORK.release
+
+
+class AtWork:
+    """A worker on its thread."""
+
+    def __init__(self, folder: Path, poll_s: float | None = None) -> None:
+        self.client = Client()
+        self.lines: list[str] = []
+        self.worker = Worker(self.client.open, poll_s=lambda: poll_s, root=folder, log=self.lines.append)
+        self.thread = threading.Thread(target=self.worker.run)
+        self.thread.start()
+
+    def ask(self, **what: Any) -> Request:
+        request = Request(**what)
+        assert self.worker.ask(request)
+        return request
+
+    def until_opened(self, times: int) -> None:
+        ends = time.monotonic() + 10
+        while len(self.client.opened) < times:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.worker.stopping.set()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def at_work(tmp_path: Path) -> Iterator[Any]:
+    made: list[AtWork] = []
+
+    def make(poll_s: float | None = None) -> AtWork:
+        made.append(AtWork(tmp_path, poll_s))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_what_is_asked_for_is_done_as_asked(at_work: Any) -> None:
+    work = at_work()
+    work.client.let_go.set()
+    request = work.ask(source=Path("/stick"), again=True)
+    assert request.done.wait(10) and request.state == work.client.state
+    told = {"source": Path("/stick"), "again": True, "any_interface": False, "begin": True}
+    assert work.client.opened == [told]
+    assert work.worker.free
+
+
+def test_one_thing_is_asked_for_at_a_time(at_work: Any) -> None:
+    work = at_work()
+    work.ask()
+    assert not work.worker.free and not work.worker.ask(Request())
+
+
+def test_the_robots_own_update_answers_whoever_asks_for_an_ordinary_one(at_work: Any) -> None:
+    work = at_work(poll_s=3600.0)
+    work.until_opened(1)
+    assert not work.worker.ask(Request(look=True)), "an update is in work"
+    request = work.ask()
+    work.client.let_go.set()
+    assert request.done.wait(10) and request.state == work.client.state
+    assert len(work.client.opened) == 1
+
+
+def test_another_update_waits_for_the_robots_own_one_and_can_be_withdrawn(at_work: Any) -> None:
+    work = at_work(poll_s=3600.0)
+    work.until_opened(1)
+    withdrawn = work.ask(again=True)
+    assert work.worker.withdraw(withdrawn) and withdrawn.done.is_set() and withdrawn.state is None
+    request = work.ask(again=True)
+    work.client.let_go.set()
+    assert request.done.wait(10) and len(work.client.opened) == 2
+    assert not work.worker.withdraw(request)
+
+
+def test_an_update_that_was_left_goes_on_and_begins_nothing_anew(at_work: Any) -> None:
+    work = at_work()
+    request = work.ask()
+    work.until_opened(1)
+    work.worker.hurry()
+    time.sleep(0.1)
+    assert len(work.client.opened) == 1, "it does not wait for the robot"
+    work.worker.follow(State(phase=Phase.ARMED, work=WORK))
+    work.worker.hurry()
+    work.until_opened(2)
+    work.client.let_go.set()
+    assert request.done.wait(10)
+    assert [asked["begin"] for asked in work.client.opened] == [True, False]
+
+
+def test_a_look_tells_what_is_offered(at_work: Any) -> None:
+    request = at_work().ask(look=True)
+    assert request.done.wait(10) and request.offered == WORK.release
+
+
+def test_an_error_ends_the_request_and_not_the_thread(at_work: Any) -> None:
+    work = at_work()
+    work.client.let_go.set()
+    work.client.error = FetchError("cannot be reached")
+    failed = work.ask()
+    assert failed.done.wait(10) and failed.error == "cannot be reached" and failed.state is None
+    work.client.error = None
+    assert (good := work.ask()).done.wait(10) and good.state is not None
+    assert work.lines == ["error: cannot be reached"]
+
+
+def test_who_waits_is_told_when_the_worker_stops(at_work: Any) -> None:
+    work = at_work()
+    request = work.ask()
+    work.until_opened(1)
+    work.close()
+    assert request.done.is_set() and request.state is None
+    assert not work.worker.ask(Request())
