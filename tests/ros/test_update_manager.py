@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
@@ -19,144 +17,18 @@ pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the pat
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from jepa_msgs.action import UpdateModel
-from jepa_msgs.msg import LatentState, ModelInfo, UpdateEvent
+from jepa_msgs.msg import UpdateEvent
 from jepa_msgs.srv import CheckUpdate, GetUpdateStatus
 from jepa_ros import qos
-from jepa_ros.conversions import to_image
-from rclpy.action import ActionClient
-from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
-from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
-from jepa_runtime.update import config, state
-from jepa_runtime.update.provision import provision
-from jepa_runtime.update.release import Budgets, pointer_path
-from jepa_runtime.update.robot import CONFIG, STATE
-from tests.update.repositories import Repository
-from tests.update.robots import CHANNEL, MODEL, release_of, settings, variant
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.update import state
+from jepa_runtime.update.robot import STATE
+from tests.ros.updated import SHADOWED, Fleet
 
 pytestmark = pytest.mark.ros
-
-SHADOWED, UNCOMPARED = Budgets(), Budgets(max_error_ratio=None)
-FRAME_NS = 33_000_000
-
-
-class Fleet:
-    """A signed repository, a robot that follows it, and the two nodes of that robot."""
-
-    def __init__(self, graph: Any, folder: Path, toy: Path) -> None:
-        self.graph, self.folder, self._toy = graph, folder, toy
-        self.repository = Repository(folder / "repository", now=datetime.now(UTC))
-        self.root = folder / "robot"
-        self._seq = 0
-        first = self._bundle()
-        self.configured = settings(repository=str(self.repository.folder), health_window_s=1.0)
-        provision(self.root, self.configured, self.repository.first_root, bundle=first.path)
-        self.infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
-        self.latents = graph.listen(LatentState, "world_model/latent")
-        self.events = graph.listen(UpdateEvent, "update_manager/events", qos.EVENTS)
-        self.camera = graph.observer.create_publisher(Image, "image", qos.SENSOR)
-        self.safe = graph.observer.create_publisher(Bool, "update_manager/safe_to_switch", qos.LATCHED)
-        self.commands = graph.observer.create_publisher(Twist, "cmd_vel", qos.RESULT)
-        self._updates = ActionClient(graph.observer, UpdateModel, "update_manager/update")
-        self._stamp_ns = time.time_ns()
-        self._pixels = np.random.default_rng(0)
-        self.safe.publish(Bool(data=True))
-        self.start_world_model()
-        self.start_manager()
-
-    def start_world_model(self) -> None:
-        self.graph.start("world_model", {"bundle": self.root / "current"})
-
-    def start_manager(self, **parameters: Any) -> None:
-        given = {
-            "root": self.root,
-            "auto": False,
-            "image_topic": "image",
-            "require_safe": True,
-            "safe_timeout_s": 0.0,
-            "silent_after_s": 3.0,
-            "discovery_s": 5.0,
-        }
-        self.graph.start("update_manager", given | parameters)
-
-    def _bundle(self) -> Bundle:
-        self._seq += 1
-        return variant(self._toy, self.folder / str(self._seq), f"{self._seq}.0.0")
-
-    def publish(self, *, wrong: bool = False, budgets: Budgets = UNCOMPARED) -> Bundle:
-        """The next release; ``wrong``: it does not compute what it says."""
-        bundle = self._bundle()
-        if wrong:
-            golden = dict(np.load(bundle.path / "golden.npz"))
-            np.savez(bundle.path / "golden.npz", **golden | {"latents": golden["latents"] + 1})
-            bundle = seal(bundle.path, bundle.manifest)
-        release = release_of(bundle, self._seq, budgets=budgets)
-        for record in bundle.manifest.files:
-            self.repository.add(f"{release.folder}/{record.path}", bundle.read(record.path))
-        self.repository.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
-        self.repository.add(pointer_path(CHANNEL, MODEL), release.model_dump_json().encode())
-        self.repository.publish("channel-stable")
-        return bundle
-
-    def configure(self, **fields: Any) -> None:
-        config.save(self.root / CONFIG, self.configured.model_copy(update=fields))
-
-    def look(self) -> None:
-        """The camera takes another image."""
-        self._stamp_ns += FRAME_NS
-        pixels = self._pixels.integers(0, 256, (48, 64, 3), np.uint8)
-        self.camera.publish(to_image(pixels, stamp_ns=self._stamp_ns, frame_id="eye"))
-
-    def until(self, condition: Callable[[], Any], what: str, **named: Any) -> None:
-        self.graph.until(condition, what, 60.0, **named)
-
-    def update(self, **goal: Any) -> Update:
-        return Update(self, self._updates, UpdateModel.Goal(**goal))
-
-    def ask(self, kind: type[Any], service: str, **request: Any) -> Any:
-        return self.graph.call(kind, f"/update_manager/{service}", kind.Request(**request))
-
-    def until_state(self, wanted: str) -> None:
-        self.until(lambda: self.events and self.events[-1].state == wanted, f"the state {wanted}")
-
-    @property
-    def serves(self) -> str:
-        """The version that the node says it serves, which is the one the link leads to."""
-        self.graph.spin_for(0.2)
-        on_disk = Bundle.open(self.root / "current")
-        assert self.infos[-1].sha256 == on_disk.sha256
-        return str(self.infos[-1].version)
-
-
-class Update:
-    """A goal, once it was accepted or refused."""
-
-    def __init__(self, fleet: Fleet, client: ActionClient, goal: UpdateModel.Goal) -> None:
-        self._fleet = fleet
-        self.feedback: list[UpdateModel.Feedback] = []
-        fleet.until(client.server_is_ready, "the action server")
-        sent = client.send_goal_async(goal, feedback_callback=self._hear)
-        fleet.until(sent.done, "an answer to the goal")
-        self._handle = sent.result()
-        self.accepted = self._handle.accepted
-        self._result = self._handle.get_result_async() if self.accepted else None
-
-    def _hear(self, message: Any) -> None:
-        self.feedback.append(message.feedback)
-
-    def cancel(self) -> bool:
-        cancelled = self._handle.cancel_goal_async()
-        self._fleet.until(cancelled.done, "an answer to the cancellation")
-        return bool(cancelled.result().goals_canceling)
-
-    def end(self, **named: Any) -> tuple[int, UpdateModel.Result]:
-        assert self._result is not None
-        self._fleet.until(self._result.done, "the end of the update", **named)
-        ended = self._result.result()
-        return ended.status, ended.result
 
 
 @pytest.fixture(scope="module")

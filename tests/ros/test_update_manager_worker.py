@@ -56,10 +56,12 @@ class Client:
 class AtWork:
     """A worker on its thread."""
 
-    def __init__(self, folder: Path, poll_s: float | None = None) -> None:
+    def __init__(self, folder: Path, poll_s: float | None = None, fleet: Any = None) -> None:
         self.client = Client()
         self.lines: list[str] = []
-        self.worker = Worker(self.client.open, poll_s=lambda: poll_s, root=folder, log=self.lines.append)
+        self.worker = Worker(
+            self.client.open, poll_s=lambda: poll_s, root=folder, log=self.lines.append, fleet=fleet
+        )
         self.thread = threading.Thread(target=self.worker.run)
         self.thread.start()
 
@@ -84,8 +86,8 @@ class AtWork:
 def at_work(tmp_path: Path) -> Iterator[Any]:
     made: list[AtWork] = []
 
-    def make(poll_s: float | None = None) -> AtWork:
-        made.append(AtWork(tmp_path, poll_s))
+    def make(poll_s: float | None = None, fleet: Any = None) -> AtWork:
+        made.append(AtWork(tmp_path, poll_s, fleet))
         return made[-1]
 
     yield make
@@ -168,3 +170,20 @@ def test_who_waits_is_told_when_the_worker_stops(at_work: Any) -> None:
     work.close()
     assert request.done.is_set() and request.state is None
     assert not work.worker.ask(Request())
+
+
+def test_where_a_fleet_orders_the_robot_does_its_rounds_and_a_person_may_still_ask(at_work: Any) -> None:
+    rounds = threading.Semaphore(0)
+
+    def fleet(alive: Any) -> float:
+        alive()
+        rounds.release()
+        return 0.0
+
+    work = at_work(3600.0, fleet)
+    assert rounds.acquire(timeout=10) and rounds.acquire(timeout=10)
+    assert work.client.opened == [], "nothing is installed that was not ordered"
+    work.client.let_go.set()
+    request = work.ask()
+    assert request.done.wait(10) and request.state == work.client.state
+    assert rounds.acquire(timeout=10)

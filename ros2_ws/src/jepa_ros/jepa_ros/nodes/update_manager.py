@@ -11,6 +11,8 @@ import sys
 import threading
 import traceback
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,13 @@ from jepa_ros.updating.watch import SafeWord, Watch
 from jepa_ros.updating.worker import Worker
 from jepa_runtime.errors import JepaRuntimeError, SourceError, UpdateError
 from jepa_runtime.update import config, operator, robot, state
+from jepa_runtime.update.client import Client
+from jepa_runtime.update.fetch import Progress
+from jepa_runtime.update.hawkbit.fleet import Fleet
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
+
+Tell = Callable[[State, str], None]
 
 
 class UpdateManagerNode(Node):
@@ -60,7 +67,7 @@ class UpdateManagerNode(Node):
         for profile in (qos.LATCHED, qos.RESULT):
             self.create_subscription(Bool, "~/safe_to_switch", self._on_safe, profile)
         self._worker = Worker(
-            self._opened, poll_s=self._poll_s, root=self._root, log=lambda line: self.get_logger().info(line)
+            self._opened, poll_s=self._poll_s, root=self._root, log=self._log, fleet=self._fleet()
         )
         self._serving = self._serve()
         self._feedback = Feedback(lambda feedback: self._doors.tell(feedback))
@@ -86,6 +93,13 @@ class UpdateManagerNode(Node):
             stopping=self._worker.stopping,
         )
 
+    def _fleet(self) -> Fleet | None:
+        ordered = self._settings.hawkbit is not None
+        return Fleet(self._root, self._opened, log=self._log) if ordered else None
+
+    def _log(self, line: str) -> None:
+        self.get_logger().info(line)
+
     # --- the thread that updates
 
     def _work(self) -> None:
@@ -97,15 +111,27 @@ class UpdateManagerNode(Node):
         finally:
             self.finished.set()
 
-    def _opened(self, **asked: Any) -> Any:
+    def _opened(
+        self, *, tell: Tell = robot.nothing, progress: Progress = robot.nothing, **asked: Any
+    ) -> AbstractContextManager[Client]:
+        """The client; a fleet's round is told as well."""
+
+        def enter(entered: State, reason: str) -> None:
+            self._enter(entered, reason)
+            tell(entered, reason)
+
+        def fetched(done: int, total: int) -> None:
+            self._feedback.fetched(done, total)
+            progress(done, total)
+
         return robot.open_client(
             self._root,
             serving=self._serving,
             frames=self._open_frames if self._chosen["image_topic"] else None,
             report=self._report_end,
-            progress=self._feedback.fetched,
+            progress=fetched,
             compared=self._feedback.compared,
-            tell=self._enter,
+            tell=enter,
             **asked,
         )
 

@@ -59,6 +59,8 @@ class Worker:
             it does not look by itself now.
         root: the robot's folder.
         log: takes lines.
+        fleet: what the robot does by itself where others order its updates, such as
+            :class:`jepa_runtime.update.hawkbit.fleet.Fleet`; gives the pause until it is done again.
     """
 
     def __init__(
@@ -68,8 +70,9 @@ class Worker:
         poll_s: Callable[[], float | None],
         root: Path,
         log: Callable[[str], None],
+        fleet: Callable[[daemon.Alive], float] | None = None,
     ) -> None:
-        self._opened, self._poll_s, self._root, self._log = opened, poll_s, root, log
+        self._opened, self._poll_s, self._root, self._log, self._fleet = opened, poll_s, root, log, fleet
         self.stopping = threading.Event()
         self._waits, self._hurry = False, threading.Event()
         self._lock = threading.Lock()
@@ -78,6 +81,7 @@ class Worker:
         self._at: Request | None = None
         self._looked_at = -float("inf")
         self._jitter = 1.0
+        self._fleet_pause_s = 0.0
         self._update: Callable[[daemon.Alive], State] | None = None
 
     def run(self) -> None:
@@ -107,7 +111,7 @@ class Worker:
     def withdraw(self, request: Request) -> bool:
         """Forget a request whose turn has not come; whether it could be."""
         with self._lock:
-            if self._asked is not request or self._at is request or (self._own and request.ordinary):
+            if self._asked is not request or self._at is request or (self._own and self._joins(request)):
                 return False
             self._asked = None
         request.error = "it was withdrawn before it began"
@@ -135,7 +139,10 @@ class Worker:
                 raise daemon.Yield
 
         try:
-            request.state = self._do(request, alive_or_hurried)
+            if self._fleet is not None and request is self._own:
+                self._fleet_pause_s = self._fleet(alive_or_hurried)
+            else:
+                request.state = self._do(request, alive_or_hurried)
         except UpdateError as error:
             request.error = str(error)
             self._log(f"error: {error}")
@@ -163,13 +170,20 @@ class Worker:
 
     def _is_due(self) -> bool:
         poll_s = self._poll_s()
-        return poll_s is not None and time.monotonic() - self._looked_at >= poll_s * self._jitter
+        if poll_s is None:
+            return False
+        pause_s = poll_s * self._jitter if self._fleet is None else self._fleet_pause_s
+        return time.monotonic() - self._looked_at >= pause_s
+
+    def _joins(self, request: Request) -> bool:
+        """Whether what the robot does by itself answers a request."""
+        return request.ordinary and self._fleet is None
 
     def _end(self, request: Request) -> None:
         self._update = None
         with self._lock:
             asked, self._own, self._at = self._asked, None, None
-            if asked is not request and not (asked is not None and asked.ordinary):
+            if asked is not request and not (asked is not None and self._joins(asked)):
                 asked = None
             else:
                 self._asked = None
