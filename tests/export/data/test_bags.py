@@ -1,0 +1,107 @@
+"""Bags: images and commands of one recording, aligned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa_export.data.open import open_data
+from jepa_export.data.store import Store
+from jepa_export.data.windows import Windows
+from jepa_runtime.errors import SourceError
+from tests.runtime.bags import image, twist, twist_stamped, write_bag
+
+MS = 1_000_000
+S = 1_000 * MS
+OPTIONS = "action=/cmd_vel:linear.x,angular.z"
+
+
+def write_drive(path: Path, *, frames: int = 10) -> Path:
+    """Images at 10 Hz and a command 20 ms before each."""
+    entries = [image(S + index * 100 * MS, index) for index in range(frames)]
+    entries += [twist(S + index * 100 * MS - 20 * MS, float(index), turn=-index) for index in range(frames)]
+    return write_bag(path, entries)
+
+
+def windows(spec: str, store: Store) -> Windows:
+    return Windows(open_data([spec], store, held_out=0).train, frames=2, rate_hz=10.0)
+
+
+def test_a_clip_of_a_bag_has_the_commands_that_led_from_frame_to_frame(tmp_path: Path, store: Store) -> None:
+    clips = windows(f"{write_drive(tmp_path / 'a.mcap')}?{OPTIONS}", store)
+    assert (clips.action_names, clips.action_units) == (("linear.x", "angular.z"), ("m/s", "rad/s"))
+    assert len(clips) == 9
+    clip = clips[3]
+    assert clip.stamps_ns.tolist() == [S + 300 * MS, S + 400 * MS]
+    assert clip.frames[:, 0, 0, 0].tolist() == [3, 4]
+    assert clip.actions is not None
+    # For 80 of 100 ms the command before the frame, then the next; the last one is held.
+    np.testing.assert_allclose(clip.actions, [[3.2, -3.2], [4.2, -4.2]], rtol=1e-5)
+    last = clips[8].actions
+    assert last is not None
+    np.testing.assert_allclose(last[1], [9, -9])
+
+
+def test_without_an_action_topic_a_bag_is_a_film(tmp_path: Path, store: Store) -> None:
+    clips = windows(str(write_drive(tmp_path / "a.mcap")), store)
+    assert clips.action_names is None
+    assert clips[0].actions is None
+
+
+def test_the_choice_of_an_action_does_not_decode_the_images_again(tmp_path: Path, store: Store) -> None:
+    path = write_drive(tmp_path / "a.mcap")
+    keys = {windows(spec, store).recordings[0].key for spec in (str(path), f"{path}?{OPTIONS}")}
+    assert len(keys) == 1
+
+
+def test_frames_after_the_last_commands_are_not_trained_on(tmp_path: Path, store: Store) -> None:
+    entries = [image(S + index * 100 * MS, index) for index in range(20)]
+    path = write_bag(tmp_path / "a.mcap", [*entries, twist(S + 300 * MS, 1.0)])
+    clips = windows(f"{path}?{OPTIONS}", store)
+    assert [int(clips[index].frames[0, 0, 0, 0]) for index in range(len(clips))] == [3, 4, 5, 6, 7]
+    assert len(windows(f"{path}?{OPTIONS}&max_age_s=9", store)) == 16
+
+
+def test_of_several_cameras_one_is_chosen(tmp_path: Path, store: Store) -> None:
+    pictures = [image(S + index * 100 * MS, value, topic=topic) for index in range(3) for topic, value in
+                (("/left", 10), ("/right", 20))]  # fmt: skip
+    path = write_bag(tmp_path / "a.mcap", pictures)
+    with pytest.raises(SourceError, match=r"choose one with \?topic=NAME: /left, /right"):
+        windows(str(path), store)
+    assert windows(f"{path}?topic=/right", store)[0].frames[0, 0, 0, 0] == 20
+    assert windows(f"{path}?topic=/left", store)[0].frames[0, 0, 0, 0] == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            "action=/odom",
+            r"no commands on topic /odom; its topics: /cmd_vel \(geometry_msgs/msg/Twist\), /image",
+        ),
+        ("action=/cmd_vel:speed", "has no speed: at speed there are linear, angular"),
+        ("topic=/rear", "no image on topic /rear; image topics: /image"),
+        ("camera=front", "unknown option camera; this kind of source knows: topic, action, max_age_s"),
+    ],
+)
+def test_what_a_bag_does_not_have_is_answered_with_what_it_has(
+    tmp_path: Path, store: Store, options: str, complaint: str
+) -> None:
+    with pytest.raises(SourceError, match=complaint):
+        windows(f"{write_drive(tmp_path / 'a.mcap')}?{options}", store)
+
+
+def test_a_bag_cut_in_the_middle_is_refused(tmp_path: Path, store: Store) -> None:
+    path = write_drive(tmp_path / "a.mcap")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SourceError, match=r"a\.mcap: not a readable bag .*; .* must be repaired first"):
+        windows(f"{path}?{OPTIONS}", store)
+
+
+def test_commands_whose_stamps_go_back_are_refused(tmp_path: Path, store: Store) -> None:
+    entries = [image(S), twist_stamped(S, S + 5, 1.0), twist_stamped(S + 1, S, 1.0)]
+    path = write_bag(tmp_path / "a.mcap", entries)
+    with pytest.raises(SourceError, match=r"a\.mcap: topic /cmd_vel: the stamps of commands go back"):
+        windows(f"{path}?{OPTIONS}", store)

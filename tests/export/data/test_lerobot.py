@@ -1,0 +1,222 @@
+"""LeRobot data sets in both layouts, written as its own code writes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_export.data.lerobot import episodes
+from jepa_export.data.open import open_data
+from jepa_export.data.store import Store, StoredRecording
+from jepa_export.data.windows import Windows
+from jepa_export.errors import JepaExportError
+from tests.export.data.recordings import (
+    CAMERA,
+    SIZE,
+    actions_of,
+    frame_numbers,
+    numbers_of,
+    write_lerobot,
+    write_video,
+)
+
+pytest.importorskip("av", reason="PyAV is not installed (extra export)")
+pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra export)")
+LENGTHS = (6, 9, 4)
+MOTORS = ["shoulder_pan.pos", "gripper.pos"]
+
+
+def prepared(folder: Path, store: Store, **options: str) -> list[StoredRecording]:
+    return [store.prepare(episode) for episode in episodes(folder, options)]
+
+
+def change_info(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "meta/info.json"
+    info = json.loads(path.read_text())
+    change(info)
+    path.write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("version", ["v2.0", "v2.1", "v3.0"])
+@pytest.mark.parametrize("images", [False, True])
+def test_every_episode_has_its_own_frames_and_actions(
+    tmp_path: Path, store: Store, version: str, images: bool
+) -> None:
+    folder = write_lerobot(tmp_path / "set", LENGTHS, version=version, images=images, names=MOTORS)
+    recordings = prepared(folder, store)
+    assert [len(recording.stamps_ns) for recording in recordings] == list(LENGTHS)
+    for index, (recording, length) in enumerate(zip(recordings, LENGTHS, strict=True)):
+        assert recording.name == f"{folder} (episode {index})"
+        assert numbers_of(recording.frames(np.arange(length))) == frame_numbers(index, length)
+        assert recording.action_names == tuple(MOTORS)
+        clip = Windows([recording], frames=length, rate_hz=10.0)[0]
+        np.testing.assert_array_equal(clip.actions, actions_of(index, length))
+        np.testing.assert_allclose(clip.stamps_ns, np.arange(length) * 1e8, atol=100)
+
+
+def test_videos_in_av1_as_lerobot_writes_them_are_read(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", LENGTHS, version="v3.0", codec="libsvtav1")
+    recordings = prepared(folder, store)
+    assert numbers_of(recordings[1].frames(np.arange(9))) == frame_numbers(1, 9)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (MOTORS, tuple(MOTORS)),
+        ({"motors": MOTORS}, tuple(MOTORS)),
+        (None, ("action[0]", "action[1]")),
+        (["both"], ("action[0]", "action[1]")),
+    ],
+)
+def test_components_of_actions_are_named_as_the_data_set_names_them(
+    tmp_path: Path, store: Store, names: Any, expected: tuple[str, ...]
+) -> None:
+    folder = write_lerobot(tmp_path / "set", [3], version="v2.1", names=names)
+    assert prepared(folder, store)[0].action_names == expected
+
+
+def test_components_and_the_camera_are_chosen(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [3], version="v2.1", names=MOTORS)
+    (recording,) = prepared(folder, store, action="action:gripper.pos", camera=CAMERA)
+    assert recording.action_names == ("gripper.pos",)
+    stamps = recording.stamps_ns[:2]
+    np.testing.assert_allclose(recording.actions(stamps, stamps + 1), [[0], [1]])
+    (film,) = prepared(folder, store, action="none")
+    assert film.action_names is None
+    assert film.key == recording.key
+
+
+def test_a_data_set_is_split_by_episode(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [3] * 6, version="v3.0")
+    data = open_data([str(folder)], store, held_out=0.4)
+    assert len(data.train) + len(data.held_out) == 6
+    assert data.held_out and data.train
+
+
+def empty_features(info: dict[str, Any]) -> None:
+    info["features"] = {"action": info["features"]["action"]}
+
+
+def second_camera(info: dict[str, Any]) -> None:
+    info["features"]["wrist"] = info["features"][CAMERA]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "complaint"),
+    [
+        (
+            lambda info: info.update(codebase_version="v1.6"),
+            {},
+            "of format v1.6; v2.0, v2.1 and v3.0 can be read",
+        ),
+        (
+            lambda info: info.pop("features"),
+            {},
+            "info.json: not the description of a data set: features missing",
+        ),
+        (
+            lambda info: info.pop("chunks_size"),
+            {},
+            "meta/ does not say where an episode is: KeyError('chunks_size')",
+        ),
+        (
+            lambda info: info.update(data_path="{wrong}"),
+            {},
+            "meta/ does not say where an episode is: KeyError('wrong')",
+        ),
+        (empty_features, {}, "several cameras, choose one with ?camera=NAME; cameras: none"),
+        (second_camera, {}, f"several cameras, choose one with ?camera=NAME; cameras: {CAMERA}, wrist"),
+        (second_camera, {"camera": "rear"}, f"no camera rear; cameras: {CAMERA}, wrist"),
+        (lambda info: None, {"action": "torque"}, "no action torque; features of numbers: action, timestamp"),
+        (lambda info: None, {"action": "action:x"}, "action has no x; it has: action[0], action[1]"),
+    ],
+)
+def test_what_a_data_set_says_wrongly_of_itself_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], options: dict[str, str], complaint: str
+) -> None:
+    folder = write_lerobot(tmp_path / "set", [3], version="v2.1")
+    change_info(folder, change)
+    with pytest.raises(JepaExportError, match=re.escape(complaint)) as caught:
+        episodes(folder, options)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "complaint"),
+    [
+        ("v2.1", "meta/episodes.jsonl", "cannot be read: No such file"),
+        ("v2.1", "data/chunk-000/episode_000001.parquet", "cannot be read: No such file"),
+        ("v2.1", f"videos/chunk-000/{CAMERA}/episode_000001.mp4", "cannot be read: No such file"),
+        ("v3.0", "meta/episodes/chunk-000/file-000.parquet", "no parquet file in there"),
+        ("v3.0", "data/chunk-000/file-000.parquet", "cannot be read: No such file"),
+        ("v3.0", f"videos/{CAMERA}/chunk-000/file-000.mp4", "cannot be read: No such file"),
+    ],
+)
+def test_a_missing_file_is_named(
+    tmp_path: Path, store: Store, version: str, name: str, complaint: str
+) -> None:
+    folder = write_lerobot(tmp_path / "set", LENGTHS, version=version)
+    (folder / name).unlink()
+    with pytest.raises(JepaExportError, match=complaint) as caught:
+        prepared(folder, store)
+    assert "/".join(Path(name).parts[:2]) in str(caught.value)
+
+
+def test_a_table_cut_in_the_middle_is_an_error(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", LENGTHS, version="v3.0")
+    path = folder / "data/chunk-000/file-000.parquet"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(
+        JepaExportError, match=r"file-000\.parquet: cannot be read \(.*\); copy the data set again"
+    ):
+        prepared(folder, store)
+
+
+def test_a_video_shorter_than_its_episode_is_an_error(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [8], version="v2.1")
+    write_video(folder / f"videos/chunk-000/{CAMERA}/episode_000000.mp4", range(5))
+    with pytest.raises(JepaExportError, match=r"\(episode 0\): its video ends after 5 of 8 frames"):
+        prepared(folder, store)
+
+
+def test_a_video_of_another_rate_is_not_the_episodes(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [8], version="v2.1")
+    stamps = [index * 33 for index in range(30)]
+    write_video(folder / f"videos/chunk-000/{CAMERA}/episode_000000.mp4", range(30), stamps_ms=stamps)
+    with pytest.raises(JepaExportError, match=r"frame 1 in .* is -0\.067 s from its time stamp"):
+        prepared(folder, store)
+
+
+def test_an_episode_of_another_length_than_listed_is_an_error(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [8], version="v2.1")
+    (folder / "meta/episodes.jsonl").write_text(json.dumps({"episode_index": 0, "length": 9}))
+    with pytest.raises(JepaExportError, match="has 8 time stamps of it, meta/ says 9"):
+        prepared(folder, store)
+
+
+def test_actions_narrower_than_described_are_an_error(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [3], version="v2.1")
+    change_info(folder, lambda info: info["features"]["action"].update(shape=[3]))
+    with pytest.raises(
+        JepaExportError, match=r"\(episode 0\): action in .*episode_000000\.parquet: .* out of bounds"
+    ):
+        prepared(folder, store)
+
+
+def test_one_bad_episode_is_left_out_if_asked(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_lerobot(tmp_path / "set", LENGTHS, version="v2.1")
+    (folder / f"videos/chunk-000/{CAMERA}/episode_000001.mp4").write_bytes(b"nothing")
+    data = open_data([str(folder)], store, skip_bad=True, held_out=0)
+    assert [len(recording.stamps_ns) for recording in data.train] == [6, 4]
+    assert len(data.skipped) == 1 and "episode_000001.mp4" in data.skipped[0]
+    assert "left out: " in caplog.text
+    assert data.train[0].frames(np.array([0])).shape == (1, *SIZE, 3)

@@ -1,0 +1,147 @@
+"""From what a user types to recordings, and which of them are held out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_export.data.open import open_data, split
+from jepa_export.data.rooms import DrawnRecording
+from jepa_export.data.store import Store
+from jepa_export.data.windows import Windows
+from jepa_export.errors import JepaExportError
+from jepa_runtime.errors import JepaRuntimeError
+from tests.export.data.recordings import write_video
+from tests.runtime.bags import image, twist, write_bag
+
+pytest.importorskip("av", reason="PyAV is not installed (extra export)")
+S = 1_000_000_000
+
+
+def names(recordings: tuple[object, ...]) -> list[str]:
+    return [Path(recording.name).name for recording in recordings]  # type: ignore[attr-defined]
+
+
+def test_real_films_in_a_folder_become_clips(tmp_path: Path, bikes: Path, carphone: Path) -> None:
+    for film, below in ((bikes, "a"), (carphone, "b/c")):
+        (tmp_path / "films" / below).mkdir(parents=True)
+        shutil.copy(film, tmp_path / "films" / below)
+    told: list[str] = []
+    store = Store(tmp_path / "cache", height=64, width=64, keep_hz=5.0)
+    data = open_data([str(tmp_path / "films")], store, held_out=0, progress=told.append)
+    assert names(data.train) == ["bikes.mp4", "carphone_pristine.mp4"]
+    assert [text.split(":")[0] for text in told] == ["recording 1 of 2", "recording 2 of 2"]
+    windows = Windows(data.train, frames=4, rate_hz=5.0)
+    assert len(windows.recordings[0].stamps_ns) == 50
+    clip = windows[0]
+    assert clip.frames.shape == (4, 64, 64, 3) and clip.actions is None
+    assert np.abs(np.diff(clip.stamps_ns) - 0.2e9).max() <= 0.04e9
+
+
+def test_a_folder_is_searched_for_videos_and_bags_and_nothing_else(tmp_path: Path, store: Store) -> None:
+    write_video(tmp_path / "data/b/film.MKV", range(3))
+    write_video(tmp_path / "data/.hidden/film.mp4", range(3))
+    write_bag(tmp_path / "data/a.mcap", [image(S), image(S + 1)])
+    (tmp_path / "data/notes.txt").write_text("hello")
+    data = open_data([str(tmp_path / "data")], store, held_out=0)
+    assert names(data.train) == ["a.mcap", "film.MKV"]
+
+
+def test_several_kinds_of_data_are_taken_together(tmp_path: Path, store: Store) -> None:
+    film = write_video(tmp_path / "film.mp4", range(3))
+    bag = write_bag(tmp_path / "a.mcap", [image(S), image(S + 100), twist(S, 1.0)])
+    data = open_data([str(film), str(bag), "two_rooms?trajectories=2&frames=3"], store, held_out=0)
+    assert len(data.train) == 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("missing", "missing: no such file or folder; --data is one of: a video, a folder"),
+        ("{empty}", "neither a video nor a bag; --data is one of: a video"),
+        ("{film}?topic=/a", "unknown option topic; this kind of source knows: none"),
+        ("{film}?topic", "must read key=value"),
+        ("two_rooms?frames=0", "two_rooms: frames must be a whole number, got '0'"),
+        ("two_rooms?seed=x", "two_rooms: seed must be a whole number, got 'x'"),
+        ("two_rooms?layout=round", "layout must be random or fixed, got 'round'"),
+        ("two_rooms?episodes=3", "unknown option episodes; this kind of source knows: trajectories, frames"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_is_possible(
+    tmp_path: Path, store: Store, spec: str, complaint: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    film = write_video(tmp_path / "film.mp4", range(3))
+    with pytest.raises((JepaExportError, JepaRuntimeError), match=re.escape(complaint)):
+        open_data([spec.format(empty=tmp_path / "empty", film=film)], store, held_out=0)
+
+
+def test_a_bad_recording_is_an_error_unless_it_may_be_left_out(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_video(tmp_path / "data/good.mp4", range(3))
+    (tmp_path / "data/bad.mp4").write_bytes(b"nothing")
+    (tmp_path / "data/cut.mcap").write_bytes(b"nothing")
+    with pytest.raises(JepaExportError, match=r"bad\.mp4: cannot be decoded"):
+        open_data([str(tmp_path / "data")], store, held_out=0)
+    data = open_data([str(tmp_path / "data")], store, held_out=0, skip_bad=True)
+    assert names(data.train) == ["good.mp4"]
+    assert len(data.skipped) == 2
+    assert caplog.text.count("left out: ") == 2
+
+
+def test_only_bad_recordings_are_an_error_all_the_same(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    with pytest.raises(JepaExportError, match=r"none of 1 recordings can be used; the first: .*bad\.mp4"):
+        open_data([str(tmp_path / "bad.mp4")], store, skip_bad=True)
+
+
+# ------------------------------------------------------------------ split
+
+
+def drawn(*indices: int) -> list[DrawnRecording]:
+    return [DrawnRecording(0, index, frames=2, layout="fixed", height=8, width=8) for index in indices]
+
+
+@given(st.sets(st.integers(0, 500), min_size=2, max_size=60), st.floats(0.01, 0.9))
+def test_each_recording_is_on_one_side_and_neither_is_empty(indices: set[int], share: float) -> None:
+    recordings = drawn(*sorted(indices))
+    train, held = split(recordings, share)
+    assert train and held
+    assert sorted((*train, *held), key=id) == sorted(recordings, key=id)
+
+
+def test_a_recording_stays_on_its_side_when_others_are_added() -> None:
+    few, more = split(drawn(*range(100)), 0.2), split(drawn(*range(200)), 0.2)
+    for before, after in zip(few, more, strict=True):
+        assert {recording.name for recording in before} <= {recording.name for recording in after}
+    assert 20 <= len(more[1]) <= 60
+
+
+def test_both_copies_of_a_recording_are_on_the_same_side() -> None:
+    train, held = split([*drawn(*range(30)), *drawn(*range(30))], 0.3)
+    assert not {recording.identity for recording in train} & {recording.identity for recording in held}
+
+
+def test_nothing_is_held_out_if_asked() -> None:
+    train, held = split(drawn(0), 0.0)
+    assert (len(train), held) == (1, ())
+
+
+def test_one_recording_alone_cannot_be_split() -> None:
+    with pytest.raises(
+        JepaExportError, match=r"trajectory 0.* is the only recording: nothing can be held out"
+    ):
+        split(drawn(0, 0), 0.1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(JepaExportError, match=r"must lie in \[0, 1\)"):
+        split(drawn(0, 1), share)

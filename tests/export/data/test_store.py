@@ -1,0 +1,198 @@
+"""Frames are decoded once, and what is kept of them is whole or not there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_export.data.files import file_hash
+from jepa_export.data.store import Pace, Store
+from jepa_export.data.videos import VideoOrigin
+from jepa_export.errors import JepaExportError
+from jepa_runtime.imaging import Image, fit
+from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
+
+MS = 1_000_000
+STAMPS = [index * 100 * MS for index in range(12)]
+
+
+def test_any_frames_of_a_recording_are_read_in_any_order(store: Store) -> None:
+    recording = store.prepare(Numbered(STAMPS))
+    assert numbers_of(recording.frames(np.array([11, 0, 3, 3]))) == [11, 0, 3, 3]
+    assert recording.stamps_ns.tolist() == STAMPS
+    assert recording.rate_hz == pytest.approx(10)
+    assert recording.action_names is None and not recording.known.any()
+
+
+def test_a_recording_is_decoded_once(store: Store) -> None:
+    origin = Numbered(STAMPS)
+    store.prepare(origin)
+    recording = Store(store.folder, height=SIZE[0], width=SIZE[1]).prepare(origin)
+    assert origin.decoded == 12
+    assert numbers_of(recording.frames(np.arange(12))) == list(range(12))
+
+
+def test_another_size_pace_or_content_is_decoded_again(store: Store) -> None:
+    origin = Numbered(STAMPS)
+    keys = {
+        Store(store.folder, height=height, width=64, keep_hz=keep_hz).prepare(origin).key
+        for height, keep_hz in ((48, None), (32, None), (48, 5.0))
+    }
+    keys.add(store.prepare(Numbered(STAMPS[:-1])).key)
+    assert len(keys) == 4
+
+
+def test_frames_are_scaled_as_the_runtime_scales_them(tmp_path: Path, bikes: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed (extra export)")
+    recording = Store(tmp_path, height=96, width=96).prepare(VideoOrigin(bikes))
+    image = next(iter(VideoOrigin(bikes).frames()))[1]
+    expected = np.empty((96, 96, 3), np.uint8)
+    fit(image, expected)
+    np.testing.assert_array_equal(recording.frames(np.array([0]))[0], expected)
+
+
+def test_commands_come_with_the_frames(store: Store) -> None:
+    recording = store.prepare(Numbered(STAMPS, speeds([150 * MS, 350 * MS], [1.0, 2.0])))
+    assert (recording.action_names, recording.action_units) == (("linear.x",), ("m/s",))
+    assert np.flatnonzero(recording.known).tolist() == [2, 3, 4, 5, 6, 7, 8]
+    start = np.array([200 * MS, 300 * MS])
+    np.testing.assert_allclose(recording.actions(start, start + 100 * MS), [[1.0], [1.5]])
+
+
+def test_commands_of_another_clock_are_told(store: Store) -> None:
+    with pytest.raises(
+        JepaExportError,
+        match=r"frames from 0\.000 s to 1\.100 s, commands from 5000\.000 s to 5001\.000 s; .* clocks",
+    ):
+        store.prepare(Numbered(STAMPS, speeds([5_000_000 * MS, 5_001_000 * MS], [1.0, 2.0])))
+
+
+@pytest.mark.parametrize(
+    ("origin", "complaint"),
+    [
+        (Numbered([]), "numbered: there is no frame in it"),
+        (Numbered([0, 2, 1]), "frame 2 is at 1 ns, the one before at 2 ns; split the recording"),
+        (Numbered([0, 1, 1]), "the stamps go back or stand still"),
+        (Numbered([0, 1], sizes=[(48, 64), (64, 48)]), "frame 1 is 48 x 64, those before are 64 x 48"),
+    ],
+)
+def test_a_bad_recording_is_refused_and_nothing_of_it_is_kept(
+    store: Store, origin: Numbered, complaint: str
+) -> None:
+    with pytest.raises(JepaExportError, match=complaint):
+        store.prepare(origin)
+    assert [path for path in store.folder.iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("name", ["frames.rgb", "stamps.npy"])
+def test_what_a_crash_left_of_a_recording_is_made_again(store: Store, name: str) -> None:
+    origin = Numbered(STAMPS)
+    file = store.folder / store.prepare(origin).key / name
+    file.write_bytes(file.read_bytes()[:-10])
+    assert numbers_of(store.prepare(origin).frames(np.arange(12))) == list(range(12))
+    assert origin.decoded == 24
+
+
+def test_a_file_that_shrinks_under_a_reader_is_an_error_and_no_crash(store: Store) -> None:
+    recording = store.prepare(Numbered(STAMPS))
+    os.truncate(store.folder / recording.key / "frames.rgb", 100)
+    with pytest.raises(JepaExportError, match="shorter than it was"):
+        recording.frames(np.array([0]))
+
+
+def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(store: Store) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(JepaExportError, match="File too large; make room, or choose another --cache"):
+            store.prepare(Numbered(STAMPS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path for path in store.folder.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(JepaExportError, match=r"cannot be made: .*; choose another --cache"):
+        Store(tmp_path / "file" / "cache", height=8, width=8)
+
+
+@pytest.mark.parametrize(("height", "keep_hz"), [(0, None), (8, 0.0), (8, -1.0)])
+def test_frames_of_no_size_or_pace_are_refused(tmp_path: Path, height: int, keep_hz: float | None) -> None:
+    with pytest.raises(JepaExportError, match="frames need a height, a width and a pace above 0"):
+        Store(tmp_path, height=height, width=8, keep_hz=keep_hz)
+
+
+def test_the_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> None:
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"one")
+    first, whole = file_hash(folder / "a"), file_hash(folder)
+    (folder / "b").write_bytes(b"one")
+    assert file_hash(folder / "b") == first
+    assert file_hash(folder) != whole
+    (folder / "a").write_bytes(b"another")
+    assert file_hash(folder / "a") != first
+    with pytest.raises(JepaExportError, match="missing: cannot be read: No such file"):
+        file_hash(tmp_path / "missing")
+
+
+class Dying(Numbered):
+    """Kills its process in the middle."""
+
+    def frames(self) -> Iterator[tuple[int, Image]]:
+        for index, frame in enumerate(super().frames()):
+            if index == 6:
+                os._exit(9)
+            yield frame
+
+
+def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(store: Store) -> None:
+    process = multiprocessing.get_context("fork").Process(target=store.prepare, args=(Dying(STAMPS),))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert list(store.folder.glob("*.partial"))
+    assert numbers_of(store.prepare(Numbered(STAMPS)).frames(np.arange(12))) == list(range(12))
+    assert not list(store.folder.glob("*.partial"))
+
+
+def test_two_that_prepare_the_same_decode_it_once(store: Store) -> None:
+    origin = Numbered(STAMPS)
+    with ThreadPoolExecutor(4) as pool:
+        recordings = list(pool.map(store.prepare, [origin] * 4))
+    assert origin.decoded == 12
+    assert len({recording.key for recording in recordings}) == 1
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.sampled_from([2.0, 5.0, 10.0]))
+def test_frames_are_kept_at_about_the_pace_asked_for(gaps_ms: list[int], keep_hz: float) -> None:
+    stamps = np.cumsum(gaps_ms) * MS
+    pace = Pace(keep_hz)
+    kept = [int(stamp) for stamp in stamps if pace.due(int(stamp))]
+    period = 1e9 / keep_hz
+    assert kept[0] == stamps[0]
+    # Never faster in the long run; and no moment is without a frame for longer than the camera made it be.
+    assert len(kept) <= (kept[-1] - kept[0]) / period * 1.12 + 2
+    for earlier, later in zip(kept, [*kept[1:], int(stamps[-1])], strict=True):
+        between = stamps[(stamps > earlier) & (stamps < later)]
+        assert len(between) == 0 or between[-1] - earlier < 2 * period
+
+
+def test_a_regular_camera_is_thinned_regularly() -> None:
+    pace = Pace(10.0)
+    stamps = [round(index * 1e9 / 30) for index in range(30)]
+    assert [index for index, stamp in enumerate(stamps) if pace.due(stamp)] == list(range(0, 30, 3))
+    after_a_gap = [round(5e9 + index * 1e9 / 30) for index in range(30)]
+    assert [index for index, stamp in enumerate(after_a_gap) if pace.due(stamp)] == list(range(0, 30, 3))
+    everything = Pace(None)
+    assert all(everything.due(stamp) for stamp in stamps)

@@ -1,0 +1,137 @@
+"""Video files: real ones, of many kinds, whole and damaged."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jepa_export.data.store import Store
+from jepa_export.data.videos import VideoOrigin, decoded
+from jepa_export.errors import JepaExportError
+from tests.export.data.recordings import numbers_of, write_video
+
+pytest.importorskip("av", reason="PyAV is not installed (extra export)")
+
+
+def test_a_real_film_is_read_to_its_end_with_its_stamps(bikes: Path) -> None:
+    film = list(VideoOrigin(bikes).frames())
+    assert len(film) == 250
+    assert [stamp for stamp, _ in film] == [index * 40_000_000 for index in range(250)]
+    assert film[0][1].shape == (272, 640, 3)
+    assert film[0][1].dtype == np.uint8
+
+
+def test_frames_are_those_that_opencv_decodes(carphone: Path) -> None:
+    capture = cv2.VideoCapture(str(carphone))
+    count = 0
+    for _, image in VideoOrigin(carphone).frames():
+        expected = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
+        assert np.abs(image.astype(int) - expected).mean() < 1.0
+        count += 1
+    assert count == 120
+    assert not capture.read()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "libx264"),
+        ("a.mp4", "libsvtav1"),
+        ("a.avi", "mjpeg"),
+        ("a.mkv", "libx264"),
+        ("a.webm", "libvpx-vp9"),
+    ],
+)
+def test_many_kinds_of_video_are_read(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_video(tmp_path / name, range(20), codec=codec)
+    film = list(VideoOrigin(path).frames())
+    assert numbers_of([image for _, image in film]) == list(range(20))
+    assert [stamp for stamp, _ in film] == [index * 100_000_000 for index in range(20)]
+
+
+def test_frames_that_do_not_come_regularly_keep_their_stamps(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", range(5), stamps_ms=[30, 130, 180, 430, 450])
+    assert [stamp // 1_000_000 for stamp, _ in VideoOrigin(path).frames()] == [0, 100, 150, 400, 420]
+
+
+def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: Store) -> None:
+    small = write_video(tmp_path / "a.ts", range(5))
+    large = write_video(tmp_path / "b.ts", range(5), size=(96, 128))
+    small.write_bytes(small.read_bytes() + large.read_bytes())
+    with pytest.raises(JepaExportError, match=r"a\.ts: frame 5 is 128 x 96, those before are 64 x 48"):
+        store.prepare(VideoOrigin(small))
+
+
+@pytest.mark.parametrize("start", [1, 7, 8, 19])
+@pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
+def test_a_film_is_read_from_any_frame_on(tmp_path: Path, start: int, codec: str) -> None:
+    path = write_video(tmp_path / "a.mp4", range(20), codec=codec)
+    # Stamps in tables are rounded to float32.
+    found = [image for _, image in decoded(path, start_s=float(np.float32(start / 10)))]
+    assert numbers_of(found) == list(range(start, 20))
+
+
+def test_a_film_taken_with_the_camera_on_its_side_is_turned_upright(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [5, 5])
+    lying = next(iter(VideoOrigin(path).frames()))[1]
+    content = path.read_bytes()
+    one, zero = (0x10000).to_bytes(4), bytes(4)
+    header = content.index(b"tkhd")
+    place = content.index(one + zero * 3 + one, header)
+    turned = zero + one + zero + (-0x10000).to_bytes(4, signed=True) + zero * 2
+    path.write_bytes(content[:place] + turned + content[place + len(turned) :])
+    upright = next(iter(VideoOrigin(path).frames()))[1]
+    expected = cv2.cvtColor(cv2.VideoCapture(str(path)).read()[1], cv2.COLOR_BGR2RGB)
+    assert upright.shape == expected.shape == (64, 48, 3)
+    assert np.abs(upright.astype(int) - expected).mean() < 3.0
+    assert np.abs(upright.astype(int) - np.rot90(lying, -1)).mean() < 3.0
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv"])
+def test_a_film_cut_in_the_middle_is_refused(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, range(100), codec="mjpeg")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    seen: list[int] = []
+    with pytest.raises(JepaExportError, match=rf"{name}: .* after \d+ .*frames.* cut off"):
+        seen.extend(stamp for stamp, _ in VideoOrigin(path).frames())
+    assert 30 < len(seen) < 70
+    assert all(later > earlier for earlier, later in pairwise(seen))
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not a video\n" * 100])
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(JepaExportError, match=r"a\.mp4: cannot be decoded after 0 frames"):
+        list(VideoOrigin(path).frames())
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path: Path, bikes: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(bikes.read_bytes()[:2000])
+    with pytest.raises(JepaExportError, match=r"a\.mp4: "):
+        list(VideoOrigin(path).frames())
+
+
+def test_nothing_after_the_end_is_an_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", range(5))
+    with pytest.raises(JepaExportError, match="not one frame could be decoded from 9 s on"):
+        list(decoded(path, start_s=9.0))
+
+
+def test_a_sound_without_pictures_is_refused(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", 8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(JepaExportError, match="there is no video in this file"):
+        list(VideoOrigin(path).frames())

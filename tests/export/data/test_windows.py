@@ -1,0 +1,308 @@
+"""Clips: the right frames, with what was executed between them; batches that follow from seed and step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from jepa_export.data.batches import Batches
+from jepa_export.data.rooms import DrawnRecording
+from jepa_export.data.statistics import measure
+from jepa_export.data.store import Store
+from jepa_export.data.windows import Windows
+from jepa_export.errors import JepaExportError
+from jepa_runtime.imaging import Image
+from jepa_runtime.sources.commands import Commands, Floats, Stamps
+from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
+
+MS = 1_000_000
+AT_10_HZ = [index * 100 * MS for index in range(30)]
+
+
+class InMemory:
+    """A recording whose frames are one pixel: their row."""
+
+    height = width = 1
+
+    def __init__(self, stamps_ns: Stamps, commands: Commands | None = None) -> None:
+        self.name = self.identity = self.key = "in memory"
+        self.stamps_ns, self._commands = stamps_ns, commands
+        self.rate_hz = 1e9 / float(np.median(np.diff(stamps_ns))) if len(stamps_ns) > 1 else 0.0
+        self.action_names = None if commands is None else commands.names
+        self.action_units = None if commands is None else commands.units
+        self.known = np.zeros(len(stamps_ns), bool) if commands is None else commands.known(stamps_ns)
+
+    def frames(self, rows: NDArray[np.integer]) -> Image:
+        return np.broadcast_to(rows.astype(np.uint8)[:, None, None, None], (len(rows), 1, 1, 3))
+
+    def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
+        assert self._commands is not None
+        return self._commands.mean(starts_ns, ends_ns)
+
+
+def test_a_clip_has_frames_one_step_apart_and_what_was_executed_between_them(store: Store) -> None:
+    commands = speeds([stamp + 50 * MS for stamp in AT_10_HZ], [float(index) for index in range(30)])
+    windows = Windows([store.prepare(Numbered(AT_10_HZ, commands))], frames=3, rate_hz=5.0)
+    # The first frame came before the first command.
+    assert len(windows) == 30 - 4 - 1
+    clip = windows[4]
+    assert clip.frames.shape == (3, *SIZE, 3)
+    assert numbers_of(clip.frames) == [5, 7, 9]
+    assert clip.stamps_ns.tolist() == [500 * MS, 700 * MS, 900 * MS]
+    assert clip.actions is not None
+    assert clip.actions.dtype == np.float32
+    # Held over 500-700 ms: 4 for 50 ms, 5 for 100 ms, 6 for 50 ms.
+    np.testing.assert_allclose(clip.actions, [[5.0], [7.0], [9.0]])
+
+
+def test_clips_of_several_recordings_are_numbered_through_and_never_cross(store: Store) -> None:
+    recordings = [store.prepare(Numbered(AT_10_HZ[:length], name=str(length))) for length in (4, 2, 5)]
+    windows = Windows(recordings, frames=3, rate_hz=10.0)
+    assert [numbers_of(windows[index].frames)[0] for index in range(len(windows))] == [0, 1, 0, 1, 2]
+    assert windows[0].actions is None
+    for index in (-1, 5):
+        with pytest.raises(IndexError, match="there are 5 clips"):
+            windows[index]
+
+
+def test_no_clip_goes_over_a_gap(store: Store) -> None:
+    gone = {7, 8, 9}
+    stamps = [stamp for index, stamp in enumerate(AT_10_HZ[:16]) if index not in gone]
+    windows = Windows([store.prepare(Numbered(stamps))], frames=3, rate_hz=10.0)
+    starts = [int(windows[index].stamps_ns[0]) // (100 * MS) for index in range(len(windows))]
+    assert starts == [0, 1, 2, 3, 4, 10, 11, 12, 13]
+
+
+def test_a_stride_takes_every_nth_start(store: Store) -> None:
+    windows = Windows([store.prepare(Numbered(AT_10_HZ))], frames=2, rate_hz=10.0, stride=7)
+    assert [numbers_of(windows[index].frames)[0] for index in range(len(windows))] == [0, 7, 14, 21, 28]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=40),
+    st.lists(st.tuples(st.integers(0, 8000), st.integers(-9, 9)), min_size=1, max_size=20),
+    st.integers(1, 4),
+    st.sampled_from([100, 200, 450]),
+)
+def test_every_clip_is_aligned_and_no_whole_one_is_missing(
+    gaps_ms: list[int], given_commands: list[tuple[int, int]], frames: int, step_ms: int
+) -> None:
+    ordered = sorted(given_commands)
+    stamps = np.cumsum(gaps_ms) * MS
+    commands = speeds([at * MS for at, _ in ordered], [float(value) for _, value in ordered])
+    recording = InMemory(stamps, commands)
+    try:
+        windows = Windows([recording], frames=frames, rate_hz=1000 / step_ms)
+    except JepaExportError:
+        return
+    step, tolerance = step_ms * MS, min((step_ms * MS - 1) // 2, round(1e9 / (recording.rate_hz or 1e18)))
+    expected = []
+    for start in stamps:
+        targets = start + np.arange(frames) * step
+        rows = [int(np.abs(stamps - target).argmin()) for target in targets]
+        near = all(
+            abs(int(stamps[row]) - target) <= tolerance for row, target in zip(rows, targets, strict=True)
+        )
+        if near and all(commands.at(int(stamps[row])) is not None for row in rows):
+            expected.append(rows)
+    clips = [windows[index] for index in range(len(windows))]
+    assert [clip.frames[:, 0, 0, 0].tolist() for clip in clips] == expected
+    for clip in clips:
+        assert clip.actions is not None
+        moments = np.append(clip.stamps_ns, clip.stamps_ns[-1] + step)
+        assert (np.diff(moments) > 0).all()
+        np.testing.assert_array_equal(clip.actions, commands.mean(moments[:-1], moments[1:]))
+
+
+def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_missing(store: Store) -> None:
+    stamps = [index * 50 * MS for index in range(41) if not 900 < index * 50 < 1200]
+    windows = Windows([store.prepare(Numbered(stamps))], frames=2, rate_hz=1.0)
+    starts_ms = [int(windows[index].stamps_ns[0]) // MS for index in range(len(windows))]
+    # 1000 ms after the first frames nothing was seen within 50 ms.
+    assert starts_ms == list(range(150, 901, 50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"frames": 3, "rate_hz": 20.0}, "has 10 frames a second, clips of 20 Hz cannot be made"),
+        ({"frames": 31, "rate_hz": 10.0}, "not one clip of 31 frames at 10 Hz in 1 recordings"),
+        ({"frames": 0, "rate_hz": 10.0}, "clips need at least one frame"),
+        ({"frames": 1, "rate_hz": 0.0}, "a positive rate"),
+        ({"frames": 1, "rate_hz": 1.0, "stride": 0}, "a stride of at least 1"),
+    ],
+)
+def test_clips_that_cannot_be_made_are_an_error(
+    store: Store, arguments: dict[str, float], complaint: str
+) -> None:
+    with pytest.raises(JepaExportError, match=complaint):
+        Windows([store.prepare(Numbered(AT_10_HZ))], **arguments)  # type: ignore[arg-type]
+
+
+def test_recordings_that_do_not_fit_together_are_refused(store: Store, tmp_path: Path) -> None:
+    plain = store.prepare(Numbered(AT_10_HZ))
+    commanded = store.prepare(Numbered(AT_10_HZ, speeds([0], [1.0]), name="commanded"))
+    smaller = Store(tmp_path, height=8, width=8).prepare(Numbered(AT_10_HZ))
+    with pytest.raises(JepaExportError, match=r"its actions are linear\.x, those of numbered none"):
+        Windows([plain, commanded], frames=2, rate_hz=10.0)
+    with pytest.raises(JepaExportError, match="frames of 8 x 8, those of numbered are 64 x 48"):
+        Windows([plain, smaller], frames=2, rate_hz=10.0)
+
+
+def test_the_digest_changes_with_what_is_trained_on(store: Store) -> None:
+    def digest(*names: str, frames: int = 2, rate_hz: float = 10.0) -> str:
+        recordings = [store.prepare(Numbered(AT_10_HZ, name=name)) for name in names]
+        return Windows(recordings, frames=frames, rate_hz=rate_hz).digest
+
+    assert digest("a", "b") == digest("a", "b")
+    digests = {
+        digest("a"),
+        digest("a", "b"),
+        digest("b", "a"),
+        digest("a", frames=3),
+        digest("a", rate_hz=5.0),
+    }
+    assert len(digests) == 5
+
+
+def test_the_digest_changes_with_what_is_known_of_actions(store: Store) -> None:
+    digests = {
+        Windows(
+            [store.prepare(Numbered(AT_10_HZ, speeds([start * MS], [1.0])))], frames=2, rate_hz=10.0
+        ).digest
+        for start in (0, 300)
+    }
+    assert len(digests) == 2
+
+
+# ------------------------------------------------------------------ batches
+
+
+def ten_clips(count: int = 10) -> Windows:
+    return Windows([InMemory(np.arange(count) * 100 * MS)], frames=1, rate_hz=10.0)
+
+
+def test_an_epoch_goes_once_through_all_clips_and_each_in_another_order() -> None:
+    batches = Batches(ten_clips(), size=5, seed=3)
+    epochs = [
+        np.concatenate([batches.indices(step), batches.indices(step + 1)]).tolist() for step in (0, 2, 4)
+    ]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert batches.indices(0).tolist() != Batches(ten_clips(), size=5, seed=4).indices(0).tolist()
+
+
+def test_what_does_not_fill_a_batch_is_left_for_another_epoch() -> None:
+    batches = Batches(ten_clips(), size=4, seed=0)
+    assert batches.per_epoch == 2
+    epoch = np.concatenate([batches.indices(0), batches.indices(1)])
+    assert len(set(epoch.tolist())) == 8
+
+
+def test_a_killed_training_goes_on_with_the_batches_that_would_have_come() -> None:
+    whole = [batch.frames for batch in Batches(ten_clips(), size=3, seed=1).iterate(0, 12)]
+    resumed = [batch.frames for batch in Batches(ten_clips(), size=3, seed=1, workers=1).iterate(7, 12)]
+    np.testing.assert_array_equal(whole[7:], resumed)
+    np.testing.assert_array_equal(Batches(ten_clips(), size=3, seed=1).batch(9).frames, whole[9])
+
+
+def test_batches_are_read_ahead_but_not_far(store: Store) -> None:
+    class Counting(InMemory):
+        read = 0
+
+        def frames(self, rows: NDArray[np.integer]) -> Image:
+            self.read += 1
+            return super().frames(rows)
+
+    recording = Counting(np.arange(10) * 100 * MS)
+    batches = Batches(Windows([recording], frames=1, rate_hz=10.0), size=1, seed=0)
+    stream = batches.iterate(0, 10_000)
+    next(stream)
+    stream.close()
+    assert 1 <= recording.read <= 6
+
+
+def test_a_batch_holds_frames_stamps_and_actions() -> None:
+    stamps = np.arange(10) * 100 * MS
+    windows = Windows([InMemory(stamps, speeds(stamps.tolist(), list(range(10))))], frames=2, rate_hz=10.0)
+    batch = Batches(windows, size=4, seed=0).batch(0)
+    assert batch.frames.shape == (4, 2, 1, 1, 3) and batch.frames.dtype == np.uint8
+    assert batch.stamps_ns.shape == (4, 2)
+    assert batch.actions is not None and batch.actions.shape == (4, 2, 1)
+    np.testing.assert_array_equal(batch.actions[..., 0], batch.frames[..., 0, 0, 0])
+
+
+def test_an_error_while_reading_reaches_whoever_trains(store: Store) -> None:
+    recording = store.prepare(Numbered(AT_10_HZ))
+    batches = Batches(Windows([recording], frames=2, rate_hz=10.0), size=2, seed=0)
+    (store.folder / recording.key / "frames.rgb").unlink()
+    with pytest.raises(JepaExportError, match=r"frames\.rgb: No such file"):
+        next(batches.iterate(0, 5))
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(JepaExportError, match="a batch of 11 clips cannot be drawn from 10"):
+        Batches(ten_clips(), size=11, seed=0)
+
+
+# ------------------------------------------------------------------ Two Rooms
+
+
+def rooms(index: int, *, frames: int = 6, size: int = 128) -> DrawnRecording:
+    return DrawnRecording(3, index, frames=frames, layout="random", height=size, width=size)
+
+
+def test_two_rooms_are_drawn_when_looked_at_and_the_same_each_time() -> None:
+    windows = Windows([rooms(0), rooms(1)], frames=3, rate_hz=5.0)
+    assert len(windows) == 8
+    clips = [windows[5], windows[5], windows[0]]
+    np.testing.assert_array_equal(clips[0].frames, clips[1].frames)
+    assert not np.array_equal(clips[0].frames, clips[2].frames)
+    assert clips[0].frames.shape == (3, 128, 128, 3)
+    actions = clips[0].actions
+    assert actions is not None and actions.shape == (3, 2)
+    assert np.linalg.norm(actions, axis=1).max() > 0
+
+
+def test_actions_of_two_rooms_are_those_that_moved_the_robot() -> None:
+    from jepa_export.data.two_rooms import record
+
+    drawn = record((3, 7, 0), layouts=1, trajectories=1, frames=7, kind="random")
+    clip = Windows([rooms(0)], frames=6, rate_hz=5.0)[0]
+    np.testing.assert_array_equal(clip.frames, drawn.frames[0, 0, :6])
+    np.testing.assert_allclose(clip.actions, drawn.actions[0, 0], rtol=1e-5)
+
+
+def test_two_rooms_are_scaled_to_the_size_asked_for() -> None:
+    assert Windows([rooms(0, size=32)], frames=2, rate_hz=2.5)[0].frames.shape == (2, 32, 32, 3)
+
+
+# ------------------------------------------------------------------ statistics
+
+
+def test_statistics_are_those_of_all_frames_and_actions() -> None:
+    stamps = np.arange(50) * 100 * MS
+    values = np.stack([np.arange(50.0), np.full(50, 2.0)], axis=1)
+    commands = Commands(("a", "b"), ("m/s", "rad/s"), stamps, values)
+    found = measure(Windows([InMemory(stamps, commands)], frames=1, rate_hz=10.0))
+    assert found.clips == 50
+    np.testing.assert_allclose(found.frame_mean, np.arange(50).mean() / 255)
+    np.testing.assert_allclose(found.frame_std, np.arange(50).std() / 255)
+    actions = found.actions
+    assert actions is not None
+    assert (actions.names, actions.units) == (("a", "b"), ("m/s", "rad/s"))
+    np.testing.assert_allclose(actions.mean, [24.5, 2])
+    np.testing.assert_allclose(actions.std, [values[:, 0].std(), 0])
+    assert (actions.low, actions.high) == ((0, 2), (49, 2))
+
+
+def test_statistics_of_part_of_the_clips_are_spread_over_all_of_them() -> None:
+    found = measure(ten_clips(200), clips=3)
+    assert (found.clips, found.actions) == (3, None)
+    np.testing.assert_allclose(found.frame_mean, np.mean([0, 99, 199]) / 255)

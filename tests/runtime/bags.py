@@ -1,0 +1,74 @@
+"""Bags with images and commands, for tests: real CDR in real MCAP files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.recording.definitions import build
+
+IMAGE = "sensor_msgs/msg/Image"
+JOINTS = "sensor_msgs/msg/JointState"
+FLOATS = "std_msgs/msg/Float32MultiArray"
+TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
+
+Entry = tuple[int, str, str, dict[str, Any]]
+
+
+def image(stamp_ns: int, value: int = 0, *, size: tuple[int, int] = (6, 8), topic: str = "/image") -> Entry:
+    """An image of one grey, logged at its stamp."""
+    height, width = size
+    fields = {
+        "header": messages.header(stamp_ns, "front"),
+        "height": height,
+        "width": width,
+        "encoding": "rgb8",
+        "is_bigendian": 0,
+        "step": width * 3,
+        "data": np.full(height * width * 3, value, np.uint8),
+    }
+    return stamp_ns, topic, IMAGE, fields
+
+
+def vector(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> dict[str, float]:
+    return {"x": x, "y": y, "z": z}
+
+
+def twist(log_ns: int, forward: float, turn: float = 0.0) -> Entry:
+    return log_ns, "/cmd_vel", messages.TWIST, {"linear": vector(forward), "angular": vector(z=turn)}
+
+
+def twist_stamped(log_ns: int, stamp_ns: int, forward: float) -> Entry:
+    fields = {
+        "header": messages.header(stamp_ns, "base"),
+        "twist": {"linear": vector(forward), "angular": vector()},
+    }
+    return log_ns, "/cmd_vel", TWIST_STAMPED, fields
+
+
+def floats(log_ns: int, *values: float) -> Entry:
+    fields = {"layout": {"dim": [], "data_offset": 0}, "data": np.array(values, np.float32)}
+    return log_ns, "/effort", FLOATS, fields
+
+
+def joints(log_ns: int, **positions: float) -> Entry:
+    fields = {
+        "header": messages.header(log_ns, ""),
+        "name": list(positions),
+        "position": np.array(list(positions.values()), np.float64),
+        "velocity": np.array([10 * value for value in positions.values()], np.float64),
+        "effort": np.array([]),
+    }
+    return log_ns, "/joint_states", JOINTS, fields
+
+
+def write_bag(path: Path, entries: Iterable[Entry]) -> Path:
+    """Record ``entries`` in the order of their log times."""
+    with McapRecorder(path) as recorder:
+        for log_ns, topic, type_name, fields in sorted(entries, key=lambda entry: entry[0]):
+            recorder.write_message(topic, build(type_name, fields), log_ns)
+    return path
