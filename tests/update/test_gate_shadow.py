@@ -94,12 +94,12 @@ class Still(PassiveSource):
 
     name, rate_hz = "still", 30.0
 
-    def __init__(self, *, silent: bool = False, frames: int = 60) -> None:
-        self._silent, self._frames = silent, frames
+    def __init__(self, *, silent: bool = False, frames: int = 60, numbers: int = 2) -> None:
+        self._silent, self._frames, self._numbers = silent, frames, numbers
 
     @property
     def command(self) -> np.ndarray | None:
-        return None if self._silent else np.zeros(2, np.float32)
+        return None if self._silent else np.zeros(self._numbers, np.float32)
 
     def frames(self) -> Iterator[Frame]:
         image = next(TwoRoomsSource(seed=0).frames()).image
@@ -118,6 +118,11 @@ def test_frames_without_actions_are_told_apart_from_frames_without_motion(two_ro
     assert report.reason.startswith(
         "of 60 frames none could be predicted: the actions between them are unknown"
     )
+
+
+def test_commands_of_another_robot_are_told(two_rooms_bundle: Path) -> None:
+    with pytest.raises(UpdateError, match=r"still: gives 3 numbers as its command, .* linear.x, linear.y: n"):
+        compare(two_rooms_bundle, two_rooms_bundle, Still(numbers=3))
 
 
 def test_it_ends_when_it_is_told_to(two_rooms_bundle: Path) -> None:
@@ -175,10 +180,11 @@ def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
     began = time.monotonic()
     end = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
     assert end is not None and source.closed
-    assert 1 <= len(told) <= (time.monotonic() - began) / 0.2
+    assert 2 <= len(told) <= (time.monotonic() - began) / 0.2 + 1
     frames = [report.frames for report in told]
-    assert frames == sorted({*frames}) and frames[-1] < end["frames"]
-    assert all(report.verdict is Verdict.CONTINUE for report in told)
+    assert frames == sorted({*frames}) and frames[-1] == end["frames"]
+    assert [report.verdict for report in told[:-1]] == [Verdict.CONTINUE] * (len(told) - 1)
+    assert told[-1].verdict is Verdict.ACCEPT
 
 
 def test_a_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.errors import UpdateError
 from jepa_runtime.history import History
 from jepa_runtime.sources.base import Frame, Source
 from jepa_runtime.update.gate.sequential import PairedTest, Summary, Verdict, score
@@ -156,10 +157,11 @@ def run(
         source: not closed here.
         stopping: ends it when set.
         alive: called there with every frame; what it raises ends it too.
-        compared: called there about once a second, with what is known so far.
+        compared: called there about once a second and at the end, with what is known so far.
 
     Raises:
         SourceError: the source failed.
+        UpdateError: its commands are not those of the models.
         JepaRuntimeError: a model cannot be opened, or failed.
     """
     interrupted = threading.Event()
@@ -173,17 +175,30 @@ def run(
             for frame in source.frames():
                 if alive is not None:
                     alive()
-                if shadow.add(frame, source.command) is not Verdict.CONTINUE:
+                if shadow.add(frame, _command(source, current)) is not Verdict.CONTINUE:
                     break
                 if compared is not None and time.monotonic() - told >= _TELL_S:
                     compared(shadow.report())
                     told = time.monotonic()
                 if interrupted.is_set() or (stopping is not None and stopping.is_set()):
                     break
-            return shadow.report()
+            report = shadow.report()
+            if compared is not None:
+                compared(report)
+            return report
 
     with ThreadPoolExecutor(1, "jepa-shadow") as pool:
         try:
             return pool.submit(compare).result()
         finally:
             interrupted.set()
+
+
+def _command(source: Source, model: WorldModel) -> NDArray[np.float32] | None:
+    command, action = source.command, model.manifest.io.action
+    if command is not None and command.shape != (len(action.names),):
+        raise UpdateError(
+            f"{source.name}: gives {command.size} numbers as its command, the models take "
+            f"{', '.join(action.names)}: name these of its fields"
+        )
+    return command
