@@ -13,7 +13,8 @@ import os
 import resource
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _MADV_DONTNEED = 4
 # From <malloc.h>; 32 MiB is the largest threshold of mmap that glibc takes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20
+# The weakest niceness.
+_LAST = 19
 
 # Before anything narrows it: the cores on which this process may run.
 _AVAILABLE = frozenset(os.sched_getaffinity(0))
@@ -108,6 +111,25 @@ def join(settings: RealtimeSettings, which: Iterable[int]) -> None:
                 os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(settings.fifo_priority))
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """Let everything else come first meanwhile (nice 19): for the calling thread, and for those that start.
+    Where the system would not let them come back (RLIMIT_NICE), nothing is changed.
+    """
+    own = threading.get_native_id()
+    nice, before = os.getpriority(os.PRIO_PROCESS, own), threads()
+    if not _may_come_back(nice):
+        yield
+        return
+    os.setpriority(os.PRIO_PROCESS, own, _LAST)
+    try:
+        yield
+    finally:
+        for thread in {own} | (threads() - before):
+            with suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, thread, nice)
+
+
 def undo(settings: RealtimeSettings) -> None:
     """Give cores, locked memory and garbage collection back; the priority ends with its thread, and the heap
     stays as it is."""
@@ -141,6 +163,20 @@ def _read_files() -> Iterator[tuple[int, int]]:
         if permissions == "r--s":
             start, end = (int(address, 16) for address in addresses.split("-"))
             yield start, end - start
+
+
+def _may_come_back(nice: int) -> bool:
+    """Whether a thread that steps back may return to ``nice``: one that ends with it tries."""
+
+    def step_back() -> bool:
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, _LAST)
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, own, nice)
+        return os.getpriority(os.PRIO_PROCESS, own) == nice
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(step_back).result()
 
 
 def _applied(name: str, wanted: str, reason: str) -> Applied:
