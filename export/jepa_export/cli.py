@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jepa_export.commands import release
+from jepa_export.commands import distill, evaluate, release, train_predictor
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
 
@@ -51,38 +51,58 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train, needs=_NEEDED, stopped="the same command goes on from the last checkpoint")
     _add_build(commands)
+    distill.add_parser(commands)
+    train_predictor.add_parser(commands)
+    evaluate.add_parser(commands)
     release.add_parser(commands)
     return parser
 
 
 def _add_build(commands: Any) -> None:
-    build = commands.add_parser("build", help="write the bundle of a student")
-    build.add_argument("--student", required=True, help="vit_ti, vit_s or vit_m")
-    build.add_argument(
+    build = commands.add_parser("build", help="write the bundle of a student, or of a teacher as it is")
+    model = build.add_mutually_exclusive_group(required=True)
+    model.add_argument("--student", help="vit_ti, vit_s or vit_m")
+    model.add_argument("--teacher", metavar="NAME", help="vjepa2_1_vitb_384, vjepa2_vitl_256, …")
+    weights = build.add_mutually_exclusive_group(required=True)
+    weights.add_argument(
         "--untrained",
         action="store_true",
-        required=True,
         help="random weights, for measuring speed; the runtime serves such a bundle only if told to",
     )
-    build.add_argument("--out", type=Path, required=True, help="folder of the bundle")
-    build.add_argument("--size", type=int, default=224, help="side of the frame in pixels (%(default)s)")
-    build.add_argument(
-        "--actions", type=int, help="components of an action, each in -1 … 1 (default: Two Rooms' velocities)"
+    weights.add_argument(
+        "--checkpoint", metavar="FILE", help="a teacher's official file, a folder, or a name on the Hub"
     )
-    build.add_argument("--horizon", type=int, default=8, help="steps of a future (%(default)s)")
-    build.add_argument("--num-samples", type=int, default=64, help="futures at once (%(default)s)")
-    build.add_argument("--history", type=int, default=3, help="frames the predictor sees (%(default)s)")
-    build.add_argument("--seed", type=int, default=0, help="of the weights (%(default)s)")
+    build.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    forms = build.add_mutually_exclusive_group()
+    forms.add_argument(
+        "--target",
+        action="append",
+        choices=["onnx", "openvino", "npu", "tensorrt"],
+        help="for what it is built; may be repeated (default: onnx and openvino)",
+    )
+    forms.add_argument(
+        "--only", metavar="TARGET/PRECISION", help="one form, as a robot needs it, such as openvino/int8"
+    )
+    build.add_argument("--horizon", type=int, help="steps of a future (default: 8; of a teacher 4)")
+    build.add_argument("--seed", type=int, default=0, help="of random weights (%(default)s)")
     build.add_argument(
         "--calibration",
         default="two_rooms",
         metavar="SOURCE",
-        help="real frames for INT8: two_rooms, a video, a folder of images or a bag (%(default)s)",
+        help="real frames: two_rooms, a video, a folder of images or a bag (%(default)s)",
     )
-    build.add_argument(
-        "--only",
-        metavar="TARGET/PRECISION",
-        help="one variant, as a robot needs it, such as openvino/int8 (default: all)",
+    student = build.add_argument_group("students")
+    student.add_argument("--size", type=int, help="side of the frame in pixels (default: 224)")
+    student.add_argument(
+        "--actions", type=int, help="components of an action, each in -1 … 1 (default: Two Rooms' velocities)"
+    )
+    student.add_argument("--num-samples", type=int, help="futures at once (default: 64)")
+    student.add_argument("--history", type=int, help="frames the predictor sees (default: 3)")
+    teacher = build.add_argument_group("teachers")
+    teacher.add_argument("--frames", type=int, help="length of the clip that it sees (default: 8)")
+    teacher.add_argument("--depth", type=int, help="random weights: only so many blocks")
+    teacher.add_argument(
+        "--accept-non-commercial", action="store_true", default=None, help="build one that is so licensed"
     )
     build.set_defaults(run=_build, needs=_NEEDED, stopped="nothing was written")
 
@@ -97,18 +117,48 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from jepa_export.commands.build import Request, build
+    from jepa_export.commands.build_teacher import TeacherRequest, build_teacher
 
+    given = {
+        "out": arguments.out,
+        "seed": arguments.seed,
+        "calibration": arguments.calibration,
+        "targets": tuple(dict.fromkeys(arguments.target or ("onnx", "openvino"))),
+        "only": arguments.only,
+    }
+    if arguments.teacher is not None:
+        _refuse(arguments, "a student", "size", "actions", "num_samples", "history")
+        return build_teacher(
+            TeacherRequest(
+                teacher=arguments.teacher,
+                checkpoint=arguments.checkpoint,
+                depth=arguments.depth,
+                frames=_or(arguments.frames, 8),
+                horizon=_or(arguments.horizon, 4),
+                accept_non_commercial=bool(arguments.accept_non_commercial),
+                **given,
+            )
+        )
+    _refuse(arguments, "a teacher", "checkpoint", "frames", "depth", "accept_non_commercial")
     return build(
         Request(
             student=arguments.student,
-            out=arguments.out,
-            px=arguments.size,
+            px=_or(arguments.size, 224),
             actions=arguments.actions,
-            horizon=arguments.horizon,
-            num_samples=arguments.num_samples,
-            history_size=arguments.history,
-            seed=arguments.seed,
-            calibration=arguments.calibration,
-            only=arguments.only,
+            horizon=_or(arguments.horizon, 8),
+            num_samples=_or(arguments.num_samples, 64),
+            history_size=_or(arguments.history, 3),
+            **given,
         )
     )
+
+
+def _refuse(arguments: argparse.Namespace, whose: str, *options: str) -> None:
+    """Refuse options that would be ignored."""
+    for option in options:
+        if getattr(arguments, option) is not None:
+            raise JepaExportError(f"--{option.replace('_', '-')} is for building {whose}: leave it out")
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value

@@ -14,6 +14,7 @@ import openvino as ov
 import torch
 
 from jepa_export.data.two_rooms import STEP_S, record
+from jepa_export.errors import JepaExportError
 from jepa_export.fidelity import Fidelity, goal_threshold, measure
 from jepa_export.staging import commit, staged, write_report
 from jepa_export.students.two_rooms import LATENT_DIM, PIXEL_MEAN, PIXEL_STD, Energy
@@ -21,8 +22,9 @@ from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import compress_int8, convert, quantize_int8, save
 from jepa_export.training.dynamics import HORIZON
 from jepa_export.training.two_rooms import TrainedModel
-from jepa_runtime.bundle import seal
+from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.verification import golden_parity
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 from jepa_runtime.worlds.rendering import FRAME_PX, Image
 
@@ -40,7 +42,8 @@ def pack(
     """Write the bundle ``folder`` (replaced if it exists), except for closed-loop scores.
 
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle.
+        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
+            does.
         BundleError: what was made is not a valid bundle.
     """
     with staged(folder) as staging:
@@ -65,8 +68,19 @@ def pack(
             standing=True,
         )
         threshold = goal_threshold(model.encoder, model.energy, standing)
-        seal(staging, _manifest(fidelity, threshold, model_id, version, release_seq, command, model.kind))
+        manifest = _manifest(fidelity, threshold, model_id, version, release_seq, command, model.kind)
+        _check_golden(seal(staging, manifest))
     return fidelity
+
+
+def _check_golden(bundle: Bundle) -> None:
+    for precision in bundle.manifest.golden.tolerances:
+        for parity in golden_parity(bundle, engine="openvino:CPU", precision=precision):
+            if not parity.ok:
+                raise JepaExportError(
+                    f"the {precision} {parity.graph} does not compute what the network does: "
+                    f"{parity.figures}; nothing was written"
+                )
 
 
 def _limits() -> ActionLimits:

@@ -1,69 +1,37 @@
-"""A bundle of a student: its graphs in fp32 and INT8, calibrated on real frames, and what they must compute.
-
-Its predictor was not measured on held-out recordings here: error bounds and thresholds are zeros, which only
-a bundle of random weights may have."""
+"""A bundle of a student: its graphs in the forms that are asked for, calibrated on real frames, and what they
+must compute."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepa_export.errors import JepaExportError
-from jepa_export.staging import commit, staged, write_report
+from jepa_export.bundles import Actions, Identity, Measured, Settings, complete, manifest, write_golden
+from jepa_export.staging import staged
 from jepa_export.student_graphs import write_graph, write_predictor
-from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.students.family import Student
 from jepa_export.targets.openvino import Sample
-from jepa_runtime.bundle import Bundle, seal
+from jepa_export.variants import DEFAULT_KINDS as VARIANTS
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
-from jepa_runtime.verification import golden_parity
+
+__all__ = ["VARIANTS", "Actions", "Settings", "write_student", "write_untrained"]
 
 # Each gives a sample a step.
 ROLLOUTS = 8
 GOLDEN_FRAMES = 2
 GOLDEN_CANDIDATES = 4
 # Random weights amplify rounding more than trained ones: INT8 is checked for sanity, not for accuracy.
-TOLERANCES = {"fp32": {"min_cosine": 0.9999, "max_abs": 0.02}, "int8": {"min_cosine": 0.9, "max_abs": 2.0}}
-VARIANTS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Actions:
-    """What the robot can be told, as in the manifest."""
-
-    names: tuple[str, ...]
-    units: tuple[str, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    max_norm: float | None
-
-    @property
-    def scale(self) -> tuple[float, ...]:
-        """The largest magnitude of each component."""
-        return tuple(max(-low, high) for low, high in zip(self.low, self.high, strict=True))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the bundle is told to be. W = ``history_size``, H = ``horizon``, K = ``num_samples``; ``step_s``
-    is how long an action is held; ``rate_hz`` the rate of the frames; ``variants``: which of :data:`VARIANTS`
-    the bundle has, the preferred first: a robot needs one."""
-
-    actions: Actions
-    history_size: int
-    horizon: int
-    num_samples: int
-    step_s: float
-    rate_hz: float
-    variants: tuple[tuple[str, str], ...]
-    command: str
+TOLERANCES = {
+    "fp32": {"min_cosine": 0.9999, "max_abs": 0.02},
+    "fp16": {"min_cosine": 0.999, "max_abs": 0.2},
+    "int8": {"min_cosine": 0.9, "max_abs": 2.0},
+}
 
 
 def write_untrained(
@@ -75,10 +43,38 @@ def write_untrained(
     seed: int,
     progress: Callable[[str], None],
 ) -> Bundle:
-    """Write the bundle ``folder`` (replaced if it exists) of a student with random weights.
+    """Write the bundle of a student with random weights, whose errors were not measured: see
+    :func:`write_student`.
+    """
+    identity = Identity(
+        model_id=student.name,
+        version="0.0.0-untrained",
+        trained=False,
+        description=f"{student.name} with random weights: for measuring speed; its outputs mean nothing",
+        licence="Apache-2.0",
+        data="none: random weights",
+        teacher=None,
+    )
+    nothing = Measured.nothing(settings.horizon)
+    return write_student(student, frames, folder, settings, identity, nothing, seed=seed, progress=progress)
+
+
+def write_student(
+    student: Student,
+    frames: NDArray[np.uint8],
+    folder: Path,
+    settings: Settings,
+    identity: Identity,
+    measured: Measured,
+    *,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Bundle:
+    """Write the bundle ``folder`` (replaced if it exists) of a student.
 
     Args:
         frames: uint8 [n, px, px, 3] to calibrate on, at least ``history_size`` and two.
+        seed: of the actions to calibrate on.
         progress: told in words what comes next.
 
     Raises:
@@ -86,31 +82,32 @@ def write_untrained(
             does.
         BundleError: what was made is not a valid bundle.
     """
+    kinds = settings.variants
     with staged(folder) as staging:
         progress("encoding the frames")
         latents = _encode(student, frames)
         rollouts = _predictor_samples(latents, settings, seed)
-        progress(f"encoder: to ONNX and OpenVINO, and to INT8, calibrated on {len(frames)} frames")
+        progress(f"encoder: its graphs, calibrated on {len(frames)} frames")
         encoder_samples: list[Sample] = [{"frame": frame[None]} for frame in frames]
-        write_graph(student.encoder, encoder_samples, "latent", staging / "encoder")
+        write_graph(student.encoder, encoder_samples, "latent", staging / "encoder", kinds)
         progress(f"step: the same, calibrated on {len(rollouts)} samples")
         one = [_first_step_of_one(sample) for sample in rollouts]
-        write_graph(student.predictor, one, "futures", staging / "step")
+        write_graph(student.predictor, one, "futures", staging / "step", kinds)
         progress(f"predictor: the same, calibrated on {ROLLOUTS} rollouts")
-        write_predictor(
-            student.predictor, rollouts[:: max(1, len(rollouts) // ROLLOUTS)], staging / "predictor"
+        some = rollouts[:: max(1, len(rollouts) // ROLLOUTS)]
+        write_predictor(student.predictor, some, staging / "predictor", kinds)
+        _write_golden(student, frames, settings, staging, seed)
+        config = student.encoder.config
+        fields = manifest(
+            identity,
+            settings,
+            measured,
+            px=config.px,
+            latent=(config.tokens, config.dim),
+            roles=("encoder", "predictor", "step"),
+            tolerances={precision: TOLERANCES[precision] for _, precision in kinds},
         )
-        for target, precision in set(VARIANTS) - set(settings.variants):
-            for path in list(staging.glob(f"*/{target}/model_{precision}.*")):
-                path.unlink()
-                if not any(path.parent.iterdir()):
-                    path.parent.rmdir()
-        progress("golden outputs, and whether each graph reproduces them")
-        _write_golden(student, frames, settings, staging / "golden.npz", seed)
-        write_report(staging, {"parity": []})
-        bundle = seal(staging, _manifest(student, settings))
-        write_report(staging, {"parity": _parity(bundle, settings)})
-        seal(staging, bundle.manifest)
+        complete(staging, fields, {}, progress)
     return Bundle.open(folder)
 
 
@@ -149,105 +146,14 @@ def _predictor_samples(latents: Tensor, settings: Settings, seed: int) -> list[S
 
 @torch.no_grad()
 def _write_golden(
-    student: Student, frames: NDArray[np.uint8], settings: Settings, path: Path, seed: int
+    student: Student, frames: NDArray[np.uint8], settings: Settings, folder: Path, seed: int
 ) -> None:
     size = settings.history_size
-    chosen = frames[:: max(1, len(frames) // GOLDEN_FRAMES)][:GOLDEN_FRAMES]
-    latents = _encode(student, chosen)
+    chosen = torch.from_numpy(frames[:: max(1, len(frames) // GOLDEN_FRAMES)][:GOLDEN_FRAMES])
+    latents = torch.cat([student.encoder(frame[None]) for frame in chosen])
     actions = torch.from_numpy(_candidates(settings, GOLDEN_CANDIDATES, seed))
     standing = torch.zeros(1, size - 1, actions.shape[2]) if size > 1 else None
     futures = [
         student.predictor(latent.expand(1, size, *latent.shape), actions, standing) for latent in latents
     ]
-    np.savez_compressed(
-        path,
-        frames=chosen,
-        latents=latents.numpy(),
-        actions=actions.numpy(),
-        futures=torch.stack(futures).numpy(),
-        goal=latents[-1:].numpy(),
-    )
-
-
-def _parity(bundle: Bundle, settings: Settings) -> list[dict[str, Any]]:
-    """How closely OpenVINO reproduces the golden outputs in each precision, as report.json keeps it."""
-    found = [
-        parity
-        for precision in [precision for target, precision in settings.variants if target == "openvino"]
-        for parity in golden_parity(bundle, engine="openvino:CPU", precision=precision)
-    ]
-    for parity in found:
-        if not parity.ok:
-            raise JepaExportError(
-                f"the {parity.precision} {parity.graph} does not compute what the network does: worst cosine "
-                f"{parity.min_cosine:.4f}, largest difference {parity.max_abs:.3f}; nothing was written"
-            )
-    return [
-        {
-            "graph": parity.graph,
-            "precision": parity.precision,
-            "min_cosine": parity.min_cosine,
-            "max_abs": parity.max_abs,
-        }
-        for parity in found
-    ]
-
-
-def _manifest(student: Student, settings: Settings) -> dict[str, Any]:
-    config, actions = student.encoder.config, settings.actions
-
-    def variants(role: str) -> list[dict[str, str]]:
-        suffixes = {"openvino": "xml", "onnx": "onnx"}
-        return [
-            {
-                "target": target,
-                "precision": precision,
-                "path": f"{role}/{target}/model_{precision}.{suffixes[target]}",
-            }
-            for target, precision in settings.variants
-        ]
-
-    return {
-        "model_id": student.name,
-        "version": "0.0.0-untrained",
-        "release_seq": 1,
-        "trained": False,
-        "description": f"{student.name} with random weights: for measuring speed; its outputs mean nothing",
-        "licence": "Apache-2.0",
-        "provenance": {
-            "data": "none: random weights",
-            "teacher": None,
-            "commit": commit(),
-            "command": settings.command,
-        },
-        "io": {
-            "frame": {
-                "height": config.px,
-                "width": config.px,
-                "channels": 3,
-                "layout": "NHWC",
-                "dtype": "uint8",
-                "color": "rgb",
-                "rate_hz": settings.rate_hz,
-                "mean": list(PIXEL_MEAN),
-                "std": list(PIXEL_STD),
-            },
-            "latent": {"tokens": config.tokens, "dim": config.dim, "dtype": "float32"},
-            "action": {
-                "names": list(actions.names),
-                "units": list(actions.units),
-                "low": list(actions.low),
-                "high": list(actions.high),
-                "max_norm": actions.max_norm,
-            },
-            "step_s": settings.step_s,
-        },
-        "history_size": settings.history_size,
-        "horizon": settings.horizon,
-        "num_samples": settings.num_samples,
-        "graphs": {role: variants(role) for role in ("encoder", "predictor", "step")} | {"energy": []},
-        "error_bounds": [0.0] * settings.horizon,
-        "surprise_threshold": 0.0,
-        "goal_threshold": 0.0,
-        "golden": {"path": "golden.npz", "tolerances": TOLERANCES},
-    }
+    write_golden(folder, frames=chosen, latents=latents, actions=actions, futures=torch.stack(futures))

@@ -1,9 +1,10 @@
-"""The graphs of a student's bundle: ONNX in fp32, OpenVINO in fp32 and INT8."""
+"""The graphs of a student's bundle, in every form that is asked for."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import openvino as ov
@@ -12,47 +13,70 @@ from torch import Tensor, nn
 
 from jepa_export.students.predictor import WINDOW, Past, Predictor, Step
 from jepa_export.targets.onnx import export_onnx
-from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8, save
+from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8
 from jepa_export.targets.rollout import absent_table, loop
+from jepa_export.variants import DEFAULT_KINDS, Kind, fixed_count, write_kinds
 
 
-def write_graph(module: nn.Module, samples: Sequence[Sample], output: str, folder: Path) -> None:
-    """Write ``module`` as it is: all variants, INT8 calibrated on ``samples`` (its inputs by name)."""
-    onnx_path = folder / "onnx" / "model_fp32.onnx"
-    export_onnx(module, _tensors(samples[0]), [output], onnx_path)
-    model = convert(onnx_path)
-    save(model, folder / "openvino" / "model_fp32.xml")
-    save(quantize_transformer_int8(model, samples), folder / "openvino" / "model_int8.xml")
+def write_graph(
+    module: nn.Module,
+    samples: Sequence[Sample],
+    output: str,
+    folder: Path,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+) -> None:
+    """Write ``module`` as it is; what is quantized is calibrated on ``samples`` (its inputs by name)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside the bundle's own files: elsewhere may be less room.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        path = Path(scratch) / "model.onnx"
+        export_onnx(module, _tensors(samples[0]), [output], path)
+        irs = {
+            "fp32": lambda: convert(path),
+            "int8": lambda: quantize_transformer_int8(convert(path), samples),
+        }
+        write_kinds(path, irs, samples, folder, kinds)
 
 
-def write_predictor(predictor: Predictor, rollouts: Sequence[Sample], folder: Path) -> None:
-    """Write the predictor for any number of candidates: flat as ONNX, with a loop for OpenVINO.
+def write_predictor(
+    predictor: Predictor, rollouts: Sequence[Sample], folder: Path, kinds: Sequence[Kind] = DEFAULT_KINDS
+) -> None:
+    """Write the predictor for any number of candidates: flat as ONNX, with a loop for OpenVINO, and with the
+    loop for the candidates of ``rollouts`` for NPUs.
 
     Args:
         rollouts: inputs by name (history_latents, actions, history_actions where there are any); INT8 is
             calibrated on all their steps.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     example = _tensors(rollouts[0])
-    export_onnx(predictor, example, ["futures"], folder / "onnx" / "model_fp32.onnx", free_axis=("actions",))
+    count, *rest = example["actions"].shape
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        path = Path(scratch) / "model.onnx"
+        export_onnx(predictor, example, ["futures"], path, free_axis=("actions",))
+        irs = {
+            "fp32": partial(_loop, predictor, rollouts, Path(scratch), quantize=False),
+            "int8": partial(_loop, predictor, rollouts, Path(scratch), quantize=True),
+        }
+        shapes = {"actions": (fixed_count(count), *rest)}
+        write_kinds(path, irs, rollouts, folder, kinds, shapes=shapes)
+
+
+def _loop(predictor: Predictor, rollouts: Sequence[Sample], scratch: Path, *, quantize: bool) -> ov.Model:
     frames = [f"frame_{index}" for index in range(WINDOW - 1)]
     pasts = [{name: array for name, array in rollout.items() if name != "actions"} for rollout in rollouts]
     steps = [step for rollout in rollouts for step in _steps(predictor, rollout, frames)]
-    with tempfile.TemporaryDirectory() as scratch:
-        past_path, step_path = Path(scratch) / "past.onnx", Path(scratch) / "step.onnx"
-        export_onnx(Past(predictor), _tensors(pasts[0]), ["newest", *frames], past_path)
-        moving = ("latent", "action", *frames)
-        export_onnx(Step(predictor), _tensors(steps[0]), ["next", "made"], step_path, free_axis=moving)
-        past, step = convert(past_path), convert(step_path)
-    known = min(example["history_latents"].shape[1], WINDOW) - 1
-    horizon = example["actions"].shape[1]
-
-    def write(precision: str, past: ov.Model, step: ov.Model) -> None:
-        save(loop(past, step, known=known, horizon=horizon), folder / "openvino" / f"model_{precision}.xml")
-
-    write("fp32", past, step)
-    # Without a history before the newest frame there is nothing in it to quantize.
-    quantized = quantize_transformer_int8(past, pasts) if known else past
-    write("int8", quantized, quantize_transformer_int8(step, steps))
+    past_path, step_path = scratch / "past.onnx", scratch / "step.onnx"
+    export_onnx(Past(predictor), _tensors(pasts[0]), ["newest", *frames], past_path)
+    moving = ("latent", "action", *frames)
+    export_onnx(Step(predictor), _tensors(steps[0]), ["next", "made"], step_path, free_axis=moving)
+    past, step = convert(past_path), convert(step_path)
+    known = min(rollouts[0]["history_latents"].shape[1], WINDOW) - 1
+    if quantize:
+        # Without a history before the newest frame there is nothing in it to quantize.
+        past = quantize_transformer_int8(past, pasts) if known else past
+        step = quantize_transformer_int8(step, steps)
+    return loop(past, step, known=known, horizon=rollouts[0]["actions"].shape[1])
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # Set before torch is imported: tests share the machine with whatever else runs on it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-MISSING = [name for name in ("torch", "onnx", "nncf", "scipy") if importlib.util.find_spec(name) is None]
+NEEDED = ("torch", "onnx", "nncf", "scipy", "safetensors", "av", "pyarrow", "lightning_fabric")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 NEED_NOTHING = {
     "test_cli.py",
     "test_evaluate.py",

@@ -71,7 +71,8 @@ def copied(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graphs are taken from ``built`` instead of being made anew."""
 
     def copy(*arguments: object) -> None:
-        shutil.copytree(built.folder / Path(str(arguments[-1])).name, str(arguments[-1]))
+        *_, folder, _ = arguments
+        shutil.copytree(built.folder / Path(str(folder)).name, str(folder))
 
     monkeypatch.setattr(student_bundle, "write_graph", copy)
     monkeypatch.setattr(student_bundle, "write_predictor", copy)
@@ -84,7 +85,7 @@ def test_it_says_what_the_student_costs_and_then_what_it_does(built: Built) -> N
         assert f"{count / 1e6:.2f} M" in built.said and f"{4 * count / 1e6:.1f}" in built.said
     said = " ".join(built.said.split())
     assert "16 futures" in said and "calibrated on 64 frames" in said
-    places = [said.index(part) for part in ("tiny", *(f"[{step}/5]" for step in range(1, 6)), "bundle:")]
+    places = [said.index(part) for part in ("tiny", *(f"[{step}]" for step in range(1, 6)), "bundle:")]
     assert places == sorted(places)
 
 
@@ -114,12 +115,13 @@ def test_the_bundle_opens_strictly_and_says_what_it_is(built: Built) -> None:
 
 def test_the_report_tells_how_closely_each_graph_reproduces_the_networks(built: Built) -> None:
     told = {
-        (entry["graph"], entry["precision"]): entry for entry in Bundle.open(built.folder).report()["parity"]
+        (entry["graph"], entry["target"], entry["precision"]): entry
+        for entry in Bundle.open(built.folder).report()["parity"]
     }
-    assert told.keys() == {(role, precision) for role in ROLES for precision in ("int8", "fp32")}
-    for role in ROLES:
-        assert told[role, "fp32"]["min_cosine"] > 0.9999 and told[role, "int8"]["min_cosine"] > 0.9
-        assert told[role, "fp32"]["max_abs"] < 0.02 and told[role, "int8"]["max_abs"] < 2
+    assert told.keys() == {(role, *variant) for role in ROLES for variant in VARIANTS}
+    for (_, _, precision), entry in told.items():
+        assert entry["min_cosine"] > (0.9999 if precision == "fp32" else 0.9)
+        assert entry["max_abs"] < (1e-4 if precision == "fp32" else 2)
 
 
 def request_of(said: str) -> Request:
@@ -138,8 +140,10 @@ def test_the_bundle_tells_the_command_that_makes_it(built: Built) -> None:
 
 def test_every_option_is_in_the_command_that_is_told() -> None:
     further = ["--size", "48", "--seed", "7", "--calibration", "my clips"]
-    asked = request_of(shlex.join(["jepa-export", *BUILD, *LEAN, *further]))
-    assert request_of(asked.command) == asked
+    targets = ["--target", "npu", "--target", "tensorrt"]
+    for each in (LEAN, targets):
+        asked = request_of(shlex.join(["jepa-export", *BUILD, *each, *further]))
+        assert request_of(asked.command) == asked
 
 
 def test_nothing_serves_it_by_mistake(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,9 +178,8 @@ def test_the_runtime_computes_what_the_networks_compute(built: Built) -> None:
         np.testing.assert_allclose(one.latents, futures[:1, :1], atol=1e-3)
 
 
-@pytest.mark.usefixtures("copied")
 def test_only_one_variant_leaves_nothing_of_the_others(tmp_path: Path) -> None:
-    folder = build(tmp_path / "tiny", "--only", "openvino/int8").folder
+    folder = build(tmp_path / "tiny", *LEAN).folder
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     graphs = {f"{role}/openvino/model_int8.{suffix}" for role in ROLES for suffix in ("xml", "bin")}
     assert files == graphs | {"manifest.json", "report.json", "golden.npz"}
@@ -211,7 +214,7 @@ def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[s
         (["--size", "40"], "px must be a multiple of the patch (16), got 40"),
         (["--actions", "0"], "--actions must be between 1 and 64, got 0"),
         (["--actions", "65"], "--actions must be between 1 and 64, got 65"),
-        (["--only", "openvino/fp16"], "--only must be one of openvino/int8, openvino/fp32, onnx/fp32"),
+        (["--only", "openvino/fp16"], "must be one of openvino/int8, openvino/fp32, onnx/fp32, npu/int8"),
         (["--horizon", "0"], "--horizon must be between 1 and 32, got 0"),
         (["--horizon", "33"], "--horizon must be between 1 and 32, got 33"),
         (["--num-samples", "0"], "--num-samples must be between 1 and 4096, got 0"),
@@ -283,11 +286,12 @@ def test_random_weights_must_be_asked_for(capsys: pytest.CaptureFixture[str]) ->
 def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exact = {"min_cosine": 0.9999, "max_abs": 1e-4}
+    exact = {"min_cosine": 0.9999, "max_abs": 1e-3}
     monkeypatch.setattr(student_bundle, "TOLERANCES", {"fp32": exact, "int8": exact})
     folder = Path(shutil.copytree(built.folder, tmp_path / "tiny"))
     said = refused([], folder, capsys)
-    assert "the int8 encoder does not compute what the network does" in said and "nothing was written" in said
+    assert "the int8 encoder for openvino does not compute what the network does" in said
+    assert "nothing was written" in said
     assert Bundle.open(folder).sha256 == Bundle.open(built.folder).sha256
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -312,7 +316,7 @@ def test_interrupted_in_the_middle_it_leaves_what_was_there(built: Built, tmp_pa
     folder = Path(shutil.copytree(built.folder, tmp_path / "vit_ti"))
     process = start(folder)
     assert process.stdout is not None
-    assert any("[2/5]" in line for line in process.stdout)
+    assert any("[2]" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -139,6 +139,44 @@ def test_a_graph_whose_weights_are_not_listed_is_refused(valid: bytes) -> None:
     assert "'encoder/openvino/model.bin' is used but not listed" in refusal(fields)
 
 
+def with_predictors_for(fields: Fields, target: str, path: str, *files: str) -> Fields:
+    """``fields`` with one more form of encoder and predictor, for ``target``."""
+    changed = copy.deepcopy(fields)
+    changed["golden"]["tolerances"]["fp16"] = {"min_cosine": 0.9, "max_abs": 1.0}
+    for role in ("encoder", "predictor"):
+        form = {"target": target, "precision": "fp16", "path": f"{role}/{target}/{path}"}
+        changed["graphs"][role].append(form)
+        record = changed["files"][0]
+        changed["files"] += [record | {"path": f"{role}/{target}/{name}"} for name in files]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("target", "files"),
+    [
+        ("npu", ["model_fp16.xml", "model_fp16.bin", "model_fp16_4000.blob", "model_fp16_4000.blob.json"]),
+        ("tensorrt", ["model_fp16.onnx"]),
+    ],
+)
+def test_forms_for_accelerators_have_their_place(valid: bytes, target: str, files: list[str]) -> None:
+    fields = json.loads(valid)
+    # A bundle's energy comes for every target; this one is to have none.
+    fields["graphs"]["energy"] = []
+    manifest = parse_manifest(json.dumps(with_predictors_for(fields, target, files[0], *files)).encode())
+    form = manifest.graphs.encoder[-1]
+    assert form.target == target
+    assert form.paths == tuple(f"encoder/{target}/{name}" for name in files[:2])
+    told = refusal(with_predictors_for(fields, target, files[0], *files[len(form.paths) :]))
+    assert "is used but not listed" in told
+    assert f"path must be encoder/{target}/" in refusal(
+        with_predictors_for(fields, target, "model_fp16.json", *files)
+    )
+
+
+def test_a_target_that_nobody_knows_is_refused(valid: bytes) -> None:
+    assert "graphs.encoder" in refusal(set_in(json.loads(valid), "graphs.encoder.0.target", "tpu"))
+
+
 def test_the_manifest_cannot_list_itself(valid: bytes) -> None:
     fields = json.loads(valid)
     fields["files"].append(fields["files"][0] | {"path": "manifest.json"})

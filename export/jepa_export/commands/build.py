@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -16,17 +19,21 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from jepa_export.bundles import Actions, Settings
 from jepa_export.data.two_rooms import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
-from jepa_export.student_bundle import VARIANTS, Actions, Settings, write_untrained
+from jepa_export.student_bundle import write_untrained
 from jepa_export.students.family import Student, create, stir
+from jepa_export.variants import DEFAULT_TARGETS, Kind, kinds_for
 from jepa_runtime.imaging import fit
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 
 CALIBRATION_FRAMES = 64
+FEWEST_FRAMES = 16
 DEFAULT_RATE_HZ = 30.0
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 TWO_ROOMS_ACTIONS = Actions(
     names=("linear.x", "linear.y"),
     units=("m/s", "m/s"),
@@ -49,30 +56,18 @@ class Request:
     history_size: int
     seed: int
     calibration: str
+    targets: tuple[str, ...]
     only: str | None
-
-    @property
-    def variants(self) -> tuple[tuple[str, str], ...]:
-        """Those the bundle is to have.
-
-        Raises:
-            JepaExportError: there is no such variant.
-        """
-        found = tuple(each for each in VARIANTS if self.only in (None, "/".join(each)))
-        if not found:
-            offered = ", ".join("/".join(each) for each in VARIANTS)
-            raise JepaExportError(f"--only must be one of {offered}, got {self.only}")
-        return found
 
     @property
     def command(self) -> str:
         """The command that makes the same bundle."""
         actions = "" if self.actions is None else f" --actions {self.actions}"
-        only = "" if self.only is None else f" --only {self.only}"
+        calibration = shlex.quote(self.calibration)
         return (
             f"jepa-export build --student {self.student} --untrained --size {self.px}{actions} "
             f"--horizon {self.horizon} --num-samples {self.num_samples} --history {self.history_size} "
-            f"--seed {self.seed} --calibration {shlex.quote(self.calibration)}{only}"
+            f"--seed {self.seed} --calibration {calibration}{forms(self.targets, self.only)}"
         )
 
 
@@ -86,11 +81,14 @@ def build(request: Request) -> int:
     console = Console()
     check_target(request.out)
     _check(request)
-    variants = request.variants
+    kinds = kinds_for(request.targets, request.only)
     actions = TWO_ROOMS_ACTIONS if request.actions is None else _plain_actions(request.actions)
     student = create(request.student, px=request.px, action_scale=actions.scale, seed=request.seed)
     stir(student.predictor, request.seed)
     console.print(cost_table(student, request))
+    # The predictor lies there twice: for one step of one candidate too.
+    networks = (student.encoder, student.predictor, student.predictor)
+    check_space(request.out, sum(each.numel() for net in networks for each in net.parameters()), kinds)
     frames = calibration_frames(request.calibration, request.px)
     settings = Settings(
         actions=actions,
@@ -99,37 +97,90 @@ def build(request: Request) -> int:
         num_samples=request.num_samples,
         step_s=STEP_S,
         rate_hz=DEFAULT_RATE_HZ,
-        variants=variants,
+        variants=kinds,
         command=request.command,
     )
-    began, step = time.monotonic(), count(1)
-
-    def progress(what: str) -> None:
-        console.print(f"[{next(step)}/5] {time.monotonic() - began:5.1f} s  {what}", markup=False)
-
-    write_untrained(student, frames, request.out, settings, seed=request.seed, progress=progress)
+    with nothing_half_written(request.out):
+        write_untrained(student, frames, request.out, settings, seed=request.seed, progress=steps_on(console))
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def calibration_frames(source: str, px: int) -> NDArray[np.uint8]:
-    """Frames of a source, a step apart, scaled to the model's size: uint8 [n, px, px, 3].
+def forms(targets: Sequence[str], only: str | None) -> str:
+    """The options that ask for these forms."""
+    if only is not None:
+        return f" --only {only}"
+    return "" if tuple(targets) == DEFAULT_TARGETS else "".join(f" --target {target}" for target in targets)
+
+
+def steps_on(console: Console) -> Callable[[str], None]:
+    """Prints what comes next, counted and timed."""
+    began, step = time.monotonic(), count(1)
+
+    def progress(what: str) -> None:
+        console.print(f"[{next(step)}] {time.monotonic() - began:5.1f} s  {what}", markup=False)
+
+    return progress
+
+
+def check_space(out: Path, weights: int, kinds: Sequence[Kind]) -> None:
+    """Refuse to begin what does not fit on the disk: ``weights`` numbers in each of ``kinds``, and twice in
+    fp32 on the way.
+
+    Raises:
+        JepaExportError: there is less room.
+    """
+    needed = weights * (2 * _BYTES["fp32"] + sum(_BYTES[precision] for _, precision in kinds))
+    there = next(parent for parent in out.absolute().parents if parent.exists())
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise JepaExportError(
+            f"{out}: building takes {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free: make room, "
+            "or choose another --out"
+        )
+
+
+@contextmanager
+def nothing_half_written(out: Path) -> Iterator[None]:
+    """Say in our words that ``out`` cannot be written, as when the disk is full.
+
+    Raises:
+        JepaExportError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise JepaExportError(
+            f"{out} cannot be written: {error.strerror or error}; nothing was written"
+        ) from error
+
+
+def calibration_frames(
+    source: str,
+    px: int,
+    *,
+    step_s: float = STEP_S,
+    most: int = CALIBRATION_FRAMES,
+    fewest: int = FEWEST_FRAMES,
+) -> NDArray[np.uint8]:
+    """Frames of a source, ``step_s`` apart, scaled to the model's size: uint8 [n, px, px, 3].
 
     Raises:
         SourceError: there is no such source, or it cannot be read.
-        JepaExportError: it holds fewer than 16 such frames.
+        JepaExportError: it holds fewer than ``fewest`` such frames.
     """
     opened = open_source(source)
     try:
-        stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * STEP_S))
+        stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * step_s))
         found = []
-        for frame in islice(opened.frames(), 0, CALIBRATION_FRAMES * stride, stride):
+        for frame in islice(opened.frames(), 0, most * stride, stride):
             found.append(np.empty((px, px, 3), np.uint8))
             fit(frame.image, found[-1])
     finally:
         opened.close()
-    if len(found) < 16:
-        raise JepaExportError(f"{source}: {len(found)} frames a step apart, calibration takes at least 16")
+    if len(found) < fewest:
+        raise JepaExportError(
+            f"{source}: {len(found)} frames a step apart, calibration takes at least {fewest}"
+        )
     return np.stack(found)
 
 

@@ -27,14 +27,14 @@ MAX_FILES = 1000
 MAX_TENSOR_BYTES = 1 << 30
 MAX_PATH_LENGTH = 255
 
-Target = Literal["openvino", "onnx"]
+Target = Literal["openvino", "onnx", "npu", "tensorrt"]
 Precision = Literal["int8", "fp16", "fp32"]
 Role = Literal["encoder", "predictor", "step", "energy"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _PATH = re.compile(rf"(?:{_NAME}/)*{_NAME}\.(?:xml|bin|onnx|json|npz|blob)")
-_MODEL_SUFFIX: dict[str, str] = {"openvino": ".xml", "onnx": ".onnx"}
+MODEL_SUFFIX: dict[Target, str] = {"openvino": ".xml", "onnx": ".onnx", "npu": ".xml", "tensorrt": ".onnx"}
 
 
 def check_path(path: str) -> str:
@@ -137,7 +137,14 @@ class IO(_Model):
 
 
 class Variant(_Model):
-    """One form of a graph: for whom, how precise, and its file (an IR's ``.bin`` lies beside it)."""
+    """One form of a graph: for whom, how precise, and its file (an IR's ``.bin`` lies beside it).
+
+    ``openvino``: an IR for any device of OpenVINO. ``onnx``: for any engine. ``npu``: an IR with every shape
+    fixed (the predictor for ``num_samples``, at least 16 if it is not one), for Intel NPUs; blobs compiled
+    ahead of time lie beside it, such as ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision
+    written into it, of which a robot with an NVIDIA GPU builds its engine. A robot ignores what it cannot
+    run.
+    """
 
     target: Target
     precision: Precision
@@ -146,7 +153,7 @@ class Variant(_Model):
     @property
     def paths(self) -> tuple[str, ...]:
         """Every file that belongs to it."""
-        return (self.path, weights_path(self.path)) if self.target == "openvino" else (self.path,)
+        return (self.path, weights_path(self.path)) if self.path.endswith(".xml") else (self.path,)
 
 
 def weights_path(path: str) -> str:
@@ -182,7 +189,7 @@ class Graphs(_Model):
             if len(set(kinds[role])) != len(kinds[role]):
                 raise ValueError(f"graph {role} has two variants of the same target and precision")
             for variant in self.of(role):
-                suffix, folder = _MODEL_SUFFIX[variant.target], f"{role}/{variant.target}/"
+                suffix, folder = MODEL_SUFFIX[variant.target], f"{role}/{variant.target}/"
                 if not variant.path.startswith(folder) or not variant.path.endswith(suffix):
                     raise ValueError(f"graph {role}: path must be {folder}*{suffix}, got {variant.path!r}")
         if set(kinds["encoder"]) != set(kinds["predictor"]):

@@ -1,0 +1,220 @@
+"""What all bundles that are built here share: their manifest, and how one is completed and proved.
+
+A bundle is complete when every form of every graph computed what the network does, and the vendors' compilers
+were asked."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from jepa_export.errors import JepaExportError
+from jepa_export.staging import commit, write_report
+from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
+from jepa_export.variants import Kind, model_path
+from jepa_export.vendors import ask_vendors
+from jepa_runtime.bundle import Bundle, Precision, Target, seal
+from jepa_runtime.verification import Parity, golden_parity
+
+Tolerances = dict[str, dict[str, float]]
+# What computes a form here: those for other devices are checked in the form of one that every machine has.
+_ENGINES: dict[Target, tuple[Target, str]] = {
+    "openvino": ("openvino", "openvino:CPU"),
+    "onnx": ("onnx", "onnxruntime:CPU"),
+    "npu": ("openvino", "openvino:CPU"),
+    "tensorrt": ("onnx", "onnxruntime:CPU"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actions:
+    """What the robot can be told, as in the manifest."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    max_norm: float | None
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """The largest magnitude of each component."""
+        return tuple(max(-low, high) for low, high in zip(self.low, self.high, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the bundle is told to be. W = ``history_size``, H = ``horizon``, K = ``num_samples``; ``step_s``
+    is how long an action is held; ``rate_hz`` the rate of the frames; ``variants``: the forms that the bundle
+    has (of :data:`~jepa_export.variants.KINDS`), the preferred first: a robot needs one."""
+
+    actions: Actions
+    history_size: int
+    horizon: int
+    num_samples: int
+    step_s: float
+    rate_hz: float
+    variants: tuple[Kind, ...]
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What the manifest says of the weights; ``data`` is what they, or what was fitted here, come from."""
+
+    model_id: str
+    version: str
+    trained: bool
+    description: str
+    licence: str
+    data: str
+    teacher: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the manifest says of errors, see :class:`jepa_runtime.bundle.Manifest`."""
+
+    error_bounds: tuple[float, ...]
+    surprise_threshold: float
+    goal_threshold: float
+
+    @classmethod
+    def nothing(cls, horizon: int) -> Measured:
+        """Zeros, which only a bundle of random weights may have."""
+        return cls(error_bounds=(0.0,) * horizon, surprise_threshold=0.0, goal_threshold=0.0)
+
+
+def write_golden(folder: Path, *, frames: Tensor, latents: Tensor, actions: Tensor, futures: Tensor) -> None:
+    """Write golden.npz, see :class:`jepa_runtime.bundle.Golden`; the last latent is the goal."""
+    np.savez_compressed(
+        folder / "golden.npz",
+        frames=frames.numpy(),
+        latents=latents.numpy(),
+        actions=actions.numpy(),
+        futures=futures.numpy(),
+        goal=latents[-1:].numpy(),
+    )
+
+
+def manifest(
+    identity: Identity,
+    settings: Settings,
+    measured: Measured,
+    *,
+    px: int,
+    latent: tuple[int, int],
+    roles: Sequence[str],
+    tolerances: Tolerances,
+) -> dict[str, Any]:
+    """The manifest's fields. ``px`` is the side of the frame, ``latent`` its tokens and their width."""
+    tokens, dim = latent
+    graphs = {
+        role: [
+            {"target": kind[0], "precision": kind[1], "path": model_path(role, kind)}
+            for kind in settings.variants
+        ]
+        for role in roles
+    }
+    stated = asdict(identity)
+    provenance = {name: stated.pop(name) for name in ("data", "teacher")}
+    return {
+        **stated,
+        "release_seq": 1,
+        "provenance": provenance | {"commit": commit(), "command": settings.command},
+        "io": {
+            "frame": {
+                "height": px,
+                "width": px,
+                "channels": 3,
+                "layout": "NHWC",
+                "dtype": "uint8",
+                "color": "rgb",
+                "rate_hz": settings.rate_hz,
+                "mean": list(PIXEL_MEAN),
+                "std": list(PIXEL_STD),
+            },
+            "latent": {"tokens": tokens, "dim": dim, "dtype": "float32"},
+            "action": asdict(settings.actions),
+            "step_s": settings.step_s,
+        },
+        "history_size": settings.history_size,
+        "horizon": settings.horizon,
+        "num_samples": settings.num_samples,
+        "graphs": {"energy": []} | graphs,
+        **asdict(measured),
+        "golden": {"path": "golden.npz", "tolerances": tolerances},
+    }
+
+
+def complete(
+    staging: Path, fields: dict[str, Any], report: dict[str, Any], progress: Callable[[str], None]
+) -> None:
+    """Make a bundle of ``staging``, where the graphs and golden.npz lie, and prove it.
+
+    Args:
+        fields: of :func:`manifest`.
+        report: for report.json, besides what is found here.
+        progress: told in words what comes next.
+
+    Raises:
+        JepaExportError: a form does not compute what the network does.
+        BundleError: these files and fields make no valid bundle.
+    """
+    progress("whether each graph reproduces the golden outputs")
+    write_report(staging, report)
+    bundle = seal(staging, fields)
+    kinds = [(each.target, each.precision) for each in bundle.manifest.graphs.encoder]
+    report = report | {"parity": [row for kind in kinds for row in _parity(bundle, *kind)]}
+    roles = [role for role in fields["graphs"] if fields["graphs"][role]]
+    report |= ask_vendors(staging, roles, kinds, bundle.manifest.num_samples, progress)
+    write_report(staging, report)
+    seal(staging, bundle.manifest)
+
+
+def _parity(bundle: Bundle, target: Target, precision: Precision) -> list[dict[str, Any]]:
+    """How closely one form of every graph reproduces the golden outputs, as report.json keeps it."""
+    rows = []
+    for found in _golden_parity(bundle, target, precision):
+        if not found.ok:
+            raise JepaExportError(
+                f"the {precision} {found.graph} for {target} does not compute what the network does: worst "
+                f"cosine {found.min_cosine:.4f}, largest difference {found.max_abs:.3f}; nothing was written"
+            )
+        rows.append(
+            {
+                "graph": found.graph,
+                "target": target,
+                "precision": precision,
+                "min_cosine": found.min_cosine,
+                "max_abs": found.max_abs,
+            }
+        )
+    return rows
+
+
+def _golden_parity(bundle: Bundle, target: Target, precision: Precision) -> list[Parity]:
+    """In a bundle that has this form alone, under the name by which an engine of this machine takes it."""
+    stand_in, engine = _ENGINES[target]
+    fields = bundle.manifest.model_dump(mode="json")
+    with tempfile.TemporaryDirectory(dir=bundle.path.parent) as scratch:
+        alone = Path(scratch)
+        shutil.copyfile(bundle.path / "golden.npz", alone / "golden.npz")
+        for role, variants in fields["graphs"].items():
+            if not variants:
+                continue
+            path = alone / model_path(role, (stand_in, precision))
+            path.parent.mkdir(parents=True)
+            for end in {path.suffix, ".bin"} if path.suffix == ".xml" else {path.suffix}:
+                source = (bundle.path / model_path(role, (target, precision))).with_suffix(end)
+                shutil.copyfile(source, path.with_suffix(end))
+            where = str(path.relative_to(alone))
+            fields["graphs"][role] = [{"target": stand_in, "precision": precision, "path": where}]
+        return golden_parity(seal(alone, fields), engine=engine, precision=precision)

@@ -1,0 +1,184 @@
+"""jepa-export build --teacher: a published model as it is."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from jepa_export.bundles import Identity, Settings
+from jepa_export.commands.build import (
+    DEFAULT_RATE_HZ,
+    calibration_frames,
+    check_space,
+    forms,
+    nothing_half_written,
+    steps_on,
+)
+from jepa_export.errors import JepaExportError
+from jepa_export.staging import check_target
+from jepa_export.teacher_bundle import (
+    NO_ACTIONS,
+    OFFERED,
+    STEP_S,
+    Costs,
+    check,
+    costs,
+    frames_needed,
+    write_teacher,
+)
+from jepa_export.teachers.checkpoints import read
+from jepa_export.teachers.family import Member, find
+from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
+from jepa_export.variants import kinds_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRequest:
+    """What the command line asked for. ``checkpoint`` None: random weights, ``depth`` blocks of them (None:
+    all); ``frames`` is the length of the clip."""
+
+    teacher: str
+    checkpoint: str | None
+    depth: int | None
+    out: Path
+    frames: int
+    horizon: int
+    seed: int
+    calibration: str
+    targets: tuple[str, ...]
+    only: str | None
+    accept_non_commercial: bool
+
+    @property
+    def command(self) -> str:
+        """The command that makes the same bundle; of a checkpoint on this machine the name alone."""
+        if self.checkpoint is None:
+            weights = f"--untrained --seed {self.seed}" + (f" --depth {self.depth}" if self.depth else "")
+        else:
+            local = Path(self.checkpoint).expanduser()
+            weights = f"--checkpoint {shlex.quote(local.name if local.exists() else self.checkpoint)}"
+        accepted = " --accept-non-commercial" if self.accept_non_commercial else ""
+        return (
+            f"jepa-export build --teacher {self.teacher} {weights} --frames {self.frames} "
+            f"--horizon {self.horizon} --calibration {shlex.quote(self.calibration)}"
+            f"{forms(self.targets, self.only)}{accepted}"
+        )
+
+
+def build_teacher(request: TeacherRequest) -> int:
+    """Write the bundle of a teacher, saying first what it will cost.
+
+    Raises:
+        JepaExportError: the request cannot be met; the message says why.
+        SourceError: the source of frames cannot be read.
+    """
+    console = Console()
+    check_target(request.out)
+    if request.checkpoint is not None and request.depth is not None:
+        raise JepaExportError("--depth is for random weights: a checkpoint has all of its blocks")
+    kinds = kinds_for(request.targets, request.only, offered=OFFERED)
+    member = find(request.teacher)
+    config = check(
+        request.teacher,
+        member,
+        frames=request.frames,
+        horizon=request.horizon,
+        depth=request.depth,
+        accept_non_commercial=request.accept_non_commercial,
+    )
+    size = request.frames // config.encoder.tubelet
+    cost = costs(config, size, request.horizon)
+    console.print(cost_table(request.teacher, cost, size, request.horizon))
+    console.print(
+        f"memory, estimated: {cost.building_bytes / 1e9:.1f} GB while it is built, "
+        f"{cost.robot_bytes / 1e9:.1f} GB on the robot",
+        highlight=False,
+        soft_wrap=True,
+    )
+    check_space(request.out, cost.weight_bytes // 4, kinds)
+    needed = frames_needed(size, request.horizon)
+    frames = calibration_frames(
+        request.calibration, config.encoder.px, step_s=STEP_S, most=needed, fewest=needed
+    )
+    model, identity = _model(request, member, config)
+    settings = Settings(
+        actions=NO_ACTIONS,
+        history_size=size,
+        horizon=request.horizon,
+        num_samples=1,
+        step_s=STEP_S,
+        rate_hz=DEFAULT_RATE_HZ,
+        variants=kinds,
+        command=request.command,
+    )
+    with nothing_half_written(request.out):
+        write_teacher(model, frames, request.out, settings, identity, steps_on(console))
+    console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def cost_table(name: str, cost: Costs, history_size: int, horizon: int) -> Table:
+    """Parameters, multiply-adds and size of both graphs."""
+    table = Table("graph", "parameters", "multiply-adds", "MB fp32", title=name)
+    graphs = {
+        "encoder, one frame": cost.encoder,
+        f"predictor, {horizon} steps after {history_size}": cost.predictor,
+    }
+    for graph, each in graphs.items():
+        table.add_row(
+            graph,
+            f"{each.weights / 1e6:.2f} M",
+            f"{each.multiply_adds / 1e9:.2f} G",
+            f"{4 * each.weights / 1e6:.1f}",
+        )
+    return table
+
+
+def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tuple[VJEPA2, Identity]:
+    """The network, and what its bundle says of it."""
+    name = request.teacher
+    licence = member.licence if member.commercial else f"{member.licence}: not for commercial use"
+    told = f"{name} ({member.family}), each frame encoded alone as a still clip, anticipating without actions"
+    if request.checkpoint is None:
+        blocks = (config.encoder.depth, member.config.encoder.depth)
+        part = "" if request.depth is None else ", {} of its {} blocks".format(*blocks)
+        identity = Identity(
+            model_id=name.lower(),
+            version="0.0.0-untrained",
+            trained=False,
+            description=f"{told}{part}; random weights: its outputs mean nothing",
+            licence=licence,
+            data="none: random weights",
+            teacher=f"{name} ({member.family}), random weights{part}",
+        )
+        return _random(config, request.seed), identity
+    teacher = read(name, request.checkpoint)
+    assert isinstance(teacher.model, VJEPA2)
+    fitted = "and read back by a linear map " if config.output_space == "teacher" else ""
+    identity = Identity(
+        model_id=name.lower(),
+        version="1.0.0",
+        trained=True,
+        description=f"{told}; errors measured {fitted}on few frames: measure them on your own",
+        licence=licence,
+        data=f"that of the teacher; errors {fitted}on frames of {Path(request.calibration).name}",
+        teacher=teacher.provenance,
+    )
+    return teacher.model, identity
+
+
+def _random(config: VJEPA2Config, seed: int) -> VJEPA2:
+    """Random weights, also where training starts from zeros; torch's own random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = config.build().eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+    return model

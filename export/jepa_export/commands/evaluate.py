@@ -1,0 +1,119 @@
+"""jepa-export evaluate: what the forms of a bundle are worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jepa_export.evaluation.sheets import Sheet
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``evaluate`` to the commands of jepa-export."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a bundle: fidelity, drift, surprise, goals reached, work",
+        description="Measure every form of a bundle that this machine can run: how closely it follows the "
+        "fp32 form, what it foresees, whether surprise tells what cannot be, goals reached in closed loop, "
+        "size and multiply-adds.",
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument(
+        "--data",
+        default="two_rooms",
+        metavar="SOURCE",
+        help="real frames to compare on: two_rooms (held-out layouts), a video, a folder of images, or a bag "
+        "(BAG.mcap?action=/cmd_vel:linear.x,linear.y) (%(default)s)",
+    )
+    parser.add_argument(
+        "--clips", type=int, default=128, metavar="N", help="and as many scenes of Two Rooms (%(default)s)"
+    )
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        metavar="N",
+        help="in closed loop, for each of three seeds; 0: none (default: 100, of a trained Two Rooms model)",
+    )
+    parser.add_argument("--layout", choices=["fixed", "random"], default="random", help="of Two Rooms")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--write", action="store_true", help="put the figures into the bundle's report, and seal it again"
+    )
+    parser.set_defaults(run=_run, needs=(), stopped="every file is whole: the old one, or the new one")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from jepa_export.evaluation.page import render
+    from jepa_export.evaluation.run import Plan, evaluate
+    from jepa_export.evaluation.sheets import missing, sheets
+    from jepa_export.evaluation.writing import write_evaluation
+    from jepa_runtime.bundle import Bundle
+    from jepa_runtime.update import durable
+
+    names = ("data", "clips", "episodes", "layout", "seed")
+    plan = Plan(**{name: getattr(arguments, name) for name in names})
+    bundle = Bundle.open(arguments.bundle)
+    json_path, html_path = _file(arguments.json), _file(arguments.html)
+    if arguments.write:
+        _file(bundle.path.resolve() / "report.json")
+    columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns) as progress:
+
+        def begin(what: str, total: int) -> Any:
+            task = progress.add_task(what, total=total)
+            return lambda: progress.advance(task)
+
+        found = evaluate(bundle, plan, begin=begin)
+    console = Console()
+    for sheet in sheets(found):
+        console.print(_table(sheet))
+    for line in missing(found):
+        console.print(f"not measured: {line}", markup=False, highlight=False, soft_wrap=True)
+    if json_path is not None:
+        durable.write(json_path, (json.dumps(found.as_dict(), indent=2) + "\n").encode())
+    if html_path is not None:
+        durable.write(html_path, render(found).encode())
+    if arguments.write:
+        write_evaluation(bundle, found.as_dict(samples=False))
+    return 0
+
+
+def _table(sheet: Sheet) -> Table:
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(sheet.title), title_justify="left", box=SIMPLE, padding=0)
+    for column, name in enumerate(sheet.head):
+        words = column < sheet.words
+        table.add_column(name, justify="left" if words else "right", no_wrap=words)
+    for row in sheet.rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _file(path: Path | None) -> Path | None:
+    """Where a file is to be written; told before minutes are spent, if it cannot be.
+
+    Raises:
+        JepaExportError: it cannot.
+    """
+    from jepa_export.errors import JepaExportError
+
+    if path is None:
+        return None
+    path = path.absolute()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise JepaExportError(f"{path}: cannot be written: name a file in a folder that you may write to")
+    return path

@@ -1,0 +1,85 @@
+"""How well a student predicts on clips, for its manifest; and frames on which to calibrate it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jepa_export.data.batches import Batch, Batches
+from jepa_export.data.windows import Windows
+from jepa_export.distillation.stages import PredictorStage
+from jepa_export.fidelity import FALSE_ALARMS, QUANTILE
+
+MEASURED_CLIPS = 256
+CALIBRATION_FRAMES = 64
+_AT_ONCE = 8
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Lists run over prediction steps 1 … H, over ``clips`` clips.
+
+    ``rmse``: of predicted against encoded latents; ``copy_last_rmse``: the same for a model that says nothing
+    changes; ``error_bounds``: the 90 % quantile of the norm of the difference; ``surprise_threshold``: the
+    one-step root mean squared error that 0.1 % of clips exceed; ``goal_threshold``: half the mean squared
+    difference that a step makes (median)."""
+
+    clips: int
+    rmse: list[float]
+    copy_last_rmse: list[float]
+    error_bounds: list[float]
+    surprise_threshold: float
+    goal_threshold: float
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def measure(stage: PredictorStage, windows: Windows) -> Fidelity:
+    """Roll ``stage`` out over clips of ``windows``.
+
+    Raises:
+        JepaExportError: a frame cannot be read.
+    """
+    device = next(stage.parameters()).device
+    batches = Batches(windows, size=min(_AT_ONCE, len(windows)), seed=_SEED)
+    errors, changes = [], []
+    for batch in batches.iterate(0, min(MEASURED_CLIPS // _AT_ONCE, batches.per_epoch)):
+        latents, actions = stage.inputs(batch, device)
+        futures = stage.roll_out(latents, actions)
+        arrived, newest = latents[:, -futures.shape[1] :], latents[:, -futures.shape[1] - 1]
+        errors.append(_squares(futures - arrived))
+        changes.append(_squares(newest[:, None] - arrived))
+    error, change = torch.cat(errors), torch.cat(changes)
+    size = latents[0, 0].numel()
+    return Fidelity(
+        clips=len(error),
+        rmse=(error.mean(0) / size).sqrt().tolist(),
+        copy_last_rmse=(change.mean(0) / size).sqrt().tolist(),
+        error_bounds=error.sqrt().quantile(QUANTILE, dim=0).tolist(),
+        surprise_threshold=float((error[:, 0] / size).sqrt().quantile(1 - FALSE_ALARMS)),
+        goal_threshold=float(change[:, 0].median() / size / 2),
+    )
+
+
+def some_clips(windows: Windows, count: int) -> Batch:
+    """``count`` clips from anywhere, the same each time, or all where there are fewer."""
+    return Batches(windows, size=min(count, len(windows)), seed=_SEED).batch(0)
+
+
+def calibration_frames(windows: Windows) -> NDArray[np.uint8]:
+    """Frames uint8 [n, px, px, 3] of some clips, those of a clip in their order."""
+    length = len(windows[0].stamps_ns)
+    frames = some_clips(windows, -(-CALIBRATION_FRAMES // length)).frames
+    flat: NDArray[np.uint8] = frames.reshape(-1, *frames.shape[2:])
+    return flat
+
+
+def _squares(difference: Tensor) -> Tensor:
+    return difference.pow(2).flatten(2).sum(-1).float().cpu()

@@ -1,0 +1,347 @@
+"""A whole run: data, teacher, the stages, and the bundle; or, on a given encoder, its second half."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from jepa_export.bundles import Actions, Identity, Measured, Settings
+from jepa_export.data.open import Data, open_data
+from jepa_export.data.statistics import measure as statistics
+from jepa_export.data.store import Store
+from jepa_export.data.windows import Windows
+from jepa_export.distillation import fidelity
+from jepa_export.distillation.checkpoint import claim
+from jepa_export.distillation.encoders import Given, of_run, of_teacher
+from jepa_export.distillation.loop import Pace, fabric, train
+from jepa_export.distillation.stages import EncoderStage, PredictorStage, Stage
+from jepa_export.distillation.teacher import Features, open_teacher
+from jepa_export.errors import JepaExportError
+from jepa_export.staging import check_target, write_report
+from jepa_export.student_bundle import write_student
+from jepa_export.students.family import FAMILY, Student, create
+from jepa_export.students.predictor import Predictor, PredictorConfig
+from jepa_export.teachers.checkpoints.read import Teacher
+from jepa_export.variants import DEFAULT_KINDS
+from jepa_runtime.bundle import seal
+
+_LOG = logging.getLogger(__name__)
+_STATISTICS_CLIPS = 500
+_TELL_EVERY_S = 5.0
+# At once, in memory: enough for a rank, whatever the batch.
+_WATCHED_CLIPS = 32
+# Of data in which nothing is known of actions; whatever it is told, the prediction is the same.
+# (Not within 1: of a division by 1, which OpenVINO leaves out, the name of the input would go too.)
+NO_ACTIONS = Actions(names=("unused",), units=("1",), low=(-0.5,), high=(0.5,), max_norm=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What both commands are asked for. ``rate_hz``: of the clips, one frame a step; ``cache``: where decoded
+    frames are kept (None: in ``out``); ``command``: for the bundle's provenance."""
+
+    data: tuple[str, ...]
+    out: Path
+    cache: Path | None
+    rate_hz: float
+    history: int
+    horizon: int
+    num_samples: int
+    batch: int
+    predictor_steps: int
+    learning_rate: float
+    seed: int
+    held_out: float
+    skip_bad: bool
+    precision: str
+    checkpoint_every: int
+    watch_every: int
+    alarms: int | None
+    board: bool
+    accept_non_commercial: bool
+    untrained_teacher: bool
+    depth: int | None
+    clip: int
+    student: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Common):
+    """``px``: side of the student's frame (None: the teacher's)."""
+
+    teacher: str
+    px: int | None
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostTraining(Common):
+    """``encoder``: the folder of a distillation, or ``TEACHER[=CHECKPOINT]``; ``action_free``: the data may
+    be without actions."""
+
+    encoder: str
+    action_free: bool
+
+
+Progress = Callable[[str], None]
+
+
+def distill(asked: Distillation, progress: Progress) -> Path | None:
+    """Train a student of a teacher, and leave the bundle ``out``/bundle; what was done before is not done
+    again.
+
+    Returns:
+        The bundle; None in all but the first of several processes.
+
+    Raises:
+        JepaExportError, JepaRuntimeError: the message says what is wrong, where, and what to do.
+    """
+    _check_student(asked.student)
+    if asked.steps < 1:
+        raise JepaExportError(f"--steps must be at least 1, got {asked.steps}")
+    spread = _start(asked)
+    teacher = _teacher(asked.teacher, asked)
+    features = Features(teacher, frames=asked.clip)
+    work = _prepare(asked, spread, asked.px or features.px, progress)
+    clips = work.windows(features.frames)
+    frames = work.windows(asked.history + asked.horizon)
+    actions = _actions(frames.train)
+    student = create(asked.student, px=work.px, action_scale=actions.scale, seed=asked.seed)
+    work.claim(
+        {
+            "teacher": teacher.provenance,
+            "licence": teacher.member.licence,
+            "steps": asked.steps,
+            "clip": asked.clip,
+        },
+        clips,
+        frames,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(asked.seed)
+        encoder = EncoderStage(student.encoder.train(), features)
+    work.train(encoder, clips, asked.steps)
+    given = Given(
+        encoder=student.encoder,
+        student=student.name,
+        identity="",
+        name=student.name,
+        description=f"{student.name} distilled from {teacher.name} ({teacher.weights})",
+        licence=teacher.member.licence,
+        teacher=teacher.provenance,
+    )
+    return work.finish(given, student.predictor, actions, frames, progress)
+
+
+def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
+    """Train a predictor of actions on a frozen encoder, and leave the bundle ``out``/bundle.
+
+    Returns, Raises: as :func:`distill`.
+    """
+    _check_student(asked.student)
+    spread = _start(asked)
+    path = Path(asked.encoder).expanduser()
+    if path.is_dir():
+        given = of_run(path)
+    else:
+        given = of_teacher(_teacher(asked.encoder, asked), clip=asked.clip, student=asked.student)
+    work = _prepare(asked, spread, given.encoder.config.px, progress)
+    frames = work.windows(asked.history + asked.horizon)
+    if frames.train.action_names is None and not asked.action_free:
+        raise JepaExportError(
+            f"{', '.join(asked.data)}: there are no actions in this data: name them (?action=TOPIC:FIELD,… "
+            "for bags), or train without with --action-free"
+        )
+    actions = _actions(frames.train)
+    predictor = _predictor(given, actions, asked.seed)
+    work.claim({"encoder": given.identity}, frames)
+    return work.finish(given, predictor, actions, frames, progress)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Clips to train on, and those held out: of the same recordings where there are no others."""
+
+    train: Windows
+    held_out: Windows
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A run under way."""
+
+    asked: Common
+    spread: Fabric
+    data: Data
+    px: int
+
+    def windows(self, frames: int) -> _Pair:
+        train, held = (
+            Windows(part, frames=frames, rate_hz=self.asked.rate_hz) if part else None
+            for part in (self.data.train, self.data.held_out)
+        )
+        assert train is not None
+        return _Pair(train, held or train)
+
+    def claim(self, settings: dict[str, Any], *pairs: _Pair) -> None:
+        """Take the folder for these settings, and those in common that losses follow from."""
+        asked = self.asked
+        names = ("student", "rate_hz", "history", "horizon", "batch", "predictor_steps", "learning_rate")
+        common = {name: getattr(asked, name) for name in (*names, "seed", "precision")}
+        digests = {"data": [pair.train.digest for pair in pairs], "size": self.px}
+        claim(asked.out, settings | common | digests, write=self.spread.is_global_zero)
+        self.spread.barrier()
+
+    def train(self, stage: Stage, pair: _Pair, steps: int) -> None:
+        asked = self.asked
+        pace = Pace(
+            steps=steps,
+            batch=asked.batch,
+            learning_rate=asked.learning_rate,
+            seed=asked.seed,
+            checkpoint_every=asked.checkpoint_every,
+            watch_every=asked.watch_every,
+            alarms=asked.alarms,
+        )
+        held_out = fidelity.some_clips(pair.held_out, _WATCHED_CLIPS)
+        train(self.spread, stage, pair.train, held_out, asked.out, pace, board=asked.board)
+
+    def finish(
+        self, given: Given, network: Predictor, actions: Actions, pair: _Pair, progress: Progress
+    ) -> Path | None:
+        """Train the predictor, and write the bundle."""
+        asked, folder = self.asked, self.asked.out / "bundle"
+        if actions is NO_ACTIONS:
+            nn.init.zeros_(network.embed_action[0].weight)
+        predictor = PredictorStage(network.train(), given.encoder, history=asked.history)
+        self.train(predictor, pair, asked.predictor_steps)
+        if not self.spread.is_global_zero:
+            return None
+        if not self.data.held_out:
+            _LOG.warning(
+                "nothing is held out: the bundle's error bounds are those of clips it was trained on"
+            )
+        found = fidelity.measure(predictor.eval(), pair.held_out)
+        student = Student(given.name, given.encoder.cpu(), network.cpu())
+        settings = Settings(
+            actions=actions,
+            history_size=asked.history,
+            horizon=asked.horizon,
+            num_samples=asked.num_samples,
+            step_s=1 / asked.rate_hz,
+            rate_hz=pair.train.recordings[0].rate_hz,
+            variants=DEFAULT_KINDS,
+            command=asked.command,
+        )
+        about = Identity(
+            model_id=given.name,
+            version="1.0.0",
+            trained=True,
+            description=given.description,
+            licence=given.licence,
+            data=f"{len(self.data.train)} recordings to train on, {len(self.data.held_out)} held out: "
+            + ", ".join(asked.data),
+            teacher=given.teacher,
+        )
+        measured = Measured(
+            error_bounds=tuple(found.error_bounds),
+            surprise_threshold=found.surprise_threshold,
+            goal_threshold=found.goal_threshold,
+        )
+        frames = fidelity.calibration_frames(pair.train)
+        bundle = write_student(
+            student, frames, folder, settings, about, measured, seed=asked.seed, progress=progress
+        )
+        open_loop = found.as_dict() | {"held_out": bool(self.data.held_out)}
+        write_report(folder, bundle.report() | {"open_loop": open_loop})
+        seal(folder, bundle.manifest)
+        return folder
+
+
+def _start(asked: Common) -> Fabric:
+    for option, value in {
+        "--batch": asked.batch,
+        "--predictor-steps": asked.predictor_steps,
+        "--history": asked.history,
+        "--horizon": asked.horizon,
+        "--num-samples": asked.num_samples,
+        "--checkpoint-every": asked.checkpoint_every,
+        "--watch-every": asked.watch_every,
+    }.items():
+        if value < 1:
+            raise JepaExportError(f"{option} must be at least 1, got {value}")
+    check_target(asked.out / "bundle")
+    return fabric(asked.precision)
+
+
+def _prepare(asked: Common, spread: Fabric, px: int, progress: Progress) -> _Work:
+    told_s = -math.inf
+
+    def now_and_then(what: str) -> None:
+        nonlocal told_s
+        if spread.is_global_zero and time.monotonic() - told_s > _TELL_EVERY_S:
+            told_s = time.monotonic()
+            progress(what)
+
+    store = Store(asked.cache or asked.out / "frames", height=px, width=px)
+    data = open_data(
+        asked.data,
+        store,
+        held_out=asked.held_out,
+        skip_bad=asked.skip_bad,
+        progress=now_and_then,
+    )
+    return _Work(asked, spread, data, px)
+
+
+def _check_student(name: str) -> None:
+    if name not in FAMILY:
+        raise JepaExportError(f"no student is called {name!r}; there are: {', '.join(FAMILY)}")
+
+
+def _teacher(spec: str, asked: Common) -> Teacher:
+    return open_teacher(
+        spec,
+        untrained=asked.untrained_teacher,
+        depth=asked.depth,
+        seed=asked.seed,
+        accept_non_commercial=asked.accept_non_commercial,
+    )
+
+
+def _actions(windows: Windows) -> Actions:
+    """The range of the actions in the data; :data:`NO_ACTIONS` where there are none."""
+    found = statistics(windows, clips=_STATISTICS_CLIPS).actions
+    if found is None:
+        return NO_ACTIONS
+    still = [name for name, low, high in zip(found.names, found.low, found.high, strict=True) if low == high]
+    if still:
+        raise JepaExportError(
+            f"the action {still[0]} never changes in this data, nothing can be learnt of it: leave it out"
+        )
+    return Actions(names=found.names, units=found.units, low=found.low, high=found.high, max_norm=None)
+
+
+def _predictor(given: Given, actions: Actions, seed: int) -> Predictor:
+    width, depth, heads = FAMILY[given.student].predictor
+    config = PredictorConfig(
+        width=width,
+        depth=depth,
+        heads=heads,
+        tokens=given.encoder.config.tokens,
+        dim=given.encoder.config.dim,
+        action_scale=actions.scale,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Predictor(config)

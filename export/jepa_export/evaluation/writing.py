@@ -1,0 +1,56 @@
+"""An evaluation into the bundle it is of: report.json is one of its files, so it is sealed again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jepa_export.errors import JepaExportError
+from jepa_export.staging import write_report
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.update import durable
+
+_FROM_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's headers
+
+
+def write_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
+    """Put ``evaluation`` into the report of ``bundle``; what else is in there stays, and so does the manifest
+    but for the report's hash. At every moment the folder holds the old bundle or the new one.
+
+    Raises:
+        JepaExportError: the report is not a table of names, or the bundle was changed meanwhile.
+        BundleError: it is no longer what it was.
+        StorageError: it cannot be written.
+    """
+    folder = bundle.path.resolve()
+    current = Bundle.open(folder)
+    if current.sha256 != bundle.sha256:
+        raise JepaExportError(f"{bundle.path}: was changed while it was evaluated: evaluate it again")
+    report = current.report() or {}
+    if not isinstance(report, dict):
+        raise JepaExportError(
+            f"{bundle.path / 'report.json'}: is no object, so nothing can be added: export the model again"
+        )
+    with (
+        durable.told(folder, "its evaluation cannot be written beside it"),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
+    ):
+        staging = Path(shutil.copytree(folder, Path(temporary) / "bundle"))
+        write_report(staging, report | {"evaluation": evaluation})
+        seal(staging, bundle.manifest)
+        for path in (*staging.rglob("*"), staging):
+            (durable.sync_folder if path.is_dir() else durable.sync_file)(path)
+        _exchange(staging, folder)
+        durable.sync_folder(folder.parent)
+    return Bundle.open(bundle.path)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two names on one file system change places, at once (renameat2 of Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_FROM_HERE, os.fsencode(one), _FROM_HERE, os.fsencode(other), _EXCHANGE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,0 +1,368 @@
+"""A bundle of a teacher as it is: V-JEPA 2 or 2.1 with a clip as its history, and anticipation as its future.
+
+The runtime encodes frame by frame, the teachers encode clips. So every step of the clip is a still: one frame
+shown ``tubelet`` times and encoded alone, as V-JEPA 2-AC does it (Assran et al. 2025). What moves reaches the
+predictor, which sees the clip's tokens in their places, and mask tokens in those of the future. It knows no
+actions: the bundle has one that can only be 0, and the future is the same for every candidate.
+
+A teacher distilled from a larger one predicts in that one's space. Its predictions are read back into its own
+by a linear map, fitted here by least squares on real frames; every other weight is as published."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jepa_export.bundles import (
+    Actions,
+    Identity,
+    Measured,
+    Settings,
+    Tolerances,
+    complete,
+    manifest,
+    write_golden,
+)
+from jepa_export.errors import JepaExportError
+from jepa_export.staging import staged
+from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
+from jepa_export.targets.onnx import export_onnx
+from jepa_export.targets.openvino import Sample, convert
+from jepa_export.teachers.family import Member
+from jepa_export.teachers.layers import Sizes
+from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
+from jepa_export.variants import KINDS, Kind, write_kinds
+from jepa_runtime.bundle import Bundle
+
+OFFERED = tuple(kind for kind in KINDS if kind[1] != "int8")
+# V-JEPA 2 was trained on 4 frames a second (Assran et al. 2025), and one step is a tubelet of two.
+STEP_S = 0.5
+# Of the given frames, to fit and to measure on.
+WINDOWS = 8
+GOLDEN_FRAMES = 2
+# A file of ONNX cannot be larger, and a bundle keeps weights in no other.
+MAX_ONNX_BYTES = 2**31
+QUANTILE = 0.9
+# Of the mean square: how much of it is added, so that what hardly varies does not get huge weights.
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# Of the libraries, on a workstation and on a robot.
+_BUILDER_BYTES, _RUNTIME_BYTES = 700e6, 200e6
+TOLERANCES: Tolerances = {
+    "fp32": {"min_cosine": 0.9999, "max_abs": 0.02},
+    "fp16": {"min_cosine": 0.99, "max_abs": 1.0},
+}
+NO_ACTIONS = Actions(names=("none",), units=("1",), low=(0.0,), high=(0.0,), max_norm=None)
+
+
+class FrameEncoder(nn.Module):
+    """One frame as cameras give it, uint8 [1, px, px, 3], as a still clip -> tokens [1, T, D]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: VJEPA2) -> None:
+        super().__init__()
+        self.encoder, self.tubelet = model.encoder, model.config.encoder.tubelet
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        # As jepa_export.teachers.pixels, whose movedim is exported with an axis that ONNX does not take.
+        pixels = ((frame.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        out: Tensor = self.encoder(torch.stack([pixels] * self.tubelet, dim=1))
+        return out
+
+
+class Anticipation(nn.Module):
+    """The predictor as the runtime asks: tokens of W steps -> the same H steps for every candidate.
+
+    ``read_back``: from where predictions lie to where the encoder's tokens do.
+    """
+
+    def __init__(self, model: VJEPA2, history_size: int, horizon: int, read_back: nn.Module) -> None:
+        super().__init__()
+        tokens = model.config.encoder.side**2
+        places = torch.arange((history_size + horizon) * tokens).split(tokens)
+        known, asked = torch.cat(places[:history_size]), torch.cat(places[history_size:])
+        self.predict, self.read_back = FixedPredictor(model.predictor, known, asked), read_back
+
+    def forward(
+        self, history_latents: Tensor, actions: Tensor, history_actions: Tensor | None = None
+    ) -> Tensor:
+        """[1, W, T, D], [K, H, A], [1, W-1, A] -> [K, H, T, D]."""
+        future = self.read_back(self.predict(history_latents.flatten(1, 2)))
+        future = future.unflatten(1, (-1, history_latents.shape[2]))
+        # Actions change nothing, but an input that no operation reads is lost on the way to some engines.
+        nothing = 0 * actions.sum(dim=-1)[..., None, None]
+        if history_actions is not None:
+            nothing = nothing + 0 * history_actions.sum()
+        futures: Tensor = future + nothing
+        return futures
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one call of a graph: ``weights`` (parameters), ``multiply_adds`` of its matrix products, and
+    ``working_bytes``, what its largest products keep at once."""
+
+    weights: int
+    multiply_adds: int
+    working_bytes: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of both graphs. The bytes are estimates: what building takes at its peak, and what a robot needs."""
+
+    encoder: Cost
+    predictor: Cost
+
+    @property
+    def weight_bytes(self) -> int:
+        return 4 * (self.encoder.weights + self.predictor.weights)
+
+    @property
+    def robot_bytes(self) -> float:
+        """Weights as read and as the engine lays them out."""
+        return _RUNTIME_BYTES + 2 * self.weight_bytes + self._working_bytes
+
+    @property
+    def building_bytes(self) -> float:
+        """Weights in torch, in ONNX, in OpenVINO's form, as read again, and as the engine lays them out."""
+        return _BUILDER_BYTES + 5 * self.weight_bytes + self._working_bytes
+
+    @property
+    def _working_bytes(self) -> int:
+        return max(self.encoder.working_bytes, self.predictor.working_bytes)
+
+
+def costs(config: VJEPA2Config, history_size: int, horizon: int) -> Costs:
+    """What a bundle costs, known before any weight is read.
+
+    Args:
+        history_size: W, in steps of a tubelet.
+        horizon: H, likewise.
+    """
+    with torch.device("meta"):
+        model = config.build()
+    patch = 3 * config.encoder.tubelet * config.encoder.patch**2
+    tokens, width = config.encoder.side**2, config.encoder.output_dim
+    known, asked = history_size * tokens, horizon * tokens
+    own = config.predictor.width
+    encoder, predictor = _transformer(config.encoder, tokens), _transformer(config.predictor, known + asked)
+    ends = known * width * own + asked * own * config.output_dim
+    if config.output_space == "teacher":
+        ends += asked * config.output_dim * width
+    embedding = tokens * patch * config.encoder.width
+    return Costs(
+        Cost(_count(model.encoder), encoder[0] + embedding, encoder[1]),
+        Cost(_count(model.predictor), predictor[0] + ends, predictor[1]),
+    )
+
+
+def check(
+    name: str,
+    member: Member,
+    *,
+    frames: int,
+    horizon: int,
+    depth: int | None = None,
+    accept_non_commercial: bool = False,
+) -> VJEPA2Config:
+    """What such a teacher is made of, if it can be built with a clip of ``frames`` and a future of
+    ``horizon`` steps.
+
+    Args:
+        depth: with so many blocks in the encoder, and no more in the predictor: for random weights only.
+
+    Raises:
+        JepaExportError: it cannot, or its licence was not accepted; the message says what can be done.
+    """
+    if not member.commercial and not accept_non_commercial:
+        raise JepaExportError(
+            f"{name}: its weights are under {member.licence}, and nothing made of them may serve a "
+            "commercial purpose: choose another teacher, or say --accept-non-commercial"
+        )
+    config = member.config
+    if not isinstance(config, VJEPA2Config):
+        raise JepaExportError(
+            f"{name} ({member.family}) cannot be built as it is: it does not anticipate without actions; "
+            "teachers of V-JEPA 2 and 2.1 do"
+        )
+    if depth is not None:
+        config = _reduced(config, depth)
+    tubelet, longest = config.encoder.tubelet, config.encoder.frames
+    if frames < tubelet or frames % tubelet:
+        raise JepaExportError(f"--frames must be a multiple of {name}'s tubelet ({tubelet}), got {frames}")
+    if horizon < 1 or frames + horizon * tubelet > longest:
+        raise JepaExportError(
+            f"clip and future must stay within the {longest} frames that {name} was trained on, a step of "
+            f"the future being {tubelet}: got --frames {frames} and --horizon {horizon}"
+        )
+    largest = 4 * costs(config, frames // tubelet, horizon).encoder.weights
+    if largest >= MAX_ONNX_BYTES:
+        raise JepaExportError(
+            f"{name} cannot be built: its encoder takes {largest / 1e9:.1f} GB, a file of ONNX holds at most "
+            "2.1 GB, and a bundle keeps weights in no other: choose a smaller teacher"
+        )
+    return config
+
+
+def _reduced(config: VJEPA2Config, depth: int) -> VJEPA2Config:
+    full = config.encoder.depth
+    if not 1 <= depth <= full:
+        raise JepaExportError(f"--depth must be between 1 and {full}, got {depth}")
+    return replace(
+        config,
+        encoder=replace(config.encoder, depth=depth, taps=(depth - 1,)),
+        predictor=replace(config.predictor, depth=min(depth, config.predictor.depth)),
+    )
+
+
+def frames_needed(history_size: int, horizon: int) -> int:
+    """How many frames, a step apart, a bundle is fitted and measured on."""
+    return history_size + horizon + WINDOWS - 1
+
+
+@torch.no_grad()
+def write_teacher(
+    model: VJEPA2,
+    frames: NDArray[np.uint8],
+    folder: Path,
+    settings: Settings,
+    identity: Identity,
+    progress: Callable[[str], None],
+) -> Bundle:
+    """Write the bundle ``folder`` (replaced if it exists) of a teacher.
+
+    Args:
+        model: in evaluation mode.
+        frames: uint8 [:func:`frames_needed`, px, px, 3], a step apart.
+        progress: told in words what comes next.
+
+    Raises:
+        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
+            does.
+        BundleError: what was made is not a valid bundle.
+    """
+    size, horizon = settings.history_size, settings.horizon
+    encoder = FrameEncoder(model)
+    with staged(folder) as staging:
+        progress(f"encoding {len(frames)} frames")
+        latents = torch.cat([encoder(torch.from_numpy(frame[None])) for frame in frames])
+        progress(f"anticipating {WINDOWS} times, to measure the errors")
+        windows = [latents[start : start + size + horizon] for start in range(WINDOWS)]
+        raw = Anticipation(model, size, horizon, nn.Identity())
+        predicted = torch.cat([raw(*_asked(window[None, :size], settings)) for window in windows])
+        arrived = torch.stack([window[size:] for window in windows])
+        read_back, report = _read_back(model.config, predicted, arrived)
+        predictor = Anticipation(model, size, horizon, read_back)
+        measured = _measure(read_back(predicted), arrived, latents)
+        samples: list[Sample] = [{"frame": frame[None]} for frame in frames]
+        _write(encoder, samples, "latent", staging / "encoder", settings.variants, progress)
+        names = ("history_latents", "actions", "history_actions")
+        pasts = [_asked(window[None, :size], settings) for window in windows]
+        asked: list[Sample] = [
+            {name: tensor.numpy() for name, tensor in zip(names, past, strict=False)} for past in pasts
+        ]
+        _write(predictor, asked, "futures", staging / "predictor", settings.variants, progress)
+        golden = latents[:GOLDEN_FRAMES]
+        given = [_asked(latent.expand(1, size, *latent.shape), settings) for latent in golden]
+        futures = torch.stack([predictor(*one) for one in given])
+        shown = torch.from_numpy(frames[:GOLDEN_FRAMES])
+        write_golden(staging, frames=shown, latents=golden, actions=given[0][1], futures=futures)
+        fields = manifest(
+            identity,
+            settings,
+            measured,
+            px=model.config.encoder.px,
+            latent=(latents.shape[1], latents.shape[2]),
+            roles=("encoder", "predictor"),
+            tolerances={precision: TOLERANCES[precision] for _, precision in settings.variants},
+        )
+        complete(staging, fields, report, progress)
+    return Bundle.open(folder)
+
+
+def _asked(history: Tensor, settings: Settings) -> list[Tensor]:
+    """The inputs of the predictor for a history [1, W, T, D]."""
+    actions = torch.zeros(settings.num_samples, settings.horizon, 1)
+    between = history.shape[1] - 1
+    return [history, actions, *([torch.zeros(1, between, 1)] if between else [])]
+
+
+def _read_back(
+    config: VJEPA2Config, predicted: Tensor, arrived: Tensor
+) -> tuple[nn.Module, dict[str, object]]:
+    """What makes of predictions [n, H, T, P] tokens of the encoder [n, H, T, D], and what the report says of
+    it: fitted on every other window, judged and regularised on the rest."""
+    if config.output_space == "encoder":
+        return nn.Identity(), {}
+    inputs, wanted = (tensor.flatten(1, 2).double() for tensor in (predicted, arrived))
+    known, truth = inputs[::2].flatten(0, 1), wanted[::2].flatten(0, 1)
+    middle, mean = known.mean(0), truth.mean(0)
+    squares, products = (known - middle).T @ (known - middle), (known - middle).T @ (truth - mean)
+    unit = squares.diagonal().mean() * torch.eye(len(squares), dtype=squares.dtype)
+    spread = (wanted[1::2] - mean).square().sum()
+    explained, weights = -torch.inf, products
+    for ridge in RIDGES:
+        tried = torch.linalg.solve(squares + ridge * unit, products)
+        share = 1 - float((wanted[1::2] - mean - (inputs[1::2] - middle) @ tried).square().sum() / spread)
+        if share > explained:
+            explained, weights = share, tried
+    linear = nn.Linear(*weights.shape)
+    linear.weight.copy_(weights.T)
+    linear.bias.copy_(mean - middle @ weights)
+    about = "share of the variance of what came that the predictions explain once read back, on other frames"
+    return linear, {"read_back": {"about": about, "explained": round(explained, 4)}}
+
+
+def _measure(predicted: Tensor, arrived: Tensor, latents: Tensor) -> Measured:
+    """Surprising is what is further off than the worst of these predictions; reached, what differs from a
+    goal less than frames a step apart do by the median."""
+    errors = predicted - arrived
+    bounds = errors.flatten(2).norm(dim=-1).quantile(QUANTILE, dim=0)
+    one_step = errors[:, 0].flatten(1).square().mean(1).sqrt()
+    moved = (latents[1:] - latents[:-1]).flatten(1).square().mean(1)
+    return Measured(
+        error_bounds=tuple(bounds.tolist()),
+        surprise_threshold=float(one_step.max()),
+        goal_threshold=float(moved.median()),
+    )
+
+
+def _write(
+    module: nn.Module,
+    samples: Sequence[Sample],
+    output: str,
+    folder: Path,
+    kinds: Sequence[Kind],
+    progress: Callable[[str], None],
+) -> None:
+    progress(f"{folder.name}: its graphs")
+    example = {name: torch.from_numpy(array) for name, array in samples[0].items()}
+    free = ("actions",) if "actions" in example else ()
+    shapes = {name: tuple(tensor.shape) for name, tensor in example.items()}
+    folder.mkdir()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        path = Path(scratch) / "model.onnx"
+        export_onnx(module, example, [output], path, free_axis=free)
+        write_kinds(path, {"fp32": lambda: convert(path)}, samples, folder, kinds, shapes=shapes)
+
+
+def _transformer(sizes: Sizes, tokens: int) -> tuple[int, int]:
+    """Multiply-adds of all blocks, and the bytes of the scores of one with what stands beside them."""
+    width, hidden = sizes.width, sizes.hidden
+    block = tokens * (4 * width**2 + 2 * width * hidden) + 2 * tokens**2 * width
+    return sizes.depth * block, 4 * (2 * sizes.heads * tokens**2 + tokens * (6 * width + hidden))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

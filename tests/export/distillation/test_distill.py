@@ -1,0 +1,160 @@
+"""jepa-export distill and train-predictor, from recordings to a bundle that the runtime plays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_export.cli import main
+from jepa_export.distillation.encoders import of_run
+from jepa_runtime import Bundle, WorldModel
+from jepa_runtime.cli import main as runtime
+from tests.export.data.conftest import bikes, carphone  # noqa: F401
+from tests.export.distillation.tiny import DATA, DISTILL, PACE, SHAPE, TEACHER, families
+
+TRAIN = ["train-predictor", "--student", "tiny", *SHAPE, *PACE[2:], "--allow-collapse"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with families():
+        yield
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to its end, on Two Rooms."""
+    out = tmp_path_factory.mktemp("distilled") / "run"
+    assert main([*DISTILL, "--out", str(out)]) == 0
+    return out
+
+
+def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(out)]) == 1
+    assert not (out / "bundle").exists()
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_the_bundle_is_trained_and_says_of_what(distilled: Path) -> None:
+    bundle = Bundle.open(distilled / "bundle")
+    manifest = bundle.manifest
+    assert (manifest.model_id, manifest.version, manifest.trained) == ("tiny", "1.0.0", True)
+    assert "tiny_vjepa2" in manifest.provenance.teacher and "random weights" in manifest.provenance.teacher
+    assert "two_rooms" in manifest.provenance.data and "held out" in manifest.provenance.data
+    assert manifest.io.step_s == pytest.approx(0.2)
+    assert list(manifest.io.action.names) == ["linear.x", "linear.y"]
+    limits = zip(manifest.io.action.low, manifest.io.action.high, strict=True)
+    assert all(-1.6 < low < 0 < high < 1.6 for low, high in limits)
+    assert min(manifest.error_bounds) > 0 and manifest.surprise_threshold > 0
+    assert bundle.report()["open_loop"]["held_out"] is True
+    assert runtime(["verify", str(bundle.path)]) == 0
+
+
+@pytest.mark.slow
+def test_the_weights_in_the_bundle_are_those_that_were_trained(distilled: Path) -> None:
+    given = of_run(distilled)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    with torch.no_grad():
+        expected = given.encoder(torch.from_numpy(frames)).numpy()
+    with WorldModel.open(distilled / "bundle", precision="fp32") as model:
+        found = np.stack([model.encode(frame) for frame in frames])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more"
+    assert main([*TRAIN, "--encoder", str(distilled), *DATA, "--seed", "1", "--out", str(out)]) == 0
+    ours, theirs = (Bundle.open(run / "bundle") for run in (out, distilled))
+    assert ours.manifest.trained and ours.manifest.provenance.teacher == theirs.manifest.provenance.teacher
+    file = "encoder/onnx/model_fp32.onnx"
+    assert (ours.path / file).read_bytes() == (theirs.path / file).read_bytes()
+    file = "predictor/onnx/model_fp32.onnx"
+    assert (ours.path / file).read_bytes() != (theirs.path / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_predictor_is_trained_on_a_teacher_as_it_is(tmp_path: Path) -> None:
+    arguments = [
+        *TRAIN,
+        "--encoder",
+        TEACHER[1],
+        "--untrained-teacher",
+        *DATA,
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(arguments) == 0
+    manifest = Bundle.open(tmp_path / "run" / "bundle").manifest
+    assert manifest.model_id == "tiny_vjepa2" and manifest.io.latent.tokens == 9
+    assert runtime(["verify", str(tmp_path / "run" / "bundle")]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_real_films_and_a_vjepa2_become_a_bundle_that_the_runtime_plays(
+    bikes: Path,  # noqa: F811
+    carphone: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    teacher = ["--teacher", "vjepa2_vitl_256", "--untrained-teacher", "--depth", "1", "--size", "64"]
+    data = ["--data", str(bikes), "--data", str(carphone)]
+    pace = ["--steps", "12", "--predictor-steps", "12", "--watch-every", "6"]
+    out = tmp_path / "run"
+    assert main(["distill", *teacher, "--student", "tiny", *data, *SHAPE, *pace, "--out", str(out)]) == 0
+    manifest = Bundle.open(out / "bundle").manifest
+    assert manifest.trained and "1 of 24 blocks: not the published model" in manifest.provenance.teacher
+    played = tmp_path / "played.json"
+    bundle = ["--bundle", str(out / "bundle")]
+    assert runtime(["run", *bundle, "--source", str(bikes), "--duration", "3", "--json", str(played)]) == 0
+    assert json.loads(played.read_text())["frames_processed"] > 30
+    with WorldModel.open(out / "bundle") as model:
+        latents = np.stack([model.encode(np.full((64, 64, 3), grey, np.uint8)) for grey in (0, 200)])
+        actions = np.zeros((2, 2, 1), np.float32)
+        actions[1] = 1
+        futures = model.predict(
+            actions, latents=latents, history_actions=np.zeros((1, 1), np.float32)
+        ).latents
+        # Nothing is known of actions in films, and so they change nothing.
+        np.testing.assert_array_equal(futures[0], futures[1])
+
+
+def test_what_cannot_be_done_is_said_at_once(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    bikes: Path,  # noqa: F811
+) -> None:
+    def said(*arguments: str) -> str:
+        return refused(list(arguments), tmp_path / "run", capsys)
+
+    film = ["--data", str(bikes), "--held-out", "0"]
+    assert "no student is called 'nobody'" in said(*DISTILL, "--student", "nobody")
+    assert "--steps must be at least 1, got 0" in said(*DISTILL, "--steps", "0")
+    assert "--batch must be at least 1, got 0" in said(*DISTILL, "--batch", "0")
+    assert "nowhere.mp4: no such file" in said(*DISTILL, "--data", "nowhere.mp4")
+    assert "one clip of 42 frames" in said(*DISTILL, "--horizon", "40")
+    assert "a batch of 400 clips cannot be drawn" in said(*DISTILL, "--batch", "400")
+    assert "no actions in this data" in said(*TRAIN, "--encoder", *TEACHER[1:], *film)
+    assert "is not the folder of a distillation" in said(*TRAIN, "--encoder", str(tmp_path), *DATA)
+
+
+def test_a_folder_of_other_settings_or_data_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jepa_export.distillation import run
+
+    monkeypatch.setattr(run._Work, "train", lambda *_: None)
+    monkeypatch.setattr(run._Work, "finish", lambda *_: None)
+    out = tmp_path / "run"
+    assert main([*DISTILL, "--out", str(out)]) == 0
+    assert main([*DISTILL, "--checkpoint-every", "3", "--out", str(out)]) == 0
+    assert "learning_rate 0.0005 (now 0.1)" in refused([*DISTILL, "--learning-rate", "0.1"], out, capsys)
+    other = [*DISTILL[:6], "--data", "two_rooms?trajectories=13&frames=10", *DISTILL[8:]]
+    assert "other settings: data" in refused(other, out, capsys)

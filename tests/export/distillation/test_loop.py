@@ -1,0 +1,226 @@
+"""The loop of a stage: what it leaves on disk, and how it ends where it cannot go on."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from jepa_export.data.batches import Batch
+from jepa_export.data.open import open_data
+from jepa_export.data.store import Store
+from jepa_export.data.windows import Windows
+from jepa_export.distillation.checkpoint import claim, load, save
+from jepa_export.distillation.fidelity import some_clips
+from jepa_export.distillation.loop import Pace, Share, fabric, schedule, train
+from jepa_export.distillation.stages import Stage
+from jepa_export.errors import JepaExportError
+
+PACE = Pace(steps=6, batch=4, learning_rate=0.01, seed=0, checkpoint_every=2, watch_every=3, alarms=2)
+
+
+class Brightness(Stage):
+    """Learns how bright frames are; its loss is what the test wants from call ``bad`` on."""
+
+    name = "brightness"
+
+    def __init__(self, *, bad: int | None = None, collapsed: bool = False, width: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.line = nn.Linear(width, 1)
+        self._bad, self._collapsed, self._calls = bad, collapsed, 0
+
+    def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+        frames = torch.from_numpy(batch.frames).to(device) / 255
+        return frames[:, :, ::8, ::8].flatten(1, 3)[:, : self.line.in_features].mean(-1), frames.mean(
+            (1, 2, 3, 4)
+        )
+
+    def forward(self, few: Tensor, bright: Tensor) -> dict[str, Tensor]:
+        broken = self._bad is not None and self._calls >= self._bad
+        self._calls += 1
+        error = (self.line(few)[:, 0] - bright).pow(2).mean()
+        return {"error": error * (float("nan") if broken else 1)}
+
+    def watched(self, batch: Batch, device: torch.device) -> Tensor:
+        latents = torch.from_numpy(batch.frames).to(device)[:, 0, ::8, ::8].flatten(1)[:, :, None].float()
+        return latents * (0 if self._collapsed else 1)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    store = Store(tmp_path_factory.mktemp("cache"), height=32, width=32)
+    data = open_data(["two_rooms?trajectories=8&frames=6"], store, held_out=0)
+    return Windows(data.train, frames=2, rate_hz=5)
+
+
+@pytest.fixture(scope="module")
+def spread() -> Fabric:
+    return fabric("32-true")
+
+
+def go(
+    spread: Fabric, windows: Windows, folder: Path, pace: Pace = PACE, *, stage: Stage | None = None
+) -> Stage:
+    folder.mkdir(exist_ok=True)
+    stage = stage or Brightness()
+    train(spread, stage, windows, some_clips(windows, 8), folder, pace, board=False)
+    return stage
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_every_step_leaves_a_row_and_every_look_at_latents_too(
+    spread: Fabric, windows: Windows, tmp_path: Path
+) -> None:
+    go(spread, windows, tmp_path)
+    head, *losses = rows(tmp_path / "brightness.csv")
+    assert head == ["step", "loss", "error"]
+    assert [row[0] for row in losses] == [str(step) for step in range(6)]
+    assert all(row[1] == row[2] for row in losses)
+    head, *looks = rows(tmp_path / "brightness_variety.csv")
+    assert head == ["step", "rank", "std"] and [row[0] for row in looks] == ["2", "5"]
+
+
+def test_a_finished_stage_is_taken_up_without_another_step(
+    spread: Fabric, windows: Windows, tmp_path: Path
+) -> None:
+    done = go(spread, windows, tmp_path)
+    before = (tmp_path / "brightness.csv").read_text()
+    again = go(spread, windows, tmp_path, stage=Brightness(bad=0))
+    assert torch.equal(again.line.weight, done.line.weight)
+    assert (tmp_path / "brightness.csv").read_text() == before
+
+
+def test_a_row_that_a_kill_cut_off_is_written_again(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(spread, windows, tmp_path / "whole")
+    with pytest.raises(JepaExportError):
+        go(spread, windows, tmp_path / "cut", stage=Brightness(bad=5))
+    table = tmp_path / "cut" / "brightness.csv"
+    assert load(tmp_path / "cut" / "brightness.pt")["step"] == 4
+    # Of step 10, say: its first digit is that of a step before.
+    table.write_text(table.read_text() + "1")
+    go(spread, windows, tmp_path / "cut")
+    assert table.read_text() == (tmp_path / "whole" / "brightness.csv").read_text()
+
+
+def test_a_loss_that_is_no_number_names_step_and_clips_and_keeps_the_checkpoint(
+    spread: Fabric, windows: Windows, tmp_path: Path
+) -> None:
+    clips = Share(windows, size=4, seed=0, rank=0, world=1).indices(3)
+    with pytest.raises(JepaExportError) as caught:
+        go(spread, windows, tmp_path, stage=Brightness(bad=3))
+    told = str(caught.value)
+    assert "the loss of stage brightness is nan at step 3" in told
+    assert f"clips {', '.join(map(str, clips))}" in told and "--learning-rate" in told
+    saved = load(tmp_path / "brightness.pt")
+    assert saved["step"] == 2 and all(weights.isfinite().all() for weights in saved["network"].values())
+
+
+def test_latents_that_stay_collapsed_end_the_training(
+    spread: Fabric, windows: Windows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(JepaExportError, match=r"step 5: the latents .* collapse.* 2 times in a row"):
+        go(spread, windows, tmp_path, stage=Brightness(collapsed=True))
+    assert "stage brightness, step 2: the latents of held-out frames collapse" in caplog.text
+
+
+def test_collapse_can_be_allowed(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(spread, windows, tmp_path, replace(PACE, alarms=None), stage=Brightness(collapsed=True))
+    assert load(tmp_path / "brightness.pt")["alarms"] == 2
+
+
+def test_a_checkpoint_of_another_network_is_refused(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(spread, windows, tmp_path)
+    with pytest.raises(JepaExportError, match=r"brightness\.pt is of other settings .*choose another --out"):
+        go(spread, windows, tmp_path, stage=Brightness(width=4))
+
+
+def test_a_damaged_checkpoint_is_refused(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(spread, windows, tmp_path)
+    content = (tmp_path / "brightness.pt").read_bytes()
+    (tmp_path / "brightness.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(JepaExportError, match=r"brightness\.pt: no checkpoint, or a damaged one"):
+        go(spread, windows, tmp_path)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The kernel refuses to let files grow further, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_without_room_the_checkpoint_before_stays_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "stage.pt"
+    save({"step": 1}, path)
+    with files_of_at_most(4096), pytest.raises(JepaExportError, match=r"cannot be written .*make room"):
+        save({"step": 2, "weights": torch.zeros(100_000)}, path)
+    assert load(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    claim(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
+    claim(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
+    with pytest.raises(JepaExportError, match=r"other settings: seed 0 \(now 1\); give the same"):
+        claim(tmp_path / "run", {"seed": 1, "data": ["a"]}, write=True)
+
+
+def test_a_batch_is_shared_out_without_rest_and_without_overlap(windows: Windows) -> None:
+    whole = Share(windows, size=8, seed=3, rank=0, world=1).indices(2)
+    shares = [Share(windows, size=8, seed=3, rank=rank, world=4).indices(2) for rank in range(4)]
+    assert sorted(clip for share in shares for clip in share) == sorted(whole)
+    with pytest.raises(JepaExportError, match="--batch must be a multiple of the 3 processes, got 8"):
+        Share(windows, size=8, seed=3, rank=0, world=3)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
+    rates = [schedule(step, 1000) for step in (0, 99, 500, 999)]
+    assert rates == pytest.approx([0.01, 0.976, 0.505, 0.01], abs=2e-3)
+    assert schedule(0, 6) == 1
+
+
+def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
+    spread: Fabric, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(JepaExportError, match="pip install tensorboard"):
+        train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, board=True)
+
+
+def test_tensorboard_gets_every_number(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, board=True)
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert set(events.Tags()["scalars"]) == {
+        f"brightness/{name}" for name in ("loss", "error", "rank", "std")
+    }
+    assert [event.step for event in events.Scalars("brightness/loss")] == list(range(6))
+
+
+def test_half_precision_keeps_weights_and_losses_in_full(windows: Windows, tmp_path: Path) -> None:
+    stage = go(fabric("bf16-mixed"), windows, tmp_path)
+    go(fabric("32-true"), windows, tmp_path / "full")
+    assert stage.line.weight.dtype == torch.float32
+    pairs = zip(rows(tmp_path / "brightness.csv"), rows(tmp_path / "full" / "brightness.csv"), strict=True)
+    ours, theirs = ([float(row[1]) for row in table[1:]] for table in zip(*pairs, strict=True))
+    assert ours == pytest.approx(theirs, rel=0.2) and ours != theirs

@@ -1,0 +1,85 @@
+"""Distilling in processes: two of them, and one that is killed, end up where one does undisturbed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.export.distillation.tiny import DISTILL
+
+ROOT = Path(__file__).resolve().parents[3]
+STAGES = ("encoder", "predictor")
+MODULE = "tests.export.distillation.tiny"
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+# Losses of step 2 and 3 are lost, those of 0 and 1 lie in a checkpoint.
+KILLS = (("encoder", 3), ("encoder", 5), ("predictor", 3))
+
+
+def start(out: Path, *leading: str, through: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    arguments = [*leading, "--no-bundle", *DISTILL, "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, "-m", *through, MODULE, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def losses(out: Path, stage: str) -> np.ndarray:
+    with (out / f"{stage}.csv").open(newline="") as file:
+        _, *rows = csv.reader(file)
+    assert [row[0] for row in rows] == [str(step) for step in range(6)]
+    return np.array([[float(value) for value in row[1:]] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = start(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_the_student_learns(undisturbed: Path) -> None:
+    for stage in STAGES:
+        found = losses(undisturbed, stage)
+        assert found[-1, 0] < found[0, 0], stage
+
+
+def test_a_killed_run_goes_on_to_the_same_losses_and_weights(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for stage, step in KILLS:
+        killed = start(out, "--die", stage, str(step))
+        assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    done = start(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for stage in STAGES:
+        for name in (f"{stage}.csv", f"{stage}_variety.csv"):
+            assert (out / name).read_text() == (undisturbed / name).read_text(), name
+        ours, theirs = (
+            torch.load(run / f"{stage}.pt", weights_only=True)["network"] for run in (out, undisturbed)
+        )
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), stage
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in undisturbed.iterdir())
+
+
+def test_two_processes_have_the_losses_of_one_with_the_same_batch(undisturbed: Path, tmp_path: Path) -> None:
+    done = start(tmp_path / "run", through=tuple(TORCHRUN))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 processes" in done.stdout + done.stderr
+    for stage in STAGES:
+        np.testing.assert_allclose(
+            losses(tmp_path / "run", stage), losses(undisturbed, stage), atol=1e-5, rtol=0, err_msg=stage
+        )

@@ -1,0 +1,108 @@
+"""What teachers give as targets, and which of them are given at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from jepa_export.distillation.encoders import PooledTeacher
+from jepa_export.distillation.teacher import Features, open_teacher
+from jepa_export.errors import JepaExportError
+from jepa_export.students.layers import unit_scale
+from jepa_export.teachers.checkpoints.read import Teacher
+from jepa_export.teachers.pixels import normalised
+from tests.export.distillation.tiny import families
+
+NAMES = ("vjepa2", "vjepa2_1", "vjepa2_1_levels", "vjepa2_ac", "lewm", "ijepa")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with families():
+        yield
+
+
+def teacher(name: str, **changed: object) -> Teacher:
+    asked = {"untrained": True, "depth": None, "seed": 0, "accept_non_commercial": False} | changed
+    return open_teacher(name, **asked)  # type: ignore[arg-type]
+
+
+def frames(count: int, px: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (2, count, px, px, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_teacher_gives_tokens_of_unit_scale_for_its_grid(name: str) -> None:
+    features = Features(teacher(f"tiny_{name}"), frames=2)
+    found = features(frames(3, features.px))
+    assert found.shape == (2, features.side**2, features.dim)
+    torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
+
+
+def test_a_target_is_what_a_clip_that_ends_with_the_frame_holds_of_it() -> None:
+    features = Features(teacher("tiny_vjepa2"), frames=4)
+    clip = frames(6, features.px)
+    with torch.no_grad():
+        tokens = features.model.encoder(normalised(clip[:, 2:]))
+    torch.testing.assert_close(features(clip), unit_scale(tokens[:, features.side**2 :]))
+    longer = torch.cat([frames(6, features.px).flip(0)[:, :2], clip[:, 2:]], dim=1)
+    torch.testing.assert_close(features(longer), features(clip))
+    clip[:, 2] = 255 - clip[:, 2]
+    assert not torch.allclose(features(longer), features(clip), atol=1e-3)
+
+
+def test_frames_of_another_size_are_scaled() -> None:
+    features = Features(teacher("tiny_vjepa2"), frames=2)
+    grey = torch.full((1, 2, 20, 20, 3), 90, dtype=torch.uint8)
+    exact = torch.full((1, 2, features.px, features.px, 3), 90, dtype=torch.uint8)
+    torch.testing.assert_close(features(grey), features(exact), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_as_an_encoder_a_teacher_has_at_most_16_tokens(name: str) -> None:
+    features = Features(teacher(f"tiny_{name}"), frames=2)
+    encoder = PooledTeacher(features)
+    latents = encoder(frames(1, features.px)[:, 0])
+    assert latents.shape == (2, encoder.config.tokens, encoder.config.dim)
+    assert encoder.config.tokens <= 16
+    torch.testing.assert_close(latents, unit_scale(latents), atol=1e-3, rtol=0)
+
+
+def test_random_weights_follow_from_the_seed_and_are_told() -> None:
+    one, same, other = (teacher("tiny_vjepa2", depth=1, seed=seed) for seed in (0, 0, 1))
+    clip = frames(2, 48)
+    features = [Features(each, frames=2)(clip) for each in (one, same, other)]
+    assert torch.equal(features[0], features[1]) and not torch.allclose(features[0], features[2])
+    assert "random weights" in one.provenance and "1 of 2 blocks: not the published" in one.provenance
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("nobody", {}, "no teacher is called 'nobody'"),
+        ("tiny_vjepa2", {"depth": 0}, "--depth must be between 1 and 2, got 0"),
+        ("tiny_vjepa2", {"depth": 3}, "--depth must be between 1 and 2, got 3"),
+        ("tiny_vjepa2=file.pt", {}, "exclude each other"),
+        ("tiny_vjepa2=file.pt", {"untrained": False, "depth": 1}, "--depth goes with --untrained-teacher"),
+        ("tiny_ijepa=x.pt", {"untrained": False}, "non-commercial use only.*--accept-non-commercial"),
+        ("tiny_ijepa=x.pt", {"untrained": False, "accept_non_commercial": True}, "x.pt does not exist"),
+        ("vjepa2_ac_vitg_256", {"untrained": False}, "not on the Hugging Face Hub: fetch vjepa2/vjepa2-ac"),
+    ],
+)
+def test_what_cannot_be_a_teacher_is_said(name: str, changed: dict[str, object], said: str) -> None:
+    with pytest.raises(JepaExportError, match=said):
+        teacher(name, **changed)
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 10])
+def test_clips_that_the_teacher_does_not_read_are_refused(length: int) -> None:
+    with pytest.raises(JepaExportError, match=f"--clip must be a multiple of 2 up to 8 .*, got {length}"):
+        Features(teacher("tiny_vjepa2"), frames=length)
+
+
+def test_a_single_image_will_do_where_the_teacher_reads_images() -> None:
+    features = Features(teacher("tiny_vjepa2_1"), frames=1)
+    assert features(frames(1, features.px)).shape == (2, features.side**2, features.dim)

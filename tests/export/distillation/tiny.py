@@ -1,0 +1,71 @@
+"""Runs jepa-export with a teacher and a student that are trained in seconds, as a process that tests start.
+
+    python -m tests.export.distillation.tiny [--die STAGE STEP] [--no-bundle] ARGUMENTS …
+
+No cleaning up happens on SIGKILL, as after a power cut."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from jepa_export.distillation import loop, run
+from jepa_export.students import family as students
+from jepa_export.students.family import Sizes
+from jepa_export.teachers import family as teachers
+from tests.export.teachers.tiny import TINY as TEACHERS
+
+STUDENT = Sizes(encoder=(32, 1, 2), predictor=(16, 1, 2), tokens=2, dim=8)
+# Two Rooms as a tiny V-JEPA 2 sees it; both stages.
+DATA = ["--data", "two_rooms?trajectories=12&frames=10"]
+SHAPE = ["--clip", "2", "--history", "2", "--horizon", "2", "--num-samples", "16", "--batch", "4"]
+PACE = ["--steps", "6", "--predictor-steps", "6", "--checkpoint-every", "2", "--watch-every", "2"]
+TEACHER = ["--teacher", "tiny_vjepa2", "--untrained-teacher"]
+DISTILL = ["distill", *TEACHER, "--student", "tiny", *DATA, *SHAPE, *PACE, "--allow-collapse"]
+
+
+@contextmanager
+def families() -> Iterator[None]:
+    """The tiny models are members of their families."""
+    named = {f"tiny_{name}": member for name, member in TEACHERS.items()}
+    with mock.patch.dict(students.FAMILY, {"tiny": STUDENT}), mock.patch.dict(teachers.FAMILY, named):
+        yield
+
+
+def die_at(stage: str, step: int) -> None:
+    """From now on, ``stage`` does not survive its step ``step``."""
+    train, rate, under_way = run.train, loop.schedule, [""]
+
+    def watched_train(spread: Any, which: Any, *rest: Any, **named: Any) -> None:
+        under_way[0] = which.name
+        train(spread, which, *rest, **named)
+
+    def watched_rate(at: int, steps: int) -> float:
+        if (under_way[0], at) == (stage, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rate(at, steps)
+
+    run.train, loop.schedule = watched_train, watched_rate
+
+
+def _end(*_: object) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    from jepa_export.cli import main
+
+    arguments = sys.argv[1:]
+    if arguments[0] == "--die":
+        die_at(arguments[1], int(arguments[2]))
+        arguments = arguments[3:]
+    if arguments[0] == "--no-bundle":
+        run.fidelity.measure = _end
+        arguments = arguments[1:]
+    with families():
+        sys.exit(main(arguments))
