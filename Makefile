@@ -1,13 +1,17 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo demo-update test lint clean
 
 help:            ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 demo:            ## run the main job for DEMO_SECONDS (default 45) over ROS 2 and leave the results in out/demo
 	@scripts/setup.sh --with ros,viz
 	@. scripts/env.sh && exec python demo/run.py
+
+demo-update:     ## three releases over the air to a driving robot: one goes live, two are refused; results in out/demo-update
+	@scripts/setup.sh --with ros,viz,export
+	@. scripts/env.sh && exec python demo/update.py
 
 test:            ## run the tests (PYTEST_ARGS are passed on)
 	@scripts/setup.sh --with ros,viz,export,dev

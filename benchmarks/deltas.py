@@ -1,12 +1,12 @@
 """What a delta saves: the traffic of an update, and the time it takes to make and to apply.
 
-Two bundles: the given one, and a copy whose INT8 weights were changed as training on would change them. There
-is no second training at hand: each weight gets Gaussian noise before it is rounded, of the size that changes
-so many of the weights, in one layer (the largest) or in all. Everything else stays as it is. Compared over
-all files that differ:
+From --bundle to --to, such as the same model trained on; and to copies of it whose INT8 weights were changed:
+each weight gets Gaussian noise before it is rounded, of the size that changes so many of the weights, in one
+layer (the largest) or in all, and everything else stays as it is. Compared over all files that differ:
 
     ours      same-layout difference modulo 256, zstd level 3 (jepa_export.release.deltas); applied by the
-              robot's reader, which writes to the disk and checks the hash
+              robot's reader, which writes to the disk and checks the hash; a file for which that is not worth
+              it comes as it is, as robots get it
     full      the new files alone, zstd level 19; unpacked in memory
     bsdiff4   if it is installed (pip install bsdiff4); applied in memory
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     console = Console()
     try:
-        report = compare(arguments.bundle, rounds=arguments.rounds, seed=arguments.seed)
+        report = compare(arguments.bundle, arguments.to, rounds=arguments.rounds, seed=arguments.seed)
     except JepaRuntimeError as error:
         print(f"deltas: {error}", file=sys.stderr)
         return 2
@@ -84,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(folder: Path, *, rounds: int, seed: int) -> dict[str, Any]:
+def compare(folder: Path, to: Path | None, *, rounds: int, seed: int) -> dict[str, Any]:
     """All cases, as the report that is written.
+
+    Args:
+        to: what ``folder`` became by training; None: only synthetic variants are compared.
 
     Raises:
         JepaRuntimeError: the bundle cannot be used.
@@ -93,20 +96,19 @@ def compare(folder: Path, *, rounds: int, seed: int) -> dict[str, Any]:
     bundle, cases = Bundle.open(folder), []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
+        variants = [] if to is None else [("trained on", Bundle.open(to))]
         for number, (title, share, one_layer) in enumerate(CASES):
-            changed = fine_tuned(bundle, scratch / str(number), share, one_layer=one_layer, seed=seed)
+            variant = noisy(bundle, scratch / str(number), share, one_layer=one_layer, seed=seed)
+            variants.append((f"noise: {title}", variant))
+        for title, changed in variants:
             pairs = list(differing(bundle, changed))
             size = sum(len(new) for _, new in pairs)
-            differ = sum(
-                int(np.count_nonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8)))
-                for old, new in pairs
-            )
             cases.append(
                 {
                     "case": title,
                     "files": len(pairs),
                     "bytes": size,
-                    "bytes_changed": differ,
+                    "bytes_changed": sum(changed_bytes(old, new) for old, new in pairs),
                     "methods": {
                         method.name: measured(method, pairs, rounds) for method in methods(scratch / "work")
                     },
@@ -115,7 +117,7 @@ def compare(folder: Path, *, rounds: int, seed: int) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "bundle": {"id": manifest.model_id, "version": manifest.version, "sha256": bundle.sha256},
-        "variants": "synthetic: Gaussian noise on the INT8 weights before rounding, no second training",
+        "to": None if to is None else Bundle.open(to).manifest.provenance.command,
         "rounds": rounds,
         "seed": seed,
         "cases": cases,
@@ -123,7 +125,7 @@ def compare(folder: Path, *, rounds: int, seed: int) -> dict[str, Any]:
     }
 
 
-def fine_tuned(bundle: Bundle, folder: Path, share: float, *, one_layer: bool, seed: int) -> Bundle:
+def noisy(bundle: Bundle, folder: Path, share: float, *, one_layer: bool, seed: int) -> Bundle:
     """A copy of a bundle in which about ``share`` of the INT8 weights differ.
 
     Raises:
@@ -171,11 +173,20 @@ def differing(old: Bundle, new: Bundle) -> Iterator[tuple[bytes, bytes]]:
             yield old.read(record.path), new.read(record.path)
 
 
+def changed_bytes(old: bytes, new: bytes) -> int:
+    """How many bytes of ``new`` are not those of ``old`` at the same place."""
+    common = min(len(old), len(new))
+    same = np.frombuffer(old, np.uint8, common) == np.frombuffer(new, np.uint8, common)
+    return len(new) - int(np.count_nonzero(same))
+
+
 def methods(work: Path) -> Iterator[Method]:
     """Those that can run here."""
     work.mkdir(exist_ok=True)
 
     def applied(old: bytes, packed: bytes) -> bytes:
+        if packed not in expected:
+            return packed
         (work / "base").write_bytes(old)
         (work / "delta").write_bytes(packed)
         length = int.from_bytes(packed[16:24], "little")
@@ -184,6 +195,8 @@ def methods(work: Path) -> Iterator[Method]:
 
     def made(old: bytes, new: bytes) -> bytes:
         packed = deltas.make(old, new)
+        if not deltas.worth_it(packed, new):
+            return new
         expected[packed] = hashlib.sha256(new).hexdigest()
         return packed
 
@@ -218,7 +231,7 @@ def measured(method: Method, pairs: list[tuple[bytes, bytes]], rounds: int) -> d
 def show(report: dict[str, Any], console: Console) -> None:
     """The report as a table."""
     bundle = report["bundle"]
-    table = Table(title=f"{bundle['id']} {bundle['version']} to a synthetic variant", title_justify="left")
+    table = Table(title=f"{bundle['id']} {bundle['version']} to variants of it", title_justify="left")
     for column in ("changed", "method"):
         table.add_column(column)
     for column in ("kB", "of full", "make s", "apply s"):
@@ -236,7 +249,6 @@ def show(report: dict[str, Any], console: Console) -> None:
             )  # fmt: skip
             title = ""
     console.print(table)
-    console.print(report["variants"])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -244,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
+    parser.add_argument("--to", type=Path, metavar="BUNDLE", help="what it became by training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "deltas.json")

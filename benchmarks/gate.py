@@ -1,172 +1,299 @@
 """How often the shadow gate lets a good candidate pass and stops a bad one, on Two Rooms.
 
-    int8         the shipped INT8 form against the fp32 form: as good, though not the same
+    itself       the model that serves, beside itself
+    int8         its INT8 form: as good, though not the same
+    retrain      the same recipe with another seed (--retrain): as good, in other latents
     noise X      Gaussian noise on the predictor's weights, X times the root mean square of each matrix; a new
                  draw in every trial
 
-A second training is not at hand; INT8 and a noise that costs nothing stand for one that is as good. What a
-candidate costs is measured, not assumed: --episodes N plays N closed-loop episodes with that of every trial,
-in the same worlds for all candidates. Every trial sees frames of its own. Intervals are Wilson's, 95 %.
+Each candidate is compared with the fp32 form of --bundle in --trials comparisons on frames of their own, and
+drives --episodes closed-loop episodes for each of them, in the same worlds as all others: what it costs is
+measured, not assumed. Shares have Wilson's 95 % interval, the goals lost against those of `itself` that of a
+bootstrap over the trials. What a trial found is kept in --json at once; started again, it goes on from there.
 
-Exit status 1 if the verdicts are wrong more often than the test states: --harmless shown to be worse, or
---costly accepted, with a share whose interval lies above alpha; 2 if something could not be run."""
+Exit status 1 if a harmless candidate is not accepted, or a --costly one is, in more than alpha of the trials
+(the interval of the share lies above it), or if what was named harmless is shown to cost two points of the
+goals, or what was named costly is not; 2 if something could not be run."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
+from numpy.typing import NDArray
+from peers.variants import perturbed
 from rich.progress import track
 
 from jepa_export.evaluate import HELD_OUT_SEED, model_policy, score
-from jepa_runtime.bundle import ROLES, Bundle, seal
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.planning.control import ControlConfig
-from jepa_runtime.profiling.intervals import wilson
+from jepa_runtime.profiling.intervals import MIN_SAMPLES, BlockBootstrap, interval, wilson
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
-from jepa_runtime.update.gate.sequential import PairedTest, Power, Verdict, tally
+from jepa_runtime.update.gate.sequential import GOOD, WORSE, PairedTest, Verdict
 from jepa_runtime.update.gate.shadow import Shadow
+from jepa_runtime.update.release import Budgets
 from jepa_runtime.world_model import WorldModel
 
 ROOT = Path(__file__).resolve().parent.parent
+RETRAIN = ROOT / "out" / "two_rooms_seed1"
+COST = 0.02
 
 
 @dataclass(frozen=True)
-class Row:
-    """One kind of candidate: what it should be judged, how it was, and the goals it reached."""
+class End:
+    """What one trial found of a candidate: why the test ended, after how many frames, the mean scores of both
+    models, and 1 for each goal that the candidate reached, else 0."""
+
+    reason: str
+    frames: int
+    current: float
+    candidate: float
+    goals: list[int]
+
+
+Open = Callable[[int, ExitStack], WorldModel]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of candidate; ``harmless`` None: nothing is claimed; ``open``: that of a trial, closed by the
+    stack."""
 
     name: str
-    harmless: bool
-    power: Power
-    reached: int
-    episodes: int
+    harmless: bool | None
+    open: Open
 
-    def wrong(self, alpha: float) -> bool:
-        """Whether it was misjudged more often than at ``alpha`` it may be."""
-        count = self.power.refused if self.harmless else self.power.accepted
-        return self.power.interval(count)[0] > alpha
 
-    def __str__(self) -> str:
-        power = self.power
-        shares = "".join(
-            _share(count, power.runs) for count in (power.accepted, power.refused, power.undecided)
-        )
-        goals = _share(self.reached, self.episodes) if self.episodes else ""
-        kind = "harmless" if self.harmless else "costly"
-        return f"{self.name:<12} {kind:<9} {shares} {power.median_frames:8.0f} {goals}"
+class Once:
+    """An open model that computes once what several comparisons ask about one frame.
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {
-            f"{name}_interval": self.power.interval(getattr(self.power, name))
-            for name in ("accepted", "refused", "undecided")
-        }
+    Args:
+        eyes: another with the same encoder, whose latents are taken.
+    """
+
+    def __init__(self, model: WorldModel, eyes: Once | None = None) -> None:
+        self.model, self.manifest = model, model.manifest
+        self._eyes = eyes
+        self._seen: tuple[Any, Any] = None, None
+        self._judged: tuple[Any, float] = None, 0.0
+
+    def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See :meth:`WorldModel.encode`."""
+        if self._eyes is not None:
+            return self._eyes.encode(frame)
+        if frame is not self._seen[0]:
+            self._seen = frame, self.model.encode(frame)
+        return self._seen[1]
+
+    def surprise(self, *known: Any) -> float:
+        """See :meth:`WorldModel.surprise`; what arrived, the last of ``known``, tells the frame."""
+        if known[-1] is not self._judged[0]:
+            self._judged = known[-1], self.model.surprise(*known)
+        return self._judged[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trials; returns the exit status."""
     args = _parser().parse_args(argv)
-    plan = {"alpha_accept": args.alpha, "alpha_refuse": args.alpha, "margin": args.max_error_ratio - 1}
-    kinds = [("int8", None, True)]
-    kinds += [(f"noise {level:g}", level, True) for level in args.harmless]
-    kinds += [(f"noise {level:g}", level, False) for level in args.costly]
-    shares = "".join(f"{name:>23}" for name in ("accepted", "shown to be worse", "undecided"))
-    print(f"{'candidate':<12} {'is':<9} {shares} {'frames':>8} {'goals reached' if args.episodes else ''}")
-    rows = []
     try:
         bundle = Bundle.open(args.bundle)
-        for name, noise, harmless in kinds:
-            rows.append(_row(bundle, name, noise, harmless, args.trials, args.episodes, plan))
-            print(rows[-1], flush=True)
-    except JepaRuntimeError as error:
+        retrain = args.retrain or (RETRAIN if RETRAIN.exists() else None)
+        plan = {"alpha_accept": args.alpha, "alpha_refuse": args.alpha, "margin": args.max_error_ratio - 1}
+        settings = {
+            "bundle": bundle.sha256,
+            "retrain": Bundle.open(retrain).sha256 if retrain else None,
+            "episodes": args.episodes,
+            "test": plan,
+        }
+        kept = load(args.json, settings)
+        with ExitStack() as stack:
+            current = stack.enter_context(WorldModel.open(bundle, precision="fp32"))
+            kinds = _kinds(args, bundle, retrain, current)
+            for number in track(range(args.trials), "trials", transient=True):
+                todo = [kind for kind in kinds if len(kept.get(kind.name, ())) <= number]
+                for name, end in trial(number, current, todo, plan, args.episodes).items():
+                    kept.setdefault(name, []).append(end)
+                rows = [row(kind, kept, number + 1) for kind in kinds]
+                save(args.json, settings, rows, kept)
+    except (JepaRuntimeError, OSError) as error:
         print(f"gate: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {"trials": args.trials, "test": plan, "rows": [row.as_dict() for row in rows]}
-        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    wrong = [row for row in rows if row.wrong(args.alpha)]
-    for row in wrong:
-        print(f"gate: {row.name} is misjudged in more than {args.alpha:.1%} of the trials", file=sys.stderr)
-    return 1 if wrong else 0
+    _show(rows)
+    faults = [fault for one in rows for fault in judge(one, args.alpha)]
+    for fault in faults:
+        print(f"gate: {fault}", file=sys.stderr)
+    return int(bool(faults))
 
 
-def perturbed(bundle: Bundle, folder: Path, *, noise: float, seed: int) -> Bundle:
-    """A copy of the fp32 (ONNX) half of a bundle, with noise on the predictor's matrices.
+def trial(
+    number: int, current: WorldModel, kinds: Sequence[Kind], plan: dict[str, float], episodes: int
+) -> dict[str, End]:
+    """Compare a candidate of each kind with the current model, all on the same frames, and let it drive."""
+    with ExitStack() as stack:
+        eyes, tests = Once(current), {kind.name: PairedTest(**plan) for kind in kinds}
+        models = {kind.name: kind.open(number, stack) for kind in kinds}
+        shadows = {
+            name: Shadow(eyes, Once(model, eyes if _same_encoder(model, current) else None), tests[name])
+            for name, model in models.items()
+        }
+        source = TwoRoomsSource(seed=HELD_OUT_SEED + number, start_ns=0)
+        frames = source.frames()
+        while undecided := [name for name, test in tests.items() if test.verdict is Verdict.CONTINUE]:
+            frame = next(frames)
+            for name in undecided:
+                shadows[name].add(frame, source.command)
+        return {
+            name: End(
+                test.reason,
+                test.summary().frames,
+                round(test.summary().current, 5),
+                round(test.summary().candidate, 5),
+                _drive(models[name], number, episodes),
+            )
+            for name, test in tests.items()
+        }
 
-    The golden outputs stay those of the original: the shadow gate does not look at them.
 
-    Args:
-        folder: of the copy; it is made.
-        noise: its standard deviation, as a share of the root mean square of each matrix.
+def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
+    """What the first ``trials`` trials say of a kind of candidate."""
+    ends, own = kept[kind.name][:trials], kept["itself"][:trials]
+    reasons = [end.reason for end in ends]
+    ratios = [end.candidate / end.current for end in ends]
+    lost = np.array([sum(base.goals) - sum(end.goals) for base, end in zip(own, ends, strict=True)], float)
+    played = len(ends[0].goals)
+    return {
+        "name": kind.name,
+        "harmless": kind.harmless,
+        "trials": len(ends),
+        "accepted": reasons.count(GOOD),
+        "shown_worse": reasons.count(WORSE),
+        "frames_median": float(np.median([end.frames for end in ends])),
+        "error_ratio": {"mean": float(np.mean(ratios)), "least": min(ratios), "most": max(ratios)},
+        "goals": sum(sum(end.goals) for end in ends),
+        "episodes": sum(len(end.goals) for end in ends),
+        "goals_lost": float(lost.mean() / played) if played else None,
+        "goals_lost_interval": (
+            interval(BlockBootstrap(lost / played, seed=0).means())
+            if played and len(lost) >= MIN_SAMPLES
+            else None
+        ),
+    }
+
+
+def judge(found: dict[str, Any], alpha: float) -> list[str]:
+    """What is wrong with a row: verdicts that err too often, and names that do not hold."""
+    name, trials, accepted = found["name"], found["trials"], found["accepted"]
+    if found["harmless"] is None:
+        return []
+    faults = []
+    wrong, what = (trials - accepted, "not accepted") if found["harmless"] else (accepted, "accepted")
+    if wilson(wrong, trials)[0] > alpha:
+        faults.append(f"{name} is {what} in {wrong} of {trials} trials, more than {alpha:.1%} of them")
+    if found["goals_lost_interval"] is not None:
+        low, high = found["goals_lost_interval"]
+        if found["harmless"] and low >= COST:
+            faults.append(f"{name} is not harmless: it loses at least {low:.1%} of the goals")
+        if not found["harmless"] and low < COST:
+            faults.append(
+                f"{name} is not shown to cost {COST:.0%} of the goals: {low:.1%} to {high:.1%}: more --trials"
+            )
+    return faults
+
+
+def load(path: Path, settings: dict[str, Any]) -> dict[str, list[End]]:
+    """What earlier runs with the same settings found, by kind.
+
+    Raises:
+        UpdateError: those in the file were others.
     """
-    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("openvino", "manifest.json"))
-    fields = bundle.manifest.model_dump(mode="json")
-    for role in ROLES:
-        fields["graphs"][role] = [one for one in fields["graphs"][role] if one["target"] == "onnx"]
-    path = folder / fields["graphs"]["predictor"][0]["path"]
-    model, random = onnx.load(path), np.random.default_rng(seed)
-    for tensor in model.graph.initializer:
-        weights = numpy_helper.to_array(tensor)
-        if weights.ndim >= 2 and weights.dtype == np.float32:
-            size = noise * np.sqrt(np.mean(np.square(weights)))
-            changed = weights + size * random.standard_normal(weights.shape)
-            tensor.CopyFrom(numpy_helper.from_array(changed.astype(np.float32), tensor.name))
-    onnx.save(model, path)
-    return seal(folder, fields)
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    known = content["settings"]
+    if known != (settings if known["retrain"] else settings | {"retrain": None}):
+        raise UpdateError(f"{path}: is of other models or settings: remove it, or name another --json")
+    return {name: [End(*end) for end in ends] for name, ends in content["trials"].items()}
 
 
-def _row(
-    bundle: Bundle,
-    name: str,
-    noise: float | None,
-    harmless: bool,
-    trials: int,
-    episodes: int,
-    plan: dict[str, float],
-) -> Row:
-    ends, reached = [], 0
-    with WorldModel.open(bundle, precision="fp32") as current:
-        for trial in track(range(trials), name, transient=True):
-            with ExitStack() as stack:
-                if noise is None:
-                    candidate = stack.enter_context(WorldModel.open(bundle, precision="int8"))
-                else:
-                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "candidate"
-                    other = perturbed(bundle, folder, noise=noise, seed=trial)
-                    candidate = stack.enter_context(WorldModel.open(other, precision="fp32"))
-                test = PairedTest(**plan)
-                shadow = Shadow(current, candidate, test)
-                source = TwoRoomsSource(seed=HELD_OUT_SEED + trial, start_ns=0)
-                for frame in source.frames():
-                    if shadow.add(frame, source.command) is not Verdict.CONTINUE:
-                        break
-                ends.append(test)
-                reached += _reached(candidate, trial, episodes)
-    return Row(name, harmless, tally(ends), reached, trials * episodes)
+def save(
+    path: Path, settings: dict[str, Any], rows: list[dict[str, Any]], kept: dict[str, list[End]]
+) -> None:
+    """Write what is known, whole or not at all."""
+    trials = {name: [astuple(end) for end in ends] for name, ends in kept.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps({"settings": settings, "rows": rows, "trials": trials}) + "\n")
+    partial.replace(path)
 
 
-def _reached(model: WorldModel, trial: int, episodes: int) -> int:
-    if not episodes:
-        return 0
-    policy, step_s = model_policy(model, ControlConfig()), model.manifest.io.step_s
-    return score(policy, layout="random", step_s=step_s, seeds=(trial,), episodes=episodes).successes
+def _kinds(args: argparse.Namespace, bundle: Bundle, retrain: Path | None, current: WorldModel) -> list[Kind]:
+    def opened(other: Bundle | Path, precision: str) -> Open:
+        return lambda _, stack: stack.enter_context(WorldModel.open(other, precision=precision))
+
+    def noisy(level: float) -> Open:
+        def open_one(number: int, stack: ExitStack) -> WorldModel:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "candidate"
+            other = perturbed(bundle, folder, noise=level, seed=number)
+            return stack.enter_context(WorldModel.open(other, precision="fp32"))
+
+        return open_one
+
+    return [
+        Kind("itself", True, lambda *_: current),
+        Kind("int8", True, opened(bundle, "int8")),
+        *([Kind("retrain", True, opened(retrain, "fp32"))] if retrain else []),
+        *(
+            Kind(f"noise {level:g}", harmless, noisy(level))
+            for harmless, levels in ((True, args.harmless), (None, args.between), (False, args.costly))
+            for level in levels
+        ),
+    ]
+
+
+def _same_encoder(one: WorldModel, other: WorldModel) -> bool:
+    return (one.latent_space, one.precision) == (other.latent_space, other.precision)
+
+
+def _drive(model: WorldModel, number: int, episodes: int) -> list[int]:
+    goals: list[int] = []
+    if episodes:
+        score(
+            model_policy(model, ControlConfig()),
+            layout="random",
+            step_s=model.manifest.io.step_s,
+            seeds=(number,),
+            episodes=episodes,
+            on_episode=lambda _, reached: goals.append(int(reached)),
+        )
+    return goals
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    print(f"{'candidate':<12} {'is':<9} {'accepted':>22} {'shown to be worse':>22} {'frames':>7} "
+          f"{'error ratio':>20} {'goals reached':>22} {'lost against itself':>24}")  # fmt: skip
+    for found in rows:
+        shares = [_share(found[what], found["trials"]) for what in ("accepted", "shown_worse")]
+        ratio = "{mean:.3f} ({least:.3f} to {most:.3f})".format(**found["error_ratio"])
+        goals = _share(found["goals"], found["episodes"]) if found["episodes"] else ""
+        bounds = found["goals_lost_interval"]
+        lost = "" if bounds is None else f"{found['goals_lost']:.1%} [{bounds[0]:.1%}, {bounds[1]:.1%}]"
+        kind = {True: "harmless", False: "costly", None: ""}[found["harmless"]]
+        print(f"{found['name']:<12} {kind:<9} {shares[0]:>22} {shares[1]:>22} {found['frames_median']:7.0f} "
+              f"{ratio:>20} {goals:>22} {lost:>24}")  # fmt: skip
 
 
 def _share(count: int, trials: int) -> str:
     low, high = wilson(count, trials)
-    return f"{f'{count / trials:.1%} [{low:.1%}, {high:.1%}]':>23}"
+    return f"{count / trials:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,16 +302,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
     parser.add_argument(
+        "--retrain",
+        type=Path,
+        metavar="BUNDLE",
+        help="default: out/two_rooms_seed1 if it is there",
+    )
+    parser.add_argument(
         "--trials", type=_positive, default=100, help="for each candidate (default: %(default)s)"
     )
     parser.add_argument("--harmless", type=float, nargs="*", default=[0.01, 0.05], metavar="X")
-    parser.add_argument("--costly", type=float, nargs="*", default=[0.3], metavar="X")
     parser.add_argument(
-        "--episodes", type=int, default=0, help="in closed loop with every candidate (default: %(default)s)"
+        "--between", type=float, nargs="*", default=[0.1, 0.2, 0.3], metavar="X", help="shown, and not judged"
     )
-    parser.add_argument("--max-error-ratio", type=float, default=1.25, help="default: %(default)s")
+    parser.add_argument("--costly", type=float, nargs="*", default=[0.5, 0.7, 1.0], metavar="X")
+    parser.add_argument(
+        "--episodes", type=int, default=3, help="in closed loop in each trial (default: %(default)s)"
+    )
+    ratio = Budgets().max_error_ratio
+    parser.add_argument("--max-error-ratio", type=float, default=ratio, help="default: %(default)s")
     parser.add_argument("--alpha", type=float, default=0.01, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="write the table here")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate.json")
     return parser
 
 

@@ -105,7 +105,32 @@ def limits() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"measured": measured, "latency": latency, "limits": limits}
+def updates() -> str:
+    """What the gate lets pass, and what a delta saves."""
+    gate, deltas = _read("benchmarks/results/gate.json"), _read("benchmarks/results/deltas.json")
+    ratio = 1 + gate["settings"]["test"]["margin"]
+    row = gate["rows"][0]
+    lines = [
+        f"Candidates beside the model that serves: {row['trials']} comparisons each, on frames of their own;",
+        f"at most {ratio:g} x its prediction error is allowed. What a candidate costs is measured over",
+        f"{row['episodes']} episodes in closed loop (`benchmarks/gate.py`).",
+        "",
+        "| candidate | accepted | error, x that of what serves | goals reached |",
+        "|---|---|---|---|",
+    ]
+    names = {"itself": "the model itself", "int8": "its INT8 form", "retrain": "a retrain, other seed"}
+    for row in gate["rows"]:
+        name = names.get(row["name"], row["name"].replace("noise", "noise on its weights,") + " of their RMS")
+        goals = f"{row['goals'] / row['episodes']:.1%}"
+        lines.append(
+            f"| {name} | {row['accepted']} of {row['trials']} | {row['error_ratio']['mean']:.2f} | {goals} |"
+        )
+    methods = next(case for case in deltas["cases"] if case["case"] == "trained on")["methods"]
+    sizes = ", ".join(f"{name} {of['bytes'] / 1e6:.2f} MB" for name, of in methods.items())
+    return "\n".join([*lines, "", f"From a model to the same trained on, as robots fetch it: {sizes}."])
+
+
+TABLES = {"measured": measured, "latency": latency, "limits": limits, "updates": updates}
 
 
 def main() -> int:

@@ -1,13 +1,17 @@
-"""The processes of the demo: started with a log each, watched, and stopped as a user would stop them."""
+"""The processes of the demos: started with a log each, watched, and stopped as a user would stop them."""
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 STOP_TIMEOUT_S = 10.0
 
@@ -48,11 +52,7 @@ class Processes:
         """
         deadline = time.monotonic() + timeout_s
         while self.running[name].poll() is None:
-            for other, process in self.running.items():
-                if other != name and process.poll() is not None:
-                    raise DemoError(
-                        f"{other} ended early, with exit code {process.returncode}{self._excerpt(other)}"
-                    )
+            self.check(but=name)
             if time.monotonic() > deadline:
                 raise DemoError(f"{name} had not ended after {timeout_s:.0f} s{self._excerpt(name)}")
             time.sleep(0.05)
@@ -60,6 +60,21 @@ class Processes:
             raise DemoError(
                 f"{name} failed with exit code {self.running[name].returncode}{self._excerpt(name)}"
             )
+
+    def check(self, *, but: str = "") -> None:
+        """Check that all run.
+
+        Args:
+            but: may end.
+
+        Raises:
+            DemoError: one does not; the message names it and shows the end of its log.
+        """
+        for name, process in self.running.items():
+            if name != but and process.poll() is not None:
+                raise DemoError(
+                    f"{name} ended early, with exit code {process.returncode}{self._excerpt(name)}"
+                )
 
     def stop(self) -> list[str]:
         """Stop all by SIGINT, by force who does not obey; return what was wrong with their ends."""
@@ -84,3 +99,51 @@ class Processes:
         log = self.log_dir / f"{name}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:] if log.exists() else []
         return "".join(f"\n  {name}: {line}" for line in lines) + f"\n  (all of it: {log})"
+
+
+def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, str]) -> list[str]:
+    """How to start a node of jepa_ros.
+
+    Raises:
+        DemoError: the workspace is not on the paths.
+    """
+    command = [_executable(node), "--ros-args"]
+    command += [part for name, target in remaps.items() for part in ("-r", f"{name}:={target}")]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={json.dumps(value, default=str)}"]
+    return command
+
+
+def own_graph() -> dict[str, str]:
+    """The environment of nodes on a graph of their own."""
+    chosen = dict(os.environ)
+    # On this machine only: the demo must not drive somebody's robot.
+    chosen.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+    chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # Small matrices only: more threads would compete with the inference thread.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        chosen[variable] = "1"
+    return chosen
+
+
+def report(out: Path, node: str) -> dict[str, Any]:
+    """What a node left in ``out/reports`` when it stopped.
+
+    Raises:
+        DemoError: nothing.
+    """
+    path = out / "reports" / f"{node}.json"
+    if not path.is_file():
+        raise DemoError(f"{node} left no report; see {out / 'log' / node}.log")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _executable(node: str) -> str:
+    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
+        candidate = Path(prefix) / "lib" / "jepa_ros" / node
+        if candidate.is_file():
+            return str(candidate)
+    raise DemoError(
+        "the ROS 2 workspace is not on the paths: run `make demo`, or `. scripts/env.sh` before this"
+    )

@@ -10,16 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import pictures
 import results
-from processes import DemoError, Processes
+from processes import DemoError, Processes, node_command, own_graph, report
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = ("world_model", "planner", "monitor", "two_rooms")
@@ -39,7 +37,7 @@ def main() -> int:
         _check(arguments)
         _clear(out)
         interrupted, faults = _drive(arguments, out)
-        reports = {name: _report(out, name) for name in NODES}
+        reports = {name: report(out, name) for name in NODES}
         summary = results.summarise(reports)
     except DemoError as error:
         print(f"\ndemo: error: {error}", file=sys.stderr)
@@ -78,33 +76,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise DemoError(f"{arguments.bundle} holds no model bundle (no manifest.json)")
 
 
-def _executable(node: str) -> str:
-    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
-        candidate = Path(prefix) / "lib" / "jepa_ros" / node
-        if candidate.is_file():
-            return str(candidate)
-    raise DemoError(
-        "the ROS 2 workspace is not on the paths: run `make demo`, or `. scripts/env.sh` before this"
-    )
-
-
 def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("summary.json", "latency.html", "futures.png", "demo.mcap"):
         (out / name).unlink(missing_ok=True)
     for folder in ("log", "reports"):
         shutil.rmtree(out / folder, ignore_errors=True)
-
-
-def _environment() -> dict[str, str]:
-    chosen = dict(os.environ)
-    # A graph of its own, on this machine only: the demo must not drive somebody's robot.
-    chosen.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
-    chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    # Small matrices only: more threads would compete with the inference thread.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        chosen[variable] = "1"
-    return chosen
 
 
 def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
@@ -117,10 +94,9 @@ def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
         "two_rooms": {"min_subscribers": LISTENERS, "duration_s": arguments.seconds, "seed": arguments.seed},
     }
     remaps = {
-        "world_model": ["image:=camera/image_raw", "image/compressed:=camera/image_raw/compressed"],
-        "two_rooms": [],
+        "world_model": {"image": "camera/image_raw", "image/compressed": "camera/image_raw/compressed"},
     }
-    processes = Processes(out / "log", _environment())
+    processes = Processes(out / "log", own_graph())
     interrupted = False
     print(
         f"demo: four processes, {arguments.seconds:g} s of camera images; logs in {out / 'log'}", flush=True
@@ -128,9 +104,7 @@ def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
     try:
         for node in NODES:
             given = {**parameters[node], "report_path": out / "reports" / f"{node}.json"}
-            command = [_executable(node), "--ros-args"]
-            command += [part for remap in remaps.get(node, []) for part in ("-r", remap)]
-            command += [part for name, value in given.items() for part in ("-p", f"{name}:={_yaml(value)}")]
+            command = node_command(node, given, remaps.get(node, {}))
             processes.start(node, command, show=node == "monitor")
         processes.wait_for("two_rooms", START_TIMEOUT_S + 1.5 * arguments.seconds)
     except KeyboardInterrupt:
@@ -138,22 +112,6 @@ def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
     finally:
         faults = processes.stop()
     return interrupted, faults
-
-
-def _yaml(value: Any) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else json.dumps(str(value) if isinstance(value, Path) else value)
-    )
-
-
-def _report(out: Path, node: str) -> dict[str, Any]:
-    path = out / "reports" / f"{node}.json"
-    if not path.is_file():
-        raise DemoError(f"{node} left no report; see {out / 'log' / node}.log")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,8 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 pytestmark = pytest.mark.ros
 
-RUN = Path(__file__).resolve().parents[2] / "demo" / "run.py"
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+RUN = DEMO / "run.py"
 FIELDS = {
     "frames_published",
     "frames_processed",
@@ -108,3 +112,85 @@ def test_without_a_bundle_the_demo_says_what_is_missing(tmp_path):
     demo = start(tmp_path / "nothing", tmp_path)
     said, _ = demo.communicate(timeout=20)
     assert demo.returncode == 1 and "manifest.json" in said
+
+
+@pytest.fixture(scope="module")
+def update() -> ModuleType:
+    """The update demo, imported with the path that a script has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DEMO))
+        patch.setattr(sys, "path", [*sys.path])
+        return importlib.import_module("update")
+
+
+def story(update: ModuleType, **last: Any) -> Any:
+    """A run in which every release ended as it should, but for what ``last`` says of the last one."""
+    states = ("check", "resolve", "download", "verify", "stage", "probe", "shadow", "armed", "switch", "idle")
+    updates = [
+        update.Update(
+            offer.version, offer.what, offer.result, offer.result, offer.reason,
+            [update.Entered(10.0 * row + column, state, "") for column, state in enumerate(states)],
+            [update.Compared(60 * n, 1.07, 1.25, -0.036 - 0.1 / n, -0.036 + 0.1 / n) for n in range(1, 20)],
+        )
+        for row, offer in enumerate(update.OFFERS)
+    ]  # fmt: skip
+    for name, value in last.items():
+        setattr(updates[-1], name, value)
+    model = {"id": "two_rooms", "version": "1.1.0", "precision": "int8", "sha256": "ab" * 32}
+    summary = {
+        "frames_dropped": 1, "frames_published": 900, "successes": 4, "episodes": 5, "deadline_ms": 33.0,
+        "cpu": {"model": "a processor", "cores": 2}, "versions": {"python": "3"}, "model": model,
+    }  # fmt: skip
+    return update.Story(updates, [0.1 * n for n in range(300)], [5.0] * 300, [12.3], summary)
+
+
+def test_the_page_tells_each_release_and_needs_nothing_else(update):
+    page = update.update_page.render(story(update, reason="<b>its error is</b> 0.4"))
+    for offer in update.OFFERS:
+        assert offer.version in page and offer.what.replace("'", "&#x27;") in page
+    assert "&lt;b&gt;its error is" in page and "1 exchanged" in page and "4 of 5" in page
+    assert page.count("<polygon") == 3
+    assert "http" not in page.replace("http-equiv", "").replace("over HTTP", "") and "<script" not in page
+
+
+def test_the_band_of_a_comparison_is_its_confidence_sequence_as_ratios(update):
+    compared = update.Compared(600, 1.0, 1.25, low=-0.06, high=-0.04)
+    # What serves scores 0.2: then the candidate's ratio lies within 1.25 - 0.06 / 0.2 and 1.25 - 0.04 / 0.2.
+    assert compared.band == pytest.approx((0.95, 1.05))
+
+
+@pytest.mark.parametrize(
+    ("last", "fault"),
+    [
+        ({}, ""),
+        ({"result": "updated"}, "1.3.0 had to be refused because 'its error is', and was updated"),
+        (
+            {"reason": "a probe that hung"},
+            "had to be refused because 'its error is', and was refused: a probe that hung",
+        ),
+    ],
+)
+def test_a_release_that_ends_otherwise_fails_the_update_demo(update, last, fault):
+    found = update.judge(story(update, **last))
+    assert found == [] if not fault else fault in found[0]
+
+
+def test_the_update_demo_fails_where_another_model_serves_in_the_end(update):
+    told = story(update)
+    told.summary["model"]["version"] = "1.0.0"
+    assert update.judge(told) == ["1.0.0 serves at the end, not 1.1.0"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_of_three_releases_one_goes_live_and_two_are_refused(two_rooms_bundle, tmp_path):
+    command = [sys.executable, str(DEMO / "update.py"), "--bundle", str(two_rooms_bundle)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert [update["result"] for update in summary["updates"]] == ["updated", "refused", "refused"]
+    assert summary["model"]["version"] == "1.1.0" and summary["model"]["precision"] == "int8"
+    assert summary["frames_processed"] > 0.9 * summary["frames_published"]
+    assert "<svg" in (tmp_path / "update.html").read_text(encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.profiling.intervals import wilson
 from jepa_runtime.update.gate.sequential import PairedTest, Verdict, half_width, power, score
+from jepa_runtime.update.release import Budgets
 
 CURRENT, MARGIN, ALPHA = 0.2, 0.05, 0.05
+MEASURED = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "gate.json"
 
 
 def quick(**changes: float) -> PairedTest:
@@ -173,3 +177,14 @@ def test_blocks_that_are_alike_count_for_fewer() -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PairedTest(**changes)
+
+
+def test_the_default_budget_parts_what_cost_nothing_from_what_cost_goals_where_it_was_measured() -> None:
+    content = json.loads(MEASURED.read_text(encoding="utf-8"))
+    ratios = {harmless: [row["error_ratio"] for row in content["rows"] if row["harmless"] is harmless]
+              for harmless in (True, False)}  # fmt: skip
+    most = Budgets().max_error_ratio
+    assert most is not None and content["settings"]["test"]["margin"] == pytest.approx(most - 1)
+    assert (
+        max(ratio["most"] for ratio in ratios[True]) < most < min(ratio["least"] for ratio in ratios[False])
+    )

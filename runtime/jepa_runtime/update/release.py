@@ -48,12 +48,13 @@ class Budgets(_Model):
         latency_p99_ms: of one frame, encode and predict.
         peak_memory_mb: of the process that tries it.
         max_error_ratio: its mean prediction score over that of what serves now (see
-            :mod:`jepa_runtime.update.gate.sequential` for the score).
+            :mod:`jepa_runtime.update.gate.sequential` for the score). The default is above what equal models
+            were found to have, and well below what cost goals (benchmarks/gate.py).
     """
 
     latency_p99_ms: Annotated[float, Field(gt=0)] | None = None
     peak_memory_mb: Annotated[float, Field(gt=0)] | None = None
-    max_error_ratio: Annotated[float, Field(gt=0)] | None = 1.05
+    max_error_ratio: Annotated[float, Field(gt=0)] | None = 1.25
 
 
 class Delta(_Model):

@@ -1,0 +1,327 @@
+"""Exchanges of the model in the running world_model node, under a stream of images.
+
+A camera process publishes --rate images a second on an exact schedule, the node answers, and this process
+takes the futures; meanwhile it asks for --swaps exchanges to and fro between two bundles, by ~/swap_model and
+then ~/commit_model, with a --pause before each. An exchange lasts from the request of the first to the answer
+of the second. An image is of an exchange if it was due while one lasted or in the period before. Held to:
+
+    lost      no image more is lost in exchanges than as many others lose
+    latency   p99 of the response in exchanges is at most 1.5 x that of the others
+    growth    over the run the node grows by at most 3 MB and one descriptor (see limits.py, soak)
+
+Exit status 1 if one is missed, 2 if something could not be measured."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from jepa_msgs.srv import SwapModel
+from jepa_ros.profiling.ledger import Ledger
+from jepa_ros.profiling.listener import Listener
+from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
+from jepa_ros.spin import create_executor
+from limits import Limit, growth, show
+from peers.variants import full_precision
+from rclpy.node import Node
+from rich.console import Console
+from rich.progress import Progress
+from std_srvs.srv import Trigger
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import positive
+from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.profiling.describe import distribution, lost_frames, responses
+from jepa_runtime.profiling.environment import environment
+from jepa_runtime.profiling.intervals import BlockBootstrap, interval
+from jepa_runtime.profiling.machine import Monitor
+from jepa_runtime.profiling.profile import Reading, Run
+
+ROOT = Path(__file__).resolve().parent.parent
+NODE, TOPIC = "/world_model", "camera/image_raw"
+MAX_RATIO, MAX_GROWTH_MB, MAX_DESCRIPTORS = 1.5, 3.0, 1.0
+_PATIENCE_S = 60.0
+# For longer no exchange lasts on average.
+_LONG_S = 10.0
+_SETTLE_S = 2.0
+_LEAD_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run, what the node's process took, and when each exchange began and ended [s since the start]."""
+
+    run: Run
+    readings: list[Reading]
+    exchanges: list[tuple[float, float]]
+
+
+class Exchanges:
+    """Asks for one exchange after the other, while its node is spun.
+
+    Args:
+        bundles: folders, in the order in which they are to serve; again from the first.
+        pause_s: before each.
+
+    Attributes:
+        spans_ns: when each began and ended, on CLOCK_MONOTONIC.
+        failure: why one was refused; empty: none was.
+    """
+
+    def __init__(self, node: Node, bundles: Sequence[Path], pause_s: float) -> None:
+        self.spans_ns: list[tuple[int, int]] = []
+        self.failure = ""
+        self._bundles, self._pause_s = cycle(bundles), pause_s
+        self._due_s = time.monotonic() + pause_s
+        self._began_ns = 0
+        self._swap = node.create_client(SwapModel, f"{NODE}/swap_model")
+        self._commit = node.create_client(Trigger, f"{NODE}/commit_model")
+
+    def go_on(self) -> None:
+        """Begin the next one if it is due."""
+        if time.monotonic() < self._due_s:
+            return
+        self._due_s, self._began_ns = math.inf, time.monotonic_ns()
+        request = SwapModel.Request(bundle=str(next(self._bundles)))
+        self._swap.call_async(request).add_done_callback(self._swapped)
+
+    def _swapped(self, future: Any) -> None:
+        if self._went_well(future.result()):
+            self._commit.call_async(Trigger.Request()).add_done_callback(self._committed)
+
+    def _committed(self, future: Any) -> None:
+        if self._went_well(future.result()):
+            self.spans_ns.append((self._began_ns, time.monotonic_ns()))
+            self._due_s = time.monotonic() + self._pause_s
+
+    def _went_well(self, answer: Any) -> bool:
+        self.failure = "" if answer.success else f"exchange {len(self.spans_ns) + 1}: {answer.message}"
+        return bool(answer.success)
+
+
+class Stream:
+    """The node, its camera and whoever listens; ``stack`` ends what was started here."""
+
+    def __init__(self, bundle: Path, args: argparse.Namespace, scratch: Path, stack: ExitStack) -> None:
+        self._rate_hz = args.rate
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._listener = Listener(NODE)
+        self._executor = create_executor()
+        self._executor.add_node(self._listener)
+        stack.callback(self._listener.destroy_node)
+        stack.callback(self._executor.shutdown)
+        parameters = {
+            "bundle": str(bundle), "threads": args.threads, "allow_untrained": True,
+            "cache_dir": str(scratch / "cache"),
+        }  # fmt: skip
+        command = node_command("world_model", parameters, {"image": TOPIC})
+        self._model = stack.enter_context(Child("world_model", command, scratch / "world_model.log"))
+        self._running = [self._model]
+        self._until(lambda: self._listener.info, "no model serves")
+        # More images than can be needed: whoever closes the camera ends it.
+        self._most = round(args.rate * (args.swaps * (args.pause + _LONG_S) + _PATIENCE_S))
+        camera = camera_command(
+            source="two_rooms", topic=TOPIC, rate_hz=args.rate, frames=self._most, offset_ns=self._offset_ns,
+            size=None, actions=self._listener.info.action_names,
+        )  # fmt: skip
+        self._camera = stack.enter_context(Child("camera", camera, scratch / "camera.log", piped=True))
+        self._running.append(self._camera)
+        self._until(self._camera.said, "the camera has no images")
+        self._until(lambda: self._listener.answers["futures"], "no futures come")
+        self._rest(_SETTLE_S)
+
+    def measure(self, bundles: Sequence[Path], swaps: int, pause_s: float) -> Measured:
+        """Exchange ``swaps`` times.
+
+        Raises:
+            ProfileError: an exchange was refused, or something ended.
+        """
+        start_ns = time.monotonic_ns() + round(1e9 / self._rate_hz) + _LEAD_NS
+        ledger = self._listener.ledger = Ledger(
+            start_ns=start_ns, rate_hz=self._rate_hz, offset_ns=self._offset_ns, frames=self._most
+        )
+        exchanges = Exchanges(self._listener, bundles, pause_s)
+        gc.freeze()
+        self._camera.tell({"start_ns": start_ns})
+        with Monitor(pid=self._model.process.pid) as monitor, Progress(transient=True) as progress:
+            task = progress.add_task("exchanges", total=swaps)
+            while len(exchanges.spans_ns) < swaps:
+                exchanges.go_on()
+                self._spin_once()
+                self._note_sent(ledger)
+                progress.update(task, completed=len(exchanges.spans_ns))
+                if exchanges.failure:
+                    raise ProfileError(exchanges.failure + self._model.excerpt())
+            self._rest(pause_s)
+            self._note_sent(ledger)
+        self._running.remove(self._camera)
+        self._camera.stop()
+        self._note_sent(ledger)
+        self._rest(_SETTLE_S)
+        spans = [((begin - start_ns) / 1e9, (end - start_ns) / 1e9) for begin, end in exchanges.spans_ns]
+        return Measured(ledger.run(1e3 / self._rate_hz), monitor.readings(), spans)
+
+    def _note_sent(self, ledger: Ledger) -> None:
+        for index, moment_ns in self._camera.said():
+            ledger.add_sent(index, moment_ns)
+
+    def _until(self, condition: Callable[[], Any], fault: str) -> None:
+        end = time.monotonic() + _PATIENCE_S
+        while not condition():
+            if time.monotonic() > end:
+                raise ProfileError(f"{fault} within {_PATIENCE_S:g} s{self._model.excerpt()}")
+            self._spin_once()
+
+    def _rest(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._spin_once()
+
+    def _spin_once(self) -> None:
+        for child in self._running:
+            if child.end:
+                raise ProfileError(f"{child.end}{child.excerpt()}")
+        self._executor.spin_once(timeout_sec=0.02)
+
+
+def split(measured: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every image, in the order they were due: its response [ms], whether it was lost, whether it is of an
+    exchange."""
+    run = measured.run
+    due = np.sort(np.concatenate([run.scheduled_s, run.dropped_s, run.failed_s]))
+    inside = np.zeros(len(due), bool)
+    for begin, end in measured.exchanges:
+        inside |= (due > begin - 1 / run.rate_hz) & (due <= end)
+    return responses(run), lost_frames(run), inside
+
+
+def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
+    """What was found against what was asked, and the figures of both kinds of images.
+
+    Raises:
+        ProfileError: too few images carry no p99, or the node's process told nothing.
+    """
+    took, lost, inside = split(measured)
+    swaps, images, others = len(measured.exchanges), int(inside.sum()), int((~inside).sum())
+    during, between = distribution(took[inside]), distribution(took[~inside])
+    if during.p99.value is None or between.p99.value is None:
+        raise ProfileError(f"{images} images of exchanges and {others} others carry no p99: more --swaps")
+    ratios = BlockBootstrap(took[inside], seed=0).quantiles(990) / BlockBootstrap(
+        took[~inside], seed=1
+    ).quantiles(990)
+    low, high = interval(ratios)
+    lost_inside, lost_between = int(lost[inside].sum()), int(lost[~inside].sum())
+    lasted = distribution([1e3 * (end - begin) for begin, end in measured.exchanges])
+    of, rest = f"{images} images in {swaps} exchanges", f"{others} images between them"
+    usual, ratio = lost_between * images / others, during.p99.value / between.p99.value
+    found = [
+        Limit("lost", "images in exchanges", lost_inside, usual, "images", of),
+        Limit("lost", "images between them", lost_between, None, "images", rest),
+        Limit("latency", "p99 of the response in exchanges", during.p99.value, None, "ms", of),
+        Limit("latency", "p99 of the response between them", between.p99.value, None, "ms", rest),
+        Limit("latency", "the first over the second", ratio, MAX_RATIO, "",
+              f"95 % interval {low:.2f} to {high:.2f}"),
+        Limit("latency", "an exchange, median", lasted.p50.value or 0.0, None, "ms", f"{swaps} exchanges"),
+        _growth(measured, "rss", MAX_GROWTH_MB, "MB"),
+        _growth(measured, "descriptors", MAX_DESCRIPTORS, ""),
+    ]  # fmt: skip
+    figures = {
+        "in_exchanges": asdict(during) | {"lost": lost_inside},
+        "between_them": asdict(between) | {"lost": lost_between},
+        "p99_ratio_interval": (low, high),
+        "exchange_ms": asdict(lasted),
+        "after_each": {name: _after_each(measured, name) for name in ("rss", "descriptors")},
+    }
+    return found, figures
+
+
+def _reading(measured: Measured, name: str) -> Reading:
+    reading = next(one for one in measured.readings if one.name == name)
+    if not reading.values:
+        raise ProfileError(f"{name} of the node is not known: {reading.absent}")
+    return reading
+
+
+def _after_each(measured: Measured, name: str) -> list[float]:
+    """What a reading was at the end of each exchange."""
+    reading, ends = _reading(measured, name), [end for _, end in measured.exchanges]
+    return np.interp(ends, reading.times_s, reading.values).round(2).tolist()
+
+
+def _growth(measured: Measured, name: str, most: float, unit: str) -> Limit:
+    reading = _reading(measured, name)
+    of = f"{reading.values[0]:.4g} to {reading.values[-1]:.4g} in {len(measured.exchanges)} exchanges"
+    return Limit("growth", f"of {name}", growth(reading.times_s, reading.values), most, unit, of)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status."""
+    args = _parser().parse_args(argv)
+    console = Console()
+    prepare_environment(alone=True)
+    rclpy.init(args=[])
+    try:
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-swaps-")))
+            first = Bundle.open(args.bundle)
+            other = Bundle.open(args.other) if args.other else full_precision(first, scratch / "fp32")
+            stream = Stream(first.path, args, scratch, stack)
+            measured = stream.measure([other.path, first.path], args.swaps, args.pause)
+        found, figures = judge(measured)
+    except (JepaRuntimeError, OSError) as error:
+        print(f"swaps: {error}", file=sys.stderr)
+        return 2
+    finally:
+        rclpy.try_shutdown()
+    manifest = first.manifest
+    report = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "bundle": {"id": manifest.model_id, "version": manifest.version, "sha256": first.sha256},
+        "other": {"id": other.manifest.model_id, "version": other.manifest.version, "sha256": other.sha256},
+        "model_frame": [manifest.io.frame.width, manifest.io.frame.height],
+        "candidates": manifest.num_samples,
+        "horizon": manifest.horizon,
+        "threads": args.threads,
+        "rate_hz": args.rate,
+        "swaps": len(measured.exchanges),
+        **figures,
+        "limits": [asdict(limit) | {"met": limit.met} for limit in found],
+        "environment": environment().model_dump(),
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    show(found, report, console)
+    return 0 if all(limit.met for limit in found) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, default=ROOT / "models" / "two_rooms", help="serves first")
+    add("--other", type=Path, metavar="BUNDLE", help="default: the fp32 half of the first")
+    add("--swaps", type=int, default=200, help="(%(default)s)")
+    add("--pause", type=positive, default=2.0, help="between two exchanges [s] (%(default)s)")
+    add("--threads", type=int, default=1)
+    add("--rate", type=positive, default=30.0, help="images per second (%(default)s)")
+    add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "swaps.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

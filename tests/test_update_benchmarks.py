@@ -1,0 +1,230 @@
+"""The benchmarks of updates: exchanges of a serving model, and the verdicts of the gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.profiling.profile import Reading, Run
+from tests.scripts import load
+
+gate = load("gate")
+GOOD, WORSE = "it was shown to be as good", "it was shown to be worse"
+
+
+def end(reason: str = GOOD, *, candidate: float = 0.22, goals: tuple[int, ...] = (1,)) -> Any:
+    return gate.End(reason, 1200, 0.2, candidate, list(goals))
+
+
+def row(ends: list[Any], *, harmless: bool | None = True, itself: list[Any] | None = None) -> dict[str, Any]:
+    kept = {"itself": itself or [end() for _ in ends], "other": ends}
+    return gate.row(gate.Kind("other", harmless, lambda *_: None), kept, len(ends))
+
+
+def test_a_row_counts_verdicts_errors_and_goals_lost_in_the_same_worlds() -> None:
+    lost = [end(WORSE, candidate=0.3, goals=(0,)) for _ in range(10)]
+    found = row([*lost, *(end() for _ in range(30))])
+    assert (found["accepted"], found["shown_worse"], found["trials"]) == (30, 10, 40)
+    assert found["error_ratio"]["most"] == pytest.approx(1.5)
+    assert (found["goals"], found["episodes"], found["goals_lost"]) == (30, 40, 0.25)
+    low, high = found["goals_lost_interval"]
+    assert 0 <= low < 0.25 < high < 0.6
+
+
+def test_a_harmless_candidate_may_rarely_not_be_accepted() -> None:
+    assert gate.judge(row([end() for _ in range(100)]), 0.01) == []
+    assert gate.judge(row([end("too few")] + [end() for _ in range(99)]), 0.01) == []
+    (fault,) = gate.judge(row([end(WORSE)] * 5 + [end() for _ in range(95)]), 0.01)
+    assert fault == "other is not accepted in 5 of 100 trials, more than 1.0% of them"
+
+
+def test_a_costly_candidate_must_cost_and_be_refused() -> None:
+    costly = [end(WORSE, goals=(0,)) for _ in range(100)]
+    assert gate.judge(row(costly, harmless=False), 0.01) == []
+    (accepted,) = gate.judge(row([end(goals=(0,)) for _ in range(100)], harmless=False), 0.01)
+    assert "accepted in 100 of 100" in accepted
+    (cheap,) = gate.judge(row([end(WORSE) for _ in range(100)], harmless=False), 0.01)
+    assert "not shown to cost" in cheap
+
+
+def test_what_costs_goals_is_not_called_harmless() -> None:
+    (fault,) = gate.judge(row([end(goals=(0,)) for _ in range(100)]), 0.01)
+    assert "not harmless" in fault
+
+
+def test_of_noise_between_nothing_is_claimed() -> None:
+    assert gate.judge(row([end(WORSE) for _ in range(100)], harmless=None), 0.01) == []
+
+
+class Model:
+    """Counts how often it is asked."""
+
+    manifest = None
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, frame: Any) -> Any:
+        self.asked.append("encode")
+        return frame + 1
+
+    def surprise(self, *known: Any) -> float:
+        self.asked.append("surprise")
+        return float(known[-1].sum())
+
+
+def test_comparisons_on_the_same_frames_share_what_was_computed() -> None:
+    model = Model()
+    shared = gate.Once(model)
+    for value in range(3):
+        frame = np.full(2, value)
+        for _ in range(4):
+            assert shared.surprise("what was known", shared.encode(frame)) == 2 * (value + 1)
+    assert model.asked == ["encode", "surprise"] * 3
+
+
+def test_with_the_eyes_of_another_only_predictions_are_computed() -> None:
+    model = Model()
+    shared, frame = gate.Once(model, gate.Once(Model())), np.zeros(2)
+    assert shared.surprise(shared.encode(frame)) == 2
+    assert model.asked == ["surprise"]
+
+
+def test_trials_go_on_where_they_were_stopped(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[tuple[int, str]] = []
+    stops_at = 1
+
+    def trial(number: int, _: Any, kinds: list[Any], *__: Any) -> dict[str, Any]:
+        if number == stops_at:
+            raise OSError("the power went")
+        ran.extend((number, kind.name) for kind in kinds)
+        return {kind.name: end() for kind in kinds}
+
+    monkeypatch.setattr(gate, "trial", trial)
+    monkeypatch.setattr(gate, "RETRAIN", tmp_path / "nothing")
+    out = tmp_path / "new" / "gate.json"
+    arguments = ["--bundle", str(toy_bundle), "--json", str(out)]
+    arguments += ["--harmless", "0.1", "--between", "--costly"]
+    assert gate.main([*arguments, "--trials", "3"]) == 2
+    stops_at = 99
+    assert gate.main([*arguments, "--trials", "3"]) == 0
+    assert ran == [(number, name) for number in range(3) for name in ("itself", "int8", "noise 0.1")]
+    assert [row["trials"] for row in json.loads(out.read_text())["rows"]] == [3, 3, 3]
+    assert "noise 0.1" in capsys.readouterr().out
+    assert gate.main([*arguments, "--episodes", "9"]) == 2
+    assert "of other models or settings" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def swaps() -> ModuleType:
+    """swaps.py, which takes ROS to be imported."""
+    from tests.ros.conftest import missing
+
+    if reason := missing():
+        pytest.skip(reason)
+    return load("swaps")
+
+
+def measured(
+    swaps: ModuleType, latency_ms: np.ndarray, *, dropped_s: tuple[float, ...] = (), grown: float = 0.0
+):
+    """A minute at 10 Hz, with an exchange of one second in every ten."""
+    due = [round(0.1 * index, 1) for index in range(600) if round(0.1 * index, 1) not in dropped_s]
+    run = Run(
+        rate_hz=10.0, deadline_ms=100.0, duration_s=60.0, scheduled_s=due,
+        latency_ms=latency_ms[: len(due)].tolist(), stages_ms={}, dropped_s=list(dropped_s),
+    )  # fmt: skip
+    times = list(range(60))
+    readings = [
+        Reading(name="rss", unit="MB", times_s=times, values=[200 + grown * second / 60 for second in times]),
+        Reading(name="descriptors", unit="count", times_s=times, values=[30.0] * 60),
+    ]
+    return swaps.Measured(run, readings, [(10.0 * index + 5, 10.0 * index + 7) for index in range(6)])
+
+
+@pytest.mark.ros
+def test_an_image_is_of_an_exchange_from_the_period_before_it_to_its_end(swaps: ModuleType) -> None:
+    _, _, inside = swaps.split(measured(swaps, np.ones(600)))
+    due = np.arange(600) / 10
+    assert due[inside][:21].tolist() == pytest.approx((np.arange(21) / 10 + 5.0).tolist())
+    assert inside.sum() == 6 * 21
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({}, []),
+        ({"dropped_s": (6.0,)}, ["images in exchanges"]),
+        ({"dropped_s": (1.0, 2.0, 3.0, 4.0, 6.0)}, []),
+        ({"grown": 9.0}, ["of rss"]),
+    ],
+)
+def test_exchanges_may_cost_no_image_and_no_memory(
+    swaps: ModuleType, changed: dict[str, Any], missed: list[str]
+) -> None:
+    found, figures = swaps.judge(measured(swaps, np.ones(600), **changed))
+    late = [limit.what for limit in found if not limit.met and limit.check != "latency"]
+    assert late == missed
+    lost = len([second for second in changed.get("dropped_s", ()) if second >= 5])
+    assert figures["in_exchanges"]["lost"] == lost
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(("factor", "met"), [(1.4, True), (1.6, False)])
+def test_p99_in_exchanges_is_compared_with_that_between_them(
+    swaps: ModuleType, factor: float, met: bool
+) -> None:
+    latency = np.full(600, 10.0)
+    latency[swaps.split(measured(swaps, latency))[2]] *= factor
+    found, _ = swaps.judge(measured(swaps, latency))
+    (ratio,) = [limit for limit in found if limit.what == "the first over the second"]
+    assert ratio.value == pytest.approx(factor) and ratio.met is met
+
+
+@pytest.mark.ros
+def test_a_refused_exchange_ends_the_benchmark_with_the_reason(swaps: ModuleType) -> None:
+    clients = SimpleNamespace(create_client=lambda *_: None)
+    exchanges = swaps.Exchanges(clients, [Path("a"), Path("b")], 1.0)
+    answer = SimpleNamespace(success=False, message="no bundle there")
+    exchanges._swapped(SimpleNamespace(result=lambda: answer))
+    assert exchanges.failure == "exchange 1: no bundle there" and exchanges.spans_ns == []
+
+
+@pytest.mark.ros
+def test_models_are_exchanged_in_a_running_node(swaps: ModuleType, toy_bundle: Path, tmp_path: Path) -> None:
+    from tests.bundles import make_bundle
+    from tests.test_benchmarks import script
+
+    other = make_bundle(tmp_path / "other", seed=1)
+    out = tmp_path / "new" / "swaps.json"
+    done = script(
+        "swaps", "--bundle", str(toy_bundle), "--other", str(other.path), "--swaps", "8", "--pause", "0.5",
+        "--rate", "120", "--json", str(out),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads(out.read_text())
+    assert done.returncode == (0 if all(limit["met"] for limit in report["limits"]) else 1)
+    assert report["swaps"] == report["exchange_ms"]["n"] == 8
+    assert report["in_exchanges"]["n"] >= 100 and report["between_them"]["n"] >= 400
+    assert "growth" in done.stdout
+
+
+@pytest.mark.ros
+def test_what_cannot_be_exchanged_ends_with_status_2(
+    swaps: ModuleType, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(swaps, "prepare_environment", lambda **_: None)
+    out = tmp_path / "out.json"
+    arguments = ["--bundle", str(tmp_path / "nowhere"), "--json", str(out)]
+    assert swaps.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("swaps: ") and "nowhere" in said and not out.exists()
