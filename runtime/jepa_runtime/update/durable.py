@@ -74,7 +74,7 @@ def write(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        give_up(temporary)
         raise
     sync_folder(path.parent)
 
@@ -91,7 +91,7 @@ def point(link: Path, target: str) -> None:
             os.symlink(target, temporary)
             os.replace(temporary, link)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        give_up(temporary)
         raise
     sync_folder(link.parent)
 
@@ -137,6 +137,12 @@ def empty(trash: Path) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+
+
+def give_up(path: Path) -> None:
+    """Remove what is left of a file that could not be written, if that can be: what could not says more."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def check_room(what: str, folder: Path, needed: int, free_bytes: int) -> None:

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from jepa_runtime.errors import StorageError
-from jepa_runtime.update.durable import check_room, sync_folder
+from jepa_runtime.update.durable import check_room, give_up, sync_folder, told
 
 SYNC_BYTES = 4 << 20
 _TAIL_BYTES = 8
@@ -131,7 +131,8 @@ class Part:
         Raises:
             StorageError: it cannot be.
         """
-        self._path.unlink(missing_ok=True)
+        with told(self._path, "cannot be removed"):
+            self._path.unlink(missing_ok=True)
         sync_folder(self._path.parent)
 
     def _found(self) -> int:
@@ -155,7 +156,7 @@ class Part:
             check_room(f"{self._path}:", self._path.parent, needed, free_bytes)
         except StorageError:
             if not self.offset:
-                self._path.unlink()
+                give_up(self._path)
             raise
         os.posix_fallocate(self._fd, 0, self._length + _TAIL_BYTES)
 
@@ -168,5 +169,5 @@ class Part:
         try:
             yield
         except OSError as error:
-            self._path.unlink(missing_ok=True)
+            give_up(self._path)
             raise StorageError(f"{self._path}: {what}: {error.strerror or error}: it was removed") from error
