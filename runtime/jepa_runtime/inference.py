@@ -179,13 +179,17 @@ class Inference:
         step_s, terms = manifest.io.step_s, self._terms
         tolerance_s = step_s / 8 if terms.tolerance_s is None else terms.tolerance_s
         max_gap_s = 2 * step_s if terms.max_gap_s is None else terms.max_gap_s
-        return History(
+        history = History(
             manifest.history_size,
             round(step_s * 1e9),
             action_size=len(manifest.io.action.names),
             tolerance_ns=round(tolerance_s * 1e9),
             max_gap_ns=round(max_gap_s * 1e9),
         )
+        if manifest.io.action.low == manifest.io.action.high:
+            # Of a model without actions: nobody has to say which one is executed.
+            history.add_action(0, np.array(manifest.io.action.low))
+        return history
 
     def _warm_up(self) -> None:
         model, manifest = self.model, self.model.manifest

@@ -203,6 +203,15 @@ def test_a_model_with_a_longer_history_predicts_once_it_is_filled() -> None:
     assert [result.futures is not None for result in served.results] == [False] * 6 + [True] * 2
 
 
+def test_an_action_that_can_be_but_one_is_always_known() -> None:
+    model = FakeModel(history_size=2)
+    model.manifest.io.action.low = model.manifest.io.action.high = [0.0, 0.0]
+    with serve(model) as served:
+        served.feed(*(frame(index) for index in range(14)))
+    last = served.results[-1]
+    assert last.futures is not None and last.surprise == pytest.approx(0.0, abs=1e-5)
+
+
 def test_a_frame_that_fails_is_counted_and_the_next_one_served() -> None:
     bad = Frame(np.zeros(3, np.uint8), frame(1).stamp_ns, "camera", 1)
     with serve() as served:
