@@ -65,7 +65,7 @@ class Watcher:
         self._node = rclpy.create_node("update_demo")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        self._began_ns = self._asked_ns = time.time_ns()
+        self._began_ns, self._asked_ns = time.time_ns(), math.inf
         self._node.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
         self._node.create_subscription(UpdateEvent, "update_manager/events", self._on_event, EVENTS)
         self._action = ActionClient(self._node, UpdateModel, "update_manager/update")
