@@ -127,7 +127,20 @@ def updates() -> str:
         )
     methods = next(case for case in deltas["cases"] if case["case"] == "trained on")["methods"]
     sizes = ", ".join(f"{name} {of['bytes'] / 1e6:.2f} MB" for name, of in methods.items())
-    return "\n".join([*lines, "", f"From a model to the same trained on, as robots fetch it: {sizes}."])
+    broken = _read("benchmarks/results/robustness.json")
+    crashes, power, fuzzing = (broken[part] for part in ("crashes", "power", "fuzzing"))
+    found = sum(part["findings"] for part in (crashes, power, fuzzing))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"From a model to the same trained on, as robots fetch it: {sizes}.",
+            "",
+            f"Whole updates and ways back, killed or failed (ENOSPC, EIO) at {crashes['points']} system calls, cut",
+            f"off from power on ext4 at {power['points']}; what a robot reads, fuzzed {fuzzing['executions']} times:",
+            f"{found} findings left (`tests/update/campaigns`, `tests/update/fuzz`).",
+        ]
+    )
 
 
 TABLES = {"measured": measured, "latency": latency, "limits": limits, "updates": updates}

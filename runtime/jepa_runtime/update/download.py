@@ -124,7 +124,8 @@ class Download:
             try:
                 self._files.download(delta.target, change, lambda *_: self._progress(self._there, total))
                 deltas.apply(base, change, made, sha256=record.sha256, length=record.bytes)
-                change.unlink()
+                with durable.told(change, "cannot be removed"):
+                    change.unlink()
                 return made
             except StorageError:
                 raise
@@ -134,5 +135,6 @@ class Download:
                 self._note(
                     "a delta was of no use, the whole file is fetched", path=record.path, reason=str(error)
                 )
-                change.unlink(missing_ok=True)
+                with durable.told(change, "cannot be removed"):
+                    change.unlink(missing_ok=True)
         return None
