@@ -136,9 +136,10 @@ def updates() -> str:
             "",
             f"From a model to the same trained on, as robots fetch it: {sizes}.",
             "",
-            f"Whole updates and ways back, killed or failed (ENOSPC, EIO) at {crashes['points']} system calls, cut",
-            f"off from power on ext4 at {power['points']}; what a robot reads, fuzzed {fuzzing['executions']} times:",
-            f"{found} findings left (`tests/update/campaigns`, `tests/update/fuzz`).",
+            f"Whole updates and ways back, killed or failed (ENOSPC, EIO) at {crashes['points']} system"
+            f" calls, cut off from power on ext4 at {power['points']};",
+            f"what a robot reads, fuzzed {fuzzing['executions']} times:"
+            f" {found} findings left (`tests/update/campaigns`, `tests/update/fuzz`).",
         ]
     )
 
