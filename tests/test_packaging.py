@@ -80,9 +80,8 @@ def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
         "urllib3",
         "zstandard",
     }
-    assert {"ros", "export", "onnxruntime", "jetson", "viz", "dev"} == set(
-        metadata.get_all("Provides-Extra") or ()
-    )
+    extras = {"ros", "export", "onnxruntime", "tensorrt-check", "jetson", "viz", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == extras
     assert metadata["Version"] == jepa_runtime.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
 
