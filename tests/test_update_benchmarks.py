@@ -206,13 +206,13 @@ def test_models_are_exchanged_in_a_running_node(swaps: ModuleType, toy_bundle: P
     other = make_bundle(tmp_path / "other", seed=1)
     out = tmp_path / "new" / "swaps.json"
     done = script(
-        "swaps", "--bundle", str(toy_bundle), "--other", str(other.path), "--swaps", "8", "--pause", "0.5",
+        "swaps", "--bundle", str(toy_bundle), "--other", str(other.path), "--swaps", "30", "--pause", "0.2",
         "--rate", "120", "--json", str(out),
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(out.read_text())
     assert done.returncode == (0 if all(limit["met"] for limit in report["limits"]) else 1)
-    assert report["swaps"] == report["exchange_ms"]["n"] == 8
+    assert report["swaps"] == report["exchange_ms"]["n"] == 30
     assert report["in_exchanges"]["n"] >= 100 and report["between_them"]["n"] >= 400
     assert "growth" in done.stdout
 

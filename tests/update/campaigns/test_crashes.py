@@ -5,9 +5,13 @@ The quick part takes a sample of the points; ``-m slow`` takes all.
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
-from jepa_runtime.update import durable
+from jepa_runtime.update import deltas, durable
 from tests.update.campaigns import crashes
 from tests.update.campaigns.crashes import FAULTS, KILL, Fault, Report
 from tests.update.campaigns.scene import STORIES, Stage, Story
@@ -42,8 +46,33 @@ def test_a_file_that_is_written_in_place_would_be_noticed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(durable, "write", lambda path, content: path.write_bytes(content))
-    report = crashes.campaign(stage, TAKEN_BACK, KILL)
+    report = crashes.campaign(stage, TAKEN_BACK, KILL, every=2)
     assert any("state.json: is damaged" in finding for finding in report.findings)
+
+
+@pytest.mark.parametrize("rest", [".delta.part", ".made.tmp"])
+def test_a_rest_of_a_delta_that_cannot_be_removed_is_an_error_of_ours(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str
+) -> None:
+    unlink = os.unlink
+
+    def failing(path: Path, **where: int) -> None:
+        if str(path).endswith(rest):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, **where)
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
+
+    stage.put(UPDATE, tmp_path / "robot")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", failing)
+        if rest == ".made.tmp":
+            patched.setattr(deltas, "_add", broken)
+        kept = stage.play(UPDATE, tmp_path / "robot")
+    assert kept.result == "failed" and "Input/output error" in kept.reason
+    stage.check(UPDATE, tmp_path / "robot")
+    stage.end(UPDATE, tmp_path / "robot")
 
 
 @pytest.mark.slow
