@@ -219,6 +219,9 @@ class Trust:
             ) from error
         except exceptions.DownloadHTTPError as error:
             raise NotFoundError(str(error)) from error
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            # What is signed and of a wrong type python-tuf notices only where it uses it.
+            raise TrustError(f"{self._fetcher.last}: makes no sense ({error}): sign it again") from error
         except OSError as error:
             raise StorageError(f"{self._meta}: cannot be used: {error.strerror or error}") from error
         finally:
