@@ -32,7 +32,6 @@ from jepa_ros.conversions import from_time
 from processes import DemoError, Processes, node_command, own_graph, report
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from update_page import Compared, Entered, Story, Update
 from update_releases import OFFERS, Offer, Publisher, served
@@ -45,9 +44,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NODES = ("world_model", "planner", "two_rooms", "update_manager")
 CAMERA = "camera/image_raw"
 START_TIMEOUT_S, UPDATE_TIMEOUT_S, AFTER_S = 60.0, 150.0, 3.0
-EVENTS = QoSProfile(
-    depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
 
 
 class Watcher:
@@ -67,7 +63,7 @@ class Watcher:
         self._executor.add_node(self._node)
         self._began_ns, self._asked_ns = time.time_ns(), math.inf
         self._node.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
-        self._node.create_subscription(UpdateEvent, "update_manager/events", self._on_event, EVENTS)
+        self._node.create_subscription(UpdateEvent, "update_manager/events", self._on_event, qos.EVENTS)
         self._action = ActionClient(self._node, UpdateModel, "update_manager/update")
 
     def await_start(self) -> None:

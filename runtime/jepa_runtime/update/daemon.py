@@ -76,8 +76,7 @@ def ordinary(
 
     Args:
         opened: gives the client, which has the lock while it is open; takes ``alive``.
-        poll_s: the pause between two rounds in seconds; a tenth longer or shorter at random, so that robots
-            that started together do not ask together for ever.
+        poll_s: the pause between two rounds in seconds, times :func:`jitter`.
     """
     update = carrying(opened)
 
@@ -86,9 +85,15 @@ def ordinary(
             _tell(update(alive), log)
         except UpdateError as error:
             log(f"error: {error}")
-        return poll_s() * random.uniform(1 - _JITTER, 1 + _JITTER)
+        return poll_s() * jitter()
 
     return round_
+
+
+def jitter() -> float:
+    """A tenth above or below 1, at random: what pauses are multiplied with, so that robots that started
+    together do not ask together for ever."""
+    return random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
 def carrying(opened: Callable[..., AbstractContextManager[Client]]) -> Callable[[Alive], State]:

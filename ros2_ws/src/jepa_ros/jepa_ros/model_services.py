@@ -3,17 +3,15 @@ takes a second or more, and images must be taken meanwhile."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-import rclpy
 from jepa_msgs.srv import SwapModel
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
+from jepa_ros.answering import Answering
 from jepa_ros.opening import Served
 
 
@@ -27,32 +25,17 @@ class ModelServices:
     def __init__(self, owner: Node, served: Callable[[], Served]) -> None:
         self._served = served
         self._log = owner.get_logger()
-        # Remappings of the process are the owner's: its name must not become that of this node.
-        self._node = rclpy.create_node(
-            f"{owner.get_name()}_models",
-            namespace=owner.get_namespace(),
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-        )
-        name = owner.get_fully_qualified_name()
-        self._node.create_service(SwapModel, f"{name}/swap_model", self._swap)
-        self._node.create_service(Trigger, f"{name}/rollback_model", self._rollback)
-        self._node.create_service(Trigger, f"{name}/commit_model", self._commit)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="jepa-models", daemon=True)
-        self._thread.start()
+        self._answering = Answering(owner, "models", SingleThreadedExecutor())
+        node, name = self._answering.node, self._answering.prefix
+        node.create_service(SwapModel, f"{name}/swap_model", self._swap)
+        node.create_service(Trigger, f"{name}/rollback_model", self._rollback)
+        node.create_service(Trigger, f"{name}/commit_model", self._commit)
+        self._answering.start()
 
     def close(self) -> None:
         """Answer no more."""
-        self._executor.shutdown()
-        self._thread.join()
-        self._node.destroy_node()
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
+        self._answering.stop()
+        self._answering.node.destroy_node()
 
     def _swap(self, request: Any, response: Any) -> Any:
         def swap() -> str:

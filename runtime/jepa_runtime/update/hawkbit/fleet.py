@@ -9,7 +9,6 @@ out whether or not the server can be reached.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from jepa_runtime import __version__
 from jepa_runtime.errors import FetchError, RefusedError, StorageError, UpdateError
-from jepa_runtime.update import config, durable, operator, robot, state
+from jepa_runtime.update import config, daemon, durable, operator, robot, state
 from jepa_runtime.update.hawkbit import agent, kept
 from jepa_runtime.update.hawkbit.kept import Answer, Kept, Order
 from jepa_runtime.update.hawkbit.messages import LEAST_SLEEP_S, MOST_SLEEP_S, feedback
@@ -30,7 +29,6 @@ from jepa_runtime.update.state import Phase, State
 
 KEPT, LOCK = "hawkbit.json", "hawkbit.lock"
 _FIRST_SLEEP_S = 60.0
-_JITTER = 0.1
 
 
 class Fleet:
@@ -76,7 +74,7 @@ class Fleet:
         except UpdateError as error:
             self._log(f"error: {error}")
             pause_s = self._pause_after(error)
-        return _within(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER))
+        return _within(pause_s * daemon.jitter())
 
     def _round(self, alive: Callable[[], None]) -> float:
         self._config = config.load(self._root / robot.CONFIG)

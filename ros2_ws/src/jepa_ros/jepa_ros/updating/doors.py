@@ -3,23 +3,21 @@ since most of them wait: for the end of an update, or until one in work can be l
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from jepa_msgs.action import UpdateModel
 from jepa_msgs.srv import CheckUpdate, GetUpdateStatus
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
+from jepa_ros.answering import Answering
 from jepa_ros.updating import messages
 from jepa_ros.updating.worker import Request, Worker
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
@@ -64,15 +62,8 @@ class Doors:
         self._log = owner.get_logger()
         self._goal: Goal | None = None
         self._newest = UpdateModel.Feedback()
-        # Remappings of the process are the owner's: its name must not become that of this node.
-        self._node = rclpy.create_node(
-            f"{owner.get_name()}_doors",
-            namespace=owner.get_namespace(),
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-        )
-        name, together = owner.get_fully_qualified_name(), ReentrantCallbackGroup()
+        self._answering = Answering(owner, "doors", MultiThreadedExecutor(_THREADS))
+        node, name, together = self._answering.node, self._answering.prefix, ReentrantCallbackGroup()
         for kind, service, answer in (
             (CheckUpdate, "check", self._check),
             (Trigger, "approve", self._approve),
@@ -80,9 +71,9 @@ class Doors:
             (SetBool, "pin", self._pin),
             (GetUpdateStatus, "status", self._status),
         ):
-            self._node.create_service(kind, f"{name}/{service}", answer, callback_group=together)
+            node.create_service(kind, f"{name}/{service}", answer, callback_group=together)
         self._action = ActionServer(
-            self._node,
+            node,
             UpdateModel,
             f"{name}/update",
             execute_callback=self._carry_out,
@@ -90,10 +81,7 @@ class Doors:
             cancel_callback=self._cancel,
             callback_group=together,
         )
-        self._executor = MultiThreadedExecutor(_THREADS)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="jepa-doors", daemon=True)
-        self._thread.start()
+        self._answering.start()
 
     def tell(self, feedback: UpdateModel.Feedback) -> None:
         """How the update in work goes, for whoever asked for it."""
@@ -103,14 +91,9 @@ class Doors:
 
     def close(self) -> None:
         """Answer no more; the worker has stopped."""
-        self._executor.shutdown()
-        self._thread.join()
+        self._answering.stop()
         self._action.destroy()
-        self._node.destroy_node()
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
+        self._answering.node.destroy_node()
 
     # --- the action
 

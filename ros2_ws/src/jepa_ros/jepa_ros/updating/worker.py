@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from jepa_runtime.update.release import Release
 from jepa_runtime.update.state import Phase, State
 
 _TICK_S = 0.2
-_JITTER = 0.1
 
 
 @dataclass(eq=False)
@@ -55,7 +53,7 @@ class Worker:
 
     Args:
         opened: gives the client; takes ``alive``, ``source``, ``again`` and ``any_interface``.
-        poll_s: the pause between two looks by itself in seconds, a tenth longer or shorter at random; None:
+        poll_s: the pause between two looks by itself in seconds, with its jitter; None:
             it does not look by itself now.
         root: the robot's folder.
         log: takes lines.
@@ -189,7 +187,7 @@ class Worker:
                 self._asked = None
             if not request.look:
                 self._looked_at = time.monotonic()
-                self._jitter = random.uniform(1 - _JITTER, 1 + _JITTER)
+                self._jitter = daemon.jitter()
         if asked is not None:
             asked.state, asked.error = request.state, request.error
             asked.done.set()

@@ -1,0 +1,51 @@
+"""Services that take their time, answered beside a node: what it takes in goes on meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+import rclpy
+from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.node import Node
+
+
+class Answering:
+    """A node of its own, spun on a thread of its own, on which the services of ``owner`` are made.
+
+    Args:
+        owner: whose services they are.
+        name: of what is answered, for the node and the thread.
+        executor: that spins it.
+
+    Attributes:
+        node: on which to make them, before :meth:`start`.
+        prefix: of their names, with the owner's.
+    """
+
+    def __init__(self, owner: Node, name: str, executor: Executor) -> None:
+        self.prefix = owner.get_fully_qualified_name()
+        # Remappings of the process are the owner's: its name must not become that of this node.
+        self.node = rclpy.create_node(
+            f"{owner.get_name()}_{name}",
+            namespace=owner.get_namespace(),
+            use_global_arguments=False,
+            enable_rosout=False,
+            start_parameter_services=False,
+        )
+        self._executor = executor
+        self._thread = threading.Thread(target=self._spin, name=f"jepa-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._executor.add_node(self.node)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more; what was made on the node may be destroyed then."""
+        self._executor.shutdown()
+        self._thread.join()
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
