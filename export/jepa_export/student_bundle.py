@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ def write_student(
     *,
     seed: int,
     progress: Callable[[str], None],
+    report: dict[str, Any] | None = None,
 ) -> Bundle:
     """Write the bundle ``folder`` (replaced if it exists) of a student.
 
@@ -76,6 +78,7 @@ def write_student(
         frames: uint8 [n, px, px, 3] to calibrate on, at least ``history_size`` and two.
         seed: of the actions to calibrate on.
         progress: told in words what comes next.
+        report: for report.json, besides what is found here.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
@@ -107,7 +110,7 @@ def write_student(
             roles=("encoder", "predictor", "step"),
             tolerances={precision: TOLERANCES[precision] for _, precision in kinds},
         )
-        complete(staging, fields, {}, progress)
+        complete(staging, fields, report or {}, progress)
     return Bundle.open(folder)
 
 

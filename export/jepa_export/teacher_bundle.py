@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from jepa_export.staging import staged
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert
-from jepa_export.teachers.family import Member
+from jepa_export.teachers.family import Member, shallow
 from jepa_export.teachers.layers import Sizes
 from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
 from jepa_export.variants import KINDS, Kind, write_kinds
@@ -197,7 +197,7 @@ def check(
             "teachers of V-JEPA 2 and 2.1 do"
         )
     if depth is not None:
-        config = _reduced(config, depth)
+        config = shallow(config, depth)
     tubelet, longest = config.encoder.tubelet, config.encoder.frames
     if frames < tubelet or frames % tubelet:
         raise JepaExportError(f"--frames must be a multiple of {name}'s tubelet ({tubelet}), got {frames}")
@@ -213,17 +213,6 @@ def check(
             "2.1 GB, and a bundle keeps weights in no other: choose a smaller teacher"
         )
     return config
-
-
-def _reduced(config: VJEPA2Config, depth: int) -> VJEPA2Config:
-    full = config.encoder.depth
-    if not 1 <= depth <= full:
-        raise JepaExportError(f"--depth must be between 1 and {full}, got {depth}")
-    return replace(
-        config,
-        encoder=replace(config.encoder, depth=depth, taps=(depth - 1,)),
-        predictor=replace(config.predictor, depth=min(depth, config.predictor.depth)),
-    )
 
 
 def frames_needed(history_size: int, horizon: int) -> int:

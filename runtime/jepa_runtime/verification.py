@@ -103,8 +103,12 @@ def _difference(computed: NDArray[np.float32], reference: NDArray[np.float32]) -
     if not np.isfinite(computed).all():
         return float("nan"), float("nan"), float("nan")
     ours, theirs = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (computed, reference))
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    # Two vectors of zeros agree.
-    both_zero = (np.abs(ours).max(axis=1) < _TINY) & (np.abs(theirs).max(axis=1) < _TINY)
-    cosines = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1) / np.maximum(norms, _TINY))
-    return float(cosines.mean()), float(cosines.min()), float(np.abs(ours - theirs).max())
+    found = cosines(ours, theirs)
+    return float(found.mean()), float(found.min()), float(np.abs(ours - theirs).max())
+
+
+def cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosines [...] of vectors [..., D]; two vectors of zeros agree."""
+    norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    both_zero = (np.abs(ours).max(axis=-1) < _TINY) & (np.abs(theirs).max(axis=-1) < _TINY)
+    return np.where(both_zero, 1.0, (ours * theirs).sum(axis=-1) / np.maximum(norms, _TINY))

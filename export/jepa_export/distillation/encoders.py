@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from jepa_export.checkpoint import SETTINGS, load
 from jepa_export.data.files import file_hash
-from jepa_export.distillation.checkpoint import SETTINGS, load
 from jepa_export.distillation.teacher import Features
 from jepa_export.errors import JepaExportError
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, Encoder

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from jepa_export.distillation.collapse import Variety
 from jepa_export.errors import JepaExportError
+from jepa_export.tables import Table, progress_bar, told
 
 
 class Journal:
@@ -30,15 +26,8 @@ class Journal:
     def __init__(self, folder: Path, name: str, *, start: int, steps: int, board: bool) -> None:
         self._name = name
         self._board = _open_board(folder / "events", start) if board else None
-        self._tables = {kind: _Table(folder / f"{name}{kind}.csv", start) for kind in ("", "_variety")}
-        self._progress = Progress(
-            TextColumn("{task.description:>10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-            refresh_per_second=2,
-        )
+        self._tables = {kind: Table(folder / f"{name}{kind}.csv", start) for kind in ("", "_variety")}
+        self._progress = progress_bar()
         self._task = self._progress.add_task(name, total=steps, completed=start, losses="")
 
     def __enter__(self) -> Journal:
@@ -56,8 +45,7 @@ class Journal:
 
     def losses(self, step: int, values: dict[str, float]) -> None:
         self._write("", step, values)
-        told = " ".join(f"{key} {value:.3g}" for key, value in values.items())
-        self._progress.update(self._task, advance=1, losses=told)
+        self._progress.update(self._task, advance=1, losses=told(values))
 
     def variety(self, step: int, found: Variety) -> None:
         self._write("_variety", step, {"rank": found.rank, "std": found.std})
@@ -72,50 +60,6 @@ class Journal:
         if self._board is not None:
             for key, value in values.items():
                 self._board.add_scalar(f"{self._name}/{key}", value, step)
-
-
-class _Table:
-    """A CSV file that is added to; its first column is the step."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self._path = path
-        try:
-            rows: list[list[str]] = []
-            if start and path.exists():
-                with path.open(newline="") as file:
-                    head, *found = csv.reader(file)
-                # The last row may have been cut off by a kill, in its first number even.
-                whole = [row for row in found if len(row) == len(head)]
-                rows = [head, *(row for row in whole if int(row[0]) < start)]
-            partial = path.with_suffix(".partial")
-            with partial.open("w", newline="") as file:
-                csv.writer(file).writerows(rows)
-            os.replace(partial, path)
-            self._file = path.open("a", newline="")
-        except (OSError, ValueError) as error:
-            raise JepaExportError(f"{path}: cannot be continued ({error}): choose another --out") from error
-        self._headed = bool(rows)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        writer = csv.writer(self._file)
-        if not self._headed:
-            writer.writerow(["step", *values])
-            self._headed = True
-        writer.writerow([step, *(repr(value) for value in values.values())])
-
-    def flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise JepaExportError(
-                f"{self._path}: cannot be written ({error.strerror}): make room, and the same command goes "
-                "on from the last checkpoint"
-            ) from error
-
-    def close(self) -> None:
-        # What is lost here is written again when the run goes on from its checkpoint.
-        with contextlib.suppress(OSError):
-            self._file.close()
 
 
 def _open_board(folder: Path, start: int) -> Any:

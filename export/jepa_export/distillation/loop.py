@@ -19,9 +19,9 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from jepa_export.checkpoint import load, save
 from jepa_export.data.batches import Batch, Batches
 from jepa_export.data.windows import Windows
-from jepa_export.distillation.checkpoint import load, save
 from jepa_export.distillation.collapse import Alarm, variety
 from jepa_export.distillation.journal import Journal
 from jepa_export.distillation.stages import Stage

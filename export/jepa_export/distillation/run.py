@@ -15,24 +15,23 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from jepa_export.bundles import Actions, Identity, Measured, Settings
+from jepa_export.checkpoint import claim
 from jepa_export.data.open import Data, open_data
 from jepa_export.data.statistics import measure as statistics
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
 from jepa_export.distillation import fidelity
-from jepa_export.distillation.checkpoint import claim
 from jepa_export.distillation.encoders import Given, of_run, of_teacher
 from jepa_export.distillation.loop import Pace, fabric, train
 from jepa_export.distillation.stages import EncoderStage, PredictorStage, Stage
 from jepa_export.distillation.teacher import Features, open_teacher
 from jepa_export.errors import JepaExportError
-from jepa_export.staging import check_target, write_report
+from jepa_export.staging import check_target
 from jepa_export.student_bundle import write_student
 from jepa_export.students.family import FAMILY, Student, create
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.variants import DEFAULT_KINDS
-from jepa_runtime.bundle import seal
 
 _LOG = logging.getLogger(__name__)
 _STATISTICS_CLIPS = 500
@@ -259,12 +258,11 @@ class _Work:
             goal_threshold=found.goal_threshold,
         )
         frames = fidelity.calibration_frames(pair.train)
-        bundle = write_student(
-            student, frames, folder, settings, about, measured, seed=asked.seed, progress=progress
-        )
         open_loop = found.as_dict() | {"held_out": bool(self.data.held_out)}
-        write_report(folder, bundle.report() | {"open_loop": open_loop})
-        seal(folder, bundle.manifest)
+        write_student(
+            student, frames, folder, settings, about, measured,
+            seed=asked.seed, progress=progress, report={"open_loop": open_loop},
+        )  # fmt: skip
         return folder
 
 

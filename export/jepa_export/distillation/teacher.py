@@ -11,9 +11,8 @@ from torch.nn import functional
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import unit_scale
 from jepa_export.teachers.checkpoints.read import Teacher, read
-from jepa_export.teachers.family import Config, find
-from jepa_export.teachers.ijepa import IJEPAConfig
-from jepa_export.teachers.lewm import LeWM, LeWMConfig
+from jepa_export.teachers.family import find, shallow
+from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.pixels import normalised
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
 from jepa_export.teachers.vjepa2_ac import VJEPA2AC
@@ -58,7 +57,7 @@ def open_teacher(
 
 def _random(name: str, depth: int | None, seed: int) -> Teacher:
     member = find(name)
-    config = member.config if depth is None else _shallow(member.config, depth)
+    config = member.config if depth is None else shallow(member.config, depth)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = config.build()
@@ -70,18 +69,6 @@ def _random(name: str, depth: int | None, seed: int) -> Teacher:
         weights="random weights",
         source=f"seed {seed}, {blocks}: not the published model",
     )
-
-
-def _shallow(config: Config, depth: int) -> Config:
-    if not 1 <= depth <= config.encoder.depth:
-        raise JepaExportError(f"--depth must be between 1 and {config.encoder.depth}, got {depth}")
-    if isinstance(config, LeWMConfig):
-        return replace(config, encoder=replace(config.encoder, depth=depth), depth=min(config.depth, depth))
-    if isinstance(config, IJEPAConfig):
-        return replace(config, encoder=replace(config.encoder, depth=depth), predictor=None)
-    predictor = replace(config.predictor, depth=min(config.predictor.depth, depth))
-    encoder = replace(config.encoder, depth=depth, taps=(depth - 1,))
-    return replace(config, encoder=encoder, predictor=predictor)
 
 
 class Features:

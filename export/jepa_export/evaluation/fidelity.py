@@ -9,6 +9,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips
 from jepa_export.evaluation.reference import Outputs
 from jepa_export.evaluation.results import Comparison, Foresight
+from jepa_runtime.verification import cosines
 
 # Of 1 - cosine: four bins a decade. What lies outside counts in the first or last bin.
 EDGES = np.logspace(-9, 0, 37)
@@ -30,13 +31,13 @@ def compare(name: str, found: Outputs, expected: Outputs) -> Comparison:
                 "a reference of the same tokens and dimensions"
             )
     latents, reference = (outputs.latents.astype(np.float64) for outputs in (found, expected))
-    cosines = cosine(latents, reference)
+    aligned = cosine(latents, reference)
     drift = relative(found.futures, expected.futures)
-    counts, _ = np.histogram(np.clip(1 - cosines, EDGES[0], EDGES[-1]), EDGES)
+    counts, _ = np.histogram(np.clip(1 - aligned, EDGES[0], EDGES[-1]), EDGES)
     return Comparison(
         reference=name,
-        mean_cosine=float(cosines.mean()),
-        worst_cosine=float(cosines.min()),
+        mean_cosine=float(aligned.mean()),
+        worst_cosine=float(aligned.min()),
         pooled_cosine=float(cosine(latents.mean(axis=-2), reference.mean(axis=-2)).mean()),
         max_relative_error=float(np.abs(latents - reference).max() / max(np.abs(reference).max(), _TINY)),
         drift=drift.mean(axis=(0, 1)).tolist(),
@@ -56,13 +57,8 @@ def foresee(found: Outputs, clips: Clips) -> Foresight:
 
 
 def cosine(ours: Floats64, theirs: Floats64) -> Floats64:
-    """Cosines [...] of vectors [..., D]; two vectors of zeros agree."""
-    norms = np.linalg.norm(ours, axis=-1), np.linalg.norm(theirs, axis=-1)
-    both_zero = np.maximum(*norms) < _TINY
-    cosines: Floats64 = np.where(
-        both_zero, 1.0, (ours * theirs).sum(-1) / np.maximum(norms[0] * norms[1], _TINY)
-    )
-    return np.clip(cosines, -1.0, 1.0)
+    """As :func:`jepa_runtime.verification.cosines`, without what rounding adds."""
+    return np.clip(cosines(ours, theirs), -1.0, 1.0)
 
 
 def relative(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Floats64:

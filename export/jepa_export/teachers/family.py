@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.ijepa import IJEPA, IJEPAConfig
@@ -15,6 +15,7 @@ from jepa_export.teachers.vjepa2_ac import VJEPA2AC, VJEPA2ACConfig
 
 Family = Literal["V-JEPA 2", "V-JEPA 2.1", "V-JEPA 2-AC", "LeWM", "I-JEPA"]
 Config = VJEPA2Config | VJEPA2ACConfig | LeWMConfig | IJEPAConfig
+AnyConfig = TypeVar("AnyConfig", VJEPA2Config, VJEPA2ACConfig, LeWMConfig, IJEPAConfig)
 Model = VJEPA2 | VJEPA2AC | LeWM | IJEPA
 
 
@@ -155,3 +156,21 @@ def find(name: str) -> Member:
     if name not in FAMILY:
         raise JepaExportError(f"no teacher is called {name!r}; there are: {', '.join(FAMILY)}")
     return FAMILY[name]
+
+
+def shallow(config: AnyConfig, depth: int) -> AnyConfig:
+    """The same model with ``depth`` blocks in its encoder, and no more in its predictor: for random weights.
+
+    Raises:
+        JepaExportError: it has fewer.
+    """
+    if not 1 <= depth <= config.encoder.depth:
+        raise JepaExportError(f"--depth must be between 1 and {config.encoder.depth}, got {depth}")
+    if isinstance(config, LeWMConfig):
+        return replace(config, encoder=replace(config.encoder, depth=depth), depth=min(config.depth, depth))
+    if isinstance(config, IJEPAConfig):
+        return replace(config, encoder=replace(config.encoder, depth=depth), predictor=None)
+    predictor = replace(config.predictor, depth=min(config.predictor.depth, depth))
+    return replace(
+        config, encoder=replace(config.encoder, depth=depth, taps=(depth - 1,)), predictor=predictor
+    )

@@ -4,18 +4,18 @@ losses.
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 from abc import ABC, abstractmethod
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from jepa_export.checkpoint import load, save
 from jepa_export.errors import JepaExportError
+from jepa_export.tables import Table, progress_bar, told
 
 
 class Stage(ABC):
@@ -88,13 +88,6 @@ class Stage(ABC):
         return int(state["step"])
 
 
-def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint so that a kill leaves the old one or the new one, never half of either."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
 def run_stage(stage: Stage, folder: Path, *, every: int = 100) -> None:
     """Train ``stage`` to its end, resuming from ``folder``/<name>.pt where that exists.
 
@@ -102,42 +95,13 @@ def run_stage(stage: Stage, folder: Path, *, every: int = 100) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     saved, log = folder / f"{stage.name}.pt", folder / f"{stage.name}.csv"
-    start = stage.restore(torch.load(saved, weights_only=True), saved) if saved.exists() else 0
-    _keep_rows_before(log, start)
-    with log.open("a", newline="") as file, _progress() as progress:
-        writer = csv.writer(file)
+    start = stage.restore(load(saved), saved) if saved.exists() else 0
+    with closing(Table(log, start)) as table, progress_bar() as progress:
         task = progress.add_task(stage.name, total=stage.steps, completed=start, losses="")
         for step in range(start, stage.steps):
             values = stage.train_step(step)
-            if step == 0:
-                writer.writerow(["step", *values])
-            writer.writerow([step, *(repr(value) for value in values.values())])
-            progress.update(
-                task, advance=1, losses=" ".join(f"{key} {value:.3g}" for key, value in values.items())
-            )
+            table.write(step, values)
+            progress.update(task, advance=1, losses=told(values))
             if (step + 1) % every == 0 or step + 1 == stage.steps:
-                file.flush()
-                save_atomically(stage.checkpoint(step + 1), saved)
-
-
-def _keep_rows_before(log: Path, start: int) -> None:
-    """Leave in ``log`` what a resumed run keeps: the head and the steps before the checkpoint."""
-    rows: list[list[str]] = []
-    if start and log.exists():
-        with log.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row[0] == "step" or int(row[0]) < start]
-    partial = log.with_suffix(".partial.csv")
-    with partial.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    os.replace(partial, log)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:>14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-        refresh_per_second=2,
-    )
+                table.flush()
+                save(stage.checkpoint(step + 1), saved)

@@ -15,11 +15,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from jepa_export.checkpoint import claim, load, save
 from jepa_export.data.batches import Batch
 from jepa_export.data.open import open_data
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
-from jepa_export.distillation.checkpoint import claim, load, save
 from jepa_export.distillation.fidelity import some_clips
 from jepa_export.distillation.loop import Pace, Share, fabric, schedule, train
 from jepa_export.distillation.stages import Stage
