@@ -130,6 +130,7 @@ def serving(setting: Setting, minutes: float) -> list[Limit]:
     profile = serve(setting, 60 * minutes)
     told = describe(profile.run)
     of = f"{told.frames} images in {minutes:g} min"
+    start = reading(profile.readings, "peak rss").values[-1]
     ours = sum(_value(told, stage) for stage in OURS)
     return [
         Limit("serving", "p50 of the response", told.response.p50.value or 0.0, None, "ms", of),
@@ -140,10 +141,8 @@ def serving(setting: Setting, minutes: float) -> list[Limit]:
             Limit("serving", f"p50 of {stage}", _value(told, stage), None, "ms", of)
             for stage in ("transport", "encode", "predict", "delivery")
         ),
-        Limit("serving", "memory of the node", max(_reading(profile, "rss").values), 300, "MB", of),
-        Limit(
-            "serving", "with what its start took", _reading(profile, "peak rss").values[-1], None, "MB", of
-        ),
+        Limit("serving", "memory of the node", max(reading(profile.readings, "rss").values), 300, "MB", of),
+        Limit("serving", "with what its start took", start, None, "MB", of),
     ]
 
 
@@ -267,7 +266,7 @@ def soak(setting: Setting, minutes: float) -> list[Limit]:
     run, of = profile.run, f"{len(profile.run.scheduled_s)} images in {minutes:g} min"
     latency = np.array(run.latency_ms)
     quartiles = np.quantile(latency, [0.25, 0.75])
-    rss, descriptors = _reading(profile, "rss"), _reading(profile, "descriptors")
+    rss, descriptors = reading(profile.readings, "rss"), reading(profile.readings, "descriptors")
     return [
         Limit(
             "soak",
@@ -296,8 +295,13 @@ def _value(told: RunStatistics, stage: str) -> float:
     return told.stages[stage].p50.value or 0.0
 
 
-def _reading(profile: Profile, name: str) -> Reading:
-    found = next(reading for reading in profile.readings if reading.name == name)
+def reading(readings: Sequence[Reading], name: str) -> Reading:
+    """What was read of the node.
+
+    Raises:
+        ProfileError: nothing was.
+    """
+    found = next(each for each in readings if each.name == name)
     if not found.values:
         raise ProfileError(f"{name} of the node is not known: {found.absent}")
     return found

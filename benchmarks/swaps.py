@@ -35,7 +35,7 @@ from jepa_ros.profiling.ledger import Ledger
 from jepa_ros.profiling.listener import Listener
 from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
 from jepa_ros.spin import create_executor
-from limits import Limit, growth, show
+from limits import Limit, growth, reading, show
 from peers.variants import full_precision
 from rclpy.node import Node
 from rich.console import Console
@@ -249,23 +249,16 @@ def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
     return found, figures
 
 
-def _reading(measured: Measured, name: str) -> Reading:
-    reading = next(one for one in measured.readings if one.name == name)
-    if not reading.values:
-        raise ProfileError(f"{name} of the node is not known: {reading.absent}")
-    return reading
-
-
 def _after_each(measured: Measured, name: str) -> list[float]:
     """What a reading was at the end of each exchange."""
-    reading, ends = _reading(measured, name), [end for _, end in measured.exchanges]
-    return np.interp(ends, reading.times_s, reading.values).round(2).tolist()
+    found, ends = reading(measured.readings, name), [end for _, end in measured.exchanges]
+    return np.interp(ends, found.times_s, found.values).round(2).tolist()
 
 
 def _growth(measured: Measured, name: str, most: float, unit: str) -> Limit:
-    reading = _reading(measured, name)
-    of = f"{reading.values[0]:.4g} to {reading.values[-1]:.4g} in {len(measured.exchanges)} exchanges"
-    return Limit("growth", f"of {name}", growth(reading.times_s, reading.values), most, unit, of)
+    found = reading(measured.readings, name)
+    of = f"{found.values[0]:.4g} to {found.values[-1]:.4g} in {len(measured.exchanges)} exchanges"
+    return Limit("growth", f"of {name}", growth(found.times_s, found.values), most, unit, of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

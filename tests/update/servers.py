@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 from urllib.parse import unquote
 
 # What is done instead of serving the content as it is.
@@ -64,32 +65,17 @@ class Request(BaseHTTPRequestHandler):
         pass
 
 
-class FaultServer(ThreadingHTTPServer):
-    """Serves until the end of the block.
-
-    Attributes:
-        faults: by path.
-        requests: path and Range header of each, in order.
-    """
+class Loopback(ThreadingHTTPServer):
+    """Serves here until the end of the block; a client that has gone is part of the game."""
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), Request)
-        self.folder = folder
-        self.faults: dict[str, Fault] = {}
-        self.requests: list[tuple[str, str | None]] = []
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.closing = threading.Event()
-        self._scheme = "https" if tls else "http"
-        if tls:
-            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
-    @property
-    def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.server_port}"
-
-    def __enter__(self) -> FaultServer:
+    def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
@@ -99,7 +85,29 @@ class FaultServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
-        """A client that has gone is part of the game."""
+        """See above."""
+
+
+class FaultServer(Loopback):
+    """Serves a folder.
+
+    Attributes:
+        faults: by path.
+        requests: path and Range header of each, in order.
+    """
+
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(Request)
+        self.folder = folder
+        self.faults: dict[str, Fault] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    @property
+    def url(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self.server_port}"
 
 
 def serve(request: Request, content: bytes) -> None:

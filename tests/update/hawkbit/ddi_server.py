@@ -14,9 +14,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from tests.update.servers import Loopback
 
 EXECUTIONS = (
     "closed", "proceeding", "canceled", "scheduled", "rejected", "resumed", "downloaded", "download",
@@ -91,7 +93,7 @@ class Seen:
 Fault = Callable[["Request"], None]
 
 
-class DdiServer(ThreadingHTTPServer):
+class DdiServer(Loopback):
     """One tenant, one target; serves until the end of the block.
 
     Attributes:
@@ -101,11 +103,8 @@ class DdiServer(ThreadingHTTPServer):
         seen: requests.
     """
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, controller: str = "robot-1", tenant: str = "DEFAULT") -> None:
-        super().__init__(("127.0.0.1", 0), Request)
+        super().__init__(Request)
         self.controller, self.tenant = controller, tenant
         self.target_token, self.gateway_token = "target-secret", "gateway-secret"
         self.sleep = "00:05:00"
@@ -118,7 +117,6 @@ class DdiServer(ThreadingHTTPServer):
         self.seen: list[Seen] = []
         self.on_success: Callable[[], None] = lambda: None
         self.lock = threading.RLock()
-        self.closing = threading.Event()
 
     @property
     def url(self) -> str:
@@ -175,18 +173,6 @@ class DdiServer(ThreadingHTTPServer):
             yield
         finally:
             del self.faults[ends]
-
-    def __enter__(self) -> DdiServer:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, *_: object) -> None:
-        """A client that has gone is part of the game."""
 
 
 class _Says(Exception):
