@@ -8,12 +8,14 @@ place between two frames.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime import realtime
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.history import History
 from jepa_runtime.planning.fan import fan
@@ -210,6 +212,7 @@ class Host:
         open_inference: called on the thread.
         serve: called there again and again while it has the turn.
         wake: makes a waiting ``serve`` return.
+        beside: another serves meanwhile, and opening makes way for it; closing always does.
     """
 
     def __init__(
@@ -217,10 +220,13 @@ class Host:
         open_inference: Callable[[], Inference],
         serve: Callable[[Inference], None],
         wake: Callable[[], None],
+        *,
+        beside: bool,
     ) -> None:
         self._open_inference = open_inference
         self._serve = serve
         self._wake = wake
+        self._beside = beside
         self._inference: Inference | None = None
         self._error: Exception | None = None
         self._changed = Condition()
@@ -298,7 +304,8 @@ class Host:
 
     def _run(self) -> None:
         try:
-            inference = self._open_inference()
+            with realtime.aside() if self._beside else nullcontext():
+                inference = self._open_inference()
         except Exception as error:
             self._error = error
         else:
@@ -311,7 +318,8 @@ class Host:
                 while self._wait_for_turn():
                     self._serve(inference)
             finally:
-                inference.close()
+                with realtime.aside():
+                    inference.close()
 
     def _wait_for_turn(self) -> bool:
         """True when it is to serve, False when it is to end."""

@@ -100,7 +100,7 @@ class Pipeline:
         self._progress = Condition(Lock())
         self._tallies = {stream: Tally() for stream in streams}
         self._swapping = Lock()
-        self._host = self._host_for(open_model)
+        self._host = self._host_for(open_model, beside=False)
         self._standby: Host | None = None
 
     @property
@@ -150,7 +150,7 @@ class Pipeline:
         """
         with self._swapping:
             self._close_standby(_PATIENCE_S)
-            host = self._host_for(open_model)
+            host = self._host_for(open_model, beside=True)
             host.open()
             try:
                 host.inference.check_exchangeable(self._host.inference)
@@ -248,7 +248,7 @@ class Pipeline:
                 f"no stream {stream!r}: the pipeline has {', '.join(map(repr, self._tallies))}"
             )
 
-    def _host_for(self, open_model: Callable[[], WorldModel]) -> Host:
+    def _host_for(self, open_model: Callable[[], WorldModel], *, beside: bool) -> Host:
         def open_inference() -> Inference:
             model = open_model()
             try:
@@ -257,7 +257,7 @@ class Pipeline:
                 model.close()
                 raise
 
-        return Host(open_inference, self._serve, self._mailbox.wake)
+        return Host(open_inference, self._serve, self._mailbox.wake, beside=beside)
 
     def _hand_over(self, host: Host) -> bool:
         """Between two frames, let ``host`` serve."""

@@ -48,15 +48,9 @@ class Served:
 
     def swap(self, bundle: str) -> bool:
         """See :meth:`~jepa_runtime.pipeline.Pipeline.swap`."""
-
-        def open_aside() -> WorldModel:
-            # Frames go on meanwhile.
-            with realtime.aside():
-                return open_model(self._chosen | {"bundle": bundle})
-
         self._before = realtime.threads()
         try:
-            return self.pipeline.swap(open_aside)
+            return self.pipeline.swap(lambda: open_model(self._chosen | {"bundle": bundle}))
         finally:
             self._before = None
 

@@ -150,7 +150,7 @@ def run(
 ) -> ShadowReport:
     """Compare two models on the frames of a source, with the commands it gives, until the test knows.
 
-    Both run on a thread of the lowest priority (nice 19), so that what serves comes first.
+    Both run on a thread that makes way for every other (SCHED_IDLE), so that what serves comes first.
 
     Args:
         open_current, open_candidate: called on that thread; what they return is closed there.
@@ -167,8 +167,8 @@ def run(
     interrupted = threading.Event()
 
     def compare() -> ShadowReport:
-        # On Linux the priority is that of one thread, and of those that it starts.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        # On Linux the policy is that of one thread, and of those that it starts.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         with open_current() as current, open_candidate() as candidate:
             shadow = Shadow(current, candidate, test)
             told = time.monotonic()
