@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--episodes", type=int, default=100, help="evaluation episodes for each of three seeds; 0: none"
     )
+    train.add_argument(
+        "--distil",
+        action="store_true",
+        help="train a large vision transformer first, and distil from it what the robot runs",
+    )
     train.set_defaults(run=_train, needs=_NEEDED, stopped="the same command goes on from the last checkpoint")
     _add_build(commands)
     distill.add_parser(commands)
@@ -111,7 +116,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from jepa_export.commands.train import train_two_rooms
 
     return train_two_rooms(
-        arguments.out, seed=arguments.seed, layout=arguments.layout, episodes=arguments.episodes
+        arguments.out,
+        seed=arguments.seed,
+        layout=arguments.layout,
+        episodes=arguments.episodes,
+        distilled=arguments.distil,
     )
 
 

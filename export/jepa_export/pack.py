@@ -37,9 +37,21 @@ _CALIBRATION_STREAM, _STANDING_STREAM = 4, 5
 
 
 def pack(
-    model: TrainedModel, folder: Path, *, model_id: str, version: str, release_seq: int, command: str
+    model: TrainedModel,
+    folder: Path,
+    *,
+    model_id: str,
+    version: str,
+    release_seq: int,
+    command: str,
+    teacher: str | None = None,
+    int8: bool = True,
 ) -> Fidelity:
     """Write the bundle ``folder`` (replaced if it exists), except for closed-loop scores.
+
+    Args:
+        teacher: what it was distilled from.
+        int8: with a quantized form.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
@@ -55,7 +67,7 @@ def pack(
             frames=4,
             kind=model.kind,
         ).frames.reshape(-1, FRAME_PX, FRAME_PX, 3)
-        _write_graphs(model, frames, staging)
+        _write_graphs(model, frames, staging, int8=int8)
         _write_golden(model, frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES], staging / "golden.npz")
         write_report(staging, {"open_loop": fidelity.as_dict()})
         standing = record(
@@ -68,7 +80,9 @@ def pack(
             standing=True,
         )
         threshold = goal_threshold(model.encoder, model.energy, standing)
-        manifest = _manifest(fidelity, threshold, model_id, version, release_seq, command, model.kind)
+        manifest = _manifest(
+            fidelity, threshold, model_id, version, release_seq, command, teacher, model.kind, int8=int8
+        )
         _check_golden(seal(staging, manifest))
     return fidelity
 
@@ -93,7 +107,7 @@ def _candidates(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return CEM(CEMConfig(num_samples=count, horizon=HORIZON, topk=1), _limits(), seed=seed).ask()
 
 
-def _write_graphs(model: TrainedModel, frames: Image, folder: Path) -> None:
+def _write_graphs(model: TrainedModel, frames: Image, folder: Path, *, int8: bool) -> None:
     latents = _encode(model, frames)
     history = latents[:1, None]
     actions = _candidates(NUM_SAMPLES, 0)
@@ -109,6 +123,8 @@ def _write_graphs(model: TrainedModel, frames: Image, folder: Path) -> None:
     }
     for role, (module, inputs, output, free_axis) in graphs.items():
         export_onnx(module, inputs, [output], folder / role / "onnx" / "model.onnx", free_axis=free_axis)
+    if not int8:
+        return
     reduced: dict[str, Callable[[ov.Model], ov.Model]] = {
         "encoder": lambda model: quantize_int8(model, [{"frame": frame[None]} for frame in frames]),
         "predictor": compress_int8,
@@ -156,12 +172,12 @@ def _manifest(
     version: str,
     release_seq: int,
     command: str,
+    teacher: str | None,
     kind: str,
+    *,
+    int8: bool,
 ) -> dict[str, Any]:
-    quantized = [
-        {"target": "openvino", "precision": "int8"},
-        {"target": "onnx", "precision": "fp32"},
-    ]
+    forms = [{"target": "openvino", "precision": "int8"}] * int8 + [{"target": "onnx", "precision": "fp32"}]
 
     def variants(role: str, forms: list[dict[str, str]]) -> list[dict[str, str]]:
         names = {"openvino": "model.xml", "onnx": "model.onnx"}
@@ -176,7 +192,7 @@ def _manifest(
         "licence": "Apache-2.0",
         "provenance": {
             "data": "simulated on the fly: frames and the actions between them, no labels",
-            "teacher": None,
+            "teacher": teacher,
             "commit": commit(),
             "command": command,
         },
@@ -206,12 +222,15 @@ def _manifest(
         "horizon": HORIZON,
         "num_samples": NUM_SAMPLES,
         "graphs": {
-            "encoder": variants("encoder", quantized),
-            "predictor": variants("predictor", quantized),
-            "energy": variants("energy", [form | {"precision": "fp32"} for form in quantized]),
+            "encoder": variants("encoder", forms),
+            "predictor": variants("predictor", forms),
+            "energy": variants("energy", [form | {"precision": "fp32"} for form in forms]),
         },
         "error_bounds": fidelity.error_bounds,
         "surprise_threshold": fidelity.surprise_threshold,
         "goal_threshold": threshold,
-        "golden": {"path": "golden.npz", "tolerances": TOLERANCES},
+        "golden": {
+            "path": "golden.npz",
+            "tolerances": {form["precision"]: TOLERANCES[form["precision"]] for form in forms},
+        },
     }

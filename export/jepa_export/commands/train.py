@@ -9,38 +9,71 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_export.evaluate import SEEDS, closed_loop
+from jepa_export.evaluation.cost import multiply_adds
 from jepa_export.pack import pack
 from jepa_export.staging import check_target, write_report
-from jepa_export.training.two_rooms import train
+from jepa_export.training.two_rooms import TEACHER_RECIPES, distil, train
+from jepa_runtime.backends.base import Graph
+from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.sessions import graphs
 from jepa_runtime.worlds.geometry import LayoutKind
 
 
-def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int) -> int:
+def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int, distilled: bool) -> int:
     """Train into ``out``, leave the bundle ``out``/bundle, and score it over ``episodes`` for each of three
-    seeds.
+    seeds. ``distilled``: train a teacher first, whose bundle is ``out``/teacher.
     """
     console = Console()
-    folder = out / "bundle"
+    folder, teacher_folder = out / "bundle", out / "teacher"
     check_target(folder)
-    model = train(out / "checkpoints", seed=seed, kind=layout)
-    command = f"jepa-export train two_rooms --layout {layout} --seed {seed}"
+    command = f"jepa-export train two_rooms --layout {layout} --seed {seed}{' --distil' * distilled}"
+    identity = {"version": "1.0.0", "release_seq": 1, "command": command}
     model_id = "two_rooms" if layout == "random" else "two_rooms_fixed"
-    fidelity = pack(model, folder, model_id=model_id, version="1.0.0", release_seq=1, command=command)
-    report: dict[str, Any] = {"open_loop": fidelity.as_dict()}
-    if episodes:
-        report["closed_loop"] = closed_loop(folder, layout=layout, seeds=SEEDS, episodes=episodes)
-        manifest = Bundle.open(folder).manifest
-        write_report(folder, report)
-        seal(folder, manifest)
-        console.print(success_table(report["closed_loop"]))
+    report: dict[str, Any] = {}
+    if distilled:
+        check_target(teacher_folder)
+        checkpoints = out / "teacher_checkpoints"
+        teacher = train(checkpoints, seed=seed, kind=layout, recipe=TEACHER_RECIPES[layout])
+        model = distil(teacher, checkpoints, out / "checkpoints", seed=seed)
+        pack(teacher, teacher_folder, model_id=f"{model_id}_teacher", int8=False, **identity)
+        scores = _score(teacher_folder, layout, episodes, baselines=False)
+        report["teacher"] = {"multiply_adds": work(teacher_folder)} | scores
+    else:
+        model = train(out / "checkpoints", seed=seed, kind=layout)
+    name = "ViT of three blocks, trained by the same command" if distilled else None
+    fidelity = pack(model, folder, model_id=model_id, teacher=name, **identity)
+    report |= {"open_loop": fidelity.as_dict(), "multiply_adds": work(folder)}
+    report |= _score(folder, layout, episodes, baselines=True)
+    manifest = Bundle.open(folder).manifest
+    write_report(folder, report)
+    seal(folder, manifest)
+    for title, found in (("teacher", report.get("teacher", {})), (model_id, report)):
+        if "closed_loop" in found:
+            console.print(success_table(title, found["closed_loop"]))
+    if distilled:
+        console.print(work_table(report))
     console.print(f"bundle: {folder}")
     return 0
 
 
-def success_table(closed_loop_report: dict[str, Any]) -> Table:
+def work(folder: Path) -> dict[str, int]:
+    """Multiply-adds of each fp32 graph of a bundle: the encoder for a frame, predictor and energy for all
+    futures of a call."""
+    bundle, backend = Bundle.open(folder), create_backend("openvino:CPU")
+    manifest = bundle.manifest
+    found = dict(graphs(bundle, backend, "fp32", manifest.num_samples))
+    backend.close()
+    (energy,) = (form for form in manifest.graphs.energy if form.target == "onnx")
+    latent = manifest.io.latent.tokens, manifest.io.latent.dim
+    latents = manifest.num_samples * manifest.horizon, *latent
+    found["energy"] = Graph.read(bundle.path / energy.path), {"latents": latents, "goal": (1, *latent)}
+    return {role: multiply_adds(graph, shapes) for role, (graph, shapes) in found.items()}
+
+
+def success_table(title: str, closed_loop_report: dict[str, Any]) -> Table:
     """The closed-loop scores as a table."""
-    table = Table("policy", "success", "95 % interval", "episodes", "steps", "plan p50 ms")
+    table = Table("policy", "success", "95 % interval", "episodes", "steps", "plan p50 ms", title=title)
     for name, score in closed_loop_report["scores"].items():
         low, high = score["interval"]
         table.add_row(
@@ -52,3 +85,22 @@ def success_table(closed_loop_report: dict[str, Any]) -> Table:
             f"{score['plan_ms_p50']:.1f}",
         )
     return table
+
+
+def work_table(report: dict[str, Any]) -> Table:
+    """Multiply-adds of teacher and student."""
+    table = Table("graph", "teacher", "student", "ratio", title="multiply-adds [M]")
+    theirs, ours = report["teacher"]["multiply_adds"], report["multiply_adds"]
+    for role, count in theirs.items():
+        table.add_row(role, f"{count / 1e6:.1f}", f"{ours[role] / 1e6:.1f}", f"{count / ours[role]:.1f}")
+    return table
+
+
+def _score(folder: Path, layout: LayoutKind, episodes: int, *, baselines: bool) -> dict[str, Any]:
+    if not episodes:
+        return {}
+    precisions = tuple(Bundle.open(folder).manifest.golden.tolerances)
+    found = closed_loop(
+        folder, layout=layout, seeds=SEEDS, episodes=episodes, precisions=precisions, baselines=baselines
+    )
+    return {"closed_loop": found}

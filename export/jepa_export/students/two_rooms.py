@@ -18,10 +18,21 @@ PIXEL_MEAN = (128.0, 128.0, 128.0)
 PIXEL_STD = (64.0, 64.0, 64.0)
 
 
-def _conv(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+CHANNELS = 48
+
+
+def convolution(channels_in: int, channels_out: int, size: int, stride: int) -> nn.Sequential:
+    """A convolution with filters of ``size`` x ``size``, group normalisation and GELU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride, 1), nn.GroupNorm(8, channels_out), nn.GELU()
+        nn.Conv2d(channels_in, channels_out, size, stride, 1 if size == 3 else 0),
+        nn.GroupNorm(8, channels_out),
+        nn.GELU(),
     )
+
+
+def stem() -> nn.Sequential:
+    """Normalised pixels [N, 3, 128, 128] -> a first map [N, CHANNELS, 16, 16]."""
+    return nn.Sequential(convolution(3, 24, 4, 4), convolution(24, CHANNELS, 3, 2))
 
 
 class Encoder(nn.Module):
@@ -29,25 +40,31 @@ class Encoder(nn.Module):
 
     The robot token is read both from a flattened feature map, which shows the robot to the loss within
     minutes, and from keypoints (spatial soft-argmax, Finn et al. 2016), which then place it below a pixel.
-    Batch normalisation without affine at the end fixes the scale that the losses compare distances at."""
+    Batch normalisation without affine at the end fixes the scale that the losses compare distances at.
 
-    def __init__(self, dim: int = LATENT_DIM) -> None:
+    Args:
+        trunk: normalised pixels [N, 3, 128, 128] -> the map [N, CHANNELS, 16, 16] that both tokens are read
+            from; None: convolutions.
+        affine: let the batch normalisation scale: of one that learns the latents of another.
+    """
+
+    def __init__(self, trunk: nn.Module | None = None, *, affine: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 24, 4, 4), nn.GroupNorm(8, 24), nn.GELU())
-        self.trunk = nn.Sequential(_conv(24, 48, 2), _conv(48, 48, 1))
-        self.heatmaps = nn.Conv2d(48, 16, 1)
-        self.where = nn.Sequential(nn.Conv2d(48, 8, 1), nn.Flatten(), nn.Linear(8 * 16 * 16, 64))
+        dim = LATENT_DIM
+        self.trunk = trunk or nn.Sequential(stem(), convolution(CHANNELS, CHANNELS, 3, 1))
+        self.heatmaps = nn.Conv2d(CHANNELS, 16, 1)
+        self.where = nn.Sequential(nn.Conv2d(CHANNELS, 8, 1), nn.Flatten(), nn.Linear(8 * 16 * 16, 64))
         self.robot = nn.Sequential(
-            nn.Linear(2 * 16 + 64, 64), nn.GELU(), nn.Linear(64, dim), nn.BatchNorm1d(dim, affine=False)
+            nn.Linear(2 * 16 + 64, 64), nn.GELU(), nn.Linear(64, dim), nn.BatchNorm1d(dim, affine=affine)
         )
         self.scene = nn.Sequential(
-            _conv(48, 64, 2),
+            convolution(CHANNELS, 64, 3, 2),
             nn.Conv2d(64, 16, 1),
             nn.Flatten(),
             nn.Linear(16 * 8 * 8, 128),
             nn.GELU(),
             nn.Linear(128, dim),
-            nn.BatchNorm1d(dim, affine=False),
+            nn.BatchNorm1d(dim, affine=affine),
         )
         centres = (torch.arange(16) + 0.5) / 4 - 2
         grid = torch.stack([centres.repeat(16), centres.repeat_interleave(16)], dim=1)
@@ -56,9 +73,9 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
 
     def features(self, frame: Tensor) -> Tensor:
-        """The feature map that both tokens are read from: [N, 128, 128, 3] -> [N, 48, 16, 16]."""
+        """The map that both tokens are read from: [N, 128, 128, 3] -> [N, CHANNELS, 16, 16]."""
         pixels = frame.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.trunk(self.stem((pixels.float() - self.mean) / self.std))
+        out: Tensor = self.trunk((pixels.float() - self.mean) / self.std)
         return out
 
     def forward(self, frame: Tensor) -> Tensor:

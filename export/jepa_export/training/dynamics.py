@@ -19,8 +19,8 @@ class DynamicsStage(Stage):
 
     name = "dynamics"
 
-    def __init__(self, library: Library, *, steps: int) -> None:
-        self.predictor = Predictor()
+    def __init__(self, library: Library, predictor: Predictor, *, steps: int) -> None:
+        self.predictor = predictor
         super().__init__({"predictor": self.predictor}, steps=steps, learning_rate=2e-3, clip_norm=1.0)
         self._latents, self._actions = library.latents.flatten(0, 1), library.actions.flatten(0, 1)
 

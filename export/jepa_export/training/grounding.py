@@ -28,20 +28,29 @@ class GroundingStage(Stage):
     name = "grounding"
 
     def __init__(
-        self, library: Library, journeys: Tensor, encoder: Encoder, predictor: Predictor, *, steps: int
+        self,
+        library: Library,
+        journeys: Tensor,
+        encoder: Encoder,
+        predictor: Predictor,
+        energy: Energy,
+        *,
+        steps: int,
     ) -> None:
-        self.encoder, self.predictor, self.energy = encoder, predictor, Energy()
+        self.encoder, self.predictor, self.energy = encoder, predictor, energy
         modules = {"scene": encoder.scene, "predictor": predictor, "energy": self.energy}
         super().__init__(modules, steps=steps, learning_rate=1e-3, clip_norm=1.0)
         self._library, self._journeys = library, journeys
         self._robots = library.latents[..., ROBOT, :].contiguous()
+        frames = library.first_frames
+        with torch.no_grad():
+            seen = torch.cat([encoder.features(chunk) for chunk in frames.flatten(0, 1).split(64)])
+        self._seen = seen.unflatten(0, frames.shape[:2])
 
     def losses(self, step: int) -> dict[str, Tensor]:
         layouts, runs = self._robots.shape[:2]
         where = torch.randint(0, layouts, (LAYOUTS,))
-        seen = self._library.first_frames[where, torch.randint(0, runs, (LAYOUTS,))]
-        with torch.no_grad():
-            features = self.encoder.features(seen)
+        features = self._seen[where, torch.randint(0, runs, (LAYOUTS,))]
         # In evaluation mode: the normalisation stays as the other stages knew it, and one frame cannot see
         # another.
         scene = self.encoder.scene.eval()(features)

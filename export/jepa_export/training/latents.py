@@ -32,6 +32,12 @@ class Library:
     first_frames: Tensor
 
 
+def read_library(path: Path) -> Library:
+    """What :func:`build_library` kept."""
+    with np.load(path, allow_pickle=False) as stored:
+        return Library(*(torch.from_numpy(stored[field.name]) for field in fields(Library)))
+
+
 def build_library(
     encoder: Encoder,
     seed: int,
@@ -46,8 +52,7 @@ def build_library(
     ``cache``.
     """
     if cache.exists():
-        with np.load(cache, allow_pickle=False) as stored:
-            return Library(*(torch.from_numpy(stored[field.name]) for field in fields(Library)))
+        return read_library(cache)
     draws = -(-layouts // _LAYOUTS_A_DRAW)
 
     def draw(index: int) -> Future[Recordings]:

@@ -30,8 +30,17 @@ class RepresentationStage(Stage):
 
     name = "representation"
 
-    def __init__(self, seed: int, *, kind: LayoutKind, steps: int, renderer: Executor) -> None:
-        self.encoder, self.predictor, self.inverse = Encoder(), Predictor(), InverseDynamics()
+    def __init__(
+        self,
+        seed: int,
+        encoder: Encoder,
+        predictor: Predictor,
+        *,
+        kind: LayoutKind,
+        steps: int,
+        renderer: Executor,
+    ) -> None:
+        self.encoder, self.predictor, self.inverse = encoder, predictor, InverseDynamics()
         self.encoder.to(memory_format=torch.channels_last)
         modules: dict[str, nn.Module] = {
             "encoder": self.encoder,

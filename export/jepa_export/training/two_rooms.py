@@ -6,13 +6,16 @@ resumed.
 3. grounding: with the predictor's imagination journeys are timed (:mod:`.journeys`), and scene token,
 predictor
    and energy learn together to explain them (:mod:`.grounding`).
+
+Or a large one is trained that way, and small networks learn from it (:mod:`.imitation`).
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,33 +23,71 @@ import torch
 from jepa_export.data.two_rooms import Recordings, record
 from jepa_export.errors import JepaExportError
 from jepa_export.students.two_rooms import Encoder, Energy, Predictor
+from jepa_export.teachers.two_rooms import ViTTrunk
 from jepa_export.training.dynamics import HORIZON, DynamicsStage
 from jepa_export.training.grounding import GroundingStage
+from jepa_export.training.imitation import ImaginationStage, SightStage
 from jepa_export.training.journeys import all_journeys
-from jepa_export.training.latents import build_library
+from jepa_export.training.latents import build_library, read_library
 from jepa_export.training.prefetch import end_with_parent
 from jepa_export.training.representation import RepresentationStage
 from jepa_export.training.stage import run_stage
 from jepa_runtime.worlds.geometry import LayoutKind
 
-_LIBRARY_STREAM, _HELD_OUT_STREAM = 2, 3
+LIBRARY = "library.npz"
+_LIBRARY_STREAM, _HELD_OUT_STREAM, _SIGHT_STREAM = 2, 3, 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How much of everything. ``layouts`` is the size of the library that stages 2 and 3 learn from."""
+    """How much of everything. ``layouts`` is the size of the library that stages 2 and 3 learn from;
+    ``teacher``: train the large networks of :data:`TEACHER` instead of those that a robot runs."""
 
     representation_steps: int
     layouts: int
     dynamics_steps: int
     grounding_steps: int
     held_out_layouts: int = 48
+    teacher: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imitation:
+    """How long a student learns from a teacher: to see, then to imagine."""
+
+    sight_steps: int
+    imagination_steps: int
 
 
 RECIPES: dict[LayoutKind, Recipe] = {
     "fixed": Recipe(representation_steps=450, layouts=80, dynamics_steps=4000, grounding_steps=3000),
     "random": Recipe(representation_steps=2500, layouts=1300, dynamics_steps=15000, grounding_steps=8000),
 }
+TEACHER_RECIPES: dict[LayoutKind, Recipe] = {
+    "fixed": replace(RECIPES["fixed"], teacher=True),
+    "random": Recipe(
+        representation_steps=1300, layouts=500, dynamics_steps=6000, grounding_steps=4000, teacher=True
+    ),
+}
+IMITATIONS: dict[LayoutKind, Imitation] = {
+    "fixed": Imitation(sight_steps=200, imagination_steps=3000),
+    "random": Imitation(sight_steps=450, imagination_steps=6000),
+}
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What makes untrained networks."""
+
+    encoder: Callable[[], Encoder]
+    predictor: Callable[[], Predictor]
+    energy: Callable[[], Energy]
+
+
+DIRECT = Networks(Encoder, Predictor, Energy)
+# Each at least eight times the work of the student's.
+TEACHER = Networks(lambda: Encoder(ViTTrunk()), lambda: Predictor(width=512), lambda: Energy(width=320))
+STUDENT = Networks(lambda: Encoder(affine=True), lambda: Predictor(width=160), lambda: Energy(width=96))
 
 
 @dataclass(frozen=True)
@@ -67,17 +108,19 @@ def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = 
         JepaExportError: the loss diverged, or ``folder`` belongs to a run of other settings.
     """
     recipe = recipe or RECIPES[kind]
+    networks = TEACHER if recipe.teacher else DIRECT
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, f"seed {seed}, layout {kind}, {recipe}\n")
     torch.set_num_threads(1)
-    # One process renders while this one learns: two cores, and numbers that do not depend on how many there
-    # are.
-    with ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
-    ) as renderer:
+    with _renderer() as renderer:
         torch.manual_seed(seed)
         representation = RepresentationStage(
-            seed, kind=kind, steps=recipe.representation_steps, renderer=renderer
+            seed,
+            networks.encoder(),
+            networks.predictor(),
+            kind=kind,
+            steps=recipe.representation_steps,
+            renderer=renderer,
         )
         run_stage(representation, folder)
         encoder = representation.encoder.eval()
@@ -88,14 +131,16 @@ def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = 
             layouts=recipe.layouts,
             kind=kind,
             renderer=renderer,
-            cache=folder / "library.npz",
+            cache=folder / LIBRARY,
         )
     torch.manual_seed(seed + 1)
-    dynamics = DynamicsStage(library, steps=recipe.dynamics_steps)
+    dynamics = DynamicsStage(library, networks.predictor(), steps=recipe.dynamics_steps)
     run_stage(dynamics, folder, every=1000)
     journeys = all_journeys(library, dynamics.predictor.eval(), folder / "journeys.npy")
     torch.manual_seed(seed + 2)
-    grounding = GroundingStage(library, journeys, encoder, dynamics.predictor, steps=recipe.grounding_steps)
+    grounding = GroundingStage(
+        library, journeys, encoder, dynamics.predictor, networks.energy(), steps=recipe.grounding_steps
+    )
     run_stage(grounding, folder, every=500)
     held_out = record(
         (seed, _HELD_OUT_STREAM),
@@ -105,6 +150,61 @@ def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = 
         kind=kind,
     )
     return TrainedModel(kind, encoder.eval(), grounding.predictor.eval(), grounding.energy.eval(), held_out)
+
+
+def distil(
+    teacher: TrainedModel,
+    teacher_folder: Path,
+    folder: Path,
+    *,
+    seed: int,
+    imitation: Imitation | None = None,
+) -> TrainedModel:
+    """Distil the small networks of :data:`STUDENT`, or resume what ``folder`` holds.
+
+    Args:
+        teacher_folder: where :func:`train` left the teacher's library.
+
+    Raises:
+        JepaExportError: as of :func:`train`.
+    """
+    kind = teacher.kind
+    imitation = imitation or IMITATIONS[kind]
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, f"seed {seed}, layout {kind}, {imitation}\n")
+    torch.set_num_threads(1)
+    with _renderer() as renderer:
+
+        def draw(step: int) -> Future[Recordings]:
+            return renderer.submit(
+                record, (seed, _SIGHT_STREAM, step), layouts=32, trajectories=5, frames=2, kind=kind
+            )
+
+        torch.manual_seed(seed + 3)
+        sight = SightStage(teacher.encoder, STUDENT.encoder(), steps=imitation.sight_steps, draw=draw)
+        run_stage(sight, folder)
+    torch.manual_seed(seed + 4)
+    imagination = ImaginationStage(
+        (teacher.encoder, teacher.predictor, teacher.energy),
+        read_library(teacher_folder / LIBRARY),
+        STUDENT.predictor(),
+        STUDENT.energy(),
+        steps=imitation.imagination_steps,
+    )
+    run_stage(imagination, folder, every=1000)
+    return replace(
+        teacher,
+        encoder=sight.encoder.eval(),
+        predictor=imagination.predictor.eval(),
+        energy=imagination.energy.eval(),
+    )
+
+
+def _renderer() -> ProcessPoolExecutor:
+    """One process renders while this one learns: two cores, and numbers that do not depend on how many there
+    are."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent)
 
 
 def _claim(folder: Path, settings: str) -> None:
