@@ -39,6 +39,7 @@ from jepa_msgs.msg import LatentState
 from jepa_ros import qos
 from jepa_ros.profiling.processes import Child, node_command, prepare_environment
 from peers.bare_openvino import bare_infer
+from peers.limit import Limit
 from peers.students import vit_s
 from rclpy.time import Time
 from rich.console import Console
@@ -58,23 +59,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZE = (640, 480)
 OURS = ("decode", "preprocess", "message", "publish")
 PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What was asked and what was found, ``of`` how many samples; ``limit`` None: for information."""
-
-    check: str
-    what: str
-    value: float
-    limit: float | None
-    unit: str
-    of: str
-
-    @property
-    def met(self) -> bool:
-        """Whether the limit was kept."""
-        return self.limit is None or self.value <= self.limit
 
 
 @dataclass(frozen=True)

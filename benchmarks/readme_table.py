@@ -127,7 +127,9 @@ def updates() -> str:
         )
     methods = next(case for case in deltas["cases"] if case["case"] == "trained on")["methods"]
     sizes = ", ".join(f"{name} {of['bytes'] / 1e6:.2f} MB" for name, of in methods.items())
-    broken = _read("benchmarks/results/robustness.json")
+    broken, swaps = _read("benchmarks/results/robustness.json"), _read("benchmarks/results/swaps.json")
+    inside, between = swaps["in_exchanges"], swaps["between_them"]
+    times = inside["p99"]["value"] / between["p99"]["value"]
     crashes, power, fuzzing = (broken[part] for part in ("crashes", "power", "fuzzing"))
     found = sum(part["findings"] for part in (crashes, power, fuzzing))
     return "\n".join(
@@ -135,6 +137,10 @@ def updates() -> str:
             *lines,
             "",
             f"From a model to the same trained on, as robots fetch it: {sizes}.",
+            "",
+            f"{swaps['swaps']} exchanges under {swaps['rate_hz']:g} images a second: {inside['lost']} of"
+            f" {inside['n']} images lost; p99 of the response {inside['p99']['value']:.1f} ms, between them"
+            f" {between['p99']['value']:.1f} ms ({times:.2f} x, asked for: 1.5; `benchmarks/swaps.py`).",
             "",
             f"Whole updates and ways back, killed or failed (ENOSPC, EIO) at {crashes['points']} system"
             f" calls, cut off from power on ext4 at {power['points']};",
