@@ -198,3 +198,15 @@ def test_layers_are_told_with_their_times(backend: Backend, toy_bundle: Path) ->
     assert layers
     assert all(layer.name and layer.kind and layer.implementation for layer in layers)
     assert sum(layer.mean_ms for layer in layers) > 0
+
+
+def test_on_a_cpu_the_plugins_of_other_devices_stay_out_of_memory(toy_bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    code = (
+        "from jepa_runtime import WorldModel\n"
+        f"with WorldModel.open({str(toy_bundle)!r}):\n"
+        "    maps = open('/proc/self/maps').read()\n"
+        "print([name in maps for name in ('intel_cpu_plugin', 'intel_gpu_plugin', 'intel_npu_plugin')])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip().splitlines()[-1] == "[True, False, False]"
