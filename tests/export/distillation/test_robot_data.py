@@ -1,0 +1,50 @@
+"""jepa-export distill on what robots record: a bag of ROS 2, and a LeRobot data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jepa_export.cli import main
+from jepa_runtime import Bundle
+from jepa_runtime.cli import main as runtime
+from tests.export.data.recordings import write_lerobot
+from tests.export.distillation.tiny import PACE, SHAPE, TEACHER, families
+from tests.runtime.bags import image, twist, write_bag
+
+MS = 1_000_000
+S = 1_000 * MS
+
+
+def bag(folder: Path) -> str:
+    """Images at 10 Hz, a command 20 ms before each."""
+    paths = []
+    for drive in range(3):
+        entries = [image(S + index * 100 * MS, 20 * drive + index) for index in range(12)]
+        entries += [twist(S + index * 100 * MS - 20 * MS, 0.1 * index, turn=0.2 * (index % 5)) for index in range(12)]
+        paths.append(write_bag(folder / f"drive_{drive}.mcap", entries))
+    return f"{folder}?action=/cmd_vel:linear.x,angular.z"
+
+
+def lerobot(folder: Path) -> str:
+    return str(write_lerobot(folder / "set", [12, 14, 13], version="v3.0", names=["x", "y"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("record", "names"), [(bag, ["linear.x", "angular.z"]), (lerobot, ["x", "y"])], ids=["bag", "lerobot"]
+)
+def test_what_a_robot_recorded_becomes_a_bundle_that_knows_its_actions(
+    record: Callable[[Path], str], names: list[str], tmp_path: Path
+) -> None:
+    data = ["--data", record(tmp_path), "--rate", "10"]
+    out = tmp_path / "run"
+    with families():
+        arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--allow-collapse"]
+        assert main([*arguments, "--out", str(out)]) == 0
+    manifest = Bundle.open(out / "bundle").manifest
+    assert manifest.trained and list(manifest.io.action.names) == names
+    assert manifest.io.step_s == pytest.approx(0.1)
+    assert runtime(["verify", str(out / "bundle")]) == 0
