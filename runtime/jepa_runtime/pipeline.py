@@ -35,6 +35,8 @@ from jepa_runtime.world_model import WorldModel
 _LOG = logging.getLogger(__name__)
 _MAX_WAITING_ACTIONS = 1024
 _PATIENCE_S = 5.0
+# Where frames are further apart, work beside them hardly meets one.
+_GAP_S = 0.1
 
 __all__ = ["STAGES", "Candidates", "Pipeline", "Result", "Stats"]
 
@@ -223,11 +225,15 @@ class Pipeline:
         long.
         """
 
-        def idle() -> bool:
-            return sum(tally.finished for tally in self._tallies.values()) >= self._mailbox.accepted()
-
         with self._progress:
-            return self._progress.wait_for(idle, timeout_s)
+            return self._progress.wait_for(lambda: self._finished() >= self._mailbox.accepted(), timeout_s)
+
+    def wait_gap(self) -> None:
+        """Wait until the next frame was finished, for a tenth of a second at most: until the one after it is
+        due, whoever works beside the pipeline is in nobody's way."""
+        with self._progress:
+            before = self._finished()
+            self._progress.wait_for(lambda: self._finished() > before, _GAP_S)
 
     def stats(self, stream: str | None = None) -> Stats:
         """The counters now, of one stream or (None) of all together.
@@ -242,6 +248,9 @@ class Pipeline:
                 return self._tallies[stream].stats(received, dropped)
         return total(self.stats(each) for each in self._tallies)
 
+    def _finished(self) -> int:
+        return sum(tally.finished for tally in self._tallies.values())
+
     def _check(self, stream: str) -> None:
         if stream not in self._tallies:
             raise JepaRuntimeError(
@@ -249,9 +258,13 @@ class Pipeline:
             )
 
     def _host_for(self, open_model: Callable[[], WorldModel], *, beside: bool) -> Host:
+        between = self.wait_gap if beside else lambda: None
+
         def open_inference() -> Inference:
+            between()
             model = open_model()
             try:
+                between()
                 return Inference(model, self._terms)
             except BaseException:
                 model.close()
@@ -279,6 +292,7 @@ class Pipeline:
     def _close_standby(self, timeout_s: float) -> None:
         standby, self._standby = self._standby, None
         if standby is not None:
+            self.wait_gap()
             standby.close(timeout_s)
 
     def _serve(self, inference: Inference) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jepa_runtime import WorldModel
+from jepa_runtime.backends import BackendOptions
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import Pipeline, Result
@@ -69,6 +74,35 @@ def test_the_new_model_serves_from_the_next_frame_on(stage: Stage, first: Named)
     assert stage.feed(2, 3) == [10, 10]
     assert stage.pipeline.model is second and stage.changes == [(second, True)]
     assert stage.pipeline.stats().processed == 4 and stage.pipeline.stats().dropped == 0
+
+
+def test_who_works_beside_the_pipeline_waits_for_the_end_of_a_frame_but_not_for_ever(stage: Stage) -> None:
+    moments: list[float] = []
+
+    def wait() -> None:
+        stage.pipeline.wait_gap()
+        moments.append(time.monotonic())
+
+    began = time.monotonic()
+    wait()
+    assert 0.09 < moments.pop() - began < 2.0, "no frame came"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        time.sleep(0.02)
+        assert not waiting.done()
+        stage.feed(0)
+        waiting.result(2.0)
+    assert moments[0] - began < 2.0
+
+
+def test_a_model_is_loaded_in_the_gaps_between_frames(toy_bundle: Path) -> None:
+    gaps: list[None] = []
+    options = BackendOptions(between=lambda: gaps.append(None))
+    for engine in ("openvino:CPU", "onnxruntime:CPU"):
+        pytest.importorskip(engine.partition(":")[0])
+        gaps.clear()
+        WorldModel.open(toy_bundle, engine=engine, options=options).close()
+        assert len(gaps) >= 3, engine
 
 
 def test_every_model_is_opened_used_and_closed_on_a_thread_of_its_own(stage: Stage, first: Named) -> None:

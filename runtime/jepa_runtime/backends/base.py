@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,11 +24,14 @@ class BackendOptions:
         cache_dir: where compiled models are kept, so that the next start is quicker; None: nowhere.
             Onnxruntime keeps none.
         pinning: whether inference threads stay on their cores (OpenVINO on a CPU).
+        between: called while a model is loaded, before each part of the work: who loads one beside another
+            that serves waits there until it does no harm.
     """
 
     threads: int | None = 1
     cache_dir: Path | None = None
     pinning: bool = True
+    between: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

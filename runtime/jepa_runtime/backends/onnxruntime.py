@@ -90,13 +90,14 @@ class OnnxRuntimeBackend:
             raise BackendError(f"onnxruntime:{device}: no such device; onnxruntime serves here on: CPU")
         self.device = device
         self.version: str = onnxruntime.__version__
-        self._threads = options.threads
+        self._threads, self._between = options.threads, options.between
 
     def load(
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
     ) -> OnnxRuntimeSession:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         graph = Graph.read(graph) if isinstance(graph, Path) else graph
+        self._between()
         return self._open(graph, shapes, onnxruntime.SessionOptions())
 
     def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:

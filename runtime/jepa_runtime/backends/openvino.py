@@ -141,6 +141,7 @@ class OpenVINOBackend:
         self.version: str = get_version()
         self._properties = _properties(device, options)
         self._threads = (options.threads or 1) if device == "CPU" else 1
+        self._between = options.between
 
     def load(
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
@@ -148,6 +149,7 @@ class OpenVINOBackend:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         graph = Graph.read(graph) if isinstance(graph, Path) else graph
         parts = self._parts(shapes[name][0] for name in rows)
+        self._between()
         model = self._read(
             graph,
             {
@@ -155,6 +157,7 @@ class OpenVINOBackend:
                 for name, (size, *rest) in shapes.items()
             },
         )
+        self._between()
         with _explained(graph.name, f"compile it for {self.device}"):
             compiled = self._compile(graph, model, **({"NUM_STREAMS": parts} if parts > 1 else {}))
             if parts == 1:

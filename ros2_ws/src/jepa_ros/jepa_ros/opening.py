@@ -50,7 +50,9 @@ class Served:
         """See :meth:`~jepa_runtime.pipeline.Pipeline.swap`."""
         self._before = realtime.threads()
         try:
-            return self.pipeline.swap(lambda: open_model(self._chosen | {"bundle": bundle}))
+            return self.pipeline.swap(
+                lambda: open_model(self._chosen | {"bundle": bundle}, between=self.pipeline.wait_gap)
+            )
         finally:
             self._before = None
 
@@ -81,8 +83,8 @@ def realtime_settings(chosen: Mapping[str, Any]) -> RealtimeSettings:
     )
 
 
-def open_model(chosen: Mapping[str, Any]) -> WorldModel:
-    """The model, on this thread.
+def open_model(chosen: Mapping[str, Any], *, between: Callable[[], None] = lambda: None) -> WorldModel:
+    """The model, on this thread; ``between``: see :class:`~jepa_runtime.backends.base.BackendOptions`.
 
     Raises:
         BundleError: no bundle is named, or see :meth:`WorldModel.open`.
@@ -95,6 +97,7 @@ def open_model(chosen: Mapping[str, Any]) -> WorldModel:
         cache_dir=Path(chosen["cache_dir"]) if chosen["cache_dir"] else None,
         # The engine would choose other cores.
         pinning=not realtime_settings(chosen).cpu_affinity,
+        between=between,
     )
     return WorldModel.open(
         chosen["bundle"],
