@@ -175,7 +175,7 @@ def test_in_int8_large_weights_have_a_scale_per_channel_and_activations_one(
             assert not constants[data.input[2]].any() and not constants[weights.input[2]].any()
             quantized += 1
     # Two blocks of four, five of the pooling, one read-out.
-    assert quantized == 14
+    assert quantized == 18
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -25,9 +25,9 @@ class Sizes:
 
 
 FAMILY = {
-    "vit_ti": Sizes(encoder=(192, 12, 3), predictor=(128, 4, 2), tokens=4, dim=128),
-    "vit_s": Sizes(encoder=(384, 12, 6), predictor=(192, 4, 3), tokens=8, dim=128),
-    "vit_m": Sizes(encoder=(576, 12, 9), predictor=(256, 4, 4), tokens=8, dim=192),
+    "vit_ti": Sizes(encoder=(192, 12, 2), predictor=(128, 4, 2), tokens=4, dim=128),
+    "vit_s": Sizes(encoder=(384, 12, 4), predictor=(192, 4, 3), tokens=8, dim=128),
+    "vit_m": Sizes(encoder=(576, 12, 6), predictor=(256, 4, 4), tokens=8, dim=192),
 }
 
 
