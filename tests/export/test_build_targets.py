@@ -23,7 +23,7 @@ from jepa_export.commands import build as command
 from jepa_export.errors import JepaExportError
 from jepa_export.students.family import FAMILY, Sizes
 from jepa_export.targets import npu_compiler, tensorrt_check
-from jepa_export.targets.npu import Origin, Schedule
+from jepa_export.targets.npu import Schedule
 from jepa_export.targets.tensorrt_check import CheckReport
 from jepa_export.variants import KINDS, fixed_count, kinds_for, model_path, write_kinds
 from jepa_runtime import Bundle, BundleError, WorldModel
@@ -206,23 +206,3 @@ def test_a_disk_too_full_for_openvino_is_said_in_our_words(tmp_path: Path) -> No
             write_kinds(tmp_path / "x.onnx", {"fp32": lambda: model}, [], tmp_path / "step", KINDS[1:2])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.slow
-def test_blobs_come_from_the_real_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    try:
-        npu_compiler.find()
-    except JepaExportError as error:
-        pytest.skip(str(error))
-    monkeypatch.setattr(vendors, "PLATFORMS", {"4000": "Lunar Lake"})
-    folder = tmp_path / "tiny"
-    assert main([*BUILD, *LEAN, "--only", "npu/int8", "--out", str(folder)]) == 0
-    bundle = Bundle.open(folder)
-    rows = bundle.report()["npu"]["graphs"]
-    assert [row["graph"] for row in rows] == list(ROLES)
-    assert all(0 < row["estimate"]["total_ms"] < 10 for row in rows)
-    listed = {each.path for each in bundle.manifest.files}
-    for role in ROLES:
-        blob = f"{role}/npu/model_int8_4000.blob"
-        assert {blob, f"{blob}.json"} <= listed
-        assert Origin.read(folder / blob).platform == "4000"
