@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from jepa_export.errors import JepaExportError
+
+_FROM_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's headers
+# What a system says that cannot exchange: an old kernel, or a file system without.
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 def check_target(folder: Path) -> None:
@@ -29,7 +36,8 @@ def check_target(folder: Path) -> None:
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """An empty folder beside ``folder``, which takes its place when the block ends without an error; until
-    then, and after an error, what was there stays.
+    then, and after an error, what was there stays. At every moment one of the two is there, but on a file
+    system that cannot exchange names.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle.
@@ -41,8 +49,37 @@ def staged(folder: Path) -> Iterator[Path]:
         staging.mkdir()
         yield staging
         if folder.exists():
-            folder.rename(Path(temporary) / "replaced")
-        staging.rename(folder)
+            _replace(folder, staging, Path(temporary) / "replaced")
+        else:
+            staging.rename(folder)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two names on one file system change places, at once (renameat2 of Linux).
+
+    Raises:
+        OSError: they do not; where the system cannot do it, its number is ENOSYS, EINVAL or EOPNOTSUPP.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if libc.renameat2(_FROM_HERE, os.fsencode(one), _FROM_HERE, os.fsencode(other), _EXCHANGE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _replace(old: Path, new: Path, aside: Path) -> None:
+    try:
+        exchange(new, old)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from jepa_export.bundles import (
     manifest,
     write_golden,
 )
+from jepa_export.cost import of_network
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import staged
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
@@ -150,20 +151,18 @@ def costs(config: VJEPA2Config, history_size: int, horizon: int) -> Costs:
         history_size: W, in steps of a tubelet.
         horizon: H, likewise.
     """
+    encoder, space = config.encoder, config.output_dim
+    tokens, width, steps = encoder.side**2, encoder.output_dim, history_size + horizon
     with torch.device("meta"):
         model = config.build()
-    patch = 3 * config.encoder.tubelet * config.encoder.patch**2
-    tokens, width = config.encoder.side**2, config.encoder.output_dim
-    known, asked = history_size * tokens, horizon * tokens
-    own = config.predictor.width
-    encoder, predictor = _transformer(config.encoder, tokens), _transformer(config.predictor, known + asked)
-    ends = known * width * own + asked * own * config.output_dim
-    if config.output_space == "teacher":
-        ends += asked * config.output_dim * width
-    embedding = tokens * patch * config.encoder.width
+        read_back = nn.Linear(space, width) if config.output_space == "teacher" else nn.Identity()
+        predictor = Anticipation(model, history_size, horizon, read_back)
+        known, nothing = torch.zeros(1, history_size, tokens, width), torch.zeros(1, horizon, 1)
+        encode = of_network(FrameEncoder(model), torch.zeros(1, encoder.px, encoder.px, 3, dtype=torch.uint8))
+        predict = of_network(predictor, known, nothing)
     return Costs(
-        Cost(_count(model.encoder), encoder[0] + embedding, encoder[1]),
-        Cost(_count(model.predictor), predictor[0] + ends, predictor[1]),
+        Cost(_count(model.encoder), encode, _working_bytes(encoder, tokens)),
+        Cost(_count(model.predictor), predict, _working_bytes(config.predictor, steps * tokens)),
     )
 
 
@@ -346,11 +345,9 @@ def _write(
         write_kinds(path, {"fp32": lambda: convert(path)}, samples, folder, kinds, shapes=shapes)
 
 
-def _transformer(sizes: Sizes, tokens: int) -> tuple[int, int]:
-    """Multiply-adds of all blocks, and the bytes of the scores of one with what stands beside them."""
-    width, hidden = sizes.width, sizes.hidden
-    block = tokens * (4 * width**2 + 2 * width * hidden) + 2 * tokens**2 * width
-    return sizes.depth * block, 4 * (2 * sizes.heads * tokens**2 + tokens * (6 * width + hidden))
+def _working_bytes(sizes: Sizes, tokens: int) -> int:
+    """Of the scores of one block, with what stands beside them."""
+    return 4 * (2 * sizes.heads * tokens**2 + tokens * (6 * sizes.width + sizes.hidden))
 
 
 def _count(module: nn.Module) -> int:

@@ -103,7 +103,7 @@ def test_training_ends_with_a_scored_and_sealed_bundle(
     from jepa_export import evaluate, pack
     from jepa_runtime.bundle import Bundle
 
-    def copy(_model: object, _frames: object, folder: Path) -> None:
+    def copy(_model: object, _frames: object, folder: Path, *, int8: bool) -> None:
         for role in ("encoder", "predictor", "energy"):
             shutil.copytree(tiny_bundle / role, folder / role)
 

@@ -111,7 +111,7 @@ def test_a_file_system_that_cannot_exchange_leaves_the_old_bundle(
         raise OSError(22, "Invalid argument")
 
     before = Bundle.open(bundle)
-    monkeypatch.setattr(writing, "_exchange", refuse)
+    monkeypatch.setattr(writing, "exchange", refuse)
     with pytest.raises(
         JepaRuntimeError, match="its evaluation cannot be written beside it: Invalid argument"
     ):

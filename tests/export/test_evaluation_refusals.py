@@ -20,7 +20,7 @@ NAMES = {"model_id": "tiny", "version": "0.0.2", "release_seq": 2, "command": "a
 def copied(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graphs are taken from ``tiny_bundle`` instead of being made anew."""
 
-    def copy(_model: TrainedModel, _frames: object, folder: Path) -> None:
+    def copy(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
         for role in ("encoder", "predictor", "energy"):
             shutil.copytree(tiny_bundle / role, folder / role)
 

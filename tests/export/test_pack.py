@@ -75,7 +75,7 @@ def test_the_runtime_computes_what_the_networks_compute(
 
 @pytest.fixture
 def fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(_model: TrainedModel, _frames: object, folder: Path) -> None:
+    def write(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
         (folder / "encoder").mkdir()
         (folder / "encoder" / "half").write_bytes(b"0")
         raise RuntimeError("the disk is full")
@@ -106,7 +106,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bundle_as_it_was(
 def test_an_old_bundle_gives_way_to_the_new_one(
     tiny_run: tuple[Path, TrainedModel], tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copy(_model: TrainedModel, _frames: object, folder: Path) -> None:
+    def copy(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
         for role in ("encoder", "predictor", "energy"):
             shutil.copytree(tiny_bundle / role, folder / role)
 

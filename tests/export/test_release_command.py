@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -15,7 +16,7 @@ from jepa_export.cli import main
 from jepa_export.release.check import check
 from jepa_export.release.publish import Terms, publish
 from jepa_export.release.repository import utc_now
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle import Bundle, seal
 from tests.export.releases import WEIGHTS, Client, new_repository, opened, variant
 
 Output = pytest.CaptureFixture[str]
@@ -66,6 +67,18 @@ def test_from_an_empty_folder_to_a_downgrade(toy_bundle: Path, tmp_path: Path, c
     assert release is not None and (release.release_seq, release.revoked) == (3, (2,))
     assert run("check", repo) == 0
     assert "1 latest releases: all is as it was signed" in capsys.readouterr().out
+
+
+def test_a_non_commercial_model_is_published_only_if_told_to(
+    toy_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    repo, bundle = new_repository(tmp_path), Bundle.open(shutil.copytree(toy_bundle, tmp_path / "licensed"))
+    seal(bundle.path, bundle.manifest.model_copy(update={"licence": "CC-BY-NC-4.0"}))
+    publish = ("publish", repo, bundle.path, "--channel", "stable", "--keys", tmp_path / "keys")
+    assert run(*publish) == 1
+    assert f"{bundle.path}: its licence (CC-BY-NC-4.0) forbids commercial use" in capsys.readouterr().err
+    assert run(*publish, "--accept-non-commercial") == 0
+    assert "toy 1.2.3 is release 1 of channel stable" in capsys.readouterr().out
 
 
 def test_signing_on_the_command_line(published: Path, tmp_path: Path, capsys: Output) -> None:

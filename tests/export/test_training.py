@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
+from jepa_export.students.two_rooms import Encoder, Predictor
 from jepa_export.training import two_rooms
 from jepa_export.training.prefetch import AHEAD, in_order
 from jepa_export.training.representation import RepresentationStage
@@ -179,7 +180,7 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
 
 def test_with_one_layout_there_is_no_scene_to_tell_apart() -> None:
     with ThreadPoolExecutor(1) as renderer:
-        stage = RepresentationStage(0, kind="fixed", steps=1, renderer=renderer)
+        stage = RepresentationStage(0, Encoder(), Predictor(), kind="fixed", steps=1, renderer=renderer)
         values = stage.train_step(0)
     assert values["scene"] == 0.0
     assert values["foresight"] > 0

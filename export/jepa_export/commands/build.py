@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_export.bundles import Actions, Settings
+from jepa_export.cost import of_network
 from jepa_export.data.two_rooms import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
@@ -204,19 +203,11 @@ def cost_table(student: Student, request: Request) -> Table:
         table.add_row(
             name,
             f"{total / 1e6:.2f} M",
-            f"{multiply_adds(module, *example) / 1e9:.2f} G",
+            f"{of_network(module, *example) / 1e9:.2f} G",
             f"{4 * total / 1e6:.1f}",
             f"{quantized / 1e6:.1f}",
         )
     return table
-
-
-@torch.no_grad()
-def multiply_adds(module: nn.Module, *inputs: object) -> int:
-    """Multiply-adds of the matrix products of one call."""
-    with FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return int(counter.get_total_flops()) // 2
 
 
 def _check(request: Request) -> None:

@@ -79,6 +79,7 @@ def _add_publishing(commands: Any) -> None:
         "--deltas", type=int, default=3, metavar="N", help="from the last N releases (%(default)s)"
     )
     publish.add_argument("--allow-untrained", action="store_true", help="random weights, to measure speed")
+    publish.add_argument("--accept-non-commercial", action="store_true", help="a model that is so licensed")
     publish.add_argument("--engine", default="openvino:CPU", metavar="E", help="that checks it (%(default)s)")
     rollout = _signing_command(commands, "rollout", _rollout, "offer the latest release to more robots")
     rollout.add_argument("--percent", type=float, required=True)
@@ -147,7 +148,12 @@ def _publish(arguments: argparse.Namespace) -> int:
     from jepa_runtime.bundle import Bundle
 
     bundle = Bundle.open(arguments.bundle)
-    checked = check_bundle(bundle, engine=arguments.engine, allow_untrained=arguments.allow_untrained)
+    checked = check_bundle(
+        bundle,
+        engine=arguments.engine,
+        allow_untrained=arguments.allow_untrained,
+        accept_non_commercial=arguments.accept_non_commercial,
+    )
     _say(f"{arguments.bundle}: whole, and computes here what it should in {', '.join(checked)}")
     names = ("latency_p99_ms", "peak_memory_mb", "max_error_ratio")
     budgets = {name: value for name in names if (value := getattr(arguments, name)) is not None}

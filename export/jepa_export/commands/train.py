@@ -8,15 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jepa_export.cost import of_bundle
 from jepa_export.evaluate import SEEDS, closed_loop
-from jepa_export.evaluation.cost import multiply_adds
 from jepa_export.pack import pack
 from jepa_export.staging import check_target, write_report
 from jepa_export.training.two_rooms import TEACHER_RECIPES, distil, train
-from jepa_runtime.backends.base import Graph
-from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.sessions import graphs
 from jepa_runtime.worlds.geometry import LayoutKind
 
 
@@ -38,12 +35,12 @@ def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int, 
         model = distil(teacher, checkpoints, out / "checkpoints", seed=seed)
         pack(teacher, teacher_folder, model_id=f"{model_id}_teacher", int8=False, **identity)
         scores = _score(teacher_folder, layout, episodes, baselines=False)
-        report["teacher"] = {"multiply_adds": work(teacher_folder)} | scores
+        report["teacher"] = {"multiply_adds": of_bundle(Bundle.open(teacher_folder))} | scores
     else:
         model = train(out / "checkpoints", seed=seed, kind=layout)
     name = "ViT of three blocks, trained by the same command" if distilled else None
     fidelity = pack(model, folder, model_id=model_id, teacher=name, **identity)
-    report |= {"open_loop": fidelity.as_dict(), "multiply_adds": work(folder)}
+    report |= {"open_loop": fidelity.as_dict(), "multiply_adds": of_bundle(Bundle.open(folder))}
     report |= _score(folder, layout, episodes, baselines=True)
     manifest = Bundle.open(folder).manifest
     write_report(folder, report)
@@ -55,20 +52,6 @@ def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int, 
         console.print(work_table(report))
     console.print(f"bundle: {folder}")
     return 0
-
-
-def work(folder: Path) -> dict[str, int]:
-    """Multiply-adds of each fp32 graph of a bundle: the encoder for a frame, predictor and energy for all
-    futures of a call."""
-    bundle, backend = Bundle.open(folder), create_backend("openvino:CPU")
-    manifest = bundle.manifest
-    found = dict(graphs(bundle, backend, "fp32", manifest.num_samples))
-    backend.close()
-    (energy,) = (form for form in manifest.graphs.energy if form.target == "onnx")
-    latent = manifest.io.latent.tokens, manifest.io.latent.dim
-    latents = manifest.num_samples * manifest.horizon, *latent
-    found["energy"] = Graph.read(bundle.path / energy.path), {"latents": latents, "goal": (1, *latent)}
-    return {role: multiply_adds(graph, shapes) for role, (graph, shapes) in found.items()}
 
 
 def success_table(title: str, closed_loop_report: dict[str, Any]) -> Table:

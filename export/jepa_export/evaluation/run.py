@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from jepa_export.cost import multiply_adds
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluate import BASELINES, SEEDS, Policy, model_policy, score
 from jepa_export.evaluation.clips import Clips, golden_clips, source_clips
-from jepa_export.evaluation.cost import multiply_adds
 from jepa_export.evaluation.fidelity import compare, foresee
 from jepa_export.evaluation.reference import Outputs, Reference, Served, compute, golden_outputs
 from jepa_export.evaluation.results import Cost, Drive, Evaluation, Variant

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jepa_export.cost import shown
 from jepa_export.evaluation.results import Cost, Drive, Evaluation
 
 # The yardstick of foresight.
@@ -129,7 +130,4 @@ def _percent(value: float) -> str:
 
 
 def _work(cost: Cost) -> str:
-    if cost.multiply_adds is None:
-        return "-"
-    scale, unit = (1e9, "G") if cost.multiply_adds >= 1e9 else (1e6, "M")
-    return f"{cost.multiply_adds / scale:.4g} {unit}"
+    return "-" if cost.multiply_adds is None else shown(cost.multiply_adds)

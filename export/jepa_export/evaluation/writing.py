@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from jepa_export.errors import JepaExportError
-from jepa_export.staging import write_report
+from jepa_export.staging import exchange, write_report
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.update import durable
-
-_FROM_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's headers
 
 
 def write_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
@@ -44,13 +40,6 @@ def write_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
         seal(staging, bundle.manifest)
         for path in (*staging.rglob("*"), staging):
             (durable.sync_folder if path.is_dir() else durable.sync_file)(path)
-        _exchange(staging, folder)
+        exchange(staging, folder)
         durable.sync_folder(folder.parent)
     return Bundle.open(bundle.path)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Let two names on one file system change places, at once (renameat2 of Linux)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_FROM_HERE, os.fsencode(one), _FROM_HERE, os.fsencode(other), _EXCHANGE):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -15,6 +15,7 @@ from typing import Any, cast
 from tuf.api.metadata import TargetFile
 
 from jepa_export.errors import JepaExportError
+from jepa_export.licence import forbids_commerce
 from jepa_export.release import deltas
 from jepa_export.release.repository import Repository, channel_role
 from jepa_runtime.backends.select import create_backend
@@ -57,8 +58,16 @@ class Terms:
     deltas: int = 3
 
 
-def check_bundle(bundle: Bundle, *, engine: str, allow_untrained: bool) -> list[str]:
-    """Check that a bundle is fit to be released: trained, and computing here what it did at its export.
+def check_bundle(
+    bundle: Bundle, *, engine: str, allow_untrained: bool, accept_non_commercial: bool = False
+) -> list[str]:
+    """Check that a bundle is fit to be released: trained, free to serve any purpose, and computing here what
+    it did at its export.
+
+    Args:
+        engine: that computes it.
+        allow_untrained: random weights pass.
+        accept_non_commercial: a licence that forbids commercial use passes.
 
     Returns:
         The precisions that were checked.
@@ -71,6 +80,12 @@ def check_bundle(bundle: Bundle, *, engine: str, allow_untrained: bool) -> list[
         raise JepaExportError(
             f"{bundle.path}: its weights are random, a robot would be driven by noise: train it, or say "
             "--allow-untrained to measure speed"
+        )
+    licence = bundle.manifest.licence
+    if forbids_commerce(licence) and not accept_non_commercial:
+        raise JepaExportError(
+            f"{bundle.path}: its licence ({licence}) forbids commercial use, on every robot that fetches it: "
+            "release another model, or say --accept-non-commercial"
         )
     backend = create_backend(engine)
     precisions = runnable_precisions(bundle.manifest, backend.targets)

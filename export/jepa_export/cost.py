@@ -1,15 +1,19 @@
-"""Multiply-adds of a graph, counted from the graph as the engine gets it."""
+"""Multiply-adds: of a graph as the engine gets it, and before there is one, of the network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openvino as ov
 
 from jepa_export.errors import JepaExportError
 from jepa_runtime.backends.base import Graph, Shape
+from jepa_runtime.bundle import ROLES, Bundle, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Products that are not counted: nothing that this project exports has them.
 _UNCOUNTED = ("Einsum", "LSTM", "GRU", "RNN", "DeformableConvolution", "If", "BinaryConvolution")
@@ -21,7 +25,7 @@ def multiply_adds(graph: Graph, shapes: Mapping[str, Shape]) -> int:
     OpenVINO reads IR and ONNX alike (a Gemm becomes a MatMul); padding counts as if it were multiplied.
 
     Args:
-        shapes: of every input.
+        shapes: of every input whose own is not fixed.
 
     Raises:
         JepaExportError: it cannot be read, or holds an operation whose products are not counted.
@@ -32,6 +36,47 @@ def multiply_adds(graph: Graph, shapes: Mapping[str, Shape]) -> int:
         return _count(model)
     except (RuntimeError, JepaExportError) as error:
         raise JepaExportError(f"{graph.name}: its multiply-adds cannot be counted: {error}") from error
+
+
+def of_bundle(bundle: Bundle) -> dict[Role, int]:
+    """Multiply-adds of one call of each graph, in the form that the bundle prefers: predictor and energy for
+    all futures.
+
+    Raises:
+        JepaExportError: as for :func:`multiply_adds`.
+        BundleError: it was changed meanwhile.
+    """
+    manifest, latent = bundle.manifest, bundle.manifest.io.latent
+    free: dict[Role, dict[str, Shape]] = {
+        "predictor": {"actions": (manifest.num_samples, manifest.horizon, manifest.action_size)},
+        "energy": {"latents": (manifest.num_samples * manifest.horizon, latent.tokens, latent.dim)},
+    }
+    found: dict[Role, int] = {}
+    for role in ROLES:
+        for variant in manifest.graphs.of(role)[:1]:
+            model, *weights = (bundle.read(path) for path in variant.paths)
+            graph = Graph(str(bundle.path / variant.path), model, weights[0] if weights else None)
+            # An NPU's graph has its shapes fixed.
+            found[role] = multiply_adds(graph, {} if variant.target == "npu" else free.get(role, {}))
+    return found
+
+
+def shown(count: int) -> str:
+    """A number of multiply-adds for people."""
+    scale, unit = (1e9, "G") if count >= 1e9 else (1e6, "M")
+    return f"{count / scale:.4g} {unit}"
+
+
+def of_network(module: nn.Module, *inputs: Tensor | None) -> int:
+    """Multiply-adds of the matrix products of one call in torch; on its meta device nothing is computed."""
+    import torch  # Who measures bundles does without.
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # Products inside a fused attention are not counted everywhere.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return int(counter.get_total_flops()) // 2
 
 
 def _count(model: ov.Model) -> int:
