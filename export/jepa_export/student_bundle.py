@@ -16,6 +16,8 @@ from jepa_export.bundles import Actions, Identity, Measured, Settings, complete,
 from jepa_export.staging import staged
 from jepa_export.student_graphs import write_graph, write_predictor
 from jepa_export.students.family import Student
+from jepa_export.students.predictor import Predictor
+from jepa_export.targets.accuracy import DEFAULT_LIMITS, Closeness, Control, Held
 from jepa_export.targets.openvino import Sample
 from jepa_export.variants import DEFAULT_KINDS as VARIANTS
 from jepa_runtime.bundle import Bundle
@@ -71,6 +73,8 @@ def write_student(
     seed: int,
     progress: Callable[[str], None],
     report: dict[str, Any] | None = None,
+    held_out: NDArray[np.uint8] | None = None,
+    limits: Closeness = DEFAULT_LIMITS,
 ) -> Bundle:
     """Write the bundle ``folder`` (replaced if it exists) of a student.
 
@@ -79,26 +83,38 @@ def write_student(
         seed: of the actions to calibrate on.
         progress: told in words what comes next.
         report: for report.json, besides what is found here.
+        held_out: frames like ``frames``, which nothing is calibrated on: on them INT8 is measured and held to
+            ``limits``, see :class:`~jepa_export.targets.accuracy.Control`. None: INT8 is as it comes.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
             does.
         BundleError: what was made is not a valid bundle.
     """
-    kinds = settings.variants
+    kinds, control = settings.variants, Control(limits, progress)
     with staged(folder) as staging:
         progress("encoding the frames")
-        latents = _encode(student, frames)
-        rollouts = _predictor_samples(latents, settings, seed)
+        samples = _samples(student, frames, settings, seed)
+        # The others have candidates of their own.
+        unseen = {} if held_out is None else _samples(student, held_out, settings, seed + len(frames))
+        held = {role: Held(each, control) for role, each in unseen.items()}
         progress(f"encoder: its graphs, calibrated on {len(frames)} frames")
-        encoder_samples: list[Sample] = [{"frame": frame[None]} for frame in frames]
-        write_graph(student.encoder, encoder_samples, "latent", staging / "encoder", kinds)
-        progress(f"step: the same, calibrated on {len(rollouts)} samples")
-        one = [_first_step_of_one(sample) for sample in rollouts]
-        write_graph(student.predictor, one, "futures", staging / "step", kinds)
-        progress(f"predictor: the same, calibrated on {ROLLOUTS} rollouts")
-        some = rollouts[:: max(1, len(rollouts) // ROLLOUTS)]
-        write_predictor(student.predictor, some, staging / "predictor", kinds)
+        write_graph(
+            student.encoder,
+            samples["encoder"],
+            "latent",
+            staging / "encoder",
+            kinds,
+            held=held.get("encoder"),
+        )
+        progress(f"step: the same, calibrated on {len(samples['step'])} samples")
+        write_graph(
+            student.predictor, samples["step"], "futures", staging / "step", kinds, held=held.get("step")
+        )
+        progress(f"predictor: the same, calibrated on {len(samples['predictor'])} rollouts")
+        write_predictor(
+            student.predictor, samples["predictor"], staging / "predictor", kinds, held=held.get("predictor")
+        )
         _write_golden(student, frames, settings, staging, seed)
         config = student.encoder.config
         fields = manifest(
@@ -110,13 +126,28 @@ def write_student(
             roles=("encoder", "predictor", "step"),
             tolerances={precision: TOLERANCES[precision] for _, precision in kinds},
         )
-        complete(staging, fields, report or {}, progress)
+        complete(staging, fields, (report or {}) | control.report(), progress)
     return Bundle.open(folder)
 
 
-def _first_step_of_one(sample: Sample) -> Sample:
-    """What is predicted for the next frame alone, from the action that is executed."""
-    return sample | {"actions": sample["actions"][:1, :1]}
+def _samples(
+    student: Student, frames: NDArray[np.uint8], settings: Settings, seed: int
+) -> dict[str, list[Sample]]:
+    """Inputs of each graph."""
+    followed = rollouts(_encode(student, frames), settings, seed)
+    return {
+        "encoder": [{"frame": frame[None]} for frame in frames],
+        **calibration(followed),
+    }
+
+
+def calibration(followed: list[Sample]) -> dict[str, list[Sample]]:
+    """Of :func:`rollouts`, what the predictor is calibrated on, and the step: that predicts the next frame
+    alone, from the action that is executed."""
+    return {
+        "predictor": followed[:: max(1, len(followed) // ROLLOUTS)],
+        "step": [sample | {"actions": sample["actions"][:1, :1]} for sample in followed],
+    }
 
 
 @torch.no_grad()
@@ -124,7 +155,7 @@ def _encode(student: Student, frames: NDArray[np.uint8]) -> Tensor:
     return torch.cat([student.encoder(torch.from_numpy(frame[None])) for frame in frames])
 
 
-def _candidates(settings: Settings, count: int, seed: int) -> NDArray[np.float32]:
+def candidates(settings: Settings, count: int, seed: int) -> NDArray[np.float32]:
     """Action sequences as the planner asks for them: [count, H, A]."""
     actions = settings.actions
     low, high = (np.array(limit, np.float32) for limit in (actions.low, actions.high))
@@ -132,31 +163,38 @@ def _candidates(settings: Settings, count: int, seed: int) -> NDArray[np.float32
     return CEM(CEMConfig(num_samples=count, horizon=settings.horizon, topk=1), limits, seed=seed).ask()
 
 
-def _predictor_samples(latents: Tensor, settings: Settings, seed: int) -> list[Sample]:
-    """Inputs of the predictor: latents of frames that follow each other, and candidates of a planner."""
+def rollouts(latents: Tensor, settings: Settings, seed: int) -> list[Sample]:
+    """Inputs of the predictor: latents [n, T, D] of frames that follow each other, and candidates of a
+    planner."""
     size = settings.history_size
     samples: list[Sample] = []
     for start in range(len(latents) - size + 1):
         sample: Sample = {
             "history_latents": latents[None, start : start + size].numpy(),
-            "actions": _candidates(settings, settings.num_samples, seed + start),
+            "actions": candidates(settings, settings.num_samples, seed + start),
         }
         if size > 1:
-            sample["history_actions"] = _candidates(settings, size - 1, seed + start)[None, :, 0]
+            sample["history_actions"] = candidates(settings, size - 1, seed + start)[None, :, 0]
         samples.append(sample)
     return samples
 
 
 @torch.no_grad()
+def golden_futures(
+    predictor: Predictor, latents: Tensor, settings: Settings, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Candidates, and the futures of each latent of [n, T, D], standing still until then."""
+    size = settings.history_size
+    actions = torch.from_numpy(candidates(settings, GOLDEN_CANDIDATES, seed))
+    standing = torch.zeros(1, size - 1, actions.shape[2]) if size > 1 else None
+    futures = [predictor(latent.expand(1, size, *latent.shape), actions, standing) for latent in latents]
+    return actions, torch.stack(futures)
+
+
 def _write_golden(
     student: Student, frames: NDArray[np.uint8], settings: Settings, folder: Path, seed: int
 ) -> None:
-    size = settings.history_size
-    chosen = torch.from_numpy(frames[:: max(1, len(frames) // GOLDEN_FRAMES)][:GOLDEN_FRAMES])
-    latents = torch.cat([student.encoder(frame[None]) for frame in chosen])
-    actions = torch.from_numpy(_candidates(settings, GOLDEN_CANDIDATES, seed))
-    standing = torch.zeros(1, size - 1, actions.shape[2]) if size > 1 else None
-    futures = [
-        student.predictor(latent.expand(1, size, *latent.shape), actions, standing) for latent in latents
-    ]
-    write_golden(folder, frames=chosen, latents=latents, actions=actions, futures=torch.stack(futures))
+    chosen = frames[:: max(1, len(frames) // GOLDEN_FRAMES)][:GOLDEN_FRAMES]
+    latents = _encode(student, chosen)
+    actions, futures = golden_futures(student.predictor, latents, settings, seed)
+    write_golden(folder, frames=torch.from_numpy(chosen), latents=latents, actions=actions, futures=futures)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.students.predictor import WINDOW, Past, Predictor, Step
+from jepa_export.targets.accuracy import Held
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8
 from jepa_export.targets.rollout import absent_table, loop
@@ -24,8 +25,11 @@ def write_graph(
     output: str,
     folder: Path,
     kinds: Sequence[Kind] = DEFAULT_KINDS,
+    *,
+    held: Held | None = None,
 ) -> None:
-    """Write ``module`` as it is; what is quantized is calibrated on ``samples`` (its inputs by name)."""
+    """Write ``module`` as it is; what is quantized is calibrated on ``samples`` (its inputs by name), and
+    held to fp32 on those of ``held``."""
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the bundle's own files: elsewhere may be less room.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
@@ -33,20 +37,25 @@ def write_graph(
         export_onnx(module, _tensors(samples[0]), [output], path)
         irs = {
             "fp32": lambda: convert(path),
-            "int8": lambda: quantize_transformer_int8(convert(path), samples),
+            "int8": lambda: _int8(folder.name, convert(path), samples, held),
         }
         write_kinds(path, irs, samples, folder, kinds)
 
 
 def write_predictor(
-    predictor: Predictor, rollouts: Sequence[Sample], folder: Path, kinds: Sequence[Kind] = DEFAULT_KINDS
+    predictor: Predictor,
+    rollouts: Sequence[Sample],
+    folder: Path,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    *,
+    held: Held | None = None,
 ) -> None:
     """Write the predictor for any number of candidates: flat as ONNX, with a loop for OpenVINO, and with the
     loop for the candidates of ``rollouts`` for NPUs.
 
     Args:
         rollouts: inputs by name (history_latents, actions, history_actions where there are any); INT8 is
-            calibrated on all their steps.
+            calibrated on all their steps, and held to fp32 on all steps of those of ``held``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     example = _tensors(rollouts[0])
@@ -55,17 +64,20 @@ def write_predictor(
         path = Path(scratch) / "model.onnx"
         export_onnx(predictor, example, ["futures"], path, free_axis=("actions",))
         irs = {
-            "fp32": partial(_loop, predictor, rollouts, Path(scratch), quantize=False),
-            "int8": partial(_loop, predictor, rollouts, Path(scratch), quantize=True),
+            "fp32": partial(_loop, predictor, rollouts, held, Path(scratch), quantize=False),
+            "int8": partial(_loop, predictor, rollouts, held, Path(scratch), quantize=True),
         }
         shapes = {"actions": (fixed_count(count), *rest)}
         write_kinds(path, irs, rollouts, folder, kinds, shapes=shapes)
 
 
-def _loop(predictor: Predictor, rollouts: Sequence[Sample], scratch: Path, *, quantize: bool) -> ov.Model:
+def _loop(
+    predictor: Predictor, rollouts: Sequence[Sample], held: Held | None, scratch: Path, *, quantize: bool
+) -> ov.Model:
     frames = [f"frame_{index}" for index in range(WINDOW - 1)]
-    pasts = [{name: array for name, array in rollout.items() if name != "actions"} for rollout in rollouts]
-    steps = [step for rollout in rollouts for step in _steps(predictor, rollout, frames)]
+    steps_of = partial(_steps, predictor, frames)
+    pasts = [past for rollout in rollouts for past in _past(rollout)]
+    steps = [step for rollout in rollouts for step in steps_of(rollout)]
     past_path, step_path = scratch / "past.onnx", scratch / "step.onnx"
     export_onnx(Past(predictor), _tensors(pasts[0]), ["newest", *frames], past_path)
     moving = ("latent", "action", *frames)
@@ -74,13 +86,23 @@ def _loop(predictor: Predictor, rollouts: Sequence[Sample], scratch: Path, *, qu
     known = min(rollouts[0]["history_latents"].shape[1], WINDOW) - 1
     if quantize:
         # Without a history before the newest frame there is nothing in it to quantize.
-        past = quantize_transformer_int8(past, pasts) if known else past
-        step = quantize_transformer_int8(step, steps)
+        past = _int8("predictor (history)", past, pasts, held and held.of(_past)) if known else past
+        step = _int8("predictor (a step)", step, steps, held and held.of(steps_of))
     return loop(past, step, known=known, horizon=rollouts[0]["actions"].shape[1])
 
 
+def _int8(graph: str, model: ov.Model, samples: Sequence[Sample], held: Held | None) -> ov.Model:
+    if held is None:
+        return quantize_transformer_int8(model, samples)
+    return held.control.quantize(graph, model, samples, held.samples)
+
+
+def _past(rollout: Sample) -> Iterator[Sample]:
+    yield {name: array for name, array in rollout.items() if name != "actions"}
+
+
 @torch.no_grad()
-def _steps(predictor: Predictor, rollout: Sample, names: Sequence[str]) -> Iterator[Sample]:
+def _steps(predictor: Predictor, names: Sequence[str], rollout: Sample) -> Iterator[Sample]:
     """The inputs of every step of a rollout."""
     inputs = _tensors(rollout)
     actions = inputs.pop("actions")

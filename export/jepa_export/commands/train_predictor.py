@@ -18,11 +18,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--encoder",
         required=True,
-        metavar="FOLDER|NAME[=CHECKPOINT]",
-        help="the --out of jepa-export distill, or a teacher, whose tokens are averaged to at most 16",
+        metavar="FOLDER|BUNDLE|NAME[=CHECKPOINT]",
+        help="the --out of jepa-export distill; a bundle, whose encoder stays in every form; or a teacher, "
+        "whose tokens are averaged to at most 16",
     )
     parser.add_argument(
-        "--student", default="vit_s", help="whose predictor goes with a teacher's encoder (%(default)s)"
+        "--student",
+        default="vit_s",
+        help="whose predictor goes with the encoder of a bundle or a teacher (%(default)s)",
     )
     add_common(parser)
     parser.add_argument("--action-free", action="store_true", help="the data has no actions")

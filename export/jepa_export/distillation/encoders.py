@@ -1,4 +1,4 @@
-"""Frozen encoders that a predictor can be trained on: of a distillation, or a whole teacher."""
+"""Frozen encoders that a predictor can be trained on: of a distillation, of a bundle, or a whole teacher."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,18 +14,23 @@ from jepa_export.checkpoint import SETTINGS, load
 from jepa_export.data.files import file_hash
 from jepa_export.distillation.teacher import Features
 from jepa_export.errors import JepaExportError
+from jepa_export.licence import forbids_commerce
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, Encoder
 from jepa_export.students.family import create
 from jepa_export.students.layers import unit_scale
 from jepa_export.teachers.checkpoints.read import Teacher
+from jepa_export.variants import KINDS
+from jepa_runtime import WorldModel
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.bundle import Bundle
 
 # Tokens along an edge of what is made of a whole teacher: a latent has at most 16.
 _POOLED_SIDE = 4
 
 
 @dataclass(frozen=True)
-class PooledConfig:
-    """Of a :class:`PooledTeacher`: side of the frame in pixels, and the size of its latent."""
+class FrozenConfig:
+    """Of an encoder that is not a student's: side of the frame in pixels, and the size of its latent."""
 
     px: int
     tokens: int
@@ -40,7 +46,7 @@ class PooledTeacher(nn.Module):
         super().__init__()
         self.model, self._features = features.model, features
         self._side = max(side for side in range(1, _POOLED_SIDE + 1) if features.side % side == 0)
-        self.config = PooledConfig(px=features.px, tokens=self._side**2, dim=features.dim)
+        self.config = FrozenConfig(px=features.px, tokens=self._side**2, dim=features.dim)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
 
@@ -52,13 +58,40 @@ class PooledTeacher(nn.Module):
         return unit_scale(grid.mean(dim=(2, 4)).flatten(1, 2))
 
 
-FrozenEncoder = Encoder | PooledTeacher
+class BundleEncoder(nn.Module):
+    """The fp32 encoder of a bundle, computed by the runtime: uint8 [N, px, px, 3] -> [N, tokens, dim], of
+    whatever scale. It has no weights in torch, and runs on the CPU wherever the frames are.
+
+    Raises:
+        JepaRuntimeError: the bundle has none that runs here, or it was changed meanwhile.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        # Of the predictor beside it nothing is asked, so it is compiled for as little as can be.
+        self._model = WorldModel.open(
+            bundle,
+            precision="fp32",
+            num_samples=1,
+            options=BackendOptions(threads=None, pinning=False),
+            allow_untrained=True,
+        )
+        self.identity = self._model.latent_space
+        io = bundle.manifest.io
+        self.config = FrozenConfig(px=io.frame.height, tokens=io.latent.tokens, dim=io.latent.dim)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        latents = [self._model.encode(image) for image in frame.cpu().numpy()]
+        return torch.from_numpy(np.stack(latents)).to(frame.device)
+
+
+FrozenEncoder = Encoder | PooledTeacher | BundleEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """An encoder, and what is to be told of it. ``student``: the member of the family whose predictor goes
-    with it; ``identity``: changes with its weights."""
+    with it; ``identity``: changes with its weights; ``bundle``: that it is of, and stays in."""
 
     encoder: FrozenEncoder
     student: str
@@ -67,6 +100,64 @@ class Given:
     description: str
     licence: str
     teacher: str | None
+    version: str = "1.0.0"
+    bundle: Bundle | None = None
+
+
+def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commercial: bool) -> Given:
+    """The encoder of a bundle, whose predictor is replaced by one of ``student``'s sizes: the next minor
+    version of the same model.
+
+    Args:
+        untrained: random weights are welcome.
+        accept_non_commercial: as are weights that forbid commercial use.
+
+    Raises:
+        JepaExportError: it is not fit for that, or these are not.
+        JepaRuntimeError: it is not valid, or does not run here.
+    """
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    if not (manifest.trained or untrained):
+        raise JepaExportError(
+            f"{folder}: its encoder has random weights: name a trained one, or say --untrained-teacher"
+        )
+    if forbids_commerce(manifest.licence) and not accept_non_commercial:
+        raise JepaExportError(
+            f"{folder}: its licence ({manifest.licence}) forbids commercial use, of what is made of it too: "
+            "choose another encoder, or say --accept-non-commercial"
+        )
+    frame = manifest.io.frame
+    if frame.height != frame.width:
+        raise JepaExportError(
+            f"{folder}: its frames are {frame.width} x {frame.height}, data is read as squares only: choose "
+            "another encoder"
+        )
+    kinds = [(each.target, each.precision) for each in manifest.graphs.encoder]
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise JepaExportError(
+            f"{folder}: has its encoder as {'/'.join(unknown[0])}, and no predictor can be made for that: "
+            "build it again without"
+        )
+    if not {("openvino", "fp32"), ("onnx", "fp32")}.intersection(kinds):
+        raise JepaExportError(
+            f"{folder}: has no fp32 encoder for OpenVINO or as ONNX, which a predictor is trained on: build "
+            "it again with one (--target)"
+        )
+    encoder = BundleEncoder(bundle)
+    major, minor, _ = manifest.version.split(".", 2)
+    return Given(
+        encoder=encoder,
+        student=student,
+        identity=encoder.identity,
+        name=manifest.model_id,
+        description=f"the encoder of {manifest.model_id} {manifest.version} as it is, and a predictor of "
+        f"{student}",
+        licence=manifest.licence,
+        teacher=manifest.provenance.teacher,
+        version=f"{major}.{int(minor) + 1}.0",
+        bundle=bundle,
+    )
 
 
 def of_teacher(teacher: Teacher, *, clip: int, student: str) -> Given:
@@ -92,15 +183,18 @@ def of_run(folder: Path) -> Given:
     Raises:
         JepaExportError: there is none, or it is not finished.
     """
-    saved, note = folder / "encoder.pt", folder / SETTINGS
+    note = folder / SETTINGS
     try:
         settings = json.loads(note.read_text())
         name, steps, px = str(settings["student"]), int(settings["steps"]), int(settings["size"])
         licence, teacher = str(settings["licence"]), str(settings["teacher"])
+        saved = folder / "encoder.pt"
+        if aware := int(settings.get("quantization_aware", 0)):
+            saved, steps = folder / "encoder_int8.pt", aware
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise JepaExportError(
             f"{folder} is not the folder of a distillation ({SETTINGS} is missing or damaged): --encoder "
-            "takes the --out of jepa-export distill, or a teacher's name"
+            "takes the --out of jepa-export distill, a bundle, or a teacher's name"
         ) from error
     state = load(saved)
     if state.get("step") != steps:

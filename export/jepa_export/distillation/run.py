@@ -21,23 +21,34 @@ from jepa_export.data.statistics import measure as statistics
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
 from jepa_export.distillation import fidelity
-from jepa_export.distillation.encoders import Given, of_run, of_teacher
+from jepa_export.distillation.encoders import Given, of_bundle, of_run, of_teacher
+from jepa_export.distillation.grafted import (
+    actions_for,
+    check_size,
+    kinds_of,
+    predictor_for,
+    write_grafted,
+)
 from jepa_export.distillation.loop import Pace, fabric, train
-from jepa_export.distillation.stages import EncoderStage, PredictorStage, Stage
+from jepa_export.distillation.stages import EncoderStage, PredictorStage, QuantizationAwareStage, Stage
 from jepa_export.distillation.teacher import Features, open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
 from jepa_export.student_bundle import write_student
 from jepa_export.students.family import FAMILY, Student, create
 from jepa_export.students.predictor import Predictor, PredictorConfig
+from jepa_export.targets.accuracy import limits_of
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.variants import DEFAULT_KINDS
+from jepa_runtime.bundle import MANIFEST_NAME
 
 _LOG = logging.getLogger(__name__)
 _STATISTICS_CLIPS = 500
 _TELL_EVERY_S = 5.0
 # At once, in memory: enough for a rank, whatever the batch.
 _WATCHED_CLIPS = 32
+# A trained encoder is not to forget, only to settle where rounding does no harm.
+_INT8_LEARNING_RATE = 0.1
 # Of data in which nothing is known of actions; whatever it is told, the prediction is the same.
 # (Not within 1: of a division by 1, which OpenVINO leaves out, the name of the input would go too.)
 NO_ACTIONS = Actions(names=("unused",), units=("1",), low=(-0.5,), high=(0.5,), max_norm=None)
@@ -46,7 +57,8 @@ NO_ACTIONS = Actions(names=("unused",), units=("1",), low=(-0.5,), high=(0.5,), 
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What both commands are asked for. ``rate_hz``: of the clips, one frame a step; ``cache``: where decoded
-    frames are kept (None: in ``out``); ``command``: for the bundle's provenance."""
+    frames are kept (None: in ``out``); ``int8_cosine``: of INT8 with fp32, at least (0: whatever it is);
+    ``command``: for the bundle's provenance."""
 
     data: tuple[str, ...]
     out: Path
@@ -71,22 +83,25 @@ class Common:
     depth: int | None
     clip: int
     student: str
+    int8_cosine: float
     command: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Common):
-    """``px``: side of the student's frame (None: the teacher's)."""
+    """``px``: side of the student's frame (None: the teacher's); ``quantization_aware``: further steps of the
+    encoder, as in INT8."""
 
     teacher: str
     px: int | None
     steps: int
+    quantization_aware: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostTraining(Common):
-    """``encoder``: the folder of a distillation, or ``TEACHER[=CHECKPOINT]``; ``action_free``: the data may
-    be without actions."""
+    """``encoder``: the folder of a distillation or of a bundle, or ``TEACHER[=CHECKPOINT]``; ``action_free``:
+    the data may be without actions."""
 
     encoder: str
     action_free: bool
@@ -108,6 +123,8 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     _check_student(asked.student)
     if asked.steps < 1:
         raise JepaExportError(f"--steps must be at least 1, got {asked.steps}")
+    if asked.quantization_aware < 0:
+        raise JepaExportError(f"--quantization-aware must be at least 0, got {asked.quantization_aware}")
     spread = _start(asked)
     teacher = _teacher(asked.teacher, asked)
     features = Features(teacher, frames=asked.clip)
@@ -122,14 +139,18 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
             "licence": teacher.member.licence,
             "steps": asked.steps,
             "clip": asked.clip,
-        },
+        }
+        | ({"quantization_aware": asked.quantization_aware} if asked.quantization_aware else {}),
         clips,
         frames,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
         encoder = EncoderStage(student.encoder.train(), features)
+        aware = QuantizationAwareStage(encoder)
     work.train(encoder, clips, asked.steps)
+    if asked.quantization_aware:
+        work.train(aware, clips, asked.quantization_aware, share=_INT8_LEARNING_RATE)
     given = Given(
         encoder=student.encoder,
         student=student.name,
@@ -149,11 +170,7 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
     """
     _check_student(asked.student)
     spread = _start(asked)
-    path = Path(asked.encoder).expanduser()
-    if path.is_dir():
-        given = of_run(path)
-    else:
-        given = of_teacher(_teacher(asked.encoder, asked), clip=asked.clip, student=asked.student)
+    given = _given(asked)
     work = _prepare(asked, spread, given.encoder.config.px, progress)
     frames = work.windows(asked.history + asked.horizon)
     if frames.train.action_names is None and not asked.action_free:
@@ -162,7 +179,9 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
             "for bags), or train without with --action-free"
         )
     actions = _actions(frames.train)
-    predictor = _predictor(given, actions, asked.seed)
+    if given.bundle:
+        actions = actions_for(actions, given.bundle)
+    predictor = _predictor(given, actions, frames.train, asked.seed)
     work.claim({"encoder": given.identity}, frames)
     return work.finish(given, predictor, actions, frames, progress)
 
@@ -201,12 +220,13 @@ class _Work:
         claim(asked.out, settings | common | digests, write=self.spread.is_global_zero)
         self.spread.barrier()
 
-    def train(self, stage: Stage, pair: _Pair, steps: int) -> None:
+    def train(self, stage: Stage, pair: _Pair, steps: int, *, share: float = 1.0) -> None:
+        """Train a stage at this share of the learning rate."""
         asked = self.asked
         pace = Pace(
             steps=steps,
             batch=asked.batch,
-            learning_rate=asked.learning_rate,
+            learning_rate=share * asked.learning_rate,
             seed=asked.seed,
             checkpoint_every=asked.checkpoint_every,
             watch_every=asked.watch_every,
@@ -231,7 +251,6 @@ class _Work:
                 "nothing is held out: the bundle's error bounds are those of clips it was trained on"
             )
         found = fidelity.measure(predictor.eval(), pair.held_out)
-        student = Student(given.name, given.encoder.cpu(), network.cpu())
         settings = Settings(
             actions=actions,
             history_size=asked.history,
@@ -239,12 +258,12 @@ class _Work:
             num_samples=asked.num_samples,
             step_s=1 / asked.rate_hz,
             rate_hz=pair.train.recordings[0].rate_hz,
-            variants=DEFAULT_KINDS,
+            variants=kinds_of(given.bundle) if given.bundle else DEFAULT_KINDS,
             command=asked.command,
         )
         about = Identity(
             model_id=given.name,
-            version="1.0.0",
+            version=given.version,
             trained=True,
             description=given.description,
             licence=given.licence,
@@ -258,11 +277,18 @@ class _Work:
             goal_threshold=found.goal_threshold,
         )
         frames = fidelity.calibration_frames(pair.train)
-        open_loop = found.as_dict() | {"held_out": bool(self.data.held_out)}
-        write_student(
-            student, frames, folder, settings, about, measured,
-            seed=asked.seed, progress=progress, report={"open_loop": open_loop},
-        )  # fmt: skip
+        report = {"open_loop": found.as_dict() | {"held_out": bool(self.data.held_out)}}
+        told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}
+        if asked.int8_cosine:
+            told["limits"] = limits_of(asked.int8_cosine)
+            told["held_out"] = fidelity.calibration_frames(pair.held_out)
+        if given.bundle:
+            write_grafted(
+                given.bundle, given.encoder, network.cpu(), frames, folder, settings, about, measured, **told
+            )
+        else:
+            student = Student(given.name, given.encoder.cpu(), network.cpu())
+            write_student(student, frames, folder, settings, about, measured, **told)
         return folder
 
 
@@ -278,6 +304,8 @@ def _start(asked: Common) -> Fabric:
     }.items():
         if value < 1:
             raise JepaExportError(f"{option} must be at least 1, got {value}")
+    if asked.int8_cosine:
+        limits_of(asked.int8_cosine)
     check_target(asked.out / "bundle")
     return fabric(asked.precision)
 
@@ -307,6 +335,23 @@ def _check_student(name: str) -> None:
         raise JepaExportError(f"no student is called {name!r}; there are: {', '.join(FAMILY)}")
 
 
+def _given(asked: PostTraining) -> Given:
+    path = Path(asked.encoder).expanduser()
+    if (path / MANIFEST_NAME).is_file():
+        given = of_bundle(
+            path,
+            student=asked.student,
+            untrained=asked.untrained_teacher,
+            accept_non_commercial=asked.accept_non_commercial,
+        )
+        assert given.bundle is not None
+        check_size(given.bundle, history=asked.history, horizon=asked.horizon, num_samples=asked.num_samples)
+        return given
+    if path.is_dir():
+        return of_run(path)
+    return of_teacher(_teacher(asked.encoder, asked), clip=asked.clip, student=asked.student)
+
+
 def _teacher(spec: str, asked: Common) -> Teacher:
     return open_teacher(
         spec,
@@ -330,7 +375,7 @@ def _actions(windows: Windows) -> Actions:
     return Actions(names=found.names, units=found.units, low=found.low, high=found.high, max_norm=None)
 
 
-def _predictor(given: Given, actions: Actions, seed: int) -> Predictor:
+def _predictor(given: Given, actions: Actions, windows: Windows, seed: int) -> Predictor:
     width, depth, heads = FAMILY[given.student].predictor
     config = PredictorConfig(
         width=width,
@@ -342,4 +387,7 @@ def _predictor(given: Given, actions: Actions, seed: int) -> Predictor:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Predictor(config)
+        if given.bundle is None:
+            return Predictor(config)
+        frames = fidelity.some_clips(windows, _WATCHED_CLIPS).frames
+        return predictor_for(config, given.encoder(torch.from_numpy(frames).flatten(0, 1)))

@@ -15,6 +15,7 @@ from torch.nn import functional
 from jepa_export.data.batches import Batch
 from jepa_export.distillation.encoders import FrozenEncoder
 from jepa_export.distillation.teacher import Features
+from jepa_export.quantization.fake import FakeInt8
 from jepa_export.students.encoder import Encoder, TeacherHead
 from jepa_export.students.predictor import Predictor
 
@@ -51,7 +52,11 @@ class EncoderStage(Stage):
         return frames[:, -1].contiguous(), self._features[0].to(device)(frames).float()
 
     def forward(self, frames: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        told = self.head(self.encoder(frames)).float()
+        return self.terms(self.encoder(frames), targets)
+
+    def terms(self, latents: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Of the loss, by what the head tells of ``latents``."""
+        told = self.head(latents).float()
         return {
             "smooth_l1": functional.smooth_l1_loss(told, targets),
             "cosine": 1 - functional.cosine_similarity(told, targets, dim=-1).mean(),
@@ -60,6 +65,22 @@ class EncoderStage(Stage):
     def watched(self, batch: Batch, device: torch.device) -> Tensor:
         latents: Tensor = self.encoder(torch.from_numpy(batch.frames[:, -1]).to(device))
         return latents
+
+
+class QuantizationAwareStage(EncoderStage):
+    """A trained encoder goes on learning from the same teacher, and computes with the numbers that INT8 can
+    hold."""
+
+    name = "encoder_int8"
+
+    def __init__(self, trained: EncoderStage) -> None:
+        super().__init__(trained.encoder, *trained._features)
+        self.head = trained.head
+
+    def forward(self, frames: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        with FakeInt8():
+            latents = self.encoder(frames)
+        return self.terms(latents, targets)
 
 
 class PredictorStage(Stage):

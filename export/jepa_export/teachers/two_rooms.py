@@ -8,23 +8,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jepa_export.students.layers import Block, sincos_grid
+from jepa_export.students.layers import sincos_grid
 from jepa_export.students.two_rooms import CHANNELS, stem
+from jepa_export.teachers.layers import Block, Sizes
 
 # A token is a square of 2 x 2 places of the map.
-_EDGE, _SIDE, _HEADS = 2, 8, 3
+_EDGE, _SIDE = 2, 8
+_WIDTH = CHANNELS * _EDGE**2
+_SIZES = Sizes(width=_WIDTH, depth=3, heads=3, hidden=4 * _WIDTH)
+_EPS = 1e-5
 
 
 class ViTTrunk(nn.Module):
     """Normalised pixels [N, 3, 128, 128] -> 64 tokens of 192 -> a map [N, CHANNELS, 16, 16]."""
 
-    def __init__(self, depth: int = 3) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        width = CHANNELS * _EDGE**2
         self.stem = stem()
-        self.blocks = nn.Sequential(*(Block(width, _HEADS) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
-        self.register_buffer("positions", sincos_grid(_SIDE, width), persistent=False)
+        self.blocks = nn.Sequential(*(Block(_SIZES, _EPS) for _ in range(_SIZES.depth)))
+        self.norm = nn.LayerNorm(_WIDTH, _EPS)
+        self.register_buffer("positions", sincos_grid(_SIDE, _WIDTH), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = functional.pixel_unshuffle(self.stem(pixels), _EDGE).flatten(2).transpose(1, 2)

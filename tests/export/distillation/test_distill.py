@@ -54,6 +54,7 @@ def test_the_bundle_is_trained_and_says_of_what(distilled: Path) -> None:
     assert all(-1.6 < low < 0 < high < 1.6 for low, high in limits)
     assert min(manifest.error_bounds) > 0 and manifest.surprise_threshold > 0
     assert bundle.report()["open_loop"]["held_out"] is True
+    assert [each["graph"] for each in bundle.report()["int8"]][:2] == ["encoder", "step"]
     assert runtime(["verify", str(bundle.path)]) == 0
 
 
@@ -66,6 +67,25 @@ def test_the_weights_in_the_bundle_are_those_that_were_trained(distilled: Path) 
     with WorldModel.open(distilled / "bundle", precision="fp32") as model:
         found = np.stack([model.encode(frame) for frame in frames])
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_what_was_trained_for_int8_is_what_the_bundle_and_later_predictors_have(
+    distilled: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert main([*DISTILL, "--quantization-aware", "3", "--out", str(out)]) == 0
+    assert (out / "encoder.csv").read_text() == (distilled / "encoder.csv").read_text()
+    assert len((out / "encoder_int8.csv").read_text().splitlines()) == 1 + 3
+    before, after = (of_run(run).encoder.state_dict() for run in (distilled, out))
+    assert not torch.equal(before["out.1.weight"], after["out.1.weight"])
+    frames = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    with torch.no_grad():
+        expected = of_run(out).encoder(torch.from_numpy(frames)).numpy()
+    with WorldModel.open(out / "bundle", precision="fp32") as model:
+        found = np.stack([model.encode(frame) for frame in frames])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert "--quantization-aware 3" in Bundle.open(out / "bundle").manifest.provenance.command
 
 
 @pytest.mark.slow
@@ -138,6 +158,8 @@ def test_what_cannot_be_done_is_said_at_once(
     assert "no student is called 'nobody'" in said(*DISTILL, "--student", "nobody")
     assert "--steps must be at least 1, got 0" in said(*DISTILL, "--steps", "0")
     assert "--batch must be at least 1, got 0" in said(*DISTILL, "--batch", "0")
+    assert "--quantization-aware must be at least 0" in said(*DISTILL, "--quantization-aware", "-1")
+    assert "--int8-cosine must be above 0 and below 1" in said(*DISTILL, "--int8-cosine", "1")
     assert "nowhere.mp4: no such file" in said(*DISTILL, "--data", "nowhere.mp4")
     assert "one clip of 42 frames" in said(*DISTILL, "--horizon", "40")
     assert "a batch of 400 clips cannot be drawn" in said(*DISTILL, "--batch", "400")

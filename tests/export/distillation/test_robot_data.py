@@ -23,7 +23,9 @@ def bag(folder: Path) -> str:
     paths = []
     for drive in range(3):
         entries = [image(S + index * 100 * MS, 20 * drive + index) for index in range(12)]
-        entries += [twist(S + index * 100 * MS - 20 * MS, 0.1 * index, turn=0.2 * (index % 5)) for index in range(12)]
+        entries += [
+            twist(S + index * 100 * MS - 20 * MS, 0.1 * index, turn=0.2 * (index % 5)) for index in range(12)
+        ]
         paths.append(write_bag(folder / f"drive_{drive}.mcap", entries))
     return f"{folder}?action=/cmd_vel:linear.x,angular.z"
 

@@ -1,0 +1,1 @@
+"""Training that knows of INT8."""

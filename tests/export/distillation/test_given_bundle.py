@@ -1,0 +1,194 @@
+"""jepa-export train-predictor on the encoder of a bundle, which stays as it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_export.cli import main
+from jepa_export.distillation.encoders import BundleEncoder
+from jepa_export.distillation.grafted import ScaledPredictor, actions_for, predictor_for
+from jepa_export.student_bundle import Actions
+from jepa_export.students.layers import unit_scale
+from jepa_export.students.predictor import Predictor, PredictorConfig
+from jepa_runtime import Bundle, WorldModel
+from jepa_runtime.bundle import seal
+from jepa_runtime.cli import main as runtime
+from jepa_runtime.pipeline import Pipeline
+from tests.export.distillation.tiny import DATA, PACE, families
+
+SHAPE = ["--history", "1", "--horizon", "2", "--num-samples", "16", "--batch", "4"]
+TRAIN = ["train-predictor", "--student", "tiny", *SHAPE, *PACE[2:], "--allow-collapse", *DATA]
+CONFIG = PredictorConfig(tokens=2, dim=8, width=16, depth=1, heads=2, action_scale=(1.0,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with families():
+        yield
+
+
+@pytest.fixture(scope="module")
+def post_trained(two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two Rooms' encoder with a predictor that is trained here."""
+    out = tmp_path_factory.mktemp("post_trained") / "run"
+    assert main([*TRAIN, "--encoder", str(two_rooms_bundle), "--out", str(out)]) == 0
+    return out / "bundle"
+
+
+def changed(source: Path, folder: Path, **fields: Any) -> Path:
+    """A copy of a bundle with other fields."""
+    shutil.copytree(source, folder)
+    seal(folder, Bundle.open(folder).manifest.model_dump(mode="json") | fields)
+    return folder
+
+
+def open_model(folder: Path) -> Callable[[], WorldModel]:
+    return lambda: WorldModel.open(folder, num_samples=16)
+
+
+def same_latents(one: Path, other: Path, **how: Any) -> bool:
+    with WorldModel.open(one, **how) as first, WorldModel.open(other, **how) as second:
+        return first.latent_space == second.latent_space
+
+
+def test_the_encoder_stays_in_every_form(two_rooms_bundle: Path, post_trained: Path) -> None:
+    for how in (
+        {"precision": "int8"},
+        {"precision": "fp32"},
+        {"engine": "onnxruntime:CPU", "precision": "fp32"},
+    ):
+        assert same_latents(two_rooms_bundle, post_trained, **how)
+    before, after = (Bundle.open(folder).manifest.graphs for folder in (two_rooms_bundle, post_trained))
+    for role in ("encoder", "energy"):
+        kinds = [[(each.target, each.precision) for each in graphs.of(role)] for graphs in (before, after)]
+        assert kinds[0] == kinds[1]
+
+
+def test_it_is_the_next_version_of_the_same_model_and_verifies(post_trained: Path) -> None:
+    manifest = Bundle.open(post_trained).manifest
+    assert (manifest.model_id, manifest.version, manifest.trained) == ("two_rooms", "1.1.0", True)
+    assert "the encoder of two_rooms 1.0.0 as it is" in manifest.description
+    assert min(manifest.error_bounds) > 0
+    assert manifest.io.frame.mean == (128.0, 128.0, 128.0)
+    assert runtime(["verify", str(post_trained)]) == 0
+
+
+def test_goals_mean_what_they_meant(two_rooms_bundle: Path, post_trained: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
+    energies = []
+    for folder in (two_rooms_bundle, post_trained):
+        with WorldModel.open(folder) as model:
+            here, goal = (model.encode(frame) for frame in frames)
+            energies.append(float(model.energy(here, goal)))
+    assert energies[0] == energies[1]
+    before, after = (Bundle.open(folder).manifest for folder in (two_rooms_bundle, post_trained))
+    assert before.goal_threshold == after.goal_threshold
+
+
+def test_it_takes_the_place_of_the_other_without_losing_its_history(
+    two_rooms_bundle: Path, post_trained: Path
+) -> None:
+    pipeline = Pipeline(open_model(two_rooms_bundle), on_result=lambda _: None)
+    pipeline.start()
+    assert pipeline.swap(open_model(post_trained))
+    pipeline.stop()
+
+
+@pytest.mark.slow
+def test_a_bundle_of_a_student_is_taken_as_well(tmp_path: Path) -> None:
+    given, out = tmp_path / "given", tmp_path / "run"
+    build = ["build", "--student", "tiny", "--untrained", "--size", "32", "--num-samples", "16"]
+    assert main([*build, "--out", str(given)]) == 0
+    arguments = [*TRAIN, "--history", "2", "--encoder", str(given), "--untrained-teacher"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    kinds = [("openvino:CPU", "int8"), ("openvino:CPU", "fp32"), ("onnxruntime:CPU", "fp32")]
+    for engine, precision in kinds:
+        how = {"engine": engine, "precision": precision, "allow_untrained": True}
+        assert same_latents(given, out / "bundle", **how)
+    assert Bundle.open(out / "bundle").manifest.history_size == 2
+    assert runtime(["verify", str(out / "bundle")]) == 0
+
+
+@pytest.mark.slow
+def test_a_bundle_of_a_teacher_that_reads_clips_is_taken_frame_by_frame(tmp_path: Path) -> None:
+    given, out = tmp_path / "given", tmp_path / "run"
+    build = ["build", "--teacher", "tiny_vjepa2", "--untrained", "--frames", "4", "--horizon", "1"]
+    assert main([*build, "--out", str(given)]) == 0
+    arguments = [*TRAIN, "--encoder", str(given), "--untrained-teacher"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert same_latents(given, out / "bundle", precision="fp32", allow_untrained=True)
+    assert runtime(["verify", str(out / "bundle")]) == 0
+
+
+def test_the_encoder_computes_what_the_bundle_must(two_rooms_bundle: Path) -> None:
+    bundle = Bundle.open(two_rooms_bundle)
+    golden = bundle.golden()
+    latents = BundleEncoder(bundle)(torch.tensor(golden.frames))
+    np.testing.assert_allclose(latents, golden.latents, atol=1e-3)
+
+
+def test_what_cannot_be_done_is_said_at_once(
+    two_rooms_bundle: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(encoder: Path, *further: str) -> str:
+        out = tmp_path / "run"
+        assert main([*TRAIN, "--encoder", str(encoder), *further, "--out", str(out)]) == 1
+        assert not out.exists()
+        return " ".join(capsys.readouterr().err.split())
+
+    random = changed(two_rooms_bundle, tmp_path / "random", trained=False)
+    assert "random: its encoder has random weights" in said(random)
+    licensed = changed(two_rooms_bundle, tmp_path / "licensed", licence="CC-BY-NC-4.0")
+    assert "(CC-BY-NC-4.0) forbids commercial use" in said(licensed)
+    assert "too large for this: num_samples x horizon" in said(two_rooms_bundle, "--num-samples", "5000000")
+    assert "has its encoder as openvino/fp16" in said(toy_bundle)
+    graphs = Bundle.open(two_rooms_bundle).manifest.graphs.model_dump(mode="json")
+    quantized = {role: [form for form in graphs[role] if form["target"] == "openvino"] for role in graphs}
+    lean = changed(two_rooms_bundle, tmp_path / "lean", graphs=quantized)
+    assert "lean: has no fp32 encoder for OpenVINO or as ONNX" in said(lean)
+
+
+def test_latents_keep_the_scale_that_they_have() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([[0.1], [30.0]])
+    latents = 5 + spread * torch.randn(64, 2, 8, generator=generator)
+    predictor = predictor_for(CONFIG, latents)
+    assert isinstance(predictor, ScaledPredictor)
+    actions = torch.zeros(3, 4, 1)
+    with torch.no_grad():
+        # Before it has learnt anything, what is stays.
+        futures = predictor(latents[:1, None], actions)
+        torch.testing.assert_close(futures, latents[:1, None].expand(3, 4, 2, 8))
+        torch.nn.init.normal_(predictor.out.weight, generator=generator)
+        change = (predictor(latents[:1, None], actions)[:, 0] - latents[:1]).abs().mean((0, 2))
+    assert 100 < change[1] / change[0] < 1000
+    assert type(predictor_for(CONFIG, unit_scale(latents))) is Predictor
+
+
+def test_what_never_changes_is_no_reason_for_infinity() -> None:
+    latents = torch.randn(64, 2, 8)
+    latents[:, 0, 0] = 3
+    with torch.no_grad():
+        futures = predictor_for(CONFIG, latents)(latents[:1, None] + 1, torch.zeros(1, 1, 1))
+    assert bool(torch.isfinite(futures).all())
+
+
+def test_actions_are_those_of_the_bundle_while_the_data_stays_within(two_rooms_bundle: Path) -> None:
+    bundle = Bundle.open(two_rooms_bundle)
+
+    def data(low: float, names: tuple[str, ...] = ("linear.x", "linear.y")) -> Actions:
+        return Actions(names=names, units=("m/s", "m/s"), low=(low, -1), high=(1, 1), max_norm=None)
+
+    stated = bundle.manifest.io.action
+    assert actions_for(data(-1), bundle) == Actions(**stated.model_dump())
+    assert actions_for(data(-1.3), bundle) == data(-1.3)
+    assert actions_for(data(-1, names=("linear.x", "angular.z")), bundle) == data(
+        -1, names=("linear.x", "angular.z")
+    )

@@ -1,0 +1,111 @@
+"""Numbers that INT8 can hold, in training: what they are, and that an encoder trained with them loses less in
+INT8."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import openvino as ov
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jepa_export.quantization.fake import FakeInt8, activations, weights
+from jepa_export.students.encoder import Encoder, EncoderConfig
+from jepa_export.students.layers import Block
+from jepa_export.targets.onnx import export_onnx
+from jepa_export.targets.openvino import convert, quantize_transformer_int8
+
+SIZES = EncoderConfig(px=32, patch=16, width=32, depth=2, heads=2, tokens=3, dim=16)
+STEPS, LEARNING_RATE = 100, 3e-4
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_bytes_of_an_image_are_held_exactly() -> None:
+    pixels = torch.arange(256.0)
+    assert torch.equal(activations(pixels), pixels)
+
+
+def test_activations_have_256_values_between_the_least_and_the_largest() -> None:
+    values = noise(100, 100) + 2
+    held = activations(values)
+    assert len(held.unique()) <= 256
+    step = (values.max() - values.min()) / 255
+    assert (held - values).abs().max() < 1.01 * step
+
+
+def test_each_output_has_weights_of_its_own_scale() -> None:
+    values = noise(3, 1000) * torch.tensor([[1.0], [100.0], [0.0]])
+    held = weights(values)
+    for row, found in zip(values, held, strict=True):
+        assert len(found.unique()) <= 255
+        assert (found - row).abs().max() <= 0.501 * row.abs().max() / 127
+
+
+def test_gradients_pass_as_if_nothing_had_been_rounded() -> None:
+    for rounded in (weights, activations):
+        values = noise(4, 8).requires_grad_()
+        (rounded(values) * 3).sum().backward()
+        assert torch.equal(values.grad, torch.full((4, 8), 3.0))
+
+
+def test_only_while_it_is_active_and_only_products_with_weights_are_rounded() -> None:
+    layer, values = nn.Linear(8, 8), noise(4, 8)
+    plain = layer(values)
+    with FakeInt8():
+        assert not torch.equal(layer(values), plain)
+        assert torch.equal(values @ values.T, torch.matmul(values, values.T))
+    assert torch.equal(layer(values), plain)
+
+
+def uneven() -> Encoder:
+    """An encoder in which one channel is so large that INT8 has few steps left for the others."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = Encoder(SIZES).eval()
+    with torch.no_grad():
+        for block in encoder.blocks:
+            assert isinstance(block, Block)
+            for norm, product in ((block.norm_attention, block.qkv), (block.norm_mlp, block.mlp[0])):
+                norm.weight[5] *= 1000
+                product.weight[:, 5] /= 1000
+    return encoder
+
+
+def int8_error(encoder: Encoder, expected: Tensor, frames: Tensor, folder: Path) -> float:
+    """How far the quantized encoder is from ``expected``: 1 - cosine, of latents of frames that it was not
+    calibrated on."""
+    path, half = folder / "model.onnx", len(frames) // 2
+    export_onnx(copy.deepcopy(encoder).requires_grad_(False), {"frame": frames[:1]}, ["latent"], path)
+    samples = [{"frame": each.numpy()} for each in frames.split(1)]
+    compiled = ov.compile_model(quantize_transformer_int8(convert(path), samples[:half]), "CPU")
+    found = torch.cat([torch.from_numpy(compiled(sample)[0].copy()) for sample in samples[half:]])
+    return float(1 - functional.cosine_similarity(found, expected[half:], dim=-1).mean())
+
+
+def test_an_encoder_that_was_trained_with_them_loses_less_in_int8(tmp_path: Path) -> None:
+    teacher, student = uneven().requires_grad_(False), uneven()
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(count: int) -> Tensor:
+        return torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
+
+    frames = draw(48)
+    expected = teacher(frames)
+    before = int8_error(student, expected, frames, tmp_path)
+    optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
+        batch = draw(32)
+        with FakeInt8():
+            latents = student(batch)
+        optimizer.zero_grad()
+        functional.mse_loss(latents, teacher(batch)).backward()
+        optimizer.step()
+    after = int8_error(student, expected, frames, tmp_path)
+    assert before > 0.03
+    assert after < 0.6 * before

@@ -1,0 +1,75 @@
+"""A bundle of a trained student: its INT8 is held to fp32 on frames it was not calibrated on, and its report
+tells what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_export.bundles import Identity, Measured, Settings
+from jepa_export.commands.build import TWO_ROOMS_ACTIONS
+from jepa_export.student_bundle import write_student
+from jepa_export.students.family import FAMILY, Sizes, create, stir
+from jepa_runtime import Bundle
+
+GRAPHS = ["encoder", "step", "predictor (history)", "predictor (a step)"]
+
+
+def write(folder: Path, **further: Any) -> tuple[Bundle, list[str]]:
+    """A bundle in INT8 alone, and what was said."""
+    student = create("tiny", px=32, action_scale=TWO_ROOMS_ACTIONS.scale, seed=0)
+    stir(student.predictor, 0)
+    settings = Settings(
+        actions=TWO_ROOMS_ACTIONS,
+        history_size=2,
+        horizon=2,
+        num_samples=4,
+        step_s=0.2,
+        rate_hz=30.0,
+        variants=(("openvino", "int8"),),
+        command="a test",
+    )
+    identity = Identity(
+        model_id="tiny",
+        version="1.0.0",
+        trained=True,
+        description="a test",
+        licence="Apache-2.0",
+        data="noise",
+        teacher=None,
+    )
+    measured = Measured(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=1.0)
+    said: list[str] = []
+    bundle = write_student(
+        student, noise(0), folder, settings, identity, measured, seed=0, progress=said.append, **further
+    )
+    return bundle, said
+
+
+def noise(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, (12, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Sizes(encoder=(32, 1, 2), predictor=(16, 1, 2), tokens=2, dim=8)
+    monkeypatch.setitem(FAMILY, "tiny", sizes)
+
+
+def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) -> None:
+    bundle, said = write(tmp_path / "bundle", held_out=noise(1))
+    told = bundle.report()["int8"]
+    assert [each["graph"] for each in told] == GRAPHS
+    for each in told:
+        assert each["holds"] and each["in_fp32"] == []
+        assert each["limits"]["worst"] < each["found"]["worst"] <= each["found"]["mean"] < 1
+        assert any(line.startswith(f"{each['graph']} in INT8 on what was held out") for line in said)
+
+
+def test_without_frames_held_out_int8_is_as_it_comes(tmp_path: Path) -> None:
+    bundle, said = write(tmp_path / "bundle")
+    assert "int8" not in bundle.report()
+    assert not any("held out" in line for line in said)
