@@ -150,7 +150,35 @@ def updates() -> str:
     )
 
 
-TABLES = {"measured": measured, "latency": latency, "limits": limits, "updates": updates}
+def distilled() -> str:
+    """What a distillation in Two Rooms kept."""
+    report = _read("benchmarks/results/distil.json")
+    teacher, machine = report["teacher"], report["closed_loop"]["machine"]
+    lines = [
+        "Two Rooms: a vision transformer trained from nothing, and what was distilled from it alone, on",
+        f"layouts that neither was trained on ({machine['cpu']['model']}, {machine['cpu']['cores']} cores):",
+        "",
+        "| | goals reached | episodes | M multiply-adds: a frame | 64 futures of 8 steps |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [
+        ("teacher, fp32", teacher, "fp32"),
+        ("student, fp32", report, "fp32"),
+        ("student, INT8", report, "int8"),
+    ]
+    for name, of, precision in rows:
+        score, work = of["closed_loop"]["scores"][precision], of["multiply_adds"]
+        low, high = score["interval"]
+        lines.append(
+            f"| {name} | {score['rate']:.1%} ({low:.1%} to {high:.1%}) | {score['episodes']} | "
+            f"{work['encoder'] / 1e6:.1f} | {work['predictor'] / 1e6:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {
+    "measured": measured, "latency": latency, "limits": limits, "updates": updates, "distilled": distilled,
+}  # fmt: skip
 
 
 def main() -> int:
