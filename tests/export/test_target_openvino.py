@@ -3,6 +3,8 @@ INT8."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,17 @@ def test_the_layer_that_hurts_stays_in_fp32_and_is_named(hurt: ov.Model, frames:
         if each.input_value(1).get_node().get_type_name() == "Constant"
     }
     assert in_fp32 == {RUINED}
+
+
+def test_a_signal_after_the_search_is_survived(hurt: ov.Model, frames: list[Sample]) -> None:
+    Control(LIMITS, lambda _: None).quantize("encoder", hurt, frames[:16], frames[16:])
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert received == [signal.SIGUSR1]
 
 
 def test_what_no_layer_alone_can_mend_is_said(

@@ -8,6 +8,7 @@ minutes for a ViT-S on a slow core."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -149,16 +150,21 @@ def _with_control(
     )
     options = transformer_options(samples)
     options["advanced_quantization_parameters"] = options.pop("advanced_parameters")
-    return nncf.quantize_with_accuracy_control(
-        model,
-        nncf.Dataset(samples),
-        nncf.Dataset(pairs),
-        left,
-        max_drop=1.0,
-        drop_type=nncf.DropType.ABSOLUTE,
-        advanced_accuracy_restorer_parameters=restorer,
-        **options,
-    )
+    # On a thread of its own: it leaves the calling one a stack for signals (sigaltstack) that is no longer
+    # there, and the next Ctrl-C would be a segmentation fault.
+    with ThreadPoolExecutor(1) as pool:
+        controlled: ov.Model = pool.submit(
+            nncf.quantize_with_accuracy_control,
+            model,
+            nncf.Dataset(samples),
+            nncf.Dataset(pairs),
+            left,
+            max_drop=1.0,
+            drop_type=nncf.DropType.ABSOLUTE,
+            advanced_accuracy_restorer_parameters=restorer,
+            **options,
+        ).result()
+    return controlled
 
 
 def _pairs(model: ov.Model, samples: Sequence[Sample]) -> list[_Pair]:
