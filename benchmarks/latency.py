@@ -100,7 +100,7 @@ def goals(rows: Sequence[dict[str, Any]], encode_limit: float) -> list[dict[str,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     console = Console()
     if arguments.cores:
         os.sched_setaffinity(0, arguments.cores)
@@ -272,9 +272,11 @@ def _told(quantile: dict[str, float | None]) -> str:
     return format_ms(quantile["value"]) + interval
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = made.add_argument
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
     add("--bundle", type=Path, help="default: ViT-S with random weights, out/vit_s, built if it is missing")
     add("--precision", nargs="+", choices=("int8", "fp16", "fp32"), help="default: all that OpenVINO can run")
     add("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
@@ -289,7 +291,7 @@ def parser() -> argparse.ArgumentParser:
     add("--source", default="two_rooms", help="of the images over ROS")
     add("--limit", type=float, default=ENCODE_LIMIT, help="of encode against benchmark_app (%(default)s)")
     add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
-    return made
+    return parser
 
 
 if __name__ == "__main__":

@@ -205,7 +205,8 @@ def check(
             f"clip and future must stay within the {longest} frames that {name} was trained on, a step of "
             f"the future being {tubelet}: got --frames {frames} and --horizon {horizon}"
         )
-    largest = 4 * costs(config, frames // tubelet, horizon).encoder.weights
+    with torch.device("meta"):
+        largest = 4 * _count(config.build().encoder)
     if largest >= MAX_ONNX_BYTES:
         raise JepaExportError(
             f"{name} cannot be built: its encoder takes {largest / 1e9:.1f} GB, a file of ONNX holds at most "

@@ -121,13 +121,19 @@ def aside() -> Iterator[None]:
     if not _may_come_back(*usual):
         yield
         return
-    _idle()
+    make_way()
     try:
         yield
     finally:
         for thread in {0} | (threads() - before):
             with suppress(ProcessLookupError):
                 os.sched_setscheduler(thread, *usual)
+
+
+def make_way() -> None:
+    """Let everything else come before the calling thread, and before those that it starts, from now on
+    (SCHED_IDLE)."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def undo(settings: RealtimeSettings) -> None:
@@ -169,17 +175,13 @@ def _may_come_back(policy: int, parameter: os.sched_param) -> bool:
     """Whether a thread that steps back may return to ``policy``: one that ends with it tries."""
 
     def step_back() -> bool:
-        _idle()
+        make_way()
         with suppress(PermissionError):
             os.sched_setscheduler(0, policy, parameter)
         return os.sched_getscheduler(0) == policy
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(step_back).result()
-
-
-def _idle() -> None:
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _applied(name: str, wanted: str, reason: str) -> Applied:

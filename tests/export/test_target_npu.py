@@ -27,6 +27,7 @@ from jepa_export.targets.npu import (
     static_ir,
 )
 from jepa_export.targets.openvino import save
+from tests.export.compilers import needs_compiler
 
 REQUIREMENTS = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]"
 STATISTICS = {
@@ -38,17 +39,6 @@ STATISTICS = {
 }
 HERE = {"platform": "4000", "compiler": "8.4", "openvino": "2026.4.1", "ir_sha256": "ab"}
 PYTHON = [sys.executable, "-c"]
-
-
-def missing_compiler() -> str | None:
-    try:
-        npu_compiler.find()
-    except JepaExportError as error:
-        return str(error)
-    return None
-
-
-needs_compiler = pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
 
 
 def perceptron(count: int = 8) -> ov.Model:

@@ -30,6 +30,7 @@ from jepa_export.targets.tensorrt import (
     to_fp16,
     to_int8,
 )
+from tests.export.compilers import needs_tensorrt
 
 ENCODER = EncoderConfig(px=32, patch=16, width=96, depth=2, heads=2, tokens=3, dim=96)
 PREDICTOR = PredictorConfig(tokens=3, dim=32, width=96, depth=2, heads=2, action_scale=(0.5, 2.0))
@@ -241,11 +242,6 @@ def test_no_weight_is_off_by_more_than_half_a_step_of_its_channel(
     found = constants["weights_int8"] * constants["weights_scale"].astype(np.float64)
     steps = np.abs(weights).max(axis=0) / 127
     assert (np.abs(found - weights.astype(np.float32)) <= 0.501 * steps).all()
-
-
-needs_tensorrt = pytest.mark.skipif(
-    tensorrt_check.missing() is not None, reason=str(tensorrt_check.missing())
-)
 
 
 @needs_tensorrt

@@ -12,32 +12,17 @@ import openvino as ov
 import pytest
 
 from jepa_export.cli import main
-from jepa_export.errors import JepaExportError
-from jepa_export.targets import npu_compiler, tensorrt_check
 from jepa_export.targets.npu import PLATFORMS, Origin
 from jepa_export.targets.openvino import Sample, convert
 from jepa_export.variants import KINDS, fixed_count, write_kinds
 from jepa_export.vendors import ask_vendors
 from jepa_runtime import Bundle
+from tests.export.compilers import needs_compiler, needs_tensorrt
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ELSEWHERE = [kind for kind in KINDS if kind[0] in ("npu", "tensorrt")]
 PRECISIONS = ("fp16", "int8")
 ROLES = {"two_rooms": ("encoder", "predictor", "energy"), "vit_s": ("encoder", "predictor", "step")}
-
-
-def missing_compiler() -> str | None:
-    try:
-        npu_compiler.find()
-    except JepaExportError as error:
-        return str(error)
-    return None
-
-
-needs_compiler = pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
-needs_tensorrt = pytest.mark.skipif(
-    tensorrt_check.missing() is not None, reason=str(tensorrt_check.missing())
-)
 
 
 @pytest.fixture(scope="module")

@@ -34,17 +34,15 @@ def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int, 
         teacher = train(checkpoints, seed=seed, kind=layout, recipe=TEACHER_RECIPES[layout])
         model = distil(teacher, checkpoints, out / "checkpoints", seed=seed)
         pack(teacher, teacher_folder, model_id=f"{model_id}_teacher", int8=False, **identity)
-        scores = _score(teacher_folder, layout, episodes, baselines=False)
-        report["teacher"] = {"multiply_adds": of_bundle(Bundle.open(teacher_folder))} | scores
+        report["teacher"] = _measured(Bundle.open(teacher_folder), layout, episodes, baselines=False)
     else:
         model = train(out / "checkpoints", seed=seed, kind=layout)
     name = "ViT of three blocks, trained by the same command" if distilled else None
     fidelity = pack(model, folder, model_id=model_id, teacher=name, **identity)
-    report |= {"open_loop": fidelity.as_dict(), "multiply_adds": of_bundle(Bundle.open(folder))}
-    report |= _score(folder, layout, episodes, baselines=True)
-    manifest = Bundle.open(folder).manifest
+    bundle = Bundle.open(folder)
+    report |= {"open_loop": fidelity.as_dict()} | _measured(bundle, layout, episodes, baselines=True)
     write_report(folder, report)
-    seal(folder, manifest)
+    seal(folder, bundle.manifest)
     for title, found in (("teacher", report.get("teacher", {})), (model_id, report)):
         if "closed_loop" in found:
             console.print(success_table(title, found["closed_loop"]))
@@ -79,11 +77,15 @@ def work_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _score(folder: Path, layout: LayoutKind, episodes: int, *, baselines: bool) -> dict[str, Any]:
-    if not episodes:
-        return {}
-    precisions = tuple(Bundle.open(folder).manifest.golden.tolerances)
-    found = closed_loop(
-        folder, layout=layout, seeds=SEEDS, episodes=episodes, precisions=precisions, baselines=baselines
-    )
-    return {"closed_loop": found}
+def _measured(bundle: Bundle, layout: LayoutKind, episodes: int, *, baselines: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"multiply_adds": of_bundle(bundle)}
+    if episodes:
+        found["closed_loop"] = closed_loop(
+            bundle.path,
+            layout=layout,
+            seeds=SEEDS,
+            episodes=episodes,
+            precisions=tuple(bundle.manifest.golden.tolerances),
+            baselines=baselines,
+        )
+    return found

@@ -50,7 +50,6 @@ _WATCHED_CLIPS = 32
 # A trained encoder is not to forget, only to settle where rounding does no harm.
 _INT8_LEARNING_RATE = 0.1
 # Of data in which nothing is known of actions; whatever it is told, the prediction is the same.
-# (Not within 1: of a division by 1, which OpenVINO leaves out, the name of the input would go too.)
 NO_ACTIONS = Actions(names=("unused",), units=("1",), low=(-0.5,), high=(0.5,), max_norm=None)
 
 
@@ -147,9 +146,9 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
         encoder = EncoderStage(student.encoder.train(), features)
-        aware = QuantizationAwareStage(encoder)
+        aware = QuantizationAwareStage(encoder) if asked.quantization_aware else None
     work.train(encoder, clips, asked.steps)
-    if asked.quantization_aware:
+    if aware is not None:
         work.train(aware, clips, asked.quantization_aware, share=_INT8_LEARNING_RATE)
     given = Given(
         encoder=student.encoder,

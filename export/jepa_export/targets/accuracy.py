@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.openvino import Sample, quantize_transformer_int8, transformer_options
+from jepa_runtime.verification import cosines
 
 MOST_GROUPS = 10
 # Rankings look at those on which INT8 is furthest off.
@@ -178,23 +179,18 @@ def _compiled(model: ov.Model) -> ov.CompiledModel:
 
 
 def _closeness(compiled: ov.CompiledModel, pairs: Iterable[_Pair]) -> Closeness:
-    cosines = np.concatenate(
+    found_cosines = np.concatenate(
         [
-            _cosines(found, expected)
+            cosines(_vectors(found), _vectors(expected))
             for sample, outputs in pairs
             for found, expected in zip(compiled(sample).values(), outputs, strict=True)
         ]
     )
-    return Closeness(worst=float(cosines.min()), mean=float(cosines.mean()))
+    return Closeness(worst=float(found_cosines.min()), mean=float(found_cosines.mean()))
 
 
-def _cosines(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of every vector; of one that is zero with another zero: 1."""
-    ours, theirs = (each.reshape(-1, each.shape[-1]).astype(np.float64) for each in (found, expected))
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosines: NDArray[np.float64] = (ours == theirs).all(axis=1).astype(np.float64)
-    np.divide((ours * theirs).sum(axis=1), norms, out=cosines, where=norms > 0)
-    return cosines
+def _vectors(output: NDArray[np.float32]) -> NDArray[np.float64]:
+    return output.reshape(-1, output.shape[-1]).astype(np.float64)
 
 
 def _quantized(model: ov.Model) -> set[str]:

@@ -9,7 +9,6 @@ which frames these are.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime import realtime
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.history import History
 from jepa_runtime.sources.base import Frame, Source
@@ -167,8 +167,7 @@ def run(
     interrupted = threading.Event()
 
     def compare() -> ShadowReport:
-        # On Linux the policy is that of one thread, and of those that it starts.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        realtime.make_way()
         with open_current() as current, open_candidate() as candidate:
             shadow = Shadow(current, candidate, test)
             told = time.monotonic()

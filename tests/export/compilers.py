@@ -1,0 +1,23 @@
+"""The vendors' own compilers, which not every machine has: what marks the tests that need them."""
+
+from __future__ import annotations
+
+import pytest
+
+from jepa_export.errors import JepaExportError
+from jepa_export.targets import npu_compiler, tensorrt_check
+
+
+def missing_compiler() -> str | None:
+    """Why there is no compiler for NPUs; None: there is."""
+    try:
+        npu_compiler.find()
+    except JepaExportError as error:
+        return str(error)
+    return None
+
+
+needs_compiler = pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
+needs_tensorrt = pytest.mark.skipif(
+    tensorrt_check.missing() is not None, reason=str(tensorrt_check.missing())
+)
