@@ -299,6 +299,13 @@ def test_where_a_patch_is_matters() -> None:
     assert (encoder(frame) - encoder(frame.roll(16, dims=2))).abs().max() > 1e-4
 
 
+def test_no_head_is_wider_than_what_int8_attention_is_made_for() -> None:
+    wide = Encoder(replace(ENCODER, width=192))
+    assert wide.blocks[0].out.in_features == wide.pool.out.in_features == 2 * 64
+    assert wide(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).shape == (1, ENCODER.tokens, ENCODER.dim)
+    assert Encoder(ENCODER).blocks[0].out.in_features == ENCODER.width
+
+
 def test_the_teachers_head_gives_a_token_for_each_place_of_the_teachers_grid() -> None:
     head = TeacherHead(ENCODER, teacher_side=3, teacher_dim=24)
     assert head(torch.zeros(2, ENCODER.tokens, ENCODER.dim)).shape == (2, 9, 24)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MLP_RATIO = 4
+# Wider heads cost more everywhere. In INT8, TensorRT fuses no attention of wider ones, and OpenVINO 2026.4
+# computes it wrong where tokens are few.
+MOST_HEAD_DIM = 64
 
 
 def unit_scale(latent: Tensor) -> Tensor:
@@ -27,6 +30,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     if mask is not None:
         scores = scores + mask
     return scores.softmax(-1) @ value
+
+
+def inner_dim(dim: int, heads: int) -> int:
+    """The width of all heads together: that of the tokens, or less, see :data:`MOST_HEAD_DIM`."""
+    return heads * min(dim // heads, MOST_HEAD_DIM)
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
@@ -67,10 +75,10 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, inner = heads, inner_dim(dim, heads)
         self.norm_attention = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * inner)
+        self.out = nn.Linear(inner, dim)
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = MLP(dim)
 
@@ -89,12 +97,12 @@ class CrossBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, source_dim: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, inner = heads, inner_dim(dim, heads)
         self.norm_queries = nn.LayerNorm(dim)
         self.norm_source = nn.LayerNorm(source_dim)
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(source_dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, inner)
+        self.key_value = nn.Linear(source_dim, 2 * inner)
+        self.out = nn.Linear(inner, dim)
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = MLP(dim)
 
