@@ -25,7 +25,10 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _MADV_DONTNEED = 4
 # From <malloc.h>; 32 MiB is the largest threshold of mmap that glibc takes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20
+_KEPT = 32 << 20, 512 << 20
+# What glibc begins with.
+_GIVEN_BACK = 128 << 10, 128 << 10
+_heap_is_kept = False
 
 # Before anything narrows it: the cores on which this process may run.
 _AVAILABLE = frozenset(os.sched_getaffinity(0))
@@ -111,21 +114,22 @@ def join(settings: RealtimeSettings, which: Iterable[int]) -> None:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Let everything else come first meanwhile (SCHED_IDLE): the calling thread, and those that start.
+    """Let everything else come first meanwhile (SCHED_IDLE): the calling thread, those that start too; let
+    memory that is freed go back to the system, see :func:`_give_back`.
 
     A thread of the weakest niceness would not do: whoever wakes up waits for the end of its time slice, 3 to
     4 ms on Linux 6.18, while one that idles makes way at once. Where the system would not let them come back
-    (RLIMIT_NICE), nothing is changed.
+    (RLIMIT_NICE), their scheduling is left alone.
     """
     before, usual = threads(), (os.sched_getscheduler(0), os.sched_getparam(0))
-    if not _may_come_back(*usual):
-        yield
-        return
-    make_way()
+    comes_back = _may_come_back(*usual)
+    if comes_back:
+        make_way()
     try:
-        yield
+        with _give_back():
+            yield
     finally:
-        for thread in {0} | (threads() - before):
+        for thread in {0} | (threads() - before) if comes_back else ():
             with suppress(ProcessLookupError):
                 os.sched_setscheduler(thread, *usual)
 
@@ -242,11 +246,32 @@ def _lock_memory() -> str:
 
 def _keep_heap() -> str:
     """Why the heap is given back; empty if it is kept."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
         return "this C library has no mallopt: it takes glibc"
-    kept = libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES) and libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
-    return "" if kept else "mallopt refused it: is another allocator preloaded?"
+    if not _set_thresholds(_KEPT):
+        return "mallopt refused it: is another allocator preloaded?"
+    global _heap_is_kept
+    _heap_is_kept = True
+    return ""
+
+
+@contextmanager
+def _give_back() -> Iterator[None]:
+    """A heap that is kept is given back meanwhile: what models leave of it when they come and go is holes, of
+    which the next one fills too few (20 MB more after 50 of them)."""
+    if _heap_is_kept:
+        _set_thresholds(_GIVEN_BACK)
+    try:
+        yield
+    finally:
+        if _heap_is_kept:
+            _set_thresholds(_KEPT)
+
+
+def _set_thresholds(thresholds: tuple[int, int]) -> bool:
+    mallopt = ctypes.CDLL(None).mallopt
+    names = (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
+    return all([mallopt(name, size) for name, size in zip(names, thresholds, strict=True)])
 
 
 def _pin_threads(which: Iterable[int], cores: Iterable[int]) -> None:

@@ -165,12 +165,17 @@ faults_of_images()
 given_back = faults_of_images()
 applied = apply(keep_heap=True)
 faults_of_images()
-result = [applied, given_back, faults_of_images()]
+kept = faults_of_images()
+with realtime.aside():
+    aside = faults_of_images()
+faults_of_images()
+result = [applied, given_back, kept, aside, faults_of_images()]
 """
-    (applied,), given_back, kept = child(code)
+    (applied,), given_back, kept, aside, kept_again = child(code)
     if not applied["achieved"]:
         pytest.skip(applied["reason"])
     assert given_back > 1000 and kept < 100
+    assert aside > 1000 and kept_again < 100, "a model that comes or goes beside another leaves no holes"
 
 
 def test_what_exists_after_the_warm_up_is_no_longer_collected_until_that_is_undone() -> None:

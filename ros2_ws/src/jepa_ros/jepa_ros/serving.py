@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from jepa_ros.diagnostics import Health, Level, Limits, Verdict, judge
 from jepa_ros.images import ImageReader
 from jepa_ros.outputs import FuturesWriter
+from jepa_ros.samples import Samples, rounded
 from jepa_ros.stage_times import StageClock
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.pipeline import Result, Stats
+from jepa_runtime.pipeline import STAGES, Result, Stats
 
-_MAX_SAMPLES = 100_000
+_TIMES = np.dtype([(stage, np.float32) for stage in STAGES])
 _NEVER = float("inf")
 _RELATIVE_TOPIC = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
 
@@ -38,7 +40,7 @@ class Watch:
         self._frame_at = self._result_at = -_NEVER
         self._miss_run = 0
         self._before: Health | None = None
-        self._samples_ms: deque[dict[str, float]] = deque(maxlen=_MAX_SAMPLES)
+        self._samples_ms = Samples(_TIMES)
 
     def frame_came(self) -> None:
         """An image arrived, fit or not."""
@@ -48,7 +50,7 @@ class Watch:
         """An image was processed."""
         self._result_at = self._clock()
         self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
-        self._samples_ms.append(result.timings_ms)
+        self._samples_ms.add(tuple(result.timings_ms[stage] for stage in STAGES))
 
     def verdict(
         self,
@@ -70,8 +72,8 @@ class Watch:
         self._before = now
         figures = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
         figures |= {f"bad_frames/{reason}": count for reason, count in bad_frames.items()}
-        if self._samples_ms:
-            figures |= {f"{stage}_ms": round(value, 3) for stage, value in self._samples_ms[-1].items()}
+        for sample in self._samples_ms.latest()[-1:]:
+            figures |= {f"{stage}_ms": round(float(sample[stage]), 3) for stage in STAGES}
         return judge(
             now,
             before,
@@ -84,8 +86,8 @@ class Watch:
 
     def report(self) -> dict[str, Any]:
         """Counters and every sample of the stage clocks [ms]."""
-        stages = self._samples_ms[-1].keys() if self._samples_ms else ()
-        samples = {stage: [round(sample[stage], 3) for sample in self._samples_ms] for stage in stages}
+        found = self._samples_ms.latest()
+        samples = {stage: rounded(found[stage]) for stage in STAGES} if len(found) else {}
         counters = {} if self.final is None else self._since_base(self.final)
         return {"counters": counters, "samples_ms": samples}
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus, Surprise
 from rclpy.node import Node
@@ -20,6 +21,7 @@ from rclpy.serialization import deserialize_message
 
 from jepa_ros import raw
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.samples import Samples, rounded
 from jepa_ros.spin import run
 from jepa_ros.view import Picture, PlainLines, Terminal
 from jepa_runtime.errors import RecordingError
@@ -49,7 +51,6 @@ PARAMETERS = (
 
 _DISCOVERY_PERIOD_S = 0.25
 _VIEW_PERIOD_S = 0.5
-_MAX_SAMPLES = 100_000
 
 
 class MonitorNode(Node):
@@ -65,7 +66,7 @@ class MonitorNode(Node):
         self._known: set[str] = set()
         self._counts: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
-        self._latency_ms: dict[str, deque[float]] = {}
+        self._latency_ms: dict[str, Samples] = {}
         self._picture = Picture(recorded=chosen["mcap"])
         self._began = self._drawn_at = time.monotonic()
         self._view = self._open_view(chosen["view"], chosen["line_period_s"])
@@ -108,7 +109,7 @@ class MonitorNode(Node):
             self.get_logger().warning(f"{topic} is left out: {type_name} is not installed here")
             return
         if raw.begins_with_header(message):
-            self._latency_ms[topic] = deque(maxlen=_MAX_SAMPLES)
+            self._latency_ms[topic] = Samples(np.float32)
         reader = self._readers.get(message)
 
         def take(cdr: bytes) -> None:
@@ -122,7 +123,7 @@ class MonitorNode(Node):
         now_ns = int(self.get_clock().now().nanoseconds)
         self._counts[topic] += 1
         if topic in self._latency_ms:
-            self._latency_ms[topic].append((now_ns - raw.stamp_ns(cdr)) / 1e6)
+            self._latency_ms[topic].add((now_ns - raw.stamp_ns(cdr)) / 1e6)
         if self._recorder is None:
             return
         try:
@@ -178,7 +179,7 @@ class MonitorNode(Node):
 
     def report(self) -> dict[str, Any]:
         """Messages by topic and the age of each stamped message on arrival [ms]."""
-        samples = {topic: [round(sample, 3) for sample in ages] for topic, ages in self._latency_ms.items()}
+        samples = {topic: rounded(ages.latest()) for topic, ages in self._latency_ms.items()}
         return {"messages": dict(self._counts), "samples_ms": samples}
 
 

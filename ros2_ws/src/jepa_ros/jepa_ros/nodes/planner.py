@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from std_msgs.msg import Header
 from jepa_ros import qos
 from jepa_ros.conversions import TwistActions, fill, from_time
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.samples import Samples, rounded
 from jepa_ros.seeking import Decision, Futures, Seeker, State
 from jepa_ros.spin import run
 from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
@@ -71,7 +72,7 @@ PARAMETERS = (
 )
 
 _WATCHDOG_PERIOD_S = 0.05
-_MAX_SAMPLES = 100_000
+_RESPONSE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
 _SOURCE = "cem"
 
 
@@ -90,7 +91,7 @@ class PlannerNode(Node):
         self._moving = False
         self._counts: Counter[str] = Counter()
         # Stamp of the image [ns] and time from there to here [ms].
-        self._e2e: deque[tuple[int, float]] = deque(maxlen=_MAX_SAMPLES)
+        self._e2e = Samples(_RESPONSE)
         self._candidates = self.create_publisher(ActionCandidates, "world_model/candidates", qos.RESULT)
         self._commands = self.create_publisher(Twist, "cmd_vel", qos.RESULT)
         self._statuses = self.create_publisher(PlannerStatus, "~/status", qos.RESULT)
@@ -131,7 +132,7 @@ class PlannerNode(Node):
     def _on_futures(self, message: PredictedFutures) -> None:
         stamp_ns = from_time(message.header.stamp)
         e2e_ms = (int(self.get_clock().now().nanoseconds) - stamp_ns) / 1e6
-        self._e2e.append((stamp_ns, e2e_ms))
+        self._e2e.add((stamp_ns, e2e_ms))
         self._futures_at = time.monotonic()
         self._counts["futures"] += 1
         if self._seeker is None:
@@ -190,8 +191,8 @@ class PlannerNode(Node):
         iterations = 0 if self._seeker is None else self._seeker.iterations
         return {
             "counters": {**self._counts, "iterations": iterations},
-            "samples_ms": {"e2e": [round(e2e_ms, 3) for _, e2e_ms in self._e2e]},
-            "stamps_ns": [stamp_ns for stamp_ns, _ in self._e2e],
+            "samples_ms": {"e2e": rounded(self._e2e.latest()["e2e_ms"])},
+            "stamps_ns": self._e2e.latest()["stamp_ns"].tolist(),
         }
 
 
