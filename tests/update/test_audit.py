@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,24 @@ def test_a_line_that_a_power_cut_left_unfinished_is_cut_off_and_recorded(path: P
         "three",
     ]
     assert found[2].facts == {"bytes": len(torn)}
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_it_goes_on_after_lines_that_are_no_entries_and_still_tells_of_them(path: Path, kept: int) -> None:
+    log = Audit(path, now)
+    for event in ("one", "two", "three"):
+        log.append(event)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:kept], *[b"\0" * 9 + b"\n"] * (3 - kept)]))
+    Audit(path, now).append("four")
+    with pytest.raises(StorageError, match=f"line {kept + 1}: is no entry"):
+        events(path)
+    added = [json.loads(line) for line in path.read_bytes().splitlines()[3:]]
+    assert [(entry["n"], entry["event"]) for entry in added] == [
+        (3, "went on after lines that are no entries"),
+        (4, "four"),
+    ]
+    assert added[0]["facts"] == {"lines": 3 - kept}
 
 
 def test_the_chain_runs_through_files_that_were_rotated(path: Path) -> None:

@@ -276,6 +276,23 @@ def test_a_refusal_lasts_longer_each_time_and_at_most_a_week() -> None:
     assert state.refused[NEW].times == 12
 
 
+def test_what_was_no_fault_of_a_release_does_not_keep_it_away_for_longer() -> None:
+    state = before_update()
+    for _ in range(5):
+        state = replace(found(state, "stable", release()), phase=Phase.ARMED, waits=MAX_WAITS)
+        state = follow(state, NotYet("it stands in its dock"), NOW)
+        assert state.refused[NEW].not_before == NOW + FIRST_REFUSAL
+    state = follow(replace(found(state, "stable", release()), phase=Phase.PROBE), Refused("slow"), NOW)
+    assert state.refused[NEW].times == 2
+
+
+def test_an_update_goes_on_where_the_way_back_with_which_it_began_is_shut() -> None:
+    state = start(replace(before_update(), current=installed(NEW, 2)))
+    assert state.phase is Phase.ROLLBACK
+    state = follow(state, Refused("damaged"), NOW)
+    assert (state.phase, state.alarm) == (Phase.CHECK, "could not go back: damaged")
+
+
 def test_a_refusal_made_under_a_clock_that_was_set_back_does_not_block() -> None:
     refusal = follow(at(Phase.PROBE), Refused("slow"), NOW).refused[NEW]
     assert blocks(refusal, NOW)

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,14 +107,24 @@ class Audit:
         cut = self._cut_torn_line() if files and files[-1] == self._path else 0
         lines = next((lines for path in reversed(files) if (lines := path.read_bytes().splitlines(True))), [])
         follows = 0, _START
+        damaged = 0
         if lines:
-            n, _, _ = _parse(lines[-1], f"{self._path}, last line")
+            n, damaged = self._number_of(lines)
             follows = n + 1, _digest(lines[-1])
+        self._next = follows
         if cut:
-            self._next = follows
             self._write("cut a line that a power cut had left unfinished", {"bytes": cut})
-            follows = self._next
-        return follows
+        if damaged:
+            # A robot whose log was damaged must still be able to go back.
+            self._write("went on after lines that are no entries", {"lines": damaged})
+        return self._next
+
+    def _number_of(self, lines: list[bytes]) -> tuple[int, int]:
+        """The number of the last line, and how many at the end are no entries: they count all the same."""
+        for damaged, line in enumerate(reversed(lines)):
+            with suppress(StorageError):
+                return _parse(line, str(self._path))[0] + damaged, damaged
+        return len(lines) - 1, len(lines)
 
     def _cut_torn_line(self) -> int:
         content = self._path.read_bytes()

@@ -15,12 +15,16 @@ Rules:
    changed (what was fetched is still there), later in its place. It counts as an attempt, unless the process
    was asked to stop, or to make way for somebody who had something to say.
 3. So a candidate is tried at most three times in OBSERVE. Once committed, nothing is counted any more.
-4. A release that was refused, or given up, is remembered and left alone for a while, longer each time.
+4. A release that was refused, or given up, is remembered and left alone for a while: longer each time that
+   it was refused, or given up after the switch. That the network failed, the robot stood still or nobody said
+   yes is no fault of it.
 5. After COMMIT nothing goes back: a report that fails, or rests that stay, are no reason to.
 6. An update takes at most :data:`BUDGET` transitions, whatever happens; a stop that was asked for begins
    another count.
 7. Before the switch an update may be dropped, which is no fault of its release: it ends at once, and the
    next look may find the release again.
+8. An update begins with the way back where an earlier one could not go it, and goes on if that fails again:
+   what it finds may be the cure.
 """
 
 from __future__ import annotations
@@ -259,20 +263,26 @@ def _gained(state: State) -> State:
 def _give_up(state: State, result: Result, reason: str, now: datetime) -> State:
     phase, to = state.phase, _GIVEN_UP[state.phase]
     if phase is Phase.ROLLBACK:
-        # Nothing is left to try; the links are what they are, and a person has to look.
-        return _enter(replace(state, result="failed", alarm=f"could not go back: {reason}"), to)
+        # The links are what they are, and a person has to look.
+        told = replace(state, alarm=f"could not go back: {reason}")
+        if state.result == "none":
+            return _enter(replace(told, attempts={}), Phase.CHECK)
+        return _enter(replace(told, result="failed"), to)
     if phase not in _BEFORE_SWITCH + _SWITCHED:
         return _enter(_ended(state, result, reason) if phase is Phase.CHECK else state, to)
     candidate = None if state.work is None else state.work.installed
-    return _enter(_refuse(_ended(state, result, reason), candidate, reason, now), to)
+    at_fault = result == "refused" or phase in _SWITCHED
+    return _enter(_refuse(_ended(state, result, reason), candidate, reason, now, at_fault=at_fault), to)
 
 
-def _refuse(state: State, candidate: Installed | None, reason: str, now: datetime | None) -> State:
+def _refuse(
+    state: State, candidate: Installed | None, reason: str, now: datetime | None, *, at_fault: bool = True
+) -> State:
     """Remember not to install it: for a while from ``now`` on, or for good."""
     if candidate is None:
         return state
     key = candidate.manifest_sha256
-    times = state.refused[key].times + 1 if key in state.refused else 1
+    times = max(1, at_fault + (state.refused[key].times if key in state.refused else 0))
     until = None if now is None else now + min(FIRST_REFUSAL * 2 ** min(times - 1, 16), LONGEST_REFUSAL)
     others = [(name, refusal) for name, refusal in state.refused.items() if name != key]
     refusal = Refusal(reason=reason[:_MAX_REASON], times=times, not_before=until)

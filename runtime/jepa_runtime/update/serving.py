@@ -16,11 +16,13 @@ class Health:
             failure. Where somebody was, and is gone, that is one.
         failure: what is wrong: errors, NaN, frames that come too late, a process that died; empty: nothing.
         may_switch: whether the robot can take another model at this moment.
+        idle: whether it has had too little to do since it was switched to, as to be judged by that.
     """
 
     serves: str | None = None
     failure: str = ""
     may_switch: bool = True
+    idle: bool = False
 
 
 class Serving(Protocol):

@@ -8,8 +8,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import BundleError, FetchError, JepaRuntimeError, RefusedError, TrustError
+from jepa_runtime.bundle import Bundle, Manifest
+from jepa_runtime.errors import (
+    BundleError,
+    FetchError,
+    JepaRuntimeError,
+    RefusedError,
+    StorageError,
+    TrustError,
+)
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Download, Files
 from jepa_runtime.update.fetch import Clock, Progress
@@ -168,6 +175,8 @@ class Steps:
                 if earlier not in (None, state.current) and not _is_revoked(earlier, work):
                     return state, Back(earlier, why)
             alarm = f"{why}, and there is no other to go back to: it serves on"
+        elif state.good not in (None, state.current):
+            alarm = state.alarm
         if alarm and alarm != state.alarm:
             self.note("alarm", reason=alarm)
         state, name = replace(state, alarm=alarm), _name(release)
@@ -233,6 +242,12 @@ class Steps:
             self.note("not compared", reason="nothing serves yet")
             return state, Done()
         current = self.store.folder(state.current.manifest_sha256)
+        try:
+            Bundle.open(current)
+        except BundleError as error:
+            # The candidate is the cure.
+            self.note("not compared", reason=f"what serves is damaged: {error}")
+            return state, Done()
         told = self.gate.shadow(current, self.store.folder(release.manifest_sha256), release.budgets)
         if told is None:
             self.note("not compared", reason="config.json names no source of frames (shadow)")
@@ -292,7 +307,8 @@ class Steps:
             if health.serves != release.manifest_sha256:
                 return state, Unhealthy(f"{health.serves[:12]} serves instead of it")
             if self.clock.monotonic() >= ends:
-                return state, Done()
+                idle = NotYet("nothing has come by which it could be judged: no images?")
+                return state, idle if health.idle else Done()
             self.clock.sleep(_LOOK_S)
 
     def _commit(self, state: State) -> Step:
@@ -316,6 +332,7 @@ class Steps:
         return state, Done()
 
     def _rollback(self, state: State) -> Step:
+        state = self._soundly_good(state)
         good = None if state.good is None else state.good.manifest_sha256
         self.store.point("current", good)
         self.store.point("good", good)
@@ -323,15 +340,39 @@ class Steps:
             self.serving.swap(self.store.folder(good))
         return state, Done()
 
+    def _soundly_good(self, state: State) -> State:
+        """What is good or, where the disk has damaged that, what was so before it."""
+        if state.good is None:
+            return state
+        try:
+            Bundle.open(self.store.folder(state.good.manifest_sha256))
+        except BundleError as error:
+            if state.previous in (None, state.good, state.current):
+                raise
+            self.note("what is good is damaged", reason=str(error))
+            Bundle.open(self.store.folder(state.previous.manifest_sha256))
+            return replace(state, good=state.previous, previous=None)
+        return state
+
     def _rejected(self, state: State) -> Step:
         return state, Done()
 
     def _robot(self, state: State) -> Robot:
-        """This robot; its software expects the interface of what serves."""
+        """This robot; its software expects the interface of what serves, as that is of what served before."""
         expected = None
         if state.current is not None and not self.any_interface:
-            expected = interface_of(self.store.manifest(state.current.manifest_sha256))
+            expected = interface_of(self._a_manifest(state))
         return Robot(self.config.device_id, self.config.hardware_ids, expected)
+
+    def _a_manifest(self, state: State) -> Manifest:
+        """The first that the disk has not damaged."""
+        *others, last = [one.manifest_sha256 for one in (state.current, state.good, state.previous) if one]
+        for sha256 in others:
+            try:
+                return self.store.manifest(sha256)
+            except StorageError as error:
+                self.note("a manifest is damaged", reason=str(error))
+        return self.store.manifest(last)
 
     def _progress(self, done: int, total: int) -> None:
         self.alive()

@@ -1,0 +1,95 @@
+"""A disk that damages what lies in the slots: a valid model serves on, and a new release is the cure."""
+
+from __future__ import annotations
+
+import pytest
+
+from jepa_runtime.bundle import MANIFEST_NAME, Bundle
+from jepa_runtime.update import audit, operator
+from jepa_runtime.update.robot import AUDIT
+from jepa_runtime.update.store import Store
+from tests.update.robots import Serving, Site
+
+
+@pytest.fixture
+def updated(site: Site, bundles: list[Bundle]) -> Site:
+    """2.0.0 serves after 1.0.0."""
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    return site
+
+
+def damage(site: Site, bundle: Bundle, name: str) -> None:
+    path = Store(site.root).folder(bundle.sha256) / name
+    path.chmod(0o644)
+    path.write_text("{}", encoding="utf-8")
+
+
+def logged(site: Site) -> list[str]:
+    return [entry.event for entry in audit.Audit(site.root / AUDIT, site.clock.now).entries()]
+
+
+def test_there_is_no_way_back_to_a_slot_that_is_damaged(updated: Site, bundles: list[Bundle]) -> None:
+    damage(updated, bundles[0], "report.json")
+    kept = operator.rollback(updated.root, "it drifts", now=updated.clock.now)
+    assert kept.result == "failed"
+    assert kept.alarm.startswith("could not go back: ") and "report.json" in kept.alarm
+    assert updated.version == "2.0.0"
+
+
+def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    damage(updated, bundles[0], "report.json")
+    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
+    kept = updated.update()
+    assert kept.alarm.startswith("could not go back: "), "nothing has changed"
+    assert updated.version == "2.0.0"
+    updated.repository.publish(bundles[2], 3)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
+
+
+def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    damage(updated, bundles[1], "report.json")
+    updated.serving = serving = Serving(bad=("3.0.0",))
+    updated.repository.publish(bundles[2], 3)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version, updated.good) == ("refused", "", "1.0.0", "1.0.0")
+    assert serving.swaps == ["3.0.0", "1.0.0"]
+    assert "what is good is damaged" in logged(updated)
+
+
+@pytest.mark.parametrize("name", [MANIFEST_NAME, "report.json"])
+def test_a_release_cures_a_robot_whose_model_is_damaged(
+    updated: Site, bundles: list[Bundle], name: str
+) -> None:
+    damage(updated, bundles[1], name)
+    updated.gate.bad = {"3.0.0": "shadow"}
+    updated.repository.publish(bundles[2], 3)
+    assert updated.update().result == "updated" and updated.version == "3.0.0"
+    assert "not compared" in logged(updated)
+
+
+def test_a_log_whose_end_is_damaged_stops_nothing(updated: Site, bundles: list[Bundle]) -> None:
+    path = updated.root / AUDIT
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-1], b"\x00" * 40 + b"\n"]))
+    kept = operator.rollback(updated.root, "it drifts", now=updated.clock.now)
+    assert (kept.result, updated.version) == ("reverted", "1.0.0")
+
+
+def test_a_model_that_had_nothing_to_do_is_not_committed_before_it_had(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    class Docked(Serving):
+        def health(self) -> object:
+            found = super().health()
+            return type(found)(**vars(found) | {"idle": site.clock.seconds < 3600})
+
+    site.serving = Docked()
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    assert site.clock.seconds >= 3600
