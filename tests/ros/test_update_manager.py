@@ -24,6 +24,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.cli import main as runtime
 from jepa_runtime.update import state
 from jepa_runtime.update.robot import STATE
 from tests.ros.updated import SHADOWED, Fleet
@@ -156,6 +157,16 @@ def test_going_back_and_staying(fleet: Fleet) -> None:
     assert result.result == "unchanged" and "pinned" in result.reason
     assert fleet.ask(GetUpdateStatus, "status").status.pinned
     assert fleet.ask(SetBool, "pin", data=False).success
+
+
+def test_a_way_back_that_the_command_line_went_reaches_the_node(fleet: Fleet) -> None:
+    before = fleet.serves
+    fleet.publish()
+    assert fleet.update().end()[1].result == "updated"
+    assert fleet.serves != before
+    assert runtime(["update", "rollback", "--root", str(fleet.root)]) == 0
+    fleet.until(lambda: fleet.infos[-1].version == before, "the node")
+    assert "it is to serve" in fleet.graph.log("update_manager").read_text()
 
 
 def test_what_is_observed_is_taken_back_by_hand_without_opening_anything(fleet: Fleet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ class Owner:
         self.heard: dict[tuple[type, str], Any] = {}
         self.asked: list[Any] = []
         self.now_ns = 0
+        self.late = False
 
     def create_subscription(self, kind: type, topic: str, callback: Any, _: Any) -> tuple[type, str]:
         self.heard[kind, topic] = callback
@@ -54,9 +56,15 @@ class Owner:
         def call(request: Any) -> Any:
             self.asked.append(request)
             answer = self.answers[service.rpartition("/")[2]]
-            return SimpleNamespace(done=lambda: True, result=lambda: answer(request))
+            late = self.late
+            return SimpleNamespace(done=lambda: not late, result=lambda: answer(request))
 
-        return SimpleNamespace(srv_name=service, service_is_ready=lambda: True, call_async=call)
+        return SimpleNamespace(
+            srv_name=service,
+            service_is_ready=lambda: True,
+            call_async=call,
+            remove_pending_request=lambda _: None,
+        )
 
     def get_clock(self) -> Any:
         return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=self.now_ns))
@@ -82,7 +90,7 @@ class Served:
             safe=SafeWord(required=False, timeout_s=1.0),
             watch=self.watch,
             discovery_s=0.1,
-            answer_s=1.0,
+            answer_s=0.1,
             budget_ms=None,
             stopping=threading.Event(),
         )
@@ -158,6 +166,38 @@ def test_what_the_node_refuses_is_refused(served: Served) -> None:
     with pytest.raises(RefusedError, match="its actions are others"):
         served.serving.swap(served.bundles[1].path)
     assert served.watch.serves == served.bundles[0].sha256
+
+
+def test_a_swap_that_nobody_saw_the_end_of_is_made_sure_of(served: Served) -> None:
+    """It may still be loading: what serves now need not serve in a while."""
+    old, new = served.bundles[:2]
+    served.owner.answers["swap_model"] = lambda request: pytest.fail("nobody waits for it")
+    served.owner.late = True
+    with pytest.raises(UpdateError, match="did not answer"):
+        served.serving.swap(new.path)
+    served.owner.late = False
+    served.owner.answers["swap_model"] = served.swap
+    served.serve(new.sha256)
+    served.serving.swap(old.path)
+    assert served.watch.serves == old.sha256
+    served.serving.swap(old.path)
+    assert len(served.asked) == 2, "now it is known"
+
+
+def test_a_node_disagrees_that_serves_something_else_for_a_while(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = served.bundles[:2]
+    seconds = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: seconds)
+    assert not served.serving.disagrees(old.sha256)
+    assert not served.serving.disagrees(new.sha256)
+    seconds += 11.0
+    assert served.serving.disagrees(new.sha256)
+    assert not served.serving.disagrees(new.sha256), "not at once again"
+    seconds += 11.0
+    served.gone()
+    assert not served.serving.disagrees(new.sha256)
 
 
 def test_the_model_replaced_is_given_up_at_the_end_of_an_update_that_switched(served: Served) -> None:

@@ -74,6 +74,54 @@ def test_what_is_not_finite_is_a_failure(value: float) -> None:
     assert watched.failure == "it computes NaN or infinity"
 
 
+def surprise(watched: Watched, share: float, frames: int = 900) -> None:
+    for frame in range(frames):
+        watched.watch.surprise(0.1, frame % 100 < 100 * share)
+
+
+@pytest.mark.parametrize(
+    ("usual", "found", "drifts"),
+    [
+        (0.01, 0.01, False),
+        (0.01, 0.05, False),
+        (0.01, 0.15, True),
+        (0.30, 0.33, False),
+        (0.30, 0.60, True),
+        (None, 0.40, False),
+        (None, 0.90, True),
+    ],
+)
+def test_a_model_that_its_surroundings_surprise_more_than_usual_drifts(
+    usual: float | None, found: float, drifts: bool
+) -> None:
+    watched = Watched()
+    watched.watch.compare()
+    if usual is not None:
+        surprise(watched, usual)
+    watched.watch.begin(None)
+    surprise(watched, found)
+    assert bool(watched.failure) is drifts
+    if drifts:
+        assert watched.failure.startswith(f"it drifts: {900 * found:.0f} of 900 frames surprised it")
+
+
+def test_a_surprise_that_is_not_finite_is_a_failure() -> None:
+    watched = Watched()
+    watched.watch.surprise(np.nan, False)
+    assert watched.failure == "it computes NaN or infinity"
+
+
+def test_a_model_that_computed_next_to_nothing_was_idle() -> None:
+    watched = Watched()
+    for _ in range(9):
+        watched.second()
+    assert watched.watch.idle
+    watched.second()
+    assert not watched.watch.idle
+    watched.watch.begin(None)
+    assert watched.watch.idle
+
+
 def test_a_node_that_says_nothing_is_gone() -> None:
     watched = Watched()
     watched.clock.sleep(5.1)

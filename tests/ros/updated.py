@@ -98,7 +98,8 @@ class Fleet:
         self.camera.publish(to_image(pixels, stamp_ns=self._stamp_ns, frame_id="eye"))
 
     def until(self, condition: Callable[[], Any], what: str, **named: Any) -> None:
-        self.graph.until(condition, what, 60.0, **named)
+        """Wait, while the camera takes images."""
+        self.graph.until(condition, what, 60.0, **{"meanwhile": self.look} | named)
 
     def update(self, **goal: Any) -> Update:
         return Update(self, self._updates, UpdateModel.Goal(**goal))

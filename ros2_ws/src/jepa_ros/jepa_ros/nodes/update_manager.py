@@ -35,7 +35,7 @@ from jepa_ros.updating.serving import NodeServing
 from jepa_ros.updating.watch import SafeWord, Watch
 from jepa_ros.updating.worker import Worker
 from jepa_runtime.errors import JepaRuntimeError, SourceError, UpdateError
-from jepa_runtime.update import config, operator, robot, state
+from jepa_runtime.update import config, durable, operator, robot, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.hawkbit.fleet import Fleet
@@ -67,7 +67,12 @@ class UpdateManagerNode(Node):
         for profile in (qos.LATCHED, qos.RESULT):
             self.create_subscription(Bool, "~/safe_to_switch", self._on_safe, profile)
         self._worker = Worker(
-            self._opened, poll_s=self._poll_s, root=self._root, log=self._log, fleet=self._fleet()
+            self._opened,
+            poll_s=self._poll_s,
+            root=self._root,
+            log=self._log,
+            rest=self._agree,
+            fleet=self._fleet(),
         )
         self._serving = self._serve()
         self._feedback = Feedback(lambda feedback: self._doors.tell(feedback))
@@ -161,6 +166,24 @@ class UpdateManagerNode(Node):
         kept = operator.rollback(self._root, reason, serving=self._serving)
         self._serving.settle(kept)
         return kept
+
+    def _agree(self) -> None:
+        """Nothing is in work: the node serves what the robot's folder says, whoever decided that. The command
+        line cannot tell it, and a swap may end after nobody waits for it any more."""
+        current = self._kept.current
+        if self._kept.phase is not Phase.IDLE or current is None:
+            return
+        if not self._serving.disagrees(current.manifest_sha256):
+            return
+        try:
+            with durable.locked(self._root / robot.LOCK, who="the update manager", wait_s=0.0):
+                kept = state.load(self._root / robot.STATE)
+                if kept.phase is Phase.IDLE and kept.current is not None:
+                    self._log(f"the node serves something else: it is to serve {kept.current.version}")
+                    self._serving.swap(Store(self._root).folder(kept.current.manifest_sha256))
+                    self._serving.settle(kept)
+        except UpdateError as error:
+            self.get_logger().warning(f"the node serves something else than it should: {error}")
 
     def _report_end(self, ended: State) -> None:
         self._ended[ended.result] += 1

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import LatentState, ModelInfo, StageTimes, Surprise
 from jepa_msgs.srv import SwapModel
@@ -29,7 +28,11 @@ from jepa_runtime.update.state import Phase, State
 _SLICE_S = 0.05
 # From the answer of a swap to the latched word that follows it.
 _WORD_S = 5.0
-_LISTENED = ("jepa_msgs/msg/LatentState", "jepa_msgs/msg/Surprise", "jepa_msgs/msg/StageTimes")
+# A node that serves something else is left alone for this long: it may be about to say otherwise.
+_AGREE_S = 10.0
+_SURPRISE = "jepa_msgs/msg/Surprise"
+_LISTENED = ("jepa_msgs/msg/LatentState", _SURPRISE, "jepa_msgs/msg/StageTimes")
+_COMPARES = (Phase.SHADOW, Phase.ARMED, Phase.SWITCH)
 
 
 class NodeServing:
@@ -70,7 +73,10 @@ class NodeServing:
         self._known_by = time.monotonic() + discovery_s
         # What the node keeps open for ~/rollback_model, as far as this process knows.
         self._held = ""
-        self._observes = False
+        # Whether it may still be at work on a swap of which nobody waited for the end.
+        self._unanswered = False
+        self._agreed_at = time.monotonic()
+        self._observes = self._compares = False
         self._listening: dict[str, Any] = {}
         owner.create_subscription(ModelInfo, f"{name}/model_info", self._on_model, qos.LATCHED)
         owner.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RESULT)
@@ -95,13 +101,15 @@ class NodeServing:
                 return
             raise UpdateError(f"{self._name} is gone, or not active: start it, or activate it")
         wanted, before = _sha256(folder), self._watch.serves
-        if wanted == before:
+        if wanted == before and not self._unanswered:
             return
         if wanted == self._held and self._ask(self._rollback, Trigger.Request()).success:
             self._held = before
             if self._wait(lambda: self._watch.serves == wanted, _WORD_S):
                 return
+        self._unanswered = True
         answer = self._ask(self._swap, SwapModel.Request(bundle=str(folder)))
+        self._unanswered = False
         if not answer.success:
             raise RefusedError(f"{self._name} refuses {folder}: {answer.message}")
         self._held = before
@@ -119,7 +127,20 @@ class NodeServing:
             serves=self._watch.serves,
             failure=self._watch.failure(),
             may_switch=self._safe.safe and bool(self.serves),
+            idle=self._observes and self._watch.idle,
         )
+
+    def disagrees(self, sha256: str) -> bool:
+        """Whether the node has served something other than ``sha256`` for a while, though nothing is in work,
+        and may take another model now. True once in a while."""
+        now, serves = time.monotonic(), self.serves
+        if not serves or (serves == sha256 and not self._unanswered):
+            self._agreed_at = now
+            return False
+        if now - self._agreed_at < _AGREE_S or not self._safe.safe:
+            return False
+        self._agreed_at = now
+        return True
 
     @property
     def serves(self) -> str:
@@ -129,11 +150,16 @@ class NodeServing:
     # --- what the manager tells
 
     def follow(self, state: State) -> None:
-        """A state was entered: a new model is watched closely while it is observed, and only then."""
-        self._observes = state.phase is Phase.OBSERVE
-        if self._observes and state.work is not None:
+        """A state was entered: a new model is watched closely while it is observed, and what serves by its
+        surprise while that is compared with."""
+        observes, compares = state.phase is Phase.OBSERVE, state.phase in _COMPARES
+        if compares and not self._compares:
+            self._watch.compare()
+        if observes and not self._observes and state.work is not None:
             self._watch.begin(self._budget_ms or state.work.release.budgets.latency_p99_ms)
-        while not self._observes and self._listening:
+        self._observes, self._compares = observes, compares
+        self._listen()
+        while not (observes or compares) and self._listening:
             _, subscription = self._listening.popitem()
             self._owner.destroy_subscription(subscription)
 
@@ -149,8 +175,9 @@ class NodeServing:
 
     def _listen(self) -> None:
         """Discovery takes its time: what it has found by now."""
-        for topic, types in self._owner.get_topic_names_and_types() if self._observes else ():
-            if topic.startswith(f"{self._name}/") and types[0] in _LISTENED and topic not in self._listening:
+        wanted = _LISTENED if self._observes else (_SURPRISE,) if self._compares else ()
+        for topic, types in self._owner.get_topic_names_and_types() if wanted else ():
+            if topic.startswith(f"{self._name}/") and types[0] in wanted and topic not in self._listening:
                 self._listening[topic] = self._owner.create_subscription(
                     message_class(types[0]), topic, self._on_result, qos.RESULT
                 )
@@ -171,7 +198,7 @@ class NodeServing:
             if isinstance(message, LatentState):
                 self._watch.latent(array_of(message.latent))
             elif isinstance(message, Surprise):
-                self._watch.latent(np.array([message.value]))
+                self._watch.surprise(message.value, message.surprising)
             elif not message.error:
                 stages = dict(zip(message.names, message.milliseconds, strict=True))
                 self._watch.timed(stages.get("encode", 0.0) + stages.get("predict", 0.0))

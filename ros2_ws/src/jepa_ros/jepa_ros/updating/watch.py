@@ -3,7 +3,9 @@ it. Pure: messages and moments are told.
 
 A verdict of its diagnostics covers the time before it: the first one after the watch began tells of the model
 that served before, and does not count. That frames are late is said only when it is no chance: when Wilson's
-interval of the share of late frames lies above one in a hundred.
+interval of the share of late frames lies above one in a hundred. So is that its predictions drift: when the
+interval of the share of frames that surprise it lies above one in twenty, five times what its threshold lets
+pass, and above what was usual before; where that is not known, above one in two.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from jepa_runtime.profiling.intervals import wilson
 _LATE_SHARE = 0.01
 # One-sided 99.95 %: it is asked again every second, and a model is lost by it.
 _SURE_Z = 3.29
+_RARE, _OFTEN = 0.05, 0.5
+# Fewer frames tell nothing of a model.
+_FEWEST = 10
 
 
 class Watch:
@@ -46,7 +51,12 @@ class Watch:
         self._clock = clock
         self._heard_at = -float("inf")
         self._pid = ""
+        self.compare()
         self.begin(None)
+
+    def compare(self) -> None:
+        """From now on is counted how often the model that serves is surprised: that is usual here."""
+        self._surprised = self._judged = 0
 
     def begin(self, budget_ms: float | None) -> None:
         """From now on the model that serves is watched.
@@ -60,7 +70,14 @@ class Watch:
         self._found = ""
         self._verdicts: Counter[str] = Counter()
         self._frames_come = False
-        self._timed = self._late = 0
+        self._timed = self._late = self._latents = 0
+        self._usual = wilson(self._surprised, self._judged, _SURE_Z)[1] if self._judged >= _FEWEST else _OFTEN
+        self.compare()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has computed too little since the watch began, as to be judged by it."""
+        return self._latents < _FEWEST
 
     @property
     def there(self) -> bool:
@@ -78,10 +95,16 @@ class Watch:
             self.find(f"{name}: {message}")
 
     def latent(self, values: NDArray[np.floating]) -> None:
-        """A latent, or how far one was from what was predicted."""
+        """A latent."""
         self._latent_at = self._clock()
-        if not np.isfinite(values).all():
-            self.find("it computes NaN or infinity")
+        self._latents += 1
+        self._check_finite(values)
+
+    def surprise(self, value: float, surprising: bool) -> None:
+        """How far a latent was from what was predicted, and whether that is above the model's threshold."""
+        self._check_finite(np.array([value]))
+        self._judged += 1
+        self._surprised += surprising
 
     def timed(self, milliseconds: float) -> None:
         """Encode and predict of one frame."""
@@ -104,7 +127,19 @@ class Watch:
                 f"{self._late} of {self._timed} frames took over the {self._budget_ms:g} ms that 99 of 100 "
                 "may take for encode and predict"
             )
+        if self._judged >= _FEWEST and self._drifts():
+            return (
+                f"it drifts: {self._surprised} of {self._judged} frames surprised it, and at most "
+                f"{max(self._usual, _RARE):.0%} should"
+            )
         return ""
+
+    def _drifts(self) -> bool:
+        return wilson(self._surprised, self._judged, _SURE_Z)[0] > max(self._usual, _RARE)
+
+    def _check_finite(self, values: NDArray[np.floating]) -> None:
+        if not np.isfinite(values).all():
+            self.find("it computes NaN or infinity")
 
     def find(self, what: str) -> None:
         """Something is wrong; the first such finding counts."""

@@ -57,6 +57,7 @@ class Worker:
             it does not look by itself now.
         root: the robot's folder.
         log: takes lines.
+        rest: is called every now and then while there is nothing to do.
         fleet: what the robot does by itself where others order its updates, such as
             :class:`jepa_runtime.update.hawkbit.fleet.Fleet`; gives the pause until it is done again.
     """
@@ -68,9 +69,11 @@ class Worker:
         poll_s: Callable[[], float | None],
         root: Path,
         log: Callable[[str], None],
+        rest: Callable[[], None] = lambda: None,
         fleet: Callable[[daemon.Alive], float] | None = None,
     ) -> None:
         self._opened, self._poll_s, self._root, self._log, self._fleet = opened, poll_s, root, log, fleet
+        self._rest = rest
         self.stopping = threading.Event()
         self._waits, self._hurry = False, threading.Event()
         self._lock = threading.Lock()
@@ -128,6 +131,7 @@ class Worker:
     def _round(self, alive: daemon.Alive) -> float:
         request = self._next()
         if request is None:
+            self._rest()
             return _TICK_S
 
         def alive_or_hurried() -> None:
