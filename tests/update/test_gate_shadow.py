@@ -238,6 +238,41 @@ def test_a_candidate_whose_latents_have_collapsed_is_refused() -> None:
     assert shadowed(Counter(off=0.5), Counter(off=0.5, scale=0.0)).verdict is Verdict.REFUSE
 
 
+class Sleeper(Counter):
+    """Its latents are ``noise`` of standard deviation 1 that nothing explains; it predicts their mean."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__(off=0.0)
+        self._noise, self._random = noise, np.random.default_rng(1)
+
+    def encode(self, frame: np.ndarray) -> np.ndarray:
+        latent = super().encode(frame)
+        return (self._noise * self._random.standard_normal(latent.shape)).astype(np.float32)
+
+    def surprise(self, previous: Any, history_actions: Any, action: Any, arrived: Any) -> float:
+        return float(np.sqrt(np.mean(arrived**2)))
+
+
+@pytest.mark.parametrize("noise", [1.0, 0.0])
+def test_a_candidate_whose_latents_tell_nothing_does_not_pass_beside_a_bad_one(noise: float) -> None:
+    """A ramp up and down; what serves misses 0.44 of each change, noise 0.41 of its own."""
+    serves: Any = Counter(off=2.4)
+    sleeps: Any = Sleeper(noise)
+    test = PairedTest(min_frames=200, max_frames=800, block_frames=4, margin=0.25)
+    shadow = Shadow(serves, sleeps, test)
+    for index in range(1000):
+        change = 3 if index % 80 < 40 else -3
+        brightness = 60 + 3 * min(index % 80, 80 - index % 80)
+        image = np.full((4, 4, 3), brightness, np.uint8)
+        action = np.array([change, 0])
+        if shadow.add(Frame(image, index * STEP_NS, "c", index), action) is not Verdict.CONTINUE:
+            break
+    report = shadow.report()
+    assert report.verdict is Verdict.REFUSE
+    assert report.summary.candidate < 1.25 * report.summary.current, "by its error alone it would pass"
+    assert report.reason.startswith("its latents change as much from one step to the next as over many")
+
+
 def test_a_candidate_that_predicts_nan_is_refused_at_once() -> None:
     report = shadowed(Counter(off=0.5), Counter(off=float("nan")))
     assert (report.verdict, report.moving) == (Verdict.REFUSE, 1)

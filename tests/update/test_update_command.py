@@ -166,6 +166,22 @@ def test_verify_names_what_the_disk_has_changed(fleet: Fleet, capfd: pytest.Capt
     assert not found["state"].startswith("WRONG")
 
 
+def test_verify_looks_into_slots_to_which_no_link_leads(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (fleet.root / "current").resolve()
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 0
+    assert (fleet.root / "current").resolve() != before != (fleet.root / "good").resolve()
+    capfd.readouterr()
+    (before / "report.json").chmod(0o644)
+    (before / "report.json").write_text("{}")
+    assert fleet.run("verify", "--json") == 1
+    found = told(capfd)["found"]
+    assert found["slots"].startswith("WRONG") and "report.json: " in found["slots"]
+    assert not found["current"].startswith("WRONG")
+
+
 def test_a_lost_state_is_made_again(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     (fleet.root / "state.json").unlink()
     assert fleet.run("apply") == 1

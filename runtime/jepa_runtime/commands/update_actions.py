@@ -155,19 +155,20 @@ def _verify(args: argparse.Namespace) -> int:
 def _checks(root: Path) -> dict[str, Callable[[], str]]:
     store = Store(root)
 
-    def bundle(name: str, slot: Callable[[], str | None]) -> str:
-        if slot() is None:
+    def bundle(slot: str | None) -> str:
+        if slot is None:
             return "none"
-        opened = Bundle.open(root / name)
-        if opened.sha256 != slot():
-            raise UpdateError(f"{root / name}: is not what its slot is named after: go back, or update")
+        opened = Bundle.open(store.folder(slot))
+        if opened.sha256 != slot:
+            raise UpdateError(f"{opened.path}: is not what its slot is named after: go back, or update")
         return f"{opened.manifest.model_id} {opened.manifest.version}, every file has its hash"
 
     return {
         "config": lambda: f"channel {config.load(root / robot.CONFIG).channel}",
         "state": lambda: str(state.load(root / robot.STATE).phase),
-        "current": lambda: bundle("current", store.current),
-        "good": lambda: bundle("good", store.good),
+        "current": lambda: bundle(store.current()),
+        "good": lambda: bundle(store.good()),
+        "slots": lambda: f"{len([bundle(slot) for slot in store.present()])} whole",
         "log": lambda: f"{sum(1 for _ in _log(root).entries())} entries, each follows the one before it",
     }
 

@@ -41,6 +41,7 @@ GOOD = "it was shown to be as good"
 WORSE = "it was shown to be worse"
 UNSHOWN = "it was not shown to be as good"
 NOT_FINITE = "a prediction of it was not finite"
+UNRELATED = "its latents change as much from one step to the next as over many, so they tell of little"
 
 Floats = NDArray[np.float64]
 
@@ -152,6 +153,10 @@ class PairedTest:
         if self.verdict is Verdict.CONTINUE and self._frames >= self._max:
             self._decide(Verdict.REFUSE, UNSHOWN)
         return self.verdict
+
+    def refuse(self, reason: str) -> Verdict:
+        """Whatever was shown, the candidate is not to serve."""
+        return self._decide(Verdict.REFUSE, reason)
 
     def summary(self) -> Summary:
         """What is known now; NaN and infinity where that is nothing."""

@@ -4,6 +4,11 @@ Only frames count on which something moved: where the current model would have e
 change than it errs in nine of ten predictions (its ``error_bounds``), nothing is to be learnt about
 predictions, and a robot that stands still must not let everything pass. The current model alone decides
 which frames these are.
+
+Latents that are nothing but noise, or have collapsed to one, are easy to predict: their mean scores 0.41,
+which can be less than what a good model scores. But they change as much from one step to the next as they do
+over many, while what a robot sees changes little by little. So a candidate is refused as well if its share of
+the two (:class:`_Coherence`) lies nearer to 1 than to that of what serves.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,12 +28,13 @@ from jepa_runtime import realtime
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.history import History
 from jepa_runtime.sources.base import Frame, Source
-from jepa_runtime.update.gate.sequential import PairedTest, Summary, Verdict, score
+from jepa_runtime.update.gate.sequential import UNRELATED, PairedTest, Summary, Verdict, score
 from jepa_runtime.world_model import WorldModel
 
 __all__ = ["PairedTest", "Shadow", "ShadowReport", "Verdict", "run"]
 
 _TELL_S = 1.0
+_FAR = 120
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,15 @@ class Shadow:
         if current[1] <= self._still:
             return self._test.verdict
         self._moving += 1
-        return self._test.add(score(*current), score(*candidate))
+        verdict = self._test.add(score(*current), score(*candidate))
+        if verdict is Verdict.ACCEPT and not self._coherent():
+            return self._test.refuse(UNRELATED)
+        return verdict
+
+    def _coherent(self) -> bool:
+        """Whether the candidate's latents follow what is seen about as those of what serves."""
+        current, candidate = (model.coherence.share() for model in (self._current, self._candidate))
+        return candidate <= max(current, (1 + current) / 2)
 
     def report(self) -> ShadowReport:
         """What is known so far."""
@@ -108,10 +123,30 @@ class Shadow:
         )
 
 
+class _Coherence:
+    """How much latents change over one step, against how much over :data:`_FAR` frames: about 1 for noise."""
+
+    def __init__(self) -> None:
+        self._latents: deque[NDArray[np.float32]] = deque(maxlen=_FAR)
+        self._near = self._far = 0.0
+
+    def add(self, last: NDArray[np.float32], arrived: NDArray[np.float32]) -> None:
+        """A latent, and the one a step before it."""
+        if len(self._latents) == _FAR:
+            self._near += float(np.mean(np.square(arrived - last)))
+            self._far += float(np.mean(np.square(arrived - self._latents[0])))
+        self._latents.append(arrived.copy())
+
+    def share(self) -> float:
+        """Root mean square over root mean square; 1 where nothing ever changed."""
+        return math.sqrt(self._near / self._far) if self._far else 1.0
+
+
 class _Predictions:
     """One model, and what it knew one step ago."""
 
     def __init__(self, model: WorldModel) -> None:
+        self.coherence = _Coherence()
         manifest = model.manifest
         step_ns = round(manifest.io.step_s * 1e9)
         self._model = model
@@ -134,6 +169,7 @@ class _Predictions:
         if known is None:
             return None
         context, executed = known
+        self.coherence.add(context.latents[-1], arrived)
         error = self._model.surprise(context.latents, context.actions, executed, arrived)
         return error, float(np.sqrt(np.mean(np.square(context.latents[-1] - arrived))))
 
