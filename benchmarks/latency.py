@@ -100,7 +100,7 @@ def goals(rows: Sequence[dict[str, Any]], encode_limit: float) -> list[dict[str,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     console = Console()
     if arguments.cores:
         os.sched_setaffinity(0, arguments.cores)
@@ -272,11 +272,10 @@ def _told(quantile: dict[str, float | None]) -> str:
     return format_ms(quantile["value"]) + interval
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    """Its options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
     add("--bundle", type=Path, help="default: ViT-S with random weights, out/vit_s, built if it is missing")
     add("--precision", nargs="+", choices=("int8", "fp16", "fp32"), help="default: all that OpenVINO can run")
     add("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
@@ -291,7 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--source", default="two_rooms", help="of the images over ROS")
     add("--limit", type=float, default=ENCODE_LIMIT, help="of encode against benchmark_app (%(default)s)")
     add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
-    return parser
+    return made
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def limits() -> str:
 
 def updates() -> str:
     """What the gate lets pass, and what a delta saves."""
-    gate, deltas = _read("benchmarks/results/gate.json"), _read("benchmarks/results/deltas.json")
+    gate = _read("benchmarks/results/gate.json")
     ratio = 1 + gate["settings"]["test"]["margin"]
     row = gate["rows"][0]
     lines = [
@@ -120,15 +120,15 @@ def updates() -> str:
     ]
     names = {"itself": "the model itself", "int8": "its INT8 form", "retrain": "a retrain, other seed"}
     for row in gate["rows"]:
-        name = names.get(row["name"], row["name"].replace("noise", "noise on its weights,") + " of their RMS")
+        noise = f"noise on the predictor's weights,{row['name'].removeprefix('noise')} of their RMS"
+        name = names.get(row["name"], noise)
         goals = f"{row['goals'] / row['episodes']:.1%}"
         lines.append(
             f"| {name} | {row['accepted']} of {row['trials']} | {row['error_ratio']['mean']:.2f} | {goals} |"
         )
-    methods = next(case for case in deltas["cases"] if case["case"] == "trained on")["methods"]
-    sizes = ", ".join(f"{name} {of['bytes'] / 1e6:.2f} MB" for name, of in methods.items())
     broken, swaps = _read("benchmarks/results/robustness.json"), _read("benchmarks/results/swaps.json")
     inside, between = swaps["in_exchanges"], swaps["between_them"]
+    grown = next(limit["value"] for limit in swaps["limits"] if limit["what"] == "of rss")
     times = inside["p99"]["value"] / between["p99"]["value"]
     crashes, power, fuzzing = (broken[part] for part in ("crashes", "power", "fuzzing"))
     found = sum(part["findings"] for part in (crashes, power, fuzzing))
@@ -136,11 +136,14 @@ def updates() -> str:
         [
             *lines,
             "",
-            f"From a model to the same trained on, as robots fetch it: {sizes}.",
+            *_power(),
+            "",
+            *_deltas(),
             "",
             f"{swaps['swaps']} exchanges under {swaps['rate_hz']:g} images a second: {inside['lost']} of"
             f" {inside['n']} images lost; p99 of the response {inside['p99']['value']:.1f} ms, between them"
-            f" {between['p99']['value']:.1f} ms ({times:.2f} x, asked for: 1.5; `benchmarks/swaps.py`).",
+            f" {between['p99']['value']:.1f} ms ({times:.2f} x, asked for: 1.5); the node grew by"
+            f" {grown:.1f} MB (asked for: 3; `benchmarks/swaps.py`).",
             "",
             f"Whole updates and ways back, killed or failed (ENOSPC, EIO) at {crashes['points']} system"
             f" calls, cut off from power on ext4 at {power['points']};",
@@ -148,6 +151,78 @@ def updates() -> str:
             f" {found} findings left (`tests/update/campaigns`, `tests/update/fuzz`).",
         ]
     )
+
+
+def _power() -> list[str]:
+    """How often the gate's test errs."""
+    rows = _read("benchmarks/results/gate_power.json")["rows"]
+    lines = [
+        f"The same test on made-up scores, {rows[0]['runs']} runs each (`benchmarks/gate_power.py`). What is",
+        "as bad as is just allowed may be accepted in one of a hundred. Correlation: of neighbouring frames;",
+        "at 0.998 they stay alike for longer than a block of the test, and it errs more often than stated.",
+        "",
+        "| candidate | correlation | accepted | shown to be worse | frames, median |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ends = [f"{row[end] / row['runs']:.1%} ({_range(found)})" for end, found in row["intervals"].items()]
+        cells = [row["candidate"], f"{row['correlation']:g}", *ends, f"{row['median_frames']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _range(found: list[float]) -> str:
+    low, high = found
+    return f"{low:.1%} to {high:.1%}"
+
+
+def _deltas() -> list[str]:
+    """What deltas save."""
+    cases = _read("benchmarks/results/deltas.json")["cases"]
+    names = list(cases[0]["methods"])
+    lines = [
+        "One INT8 model to the next: MB that a robot fetches (ms to make, apply; `benchmarks/deltas.py`).",
+        "",
+        f"| | MB that differ | {' | '.join(names)} |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    for case in cases:
+        told = [
+            f"{of['bytes'] / 1e6:.2f} ({1e3 * of['pack_s']:.0f}, {1e3 * of['unpack_s']:.0f})"
+            for of in case["methods"].values()
+        ]
+        lines.append(f"| {case['case']} | {case['bytes'] / 1e6:.2f} | {' | '.join(told)} |")
+    return lines
+
+
+def students() -> str:
+    """What the members of the family weigh, compute and take."""
+    report = _read("benchmarks/results/students.json")
+    ways = {
+        ("pipeline", "int8"): "ours INT8", ("benchmark_app", "int8"): "benchmark_app INT8",
+        ("pipeline", "fp32"): "ours fp32", ("torch_eager", "fp32"): "torch eager",
+        ("torch_compile", "fp32"): "torch.compile", ("onnxruntime", "fp32"): "onnxruntime",
+    }  # fmt: skip
+    lines = [
+        f"With random weights at {report['px']} px; encoder; predictor of 64 futures of 8 steps. Times",
+        f"are medians in ms on {report['threads']} threads (`benchmarks/students.py`).",
+        _machine(report["environment"]),
+        "NPU: what the cost model of Intel's compiler expects of the encoder, an estimate.",
+        "",
+        "| | M parameters | G multiply-adds | MB INT8 | MB fp32 | "
+        f"{' | '.join(ways.values())} | NPU 3720; 4000; 5010 |",
+        "|" + "---|" * (6 + len(ways)),
+    ]
+    for member in report["students"]:
+        rows = {(row["row"], row["precision"]): row["stages_ms"] for row in member["latency"]["rows"]}
+        cells = [member["name"]]
+        for of, scale in ((member["parameters"], 1e6), (member["multiply_adds"], 1e9)):
+            cells.append(f"{of['encoder'] / scale:.1f}; {of['predictor'] / scale:.1f}")
+        cells += [f"{member['bytes'][precision] / 1e6:.1f}" for precision in ("int8", "fp32")]
+        cells += [f"{rows[way]['encode']['p50']:.1f}; {rows[way]['predict']['p50']:.1f}" for way in ways]
+        cells.append("; ".join(f"{value:.2f}" for value in member["npu_estimates_ms"].values()))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def distilled() -> str:
@@ -177,7 +252,8 @@ def distilled() -> str:
 
 
 TABLES = {
-    "measured": measured, "latency": latency, "limits": limits, "updates": updates, "distilled": distilled,
+    "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
+    "distilled": distilled,
 }  # fmt: skip
 
 

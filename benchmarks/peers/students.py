@@ -17,11 +17,21 @@ def vit_s(only: str | None = None) -> Path:
     Raises:
         JepaRuntimeError: it could not be built.
     """
-    folder = OUT / "_".join(["vit_s", *(only or "").split("/")[1:]])
+    return student(
+        "_".join(["vit_s", *(only or "").split("/")[1:]]), "vit_s", *(["--only", only] if only else [])
+    )
+
+
+def student(folder_name: str, name: str, *options: str) -> Path:
+    """The bundle of student ``name`` in out/, built with these options if it is missing.
+
+    Raises:
+        JepaRuntimeError: it could not be built.
+    """
+    folder = OUT / folder_name
     if not folder.exists():
         command = "import sys; from jepa_export.cli import main; sys.exit(main())"
-        options = ["build", "--student", "vit_s", "--untrained", "--out", str(folder)]
-        options += ["--only", only] if only else []
+        options = ("build", "--student", name, "--untrained", "--out", str(folder), *options)
         if subprocess.run([sys.executable, "-c", command, *options], check=False).returncode:
             raise JepaRuntimeError(
                 f"{folder} could not be built (jepa-export {' '.join(options)}): give a --bundle"

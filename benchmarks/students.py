@@ -1,0 +1,148 @@
+"""The family of students at real size: what each member weighs, computes and takes, with random weights.
+
+For each: parameters, multiply-adds, bytes; milliseconds on this CPU in the ways of benchmarks/latency.py that
+need no ROS, which take turns; and what the cost model of Intel's NPU compiler expects, where that is at hand
+(an estimate, not a measurement). The middle member is held to:
+
+    encoder INT8    4.5 x as fast as torch eager in fp32, and at most 1.03 x benchmark_app's own time
+    NPU 4000        at most 2.5 ms, as estimated
+    futures         64 of 8 steps in at most 10 ms
+
+Exit status 1 if one is missed, 2 if something could not be measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import latency
+from peers.benchmark_app import BenchmarkAppError
+from peers.limit import Limit
+from peers.rows import ENGINE, RowError
+from peers.students import student
+from rich.console import Console
+from torch import nn
+
+from jepa_export.cost import multiply_adds
+from jepa_export.students.family import FAMILY, create
+from jepa_runtime.backends.select import create_backend
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.sessions import graphs
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = ("pipeline", "benchmark_app", "torch_eager", "torch_compile", "onnxruntime")
+FORMS = ("--target", "onnx", "--target", "openvino", "--target", "npu")
+MIDDLE, PX = "vit_s", 224
+FASTER, OVERHEAD, NPU_MS, FUTURES_MS = 4.5, 1.03, 2.5, 10.0
+
+
+def measure(name: str, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """One member.
+
+    Raises:
+        JepaRuntimeError, RowError, BenchmarkAppError: it could not be built or measured.
+    """
+    bundle = Bundle.open(student(f"{name}_npu", name, *FORMS))
+    found = create(name, px=PX, action_scale=(1.0, 1.0), seed=0)
+    options = ["--bundle", str(bundle.path), "--rows", *ROWS, "--precision", "int8", "fp32"]
+    options += ["--rounds", str(arguments.rounds), "--frames", str(arguments.frames)]
+    options += ["--threads", str(arguments.threads)]
+    report = json.loads((bundle.path / "report.json").read_text())
+    return {
+        "name": name,
+        "parameters": {"encoder": _parameters(found.encoder), "predictor": _parameters(found.predictor)},
+        **_weight(bundle),
+        "npu_estimates_ms": _estimates(report.get("npu")),
+        "latency": latency.compare(latency.parser().parse_args(options), console),
+    }
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(weights.numel() for weights in module.parameters())
+
+
+def _weight(bundle: Bundle) -> dict[str, Any]:
+    """Multiply-adds of encoder and predictor, and their bytes in each precision that OpenVINO is given."""
+    backend = create_backend(ENGINE)
+    count, size = {}, {}
+    for precision in ("int8", "fp32"):
+        found = graphs(bundle, backend, precision, bundle.manifest.num_samples)
+        size[precision] = sum(len(graph.model) + len(graph.weights or b"") for graph, _ in found.values())
+        count = {role: multiply_adds(graph, shapes) for role, (graph, shapes) in found.items()}
+    backend.close()
+    return {"multiply_adds": count, "bytes": size}
+
+
+def _estimates(npu: dict[str, Any] | None) -> dict[str, float]:
+    """Of the encoder in the faster of its precisions, by platform."""
+    told = [row for row in npu["graphs"] if row["graph"] == "encoder" and "estimate" in row] if npu else []
+    return {
+        platform: min(row["estimate"]["total_ms"] for row in told if row["platform"] == platform)
+        for platform in sorted({row["platform"] for row in told})
+    }
+
+
+def judge(member: dict[str, Any]) -> list[Limit]:
+    """The middle member against what is asked of it; what is not known is left out."""
+    found = {(row["row"], row["precision"]): row for row in member["latency"]["rows"]}
+
+    def p50(row: str, precision: str, stage: str) -> float:
+        value: float = found[row, precision]["stages_ms"][stage]["p50"]
+        return value
+
+    ours, frames = p50("pipeline", "int8", "encode"), f"{found['pipeline', 'int8']['n']} frames"
+    torch, app = p50("torch_eager", "fp32", "encode"), p50("benchmark_app", "int8", "encode")
+    limits = [
+        Limit("encoder", "INT8 over torch eager", ours / torch, 1 / FASTER, "", frames),
+        Limit("encoder", "INT8 over benchmark_app", ours / app, OVERHEAD, "", frames),
+        Limit("futures", "64 of 8 steps, INT8", p50("pipeline", "int8", "predict"), FUTURES_MS, "ms", frames),
+    ]
+    if told := member["npu_estimates_ms"].get("4000"):
+        limits.append(Limit("NPU", "encoder on a 4000, estimated", told, NPU_MS, "ms", "Intel's compiler"))
+    return limits
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status."""
+    arguments, console = _parser().parse_args(argv), Console()
+    try:
+        members = [measure(name, arguments, console) for name in FAMILY]
+    except (JepaRuntimeError, RowError, BenchmarkAppError) as error:
+        print(f"students: {error}", file=sys.stderr)
+        return 2
+    limits = judge(next(member for member in members if member["name"] == MIDDLE))
+    report = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "px": PX,
+        "threads": arguments.threads,
+        "students": members,
+        "limits": [vars(limit) | {"met": limit.met} for limit in limits],
+        "environment": members[0]["latency"]["environment"],
+    }
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for limit in limits:
+        verdict = "[green]met[/]" if limit.met else "[red]missed[/]"
+        console.print(f"{verdict}: {limit.check}, {limit.what}: {limit.value:.3g}, limit {limit.limit:.3g}")
+    return 0 if all(limit.met for limit in limits) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=60, help="counted in each round of a row")
+    default = ROOT / "benchmarks" / "results" / "students.json"
+    parser.add_argument("--json", type=Path, default=default)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
