@@ -39,6 +39,17 @@ def endless_metadata(repository: Repository) -> None:
         file.truncate(1 << 30)
 
 
+def endless_snapshot(repository: Repository) -> None:
+    """By who has the keys that lie on the server."""
+    repository.publish()
+    with repository.file("snapshot").open("ab") as file:
+        file.truncate(300 << 20)
+    repository.signed["timestamp"].snapshot_meta = MetaFile(
+        repository.signed["snapshot"].version, length=300 << 20
+    )
+    repository.seal("timestamp")
+
+
 def wrong_key(role: str) -> Attack:
     def attack(repository: Repository) -> None:
         repository.signers[role] = [CryptoSigner.generate_ed25519()]
@@ -167,6 +178,10 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "arbitrary software": (arbitrary_software, "encoder.bin: what came is not what was signed"),
     "arbitrary metadata": (arbitrary_metadata, "timestamp.json: is no signed metadata"),
     "endless metadata": (endless_metadata, "timestamp.json: longer than the 16384 bytes that it may have"),
+    "endless snapshot, announced": (
+        endless_snapshot,
+        "snapshot.json: longer than the 1048576 bytes that it may have",
+    ),
     "timestamp by a wrong key": (
         wrong_key("timestamp"),
         "timestamp.json: is not signed by enough of the keys",

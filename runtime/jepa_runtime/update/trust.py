@@ -33,6 +33,9 @@ from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
 from jepa_runtime.update.fetch import Limits, NotFoundError, Progress, Source, fetch_bytes, fetch_file
 
 SIGNED_AT = "x-jepa-signed-at"
+# Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot names
+# are kept in the state, which has to stay well below its own limit.
+MAX_METADATA_BYTES, MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
 
 # The first that fits.
 _REASONS = (
@@ -346,8 +349,10 @@ class _Fetcher(FetcherInterface):
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         self.last = url.removeprefix("/")
+        most = MAX_SNAPSHOT_BYTES if self.last.endswith("snapshot.json") else MAX_METADATA_BYTES
+        max_bytes = min(max_length, most)
         try:
-            content = fetch_bytes(self._source, self.last, max_bytes=max_length, limits=self._limits)
+            content = fetch_bytes(self._source, self.last, max_bytes=max_bytes, limits=self._limits)
         except NotFoundError as error:
             # After the newest root there is none; python-tuf knows that by this error.
             raise exceptions.DownloadHTTPError(str(error), 404) from error
