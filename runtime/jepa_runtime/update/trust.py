@@ -33,8 +33,8 @@ from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
 from jepa_runtime.update.fetch import Limits, NotFoundError, Progress, Source, fetch_bytes, fetch_file
 
 SIGNED_AT = "x-jepa-signed-at"
-# Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot names
-# are kept in the state, which has to stay well below its own limit.
+# Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
+# names are kept in the state, which has to stay well below its own limit.
 MAX_METADATA_BYTES, MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
 
 # The first that fits.
