@@ -289,6 +289,7 @@ def test_a_revoked_release_stays_revoked(repo: Path, toy_bundle: Path, tmp_path:
     client = Client(repo, tmp_path / "robot")
     release = client.latest()
     assert release is not None and (release.release_seq, release.revoked) == (3, (2,))
+    assert len(release.revoked_manifests) == 1 and release.manifest_sha256 not in release.revoked_manifests
     publish(opened(repo), variant(toy_bundle, tmp_path / "3", "2.0.3"), STABLE)
     release = client.latest()
     assert release is not None and (release.release_seq, release.revoked) == (4, (2,))

@@ -187,6 +187,19 @@ def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles:
     assert site.update().result == "updated" and site.version == "3.0.0"
 
 
+def test_a_model_that_came_with_the_robot_is_revoked_by_what_it_is(site: Site, bundles: list[Bundle]) -> None:
+    """It does not know under which number it was released."""
+    gone = {"revoked": (1,), "revoked_manifests": (bundles[0].sha256,)}
+    site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"}, **gone)
+    assert "which serves, was revoked, and there is no other" in site.update().alarm
+    site.repository.publish(bundles[1], 2, **gone)
+    assert site.update().alarm == "" and site.version == "2.0.0"
+    gone = {"revoked": (1, 2), "revoked_manifests": (bundles[0].sha256, bundles[1].sha256)}
+    site.repository.publish(bundles[2], 3, rollout={"percent": 0.0, "salt": "s"}, **gone)
+    assert "there is no other to go back to" in site.update().alarm
+    assert site.version == "2.0.0", "what it was before was revoked as well"
+
+
 def test_a_revoked_release_without_another_serves_on_and_says_so_loudly(
     site: Site, bundles: list[Bundle]
 ) -> None:

@@ -32,7 +32,7 @@ from jepa_runtime.update.release import (
 from jepa_runtime.verification import golden_parity
 
 # What differs from one release of a version to the next.
-_OF_A_RELEASE = ("release_seq", "rollout", "deltas", "revoked")
+_OF_A_RELEASE = ("release_seq", "rollout", "deltas", "revoked", "revoked_manifests")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,10 +276,22 @@ def _release(repository: Repository, channel: str, fields: dict[str, Any], count
 
 def _point(repository: Repository, channel: str, fields: dict[str, Any]) -> Release:
     release = _checked(fields)
+    gone = _revoked_manifests(repository, channel, release)
+    release = release.model_copy(update={"revoked_manifests": gone})
     content = json.dumps(release.model_dump(mode="json"), indent=1).encode()
     repository.add(channel, pointer_path(channel, release.model_id), content)
     repository.commit(channel_role(channel))
     return release
+
+
+def _revoked_manifests(repository: Repository, channel: str, release: Release) -> tuple[str, ...]:
+    """Those of versions of which every release was revoked."""
+    targets = repository.channel(channel).targets
+    return tuple(
+        _sha256(targets[f"{_folder(channel, release.model_id, version)}/{MANIFEST_NAME}"])
+        for version, numbers in history(repository, channel, release.model_id).items()
+        if numbers and set(numbers) <= set(release.revoked)
+    )
 
 
 def _offer(

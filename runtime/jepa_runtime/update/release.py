@@ -85,6 +85,8 @@ class Release(_Model):
         interface: see :func:`interface_of`.
         deltas: offered beside the files.
         revoked: releases of this model that no robot is to run any more.
+        revoked_manifests: SHA-256 of the manifests that only such releases have: a model that came with the
+            robot does not know under which number it was released.
     """
 
     schema_version: Literal[1]
@@ -100,6 +102,7 @@ class Release(_Model):
     rollout: Rollout
     deltas: Annotated[tuple[Delta, ...], Field(max_length=1000)] = ()
     revoked: Annotated[tuple[_Sequence, ...], Field(max_length=1000)] = ()
+    revoked_manifests: Annotated[tuple[_Digest, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
     def _agree(self) -> Release:

@@ -390,4 +390,7 @@ def _name(release: Release) -> str:
 
 def _is_revoked(installed: Installed, work: Work) -> bool:
     same = (installed.channel, installed.model_id) == (work.channel, work.release.model_id)
-    return same and installed.release_seq in work.release.revoked
+    release = work.release
+    return same and (
+        installed.release_seq in release.revoked or installed.manifest_sha256 in release.revoked_manifests
+    )
