@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
 
+from jepa_msgs.msg import ModelInfo
 from jepa_ros.diagnostics import Level
 from jepa_ros.updating import messages
 from jepa_ros.updating.feedback import Feedback
@@ -34,9 +35,11 @@ WELL = State(checked_at=NOW - timedelta(minutes=30), signed_at=NOW - timedelta(h
 ROOM = 1 << 40
 
 
-def judged(state: State, *, serves: str = "", looks: bool = True, free_bytes: int = ROOM) -> Any:
+def judged(
+    state: State, *, info: ModelInfo | None = None, looks: bool = True, free_bytes: int = ROOM, **fields: Any
+) -> Any:
     verdict, figures = messages.verdict(
-        state, settings(), serves=serves, looks=looks, now=NOW, free_bytes=free_bytes
+        state, settings(**fields), info=info, looks=looks, now=NOW, free_bytes=free_bytes
     )
     assert all(key and str(value) is not None for key, value in figures.items())
     return verdict
@@ -66,10 +69,32 @@ def test_a_robot_that_only_looks_when_asked_has_no_old_metadata_to_warn_of() -> 
 
 def test_a_node_that_serves_something_else_is_a_warning_between_updates() -> None:
     serves = replace(WELL, current=WORK.installed)
-    assert judged(serves, serves=WORK.installed.manifest_sha256).level is Level.OK
-    other = judged(serves, serves="f" * 64)
+    assert judged(serves, info=said(WORK.installed.manifest_sha256)).level is Level.OK
+    other = judged(serves, info=said("f" * 64))
     assert other.level is Level.WARN and "serves ffffffffffff, not toy 2.0.0 (2)" in other.message
-    assert judged(replace(serves, phase=Phase.OBSERVE, work=WORK), serves="f" * 64).level is Level.OK
+    assert judged(replace(serves, phase=Phase.OBSERVE, work=WORK), info=said("f" * 64)).level is Level.OK
+
+
+def said(sha256: str) -> ModelInfo:
+    return ModelInfo(sha256=sha256, engine="openvino", device="CPU", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("fields", "tried"),
+    [
+        ({}, ""),
+        ({"precision": "int8"}, ""),
+        ({"precision": "fp32"}, "openvino:CPU in fp32"),
+        ({"engine": "openvino:GPU"}, "openvino:GPU"),
+    ],
+)
+def test_a_gate_that_tries_candidates_otherwise_than_they_will_serve_is_a_warning(
+    fields: dict[str, str], tried: str
+) -> None:
+    serves = replace(WELL, current=WORK.installed)
+    verdict = judged(serves, info=said(WORK.installed.manifest_sha256), **fields)
+    assert verdict.level is (Level.WARN if tried else Level.OK)
+    assert tried in verdict.message
 
 
 def test_a_full_disk_is_a_warning() -> None:

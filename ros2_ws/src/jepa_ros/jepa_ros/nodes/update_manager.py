@@ -222,7 +222,7 @@ class UpdateManagerNode(Node):
             verdict, figures = messages.verdict(
                 self._kept,
                 self._settings,
-                serves=self._serving.serves,
+                info=self._serving.info,
                 looks=bool(self.get_parameter("auto").value),
                 now=now,
                 free_bytes=shutil.disk_usage(self._root).free,

@@ -7,7 +7,7 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from jepa_msgs.action import UpdateModel
-from jepa_msgs.msg import ModelRelease, UpdateEvent, UpdateStatus
+from jepa_msgs.msg import ModelInfo, ModelRelease, UpdateEvent, UpdateStatus
 from std_msgs.msg import Header
 
 from jepa_ros.conversions import to_time
@@ -75,12 +75,18 @@ def result(state: State) -> UpdateModel.Result:
 
 
 def verdict(
-    state: State, settings: Config, *, serves: str, looks: bool, now: datetime, free_bytes: int
+    state: State,
+    settings: Config,
+    *,
+    info: ModelInfo | None,
+    looks: bool,
+    now: datetime,
+    free_bytes: int,
 ) -> tuple[Verdict, dict[str, Any]]:
     """Whether updates are well, and the figures that this rests on.
 
     Args:
-        serves: the SHA-256 of the manifest of what the node serves; empty: it has not said so.
+        info: what the node says that it serves; None: it is gone, or has not said so.
         looks: whether the robot looks for updates by itself.
         free_bytes: on its disk.
     """
@@ -112,14 +118,28 @@ def verdict(
             Level.WARN,
             f"this clock is behind what was signed at {state.signed_at:%Y-%m-%d %H:%M} UTC: set it",
         ), figures
-    if state.phase is Phase.IDLE and serves and serves != release(state.current).sha256:
-        return Verdict(Level.WARN, f"the node serves {serves[:12]}, not {name(state.current)}"), figures
+    if state.phase is Phase.IDLE and info is not None and info.sha256 != release(state.current).sha256:
+        return Verdict(Level.WARN, f"the node serves {info.sha256[:12]}, not {name(state.current)}"), figures
+    if info is not None and (other := _tried_otherwise(info, settings)):
+        return Verdict(Level.WARN, other), figures
     if looks and checked_s is None and state.result == "failed":
         return Verdict(Level.WARN, f"the repository was never reached: {state.reason}"), figures
     if looks and checked_s is not None and checked_s > _POLLS * settings.poll_s:
         why = f": {state.reason}" if state.result == "failed" else ""
         return Verdict(Level.WARN, f"the repository was last reached {checked_s:.0f} s ago{why}"), figures
     return Verdict(Level.OK, str(state.phase)), figures
+
+
+def _tried_otherwise(info: ModelInfo, settings: Config) -> str:
+    """What a gate says on one engine holds for that engine."""
+    by, precisions = f"{info.engine}:{info.device}", (None, info.precision)
+    if by == settings.engine and settings.precision in precisions:
+        return ""
+    tried = settings.engine + ("" if settings.precision is None else f" in {settings.precision}")
+    return (
+        f"the node serves on {by} in {info.precision}, but candidates are tried on {tried}: let config.json"
+        " and the parameters of the node agree"
+    )
 
 
 def name(installed: Installed | None) -> str:

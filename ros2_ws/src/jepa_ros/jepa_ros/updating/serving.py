@@ -71,6 +71,7 @@ class NodeServing:
         self._discovery_s, self._answer_s, self._budget_ms = discovery_s, answer_s, budget_ms
         self._stopping = stopping
         self._known_by = time.monotonic() + discovery_s
+        self._info: ModelInfo | None = None
         # What the node keeps open for ~/rollback_model, as far as this process knows.
         self._held = ""
         # Whether it may still be at work on a swap of which nobody waited for the end.
@@ -147,6 +148,11 @@ class NodeServing:
         """The SHA-256 of the manifest of what serves; empty: the node is gone, or has not said so."""
         return self._watch.serves if self._watch.there else ""
 
+    @property
+    def info(self) -> ModelInfo | None:
+        """What the node says that it serves; None: it is gone, or has not said so."""
+        return self._info if self.serves else None
+
     # --- what the manager tells
 
     def follow(self, state: State) -> None:
@@ -185,7 +191,7 @@ class NodeServing:
     # --- the node's messages, on the executor's thread
 
     def _on_model(self, info: ModelInfo) -> None:
-        self._watch.serves = info.sha256
+        self._info, self._watch.serves = info, info.sha256
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
