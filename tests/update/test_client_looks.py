@@ -26,6 +26,17 @@ def test_a_look_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
     assert (site.version, site.slots, site.repository.fetched) == ("1.0.0", 1, [])
 
 
+def test_a_look_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    site.repository.publish(bundles[2], 3, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
+    with site.opened() as client:
+        assert client.check() is None
+        assert client.state.reason == "release 2, which serves, was revoked: an update takes it back"
+    assert site.version == "2.0.0"
+    assert site.update().result == "unchanged" and site.version == "1.0.0"
+
+
 @pytest.mark.parametrize("phase", [Phase.CHECK, Phase.RESOLVE])
 def test_a_look_that_was_cut_off_is_done_again(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     release = site.repository.publish(bundles[1], 2)

@@ -242,9 +242,32 @@ def test_a_probe_gives_up_network_privileges_and_resources() -> None:
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
         )  # fmt: skip
     found = json.loads(done.stdout)
-    assert found["reached"] is not found["cut"]
+    assert found["cut"] and not found["reached"]
     assert found["privileges"] == "1"
     assert found["limits"] == {"CORE": [0, 0], "DATA": [10**9, 10**9], "CPU": [7, 8]}
+
+
+def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> None:
+    code = (
+        "import ctypes, json, socket, threading\n"
+        "from jepa_runtime.update.gate import sockets\n"
+        "ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n"
+        "forbidden, found = sockets.forbid(), {}\n"
+        "def ask(name):\n"
+        "    try:\n"
+        "        socket.socket(getattr(socket, name)).close()\n"
+        "        found[name] = 'open'\n"
+        "    except OSError as error:\n"
+        "        found[name] = type(error).__name__\n"
+        "for name in ('AF_INET', 'AF_INET6', 'AF_PACKET', 'AF_UNIX'):\n"
+        "    thread = threading.Thread(target=ask, args=(name,))\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "print(json.dumps([forbidden, found]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    refused = dict.fromkeys(["AF_INET", "AF_INET6", "AF_PACKET"], "PermissionError")
+    assert json.loads(done.stdout) == [True, refused | {"AF_UNIX": "open"}]
 
 
 GOOD = ProbeReport(

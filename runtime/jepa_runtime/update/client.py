@@ -74,7 +74,7 @@ class Client:
         return self.state
 
     def check(self) -> Release | None:
-        """Look for an update, without installing it; a look that was cut off is done again.
+        """Look for an update, without installing it, nor going back; a look that was cut off is done again.
 
         Returns:
             The release that would be installed.
@@ -92,7 +92,7 @@ class Client:
                 f"an update is in work ({self.state.phase}): `jepa-runtime update apply` carries it to "
                 "its end"
             )
-        self._run(until=Phase.DOWNLOAD)
+        self._run(until=Phase.DOWNLOAD, looks=True)
         if self.state.work is None:
             return None
         release = self.state.work.release
@@ -121,11 +121,13 @@ class Client:
         self._run()
         return self.state
 
-    def _run(self, until: Phase = Phase.IDLE) -> None:
+    def _run(self, until: Phase = Phase.IDLE, *, looks: bool = False) -> None:
         while self.state.phase not in (Phase.IDLE, until):
             before = self.state
             try:
                 known, outcome = self._steps(before)
+                if looks and isinstance(outcome, Back):
+                    outcome = NothingNew(f"{outcome.reason}: an update takes it back")
                 self._keep(known, outcome)
                 self._rest(pause_s(before, outcome, self.state))
             except KeyboardInterrupt:

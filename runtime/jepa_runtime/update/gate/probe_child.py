@@ -24,6 +24,7 @@ from jepa_runtime.errors import JepaRuntimeError, RefusedError
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.profiling.environment import peak_rss_mb
 from jepa_runtime.profiling.statistics import Summary, summarize
+from jepa_runtime.update.gate import sockets
 from jepa_runtime.update.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
 from jepa_runtime.verification import Parity, golden_parity
 from jepa_runtime.world_model import WorldModel
@@ -39,11 +40,12 @@ def confine(limits: ProbeLimits, parent: int) -> bool:
     """Give up, for good: network, privileges, priority, and resources beyond ``limits``; die with ``parent``.
 
     Returns:
-        Whether the network is cut off; where namespaces are forbidden it is not.
+        Whether the network is cut off: where neither namespaces nor seccomp are to be had it is not.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     cut = not libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) or not libc.unshare(_CLONE_NEWNET)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    cut = sockets.forbid() or cut
     # Last, because a change of credentials would clear it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
