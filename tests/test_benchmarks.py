@@ -17,6 +17,7 @@ from tests.bundles import make_bundle
 from tests.scripts import ROOT, load
 
 latency, overhead, success, gate = map(load, ("latency", "overhead", "success", "gate"))
+students = load("students")
 app, rows = load("peers.benchmark_app"), load("peers.rows")
 
 
@@ -269,3 +270,23 @@ def test_over_ros_the_node_and_a_plain_one_are_measured(toy_bundle: Path, tmp_pa
     report = json.loads(out.read_text())
     assert [(row["row"], row["due"]) for row in report["rows"]] == [("node", 60), ("plain_node", 60)]
     assert "rclpy" in report["environment"]["versions"]
+
+
+@pytest.mark.parametrize(
+    ("encode", "predict", "npu", "missed"),
+    [
+        (2.0, 9.0, {"4000": 2.4}, set()),
+        (2.1, 9.0, {}, {"INT8 over benchmark_app"}),
+        (2.4, 9.0, {}, {"INT8 over benchmark_app", "INT8 over torch eager"}),
+        (2.0, 11.0, {"3720": 9.0, "4000": 2.6}, {"64 of 8 steps, INT8", "encoder on a 4000, estimated"}),
+    ],
+)
+def test_the_middle_student_is_held_to_its_goals(
+    encode: float, predict: float, npu: dict[str, float], missed: set[str]
+) -> None:
+    ours = row("pipeline", 0.0, encode=encode, n=10)
+    ours["stages_ms"]["predict"] = {"p50": predict}
+    peers = [row("benchmark_app", 0.0, encode=2.0), row("torch_eager", 0.0, precision="fp32", encode=10.0)]
+    limits = students.judge({"npu_estimates_ms": npu, "latency": {"rows": [ours, *peers]}})
+    assert len(limits) == 3 + ("4000" in npu)
+    assert {limit.what for limit in limits if not limit.met} == missed

@@ -13,7 +13,7 @@ import pytest
 from jepa_runtime.profiling.profile import Reading, Run
 from tests.scripts import load
 
-gate = load("gate")
+gate, gate_power = load("gate"), load("gate_power")
 GOOD, WORSE = "it was shown to be as good", "it was shown to be worse"
 
 
@@ -34,6 +34,15 @@ def test_a_row_counts_verdicts_errors_and_goals_lost_in_the_same_worlds() -> Non
     assert (found["goals"], found["episodes"], found["goals_lost"]) == (30, 40, 0.25)
     low, high = found["goals_lost_interval"]
     assert 0 <= low < 0.25 < high < 0.6
+
+
+def test_the_gates_test_is_tried_as_it_is_shipped() -> None:
+    good = gate_power.simulate((0.0, ("as good", 0.0)), runs=3)
+    assert (good["accepted"], good["median_frames"]) == (3, 1200)
+    worse = gate_power.simulate((0.0, ("worse", 2.0)), runs=3)
+    assert (worse["refused"], worse["accepted"]) == (3, 0)
+    low, high = worse["intervals"]["accepted"]
+    assert low == 0.0 and 0.4 < high < 0.8
 
 
 def test_a_harmless_candidate_may_rarely_not_be_accepted() -> None:
