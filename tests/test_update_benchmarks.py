@@ -42,7 +42,7 @@ def test_the_gates_test_is_tried_as_it_is_shipped() -> None:
     worse = gate_power.simulate((0.0, ("worse", 2.0)), runs=3)
     assert (worse["refused"], worse["accepted"]) == (3, 0)
     low, high = worse["intervals"]["accepted"]
-    assert low == 0.0 and 0.4 < high < 0.8
+    assert low < 0.01 and 0.4 < high < 0.8
 
 
 def test_a_harmless_candidate_may_rarely_not_be_accepted() -> None:
