@@ -150,9 +150,12 @@ def _checked(fields: bytes) -> bytes:
 
 
 def _read_log(path: Path) -> None:
-    with suppress(StorageError):
-        list(audit.Audit(path, lambda: robots.NOW).entries())
-    audit.Audit(path, lambda: robots.NOW).append("looked")
+    """Whatever is there, a robot can write on; who reads is told."""
+    try:
+        audit.Audit(path, lambda: robots.NOW).append("looked")
+    except StorageError as error:
+        raise AssertionError("a damaged log stops a robot") from error
+    list(audit.Audit(path, lambda: robots.NOW).entries())
 
 
 def _onnx(data: bytes) -> None:
