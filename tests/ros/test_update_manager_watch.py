@@ -83,10 +83,10 @@ def surprise(watched: Watched, share: float, frames: int = 900) -> None:
     ("usual", "found", "drifts"),
     [
         (0.01, 0.01, False),
-        (0.01, 0.05, False),
-        (0.01, 0.15, True),
-        (0.30, 0.33, False),
-        (0.30, 0.60, True),
+        (0.01, 0.45, False),
+        (0.01, 0.60, True),
+        (0.70, 0.72, False),
+        (0.70, 0.90, True),
         (None, 0.40, False),
         (None, 0.90, True),
     ],
@@ -100,6 +100,9 @@ def test_a_model_that_its_surroundings_surprise_more_than_usual_drifts(
         surprise(watched, usual)
     watched.watch.begin(None)
     surprise(watched, found)
+    assert watched.failure == "", "what surprises comes in bursts"
+    for _ in range(10):
+        watched.second()
     assert bool(watched.failure) is drifts
     if drifts:
         assert watched.failure.startswith(f"it drifts: {900 * found:.0f} of 900 frames surprised it")

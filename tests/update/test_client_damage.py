@@ -42,12 +42,24 @@ def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
 ) -> None:
     damage(updated, bundles[0], "report.json")
     operator.rollback(updated.root, "it drifts", now=updated.clock.now)
-    kept = updated.update()
-    assert kept.alarm.startswith("could not go back: "), "nothing has changed"
-    assert updated.version == "2.0.0"
+    for _ in range(3):
+        kept = updated.update()
+        assert kept.alarm.startswith("could not go back: "), "nothing has changed"
+        assert updated.version == "2.0.0" and kept.good is not None and kept.good.version == "1.0.0"
     updated.repository.publish(bundles[2], 3)
     kept = updated.update()
     assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
+
+
+def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: list[Bundle]) -> None:
+    damage(updated, bundles[0], "report.json")
+    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
+    path = Store(updated.root).folder(bundles[0].sha256) / "report.json"
+    path.write_bytes((bundles[0].path / "report.json").read_bytes())
+    with updated.opened() as client:
+        assert client.check() is None
+    assert updated.version == "2.0.0"
+    assert updated.update().alarm == "" and updated.version == "1.0.0"
 
 
 def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(

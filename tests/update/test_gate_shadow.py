@@ -273,6 +273,22 @@ def test_a_candidate_whose_latents_tell_nothing_does_not_pass_beside_a_bad_one(n
     assert report.reason.startswith("its latents change as much from one step to the next as over many")
 
 
+@pytest.mark.parametrize("period", [40, 60, 120])
+def test_a_robot_that_repeats_its_motion_has_its_equals_accepted(period: int) -> None:
+    """After as many frames all is as it was, so the latents of nobody change over them."""
+    serves, candidate = (Counter(off=0.5, scale=scale) for scale in (1.0, 2.0))
+    test = PairedTest(min_frames=200, max_frames=800, block_frames=4)
+    shadow = Shadow(serves, candidate, test)  # type: ignore[arg-type]
+    for index in range(1000):
+        at = index % period
+        change = 2 if at < period // 2 else -2
+        image = np.full((4, 4, 3), 60 + 2 * min(at, period - at), np.uint8)
+        action = np.array([change, 0])
+        if shadow.add(Frame(image, index * STEP_NS, "c", index), action) is not Verdict.CONTINUE:
+            break
+    assert shadow.report().verdict is Verdict.ACCEPT
+
+
 def test_a_candidate_that_predicts_nan_is_refused_at_once() -> None:
     report = shadowed(Counter(off=0.5), Counter(off=float("nan")))
     assert (report.verdict, report.moving) == (Verdict.REFUSE, 1)

@@ -86,7 +86,7 @@ class Client:
         if self.state.phase in (Phase.CHECK, Phase.RESOLVE):
             self._keep(self.state, Interrupted())
         elif self.state.phase is Phase.IDLE:
-            self._set(None, start(self.state))
+            self._set(None, start(self.state, looks=True))
         else:
             raise UpdateError(
                 f"an update is in work ({self.state.phase}): `jepa-runtime update apply` carries it to "

@@ -39,6 +39,7 @@ from jepa_runtime.update.state import Installed, Phase, Refusal, Result, State, 
 
 BUDGET = 40
 WAIT_S = 30.0
+_UNWATCHED_S = 1.0
 MAX_WAITS = 2880
 FIRST_REFUSAL = timedelta(hours=1)
 LONGEST_REFUSAL = timedelta(days=7)
@@ -148,9 +149,9 @@ class Interrupted:
 Outcome = Done | NothingNew | Dropped | NotYet | Failed | Refused | Unhealthy | Back | Interrupted
 
 
-def start(state: State) -> State:
-    """An update begins; with the way back, where an earlier one could not go it."""
-    first = Phase.CHECK if state.good in (None, state.current) else Phase.ROLLBACK
+def start(state: State, *, looks: bool = False) -> State:
+    """An update begins; with the way back where an earlier one could not go it, unless it only looks."""
+    first = Phase.CHECK if looks or state.good in (None, state.current) else Phase.ROLLBACK
     return _enter(replace(state, result="none", reason=""), first)
 
 
@@ -183,7 +184,8 @@ def follow(state: State, outcome: Outcome, now: datetime) -> State:
 def pause_s(before: State, outcome: Outcome, after: State) -> float:
     """How long to wait before what follows ``outcome``."""
     if isinstance(outcome, NotYet) and after.phase is before.phase:
-        return WAIT_S
+        # What serves already is not left out of sight.
+        return _UNWATCHED_S if before.phase is Phase.OBSERVE else WAIT_S
     if isinstance(outcome, Failed) and after.phase is _AGAIN.get(before.phase, before.phase):
         limit = LIMITS[before.phase]
         return min(limit.first_s * 2.0 ** (after.attempts[before.phase] - 1), limit.most_s)
@@ -240,7 +242,7 @@ def _gained(state: State) -> State:
     candidate = None if state.work is None else state.work.installed
     match state.phase:
         case Phase.ARMED:
-            return replace(state, reason="")
+            return replace(state, reason="", waits=0)
         case Phase.SWITCH:
             return replace(state, current=candidate)
         case Phase.ROLLBACK:

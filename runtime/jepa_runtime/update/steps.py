@@ -186,6 +186,8 @@ class Steps:
             )
         refusal = state.refused.get(release.manifest_sha256)
         if state.current is not None and state.current.manifest_sha256 == release.manifest_sha256:
+            if state.good not in (None, state.current):
+                return state, NothingNew(f"{name} serves, though it is to make way")
             # The same bytes may have been published under another number.
             return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")
         if state.pinned:

@@ -25,6 +25,10 @@ class Samples:
         self._rows[self._count % len(self._rows)] = row
         self._count += 1
 
+    def last(self) -> np.generic | None:
+        """The newest; None: there is none."""
+        return self._rows[(self._count - 1) % len(self._rows)] if self._count else None
+
     def latest(self) -> NDArray[np.generic]:
         """Those that stay, the oldest first."""
         if self._count <= len(self._rows):

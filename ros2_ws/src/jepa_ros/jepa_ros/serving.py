@@ -72,7 +72,7 @@ class Watch:
         self._before = now
         figures = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
         figures |= {f"bad_frames/{reason}": count for reason, count in bad_frames.items()}
-        for sample in self._samples_ms.latest()[-1:]:
+        if (sample := self._samples_ms.last()) is not None:
             figures |= {f"{stage}_ms": round(float(sample[stage]), 3) for stage in STAGES}
         return judge(
             now,

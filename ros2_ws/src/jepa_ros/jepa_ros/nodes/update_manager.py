@@ -39,7 +39,7 @@ from jepa_runtime.update import config, durable, operator, robot, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.hawkbit.fleet import Fleet
-from jepa_runtime.update.state import Phase, State
+from jepa_runtime.update.state import Installed, Phase, State
 from jepa_runtime.update.store import Store
 
 Tell = Callable[[State, str], None]
@@ -170,19 +170,17 @@ class UpdateManagerNode(Node):
     def _agree(self) -> None:
         """Nothing is in work: the node serves what the robot's folder says, whoever decided that. The command
         line cannot tell it, and a swap may end after nobody waits for it any more."""
-        current = self._kept.current
-        if self._kept.phase is not Phase.IDLE or current is None:
-            return
-        if not self._serving.disagrees(current.manifest_sha256):
+        settled = _settled(self._kept)
+        if settled is None or not self._serving.disagrees(settled.manifest_sha256):
             return
         try:
             with durable.locked(self._root / robot.LOCK, who="the update manager", wait_s=0.0):
                 kept = state.load(self._root / robot.STATE)
-                if kept.phase is Phase.IDLE and kept.current is not None:
-                    self._log(f"the node serves something else: it is to serve {kept.current.version}")
-                    self._serving.swap(Store(self._root).folder(kept.current.manifest_sha256))
+                if settled == _settled(kept):
+                    self._log(f"the node serves something else: it is to serve {settled.version}")
+                    self._serving.swap(Store(self._root).folder(settled.manifest_sha256))
                     self._serving.settle(kept)
-        except UpdateError as error:
+        except (JepaRuntimeError, OSError) as error:
             self.get_logger().warning(f"the node serves something else than it should: {error}")
 
     def _report_end(self, ended: State) -> None:
@@ -258,6 +256,12 @@ class UpdateManagerNode(Node):
         self._worker.stopping.set()
         self._thread.join()
         self._doors.close()
+
+
+def _settled(kept: State) -> Installed | None:
+    """What the node is to serve: nothing is in work, nor is a way back still to be gone."""
+    at_rest = kept.phase is Phase.IDLE and kept.good in (None, kept.current)
+    return kept.current if at_rest else None
 
 
 def main() -> None:

@@ -120,20 +120,21 @@ def verdict(
         ), figures
     if state.phase is Phase.IDLE and info is not None and info.sha256 != release(state.current).sha256:
         return Verdict(Level.WARN, f"the node serves {info.sha256[:12]}, not {name(state.current)}"), figures
-    if info is not None and (other := _tried_otherwise(info, settings)):
-        return Verdict(Level.WARN, other), figures
     if looks and checked_s is None and state.result == "failed":
         return Verdict(Level.WARN, f"the repository was never reached: {state.reason}"), figures
     if looks and checked_s is not None and checked_s > _POLLS * settings.poll_s:
         why = f": {state.reason}" if state.result == "failed" else ""
         return Verdict(Level.WARN, f"the repository was last reached {checked_s:.0f} s ago{why}"), figures
+    if info is not None and (other := _tried_otherwise(info, settings)):
+        return Verdict(Level.WARN, other), figures
     return Verdict(Level.OK, str(state.phase)), figures
 
 
 def _tried_otherwise(info: ModelInfo, settings: Config) -> str:
     """What a gate says on one engine holds for that engine."""
     by, precisions = f"{info.engine}:{info.device}", (None, info.precision)
-    if by == settings.engine and settings.precision in precisions:
+    engine = settings.engine if ":" in settings.engine else f"{settings.engine}:CPU"
+    if by == engine and settings.precision in precisions:
         return ""
     tried = settings.engine + ("" if settings.precision is None else f" in {settings.precision}")
     return (

@@ -28,8 +28,9 @@ from jepa_runtime.update.state import Phase, State
 _SLICE_S = 0.05
 # From the answer of a swap to the latched word that follows it.
 _WORD_S = 5.0
-# A node that serves something else is left alone for this long: it may be about to say otherwise.
-_AGREE_S = 10.0
+# A node that serves something else is left alone for this long: it may be about to say otherwise. After each
+# attempt to change that, for twice as long as before.
+_AGREE_S, _MOST_AGREE_S = 10.0, 3600.0
 _SURPRISE = "jepa_msgs/msg/Surprise"
 _LISTENED = ("jepa_msgs/msg/LatentState", _SURPRISE, "jepa_msgs/msg/StageTimes")
 _COMPARES = (Phase.SHADOW, Phase.ARMED, Phase.SWITCH)
@@ -76,7 +77,7 @@ class NodeServing:
         self._held = ""
         # Whether it may still be at work on a swap of which nobody waited for the end.
         self._unanswered = False
-        self._agreed_at = time.monotonic()
+        self._agreed_at, self._agree_s = time.monotonic(), _AGREE_S
         self._observes = self._compares = False
         self._listening: dict[str, Any] = {}
         owner.create_subscription(ModelInfo, f"{name}/model_info", self._on_model, qos.LATCHED)
@@ -108,7 +109,8 @@ class NodeServing:
             self._held = before
             if self._wait(lambda: self._watch.serves == wanted, _WORD_S):
                 return
-        self._unanswered = True
+        # Until it answers, what it keeps open is not known either.
+        self._unanswered, self._held = True, ""
         answer = self._ask(self._swap, SwapModel.Request(bundle=str(folder)))
         self._unanswered = False
         if not answer.success:
@@ -136,11 +138,11 @@ class NodeServing:
         and may take another model now. True once in a while."""
         now, serves = time.monotonic(), self.serves
         if not serves or (serves == sha256 and not self._unanswered):
-            self._agreed_at = now
+            self._agreed_at, self._agree_s = now, _AGREE_S
             return False
-        if now - self._agreed_at < _AGREE_S or not self._safe.safe:
+        if now - self._agreed_at < self._agree_s or not self._safe.safe:
             return False
-        self._agreed_at = now
+        self._agreed_at, self._agree_s = now, min(2 * self._agree_s, _MOST_AGREE_S)
         return True
 
     @property
@@ -158,6 +160,7 @@ class NodeServing:
     def follow(self, state: State) -> None:
         """A state was entered: a new model is watched closely while it is observed, and what serves by its
         surprise while that is compared with."""
+        self._agreed_at = time.monotonic()
         observes, compares = state.phase is Phase.OBSERVE, state.phase in _COMPARES
         if compares and not self._compares:
             self._watch.compare()

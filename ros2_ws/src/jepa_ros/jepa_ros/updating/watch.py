@@ -3,9 +3,9 @@ it. Pure: messages and moments are told.
 
 A verdict of its diagnostics covers the time before it: the first one after the watch began tells of the model
 that served before, and does not count. That frames are late is said only when it is no chance: when Wilson's
-interval of the share of late frames lies above one in a hundred. So is that its predictions drift: when the
-interval of the share of frames that surprise it lies above one in twenty, five times what its threshold lets
-pass, and above what was usual before; where that is not known, above one in two.
+interval of the share of late frames lies above one in a hundred. That its predictions drift is said after ten
+seconds, when the interval of the share of frames that surprise it lies above one in two, and above what was
+usual before: what surprises comes in bursts, and one of a second is no reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jepa_runtime.profiling.intervals import wilson
 _LATE_SHARE = 0.01
 # One-sided 99.95 %: it is asked again every second, and a model is lost by it.
 _SURE_Z = 3.29
-_RARE, _OFTEN = 0.05, 0.5
+_OFTEN, _LONG_S = 0.5, 10.0
 # Fewer frames tell nothing of a model.
 _FEWEST = 10
 
@@ -65,13 +65,13 @@ class Watch:
             budget_ms: of the 99th percentile of its encode and predict; None: any.
         """
         self._budget_ms = budget_ms
-        self._latent_at = self._clock()
+        self._latent_at = self._began_at = self._clock()
         self._pid_then = self._pid
         self._found = ""
         self._verdicts: Counter[str] = Counter()
         self._frames_come = False
         self._timed = self._late = self._latents = 0
-        self._usual = wilson(self._surprised, self._judged, _SURE_Z)[1] if self._judged >= _FEWEST else _OFTEN
+        self._usual = wilson(self._surprised, self._judged, _SURE_Z)[1] if self._judged >= _FEWEST else 0.0
         self.compare()
 
     @property
@@ -127,15 +127,15 @@ class Watch:
                 f"{self._late} of {self._timed} frames took over the {self._budget_ms:g} ms that 99 of 100 "
                 "may take for encode and predict"
             )
-        if self._judged >= _FEWEST and self._drifts():
+        if self._judged >= _FEWEST and self._clock() - self._began_at >= _LONG_S and self._drifts():
             return (
                 f"it drifts: {self._surprised} of {self._judged} frames surprised it, and at most "
-                f"{max(self._usual, _RARE):.0%} should"
+                f"{max(self._usual, _OFTEN):.0%} may"
             )
         return ""
 
     def _drifts(self) -> bool:
-        return wilson(self._surprised, self._judged, _SURE_Z)[0] > max(self._usual, _RARE)
+        return wilson(self._surprised, self._judged, _SURE_Z)[0] > max(self._usual, _OFTEN)
 
     def _check_finite(self, values: NDArray[np.floating]) -> None:
         if not np.isfinite(values).all():
