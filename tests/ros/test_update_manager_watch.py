@@ -74,6 +74,19 @@ def test_what_is_not_finite_is_a_failure(value: float) -> None:
     assert watched.failure == "it computes NaN or infinity"
 
 
+def test_latents_are_not_missed_before_their_topic_was_found() -> None:
+    watched = Watched()
+    for _ in range(9):
+        watched.clock.sleep(1.0)
+        watched.say()
+    assert watched.failure == ""
+    watched.watch.listen()
+    for _ in range(6):
+        watched.clock.sleep(1.0)
+        watched.say()
+    assert watched.failure == "images come, but no latent for 5 s"
+
+
 def surprise(watched: Watched, share: float, frames: int = 900) -> None:
     for frame in range(frames):
         watched.watch.surprise(0.1, frame % 100 < 100 * share)
@@ -139,6 +152,7 @@ def test_a_node_that_was_started_again_has_failed() -> None:
 
 def test_latents_that_stop_while_images_come_are_a_failure_and_a_robot_without_images_is_not() -> None:
     watched = Watched()
+    watched.watch.listen()
     for _ in range(9):
         watched.clock.sleep(1.0)
         watched.say(frame_age_s="9.0")

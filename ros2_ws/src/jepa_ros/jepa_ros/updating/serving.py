@@ -32,7 +32,8 @@ _WORD_S = 5.0
 # attempt to change that, for twice as long as before.
 _AGREE_S, _MOST_AGREE_S = 10.0, 3600.0
 _SURPRISE = "jepa_msgs/msg/Surprise"
-_LISTENED = ("jepa_msgs/msg/LatentState", _SURPRISE, "jepa_msgs/msg/StageTimes")
+_LATENT = "jepa_msgs/msg/LatentState"
+_LISTENED = (_LATENT, _SURPRISE, "jepa_msgs/msg/StageTimes")
 _COMPARES = (Phase.SHADOW, Phase.ARMED, Phase.SWITCH)
 
 
@@ -190,6 +191,8 @@ class NodeServing:
                 self._listening[topic] = self._owner.create_subscription(
                     message_class(types[0]), topic, self._on_result, qos.RESULT
                 )
+                if types[0] == _LATENT:
+                    self._watch.listen()
 
     # --- the node's messages, on the executor's thread
 

@@ -65,7 +65,7 @@ class Watch:
             budget_ms: of the 99th percentile of its encode and predict; None: any.
         """
         self._budget_ms = budget_ms
-        self._latent_at = self._began_at = self._clock()
+        self._began_at, self._latent_at = self._clock(), float("inf")
         self._pid_then = self._pid
         self._found = ""
         self._verdicts: Counter[str] = Counter()
@@ -73,6 +73,10 @@ class Watch:
         self._timed = self._late = self._latents = 0
         self._usual = wilson(self._surprised, self._judged, _SURE_Z)[1] if self._judged >= _FEWEST else 0.0
         self.compare()
+
+    def listen(self) -> None:
+        """From now on its latents would be heard: finding their topic takes a while on a busy machine."""
+        self._latent_at = self._clock()
 
     @property
     def idle(self) -> bool:
