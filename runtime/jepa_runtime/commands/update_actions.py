@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -155,6 +155,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _checks(root: Path) -> dict[str, Callable[[], str]]:
     store = Store(root)
 
+    @cache
     def bundle(slot: str | None) -> str:
         if slot is None:
             return "none"

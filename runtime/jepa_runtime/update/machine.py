@@ -151,7 +151,7 @@ Outcome = Done | NothingNew | Dropped | NotYet | Failed | Refused | Unhealthy | 
 
 def start(state: State, *, looks: bool = False) -> State:
     """An update begins; with the way back where an earlier one could not go it, unless it only looks."""
-    first = Phase.CHECK if looks or state.good in (None, state.current) else Phase.ROLLBACK
+    first = Phase.ROLLBACK if state.owes_way_back and not looks else Phase.CHECK
     return _enter(replace(state, result="none", reason=""), first)
 
 

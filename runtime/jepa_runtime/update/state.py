@@ -141,6 +141,11 @@ class State:
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     checked_at: AwareDatetime | None = None
 
+    @property
+    def owes_way_back(self) -> bool:
+        """Whether what serves is still to make way for what is good."""
+        return self.good not in (None, self.current)
+
 
 _ADAPTER = TypeAdapter(State)
 

@@ -175,7 +175,7 @@ class Steps:
                 if earlier not in (None, state.current) and not _is_revoked(earlier, work):
                     return state, Back(earlier, why)
             alarm = f"{why}, and there is no other to go back to: it serves on"
-        elif state.good not in (None, state.current):
+        elif state.owes_way_back:
             alarm = state.alarm
         if alarm and alarm != state.alarm:
             self.note("alarm", reason=alarm)
@@ -186,7 +186,7 @@ class Steps:
             )
         refusal = state.refused.get(release.manifest_sha256)
         if state.current is not None and state.current.manifest_sha256 == release.manifest_sha256:
-            if state.good not in (None, state.current):
+            if state.owes_way_back:
                 return state, NothingNew(f"{name} serves, though it is to make way")
             # The same bytes may have been published under another number.
             return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")

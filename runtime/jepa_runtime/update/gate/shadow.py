@@ -131,12 +131,12 @@ class _Coherence:
         self._latents: deque[NDArray[np.float32]] = deque(maxlen=_FAR)
         self._near = self._far = 0.0
 
-    def add(self, last: NDArray[np.float32], arrived: NDArray[np.float32]) -> None:
-        """A latent, and the one a step before it."""
+    def add(self, arrived: NDArray[np.float32], change: float) -> None:
+        """A latent, and how far it is from the one a step before it (root mean square)."""
         if len(self._latents) == _FAR:
-            self._near += float(np.mean(np.square(arrived - last)))
-            self._far += float(np.mean(np.square(arrived - self._latents[0])))
-        self._latents.append(arrived.copy())
+            self._near += change**2
+            self._far += _distance(self._latents[0], arrived) ** 2
+        self._latents.append(arrived)
 
     def share(self) -> float:
         """Root mean square over root mean square; 1 where nothing ever changed."""
@@ -170,9 +170,14 @@ class _Predictions:
         if known is None:
             return None
         context, executed = known
-        self.coherence.add(context.latents[-1], arrived)
+        change = _distance(context.latents[-1], arrived)
+        self.coherence.add(arrived, change)
         error = self._model.surprise(context.latents, context.actions, executed, arrived)
-        return error, float(np.sqrt(np.mean(np.square(context.latents[-1] - arrived))))
+        return error, change
+
+
+def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(one - other))))
 
 
 def run(

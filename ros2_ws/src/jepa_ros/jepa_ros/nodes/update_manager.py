@@ -260,8 +260,7 @@ class UpdateManagerNode(Node):
 
 def _settled(kept: State) -> Installed | None:
     """What the node is to serve: nothing is in work, nor is a way back still to be gone."""
-    at_rest = kept.phase is Phase.IDLE and kept.good in (None, kept.current)
-    return kept.current if at_rest else None
+    return kept.current if kept.phase is Phase.IDLE and not kept.owes_way_back else None
 
 
 def main() -> None:

@@ -131,23 +131,25 @@ class Watch:
                 f"{self._late} of {self._timed} frames took over the {self._budget_ms:g} ms that 99 of 100 "
                 "may take for encode and predict"
             )
-        if self._judged >= _FEWEST and self._clock() - self._began_at >= _LONG_S and self._drifts():
+        if self._drifts():
             return (
                 f"it drifts: {self._surprised} of {self._judged} frames surprised it, and at most "
                 f"{max(self._usual, _OFTEN):.0%} may"
             )
         return ""
 
+    def find(self, what: str) -> None:
+        """Something is wrong; the first such finding counts."""
+        self._found = self._found or what
+
     def _drifts(self) -> bool:
+        if self._judged < _FEWEST or self._clock() - self._began_at < _LONG_S:
+            return False
         return wilson(self._surprised, self._judged, _SURE_Z)[0] > max(self._usual, _OFTEN)
 
     def _check_finite(self, values: NDArray[np.floating]) -> None:
         if not np.isfinite(values).all():
             self.find("it computes NaN or infinity")
-
-    def find(self, what: str) -> None:
-        """Something is wrong; the first such finding counts."""
-        self._found = self._found or what
 
 
 class SafeWord:
