@@ -40,8 +40,7 @@ def measured() -> str:
     ]
     names = {"fp32": "goals reached, fp32", "int8": "goals reached, INT8"}
     for name, score in success["scores"].items():
-        low, high = score["interval"]
-        shown = f"{score['rate']:.1%} ({low:.1%} to {high:.1%})"
+        shown = f"{score['rate']:.1%} ({_range(score['interval'])})"
         what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
         rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
     planning = success["scores"]["int8"]
@@ -243,9 +242,8 @@ def distilled() -> str:
     ]
     for name, of, precision in rows:
         score, work = of["closed_loop"]["scores"][precision], of["multiply_adds"]
-        low, high = score["interval"]
         lines.append(
-            f"| {name} | {score['rate']:.1%} ({low:.1%} to {high:.1%}) | {score['episodes']} | "
+            f"| {name} | {score['rate']:.1%} ({_range(score['interval'])}) | {score['episodes']} | "
             f"{work['encoder'] / 1e6:.1f} | {work['predictor'] / 1e6:.1f} |"
         )
     return "\n".join(lines)

@@ -26,9 +26,8 @@ from peers.limit import Limit
 from peers.rows import ENGINE, RowError
 from peers.students import student
 from rich.console import Console
-from torch import nn
 
-from jepa_export.cost import multiply_adds
+from jepa_export.cost import multiply_adds, parameters
 from jepa_export.students.family import FAMILY, create
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
@@ -56,15 +55,11 @@ def measure(name: str, arguments: argparse.Namespace, console: Console) -> dict[
     report = json.loads((bundle.path / "report.json").read_text())
     return {
         "name": name,
-        "parameters": {"encoder": _parameters(found.encoder), "predictor": _parameters(found.predictor)},
+        "parameters": {"encoder": parameters(found.encoder), "predictor": parameters(found.predictor)},
         **_weight(bundle),
         "npu_estimates_ms": _estimates(report.get("npu")),
         "latency": latency.compare(latency.parser().parse_args(options), console),
     }
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(weights.numel() for weights in module.parameters())
 
 
 def _weight(bundle: Bundle) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Multiply-adds: of a graph as the engine gets it, and before there is one, of the network."""
+"""Parameters; multiply-adds: of a graph as the engine gets it, and before there is one, of the network."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # Products that are not counted: nothing that this project exports has them.
 _UNCOUNTED = ("Einsum", "LSTM", "GRU", "RNN", "DeformableConvolution", "If", "BinaryConvolution")
+
+
+def parameters(*modules: nn.Module) -> int:
+    """How many numbers they learn, together."""
+    return sum(learnt.numel() for module in modules for learnt in module.parameters())
 
 
 def multiply_adds(graph: Graph, shapes: Mapping[str, Shape]) -> int:

@@ -30,7 +30,7 @@ from jepa_export.bundles import (
     manifest,
     write_golden,
 )
-from jepa_export.cost import of_network
+from jepa_export.cost import of_network, parameters
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import staged
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
@@ -161,8 +161,8 @@ def costs(config: VJEPA2Config, history_size: int, horizon: int) -> Costs:
         encode = of_network(FrameEncoder(model), torch.zeros(1, encoder.px, encoder.px, 3, dtype=torch.uint8))
         predict = of_network(predictor, known, nothing)
     return Costs(
-        Cost(_count(model.encoder), encode, _working_bytes(encoder, tokens)),
-        Cost(_count(model.predictor), predict, _working_bytes(config.predictor, steps * tokens)),
+        Cost(parameters(model.encoder), encode, _working_bytes(encoder, tokens)),
+        Cost(parameters(model.predictor), predict, _working_bytes(config.predictor, steps * tokens)),
     )
 
 
@@ -206,7 +206,7 @@ def check(
             f"the future being {tubelet}: got --frames {frames} and --horizon {horizon}"
         )
     with torch.device("meta"):
-        largest = 4 * _count(config.build().encoder)
+        largest = 4 * parameters(config.build().encoder)
     if largest >= MAX_ONNX_BYTES:
         raise JepaExportError(
             f"{name} cannot be built: its encoder takes {largest / 1e9:.1f} GB, a file of ONNX holds at most "
@@ -349,7 +349,3 @@ def _write(
 def _working_bytes(sizes: Sizes, tokens: int) -> int:
     """Of the scores of one block, with what stands beside them."""
     return 4 * (2 * sizes.heads * tokens**2 + tokens * (6 * sizes.width + sizes.hidden))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_export.bundles import Actions, Settings
-from jepa_export.cost import of_network
+from jepa_export.cost import of_network, parameters
 from jepa_export.data.two_rooms import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
@@ -86,8 +86,7 @@ def build(request: Request) -> int:
     stir(student.predictor, request.seed)
     console.print(cost_table(student, request))
     # The predictor lies there twice: for one step of one candidate too.
-    networks = (student.encoder, student.predictor, student.predictor)
-    check_space(request.out, sum(each.numel() for net in networks for each in net.parameters()), kinds)
+    check_space(request.out, parameters(student.encoder, student.predictor, student.predictor), kinds)
     frames = calibration_frames(request.calibration, request.px)
     settings = Settings(
         actions=actions,
@@ -198,7 +197,7 @@ def cost_table(student: Student, request: Request) -> Table:
     }
     for name, (module, example) in inputs.items():
         matrices = sum(each.numel() for each in module.parameters() if each.ndim == 2)
-        total = sum(each.numel() for each in module.parameters())
+        total = parameters(module)
         quantized = matrices + 4 * (total - matrices)
         table.add_row(
             name,

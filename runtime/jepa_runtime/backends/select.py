@@ -39,6 +39,12 @@ _ENGINES = {
 }
 
 
+def name_and_device(engine: str) -> tuple[str, str]:
+    """What ``engine`` says (see :func:`create_backend`), whether there is such an engine or not."""
+    name, _, device = engine.partition(":")
+    return name, device or "CPU"
+
+
 def create_backend(engine: str, options: BackendOptions | None = None) -> Backend:
     """The backend that ``engine`` names; no other one takes its place.
 
@@ -51,12 +57,12 @@ def create_backend(engine: str, options: BackendOptions | None = None) -> Backen
         BackendError: no such engine or device, or its library is not installed; the message lists what exists
             and what to install.
     """
-    name, _, device = engine.partition(":")
+    name, device = name_and_device(engine)
     if name not in _ENGINES:
         raise BackendError(f"engine {engine!r} is unknown; there are: {_overview()}")
     chosen = _ENGINES[name]
     try:
-        return chosen.create(device or "CPU", options or BackendOptions())
+        return chosen.create(device, options or BackendOptions())
     except ImportError as error:
         raise BackendError(
             f"engine {name} cannot be used: {error}. Install it: {chosen.install}. Engines: {_overview()}"

@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 
 from jepa_ros.conversions import to_time
 from jepa_ros.diagnostics import Level, Verdict
+from jepa_runtime.backends.select import name_and_device
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.state import Installed, Phase, State
 
@@ -133,8 +134,7 @@ def verdict(
 def _tried_otherwise(info: ModelInfo, settings: Config) -> str:
     """What a gate says on one engine holds for that engine."""
     by, precisions = f"{info.engine}:{info.device}", (None, info.precision)
-    engine = settings.engine if ":" in settings.engine else f"{settings.engine}:CPU"
-    if by == engine and settings.precision in precisions:
+    if (info.engine, info.device) == name_and_device(settings.engine) and settings.precision in precisions:
         return ""
     tried = settings.engine + ("" if settings.precision is None else f" in {settings.precision}")
     return (
