@@ -62,6 +62,19 @@ def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: li
     assert updated.update().alarm == "" and updated.version == "1.0.0"
 
 
+def test_an_update_that_began_with_the_way_back_takes_what_is_new(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    damage(updated, bundles[0], "report.json")
+    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
+    path = Store(updated.root).folder(bundles[0].sha256) / "report.json"
+    path.write_bytes((bundles[0].path / "report.json").read_bytes())
+    updated.repository.publish(bundles[2], 3)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version) == ("updated", "", "3.0.0")
+    assert kept.previous is not None and kept.previous.version == "1.0.0"
+
+
 def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(
     updated: Site, bundles: list[Bundle]
 ) -> None:

@@ -293,6 +293,21 @@ def test_an_update_goes_on_where_the_way_back_with_which_it_began_is_shut() -> N
     assert (state.phase, state.alarm) == (Phase.CHECK, "could not go back: damaged")
 
 
+def test_an_update_goes_on_after_the_way_back_with_which_it_began() -> None:
+    state = start(replace(before_update(), current=installed(NEW, 2)))
+    state = follow(replace(state, attempts={Phase.ROLLBACK: 2}), Done(), NOW)
+    assert (state.phase, state.current, state.attempts) == (Phase.CHECK, installed(), {})
+
+
+def test_a_robot_that_stood_still_while_it_was_observed_is_no_fault_of_the_release() -> None:
+    state = before_update()
+    for _ in range(3):
+        state = replace(found(state, "stable", release()), phase=Phase.OBSERVE, waits=MAX_WAITS)
+        state = follow(state, NotYet("no images"), NOW)
+        assert (state.phase, state.result) == (Phase.ROLLBACK, "failed")
+        assert state.refused[NEW].not_before == NOW + FIRST_REFUSAL
+
+
 def test_a_refusal_made_under_a_clock_that_was_set_back_does_not_block() -> None:
     refusal = follow(at(Phase.PROBE), Refused("slow"), NOW).refused[NEW]
     assert blocks(refusal, NOW)
@@ -333,7 +348,7 @@ def test_an_untrusted_repository_refuses_no_release() -> None:
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
 def test_beyond_the_budget_the_update_is_given_up_and_the_way_out_is_free(phase: Phase) -> None:
-    state = follow(replace(at(phase), transitions=BUDGET), Done(), NOW)
+    state = follow(replace(at(phase), transitions=BUDGET, result="refused"), Done(), NOW)
     before = phase in (LETTERS[letter] for letter in "RDVSPHA")
     after = phase in (LETTERS[letter] for letter in "WOK")
     expected = Phase.REJECTED if before else Phase.ROLLBACK if after else NEXT[phase]

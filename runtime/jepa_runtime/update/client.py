@@ -118,7 +118,8 @@ class Client:
                     "there is no earlier release on this robot: publish one under a higher number"
                 )
             self._keep(state, Back(earlier, reason))
-        self._run()
+        # An update that began with the way back goes on another time.
+        self._run(until=Phase.CHECK)
         return self.state
 
     def _run(self, until: Phase = Phase.IDLE, *, looks: bool = False) -> None:

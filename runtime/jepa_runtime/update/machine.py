@@ -23,8 +23,8 @@ Rules:
    another count.
 7. Before the switch an update may be dropped, which is no fault of its release: it ends at once, and the
    next look may find the release again.
-8. An update begins with the way back where an earlier one could not go it, and goes on if that fails again:
-   what it finds may be the cure.
+8. An update begins with the way back where an earlier one could not go it, and goes on also if that fails
+   again: what it finds may be the cure.
 """
 
 from __future__ import annotations
@@ -204,6 +204,8 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
     phase = state.phase
     match outcome:
         case Done():
+            if phase is Phase.ROLLBACK and state.result == "none":
+                return _enter(replace(_gained(state), attempts={}), Phase.CHECK)
             return _enter(_gained(state), NEXT[phase])
         case NothingNew(reason, refused):
             return _enter(_ended(state, "refused" if refused else "unchanged", reason), Phase.IDLE)
@@ -212,7 +214,7 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
         case NotYet(reason):
             if state.waits + 1 < MAX_WAITS:
                 return replace(state, waits=state.waits + 1, reason=reason)
-            return _give_up(state, "failed", reason, now)
+            return _give_up(state, "failed", reason, now, at_fault=False)
         case Refused(reason) | Unhealthy(reason):
             return _give_up(state, "failed" if phase is Phase.CHECK else "refused", reason, now)
         case Back(to, reason):
@@ -262,7 +264,9 @@ def _gained(state: State) -> State:
             return state
 
 
-def _give_up(state: State, result: Result, reason: str, now: datetime) -> State:
+def _give_up(
+    state: State, result: Result, reason: str, now: datetime, *, at_fault: bool | None = None
+) -> State:
     phase, to = state.phase, _GIVEN_UP[state.phase]
     if phase is Phase.ROLLBACK:
         # The links are what they are, and a person has to look.
@@ -273,7 +277,8 @@ def _give_up(state: State, result: Result, reason: str, now: datetime) -> State:
     if phase not in _BEFORE_SWITCH + _SWITCHED:
         return _enter(_ended(state, result, reason) if phase is Phase.CHECK else state, to)
     candidate = None if state.work is None else state.work.installed
-    at_fault = result == "refused" or phase in _SWITCHED
+    if at_fault is None:
+        at_fault = result == "refused" or phase in _SWITCHED
     return _enter(_refuse(_ended(state, result, reason), candidate, reason, now, at_fault=at_fault), to)
 
 
