@@ -43,6 +43,10 @@ class FetchError(UpdateError):
     """A file could not be fetched now; another attempt may succeed."""
 
 
+class SpentError(FetchError):
+    """What an update may take is used up; the next one goes on from there."""
+
+
 class StorageError(UpdateError):
     """A disk is full, fails, or does not hold what was written to it."""
 

@@ -8,6 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from jepa_runtime.update.fetch import (
+    Allowance,
     Clock,
     Limits,
     Source,
@@ -23,8 +24,8 @@ QUICK = Limits(connect_s=2, read_s=0.3, free_bytes=0)
 def fetch(
     source: Source, part: Path, content: bytes, name: str, limits: Limits = QUICK, clock: Clock | None = None
 ) -> None:
-    more = {} if clock is None else {"clock": clock}
-    fetch_file(source, name, part, length=len(content), is_right=having(content), limits=limits, **more)
+    allowance = Allowance(limits) if clock is None else Allowance(limits, clock)
+    fetch_file(source, name, part, length=len(content), is_right=having(content), allowance=allowance)
 
 
 def having(content: bytes) -> Callable[[BufferedReader], bool]:

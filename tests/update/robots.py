@@ -16,7 +16,7 @@ from jepa_runtime.update import robot
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.provision import provision
-from jepa_runtime.update.release import Budgets, Release, interface_of, pointer_path
+from jepa_runtime.update.release import Budgets, Release, Robot, check_meant, pointer_path, told_of
 from jepa_runtime.update.serving import Health, LinkServing
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
@@ -62,7 +62,7 @@ def release_of(bundle: Bundle, seq: int, **fields: Any) -> Release:
             "manifest_sha256": bundle.sha256,
             "runtime_abi": (1, 1),
             "hardware_ids": ("any",),
-            "interface": interface_of(manifest),
+            **told_of(manifest),
             "budgets": Budgets(),
             "rollout": {"percent": 100.0, "salt": "s"},
         }
@@ -83,6 +83,8 @@ def release(seq: int = 2, manifest_sha256: str = "1" * 64) -> Release:
             "runtime_abi": (1, 1),
             "hardware_ids": ("any",),
             "interface": "a" * 64,
+            "variants": ("openvino/int8",),
+            "golden_sha256": "b" * 64,
             "budgets": {},
             "rollout": {"percent": 100.0, "salt": "s"},
         }
@@ -156,6 +158,9 @@ class Gate:
     def __init__(self, bad: Mapping[str, str] | None = None) -> None:
         self.bad = dict(bad or {})
         self.calls: list[str] = []
+
+    def check_release(self, release: Release, robot: Robot) -> None:
+        check_meant(release, robot)
 
     def check(self, bundle: Bundle, release: Release, robot: object) -> None:
         self._judge("check", bundle.path)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.errors import StorageError, TrustError, UpdateError
+from jepa_runtime.errors import SpentError, StorageError, TrustError, UpdateError
 from jepa_runtime.update import operator, provision, state
-from jepa_runtime.update.fetch import Limits
+from jepa_runtime.update.fetch import Limits, Progress
 from jepa_runtime.update.release import Delta
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Seen
-from tests.update.robots import NOW, Clock, Died, Serving, Site, dies_in, factory, unreachable
+from tests.update.robots import NOW, Clock, Died, Repository, Serving, Site, dies_in, factory, unreachable
 
 
 def test_a_release_is_installed_and_serves(site: Site, bundles: list[Bundle]) -> None:
@@ -299,6 +299,46 @@ def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bu
         assert whole == damaged
         told = (site.root / "audit.log").read_text()
         assert ("a delta was of no use" in told) == damaged
+
+
+def test_a_delta_that_the_server_does_not_give_keeps_no_release_away(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    path = "report.json"
+    base = next(record for record in bundles[0].manifest.files if record.path == path)
+
+    class Broken(Repository):
+        def download(self, path: str, part: Path, progress: Progress | None = None) -> None:
+            if path == "deltas/one":
+                self.fetched.append(path)
+                raise unreachable()
+            super().download(path, part, progress)
+
+    site = Site(tmp_path / "robot", bundles[0])
+    site.repository = Broken()
+    delta = Delta(path=path, base_sha256=base.sha256, target="deltas/one", bytes=1)
+    site.repository.publish(bundles[1], 2, deltas=(delta,))
+    assert site.update().result == "updated"
+    assert site.repository.fetched.count("deltas/one") == 3
+
+
+def test_a_release_comes_in_pieces_where_an_update_may_not_fetch_all_of_it(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.repository.error = None
+    download = site.repository.download
+    spent = SpentError("the 10 bytes of one update are used up")
+
+    def used_up(*_: object) -> None:
+        raise spent
+
+    site.repository.download = used_up  # type: ignore[method-assign]
+    kept = site.update()
+    assert (kept.result, kept.reason, kept.refused) == ("failed", str(spent), {})
+    assert site.clock.seconds == 0, "another attempt would have nothing left either"
+    site.repository.download = download  # type: ignore[method-assign]
+    assert site.update().result == "updated"
 
 
 def test_a_release_that_does_not_fit_is_told_before_the_first_byte(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jepa_runtime.errors import FetchError, TrustError
 from jepa_runtime.update.fetch import (
+    Allowance,
     Body,
     FolderSource,
     HttpSource,
@@ -36,7 +37,7 @@ def test_a_file_comes_whole_and_is_all_that_the_part_holds(server: FaultServer, 
         part,
         length=len(LARGE),
         is_right=having(LARGE),
-        limits=QUICK,
+        allowance=Allowance(QUICK),
         progress=lambda done, of: seen.append((done, of)),
     )
     assert part.read_bytes() == LARGE

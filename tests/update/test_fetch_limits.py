@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.errors import FetchError, SpentError, UpdateError
 from jepa_runtime.update.fetch import (
+    Allowance,
     Body,
+    FolderSource,
     HttpSource,
     Limits,
     fetch_bytes,
@@ -64,7 +66,7 @@ def test_a_slow_start_is_forgiven(part: Path) -> None:
 def test_a_file_that_takes_too_long_is_left_for_another_attempt(part: Path) -> None:
     clock = FakeClock()
     limits = Limits(total_s=100, free_bytes=0)
-    with pytest.raises(FetchError, match="f: not there after 100 s: try again, or allow it more time"):
+    with pytest.raises(FetchError, match="f: not there after 100 s: the next update goes on from there"):
         fetch(Paced(LARGE, clock, seconds=25, step=1 << 19), part, LARGE, "f", limits, clock)
     assert part.exists()
 
@@ -94,8 +96,7 @@ def test_after_a_pause_the_rate_is_still_kept(part: Path) -> None:
         part,
         length=len(content),
         is_right=having(content),
-        limits=limits,
-        clock=clock,
+        allowance=Allowance(limits, clock),
         progress=watch,
     )
     after = [(now, done) for now, done in taken if now > 61 + 30]
@@ -103,15 +104,28 @@ def test_after_a_pause_the_rate_is_still_kept(part: Path) -> None:
     assert (last - first) / (end - start) <= 100_001
 
 
-def test_no_attempt_takes_more_bytes_than_it_may(server: FaultServer, part: Path) -> None:
+def test_no_update_takes_more_bytes_than_it_may(server: FaultServer, part: Path) -> None:
     limits = Limits(max_bytes=40_000, free_bytes=0)
     source = HttpSource(server.url, limits)
     for attempt in range(2):
-        with pytest.raises(FetchError, match="the 40000 bytes of one attempt are used up"):
+        with pytest.raises(FetchError, match="the 40000 bytes of one update are used up"):
             fetch(source, part, SMALL, "small", limits)
         assert len(server.requests) == attempt + 1
     fetch(source, part, SMALL, "small", limits)
     assert part.read_bytes() == SMALL
+
+
+def test_several_files_have_one_allowance(served: Path, part: Path) -> None:
+    clock = FakeClock()
+    source, few = FolderSource(served), Allowance(Limits(max_bytes=150_000, free_bytes=0), clock)
+    short = Allowance(Limits(total_s=100, free_bytes=0), clock)
+    for allowance in (few, short):
+        part.unlink(missing_ok=True)
+        fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
+        part.unlink()
+        clock.sleep(101)
+        with pytest.raises(SpentError, match=r"the next (update|one) goes on from there"):
+            fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
 
 
 def test_what_is_used_up_is_not_asked_for(server: FaultServer, part: Path) -> None:

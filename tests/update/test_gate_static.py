@@ -9,7 +9,7 @@ import pytest
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError, RefusedError
 from jepa_runtime.update.gate import static
-from jepa_runtime.update.release import Budgets, Release, Robot, Rollout, interface_of
+from jepa_runtime.update.release import Budgets, Release, Robot, Rollout, told_of
 
 ROBOT = Robot(device_id="robot-7", hardware_ids=("kestrel-2",))
 
@@ -29,7 +29,7 @@ def release(bundle: Bundle, **changes: object) -> Release:
         "manifest_sha256": bundle.sha256,
         "runtime_abi": (1, 1),
         "hardware_ids": ("any",),
-        "interface": interface_of(bundle.manifest),
+        **told_of(bundle.manifest),
         "budgets": Budgets(),
         "rollout": Rollout(percent=100.0, salt="s"),
     }
@@ -47,6 +47,8 @@ def test_a_bundle_that_is_what_its_release_says_passes(bundle: Bundle) -> None:
         ({"model_id": "other"}, "model is toy, release 9 of other says other"),
         ({"version": "1.2.4"}, "version is 1.2.3, release 9 of toy says 1.2.4"),
         ({"interface": "1" * 64}, "interface is .* says 1111"),
+        ({"golden_sha256": "2" * 64}, "golden_sha256 is .* says 2222"),
+        ({"variants": ("openvino/fp32", "openvino/fp16")}, "variants is .* says .*fp16"),
         ({"hardware_ids": ("heron",)}, "is for heron; this robot is kestrel-2"),
         ({"runtime_abi": (2, 3)}, "needs a runtime ABI from 2 to 3"),
     ],

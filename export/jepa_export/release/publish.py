@@ -25,9 +25,9 @@ from jepa_runtime.update.release import (
     RUNTIME_ABI,
     SCHEMA_VERSION,
     Release,
-    interface_of,
     parse_release,
     pointer_path,
+    told_of,
 )
 from jepa_runtime.verification import golden_parity
 
@@ -130,7 +130,7 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
         "manifest_sha256": bundle.sha256,
         "runtime_abi": [RUNTIME_ABI, RUNTIME_ABI],
         "hardware_ids": list(terms.hardware_ids),
-        "interface": interface_of(manifest),
+        **told_of(manifest),
         "budgets": dict(terms.budgets),
         "rollout": {"percent": terms.percent, "salt": terms.salt or manifest.model_id},
         "revoked": list(previous.revoked) if previous else [],

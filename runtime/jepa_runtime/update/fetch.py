@@ -19,7 +19,7 @@ from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
-from jepa_runtime.errors import FetchError, TrustError
+from jepa_runtime.errors import FetchError, SpentError, TrustError
 from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.part import Part
 from jepa_runtime.update.sources import (
@@ -32,6 +32,7 @@ from jepa_runtime.update.sources import (
 )
 
 __all__ = [
+    "Allowance",
     "Body",
     "Clock",
     "FolderSource",
@@ -51,41 +52,65 @@ _CHUNK_BYTES = 1 << 18
 _WORTH_BYTES = 1 << 20
 
 
+class Allowance:
+    """The time, counted from the first fetch on, and the bytes that several fetches may take together."""
+
+    def __init__(self, limits: Limits, clock: Clock = time) -> None:
+        self.limits, self.clock = limits, clock
+        self._ends: float | None = None
+        self._bytes = 0
+
+    def left(self, name: str) -> int:
+        """How many bytes may be read at once; ``name``: of what is fetched, for messages.
+
+        Raises:
+            SpentError: none any more.
+        """
+        limits, now = self.limits, self.clock.monotonic()
+        if self._ends is None:
+            self._ends = now + limits.total_s
+        if now > self._ends:
+            raise SpentError(
+                f"{name}: not there after {limits.total_s:g} s: the next update goes on from there; allow it "
+                "more time (total_s) if that is too little"
+            )
+        if limits.max_bytes is None:
+            return _CHUNK_BYTES
+        if self._bytes >= limits.max_bytes:
+            raise SpentError(
+                f"{name}: the {limits.max_bytes} bytes of one update are used up: the next one goes on from "
+                "there"
+            )
+        return min(_CHUNK_BYTES, limits.max_bytes - self._bytes)
+
+    def take(self, n: int) -> None:
+        """Take note of ``n`` bytes."""
+        self._bytes += n
+
+
 class _Meter:
     """Keeps one fetch within its limits.
 
     Args:
         name: of what is fetched, for messages.
+        allowance: of which it takes.
     """
 
-    def __init__(self, name: str, limits: Limits, clock: Clock) -> None:
-        self._name = name
-        self._limits = limits
-        self._clock = clock
-        self._start = self._window = clock.monotonic()
+    def __init__(self, name: str, allowance: Allowance) -> None:
+        self._name, self._allowance = name, allowance
+        self._limits, self._clock = allowance.limits, allowance.clock
+        self._window = self._clock.monotonic()
         self._in_window = 0
-        self._total = 0
 
     def allowed(self, wanted: int) -> int:
         """How many bytes to read next, at most ``wanted``.
 
         Raises:
-            FetchError: none any more.
+            SpentError: none any more.
         """
-        if self._clock.monotonic() - self._start > self._limits.total_s:
-            raise FetchError(
-                f"{self._name}: not there after {self._limits.total_s:g} s: try again, or allow it more time"
-            )
-        most = _CHUNK_BYTES
+        most = self._allowance.left(self._name)
         if self._limits.max_bytes_s is not None:
             most = min(most, max(1, int(self._limits.max_bytes_s / 10)))
-        if self._limits.max_bytes is not None:
-            most = min(most, self._limits.max_bytes - self._total)
-            if most <= 0:
-                raise FetchError(
-                    f"{self._name}: the {self._limits.max_bytes} bytes of one attempt are used up: the next "
-                    "attempt goes on from there"
-                )
         return min(most, wanted)
 
     def count(self, n: int) -> None:
@@ -94,7 +119,7 @@ class _Meter:
         Raises:
             FetchError: they came too slowly.
         """
-        self._total += n
+        self._allowance.take(n)
         self._in_window += n
         if self._limits.max_bytes_s is not None:
             due = self._window + self._in_window / self._limits.max_bytes_s
@@ -117,15 +142,18 @@ def fetch_bytes(source: Source, path: str, *, max_bytes: int, limits: Limits, cl
         TrustError: it is longer than ``max_bytes``.
         FetchError: it cannot be fetched now.
     """
-    # What cannot be gone on with is not limited in bytes as if it could.
-    meter = _Meter(path, replace(limits, max_bytes=None), clock)
+    # What cannot be gone on with takes of no allowance that others need.
+    meter = _Meter(path, Allowance(replace(limits, max_bytes=None), clock))
     content = bytearray()
-    with source.open(path) as body:
-        while data := body.read(meter.allowed(max_bytes + 1 - len(content))):
-            content += data
-            if len(content) > max_bytes:
-                raise TrustError(f"{path}: longer than the {max_bytes} bytes that it may have")
-            meter.count(len(data))
+    try:
+        with source.open(path) as body:
+            while data := body.read(meter.allowed(max_bytes + 1 - len(content))):
+                content += data
+                if len(content) > max_bytes:
+                    raise TrustError(f"{path}: longer than the {max_bytes} bytes that it may have")
+                meter.count(len(data))
+    except SpentError as error:
+        raise FetchError(f"{path}: not there after {limits.total_s:g} s: try again") from error
     return bytes(content)
 
 
@@ -136,8 +164,7 @@ def fetch_file(
     *,
     length: int,
     is_right: Callable[[BufferedReader], bool],
-    limits: Limits,
-    clock: Clock = time,
+    allowance: Allowance,
     progress: Progress | None = None,
 ) -> None:
     """A large file, into ``part``; what is there of it already is not fetched again.
@@ -146,15 +173,17 @@ def fetch_file(
         part: a file to make or to go on with; it has the content and nothing else once this returns.
         length: of the content, in bytes.
         is_right: says whether a content is the one that was signed.
+        allowance: of which it takes, and its limits.
         progress: is told how many bytes are there, and of how many.
 
     Raises:
         TrustError: the content is another one; ``part`` was removed.
+        SpentError: the allowance is used up; ``part`` stays.
         FetchError: it cannot be fetched now; ``part`` stays for the next attempt.
         StorageError: the disk is full or fails; ``part`` was removed unless it was only too full to go on.
     """
-    with Part(part, length, free_bytes=limits.free_bytes) as file:
-        meter = _Meter(path, limits, clock)
+    with Part(part, length, free_bytes=allowance.limits.free_bytes) as file:
+        meter = _Meter(path, allowance)
 
         def comes_right() -> bool:
             _fill(file, source, path, length, meter, progress)

@@ -100,9 +100,10 @@ class NothingNew:
 
 @dataclass(frozen=True)
 class Dropped:
-    """The update is not wanted any more, before its switch."""
+    """The update is not wanted any more, before its switch; ``failed``: it is, but can go on only later."""
 
     reason: str
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             return _enter(_gained(state), NEXT[phase])
         case NothingNew(reason, refused):
             return _enter(_ended(state, "refused" if refused else "unchanged", reason), Phase.IDLE)
-        case Dropped(reason):
-            return _enter(_ended(state, "unchanged", reason), Phase.IDLE)
+        case Dropped(reason, failed):
+            return _enter(_ended(state, "failed" if failed else "unchanged", reason), Phase.IDLE)
         case NotYet(reason):
             if state.waits + 1 < MAX_WAITS:
                 return replace(state, waits=state.waits + 1, reason=reason)

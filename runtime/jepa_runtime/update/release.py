@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -28,6 +28,7 @@ POINTER_NAME = "latest.json"
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 _Sequence = Annotated[int, Field(ge=1, le=2**63 - 1)]
+_Variant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[a-z0-9]+$", max_length=64)]
 
 
 class _Model(BaseModel):
@@ -82,7 +83,7 @@ class Release(_Model):
         manifest_sha256: of its manifest, and with it of everything.
         runtime_abi: the lowest and the highest :data:`RUNTIME_ABI` that serve it rightly.
         hardware_ids: the kinds of robot it is for; ``any``: all.
-        interface: see :func:`interface_of`.
+        interface, variants, golden_sha256: see :func:`told_of`.
         deltas: offered beside the files.
         revoked: releases of this model that no robot is to run any more.
         revoked_manifests: SHA-256 of the manifests that only such releases have: a model that came with the
@@ -98,6 +99,8 @@ class Release(_Model):
     runtime_abi: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     hardware_ids: Annotated[tuple[_Identifier, ...], Field(min_length=1, max_length=64)]
     interface: _Digest
+    variants: Annotated[tuple[_Variant, ...], Field(min_length=1, max_length=64)]
+    golden_sha256: _Digest
     budgets: Budgets
     rollout: Rollout
     deltas: Annotated[tuple[Delta, ...], Field(max_length=1000)] = ()
@@ -164,6 +167,22 @@ def parse_release(content: bytes, where: str = POINTER_NAME) -> Release:
         return Release.model_validate_json(content)
     except ValidationError as error:
         raise TrustError(f"{where}: {describe(error)}") from error
+
+
+def told_of(manifest: Manifest) -> dict[str, Any]:
+    """What a release says of its bundle, so that a robot need not fetch it to know.
+
+    Returns:
+        ``interface``: see :func:`interface_of`; ``variants``: the engines and precisions that its graphs are
+        for, as TARGET/PRECISION; ``golden_sha256``: of the outputs that it is to reproduce.
+    """
+    golden = next(record for record in manifest.files if record.path == manifest.golden.path)
+    variants = dict.fromkeys(f"{graph.target}/{graph.precision}" for graph in manifest.graphs.encoder)
+    return {
+        "interface": interface_of(manifest),
+        "variants": tuple(variants),
+        "golden_sha256": golden.sha256,
+    }
 
 
 def interface_of(manifest: Manifest) -> str:

@@ -19,11 +19,12 @@ from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source
 from jepa_runtime.update.gate import probe, shadow, static
+from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.machine import NothingNew, NotYet, Outcome
 from jepa_runtime.update.release import Budgets, Release, Robot
 from jepa_runtime.update.serving import LinkServing, Serving
 from jepa_runtime.update.state import Phase, State
-from jepa_runtime.update.steps import Gate, Repository, Steps
+from jepa_runtime.update.steps import Repository, Steps
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Trust
 from jepa_runtime.world_model import WorldModel
@@ -63,6 +64,11 @@ class LocalGate:
         self._settings, self._alive, self._compared = settings, alive, compared
         spec = settings.shadow
         self._frames = frames or (None if spec is None else lambda: open_source(spec))
+
+    def check_release(self, release: Release, robot: Robot) -> None:
+        """See :func:`jepa_runtime.update.gate.static.check_release`."""
+        settings = self._settings
+        static.check_release(release, robot, engine=settings.engine, precision=settings.precision)
 
     def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
         """See :func:`jepa_runtime.update.gate.static.check`."""

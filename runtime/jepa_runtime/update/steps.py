@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import (
@@ -14,12 +13,14 @@ from jepa_runtime.errors import (
     FetchError,
     JepaRuntimeError,
     RefusedError,
+    SpentError,
     StorageError,
     TrustError,
 )
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Download, Files
 from jepa_runtime.update.fetch import Clock, Progress
+from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.machine import (
     Back,
     Done,
@@ -35,10 +36,8 @@ from jepa_runtime.update.machine import (
 )
 from jepa_runtime.update.release import (
     MAX_POINTER_BYTES,
-    Budgets,
     Release,
     Robot,
-    check_meant,
     included,
     interface_of,
     parse_release,
@@ -50,6 +49,8 @@ from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
 
 _LOOK_S = 1.0
+# A server that gives all but a delta is not to keep a release away for good.
+_DELTA_ATTEMPTS = 3
 # What the repository said longer ago may have changed.
 _RECENT = timedelta(minutes=10)
 # As it is done where the state could not be kept.
@@ -62,22 +63,6 @@ class Repository(Files, Protocol):
     """A signed repository; :class:`~jepa_runtime.update.trust.Trust` is one."""
 
     def refresh(self, floors: Floors) -> Seen: ...
-
-
-class Gate(Protocol):
-    """Whether a candidate may serve; each of the three raises RefusedError if not."""
-
-    def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
-        """What it says about itself."""
-        ...
-
-    def probe(self, folder: Path, budgets: Budgets) -> Mapping[str, Any]:
-        """What it does in a process of its own; what was measured."""
-        ...
-
-    def shadow(self, current: Path, candidate: Path, budgets: Budgets) -> Mapping[str, Any] | None:
-        """How it predicts beside what serves; None: this robot has nothing to compare them on."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +122,8 @@ class Steps:
         except TrustError as error:
             # The next look at the repository may find it in order; this one need not be repeated for it.
             return state, Refused(str(error)) if state.phase is Phase.CHECK else Failed(str(error))
+        except SpentError as error:
+            return state, Dropped(str(error), failed=True)
         except JepaRuntimeError as error:
             return state, Failed(str(error))
 
@@ -199,7 +186,7 @@ class Steps:
             return state, NothingNew(
                 f"{name} has been rolled out to {release.rollout.percent:g} % of the robots, not to this one"
             )
-        check_meant(release, self._robot(state))
+        self.gate.check_release(release, self._robot(state))
         return state, Done()
 
     def _download(self, state: State) -> Step:
@@ -209,7 +196,7 @@ class Steps:
                 release,
                 self.repository,
                 self.store,
-                use_deltas=self.config.deltas,
+                use_deltas=self.config.deltas and state.attempts.get(Phase.DOWNLOAD, 0) < _DELTA_ATTEMPTS,
                 free_bytes=self.config.fetch.free_bytes,
                 note=self.note,
                 progress=self._progress,

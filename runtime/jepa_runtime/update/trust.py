@@ -30,7 +30,15 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from jepa_runtime.errors import StorageError, TrustError, UpdateError
 from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
-from jepa_runtime.update.fetch import Limits, NotFoundError, Progress, Source, fetch_bytes, fetch_file
+from jepa_runtime.update.fetch import (
+    Allowance,
+    Limits,
+    NotFoundError,
+    Progress,
+    Source,
+    fetch_bytes,
+    fetch_file,
+)
 
 SIGNED_AT = "x-jepa-signed-at"
 # Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
@@ -101,6 +109,7 @@ class Trust:
         root: the metadata of the root role that came with the robot.
         metadata: where metadata comes from.
         targets: where all other files come from.
+        limits: of each fetch, and of all downloads together.
         now: the clock, in UTC.
     """
 
@@ -118,6 +127,7 @@ class Trust:
         self._root = root
         self._targets = targets
         self._limits = limits
+        self._allowance = Allowance(limits)
         self._now = now
         self._fetcher = _Fetcher(metadata, limits)
         self._updater: _Updater | None = None
@@ -178,6 +188,7 @@ class Trust:
 
         Raises:
             TrustError: as :meth:`target`, or it is not what was signed; then ``part`` was removed.
+            SpentError: all that was downloaded here has taken what it may; ``part`` stays.
             FetchError: it cannot be fetched now; ``part`` stays for the next attempt.
             StorageError: the disk is full or fails.
         """
@@ -196,7 +207,7 @@ class Trust:
             part,
             length=info.length,
             is_right=is_right,
-            limits=self._limits,
+            allowance=self._allowance,
             progress=progress,
         )
 

@@ -29,7 +29,7 @@ from tests.update.repositories import CHANNELS, START, Repository
 from tests.update.robots import CHANNEL, MODEL, Gate, Serving, Site, release_of
 from tests.update.servers import FakeClock, Fault, FaultServer
 
-LIMITS = Limits(connect_s=2, read_s=0.1, total_s=0.2, free_bytes=0)
+LIMITS = Limits(connect_s=2, read_s=0.1, total_s=2.0, free_bytes=0)
 
 
 class Fleet:
@@ -106,7 +106,7 @@ METADATA, SMALL, LARGE = FILES[:2], FILES[2:3], FILES[3:]
 FAULTS: dict[str, tuple[Fault, dict[tuple[str, ...], str]]] = {
     "cuts the connection": (servers.cut(5), {FILES: "the connection was cut, or the answer is no HTTP"}),
     "falls silent": (servers.stall(5), {FILES: "the server fell silent, or is too slow"}),
-    "sends a byte now and then": (servers.trickle(0.03), {FILES: "not there after 0.2 s"}),
+    "sends a byte now and then": (servers.trickle(0.03), {FILES: "not there after 2 s"}),
     "answers with garbage": (servers.garbage, {FILES: "the connection was cut, or the answer is no HTTP"}),
     "always fails": (servers.status(500), {FILES: r"the server says 500 \(Internal Server Error\)"}),
     "has lost the file": (servers.status(404), {FILES: r"the server says 404 \(Not Found\)"}),

@@ -15,7 +15,7 @@ from jepa_runtime.update.hawkbit import agent, kept
 from jepa_runtime.update.hawkbit.kept import Answer, Kept, Order
 from jepa_runtime.update.hawkbit.messages import Deployment
 from jepa_runtime.update.machine import DROPPABLE
-from jepa_runtime.update.state import Installed, Phase, State, Work
+from jepa_runtime.update.state import Installed, Phase, Refusal, State, Work
 from tests.update.hawkbit.ddi_server import ATTRIBUTE
 from tests.update.robots import release, settings
 
@@ -65,15 +65,23 @@ def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[
     current=st.sampled_from(["1.0.0", "2.0.0"]),
     good=st.sampled_from(["1.0.0", "2.0.0"]),
     asked=st.booleans(),
+    held=st.booleans(),
 )
 def test_only_what_was_committed_to_is_a_success(
-    phase: Phase, result: str, current: str, good: str, asked: bool
+    phase: Phase, result: str, current: str, good: str, asked: bool, held: bool
 ) -> None:
-    state = State(phase=phase, result=result, current=installed(current), good=installed(good))  # type: ignore[arg-type]
+    state = State(
+        phase=phase,
+        result=result,  # type: ignore[arg-type]
+        reason="too slow",
+        current=installed(current),
+        good=installed(good),
+        refused={"2" * 64: Refusal(reason="too slow" if held else "NaN", times=1, not_before=None)},
+    )
     answer = agent.concluded(ORDER, state, [], asked=asked)
     is_success = answer is not None and answer.finished == "success"
     assert is_success == (current == good == "2.0.0")
-    assert (answer is None) == (not is_success and result == "failed" and not asked)
+    assert (answer is None) == (not is_success and result == "failed" and not (asked and held))
 
 
 @given(

@@ -1,12 +1,38 @@
-"""The first gate: what a bundle says about itself, against its release and this robot. Nothing of it runs."""
+"""The first gate: what a release and its bundle say about themselves, against each other and this robot.
+Nothing of them runs."""
 
 from __future__ import annotations
 
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import RefusedError
-from jepa_runtime.sessions import runnable_precisions
-from jepa_runtime.update.release import Release, Robot, check_meant, interface_of
+from jepa_runtime.update.release import Release, Robot, check_meant, told_of
+
+
+def check_release(
+    release: Release, robot: Robot, *, engine: str = "openvino:CPU", precision: str | None = None
+) -> None:
+    """Check that a release is for this robot and its engine, before anything of it is fetched.
+
+    Args:
+        engine, precision: that will serve it; precision None: any.
+
+    Raises:
+        RefusedError: it is not; the message says why.
+        BackendError: this robot has no such engine or device.
+    """
+    check_meant(release, robot)
+    backend = create_backend(engine)
+    targets = backend.targets
+    backend.close()
+    kinds = [variant.partition("/") for variant in release.variants]
+    if not any(target in targets and precision in (None, kind) for target, _, kind in kinds):
+        there = ", ".join(f"{kind} for {target}" for target, _, kind in kinds)
+        wanted = f" in {precision}" if precision else ""
+        raise RefusedError(
+            f"release {release.release_seq} of {release.model_id} has nothing that {engine} can run{wanted}; "
+            f"it has: {there}: publish it with a variant for this robot"
+        )
 
 
 def check(
@@ -22,20 +48,20 @@ def check(
 
     Args:
         bundle: opened by the strict reader: schema, listing, hashes and formats are in order.
-        engine, precision: that will serve it; precision None: any.
+        engine, precision: see :func:`check_release`, of which all is checked again.
         allow_untrained: accept random weights, for tests.
 
     Raises:
         RefusedError: it is not; the message says why.
         BackendError: this robot has no such engine or device.
     """
-    check_meant(release, robot)
+    check_release(release, robot, engine=engine, precision=precision)
     manifest, what = bundle.manifest, f"release {release.release_seq} of {release.model_id}"
     for name, told, found in (
         ("manifest SHA-256", release.manifest_sha256, bundle.sha256),
         ("model", release.model_id, manifest.model_id),
         ("version", release.version, manifest.version),
-        ("interface", release.interface, interface_of(manifest)),
+        *((name, getattr(release, name), found) for name, found in told_of(manifest).items()),
     ):
         if told != found:
             raise RefusedError(
@@ -45,16 +71,4 @@ def check(
         raise RefusedError(
             f"{bundle.path}: {what} holds random weights (trained: false), its predictions mean nothing: "
             "publish a trained model"
-        )
-    backend = create_backend(engine)
-    try:
-        runnable = runnable_precisions(manifest, backend.targets)
-    finally:
-        backend.close()
-    if not runnable or precision not in (None, *runnable):
-        kinds = ", ".join(f"{entry.precision} for {entry.target}" for entry in manifest.graphs.encoder)
-        wanted = f" in {precision}" if precision else ""
-        raise RefusedError(
-            f"{bundle.path}: {what} has nothing that {engine} can run{wanted}; it has: {kinds}: publish it "
-            "with a variant for this robot"
         )

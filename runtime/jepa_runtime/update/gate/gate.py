@@ -1,0 +1,30 @@
+"""The gate, as an update asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.update.release import Budgets, Release, Robot
+
+
+class Gate(Protocol):
+    """Whether a candidate may serve; each of these raises RefusedError if not."""
+
+    def check_release(self, release: Release, robot: Robot) -> None:
+        """What its release says, before it is fetched."""
+        ...
+
+    def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
+        """What it says about itself."""
+        ...
+
+    def probe(self, folder: Path, budgets: Budgets) -> Mapping[str, Any]:
+        """What it does in a process of its own; what was measured."""
+        ...
+
+    def shadow(self, current: Path, candidate: Path, budgets: Budgets) -> Mapping[str, Any] | None:
+        """How it predicts beside what serves; None: this robot has nothing to compare them on."""
+        ...
