@@ -17,7 +17,7 @@ from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.provision import provision
 from jepa_runtime.update.release import Budgets, Release, Robot, check_meant, pointer_path, told_of
-from jepa_runtime.update.serving import Health, LinkServing
+from jepa_runtime.update.serving import Health
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
@@ -222,7 +222,7 @@ class Site:
     def __init__(self, root: Path, bundle: Bundle | None, **fields: Any) -> None:
         self.root = factory(root, bundle, **fields)
         self.repository, self.gate, self.clock = Repository(), Gate(), Clock()
-        self.serving: Serving | LinkServing = LinkServing()
+        self.serving: Serving | None = None
         self.reports: list[str] = []
 
     def opened(self, **arguments: Any) -> Any:

@@ -18,7 +18,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.update import durable, operator, robot
 from jepa_runtime.update.machine import Outcome
-from jepa_runtime.update.serving import Health, LinkServing
+from jepa_runtime.update.serving import Health
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.steps import Steps
 from jepa_runtime.update.store import MARK, Store
@@ -61,7 +61,7 @@ def test_a_full_disk_keeps_no_model_in_service_that_is_bad_or_that_nobody_watche
         with pytest.raises(StorageError, match="No space left"):
             site.update()
     assert (site.version, serving.swaps) == ("1.0.0", ["2.0.0", "1.0.0"])
-    site.serving = LinkServing()
+    site.serving = None
     kept = site.update()
     # A switch is made again. What was being observed is not taken for well because something else is.
     assert kept.result == ("updated" if when == "switched" else "refused")

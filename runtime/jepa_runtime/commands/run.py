@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 from rich.console import Console
@@ -21,12 +22,15 @@ from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.pipeline import Pipeline, Result
-from jepa_runtime.profiling.collector import Collector
+from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import write_report
 from jepa_runtime.sources.base import Frame, Image, Source
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from jepa_runtime.commands.run_robot import Follower
 
 _DEFAULT_RATE_HZ = 30.0
 _REFRESH_S = 0.5
@@ -42,7 +46,15 @@ def add_parser(subparsers: Any) -> None:
         "surprise, with the latency of every stage. Frames are due at a fixed rate whatever the model does; "
         "one that finds the last one still waiting replaces it, and the drop is counted.",
     )
-    parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--bundle", metavar="FOLDER", help="the model bundle")
+    model.add_argument(
+        "--robot",
+        type=Path,
+        metavar="DIR",
+        help="the folder of a robot (`jepa-runtime update provision`): serve what is current there; updates "
+        "exchange it in service, watch it and take it back if it fails",
+    )
     parser.add_argument(
         "--source",
         required=True,
@@ -60,9 +72,11 @@ def add_parser(subparsers: Any) -> None:
         "--goal", metavar="IMAGE", help="an image of the goal (default: the source's own, if it has one)"
     )
     parser.add_argument(
-        "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
+        "--engine", metavar="E", help="engine and device (default: the robot's, else openvino:CPU)"
     )
-    parser.add_argument("--precision", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
+    parser.add_argument(
+        "--precision", metavar="P", help="int8, fp16 or fp32 (default: the robot's, else the bundle's first)"
+    )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
     )
@@ -90,6 +104,11 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.json, args.html):
         if path is not None and path != "-":
             _make_folder(Path(path))
+    if args.robot is not None:
+        # Whoever runs a bundle need not wait until all of the updates is imported.
+        from jepa_runtime.commands.run_robot import adopt
+
+        adopt(args)
     console = Console(stderr=args.json == "-")
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
@@ -115,20 +134,14 @@ class _Run:
         self._deadline_ms: float = args.deadline_ms or 1000.0 / self._rate_hz
         self._collector = Collector()
         self._recording: RunRecording | None = None
-        self._lateness_ms: list[float] = []
+        self._follower: Follower | None = None
+        self._lateness_ms: deque[float] = deque(maxlen=MOST_SAMPLES)
         self._last_error: str | None = None
         self._fatal: JepaRuntimeError | None = None
         self._title = f"{Path(args.bundle).name} on {Path(args.source.partition('?')[0]).name}"
 
     def play(self) -> int:
-        pipeline = Pipeline(
-            self._open_model,
-            on_result=self._on_result,
-            on_error=self._on_error,
-            deadline_ms=self._deadline_ms,
-        )
-        pipeline.start()
-        try:
+        with self._serving() as pipeline:
             if self._args.mcap is not None:
                 self._recording = RunRecording(self._args.mcap, pipeline.model)
             if self._goal is not None:
@@ -138,19 +151,39 @@ class _Run:
             except SourceError as error:
                 self._fatal = error
             pipeline.wait_idle(_DRAIN_S)
-        finally:
-            pipeline.stop()
-            self._close_recording()
         self._finish(pipeline)
         if self._fatal is not None:
             raise self._fatal
         return 0
 
-    def _open_model(self) -> WorldModel:
+    @contextmanager
+    def _serving(self) -> Iterator[Pipeline]:
+        """The pipeline, started."""
+        with ExitStack() as stack:
+            stack.callback(self._close_recording)
+            if self._args.robot is not None:
+                from jepa_runtime.commands.run_robot import Follower
+
+                follower = Follower(self._args.robot, self._open, deadline_ms=self._deadline_ms)
+                self._follower = stack.enter_context(follower)
+            pipeline = Pipeline(
+                lambda: self._open(self._args.bundle),
+                on_result=self._on_result,
+                on_error=self._on_error,
+                on_model=self._on_model,
+                deadline_ms=self._deadline_ms,
+            )
+            pipeline.start()
+            stack.callback(pipeline.stop)
+            if self._follower is not None:
+                stack.enter_context(self._follower.follow(pipeline))
+            yield pipeline
+
+    def _open(self, folder: str | Path) -> WorldModel:
         args = self._args
         return WorldModel.open(
-            args.bundle,
-            engine=args.engine,
+            folder,
+            engine=args.engine or "openvino:CPU",
             precision=args.precision,
             num_samples=args.num_samples,
             options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
@@ -196,11 +229,19 @@ class _Run:
 
     def _on_result(self, result: Result) -> None:
         self._collector.add(result)
+        if self._follower is not None:
+            self._follower.result(result)
         if self._recording is not None:
             self._recording.add_result(result)
 
+    def _on_model(self, model: WorldModel, _: bool) -> None:
+        if self._recording is not None:
+            self._recording.serve(model)
+
     def _on_error(self, error: Exception, frame: Frame | None) -> None:
         self._last_error = f"{type(error).__name__}: {error}"
+        if self._follower is not None:
+            self._follower.error(error)
         if isinstance(error, RecordingError):
             self._fatal = error
             self._stopping.set()

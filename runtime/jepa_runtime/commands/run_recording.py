@@ -38,6 +38,11 @@ class RunRecording:
         self._model = model
         self._told_model = False
 
+    def serve(self, model: WorldModel) -> None:
+        """From now on results come from ``model``."""
+        self._model = model
+        self._told_model = False
+
     def add_frame(self, frame: Frame, command: NDArray[np.float32] | None) -> None:
         """Record a frame, and the command in force from its stamp on."""
         if not self._told_model:

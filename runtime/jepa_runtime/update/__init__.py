@@ -13,6 +13,8 @@ state         what must survive a restart: the update in work, floors, refusals
 audit         what happened, each entry bound to the one before it
 gate          whether a candidate may serve
 serving       what an update needs of whoever serves the model
+local_serving serves on this machine without ROS
+conduct       whether what serves serves well
 machine       the states of an update, and what follows what
 steps         what is done in each state
 client        carries updates to their end

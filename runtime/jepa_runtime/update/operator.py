@@ -94,7 +94,7 @@ def rollback(
     """Go back to what served before, and do not install again what serves now; an update in work ends.
 
     Args:
-        serving: is told; None: nobody is.
+        serving: is told; None: see :func:`open_client`.
 
     Raises:
         UpdateError: there is nothing to go back to.

@@ -20,9 +20,10 @@ from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source
 from jepa_runtime.update.gate import probe, shadow, static
 from jepa_runtime.update.gate.gate import Gate
+from jepa_runtime.update.local_serving import LocalServing
 from jepa_runtime.update.machine import NothingNew, NotYet, Outcome
 from jepa_runtime.update.release import Budgets, Release, Robot
-from jepa_runtime.update.serving import LinkServing, Serving
+from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.steps import Repository, Steps
 from jepa_runtime.update.store import Store
@@ -160,7 +161,7 @@ def open_client(
 
     Args:
         source: a folder with the repository, a USB stick's for instance; None: as set up.
-        repository, gate, serving: None: the real ones; nobody is told of a switch.
+        repository, gate, serving: None: the real ones; see :mod:`jepa_runtime.update.local_serving`.
         report: tells somebody how an update ended.
         progress: is told how many bytes of a release are there, and of how many.
         tell: is told each new state, and why.
@@ -202,7 +203,7 @@ def open_client(
             store=store,
             repository=repository or _repository(root, settings, source, now),
             gate=gate or LocalGate(settings, alive, frames=frames, compared=compared),
-            serving=serving or LinkServing(),
+            serving=serving or LocalServing(root),
             note=log.append,
             report=report,
             now=now,

@@ -44,14 +44,3 @@ class Serving(Protocol):
             UpdateError: that cannot be told now.
         """
         ...
-
-
-class LinkServing:
-    """Nobody is told: whoever serves starts from the link ``current``, the next time."""
-
-    def swap(self, folder: Path) -> None:
-        """Nothing but the link is needed."""
-
-    def health(self) -> Health:
-        """There is nobody to ask."""
-        return Health()

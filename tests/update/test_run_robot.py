@@ -1,0 +1,125 @@
+"""``jepa-runtime run --robot``: models are exchanged in a process that serves, watched, and taken back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.update.local_serving import SOCKET, LocalServing
+from tests.update.fleets import COMMAND, Fleet, edit, until
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, toy_bundle: Path) -> Fleet:
+    fleet = Fleet(tmp_path, toy_bundle)
+    assert fleet.provision() == 0
+    edit(fleet.root, health_window_s=3.0)
+    return fleet
+
+
+@pytest.fixture
+def start(fleet: Fleet, tmp_path: Path) -> Iterator[Start]:
+    """Serve from the robot's folder in a process of its own, until the end of the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        command = [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms", "--rate", "50", *more]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        until(lambda: (fleet.root / SOCKET).exists())
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def serves(fleet: Fleet, bundle: Bundle) -> bool:
+    return LocalServing(fleet.root).health().serves == bundle.sha256
+
+
+def ended(process: subprocess.Popen[str], path: Path) -> dict[str, Any]:
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    measured: dict[str, Any] = json.loads(path.read_text())
+    return measured
+
+
+def test_a_model_is_exchanged_while_it_serves(fleet: Fleet, start: Start, tmp_path: Path) -> None:
+    process = start("--json", str(tmp_path / "run.json"))
+    assert serves(fleet, fleet.bundles[0])
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 0
+    assert fleet.version == "2.0.0" and serves(fleet, fleet.bundles[1])
+    told = (fleet.root / "audit.log").read_text()
+    assert told.count('"probed"') == 1, "who serves is watched; a second probe would be for where nobody does"
+    assert fleet.run("rollback") == 0
+    assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
+    measured = ended(process, tmp_path / "run.json")
+    assert measured["model"]["version"] == "1.0.0" and measured["frames_failed"] == 0
+    assert measured["error"] is None
+    assert not (fleet.root / SOCKET).exists()
+
+
+def test_a_model_that_is_too_slow_in_service_makes_way(
+    fleet: Fleet, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start("--deadline-ms", "0.001")
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 3
+    assert "frames took over the 0.001 ms that 99 of 100 may take" in " ".join(capfd.readouterr().out.split())
+    assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
+
+
+def test_what_cannot_be_served_is_refused_by_who_serves(
+    fleet: Fleet, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It passes the gate on the engine of config.json; the process runs another precision."""
+    start("--precision", "fp16")
+    only = fleet.bundles[1]
+    manifest = only.manifest.model_dump(mode="json")
+    for role, variants in manifest["graphs"].items():
+        manifest["graphs"][role] = [one for one in variants or [] if one["precision"] != "fp16"]
+
+    fleet.publish(seal(only.path, manifest), 1)
+    assert fleet.run("apply") == 3
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "which serves, refuses" in shown and "fp16" in shown
+    assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
+
+
+def test_a_process_that_died_with_a_new_model_takes_it_back(fleet: Fleet, start: Start) -> None:
+    edit(fleet.root, health_window_s=60.0)
+    process = start()
+    fleet.publish(fleet.bundles[1], 1)
+    updating = subprocess.Popen([COMMAND, "update", "apply", "--root", fleet.root], stdout=subprocess.PIPE)
+    until(lambda: fleet.version == "2.0.0" and serves(fleet, fleet.bundles[1]))
+    process.kill()
+    start()
+    assert updating.wait(timeout=60) == 3
+    assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
+
+
+def test_a_robot_without_a_model_and_a_second_process_are_told(
+    fleet: Fleet, start: Start, tmp_path: Path
+) -> None:
+    start()
+    second = subprocess.run(
+        [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms"], capture_output=True, text=True
+    )
+    assert second.returncode == 1 and "another process serves from there: stop it first" in second.stderr
+    (fleet.root / "current").unlink()
+    third = subprocess.run(
+        [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms"], capture_output=True, text=True
+    )
+    assert third.returncode == 1 and "has no model yet" in third.stderr
