@@ -119,7 +119,7 @@ def test_several_files_have_one_allowance(served: Path, part: Path) -> None:
     clock = FakeClock()
     source, few = FolderSource(served), Allowance(Limits(max_bytes=150_000, free_bytes=0), clock)
     short = Allowance(Limits(total_s=100, free_bytes=0), clock)
-    for allowance in (few, short):
+    for allowance in (short, few):
         part.unlink(missing_ok=True)
         fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
         part.unlink()

@@ -1,13 +1,14 @@
 """``docs/update-faults.md``: the attacks and faults that updates are held against, each with its test.
 
-    python -m tests.update.campaigns.faults
+    python -m tests.update.campaigns.faults [--check]
 
-runs the tests that the page names, and writes anew what it says of their errors. A row is added by hand: with
-the class of the error, a colon and nothing after it, or ``none``.
+runs the tests that the page names, and writes anew what it says of their errors; ``--check`` only tells what
+would change. A row is added by hand: with the class of the error, a colon and nothing after it, or ``none``.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import tempfile
@@ -32,6 +33,7 @@ _PLAIN = (
     (r"\(pid \d+\)", "(pid N)"),
     (r"\d+ bytes per second", "N bytes per second"),
     (r"is [\d.e+-]+ (ms|MB) on", r"is X \1 on"),
+    (r"process \d+", "process N"),
     (r"\|", r"\|"),
     (r"\s+", " "),
 )
@@ -111,7 +113,7 @@ def written(lines: Sequence[str], said: Mapping[Row, str], folder: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     recorder, all_rows = Recorder(), rows()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         tests = dict.fromkeys(f"{TESTS}/{row.test}" for row in all_rows)
@@ -124,10 +126,16 @@ def main() -> int:
     if problems := [*recorder.failed, *(f"{row.test}: gave no {row.error}" for row in said if not said[row])]:
         print("\n".join(problems))
         return 1
-    PAGE.write_text(written(PAGE.read_text("utf-8").splitlines(), said, folder), "utf-8")
+    stands = PAGE.read_text("utf-8")
+    page = written(stands.splitlines(), said, folder)
+    if arguments == ["--check"]:
+        changed = [line for line in difflib.ndiff(stands.splitlines(), page.splitlines()) if line[0] in "+-"]
+        print("\n".join(changed))
+        return int(bool(changed))
+    PAGE.write_text(page, "utf-8")
     print(f"{PAGE}: {len(all_rows)} rows")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
@@ -263,6 +265,13 @@ def test_every_row_of_the_page_names_a_test_that_is_there_and_tells_its_error() 
         path, _, name = row.test.partition("::")
         assert f"\ndef {name.partition('[')[0]}(" in (faults.TESTS / path).read_text("utf-8"), row
         assert row.error == "none" or f"| {row.error}: |" not in lines[row.line], row
+
+
+@pytest.mark.slow
+def test_the_page_tells_the_very_errors_that_its_tests_give() -> None:
+    command = [sys.executable, "-m", "tests.update.campaigns.faults", "--check"]
+    ended = subprocess.run(command, cwd=faults.ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
 
 
 def test_what_differs_from_run_to_run_is_not_on_the_page() -> None:
