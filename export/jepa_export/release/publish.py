@@ -218,7 +218,7 @@ def downgrade(
         raise JepaExportError(
             f"{model_id} {version} is no earlier version of channel {channel}: there are {others}"
         )
-    if set(versions[version]) <= set(release.revoked):
+    if is_revoked(versions[version], release):
         raise JepaExportError(f"{model_id} {version} was revoked, as release {_numbers(versions[version])}")
     listed = repository.channel(channel).targets[f"{_folder(channel, model_id, version)}/{MANIFEST_NAME}"]
     fields = json.loads(listed.custom["terms"]) | {
@@ -252,6 +252,16 @@ def history(repository: Repository, channel: str, model_id: str) -> dict[str, li
         for path, target in repository.channel(channel).targets.items()
         if path.startswith(start) and target.custom
     }
+
+
+def is_revoked(numbers: Sequence[int], latest: Release) -> bool:
+    """Whether every release of a version was revoked.
+
+    Args:
+        numbers: of these releases.
+        latest: of the channel.
+    """
+    return bool(numbers) and set(numbers) <= set(latest.revoked)
 
 
 def models(repository: Repository, channel: str) -> list[str]:
@@ -290,7 +300,7 @@ def _revoked_manifests(repository: Repository, channel: str, release: Release) -
     return tuple(
         _sha256(targets[f"{_folder(channel, release.model_id, version)}/{MANIFEST_NAME}"])
         for version, numbers in history(repository, channel, release.model_id).items()
-        if numbers and set(numbers) <= set(release.revoked)
+        if is_revoked(numbers, release)
     )
 
 

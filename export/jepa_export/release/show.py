@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from jepa_export.release.keys import short_id
-from jepa_export.release.publish import history, latest, models
+from jepa_export.release.publish import history, is_revoked, latest, models
 from jepa_export.release.repository import Repository, channel_role
 
 
@@ -53,6 +53,6 @@ def _rows(repository: Repository) -> Iterator[tuple[str, ...]]:
                         "[green]latest[/]",
                     )
                 else:
-                    gone = release is not None and set(numbers) <= set(release.revoked)
+                    gone = release is not None and is_revoked(numbers, release)
                     terms = ("", "", "", "[red]revoked[/]" if gone else "")
                 yield (channel, model, version, named, *terms)
