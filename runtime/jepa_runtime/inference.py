@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime import realtime
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.errors import BundleError, JepaRuntimeError
 from jepa_runtime.history import History
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
@@ -150,11 +150,11 @@ class Inference:
         """Check that whoever deals with ``other`` can deal with this model without noticing.
 
         Raises:
-            JepaRuntimeError: its actions are others.
+            BundleError: its actions are others.
         """
         theirs, ours = other.model.manifest.io, self.model.manifest.io
         if (ours.action, ours.step_s) != (theirs.action, theirs.step_s):
-            raise JepaRuntimeError(
+            raise BundleError(
                 f"{self.model.bundle.path}: has other actions, limits or steps than the model that serves: "
                 "start anew with it instead"
             )

@@ -147,7 +147,8 @@ class Pipeline:
             Whether the histories go on.
 
         Raises:
-            JepaRuntimeError: its actions are others, or the model that serves is stuck.
+            BundleError: its actions are others.
+            JepaRuntimeError: the model that serves is stuck.
             Exception: whatever opening it or its first run raised. After any error the old model serves on.
         """
         with self._swapping:

@@ -7,8 +7,9 @@ import pytest
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.update import audit, operator
 from jepa_runtime.update.robot import AUDIT
+from jepa_runtime.update.state import Phase
 from jepa_runtime.update.store import Store
-from tests.update.robots import Serving, Site
+from tests.update.robots import Died, Serving, Site, dies_in
 
 
 @pytest.fixture
@@ -73,6 +74,20 @@ def test_an_update_that_began_with_the_way_back_takes_what_is_new(
     kept = updated.update()
     assert (kept.result, kept.alarm, updated.version) == ("updated", "", "3.0.0")
     assert kept.previous is not None and kept.previous.version == "1.0.0"
+
+
+def test_going_back_by_hand_ends_an_update_that_began_with_the_way_back(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    damage(updated, bundles[0], "report.json")
+    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
+    path = Store(updated.root).folder(bundles[0].sha256) / "report.json"
+    path.write_bytes((bundles[0].path / "report.json").read_bytes())
+    with pytest.raises(Died):
+        updated.update(tell=dies_in(Phase.ROLLBACK))
+    kept = operator.rollback(updated.root, "it drifts still", now=updated.clock.now)
+    assert (kept.phase, kept.result, kept.reason) == (Phase.IDLE, "reverted", "it drifts still")
+    assert updated.version == "1.0.0"
 
 
 def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(

@@ -283,7 +283,7 @@ def test_a_file_is_right_or_not_there_whatever_its_source_does(
 ) -> None:
     part = tmp_path_factory.mktemp("chaos") / "f.part"
     source = Chaotic(SMALL[:length], plan)
-    for _ in range(len(plan) + 1):
+    for _ in range(len(plan) + 2):
         try:
             fetch(source, part, SMALL[:length], "f")
         except (FetchError, TrustError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.errors import FetchError, SpentError, UpdateError
+from jepa_runtime.errors import FetchError, SpentError, TrustError, UpdateError
 from jepa_runtime.update.fetch import (
     Allowance,
     Body,
@@ -126,6 +126,30 @@ def test_several_files_have_one_allowance(served: Path, part: Path) -> None:
         clock.sleep(101)
         with pytest.raises(SpentError, match=r"the next (update|one) goes on from there"):
             fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
+
+
+def test_a_wrong_content_is_found_out_also_where_no_update_may_fetch_all_of_it(
+    served: Path, part: Path
+) -> None:
+    """As what was there may be at fault, all is fetched once more, over as many updates as that takes."""
+    errors = []
+    for _ in range(5):
+        allowance = Allowance(Limits(max_bytes=60_000, free_bytes=0))
+        try:
+            fetch_file(
+                FolderSource(served),
+                "small",
+                part,
+                length=len(SMALL),
+                is_right=having(b""),
+                allowance=allowance,
+            )
+        except UpdateError as error:
+            errors.append(type(error))
+            if isinstance(error, TrustError):
+                break
+    assert errors == [SpentError, SpentError, SpentError, TrustError]
+    assert not part.exists()
 
 
 def test_what_is_used_up_is_not_asked_for(server: FaultServer, part: Path) -> None:

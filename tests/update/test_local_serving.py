@@ -1,11 +1,13 @@
-"""Whoever serves without ROS: what updates ask it for, and what is said of one that is gone."""
+"""Whoever serves without ROS: what updates ask it for, and what is said of one that died or never was."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,106 +15,245 @@ import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import RefusedError, StorageError, UpdateError
+from jepa_runtime.update import local_serving
 from jepa_runtime.update.local_serving import HOLD, SOCKET, LocalServing, Told, answer, listening
 from jepa_runtime.update.serving import Health
-from tests.update.robots import Site
+from jepa_runtime.update.state import Phase
+from jepa_runtime.update.store import Store
+from tests.update.robots import Died, Site, dies_in
 
 
 @contextmanager
-def somebody(root: Path, told: Told) -> Iterator[list[Told]]:
-    """Serves from ``root``, and says the last of what is given."""
-    says, ending = [told], threading.Event()
+def somebody(root: Path, **says: object) -> Iterator[list[Told]]:
+    """Serves from ``root``, and says the last of what is given; dies if the block raises."""
+    ending = threading.Event()
+    with listening(root) as (server, nothing):
+        server.settimeout(0.01)
+        told = [replace(nothing, **says)]  # type: ignore[arg-type]
 
-    def serve() -> None:
-        while True:
-            connection, _ = server.accept()
-            if ending.is_set():
-                return
-            answer(connection, says[-1])
+        def serve() -> None:
+            while not ending.is_set():
+                with suppress(TimeoutError):
+                    answer(server.accept()[0], told[-1])
 
-    with listening(root) as server:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield says
+            yield told
         finally:
             ending.set()
-            LocalServing(root, gone_s=0).health()
             thread.join()
 
 
-def serves(bundle: Bundle, pid: int = 7) -> Told:
-    return Told(pid=pid, serves=bundle.sha256)
+def death(root: Path) -> None:
+    """Somebody serves from ``root``, and dies."""
+    with suppress(Died), somebody(root, serves="0" * 64):
+        raise Died
+
+
+@pytest.fixture
+def serving(site: Site) -> LocalServing:
+    return LocalServing(site.root, gone_s=0.3)
+
+
+def slot(site: Site, bundle: Bundle) -> Path:
+    return Store(site.root).folder(bundle.sha256)
 
 
 def test_where_nobody_ever_was_nothing_is_asked_for(site: Site, bundles: list[Bundle]) -> None:
-    serving = LocalServing(site.root)
-    serving.swap(bundles[1].path)
+    serving, began = LocalServing(site.root), time.monotonic()
+    serving.swap(slot(site, bundles[1]))
     assert serving.health() == Health()
     (site.root / HOLD).touch()
     assert serving.health() == Health(may_switch=False)
+    assert time.monotonic() - began < 5
 
 
-def test_what_serves_is_asked_and_may_refuse(site: Site, bundles: list[Bundle]) -> None:
-    serving = LocalServing(site.root)
-    with somebody(site.root, serves(bundles[1])) as says:
-        serving.swap(bundles[1].path)
+def test_whoever_ended_as_it_should_is_no_failure_and_may_come_back(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with somebody(site.root, serves=bundles[0].sha256):
+        assert serving.health() == Health(serves=bundles[0].sha256)
+    assert not (site.root / SOCKET).exists()
+    assert serving.health() == Health()
+    late = LocalServing(site.root, gone_s=30)
+    with ExitStack() as stack:
+        start = threading.Timer(
+            0.3, lambda: stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
+        )
+        start.start()
+        assert late.health().serves == bundles[1].sha256, "as after the start of a machine"
+        start.join()
+        assert late.health().failure == ""
+
+
+def test_what_serves_is_asked_and_may_refuse(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with somebody(site.root, serves=bundles[1].sha256) as says:
+        serving.swap(slot(site, bundles[1]))
         assert serving.health() == Health(serves=bundles[1].sha256)
-        with pytest.raises(UpdateError, match=r"process 7 serves [0-9a-f]{12} instead of "):
-            serving.swap(bundles[2].path)
         says.append(replace(says[0], refused=bundles[2].sha256, reason="no such device"))
-        with pytest.raises(RefusedError, match=r"process 7, which serves, refuses .*: no such device"):
-            serving.swap(bundles[2].path)
+        with pytest.raises(RefusedError, match=r"whoever serves refuses .*: no such device"):
+            serving.swap(slot(site, bundles[2]))
         says.append(replace(says[0], failure="it computes NaN or infinity", idle=True))
         assert (serving.health().failure, serving.health().idle) == ("it computes NaN or infinity", True)
         (site.root / HOLD).touch()
         assert not serving.health().may_switch
-    assert not (site.root / SOCKET).exists()
 
 
-def test_one_that_was_started_again_did_not_serve_well(site: Site, bundles: list[Bundle]) -> None:
-    serving = LocalServing(site.root)
-    with somebody(site.root, serves(bundles[1])) as says:
-        serving.swap(bundles[1].path)
-        says.append(serves(bundles[1], pid=8))
-        assert "process 7, which served, ended and was started again" in serving.health().failure
-        serving.swap(bundles[1].path)
+def test_what_may_still_come_is_waited_for(
+    site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, wanted = bundles[0].sha256, bundles[1].sha256
+    with somebody(site.root, serves=other, refused=wanted, reason="no memory", passing=True) as says:
+        monkeypatch.setattr(local_serving, "_PASSING_S", 0.3)
+        with pytest.raises(UpdateError, match=r"whoever serves does not open .*: no memory") as raised:
+            serving.swap(slot(site, bundles[1]))
+        assert not isinstance(raised.value, RefusedError)
+        monkeypatch.setattr(local_serving, "_PASSING_S", 30)
+        later = threading.Timer(0.3, lambda: says.append(replace(says[0], serves=wanted, refused="")))
+        later.start()
+        serving.swap(slot(site, bundles[1]))
+        says.append(replace(says[0], refused=""))
+        monkeypatch.setattr(local_serving, "_OPEN_S", 0.3)
+        with pytest.raises(UpdateError, match=r"does not open .*: not within 0.3 s"):
+            serving.swap(slot(site, bundles[1]))
+
+
+def test_a_death_is_a_failure_also_of_one_that_was_started_again_under_the_same_number(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with suppress(Died), somebody(site.root, serves=bundles[1].sha256):
+        serving.swap(slot(site, bundles[1]))
+        raise Died
+    with somebody(site.root) as says:
+        health = serving.health()
+        assert "died, and was started again" in health.failure and "opens its model" in health.absent
+        says.append(replace(says[0], serves=bundles[1].sha256))
+        serving.swap(slot(site, bundles[1]))
         assert serving.health().failure == "", "another switch begins anew"
 
 
-def test_one_that_is_gone_is_a_failure_but_no_obstacle_on_the_way_back(
+def test_a_planned_restart_is_no_death(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
+    for _ in range(2):
+        with somebody(site.root, serves=bundles[1].sha256):
+            assert serving.health() == Health(serves=bundles[1].sha256)
+
+
+def test_one_that_died_is_no_obstacle_on_the_way_back(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
+        serving.health()
+        raise Died
+    health = serving.health()
+    assert (health.serves, health.may_switch, health.failure) == ("", False, health.absent)
+    assert "whoever served died" in health.failure and "jepa-runtime run --robot" in health.failure
+    with pytest.raises(UpdateError, match="whoever served died"):
+        serving.swap(slot(site, bundles[1]))
+    serving.swap(slot(site, bundles[0]))
+
+
+def test_what_was_left_before_this_process_is_no_failure_but_is_waited_for_and_told(
     site: Site, bundles: list[Bundle]
 ) -> None:
-    serving = LocalServing(site.root, gone_s=0.2)
-    with somebody(site.root, serves(bundles[0])):
-        assert serving.health().serves == bundles[0].sha256
-    health = serving.health()
-    assert (health.serves, health.may_switch) == ("", False)
-    assert "whoever served is gone" in health.failure and "jepa-runtime run --robot" in health.failure
-    with pytest.raises(UpdateError, match="whoever served is gone"):
-        serving.swap(bundles[1].path)
-    serving.swap(site.root / "good")
+    death(site.root)
+    health = LocalServing(site.root, gone_s=0.2).health()
+    assert (health.failure, health.may_switch) == ("", False) and "whoever served died" in health.absent
+    site.repository.publish(bundles[1], 2)
+    waits: list[str] = []
+
+    def tell(kept: object, why: str) -> None:
+        waits.append(why)
+        if len(waits) == 20:
+            with somebody(site.root):
+                pass
+
+    kept = site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
+    assert kept.result == "updated" and any("whoever served died" in why for why in waits)
 
 
-def test_a_socket_that_was_left_says_that_somebody_died(site: Site, bundles: list[Bundle]) -> None:
+def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
+    with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
+        serving.health()
+        raise Died
+    (site.root / f"{SOCKET}.boot").write_text("another boot")
+    with somebody(site.root, serves=bundles[0].sha256):
+        assert serving.health().failure == ""
+
+
+def test_one_that_hangs_is_told_and_is_no_way_back(
+    site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_serving, "_ANSWER_S", 0.1)
     with listening(site.root):
-        os.link(site.root / SOCKET, site.root / "left")
-    os.rename(site.root / "left", site.root / SOCKET)
-    assert "whoever served is gone" in LocalServing(site.root, gone_s=0.2).health().failure
-    with somebody(site.root, serves(bundles[0])):
-        assert LocalServing(site.root).health().failure == ""
-        twice = pytest.raises(UpdateError, match="another process serves from there: stop it first")
+        with pytest.raises(UpdateError, match="whoever serves does not answer: restart it"):
+            serving.health()
+        with pytest.raises(UpdateError, match="whoever serves does not answer: restart it"):
+            serving.swap(slot(site, bundles[0]))
+
+
+def test_whoever_waits_shows_that_it_lives(site: Site) -> None:
+    death(site.root)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalServing(site.root, stop, gone_s=30).health()
+
+
+def test_only_one_serves_and_a_folder_that_is_none_is_told(site: Site, tmp_path: Path) -> None:
+    with listening(site.root):
+        twice = pytest.raises(StorageError, match="whoever serves needs it, but another process has it")
         with twice, listening(site.root):
             pass
-
-
-def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"serving.sock: cannot be made"), listening(tmp_path / "none"):
+        assert (site.root / SOCKET).exists()
+    with pytest.raises(StorageError, match="cannot be"), listening(tmp_path / "none"):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+def test_a_socket_of_another_account_is_told_as_such(site: Site) -> None:
+    with somebody(site.root, serves="0" * 64):
+        shutil.chown(site.root / SOCKET, 1)
+        for folder in (site.root, *site.root.parents):
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                folder.chmod(0o755)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UpdateError, match="belongs to another account"):
+                LocalServing(site.root).health()
+        finally:
+            os.seteuid(0)
 
 
 def test_a_folder_with_a_long_name_has_a_socket_too(tmp_path: Path, bundles: list[Bundle]) -> None:
     root = tmp_path / ("long" * 40)
     root.mkdir()
-    with somebody(root, serves(bundles[0])):
-        assert LocalServing(root).health().serves == bundles[0].sha256
+    with somebody(root, serves=bundles[0].sha256, failure="\ud800" * 100_000):
+        health = LocalServing(root).health()
+        assert health.serves == bundles[0].sha256 and len(health.failure) == 1000
+
+
+def test_a_machine_that_was_stopped_while_it_watched_commits_nothing_that_nobody_watches(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    with somebody(site.root, serves=bundles[1].sha256), pytest.raises(Died):
+        site.update(serving=LocalServing(site.root), tell=dies_in(Phase.OBSERVE))
+    looks = 0
+
+    def tell(*_: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 5:
+            raise Died
+
+    with pytest.raises(Died):
+        site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
+    assert site.good == "1.0.0"
+    with somebody(site.root, serves=bundles[1].sha256):
+        assert site.update(serving=LocalServing(site.root)).result == "updated"
+    assert site.good == "2.0.0"

@@ -57,7 +57,7 @@ def ended(process: subprocess.Popen[str], path: Path) -> dict[str, Any]:
 
 def test_a_model_is_exchanged_while_it_serves(fleet: Fleet, start: Start, tmp_path: Path) -> None:
     process = start("--json", str(tmp_path / "run.json"))
-    assert serves(fleet, fleet.bundles[0])
+    until(lambda: serves(fleet, fleet.bundles[0]))
     fleet.publish(fleet.bundles[1], 1)
     assert fleet.run("apply") == 0
     assert fleet.version == "2.0.0" and serves(fleet, fleet.bundles[1])
@@ -69,16 +69,6 @@ def test_a_model_is_exchanged_while_it_serves(fleet: Fleet, start: Start, tmp_pa
     assert measured["model"]["version"] == "1.0.0" and measured["frames_failed"] == 0
     assert measured["error"] is None
     assert not (fleet.root / SOCKET).exists()
-
-
-def test_a_model_that_is_too_slow_in_service_makes_way(
-    fleet: Fleet, start: Start, capfd: pytest.CaptureFixture[str]
-) -> None:
-    start("--deadline-ms", "0.001")
-    fleet.publish(fleet.bundles[1], 1)
-    assert fleet.run("apply") == 3
-    assert "frames took over the 0.001 ms that 99 of 100 may take" in " ".join(capfd.readouterr().out.split())
-    assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
 
 
 def test_what_cannot_be_served_is_refused_by_who_serves(
@@ -94,7 +84,7 @@ def test_what_cannot_be_served_is_refused_by_who_serves(
     fleet.publish(seal(only.path, manifest), 1)
     assert fleet.run("apply") == 3
     shown = " ".join(capfd.readouterr().out.split())
-    assert "which serves, refuses" in shown and "fp16" in shown
+    assert "whoever serves refuses" in shown and "fp16" in shown
     assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
 
 
@@ -117,7 +107,7 @@ def test_a_robot_without_a_model_and_a_second_process_are_told(
     second = subprocess.run(
         [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms"], capture_output=True, text=True
     )
-    assert second.returncode == 1 and "another process serves from there: stop it first" in second.stderr
+    assert second.returncode == 1 and "whoever serves needs it, but another process has it" in second.stderr
     (fleet.root / "current").unlink()
     third = subprocess.run(
         [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms"], capture_output=True, text=True

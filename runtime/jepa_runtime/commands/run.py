@@ -138,7 +138,7 @@ class _Run:
         self._lateness_ms: deque[float] = deque(maxlen=MOST_SAMPLES)
         self._last_error: str | None = None
         self._fatal: JepaRuntimeError | None = None
-        self._title = f"{Path(args.bundle).name} on {Path(args.source.partition('?')[0]).name}"
+        self._title = f"{Path(args.bundle or args.robot).name} on {Path(args.source.partition('?')[0]).name}"
 
     def play(self) -> int:
         with self._serving() as pipeline:
@@ -164,10 +164,10 @@ class _Run:
             if self._args.robot is not None:
                 from jepa_runtime.commands.run_robot import Follower
 
-                follower = Follower(self._args.robot, self._open, deadline_ms=self._deadline_ms)
-                self._follower = stack.enter_context(follower)
+                self._follower = Follower(self._args.robot, self._open, deadline_ms=self._deadline_ms)
+                stack.enter_context(self._follower.answering())
             pipeline = Pipeline(
-                lambda: self._open(self._args.bundle),
+                self._follower.open if self._follower else lambda: self._open(self._args.bundle),
                 on_result=self._on_result,
                 on_error=self._on_error,
                 on_model=self._on_model,
@@ -176,7 +176,7 @@ class _Run:
             pipeline.start()
             stack.callback(pipeline.stop)
             if self._follower is not None:
-                stack.enter_context(self._follower.follow(pipeline))
+                stack.enter_context(self._follower.following(pipeline))
             yield pipeline
 
     def _open(self, folder: str | Path) -> WorldModel:
@@ -240,8 +240,8 @@ class _Run:
 
     def _on_error(self, error: Exception, frame: Frame | None) -> None:
         self._last_error = f"{type(error).__name__}: {error}"
-        if self._follower is not None:
-            self._follower.error(error)
+        if self._follower is not None and frame is not None:
+            self._follower.failed(error)
         if isinstance(error, RecordingError):
             self._fatal = error
             self._stopping.set()

@@ -4,15 +4,14 @@ tells updates how the model does that they switched to."""
 from __future__ import annotations
 
 import argparse
-import os
-import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Self
 
-from jepa_runtime.errors import JepaRuntimeError, UpdateError
+from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError, UpdateError
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.update import config, robot, state
 from jepa_runtime.update.conduct import Conduct
@@ -21,8 +20,10 @@ from jepa_runtime.update.store import Store
 from jepa_runtime.world_model import WorldModel
 
 _LOOK_S = 1.0
-_LINK = "current"
-_FEWEST_FAILED = 10
+# Without a frame that ends for so long, while others come, the model hangs.
+_SILENT_S = 10.0
+# What could not be served is tried again, after a pause that doubles.
+_FIRST_PAUSE_S, _MOST_PAUSE_S = 2.0, 300.0
 
 
 def adopt(args: argparse.Namespace) -> None:
@@ -32,9 +33,7 @@ def adopt(args: argparse.Namespace) -> None:
         UpdateError: the robot is not set up, or has no model yet.
     """
     settings = config.load(args.robot / robot.CONFIG)
-    # What the link names may be another model by the time that it is opened.
-    args.bundle = (args.robot / _LINK).resolve()
-    if not args.bundle.exists():
+    if Store(args.robot).current() is None:
         raise UpdateError(f"{args.robot}: has no model yet: `jepa-runtime update apply --root {args.robot}`")
     args.engine = args.engine or settings.engine
     args.precision = args.precision or settings.precision
@@ -44,46 +43,79 @@ def adopt(args: argparse.Namespace) -> None:
 class Follower:
     """Between the pipeline of one process and the updates of the robot in ``root``.
 
-    Use it as a context manager around the pipeline: whoever asks waits until :meth:`follow` answers, and
-    knows that the process died if it did before that.
-
     Args:
         open_model: opens what lies in a folder, on the pipeline's thread.
         deadline_ms: of encode and predict, where a release says nothing else.
-
-    Raises:
-        UpdateError: another process serves from there.
-        StorageError: the folder cannot be used.
     """
 
     def __init__(self, root: Path, open_model: Callable[[Path], WorldModel], *, deadline_ms: float) -> None:
         self._root, self._open_model, self._deadline_ms = root, open_model, deadline_ms
         self._store, self._conduct = Store(root), Conduct()
-        self._standby = self._refused = self._reason = self._last_error = ""
-        self._failed = self._processed = 0
-        self._ending = Event()
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._socket = self._stack.enter_context(listening(self._root))
-        self._socket.settimeout(_LOOK_S)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._pipeline: Pipeline | None = None
+        self._standby = ""
+        self._refused, self._reason, self._passing = "", "", False
+        self._again_at, self._pause_s = 0.0, _FIRST_PAUSE_S
+        self._ended, self._received, self._ended_at = 0, 0, 0.0
+        self._wake, self._ending = Event(), Event()
 
     @contextmanager
-    def follow(self, pipeline: Pipeline) -> Iterator[None]:
-        """Follow and answer, on a thread of its own, until the end of the block."""
-        self._pipeline = pipeline
-        self._begin()
-        thread = Thread(target=self._serve, name="follower", daemon=True)
-        thread.start()
+    def answering(self) -> Iterator[None]:
+        """Answer whoever asks until the end of the block, which is that of serving.
+
+        Raises:
+            StorageError: another process serves from there, or the folder cannot be used.
+        """
+        with listening(self._root) as (server, nothing):
+            server.settimeout(_LOOK_S)
+            closing = Event()
+
+            def answer_all() -> None:
+                while not closing.is_set():
+                    try:
+                        connection, _ = server.accept()
+                    except TimeoutError:
+                        continue
+                    except OSError:
+                        # No descriptor is free, for instance.
+                        closing.wait(_LOOK_S)
+                        continue
+                    self._wake.set()
+                    answer(connection, self._told(nothing))
+
+            with _running(answer_all, closing):
+                yield
+
+    def open(self) -> WorldModel:
+        """The model that serves first: what the link names or, if that cannot be served, what is good.
+
+        Raises:
+            BundleError, BackendError: neither can be served.
+        """
+        current, good = self._store.current() or "", self._store.good()
         try:
+            return self._open_model(self._store.folder(current))
+        except (BundleError, BackendError) as error:
+            if good in (None, current):
+                raise
+            self._refuse(current, error)
+            return self._open_model(self._store.folder(good))
+
+    @contextmanager
+    def following(self, pipeline: Pipeline) -> Iterator[None]:
+        """Let ``pipeline``, which has started, serve what the link names, until the end of the block."""
+        self._pipeline = pipeline
+        self._begin(pipeline)
+
+        def follow() -> None:
+            while not self._ending.is_set():
+                self._wake.wait(_LOOK_S)
+                self._wake.clear()
+                with suppress(JepaRuntimeError):
+                    self._look(pipeline)
+                self._see(pipeline)
+
+        with _running(follow, self._ending):
             yield
-        finally:
-            self._ending.set()
-            thread.join()
 
     def result(self, result: Result) -> None:
         """A result of the pipeline; on its thread."""
@@ -92,73 +124,84 @@ class Follower:
             self._conduct.surprise(result.surprise, result.surprising)
         self._conduct.timed(result.timings_ms["encode"] + result.timings_ms["predict"])
 
-    def error(self, error: Exception) -> None:
-        """An error of the pipeline; on its thread."""
-        self._last_error = f"{type(error).__name__}: {error}"
+    def failed(self, error: Exception) -> None:
+        """A frame failed; on the pipeline's thread."""
+        self._conduct.failed(f"{type(error).__name__}: {error}")
 
-    def _serve(self) -> None:
-        while not self._ending.is_set():
-            connection: socket.socket | None = None
-            with suppress(TimeoutError):
-                connection, _ = self._socket.accept()
-            self._look()
-            if connection is not None:
-                answer(connection, self._told())
-
-    def _look(self) -> None:
+    def _look(self, pipeline: Pipeline) -> None:
         """Serve what the link names, and let go of what is not gone back to any more."""
-        with suppress(JepaRuntimeError):
-            wanted, serves = self._store.current(), self._serves
-            if wanted in (None, serves):
-                self._refused = self._reason = ""
-                if self._standby and self._store.good() == serves:
-                    self._standby = ""
-                    self._pipeline.commit()
-            elif wanted is not None and wanted != self._refused:
-                self._exchange(wanted)
+        wanted, serves = self._store.current(), pipeline.model.bundle.sha256
+        if wanted is None or wanted == serves:
+            self._refused, self._pause_s = "", _FIRST_PAUSE_S
+            if self._standby and self._store.good() == serves:
+                self._standby = ""
+                pipeline.commit()
+        elif wanted != self._refused or time.monotonic() >= self._again_at:
+            try:
+                self._exchange(pipeline, wanted)
+            except Exception as error:
+                # Whatever opening it raised: what serves serves on.
+                self._refuse(wanted, error)
 
-    def _exchange(self, wanted: str) -> None:
-        before = self._serves
-        try:
-            if wanted == self._standby:
-                self._pipeline.rollback()
-            else:
-                folder = self._store.folder(wanted)
-                self._pipeline.swap(lambda: self._open_model(folder))
-        except Exception as error:
-            # Whatever opening it raised: what serves serves on.
-            self._standby, self._refused, self._reason = "", wanted, f"{type(error).__name__}: {error}"
-            return
-        self._standby, self._refused, self._reason = before, "", ""
-        self._begin()
+    def _exchange(self, pipeline: Pipeline, wanted: str) -> None:
+        before, is_open = pipeline.model.bundle.sha256, wanted == self._standby
+        self._standby = ""
+        if is_open:
+            pipeline.rollback()
+        else:
+            folder = self._store.folder(wanted)
+            pipeline.swap(lambda: self._open_model(folder))
+        self._standby, self._refused, self._pause_s = before, "", _FIRST_PAUSE_S
+        self._begin(pipeline)
 
-    def _begin(self) -> None:
-        stats = self._pipeline.stats()
-        self._failed, self._processed = stats.failed, stats.processed
-        self._conduct.begin(self._budget_ms())
+    def _refuse(self, wanted: str, error: Exception) -> None:
+        self._refused, self._reason = wanted, f"{type(error).__name__}: {error}"
+        self._passing = not isinstance(error, BundleError | BackendError)
+        self._again_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S)
 
-    def _budget_ms(self) -> float:
+    def _begin(self, pipeline: Pipeline) -> None:
+        self._conduct.begin(self._budget_ms(pipeline.model.bundle.sha256))
+        self._ended_at = time.monotonic()
+
+    def _budget_ms(self, serves: str) -> float:
         """That of the release in work, if it is what serves."""
         with suppress(JepaRuntimeError):
             work = state.load(self._root / robot.STATE).work
-            if work is not None and work.release.manifest_sha256 == self._serves:
+            if work is not None and work.release.manifest_sha256 == serves:
                 return work.release.budgets.latency_p99_ms or self._deadline_ms
         return self._deadline_ms
 
-    @property
-    def _serves(self) -> str:
-        return self._pipeline.model.bundle.sha256
+    def _see(self, pipeline: Pipeline) -> None:
+        """Whether frames come and none ends."""
+        stats, now = pipeline.stats(), time.monotonic()
+        ended = stats.processed + stats.failed
+        if ended != self._ended or stats.received == self._received:
+            self._ended, self._received, self._ended_at = ended, stats.received, now
+        elif now - self._ended_at > _SILENT_S:
+            self._conduct.find(f"images come, but nothing is computed for {_SILENT_S:g} s")
 
-    def _told(self) -> Told:
-        stats = self._pipeline.stats()
-        failed, processed = stats.failed - self._failed, stats.processed - self._processed
-        if failed >= _FEWEST_FAILED and failed > processed:
-            self._conduct.find(f"{failed} of {failed + processed} frames failed: {self._last_error}")
-        return Told(
-            pid=os.getpid(),
-            serves=self._serves,
+    def _told(self, nothing: Told) -> Told:
+        if self._pipeline is None:
+            return nothing
+        return replace(
+            nothing,
+            serves=self._pipeline.model.bundle.sha256,
             failure=self._conduct.failure(),
-            idle=self._conduct.idle and not failed,
+            idle=self._conduct.idle,
             refused=self._refused,
-            reason=self._reason[:1000],
+            reason=self._reason,
+            passing=self._passing,
         )
+
+
+@contextmanager
+def _running(work: Callable[[], None], ending: Event) -> Iterator[None]:
+    """Do ``work``, which ends soon after ``ending`` was set, beside the block."""
+    thread = Thread(target=work, name=work.__name__, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()

@@ -1,4 +1,5 @@
-"""How far a statistic can be trusted: of a run by circular block bootstrap, a share by Wilson's interval.
+"""How far a statistic can be trusted: of a run by circular block bootstrap, a share by Wilson's interval or
+the binomial distribution itself.
 
 Frames that follow one another are alike (a stall delays many), so single samples must not be resampled as if
 they were independent. Blocks of neighbours are, round the end of the run (Politis & Romano, "A circular
@@ -93,3 +94,24 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def chance_of(successes: int, trials: int, share: float) -> float:
+    """The exact chance of so many successes or more where each of ``trials`` succeeds with ``share``, above 0
+    and below 1: the upper tail of the binomial distribution."""
+    if successes <= 0:
+        return 1.0
+    log_term = (
+        math.lgamma(trials + 1)
+        - math.lgamma(successes + 1)
+        - math.lgamma(trials - successes + 1)
+        + successes * math.log(share)
+        + (trials - successes) * math.log1p(-share)
+    )
+    term, total, odds = math.exp(log_term), 0.0, share / (1 - share)
+    for count in range(successes, trials + 1):
+        total += term
+        if count > trials * share and term < total * 1e-12:
+            break
+        term *= (trials - count) / (count + 1) * odds
+    return min(1.0, total)

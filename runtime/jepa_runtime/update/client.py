@@ -107,7 +107,9 @@ class Client:
             StorageError: as :meth:`update`.
         """
         state = self.state
-        if state.phase in _SWITCHED:
+        if state.phase is Phase.ROLLBACK and state.result == "none":
+            self._set(None, replace(state, result="reverted", reason=reason))
+        elif state.phase in _SWITCHED:
             self._keep(state, Unhealthy(reason))
         elif state.phase not in _GOING_BACK:
             earlier = next(
@@ -118,8 +120,7 @@ class Client:
                     "there is no earlier release on this robot: publish one under a higher number"
                 )
             self._keep(state, Back(earlier, reason))
-        # An update that began with the way back goes on another time.
-        self._run(until=Phase.CHECK)
+        self._run()
         return self.state
 
     def _run(self, until: Phase = Phase.IDLE, *, looks: bool = False) -> None:

@@ -1,9 +1,9 @@
 """Does a model serve well? From what it computes. Pure: results and moments are told.
 
-That frames are late is said only when it is no chance: when Wilson's interval of the share of late frames
-lies above one in a hundred. That predictions drift is said after ten seconds, when the interval of the share
-of frames that surprise the model lies above one in two, and above what was usual before: what surprises comes
-in bursts, and one of a second is no reason.
+That frames are late, or fail, is said when so many would be seen in one of 2000 runs of a model of which one
+in a hundred does or, where that was usual with the model before, as many as with that one. That predictions
+drift is said after ten seconds, when Wilson's interval of the share of frames that surprise the model lies
+above one in two, and above what was usual before: surprises come in bursts, and a short one is no reason.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.profiling.intervals import wilson
+from jepa_runtime.profiling.intervals import chance_of, wilson
 
-_LATE_SHARE = 0.01
-# One-sided 99.95 %: it is asked again every second, and a model is lost by it.
-_SURE_Z = 3.29
+_BAD_SHARE = 0.01
+# It is asked again every second, and a model is lost by it.
+_CHANCE, _SURE_Z = 5e-4, 3.29
 _OFTEN, _LONG_S = 0.5, 10.0
 # Fewer frames tell nothing of a model.
 _FEWEST = 10
 
 
 class Conduct:
-    """Judges what serves. Told on one thread, asked on another.
+    """Judges what serves. Told on one thread, asked on another; a frame that comes while it begins anew may
+    count for either model.
 
     Args:
         clock: seconds.
@@ -33,12 +34,13 @@ class Conduct:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._budget_ms: float | None = None
         self.compare()
-        self.begin(None)
+        self._start(None)
 
     def compare(self) -> None:
-        """From now on is counted how often the model that serves is surprised: that is usual here."""
-        self._surprised = self._judged = 0
+        """From now on is counted what is usual with the model that serves."""
+        self._timed = self._late = self._failed = self._latents = self._surprised = self._judged = 0
 
     def begin(self, budget_ms: float | None) -> None:
         """From now on the model that serves is judged.
@@ -46,10 +48,15 @@ class Conduct:
         Args:
             budget_ms: of the 99th percentile of its encode and predict; None: any.
         """
+        self._start(budget_ms)
+
+    def _start(self, budget_ms: float | None) -> None:
+        same = budget_ms == self._budget_ms
+        self._usually_late = _usual(self._late, self._timed) if same else 0.0
+        self._usually_failed = _usual(self._failed, self._failed + self._latents)
+        self._usually_surprised = _usual(self._surprised, self._judged)
         self._budget_ms, self._began_at = budget_ms, self._clock()
-        self._found = ""
-        self._timed = self._late = self._latents = 0
-        self._usual = wilson(self._surprised, self._judged, _SURE_Z)[1] if self._judged >= _FEWEST else 0.0
+        self._found = self._failure = ""
         self.compare()
 
     @property
@@ -61,6 +68,11 @@ class Conduct:
         """A latent."""
         self._latents += 1
         self._check_finite(values)
+
+    def failed(self, why: str) -> None:
+        """A frame of which nothing came."""
+        self._failed += 1
+        self._failure = why
 
     def surprise(self, value: float, surprising: bool) -> None:
         """How far a latent was from what was predicted, and whether that is above the model's threshold."""
@@ -82,7 +94,9 @@ class Conduct:
         """What is wrong since the model began; empty: nothing."""
         if self._found:
             return self._found
-        if self._timed and wilson(self._late, self._timed, _SURE_Z)[0] > _LATE_SHARE:
+        if _too_many(self._failed, self._failed + self._latents, self._usually_failed):
+            return f"{self._failed} of {self._failed + self._latents} frames failed: {self._failure}"
+        if _too_many(self._late, self._timed, self._usually_late):
             return (
                 f"{self._late} of {self._timed} frames took over the {self._budget_ms:g} ms that 99 of 100 "
                 "may take for encode and predict"
@@ -90,15 +104,25 @@ class Conduct:
         if self._drifts():
             return (
                 f"it drifts: {self._surprised} of {self._judged} frames surprised it, and at most "
-                f"{max(self._usual, _OFTEN):.0%} may"
+                f"{max(self._usually_surprised, _OFTEN):.0%} may"
             )
         return ""
 
     def _drifts(self) -> bool:
         if self._judged < _FEWEST or self._clock() - self._began_at < _LONG_S:
             return False
-        return wilson(self._surprised, self._judged, _SURE_Z)[0] > max(self._usual, _OFTEN)
+        return wilson(self._surprised, self._judged, _SURE_Z)[0] > max(self._usually_surprised, _OFTEN)
 
     def _check_finite(self, values: NDArray[np.floating]) -> None:
         if not np.isfinite(values).all():
             self.find("it computes NaN or infinity")
+
+
+def _usual(count: int, of: int) -> float:
+    """The share at most, as far as known."""
+    return wilson(count, of, _SURE_Z)[1] if of >= _FEWEST else 0.0
+
+
+def _too_many(count: int, of: int, usual: float) -> bool:
+    share = max(usual, _BAD_SHARE)
+    return share < 1 and chance_of(count, of, share) < _CHANCE

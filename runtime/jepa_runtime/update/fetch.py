@@ -190,11 +190,11 @@ def fetch_file(
             with file.content() as content:
                 return is_right(content)
 
-        went_on = file.offset > 0
+        went_on = file.offset > 0 and not file.anew
         if comes_right():
             return
         if went_on:
-            file.rewind()
+            file.rewind(anew=True)
             if comes_right():
                 return
         file.remove()

@@ -1,29 +1,31 @@
 """Whoever serves the model on this machine without ROS, and how updates reach it: over a socket in the folder
-of the robot. Whoever connects is told how it goes, and what the link ``current`` names serves by then.
+of the robot, on which it says how it goes.
 
-A process that ends as it should removes the socket. One that is left says that somebody served and died.
+A process that ends as it should removes the socket, so one that nobody listens on says that somebody served
+and died. The file of the lock is never removed: it says that somebody serves from this folder at times.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from jepa_runtime.bundle import MANIFEST_NAME
 from jepa_runtime.errors import RefusedError, StorageError, UpdateError
+from jepa_runtime.update import durable
 from jepa_runtime.update.serving import Health
+from jepa_runtime.update.store import Store
 
-SOCKET, HOLD = "serving.sock", "hold"
-_GONE_S, _ANSWER_S, _SLICE_S = 20.0, 120.0, 0.1
-_MAX_BYTES = 1 << 16
+SOCKET, LOCK, HOLD = "serving.sock", "serving.lock", "hold"
+_GONE_S, _ANSWER_S, _OPEN_S, _PASSING_S, _SLICE_S = 20.0, 10.0, 600.0, 30.0, 0.1
+_MAX_BYTES, _MAX_TEXT = 1 << 16, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,126 +33,174 @@ class Told:
     """What whoever serves says of itself.
 
     Attributes:
-        pid: of its process.
-        serves: the SHA-256 of the manifest of what serves.
+        token: of its process, which no other ever has.
+        after_death: whether the process before it died.
+        serves: the SHA-256 of the manifest of what serves; empty: as yet nothing.
         failure, idle: see :class:`~jepa_runtime.update.serving.Health`.
-        refused: the SHA-256 of the manifest of what ``current`` names, if that cannot be served; else empty.
-        reason: why it cannot.
+        refused: the SHA-256 of the manifest of what the link ``current`` named and could not be served; else
+            empty.
+        reason: why it could not.
+        passing: whether another attempt may succeed.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
-    pid: int
-    serves: str
+    token: str
+    after_death: bool = False
+    serves: str = ""
     failure: str = ""
     idle: bool = False
     refused: str = ""
     reason: str = ""
+    passing: bool = False
 
 
 _ADAPTER = TypeAdapter(Told)
+
+
+class _GoneError(UpdateError):
+    """Whoever served died."""
 
 
 class LocalServing:
     """The process that serves from ``root``, if there is one (:class:`jepa_runtime.update.serving.Serving`).
 
     As long as there is a file ``hold`` in ``root``, the robot cannot take another model.
+
+    Args:
+        alive: is called every moment while something is waited for.
+        gone_s: whoever is not there for so long does not come back.
     """
 
-    def __init__(self, root: Path, *, gone_s: float = _GONE_S) -> None:
-        self._root, self._gone_s = root, gone_s
-        self._seen, self._pid = False, 0
+    def __init__(
+        self, root: Path, alive: Callable[[], None] = lambda: None, *, gone_s: float = _GONE_S
+    ) -> None:
+        self._root, self._alive, self._gone_s = root, alive, gone_s
+        self._awaited, self._token = False, ""
 
     def swap(self, folder: Path) -> None:
         """See :meth:`jepa_runtime.update.serving.Serving.swap`. Where nobody is, who serves starts from the
-        link ``current``; the same holds for the way back where somebody is gone."""
-        try:
-            told = self._told()
-        except UpdateError:
-            if folder.samefile(self._root / "good"):
+        link ``current``; the same holds for the way back where somebody died."""
+        wanted, began = folder.parent.name, time.monotonic()
+        while True:
+            try:
+                told = self._told()
+            except _GoneError:
+                if wanted == Store(self._root).good():
+                    return
+                raise
+            if told is None:
                 return
-            raise
-        if told is None:
-            return
-        self._pid = told.pid
-        wanted = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
-        if told.refused == wanted:
-            raise RefusedError(f"process {told.pid}, which serves, refuses {folder}: {told.reason}")
-        if told.serves != wanted:
-            raise UpdateError(f"process {told.pid} serves {told.serves[:12]} instead of {folder}")
+            self._token = told.token
+            if told.serves == wanted:
+                return
+            refused, waited_s = told.refused == wanted, time.monotonic() - began
+            if refused and not told.passing:
+                raise RefusedError(f"{self._root}: whoever serves refuses {folder}: {told.reason}")
+            if waited_s >= (_PASSING_S if refused else _OPEN_S):
+                why = told.reason if refused else f"not within {_OPEN_S:g} s"
+                raise UpdateError(f"{self._root}: whoever serves does not open {folder}: {why}")
+            self._wait()
 
     def health(self) -> Health:
         """See :meth:`jepa_runtime.update.serving.Serving.health`."""
         free = not (self._root / HOLD).exists()
         try:
             told = self._told()
-        except UpdateError as error:
-            return Health(serves="", failure=str(error), may_switch=False)
+        except _GoneError as error:
+            # One that this process saw alive died while it was watched.
+            failure = str(error) if self._token else ""
+            return Health(serves="", failure=failure, absent=str(error), may_switch=False)
         if told is None:
             return Health(may_switch=free)
-        before, self._pid = self._pid or told.pid, told.pid
-        failure = told.failure
-        if told.pid != before:
-            failure = f"process {before}, which served, ended and was started again"
-        return Health(serves=told.serves, failure=failure, may_switch=free, idle=told.idle)
+        before, self._token = self._token, told.token
+        failure, absent = told.failure, ""
+        if before not in ("", told.token) and told.after_death:
+            failure = f"{self._root}: whoever served died, and was started again"
+        if not told.serves:
+            absent = f"{self._root}: whoever serves opens its model"
+        return Health(
+            serves=told.serves,
+            failure=failure,
+            absent=absent,
+            may_switch=free and not absent,
+            idle=told.idle,
+        )
 
     def _told(self) -> Told | None:
-        """What it says; None: nobody ever was there.
+        """What it says; None: nobody is there, nor was left without its end.
 
         Raises:
-            UpdateError: somebody was, and is gone or does not answer.
+            _GoneError: somebody died.
+            UpdateError: it does not answer, or may not be asked.
         """
-        ends = time.monotonic() + self._gone_s
-        while self._seen or (self._root / SOCKET).exists():
+        path, ends = self._root / SOCKET, time.monotonic() + self._gone_s
+        while True:
+            there = path.exists()
+            if not there and (self._awaited or not (self._root / LOCK).exists()):
+                return None
             try:
-                told = _ask(self._root)
-                self._seen = True
-                return told
+                told = _ask(self._root) if there else None
             except TimeoutError as error:
+                raise UpdateError(f"{path}: whoever serves does not answer: restart it") from error
+            except PermissionError as error:
                 raise UpdateError(
-                    f"{self._root / SOCKET}: whoever serves does not answer: restart it"
+                    f"{path}: belongs to another account: let updates and whoever serves have the same"
                 ) from error
             except (OSError, ValidationError) as error:
                 if time.monotonic() >= ends:
-                    raise UpdateError(
-                        f"{self._root / SOCKET}: whoever served is gone ({error}): start it "
-                        "(`jepa-runtime run --robot`), or remove that file if nobody is to serve"
+                    raise _GoneError(
+                        f"{path}: whoever served died: start it (`jepa-runtime run --robot`), or remove this "
+                        "file if nobody is to serve"
                     ) from error
-                time.sleep(_SLICE_S)
-        return None
+                told = None
+            if told is not None:
+                self._awaited = True
+                return told
+            # Right after the start of the machine somebody may be about to serve.
+            self._awaited = self._awaited or time.monotonic() >= ends
+            self._wait()
+
+    def _wait(self) -> None:
+        self._alive()
+        time.sleep(_SLICE_S)
 
 
 @contextmanager
-def listening(root: Path) -> Iterator[socket.socket]:
-    """The socket on which a process that serves from ``root`` is asked; removed at the end of the block.
+def listening(root: Path) -> Iterator[tuple[socket.socket, Told]]:
+    """Serve from ``root``: a socket on which to be asked, and what is to be said as long as nothing serves.
+    The socket stays behind if the block raises.
 
     Raises:
-        UpdateError: another process serves already.
-        StorageError: it cannot be made.
+        StorageError: another process serves already, or it cannot be made.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+    path, boot = root / SOCKET, Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    with (
+        durable.locked(root / LOCK, who="whoever serves"),
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server,
+    ):
+        marker = root / f"{SOCKET}.boot"
         try:
+            # What a power cut left says nothing of a model.
+            died = path.exists() and marker.exists() and marker.read_text("ascii") == boot
+            marker.write_text(boot, "ascii")
+            path.unlink(missing_ok=True)
             with _address(root) as address:
-                if _answers(address):
-                    raise UpdateError(f"{root}: another process serves from there: stop it first")
-                with suppress(FileNotFoundError):
-                    os.unlink(address)
                 server.bind(address)
                 os.chmod(address, 0o600)
             server.listen()
         except OSError as error:
-            raise StorageError(f"{root / SOCKET}: cannot be made: {error.strerror or error}") from error
-        try:
-            yield server
-        finally:
-            with suppress(OSError):
-                (root / SOCKET).unlink()
+            raise StorageError(f"{path}: cannot be made: {error.strerror or error}") from error
+        yield server, Told(token=uuid.uuid4().hex, after_death=died)
+        with suppress(OSError):
+            path.unlink()
 
 
 def answer(connection: socket.socket, told: Told) -> None:
-    """Tell whoever connected; one that has gone is no matter."""
+    """Say how it goes to whoever connected; one that has gone is no matter."""
+    plain = replace(told, failure=_plain(told.failure), reason=_plain(told.reason))
     with suppress(OSError), connection:
-        connection.sendall(_ADAPTER.dump_json(told))
+        connection.sendall(_ADAPTER.dump_json(plain))
 
 
 def _ask(root: Path) -> Told:
@@ -161,13 +211,6 @@ def _ask(root: Path) -> Told:
             return _ADAPTER.validate_json(file.read(_MAX_BYTES))
 
 
-def _answers(address: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer, suppress(OSError):
-        peer.connect(address)
-        return True
-    return False
-
-
 @contextmanager
 def _address(root: Path) -> Iterator[str]:
     """Through a descriptor of the folder: the address of a socket has 107 bytes at most, a path has more."""
@@ -176,3 +219,7 @@ def _address(root: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{SOCKET}"
     finally:
         os.close(fd)
+
+
+def _plain(text: str) -> str:
+    return text[:_MAX_TEXT].encode("utf-8", "replace").decode()

@@ -307,6 +307,6 @@ def _ended(state: State, result: Result, reason: str) -> State:
 
 def _enter(state: State, phase: Phase) -> State:
     if phase is Phase.IDLE:
-        ended = replace(state, work=None, attempts={}, waits=0, transitions=0, stopped=False, approved="")
-        return replace(ended, phase=phase)
+        ended = replace(state, work=None, attempts={}, waits=0, transitions=0, stopped=False)
+        return replace(ended, phase=phase, approved="", watched=False)
     return replace(state, phase=phase, transitions=state.transitions + 1)

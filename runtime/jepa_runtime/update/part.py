@@ -20,6 +20,7 @@ from jepa_runtime.update.durable import check_room, give_up, sync_folder, told
 
 SYNC_BYTES = 4 << 20
 _TAIL_BYTES = 8
+_ANEW = 1 << 63
 # Without O_NONBLOCK, opening a pipe that somebody put there would wait for ever.
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -36,6 +37,7 @@ class Part:
 
     Attributes:
         offset: bytes of the content that are there.
+        anew: whether what is there was fetched from its start after a content that was wrong.
 
     Raises:
         StorageError: there is no room, or it cannot be made.
@@ -45,7 +47,7 @@ class Part:
         self._path = path
         self._length = length
         try:
-            self._fd = os.open(path, _FLAGS, 0o644)
+            self._fd, self.anew = os.open(path, _FLAGS, 0o644), False
         except OSError as error:
             raise StorageError(f"{path}: cannot be made: {error.strerror}") from error
         try:
@@ -90,14 +92,17 @@ class Part:
             os.fsync(self._fd)
             self._write_tail()
 
-    def rewind(self) -> None:
+    def rewind(self, *, anew: bool = False) -> None:
         """Begin from the start again.
+
+        Args:
+            anew: because the content was wrong; this is remembered.
 
         Raises:
             StorageError: it cannot be written.
         """
         with self._told("cannot be written"):
-            self.offset = 0
+            self.offset, self.anew = 0, self.anew or anew
             os.posix_fallocate(self._fd, 0, self._length + _TAIL_BYTES)
             self._write_tail()
 
@@ -142,7 +147,8 @@ class Part:
         if status.st_size == self._length:
             return self._length
         if status.st_size == self._length + _TAIL_BYTES:
-            safe = int.from_bytes(os.pread(self._fd, _TAIL_BYTES, self._length), "big")
+            tail = int.from_bytes(os.pread(self._fd, _TAIL_BYTES, self._length), "big")
+            safe, self.anew = tail & ~_ANEW, bool(tail & _ANEW)
             return safe if safe <= self._length else 0
         os.ftruncate(self._fd, 0)
         return 0
@@ -161,7 +167,8 @@ class Part:
         os.posix_fallocate(self._fd, 0, self._length + _TAIL_BYTES)
 
     def _write_tail(self) -> None:
-        os.pwrite(self._fd, self.offset.to_bytes(_TAIL_BYTES, "big"), self._length)
+        tail = self.offset | (_ANEW if self.anew else 0)
+        os.pwrite(self._fd, tail.to_bytes(_TAIL_BYTES, "big"), self._length)
         self._safe = self.offset
 
     @contextmanager

@@ -83,7 +83,8 @@ class Release(_Model):
         manifest_sha256: of its manifest, and with it of everything.
         runtime_abi: the lowest and the highest :data:`RUNTIME_ABI` that serve it rightly.
         hardware_ids: the kinds of robot it is for; ``any``: all.
-        interface, variants, golden_sha256: see :func:`told_of`.
+        interface, variants, golden_sha256: see :func:`told_of`; of the last two an older publisher tells
+            nothing.
         deltas: offered beside the files.
         revoked: releases of this model that no robot is to run any more.
         revoked_manifests: SHA-256 of the manifests that only such releases have: a model that came with the
@@ -99,10 +100,10 @@ class Release(_Model):
     runtime_abi: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     hardware_ids: Annotated[tuple[_Identifier, ...], Field(min_length=1, max_length=64)]
     interface: _Digest
-    variants: Annotated[tuple[_Variant, ...], Field(min_length=1, max_length=64)]
-    golden_sha256: _Digest
     budgets: Budgets
     rollout: Rollout
+    variants: Annotated[tuple[_Variant, ...], Field(max_length=64)] = ()
+    golden_sha256: _Digest | None = None
     deltas: Annotated[tuple[Delta, ...], Field(max_length=1000)] = ()
     revoked: Annotated[tuple[_Sequence, ...], Field(max_length=1000)] = ()
     revoked_manifests: Annotated[tuple[_Digest, ...], Field(max_length=1000)] = ()

@@ -203,7 +203,7 @@ def open_client(
             store=store,
             repository=repository or _repository(root, settings, source, now),
             gate=gate or LocalGate(settings, alive, frames=frames, compared=compared),
-            serving=serving or LocalServing(root),
+            serving=serving or LocalServing(root, alive),
             note=log.append,
             report=report,
             now=now,

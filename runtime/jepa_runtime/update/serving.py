@@ -12,15 +12,16 @@ class Health:
     """How serving goes.
 
     Attributes:
-        serves: the SHA-256 of the manifest of what serves; None: nobody ever was there to ask, which is no
-            failure. Where somebody was, and is gone, that is one.
+        serves: the SHA-256 of the manifest of what serves; None: nobody is there to ask.
         failure: what is wrong: errors, NaN, frames that come too late, a process that died; empty: nothing.
+        absent: why whoever serves cannot be judged, though somebody should be there; empty: no such reason.
         may_switch: whether the robot can take another model at this moment.
         idle: whether it has had too little to do since it was switched to, as to be judged by that.
     """
 
     serves: str | None = None
     failure: str = ""
+    absent: str = ""
     may_switch: bool = True
     idle: bool = False
 

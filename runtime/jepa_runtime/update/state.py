@@ -107,6 +107,7 @@ class State:
         waits: how often there was no moment to switch safely, in this update.
         transitions: from phase to phase, in this update.
         stopped: whether it was asked to stop, which is no failed attempt.
+        watched: whether somebody served who could be watched, when this update switched.
         approved: the SHA-256 of the manifest that may be switched to, in this update; empty: none.
         result, reason: of the update in work as far as known, or of the last one.
         alarm: what needs a person; empty: nothing.
@@ -127,6 +128,7 @@ class State:
     waits: int = 0
     transitions: int = 0
     stopped: bool = False
+    watched: bool = False
     approved: str = ""
     result: Result = "none"
     reason: str = ""

@@ -248,15 +248,18 @@ class Steps:
         release = _work(state).release
         if self.config.approval and state.approved != release.manifest_sha256:
             return state, NotYet(f"{_name(release)} waits for approval: `jepa-runtime update approve`")
-        busy = NotYet("the robot cannot switch now")
-        if not self.serving.health().may_switch:
-            return state, busy
+        if (wait := self._cannot_switch()) is not None:
+            return state, wait
         asked = state.checked_at
         if state.waits or asked is None or not timedelta() <= self.now() - asked < _RECENT:
             state, outcome = self._still_offered(state)
             # Asking may have taken a while.
-            return state, outcome if self.serving.health().may_switch else busy
+            return state, self._cannot_switch() or outcome
         return state, Done()
+
+    def _cannot_switch(self) -> NotYet | None:
+        health = self.serving.health()
+        return None if health.may_switch else NotYet(health.absent or "the robot cannot switch now")
 
     def _still_offered(self, state: State) -> Step:
         release = _work(state).release
@@ -277,7 +280,7 @@ class Steps:
         Bundle.open(folder)
         self.store.point("current", sha256)
         self.serving.swap(folder)
-        return state, Done()
+        return replace(state, watched=self.serving.health().serves is not None), Done()
 
     def _observe(self, state: State) -> Step:
         release = _work(state).release
@@ -289,8 +292,10 @@ class Steps:
             health = self.serving.health()
             if health.failure:
                 return state, Unhealthy(health.failure)
+            if health.absent or (health.serves is None and state.watched):
+                return state, NotYet(health.absent or "whoever serves is not there: start it")
             if health.serves is None:
-                # Nobody is there to be watched: that it runs from its slot is what can be known.
+                # Nobody ever was there to be watched: that it runs from its slot is what can be known.
                 self.note("probed", **self.gate.probe(self.store.root / "current", release.budgets))
                 return state, Done()
             if health.serves != release.manifest_sha256:

@@ -26,7 +26,7 @@ def check_release(
     targets = backend.targets
     backend.close()
     kinds = [variant.partition("/") for variant in release.variants]
-    if not any(target in targets and precision in (None, kind) for target, _, kind in kinds):
+    if kinds and not any(target in targets and precision in (None, kind) for target, _, kind in kinds):
         there = ", ".join(f"{kind} for {target}" for target, _, kind in kinds)
         wanted = f" in {precision}" if precision else ""
         raise RefusedError(
@@ -63,7 +63,7 @@ def check(
         ("version", release.version, manifest.version),
         *((name, getattr(release, name), found) for name, found in told_of(manifest).items()),
     ):
-        if told != found:
+        if told and told != found:
             raise RefusedError(
                 f"{bundle.path}: {name} is {found}, {what} says {told}: publish the release again"
             )

@@ -41,6 +41,7 @@ class Watch(Conduct):
         self._heard_at = -float("inf")
         self._pid = ""
         super().__init__(clock)
+        self.begin(None)
 
     def begin(self, budget_ms: float | None) -> None:
         """See :meth:`Conduct.begin`."""

@@ -1,0 +1,243 @@
+"""What ``jepa-runtime run --robot`` makes of the folder of a robot: real pipeline, real socket, real updates;
+the models are toys to which something happens in service."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands import run_robot
+from jepa_runtime.commands.run_robot import Follower
+from jepa_runtime.errors import BackendError
+from jepa_runtime.pipeline import Pipeline
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.update import operator
+from jepa_runtime.update.local_serving import LocalServing
+from jepa_runtime.update.store import Store
+from jepa_runtime.world_model import WorldModel
+from tests.update.fleets import until
+from tests.update.robots import Site
+
+Happens = Callable[[int], None]
+
+
+class Model:
+    """A real one, to which something happens at each frame; the first one is its warm-up."""
+
+    def __init__(self, model: WorldModel, happens: Happens) -> None:
+        self._model, self._happens, self._frames = model, happens, -1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode(self, image: Any) -> Any:
+        self._frames += 1
+        began = time.perf_counter()
+        if self._frames:
+            self._happens(self._frames)
+        latent = self._model.encode(image)
+        self._model.timings["encode"] = (time.perf_counter() - began) * 1e3
+        return latent
+
+
+@contextmanager
+def running(
+    root: Path,
+    happens: Mapping[str, Happens] | None = None,
+    *,
+    opens: Callable[[str], None] = lambda version: None,
+    rate_hz: float = 50.0,
+    deadline_ms: float = 1000.0,
+) -> Iterator[Pipeline]:
+    """Serve from ``root``.
+
+    Args:
+        happens: with which version at each frame.
+        opens: is told each version that is opened, and may raise.
+    """
+
+    def open_model(folder: Path) -> Any:
+        version = Bundle.open(folder).manifest.version
+        opens(version)
+        return Model(WorldModel.open(folder), (happens or {}).get(version, lambda _: None))
+
+    follower, ending = Follower(root, open_model, deadline_ms=deadline_ms), threading.Event()
+    pipeline = Pipeline(
+        follower.open,
+        on_result=follower.result,
+        on_error=lambda error, frame: follower.failed(error) if frame else None,
+        deadline_ms=deadline_ms,
+    )
+
+    def feed() -> None:
+        io = pipeline.model.manifest.io
+        image, number = np.zeros((io.frame.height, io.frame.width, 3), np.uint8), 0
+        while not ending.wait(1 / rate_hz):
+            number, now = number + 1, time.monotonic_ns()
+            pipeline.add_action(now, np.zeros(len(io.action.names), np.float32))
+            pipeline.submit(Frame(image, now, "camera", number))
+
+    with follower.answering():
+        pipeline.start()
+        feeding = threading.Thread(target=feed)
+        feeding.start()
+        try:
+            with follower.following(pipeline):
+                yield pipeline
+        finally:
+            ending.set()
+            feeding.join()
+            pipeline.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path, bundles: list[Bundle]) -> Site:
+    site = Site(tmp_path / "robot", bundles[0], health_window_s=2.0)
+    site.repository.publish(bundles[1], 2)
+    return site
+
+
+def update(site: Site, **arguments: Any) -> Any:
+    return site.update(serving=LocalServing(site.root, gone_s=1.0), clock=time, **arguments)
+
+
+def served(site: Site) -> str:
+    serves = LocalServing(site.root).health().serves
+    assert serves
+    return Bundle.open(Store(site.root).folder(serves)).manifest.version
+
+
+def fails(_: int) -> None:
+    raise RuntimeError("device lost")
+
+
+def fails_every_other_time(frame: int) -> None:
+    if frame % 2:
+        raise RuntimeError("device lost")
+
+
+def is_late(_: int) -> None:
+    time.sleep(0.02)
+
+
+def test_a_model_goes_live_and_makes_way_by_hand(site: Site, bundles: list[Bundle]) -> None:
+    with running(site.root) as pipeline:
+        assert update(site).result == "updated"
+        assert served(site) == site.version == site.good == "2.0.0"
+        operator.rollback(site.root, "it drifts")
+        assert served(site) == site.version == "1.0.0"
+        until(lambda: pipeline.stats().processed > 20)
+        assert pipeline.stats().failed == 0
+    assert site.gate.calls == ["check", "probe", "shadow"], "who serves is watched, not probed again"
+
+
+@pytest.mark.parametrize(
+    ("happens", "rate_hz", "deadline_ms", "why"),
+    [
+        (fails, 2.0, 1000.0, r"(\d) of \1 frames failed: RuntimeError: device lost"),
+        (fails_every_other_time, 50.0, 1000.0, r"\d+ of \d+ frames failed: RuntimeError: device lost"),
+        (is_late, 20.0, 10.0, r"\d+ of \d+ frames took over the 10 ms"),
+    ],
+)
+def test_a_model_that_does_not_serve_well_makes_way(
+    site: Site, happens: Happens, rate_hz: float, deadline_ms: float, why: str
+) -> None:
+    with running(site.root, {"2.0.0": happens}, rate_hz=rate_hz, deadline_ms=deadline_ms):
+        time.sleep(0.5)
+        kept = update(site)
+        assert kept.result == "refused" and re.search(why, kept.reason), kept.reason
+        assert served(site) == site.version == "1.0.0"
+
+
+def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
+    going_on = threading.Event()
+
+    def hangs(frame: int) -> None:
+        if frame > 12:
+            going_on.wait(4)
+
+    with running(site.root, {"2.0.0": hangs}):
+        kept = update(site)
+        going_on.set()
+        assert kept.result == "refused" and "images come, but nothing is computed for 1 s" in kept.reason
+        assert served(site) == site.version == "1.0.0"
+
+
+def test_a_model_that_is_no_later_than_the_one_before_stays(site: Site) -> None:
+    with running(site.root, {"1.0.0": is_late, "2.0.0": is_late}, rate_hz=20.0, deadline_ms=10.0):
+        time.sleep(1.5)
+        assert update(site).result == "updated"
+
+
+def test_one_late_frame_is_no_reason(site: Site) -> None:
+    def once(frame: int) -> None:
+        time.sleep(0.1 if frame == 1 else 0)
+
+    with running(site.root, {"2.0.0": once}, rate_hz=10.0, deadline_ms=50.0):
+        assert update(site).result == "updated"
+
+
+def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_refused(site: Site) -> None:
+    errors = [MemoryError("taken"), MemoryError("taken")]
+
+    def passing(version: str) -> None:
+        if version == "2.0.0" and errors:
+            raise errors.pop()
+
+    with running(site.root, opens=passing):
+        assert update(site).result == "updated"
+    site.repository.publish(Bundle.open(site.root / "current"), 3)
+
+    def never(version: str) -> None:
+        if version == "2.0.0":
+            raise BackendError("no such device")
+
+    operator.rollback(site.root, "by hand")
+    with running(site.root, opens=never):
+        kept = update(site, again=True)
+        assert kept.result == "refused" and "whoever serves refuses" in kept.reason
+        assert served(site) == "1.0.0"
+
+
+def test_a_way_back_that_was_shut_for_a_while_is_gone_in_the_end(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_robot, "_FIRST_PAUSE_S", 0.1)
+    with running(site.root) as pipeline:
+        assert update(site).result == "updated"
+        pipeline.commit()
+        errors: list[Exception] = [MemoryError("taken")]
+        swap = pipeline.swap
+
+        def shut(open_model: Callable[[], WorldModel]) -> bool:
+            if errors:
+                raise errors.pop()
+            return swap(open_model)
+
+        monkeypatch.setattr(pipeline, "swap", shut)
+        kept = operator.rollback(site.root, "it drifts")
+        assert (kept.alarm, served(site), site.version) == ("", "1.0.0", "1.0.0")
+
+
+def test_what_is_good_serves_where_the_candidate_cannot_be_opened_at_the_start(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    Store(site.root).point("good", Store(site.root).present()[-1])
+
+    def never(version: str) -> None:
+        if version == site.version:
+            raise BackendError("no such device")
+
+    with running(site.root, opens=never):
+        health = LocalServing(site.root).health()
+        assert health.serves == Store(site.root).good() != Store(site.root).current()
