@@ -75,6 +75,10 @@ IMITATIONS: dict[LayoutKind, Imitation] = {
 }
 
 
+# However many cores there are: the numbers depend on it.
+_LARGE_THREADS = 2
+
+
 @dataclass(frozen=True)
 class Networks:
     """What makes untrained networks."""
@@ -111,7 +115,7 @@ def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = 
     networks = TEACHER if recipe.teacher else DIRECT
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, f"seed {seed}, layout {kind}, {recipe}\n")
-    torch.set_num_threads(1)
+    torch.set_num_threads(_LARGE_THREADS if recipe.teacher else 1)
     with _renderer() as renderer:
         torch.manual_seed(seed)
         representation = RepresentationStage(
@@ -172,7 +176,7 @@ def distil(
     imitation = imitation or IMITATIONS[kind]
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, f"seed {seed}, layout {kind}, {imitation}\n")
-    torch.set_num_threads(1)
+    torch.set_num_threads(_LARGE_THREADS)
     with _renderer() as renderer:
 
         def draw(step: int) -> Future[Recordings]:
