@@ -21,7 +21,7 @@ from threading import Event
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands import update
+from jepa_runtime.commands import run, update
 from jepa_runtime.errors import StorageError
 from jepa_runtime.update import audit, config, durable, operator, robot, state
 from jepa_runtime.update import daemon as service
@@ -31,7 +31,8 @@ from tests.conftest import ROOT
 from tests.update.fleets import Daemon, Fleet, edit, until
 from tests.update.robots import Site, settings
 
-UNIT = ROOT / "firmware_configs" / "common" / "etc" / "systemd" / "system" / "jepa-update.service"
+UNITS = ROOT / "firmware_configs" / "common" / "etc" / "systemd" / "system"
+UPDATES, SERVES = UNITS / "jepa-update.service", UNITS / "jepa-run.service"
 
 
 @pytest.fixture
@@ -213,26 +214,36 @@ def test_a_round_that_yields_is_called_again_without_a_pause_and_none_ends_it(tm
     assert calls == ["called"] * 3
 
 
-def test_the_unit_of_systemd_agrees_with_the_code() -> None:
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read(UNIT)
-    told = unit["Service"]
-    assert float(told["WatchdogSec"]) == HANG_S
-    assert told["Type"] == "notify"
+def read(unit: Path) -> tuple[configparser.SectionProxy, argparse.Namespace]:
+    """What a unit says of its service, and its command as the code reads it."""
+    parsed = configparser.ConfigParser(strict=False, interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment, method-assign]
+    parsed.read(unit)
+    told = parsed["Service"]
     command = told["ExecStart"].split()
     assert Path(command[0]).name == "jepa-runtime"
     parser = argparse.ArgumentParser()
-    update.add_parser(parser.add_subparsers())
-    args = parser.parse_args(command[1:])
-    assert (args.action, args.root) == ("daemon", Path("/var/lib") / told["StateDirectory"])
+    subparsers = parser.add_subparsers()
+    update.add_parser(subparsers)
+    run.add_parser(subparsers)
+    return told, parser.parse_args(command[1:])
+
+
+def test_the_units_of_systemd_agree_with_the_code_and_with_one_another() -> None:
+    (updates, daemon), (serves, command) = read(UPDATES), read(SERVES)
+    assert float(updates["WatchdogSec"]) == HANG_S
+    assert updates["Type"] == "notify"
+    assert (daemon.action, daemon.root) == ("daemon", Path("/var/lib") / updates["StateDirectory"])
+    assert (command.robot, serves["User"]) == (daemon.root, updates["User"])
+    assert "AF_UNIX" in updates["RestrictAddressFamilies"].split()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    unit = tmp_path / UNIT.name
+@pytest.mark.parametrize("shipped", [UPDATES, SERVES], ids=lambda unit: unit.stem)
+def test_a_unit_is_one_that_systemd_takes(tmp_path: Path, shipped: Path) -> None:
+    unit = tmp_path / shipped.name
     # What it starts is not installed here.
-    unit.write_text(UNIT.read_text().replace("/opt/jepa-edge/bin/jepa-runtime", sys.executable))
+    unit.write_text(shipped.read_text().replace("/opt/jepa-edge/bin/jepa-runtime", sys.executable))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
     )
