@@ -56,6 +56,8 @@ ROWS = (
     "pipeline", "benchmark_app", "torch_eager", "torch_compile", "onnxruntime",
     "node", "plain_node", "plain_node_dds",
 )  # fmt: skip
+# Only where they are asked for.
+ALONE = ("encoder",)
 # Who does the same work as whom.
 PEERS = {
     "pipeline": ("torch_eager", "torch_compile", "onnxruntime"),
@@ -278,7 +280,14 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--bundle", type=Path, help="default: ViT-S with random weights, out/vit_s, built if it is missing")
     add("--precision", nargs="+", choices=("int8", "fp16", "fp32"), help="default: all that OpenVINO can run")
-    add("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
+    add(
+        "--rows",
+        nargs="+",
+        choices=(*ROWS, *ALONE),
+        default=ROWS,
+        metavar="ROW",
+        help=f"of {', '.join(ROWS)}",
+    )
     add("--threads", type=int, default=2)
     add("--cores", type=lambda text: {int(core) for core in text.split(",")}, metavar="0,1",
         help="cores that all may use (default: all)")  # fmt: skip

@@ -339,6 +339,7 @@ def rows_of(setting: Setting, precision: str) -> list[Row]:
             "pipeline", "jepa-edge pipeline", "pipeline.py",
             notes=["pipeline: also computes the surprise of each frame, which is part of its p50 and p99"],
         ),
+        served("encoder", "jepa-edge, the encoder alone", "encoder.py"),
         BenchmarkAppRow("benchmark_app", "OpenVINO benchmark_app, both graphs", precision, setting),
         served("torch_eager", "PyTorch eager", "torch_modules.py"),
         served("torch_compile", "torch.compile, default mode", "torch_modules.py", "--compile"),

@@ -75,9 +75,10 @@ class Limits:
         connect_s: to get a connection.
         read_s: without a byte, and until all headers are there.
         min_bytes_s: the least mean rate over 30 s.
-        total_s: of all files of one update; the next goes on from there.
+        total_s: of all files of one update, which counts anew when it has made way for somebody; the next
+            goes on from there.
         max_bytes_s: the highest mean rate, in bytes per second; None: any.
-        max_bytes: of all files of one update; the next goes on from there; None: any.
+        max_bytes: the same; None: any.
         free_bytes: left free on the disk.
     """
 
