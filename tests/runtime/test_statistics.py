@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jepa_runtime.profiling.describe import Distribution, describe, distribution, late_frames, responses
-from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap, wilson
+from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap, chance_of, wilson
 from jepa_runtime.profiling.profile import Run, Told
 from jepa_runtime.profiling.statistics import PERCENTILES, format_ms, summarize
 from tests.runtime.profiles import make_run
@@ -68,6 +69,19 @@ def run_with_a_stall(*, stall_s: float, rate_hz: float = 30.0, length_s: float =
             dropped += [] if waiting is None else [waiting]
             waiting = due_s
     return run_of(done, latency, rate_hz=rate_hz, deadline_ms=1000 / rate_hz, dropped_s=tuple(dropped))
+
+
+def test_the_exact_chance_of_a_share() -> None:
+    assert chance_of(0, 10, 0.3) == 1
+    assert chance_of(1, 1, 0.01) == pytest.approx(0.01)
+    assert chance_of(2, 3, 0.5) == pytest.approx(0.5)
+    assert chance_of(10, 10, 0.5) == pytest.approx(2**-10)
+    for count, of, share in ((1, 80_000, 0.01), (150, 3000, 0.6), (30_000, 30_000_000, 0.01)):
+        assert chance_of(count, of, share) == pytest.approx(1), "far below the mean"
+    assert chance_of(3000, 30_000, 0.01) < 1e-300, "far above it"
+    exact = sum(math.comb(500, count) * Fraction(999, 1000) ** count * Fraction(1, 1000) ** (500 - count)
+                for count in range(499, 501))  # fmt: skip
+    assert chance_of(499, 500, 0.999) == pytest.approx(float(exact))
 
 
 def test_percentiles_by_nearest_rank() -> None:

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from jepa_runtime.errors import BackendError
 from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.update import operator
-from jepa_runtime.update.local_serving import LocalServing
+from jepa_runtime.update.local_serving import LocalServing, listening
 from jepa_runtime.update.store import Store
 from jepa_runtime.world_model import WorldModel
 from tests.update.fleets import until
-from tests.update.robots import Site
+from tests.update.robots import Died, Site
 
 Happens = Callable[[int], None]
 
@@ -57,12 +57,14 @@ def running(
     opens: Callable[[str], None] = lambda version: None,
     rate_hz: float = 50.0,
     deadline_ms: float = 1000.0,
+    end: Callable[[str], None] = lambda why: None,
 ) -> Iterator[Pipeline]:
     """Serve from ``root``.
 
     Args:
         happens: with which version at each frame.
         opens: is told each version that is opened, and may raise.
+        end: is told why the process would end.
     """
 
     def open_model(folder: Path) -> Any:
@@ -70,9 +72,11 @@ def running(
         opens(version)
         return Model(WorldModel.open(folder), (happens or {}).get(version, lambda _: None))
 
-    follower, ending = Follower(root, open_model, deadline_ms=deadline_ms), threading.Event()
+    follower = Follower(root, open_model, deadline_ms=deadline_ms, end=end)
+    ending = threading.Event()
     pipeline = Pipeline(
         follower.open,
+        on_model=lambda model, _: follower.serves(model),
         on_result=follower.result,
         on_error=lambda error, frame: follower.failed(error) if frame else None,
         deadline_ms=deadline_ms,
@@ -143,7 +147,7 @@ def test_a_model_goes_live_and_makes_way_by_hand(site: Site, bundles: list[Bundl
 @pytest.mark.parametrize(
     ("happens", "rate_hz", "deadline_ms", "why"),
     [
-        (fails, 2.0, 1000.0, r"(\d) of \1 frames failed: RuntimeError: device lost"),
+        (fails, 2.0, 1000.0, r"(\d+) of \1 frames failed: RuntimeError: device lost"),
         (fails_every_other_time, 50.0, 1000.0, r"\d+ of \d+ frames failed: RuntimeError: device lost"),
         (is_late, 20.0, 10.0, r"\d+ of \d+ frames took over the 10 ms"),
     ],
@@ -173,6 +177,63 @@ def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatc
         assert served(site) == site.version == "1.0.0"
 
 
+def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_is_good(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
+    monkeypatch.setattr("jepa_runtime.pipeline._PATIENCE_S", 0.3)
+    going_on, ends = threading.Event(), []
+
+    def hangs(frame: int) -> None:
+        if frame > 12:
+            going_on.wait(60)
+
+    def end(why: str) -> None:
+        ends.append(why)
+        going_on.set()
+
+    with running(site.root, {"2.0.0": hangs}, end=end):
+        kept = update(site)
+        until(lambda: bool(ends))
+        time.sleep(0.5)
+    assert kept.result == "refused" and "images come, but nothing is computed" in kept.reason
+    assert "what serves hangs, and does not make way" in ends[0]
+
+
+def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store = Store(site.root)
+    store.point("good", next(slot for slot in store.present() if slot != store.current()))
+    with suppress(Died), listening(site.root):
+        raise Died
+    opened: list[str] = []
+    with running(site.root, opens=opened.append):
+        time.sleep(3)
+        health = LocalServing(site.root).health()
+        assert health.serves == store.good() != store.current()
+    assert opened == ["1.0.0"]
+
+
+def test_a_model_that_is_opening_while_the_link_moves_on_never_serves(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, serves = Store(site.root), []
+    first, second = store.current(), next(slot for slot in store.present() if slot != store.current())
+    assert first
+
+    def moves_on(version: str) -> None:
+        if version == "1.0.0":
+            store.point("current", first)
+
+    with running(site.root, opens=moves_on) as pipeline:
+        store.point("current", second)
+        for _ in range(20):
+            serves.append(pipeline.model.bundle.sha256)
+            time.sleep(0.1)
+    assert set(serves) == {first}
+
+
 def test_a_model_that_is_no_later_than_the_one_before_stays(site: Site) -> None:
     with running(site.root, {"1.0.0": is_late, "2.0.0": is_late}, rate_hz=20.0, deadline_ms=10.0):
         time.sleep(1.5)
@@ -196,13 +257,12 @@ def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_r
 
     with running(site.root, opens=passing):
         assert update(site).result == "updated"
-    site.repository.publish(Bundle.open(site.root / "current"), 3)
+        operator.rollback(site.root, "by hand")
 
     def never(version: str) -> None:
         if version == "2.0.0":
             raise BackendError("no such device")
 
-    operator.rollback(site.root, "by hand")
     with running(site.root, opens=never):
         kept = update(site, again=True)
         assert kept.result == "refused" and "whoever serves refuses" in kept.reason

@@ -18,8 +18,9 @@ from jepa_runtime.errors import RefusedError, StorageError, UpdateError
 from jepa_runtime.update import local_serving
 from jepa_runtime.update.local_serving import HOLD, SOCKET, LocalServing, Told, answer, listening
 from jepa_runtime.update.serving import Health
-from jepa_runtime.update.state import Phase
+from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
+from tests.update.fleets import until
 from tests.update.robots import Died, Site, dies_in
 
 
@@ -69,22 +70,40 @@ def test_where_nobody_ever_was_nothing_is_asked_for(site: Site, bundles: list[Bu
     assert time.monotonic() - began < 5
 
 
-def test_whoever_ended_as_it_should_is_no_failure_and_may_come_back(
+def test_whoever_ended_as_it_should_is_no_failure_and_is_waited_for(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
     with somebody(site.root, serves=bundles[0].sha256):
         assert serving.health() == Health(serves=bundles[0].sha256)
     assert not (site.root / SOCKET).exists()
-    assert serving.health() == Health()
+    health = serving.health()
+    assert (health.serves, health.failure, health.may_switch) == ("", "", False)
+    assert "whoever served has ended: start it" in health.absent
+    with pytest.raises(UpdateError, match="has ended"):
+        serving.swap(slot(site, bundles[1]))
+    serving.swap(slot(site, bundles[0]))
+    with somebody(site.root, serves=bundles[1].sha256):
+        assert serving.health() == Health(serves=bundles[1].sha256)
+
+
+def test_right_after_the_start_of_the_machine_somebody_may_be_about_to_serve(
+    site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with somebody(site.root):
+        pass
+    monkeypatch.setattr(local_serving, "_STARTING_S", 1e9)
     late = LocalServing(site.root, gone_s=30)
     with ExitStack() as stack:
         start = threading.Timer(
             0.3, lambda: stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
         )
         start.start()
-        assert late.health().serves == bundles[1].sha256, "as after the start of a machine"
+        assert late.health() == Health(serves=bundles[1].sha256)
         start.join()
-        assert late.health().failure == ""
+    assert serving.health() == Health(), "not for ever"
+    monkeypatch.setattr(local_serving, "_STARTING_S", 0.0)
+    began = time.monotonic()
+    assert LocalServing(site.root).health() == Health() and time.monotonic() - began < 5
 
 
 def test_what_serves_is_asked_and_may_refuse(
@@ -131,6 +150,7 @@ def test_a_death_is_a_failure_also_of_one_that_was_started_again_under_the_same_
         health = serving.health()
         assert "died, and was started again" in health.failure and "opens its model" in health.absent
         says.append(replace(says[0], serves=bundles[1].sha256))
+        assert "died, and was started again" in serving.health().failure, "it is not forgotten"
         serving.swap(slot(site, bundles[1]))
         assert serving.health().failure == "", "another switch begins anew"
 
@@ -155,23 +175,50 @@ def test_one_that_died_is_no_obstacle_on_the_way_back(
     serving.swap(slot(site, bundles[0]))
 
 
-def test_what_was_left_before_this_process_is_no_failure_but_is_waited_for_and_told(
+def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving, ending = LocalServing(site.root, gone_s=5), threading.Event()
+
+    def loop() -> None:
+        while not ending.is_set():
+            with suppress(Died), somebody(site.root):
+                time.sleep(0.3)
+                raise Died
+
+    dying = threading.Thread(target=loop)
+    dying.start()
+    until(lambda: (site.root / SOCKET).exists())
+    try:
+        with pytest.raises(RefusedError, match="whoever serves died 2 times opening"):
+            serving.swap(slot(site, bundles[1]))
+    finally:
+        ending.set()
+        dying.join()
+
+
+def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watched_before_the_commit(
     site: Site, bundles: list[Bundle]
 ) -> None:
+    """What serves may have died since it cannot be opened: the update is the cure."""
     death(site.root)
     health = LocalServing(site.root, gone_s=0.2).health()
-    assert (health.failure, health.may_switch) == ("", False) and "whoever served died" in health.absent
+    assert (health.failure, health.may_switch, health.serves) == ("", True, "")
+    assert "whoever served died, or the machine stopped" in health.absent
     site.repository.publish(bundles[1], 2)
     waits: list[str] = []
+    with ExitStack() as stack:
 
-    def tell(kept: object, why: str) -> None:
-        waits.append(why)
-        if len(waits) == 20:
-            with somebody(site.root):
-                pass
+        def tell(kept: State, why: str) -> None:
+            if kept.phase is not Phase.OBSERVE or not why:
+                return
+            waits.append(why)
+            if len(waits) == 5:
+                stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
 
-    kept = site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
-    assert kept.result == "updated" and any("whoever served died" in why for why in waits)
+        kept = site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
+    assert kept.result == "updated" and all("whoever served died" in why for why in waits)
+    assert site.clock.seconds >= 4 * 30
 
 
 def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:

@@ -235,6 +235,8 @@ class _Run:
             self._recording.add_result(result)
 
     def _on_model(self, model: WorldModel, _: bool) -> None:
+        if self._follower is not None:
+            self._follower.serves(model)
         if self._recording is not None:
             self._recording.serve(model)
 

@@ -4,6 +4,9 @@ tells updates how the model does that they switched to."""
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +25,8 @@ from jepa_runtime.world_model import WorldModel
 _LOOK_S = 1.0
 # Without a frame that ends for so long, while others come, the model hangs.
 _SILENT_S = 10.0
+# Without one for so long it may be about to.
+_QUIET_S = 2.0
 # What could not be served is tried again, after a pause that doubles.
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 2.0, 300.0
 
@@ -40,22 +45,35 @@ def adopt(args: argparse.Namespace) -> None:
     args.allow_untrained = args.allow_untrained or settings.allow_untrained
 
 
+def _end(why: str) -> None:
+    print(f"jepa-runtime: {why}: this process ends, to be started again", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 class Follower:
     """Between the pipeline of one process and the updates of the robot in ``root``.
 
     Args:
         open_model: opens what lies in a folder, on the pipeline's thread.
         deadline_ms: of encode and predict, where a release says nothing else.
+        end: ends the process at once: a model hangs that is to make way, and nothing else helps.
     """
 
-    def __init__(self, root: Path, open_model: Callable[[Path], WorldModel], *, deadline_ms: float) -> None:
-        self._root, self._open_model, self._deadline_ms = root, open_model, deadline_ms
+    def __init__(
+        self,
+        root: Path,
+        open_model: Callable[[Path], WorldModel],
+        *,
+        deadline_ms: float,
+        end: Callable[[str], None] = _end,
+    ) -> None:
+        self._root, self._open_model, self._deadline_ms, self._end = root, open_model, deadline_ms, end
         self._store, self._conduct = Store(root), Conduct()
         self._pipeline: Pipeline | None = None
-        self._standby = ""
+        self._standby, self._after_death = "", False
         self._refused, self._reason, self._passing = "", "", False
         self._again_at, self._pause_s = 0.0, _FIRST_PAUSE_S
-        self._ended, self._received, self._ended_at = 0, 0, 0.0
+        self._ended, self._received, self._ended_at, self._silent_s = 0, 0, 0.0, 0.0
         self._wake, self._ending = Event(), Event()
 
     @contextmanager
@@ -67,6 +85,7 @@ class Follower:
         """
         with listening(self._root) as (server, nothing):
             server.settimeout(_LOOK_S)
+            self._after_death = nothing.after_death
             closing = Event()
 
             def answer_all() -> None:
@@ -86,25 +105,37 @@ class Follower:
                 yield
 
     def open(self) -> WorldModel:
-        """The model that serves first: what the link names or, if that cannot be served, what is good.
+        """The model that serves first: what the link names or, if that cannot be served, or took the process
+        before this one with it, what is good.
 
         Raises:
-            BundleError, BackendError: neither can be served.
+            Exception: whatever opening it raised.
         """
         current, good = self._store.current() or "", self._store.good()
         try:
+            if self._after_death and good not in (None, current):
+                raise BackendError(f"{self._root}: whoever served died with it")
             return self._open_model(self._store.folder(current))
-        except (BundleError, BackendError) as error:
-            if good in (None, current):
+        except Exception as error:
+            if good is None or good == current:
                 raise
             self._refuse(current, error)
+            if self._after_death:
+                self._again_at = math.inf
             return self._open_model(self._store.folder(good))
+
+    def serves(self, model: WorldModel) -> None:
+        """From now on ``model`` serves; between two frames."""
+        budget_ms = self._budget_ms(model.bundle.sha256)
+        self._conduct.begin(budget_ms or self._deadline_ms)
+        self._conduct.forgive(lateness=budget_ms is None)
+        self._ended_at = time.monotonic()
 
     @contextmanager
     def following(self, pipeline: Pipeline) -> Iterator[None]:
         """Let ``pipeline``, which has started, serve what the link names, until the end of the block."""
         self._pipeline = pipeline
-        self._begin(pipeline)
+        self.serves(pipeline.model)
 
         def follow() -> None:
             while not self._ending.is_set():
@@ -142,6 +173,8 @@ class Follower:
             except Exception as error:
                 # Whatever opening it raised: what serves serves on.
                 self._refuse(wanted, error)
+                if self._silent_s > _SILENT_S:
+                    self._end(f"what serves hangs, and does not make way: {error}")
 
     def _exchange(self, pipeline: Pipeline, wanted: str) -> None:
         before, is_open = pipeline.model.bundle.sha256, wanted == self._standby
@@ -149,36 +182,40 @@ class Follower:
         if is_open:
             pipeline.rollback()
         else:
-            folder = self._store.folder(wanted)
-            pipeline.swap(lambda: self._open_model(folder))
+            pipeline.swap(lambda: self._open_if_wanted(wanted))
         self._standby, self._refused, self._pause_s = before, "", _FIRST_PAUSE_S
-        self._begin(pipeline)
+
+    def _open_if_wanted(self, wanted: str) -> WorldModel:
+        model = self._open_model(self._store.folder(wanted))
+        if self._store.current() == wanted:
+            return model
+        model.close()
+        raise UpdateError(f"{self._root}: {wanted[:12]} is not wanted any more")
 
     def _refuse(self, wanted: str, error: Exception) -> None:
-        self._refused, self._reason = wanted, f"{type(error).__name__}: {error}"
+        self._reason = f"{type(error).__name__}: {error}"
         self._passing = not isinstance(error, BundleError | BackendError)
         self._again_at = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S)
+        # Last: whoever asks meanwhile gets all of it, or nothing.
+        self._refused = wanted
 
-    def _begin(self, pipeline: Pipeline) -> None:
-        self._conduct.begin(self._budget_ms(pipeline.model.bundle.sha256))
-        self._ended_at = time.monotonic()
-
-    def _budget_ms(self, serves: str) -> float:
-        """That of the release in work, if it is what serves."""
+    def _budget_ms(self, serves: str) -> float | None:
+        """What the release in work allows, if it is what serves."""
         with suppress(JepaRuntimeError):
             work = state.load(self._root / robot.STATE).work
             if work is not None and work.release.manifest_sha256 == serves:
-                return work.release.budgets.latency_p99_ms or self._deadline_ms
-        return self._deadline_ms
+                return work.release.budgets.latency_p99_ms
+        return None
 
     def _see(self, pipeline: Pipeline) -> None:
-        """Whether frames come and none ends."""
+        """For how long frames have come and none has ended."""
         stats, now = pipeline.stats(), time.monotonic()
         ended = stats.processed + stats.failed
         if ended != self._ended or stats.received == self._received:
             self._ended, self._received, self._ended_at = ended, stats.received, now
-        elif now - self._ended_at > _SILENT_S:
+        self._silent_s = now - self._ended_at
+        if self._silent_s > _SILENT_S:
             self._conduct.find(f"images come, but nothing is computed for {_SILENT_S:g} s")
 
     def _told(self, nothing: Told) -> Told:
@@ -188,7 +225,7 @@ class Follower:
             nothing,
             serves=self._pipeline.model.bundle.sha256,
             failure=self._conduct.failure(),
-            idle=self._conduct.idle,
+            idle=self._conduct.idle or self._silent_s > _QUIET_S,
             refused=self._refused,
             reason=self._reason,
             passing=self._passing,

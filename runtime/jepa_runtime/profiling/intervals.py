@@ -101,17 +101,18 @@ def chance_of(successes: int, trials: int, share: float) -> float:
     and below 1: the upper tail of the binomial distribution."""
     if successes <= 0:
         return 1.0
-    log_term = (
+    # The terms are summed on the side of the mean on which they only become smaller.
+    below, odds = successes <= trials * share, share / (1 - share)
+    count, total = successes - below, 0.0
+    term = math.exp(
         math.lgamma(trials + 1)
-        - math.lgamma(successes + 1)
-        - math.lgamma(trials - successes + 1)
-        + successes * math.log(share)
-        + (trials - successes) * math.log1p(-share)
+        - math.lgamma(count + 1)
+        - math.lgamma(trials - count + 1)
+        + count * math.log(share)
+        + (trials - count) * math.log1p(-share)
     )
-    term, total, odds = math.exp(log_term), 0.0, share / (1 - share)
-    for count in range(successes, trials + 1):
+    while term > total * 1e-12:
         total += term
-        if count > trials * share and term < total * 1e-12:
-            break
-        term *= (trials - count) / (count + 1) * odds
-    return min(1.0, total)
+        term *= count / ((trials - count + 1) * odds) if below else (trials - count) / (count + 1) * odds
+        count += -1 if below else 1
+    return max(0.0, 1.0 - total) if below else min(1.0, total)

@@ -107,11 +107,9 @@ class Client:
             StorageError: as :meth:`update`.
         """
         state = self.state
-        if state.phase is Phase.ROLLBACK and state.result == "none":
-            self._set(None, replace(state, result="reverted", reason=reason))
-        elif state.phase in _SWITCHED:
+        if state.phase in _SWITCHED:
             self._keep(state, Unhealthy(reason))
-        elif state.phase not in _GOING_BACK:
+        elif state.phase not in _GOING_BACK or state.result == "none":
             earlier = next(
                 (one for one in (state.good, state.previous) if one not in (None, state.current)), None
             )

@@ -1,9 +1,11 @@
 """Does a model serve well? From what it computes. Pure: results and moments are told.
 
-That frames are late, or fail, is said when so many would be seen in one of 2000 runs of a model of which one
-in a hundred does or, where that was usual with the model before, as many as with that one. That predictions
-drift is said after ten seconds, when Wilson's interval of the share of frames that surprise the model lies
-above one in two, and above what was usual before: surprises come in bursts, and a short one is no reason.
+That frames are late, or fail, is said when so many have a chance below one in 2000 with a model of which one
+in a hundred does or, where that was usual with the model before, as many as with that one. (It is asked every
+second: with a window of half a minute, some two of a thousand such models are found at fault.) That
+predictions drift is said after ten seconds, when Wilson's interval of the share of frames that surprise the
+model lies above one in two, and above what was usual before: surprises come in bursts, and a short one is no
+reason.
 """
 
 from __future__ import annotations
@@ -50,8 +52,16 @@ class Conduct:
         """
         self._start(budget_ms)
 
+    def forgive(self, *, lateness: bool) -> None:
+        """Without knowledge of what is usual, do not judge this model by its surprises, nor by lateness."""
+        self._judges_drift = self._knows_surprise
+        self._judges_lateness = self._knows_lateness or not lateness
+
     def _start(self, budget_ms: float | None) -> None:
         same = budget_ms == self._budget_ms
+        self._knows_lateness = same and self._timed >= _FEWEST
+        self._knows_surprise = self._judged >= _FEWEST
+        self._judges_lateness = self._judges_drift = True
         self._usually_late = _usual(self._late, self._timed) if same else 0.0
         self._usually_failed = _usual(self._failed, self._failed + self._latents)
         self._usually_surprised = _usual(self._surprised, self._judged)
@@ -96,7 +106,7 @@ class Conduct:
             return self._found
         if _too_many(self._failed, self._failed + self._latents, self._usually_failed):
             return f"{self._failed} of {self._failed + self._latents} frames failed: {self._failure}"
-        if _too_many(self._late, self._timed, self._usually_late):
+        if self._judges_lateness and _too_many(self._late, self._timed, self._usually_late):
             return (
                 f"{self._late} of {self._timed} frames took over the {self._budget_ms:g} ms that 99 of 100 "
                 "may take for encode and predict"
@@ -109,7 +119,7 @@ class Conduct:
         return ""
 
     def _drifts(self) -> bool:
-        if self._judged < _FEWEST or self._clock() - self._began_at < _LONG_S:
+        if not self._judges_drift or self._judged < _FEWEST or self._clock() - self._began_at < _LONG_S:
             return False
         return wilson(self._surprised, self._judged, _SURE_Z)[0] > max(self._usually_surprised, _OFTEN)
 
@@ -125,4 +135,4 @@ def _usual(count: int, of: int) -> float:
 
 def _too_many(count: int, of: int, usual: float) -> bool:
     share = max(usual, _BAD_SHARE)
-    return share < 1 and chance_of(count, of, share) < _CHANCE
+    return of >= _FEWEST and share < 1 and chance_of(count, of, share) < _CHANCE

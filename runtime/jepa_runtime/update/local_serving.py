@@ -25,7 +25,8 @@ from jepa_runtime.update.store import Store
 
 SOCKET, LOCK, HOLD = "serving.sock", "serving.lock", "hold"
 _GONE_S, _ANSWER_S, _OPEN_S, _PASSING_S, _SLICE_S = 20.0, 10.0, 600.0, 30.0, 0.1
-_MAX_BYTES, _MAX_TEXT = 1 << 16, 1000
+_STARTING_S = 300.0
+_MAX_BYTES, _MAX_TEXT, _MOST_DEATHS = 1 << 16, 1000, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,44 +60,53 @@ _ADAPTER = TypeAdapter(Told)
 
 
 class _GoneError(UpdateError):
-    """Whoever served died."""
+    """Whoever served is not there."""
+
+
+class _DiedError(_GoneError):
+    """It left its socket."""
 
 
 class LocalServing:
     """The process that serves from ``root``, if there is one (:class:`jepa_runtime.update.serving.Serving`).
 
-    As long as there is a file ``hold`` in ``root``, the robot cannot take another model.
+    As long as there is a file ``hold`` in ``root``, no update switches to another model.
 
     Args:
         alive: is called every moment while something is waited for.
-        gone_s: whoever is not there for so long does not come back.
+        gone_s: whoever is not there for so long is not about to come back.
     """
 
     def __init__(
         self, root: Path, alive: Callable[[], None] = lambda: None, *, gone_s: float = _GONE_S
     ) -> None:
         self._root, self._alive, self._gone_s = root, alive, gone_s
-        self._awaited, self._token = False, ""
+        self._awaited = self._died = False
+        self._token = ""
 
     def swap(self, folder: Path) -> None:
-        """See :meth:`jepa_runtime.update.serving.Serving.swap`. Where nobody is, who serves starts from the
-        link ``current``; the same holds for the way back where somebody died."""
-        wanted, began = folder.parent.name, time.monotonic()
+        """See :meth:`jepa_runtime.update.serving.Serving.swap`. Where nobody is, nor was since this was made,
+        who serves starts from the link ``current``; so does the way back where somebody is gone."""
+        wanted, began, deaths = folder.parent.name, time.monotonic(), 0
         while True:
             try:
                 told = self._told()
             except _GoneError:
-                if wanted == Store(self._root).good():
+                if not self._token or wanted == Store(self._root).good():
                     return
                 raise
             if told is None:
                 return
+            deaths += self._is_after_death(told)
             self._token = told.token
             if told.serves == wanted:
+                self._died = False
                 return
             refused, waited_s = told.refused == wanted, time.monotonic() - began
             if refused and not told.passing:
                 raise RefusedError(f"{self._root}: whoever serves refuses {folder}: {told.reason}")
+            if deaths >= _MOST_DEATHS:
+                raise RefusedError(f"{self._root}: whoever serves died {deaths} times opening {folder}")
             if waited_s >= (_PASSING_S if refused else _OPEN_S):
                 why = told.reason if refused else f"not within {_OPEN_S:g} s"
                 raise UpdateError(f"{self._root}: whoever serves does not open {folder}: {why}")
@@ -108,14 +118,16 @@ class LocalServing:
         try:
             told = self._told()
         except _GoneError as error:
-            # One that this process saw alive died while it was watched.
-            failure = str(error) if self._token else ""
-            return Health(serves="", failure=failure, absent=str(error), may_switch=False)
+            # What this process never saw may have died for any reason.
+            seen = bool(self._token)
+            failure = str(error) if seen and isinstance(error, _DiedError) else ""
+            return Health(serves="", failure=failure, absent=str(error), may_switch=free and not seen)
         if told is None:
             return Health(may_switch=free)
-        before, self._token = self._token, told.token
+        self._died = self._died or self._is_after_death(told)
+        self._token = told.token
         failure, absent = told.failure, ""
-        if before not in ("", told.token) and told.after_death:
+        if self._died:
             failure = f"{self._root}: whoever served died, and was started again"
         if not told.serves:
             absent = f"{self._root}: whoever serves opens its model"
@@ -127,17 +139,20 @@ class LocalServing:
             idle=told.idle,
         )
 
+    def _is_after_death(self, told: Told) -> bool:
+        return self._token not in ("", told.token) and told.after_death
+
     def _told(self) -> Told | None:
-        """What it says; None: nobody is there, nor was left without its end.
+        """What it says; None: nobody is there, nor was since this was made, nor did anybody die.
 
         Raises:
-            _GoneError: somebody died.
+            _GoneError: somebody was, and is not.
             UpdateError: it does not answer, or may not be asked.
         """
         path, ends = self._root / SOCKET, time.monotonic() + self._gone_s
         while True:
-            there = path.exists()
-            if not there and (self._awaited or not (self._root / LOCK).exists()):
+            there, told = path.exists(), None
+            if not there and not self._token and (self._awaited or not self._may_come()):
                 return None
             try:
                 told = _ask(self._root) if there else None
@@ -147,19 +162,28 @@ class LocalServing:
                 raise UpdateError(
                     f"{path}: belongs to another account: let updates and whoever serves have the same"
                 ) from error
-            except (OSError, ValidationError) as error:
-                if time.monotonic() >= ends:
-                    raise _GoneError(
-                        f"{path}: whoever served died: start it (`jepa-runtime run --robot`), or remove this "
-                        "file if nobody is to serve"
-                    ) from error
-                told = None
+            except (OSError, ValidationError):
+                there = path.exists()
             if told is not None:
                 self._awaited = True
                 return told
-            # Right after the start of the machine somebody may be about to serve.
-            self._awaited = self._awaited or time.monotonic() >= ends
+            if time.monotonic() >= ends:
+                self._awaited = True
+                if there:
+                    raise _DiedError(
+                        f"{path}: whoever served died, or the machine stopped: start it (`jepa-runtime run "
+                        "--robot`), or remove this file if nobody is to serve"
+                    )
+                if self._token:
+                    raise _GoneError(
+                        f"{self._root}: whoever served has ended: start it (`jepa-runtime run --robot`)"
+                    )
             self._wait()
+
+    def _may_come(self) -> bool:
+        """Whether somebody who serves from here at times may be about to, after the start of the machine."""
+        just_started = time.clock_gettime(time.CLOCK_BOOTTIME) < _STARTING_S
+        return just_started and (self._root / LOCK).exists()
 
     def _wait(self) -> None:
         self._alive()

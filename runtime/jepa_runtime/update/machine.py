@@ -108,9 +108,10 @@ class Dropped:
 
 @dataclass(frozen=True)
 class NotYet:
-    """The robot cannot switch at this moment, or may not yet."""
+    """The robot cannot switch at this moment, or may not yet; ``alone``: and nobody serves meanwhile."""
 
     reason: str
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def pause_s(before: State, outcome: Outcome, after: State) -> float:
     """How long to wait before what follows ``outcome``."""
     if isinstance(outcome, NotYet) and after.phase is before.phase:
         # What serves already is not left out of sight.
-        return _UNWATCHED_S if before.phase is Phase.OBSERVE else WAIT_S
+        return _UNWATCHED_S if before.phase is Phase.OBSERVE and not outcome.alone else WAIT_S
     if isinstance(outcome, Failed) and after.phase is _AGAIN.get(before.phase, before.phase):
         limit = LIMITS[before.phase]
         return min(limit.first_s * 2.0 ** (after.attempts[before.phase] - 1), limit.most_s)
@@ -212,7 +213,7 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             return _enter(_ended(state, "refused" if refused else "unchanged", reason), Phase.IDLE)
         case Dropped(reason, failed):
             return _enter(_ended(state, "failed" if failed else "unchanged", reason), Phase.IDLE)
-        case NotYet(reason):
+        case NotYet(reason, _):
             if state.waits + 1 < MAX_WAITS:
                 return replace(state, waits=state.waits + 1, reason=reason)
             return _give_up(state, "failed", reason, now, at_fault=False)

@@ -293,9 +293,10 @@ class Steps:
             if health.failure:
                 return state, Unhealthy(health.failure)
             if health.absent or (health.serves is None and state.watched):
-                return state, NotYet(health.absent or "whoever serves is not there: start it")
+                why = health.absent or "whoever serves is not there: start it"
+                return state, NotYet(why, alone=True)
             if health.serves is None:
-                # Nobody ever was there to be watched: that it runs from its slot is what can be known.
+                # Nobody was there to be watched: that it runs from its slot is what can be known.
                 self.note("probed", **self.gate.probe(self.store.root / "current", release.budgets))
                 return state, Done()
             if health.serves != release.manifest_sha256:
@@ -323,6 +324,9 @@ class Steps:
         )
         if removed:
             self.note("removed slots", slots=removed)
+        if state.result == "updated":
+            # What came for it and was not needed in the end.
+            self.store.keep_staged("", ())
         return state, Done()
 
     def _rollback(self, state: State) -> Step:

@@ -70,7 +70,9 @@ def test_a_rest_of_a_delta_that_cannot_be_removed_is_an_error_of_ours(
         if rest == ".made.tmp":
             patched.setattr(deltas, "_add", broken)
         kept = stage.play(UPDATE, tmp_path / "robot")
-    assert kept.result == "failed" and "Input/output error" in kept.reason
+    # After some attempts the whole file is fetched instead.
+    assert kept.result == "updated"
+    assert "Input/output error" in (tmp_path / "robot" / "audit.log").read_text()
     stage.check(UPDATE, tmp_path / "robot")
     stage.end(UPDATE, tmp_path / "robot")
 
