@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.update import operator
 from jepa_runtime.update.local_serving import LocalServing, listening
+from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from jepa_runtime.world_model import WorldModel
 from tests.update.fleets import until
@@ -205,14 +206,22 @@ def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again
         assert update(site).result == "updated"
     store = Store(site.root)
     store.point("good", next(slot for slot in store.present() if slot != store.current()))
-    with suppress(Died), listening(site.root):
-        raise Died
-    opened: list[str] = []
-    with running(site.root, opens=opened.append):
-        time.sleep(3)
-        health = LocalServing(site.root).health()
-        assert health.serves == store.good() != store.current()
-    assert opened == ["1.0.0"]
+    current = store.current()
+    assert current
+
+    def opened_after_a_death_of(sha256: str) -> list[str]:
+        with suppress(Died), listening(site.root) as seat:
+            seat.blame(sha256)
+            raise Died
+        opened: list[str] = []
+        with running(site.root, opens=opened.append):
+            time.sleep(3)
+        return opened
+
+    assert opened_after_a_death_of(current) == ["1.0.0"]
+    assert opened_after_a_death_of(store.good() or "") == ["2.0.0"], "it had no part in it"
+    store.point("good", current)
+    assert opened_after_a_death_of(current) == ["2.0.0"], "it was found to be good since"
 
 
 def test_a_model_that_is_opening_while_the_link_moves_on_never_serves(site: Site) -> None:
@@ -301,3 +310,78 @@ def test_what_is_good_serves_where_the_candidate_cannot_be_opened_at_the_start(s
     with running(site.root, opens=never):
         health = LocalServing(site.root).health()
         assert health.serves == Store(site.root).good() != Store(site.root).current()
+
+
+def test_a_death_long_ago_is_held_against_no_new_model(site: Site, bundles: list[Bundle]) -> None:
+    with suppress(Died), listening(site.root) as seat:
+        seat.blame(bundles[0].sha256)
+        raise Died
+    with ExitStack() as stack:
+        waits: list[str] = []
+
+        def comes(kept: State, why: str) -> None:
+            if kept.phase is Phase.OBSERVE and why:
+                waits.append(why)
+            if len(waits) == 1:
+                waits.append("it comes")
+                stack.enter_context(running(site.root))
+
+        # Only what is waited for costs no time here.
+        kept = site.update(serving=LocalServing(site.root, gone_s=0.0), tell=comes)
+        assert kept.result == "updated"
+        assert served(site) == site.good == "2.0.0"
+
+
+def test_what_is_good_and_cannot_be_opened_any_more_makes_way_for_the_cure(site: Site) -> None:
+    def damaged(version: str) -> None:
+        if version == "1.0.0":
+            raise BackendError("no such device")
+
+    ending, opened = threading.Event(), []
+
+    def opens(version: str) -> None:
+        opened.append(version)
+        damaged(version)
+
+    def supervised() -> None:
+        """As systemd does."""
+        while not ending.is_set():
+            with suppress(BackendError), running(site.root, opens=opens):
+                ending.wait()
+            ending.wait(0.2)
+
+    supervisor = threading.Thread(target=supervised)
+    supervisor.start()
+    try:
+        until(lambda: len(opened) > 1)
+        assert update(site).result == "updated"
+    finally:
+        ending.set()
+        supervisor.join()
+    assert site.good == "2.0.0" and opened[-1] == "2.0.0"
+
+
+def test_a_model_that_hangs_while_it_is_opened_ends_the_process_once_it_is_not_wanted(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_robot, "_OPENING_S", 1.0)
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, going_on, ends = Store(site.root), threading.Event(), []
+    first, second = store.current(), next(slot for slot in store.present() if slot != store.current())
+
+    def hangs(version: str) -> None:
+        if version == "1.0.0":
+            going_on.wait(60)
+
+    def end(why: str) -> None:
+        ends.append(why)
+        going_on.set()
+
+    with running(site.root, opens=hangs, end=end):
+        store.point("current", second)
+        time.sleep(2.5)
+        assert not ends, "it is waited for as long as it is wanted"
+        store.point("current", first)
+        until(lambda: bool(ends))
+    assert "hangs while it is opened" in ends[0]

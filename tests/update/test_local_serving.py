@@ -25,17 +25,22 @@ from tests.update.robots import Died, Site, dies_in
 
 
 @contextmanager
-def somebody(root: Path, **says: object) -> Iterator[list[Told]]:
-    """Serves from ``root``, and says the last of what is given; dies if the block raises."""
+def somebody(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[Told]]:
+    """Serves from ``root``, and says the last of what is given; dies if the block raises.
+
+    Args:
+        at_work: what it serves or opens, if it does not say so.
+    """
     ending = threading.Event()
-    with listening(root) as (server, nothing):
-        server.settimeout(0.01)
-        told = [replace(nothing, **says)]  # type: ignore[arg-type]
+    with listening(root) as seat:
+        seat.server.settimeout(0.01)
+        told = [replace(seat.nothing, **says)]  # type: ignore[arg-type]
+        seat.blame(at_work or told[0].serves or "0" * 64)
 
         def serve() -> None:
             while not ending.is_set():
                 with suppress(TimeoutError):
-                    answer(server.accept()[0], told[-1])
+                    answer(seat.server.accept()[0], told[-1])
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -168,11 +173,30 @@ def test_one_that_died_is_no_obstacle_on_the_way_back(
         serving.health()
         raise Died
     health = serving.health()
-    assert (health.serves, health.may_switch, health.failure) == ("", False, health.absent)
+    assert (health.serves, health.may_switch, health.failure) == ("", True, health.absent)
     assert "whoever served died" in health.failure and "jepa-runtime run --robot" in health.failure
-    with pytest.raises(UpdateError, match="whoever served died"):
-        serving.swap(slot(site, bundles[1]))
     serving.swap(slot(site, bundles[0]))
+
+
+def test_one_that_died_of_what_it_was_to_serve_refuses_that_and_another_may_be_the_cure(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
+        serving.health()
+        raise Died
+    with pytest.raises(RefusedError, match="whoever served died opening"):
+        serving.swap(slot(site, bundles[1]))
+    serving.swap(slot(site, bundles[2]))
+    assert serving.health().failure == "", "what died was another"
+
+
+def test_one_that_cannot_open_what_is_good_does_not_keep_the_cure_away(
+    site: Site, serving: LocalServing
+) -> None:
+    death(site.root)
+    with somebody(site.root):
+        health = serving.health()
+        assert health.may_switch and "opens its model" in health.absent
 
 
 def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
@@ -182,7 +206,7 @@ def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
 
     def loop() -> None:
         while not ending.is_set():
-            with suppress(Died), somebody(site.root):
+            with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
                 time.sleep(0.3)
                 raise Died
 
@@ -225,7 +249,7 @@ def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bu
     with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
         serving.health()
         raise Died
-    (site.root / f"{SOCKET}.boot").write_text("another boot")
+    (site.root / "serving.what").write_text(f"another-boot {bundles[0].sha256}")
     with somebody(site.root, serves=bundles[0].sha256):
         assert serving.health().failure == ""
 

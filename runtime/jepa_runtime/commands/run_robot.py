@@ -4,6 +4,7 @@ tells updates how the model does that they switched to."""
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -18,15 +19,18 @@ from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError, Upd
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.update import config, robot, state
 from jepa_runtime.update.conduct import Conduct
-from jepa_runtime.update.local_serving import Told, answer, listening
+from jepa_runtime.update.local_serving import Seat, Told, answer, listening
 from jepa_runtime.update.store import Store
 from jepa_runtime.world_model import WorldModel
 
+_LOG = logging.getLogger(__name__)
 _LOOK_S = 1.0
 # Without a frame that ends for so long, while others come, the model hangs.
 _SILENT_S = 10.0
 # Without one for so long it may be about to.
 _QUIET_S = 2.0
+# For longer than an update waits for it.
+_OPENING_S = 900.0
 # What could not be served is tried again, after a pause that doubles.
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 2.0, 300.0
 
@@ -46,8 +50,10 @@ def adopt(args: argparse.Namespace) -> None:
 
 
 def _end(why: str) -> None:
-    print(f"jepa-runtime: {why}: this process ends, to be started again", file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        print(f"jepa-runtime: {why}: this process ends, to be started again", file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)
 
 
 class Follower:
@@ -70,7 +76,9 @@ class Follower:
         self._root, self._open_model, self._deadline_ms, self._end = root, open_model, deadline_ms, end
         self._store, self._conduct = Store(root), Conduct()
         self._pipeline: Pipeline | None = None
-        self._standby, self._after_death = "", False
+        self._seat: Seat | None = None
+        self._opening: tuple[str, float] | None = None
+        self._standby = ""
         self._refused, self._reason, self._passing = "", "", False
         self._again_at, self._pause_s = 0.0, _FIRST_PAUSE_S
         self._ended, self._received, self._ended_at, self._silent_s = 0, 0, 0.0, 0.0
@@ -83,15 +91,15 @@ class Follower:
         Raises:
             StorageError: another process serves from there, or the folder cannot be used.
         """
-        with listening(self._root) as (server, nothing):
-            server.settimeout(_LOOK_S)
-            self._after_death = nothing.after_death
-            closing = Event()
+        with listening(self._root) as seat:
+            self._seat, closing = seat, Event()
+            seat.server.settimeout(_LOOK_S)
 
             def answer_all() -> None:
                 while not closing.is_set():
+                    self._end_if_opening_hangs()
                     try:
-                        connection, _ = server.accept()
+                        connection, _ = seat.server.accept()
                     except TimeoutError:
                         continue
                     except OSError:
@@ -99,7 +107,7 @@ class Follower:
                         closing.wait(_LOOK_S)
                         continue
                     self._wake.set()
-                    answer(connection, self._told(nothing))
+                    answer(connection, self._told(seat.nothing))
 
             with _running(answer_all, closing):
                 yield
@@ -109,23 +117,34 @@ class Follower:
         before this one with it, what is good.
 
         Raises:
-            Exception: whatever opening it raised.
+            Exception: whatever opening the last of them raised.
         """
         current, good = self._store.current() or "", self._store.good()
+        if good is None or good == current:
+            return self._opened(current)
+        if self._seat is not None and self._seat.nothing.blamed == current:
+            self._refuse(current, BackendError(f"{self._root}: whoever served died with it"))
+            self._again_at = math.inf
+            with suppress(Exception):
+                return self._opened(good)
+            return self._opened(current)
         try:
-            if self._after_death and good not in (None, current):
-                raise BackendError(f"{self._root}: whoever served died with it")
-            return self._open_model(self._store.folder(current))
+            return self._opened(current)
         except Exception as error:
-            if good is None or good == current:
-                raise
             self._refuse(current, error)
-            if self._after_death:
-                self._again_at = math.inf
-            return self._open_model(self._store.folder(good))
+        return self._opened(good)
+
+    def _opened(self, sha256: str) -> WorldModel:
+        self._blame(sha256)
+        return self._open_model(self._store.folder(sha256))
+
+    def _blame(self, sha256: str) -> None:
+        if self._seat is not None:
+            self._seat.blame(sha256)
 
     def serves(self, model: WorldModel) -> None:
         """From now on ``model`` serves; between two frames."""
+        self._blame(model.bundle.sha256)
         budget_ms = self._budget_ms(model.bundle.sha256)
         self._conduct.begin(budget_ms or self._deadline_ms)
         self._conduct.forgive(lateness=budget_ms is None)
@@ -141,9 +160,11 @@ class Follower:
             while not self._ending.is_set():
                 self._wake.wait(_LOOK_S)
                 self._wake.clear()
-                with suppress(JepaRuntimeError):
+                try:
                     self._look(pipeline)
-                self._see(pipeline)
+                    self._see(pipeline)
+                except Exception as error:
+                    _LOG.warning("%s: not followed for now: %s", self._root, error)
 
         with _running(follow, self._ending):
             yield
@@ -167,14 +188,24 @@ class Follower:
             if self._standby and self._store.good() == serves:
                 self._standby = ""
                 pipeline.commit()
-        elif wanted != self._refused or time.monotonic() >= self._again_at:
+        elif wanted != self._refused or self._may_try_again(wanted):
             try:
+                self._opening = (wanted, time.monotonic())
                 self._exchange(pipeline, wanted)
             except Exception as error:
                 # Whatever opening it raised: what serves serves on.
+                self._blame(serves)
                 self._refuse(wanted, error)
                 if self._silent_s > _SILENT_S:
                     self._end(f"what serves hangs, and does not make way: {error}")
+            finally:
+                self._opening = None
+
+    def _may_try_again(self, refused: str) -> bool:
+        if self._again_at == math.inf:
+            # It took a process with it, unless it was found to be good since.
+            return self._store.good() == refused
+        return time.monotonic() >= self._again_at
 
     def _exchange(self, pipeline: Pipeline, wanted: str) -> None:
         before, is_open = pipeline.model.bundle.sha256, wanted == self._standby
@@ -186,11 +217,14 @@ class Follower:
         self._standby, self._refused, self._pause_s = before, "", _FIRST_PAUSE_S
 
     def _open_if_wanted(self, wanted: str) -> WorldModel:
-        model = self._open_model(self._store.folder(wanted))
-        if self._store.current() == wanted:
-            return model
-        model.close()
-        raise UpdateError(f"{self._root}: {wanted[:12]} is not wanted any more")
+        model = self._opened(wanted)
+        try:
+            if self._store.current() != wanted:
+                raise UpdateError(f"{self._root}: {wanted[:12]} is not wanted any more")
+        except UpdateError:
+            model.close()
+            raise
+        return model
 
     def _refuse(self, wanted: str, error: Exception) -> None:
         self._reason = f"{type(error).__name__}: {error}"
@@ -207,6 +241,14 @@ class Follower:
             if work is not None and work.release.manifest_sha256 == serves:
                 return work.release.budgets.latency_p99_ms
         return None
+
+    def _end_if_opening_hangs(self) -> None:
+        opening = self._opening
+        if opening is None or time.monotonic() - opening[1] <= _OPENING_S:
+            return
+        with suppress(JepaRuntimeError):
+            if self._store.current() != opening[0]:
+                self._end(f"{opening[0][:12]} hangs while it is opened")
 
     def _see(self, pipeline: Pipeline) -> None:
         """For how long frames have come and none has ended."""

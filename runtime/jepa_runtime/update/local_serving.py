@@ -2,7 +2,8 @@
 of the robot, on which it says how it goes.
 
 A process that ends as it should removes the socket, so one that nobody listens on says that somebody served
-and died. The file of the lock is never removed: it says that somebody serves from this folder at times.
+and died; a file beside it says with what, and in which run of the machine. The file of the lock is never
+removed: it says that somebody serves from this folder at times.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jepa_runtime.update import durable
 from jepa_runtime.update.serving import Health
 from jepa_runtime.update.store import Store
 
-SOCKET, LOCK, HOLD = "serving.sock", "serving.lock", "hold"
+SOCKET, LOCK, HOLD, _MARKER = "serving.sock", "serving.lock", "hold", "serving.what"
 _GONE_S, _ANSWER_S, _OPEN_S, _PASSING_S, _SLICE_S = 20.0, 10.0, 600.0, 30.0, 0.1
 _STARTING_S = 300.0
 _MAX_BYTES, _MAX_TEXT, _MOST_DEATHS = 1 << 16, 1000, 2
@@ -35,7 +36,8 @@ class Told:
 
     Attributes:
         token: of its process, which no other ever has.
-        after_death: whether the process before it died.
+        blamed: the SHA-256 of the manifest of what the process before it served, or was opening, when it
+            died; empty: it did not.
         serves: the SHA-256 of the manifest of what serves; empty: as yet nothing.
         failure, idle: see :class:`~jepa_runtime.update.serving.Health`.
         refused: the SHA-256 of the manifest of what the link ``current`` named and could not be served; else
@@ -47,7 +49,7 @@ class Told:
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     token: str
-    after_death: bool = False
+    blamed: str = ""
     serves: str = ""
     failure: str = ""
     idle: bool = False
@@ -91,13 +93,18 @@ class LocalServing:
         while True:
             try:
                 told = self._told()
-            except _GoneError:
-                if not self._token or wanted == Store(self._root).good():
-                    return
-                raise
+            except _GoneError as error:
+                died, is_good = isinstance(error, _DiedError), wanted == Store(self._root).good()
+                if died and not is_good and _blamed(self._root) == wanted:
+                    raise RefusedError(f"{self._root}: whoever served died opening {folder}") from error
+                if not (died or is_good):
+                    raise
+                # Whoever comes is not the one that was known.
+                self._token = ""
+                return
             if told is None:
                 return
-            deaths += self._is_after_death(told)
+            deaths += self._is_new(told) and told.blamed == wanted
             self._token = told.token
             if told.serves == wanted:
                 self._died = False
@@ -118,13 +125,13 @@ class LocalServing:
         try:
             told = self._told()
         except _GoneError as error:
-            # What this process never saw may have died for any reason.
-            seen = bool(self._token)
-            failure = str(error) if seen and isinstance(error, _DiedError) else ""
-            return Health(serves="", failure=failure, absent=str(error), may_switch=free and not seen)
+            # What this process never saw may have died for any reason. The candidate may be the cure.
+            died = isinstance(error, _DiedError)
+            failure = str(error) if self._token and died else ""
+            return Health(serves="", failure=failure, absent=str(error), may_switch=free and died)
         if told is None:
             return Health(may_switch=free)
-        self._died = self._died or self._is_after_death(told)
+        self._died = self._died or (self._is_new(told) and bool(told.blamed))
         self._token = told.token
         failure, absent = told.failure, ""
         if self._died:
@@ -135,12 +142,12 @@ class LocalServing:
             serves=told.serves,
             failure=failure,
             absent=absent,
-            may_switch=free and not absent,
+            may_switch=free and bool(told.serves or told.blamed),
             idle=told.idle,
         )
 
-    def _is_after_death(self, told: Told) -> bool:
-        return self._token not in ("", told.token) and told.after_death
+    def _is_new(self, told: Told) -> bool:
+        return self._token not in ("", told.token)
 
     def _told(self) -> Told | None:
         """What it says; None: nobody is there, nor was since this was made, nor did anybody die.
@@ -190,24 +197,37 @@ class LocalServing:
         time.sleep(_SLICE_S)
 
 
+@dataclass(frozen=True)
+class Seat:
+    """Of a process that serves from ``root``: the socket on which it is asked, and what it is to say as long
+    as nothing serves."""
+
+    root: Path
+    server: socket.socket
+    nothing: Told
+
+    def blame(self, sha256: str) -> None:
+        """If this process dies from now on, then of this model."""
+        beside = self.root / f"{_MARKER}.new"
+        with suppress(OSError):
+            beside.write_text(f"{_boot()} {sha256}", "ascii")
+            beside.replace(self.root / _MARKER)
+
+
 @contextmanager
-def listening(root: Path) -> Iterator[tuple[socket.socket, Told]]:
-    """Serve from ``root``: a socket on which to be asked, and what is to be said as long as nothing serves.
-    The socket stays behind if the block raises.
+def listening(root: Path) -> Iterator[Seat]:
+    """Serve from ``root``. The socket stays behind if the block raises.
 
     Raises:
         StorageError: another process serves already, or it cannot be made.
     """
-    path, boot = root / SOCKET, Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    path = root / SOCKET
     with (
         durable.locked(root / LOCK, who="whoever serves"),
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server,
     ):
-        marker = root / f"{SOCKET}.boot"
         try:
-            # What a power cut left says nothing of a model.
-            died = path.exists() and marker.exists() and marker.read_text("ascii") == boot
-            marker.write_text(boot, "ascii")
+            blamed = _blamed(root)
             path.unlink(missing_ok=True)
             with _address(root) as address:
                 server.bind(address)
@@ -215,7 +235,7 @@ def listening(root: Path) -> Iterator[tuple[socket.socket, Told]]:
             server.listen()
         except OSError as error:
             raise StorageError(f"{path}: cannot be made: {error.strerror or error}") from error
-        yield server, Told(token=uuid.uuid4().hex, after_death=died)
+        yield Seat(root, server, Told(token=uuid.uuid4().hex, blamed=blamed))
         with suppress(OSError):
             path.unlink()
 
@@ -225,6 +245,19 @@ def answer(connection: socket.socket, told: Told) -> None:
     plain = replace(told, failure=_plain(told.failure), reason=_plain(told.reason))
     with suppress(OSError), connection:
         connection.sendall(_ADAPTER.dump_json(plain))
+
+
+def _blamed(root: Path) -> str:
+    """Of what whoever left the socket died; what a power cut left says nothing of a model."""
+    with suppress(OSError, ValueError):
+        boot, sha256 = (root / _MARKER).read_text("ascii").split()
+        if boot == _boot() and (root / SOCKET).exists():
+            return sha256
+    return ""
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def _ask(root: Path) -> Told:
