@@ -78,7 +78,7 @@ class Limits:
         total_s: of all files of one update, which counts anew when it has made way for somebody; the next
             goes on from there.
         max_bytes_s: the highest mean rate, in bytes per second; None: any.
-        max_bytes: the same; None: any.
+        max_bytes: of all files of one update, as total_s; None: any.
         free_bytes: left free on the disk.
     """
 
