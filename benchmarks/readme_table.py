@@ -203,8 +203,6 @@ def students() -> str:
         ("torch_eager", "fp32"): "torch eager",
         ("torch_compile", "fp32"): "torch.compile", ("onnxruntime", "fp32"): "onnxruntime",
     }  # fmt: skip
-    measured = {(row["row"], row["precision"]) for row in report["students"][0]["latency"]["rows"]}
-    ways = {way: title for way, title in ways.items() if way in measured}
     lines = [
         f"With random weights at {report['px']} px; encoder; predictor of 64 futures of 8 steps. Times",
         f"are medians in ms on {report['threads']} threads (`benchmarks/students.py`).",

@@ -26,6 +26,14 @@ def damage(site: Site, bundle: Bundle, name: str) -> None:
     path.write_text("{}", encoding="utf-8")
 
 
+def owe_the_way_back(site: Site, bundle: Bundle) -> None:
+    """What is good was damaged when it was gone back to, and is whole again."""
+    damage(site, bundle, "report.json")
+    operator.rollback(site.root, "it drifts", now=site.clock.now)
+    path = Store(site.root).folder(bundle.sha256) / "report.json"
+    path.write_bytes((bundle.path / "report.json").read_bytes())
+
+
 def logged(site: Site) -> list[str]:
     return [entry.event for entry in audit.Audit(site.root / AUDIT, site.clock.now).entries()]
 
@@ -53,10 +61,7 @@ def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
 
 
 def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: list[Bundle]) -> None:
-    damage(updated, bundles[0], "report.json")
-    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
-    path = Store(updated.root).folder(bundles[0].sha256) / "report.json"
-    path.write_bytes((bundles[0].path / "report.json").read_bytes())
+    owe_the_way_back(updated, bundles[0])
     with updated.opened() as client:
         assert client.check() is None
     assert updated.version == "2.0.0"
@@ -66,10 +71,7 @@ def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: li
 def test_an_update_that_began_with_the_way_back_takes_what_is_new(
     updated: Site, bundles: list[Bundle]
 ) -> None:
-    damage(updated, bundles[0], "report.json")
-    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
-    path = Store(updated.root).folder(bundles[0].sha256) / "report.json"
-    path.write_bytes((bundles[0].path / "report.json").read_bytes())
+    owe_the_way_back(updated, bundles[0])
     updated.repository.publish(bundles[2], 3)
     kept = updated.update()
     assert (kept.result, kept.alarm, updated.version) == ("updated", "", "3.0.0")
@@ -79,10 +81,7 @@ def test_an_update_that_began_with_the_way_back_takes_what_is_new(
 def test_going_back_by_hand_ends_an_update_that_began_with_the_way_back(
     updated: Site, bundles: list[Bundle]
 ) -> None:
-    damage(updated, bundles[0], "report.json")
-    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
-    path = Store(updated.root).folder(bundles[0].sha256) / "report.json"
-    path.write_bytes((bundles[0].path / "report.json").read_bytes())
+    owe_the_way_back(updated, bundles[0])
     with pytest.raises(Died):
         updated.update(tell=dies_in(Phase.ROLLBACK))
     kept = operator.rollback(updated.root, "it drifts still", now=updated.clock.now)

@@ -75,6 +75,14 @@ def test_a_bundle_with_nothing_for_this_robots_engine_is_refused(bundle: Bundle)
         static.check(bundle, release(bundle), ROBOT, precision="int8")
 
 
+def test_what_an_older_release_does_not_tell_is_read_from_its_bundle(bundle: Bundle) -> None:
+    silent = release(bundle, variants=(), golden_sha256=None)
+    static.check_release(silent, ROBOT, precision="int8")
+    static.check(bundle, silent, ROBOT)
+    with pytest.raises(RefusedError, match=r"nothing that openvino:CPU can run in int8"):
+        static.check(bundle, silent, ROBOT, precision="int8")
+
+
 def test_an_engine_that_the_robot_lacks_is_no_fault_of_the_release(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="engine 'steam' is unknown"):
         static.check(bundle, release(bundle), ROBOT, engine="steam")

@@ -38,7 +38,8 @@ class Conduct:
         self._clock = clock
         self._budget_ms: float | None = None
         self.compare()
-        self._start(None)
+        # Not that of a subclass, which is not ready for it.
+        Conduct.begin(self, None)
 
     def compare(self) -> None:
         """From now on is counted what is usual with the model that serves."""
@@ -50,14 +51,6 @@ class Conduct:
         Args:
             budget_ms: of the 99th percentile of its encode and predict; None: any.
         """
-        self._start(budget_ms)
-
-    def forgive(self, *, lateness: bool) -> None:
-        """Without knowledge of what is usual, do not judge this model by its surprises, nor by lateness."""
-        self._judges_drift = self._knows_surprise
-        self._judges_lateness = self._knows_lateness or not lateness
-
-    def _start(self, budget_ms: float | None) -> None:
         same = budget_ms == self._budget_ms
         self._knows_lateness = same and self._timed >= _FEWEST
         self._knows_surprise = self._judged >= _FEWEST
@@ -68,6 +61,11 @@ class Conduct:
         self._budget_ms, self._began_at = budget_ms, self._clock()
         self._found = self._failure = ""
         self.compare()
+
+    def forgive(self, *, lateness: bool) -> None:
+        """Without knowledge of what is usual, do not judge this model by its surprises, nor by lateness."""
+        self._judges_drift = self._knows_surprise
+        self._judges_lateness = self._knows_lateness or not lateness
 
     @property
     def idle(self) -> bool:

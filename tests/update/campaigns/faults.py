@@ -33,7 +33,6 @@ _PLAIN = (
     (r"\(pid \d+\)", "(pid N)"),
     (r"\d+ bytes per second", "N bytes per second"),
     (r"is [\d.e+-]+ (ms|MB) on", r"is X \1 on"),
-    (r"process \d+", "process N"),
     (r"\|", r"\|"),
     (r"\s+", " "),
 )

@@ -3,6 +3,8 @@ Nothing of them runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import RefusedError
@@ -22,17 +24,8 @@ def check_release(
         BackendError: this robot has no such engine or device.
     """
     check_meant(release, robot)
-    backend = create_backend(engine)
-    targets = backend.targets
-    backend.close()
-    kinds = [variant.partition("/") for variant in release.variants]
-    if kinds and not any(target in targets and precision in (None, kind) for target, _, kind in kinds):
-        there = ", ".join(f"{kind} for {target}" for target, _, kind in kinds)
-        wanted = f" in {precision}" if precision else ""
-        raise RefusedError(
-            f"release {release.release_seq} of {release.model_id} has nothing that {engine} can run{wanted}; "
-            f"it has: {there}: publish it with a variant for this robot"
-        )
+    if release.variants:
+        _check_runnable(release, release.variants, engine, precision)
 
 
 def check(
@@ -48,20 +41,21 @@ def check(
 
     Args:
         bundle: opened by the strict reader: schema, listing, hashes and formats are in order.
-        engine, precision: see :func:`check_release`, of which all is checked again.
+        engine, precision: see :func:`check_release`.
         allow_untrained: accept random weights, for tests.
 
     Raises:
         RefusedError: it is not; the message says why.
         BackendError: this robot has no such engine or device.
     """
-    check_release(release, robot, engine=engine, precision=precision)
+    check_meant(release, robot)
     manifest, what = bundle.manifest, f"release {release.release_seq} of {release.model_id}"
+    told_here = told_of(manifest)
     for name, told, found in (
         ("manifest SHA-256", release.manifest_sha256, bundle.sha256),
         ("model", release.model_id, manifest.model_id),
         ("version", release.version, manifest.version),
-        *((name, getattr(release, name), found) for name, found in told_of(manifest).items()),
+        *((name, getattr(release, name), found) for name, found in told_here.items()),
     ):
         if told and told != found:
             raise RefusedError(
@@ -71,4 +65,19 @@ def check(
         raise RefusedError(
             f"{bundle.path}: {what} holds random weights (trained: false), its predictions mean nothing: "
             "publish a trained model"
+        )
+    _check_runnable(release, told_here["variants"], engine, precision)
+
+
+def _check_runnable(release: Release, variants: Iterable[str], engine: str, precision: str | None) -> None:
+    backend = create_backend(engine)
+    targets = backend.targets
+    backend.close()
+    kinds = [variant.partition("/") for variant in variants]
+    if not any(target in targets and precision in (None, kind) for target, _, kind in kinds):
+        there = ", ".join(f"{kind} for {target}" for target, _, kind in kinds)
+        wanted = f" in {precision}" if precision else ""
+        raise RefusedError(
+            f"release {release.release_seq} of {release.model_id} has nothing that {engine} can run{wanted}; "
+            f"it has: {there}: publish it with a variant for this robot"
         )
