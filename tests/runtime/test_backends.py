@@ -1,4 +1,4 @@
-"""Both engines: the same numbers, their own buffers, and clear words for what they cannot do."""
+"""All engines: the same numbers, their own buffers, and clear words for what they cannot do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +17,30 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError
 from tests.bundles import ACTIONS, DIM, HORIZON, SIZE, TOKENS
 
-ENGINES = ["openvino:CPU", "onnxruntime:CPU"]
+# The last is simulated; see tests/runtime/simulated_tensorrt.py.
+ENGINES = ["openvino:CPU", "onnxruntime:CPU", "tensorrt:0"]
 FRAME = {"frame": (1, SIZE, SIZE, 3)}
 
 
+pytestmark = pytest.mark.usefixtures("tensorrt")
+
+
 @pytest.fixture(params=ENGINES)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    made = create_backend(request.param)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    made = create_backend(request.param, options_for(request.param, tmp_path))
     yield made
     made.close()
 
 
+def options_for(engine: str, folder: Path, **further: Any) -> BackendOptions:
+    """TensorRT must be allowed to build its engines, and put them somewhere."""
+    if engine.startswith("tensorrt"):
+        further |= {"build": lambda *_: True, "cache_dir": folder / "engines"}
+    return BackendOptions(**further)
+
+
 def model_path(folder: Path, role: str, backend: Backend) -> Path:
-    return (
-        folder / role / backend.targets[0] / ("model.xml" if backend.engine == "openvino" else "model.onnx")
-    )
+    return folder / role / ("openvino/model.xml" if backend.engine == "openvino" else "onnx/model.onnx")
 
 
 def predictor_shapes(count: int) -> dict[str, tuple[int, ...]]:
@@ -56,19 +66,20 @@ def test_outputs_are_those_of_the_golden_arrays(backend: Backend, toy_bundle: Pa
     session.close()
 
 
-def test_the_engines_agree_on_random_futures(toy_bundle: Path) -> None:
+def test_the_engines_agree_on_random_futures(toy_bundle: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     latents = random.standard_normal((1, 1, TOKENS, DIM))
     actions = random.uniform(-1, 1, (5, HORIZON, ACTIONS))
     found = []
     for engine in ENGINES:
-        backend = create_backend(engine)
+        backend = create_backend(engine, options_for(engine, tmp_path))
         session = backend.load(model_path(toy_bundle, "predictor", backend), predictor_shapes(5))
         session.inputs["history_latents"][:] = latents
         session.inputs["actions"][:] = actions
         found.append(session.run()["futures"].copy())
     assert found[0].shape == (5, HORIZON, TOKENS, DIM)
     assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert found[0] == pytest.approx(found[2], abs=1e-5)
 
 
 def test_buffers_are_written_and_read_in_place(backend: Backend, toy_bundle: Path) -> None:
@@ -111,7 +122,7 @@ def test_a_shape_that_does_not_fit_names_the_tensor(
 
 @pytest.mark.parametrize("content", [b"", b"<xml", b"\x00" * 100], ids=["empty", "xml", "zeros"])
 def test_a_damaged_graph_is_told_by_its_name(backend: Backend, content: bytes) -> None:
-    with pytest.raises(BackendError, match=r"^the graph: (OpenVINO|onnxruntime) cannot"):
+    with pytest.raises(BackendError, match=r"^the graph: (OpenVINO|onnxruntime|tensorrt) cannot"):
         backend.load(Graph("the graph", content), FRAME)
 
 
@@ -126,12 +137,12 @@ def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: P
     assert list((tmp_path / "cache").glob("*.blob"))
 
 
-@pytest.mark.parametrize("options", [BackendOptions(threads=None), BackendOptions(threads=2, pinning=False)])
+@pytest.mark.parametrize("options", [{"threads": None}, {"threads": 2, "pinning": False}])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_options_change_nothing_in_the_outputs(
-    toy_bundle: Path, engine: str, options: BackendOptions
+    toy_bundle: Path, tmp_path: Path, engine: str, options: dict[str, Any]
 ) -> None:
-    backend = create_backend(engine, options)
+    backend = create_backend(engine, options_for(engine, tmp_path, **options))
     session = backend.load(model_path(toy_bundle, "encoder", backend), FRAME)
     session.inputs["frame"][0] = Bundle.open(toy_bundle).golden().frames[0]
     assert session.run()["latent"] == pytest.approx(Bundle.open(toy_bundle).golden().latents[:1], abs=1e-4)
@@ -160,7 +171,9 @@ def test_rows_may_be_shared_out_among_threads(toy_bundle: Path, count: int) -> N
 @pytest.mark.parametrize(
     ("engine", "told"),
     [
-        ("tensorrt:GPU", "engine 'tensorrt:GPU' is unknown; there are: openvino"),
+        ("tensor:GPU", "engine 'tensor:GPU' is unknown; there are: openvino"),
+        ("tensorrt:GPU", "tensorrt:GPU: the device must be the number of a GPU"),
+        ("tensorrt:3", "there is no GPU 3: CUDA sees 1"),
         ("openvino:NPU", r"openvino:NPU: no such device .*OpenVINO sees: .*CPU"),
         ("openvino:AUTO", "openvino:AUTO: no such device"),
         ("onnxruntime:CUDA", "onnxruntime serves here on: CPU"),

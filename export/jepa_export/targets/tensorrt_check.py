@@ -1,4 +1,5 @@
-"""NVIDIA's own ONNX parser and engine builder, on a machine without a GPU.
+"""NVIDIA's own ONNX parser and engine builder, on a machine without a GPU: what a robot does to build its
+engine (:mod:`jepa_runtime.backends.tensorrt_builder`), for a GPU that is not here.
 
 TensorRT for RTX (extra ``tensorrt-check``) builds for a GPU that it is told, and its networks are strongly
 typed as those of TensorRT 11. It shows that a graph parses and builds. It says nothing of speed, and a Jetson
@@ -11,13 +12,16 @@ import importlib.util
 import json
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import onnx
 
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.confined import Limits, run_confined
+from jepa_runtime.backends import Graph
+from jepa_runtime.backends import tensorrt_builder as builder
+from jepa_runtime.errors import BackendError
 
 NEEDED = ("tensorrt_rtx_libs", "tensorrt_rtx_bindings")
 _REPORT = "report.json"
@@ -29,7 +33,7 @@ class CheckReport:
 
     Attributes:
         version: of TensorRT for RTX.
-        layers: that the parser made of it; 0 where it did not parse.
+        layers: that the parser made of it; 0 where it was not built.
         engine_bytes: for compute capability 8.6; 0 where it was not built.
         build_s: how long that took.
         problems: what parser and builder said against it; empty if it was built.
@@ -40,11 +44,6 @@ class CheckReport:
     engine_bytes: int
     build_s: float
     problems: tuple[str, ...]
-
-    @property
-    def parsed(self) -> bool:
-        """Whether the parser took it."""
-        return self.layers > 0
 
     @property
     def built(self) -> bool:
@@ -86,42 +85,30 @@ def check(path: Path, *, count: int = 64, limits: Limits | None = None) -> Check
 def _check_here(path: str, count: int) -> CheckReport:
     # The first brings the shared libraries that the second needs.
     _, trt = map(importlib.import_module, NEEDED)
-
-    class Listener(trt.ILogger):
-        """Keeps what is wrong."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.problems: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.problems.append(message)
-
-    listener = Listener()
-    builder = trt.Builder(listener)
-    network = builder.create_network(0)
-    layers = engine_bytes = 0
-    began = time.monotonic()
-    if trt.OnnxParser(network, listener).parse_from_file(path):
-        layers = network.num_layers
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-        profile = builder.create_optimization_profile()
-        for index in range(network.num_inputs):
-            port = network.get_input(index)
-            shape = [count if size < 0 else size for size in port.shape]
-            profile.set_shape(port.name, shape, shape, shape)
-        config.add_optimization_profile(profile)
-        engine = builder.build_serialized_network(network, config)
-        engine_bytes = 0 if engine is None else engine.nbytes
+    graph = Graph(Path(path).name, Path(path).read_bytes())
+    shapes = {
+        port.name: tuple(size.dim_value or count for size in port.type.tensor_type.shape.dim)
+        for port in onnx.load_model_from_string(graph.model).graph.input
+    }
+    try:
+        built = builder.build(
+            trt,
+            builder.listener(trt),
+            graph,
+            shapes,
+            progress=lambda *_: True,
+            capability=trt.ComputeCapability.SM86,
+        )
+    except BackendError as error:
+        return CheckReport(
+            version=trt.__version__, layers=0, engine_bytes=0, build_s=0.0, problems=(str(error),)
+        )
     return CheckReport(
         version=trt.__version__,
-        layers=layers,
-        engine_bytes=engine_bytes,
-        build_s=round(time.monotonic() - began, 2),
-        problems=() if engine_bytes else tuple(listener.problems),
+        layers=built.layers,
+        engine_bytes=len(built.engine),
+        build_s=built.build_s,
+        problems=(),
     )
 
 

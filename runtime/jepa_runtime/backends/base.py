@@ -24,6 +24,9 @@ class BackendOptions:
         cache_dir: where compiled models are kept, so that the next start is quicker; None: nowhere.
             Onnxruntime keeps none.
         pinning: whether inference threads stay on their cores (OpenVINO on a CPU).
+        build: None: engines that take minutes to build (TensorRT) must be there. Else they are built where
+            they are not, and this is told, on any thread, the graph, a phase of the work, its steps done and
+            all of them; False ends it.
         between: called while a model is loaded, before each part of the work: who loads one beside another
             that serves waits there until it does no harm.
     """
@@ -31,6 +34,7 @@ class BackendOptions:
     threads: int | None = 1
     cache_dir: Path | None = None
     pinning: bool = True
+    build: Callable[[str, str, int, int], bool] | None = None
     between: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:

@@ -12,13 +12,14 @@ from jepa_runtime.errors import BackendError
 
 @dataclass(frozen=True)
 class _Engine:
-    library: str
+    libraries: tuple[str, ...]
     install: str
     create: Callable[[str, BackendOptions], Backend]
+    device: str = "CPU"
 
     @property
     def installed(self) -> bool:
-        return find_spec(self.library) is not None
+        return all(find_spec(library) is not None for library in self.libraries)
 
 
 def _openvino(device: str, options: BackendOptions) -> Backend:
@@ -33,16 +34,49 @@ def _onnxruntime(device: str, options: BackendOptions) -> Backend:
     return OnnxRuntimeBackend(device, options)
 
 
+def _tensorrt(device: str, options: BackendOptions) -> Backend:
+    import tensorrt
+
+    from jepa_runtime.backends.cuda import Cuda
+    from jepa_runtime.backends.tensorrt import TensorRTBackend
+
+    return TensorRTBackend("tensorrt", tensorrt, Cuda, device, options)
+
+
+def _tensorrt_rtx(device: str, options: BackendOptions) -> Backend:
+    # Brings the shared libraries that the other needs.
+    import tensorrt_rtx_libs  # noqa: F401  # isort: skip
+    import tensorrt_rtx_bindings
+
+    from jepa_runtime.backends.cuda import Cuda
+    from jepa_runtime.backends.tensorrt import TensorRTBackend
+
+    return TensorRTBackend("tensorrt_rtx", tensorrt_rtx_bindings, Cuda, device, options)
+
+
 _ENGINES = {
-    "openvino": _Engine("openvino", "pip install jepa-edge", _openvino),
-    "onnxruntime": _Engine("onnxruntime", "pip install 'jepa-edge[onnxruntime]'", _onnxruntime),
+    "openvino": _Engine(("openvino",), "pip install jepa-edge", _openvino),
+    "onnxruntime": _Engine(("onnxruntime",), "pip install 'jepa-edge[onnxruntime]'", _onnxruntime),
+    "tensorrt": _Engine(
+        ("tensorrt", "pycuda"),
+        "TensorRT by JetPack (sudo apt install python3-libnvinfer, and a venv with --system-site-packages), "
+        "then pip install 'jepa-edge[jetson]'",
+        _tensorrt,
+        device="0",
+    ),
+    "tensorrt_rtx": _Engine(
+        ("tensorrt_rtx_libs", "tensorrt_rtx_bindings", "pycuda"),
+        "pip install 'jepa-edge[jetson,tensorrt-check]'",
+        _tensorrt_rtx,
+        device="0",
+    ),
 }
 
 
 def name_and_device(engine: str) -> tuple[str, str]:
     """What ``engine`` says (see :func:`create_backend`), whether there is such an engine or not."""
     name, _, device = engine.partition(":")
-    return name, device or "CPU"
+    return name, device or (_ENGINES[name].device if name in _ENGINES else "CPU")
 
 
 def create_backend(engine: str, options: BackendOptions | None = None) -> Backend:
@@ -50,7 +84,7 @@ def create_backend(engine: str, options: BackendOptions | None = None) -> Backen
 
     Args:
         engine: ``name:DEVICE``, for instance ``openvino:CPU``; the device may be left out and is then the
-        CPU.
+            CPU, or the first GPU.
         options: how it is to run.
 
     Raises:

@@ -1,0 +1,68 @@
+"""What TensorRT's backend asks of a GPU, so that all calls of CUDA lie in one file (:mod:`.cuda`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from jepa_runtime.backends.base import Array, Shape
+
+Work = Callable[[], None]
+"""Puts work on the stream, and does not wait for it."""
+
+
+class Buffer(Protocol):
+    """Page-locked memory of the host, and as much on the GPU."""
+
+    @property
+    def host(self) -> Array:
+        """The host's part."""
+
+    @property
+    def address(self) -> int:
+        """Where the GPU's part lies."""
+
+
+class Gpu(Protocol):
+    """One GPU: its primary context, current on the thread that opens it, and one stream.
+
+    All methods raise BackendError if the driver refuses, or the memory does not suffice.
+    """
+
+    @property
+    def name(self) -> str:
+        """As its maker calls it."""
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """Which code it runs: (8, 7) for Jetson Orin."""
+
+    @property
+    def driver(self) -> str:
+        """Version of CUDA that its driver offers."""
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream."""
+
+    def buffer(self, shape: Shape, dtype: type) -> Buffer:
+        """Memory for an array, zero on both sides."""
+
+    def upload(self, buffer: Buffer) -> None:
+        """Put a copy from host to GPU on the stream."""
+
+    def download(self, buffer: Buffer) -> None:
+        """Put a copy from GPU to host on the stream."""
+
+    def record(self, work: Work) -> Work:
+        """The same work as one CUDA graph, which costs one launch. ``work`` has run before."""
+
+    def run(self, work: Work) -> float:
+        """Do the work and wait for it.
+
+        Returns:
+            How long the GPU had it, by its own clock (ms).
+        """
+
+    def close(self) -> None:
+        """Give stream and context back, when nobody uses buffers or graphs any more."""

@@ -1,0 +1,209 @@
+"""TensorRT 10.3 to 11 on an NVIDIA GPU (Jetson and others), and TensorRT for RTX, which has the same
+interface.
+
+An engine takes minutes to build and is never built while a model is opened to serve, unless the caller asks
+for it: ``jepa-runtime build-engine`` does. CUDA lies behind :mod:`jepa_runtime.backends.gpu`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jepa_runtime.backends import tensorrt_builder as builder
+from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Shape
+from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folder, graph_sha256
+from jepa_runtime.backends.gpu import Buffer, Gpu, Work
+from jepa_runtime.errors import BackendError
+
+_LOG = logging.getLogger(__name__)
+
+
+class TensorRTSession:
+    """An engine with its execution context and the buffers of its tensors; one CUDA graph copies the inputs,
+    computes, and copies the outputs.
+
+    Attributes:
+        device_ms: how long the GPU had the last run, by its own clock, copies included.
+    """
+
+    def __init__(
+        self, name: str, trt: Any, listener: Any, gpu: Gpu, engine: Any, shapes: Mapping[str, Shape]
+    ) -> None:
+        self._name, self._listener, self._gpu = name, listener, gpu
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"{name}: no memory for its activations on the GPU: {listener.why()}")
+        for tensor, shape in shapes.items():
+            if not self._context.set_input_shape(tensor, shape):
+                raise BackendError(f"{name}: input {tensor} does not take {list(shape)}: {listener.why()}")
+        buffers: dict[Any, dict[str, Buffer]] = {trt.TensorIOMode.INPUT: {}, trt.TensorIOMode.OUTPUT: {}}
+        for tensor in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+            shape = tuple(self._context.get_tensor_shape(tensor))
+            buffer = gpu.buffer(shape, trt.nptype(engine.get_tensor_dtype(tensor)))
+            self._context.set_tensor_address(tensor, buffer.address)
+            buffers[engine.get_tensor_mode(tensor)][tensor] = buffer
+        self._inputs, self._outputs = buffers.values()
+        self.inputs: Mapping[str, Array] = {tensor: buffer.host for tensor, buffer in self._inputs.items()}
+        self.outputs: Mapping[str, Array] = {tensor: buffer.host for tensor, buffer in self._outputs.items()}
+        # The first run allocates, which cannot be recorded.
+        self.device_ms = gpu.run(self._enqueue)
+        self._work: Work | None = self._recorded()
+
+    def run(self) -> Mapping[str, Array]:
+        """See :class:`~jepa_runtime.backends.base.Session`."""
+        if self._work is None:
+            raise BackendError(f"{self._name}: the session is closed")
+        try:
+            self.device_ms = self._gpu.run(self._work)
+        except BackendError as error:
+            raise BackendError(f"{self._name}: inference failed: {error}") from error
+        return self.outputs
+
+    def profile(self, profiler: Any, runs: int) -> None:
+        """Run with a profiler, which is told of each layer and slows it down."""
+        self._context.profiler = profiler
+        for _ in range(runs):
+            self._gpu.run(self._enqueue)
+
+    def close(self) -> None:
+        """See :class:`~jepa_runtime.backends.base.Session`."""
+        # The graph before what it works on.
+        self._work = None
+        self._context = None
+        self.inputs = self.outputs = {}
+        self._inputs = self._outputs = {}
+
+    def _enqueue(self) -> None:
+        for buffer in self._inputs.values():
+            self._gpu.upload(buffer)
+        if not self._context.execute_async_v3(self._gpu.stream):
+            raise BackendError(self._listener.why())
+        for buffer in self._outputs.values():
+            self._gpu.download(buffer)
+
+    def _recorded(self) -> Work:
+        try:
+            return self._gpu.record(self._enqueue)
+        except BackendError as error:
+            _LOG.warning(
+                "%s: cannot be one CUDA graph (%s): each part is launched by itself", self._name, error
+            )
+            return self._enqueue
+
+
+class TensorRTBackend:
+    """TensorRT on one GPU.
+
+    Args:
+        engine: the name of this engine: tensorrt or tensorrt_rtx.
+        trt: the library.
+        open_gpu: opens the GPU of a number.
+        device: its number.
+
+    Raises:
+        BackendError: there is no such GPU, or its driver does not run.
+    """
+
+    targets = ("tensorrt", "onnx")
+
+    def __init__(
+        self, engine: str, trt: Any, open_gpu: Callable[[int], Gpu], device: str, options: BackendOptions
+    ) -> None:
+        if not device.isdecimal():
+            raise BackendError(f"{engine}:{device}: the device must be the number of a GPU: {engine}:0")
+        self.engine, self.device = engine, device
+        self._trt, self._options = trt, options
+        self._listener = builder.listener(trt)
+        self._gpu: Gpu | None = open_gpu(int(device))
+        self._runtime = trt.Runtime(self._listener)
+        self._store = EngineStore(engine_folder(options.cache_dir))
+        self.version = f"{trt.__version__} on {self._gpu.name}"
+
+    def load(
+        self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
+    ) -> TensorRTSession:
+        """See :class:`~jepa_runtime.backends.base.Backend`."""
+        graph = Graph.read(graph) if isinstance(graph, Path) else graph
+        self._options.between()
+        engine = self._deserialized(graph, shapes)
+        self._options.between()
+        return TensorRTSession(graph.name, self._trt, self._listener, self._open(), engine, shapes)
+
+    def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
+        """See :class:`~jepa_runtime.backends.base.Backend`."""
+        spent: dict[str, float] = {}
+
+        class Profiler(self._trt.IProfiler):  # type: ignore[misc, name-defined]
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                spent[layer_name] = spent.get(layer_name, 0.0) + ms
+
+        engine = self._deserialized(graph, shapes)
+        session = TensorRTSession(graph.name, self._trt, self._listener, self._open(), engine, shapes)
+        profiler = Profiler()
+        try:
+            session.profile(profiler, runs)
+        finally:
+            session.close()
+        return [LayerTime(name, "layer", self.engine, total / runs) for name, total in spent.items()]
+
+    def close(self) -> None:
+        """See :class:`~jepa_runtime.backends.base.Backend`."""
+        if self._gpu is not None:
+            self._runtime = None
+            self._gpu.close()
+            self._gpu = None
+
+    def _open(self) -> Gpu:
+        if self._gpu is None:
+            raise BackendError(f"{self.engine}:{self.device}: is closed: open it again")
+        return self._gpu
+
+    def _deserialized(self, graph: Graph, shapes: Mapping[str, Shape]) -> Any:
+        key = self._key(graph, shapes)
+        try:
+            engine = self._runtime.deserialize_cuda_engine(self._store.find(key))
+            if engine is not None:
+                return engine
+            reason = f"{self._trt.__name__} does not take its engine: {self._listener.why()}"
+        except BackendError as error:
+            reason = str(error)
+        if self._options.build is None:
+            raise BackendError(
+                f"{graph.name}: {reason}: build it, which takes minutes, with the same --precision, "
+                f"--num-samples and --cache-dir: jepa-runtime build-engine BUNDLE --engine {self.engine}"
+            )
+        _LOG.warning("%s: %s: building it", graph.name, reason)
+        return self._build(graph, shapes, key, partial(self._options.build, graph.name))
+
+    def _build(
+        self, graph: Graph, shapes: Mapping[str, Shape], key: EngineKey, progress: builder.Progress
+    ) -> Any:
+        measured = f"{self.engine}.timings"
+        built = builder.build(
+            self._trt, self._listener, graph, shapes, progress=progress, timings=self._store.read(measured)
+        )
+        engine = self._runtime.deserialize_cuda_engine(built.engine)
+        if engine is None:
+            raise BackendError(f"{graph.name}: the engine just built is of no use: {self._listener.why()}")
+        self._store.discard_unusable(key)
+        layers = json.loads(builder.layers(self._trt, engine))
+        self._store.keep(key, built.engine, graph=graph.name, build_s=built.build_s, layers=layers)
+        self._store.write(measured, built.timings)
+        return engine
+
+    def _key(self, graph: Graph, shapes: Mapping[str, Shape]) -> EngineKey:
+        gpu = self._open()
+        return EngineKey(
+            graph_sha256=graph_sha256(graph),
+            shapes=tuple(sorted((name, tuple(shape)) for name, shape in shapes.items())),
+            library=f"{self._trt.__name__} {self._trt.__version__}",
+            gpu=gpu.name,
+            compute_capability=".".join(map(str, gpu.compute_capability)),
+            driver=gpu.driver,
+            options=builder.OPTIONS,
+        )

@@ -1,0 +1,119 @@
+"""A GPU that is none: the driver's behaviour as far as it matters to who uses it, on numpy arrays.
+
+Nothing on the stream happens before somebody waits for it, nothing may be touched by another thread, and what
+is not given back is known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.errors import BackendError
+
+Work = Callable[[], None]
+BY_STREAM: weakref.WeakValueDictionary[int, SimulatedGpu] = weakref.WeakValueDictionary()
+_STREAMS = itertools.count(1000)
+
+
+@dataclass(eq=False)
+class SimulatedBuffer:
+    """See :class:`~jepa_runtime.backends.gpu.Buffer`."""
+
+    host: NDArray[Any]
+    address: int
+
+
+class SimulatedGpu:
+    """See :class:`~jepa_runtime.backends.gpu.Gpu`; ``memory_bytes`` is all that it has."""
+
+    name, compute_capability, driver = "Simulated GPU", (8, 7), "12.6"
+    count, memory_bytes = 1, 1 << 30
+    records = True
+
+    def __init__(self, index: int) -> None:
+        if index >= self.count:
+            raise BackendError(f"there is no GPU {index}: CUDA sees {self.count}")
+        self.stream = next(_STREAMS)
+        self.launches: list[int] = []
+        self._thread = threading.get_ident()
+        self._memory: dict[int, NDArray[Any]] = {}
+        self._pending: list[Work] = []
+        self._recording: list[Work] | None = None
+        self._addresses = itertools.count(0x10000, 0x1000)
+        self.is_open = True
+        BY_STREAM[self.stream] = self
+
+    @property
+    def used_bytes(self) -> int:
+        """Of buffers that somebody still refers to."""
+        return sum(array.nbytes for array in self._memory.values())
+
+    def buffer(self, shape: tuple[int, ...], dtype: type) -> SimulatedBuffer:
+        self._check()
+        if self.used_bytes + math.prod(shape) * np.dtype(dtype).itemsize > self.memory_bytes:
+            raise BackendError(f"a buffer of {list(shape)} cannot be had: the GPU's memory does not suffice")
+        array = np.zeros(shape, dtype)
+        buffer = SimulatedBuffer(np.zeros(shape, dtype), next(self._addresses))
+        self._memory[buffer.address] = array
+        weakref.finalize(buffer, self._memory.pop, buffer.address, None)
+        return buffer
+
+    def at(self, address: int) -> NDArray[Any]:
+        """The GPU's memory there."""
+        return self._memory[address]
+
+    def enqueue(self, work: Work) -> None:
+        """Put work on the stream, or into what is being recorded."""
+        self._check()
+        (self._pending if self._recording is None else self._recording).append(work)
+
+    def upload(self, buffer: SimulatedBuffer) -> None:
+        device, host = self._memory[buffer.address], buffer.host
+        self.enqueue(lambda: np.copyto(device, host))
+
+    def download(self, buffer: SimulatedBuffer) -> None:
+        device, host = self._memory[buffer.address], buffer.host
+        self.enqueue(lambda: np.copyto(host, device))
+
+    def record(self, work: Work) -> Work:
+        self._check()
+        if not self.records:
+            raise BackendError("CUDA: cuStreamEndCapture failed: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+        self._recording = recorded = []
+        try:
+            work()
+        finally:
+            self._recording = None
+
+        def launch() -> None:
+            self._pending.append(lambda: [part() for part in recorded])  # type: ignore[func-returns-value]
+
+        return launch
+
+    def run(self, work: Work) -> float:
+        self._check()
+        work()
+        pending, self._pending = self._pending, []
+        self.launches.append(len(pending))
+        for part in pending:
+            part()
+        return 0.25
+
+    def close(self) -> None:
+        self._check()
+        self.is_open = False
+
+    def _check(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise BackendError("CUDA: invalid device context: another thread opened it")
+        if not self.is_open:
+            raise BackendError("CUDA: context is destroyed")

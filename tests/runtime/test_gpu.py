@@ -1,0 +1,103 @@
+"""The contract of a GPU: held by the simulated one here, and by CUDA where there is a GPU."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from jepa_runtime.backends.gpu import Gpu
+from jepa_runtime.errors import BackendError
+from tests.runtime.simulated_gpu import SimulatedGpu
+
+
+@pytest.fixture(params=["simulated", pytest.param("cuda", marks=pytest.mark.hardware)])
+def kind(request: pytest.FixtureRequest) -> type[Gpu]:
+    if request.param == "simulated":
+        return SimulatedGpu
+    pytest.importorskip("pycuda.driver", reason="no pycuda, or no NVIDIA driver")
+    found: type[Gpu] = importlib.import_module("jepa_runtime.backends.cuda").Cuda
+    return found
+
+
+@pytest.fixture
+def gpu(kind: type[Gpu]) -> Iterator[Gpu]:
+    opened = kind(0)  # type: ignore[call-arg]
+    yield opened
+    opened.close()
+
+
+def test_it_says_what_it_is(gpu: Gpu) -> None:
+    assert gpu.name and gpu.driver.count(".") == 1
+    assert gpu.compute_capability >= (5, 0)
+    assert gpu.stream != 0
+
+
+def test_buffers_are_zero_and_keep_what_was_copied(gpu: Gpu) -> None:
+    buffer = gpu.buffer((3, 5), np.float32)
+    assert buffer.host.shape == (3, 5) and buffer.host.dtype == np.float32 and buffer.host.flags.c_contiguous
+    buffer.host[:] = 7
+    gpu.run(lambda: gpu.download(buffer))
+    assert not buffer.host.any()
+    buffer.host[:] = np.arange(15).reshape(3, 5)
+    gpu.run(lambda: gpu.upload(buffer))
+    buffer.host[:] = 0
+    gpu.run(lambda: gpu.download(buffer))
+    assert buffer.host.tolist() == np.arange(15).reshape(3, 5).tolist()
+
+
+def test_buffers_lie_apart(gpu: Gpu) -> None:
+    assert gpu.buffer((4,), np.uint8).address != gpu.buffer((4,), np.uint8).address
+
+
+def test_recorded_work_is_done_at_each_launch_with_what_the_host_holds_then(gpu: Gpu) -> None:
+    buffer = gpu.buffer((2,), np.float32)
+
+    def there() -> None:
+        gpu.upload(buffer)
+
+    gpu.run(there)
+    launch = gpu.record(there)
+    for value in (1.0, 2.0):
+        buffer.host[:] = value
+        assert gpu.run(launch) >= 0
+        buffer.host[:] = 0
+        gpu.run(lambda: gpu.download(buffer))
+        assert buffer.host.tolist() == [value, value]
+
+
+def test_recording_does_nothing_yet(gpu: Gpu) -> None:
+    buffer = gpu.buffer((2,), np.float32)
+    buffer.host[:] = 3
+    gpu.record(lambda: gpu.upload(buffer))
+    gpu.run(lambda: gpu.download(buffer))
+    assert not buffer.host.any()
+
+
+def test_an_error_while_recording_leaves_it_usable(gpu: Gpu) -> None:
+    def fail() -> None:
+        raise BackendError("planted")
+
+    with pytest.raises(BackendError, match="planted"):
+        gpu.record(fail)
+    buffer = gpu.buffer((2,), np.float32)
+    gpu.run(lambda: gpu.upload(buffer))
+
+
+def test_more_memory_than_there_is_is_told(gpu: Gpu) -> None:
+    with pytest.raises(BackendError, match="memory does not suffice"):
+        gpu.buffer((1 << 20, 1 << 20), np.uint8)
+
+
+def test_it_can_be_opened_again(kind: type[Gpu]) -> None:
+    for _ in range(3):
+        opened = kind(0)  # type: ignore[call-arg]
+        opened.buffer((2,), np.float32)
+        opened.close()
+
+
+def test_a_number_that_is_not_there_is_told(kind: type[Gpu]) -> None:
+    with pytest.raises(BackendError, match="there is no GPU 99: CUDA sees"):
+        kind(99)  # type: ignore[call-arg]

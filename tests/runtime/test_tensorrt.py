@@ -1,0 +1,304 @@
+"""TensorRT's backend, on a simulated GPU and library: engines are built when they may be, found again,
+refused where they are of no use; nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime import WorldModel
+from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
+from jepa_runtime.errors import BackendError
+from jepa_runtime.verification import golden_parity
+from tests.bundles import SIZE
+from tests.runtime.simulated_gpu import SimulatedGpu
+from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+
+FRAME = {"frame": (1, SIZE, SIZE, 3)}
+
+
+@pytest.fixture
+def encoder(toy_bundle: Path) -> Graph:
+    return Graph.read(toy_bundle / "encoder" / "onnx" / "model.onnx")
+
+
+@pytest.fixture
+def opened(tensorrt: SimulatedTensorRT, tmp_path: Path) -> Callable[..., Backend]:
+    """A backend that keeps its engines in ``tmp_path``; with ``build`` it may build them."""
+
+    def make(*, build: bool = False, **further: Any) -> Backend:
+        told = (lambda *_: True) if build else None
+        return create_backend(
+            "tensorrt", BackendOptions(cache_dir=tmp_path / "engines", build=told, **further)
+        )
+
+    return make
+
+
+def gpu_of(backend: Backend) -> SimulatedGpu:
+    gpu: SimulatedGpu = backend._gpu  # type: ignore[attr-defined]
+    return gpu
+
+
+def test_without_an_engine_it_says_how_to_build_one(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+) -> None:
+    with pytest.raises(
+        BackendError, match=r"no engine of it was built here .*jepa-runtime build-engine BUNDLE"
+    ):
+        opened().load(encoder, FRAME)
+    assert tensorrt.builds == 0
+
+
+def test_an_engine_is_built_once_and_found_by_whoever_may_not_build(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    opened(build=True).load(encoder, FRAME).close()
+    session = opened().load(encoder, FRAME)
+    assert tensorrt.builds == 1
+    assert np.isfinite(session.run()["latent"]).all()
+
+
+def test_what_was_measured_serves_the_next_build(
+    opened: Callable[..., Backend], encoder: Graph, toy_bundle: Path, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    predictor = Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
+    shapes = {"latents": (4, 2, 8), "goal": (1, 2, 8)}
+    opened(build=True).load(predictor, shapes).close()
+    assert (tmp_path / "engines" / "tensorrt.timings").read_bytes() == b"measured;measured;"
+
+
+def test_beside_an_engine_lies_what_it_is(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (about,) = (tmp_path / "engines").glob("*.json")
+    told = json.loads(about.read_text())
+    assert told["library"] == "tensorrt 10.3.0" and told["gpu"] == "Simulated GPU"
+    assert told["compute_capability"] == "8.7" and told["driver"] == "12.6"
+    assert told["layers"] == {"Layers": ["simulated"]} and told["build_s"] >= 0
+    assert about.with_suffix(".engine").stat().st_size == told["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("driver", "13.0", "built for driver 12.6, here is 13.0"),
+        ("name", "Other GPU", "built for gpu Simulated GPU, here is Other GPU"),
+        ("compute_capability", (11, 0), "built for compute capability 8.7, here is 11.0"),
+    ],
+)
+def test_an_engine_of_another_machine_is_told_and_replaced(
+    opened: Callable[..., Backend],
+    encoder: Graph,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    value: Any,
+    told: str,
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    monkeypatch.setattr(SimulatedGpu, name, value)
+    with pytest.raises(BackendError, match=told):
+        opened().load(encoder, FRAME)
+    with caplog.at_level(logging.WARNING):
+        opened(build=True).load(encoder, FRAME).close()
+    assert told in caplog.text and "building it" in caplog.text
+    assert len(list((tmp_path / "engines").glob("*.engine"))) == 1
+
+
+def test_another_version_is_told(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    tensorrt.__version__ = "10.16.2"
+    with pytest.raises(
+        BackendError, match=r"built for library tensorrt 10\.3\.0, here is tensorrt 10\.16\.2"
+    ):
+        opened().load(encoder, FRAME)
+
+
+def test_what_the_library_does_not_take_is_told_in_its_words(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    """As after an update that left the version as it was."""
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    content = path.read_bytes().replace(b"10.3.0", b"10.3.1", 1)
+    from jepa_runtime.backends.engines import EngineStore
+
+    backend = opened()
+    key = backend._key(encoder, FRAME)  # type: ignore[attr-defined]
+    EngineStore(tmp_path / "engines").keep(key, content)
+    with pytest.raises(BackendError, match=r"does not take its engine: built by 10\.3\.1, this is 10\.3\.0"):
+        backend.load(encoder, FRAME)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64])
+def test_a_damaged_engine_is_not_loaded(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path, damage: bytes
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    path.write_bytes(damage)
+    with pytest.raises(BackendError, match="is damaged"):
+        opened().load(encoder, FRAME)
+    opened(build=True).load(encoder, FRAME).close()
+    opened().load(encoder, FRAME).close()
+
+
+def test_an_engine_that_others_may_write_is_not_loaded(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    path.chmod(0o666)
+    with pytest.raises(BackendError, match="others may write it"):
+        opened().load(encoder, FRAME)
+
+
+def test_an_engine_behind_a_link_is_not_loaded(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BackendError, match="cannot be read"):
+        opened().load(encoder, FRAME)
+
+
+def test_a_build_that_is_stopped_leaves_nothing(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
+) -> None:
+    told: list[tuple[str, str, int, int]] = []
+
+    def stop(*progress: Any) -> bool:
+        told.append(progress)
+        return progress[2] < 1
+
+    backend = create_backend("tensorrt", BackendOptions(cache_dir=tmp_path, build=stop))
+    with pytest.raises(BackendError, match="cannot build an engine of it: it was stopped"):
+        backend.load(encoder, FRAME)
+    assert told == [(encoder.name, "Building", 0, 2), (encoder.name, "Building", 1, 2)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    options = BackendOptions(cache_dir=tmp_path / "file", build=lambda *_: True)
+    with pytest.raises(BackendError, match=r"cannot be written: .*--cache-dir"):
+        create_backend("tensorrt", options).load(encoder, FRAME)
+
+
+def test_a_run_is_one_launch_and_the_device_tells_its_time(
+    opened: Callable[..., Backend], encoder: Graph
+) -> None:
+    backend = opened(build=True)
+    session = backend.load(encoder, FRAME)
+    session.run()
+    assert gpu_of(backend).launches[-1] == 1
+    assert session.device_ms == 0.25  # type: ignore[attr-defined]
+
+
+def test_where_graphs_cannot_be_recorded_it_is_said_and_it_runs_all_the_same(
+    opened: Callable[..., Backend],
+    encoder: Graph,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = opened(build=True).load(encoder, FRAME).run()["latent"].copy()
+    monkeypatch.setattr(SimulatedGpu, "records", False)
+    with caplog.at_level(logging.WARNING):
+        session = opened().load(encoder, FRAME)
+    assert "cannot be one CUDA graph (CUDA: cuStreamEndCapture failed" in caplog.text
+    assert session.run()["latent"] == pytest.approx(expected)
+
+
+def test_too_little_memory_is_told(
+    opened: Callable[..., Backend], encoder: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SimulatedGpu, "memory_bytes", 100)
+    with pytest.raises(BackendError, match="the GPU's memory does not suffice"):
+        opened(build=True).load(encoder, FRAME)
+
+
+def test_an_inference_that_fails_names_the_graph(
+    opened: Callable[..., Backend], encoder: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened(build=True).load(encoder, FRAME)
+
+    def fail(self: SimulatedGpu, work: Any) -> float:
+        raise BackendError("the GPU failed: an illegal memory access was encountered")
+
+    monkeypatch.setattr(SimulatedGpu, "run", fail)
+    with pytest.raises(BackendError, match=r"encoder/onnx/model\.onnx: inference failed: the GPU failed"):
+        session.run()
+
+
+def test_closing_gives_all_memory_back(opened: Callable[..., Backend], encoder: Graph) -> None:
+    backend = opened(build=True)
+    gpu = gpu_of(backend)
+    for _ in range(3):
+        session = backend.load(encoder, FRAME)
+        session.run()
+        assert gpu.used_bytes > 0
+        session.close()
+        session.close()
+        # What is freed by the garbage collector may be freed by another thread, where CUDA cannot.
+        gc.disable()
+        try:
+            assert gpu.used_bytes == 0
+        finally:
+            gc.enable()
+    backend.close()
+    backend.close()
+    assert not gpu.is_open
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.run()
+    with pytest.raises(BackendError, match="is closed: open it again"):
+        backend.load(encoder, FRAME)
+
+
+def test_another_thread_is_refused(opened: Callable[..., Backend], encoder: Graph) -> None:
+    session = opened(build=True).load(encoder, FRAME)
+    said: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            session.run()
+        except BackendError as error:
+            said.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "another thread opened it" in str(said[0])
+
+
+def test_a_bundle_serves_and_reproduces_its_golden_outputs(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
+) -> None:
+    from jepa_runtime.bundle import Bundle
+
+    options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
+    parities = golden_parity(Bundle.open(toy_bundle), engine="tensorrt", options=options)
+    assert [parity.graph for parity in parities] == ["encoder", "predictor", "energy"]
+    assert all(parity.ok for parity in parities)
+    with WorldModel.open(
+        toy_bundle, engine="tensorrt:0", options=BackendOptions(cache_dir=tmp_path)
+    ) as model:
+        assert np.isfinite(model.encode(np.zeros((48, 64, 3), np.uint8))).all()

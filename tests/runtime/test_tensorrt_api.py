@@ -1,0 +1,88 @@
+"""What our code asks of TensorRT exists in each version that we say works, and in TensorRT for RTX.
+
+``tensorrt_api/`` holds what NVIDIA's own bindings of these versions consist of (see record.py there).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime import backends
+from tests.runtime.tensorrt_api.record import members
+
+_RECORDED = Path(__file__).parent / "tensorrt_api"
+_SOURCES = Path(backends.__file__).parent
+_CALLED = {"create_engine_inspector": "EngineInspector", "get_error": "ParserError"}
+# What is what in our sources, and what the module has from Python, not from the library.
+_NAMES = {
+    "tensorrt_builder.py": {
+        "builder": "Builder",
+        "network": "INetworkDefinition",
+        "parser": "OnnxParser",
+        "config": "IBuilderConfig",
+        "profile": "IOptimizationProfile",
+        "cache": "ITimingCache",
+        "measured": "ITimingCache",
+        "engine": "ICudaEngine",
+        "port": "ITensor",
+    },
+    "tensorrt.py": {"engine": "ICudaEngine", "_context": "IExecutionContext", "_runtime": "Runtime"},
+}
+_PYTHON = {"__name__", "__version__", "nptype"}
+_FOR_RTX_ALONE = {"num_compute_capabilities", "set_compute_capability"}
+
+
+def uses(source: str) -> Iterator[tuple[str, str | None]]:
+    """Class and member that a source file asks for."""
+    names = _NAMES[source]
+    for node in ast.walk(ast.parse((_SOURCES / source).read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Attribute):
+            continue
+        match node.value:
+            case ast.Name(id="trt") | ast.Attribute(attr="_trt"):
+                yield node.attr, None
+            case ast.Attribute(value=ast.Name(id="trt") | ast.Attribute(attr="_trt"), attr=kind):
+                yield kind, node.attr
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name in names:
+                yield names[name], node.attr
+            case ast.Call(func=ast.Attribute(attr=called)) if called in _CALLED:
+                yield _CALLED[called], node.attr
+
+
+def missing(offered: dict[str, list[str]]) -> set[tuple[str, str | None]]:
+    asked = {use for source in _NAMES for use in uses(source) if use[0] not in _PYTHON}
+    assert len(asked) > 40
+    return {
+        (kind, member)
+        for kind, member in asked
+        if kind not in offered or (member is not None and member not in offered[kind])
+    }
+
+
+@pytest.mark.parametrize("recorded", sorted(_RECORDED.glob("*.json")), ids=lambda path: path.stem)
+def test_all_that_is_used_is_there(recorded: Path) -> None:
+    assert {member for _, member in missing(json.loads(recorded.read_text()))} == _FOR_RTX_ALONE
+
+
+def test_the_recordings_tell_what_tensorrt_11_took_away() -> None:
+    flags = {path.stem: json.loads(path.read_text())["BuilderFlag"] for path in _RECORDED.glob("*.json")}
+    assert {version for version, names in flags.items() if "FP16" in names} == {
+        "10.3.0",
+        "10.13.0.35",
+        "10.16.1.11",
+    }
+    offered = json.loads((_RECORDED / "11.4.0.106.json").read_text())
+    offered["IExecutionContext"].remove("execute_async_v3")
+    assert ("IExecutionContext", "execute_async_v3") in missing(offered)
+
+
+def test_all_that_is_used_is_in_tensorrt_for_rtx() -> None:
+    pytest.importorskip(
+        "tensorrt_rtx_libs", reason="TensorRT for RTX is not installed (extra tensorrt-check)"
+    )
+    assert missing(members(pytest.importorskip("tensorrt_rtx_bindings"))) == set()

@@ -1,0 +1,75 @@
+"""Our builder on NVIDIA's own: TensorRT for RTX, which builds for a GPU that is not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime.backends import Graph
+from jepa_runtime.backends import tensorrt_builder as builder
+from jepa_runtime.errors import BackendError
+from tests.bundles import ACTIONS, DIM, HORIZON, SIZE, TOKENS
+
+pytest.importorskip("tensorrt_rtx_libs", reason="TensorRT for RTX is not installed (extra tensorrt-check)")
+trt = pytest.importorskip("tensorrt_rtx_bindings")
+# RTX builds without measuring, and warns that what was measured is of no use.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
+FRAME = {"frame": (1, SIZE, SIZE, 3)}
+
+
+@pytest.fixture(scope="module")
+def listener() -> Any:
+    return builder.listener(trt)
+
+
+def build(listener: Any, graph: Graph, shapes: Any, **further: Any) -> builder.Built:
+    further.setdefault("progress", lambda *_: True)
+    return builder.build(trt, listener, graph, shapes, capability=trt.ComputeCapability.SM86, **further)
+
+
+@pytest.mark.parametrize(
+    ("role", "shapes"),
+    [
+        ("encoder", FRAME),
+        ("predictor", {"history_latents": (1, 1, TOKENS, DIM), "actions": (16, HORIZON, ACTIONS)}),
+        ("energy", {"latents": (32, TOKENS, DIM), "goal": (1, TOKENS, DIM)}),
+    ],
+)
+def test_graphs_are_built(toy_bundle: Path, listener: Any, role: str, shapes: Any) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def progress(*step: Any) -> bool:
+        told.append(step)
+        return True
+
+    graph = Graph.read(toy_bundle / role / "onnx" / "model.onnx")
+    built = build(listener, graph, shapes, progress=progress)
+    assert len(built.engine) > 1000 and built.layers > 1 and built.build_s > 0
+    assert told and all(0 <= done <= steps for _, done, steps in told)
+
+
+def test_a_build_can_be_stopped(toy_bundle: Path, listener: Any) -> None:
+    graph = Graph.read(toy_bundle / "encoder" / "onnx" / "model.onnx")
+    with pytest.raises(BackendError, match=r"model\.onnx: .*cannot build an engine of it: it was stopped"):
+        build(listener, graph, FRAME, progress=lambda *_: False)
+
+
+def test_what_is_no_onnx_is_told_in_its_words(listener: Any) -> None:
+    with pytest.raises(BackendError, match=r"the graph: .*cannot read it: "):
+        build(listener, Graph("the graph", b"<xml"), FRAME)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [
+        ({"image": FRAME["frame"]}, "has the inputs frame; asked for were image"),
+        ({"frame": (1, SIZE, SIZE + 1, 3)}, "input frame takes"),
+        ({"frame": (1, SIZE, SIZE)}, "input frame takes"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_told(toy_bundle: Path, listener: Any, shapes: Any, told: str) -> None:
+    graph = Graph.read(toy_bundle / "encoder" / "onnx" / "model.onnx")
+    with pytest.raises(BackendError, match=told):
+        build(listener, graph, shapes)
