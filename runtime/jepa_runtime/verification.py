@@ -4,7 +4,9 @@ outputs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,18 @@ class Parity:
             f"worst cosine {self.min_cosine:.6f} (at least {self.tolerance.min_cosine:g}), "
             f"largest difference {self.max_abs:.4g} (at most {self.tolerance.max_abs:g})"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which knows no NaN: null instead."""
+        finite = not math.isnan(self.max_abs)
+        return {
+            "graph": self.graph,
+            "precision": self.precision,
+            "min_cosine": self.min_cosine if finite else None,
+            "max_abs": self.max_abs if finite else None,
+            "tolerance": self.tolerance.model_dump(),
+            "ok": self.ok,
+        }
 
 
 def golden_parity(

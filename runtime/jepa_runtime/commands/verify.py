@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         reason = "; ".join(map(_explain, failed)) or None
     except JepaRuntimeError as error:
         reason = str(error)
-    outcome |= {"ok": reason is None, "reason": reason, "graphs": [_as_dict(parity) for parity in found]}
+    outcome |= {"ok": reason is None, "reason": reason, "graphs": [parity.as_dict() for parity in found]}
     if args.json:
         print(json.dumps(outcome, indent=2, allow_nan=False))
     else:
@@ -98,18 +98,6 @@ def _explain(parity: Parity) -> str:
     if math.isnan(parity.max_abs):
         return f"{what} computes NaN or infinity on this machine"
     return f"{what} does not reproduce the golden outputs on this machine: {parity.figures}"
-
-
-def _as_dict(parity: Parity) -> dict[str, Any]:
-    finite = not math.isnan(parity.max_abs)
-    return {
-        "graph": parity.graph,
-        "precision": parity.precision,
-        "min_cosine": parity.min_cosine if finite else None,
-        "max_abs": parity.max_abs if finite else None,
-        "tolerance": parity.tolerance.model_dump(),
-        "ok": parity.ok,
-    }
 
 
 def _show(outcome: dict[str, Any], found: list[Parity]) -> None:

@@ -1,0 +1,140 @@
+"""``jepa-runtime build-engine``: build what takes minutes before anything has to serve."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends.engines import engine_folder
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.verification import golden_parity
+from jepa_runtime.world_model import WorldModel
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``build-engine`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "build-engine",
+        help="build a bundle's TensorRT engines on this GPU, once",
+        description="Build the engines of a bundle on the device that is to run it, keep them, and compare "
+        "them with the bundle's golden outputs. What is there already and fits library, driver and GPU "
+        "stays. Nothing that serves builds engines by itself: run this after each update of model, driver "
+        "or TensorRT (jepa-build-engine.service does). Exit status 0 if all is well, else 1 with the reason.",
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument(
+        "--engine", default="tensorrt", metavar="E", help="engine and device (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("int8", "fp16", "fp32"),
+        help="default: the first of the bundle that the engine can run",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        metavar="K",
+        help="futures per frame that will be asked for (default: the bundle's)",
+    )
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where engines are kept, also for whoever serves (default: /var/cache/jepa-edge, or the "
+        "account's own cache)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    console = Console(stderr=args.json)
+    began = time.monotonic()
+    bundle = Bundle.open(args.bundle)
+    folder = engine_folder(args.cache_dir)
+    with _Phases(console) as phases:
+        options = BackendOptions(cache_dir=folder, build=phases.told)
+        with WorldModel.open(
+            bundle,
+            engine=args.engine,
+            precision=args.precision,
+            num_samples=args.num_samples,
+            options=options,
+            allow_untrained=True,
+        ) as model:
+            precision = model.precision
+        # With the bundle's own number of samples, whose engine is built too if it is another.
+        parities = golden_parity(bundle, engine=args.engine, precision=precision, options=options)
+    failed = [parity for parity in parities if not parity.ok]
+    if args.json:
+        outcome = {
+            "bundle": str(args.bundle),
+            "engine": args.engine,
+            "precision": precision,
+            "cache_dir": str(folder),
+            "built": sorted(phases.graphs),
+            "seconds": round(time.monotonic() - began, 1),
+            "ok": not failed,
+            "graphs": [parity.as_dict() for parity in parities],
+        }
+        print(json.dumps(outcome, indent=2))
+    else:
+        built = f"{len(phases.graphs)} engines built" if phases.graphs else "all engines were there"
+        console.print(f"{args.engine}, {precision}: {built}, kept in {escape(str(folder))}")
+        for parity in parities:
+            console.print(f"  {parity.graph}: {parity.figures}{'' if parity.ok else ' [red]FAILED[/]'}")
+    for parity in failed:
+        print(
+            f"jepa-runtime build-engine: the {parity.graph} does not reproduce the golden outputs: "
+            f"{parity.figures}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+class _Phases:
+    """The phases of a build, of which several run inside each other; silent where there is no terminal.
+
+    Attributes:
+        graphs: those that were built.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        # The builder tells it on threads of its own.
+        self._lock = Lock()
+        self.graphs: set[str] = set()
+
+    def __enter__(self) -> _Phases:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def told(self, graph: str, phase: str, done: int, steps: int) -> bool:
+        """See :class:`~jepa_runtime.backends.base.BackendOptions`."""
+        with self._lock:
+            self.graphs.add(graph)
+            key = graph, phase
+            if key not in self._tasks:
+                self._tasks[key] = self._progress.add_task(escape(f"{Path(graph).parts[-3:][0]}: {phase}"))
+            self._progress.update(self._tasks[key], completed=done, total=steps)
+            if done >= steps:
+                self._progress.remove_task(self._tasks.pop(key))
+        return True

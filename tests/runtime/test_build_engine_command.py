@@ -1,0 +1,77 @@
+"""``jepa-runtime build-engine``: engines are there afterwards, and compute what the bundle says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.cli import main
+from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+
+
+def test_engines_are_built_once_and_serve_then(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve = ["verify", str(toy_bundle), "--engine", "tensorrt"]
+    build = ["build-engine", str(toy_bundle)]
+    assert main(serve) == 1
+    assert "jepa-runtime build-engine" in capsys.readouterr().err
+    assert main(build) == 0
+    told = capsys.readouterr().out
+    assert "engines built, kept in" in told and "encoder: worst cosine" in told
+    builds = tensorrt.builds
+    assert builds > 0
+    assert main(build) == main(serve) == 0
+    assert "all engines were there" in capsys.readouterr().out
+    assert tensorrt.builds == builds
+
+
+def test_the_outcome_as_json(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "build-engine",
+        str(toy_bundle),
+        "--cache-dir",
+        str(tmp_path / "kept"),
+        "--num-samples",
+        "3",
+        "--json",
+    ]
+    assert main(command) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["ok"] and outcome["precision"] == "fp32" and outcome["engine"] == "tensorrt"
+    assert outcome["cache_dir"] == str(tmp_path / "kept")
+    assert len(outcome["built"]) == 3 and {row["graph"] for row in outcome["graphs"]} >= {
+        "encoder",
+        "predictor",
+    }
+
+
+def test_an_engine_that_computes_something_else_fails(
+    tensorrt: SimulatedTensorRT, wrong_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build-engine", str(wrong_bundle)]) == 1
+    assert "the predictor does not reproduce the golden outputs" in capsys.readouterr().err
+
+
+def test_without_tensorrt_it_says_what_to_install(
+    toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    try:
+        import tensorrt  # noqa: F401
+    except ImportError:
+        assert main(["build-engine", str(toy_bundle)]) == 1
+        assert "python3-libnvinfer" in capsys.readouterr().err
+    else:
+        pytest.skip("TensorRT is installed")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "jepa-edge").mkdir()
+    monkeypatch.setattr("jepa_runtime.backends.engines.SYSTEM_FOLDER", tmp_path / "absent")
