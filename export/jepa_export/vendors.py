@@ -11,6 +11,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler, tensorrt_check
 from jepa_export.targets.npu import PLATFORMS, compile_blob
 from jepa_export.variants import Kind, fixed_count, model_path
+from jepa_runtime.bundle.manifest import blob_path
 
 Row = dict[str, Any]
 _ESTIMATE = (
@@ -58,7 +59,7 @@ def _npu(folder: Path, graphs: Sequence[tuple[str, Kind]], progress: Callable[[s
             progress(f"NPU {platform} ({name}): compiling the {kind[1]} {role}")
             row: Row = {"graph": role, "precision": kind[1], "platform": platform}
             try:
-                schedule = compile_blob(model, model.with_name(f"{model.stem}_{platform}.blob"), platform)
+                schedule = compile_blob(model, Path(blob_path(str(model), platform)), platform)
                 row["estimate"] = {key: round(value, 3) for key, value in asdict(schedule).items()}
             except JepaExportError as error:
                 row["problem"] = _without(folder, error)

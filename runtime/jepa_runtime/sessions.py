@@ -11,7 +11,7 @@ import numpy as np
 
 from jepa_runtime.backends.base import Array, Backend, Graph, Session, Shape
 from jepa_runtime.bundle import Bundle, Manifest, Role, Variant
-from jepa_runtime.bundle.manifest import check_futures_size
+from jepa_runtime.bundle.manifest import blob_path, check_futures_size, origin_path
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
 _Tensors = dict[str, tuple[Shape, type[np.generic]]]
@@ -153,7 +153,14 @@ def _graph(bundle: Bundle, role: Role, backend: Backend, precision: str) -> Grap
     variant = _choose(bundle.manifest, role, backend, precision)
     model, *weights = (bundle.read(path) for path in variant.paths)
     name = str(bundle.path / variant.path)
-    return Graph(name, model, weights[0] if weights else None, variant.precision)
+
+    def blob(platform: str) -> tuple[bytes, bytes] | None:
+        path = blob_path(variant.path, platform)
+        listed = {record.path for record in bundle.manifest.files}
+        needed = path, origin_path(path)
+        return (bundle.read(needed[0]), bundle.read(needed[1])) if listed.issuperset(needed) else None
+
+    return Graph(name, model, weights[0] if weights else None, variant.precision, blob)
 
 
 def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tensors]:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import Backend, BackendOptions, Session
-from jepa_runtime.backends.select import create_backend
+from jepa_runtime.backends.select import alternatives, create_backend
 from jepa_runtime.bundle import Bundle, Manifest
-from jepa_runtime.errors import BackendError, BundleError
+from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.imaging import fit
 from jepa_runtime.sessions import Sessions, open_sessions
 
@@ -47,6 +47,7 @@ class WorldModel:
     Attributes:
         bundle: where it comes from.
         engine, device, precision: what computes it.
+        passed_over: engines that were preferred, each with why it does not serve.
         num_samples: K, the most futures that one call can predict.
         latent_space: names what latents mean: two models with the same name can read each other's.
         timings: milliseconds that the last call of each kind took: preprocess, encode, predict, energy.
@@ -58,6 +59,7 @@ class WorldModel:
         self.device = backend.device
         self.engine_version = backend.version
         self.precision = sessions.precision
+        self.passed_over: tuple[str, ...] = ()
         self.num_samples = num_samples
         self.latent_space = sessions.encoder_sha256
         self.timings: dict[str, float] = dict.fromkeys(("preprocess", "encode", "predict", "energy"), 0.0)
@@ -86,7 +88,8 @@ class WorldModel:
 
         Args:
             bundle: its folder, or the bundle already opened.
-            engine: ``engine:DEVICE``; no other one takes its place.
+            engine: ``engine:DEVICE``; no other one takes its place, unless several are listed, the preferred
+                first: ``openvino:NPU,openvino:CPU``.
             precision: int8, fp16 or fp32; None: the first of the bundle that the engine can run.
             num_samples: K; None: the bundle's. A smaller K makes each prediction cheaper.
             options: threads, cache, pinning.
@@ -104,9 +107,34 @@ class WorldModel:
                 "test with it all the same, say allow_untrained=True (--allow-untrained)"
             )
         count = opened.manifest.num_samples if num_samples is None else num_samples
+        first, *others = alternatives(engine)
+        try:
+            return cls._open_on(first, opened, precision, count, options)
+        except (BackendError, BundleError) as error:
+            if not others:
+                raise
+            refused = f"{first}: {error}"
+        try:
+            model = cls.open(
+                opened,
+                engine=",".join(others),
+                precision=precision,
+                num_samples=count,
+                options=options,
+                allow_untrained=True,
+            )
+        except JepaRuntimeError as error:
+            raise BackendError(f"none of {engine} can serve: {refused}; {error}") from error
+        model.passed_over = refused, *model.passed_over
+        return model
+
+    @classmethod
+    def _open_on(
+        cls, engine: str, bundle: Bundle, precision: str | None, count: int, options: BackendOptions | None
+    ) -> WorldModel:
         backend = create_backend(engine, options)
         try:
-            return cls(opened, backend, open_sessions(opened, backend, precision, count), count)
+            return cls(bundle, backend, open_sessions(bundle, backend, precision, count), count)
         except BaseException:
             backend.close()
             raise

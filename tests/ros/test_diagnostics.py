@@ -57,6 +57,15 @@ def test_a_topic_that_never_delivered_is_stale_and_asked_about():
     assert "topic" in found.message
 
 
+def test_an_engine_that_is_not_the_preferred_one_is_a_warning_that_says_why():
+    well, why = verdict(), "openvino:NPU: no such device"
+    assert diagnostics.with_engine(well, ()) is well
+    found = diagnostics.with_engine(well, (why,))
+    assert found.level is Level.WARN and why in found.message
+    worse = verdict(miss_run=12)
+    assert diagnostics.with_engine(worse, (why,)) is worse
+
+
 def test_just_activated_is_ok_without_frames():
     fresh = Health(active_for_s=0.2, frame_age_s=NEVER, result_age_s=NEVER)
     assert judge(fresh, fresh, LIMITS).level is Level.OK

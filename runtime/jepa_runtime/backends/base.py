@@ -52,12 +52,15 @@ class Graph:
         weights: the ``.bin`` of an ``.xml``, else None.
         precision: int8, fp16 or fp32, or None if unknown. What is not quantized is computed in
             fp32 on a CPU, and on any device if this is fp32.
+        blob: gives what was compiled ahead of time for a platform of an NPU, and what that came from
+            (:class:`~jepa_runtime.backends.npu.Origin`); None if nothing was.
     """
 
     name: str
     model: bytes
     weights: bytes | None = None
     precision: str | None = None
+    blob: Callable[[str], tuple[bytes, bytes] | None] = lambda _: None
 
     @classmethod
     def read(cls, path: Path) -> Graph:

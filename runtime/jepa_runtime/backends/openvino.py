@@ -121,7 +121,7 @@ class OpenVINOBackend:
     """
 
     engine = "openvino"
-    targets = ("openvino", "onnx")
+    targets: tuple[str, ...] = ("openvino", "onnx")
 
     def __init__(self, device: str, options: BackendOptions) -> None:
         self._core: Any = Core()

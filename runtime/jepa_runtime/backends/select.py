@@ -23,6 +23,10 @@ class _Engine:
 
 
 def _openvino(device: str, options: BackendOptions) -> Backend:
+    if device.startswith("NPU"):
+        from jepa_runtime.backends.npu import NpuBackend
+
+        return NpuBackend(device, options)
     from jepa_runtime.backends.openvino import OpenVINOBackend
 
     return OpenVINOBackend(device, options)
@@ -77,6 +81,11 @@ def name_and_device(engine: str) -> tuple[str, str]:
     """What ``engine`` says (see :func:`create_backend`), whether there is such an engine or not."""
     name, _, device = engine.partition(":")
     return name, device or (_ENGINES[name].device if name in _ENGINES else "CPU")
+
+
+def alternatives(engine: str) -> list[str]:
+    """The engines that ``engine`` lists (``openvino:NPU,openvino:CPU``), the preferred first."""
+    return [part.strip() for part in engine.split(",")]
 
 
 def create_backend(engine: str, options: BackendOptions | None = None) -> Backend:

@@ -161,6 +161,16 @@ def weights_path(path: str) -> str:
     return path.removesuffix(".xml") + ".bin"
 
 
+def blob_path(path: str, platform: str) -> str:
+    """Where what was compiled of the IR ``path`` for a platform of an NPU lies."""
+    return path.removesuffix(".xml") + f"_{platform}.blob"
+
+
+def origin_path(blob: str) -> str:
+    """Where it is told what a blob was made of."""
+    return f"{blob}.json"
+
+
 _Variants = Annotated[tuple[Variant, ...], Field(max_length=16)]
 
 

@@ -6,6 +6,7 @@ result came, never on the last value alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -54,6 +55,13 @@ class Verdict:
 
     level: Level
     message: str
+
+
+def with_engine(verdict: Verdict, passed_over: Sequence[str]) -> Verdict:
+    """A warning instead of OK where an engine serves that is not the preferred one."""
+    if verdict.level is not Level.OK or not passed_over:
+        return verdict
+    return Verdict(Level.WARN, f"a preferred engine does not serve: {'; '.join(passed_over)}")
 
 
 def judge(now: Health, before: Health, limits: Limits) -> Verdict:

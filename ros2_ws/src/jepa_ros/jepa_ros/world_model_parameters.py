@@ -9,7 +9,8 @@ PARAMETERS = (
     Parameter(
         name="engine",
         default="openvino:CPU",
-        description="Engine and device that run the model.",
+        description="Engine and device that run the model; several, the preferred first, if one may take the "
+        "other's place: openvino:NPU,openvino:CPU.",
         when_unconfigured=True,
     ),
     Parameter(

@@ -24,6 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros import outputs, qos
 from jepa_ros.conversions import TwistActions, from_time
+from jepa_ros.diagnostics import with_engine
 from jepa_ros.model_services import ModelServices
 from jepa_ros.opening import Served
 from jepa_ros.parameters import declare, values
@@ -235,6 +236,8 @@ class WorldModelNode(LifecycleNode):
             f"loaded {info.model_id} {info.version} ({info.precision}) on {info.engine}:{info.device}:"
             f" {info.num_samples} futures of {info.horizon} steps"
         )
+        for reason in model.passed_over:
+            self.get_logger().warning(f"a preferred engine does not serve: {reason}")
 
     def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
         self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile))
@@ -328,6 +331,7 @@ class WorldModelNode(LifecycleNode):
         of_node = {"refused_candidates": self._proposals.refused, "pid": os.getpid()}
         applied = self._served.applied if self._served else []
         of_node |= {f"realtime/{setting.name}": str(setting) for setting in applied}
+        passed_over = self._served.model.passed_over if self._served else ()
         for camera in self._cameras.values():
             verdict, figures = camera.watch.verdict(
                 stats=self._served.pipeline.stats(camera.topic) if self._served else None,
@@ -338,7 +342,7 @@ class WorldModelNode(LifecycleNode):
             )
             self._diagnostics.publish(
                 outputs.diagnostics(
-                    verdict,
+                    with_engine(verdict, passed_over),
                     name=f"{self.get_fully_qualified_name()[1:]}: {camera.label}",
                     hardware_id=hardware,
                     values=figures | of_node,

@@ -1,0 +1,76 @@
+"""An NPU that is none: OpenVINO's own core, whose device NPU computes on the CPU and counts as one does.
+
+Blobs are those that OpenVINO exports for the CPU. What only a driver decides (whether a blob fits) is set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import openvino
+
+_REAL = openvino.Core
+_EXACT = {"INFERENCE_PRECISION_HINT": openvino.Type.f32}
+
+
+class SimulatedCore:
+    """See the module.
+
+    Attributes:
+        busy: the file in which the driver counts; where it is None there is none.
+        idles: whether the work is done elsewhere in secret.
+        properties: as the device tells them.
+    """
+
+    busy: Path | None = None
+    idles = False
+    check = openvino.properties.CompatibilityCheck.SUPPORTED
+
+    def __init__(self) -> None:
+        self._core = _REAL()
+        self.available_devices = [*self._core.available_devices, "NPU"]
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.properties: dict[str, Any] = {
+            "SUPPORTED_PROPERTIES": {"NPU_TURBO": "RW", "COMPATIBILITY_CHECK": "RO"},
+            "DEVICE_ARCHITECTURE": "4000",
+            "NPU_COMPILER_VERSION": (8 << 16) + 4,
+        }
+
+    def read_model(self, *arguments: Any) -> Any:
+        return self._core.read_model(*arguments)
+
+    def get_property(self, device: str, name: str, asked: dict[str, str] | None = None) -> Any:
+        assert device == "NPU"
+        if asked is not None:
+            self.asked.append((name, asked))
+            return self.check
+        return self.properties[name]
+
+    def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
+        self.asked.append(("compile", properties))
+        return self._Compiled(
+            self, self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})
+        )
+
+    def import_model(self, blob: bytes, device: str, properties: dict[str, Any]) -> Any:
+        self.asked.append(("import", properties))
+        return self._Compiled(self, self._core.import_model(blob, "CPU", _EXACT))
+
+    class _Compiled:
+        def __init__(self, core: SimulatedCore, compiled: Any) -> None:
+            self._core, self._compiled = core, compiled
+            self.inputs, self.outputs = compiled.inputs, compiled.outputs
+
+        def create_infer_request(self) -> Any:
+            request, core = self._compiled.create_infer_request(), self._core
+
+            class Request:
+                get_tensor = request.get_tensor
+
+                def infer(self, **arguments: Any) -> None:
+                    request.infer(**arguments)
+                    if core.busy is not None and not core.idles:
+                        core.busy.write_text(str(int(core.busy.read_text()) + 40))
+
+            return Request()

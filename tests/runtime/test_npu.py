@@ -1,0 +1,258 @@
+"""OpenVINO on an Intel NPU: blobs only where they fit, turbo, and no work done elsewhere in secret. There is
+no NPU here: the device is simulated on the CPU (tests/runtime/simulated_npu.py)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import openvino
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from jepa_runtime import WorldModel
+from jepa_runtime.backends import create_backend
+from jepa_runtime.backends.npu import Origin, ir_sha256
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.errors import BackendError
+from jepa_runtime.verification import golden_parity
+from tests.bundles import ACTIONS, HORIZON, make_bundle
+from tests.runtime.simulated_npu import SimulatedCore
+
+REQUIREMENTS = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]"
+HERE = {"platform": "4000", "compiler": "8.4", "openvino": "2026.4.1", "ir_sha256": "ab"}
+RELEASE = openvino.get_version().partition("-")[0]
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[SimulatedCore]:
+    """The class of the cores that are made; what is set on it holds for them."""
+    busy = tmp_path / "npu_busy_time_us"
+    busy.write_text("1")
+    monkeypatch.setattr("jepa_runtime.backends.openvino.Core", SimulatedCore)
+    monkeypatch.setattr("jepa_runtime.backends.npu.BUSY_TIME", str(busy))
+    monkeypatch.setattr(SimulatedCore, "busy", busy)
+    return SimulatedCore
+
+
+@pytest.fixture
+def npu_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """A bundle with forms for NPUs and their blobs; what is given is told of the blobs and not true."""
+
+    def make(**other: str) -> Path:
+        folder = tmp_path / "bundle"
+        manifest = make_bundle(folder, step=True, energy=False).manifest.model_dump(mode="json")
+        for role, shapes in _SHAPES.items():
+            _add_form(folder, role, shapes, other)
+            form = {"target": "npu", "precision": "fp32", "path": f"{role}/npu/model.xml"}
+            manifest["graphs"][role] = [*manifest["graphs"][role], form]
+        seal(folder, manifest)
+        return folder
+
+    return make
+
+
+_SHAPES = {
+    "encoder": {},
+    "predictor": {"actions": [16, HORIZON, ACTIONS]},
+    "step": {"actions": [1, 1, ACTIONS]},
+}
+
+
+def _add_form(folder: Path, role: str, shapes: dict[str, list[int]], other: dict[str, str]) -> None:
+    real = openvino.Core()
+    model = real.read_model(folder / role / "openvino" / "model.xml")
+    if shapes:
+        model.reshape(shapes)
+    xml = folder / role / "npu" / "model.xml"
+    openvino.save_model(model, xml, compress_to_fp16=False)
+    blob = xml.with_name("model_4000.blob")
+    compiled = real.compile_model(
+        real.read_model(xml), "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32}
+    )
+    blob.write_bytes(compiled.export_model().getvalue())
+    digest = ir_sha256(xml.read_bytes(), xml.with_suffix(".bin").read_bytes())
+    origin = {
+        "platform": "4000", "compiler": "8.4", "openvino": RELEASE, "ir_sha256": digest,
+        "requirements": REQUIREMENTS,
+    }  # fmt: skip
+    Path(f"{blob}.json").write_text(json.dumps(origin | other))
+
+
+def test_a_blob_says_what_it_is_for() -> None:
+    origin = Origin.parse(REQUIREMENTS, "ab")
+    assert (origin.platform, origin.compiler, origin.openvino) == ("4000", "8.4", "2026.4.1")
+    assert origin.requirements == REQUIREMENTS
+
+
+@pytest.mark.parametrize("field", ["npu", "compiler", "ov"])
+def test_a_blob_that_does_not_say_it_is_refused(field: str) -> None:
+    with pytest.raises(BackendError, match=f"does not say its '{field}'"):
+        Origin.parse(REQUIREMENTS.replace(f"{field}=", "x="), "ab")
+
+
+def test_a_blob_of_this_machine_fits() -> None:
+    assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE) == []
+
+
+def test_a_newer_compiler_in_the_driver_fits() -> None:
+    assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {"compiler": "8.10"}) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("platform", "5010", "for platform 4000, this NPU is 5010"),
+        ("compiler", "8.3", "by NPU compiler 8.4, the driver here knows up to 8.3"),
+        ("openvino", "2026.4.0", "by OpenVINO 2026.4.1, here is 2026.4.0"),
+        ("ir_sha256", "cd", "of another IR"),
+    ],
+)
+def test_a_blob_of_elsewhere_does_not(field: str, value: str, reason: str) -> None:
+    (found,) = Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {field: value})
+    assert reason in found
+
+
+def test_what_a_blob_comes_from_is_read_back() -> None:
+    origin = Origin.parse(REQUIREMENTS, "ab")
+    assert Origin.read(json.dumps(asdict(origin)).encode(), "here") == origin
+
+
+@given(
+    st.binary() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
+@example(b"[" * 10_000)
+@example(b'{"platform": "4000"}')
+@example(json.dumps(dict.fromkeys(HERE | {"requirements": ""}, 3)).encode())
+def test_what_tells_nothing_of_a_blob_is_an_error_of_ours(content: bytes) -> None:
+    with pytest.raises(BackendError, match="here: where the blob comes from cannot be read"):
+        Origin.read(content, "here")
+
+
+def test_an_ir_with_other_weights_is_another() -> None:
+    assert len({ir_sha256(b"a", b"b"), ir_sha256(b"a", b"c"), ir_sha256(b"b", b"b")}) == 3
+
+
+def kinds(core: SimulatedCore) -> list[str]:
+    return [kind for kind, _ in core.asked if kind in ("compile", "import")]
+
+
+def test_a_blob_that_fits_is_imported_and_computes_the_golden_outputs(
+    core: type[SimulatedCore], npu_bundle: Callable[..., Path]
+) -> None:
+    folder = npu_bundle()
+    parities = golden_parity(Bundle.open(folder), engine="openvino:NPU")
+    assert len(parities) == 3 and all(parity.ok for parity in parities)
+    with WorldModel.open(folder, engine="openvino:NPU", num_samples=16) as model:
+        told = model._backend._core  # type: ignore[attr-defined]
+        assert (model.engine, model.device, model.passed_over) == ("openvino", "NPU", ())
+        assert "import" in kinds(told)
+        assert all(given["NPU_TURBO"] for kind, given in told.asked if kind in ("compile", "import"))
+        assert ("COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": REQUIREMENTS}) in told.asked
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"platform": "5010"}, "it is for platform 5010, this NPU is 4000"),
+        ({"openvino": "2025.1.0"}, "it was made by OpenVINO 2025.1.0, here is"),
+        ({"compiler": "9.1"}, "it was made by NPU compiler 9.1, the driver here knows up to 8.4"),
+        ({"ir_sha256": "ab"}, "it was made of another IR"),
+    ],
+)
+def test_a_blob_that_does_not_fit_is_left_out_and_this_is_said(
+    core: type[SimulatedCore],
+    npu_bundle: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    other: dict[str, str],
+    told: str,
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING),
+        WorldModel.open(npu_bundle(**other), engine="openvino:NPU") as model,
+    ):
+        assert kinds(model._backend._core) == ["compile"] * 3  # type: ignore[attr-defined]
+    assert (
+        "its blob is left out" in caplog.text and told in caplog.text and "compiling it here" in caplog.text
+    )
+
+
+def test_what_the_driver_does_not_run_is_left_out(
+    core: type[SimulatedCore],
+    npu_bundle: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SimulatedCore, "check", openvino.properties.CompatibilityCheck.UNSUPPORTED)
+    with WorldModel.open(npu_bundle(), engine="openvino:NPU"):
+        assert "the driver says that it cannot run it" in caplog.text
+
+
+def test_a_bundle_without_blobs_is_compiled(core: type[SimulatedCore], toy_bundle: Path) -> None:
+    with WorldModel.open(toy_bundle, engine="openvino:NPU") as model:
+        assert set(kinds(model._backend._core)) == {"compile"}  # type: ignore[attr-defined]
+
+
+def test_work_that_the_npu_did_not_do_is_an_error(
+    core: type[SimulatedCore], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SimulatedCore, "idles", True)
+    with pytest.raises(BackendError, match="ran, but the NPU was not busy meanwhile"):
+        WorldModel.open(toy_bundle, engine="openvino:NPU")
+
+
+def test_where_the_kernel_does_not_tell_it_is_said_that_there_is_no_proof(
+    core: type[SimulatedCore],
+    toy_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("jepa_runtime.backends.npu.BUSY_TIME", str(tmp_path / "none"))
+    with caplog.at_level(logging.INFO), WorldModel.open(toy_bundle, engine="openvino:NPU"):
+        assert "whether the NPU ran it cannot be told" in caplog.text
+
+
+def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(toy_bundle: Path) -> None:
+    if "NPU" in openvino.Core().available_devices:
+        pytest.skip("this machine has an NPU")
+    with pytest.raises(BackendError, match="openvino:NPU: no such device"):
+        WorldModel.open(toy_bundle, engine="openvino:NPU")
+    with WorldModel.open(toy_bundle, engine="openvino:NPU, openvino:CPU") as model:
+        assert (model.engine, model.device) == ("openvino", "CPU")
+        (reason,) = model.passed_over
+        assert reason.startswith("openvino:NPU: openvino:NPU: no such device")
+    with WorldModel.open(toy_bundle, engine="openvino:CPU,openvino:NPU") as model:
+        assert (model.device, model.passed_over) == ("CPU", ())
+
+
+def test_where_none_of_those_listed_serves_each_says_why(toy_bundle: Path) -> None:
+    with pytest.raises(
+        BackendError, match=r"none of no,openvino:X can serve: no: .*unknown.*openvino:X: no such"
+    ):
+        WorldModel.open(toy_bundle, engine="no,openvino:X")
+
+
+def test_an_npu_that_does_not_tell_its_platform_is_an_error(
+    core: type[SimulatedCore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: Any) -> Any:
+        raise RuntimeError("the driver is gone")
+
+    monkeypatch.setattr(SimulatedCore, "get_property", silent)
+    with pytest.raises(
+        BackendError, match="openvino:NPU: does not tell SUPPORTED_PROPERTIES: the driver is gone"
+    ):
+        create_backend("openvino:NPU")
+
+
+@pytest.mark.hardware
+def test_on_an_npu_the_golden_outputs_are_reproduced(toy_bundle: Path) -> None:
+    if "NPU" not in openvino.Core().available_devices:
+        pytest.skip("OpenVINO sees no NPU")
+    assert all(parity.ok for parity in golden_parity(Bundle.open(toy_bundle), engine="openvino:NPU"))
