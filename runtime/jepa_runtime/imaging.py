@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import FrameError
+from jepa_runtime.pixels import ENCODINGS, RawLayout, scaling
 
 Image = NDArray[np.uint8]
 
-# ROS names (sensor_msgs/image_encodings) -> bytes a pixel, and the conversion to RGB (None: it is RGB).
-_ENCODINGS: dict[str, tuple[int, int | None]] = {
-    "rgb8": (3, None),
-    "bgr8": (3, cv2.COLOR_BGR2RGB),
-    "rgba8": (4, cv2.COLOR_RGBA2RGB),
-    "bgra8": (4, cv2.COLOR_BGRA2RGB),
-    "mono8": (1, cv2.COLOR_GRAY2RGB),
-    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
+# To RGB; an encoding that is not here is RGB already.
+_CONVERSIONS = {
+    "bgr8": cv2.COLOR_BGR2RGB,
+    "rgba8": cv2.COLOR_RGBA2RGB,
+    "bgra8": cv2.COLOR_BGRA2RGB,
+    "mono8": cv2.COLOR_GRAY2RGB,
+    "yuv422": cv2.COLOR_YUV2RGB_UYVY,
+    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
+    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
+    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
 }
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 
@@ -41,22 +41,14 @@ def to_rgb(data: Any, encoding: str, width: int, height: int, step: int | None =
     Raises:
         FrameError: another encoding, no pixels, rows shorter than the width needs, or too few bytes.
     """
-    if encoding not in _ENCODINGS:
-        raise FrameError(f"encoding {encoding!r} is not supported; supported are {', '.join(_ENCODINGS)}")
-    if width < 1 or height < 1:
-        raise FrameError(f"image of {width} x {height} has no pixels")
-    channels, conversion = _ENCODINGS[encoding]
-    if channels == 2 and width % 2:
-        raise FrameError(f"{encoding} image must have an even width, has {width}")
-    row = width * channels
-    step = row if step is None else step
-    if step < row:
-        raise FrameError(f"{encoding} image of width {width} needs rows of {row} bytes, step is {step}")
+    layout = RawLayout(encoding, width, height, step)
     pixels = np.frombuffer(data, np.uint8)
-    needed = step * (height - 1) + row
-    if pixels.size < needed:
-        raise FrameError(f"{encoding} image of {width} x {height} needs {needed} bytes, has {pixels.size}")
-    image: Image = np.ndarray((height, width, channels), np.uint8, pixels, strides=(step, channels, 1))
+    layout.check_size(pixels.size)
+    channels = ENCODINGS[encoding].pixel_bytes
+    image: Image = np.ndarray(
+        (height, width, channels), np.uint8, pixels, strides=(layout.stride, channels, 1)
+    )
+    conversion = _CONVERSIONS.get(encoding)
     return image if conversion is None else cast(Image, cv2.cvtColor(image, conversion))
 
 
@@ -88,9 +80,7 @@ def decode(data: Any) -> Image:
 def fit(image: Image, out: Image) -> None:
     """Scale an image into ``out``, each axis by itself (an image of another aspect ratio is stretched).
 
-    Where the image is larger on both axes, areas are averaged, as anti-aliasing demands: those of a whole
-    number of pixels first, which is quick, and what then is less than halved is interpolated (640 x 480 to
-    224 x 224 in a sixth of the time). Else bilinear.
+    The steps are those of :func:`jepa_runtime.pixels.scaling`.
 
     Args:
         image: uint8 [h, w, 3].
@@ -104,17 +94,10 @@ def fit(image: Image, out: Image) -> None:
     if image.shape == out.shape:
         np.copyto(out, image)
         return
-    size = out.shape[1::-1]
-    if image.shape[0] < out.shape[0] or image.shape[1] < out.shape[1]:
-        cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
-        return
     height, width = image.shape[:2]
-    most = min(height // out.shape[0], width // out.shape[1])
-    factor = next(by for by in range(most, 0, -1) if height % by == width % by == 0)
-    if factor > 1:
-        image = cast(
-            Image, cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
-        )
-    halved = image.shape[0] >= 2 * out.shape[0] or image.shape[1] >= 2 * out.shape[1]
-    near = cv2.INTER_LINEAR if factor > 1 and not halved else cv2.INTER_AREA
-    cv2.resize(image, size, dst=out, interpolation=near)
+    steps = scaling(height, width, *out.shape[:2])
+    if steps.factor > 1:
+        size = (width // steps.factor, height // steps.factor)
+        image = cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    last = cv2.INTER_AREA if steps.averaged else cv2.INTER_LINEAR
+    cv2.resize(image, out.shape[1::-1], dst=out, interpolation=last)
