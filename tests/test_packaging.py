@@ -80,7 +80,7 @@ def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
         "urllib3",
         "zstandard",
     }
-    extras = {"ros", "export", "onnxruntime", "tensorrt-check", "jetson", "viz", "dev"}
+    extras = {"ros", "export", "onnxruntime", "tensorrt-check", "cuda-build", "jetson", "viz", "dev"}
     assert set(metadata.get_all("Provides-Extra") or ()) == extras
     assert metadata["Version"] == jepa_runtime.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -93,6 +93,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> N
         for path in (ROOT / root).rglob("*.py")
     }
     expected |= {f"jepa_runtime/msg/{file.name}" for file in MESSAGES.glob("*.msg")}
+    expected |= {"jepa_runtime/backends/kernels/preprocess.cu"}
     expected |= {"jepa_runtime/py.typed", "jepa_runtime/schema/manifest-1.schema.json"}
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected
