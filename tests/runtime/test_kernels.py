@@ -22,7 +22,7 @@ from jepa_runtime.backends.kernels import (
     launch,
 )
 from jepa_runtime.errors import BackendError, FrameError
-from jepa_runtime.pixels import ENCODINGS, RawLayout
+from jepa_runtime.pixels import ENCODINGS, RawLayout, scaling
 from tests.runtime.kernels import IMAGENET, Emulation, compile_emulation, levels_apart, oracle, random_image
 
 MODEL = Tensor(height=224, width=224)
@@ -78,13 +78,23 @@ def test_what_cameras_send_becomes_the_tensor_that_the_cpu_makes(
 ) -> None:
     layout = RawLayout(encoding, width, height)
     data = random_image(layout, 0)
-    assert levels_apart(emulation.prepare(data, layout, MODEL), oracle(data, layout, MODEL), MODEL) <= 1
+    found, expected = emulation.prepare(data, layout, MODEL), oracle(data, layout, MODEL)
+    assert levels_apart(found, expected, MODEL) <= 1
+    # OpenCV interpolates with fractions of 1 / 2^11, which moves what lies near a half.
+    interpolated = not scaling(height, width, MODEL.height, MODEL.width).averaged
+    assert np.mean(found != expected) <= (0.15 if interpolated else 0.001)
 
 
 def test_an_image_of_the_right_size_is_kept_bit_by_bit(emulation: Emulation) -> None:
     layout, tensor = RawLayout("bgr8", 31, 17), Tensor(height=17, width=31)
     data = random_image(layout, 0)
     assert np.array_equal(emulation.prepare(data, layout, tensor), oracle(data, layout, tensor))
+
+
+def test_the_largest_image_is_still_white_when_it_is_white(emulation: Emulation) -> None:
+    layout, tensor = RawLayout("mono8", 16381, 64), Tensor(height=1, width=1)
+    found = emulation.prepare(bytes([255]) * layout.needed_bytes, layout, tensor)
+    assert found.ravel().tolist() == [255, 255, 255]
 
 
 def test_every_colour_is_converted_bit_by_bit(emulation: Emulation) -> None:
@@ -131,14 +141,13 @@ def test_the_entry_point_is_one_of_the_source(encoding: str, normalisation: Norm
     "layout",
     [
         RawLayout("mono8", 4096, 4096),
-        RawLayout("mono8", 1 << 20, 1 << 10),
+        RawLayout("mono8", 16385, 8),
         RawLayout("mono8", 8, 8, 1 << 31),
     ],
 )
-def test_an_image_too_large_for_the_kernels_integers_is_refused(layout: RawLayout) -> None:
-    tensor = Tensor(height=1, width=1) if layout.width == 4096 else Tensor(height=1024, width=1024)
-    with pytest.raises(FrameError, match="too large to be scaled to"):
-        launch(layout, 0, tensor, 0)
+def test_an_image_too_large_for_the_kernel_is_refused(layout: RawLayout) -> None:
+    with pytest.raises(FrameError, match="too large to be scaled to 1 x 1"):
+        launch(layout, 0, Tensor(height=1, width=1), 0)
 
 
 def test_a_tensor_tells_its_shape_and_type() -> None:

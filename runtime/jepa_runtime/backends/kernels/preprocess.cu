@@ -93,15 +93,17 @@ __device__ void preprocess(const Job& job) {
   const Window columns(x, job.out_width, job.width, job.averaged);
   float levels[3] = {0.0f, 0.0f, 0.0f};
   for (int row = rows.first(); row <= rows.last(); ++row) {
+    float line[3] = {0.0f, 0.0f, 0.0f};
     for (int column = columns.first(); column <= columns.last(); ++column) {
-      add_square<Pixels>(job, row, column, rows.weight(row) * columns.weight(column), levels);
+      add_square<Pixels>(job, row, column, columns.weight(column), line);
     }
+    for (int c = 0; c < 3; ++c) levels[c] += rows.weight(row) * line[c];
   }
   Element* pixel = static_cast<Element*>(job.tensor) + static_cast<size_t>(y) * job.row_stride +
                    static_cast<size_t>(x) * job.pixel_stride;
   for (int c = 0; c < 3; ++c) {
     pixel[static_cast<size_t>(c) * job.channel_stride] =
-        static_cast<Element>(fminf(rintf(levels[c]), 255.0f) * job.scale[c] + job.offset[c]);
+        static_cast<Element>(rintf(levels[c]) * job.scale[c] + job.offset[c]);
   }
 }
 

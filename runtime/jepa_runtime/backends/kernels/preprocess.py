@@ -17,8 +17,8 @@ from jepa_runtime.pixels import ENCODINGS, RawLayout, scaling
 ENTRY_POINTS = ("interleaved_to_uint8", "interleaved_to_float32", "paired_to_uint8", "paired_to_float32")
 
 _BLOCK = (32, 8, 1)
-# Up to here the kernel's sums and positions are within 31 bits.
-_MOST_FACTOR, _MOST_POSITIONS = 2048, 1 << 29
+# Up to here the kernel's integers do not overflow, and rounding adds up to less than half a level.
+_MOST_SIDE, _MOST_FACTOR = 16384, 2048
 _JOB = np.dtype(
     [
         ("image", np.uint64),
@@ -122,12 +122,11 @@ def launch(layout: RawLayout, image: int, tensor: Tensor, address: int) -> Launc
         address: where the tensor is, of its shape and type in C order.
 
     Raises:
-        FrameError: the image is too large for the kernel's integers, alone or beside this tensor.
+        FrameError: the image is too large for the kernel, alone or beside this tensor.
     """
     steps = scaling(layout.height, layout.width, tensor.height, tensor.width)
-    height, width = layout.height // steps.factor, layout.width // steps.factor
-    positions = max(height * tensor.height, width * tensor.width)
-    if steps.factor > _MOST_FACTOR or positions > _MOST_POSITIONS or layout.stride > np.iinfo(np.int32).max:
+    side = max(layout.height, layout.width, tensor.height, tensor.width)
+    if side > _MOST_SIDE or steps.factor > _MOST_FACTOR or layout.stride > np.iinfo(np.int32).max:
         raise FrameError(
             f"image of {layout.width} x {layout.height}, step {layout.stride}, is too large to be scaled to "
             f"{tensor.width} x {tensor.height} on the GPU: send a smaller one"
@@ -135,7 +134,7 @@ def launch(layout: RawLayout, image: int, tensor: Tensor, address: int) -> Launc
     encoding = ENCODINGS[layout.encoding]
     job = np.zeros((), _JOB)
     job["image"], job["tensor"], job["step"] = image, address, layout.stride
-    job["width"], job["height"] = width, height
+    job["width"], job["height"] = layout.width // steps.factor, layout.height // steps.factor
     job["factor"], job["averaged"] = steps.factor, steps.averaged
     job["out_width"], job["out_height"] = tensor.width, tensor.height
     job["pixel_bytes"], job["channels"] = encoding.pixel_bytes, encoding.channels
