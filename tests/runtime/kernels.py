@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.backends.kernels import ENTRY_POINTS, Launch, Normalisation, Tensor, launch
+from jepa_runtime.backends.kernels import ENTRY_POINTS, ImageTensor, Launch, Normalisation, launch
 from jepa_runtime.backends.kernels.fatbin import PACKAGE
 from jepa_runtime.imaging import fit, to_rgb
 from jepa_runtime.pixels import RawLayout
@@ -17,7 +17,7 @@ from jepa_runtime.pixels import RawLayout
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def oracle(data: bytes, layout: RawLayout, tensor: Tensor) -> NDArray[Any]:
+def oracle(data: bytes, layout: RawLayout, tensor: ImageTensor) -> NDArray[Any]:
     """The tensor as the CPU makes it."""
     levels = np.empty((tensor.height, tensor.width, 3), np.uint8)
     fit(to_rgb(data, layout.encoding, layout.width, layout.height, layout.step), levels)
@@ -27,7 +27,7 @@ def oracle(data: bytes, layout: RawLayout, tensor: Tensor) -> NDArray[Any]:
     return (made.transpose(2, 0, 1) if tensor.channels_first else made)[None]
 
 
-def levels_apart(found: NDArray[Any], expected: NDArray[Any], tensor: Tensor) -> float:
+def levels_apart(found: NDArray[Any], expected: NDArray[Any], tensor: ImageTensor) -> float:
     """The largest difference of two tensors, in levels of the image."""
     apart = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     if tensor.normalisation is not None:
@@ -61,7 +61,7 @@ class Emulation:
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
-    def run(self, described: Launch, data: bytes, tensor: Tensor) -> NDArray[Any]:
+    def run(self, described: Launch, data: bytes, tensor: ImageTensor) -> NDArray[Any]:
         """What the launch leaves in the tensor.
 
         Raises:
@@ -79,7 +79,7 @@ class Emulation:
             raise AssertionError(self._process.communicate()[1].decode())
         return np.frombuffer(answer, made.dtype).reshape(made.shape)
 
-    def prepare(self, data: bytes, layout: RawLayout, tensor: Tensor) -> NDArray[Any]:
+    def prepare(self, data: bytes, layout: RawLayout, tensor: ImageTensor) -> NDArray[Any]:
         """The tensor of an image."""
         return self.run(launch(layout, 0, tensor, 0), data, tensor)
 

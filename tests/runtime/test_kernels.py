@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from jepa_runtime.backends.kernels import (
     ENTRY_POINTS,
+    ImageTensor,
     Normalisation,
-    Tensor,
     fatbin_name,
     find_fatbin,
     launch,
@@ -25,7 +25,7 @@ from jepa_runtime.errors import BackendError, FrameError
 from jepa_runtime.pixels import ENCODINGS, RawLayout, scaling
 from tests.runtime.kernels import IMAGENET, Emulation, compile_emulation, levels_apart, oracle, random_image
 
-MODEL = Tensor(height=224, width=224)
+MODEL = ImageTensor(height=224, width=224)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def layouts(draw: st.DrawFn) -> RawLayout:
 
 
 tensors = st.builds(
-    Tensor,
+    ImageTensor,
     height=st.integers(1, 40),
     width=st.integers(1, 40),
     channels_first=st.booleans(),
@@ -61,7 +61,7 @@ tensors = st.builds(
 @settings(max_examples=400, deadline=None)
 @given(layout=layouts(), tensor=tensors, seed=st.integers(0, 99))
 def test_every_image_becomes_the_tensor_that_the_cpu_makes(
-    emulation: Emulation, layout: RawLayout, tensor: Tensor, seed: int
+    emulation: Emulation, layout: RawLayout, tensor: ImageTensor, seed: int
 ) -> None:
     data = random_image(layout, seed)
     found = emulation.prepare(data, layout, tensor)
@@ -86,13 +86,13 @@ def test_what_cameras_send_becomes_the_tensor_that_the_cpu_makes(
 
 
 def test_an_image_of_the_right_size_is_kept_bit_by_bit(emulation: Emulation) -> None:
-    layout, tensor = RawLayout("bgr8", 31, 17), Tensor(height=17, width=31)
+    layout, tensor = RawLayout("bgr8", 31, 17), ImageTensor(height=17, width=31)
     data = random_image(layout, 0)
     assert np.array_equal(emulation.prepare(data, layout, tensor), oracle(data, layout, tensor))
 
 
 def test_the_largest_image_is_still_white_when_it_is_white(emulation: Emulation) -> None:
-    layout, tensor = RawLayout("mono8", 16381, 64), Tensor(height=1, width=1)
+    layout, tensor = RawLayout("mono8", 16381, 64), ImageTensor(height=1, width=1)
     found = emulation.prepare(bytes([255]) * layout.needed_bytes, layout, tensor)
     assert found.ravel().tolist() == [255, 255, 255]
 
@@ -102,17 +102,17 @@ def test_every_colour_is_converted_bit_by_bit(emulation: Emulation) -> None:
     y, u, v = (axis.ravel() for axis in np.meshgrid(grid, grid, grid))
     pairs = np.stack([y, u, np.roll(y, 1), v], axis=1).astype(np.uint8)
     layout = RawLayout("yuyv", 2 * grid.size, grid.size**2)
-    tensor = Tensor(height=layout.height, width=layout.width)
+    tensor = ImageTensor(height=layout.height, width=layout.width)
     data = pairs.tobytes()
     assert np.array_equal(emulation.prepare(data, layout, tensor), oracle(data, layout, tensor))
 
 
 @pytest.mark.parametrize(
-    ("missing", "room"), [(1, Tensor(height=3, width=3)), (0, Tensor(height=3, width=2))]
+    ("missing", "room"), [(1, ImageTensor(height=3, width=3)), (0, ImageTensor(height=3, width=2))]
 )
-def test_a_byte_out_of_bounds_would_be_found(program: Path, missing: int, room: Tensor) -> None:
+def test_a_byte_out_of_bounds_would_be_found(program: Path, missing: int, room: ImageTensor) -> None:
     """Without this, the tests above would not show that the kernel stays inside of image and tensor."""
-    layout, tensor = RawLayout("rgb8", 5, 4), Tensor(height=3, width=3)
+    layout, tensor = RawLayout("rgb8", 5, 4), ImageTensor(height=3, width=3)
     image = random_image(layout, 0)[: layout.needed_bytes - missing]
     with (
         closing(Emulation(program)) as emulation,
@@ -122,7 +122,7 @@ def test_a_byte_out_of_bounds_would_be_found(program: Path, missing: int, room: 
 
 
 def test_the_launch_covers_the_tensor_with_whole_blocks() -> None:
-    described = launch(RawLayout("rgb8", 640, 480), 0x1000, Tensor(height=225, width=224), 0x2000)
+    described = launch(RawLayout("rgb8", 640, 480), 0x1000, ImageTensor(height=225, width=224), 0x2000)
     assert described.entry == "interleaved_to_uint8"
     assert described.block == (32, 8, 1) and described.grid == (7, 29, 1)
     (job,) = described.arguments
@@ -133,7 +133,7 @@ def test_the_launch_covers_the_tensor_with_whole_blocks() -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("normalisation", [None, IMAGENET])
 def test_the_entry_point_is_one_of_the_source(encoding: str, normalisation: Normalisation | None) -> None:
-    tensor = Tensor(height=8, width=8, normalisation=normalisation)
+    tensor = ImageTensor(height=8, width=8, normalisation=normalisation)
     assert launch(RawLayout(encoding, 8, 8), 0, tensor, 0).entry in ENTRY_POINTS
 
 
@@ -147,18 +147,18 @@ def test_the_entry_point_is_one_of_the_source(encoding: str, normalisation: Norm
 )
 def test_an_image_too_large_for_the_kernel_is_refused(layout: RawLayout) -> None:
     with pytest.raises(FrameError, match="too large to be scaled to 1 x 1"):
-        launch(layout, 0, Tensor(height=1, width=1), 0)
+        launch(layout, 0, ImageTensor(height=1, width=1), 0)
 
 
 def test_a_tensor_tells_its_shape_and_type() -> None:
     assert (MODEL.shape, MODEL.dtype) == ((1, 224, 224, 3), np.uint8)
-    other = Tensor(height=4, width=6, channels_first=True, normalisation=IMAGENET)
+    other = ImageTensor(height=4, width=6, channels_first=True, normalisation=IMAGENET)
     assert (other.shape, other.dtype) == ((1, 3, 4, 6), np.float32)
 
 
 def test_impossible_tensors_are_refused() -> None:
     with pytest.raises(BackendError, match="no pixels"):
-        Tensor(height=0, width=4)
+        ImageTensor(height=0, width=4)
     with pytest.raises(BackendError, match="must be positive"):
         Normalisation((0, 0, 0), (1, 0, 1))
 

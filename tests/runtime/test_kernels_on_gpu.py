@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jepa_runtime.backends.kernels import Normalisation, Tensor, find_fatbin, launch
+from jepa_runtime.backends.kernels import ImageTensor, Normalisation, find_fatbin, launch
 from jepa_runtime.errors import BackendError
 from jepa_runtime.pixels import ENCODINGS, RawLayout
 from tests.runtime.kernels import IMAGENET, levels_apart, oracle, random_image
@@ -35,7 +35,7 @@ class Gpu:
             self.close()
             raise
 
-    def prepare(self, data: bytes, layout: RawLayout, tensor: Tensor) -> NDArray[Any]:
+    def prepare(self, data: bytes, layout: RawLayout, tensor: ImageTensor) -> NDArray[Any]:
         """The tensor of an image."""
         image = self._cuda.pagelocked_empty(layout.needed_bytes, np.uint8)
         image[:] = np.frombuffer(data, np.uint8)
@@ -71,7 +71,7 @@ def gpu() -> Iterator[Gpu]:
         yield gpu
 
 
-def apart(gpu: Gpu, layout: RawLayout, tensor: Tensor) -> float:
+def apart(gpu: Gpu, layout: RawLayout, tensor: ImageTensor) -> float:
     data = random_image(layout, 0)
     return levels_apart(gpu.prepare(data, layout, tensor), oracle(data, layout, tensor), tensor)
 
@@ -85,7 +85,7 @@ def test_an_image_becomes_the_tensor_of_the_cpu(
     gpu: Gpu, encoding: str, width: int, height: int, padding: int
 ) -> None:
     step = RawLayout(encoding, width, height).stride + padding
-    assert apart(gpu, RawLayout(encoding, width, height, step), Tensor(height=224, width=224)) <= 1
+    assert apart(gpu, RawLayout(encoding, width, height, step), ImageTensor(height=224, width=224)) <= 1
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "yuyv"])
@@ -94,7 +94,7 @@ def test_an_image_becomes_the_tensor_of_the_cpu(
 def test_every_kind_of_tensor_is_that_of_the_cpu(
     gpu: Gpu, encoding: str, channels_first: bool, normalisation: Normalisation | None
 ) -> None:
-    tensor = Tensor(height=97, width=131, channels_first=channels_first, normalisation=normalisation)
+    tensor = ImageTensor(height=97, width=131, channels_first=channels_first, normalisation=normalisation)
     assert apart(gpu, RawLayout(encoding, 320, 240), tensor) <= 1.001
 
 

@@ -4,14 +4,14 @@ Nothing here calls CUDA: a backend loads the file that :func:`find_fatbin` names
 :func:`launch` describes."""
 
 from jepa_runtime.backends.kernels.fatbin import FOLDERS, fatbin_name, find_fatbin, source
-from jepa_runtime.backends.kernels.preprocess import ENTRY_POINTS, Launch, Normalisation, Tensor, launch
+from jepa_runtime.backends.kernels.preprocess import ENTRY_POINTS, ImageTensor, Launch, Normalisation, launch
 
 __all__ = [
     "ENTRY_POINTS",
     "FOLDERS",
+    "ImageTensor",
     "Launch",
     "Normalisation",
-    "Tensor",
     "fatbin_name",
     "find_fatbin",
     "launch",

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from jepa_runtime.errors import BackendError
@@ -16,7 +15,7 @@ FOLDERS = (PACKAGE, Path("/var/lib/jepa-edge/kernels"))
 
 def source() -> bytes:
     """The CUDA source of the kernels, ``preprocess.cu``."""
-    return files("jepa_runtime.backends.kernels").joinpath("preprocess.cu").read_bytes()
+    return (PACKAGE / "preprocess.cu").read_bytes()
 
 
 def fatbin_name() -> str:

@@ -56,7 +56,7 @@ class Normalisation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tensor:
+class ImageTensor:
     """The input of an engine, one RGB image.
 
     Attributes:
@@ -97,7 +97,7 @@ class Tensor:
         return 3, 3 * self.width, 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Launch:
     """A kernel and all that it is launched with, as pycuda's ``Function`` takes it.
 
@@ -113,7 +113,7 @@ class Launch:
     arguments: tuple[NDArray[Any], ...]
 
 
-def launch(layout: RawLayout, image: int, tensor: Tensor, address: int) -> Launch:
+def launch(layout: RawLayout, image: int, tensor: ImageTensor, address: int) -> Launch:
     """What makes the tensor of an image: the levels of ``imaging.to_rgb`` and ``imaging.fit``, within one.
 
     Args:
