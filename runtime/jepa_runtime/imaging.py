@@ -77,6 +77,16 @@ def decode(data: Any) -> Image:
     return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
+def check_rgb(image: Image) -> None:
+    """Check that an array is an RGB image.
+
+    Raises:
+        FrameError: it is not uint8 [h, w, 3], or has no pixels.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise FrameError(f"frame must be uint8 [height, width, 3] RGB, got {image.dtype} {list(image.shape)}")
+
+
 def fit(image: Image, out: Image) -> None:
     """Scale an image into ``out``, each axis by itself (an image of another aspect ratio is stretched).
 
@@ -89,8 +99,7 @@ def fit(image: Image, out: Image) -> None:
     Raises:
         FrameError: ``image`` is none, or has no pixels.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise FrameError(f"frame must be uint8 [height, width, 3] RGB, got {image.dtype} {list(image.shape)}")
+    check_rgb(image)
     if image.shape == out.shape:
         np.copyto(out, image)
         return

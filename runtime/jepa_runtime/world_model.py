@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.backends.base import Backend, BackendOptions, Session
+from jepa_runtime.backends.base import Backend, BackendOptions, ScalesImages, Session
 from jepa_runtime.backends.select import alternatives, create_backend
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
-from jepa_runtime.imaging import fit
+from jepa_runtime.imaging import check_rgb, fit
 from jepa_runtime.sessions import Sessions, open_sessions
 
 Floats = NDArray[np.float32]
@@ -174,7 +174,9 @@ class WorldModel:
         """
         session = self._open_here().encoder
         began = time.perf_counter()
-        fit(frame, session.inputs["frame"][0])
+        check_rgb(frame)
+        if not (isinstance(session, ScalesImages) and session.scale(frame)):
+            fit(frame, session.inputs["frame"][0])
         fitted = time.perf_counter()
         latent: Floats = session.run()["latent"][0].copy()
         self.timings["preprocess"] = (fitted - began) * 1e3

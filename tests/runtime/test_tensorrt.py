@@ -16,7 +16,10 @@ import pytest
 
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
-from jepa_runtime.errors import BackendError
+from jepa_runtime.backends.base import ScalesImages
+from jepa_runtime.backends.kernels import fatbin_name
+from jepa_runtime.errors import BackendError, FrameError
+from jepa_runtime.imaging import fit
 from jepa_runtime.verification import golden_parity
 from tests.bundles import SIZE
 from tests.runtime.simulated_gpu import SimulatedGpu
@@ -226,6 +229,81 @@ def test_where_graphs_cannot_be_recorded_it_is_said_and_it_runs_all_the_same(
         session = opened().load(encoder, FRAME)
     assert "cannot be one CUDA graph (CUDA: cuStreamEndCapture failed" in caplog.text
     assert session.run()["latent"] == pytest.approx(expected)
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they had been compiled."""
+    (tmp_path / fatbin_name()).touch()
+    monkeypatch.setattr("jepa_runtime.backends.tensorrt.find_fatbin", lambda: tmp_path / fatbin_name())
+
+
+def test_the_gpu_scales_images_of_changing_sizes(
+    opened: Callable[..., Backend], encoder: Graph, kernels: None
+) -> None:
+    backend = opened(build=True)
+    session = backend.load(encoder, FRAME)
+    assert isinstance(session, ScalesImages)
+    rng = np.random.default_rng(0)
+    for size in ((48, 64), (48, 64), (96, 80), (SIZE, SIZE)):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        assert session.scale(image)
+        # The caller may reuse its array at once.
+        kept = image.copy()
+        image[:] = 0
+        scaled = session.run()["latent"].copy()
+        assert gpu_of(backend).launches[-1] == 1
+        fit(kept, session.inputs["frame"][0])
+        assert session.run()["latent"] == pytest.approx(scaled)
+
+
+def test_what_is_written_to_the_input_counts_where_no_image_was_given(
+    opened: Callable[..., Backend], encoder: Graph, kernels: None
+) -> None:
+    session = opened(build=True).load(encoder, FRAME)
+    session.inputs["frame"][:] = 9
+    expected = session.run()["latent"].copy()
+    session.scale(np.full((48, 64, 3), 200, np.uint8))  # type: ignore[attr-defined]
+    assert session.run()["latent"] != pytest.approx(expected)
+    assert session.run()["latent"] == pytest.approx(expected)
+
+
+def test_an_image_too_large_for_the_kernel_is_left_to_the_cpu(
+    opened: Callable[..., Backend], encoder: Graph, kernels: None
+) -> None:
+    session = opened(build=True).load(encoder, FRAME)
+    assert not session.scale(np.zeros((1, 20_000, 3), np.uint8))  # type: ignore[attr-defined]
+    assert session.scale(np.zeros((48, 64, 3), np.uint8))  # type: ignore[attr-defined]
+
+
+def test_without_compiled_kernels_the_cpu_scales_and_this_is_said(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    with (
+        caplog.at_level(logging.WARNING),
+        WorldModel.open(toy_bundle, engine="tensorrt", options=options) as model,
+    ):
+        assert "the CPU scales images: preprocess-" in caplog.text
+        found = model.encode(frame)
+    with WorldModel.open(toy_bundle) as model:
+        assert found == pytest.approx(model.encode(frame), abs=1e-4)
+
+
+def test_a_model_has_its_images_scaled_by_the_gpu(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, kernels: None
+) -> None:
+    options = BackendOptions(cache_dir=tmp_path / "engines", build=lambda *_: True)
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    with WorldModel.open(toy_bundle, engine="tensorrt", options=options) as model:
+        found = model.encode(frame)
+        session: Any = model._sessions.encoder  # type: ignore[union-attr]
+        assert session._image.host.shape == frame.shape
+        with pytest.raises(FrameError):
+            model.encode(frame[..., 0])
+    with WorldModel.open(toy_bundle) as model:
+        assert found == pytest.approx(model.encode(frame), abs=1e-4)
 
 
 def test_too_little_memory_is_told(

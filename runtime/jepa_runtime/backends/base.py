@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -106,6 +106,21 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give everything back; the buffers must not be used any more. May be called again."""
+
+
+@runtime_checkable
+class ScalesImages(Protocol):
+    """A session that can bring images to the size of its input ``frame`` itself."""
+
+    def scale(self, image: Array) -> bool:
+        """Take the next run's ``frame`` from an image.
+
+        Args:
+            image: uint8 [h, w, 3] RGB; read before this returns.
+
+        Returns:
+            False: it cannot do it; ``inputs["frame"]`` is to be written.
+        """
 
 
 class Backend(Protocol):

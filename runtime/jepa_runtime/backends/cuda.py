@@ -11,12 +11,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pycuda.driver as driver
 
 from jepa_runtime.backends.base import Array, Shape
 from jepa_runtime.backends.gpu import Buffer, Work
+from jepa_runtime.backends.kernels import ENTRY_POINTS, Launch
 from jepa_runtime.errors import BackendError
 
 # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do with CUDA meanwhile is their own affair.
@@ -64,6 +66,7 @@ class Cuda:
             sleeping = driver.event_flags.BLOCKING_SYNC
             self._began, self._ended = driver.Event(sleeping), driver.Event(sleeping)
         self._graphs = _Graphs()
+        self._kernels: dict[str, Any] = {}
 
     @property
     def stream(self) -> int:
@@ -88,6 +91,19 @@ class Cuda:
         with _told("a copy from the GPU failed"):
             driver.memcpy_dtoh_async(buffer.host, buffer.address, self._stream)
 
+    def load_kernels(self, path: Path) -> None:
+        """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
+        with _told(f"{path} cannot be loaded"):
+            module = driver.module_from_file(str(path))
+            self._kernels = {entry: module.get_function(entry) for entry in ENTRY_POINTS}
+
+    def launch(self, kernel: Launch) -> None:
+        """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
+        with _told(f"{kernel.entry} cannot be launched"):
+            self._kernels[kernel.entry](
+                *kernel.arguments, grid=kernel.grid, block=kernel.block, stream=self._stream
+            )
+
     def record(self, work: Work) -> Work:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
         return self._graphs.record(work, self.stream)
@@ -107,6 +123,7 @@ class Cuda:
         if self._stream is None:
             return
         self._stream = self._began = self._ended = None
+        self._kernels = {}
         driver.Context.pop()
         self._context.detach()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from jepa_runtime.backends.base import Array, Shape
+from jepa_runtime.backends.kernels import Launch
 
 Work = Callable[[], None]
 """Puts work on the stream, and does not wait for it."""
@@ -53,6 +55,12 @@ class Gpu(Protocol):
 
     def download(self, buffer: Buffer) -> None:
         """Put a copy from GPU to host on the stream."""
+
+    def load_kernels(self, path: Path) -> None:
+        """Make the kernels of a file of ``python -m jepa_export.targets.kernels`` known."""
+
+    def launch(self, kernel: Launch) -> None:
+        """Put a kernel that is known on the stream."""
 
     def record(self, work: Work) -> Work:
         """The same work as one CUDA graph, which costs one launch. ``work`` has run before."""

@@ -14,11 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jepa_runtime.backends import tensorrt_builder as builder
 from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Shape
 from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folder, graph_sha256
 from jepa_runtime.backends.gpu import Buffer, Gpu, Work
-from jepa_runtime.errors import BackendError
+from jepa_runtime.backends.kernels import ImageTensor, Launch, find_fatbin, launch
+from jepa_runtime.errors import BackendError, FrameError
+from jepa_runtime.pixels import RawLayout
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,12 +31,23 @@ class TensorRTSession:
     """An engine with its execution context and the buffers of its tensors; one CUDA graph copies the inputs,
     computes, and copies the outputs.
 
+    Args:
+        scales: whether the GPU's kernels are loaded, so that it can bring images to the size of ``frame``.
+
     Attributes:
         device_ms: how long the GPU had the last run, by its own clock, copies included.
     """
 
     def __init__(
-        self, name: str, trt: Any, listener: Any, gpu: Gpu, engine: Any, shapes: Mapping[str, Shape]
+        self,
+        name: str,
+        trt: Any,
+        listener: Any,
+        gpu: Gpu,
+        engine: Any,
+        shapes: Mapping[str, Shape],
+        *,
+        scales: bool = False,
     ) -> None:
         self._name, self._listener, self._gpu = name, listener, gpu
         self._context = engine.create_execution_context()
@@ -50,19 +65,45 @@ class TensorRTSession:
         self._inputs, self._outputs = buffers.values()
         self.inputs: Mapping[str, Array] = {tensor: buffer.host for tensor, buffer in self._inputs.items()}
         self.outputs: Mapping[str, Array] = {tensor: buffer.host for tensor, buffer in self._outputs.items()}
-        # The first run allocates, which cannot be recorded.
-        self.device_ms = gpu.run(self._enqueue)
-        self._work: Work | None = self._recorded()
+        self._image: Buffer | None = None
+        self._scales = scales and "frame" in self.inputs and self.inputs["frame"].dtype == np.uint8
+        self.device_ms = 0.0
+        self._work: Work | None = self._recorded(self._enqueue)
+        self._with_image: Work | None = None
+        self._next: Work | None = self._work
 
     def run(self) -> Mapping[str, Array]:
         """See :class:`~jepa_runtime.backends.base.Session`."""
-        if self._work is None:
+        if self._next is None:
             raise BackendError(f"{self._name}: the session is closed")
+        work, self._next = self._next, self._work
         try:
-            self.device_ms = self._gpu.run(self._work)
+            self.device_ms = self._gpu.run(work)
         except BackendError as error:
             raise BackendError(f"{self._name}: inference failed: {error}") from error
         return self.outputs
+
+    def scale(self, image: Array) -> bool:
+        """See :class:`~jepa_runtime.backends.base.ScalesImages`."""
+        if not self._scales:
+            return False
+        if self._image is None or self._image.host.shape != image.shape:
+            self._image = self._gpu.buffer(image.shape, np.uint8)
+            height, width = self.inputs["frame"].shape[1:3]
+            try:
+                kernel = launch(
+                    RawLayout("rgb8", image.shape[1], image.shape[0]),
+                    self._image.address,
+                    ImageTensor(height=height, width=width),
+                    self._inputs["frame"].address,
+                )
+            except FrameError:
+                self._image = None
+                return False
+            self._with_image = self._recorded(partial(self._enqueue, kernel))
+        np.copyto(self._image.host, image)
+        self._next = self._with_image
+        return True
 
     def profile(self, profiler: Any, runs: int) -> None:
         """Run with a profiler, which is told of each layer and slows it down."""
@@ -73,27 +114,35 @@ class TensorRTSession:
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Session`."""
         # The graph before what it works on.
-        self._work = None
-        self._context = None
+        self._work = self._with_image = self._next = None
+        self._context = self._image = None
         self.inputs = self.outputs = {}
         self._inputs = self._outputs = {}
 
-    def _enqueue(self) -> None:
-        for buffer in self._inputs.values():
+    def _enqueue(self, kernel: Launch | None = None) -> None:
+        """Put a run on the stream; a ``kernel`` makes ``frame`` of the image."""
+        given = dict(self._inputs)
+        if kernel is not None and self._image is not None:
+            given["frame"] = self._image
+        for buffer in given.values():
             self._gpu.upload(buffer)
+        if kernel is not None:
+            self._gpu.launch(kernel)
         if not self._context.execute_async_v3(self._gpu.stream):
             raise BackendError(self._listener.why())
         for buffer in self._outputs.values():
             self._gpu.download(buffer)
 
-    def _recorded(self) -> Work:
+    def _recorded(self, work: Work) -> Work:
+        # The first run allocates, which cannot be recorded.
+        self._gpu.run(work)
         try:
-            return self._gpu.record(self._enqueue)
+            return self._gpu.record(work)
         except BackendError as error:
             _LOG.warning(
                 "%s: cannot be one CUDA graph (%s): each part is launched by itself", self._name, error
             )
-            return self._enqueue
+            return work
 
 
 class TensorRTBackend:
@@ -123,6 +172,7 @@ class TensorRTBackend:
         self._runtime = trt.Runtime(self._listener)
         self._store = EngineStore(engine_folder(options.cache_dir))
         self.version = f"{trt.__version__} on {self._gpu.name}"
+        self._scales = self._load_kernels(self._gpu)
 
     def load(
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
@@ -132,7 +182,9 @@ class TensorRTBackend:
         self._options.between()
         engine = self._deserialized(graph, shapes)
         self._options.between()
-        return TensorRTSession(graph.name, self._trt, self._listener, self._open(), engine, shapes)
+        return TensorRTSession(
+            graph.name, self._trt, self._listener, self._open(), engine, shapes, scales=self._scales
+        )
 
     def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
@@ -157,6 +209,14 @@ class TensorRTBackend:
             self._runtime = None
             self._gpu.close()
             self._gpu = None
+
+    def _load_kernels(self, gpu: Gpu) -> bool:
+        try:
+            gpu.load_kernels(find_fatbin())
+        except BackendError as error:
+            _LOG.warning("%s:%s: the CPU scales images: %s", self.engine, self.device, error)
+            return False
+        return True
 
     def _open(self) -> Gpu:
         if self._gpu is None:
