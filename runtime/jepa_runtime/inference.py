@@ -21,7 +21,7 @@ from jepa_runtime.history import History
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import Futures, WorldModel
+from jepa_runtime.world_model import WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +72,14 @@ class Inference:
         futures = None
         if context is not None:
             futures = model.predict(
-                candidates.actions, latents=context.latents, history_actions=context.actions
+                candidates.actions, latents=context.latents, history_actions=context.actions, goal=view.goal
             )
             timings["predict"] = model.timings["predict"]
+            timings["energy"] = 0.0 if view.goal is None else model.timings["energy"]
         current_energy = None
         if view.goal is not None:
-            began_ns = clock_ns()
             current_energy = float(model.energy(latent, view.goal))
-            if futures is not None:
-                energies = model.energy(futures.latents, view.goal)
-                futures = Futures(futures.latents, futures.actions, energies, futures.error_bounds)
-            timings["energy"] = (clock_ns() - began_ns) / 1e6
+            timings["energy"] += model.timings["energy"]
         timings["total"] = (clock_ns() - submitted_ns) / 1e6
         deadline_ms = self._terms.deadline_ms
         return Result(
@@ -199,9 +196,8 @@ class Inference:
         latent = model.encode(np.zeros((frame.height, frame.width, 3), np.uint8))
         history = np.repeat(latent[None], manifest.history_size, axis=0)
         actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
-        futures = model.predict(self._fan.actions, latents=history, history_actions=actions)
+        model.predict(self._fan.actions, latents=history, history_actions=actions, goal=latent)
         model.surprise(history, actions, self._fan.actions[0, 0], latent)
-        model.energy(futures.latents, latent)
         model.energy(latent, latent)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jepa_runtime.backends.base import Array, Backend, Graph, Session, Shape
+from jepa_runtime.backends.base import Array, Backend, Graph, Links, Session, Shape
 from jepa_runtime.bundle import Bundle, Manifest, Role, Variant
 from jepa_runtime.bundle.manifest import blob_path, check_futures_size, origin_path
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
@@ -25,7 +25,8 @@ class Sessions:
     """The sessions of one open model.
 
     ``predict_one`` follows one candidate, for one step if the bundle has a graph for that, and ``energy_one``
-    judges one state, so that these cost no more than that. ``encoder_sha256`` is of the encoder's files.
+    judges one state, so that these cost no more than that. ``energy_of_futures`` judges what the predictor
+    left on the device, where the engine can do that. ``encoder_sha256`` is of the encoder's files.
     """
 
     precision: str
@@ -35,10 +36,12 @@ class Sessions:
     predict_one: Session
     energy: Session | None
     energy_one: Session | None
+    energy_of_futures: Session | None
 
     def close(self) -> None:
         """Close all."""
-        for session in (self.encoder, self.predictor, self.predict_one, self.energy, self.energy_one):
+        energies = self.energy_of_futures, self.energy, self.energy_one
+        for session in (*energies, self.predict_one, self.predictor, self.encoder):
             if session is not None:
                 session.close()
 
@@ -82,10 +85,13 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
         (encoder,) = load("encoder", 1)
         *ones, predictor = load("predictor", *_sizes(manifest, num_samples))
         (one,) = load("step", 1) if manifest.graphs.step else ones or [predictor]
-        energy = load("energy", num_samples * manifest.horizon, 1) if manifest.graphs.energy else [None, None]
+        energy = energy_one = of_futures = None
+        if manifest.graphs.energy:
+            energy, energy_one = load("energy", num_samples * manifest.horizon, 1)
+            of_futures = energy.link("latents", predictor, "futures") if isinstance(energy, Links) else None
         opened.pop_all()
         encoder_sha256 = _sha256(manifest, _choose(manifest, "encoder", backend, precision))
-        return Sessions(precision, encoder_sha256, encoder, predictor, one, *energy)
+        return Sessions(precision, encoder_sha256, encoder, predictor, one, energy, energy_one, of_futures)
 
 
 def graphs(

@@ -190,6 +190,7 @@ class WorldModel:
         *,
         latents: Floats | None = None,
         history_actions: NDArray[np.floating] | None = None,
+        goal: Floats | None = None,
     ) -> Futures:
         """The futures of up to K action sequences of up to H steps.
 
@@ -199,9 +200,10 @@ class WorldModel:
             latents: [W, T, D] one step apart, oldest first, or one [T, D] that stands for all; None: the
                 frame encoded last.
             history_actions: [W-1, A] between those; None: zero.
+            goal: [T, D]; the futures come with their energies to it, see :meth:`energy`.
 
         Returns:
-            Futures of those actions, without energies.
+            Futures of those actions.
 
         Raises:
             ValueError: a shape is another, a number is not finite, or nothing was encoded yet.
@@ -223,8 +225,9 @@ class WorldModel:
         began = time.perf_counter()
         futures = self._roll_out(session, chosen, latents, history_actions).copy()
         self.timings["predict"] = (time.perf_counter() - began) * 1e3
+        energies = None if goal is None else self._energies(session, futures, goal)
         own = chosen.copy() if chosen is actions else chosen
-        return Futures(futures, own, None, self._error_bounds[: chosen.shape[1]].copy())
+        return Futures(futures, own, energies, self._error_bounds[: chosen.shape[1]].copy())
 
     def energy(self, latents: Floats, goal: Floats) -> Floats:
         """How far states are from a goal: the bundle's energy graph or, without one, the mean squared
@@ -241,12 +244,10 @@ class WorldModel:
             ValueError: a shape is another.
         """
         sessions = self._open_here()
+        self._check_goal(goal)
         latent = self._latent_shape
-        if latents.shape[-2:] != latent or goal.shape != latent:
-            raise ValueError(
-                f"latents must be [..., {latent[0]}, {latent[1]}] and goal {list(latent)}, got "
-                f"{list(latents.shape)} and {list(goal.shape)}"
-            )
+        if latents.shape[-2:] != latent:
+            raise ValueError(f"latents must be [..., {latent[0]}, {latent[1]}], got {list(latents.shape)}")
         began = time.perf_counter()
         flat = latents.reshape(-1, *latent)
         energies: Floats = np.empty(len(flat), np.float32)
@@ -259,6 +260,24 @@ class WorldModel:
             _in_blocks(session, flat, goal, energies)
         self.timings["energy"] = (time.perf_counter() - began) * 1e3
         return energies.reshape(latents.shape[:-2])
+
+    def _energies(self, predicted_by: Session, futures: Floats, goal: Floats) -> Floats:
+        """Of futures [K', H', T, D] that a session has just predicted."""
+        sessions = self._open_here()
+        session = sessions.energy_of_futures
+        if session is None or predicted_by is not sessions.predictor:
+            return self.energy(futures, goal)
+        self._check_goal(goal)
+        began = time.perf_counter()
+        session.inputs["goal"][0] = goal
+        every = session.run()["energy"].reshape(-1, self.manifest.horizon)
+        energies: Floats = every[: futures.shape[0], : futures.shape[1]].copy()
+        self.timings["energy"] = (time.perf_counter() - began) * 1e3
+        return energies
+
+    def _check_goal(self, goal: Floats) -> None:
+        if goal.shape != self._latent_shape:
+            raise ValueError(f"goal must be {list(self._latent_shape)}, got {list(goal.shape)}")
 
     def surprise(
         self,

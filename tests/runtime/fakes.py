@@ -77,6 +77,7 @@ class FakeModel:
         *,
         latents: NDArray[np.float32],
         history_actions: NDArray[np.float32],
+        goal: NDArray[np.float32] | None = None,
     ) -> Futures:
         assert latents.shape == (self.manifest.history_size, TOKENS, DIM)
         assert history_actions.shape == (self.manifest.history_size - 1, 2)
@@ -85,7 +86,7 @@ class FakeModel:
         return Futures(
             latents=moved.astype(np.float32),
             actions=actions,
-            energies=None,
+            energies=None if goal is None else self.energy(moved, goal),
             error_bounds=np.arange(1, HORIZON + 1, dtype=np.float32),
         )
 

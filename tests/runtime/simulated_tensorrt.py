@@ -80,7 +80,8 @@ class Context:
         gpu = BY_STREAM[stream]
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         arrays = {name: gpu.at(self._addresses[name]) for name in names}
-        inputs = {name: array for name, array in arrays.items() if name in self._engine.shapes}
+        # Memory has no shape of its own: it may have been filled as another one.
+        inputs = {name: arrays[name].reshape(shape) for name, shape in self._engine.shapes.items()}
 
         def compute() -> None:
             outputs = [name for name in names if name not in inputs]

@@ -18,6 +18,7 @@ from jepa_runtime import WorldModel
 from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
 from jepa_runtime.backends.base import ScalesImages
 from jepa_runtime.backends.kernels import fatbin_name
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError, FrameError
 from jepa_runtime.imaging import fit
 from jepa_runtime.verification import golden_parity
@@ -306,6 +307,34 @@ def test_a_model_has_its_images_scaled_by_the_gpu(
         assert found == pytest.approx(model.encode(frame), abs=1e-4)
 
 
+def test_energies_of_futures_are_computed_where_the_futures_lie(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
+) -> None:
+    options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
+    golden = Bundle.open(toy_bundle).golden()
+    goal = golden.goal[0]
+    with WorldModel.open(toy_bundle, engine="tensorrt", num_samples=16, options=options) as model:
+        sessions: Any = model._sessions
+        assert list(sessions.energy_of_futures.inputs) == ["goal"]
+        futures = model.predict(golden.actions, latents=golden.latents[0], goal=goal)
+        assert futures.energies == pytest.approx(model.energy(futures.latents, goal), rel=1e-5)
+        short = model.predict(golden.actions[:3, :2], latents=golden.latents[1], goal=goal)
+        assert short.energies == pytest.approx(model.energy(short.latents, goal), rel=1e-5)
+        gpu = gpu_of(model._backend)
+    assert gpu.used_bytes == 0
+
+
+def test_where_the_sizes_differ_energies_are_computed_all_the_same(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
+) -> None:
+    options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
+    golden = Bundle.open(toy_bundle).golden()
+    with WorldModel.open(toy_bundle, engine="tensorrt", num_samples=5, options=options) as model:
+        assert model._sessions is not None and model._sessions.energy_of_futures is None
+        futures = model.predict(golden.actions[:5], latents=golden.latents[0], goal=golden.goal[0])
+        assert futures.energies == pytest.approx(model.energy(futures.latents, golden.goal[0]), rel=1e-5)
+
+
 def test_too_little_memory_is_told(
     opened: Callable[..., Backend], encoder: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,8 +399,6 @@ def test_another_thread_is_refused(opened: Callable[..., Backend], encoder: Grap
 def test_a_bundle_serves_and_reproduces_its_golden_outputs(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
 ) -> None:
-    from jepa_runtime.bundle import Bundle
-
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
     parities = golden_parity(Bundle.open(toy_bundle), engine="tensorrt", options=options)
     assert [parity.graph for parity in parities] == ["encoder", "predictor", "energy"]

@@ -142,6 +142,14 @@ def test_energies_come_in_any_shape(model: WorldModel, golden: Golden) -> None:
         model.energy(futures, golden.goal)
 
 
+def test_futures_come_with_their_energies_to_a_goal(model: WorldModel, golden: Golden) -> None:
+    goal = golden.goal[0]
+    futures = model.predict(golden.actions, latents=golden.latents[0], goal=goal)
+    assert futures.energies == pytest.approx(model.energy(futures.latents, goal), rel=1e-5)
+    with pytest.raises(ValueError, match="goal must be"):
+        model.predict(golden.actions, latents=golden.latents[0], goal=golden.goal)
+
+
 def test_without_an_energy_graph_it_is_the_mean_squared_difference(long_history: Path) -> None:
     with WorldModel.open(long_history) as model:
         random = np.random.default_rng(1)

@@ -123,6 +123,19 @@ class ScalesImages(Protocol):
         """
 
 
+@runtime_checkable
+class Links(Protocol):
+    """A session that can work on what another one left on the device."""
+
+    def link(self, name: str, source: Session, output: str) -> Session | None:
+        """A further session of the same graph whose input ``name`` is an ``output`` of another session, where
+        it lies: it does not go to the host and back. It must be closed before ``source``.
+
+        Returns:
+            None: these two hold other numbers of bytes, or not on this device.
+        """
+
+
 class Backend(Protocol):
     """An engine on a device."""
 

@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from jepa_runtime.backends import tensorrt_builder as builder
-from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Shape
+from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Session, Shape
 from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folder, graph_sha256
 from jepa_runtime.backends.gpu import Buffer, Gpu, Work
 from jepa_runtime.backends.kernels import ImageTensor, Launch, find_fatbin, launch
@@ -33,6 +34,7 @@ class TensorRTSession:
 
     Args:
         scales: whether the GPU's kernels are loaded, so that it can bring images to the size of ``frame``.
+        filled: inputs that are filled by others, on the GPU.
 
     Attributes:
         device_ms: how long the GPU had the last run, by its own clock, copies included.
@@ -48,7 +50,10 @@ class TensorRTSession:
         shapes: Mapping[str, Shape],
         *,
         scales: bool = False,
+        filled: Mapping[str, Buffer] = MappingProxyType({}),
     ) -> None:
+        self._made_of = name, trt, listener, gpu, engine, shapes
+        self._filled = dict(filled)
         self._name, self._listener, self._gpu = name, listener, gpu
         self._context = engine.create_execution_context()
         if self._context is None:
@@ -58,6 +63,9 @@ class TensorRTSession:
                 raise BackendError(f"{name}: input {tensor} does not take {list(shape)}: {listener.why()}")
         buffers: dict[Any, dict[str, Buffer]] = {trt.TensorIOMode.INPUT: {}, trt.TensorIOMode.OUTPUT: {}}
         for tensor in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+            if tensor in filled:
+                self._context.set_tensor_address(tensor, filled[tensor].address)
+                continue
             shape = tuple(self._context.get_tensor_shape(tensor))
             buffer = gpu.buffer(shape, trt.nptype(engine.get_tensor_dtype(tensor)))
             self._context.set_tensor_address(tensor, buffer.address)
@@ -105,6 +113,15 @@ class TensorRTSession:
         self._next = self._with_image
         return True
 
+    def link(self, name: str, source: Session, output: str) -> TensorRTSession | None:
+        """See :class:`~jepa_runtime.backends.base.Links`."""
+        if not isinstance(source, TensorRTSession) or source._gpu is not self._gpu:
+            return None
+        left, wanted = source._outputs[output], self._inputs[name]
+        if left.host.nbytes != wanted.host.nbytes or left.host.dtype != wanted.host.dtype:
+            return None
+        return TensorRTSession(*self._made_of, filled={name: left})
+
     def profile(self, profiler: Any, runs: int) -> None:
         """Run with a profiler, which is told of each layer and slows it down."""
         self._context.profiler = profiler
@@ -117,7 +134,8 @@ class TensorRTSession:
         self._work = self._with_image = self._next = None
         self._context = self._image = None
         self.inputs = self.outputs = {}
-        self._inputs = self._outputs = {}
+        self._inputs = self._outputs = self._filled = {}
+        self._made_of = None  # type: ignore[assignment]
 
     def _enqueue(self, kernel: Launch | None = None) -> None:
         """Put a run on the stream; a ``kernel`` makes ``frame`` of the image."""

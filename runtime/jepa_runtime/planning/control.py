@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +75,8 @@ class Controller:
         if escape is not None:
             return Decision(escape, energy, False)
         for _ in range(self._config.iterations):
-            futures = self._model.predict(self._search.ask(), latents=latent)
-            self._search.tell(plan_costs(self._model.energy(futures.latents, self._goal)))
+            futures = self._model.predict(self._search.ask(), latents=latent, goal=self._goal)
+            self._search.tell(plan_costs(cast(Floats32, futures.energies)))
         action = self._search.mean[0].copy()
         self._search.shift()
         return Decision(action, energy, False)
