@@ -16,6 +16,7 @@ class _Engine:
     install: str
     create: Callable[[str, BackendOptions], Backend]
     device: str = "CPU"
+    builds: bool = False
 
     @property
     def installed(self) -> bool:
@@ -67,12 +68,14 @@ _ENGINES = {
         "then pip install 'jepa-edge[jetson]'",
         _tensorrt,
         device="0",
+        builds=True,
     ),
     "tensorrt_rtx": _Engine(
         ("tensorrt_rtx_libs", "tensorrt_rtx_bindings", "pycuda"),
         "pip install 'jepa-edge[jetson,tensorrt-check]'",
         _tensorrt_rtx,
         device="0",
+        builds=True,
     ),
 }
 
@@ -81,6 +84,12 @@ def name_and_device(engine: str) -> tuple[str, str]:
     """What ``engine`` says (see :func:`create_backend`), whether there is such an engine or not."""
     name, _, device = engine.partition(":")
     return name, device or (_ENGINES[name].device if name in _ENGINES else "CPU")
+
+
+def takes_building(engine: str) -> bool:
+    """Whether an engine runs only what ``jepa-runtime build-engine`` has built."""
+    name, _ = name_and_device(engine)
+    return name in _ENGINES and _ENGINES[name].builds
 
 
 def alternatives(engine: str) -> list[str]:

@@ -18,7 +18,7 @@ from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source
-from jepa_runtime.update.gate import probe, shadow, static
+from jepa_runtime.update.gate import engines, probe, shadow, static
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.local_serving import LocalServing
 from jepa_runtime.update.machine import NothingNew, NotYet, Outcome
@@ -84,8 +84,16 @@ class LocalGate:
         )
 
     def probe(self, folder: Path, budgets: Budgets) -> dict[str, Any]:
-        """See :func:`jepa_runtime.update.gate.probe.probe`."""
+        """Build its engines (:mod:`jepa_runtime.update.gate.engines`), then try it
+        (:func:`jepa_runtime.update.gate.probe.probe`)."""
         settings = self._settings
+        engines.build(
+            folder,
+            engine=settings.engine,
+            precision=settings.precision,
+            wall_s=settings.probe.build_s,
+            alive=self._alive,
+        )
         report = probe.probe(
             folder,
             budgets=budgets,

@@ -39,12 +39,14 @@ class ProbeLimits:
         cpu_s: of processor time.
         wall_s: from start to report.
         threads: for one inference, as it will serve.
+        build_s: to build its engines before that, from start to end, where it takes any.
     """
 
     memory_mb: int = 4096
     cpu_s: int = 300
     wall_s: float = 600.0
     threads: int = 1
+    build_s: float = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)

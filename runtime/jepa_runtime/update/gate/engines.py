@@ -1,0 +1,76 @@
+"""A candidate's engines that take minutes to build (TensorRT): built before it is tried, beside what serves.
+
+In a process of its own, since a builder may crash, hang or take all memory, and of the weakest priority. It
+writes where engines are kept, so it is not confined as a probe is: what it reads was verified, and what it
+builds is tried by the probe that follows.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from os import SEEK_END
+from pathlib import Path
+
+from jepa_runtime.backends.select import takes_building
+from jepa_runtime.errors import RefusedError, UpdateError
+
+COMMAND = (sys.executable, "-P", "-c", "from jepa_runtime.cli import main; raise SystemExit(main())")
+_POLL_S = 0.2
+_TAIL_BYTES = 4096
+
+
+def build(
+    folder: Path,
+    *,
+    engine: str,
+    precision: str | None = None,
+    wall_s: float,
+    alive: Callable[[], None],
+) -> None:
+    """Build what is missing; nothing for engines that need no building.
+
+    Args:
+        folder: of the bundle.
+        engine, precision: that will serve it.
+        wall_s: the longest that it may take.
+        alive: is called while it is built.
+
+    Raises:
+        RefusedError: an engine could not be built, or not in time; the message ends with the builder's words.
+        UpdateError: the process could not be started.
+    """
+    if not takes_building(engine):
+        return
+    asked = ["build-engine", str(folder), "--engine", engine]
+    if precision is not None:
+        asked += ["--precision", precision]
+    ends = time.monotonic() + wall_s
+    with tempfile.TemporaryFile() as log:
+        try:
+            child = subprocess.Popen(
+                ["nice", "-n", "19", *COMMAND, *asked],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise UpdateError(f"{folder}: the builder of its engines cannot be started: {error}") from error
+        try:
+            while child.poll() is None:
+                if time.monotonic() > ends:
+                    raise RefusedError(f"{folder}: its engines were not built within {wall_s:g} s")
+                alive()
+                time.sleep(_POLL_S)
+        finally:
+            child.kill()
+            child.wait()
+        if child.returncode:
+            log.seek(max(0, log.seek(0, SEEK_END) - _TAIL_BYTES))
+            said = log.read().decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]
+            raise RefusedError(
+                f"{folder}: its engines cannot be built (exit status {child.returncode}): {said[-1]}"
+            )
