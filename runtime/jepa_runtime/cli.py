@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import jepa_runtime
-from jepa_runtime.commands import build_engine, compare, info, profile, run, update, verify
+from jepa_runtime.commands import build_engine, compare, configs, info, profile, run, update, verify
 from jepa_runtime.errors import JepaRuntimeError
 
 _INTERRUPTED = 130
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"jepa-edge {jepa_runtime.__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, profile, compare, verify, info, build_engine, update):
+    for command in (run, profile, compare, verify, info, build_engine, update, configs):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

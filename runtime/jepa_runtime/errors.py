@@ -53,3 +53,7 @@ class StorageError(UpdateError):
 
 class RefusedError(UpdateError):
     """A release is not for this robot, or did not pass its gate."""
+
+
+class ConfigsError(JepaRuntimeError):
+    """System files cannot be installed or taken back; the message says what stands now."""
