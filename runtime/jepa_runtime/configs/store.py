@@ -25,16 +25,20 @@ class Store:
         """The journal; None: nothing is installed.
 
         Raises:
-            ConfigsError: others may write to it.
+            ConfigsError: its folder is there without it, or others may write to it.
             ValidationError: it is damaged.
         """
-        try:
-            with self._tree.folder(STATE) as folder:
-                _check_private(folder, self._tree)
-                with os.fdopen(os.open(_FILE, FILE_READ, dir_fd=folder), "rb") as file:
-                    return Journal.model_validate_json(file.read())
-        except FileNotFoundError:
+        if not self._stands():
             return None
+        with self._tree.folder(STATE) as folder:
+            _check_private(folder, self._tree)
+            try:
+                fd = os.open(_FILE, FILE_READ, dir_fd=folder)
+            except FileNotFoundError as error:
+                where = self._tree.root / STATE
+                raise ConfigsError(f"{where}: is there, but not {_FILE} in it: move it away") from error
+            with os.fdopen(fd, "rb") as file:
+                return Journal.model_validate_json(file.read())
 
     def save(self, journal: Journal) -> None:
         """Put the journal on the disk: at every moment the one before, or this one, is there whole."""

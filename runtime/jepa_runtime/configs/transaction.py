@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
+from jepa_runtime.bundle.parse import describe
 from jepa_runtime.configs.items import Entry, File, Item, Journal, same
 from jepa_runtime.configs.planning import Action, Change, Obstacle, plan
 from jepa_runtime.configs.shipped import Shipped
@@ -254,7 +255,7 @@ def _told(root: Path, what: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise ConfigsError(f"{root / STATE}: the journal is damaged: {error}") from error
+        raise ConfigsError(f"{root / STATE}: the journal is damaged: {describe(error)}") from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise ConfigsError(f"{root}: {what}: {error.strerror or error}{where}") from error

@@ -157,12 +157,9 @@ class Tree:
     def remove_folder(self, path: str) -> None:
         """Remove a folder, unless it is gone or somebody else has something in there."""
         parent, name = os.path.split(path)
-        with suppress(FileNotFoundError), self.folder(parent) as fd:
-            try:
+        with suppress(*_NOT_THERE), self.folder(path) as inner, self.folder(parent) as fd:
+            if not os.listdir(inner):
                 os.rmdir(name, dir_fd=fd)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT):
-                    raise
 
     def remove_all(self, path: str) -> None:
         """Remove a folder and all in it, if it is there."""
