@@ -17,6 +17,7 @@ import pytest
 
 import jepa_runtime
 from jepa_runtime.bundle import manifest_schema
+from jepa_runtime.configs.shipped import DEVICES, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "ros2_ws" / "src" / "jepa_msgs" / "msg"
@@ -27,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """A wheel of this source, built from a copy so that nothing is left in the tree."""
     pytest.importorskip("setuptools", minversion="77", reason="setuptools is not installed (extra dev)")
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("runtime", "export", "ros2_ws/src/jepa_msgs"):
+    for name in ("runtime", "export", "firmware_configs", "ros2_ws/src"):
         shutil.copytree(
             ROOT / name,
             source / name,
@@ -94,6 +95,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> N
     }
     expected |= {f"jepa_runtime/msg/{file.name}" for file in MESSAGES.glob("*.msg")}
     expected |= {"jepa_runtime/backends/kernels/preprocess.cu"}
+    expected |= {f"jepa_runtime/firmware_configs/{file.device}/{file.path}" for file in shipped(DEVICES)}
     expected |= {"jepa_runtime/py.typed", "jepa_runtime/schema/manifest-1.schema.json"}
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected

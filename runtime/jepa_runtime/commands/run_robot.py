@@ -17,6 +17,7 @@ from threading import Event, Thread
 
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError, UpdateError
 from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.systemd import notify
 from jepa_runtime.update import config, robot, state
 from jepa_runtime.update.conduct import Conduct
 from jepa_runtime.update.local_serving import Seat, Told, answer, listening
@@ -83,6 +84,7 @@ class Follower:
         self._again_at, self._pause_s = 0.0, _FIRST_PAUSE_S
         self._ended, self._received, self._ended_at, self._silent_s = 0, 0, 0.0, 0.0
         self._wake, self._ending = Event(), Event()
+        self._told_alive_at = -math.inf
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -155,6 +157,7 @@ class Follower:
         """Let ``pipeline``, which has started, serve what the link names, until the end of the block."""
         self._pipeline = pipeline
         self.serves(pipeline.model)
+        notify("READY=1")
 
         def follow() -> None:
             while not self._ending.is_set():
@@ -166,11 +169,15 @@ class Follower:
                 except Exception as error:
                     _LOG.warning("%s: not followed for now: %s", self._root, error)
 
-        with _running(follow, self._ending):
-            yield
+        try:
+            with _running(follow, self._ending):
+                yield
+        finally:
+            notify("STOPPING=1")
 
     def result(self, result: Result) -> None:
         """A result of the pipeline; on its thread."""
+        self._tell_alive()
         self._conduct.latent(result.latent)
         if result.surprise is not None:
             self._conduct.surprise(result.surprise, result.surprising)
@@ -178,6 +185,7 @@ class Follower:
 
     def failed(self, error: Exception) -> None:
         """A frame failed; on the pipeline's thread."""
+        self._tell_alive()
         self._conduct.failed(f"{type(error).__name__}: {error}")
 
     def _look(self, pipeline: Pipeline) -> None:
@@ -254,11 +262,21 @@ class Follower:
         """For how long frames have come and none has ended."""
         stats, now = pipeline.stats(), time.monotonic()
         ended = stats.processed + stats.failed
+        if stats.received == self._received:
+            # No image, no work: that is not the fault of the model.
+            self._tell_alive()
         if ended != self._ended or stats.received == self._received:
             self._ended, self._received, self._ended_at = ended, stats.received, now
         self._silent_s = now - self._ended_at
         if self._silent_s > _SILENT_S:
             self._conduct.find(f"images come, but nothing is computed for {_SILENT_S:g} s")
+
+    def _tell_alive(self) -> None:
+        """A sign of life for systemd, of which one a moment will do."""
+        now = time.monotonic()
+        if now - self._told_alive_at >= _LOOK_S:
+            self._told_alive_at = now
+            notify("WATCHDOG=1")
 
     def _told(self, nothing: Told) -> Told:
         if self._pipeline is None:

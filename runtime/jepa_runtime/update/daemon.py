@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import random
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,6 +12,7 @@ from threading import Event
 from typing import TypeVar
 
 from jepa_runtime.errors import UpdateError
+from jepa_runtime.systemd import notify
 from jepa_runtime.update import durable
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import HANG_S
@@ -158,16 +157,6 @@ def watched(stopping: Event) -> Iterator[Alive]:
         yield alive
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def notify(message: str) -> None:
-    """Tell systemd, where it asked to be told (sd_notify(3)); one that does not listen holds nothing up."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    if address:
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
-            peer.sendto(message.encode(), socket.MSG_DONTWAIT, address)
 
 
 def _tell(state: State, log: Callable[[str], None]) -> None:

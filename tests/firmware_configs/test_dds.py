@@ -1,0 +1,113 @@
+"""The DDS profiles, as the implementations read them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from ctypes.util import find_library
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from jepa_runtime.configs.shipped import shipped
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "firmware_configs" / "common" / "etc"
+FAST_DDS, CYCLONE = FOLDER / "jepa-edge" / "fastdds.xml", FOLDER / "jepa-edge" / "cyclonedds.xml"
+
+# Creates a node and tells how large the shared memory is that Fast DDS made for it.
+_NODE = """
+import re, rclpy
+rclpy.init()
+node = rclpy.create_node("profile_test")
+mapped = re.findall(r"(\\w+)-(\\w+) .*/dev/shm/fastrtps_", open("/proc/self/maps").read())
+print(max((int(end, 16) - int(start, 16) for start, end in mapped), default=0))
+node.destroy_node()
+rclpy.shutdown()
+"""
+# Creates a participant and tells whether that went well.
+_PARTICIPANT = """
+import ctypes, sys
+dds = ctypes.CDLL(sys.argv[1])
+print(dds.dds_create_participant(0, None, None) > 0)
+"""
+
+
+def sysctl(name: str) -> int:
+    text = (FOLDER / "sysctl.d" / "60-jepa-dds.conf").read_text()
+    found = re.search(rf"^{re.escape(name)} = (\d+)$", text, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def test_the_profile_of_fast_dds_is_that_of_the_launch_files() -> None:
+    on_target = next(file for file in shipped(["common"]) if file.path == "etc/jepa-edge/fastdds.xml")
+    launched = ROOT / "ros2_ws" / "src" / "jepa_bringup" / "config" / "fastdds.xml"
+    assert on_target.content == launched.read_bytes()
+
+
+def node(profile: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
+        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+        "ROS_DOMAIN_ID": "93",
+    }
+    # A Python of the ROS wheels leaves this behind for its children; ours has to look for itself.
+    environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
+    command = [sys.executable, "-c", _NODE]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.ros
+def test_fast_dds_makes_the_shared_memory_that_its_profile_asks_for() -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    asked_for = ElementTree.parse(FAST_DDS).getroot().find(".//{*}segment_size")
+    assert asked_for is not None and asked_for.text
+    done = node(FAST_DDS)
+    assert done.returncode == 0 and "XMLPARSER" not in done.stderr, done.stderr
+    assert int(done.stdout) >= int(asked_for.text)
+
+
+@pytest.mark.ros
+def test_fast_dds_would_tell_of_a_mistake_in_its_profile(tmp_path: Path) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    wrong = tmp_path / "wrong.xml"
+    wrong.write_text(FAST_DDS.read_text().replace("segment_size", "segmentsize"))
+    done = node(wrong)
+    assert "XMLPARSER" in done.stderr + done.stdout
+
+
+def participant(profile: Path) -> subprocess.CompletedProcess[str]:
+    library = find_library("ddsc")
+    if library is None:
+        pytest.skip("Cyclone DDS (libddsc) is not installed")
+    environment = os.environ | {"CYCLONEDDS_URI": f"file://{profile}"}
+    command = [sys.executable, "-c", _PARTICIPANT, library]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_cyclone_dds_takes_its_profile_also_where_the_kernel_gives_less() -> None:
+    done = participant(CYCLONE)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_cyclone_dds_would_tell_of_a_mistake_in_its_profile(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.xml"
+    wrong.write_text(CYCLONE.read_text().replace("SocketSendBufferSize", "SendBuffer"))
+    done = participant(wrong)
+    assert "unknown element" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("element", "limit"),
+    [("SocketReceiveBufferSize", "net.core.rmem_max"), ("SocketSendBufferSize", "net.core.wmem_max")],
+)
+def test_cyclone_dds_asks_for_the_buffers_that_the_kernel_may_give(element: str, limit: str) -> None:
+    found = ElementTree.parse(CYCLONE).getroot().find(f".//{{*}}{element}")
+    assert found is not None
+    megabytes = re.fullmatch(r"(\d+)MiB", found.attrib["max"])
+    assert megabytes and int(megabytes[1]) << 20 == sysctl(limit)

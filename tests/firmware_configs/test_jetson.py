@@ -1,0 +1,160 @@
+"""The programs for a Jetson, with configuration as NVIDIA documents it and stand-ins for its own programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PROGRAMS = ROOT / "firmware_configs" / "jetson" / "usr" / "local" / "lib" / "jepa-edge"
+# The modes that the developer guides list for each module, in the layout that they describe.
+ORIN_NANO = ("15W", "25W", "MAXN_SUPER", "7W")
+AGX_ORIN = ("MAXN", "MODE_15W", "MODE_30W", "MODE_50W")
+THOR = ("MAXN", "120W", "90W", "70W")
+SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
+
+
+def nvpmodel_conf(modes: tuple[str, ...]) -> str:
+    lines = [
+        "# < POWER_MODEL ID=9 NAME=NOT_THIS_ONE >",
+        "< PARAM TYPE=FILE NAME=CPU_ONLINE >",
+        "CORE_0 /sys/devices/system/cpu/cpu0/online",
+        "< PARAM TYPE=CLOCK NAME=GPU >",
+        "MAX_FREQ /sys/class/devfreq/17000000.gpu/max_freq",
+    ]
+    for number, name in enumerate(modes):
+        lines += [f"< POWER_MODEL ID={number} NAME={name} >", "CPU_ONLINE CORE_0 1", "GPU MAX_FREQ -1", ""]
+    return "\n".join([*lines, "< PM_CONFIG DEFAULT=1 >", ""])
+
+
+class FakeNvpmodel:
+    """Stands in for NVIDIA's nvpmodel: keeps a mode, and refuses where it would ask for a restart."""
+
+    def __init__(self, folder: Path, modes: tuple[str, ...]) -> None:
+        self.conf, self.mode, self.calls = folder / "nvpmodel.conf", folder / "mode", folder / "calls"
+        self.conf.write_text(nvpmodel_conf(modes))
+        self.mode.write_text("1\n")
+        self.calls.touch()
+        self._bin = folder / "bin"
+        self._bin.mkdir()
+        (self._bin / "nvpmodel").write_text(
+            "#!/bin/sh\n"
+            f'echo "$*" >>{self.calls}\n'
+            f'if [ "$1" = -q ]; then echo "NV Power Mode: X"; cat {self.mode}; exit; fi\n'
+            'if [ "$2" = 3 ]; then read -r answer || exit 1; fi\n'
+            f'echo "$2" >{self.mode}\n'
+        )
+        (self._bin / "nvpmodel").chmod(0o755)
+
+    def run(self, wanted: str, shell: str = "sh") -> subprocess.CompletedProcess[str]:
+        shells = {"busybox": ["busybox", "sh"]}
+        environment = {
+            "PATH": f"{self._bin}:{os.environ['PATH']}",
+            "NVPMODEL_CONF": str(self.conf),
+            "POWER_MODES": wanted,
+        }
+        return subprocess.run(
+            [*shells.get(shell, [shell]), PROGRAMS / "power-mode"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("modes", "wanted", "number"),
+    [
+        (ORIN_NANO, "MAXN_SUPER MAXN", 2),
+        (AGX_ORIN, "MAXN_SUPER MAXN", 0),
+        (AGX_ORIN, "MODE_30W", 2),
+        (THOR, "MAXN_SUPER MAXN", 0),
+        (THOR, "90W", 2),
+    ],
+)
+def test_a_mode_is_chosen_by_its_name(
+    tmp_path: Path, shell: str, modes: tuple[str, ...], wanted: str, number: int
+) -> None:
+    nvpmodel = FakeNvpmodel(tmp_path, modes)
+    done = nvpmodel.run(wanted, shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"power mode {modes[number]} ({number}) set\n"
+    assert nvpmodel.mode.read_text() == f"{number}\n"
+
+
+def test_a_mode_that_is_set_is_not_set_again(tmp_path: Path) -> None:
+    nvpmodel = FakeNvpmodel(tmp_path, THOR)
+    assert nvpmodel.run("120W").stdout == "power mode 120W (1) is set\n"
+    assert nvpmodel.calls.read_text() == "-q\n"
+
+
+@pytest.mark.parametrize("wanted", ["MAXIMUM", "15", "W", "NOT_THIS_ONE"])
+def test_a_mode_that_the_board_does_not_have_is_told_with_those_that_it_has(
+    tmp_path: Path, wanted: str
+) -> None:
+    nvpmodel = FakeNvpmodel(tmp_path, ORIN_NANO)
+    done = nvpmodel.run(wanted)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"has none of: {wanted}; it has: 15W 25W MAXN_SUPER 7W\n")
+    assert nvpmodel.mode.read_text() == "1\n"
+
+
+def test_a_mode_that_asks_for_a_restart_is_not_waited_for(tmp_path: Path) -> None:
+    done = FakeNvpmodel(tmp_path, ORIN_NANO).run("7W")
+    assert done.returncode == 1 and "set it once by hand: nvpmodel -m 3" in done.stderr
+
+
+def test_without_a_name_or_a_jetson_it_says_what_is_missing(tmp_path: Path) -> None:
+    nvpmodel = FakeNvpmodel(tmp_path, THOR)
+    assert "name a mode in /etc/default/jepa-power-mode" in nvpmodel.run("").stderr
+    nvpmodel.conf.unlink()
+    assert "is this a Jetson?" in nvpmodel.run("MAXN").stderr
+
+
+FAN = """POLLING_INTERVAL 2
+<FAN 1>
+\tFAN_PROFILE quiet {
+\t\t#TEMP HYST PWM RPM
+\t\t0 0 0 0
+\t}
+\tFAN_PROFILE cool {
+\t\t0 0 0 0
+\t}
+\tFAN_DEFAULT_CONTROL open_loop
+\tFAN_DEFAULT_PROFILE quiet
+\tFAN_DEFAULT_GOVERNOR pid
+"""
+
+
+def fan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "NVFANCONTROL_CONF": str(folder / "nvfancontrol.conf"),
+        "NVFANCONTROL_STATUS": str(folder / "status"),
+    }
+    command = ["sh", PROGRAMS / "fan-profile", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_fan_profile_is_set_through_a_link_and_given_back(tmp_path: Path) -> None:
+    board, status = tmp_path / "board.conf", tmp_path / "status"
+    board.write_text(FAN)
+    (tmp_path / "nvfancontrol.conf").symlink_to(board)
+    status.touch()
+    assert fan(tmp_path, "set", "cool", str(tmp_path / "before")).returncode == 0
+    assert board.read_text() == FAN.replace("FAN_DEFAULT_PROFILE quiet", "FAN_DEFAULT_PROFILE cool")
+    assert not status.exists() and (tmp_path / "nvfancontrol.conf").is_symlink()
+    assert fan(tmp_path, "restore", str(tmp_path / "before")).returncode == 0
+    assert board.read_text() == FAN
+
+
+def test_a_fan_profile_that_is_missing_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "nvfancontrol.conf").write_text(FAN)
+    done = fan(tmp_path, "set", "silent", str(tmp_path / "before"))
+    assert done.returncode == 1 and "has no profile silent; it has: quiet cool" in done.stderr
+    assert (tmp_path / "nvfancontrol.conf").read_text() == FAN

@@ -1,0 +1,135 @@
+"""The system files as the programs read them that they are for, on a root that holds nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.configs.shipped import DEVICES, shipped
+from jepa_runtime.configs.transaction import apply
+from tests.conftest import ROOT
+
+UNITS = sorted(path.name for path in (ROOT / "firmware_configs").glob("*/etc/systemd/system/*.service"))
+# What they start, and what is not installed here.
+PROGRAMS = ("bin/bash", "usr/bin/systemctl", "usr/bin/jetson_clocks", "opt/jepa-edge/bin/jepa-runtime")
+_AS_ROOT = ("jepa-clocks.service", "jepa-fan-profile.service", "jepa-power-mode.service")
+
+
+def needs(program: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A target with all that is shipped, and units of the system for ours to refer to."""
+    root = tmp_path_factory.mktemp("root")
+    apply(root, shipped(DEVICES))
+    for program in PROGRAMS:
+        path = root / program
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    if Path("/usr/lib/systemd/system").is_dir():
+        shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", symlinks=True)
+    yield root
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def verify(root: Path, unit: str) -> subprocess.CompletedProcess[str]:
+    return run("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", f"--root={root}", unit)
+
+
+@needs("systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_one_that_systemd_takes(root: Path, unit: str) -> None:
+    done = verify(root, unit)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs("systemd-analyze")
+def test_a_mistake_in_a_unit_would_be_found(root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(root, tmp_path / "root", symlinks=True)
+    unit = copy / "etc/systemd/system/jepa-run.service"
+    unit.write_text(unit.read_text().replace("WatchdogSec=60", "WatchdogSec=soon"))
+    assert "Failed to parse WatchdogSec" in verify(copy, unit.name).stderr
+
+
+@needs("systemd-analyze")
+def test_the_drop_in_for_real_time_is_one_that_systemd_takes_once_it_is_copied(
+    root: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(root, tmp_path / "root", symlinks=True)
+    example = copy / "etc/systemd/system/jepa-run.service.d/60-realtime.conf.example"
+    example.rename(example.with_suffix(""))
+    done = verify(copy, "jepa-run.service")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = run("systemd-analyze", "cat-config", f"--root={copy}", "systemd/system/jepa-run.service")
+    assert "CPUSchedulingPolicy=fifo" in shown.stdout
+
+
+@needs("systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_exposed_no_more_than_it_must_be(root: Path, unit: str) -> None:
+    # NVIDIA's tools run as root, and nobody says which of its powers they need.
+    threshold = 65 if unit in _AS_ROOT else 30
+    path = root / "etc/systemd/system" / unit
+    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", path)
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+@needs("systemd-sysusers")
+@needs("systemd-tmpfiles")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts, also on another root")
+def test_the_account_and_its_folders_are_made(root: Path) -> None:
+    assert run("systemd-sysusers", f"--root={root}").returncode == 0
+    jepa = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("jepa:"))
+    _, _, uid, _, _, home, shell = jepa.split(":")
+    assert (home, shell) == ("/var/lib/jepa-edge", "/usr/sbin/nologin")
+    groups = dict(line.split(":", 1) for line in (root / "etc/group").read_text().splitlines())
+    assert groups["video"].endswith(":jepa") and groups["render"].endswith(":jepa")
+    done = run("systemd-tmpfiles", "--create", f"--root={root}", "--prefix=/var", "jepa.conf")
+    assert (done.returncode, done.stderr) == (0, "")
+    for folder in ("var/lib/jepa-edge", "var/cache/jepa-edge"):
+        assert (root / folder).stat().st_uid == int(uid)
+
+
+@needs("systemd-tmpfiles")
+def test_the_governor_is_written_to_every_policy_of_the_processors(root: Path) -> None:
+    policies = [root / f"sys/devices/system/cpu/cpufreq/policy{number}" for number in range(2)]
+    for policy in policies:
+        policy.mkdir(parents=True)
+        (policy / "scaling_governor").write_text("powersave\n")
+    done = run(
+        "systemd-tmpfiles", "--create", "--boot", f"--root={root}", "--prefix=/sys", "jepa-governor.conf"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {(policy / "scaling_governor").read_text().strip() for policy in policies} == {"performance"}
+
+
+@needs("udevadm")
+def test_the_rules_are_ones_that_udev_takes(root: Path) -> None:
+    done = run("udevadm", "verify", "--resolve-names=never", f"--root={root}")
+    assert done.returncode == 0 and "Success: 3" in done.stdout, done.stdout + done.stderr
+
+
+@needs("systemd-analyze")
+def test_the_log_has_bounds(root: Path) -> None:
+    shown = run("systemd-analyze", "cat-config", f"--root={root}", "systemd/journald.conf").stdout
+    assert "SystemMaxUse=500M" in shown and "RateLimitBurst=1000" in shown
+
+
+def test_only_one_device_ships_a_path() -> None:
+    paths = [file.path for file in shipped(DEVICES)]
+    assert sorted(set(paths)) == paths
+
+
+def test_nothing_that_starts_a_machine_is_replaced() -> None:
+    assert not [file.path for file in shipped(DEVICES) if file.path.startswith("boot/")]

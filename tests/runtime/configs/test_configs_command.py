@@ -1,0 +1,111 @@
+"""``jepa-runtime configs`` as a user runs it: a process, a root, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime.configs.shipped import DEVICES, shipped
+from tests.runtime.configs.roots import fill, snapshot
+
+COMMAND = Path(sys.executable).with_name("jepa-runtime")
+
+
+def configs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [COMMAND, "configs", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"}
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    fill(tmp_path / "root")
+    theirs = tmp_path / "root/etc/sysctl.d/60-jepa-dds.conf"
+    theirs.write_text("net.core.rmem_max = 1\n")
+    return tmp_path / "root"
+
+
+def test_plan_apply_plan_undo(root: Path) -> None:
+    before = snapshot(root)
+    planned = configs("plan", "--root", root)
+    assert planned.returncode == 3 and snapshot(root) == before
+    assert "new       etc/systemd/system/jepa-run.service" in planned.stdout
+    assert "changed   etc/sysctl.d/60-jepa-dds.conf" in planned.stdout
+    assert "-net.core.rmem_max = 1" in planned.stdout and "+net.core.rmem_max = 33554432" in planned.stdout
+    assert "only what every robot gets: --device adds jetson or intel_npu" in planned.stdout
+    applied = configs("apply", "--root", root)
+    assert (applied.returncode, applied.stderr) == (0, "")
+    assert "    systemctl daemon-reload\n" in applied.stdout and "    sysctl --system\n" in applied.stdout
+    again = configs("plan", "--root", root)
+    assert again.returncode == 0 and "new" not in again.stdout
+    undone = configs("undo", "--root", root)
+    assert undone.returncode == 0 and "restored  etc/sysctl.d/60-jepa-dds.conf" in undone.stdout
+    assert snapshot(root) == before
+    assert configs("undo", "--root", root).stdout == "nothing is installed\n"
+
+
+def test_devices_add_up_and_programs_can_be_run(root: Path) -> None:
+    devices = [argument for device in DEVICES for argument in ("--device", device)]
+    assert configs("apply", "--root", root, *devices).returncode == 0
+    for file in shipped(DEVICES):
+        assert (root / file.path).read_bytes() == file.content
+    assert os.access(root / "usr/local/lib/jepa-edge/power-mode", os.X_OK)
+    assert not os.access(root / "etc/default/jepa-power-mode", os.X_OK)
+
+
+def test_json_for_machines(root: Path) -> None:
+    def told(*arguments: str) -> Any:
+        done = configs(*arguments, "--root", str(root), "--json")
+        return json.loads(done.stdout)
+
+    files = {file["path"]: file for file in told("plan")["files"]}
+    changed = files["etc/sysctl.d/60-jepa-dds.conf"]
+    assert (changed["action"], changed["device"]) == ("changed", "common")
+    assert "+net.core.rmem_max = 33554432" in changed["diff"]
+    assert "systemctl daemon-reload" in told("apply")["next"]
+    undone = told("undo")
+    assert undone["restored"] == ["etc/sysctl.d/60-jepa-dds.conf"] and undone["kept"] == []
+
+
+def test_what_was_changed_since_is_shown_refused_and_kept_on_demand(root: Path) -> None:
+    configs("apply", "--root", root)
+    (root / "etc/sysctl.d/60-jepa-dds.conf").write_text("net.core.rmem_max = 2\n")
+    planned = configs("plan", "--root", root)
+    assert planned.returncode == 3
+    assert "conflict  etc/sysctl.d/60-jepa-dds.conf: was changed since it was installed" in planned.stdout
+    refused = configs("undo", "--root", root)
+    assert refused.returncode == 1 and "--keep-changed; nothing was taken back" in refused.stderr
+    kept = configs("undo", "--root", root, "--keep-changed")
+    assert kept.returncode == 0 and "kept      etc/sysctl.d/60-jepa-dds.conf" in kept.stdout
+    folder = root / "etc/sysctl.d"
+    assert (folder / "60-jepa-dds.conf").read_text() == "net.core.rmem_max = 2\n"
+    assert (folder / "60-jepa-dds.conf.before-jepa-edge").read_text() == "net.core.rmem_max = 1\n"
+
+
+def test_a_root_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = configs("plan", "--root", tmp_path / "nowhere")
+    assert done.returncode == 2 and "nowhere: no such folder" in done.stderr
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become somebody else"
+)
+def test_the_machine_itself_is_for_root_alone(tmp_path: Path) -> None:
+    program = "from jepa_runtime.cli import main; raise SystemExit(main(['configs', 'apply']))"
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    done = subprocess.run(
+        [*nobody, sys.executable, "-B", "-c", program], capture_output=True, text=True, check=False, cwd="/"
+    )
+    if "Permission denied" in done.stderr and "jepa-runtime" not in done.stderr:
+        pytest.skip(f"another account cannot reach this Python: {done.stderr.strip()}")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "jepa-runtime: /: only root may change it: run this with sudo"
+    )
