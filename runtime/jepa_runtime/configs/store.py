@@ -76,7 +76,11 @@ class Store:
             self._tree.remove_all(str(parent / _UNBORN))
 
     def _stands(self) -> bool:
-        return self._tree.standing(f"{STATE}/{_FILE}") == STATE
+        try:
+            return self._tree.standing(f"{STATE}/{_FILE}") == STATE
+        except NotADirectoryError as error:
+            where = self._tree.root / STATE
+            raise ConfigsError(f"{where}: lies behind something that is no folder, or a link") from error
 
     def _is_alone(self, path: PurePosixPath) -> bool:
         with self._tree.folder(str(path.parent)) as folder:

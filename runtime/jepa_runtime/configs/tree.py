@@ -150,8 +150,9 @@ class Tree:
         parent, name = os.path.split(path)
         with self.folder(parent) as fd, suppress(FileExistsError):
             os.mkdir(name, dir_fd=fd)
-            # Whatever the umask of the caller is.
-            os.chmod(name, mode, dir_fd=fd)
+            with self.folder(path) as inner:
+                # Whatever the umask of the caller is.
+                os.fchmod(inner, mode)
             os.fsync(fd)
 
     def remove_folder(self, path: str) -> None:
@@ -160,6 +161,7 @@ class Tree:
         with suppress(*_NOT_THERE), self.folder(path) as inner, self.folder(parent) as fd:
             if not os.listdir(inner):
                 os.rmdir(name, dir_fd=fd)
+                os.fsync(fd)
 
     def remove_all(self, path: str) -> None:
         """Remove a folder and all in it, if it is there."""
@@ -185,6 +187,7 @@ class Tree:
             status = os.fstat(fd)
             if status.st_mtime_ns != mtime_ns:
                 os.utime(fd, ns=(status.st_atime_ns, mtime_ns))
+                os.fsync(fd)
 
     @contextmanager
     def _at(self, path: str) -> Iterator[tuple[int, str, str]]:
