@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from jepa_runtime.commands import run_robot
-from tests.update.fleets import until
+from tests.update.fleets import COMMAND, Fleet, until
 from tests.update.robots import Site
 from tests.update.test_follower import running
+
+
+def test_a_process_tells_systemd_from_its_first_frame_to_its_end(
+    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, toy_bundle)
+    assert fleet.provision() == 0
+    command = [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms", "--rate", "50"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{tmp_path}/notify")
+        systemd.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            heard = [systemd.recv(100) for _ in range(3)]
+            process.send_signal(signal.SIGTERM)
+            while heard[-1] == b"WATCHDOG=1":
+                heard.append(systemd.recv(100))
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert (heard[0], set(heard[1:-1]), heard[-1]) == (b"READY=1", {b"WATCHDOG=1"}, b"STOPPING=1")
 
 
 @pytest.fixture
