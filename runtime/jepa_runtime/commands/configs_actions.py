@@ -1,0 +1,107 @@
+"""What each action of ``jepa-runtime configs`` does, and how it is shown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+
+from jepa_runtime.configs import transaction
+from jepa_runtime.configs.items import File
+from jepa_runtime.configs.planning import Action, Change, next_steps
+from jepa_runtime.configs.shipped import DEVICES, shipped
+from jepa_runtime.configs.transaction import Undone
+from jepa_runtime.errors import ConfigsError
+
+_SOMETHING_TO_DO = 3
+_DEFAULT = DEVICES[:1]
+_HINT = f"only what every robot gets: --device adds {' or '.join(DEVICES[1:])} (say --device common too)"
+_STYLES = {Action.NEW: "green", Action.CHANGED: "yellow", Action.SAME: "dim"}
+_DIFFER = (Action.CHANGED, Action.CONFLICT)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        ConfigsError: it failed.
+    """
+    if args.action != "plan" and os.path.samefile(args.root, "/") and os.geteuid() != 0:
+        raise ConfigsError("/: only root may change it: run this with sudo, or on another --root")
+    return {"plan": _plan, "apply": _apply, "undo": _undo}[args.action](args, Console(highlight=False))
+
+
+def _plan(args: argparse.Namespace, console: Console) -> int:
+    changes = transaction.look(args.root, shipped(args.device or _DEFAULT))
+    _show(args, console, changes)
+    return 0 if all(change.action is Action.SAME for change in changes) else _SOMETHING_TO_DO
+
+
+def _apply(args: argparse.Namespace, console: Console) -> int:
+    files = shipped(args.device or _DEFAULT)
+    changes = transaction.apply(args.root, files, keep_changed=args.keep_changed)
+    _show(args, console, changes)
+    if not args.json:
+        _show_next(console, _next(changes))
+    return 0
+
+
+def _undo(args: argparse.Namespace, console: Console) -> int:
+    undone = transaction.undo(args.root, keep_changed=args.keep_changed)
+    steps = next_steps([*undone.restored, *undone.removed])
+    if args.json:
+        print(json.dumps({"root": str(args.root), **asdict(undone), "next": steps}, indent=2))
+        return 0
+    for what, paths in asdict(undone).items():
+        for path in paths:
+            console.print(f"{what:9} {escape(path)}")
+    if undone == Undone():
+        console.print("nothing is installed")
+    _show_next(console, steps)
+    return 0
+
+
+def _show(args: argparse.Namespace, console: Console, changes: Sequence[Change]) -> None:
+    if args.json:
+        told = {"root": str(args.root), "files": [_as_dict(change) for change in changes]}
+        print(json.dumps({**told, "next": _next(changes)}, indent=2))
+        return
+    for change in changes:
+        style = _STYLES.get(change.action, "bold red")
+        why = f": {escape(change.why)}" if change.why else ""
+        console.print(f"[{style}]{change.action:9}[/] {escape(change.file.path)}{_modes(change)}{why}")
+        if args.action == "plan" and change.action in _DIFFER:
+            console.print(Syntax(change.diff(), "diff", background_color="default", word_wrap=True))
+    if args.device is None:
+        console.print(_HINT)
+
+
+def _as_dict(change: Change) -> dict[str, str]:
+    return {
+        "path": change.file.path,
+        "device": change.file.device,
+        "action": change.action,
+        "why": change.why,
+        "diff": change.diff() if change.action in _DIFFER else "",
+    }
+
+
+def _modes(change: Change) -> str:
+    if not isinstance(change.found, File) or change.found.mode == change.file.mode:
+        return ""
+    return f" (mode {change.found.mode:04o} to {change.file.mode:04o})"
+
+
+def _next(changes: Sequence[Change]) -> list[str]:
+    return next_steps(change.file.path for change in changes if change.action in (Action.NEW, Action.CHANGED))
+
+
+def _show_next(console: Console, steps: Sequence[str]) -> None:
+    if steps:
+        console.print("to let the running system know:", *steps, sep="\n    ")
