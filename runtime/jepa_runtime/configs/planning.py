@@ -44,12 +44,13 @@ class Change:
 
     def diff(self) -> str:
         """From what is there to ours, as a unified diff; for a new file all of it."""
-        return "".join(
+        return "\n".join(
             difflib.unified_diff(
                 _lines(self.found),
-                self.file.content.decode(errors="replace").splitlines(keepends=True),
+                self.file.content.decode(errors="replace").splitlines(),
                 f"{self.file.path} (there)",
                 f"{self.file.path} ({self.file.device})",
+                lineterm="",
             )
         )
 
@@ -94,5 +95,5 @@ def next_steps(paths: Iterable[str]) -> list[str]:
 
 def _lines(found: Item) -> list[str]:
     if isinstance(found, Link):
-        return [f"(a symbolic link to {found.target.decode(errors='replace')})\n"]
-    return [] if found is None else found.content.decode(errors="replace").splitlines(keepends=True)
+        return [f"(a symbolic link to {found.target.decode(errors='replace')})"]
+    return [] if found is None else found.content.decode(errors="replace").splitlines()

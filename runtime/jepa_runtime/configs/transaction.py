@@ -258,4 +258,5 @@ def _told(root: Path, what: str) -> Iterator[None]:
         raise ConfigsError(f"{root / STATE}: the journal is damaged: {describe(error)}") from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise ConfigsError(f"{root}: {what}: {error.strerror or error}{where}") from error
+        hint = ": run this as root" if isinstance(error, PermissionError) else ""
+        raise ConfigsError(f"{root}: {what}: {error.strerror or error}{where}{hint}") from error

@@ -38,9 +38,7 @@ class Tree:
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise ConfigsError(
-                f"{root}: is no folder that can be used as a root: {error.strerror}"
-            ) from error
+            raise ConfigsError(f"{root}: cannot be used as a root: {error.strerror}") from error
 
     def __enter__(self) -> Tree:
         return self
@@ -57,8 +55,8 @@ class Tree:
         """
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            why = f"is being changed by another `jepa-runtime configs` ({error.strerror}): wait for that one"
+        except BlockingIOError as error:
+            why = "is being changed by another `jepa-runtime configs`: wait for that one"
             raise ConfigsError(f"{self.root}: {why}") from error
         try:
             yield
