@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jepa_runtime.configs.shipped import DEVICES, shipped
-from tests.runtime.configs.roots import fill, snapshot
+from tests.runtime.configs.roots import snapshot
 
 COMMAND = Path(sys.executable).with_name("jepa-runtime")
 
@@ -25,12 +25,12 @@ def configs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    fill(tmp_path / "root")
-    theirs = tmp_path / "root/etc/sysctl.d/60-jepa-dds.conf"
-    theirs.write_text("net.core.rmem_max = 1\n")
-    return tmp_path / "root"
+@pytest.fixture(autouse=True)
+def theirs(root: Path) -> Path:
+    """A file of the user where one of ours goes."""
+    path = root / "etc/sysctl.d/60-jepa-dds.conf"
+    path.write_text("net.core.rmem_max = 1\n")
+    return path
 
 
 def test_plan_apply_plan_undo(root: Path) -> None:

@@ -27,13 +27,6 @@ from tests.runtime.configs.roots import FILES, MEMORY, file, fill, snapshot
 NEWER = [file(FILES[0].path, "net.core.rmem_max = 2\n"), *FILES[1:]]
 
 
-@pytest.fixture
-def root() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        fill(Path(folder, "root"))
-        yield Path(folder, "root")
-
-
 def test_what_is_installed_is_what_is_shipped_with_permissions_by_content(root: Path) -> None:
     changes = apply(root, FILES)
     assert [change.action for change in changes] == [Action.CHANGED, Action.CHANGED, Action.NEW]
