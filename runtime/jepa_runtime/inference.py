@@ -95,6 +95,7 @@ class Inference:
             goal_stamp_ns=view.goal_stamp_ns,
             current_energy=current_energy,
             timings_ms=timings,
+            device_ms=dict(model.device_timings),
             deadline_missed=deadline_ms is not None and timings["total"] > deadline_ms,
             stream=frame.stream,
         )

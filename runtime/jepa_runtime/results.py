@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class Result:
             ``total`` from :meth:`Pipeline.submit` until all but the surprise was there; ``surprise``.
         deadline_missed: ``total`` exceeded the deadline.
         stream: which of the pipeline's streams the frame came from.
+        device_ms: of ``encode`` and ``predict`` what the device's own clock says, where it has one.
     """
 
     stamp_ns: int
@@ -59,6 +60,7 @@ class Result:
     timings_ms: dict[str, float]
     deadline_missed: bool
     stream: str = ""
+    device_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

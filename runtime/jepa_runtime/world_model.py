@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.backends.base import Backend, BackendOptions, ScalesImages, Session
+from jepa_runtime.backends.base import Backend, BackendOptions, ScalesImages, Session, TimesItself
 from jepa_runtime.backends.select import alternatives, create_backend
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
@@ -51,6 +51,7 @@ class WorldModel:
         num_samples: K, the most futures that one call can predict.
         latent_space: names what latents mean: two models with the same name can read each other's.
         timings: milliseconds that the last call of each kind took: preprocess, encode, predict, energy.
+        device_timings: of encode and predict, by the device's own clock, where it has one.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, sessions: Sessions, num_samples: int) -> None:
@@ -63,6 +64,7 @@ class WorldModel:
         self.num_samples = num_samples
         self.latent_space = sessions.encoder_sha256
         self.timings: dict[str, float] = dict.fromkeys(("preprocess", "encode", "predict", "energy"), 0.0)
+        self.device_timings: dict[str, float] = {}
         self._backend = backend
         self._sessions: Sessions | None = sessions
         self._thread = threading.get_ident()
@@ -181,6 +183,7 @@ class WorldModel:
         latent: Floats = session.run()["latent"][0].copy()
         self.timings["preprocess"] = (fitted - began) * 1e3
         self.timings["encode"] = (time.perf_counter() - fitted) * 1e3
+        self._note_device_time("encode", session)
         self._last = latent
         return latent
 
@@ -225,6 +228,7 @@ class WorldModel:
         began = time.perf_counter()
         futures = self._roll_out(session, chosen, latents, history_actions).copy()
         self.timings["predict"] = (time.perf_counter() - began) * 1e3
+        self._note_device_time("predict", session)
         energies = None if goal is None else self._energies(session, futures, goal)
         own = chosen.copy() if chosen is actions else chosen
         return Futures(futures, own, energies, self._error_bounds[: chosen.shape[1]].copy())
@@ -307,6 +311,10 @@ class WorldModel:
         chosen = np.asarray(action, np.float32)[None, None]
         predicted = self._roll_out(session, chosen, previous, history_actions)[0, 0]
         return float(np.sqrt(np.mean(np.square(predicted - arrived))))
+
+    def _note_device_time(self, stage: str, session: Session) -> None:
+        if isinstance(session, TimesItself):
+            self.device_timings[stage] = session.device_ms
 
     def _open_here(self) -> Sessions:
         if self._sessions is None:

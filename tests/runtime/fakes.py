@@ -57,6 +57,7 @@ class FakeModel:
     def __init__(self, *, encode_s: float = 0.0, history_size: int = 1) -> None:
         self.manifest = manifest(history_size=history_size)
         self.bundle = SimpleNamespace(sha256="0" * 64, path="fake")
+        self.device_timings: dict[str, float] = {}
         self.timings = {"preprocess": 0.0, "encode": 0.0, "predict": 0.0, "energy": 0.0}
         self.threads = {threading.current_thread().name}
         self.closed = False

@@ -12,6 +12,7 @@ from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.profile import read_profile
+from tests.runtime.simulated_tensorrt import SimulatedTensorRT
 
 MODEL = Path(__file__).parents[2] / "models" / "two_rooms"
 
@@ -43,6 +44,44 @@ def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
     shown = capsys.readouterr().out
     assert "response" in shown and "parity of the encoder" in shown
     assert main(["compare", "--quantile", "p90", str(files["json"]), str(files["json"])]) == 0
+
+
+def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
+    tensorrt: SimulatedTensorRT,
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "jepa-edge").mkdir()
+    assert main(["build-engine", str(toy_bundle), "--num-samples", "16"]) == 0
+    files = {name: tmp_path / f"profile.{name}" for name in ("json", "html")}
+    command = [
+        "profile",
+        "--bundle",
+        str(toy_bundle),
+        "--engine",
+        "tensorrt",
+        "--futures",
+        "16",
+        "--rate",
+        "50",
+    ]
+    outputs = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    assert main([*command, "--duration", "1", "--skip", "sweep,cold,idle", *outputs]) == 0
+    profile = read_profile(files["json"])
+    assert set(profile.run.device_ms) == {"encode", "predict"}
+    assert profile.run.device_ms["encode"] == [0.25] * len(profile.run.latency_ms)
+    assert describe(profile.run).device["predict"].p50.value == 0.25
+    assert profile.subject.engine_version == "10.3.0 on Simulated GPU"
+    assert "by the device's clock" in capsys.readouterr().out
+    assert "encode, by the device&#x27;s clock" in files["html"].read_text(encoding="utf-8")
+
+
+def test_an_engine_that_takes_minutes_to_build_is_started_as_it_serves() -> None:
+    assert cold_start.caches("tensorrt:0") == ("hit",)
+    assert cold_start.caches("openvino:NPU") == ("miss", "hit")
 
 
 @pytest.mark.parametrize(

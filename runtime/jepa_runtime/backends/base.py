@@ -109,6 +109,15 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class TimesItself(Protocol):
+    """A session of a device with a clock of its own."""
+
+    @property
+    def device_ms(self) -> float:
+        """How long the device had the last run, copies of inputs and outputs included."""
+
+
+@runtime_checkable
 class ScalesImages(Protocol):
     """A session that can bring images to the size of its input ``frame`` itself."""
 

@@ -153,7 +153,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
                 bundle=args.bundle, engine=args.engine, precision=precision, num_samples=subject.futures,
                 threads=args.threads,
             )  # fmt: skip
-            tick = steps.counter("cold starts", 2 * _COLD_STARTS)
+            tick = steps.counter("cold starts", len(cold_start.caches(start.engine)) * _COLD_STARTS)
             fields["cold_starts"] = cold_start.measure(start, repetitions=_COLD_STARTS, tick=tick)
         if "layers" in passes and not stopping.is_set():
             steps.say("layers")

@@ -93,6 +93,8 @@ def _latencies(profile: Profile, run: RunStatistics) -> Table:
     table.add_section()
     for name, measured in run.stages.items():
         _add(table, f"  {name}", measured)
+        if name in run.device:
+            _add(table, "    by the device's clock", run.device[name])
     _add(table, "  residual", run.residual)
     table.add_section()
     _add(table, "peak age", run.peak_age)

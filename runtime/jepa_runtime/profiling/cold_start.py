@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends.engines import engine_folder
+from jepa_runtime.backends.select import takes_building
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.profile import ColdStart
@@ -42,24 +44,30 @@ class Start:
     pinning: bool = True
 
 
+def caches(engine: str) -> tuple[Literal["miss", "hit"], ...]:
+    """With what caches there is something to measure: an engine that takes minutes to build is there, or its
+    start is no start."""
+    return ("hit",) if takes_building(engine) else ("miss", "hit")
+
+
 def measure(
     start: Start, *, repetitions: int = 3, tick: Callable[[], None] = lambda: None
 ) -> list[ColdStart]:
-    """Start ``repetitions`` times with an empty cache of compiled models, and as often with a full one.
+    """Start ``repetitions`` times with each cache of :func:`caches`: of compiled models, empty and full.
 
     Raises:
         ProfileError: a process failed; the message is its own.
     """
-    found: dict[str, list[dict[str, float]]] = {"miss": [], "hit": []}
+    found: dict[Literal["miss", "hit"], list[dict[str, float]]] = {kind: [] for kind in caches(start.engine)}
     with tempfile.TemporaryDirectory() as folder:
         for repetition in range(repetitions):
-            cache = Path(folder) / str(repetition)
+            cache = engine_folder(None) if takes_building(start.engine) else Path(folder) / str(repetition)
             for kind in found:
                 found[kind].append(_run(start, cache))
                 tick()
     return [
         ColdStart(
-            cache="miss" if kind == "miss" else "hit",
+            cache=kind,
             phases_ms={name: [round(run[name], 3) for run in runs] for name in runs[0]},
             total_ms=[round(sum(run[name] for name in _TOTAL), 3) for run in runs],
         )

@@ -60,6 +60,7 @@ class RunStatistics:
         response: of all frames: see :func:`responses`. It shows a stall that latency, which skips dropped
             frames, does not.
         stages: of the processed frames, by stage.
+        device: of some stages, by the device's own clock.
         residual: of the processed frames: latency less the sum of the stages. Empty without stages.
         residual_share: mean of the residual over the mean latency.
         misses: frames whose result came after the deadline, or never; None: not known, or no deadline.
@@ -84,6 +85,7 @@ class RunStatistics:
     latency: Distribution
     response: Distribution
     stages: dict[str, Distribution]
+    device: dict[str, Distribution]
     residual: Distribution
     residual_share: float | None
     misses: int | None
@@ -142,6 +144,7 @@ def describe(run: Run) -> RunStatistics:
         latency=total,
         response=distribution(responses(run)),
         stages={name: distribution(samples) for name, samples in run.stages_ms.items()},
+        device={name: distribution(samples) for name, samples in run.device_ms.items()},
         residual=left,
         residual_share=share,
         misses=None if late is None else int(late.sum()),

@@ -100,7 +100,7 @@ class Load:
         self._pipeline = Pipeline(open_model, on_result=self._take, on_error=self._fail)
         self._sequence = self._stamp_ns = 0
         # Of each result its clocks only: futures kept would cost each next frame fresh memory.
-        self._results: dict[int, tuple[int, dict[str, float]]] = {}
+        self._results: dict[int, tuple[int, dict[str, float], dict[str, float]]] = {}
         self._failed: dict[int, str] = {}
         self._arrived = Event()
 
@@ -214,13 +214,13 @@ class Load:
             if self._stopping.wait(gap_s):
                 break
             began_ns = time.perf_counter_ns()
-            finished_ns, _ = self._results[self._one(period_ns)]
+            finished_ns, *_ = self._results[self._one(period_ns)]
             latencies.append((finished_ns - began_ns) / 1e6)
         return IdleGap(gap_s=gap_s, latency_ms=latencies)
 
     def _recent(self, due: dict[int, int]) -> Summary:
         latest = islice(reversed(self._results.copy().items()), _RECENT)
-        return summarize((finished_ns - due[key]) / 1e6 for key, (finished_ns, _) in latest if key in due)
+        return summarize((finished_ns - due[key]) / 1e6 for key, (finished_ns, *_) in latest if key in due)
 
     def _frames_of_history(self, rate_hz: float) -> int:
         return math.ceil((self._history_size - 1) * self._step_s * rate_hz)
@@ -243,7 +243,7 @@ class Load:
         return sequence
 
     def _take(self, result: Result) -> None:
-        self._results[result.sequence] = time.perf_counter_ns(), result.timings_ms
+        self._results[result.sequence] = time.perf_counter_ns(), result.timings_ms, result.device_ms
         self._arrived.set()
 
     def _fail(self, error: Exception, frame: Frame | None) -> None:
@@ -267,6 +267,10 @@ class Load:
             samples = [results[key][1][stage] for key in done]
             if any(samples):
                 stages[stage] = samples
+        device = {
+            stage: [round(results[key][2].get(stage, 0.0), 4) for key in done]
+            for stage in results[done[-1]][2]
+        }
         finished_ns = [results[key][0] for key in done]
         return Run(
             rate_hz=rate_hz,
@@ -279,6 +283,7 @@ class Load:
                 due, [key for key in due if key not in results and key not in failed], start_ns
             ),
             failed_s=_seconds(due, [key for key in due if key in failed], start_ns),
+            device_ms=device,
             absent=_ABSENT | ({} if "energy" in stages else {"energy": "no goal was set"}),
         )
 

@@ -98,6 +98,7 @@ class Run(_Model):
         dropped_s: when frames were due that a newer one replaced.
         failed_s: when frames were due whose processing failed.
         absent: stages that were not measured, and why.
+        device_ms: of some stages, what the device's own clock says.
         told: instead of samples, in an imported profile.
     """
 
@@ -110,12 +111,14 @@ class Run(_Model):
     dropped_s: _Milliseconds = []
     failed_s: _Milliseconds = []
     absent: dict[str, str] = {}
+    device_ms: dict[str, _Milliseconds] = {}
     told: Told | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Run:
         count = len(self.scheduled_s)
-        for name, values in (("latency_ms", self.latency_ms), *self.stages_ms.items()):
+        timed = *self.stages_ms.items(), *self.device_ms.items()
+        for name, values in (("latency_ms", self.latency_ms), *timed):
             if len(values) != count:
                 raise ValueError(f"{name} must have one entry per frame ({count}), got {len(values)}")
         if self.told is not None and count:

@@ -246,7 +246,11 @@ def _stages(profile: Profile, run: RunStatistics) -> Html | None:
         start += stage.p50.value or 0.0
     bars.append(Bar("residual", start, run.residual.p50.value, run.residual.p99.value, 5))
     bars.append(Bar("end to end", 0.0, run.latency.p50.value, run.latency.p99.value, 1))
-    rows = [[name, *_cells(run.stages[name])] for name in names]
+    rows = []
+    for name in names:
+        rows.append([name, *_cells(run.stages[name])])
+        if name in run.device:
+            rows.append([f"{name}, by the device's clock", *_cells(run.device[name])])
     rows += [["residual", *_cells(run.residual)], ["end to end", *_cells(run.latency)]]
     share = run.residual_share
     told_share = "" if share is None else f" It is {100 * share:.1f} % of the mean latency."
