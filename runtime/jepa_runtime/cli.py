@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import jepa_runtime
-from jepa_runtime.commands import build_engine, compare, configs, info, profile, run, update, verify
+from jepa_runtime.commands import build_engine, compare, configs, doctor, info, profile, run, update, verify
 from jepa_runtime.errors import JepaRuntimeError
 
 _INTERRUPTED = 130
@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; those of the process if left out.
 
     Returns:
-        The exit status: 0, or 1 after an error, which is told in one line on standard error.
+        The exit status that the subcommand gives; 1 after an error, which is told in one line on standard
+        error.
     """
     parser = argparse.ArgumentParser(
         prog="jepa-runtime",
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"jepa-edge {jepa_runtime.__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, profile, compare, verify, info, build_engine, update, configs):
+    for command in (run, profile, compare, verify, info, doctor, build_engine, update, configs):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

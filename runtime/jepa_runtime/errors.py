@@ -57,3 +57,11 @@ class RefusedError(UpdateError):
 
 class ConfigsError(JepaRuntimeError):
     """System files cannot be installed or taken back; the message says what stands now."""
+
+
+class DoctorError(JepaRuntimeError):
+    """The doctor could not run: a root, a recording or a file to be written is not usable."""
+
+
+class UnknownError(DoctorError):
+    """What a check asks cannot be told on this machine; the message says why. It becomes a finding."""

@@ -1,0 +1,129 @@
+"""``jepa-runtime doctor``: what does this machine lack to run a model in real time?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jepa_runtime.doctor import (
+    Diagnosis,
+    Finding,
+    LiveFacts,
+    Needs,
+    RecordedFacts,
+    Severity,
+    System,
+    as_json,
+    examine,
+    fix_script,
+)
+from jepa_runtime.errors import DoctorError, JepaRuntimeError
+
+_FAILED = 2
+_STYLES = {
+    Severity.ERROR: "bold red",
+    Severity.WARNING: "yellow",
+    Severity.UNKNOWN: "magenta",
+    Severity.INFO: "cyan",
+    Severity.OK: "green",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``doctor`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="tell what this machine lacks to run a model in real time, and how to mend it",
+        description="Tell what this machine lacks to run a model in real time: driver, firmware, devices, "
+        "libraries, power mode, clocks, heat, DDS buffers, limits, room, clock. Each finding has its "
+        "evidence and the command that mends it; nothing is changed. What cannot be told is unknown, not "
+        "wrong. Run it as the account that will run the model. Exit status 0: nothing is wrong, 1: there is "
+        "an error or a warning, 2: the doctor could not run.",
+    )
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="judge the machine for this bundle")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the findings as JSON; - for standard output instead of the table",
+    )
+    parser.add_argument(
+        "--fix-script",
+        type=Path,
+        metavar="FILE",
+        help="write a shell script with all remedies, for you to read and run; it is not run",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="examine the files of another machine below DIR, such as its mounted disk; DIR.json may tell "
+        "what no file does (docs/doctor.md)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what is in order too, and all evidence")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    try:
+        needs = None if args.bundle is None else Needs.of(args.bundle)
+        facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
+        diagnosis = examine(System(args.root, facts), needs)
+        if args.fix_script is not None:
+            _write(args.fix_script, fix_script(diagnosis))
+        if args.json not in (None, "-"):
+            _write(Path(args.json), as_json(diagnosis) + "\n")
+    except JepaRuntimeError as error:
+        print(f"jepa-runtime doctor: {error}", file=sys.stderr)
+        return _FAILED
+    if args.json == "-":
+        print(as_json(diagnosis))
+    else:
+        _show(diagnosis, verbose=args.verbose)
+    return 1 if diagnosis.wrong else 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DoctorError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _show(diagnosis: Diagnosis, *, verbose: bool) -> None:
+    console = Console()
+    # Text takes what a machine's files say literally; a string might be markup.
+    console.print(Text(f"{diagnosis.machine.name} ({diagnosis.machine.architecture})", style="bold"))
+    shown = [
+        finding for finding in diagnosis.findings if verbose or finding.verdict.severity <= Severity.UNKNOWN
+    ]
+    if shown:
+        console.print(_table(shown, verbose=verbose))
+    counts = {level: 0 for level in Severity}
+    for finding in diagnosis.findings:
+        counts[finding.verdict.severity] += 1
+    console.print(", ".join(f"{count} {level.name.lower()}" for level, count in counts.items() if count))
+
+
+def _table(findings: list[Finding], *, verbose: bool) -> Table:
+    table = Table(show_lines=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("finding, and what mends it", overflow="fold")
+    for finding in findings:
+        verdict = finding.verdict
+        style = _STYLES[verdict.severity]
+        text = Text(verdict.summary)
+        if verbose or verdict.severity <= Severity.WARNING:
+            for seen in verdict.evidence:
+                text.append(f"\n{seen.source}: {seen.value}", style="dim")
+        for step in verdict.remedy:
+            text.append(f"\n{step}" if step.startswith("#") else f"\n$ {step}", style="bold")
+        table.add_row(Text(f"{verdict.severity.name.lower()}\n{finding.check}", style=style), text)
+    return table

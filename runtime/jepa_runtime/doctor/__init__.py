@@ -1,0 +1,28 @@
+"""What a robot's computer lacks to run a model in real time, with evidence and the command that mends it.
+
+Nothing here changes the machine: it reads files, and proposes.
+"""
+
+from jepa_runtime.doctor.examine import Diagnosis, examine
+from jepa_runtime.doctor.finding import Evidence, Finding, Severity
+from jepa_runtime.doctor.live import LiveFacts
+from jepa_runtime.doctor.machine import Machine
+from jepa_runtime.doctor.needs import Needs
+from jepa_runtime.doctor.recorded import RecordedFacts
+from jepa_runtime.doctor.report import as_json, fix_script
+from jepa_runtime.doctor.system import System
+
+__all__ = [
+    "Diagnosis",
+    "Evidence",
+    "Finding",
+    "LiveFacts",
+    "Machine",
+    "Needs",
+    "RecordedFacts",
+    "Severity",
+    "System",
+    "as_json",
+    "examine",
+    "fix_script",
+]

@@ -1,0 +1,16 @@
+"""All checks, in the order in which they are documented."""
+
+from jepa_runtime.doctor.checks import access, jetson, libraries, network, npu, session, speed, storage
+
+CHECKS = (
+    *jetson.CHECKS,
+    *npu.CHECKS,
+    *access.CHECKS,
+    *libraries.CHECKS,
+    *speed.CHECKS,
+    *network.CHECKS,
+    *session.CHECKS,
+    *storage.CHECKS,
+)
+
+__all__ = ["CHECKS"]

@@ -1,0 +1,68 @@
+"""Whether an account may open device nodes; what the checks of several devices share."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, info, ok
+from jepa_runtime.doctor.system import Node
+
+
+def access(
+    context: Context,
+    nodes: Mapping[str, Node],
+    what: str,
+    group: str,
+    device: str | None,
+    severity: Severity = Severity.ERROR,
+) -> Verdict:
+    """Whether the account may read and write all ``nodes``.
+
+    Args:
+        what: the device, for people.
+        group: that to which its nodes should belong.
+        device: of our system files, those that set group and mode; None: there are none.
+        severity: of a node that is closed.
+
+    Raises:
+        UnknownError: who the account is cannot be told.
+    """
+    account = context.system.facts.account()
+    seen = tuple(Evidence(path, str(node)) for path, node in nodes.items())
+    closed = [node for node in nodes.values() if not node.open_to(account)]
+    if not closed:
+        return ok(f"the account {account.name} may open {what}", *seen)
+    who = Evidence(f"id -nG {account.name}", " ".join(sorted(account.groups)))
+    remedy = []
+    if any(node.group != group or node.mode & 0o060 != 0o060 for node in closed):
+        remedy += [configs(device), "sudo udevadm control --reload", "sudo udevadm trigger"] if device else []
+    if group not in account.groups:
+        remedy += [f"sudo usermod -aG {group} {shlex.quote(account.name)}", "# then log in again"]
+    return Verdict(
+        severity,
+        f"the account {account.name} may not open {what}",
+        (*seen, who),
+        tuple(remedy) or (f"# give the nodes to the group {group}, mode 0660, by a rule of udev",),
+    )
+
+
+def _camera(context: Context) -> Verdict:
+    nodes = context.system.facts.nodes("/dev/video*")
+    if not nodes:
+        return info(
+            "there is no camera of V4L2; a network or ROS source needs none",
+            Evidence("/dev/video*", "no such device"),
+        )
+    return access(context, nodes, "the cameras", "video", None, Severity.WARNING)
+
+
+CHECKS = (
+    Check(
+        "camera.node",
+        "the account may open the cameras",
+        "`/dev/video*`",
+        "`usermod -aG video`",
+        _camera,
+    ),
+)

@@ -1,0 +1,122 @@
+"""Libraries of the engines, and whether a bundle has what this machine runs."""
+
+from __future__ import annotations
+
+import re
+
+from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, ok
+from jepa_runtime.errors import UnknownError
+
+# As pyproject.toml has them; a test holds it.
+_OPENVINO, _PYCUDA = (2025, 0), (2024, 1)
+# One artefact serves all of these (strongly typed networks, precision written into the graph).
+_TENSORRT, _TENSORRT_TOO_NEW = (10, 3), (12, 0)
+_TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
+_PIP = "pip install --upgrade {}"
+# JetPack's bindings belong to the system's Python: an environment has to look there.
+_BINDINGS = (
+    "sudo apt-get install python3-libnvinfer",
+    "# an environment of its own has to see them: python3 -m venv --system-site-packages ...",
+)
+
+
+def _release(version: str, of: str) -> tuple[int, int]:
+    found = re.match(r"([0-9]+)\.([0-9]+)", version)
+    if found is None:
+        raise UnknownError(f"the version of {of} is {version!r}, which is no version")
+    return int(found[1]), int(found[2])
+
+
+def _installed(context: Context, name: str, least: tuple[int, int], remedy: tuple[str, ...]) -> Verdict:
+    needed = f"{least[0]}.{least[1]} or later"
+    version = context.system.package(name)
+    if version is None and not context.system.facts.library_folders():
+        raise UnknownError("this root has no folder of Python packages that is known")
+    seen = Evidence(f"pip show {name}", version or "not installed")
+    if version is None:
+        return Verdict(Severity.ERROR, f"{name} is not installed; {needed} is needed", (seen,), remedy)
+    if _release(version, name) < least:
+        return Verdict(Severity.ERROR, f"{name} {version} is too old; {needed} is needed", (seen,), remedy)
+    return ok(f"{name} {version} is installed", seen)
+
+
+def _openvino(context: Context) -> Verdict:
+    return _installed(context, "openvino", _OPENVINO, (_PIP.format("jepa-edge"),))
+
+
+def _pycuda(context: Context) -> Verdict:
+    remedy = ("sudo apt-get install cuda-toolkit-12-6  # to build it", _PIP.format("'jepa-edge[jetson]'"))
+    return _installed(context, "pycuda", _PYCUDA, remedy)
+
+
+def _tensorrt(context: Context) -> Verdict:
+    verdict = _installed(context, "tensorrt", _TENSORRT, _BINDINGS)
+    version = verdict.evidence[0].value
+    if verdict.severity is Severity.OK and _release(version, "tensorrt") >= _TENSORRT_TOO_NEW:
+        return Verdict(
+            Severity.ERROR,
+            f"tensorrt {version} is newer than what is supported: 10.3 to 11",
+            verdict.evidence,
+            ("# install TensorRT 10 or 11, or a newer jepa-edge",),
+        )
+    return verdict
+
+
+def _uses_tensorrt(context: Context) -> bool:
+    needs = context.needs
+    return context.machine.kind == "jetson" and (needs is None or "tensorrt" in needs.targets)
+
+
+def _targets(context: Context) -> Verdict:
+    assert context.needs is not None
+    wanted, kind = _TARGETS[context.machine.kind], context.machine.kind
+    has = ", ".join(sorted(context.needs.targets))
+    seen = Evidence("jepa-runtime info", f"{context.needs.name} has {has}")
+    if context.needs.targets & set(wanted):
+        return ok("the bundle has a form for this machine", seen)
+    on_cpu = bool(context.needs.targets & set(_TARGETS["plain"]))
+    return Verdict(
+        Severity.WARNING if on_cpu else Severity.ERROR,
+        f"the bundle has no form for this machine ({' or '.join(wanted)})"
+        + (": it will run on the processor" if on_cpu else ""),
+        (seen,),
+        (
+            "# on the workstation, build the model again for it: jepa-export build --target "
+            + {"jetson": "tensorrt", "intel_npu": "npu", "plain": "openvino"}[kind],
+        ),
+    )
+
+
+CHECKS = (
+    Check(
+        "engine.openvino",
+        "OpenVINO 2025.0 or later is installed",
+        "Python's metadata",
+        "`pip install --upgrade jepa-edge`",
+        _openvino,
+    ),
+    Check(
+        "engine.tensorrt",
+        "TensorRT 10.3 to 11 is installed for this Python",
+        "Python's metadata",
+        "package python3-libnvinfer",
+        _tensorrt,
+        _uses_tensorrt,
+    ),
+    Check(
+        "engine.pycuda",
+        "PyCUDA 2024.1 or later is installed",
+        "Python's metadata",
+        "`pip install --upgrade 'jepa-edge[jetson]'`",
+        _pycuda,
+        _uses_tensorrt,
+    ),
+    Check(
+        "bundle.target",
+        "the bundle has a form for this machine",
+        "the bundle's manifest",
+        "`jepa-export build --target`",
+        _targets,
+        lambda context: context.needs is not None,
+    ),
+)

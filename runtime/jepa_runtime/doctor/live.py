@@ -1,0 +1,101 @@
+"""What no file tells, of the machine on which the doctor runs. Everything here only looks."""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import grp
+import os
+import platform
+import pwd
+import shutil
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jepa_runtime.doctor.system import Account, Node
+from jepa_runtime.errors import UnknownError
+
+# From <sys/timex.h>.
+_STA_UNSYNC, _TIME_ERROR = 0x40, 5
+
+
+class _Timex(ctypes.Structure):
+    """struct timex of 64-bit Linux up to the field that is read; the kernel fills the rest."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 256),
+    )
+
+
+class LiveFacts:
+    """Implements :class:`jepa_runtime.doctor.system.Facts` for this machine."""
+
+    def kernel(self) -> str:
+        """The release of the running kernel."""
+        return platform.release()
+
+    def architecture(self) -> str:
+        """As ``uname -m``."""
+        return platform.machine()
+
+    def account(self) -> Account:
+        """Who runs the doctor, with the groups of this session: those added since count from the next one."""
+        uid = os.geteuid()
+        return Account(_user(uid), uid, frozenset(map(_group, [os.getegid(), *os.getgroups()])))
+
+    def nodes(self, pattern: str) -> dict[str, Node]:
+        """The device nodes that match; an entry of another kind is none."""
+        found = {}
+        for path in sorted(glob.glob(pattern)):
+            try:
+                state = os.stat(path)
+            except OSError as error:
+                raise UnknownError(f"{path} cannot be looked at: {error.strerror}") from error
+            if stat.S_ISCHR(state.st_mode):
+                mode = stat.S_IMODE(state.st_mode)
+                found[path] = Node(_user(state.st_uid), _group(state.st_gid), mode)
+        return found
+
+    def free_bytes(self, path: str) -> tuple[str, int]:
+        """The nearest folder that exists, and the free bytes of its file system."""
+        place = Path(path)
+        try:
+            while not place.exists():
+                place = place.parent
+            return str(place), shutil.disk_usage(place).free
+        except OSError as error:
+            raise UnknownError(f"{place} cannot be looked at: {error.strerror}") from error
+
+    def clock_synchronized(self) -> bool:
+        """What the kernel says of its clock; asking with ``modes`` 0 changes nothing."""
+        timex = _Timex()
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
+        if state < 0:
+            raise UnknownError(f"adjtimex cannot be asked: {os.strerror(ctypes.get_errno())}")
+        return state != _TIME_ERROR and not timex.status & _STA_UNSYNC
+
+    def library_folders(self) -> Sequence[str]:
+        """Where this Python looks."""
+        return sys.path
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

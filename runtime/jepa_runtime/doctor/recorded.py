@@ -1,0 +1,142 @@
+"""A root of another machine: its files below a folder, and what no file tells in a JSON file beside it.
+
+``orin/`` is described by ``orin.json``. Every entry may be left out; what needs it is then unknown::
+
+    {
+      "schema": 1,
+      "kernel": "5.15.148-tegra",
+      "architecture": "aarch64",
+      "account": {"name": "robot", "uid": 1000, "groups": ["robot", "video"]},
+      "nodes": {"/dev/nvmap": {"owner": "root", "group": "video", "mode": "0660"}},
+      "free_bytes": {"/": 21474836480},
+      "clock_synchronized": true
+    }
+
+``nodes`` lists all device nodes, ``free_bytes`` the free space of folders (``df``). Without such a file
+(the disk of a robot in a reader, say) the files alone are judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jepa_runtime.doctor.system import Account, Node
+from jepa_runtime.errors import DoctorError, UnknownError
+
+_LONGEST = 1 << 20
+_PYTHON = (
+    "opt/jepa-edge/lib/python3*/site-packages",
+    "usr/local/lib/python3*/dist-packages",
+    "usr/lib/python3*/dist-packages",
+)
+_Path = Annotated[str, Field(pattern=r"^/", max_length=255)]
+_T = TypeVar("_T")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class _Account(_Model):
+    name: str
+    uid: Annotated[int, Field(ge=0)]
+    groups: list[str]
+
+
+class _Node(_Model):
+    owner: str
+    group: str
+    mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")]
+
+
+class Recording(_Model):
+    """The file beside a root."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    kernel: str | None = None
+    architecture: str | None = None
+    account: _Account | None = None
+    nodes: dict[_Path, _Node] | None = None
+    free_bytes: dict[_Path, Annotated[int, Field(ge=0)]] | None = None
+    clock_synchronized: bool | None = None
+
+
+class RecordedFacts:
+    """Implements :class:`jepa_runtime.doctor.system.Facts` for a root."""
+
+    def __init__(self, root: Path) -> None:
+        """Read what lies beside ``root``.
+
+        Raises:
+            DoctorError: there is no such folder, or the file beside it is not as described.
+        """
+        if not root.is_dir():
+            raise DoctorError(f"{root}: is no folder: name the root of a machine, such as a mounted disk")
+        self._root = root.resolve()
+        self._path = self._root.with_name(self._root.name + ".json")
+        self._recording = _read(self._path)
+
+    def kernel(self) -> str:
+        """The recorded release."""
+        return self._told(self._recording.kernel, "kernel")
+
+    def architecture(self) -> str:
+        """The recorded architecture."""
+        return self._told(self._recording.architecture, "architecture")
+
+    def account(self) -> Account:
+        """The recorded account."""
+        account = self._told(self._recording.account, "account")
+        return Account(account.name, account.uid, frozenset(account.groups))
+
+    def nodes(self, pattern: str) -> dict[str, Node]:
+        """The recorded nodes that match."""
+        nodes = self._told(self._recording.nodes, "nodes")
+        return {
+            path: Node(node.owner, node.group, int(node.mode, 8))
+            for path, node in sorted(nodes.items())
+            if fnmatchcase(path, pattern)
+        }
+
+    def free_bytes(self, path: str) -> tuple[str, int]:
+        """Of the nearest folder that was recorded."""
+        free = self._told(self._recording.free_bytes, "free_bytes")
+        for place in (path, *map(str, PurePosixPath(path).parents)):
+            if place in free:
+                return place, free[place]
+        raise UnknownError(f"{self._path} tells the free bytes of nothing at or above {path}")
+
+    def clock_synchronized(self) -> bool:
+        """As recorded."""
+        return self._told(self._recording.clock_synchronized, "clock_synchronized")
+
+    def library_folders(self) -> Sequence[str]:
+        """Where the Pythons of this root look: our own folder before those of the system."""
+        return [str(folder) for pattern in _PYTHON for folder in sorted(self._root.glob(pattern))]
+
+    def _told(self, value: _T | None, name: str) -> _T:
+        if value is None:
+            raise UnknownError(f"no file of a root tells it, and {self._path} has no {name!r}")
+        return value
+
+
+def _read(path: Path) -> Recording:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            raise DoctorError(f"{path}: is longer than {_LONGEST >> 20} MiB: record the machine again")
+        return Recording.model_validate_json(content)
+    except FileNotFoundError:
+        return Recording.model_validate({"schema": 1})
+    except OSError as error:
+        raise DoctorError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DoctorError(f"{path}: {where}: {first['msg']}: record the machine again") from error

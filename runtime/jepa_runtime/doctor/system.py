@@ -1,0 +1,207 @@
+"""A machine as the doctor sees it: files below a root, and what no file tells.
+
+Nothing here writes, and nothing guesses: what cannot be read raises :class:`UnknownError` with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Protocol
+
+from jepa_runtime.errors import UnknownError
+from jepa_runtime.profiling.machine.files import Files
+
+# The longest text that is read: /var/lib/dpkg/status of a full desktop has less than 10 MB.
+_LONGEST, _PIECE = 32 << 20, 1 << 20
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who would run the model. ``groups`` holds the names of all its groups."""
+
+    name: str
+    uid: int
+    groups: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Node:
+    """Owner, group and permission bits of a device node."""
+
+    owner: str
+    group: str
+    mode: int
+
+    def __str__(self) -> str:
+        return f"{self.owner}:{self.group} {self.mode:04o}"
+
+    def open_to(self, account: Account) -> bool:
+        """Whether the account may read and write it; the first class that fits decides, and no other."""
+        if account.uid == 0:
+            return True
+        if self.owner == account.name:
+            return self.mode & 0o600 == 0o600
+        if self.group in account.groups:
+            return self.mode & 0o060 == 0o060
+        return self.mode & 0o006 == 0o006
+
+
+class Facts(Protocol):
+    """What a git repository cannot hold. Each raises :class:`UnknownError` where it cannot be told."""
+
+    def kernel(self) -> str:
+        """The release, as ``uname -r``."""
+
+    def architecture(self) -> str:
+        """As ``uname -m``."""
+
+    def account(self) -> Account:
+        """Who would run the model."""
+
+    def nodes(self, pattern: str) -> dict[str, Node]:
+        """The device nodes whose path (``/dev/...``) matches the pattern of a shell."""
+
+    def free_bytes(self, path: str) -> tuple[str, int]:
+        """The nearest folder at or above ``path`` that exists, and what an account may still write there."""
+
+    def clock_synchronized(self) -> bool:
+        """Whether the kernel's clock follows a reference (adjtimex(2))."""
+
+    def library_folders(self) -> Sequence[str]:
+        """Where Python looks for packages."""
+
+
+class System:
+    """The files of a machine below ``root``, and its ``facts``. Paths are relative to the root."""
+
+    def __init__(self, root: Path, facts: Facts) -> None:
+        self.root = root
+        self.facts = facts
+        self._files = Files(root)
+        self._texts: dict[str, str] = {}
+
+    def text(self, path: str, *, may_be_empty: bool = False) -> str:
+        """A file of text, without white space around it.
+
+        Raises:
+            UnknownError: it cannot be read, is empty, or holds something else.
+        """
+        if path not in self._texts:
+            content = self._bytes(path).strip(b" \t\n\0")
+            if not content and not may_be_empty:
+                raise UnknownError(f"/{path} is empty")
+            if b"\0" in content:
+                raise UnknownError(f"/{path} holds no text")
+            try:
+                self._texts[path] = content.decode()
+            except UnicodeDecodeError:
+                raise UnknownError(f"/{path} holds no text") from None
+        return self._texts[path]
+
+    def strings(self, path: str) -> list[str]:
+        """A property of the device tree: strings that end with NUL.
+
+        Raises:
+            UnknownError: it cannot be read, or holds something else.
+        """
+        try:
+            found = [part.decode("ascii") for part in self._bytes(path).rstrip(b"\0\n").split(b"\0")]
+        except UnicodeDecodeError:
+            raise UnknownError(f"/{path} holds no text") from None
+        if not all(part and part.isprintable() for part in found):
+            raise UnknownError(f"/{path} holds no list of strings")
+        return found
+
+    def integer(self, path: str) -> int:
+        """A file with one whole number.
+
+        Raises:
+            UnknownError: it cannot be read, or holds something else.
+        """
+        text = self.text(path)
+        try:
+            return int(text)
+        except ValueError:
+            raise UnknownError(f"/{path} holds no whole number but {text[:40]!r}") from None
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder.
+
+        Raises:
+            UnknownError: that may not be looked at.
+        """
+        try:
+            os.stat(self._inside(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UnknownError(f"/{path} cannot be looked at: {error.strerror}") from error
+        return True
+
+    def find(self, pattern: str) -> list[str]:
+        """Paths that match, in the order of the numbers in them."""
+        return self._files.find(pattern)
+
+    def link_name(self, path: str) -> str | None:
+        """The last name in what a symbolic link points to; None if there is no link."""
+        try:
+            return os.path.basename(os.readlink(self.root / path))
+        except OSError:
+            return None
+
+    @cached_property
+    def debian(self) -> dict[str, str]:
+        """The installed Debian packages and their versions.
+
+        Raises:
+            UnknownError: this is no Debian, or its list cannot be read.
+        """
+        path = "var/lib/dpkg/status"
+        found = {}
+        for stanza in self.text(path).split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line)
+            if not {"Package", "Status"} <= fields.keys():
+                raise UnknownError(f"/{path} is damaged: a paragraph names no package")
+            if fields["Status"].endswith(" installed") and "Version" in fields:
+                found[fields["Package"]] = fields["Version"]
+        return found
+
+    def package(self, name: str) -> str | None:
+        """The version of an installed Python package, as Python's metadata has it; None if there is none.
+
+        Raises:
+            UnknownError: its metadata is damaged.
+        """
+        for found in distributions(name=name, path=list(self.facts.library_folders())):
+            try:
+                if version := found.metadata["Version"]:
+                    return str(version)
+            except (OSError, UnicodeDecodeError, TypeError):
+                pass
+            raise UnknownError(f"the metadata of the Python package {name} are damaged")
+        return None
+
+    def _inside(self, path: str) -> Path:
+        """Where ``path`` leads. An absolute link in a recorded root would lead to a file of this machine."""
+        place = Path(os.path.realpath(self.root / path))
+        if not place.is_relative_to(os.path.realpath(self.root)):
+            raise UnknownError(f"/{path} leads out of the root {self.root}")
+        return place
+
+    def _bytes(self, path: str) -> bytes:
+        try:
+            # In pieces: the kernel refuses large reads of /proc/sys.
+            with open(self._inside(path), "rb", buffering=0) as file:
+                content = b""
+                while len(content) <= _LONGEST and (piece := file.read(_PIECE)):
+                    content += piece
+        except OSError as error:
+            raise UnknownError(f"/{path} cannot be read: {error.strerror}") from error
+        if len(content) > _LONGEST:
+            raise UnknownError(f"/{path} is longer than {_LONGEST >> 20} MiB")
+        return content
