@@ -84,7 +84,7 @@ class LiveFacts:
 
     def library_folders(self) -> Sequence[str]:
         """Where this Python looks."""
-        return sys.path
+        return [os.path.abspath(folder)[1:] for folder in sys.path if folder]
 
 
 def _group(gid: int) -> str:

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -29,11 +30,9 @@ from jepa_runtime.doctor.system import Account, Node
 from jepa_runtime.errors import DoctorError, UnknownError
 
 _LONGEST = 1 << 20
-_PYTHON = (
-    "opt/jepa-edge/lib/python3*/site-packages",
-    "usr/local/lib/python3*/dist-packages",
-    "usr/lib/python3*/dist-packages",
-)
+# Where firmware_configs expects jepa-edge, and where Debian has packages of a Python such as "python3.12".
+_OWN = "opt/jepa-edge"
+_DEBIAN = ("usr/local/lib/{}/dist-packages", "usr/lib/{}/dist-packages", "usr/lib/python3/dist-packages")
 _Path = Annotated[str, Field(pattern=r"^/", max_length=255)]
 _T = TypeVar("_T")
 
@@ -116,8 +115,21 @@ class RecordedFacts:
         return self._told(self._recording.clock_synchronized, "clock_synchronized")
 
     def library_folders(self) -> Sequence[str]:
-        """Where the Pythons of this root look: our own folder before those of the system."""
-        return [str(folder) for pattern in _PYTHON for folder in sorted(self._root.glob(pattern))]
+        """Where the Python of our own environment looks, or that of the system if there is none."""
+        own = self._folders(f"{_OWN}/lib/python3.*/site-packages")[-1:]
+        if not own:
+            return [folder for pattern in _DEBIAN for folder in self._folders(pattern.format("python3.*"))]
+        try:
+            settings = (self._root / _OWN / "pyvenv.cfg").read_text(errors="replace")
+        except OSError:
+            settings = ""
+        if "include-system-site-packages = true" not in settings:
+            return own
+        python = PurePosixPath(own[0]).parent.name
+        return own + [folder for pattern in _DEBIAN for folder in self._folders(pattern.format(python))]
+
+    def _folders(self, pattern: str) -> list[str]:
+        return sorted(glob.glob(pattern, root_dir=self._root))
 
     def _told(self, value: _T | None, name: str) -> _T:
         if value is None:

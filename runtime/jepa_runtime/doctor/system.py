@@ -5,11 +5,13 @@ Nothing here writes, and nothing guesses: what cannot be read raises :class:`Unk
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Protocol
 
@@ -73,7 +75,7 @@ class Facts(Protocol):
         """Whether the kernel's clock follows a reference (adjtimex(2))."""
 
     def library_folders(self) -> Sequence[str]:
-        """Where Python looks for packages."""
+        """Where Python looks for packages; paths relative to the root."""
 
 
 class System:
@@ -143,6 +145,17 @@ class System:
             raise UnknownError(f"/{path} cannot be looked at: {error.strerror}") from error
         return True
 
+    def filled(self, pattern: str) -> list[str]:
+        """Files that match and are not empty."""
+        found = []
+        for path in self.find(pattern):
+            try:
+                state = os.stat(self._inside(path))
+            except (OSError, UnknownError):
+                continue
+            found += [path] if stat.S_ISREG(state.st_mode) and state.st_size else []
+        return found
+
     def find(self, pattern: str) -> list[str]:
         """Paths that match, in the order of the numbers in them."""
         return self._files.find(pattern)
@@ -172,18 +185,17 @@ class System:
         return found
 
     def package(self, name: str) -> str | None:
-        """The version of an installed Python package, as Python's metadata has it; None if there is none.
+        """The version of an installed Python package, as its metadata have it; None if there is none.
 
         Raises:
-            UnknownError: its metadata is damaged.
+            UnknownError: its metadata are damaged.
         """
-        for found in distributions(name=name, path=list(self.facts.library_folders())):
-            try:
-                if version := found.metadata["Version"]:
-                    return str(version)
-            except (OSError, UnicodeDecodeError, TypeError):
-                pass
-            raise UnknownError(f"the metadata of the Python package {name} are damaged")
+        for folder in self.facts.library_folders():
+            for file in ("dist-info/METADATA", "egg-info/PKG-INFO"):
+                for path in self.find(f"{glob.escape(folder)}/{name}-*.{file}"):
+                    if found := re.search(r"^Version: (\S+)$", self.text(path), re.MULTILINE):
+                        return found[1]
+                    raise UnknownError(f"/{path} tells no version")
         return None
 
     def _inside(self, path: str) -> Path:
@@ -195,8 +207,11 @@ class System:
 
     def _bytes(self, path: str) -> bytes:
         try:
+            place = self._inside(path)
+            if not stat.S_ISREG(os.stat(place).st_mode):
+                raise UnknownError(f"/{path} is no file")
             # In pieces: the kernel refuses large reads of /proc/sys.
-            with open(self._inside(path), "rb", buffering=0) as file:
+            with open(place, "rb", buffering=0) as file:
                 content = b""
                 while len(content) <= _LONGEST and (piece := file.read(_PIECE)):
                     content += piece

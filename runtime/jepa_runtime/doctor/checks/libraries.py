@@ -13,10 +13,10 @@ _OPENVINO, _PYCUDA = (2025, 0), (2024, 1)
 _TENSORRT, _TENSORRT_TOO_NEW = (10, 3), (12, 0)
 _TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
 _PIP = "pip install --upgrade {}"
-# JetPack's bindings belong to the system's Python: an environment has to look there.
 _BINDINGS = (
     "sudo apt-get install python3-libnvinfer",
-    "# an environment of its own has to see them: python3 -m venv --system-site-packages ...",
+    "# they are for the system's Python: an environment of it sees them if it was made by python3 -m venv "
+    "--system-site-packages; for another Python, build them from the sources in NVIDIA/TensorRT",
 )
 
 

@@ -56,7 +56,7 @@ def _kernel(context: Context) -> Verdict:
 def _found_firmware(context: Context, npu: Npu) -> list[str]:
     names = (f"intel/vpu/vpu_{npu.firmware}_v*.bin*", f"vpu_{npu.firmware}.bin*")
     patterns = (f"{folder}/{name}" for folder in _FIRMWARE for name in names)
-    return [path for pattern in patterns for path in context.system.find(pattern)]
+    return [path for pattern in patterns for path in context.system.filled(pattern)]
 
 
 def _driver(context: Context) -> str | None:
@@ -136,7 +136,10 @@ def _libraries(context: Context) -> Verdict:
     seen, missing = [], []
     for package, names in _LIBRARIES.items():
         files = [
-            path for folder in _FOLDERS for name in names for path in context.system.find(f"{folder}/{name}")
+            path
+            for folder in _FOLDERS
+            for name in names
+            for path in context.system.filled(f"{folder}/{name}")
         ]
         if package in debian:
             seen.append(Evidence(f"dpkg -s {package}", debian[package]))

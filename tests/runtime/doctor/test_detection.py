@@ -1,0 +1,78 @@
+"""Which machine is which, and that a healthy one raises no alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.doctor import Severity
+from jepa_runtime.doctor.machine import NPUS
+from tests.runtime.doctor import roots
+from tests.runtime.doctor.roots import HEALTHY, NPU, Root
+
+Builder = Callable[[Path], Root]
+
+
+@pytest.mark.parametrize("build", HEALTHY)
+def test_a_healthy_machine_raises_no_alarm(build: Builder, tmp_path: Path) -> None:
+    diagnosis = build(tmp_path / "root").diagnose()
+
+    assert diagnosis.wrong == ()
+    assert sum(finding.verdict.severity is Severity.OK for finding in diagnosis.findings) >= 8
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "parts"),
+    [
+        (roots.orin_nano, "jetson", ("Orin Nano", "Orin Nano 8GB", "L4T 36.4.3", "JetPack 6.2+b77")),
+        (roots.agx_orin, "jetson", ("AGX Orin Developer Kit", "AGX Orin 64GB", "L4T 36.4.3")),
+        (roots.thor, "jetson", ("Thor Developer Kit", "Thor T5000", "L4T 38.2.0")),
+        (roots.meteor_lake, "intel_npu", ("155H", "NPU 3720 (Meteor Lake)")),
+        (roots.lunar_lake, "intel_npu", ("258V", "NPU 4000 (Lunar Lake)")),
+        (roots.desktop, "plain", ("Ryzen 7 7700X",)),
+        (roots.raspberry_pi, "plain", ("Raspberry Pi 5 Model B",)),
+    ],
+)
+def test_a_machine_is_told_by_its_name(
+    build: Builder, kind: str, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    machine = build(tmp_path / "root").diagnose().machine
+
+    assert machine.kind == kind
+    assert all(part in machine.name for part in parts), machine.name
+    assert not machine.doubt
+
+
+@pytest.mark.parametrize(("device", "npu"), NPUS.items())
+def test_a_generation_of_the_npu_looks_for_its_own_firmware(device: str, npu: object, tmp_path: Path) -> None:
+    root = roots.meteor_lake(tmp_path / "root")
+    root.write({f"{NPU}/device": device})
+
+    diagnosis = root.diagnose()
+
+    assert diagnosis.machine.npu == npu
+    assert ("npu.firmware" in {finding.check for finding in diagnosis.wrong}) == (
+        diagnosis.machine.npu is not None and diagnosis.machine.npu.firmware != "37xx"
+    )
+
+
+def test_an_npu_of_another_maker_is_not_taken_for_intels(tmp_path: Path) -> None:
+    root = roots.meteor_lake(tmp_path / "root")
+    root.write({f"{NPU}/vendor": "0x1022"})
+
+    assert root.diagnose().machine.kind == "plain"
+
+
+def test_what_a_disk_alone_does_not_tell_is_unknown_and_no_alarm(tmp_path: Path) -> None:
+    root = roots.orin_nano(tmp_path / "root")
+    root.facts = {"schema": 1}
+
+    diagnosis = root.diagnose()
+    unknown = {
+        finding.check for finding in diagnosis.findings if finding.verdict.severity is Severity.UNKNOWN
+    }
+
+    assert diagnosis.wrong == ()
+    assert unknown >= {"machine", "jetson.node", "camera.node", "clock.synchronized", "disk.state"}

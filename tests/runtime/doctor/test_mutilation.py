@@ -1,0 +1,144 @@
+"""Whatever has become of a machine's files: an answer, and never one that says without reason that all is well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepa_runtime.doctor import Severity, as_json, fix_script
+from tests.runtime.doctor import roots
+from tests.runtime.doctor.faults import JETSON, NPU_LAPTOP
+from tests.runtime.doctor.roots import Root
+
+_MACHINES = {"orin_nano": (roots.orin_nano, JETSON), "meteor_lake": (roots.meteor_lake, NPU_LAPTOP)}
+_HUGE = 33 << 20
+
+
+def _huge(place: Path) -> None:
+    os.truncate(place, _HUGE)
+
+
+def _gone_for(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def mutilate(place: Path) -> None:
+        place.unlink()
+        make(place)
+
+    return mutilate
+
+
+# The last two may be what a firmware or a library really holds.
+_KINDS: dict[str, Callable[[Path], object]] = {
+    "empty": lambda place: place.write_bytes(b""),
+    "a folder": _gone_for(Path.mkdir),
+    "a pipe": _gone_for(os.mkfifo),
+    "a loop of links": _gone_for(lambda place: place.symlink_to(place.name)),
+    "a link to this machine": _gone_for(lambda place: place.symlink_to("/proc/self/limits")),
+    "binary": lambda place: place.write_bytes(bytes(range(256)) * 4),
+    "huge": _huge,
+}
+_ANY_CONTENT = ("binary", "huge")
+
+
+@pytest.fixture(scope="module", params=_MACHINES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Root, Root]:
+    """A machine in good health, and the same with one fault for each check that it can tell beside the others."""
+    build, faults = _MACHINES[request.param]
+    folder = tmp_path_factory.mktemp("machines")
+    healthy, faulty = build(folder / "healthy"), build(folder / "faulty")
+    for fault in {fault.check: fault for fault in faults if not fault.hides}.values():
+        fault.plant(faulty)
+    return healthy, faulty
+
+
+def _file(root: Root, number: int) -> Path:
+    files = sorted(path for path in root.root.rglob("*") if path.is_file() and not path.is_symlink())
+    return files[number % len(files)]
+
+
+@contextmanager
+def _mutilated(place: Path, mutilate: Callable[[Path], object]) -> Iterator[None]:
+    content = place.read_bytes()
+    mutilate(place)
+    try:
+        yield
+    finally:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        place.write_bytes(content)
+
+
+@settings(max_examples=150, deadline=None)
+@given(number=st.integers(0, 999), kind=st.sampled_from(sorted(_KINDS)))
+def test_what_cannot_be_read_is_no_ground_for_an_ok(pair: tuple[Root, Root], number: int, kind: str) -> None:
+    root = pair[0]
+    place = _file(root, number)
+
+    with _mutilated(place, _KINDS[kind]):
+        diagnosis = root.diagnose()
+
+    sources = {
+        (seen.source, seen.value)
+        for finding in diagnosis.findings
+        if finding.verdict.severity is Severity.OK
+        for seen in finding.verdict.evidence
+    }
+    cited = {value for source, value in sources if source == f"/{place.relative_to(root.root)}"}
+    assert cited <= ({"is there"} if kind in _ANY_CONTENT else set())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    number=st.integers(0, 999),
+    mutilate=st.one_of(
+        st.sampled_from([*_KINDS.values(), Path.unlink]),
+        st.binary(max_size=300).map(lambda content: lambda place: place.write_bytes(content)),
+        st.text(max_size=300).map(lambda text: lambda place: place.write_text(text)),
+    ),
+)
+def test_a_fault_is_never_called_ok_whatever_becomes_of_a_file(
+    pair: tuple[Root, Root], number: int, mutilate: Callable[[Path], object]
+) -> None:
+    root = pair[1]
+    faulty = {finding.check for finding in root.diagnose().wrong}
+    place = _file(root, number)
+
+    with _mutilated(place, mutilate):
+        diagnosis = root.diagnose()
+
+    now = {finding.check: finding.verdict.severity for finding in diagnosis.findings}
+    # A zone that does not answer measures a part that sleeps: what the others say holds.
+    cured = {"cpu.temperature"} if "thermal_zone" in str(place) else set()
+    assert {check for check in faulty - cured if now.get(check) is Severity.OK} == set()
+    as_json(diagnosis)
+    script = fix_script(diagnosis)
+    assert all(line.isprintable() for line in script.splitlines())
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(max_size=200))
+def test_what_a_file_says_cannot_become_a_command(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    folder = tmp_path_factory.mktemp("machine")
+    root = roots.meteor_lake(folder / "root")
+    root.facts["account"] = {
+        "name": f"{text}\ntouch {folder}/ran; $(touch {folder}/ran)",
+        "uid": 1,
+        "groups": [],
+    }
+    root.write({"proc/cpuinfo": f"model name : x\u2028\rtouch {folder}/ran {text}"})
+    commands = "sudo() { :; }\n" + fix_script(root.diagnose())
+
+    subprocess.run(["sh"], input=commands, text=True, capture_output=True, timeout=20, check=True)
+
+    assert not (folder / "ran").exists()
