@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -74,7 +75,7 @@ class RecordedFacts:
         Raises:
             DoctorError: there is no such folder, or the file beside it is not as described.
         """
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise DoctorError(f"{root}: is no folder: name the root of a machine, such as a mounted disk")
         self._root = root.resolve()
         self._path = self._root.with_name(self._root.name + ".json")

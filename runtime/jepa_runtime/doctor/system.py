@@ -19,7 +19,7 @@ from jepa_runtime.errors import UnknownError
 from jepa_runtime.profiling.machine.files import Files
 
 # The longest text that is read: /var/lib/dpkg/status of a full desktop has less than 10 MB.
-_LONGEST, _PIECE = 32 << 20, 1 << 20
+_LONGEST, _PIECE = 16 << 20, 1 << 20
 
 
 @dataclass(frozen=True)

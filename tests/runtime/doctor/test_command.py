@@ -1,0 +1,193 @@
+"""``jepa-runtime doctor`` as it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.cli import main
+from jepa_runtime.doctor.checks import CHECKS
+from tests.runtime.doctor import roots
+from tests.runtime.doctor.faults import JETSON, NPU_LAPTOP, Fault
+from tests.runtime.doctor.roots import Root
+
+_MAIN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+_SEVERITIES = ["error", "warning", "unknown", "info", "ok"]
+# Reports, on standard error, every event by which something could be changed.
+_WATCHED = """
+import os, sys
+def watch(event, args):
+    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    changes = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.chown", "os.link",
+        "os.symlink", "os.truncate", "os.utime", "os.setxattr", "os.kill", "os.system", "os.exec",
+        "os.posix_spawn", "os.fork", "os.spawn", "subprocess.Popen", "socket.connect", "socket.bind")
+    if writes or event in changes:
+        os.write(2, f"WATCHED {event} {args}\\n".encode())
+sys.addaudithook(watch)
+"""
+
+
+def _broken(tmp_path: Path) -> Root:
+    root = roots.meteor_lake(tmp_path / "root")
+    for fault in {fault.check: fault for fault in NPU_LAPTOP if not fault.hides}.values():
+        fault.plant(root)
+    root.diagnose()
+    return root
+
+
+def _run(*args: str, program: str = _MAIN) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-B", "-c", program, "doctor", *args], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_this_very_machine_is_examined_in_a_process_of_its_own() -> None:
+    done = _run("--json", "-")
+    report = json.loads(done.stdout)
+    severities = [finding["severity"] for finding in report["findings"]]
+
+    assert done.stderr == ""
+    assert done.returncode == int(bool({"error", "warning"} & set(severities)))
+    assert report["schema"] == 1
+    assert report["machine"]["architecture"] == os.uname().machine
+    assert severities == sorted(severities, key=_SEVERITIES.index)
+    openvino = next(finding for finding in report["findings"] if finding["check"] == "engine.openvino")
+    assert openvino["severity"] == "ok"
+
+
+def test_a_healthy_machine_gives_0_and_is_named_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots.orin_nano(tmp_path / "root").diagnose()
+
+    assert main(["doctor", "--root", str(tmp_path / "root")]) == 0
+    assert capsys.readouterr().out.startswith("NVIDIA Jetson Orin Nano")
+
+
+def test_faults_give_1_with_their_remedies_the_worst_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = _broken(tmp_path)
+
+    assert main(["doctor", "--root", str(root.root)]) == 1
+    shown = capsys.readouterr().out
+    assert shown.index("npu.libraries") < shown.index("cpu.governor")
+    assert "$ sudo timedatectl set-ntp true" in shown
+    assert "engine.pycuda" not in shown
+
+
+def test_everything_is_shown_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diagnosis = roots.thor(tmp_path / "root").diagnose()
+
+    main(["doctor", "--root", str(tmp_path / "root"), "--verbose"])
+
+    shown = capsys.readouterr().out
+    assert all(finding.check in shown for finding in diagnosis.findings)
+
+
+def test_a_bundle_is_judged_for_the_machine(two_rooms_bundle: Path, tmp_path: Path) -> None:
+    roots.desktop(tmp_path / "root").diagnose()
+    report = tmp_path / "report.json"
+
+    args = ["--root", str(tmp_path / "root"), "--bundle", str(two_rooms_bundle), "--json", str(report)]
+    assert main(["doctor", *args]) == 0
+
+    found = {finding["check"]: finding["severity"] for finding in json.loads(report.read_text())["findings"]}
+    assert found["bundle.target"] == found["memory.bundle"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--root", "/nowhere"],
+        ["--bundle", "/nowhere"],
+        ["--json", "/nowhere/report.json"],
+        ["--fix-script", "/nowhere/fix.sh"],
+    ],
+)
+def test_what_it_cannot_do_gives_2_and_the_reason(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", *args]) == 2
+    assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("build", "faults"), [(roots.orin_nano, JETSON), (roots.meteor_lake, NPU_LAPTOP), (roots.desktop, ())]
+)
+def test_the_script_is_one_for_sh_and_has_each_finding_with_its_remedy(
+    build: Callable[[Path], Root], faults: tuple[Fault, ...], tmp_path: Path
+) -> None:
+    root = build(tmp_path / "root")
+    for fault in {fault.check: fault for fault in faults if not fault.hides}.values():
+        fault.plant(root)
+    wrong = root.diagnose().wrong
+    script = tmp_path / "fix.sh"
+
+    main(["doctor", "--root", str(root.root), "--fix-script", str(script)])
+
+    text = script.read_text()
+    assert text.startswith("#!/bin/sh\n") and "\nset -eu\n" in text
+    for finding in wrong:
+        section = text.partition(f" {finding.check}: ")[2]
+        assert section.startswith(finding.verdict.summary)
+        assert all(step in text for step in finding.verdict.remedy)
+    assert ("There is nothing to mend" in text) == (not wrong)
+    subprocess.run(["sh", "-n", script], check=True, timeout=20)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", script], check=True, timeout=60)
+
+
+def test_nothing_is_opened_for_writing_and_no_program_is_started() -> None:
+    done = _run("--verbose", program=_WATCHED + _MAIN)
+
+    assert done.returncode in (0, 1)
+    watched = [line for line in done.stderr.splitlines() if line.startswith("WATCHED")]
+    assert watched == []
+
+
+def test_the_system_calls_of_a_whole_run_change_nothing(tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    log = tmp_path / "log"
+    calls = (
+        "trace=openat,open,creat,mkdir,unlink,unlinkat,rename,renameat2,chmod,fchmodat,chown,link,symlink,"
+    )
+    calls += (
+        "truncate,execve,connect,bind,mount,sethostname,settimeofday,clock_settime,adjtimex,clock_adjtime"
+    )
+    command = [sys.executable, "-B", "-c", _MAIN, "doctor"]
+
+    done = subprocess.run(
+        ["strace", "-f", "-o", log, "-e", calls, *command], capture_output=True, text=True, timeout=100
+    )
+
+    if done.returncode not in (0, 1) or not log.exists():
+        pytest.skip(f"strace cannot trace here: {done.stderr.strip()[-200:]}")
+    lines = log.read_text().splitlines()
+    executed = [line for line in lines if "execve(" in line and line.endswith("= 0")]
+    assert any("adjtimex(" in line or "clock_adjtime(" in line for line in lines)
+    assert all("modes=0" in line for line in lines if "adjtimex(" in line or "clock_adjtime(" in line)
+    changes = [
+        line
+        for line in lines
+        if re.search(r"O_WRONLY|O_RDWR|O_CREAT", line) or not re.search(r"open|execve|adj|\+\+\+|---", line)
+    ]
+    assert changes == []
+    assert len(executed) == 1
+
+
+def test_every_check_is_documented_as_it_is() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    rows = [f"| `{check.id}` | {check.what} | {check.reads} | {check.remedy} |" for check in CHECKS]
+
+    assert "\n".join(rows) in text
+    assert len({check.id for check in CHECKS}) == len(CHECKS)

@@ -1,0 +1,115 @@
+"""The file beside a recorded root: read strictly, and what it leaves out is unknown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from jepa_runtime.doctor import RecordedFacts
+from jepa_runtime.doctor.recorded import Recording
+from jepa_runtime.doctor.system import Account, Node
+from jepa_runtime.errors import DoctorError, UnknownError
+
+_WHOLE = {
+    "schema": 1,
+    "kernel": "6.11.0-25-generic",
+    "architecture": "x86_64",
+    "account": {"name": "robot", "uid": 1000, "groups": ["robot", "video"]},
+    "nodes": {"/dev/video0": {"owner": "root", "group": "video", "mode": "0660"}},
+    "free_bytes": {"/": 1000, "/var": 500},
+    "clock_synchronized": False,
+}
+
+
+def _facts(tmp_path: Path, content: str) -> RecordedFacts:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root.json").write_text(content)
+    return RecordedFacts(tmp_path / "root")
+
+
+def test_what_was_recorded_is_told(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, json.dumps(_WHOLE))
+
+    assert (facts.kernel(), facts.architecture()) == ("6.11.0-25-generic", "x86_64")
+    assert facts.account() == Account("robot", 1000, frozenset({"robot", "video"}))
+    assert facts.nodes("/dev/video*") == {"/dev/video0": Node("root", "video", 0o660)}
+    assert facts.nodes("/dev/accel/*") == {}
+    assert facts.free_bytes("/var/lib/jepa-edge") == ("/var", 500)
+    assert facts.free_bytes("/opt") == ("/", 1000)
+    assert not facts.clock_synchronized()
+
+
+def test_without_the_file_everything_in_it_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    facts = RecordedFacts(tmp_path / "root")
+
+    with pytest.raises(UnknownError, match=r"root\.json has no 'kernel'"):
+        facts.kernel()
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"schema": 2}, "schema"),
+        ({"colour": "red"}, "colour"),
+        ({"kernel": 6}, "kernel"),
+        ({"nodes": {"dev/video0": {"owner": "root", "group": "video", "mode": "0660"}}}, "nodes"),
+        ({"nodes": {"/dev/video0": {"owner": "root", "group": "video", "mode": "rw"}}}, "mode"),
+        ({"free_bytes": {"/": -1}}, "free_bytes"),
+        ({"clock_synchronized": "yes"}, "clock_synchronized"),
+    ],
+)
+def test_an_entry_that_is_not_as_described_is_an_error_with_its_place(
+    change: dict[str, object], where: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DoctorError, match=where):
+        _facts(tmp_path, json.dumps(_WHOLE | change))
+
+
+@given(content=st.binary(max_size=400) | st.text(max_size=400).map(str.encode))
+def test_any_other_file_is_a_validation_error(content: bytes) -> None:
+    with pytest.raises(ValidationError):
+        Recording.model_validate_json(content)
+
+
+def test_a_root_that_is_no_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DoctorError, match="is no folder"):
+        RecordedFacts(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sees"), [("include-system-site-packages = true", True), ("home = /usr/bin", False)]
+)
+def test_an_environment_sees_the_packages_of_its_own_python_alone(
+    settings: str, sees: bool, tmp_path: Path
+) -> None:
+    for folder in ("opt/jepa-edge/lib/python3.12/site-packages", "usr/lib/python3.10/dist-packages"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+    (tmp_path / "root/usr/lib/python3.12/dist-packages").mkdir(parents=True)
+    (tmp_path / "root/opt/jepa-edge/pyvenv.cfg").write_text(settings)
+
+    folders = RecordedFacts(tmp_path / "root").library_folders()
+
+    own = ["opt/jepa-edge/lib/python3.12/site-packages"]
+    assert folders == own + ["usr/lib/python3.12/dist-packages"] * sees
+
+
+@pytest.mark.parametrize(
+    ("node", "account", "opens"),
+    [
+        (Node("root", "video", 0o660), Account("robot", 1000, frozenset({"video"})), True),
+        (Node("root", "video", 0o660), Account("robot", 1000, frozenset()), False),
+        (Node("root", "video", 0o666), Account("robot", 1000, frozenset()), True),
+        (Node("root", "video", 0o606), Account("robot", 1000, frozenset({"video"})), False),
+        (Node("robot", "robot", 0o600), Account("robot", 1000, frozenset()), True),
+        (Node("root", "video", 0o640), Account("robot", 1000, frozenset({"video"})), False),
+        (Node("root", "root", 0o600), Account("root", 0, frozenset()), True),
+    ],
+)
+def test_who_may_open_a_node_is_decided_as_the_kernel_does(node: Node, account: Account, opens: bool) -> None:
+    assert node.open_to(account) is opens
