@@ -60,8 +60,12 @@ class LiveFacts:
             except OSError as error:
                 raise UnknownError(f"{path} cannot be looked at: {error.strerror}") from error
             if stat.S_ISCHR(state.st_mode):
-                mode = stat.S_IMODE(state.st_mode)
-                found[path] = Node(_user(state.st_uid), _group(state.st_gid), mode)
+                found[path] = Node(
+                    _user(state.st_uid),
+                    _group(state.st_gid),
+                    stat.S_IMODE(state.st_mode),
+                    granted=os.access(path, os.R_OK | os.W_OK, effective_ids=True),
+                )
         return found
 
     def free_bytes(self, path: str) -> tuple[str, int]:

@@ -70,14 +70,10 @@ class Machine:
 def detect(system: System) -> Machine:
     """The machine of ``system``; never fails."""
     doubts: list[str] = []
+    architecture = _or_none(system.facts.architecture) or "unknown architecture"
     try:
-        architecture = system.facts.architecture()
-    except UnknownError as error:
-        architecture = "unknown architecture"
-        doubts.append(str(error))
-    try:
-        if (jetson := _jetson(system)) is not None:
-            return Machine("jetson", jetson, architecture, doubt="; ".join(doubts))
+        if (jetson := _jetson(system, architecture)) is not None:
+            return Machine("jetson", jetson, architecture)
     except UnknownError as error:
         doubts.append(str(error))
     name = _processor(system) or "processor unknown"
@@ -101,12 +97,15 @@ def detect(system: System) -> Machine:
     return Machine("plain", name, architecture, doubt="; ".join(doubts))
 
 
-def _jetson(system: System) -> str | None:
+def _jetson(system: System, architecture: str) -> str | None:
     """Model, module and system; None if it is none."""
-    if not system.exists("proc/device-tree/compatible"):
-        return None
-    compatible = system.strings("proc/device-tree/compatible")
-    if not any(entry.startswith("nvidia,tegra") for entry in compatible):
+    compatible = []
+    if system.exists("proc/device-tree/compatible"):
+        compatible = system.strings("proc/device-tree/compatible")
+        if not any(entry.startswith("nvidia,tegra") for entry in compatible):
+            return None
+    # A disk in a reader has no device tree; on a PC, such a file belongs to what is built there.
+    elif architecture == "x86_64" or not system.exists("etc/nv_tegra_release"):
         return None
     parts = [_or_none(lambda: system.text("proc/device-tree/model")) or "NVIDIA Jetson"]
     parts += [f"module {name}" for part, name in _MODULES.items() if part in " ".join(compatible)]

@@ -45,14 +45,10 @@ def fix_script(diagnosis: Diagnosis) -> str:
         "# Read it before you run it, and leave out what you do not want. The first step that fails ends it.",
         "set -eu",
     ]
-    written: set[str] = set()
     for finding in diagnosis.wrong:
         verdict = finding.verdict
         lines += ["", f"# {verdict.severity.name.lower()} {finding.check}: {_line(verdict.summary)}"]
-        for step in map(_line, verdict.remedy):
-            if step.startswith("#") or step not in written:
-                lines.append(step)
-            written.add(step)
+        lines += map(_line, verdict.remedy)
     return "\n".join([*lines, *([] if diagnosis.wrong else ["", "# There is nothing to mend."])]) + "\n"
 
 

@@ -107,7 +107,6 @@ COMMON = (
         "dds.shared_memory",
         "mount -t tmpfs",
         _replace("proc/mounts", "/dev/shm", "/tmp"),
-        "error",
     ),
     Fault(
         "no real-time priority",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,11 +69,21 @@ def test_an_npu_of_another_maker_is_not_taken_for_intels(tmp_path: Path) -> None
 def test_what_a_disk_alone_does_not_tell_is_unknown_and_no_alarm(tmp_path: Path) -> None:
     root = roots.orin_nano(tmp_path / "root")
     root.facts = {"schema": 1}
+    for folder in ("proc", "sys", "run"):
+        shutil.rmtree(root.root / folder)
 
     diagnosis = root.diagnose()
     unknown = {
         finding.check for finding in diagnosis.findings if finding.verdict.severity is Severity.UNKNOWN
     }
 
-    assert diagnosis.wrong == ()
-    assert unknown >= {"machine", "jetson.node", "camera.node", "clock.synchronized", "disk.state"}
+    assert diagnosis.machine.kind == "jetson"
+    assert [finding.check for finding in diagnosis.wrong] == []
+    assert unknown >= {"jetson.driver", "jetson.node", "camera.node", "clock.synchronized", "disk.state"}
+
+
+def test_a_pc_on_which_something_for_a_jetson_is_built_is_none(tmp_path: Path) -> None:
+    root = roots.desktop(tmp_path / "root")
+    root.write({"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0"})
+
+    assert root.diagnose().machine.kind == "plain"

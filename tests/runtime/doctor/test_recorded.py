@@ -108,6 +108,7 @@ def test_an_environment_sees_the_packages_of_its_own_python_alone(
         (Node("root", "video", 0o606), Account("robot", 1000, frozenset({"video"})), False),
         (Node("robot", "robot", 0o600), Account("robot", 1000, frozenset()), True),
         (Node("root", "video", 0o640), Account("robot", 1000, frozenset({"video"})), False),
+        (Node("root", "video", 0o660, granted=True), Account("robot", 1000, frozenset()), True),
         (Node("root", "root", 0o600), Account("root", 0, frozenset()), True),
     ],
 )

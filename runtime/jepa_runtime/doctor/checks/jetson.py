@@ -11,7 +11,16 @@ from jepa_runtime.errors import UnknownError
 
 # Orin has nvgpu, Thor the driver of NVIDIA's other GPUs.
 _DRIVERS = ("nvgpu", "nvidia")
-_GPU_NODES = ("/dev/nvhost-*gpu", "/dev/nvgpu/igpu0/*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
+# What computing takes; profilers and power tools have nodes of their own, closed to most accounts.
+_GPU_NODES = (
+    "/dev/nvhost-gpu",
+    "/dev/nvhost-ctrl-gpu",
+    "/dev/nvhost-as-gpu",
+    "/dev/nvgpu/igpu0/ctrl",
+    "/dev/nvgpu/igpu0/as",
+    "/dev/nvidia[0-9]",
+    "/dev/nvidiactl",
+)
 # Orin (JetPack 6), earlier releases of L4T, Thor.
 _GPU_CLOCKS = (
     "sys/class/devfreq/*.gpu",
@@ -26,10 +35,15 @@ def _is_jetson(context: Context) -> bool:
     return context.machine.kind == "jetson"
 
 
+def _loaded(context: Context) -> str | None:
+    if not context.system.exists("sys/module"):
+        raise UnknownError("there is no /sys/module: this is no running system")
+    return next((name for name in _DRIVERS if context.system.exists(f"sys/module/{name}")), None)
+
+
 def _driver(context: Context) -> Verdict:
-    for name in _DRIVERS:
-        if context.system.exists(f"sys/module/{name}"):
-            return ok(f"the GPU's driver {name} is loaded", Evidence(f"/sys/module/{name}", "is there"))
+    if name := _loaded(context):
+        return ok(f"the GPU's driver {name} is loaded", Evidence(f"/sys/module/{name}", "is there"))
     return Verdict(
         Severity.ERROR,
         "the GPU has no driver: neither nvgpu (Orin) nor nvidia (Thor) is loaded",
@@ -42,19 +56,22 @@ def _driver(context: Context) -> Verdict:
 
 
 def _nodes(context: Context) -> Verdict:
-    if not any(context.system.exists(f"sys/module/{name}") for name in _DRIVERS):
+    driver, facts = _loaded(context), context.system.facts
+    if driver is None:
         raise UnknownError("cannot be told before the GPU's driver is loaded (jetson.driver)")
-    facts = context.system.facts
     memory = facts.nodes("/dev/nvmap")
     gpu: dict[str, Node] = {}
     for pattern in _GPU_NODES:
         gpu |= facts.nodes(pattern)
-    missing = [name for name, nodes in (("/dev/nvmap", memory), (_GPU_NODES[0], gpu)) if not nodes]
-    if missing:
+    if not gpu or (driver == "nvgpu" and not memory):
         return Verdict(
             Severity.ERROR,
             "the GPU has no device nodes; in a container, they were not passed to it",
-            tuple(Evidence(name, "no such device") for name in missing),
+            tuple(
+                Evidence(path, "no such device")
+                for path in ("/dev/nvmap", *_GPU_NODES)
+                if path not in memory | gpu
+            ),
             ("# in a container: start it with --runtime nvidia", "sudo udevadm trigger"),
         )
     return access(context, memory | gpu, "the GPU", "video", "jetson")
@@ -125,7 +142,7 @@ CHECKS = (
     Check(
         "jetson.node",
         "the account may open the GPU",
-        "`/dev/nvmap`, `/dev/nvhost-*gpu`, `/dev/nvgpu/igpu0/*`, `/dev/nvidia*`",
+        "`/dev/nvmap`, `/dev/nvhost-*gpu`, `/dev/nvgpu/igpu0/`, `/dev/nvidia*`",
         "`usermod -aG video`, `configs apply --device jetson`",
         _nodes,
         _is_jetson,

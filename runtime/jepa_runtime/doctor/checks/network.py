@@ -51,8 +51,8 @@ def _shared_memory(context: Context) -> Verdict:
     )
     if not options:
         return Verdict(
-            Severity.ERROR,
-            "there is no shared memory: images between processes go through sockets",
+            Severity.WARNING,
+            "there is no shared memory of its own: images between processes may go through sockets",
             (Evidence("/proc/mounts", "no tmpfs at /dev/shm"),),
             (
                 "sudo mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm",

@@ -58,8 +58,8 @@ def _memory(context: Context) -> Verdict:
     if available >= wanted:
         return ok("the model fits into memory", *seen)
     return Verdict(
-        Severity.ERROR,
-        f"the model takes {wanted / 1e6:.0f} MB of memory at least, {available / 1e6:.0f} MB are available",
+        Severity.WARNING,
+        f"the model may take {wanted / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available",
         seen,
         ("# end what else runs: ps -eo rss,comm --sort=-rss | head, or take a smaller model",),
     )
