@@ -19,7 +19,7 @@ class Fault:
     name: str
     check: str
     remedy: str
-    plant: Callable[[Root], None]
+    plant: Callable[[Root], object]
     severity: str = "warning"
     hides: frozenset[str] = frozenset()
     also: frozenset[str] = frozenset()
@@ -242,6 +242,12 @@ NPU_LAPTOP = (
         _remove(f"{NPU}/driver"),
         "error",
         frozenset({"npu.node"}),
+    ),
+    Fault(
+        "firmware without content",
+        "npu.firmware",
+        "./intel-fw-npu_*.deb",
+        lambda root: (root.root / "usr/lib/firmware/updates/intel/vpu/vpu_37xx_v0.0.bin").write_bytes(b""),
     ),
     Fault(
         "firmware missing for the next start",

@@ -112,3 +112,58 @@ def test_the_size_of_shared_memory_is_read_in_every_unit(option: str, told: bool
     root.write({"proc/mounts": f"tmpfs /dev/shm tmpfs rw,{option} 0 0"})
 
     assert [finding.check for finding in root.diagnose().wrong] == ["dds.shared_memory"] * told
+
+
+@pytest.mark.parametrize(
+    ("machine", "path", "content", "check"),
+    [
+        ("orin_nano", "etc/nvpmodel.conf", "< POWER_MODEL >", "jetson.power_mode"),
+        ("orin_nano", "var/lib/nvpmodel/status", "pmode:0009", "jetson.power_mode"),
+        ("orin_nano", f"{roots.GPU}/max_freq", "0", "jetson.gpu_clock"),
+        (
+            "orin_nano",
+            f"{roots.PYTHON}/tensorrt-10.3.0.dist-info/METADATA",
+            "Version: new",
+            "engine.tensorrt",
+        ),
+        ("orin_nano", "sys/class/hwmon/hwmon5/oc3_event_cnt", "some", "cpu.throttling"),
+        ("meteor_lake", roots.DPKG, "Package: a\n\nVersion: 1", "npu.libraries"),
+        ("meteor_lake", "sys/devices/system/cpu/cpu1/cpufreq/scaling_min_freq", "-1", "cpu.governor"),
+        ("meteor_lake", "sys/devices/system/cpu/isolated", "all", "cpu.isolation"),
+        ("meteor_lake", "proc/uptime", "long", "cpu.throttling"),
+        ("meteor_lake", "proc/meminfo", "MemTotal: much", "dds.shared_memory"),
+        ("meteor_lake", "proc/mounts", "tmpfs /dev/shm", "dds.shared_memory"),
+        ("meteor_lake", "proc/mounts", "tmpfs /dev/shm tmpfs size=lots 0 0", "dds.shared_memory"),
+        ("meteor_lake", "proc/self/limits", "Limit", "limits.memlock"),
+        ("meteor_lake", "proc/swaps", "Filename", "memory.swap"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_unknown_and_no_alarm(
+    machine: str, path: str, content: str, check: str, tmp_path: Path
+) -> None:
+    root = _MACHINES[machine][0](tmp_path / "root")
+    root.write({path: content})
+
+    diagnosis = root.diagnose()
+
+    assert _severities(diagnosis)[check] is Severity.UNKNOWN
+    assert diagnosis.wrong == ()
+
+
+def test_what_is_better_than_asked_for_is_no_fault(tmp_path: Path) -> None:
+    root = roots.desktop(tmp_path / "root")
+    root.write({"proc/sys/net/core/rmem_max": 1 << 30, "proc/sys/net/ipv4/ipfrag_time": 1})
+    limits = (root.root / "proc/self/limits").read_text()
+    root.write({"proc/self/limits": limits.replace("priority     98", "priority     1 ")})
+
+    assert root.diagnose().wrong == ()
+
+
+def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path) -> None:
+    root = roots.agx_orin(tmp_path / "root")
+    root.write({"etc/nvpmodel.conf": roots.nvpmodel({"MAXN": 0, "MODE_30W": 2, "MAXN_SUPER": 4})})
+
+    (finding,) = root.diagnose().wrong
+
+    assert finding.check == "jetson.power_mode"
+    assert "sudo nvpmodel -m 4" in finding.verdict.remedy

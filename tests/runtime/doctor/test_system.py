@@ -1,0 +1,89 @@
+"""Files of a machine are read as what they are said to be, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.doctor import RecordedFacts, System
+from jepa_runtime.errors import UnknownError
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> System:
+    (tmp_path / "root").mkdir()
+    return System(tmp_path / "root", RecordedFacts(tmp_path / "root"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b" \n\0", "is empty"),
+        (b"15\0W", "holds no text"),
+        (b"\xff\xfe", "holds no text"),
+        (b"x" * ((16 << 20) + 1), "is longer than 16 MiB"),
+    ],
+)
+def test_what_is_no_text_is_unknown(content: bytes, reason: str, system: System) -> None:
+    (system.root / "file").write_bytes(content)
+
+    with pytest.raises(UnknownError, match=f"/file {reason}"):
+        system.text("file")
+
+
+def test_what_is_no_file_is_unknown(system: System) -> None:
+    os.mkfifo(system.root / "pipe")
+    (system.root / "folder").mkdir()
+
+    for name, reason in (("pipe", "is no file"), ("folder", "is no file"), ("missing", "No such file")):
+        with pytest.raises(UnknownError, match=reason):
+            system.text(name)
+    assert system.filled("*") == []
+
+
+def test_a_link_out_of_the_root_is_not_followed(system: System, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("text")
+    (system.root / "link").symlink_to(tmp_path / "outside")
+    (system.root / "inside").write_text("text")
+    (system.root / "good").symlink_to("inside")
+
+    for ask in (system.text, system.exists):
+        with pytest.raises(UnknownError, match="leads out of the root"):
+            ask("link")
+    assert system.filled("*") == ["good", "inside"]
+    assert system.text("good") == "text"
+
+
+@pytest.mark.parametrize("content", ["", "12 kHz", "1e6", "twelve"])
+def test_what_is_no_whole_number_is_unknown(content: str, system: System) -> None:
+    (system.root / "number").write_text(content)
+
+    with pytest.raises(UnknownError, match="/number"):
+        system.integer("number")
+
+
+def test_a_list_of_the_device_tree_ends_its_strings_with_nul(system: System) -> None:
+    (system.root / "compatible").write_bytes(b"nvidia,p3767-0005\0nvidia,tegra234\0")
+    assert system.strings("compatible") == ["nvidia,p3767-0005", "nvidia,tegra234"]
+
+    for damaged in (b"", b"\0\0a\0", b"a\xff\0", b"a\nb\0"):
+        (system.root / "compatible").write_bytes(damaged)
+        with pytest.raises(UnknownError, match="/compatible holds no"):
+            system.strings("compatible")
+
+
+def test_a_package_that_was_removed_is_not_installed(system: System) -> None:
+    (system.root / "var/lib/dpkg").mkdir(parents=True)
+    stanza = "Package: {}\nStatus: {}\nVersion: {}\nDescription: a\n b: c"
+    states = (
+        ("one", "install ok installed"),
+        ("two", "deinstall ok config-files"),
+        ("three", "hold ok installed"),
+    )
+    text = "\n\n".join(stanza.format(name, status, "1.0") for name, status in states)
+    (system.root / "var/lib/dpkg/status").write_text(text)
+
+    assert system.debian == {"one": "1.0", "three": "1.0"}
