@@ -44,7 +44,7 @@ NPUS = {
     "0xad1d": Npu("3720", "Arrow Lake", "37xx"),
     "0x643e": Npu("4000", "Lunar Lake", "40xx"),
     "0xb03e": Npu("5010", "Panther Lake", "50xx"),
-    "0xfd3e": Npu("5010", "Wildcat Lake", "50xx"),
+    "0xfd3e": Npu("50xx", "Wildcat Lake", "50xx"),
 }
 
 

@@ -34,7 +34,8 @@ _LONGEST = 1 << 20
 # Where firmware_configs expects jepa-edge, and where Debian has packages of a Python such as "python3.12".
 _OWN = "opt/jepa-edge"
 _DEBIAN = ("usr/local/lib/{}/dist-packages", "usr/lib/{}/dist-packages", "usr/lib/python3/dist-packages")
-_Path = Annotated[str, Field(pattern=r"^/", max_length=255)]
+_Path = Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=255)]
+_Word = Annotated[str, Field(pattern=r"^[\x20-\x7e]+$", max_length=255)]
 _T = TypeVar("_T")
 
 
@@ -43,14 +44,14 @@ class _Model(BaseModel):
 
 
 class _Account(_Model):
-    name: str
+    name: _Word
     uid: Annotated[int, Field(ge=0)]
-    groups: list[str]
+    groups: list[_Word]
 
 
 class _Node(_Model):
-    owner: str
-    group: str
+    owner: _Word
+    group: _Word
     mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")]
 
 
@@ -58,11 +59,11 @@ class Recording(_Model):
     """The file beside a root."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
-    kernel: str | None = None
-    architecture: str | None = None
+    kernel: _Word | None = None
+    architecture: _Word | None = None
     account: _Account | None = None
     nodes: dict[_Path, _Node] | None = None
-    free_bytes: dict[_Path, Annotated[int, Field(ge=0)]] | None = None
+    free_bytes: dict[_Path, Annotated[int, Field(ge=0, lt=1 << 63)]] | None = None
     clock_synchronized: bool | None = None
 
 

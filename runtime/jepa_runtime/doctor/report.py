@@ -48,7 +48,7 @@ def fix_script(diagnosis: Diagnosis) -> str:
     for finding in diagnosis.wrong:
         verdict = finding.verdict
         lines += ["", f"# {verdict.severity.name.lower()} {finding.check}: {_line(verdict.summary)}"]
-        lines += map(_line, verdict.remedy)
+        lines += verdict.remedy
     return "\n".join([*lines, *([] if diagnosis.wrong else ["", "# There is nothing to mend."])]) + "\n"
 
 

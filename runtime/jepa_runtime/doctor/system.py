@@ -103,7 +103,8 @@ class System:
             content = self._bytes(path).strip(b" \t\n\0")
             if not content and not may_be_empty:
                 raise UnknownError(f"/{path} is empty")
-            if b"\0" in content:
+            # Control characters would act on the terminal that shows them.
+            if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", content):
                 raise UnknownError(f"/{path} holds no text")
             try:
                 self._texts[path] = content.decode()
@@ -126,16 +127,15 @@ class System:
         return found
 
     def integer(self, path: str) -> int:
-        """A file with one whole number.
+        """A file with one whole number of at most 18 digits.
 
         Raises:
             UnknownError: it cannot be read, or holds something else.
         """
         text = self.text(path)
-        try:
-            return int(text)
-        except ValueError:
-            raise UnknownError(f"/{path} holds no whole number but {text[:40]!r}") from None
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise UnknownError(f"/{path} holds no whole number but {text[:40]!r}")
+        return int(text)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from jepa_runtime.doctor import Diagnosis, Needs, Severity
+from jepa_runtime.doctor.checks import libraries
 from tests.runtime.doctor import roots
 from tests.runtime.doctor.faults import JETSON, NPU_LAPTOP, Fault
 
@@ -167,3 +169,11 @@ def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path)
 
     assert finding.check == "jetson.power_mode"
     assert "sudo nvpmodel -m 4" in finding.verdict.remedy
+
+
+def test_the_least_versions_are_those_that_the_package_asks_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["jetson"]]
+
+    assert f"openvino>={libraries.OPENVINO[0]}.{libraries.OPENVINO[1]}" in asked
+    assert f"pycuda>={libraries.PYCUDA[0]}.{libraries.PYCUDA[1]}" in asked

@@ -79,11 +79,11 @@ def _nodes(context: Context) -> Verdict:
 
 def _power_mode(context: Context) -> Verdict:
     conf, status = "etc/nvpmodel.conf", "var/lib/nvpmodel/status"
-    pattern = r"^\s*<\s*POWER_MODEL\s+ID=([0-9]+)\s+NAME=([A-Za-z0-9_.-]+)\s*>"
+    pattern = r"^\s*<\s*POWER_MODEL\s+ID=([0-9]{1,9})\s+NAME=([A-Za-z0-9_.-]+)\s*>"
     modes = {int(number): name for number, name in re.findall(pattern, context.system.text(conf), re.M)}
     if not modes:
         raise UnknownError(f"/{conf} names no power mode")
-    found = re.match(r"pmode:([0-9]+)", context.system.text(status))
+    found = re.match(r"pmode:([0-9]{1,9})\b", context.system.text(status))
     if found is None:
         raise UnknownError(f"/{status} does not tell the power mode")
     number = int(found[1])

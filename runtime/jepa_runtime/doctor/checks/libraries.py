@@ -8,7 +8,7 @@ from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verd
 from jepa_runtime.errors import UnknownError
 
 # As pyproject.toml has them; a test holds it.
-_OPENVINO, _PYCUDA = (2025, 0), (2024, 1)
+OPENVINO, PYCUDA = (2025, 0), (2024, 1)
 # One artefact serves all of these (strongly typed networks, precision written into the graph).
 _TENSORRT, _TENSORRT_TOO_NEW = (10, 3), (12, 0)
 _TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
@@ -21,7 +21,7 @@ _BINDINGS = (
 
 
 def _release(version: str, of: str) -> tuple[int, int]:
-    found = re.match(r"([0-9]+)\.([0-9]+)", version)
+    found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", version)
     if found is None:
         raise UnknownError(f"the version of {of} is {version!r}, which is no version")
     return int(found[1]), int(found[2])
@@ -41,12 +41,12 @@ def _installed(context: Context, name: str, least: tuple[int, int], remedy: tupl
 
 
 def _openvino(context: Context) -> Verdict:
-    return _installed(context, "openvino", _OPENVINO, (_PIP.format("jepa-edge"),))
+    return _installed(context, "openvino", OPENVINO, (_PIP.format("jepa-edge"),))
 
 
 def _pycuda(context: Context) -> Verdict:
     remedy = ("sudo apt-get install cuda-toolkit-12-6  # to build it", _PIP.format("'jepa-edge[jetson]'"))
-    return _installed(context, "pycuda", _PYCUDA, remedy)
+    return _installed(context, "pycuda", PYCUDA, remedy)
 
 
 def _tensorrt(context: Context) -> Verdict:

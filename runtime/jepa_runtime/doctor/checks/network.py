@@ -74,7 +74,7 @@ def _shared_memory(context: Context) -> Verdict:
 def _size(context: Context, options: str) -> int:
     """Bytes that a tmpfs may take; half of the memory where nothing is said (tmpfs(5))."""
     memory = memory_kb(context, "MemTotal") << 10
-    if (found := re.search(r"(?:^|,)size=([0-9]+)([kmg%]?)(?:,|$)", options)) is None:
+    if (found := re.search(r"(?:^|,)size=([0-9]{1,15})([kmg%]?)(?:,|$)", options)) is None:
         if "size=" in options:
             raise UnknownError(f"/proc/mounts tells no size of /dev/shm that is understood: {options[:80]!r}")
         return memory // 2

@@ -28,7 +28,7 @@ def _is_npu(context: Context) -> bool:
 
 def _release(context: Context) -> tuple[str, tuple[int, int]]:
     text = context.system.facts.kernel()
-    found = re.match(r"([0-9]+)\.([0-9]+)", text)
+    found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", text)
     if found is None:
         raise UnknownError(f"uname -r says {text!r}, which is no release of Linux")
     return text, (int(found[1]), int(found[2]))

@@ -11,8 +11,6 @@ from jepa_runtime.errors import UnknownError
 _CAPABILITIES = {"CAP_IPC_LOCK": 14, "CAP_SYS_NICE": 23}
 # A node with a ViT-S model has been measured at 403 MB (README.md).
 _LOCKED_BYTES = 512 << 20
-
-
 # Shows what adjtimex(2) tells.
 _SHOW_CLOCK = "timedatectl show --property NTPSynchronized"
 
@@ -20,7 +18,7 @@ _SHOW_CLOCK = "timedatectl show --property NTPSynchronized"
 def _limit(context: Context, name: str) -> float:
     """The soft limit of this process."""
     path = "proc/self/limits"
-    found = re.search(rf"^{name}\s+([0-9]+|unlimited)\s", context.system.text(path), re.MULTILINE)
+    found = re.search(rf"^{name}\s+([0-9]{{1,20}}|unlimited)\s", context.system.text(path), re.MULTILINE)
     if found is None:
         raise UnknownError(f"/{path} has no line {name!r}")
     return float("inf") if found[1] == "unlimited" else int(found[1])

@@ -19,7 +19,7 @@ def memory_kb(context: Context, name: str) -> int:
     Raises:
         UnknownError: there is none.
     """
-    found = re.search(rf"^{name}:\s*([0-9]+) kB$", context.system.text("proc/meminfo"), re.MULTILINE)
+    found = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB$", context.system.text("proc/meminfo"), re.MULTILINE)
     if found is None:
         raise UnknownError(f"/proc/meminfo has no line {name}")
     return int(found[1])

@@ -1,0 +1,37 @@
+"""What this very machine tells without a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+from jepa_runtime.doctor import LiveFacts, System
+from jepa_runtime.doctor.system import Node
+
+
+def test_a_device_node_is_told_with_its_owner_group_and_mode() -> None:
+    nodes = LiveFacts().nodes("/dev/nul[l]")
+
+    assert nodes == {"/dev/null": Node("root", "root", 0o666, granted=True)}
+    assert LiveFacts().nodes(__file__) == {}
+
+
+def test_the_account_is_that_of_this_process() -> None:
+    account = LiveFacts().account()
+
+    assert account.uid == os.geteuid()
+    assert len(account.groups) == len({os.getegid(), *os.getgroups()})
+
+
+def test_room_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
+    place, free = LiveFacts().free_bytes(str(tmp_path / "no" / "such"))
+
+    assert place == str(tmp_path)
+    assert 0 <= free <= shutil.disk_usage(tmp_path).total
+
+
+def test_a_package_of_this_python_is_found_with_its_version() -> None:
+    assert System(Path("/"), LiveFacts()).package("numpy") == version("numpy")
+    assert System(Path("/"), LiveFacts()).package("nosuchpackage") is None
