@@ -48,7 +48,9 @@ def fix_script(diagnosis: Diagnosis) -> str:
     for finding in diagnosis.wrong:
         verdict = finding.verdict
         lines += ["", f"# {verdict.severity.name.lower()} {finding.check}: {_line(verdict.summary)}"]
-        lines += verdict.remedy
+        for step in verdict.remedy:
+            again = step in lines and not step.startswith("#")
+            lines.append(f"# done above: {step}" if again else step)
     return "\n".join([*lines, *([] if diagnosis.wrong else ["", "# There is nothing to mend."])]) + "\n"
 
 

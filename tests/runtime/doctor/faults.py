@@ -111,7 +111,7 @@ COMMON = (
     Fault(
         "no real-time priority",
         "limits.priority",
-        "configs apply --device common",
+        "usermod -aG jepa robot",
         _replace(_LIMITS, "priority     98 ", "priority     0  "),
     ),
     Fault(

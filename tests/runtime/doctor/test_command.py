@@ -140,6 +140,8 @@ def test_the_script_is_one_for_sh_and_has_each_finding_with_its_remedy(
         section = text.partition(f" {finding.check}: ")[2]
         assert section.startswith(finding.verdict.summary)
         assert all(step in text for step in finding.verdict.remedy)
+    commands = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert len(commands) == len(set(commands))
     assert ("There is nothing to mend" in text) == (not wrong)
     subprocess.run(["sh", "-n", script], check=True, timeout=20)
     if shutil.which("shellcheck"):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, info, ok
-from jepa_runtime.doctor.system import Node
+from jepa_runtime.doctor.system import Account, Node
 
 
 def access(
@@ -34,17 +34,23 @@ def access(
     if not closed:
         return ok(f"the account {account.name} may open {what}", *seen)
     who = Evidence(f"id -nG {account.name}", " ".join(sorted(account.groups)))
-    remedy = []
+    remedy: list[str] = []
     if any(node.group != group or node.mode & 0o060 != 0o060 for node in closed):
         remedy += [configs(device), "sudo udevadm control --reload", "sudo udevadm trigger"] if device else []
-    if group not in account.groups:
-        remedy += [f"sudo usermod -aG {group} {shlex.quote(account.name)}", "# then log in again"]
+    remedy += join(group, account)
     return Verdict(
         severity,
         f"the account {account.name} may not open {what}",
         (*seen, who),
         tuple(remedy) or (f"# give the nodes to the group {group}, mode 0660, by a rule of udev",),
     )
+
+
+def join(group: str, account: Account) -> tuple[str, ...]:
+    """The commands by which an account gets into a group; none if it is there."""
+    if group in account.groups:
+        return ()
+    return (f"sudo usermod -aG {group} {shlex.quote(account.name)}", "# then log in again")
 
 
 def _camera(context: Context) -> Verdict:

@@ -45,7 +45,10 @@ def _openvino(context: Context) -> Verdict:
 
 
 def _pycuda(context: Context) -> Verdict:
-    remedy = ("sudo apt-get install cuda-toolkit-12-6  # to build it", _PIP.format("'jepa-edge[jetson]'"))
+    remedy = (
+        "# it is built as it is installed, with the CUDA toolkit: sudo apt-get install nvidia-jetpack",
+        _PIP.format("'jepa-edge[jetson]'"),
+    )
     return _installed(context, "pycuda", PYCUDA, remedy)
 
 

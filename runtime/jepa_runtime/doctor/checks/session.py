@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from jepa_runtime.doctor.checks.access import join
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, ok
 from jepa_runtime.errors import UnknownError
 
@@ -49,8 +50,10 @@ def _asked(
         f"{name.lower()} is {limit:.0f} {unit}".strip() + f": {consequence}",
         (seen,),
         (
+            "# for the group jepa; services have limits of their own (LimitRTPRIO, LimitMEMLOCK)",
             configs("common"),
-            "# then log in again; services have limits of their own (LimitRTPRIO, LimitMEMLOCK)",
+            "sudo systemd-sysusers",
+            *join("jepa", context.system.facts.account()),
         ),
     )
 
