@@ -1,19 +1,7 @@
 """A root of another machine: its files below a folder, and what no file tells in a JSON file beside it.
 
-``orin/`` is described by ``orin.json``. Every entry may be left out; what needs it is then unknown::
-
-    {
-      "schema": 1,
-      "kernel": "5.15.148-tegra",
-      "architecture": "aarch64",
-      "account": {"name": "robot", "uid": 1000, "groups": ["robot", "video"]},
-      "nodes": {"/dev/nvmap": {"owner": "root", "group": "video", "mode": "0660"}},
-      "free_bytes": {"/": 21474836480},
-      "clock_synchronized": true
-    }
-
-``nodes`` lists all device nodes, ``free_bytes`` the free space of folders (``df``). Without such a file
-(the disk of a robot in a reader, say) the files alone are judged.
+``orin/`` is described by ``orin.json``, as docs/doctor.md says. Every entry may be left out; what needs it is
+then unknown. Without such a file (the disk of a robot in a reader, say) the files alone are judged.
 """
 
 from __future__ import annotations
