@@ -29,7 +29,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         _measure(rows, arguments.rounds, progress)
         summaries = [row.summary() for row in rows]
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "bundle": {
             "id": bundle.manifest.model_id,
             "version": bundle.manifest.version,

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     manifest = bundle.manifest
     report = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "bundle": {"id": manifest.model_id, "version": manifest.version, "sha256": bundle.sha256},
         "model_frame": [manifest.io.frame.width, manifest.io.frame.height],
         "candidates": manifest.num_samples,

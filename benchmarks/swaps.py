@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -283,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
     manifest = first.manifest
     report = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "bundle": {"id": manifest.model_id, "version": manifest.version, "sha256": first.sha256},
         "other": {"id": other.manifest.model_id, "version": other.manifest.version, "sha256": other.sha256},
         "model_frame": [manifest.io.frame.width, manifest.io.frame.height],

@@ -1,8 +1,9 @@
 """Prints the requirements of the extra "ros" in pyproject.toml for one ROS 2 distribution, one a line."""
 
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 # Kilted has one package in the place of these.
 _JAZZY_ONLY = (

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -109,7 +108,9 @@ def test_the_commands_exist_in_the_wheel(wheel: zipfile.ZipFile) -> None:
 
 
 def test_torch_is_asked_for_by_the_workstation_alone() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = pytest.importorskip("tomllib", reason="Python 3.11").loads(
+        (ROOT / "pyproject.toml").read_text()
+    )["project"]
     extras = project["optional-dependencies"]
     with_torch = {
         extra for extra, packages in extras.items() if any(entry.startswith("torch") for entry in packages)

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class _Graph:
         with Monitor(pid=self._node.process.pid) as monitor:
             self._spin(lambda: self._over(ledger))
         return Profile(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             tool="benchmarks/latency.py",
             kind="ros",
             subject=self._subject,

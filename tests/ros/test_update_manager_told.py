@@ -6,7 +6,7 @@ import importlib.util
 import math
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.ros
 
 WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
 WORK = Work(channel="stable", release=release(2))
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 WELL = State(checked_at=NOW - timedelta(minutes=30), signed_at=NOW - timedelta(hours=1))
 ROOM = 1 << 40
 

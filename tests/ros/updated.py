@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Fleet:
 
     def __init__(self, graph: Any, folder: Path, toy: Path) -> None:
         self.graph, self.folder, self._toy = graph, folder, toy
-        self.repository = Repository(folder / "repository", now=datetime.now(UTC))
+        self.repository = Repository(folder / "repository", now=datetime.now(timezone.utc))
         self.root = folder / "robot"
         self._seq = 0
         first = self._bundle()

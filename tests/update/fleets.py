@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Fleet:
     """A signed repository, and one robot that follows it."""
 
     def __init__(self, folder: Path, toy: Path) -> None:
-        self.repository = Repository(folder / "repository", now=datetime.now(UTC))
+        self.repository = Repository(folder / "repository", now=datetime.now(timezone.utc))
         self.root = folder / "robot"
         self.bundles = [variant(toy, folder / str(number), f"{number}.0.0") for number in (1, 2, 3)]
         self.trusted_root = folder / "root.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tuf.api.metadata import (
 
 from jepa_runtime.update.trust import SIGNED_AT
 
-START = datetime(2026, 3, 1, tzinfo=UTC)
+START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 LIVES = {
     "root": 365,
     "targets": 180,

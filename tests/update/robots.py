@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
 
 CHANNEL, MODEL, HARDWARE = "stable", "toy", "bench"
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 def settings(**fields: Any) -> Config:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
 from urllib.parse import unquote
 
 # What is done instead of serving the content as it is.
@@ -75,7 +74,7 @@ class Loopback(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), handler)
         self.closing = threading.Event()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> FaultServer:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from jepa_runtime.update.audit import Audit, Entry
 
 
 def now() -> datetime:
-    return datetime(2026, 3, 1, tzinfo=UTC)
+    return datetime(2026, 3, 1, tzinfo=timezone.utc)
 
 
 def events(path: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ OTHER = "models/canary/toy/2.0/other file.bin"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    repository = Repository(tmp_path / "repository", now=datetime.now(UTC))
+    repository = Repository(tmp_path / "repository", now=datetime.now(timezone.utc))
     repository.add(OTHER, b"other", role="channel-canary")
     repository.publish("channel-canary")
     return repository

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import product
 
 import pytest
@@ -38,7 +38,7 @@ from jepa_runtime.update.machine import (
 from jepa_runtime.update.state import Installed, Phase, State
 from tests.update.robots import Died, release
 
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
+NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
 LETTERS = dict(
     zip(
         "CRDVSPHAWOKEGIBJ",

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from jepa_runtime.update.machine import Failed, Refused, follow, found, start
 from jepa_runtime.update.state import Installed, Phase, Refusal, State
 from tests.update.robots import release
 
-NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+NOW = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
 FULL = State(
     phase=Phase.DOWNLOAD,
     work=found(State(), "stable", release()).work,

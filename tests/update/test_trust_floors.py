@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 from securesystemslib.signer import CryptoSigner
@@ -41,7 +41,7 @@ def test_a_clock_that_was_set_back_revives_nothing(robot: Robot, repository: Rep
 
 
 def test_a_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
-    robot.now = datetime(1970, 1, 1, tzinfo=UTC)
+    robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
     assert robot.fetch() == CONTENT
     assert robot.fetch() == CONTENT
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from jepa_export.errors import JepaExportError
+from jepa_runtime.compat import file_sha256
 
 
 def file_hash(path: Path) -> str:
@@ -36,4 +37,4 @@ def _version(path: Path) -> tuple[int, int]:
 def _hash(path: Path, size: int, mtime_ns: int) -> str:
     del size, mtime_ns
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(file)

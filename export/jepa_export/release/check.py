@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from jepa_export.release.keys import KeyRing
 from jepa_export.release.publish import latest, models
 from jepa_export.release.repository import LONG_AGO, Repository, read, utc_now
 from jepa_runtime.bundle import parse_manifest
+from jepa_runtime.compat import file_sha256
 from jepa_runtime.errors import JepaRuntimeError
 
 
@@ -63,7 +63,7 @@ def look(folder: Path, at: datetime = LONG_AGO) -> Repository:
 def _damage(path: Path, target: TargetFile) -> str | None:
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(file)
     except OSError as error:
         return f"{path}: cannot be read ({error.strerror}): bring back a copy of it"
     if found != target.hashes["sha256"] or path.stat().st_size != target.length:

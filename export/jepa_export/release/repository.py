@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,7 +45,7 @@ _PREFIX = "channel-"
 _DAYS = {"root": 365, "targets": 180, "snapshot": 14, "timestamp": 7, "channel-canary": 30}
 _CHANNEL_DAYS = 90
 # When nothing had expired yet.
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
+LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def channel_role(channel: str) -> str:
@@ -60,7 +60,7 @@ def lifetime(role: str) -> timedelta:
 
 def utc_now() -> datetime:
     """The clock that signatures are dated by."""
-    return datetime.now(UTC)
+    return datetime.now(timezone.utc)
 
 
 def read(folder: Path, at: datetime) -> dict[str, Signed]:

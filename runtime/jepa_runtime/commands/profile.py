@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -159,7 +159,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
             steps.say("layers")
             fields["layers"] = _layers(bundle, args.engine, precision, subject.futures or 1, options)
     return Profile(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"jepa-runtime {jepa_runtime.__version__}",
         kind="pipeline",
         environment=environment(),

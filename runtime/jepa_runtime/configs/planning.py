@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
+from jepa_runtime.compat import StrEnum
 from jepa_runtime.configs.items import File, Item, Journal, Link
 from jepa_runtime.configs.shipped import Shipped
 

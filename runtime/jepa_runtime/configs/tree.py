@@ -165,7 +165,8 @@ class Tree:
         """Remove a folder and all in it, if it is there."""
         parent, name = os.path.split(path)
         with suppress(*_NOT_THERE), self.folder(parent) as fd:
-            shutil.rmtree(name, dir_fd=fd)
+            # Python 3.10 has no dir_fd here.
+            shutil.rmtree(f"/proc/self/fd/{fd}/{name}")
 
     def rename(self, path: str, name: str) -> None:
         """Give a folder another name in the same one, on the disk."""

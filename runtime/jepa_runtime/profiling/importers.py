@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,7 +190,7 @@ def _profile(
     path: Path, *, kind: Kind, subject: Subject, settings: dict[str, str], run: Run, notes: list[str]
 ) -> Profile:
     return Profile(
-        created=datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        created=datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds"),
         tool=kind,
         kind=kind,
         subject=subject,

@@ -12,7 +12,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             metadata=HttpSource(arguments.metadata_url, limits),
             targets=HttpSource(arguments.target_base_url or arguments.metadata_url, limits),
             limits=limits,
-            now=lambda: datetime.now(UTC),
+            now=lambda: datetime.now(timezone.utc),
         )
         trust.refresh(Floors({}, None))
         if arguments.command == "download":

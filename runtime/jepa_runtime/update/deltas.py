@@ -20,7 +20,6 @@ the file itself. Whoever cannot use one fetches the whole file.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import BinaryIO
 import numpy as np
 import zstandard
 
+from jepa_runtime.compat import file_sha256
 from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.update import durable
 
@@ -62,7 +62,7 @@ def apply(base: Path, delta: Path, out: Path, *, sha256: str, length: int) -> No
             _add(change, old, new, delta, length)
         durable.sync_file(out)
         with out.open("rb") as made:
-            found = hashlib.file_digest(made, "sha256").hexdigest()
+            found = file_sha256(made)
         if found != sha256:
             raise _useless(delta, f"makes a file of SHA-256 {found} from {base}, not {sha256}")
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ _SLICE_S = 1.0
 
 def utc_now() -> datetime:
     """The time of day, as this robot has it."""
-    return datetime.now(UTC)
+    return datetime.now(timezone.utc)
 
 
 def nothing(*_: Any) -> None:

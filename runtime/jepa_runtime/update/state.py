@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum, auto
+from enum import auto
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
 
 from jepa_runtime.bundle.parse import describe, parse_json
+from jepa_runtime.compat import StrEnum
 from jepa_runtime.errors import BundleError, StorageError
 from jepa_runtime.update import durable
 from jepa_runtime.update.release import Release

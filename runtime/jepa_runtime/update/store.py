@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jepa_runtime.bundle import MANIFEST_NAME, Manifest, parse_manifest
+from jepa_runtime.compat import file_sha256
 from jepa_runtime.errors import BundleError, StorageError
 from jepa_runtime.update import durable
 
@@ -137,7 +138,7 @@ class Store:
             shutil.copyfile(file, copied)
             durable.sync_file(copied)
             with copied.open("rb") as content:
-                right = hashlib.file_digest(content, "sha256").hexdigest() == sha256
+                right = file_sha256(content) == sha256
             if not right:
                 copied.unlink()
         return copied if right else None

@@ -76,13 +76,13 @@ def clear_of_walls(layouts: Layouts, position: Floats) -> Floats:
     """
     low, high = layouts.segments()
     edge = BORDER_M + ROBOT_RADIUS_M
-    moved = position.copy()
+    moved: Floats = position.copy()
     for piece in (0, 1, 0):
         offset = moved - np.clip(moved, low[:, piece], high[:, piece])
         distance = np.linalg.norm(offset, axis=1)
         touching = (distance < ROBOT_RADIUS_M) & (distance > 0)
         moved[touching] += offset[touching] * (ROBOT_RADIUS_M / distance[touching] - 1)[:, None]
-        moved = np.clip(moved, edge, ARENA_M - edge)
+        np.clip(moved, edge, ARENA_M - edge, out=moved)
     return moved
 
 

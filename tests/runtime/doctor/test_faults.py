@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -172,7 +171,9 @@ def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path)
 
 
 def test_the_least_versions_are_those_that_the_package_asks_for() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    project = pytest.importorskip("tomllib", reason="Python 3.11").loads(
+        (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    )["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["jetson"]]
 
     assert f"openvino>={libraries.OPENVINO[0]}.{libraries.OPENVINO[1]}" in asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def keep(part: str, figures: dict[str, Any], path: Path = PATH) -> None:
     """Write one part anew; the others stay."""
     content = json.loads(path.read_bytes()) if path.exists() else {}
     content[part] = {
-        "on": f"{datetime.now(UTC):%F}",
+        "on": f"{datetime.now(timezone.utc):%F}",
         "cpu": cpu(),
         "versions": versions() | {name: version(name) for name in _PACKAGES},
         **figures,

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 from jepa_msgs.msg import ModelInfo
@@ -47,7 +47,7 @@ def profile_of(
         frame_size=frame_size,
     )
     return Profile(
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"),
         tool=f"jepa-runtime {__version__}",
         kind="ros",
         subject=subject,

@@ -1,0 +1,31 @@
+"""What Python has from 3.11 on. JetPack 6 comes with 3.10, and its TensorRT is for that one alone."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import Enum
+from typing import BinaryIO
+
+_CHUNK_BYTES = 1 << 20
+
+
+class StrEnum(str, Enum):
+    """Members are texts and print as such; ``auto()`` is the name in small letters: :class:`enum.StrEnum`."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, *_: object) -> str:
+        return name.lower()
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __format__(self, spec: str) -> str:
+        return str.__format__(self, spec)
+
+
+def file_sha256(file: BinaryIO) -> str:
+    """SHA-256 of a file from where it stands to its end, in hexadecimal (:func:`hashlib.file_digest`)."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,29 @@
+"""What stands in for Python 3.11 does what Python 3.11 does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from enum import auto
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.compat import StrEnum, file_sha256
+
+
+class Kind(StrEnum):
+    FIRST = auto()
+    OTHER = "another"
+
+
+def test_members_are_texts() -> None:
+    assert [str(kind) for kind in Kind] == [f"{kind}" for kind in Kind] == ["first", "another"]
+    assert Kind("first") is Kind.FIRST and Kind.FIRST == "first" and f"{Kind.FIRST:>7}" == "  first"
+
+
+@given(st.binary(max_size=4096), st.integers(0, 4096))
+def test_a_file_is_digested_from_where_it_stands(content: bytes, start: int) -> None:
+    file = io.BytesIO(content)
+    file.seek(start)
+    assert file_sha256(file) == hashlib.sha256(content[start:]).hexdigest()
