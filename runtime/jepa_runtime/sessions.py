@@ -88,9 +88,10 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
         energy = energy_one = of_futures = None
         if manifest.graphs.energy:
             energy, energy_one = load("energy", num_samples * manifest.horizon, 1)
-            of_futures = energy.link("latents", predictor, "futures") if isinstance(energy, Links) else None
-        opened.pop_all()
+            if isinstance(energy, Links) and (of_futures := energy.link("latents", predictor, "futures")):
+                opened.callback(of_futures.close)
         encoder_sha256 = _sha256(manifest, _choose(manifest, "encoder", backend, precision))
+        opened.pop_all()
         return Sessions(precision, encoder_sha256, encoder, predictor, one, energy, energy_one, of_futures)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from jepa_runtime.imaging import check_rgb, fit
 from jepa_runtime.sessions import Sessions, open_sessions
 
 Floats = NDArray[np.float32]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class WorldModel:
         except JepaRuntimeError as error:
             raise BackendError(f"none of {engine} can serve: {refused}; {error}") from error
         model.passed_over = refused, *model.passed_over
+        _LOG.warning("%s:%s serves, not what was preferred: %s", model.engine, model.device, refused)
         return model
 
     @classmethod
@@ -137,7 +141,9 @@ class WorldModel:
         backend = create_backend(engine, options)
         try:
             return cls(bundle, backend, open_sessions(bundle, backend, precision, count), count)
-        except BaseException:
+        except BaseException as error:
+            # What was half made lives on in the frames of the error; it must go before its device does.
+            clear_frames(error.__traceback__)
             backend.close()
             raise
 

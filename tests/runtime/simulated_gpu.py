@@ -53,7 +53,13 @@ class SimulatedGpu:
         self._recording: list[Work] | None = None
         self._addresses = itertools.count(0x10000, 0x1000)
         self.is_open = True
+        self._left_bytes = 0
         BY_STREAM[self.stream] = self
+
+    @property
+    def leaked(self) -> bool:
+        """Whether it was left while somebody still referred to its memory, which cannot be freed any more."""
+        return self._left_bytes > 0
 
     @property
     def used_bytes(self) -> int:
@@ -124,6 +130,7 @@ class SimulatedGpu:
     def close(self) -> None:
         self._check()
         self.is_open = False
+        self._left_bytes = self.used_bytes
 
     def _check(self) -> None:
         if threading.get_ident() != self._thread:

@@ -20,11 +20,13 @@ class SimulatedCore:
     Attributes:
         busy: the file in which the driver counts; where it is None there is none.
         idles: whether the work is done elsewhere in secret.
+        breaks: whether no blob can be imported, whatever was said of it.
         properties: as the device tells them.
     """
 
     busy: Path | None = None
     idles = False
+    breaks = False
     check = openvino.properties.CompatibilityCheck.SUPPORTED
 
     def __init__(self) -> None:
@@ -49,12 +51,16 @@ class SimulatedCore:
 
     def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
         self.asked.append(("compile", properties))
+        if properties.get("INFERENCE_PRECISION_HINT", "f16") not in ("f16", openvino.Type.f16):
+            raise RuntimeError("Wrong value for INFERENCE_PRECISION_HINT; supported values: f16, i8")
         return self._Compiled(
             self, self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})
         )
 
     def import_model(self, blob: bytes, device: str, properties: dict[str, Any]) -> Any:
         self.asked.append(("import", properties))
+        if self.breaks:
+            raise RuntimeError("the blob is not accepted by the driver")
         return self._Compiled(self, self._core.import_model(blob, "CPU", _EXACT))
 
     class _Compiled:

@@ -70,8 +70,42 @@ def test_without_tensorrt_it_says_what_to_install(
         pytest.skip("TensorRT is installed")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give either a bundle or --robot ROOT"),
+        (["bundle", "--robot", "root"], "give either a bundle or --robot ROOT"),
+        (["bundle", "--engine", "tensorrt,openvino:CPU"], "name the one engine that is to be built"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build-engine", *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_other_engines_need_no_building(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build-engine", str(toy_bundle), "--engine", "openvino:CPU"]) == 0
+    assert "openvino:CPU needs no building" in capsys.readouterr().out
+
+
+def test_the_model_of_a_robot_is_built_as_its_config_says(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "robot"
+    root.mkdir()
+    (root / "current").symlink_to(toy_bundle)
+    settings = {
+        "repository": str(tmp_path), "channel": "stable", "model_id": "toy", "device_id": "one",
+        "hardware_ids": ["x86_64"], "engine": "tensorrt:0", "precision": "fp32",
+    }  # fmt: skip
+    (root / "config.json").write_text(json.dumps(settings))
+    assert main(["build-engine", "--robot", str(root)]) == 0
+    assert "tensorrt:0, fp32: " in capsys.readouterr().out and tensorrt.builds > 0
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "jepa-edge").mkdir()
     monkeypatch.setattr("jepa_runtime.backends.engines.SYSTEM_FOLDER", tmp_path / "absent")

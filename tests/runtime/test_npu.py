@@ -33,7 +33,7 @@ RELEASE = openvino.get_version().partition("-")[0]
 def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[SimulatedCore]:
     """The class of the cores that are made; what is set on it holds for them."""
     busy = tmp_path / "npu_busy_time_us"
-    busy.write_text("1")
+    busy.write_text("0")
     monkeypatch.setattr("jepa_runtime.backends.openvino.Core", SimulatedCore)
     monkeypatch.setattr("jepa_runtime.backends.npu.BUSY_TIME", str(busy))
     monkeypatch.setattr(SimulatedCore, "busy", busy)
@@ -193,6 +193,25 @@ def test_what_the_driver_does_not_run_is_left_out(
         assert "the driver says that it cannot run it" in caplog.text
 
 
+def test_a_blob_that_cannot_be_imported_after_all_is_left_out(
+    core: type[SimulatedCore],
+    npu_bundle: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SimulatedCore, "breaks", True)
+    with WorldModel.open(npu_bundle(), engine="openvino:NPU") as model:
+        assert kinds(model._backend._core) == ["import", "compile"] * 3  # type: ignore[attr-defined]
+    assert "its blob is left out: the blob is not accepted by the driver; compiling it here" in caplog.text
+
+
+def test_what_is_called_fp32_is_said_to_be_computed_in_fp16(
+    core: type[SimulatedCore], toy_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with WorldModel.open(toy_bundle, engine="openvino:NPU"):
+        assert "an NPU computes in fp16" in caplog.text
+
+
 def test_a_bundle_without_blobs_is_compiled(core: type[SimulatedCore], toy_bundle: Path) -> None:
     with WorldModel.open(toy_bundle, engine="openvino:NPU") as model:
         assert set(kinds(model._backend._core)) == {"compile"}  # type: ignore[attr-defined]
@@ -218,7 +237,9 @@ def test_where_the_kernel_does_not_tell_it_is_said_that_there_is_no_proof(
         assert "whether the NPU ran it cannot be told" in caplog.text
 
 
-def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(toy_bundle: Path) -> None:
+def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(
+    toy_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     if "NPU" in openvino.Core().available_devices:
         pytest.skip("this machine has an NPU")
     with pytest.raises(BackendError, match="openvino:NPU: no such device"):
@@ -227,6 +248,7 @@ def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(toy
         assert (model.engine, model.device) == ("openvino", "CPU")
         (reason,) = model.passed_over
         assert reason.startswith("openvino:NPU: openvino:NPU: no such device")
+        assert f"openvino:CPU serves, not what was preferred: {reason}" in caplog.text
     with WorldModel.open(toy_bundle, engine="openvino:CPU,openvino:NPU") as model:
         assert (model.device, model.passed_over) == ("CPU", ())
 

@@ -1,12 +1,14 @@
 """All calls of CUDA: by pycuda; what that lacks (graphs) by the driver's own library.
 
-Memory and graphs are given back when nobody refers to them; :class:`~jepa_runtime.backends.gpu.Gpu` says
-what each method does.
+Memory and graphs are given back when nobody refers to them, which must be on the thread that has them, before
+it leaves the GPU; :class:`~jepa_runtime.backends.gpu.Gpu` says what each method does.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,48 @@ from jepa_runtime.errors import BackendError
 
 # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do with CUDA meanwhile is their own affair.
 _THREAD_LOCAL = 1
+# CU_STREAM_NON_BLOCKING: one that blocks makes the legacy stream unusable for others while it records.
+_NON_BLOCKING = 1
+
+
+class _Contexts(threading.local):
+    """The primary context that a thread is in, and how often it was entered: that of the other libraries of
+    this process, since one of our own would cost memory and switches. A thread that ends with it, or an
+    interpreter, would be aborted by pycuda.
+    """
+
+    def __init__(self) -> None:
+        self._index = self._count = 0
+        self._context: Any = None
+
+    def enter(self, index: int) -> None:
+        """Make the context of a GPU current on this thread."""
+        if self._count and index != self._index:
+            raise BackendError(
+                f"GPU {self._index} is open on this thread: open GPU {index} on a thread of its own"
+            )
+        if not self._count:
+            self._context = driver.Device(index).retain_primary_context()
+            self._context.push()
+        self._index, self._count = index, self._count + 1
+
+    def leave(self) -> None:
+        """Leave it, when this was called as often as :meth:`enter`."""
+        self._count -= 1
+        if not self._count:
+            context, self._context = self._context, None
+            driver.Context.pop()
+            context.detach()
+
+    def leave_for_good(self) -> None:
+        """Leave it in any case, at the end of the interpreter."""
+        if self._count:
+            self._count = 1
+            self.leave()
+
+
+_contexts = _Contexts()
+atexit.register(_contexts.leave_for_good)
 
 
 @dataclass(frozen=True)
@@ -45,7 +89,7 @@ class Cuda:
         index: which GPU, as CUDA numbers them.
 
     Raises:
-        BackendError: there is no such GPU, or its driver does not run.
+        BackendError: there is no such GPU, its driver does not run, or this thread has another one open.
     """
 
     def __init__(self, index: int) -> None:
@@ -58,15 +102,21 @@ class Cuda:
             self.compute_capability: tuple[int, int] = device.compute_capability()
             number = driver.get_driver_version()
             self.driver = f"{number // 1000}.{number % 1000 // 10}"
-            # That of other libraries of this process; one of our own would cost memory and switches.
-            self._context = device.retain_primary_context()
-            self._context.push()
-            self._stream: Any = driver.Stream()
-            # Who waits sleeps meanwhile: a core that looks again and again is missing elsewhere on a robot.
-            sleeping = driver.event_flags.BLOCKING_SYNC
-            self._began, self._ended = driver.Event(sleeping), driver.Event(sleeping)
-        self._graphs = _Graphs()
-        self._kernels: dict[str, Any] = {}
+            self._kernels: dict[str, Any] = {}
+            self._graphs = _Graphs()
+            self._stream: Any = None
+            self._began: Any = None
+            self._ended: Any = None
+            _contexts.enter(index)
+            try:
+                self._stream = driver.Stream(_NON_BLOCKING)
+                # Who waits sleeps meanwhile: a core that looks again and again is missing elsewhere.
+                sleeping = driver.event_flags.BLOCKING_SYNC
+                self._began, self._ended = driver.Event(sleeping), driver.Event(sleeping)
+            except BaseException:
+                self._stream = self._began = None
+                _contexts.leave()
+                raise
 
     @property
     def stream(self) -> int:
@@ -78,7 +128,8 @@ class Cuda:
         with _told(f"a buffer of {list(shape)} cannot be had"):
             host = driver.pagelocked_zeros(shape, dtype)
             memory = driver.mem_alloc(host.nbytes)
-            driver.memset_d8(memory, 0, host.nbytes)
+            driver.memset_d8_async(memory, 0, host.nbytes, self._stream)
+            self._stream.synchronize()
             return CudaBuffer(host, memory)
 
     def upload(self, buffer: Buffer) -> None:
@@ -124,8 +175,8 @@ class Cuda:
             return
         self._stream = self._began = self._ended = None
         self._kernels = {}
-        driver.Context.pop()
-        self._context.detach()
+        with _told("the GPU cannot be left"):
+            _contexts.leave()
 
 
 class _Graphs:
@@ -138,20 +189,22 @@ class _Graphs:
         handle, graph, executable = ctypes.c_void_p(stream), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuStreamBeginCapture_v2", handle, _THREAD_LOCAL)
         try:
-            work()
-        finally:
-            # Also after an error: a stream that captures does nothing else.
-            ended = self._library.cuStreamEndCapture(handle, ctypes.byref(graph))
-        self._check("cuStreamEndCapture", ended)
-        try:
+            try:
+                work()
+            finally:
+                # Also after an error: a stream that captures does nothing else.
+                ended = self._library.cuStreamEndCapture(handle, ctypes.byref(graph))
+            self._check("cuStreamEndCapture", ended)
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
         finally:
-            self._library.cuGraphDestroy(graph)
+            if graph:
+                self._library.cuGraphDestroy(graph)
 
         def launch() -> None:
             self._call("cuGraphLaunch", executable, handle)
 
-        weakref.finalize(launch, self._library.cuGraphExecDestroy, executable)
+        # At the interpreter's end the context is gone, and the graph with it.
+        weakref.finalize(launch, self._library.cuGraphExecDestroy, executable).atexit = False
         return launch
 
     def _call(self, function: str, *arguments: Any) -> None:

@@ -6,14 +6,15 @@ nowhere else. So it lies under a key of all that it depends on, and beside it wh
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from jepa_runtime.backends.base import Graph, Shape
 from jepa_runtime.errors import BackendError
 
 SYSTEM_FOLDER = Path("/var/cache/jepa-edge")
-_SUFFIX, _ABOUT = ".engine", ".json"
-_MAX_ABOUT_BYTES = 1 << 20
+# Those built or used last stay; a robot's model is some tens of MB a graph.
+MOST_BYTES = 4 << 30
+_ENGINE, _ABOUT, _LAYERS, _LOCK = ".engine", ".json", ".layers", ".lock"
+_MAX_ABOUT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class EngineKey:
     Attributes:
         graph_sha256: of the ONNX file.
         shapes: of its inputs.
-        library: that builds and runs it, with its version.
+        library: that builds and runs it.
+        version: of the library.
         gpu: its name.
         compute_capability: such as 8.7.
         driver: version of CUDA that the driver offers.
@@ -43,6 +47,7 @@ class EngineKey:
     graph_sha256: str
     shapes: tuple[tuple[str, Shape], ...]
     library: str
+    version: str
     gpu: str
     compute_capability: str
     driver: str
@@ -51,16 +56,24 @@ class EngineKey:
     @property
     def digest(self) -> str:
         """The name of its files."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:32]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is written down."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
 
-def engine_folder(chosen: Path | None) -> Path:
-    """Where engines are kept: the folder that was chosen; else that of the system, where this account may
-    write there or it is all there is; else one in the account's own cache."""
+def engine_folders(chosen: Path | None) -> list[Path]:
+    """Where engines are looked for; new ones go to the first.
+
+    The folder that was chosen; without one that of the system and the account's own cache, the former first
+    where this account may write there.
+    """
     if chosen is not None:
-        return chosen
+        return [chosen]
     own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jepa-edge"
-    return SYSTEM_FOLDER if os.access(SYSTEM_FOLDER, os.W_OK) or not own.is_dir() else own
+    return [SYSTEM_FOLDER, own] if os.access(SYSTEM_FOLDER, os.W_OK) else [own, SYSTEM_FOLDER]
 
 
 def graph_sha256(graph: Graph) -> str:
@@ -69,10 +82,11 @@ def graph_sha256(graph: Graph) -> str:
 
 
 class EngineStore:
-    """The engines in a folder, which may not be there yet."""
+    """The engines in some folders, which may not be there yet; see :func:`engine_folders`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
+        self.folder = folders[0]
 
     def find(self, key: EngineKey) -> bytes:
         """The engine of ``key``.
@@ -80,30 +94,49 @@ class EngineStore:
         Raises:
             BackendError: there is none that can be used; it says why, and what the last one was built for.
         """
-        about = self._about(key.digest)
-        if about is None:
-            raise BackendError(self._why_none(key))
-        path = self.folder / f"{key.digest}{_SUFFIX}"
-        engine = _read_own(path)
-        if about.get("sha256") != hashlib.sha256(engine).hexdigest():
-            raise BackendError(f"{path}: is damaged: its SHA-256 is not the one written down beside it")
-        return engine
+        reasons = []
+        for folder in self.folders:
+            about = folder / f"{key.digest}{_ABOUT}"
+            if about.exists():
+                try:
+                    return _engine(about, key)
+                except BackendError as error:
+                    reasons.append(str(error))
+        raise BackendError("; ".join(reasons) or self._why_none(key))
 
-    def keep(self, key: EngineKey, engine: bytes, **told: Any) -> None:
-        """Write an engine down, and what is to be known of it.
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Hold the folder for a build: who builds the same waits, and finds it there.
+
+        Raises:
+            BackendError: the folder cannot be written.
+        """
+        with self._writing():
+            lock = _locked(self.folder / _LOCK)
+        try:
+            for left in self.folder.glob(".*.tmp"):
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(lock)
+
+    def keep(self, key: EngineKey, engine: bytes, *, layers: str, **told: Any) -> None:
+        """Write an engine down, what it consists of (JSON of its library), and what else is to be known of
+        it; then remove what nothing here runs any more.
 
         Raises:
             BackendError: it cannot be written.
         """
-        about = {
-            **asdict(key),
+        about = key.as_dict() | {
             "sha256": hashlib.sha256(engine).hexdigest(),
             "bytes": len(engine),
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **told,
         }
-        self.write(f"{key.digest}{_SUFFIX}", engine)
+        self.write(f"{key.digest}{_ENGINE}", engine)
+        self.write(f"{key.digest}{_LAYERS}", layers.encode())
         self.write(f"{key.digest}{_ABOUT}", json.dumps(about, indent=1).encode())
+        self._tidy(key)
 
     def read(self, name: str) -> bytes:
         """Another file of the folder; nothing where there is none."""
@@ -117,69 +150,110 @@ class EngineStore:
         Raises:
             BackendError: it cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", delete=False) as file:
-                temporary = Path(file.name)
-                try:
+        with self._writing():
+            fd, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
+            try:
+                with open(fd, "wb") as file:
                     file.write(content)
-                    temporary.chmod(0o644)
-                    temporary.replace(self.folder / name)
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise BackendError(
-                f"{self.folder}: {name} cannot be written: {error.strerror}: give --cache-dir a folder that "
-                "this account may write, or build engines with the account that owns it"
-            ) from error
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, self.folder / name)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
 
-    def discard_unusable(self, key: EngineKey) -> list[str]:
-        """Remove what was built for another library, GPU or driver than ``key``: nothing here runs it.
+    def _tidy(self, key: EngineKey) -> None:
+        """Remove engines of this library and GPU in other versions, then those used longest ago."""
+        entries = []
+        for digest, about in _all(self.folder):
+            same = about.get("library") == key.library and about.get("gpu") == key.gpu
+            if same and _differences(about, key):
+                self._remove(digest)
+            else:
+                with suppress(OSError):
+                    used = (self.folder / f"{digest}{_ENGINE}").stat()
+                    entries.append((max(used.st_atime, used.st_mtime), used.st_size, digest))
+        kept = 0
+        for _, size, digest in sorted(entries, reverse=True):
+            kept += size
+            if kept > MOST_BYTES and digest != key.digest:
+                self._remove(digest)
 
-        Returns:
-            What it was built for.
-        """
-        gone = []
-        for digest, about in self._all():
-            if differences := _differences(about, key):
-                gone.append(f"{digest}: {differences}")
-                for suffix in (_ABOUT, _SUFFIX):
-                    with suppress(OSError):
-                        (self.folder / f"{digest}{suffix}").unlink()
-        return gone
+    def _remove(self, digest: str) -> None:
+        for suffix in (_ABOUT, _LAYERS, _ENGINE):
+            with suppress(OSError):
+                (self.folder / f"{digest}{suffix}").unlink()
 
     def _why_none(self, key: EngineKey) -> str:
-        same = [
-            about
-            for _, about in self._all()
-            if about.get("graph_sha256") == key.graph_sha256 and _differences(about, key)
-        ]
-        if not same:
-            return f"no engine of it was built here (looked in {self.folder})"
-        return f"its engine in {self.folder} is of no use any more: {_differences(same[-1], key)}"
+        where = " and ".join(map(str, self.folders))
+        for folder in self.folders:
+            for _, about in _all(folder):
+                same = about.get("graph_sha256") == key.graph_sha256
+                if same and (differences := _differences(about, key)):
+                    return f"its engine in {folder} is of no use here: {differences}"
+        return f"no engine of it was built here (looked in {where})"
 
-    def _all(self) -> list[tuple[str, Mapping[str, Any]]]:
-        found = [(path.stem, self._about(path.stem)) for path in sorted(self.folder.glob(f"*{_ABOUT}"))]
-        return [(digest, about) for digest, about in found if about is not None]
-
-    def _about(self, digest: str) -> Mapping[str, Any] | None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            content = _read_own(self.folder / f"{digest}{_ABOUT}", _MAX_ABOUT_BYTES)
-            about = json.loads(content)
-        except (BackendError, ValueError, RecursionError):
-            return None
-        return about if isinstance(about, dict) else None
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise BackendError(
+                f"{self.folder}: cannot be written: {error.strerror}: give --cache-dir a folder that this "
+                "account may write, or build engines with the account that owns it"
+            ) from error
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of a file that this process alone has locked, until it is closed."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _engine(path: Path, key: EngineKey) -> bytes:
+    about = _about(path)
+    if about | key.as_dict() != about:
+        raise BackendError(f"{path}: tells of another engine: remove it and build its own again")
+    engine = _read_own(path.with_suffix(_ENGINE))
+    if about.get("sha256") != hashlib.sha256(engine).hexdigest():
+        raise BackendError(f"{path.with_suffix(_ENGINE)}: is damaged: its SHA-256 is another one")
+    # When it was used last; of another account's that cannot be told.
+    with suppress(OSError):
+        os.utime(path.with_suffix(_ENGINE))
+    return engine
+
+
+def _all(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for path in sorted(folder.glob(f"*{_ABOUT}")):
+        with suppress(BackendError):
+            found.append((path.stem, _about(path)))
+    return found
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(_read_own(path, _MAX_ABOUT_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise BackendError(f"{path}: is damaged: {error}") from error
+    if not isinstance(about, dict):
+        raise BackendError(f"{path}: is damaged: it is no object")
+    return about
 
 
 def _differences(about: Mapping[str, Any], key: EngineKey) -> str:
     """What an engine was built for and is not here."""
-    fields = {"library": key.library, "gpu": key.gpu, "driver": key.driver}
-    fields["compute_capability"] = key.compute_capability
+    here = key.as_dict()
     return "; ".join(
-        f"built for {name.replace('_', ' ')} {about.get(name)}, here is {here}"
-        for name, here in fields.items()
-        if about.get(name) != here
+        f"built for {name.replace('_', ' ')} {about.get(name)}, here is {here[name]}"
+        for name in ("library", "version", "gpu", "compute_capability", "driver", "options")
+        if about.get(name) != here[name]
     )
 
 
@@ -187,16 +261,20 @@ def _read_own(path: Path, limit: int = -1) -> bytes:
     """A file that only this account, or root, can have written: engines are code.
 
     Raises:
-        BackendError: it is somebody else's, or cannot be read.
+        BackendError: it is somebody else's, no plain file, or cannot be read.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
-            found = os.fstat(file.fileno())
-            if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            found, folder = os.fstat(file.fileno()), os.stat(path.parent)
+            if not all(map(_is_safe, (found, folder))) or not stat.S_ISREG(found.st_mode):
                 raise BackendError(
-                    f"{path}: belongs to another account, or others may write it: an engine is code and is "
-                    "not loaded from there; remove it and build it again"
+                    f"{path}: it, or its folder, belongs to another account, or others may write it: an "
+                    "engine is code and is not loaded from there; remove it and build it again"
                 )
             return file.read(limit)
     except OSError as error:
         raise BackendError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _is_safe(found: os.stat_result) -> bool:
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

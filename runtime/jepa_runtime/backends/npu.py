@@ -20,7 +20,7 @@ from typing import Any
 
 import openvino
 
-from jepa_runtime.backends.base import BackendOptions, Graph, Shape
+from jepa_runtime.backends.base import BackendOptions, Graph, Shape, first_line
 from jepa_runtime.backends.openvino import OpenVINOBackend, OpenVINOSession, OpenVINOSplitSession
 from jepa_runtime.errors import BackendError
 
@@ -138,19 +138,23 @@ class NpuBackend(OpenVINOBackend):
         if before is None or after is None:
             _LOG.info("%s: whether the NPU ran it cannot be told: no %s (Linux 6.10)", name, BUSY_TIME)
         elif after <= before:
+            session.close()
             raise BackendError(f"{name}: ran, but the NPU was not busy meanwhile ({BUSY_TIME} stood still)")
         return session
 
     def _compile(self, graph: Graph, model: Any, **further: Any) -> Any:
-        blob = graph.blob(self._platform)
-        if blob is None:
-            return super()._compile(graph, model, **further)
-        content, origin = blob
-        reasons = self._mismatches(graph, Origin.read(origin, f"{graph.name}, {self._platform}"))
-        if reasons:
+        if graph.precision == "fp32":
+            _LOG.warning("%s: an NPU computes in fp16 what is not quantized, also this", graph.name)
+        if blob := graph.blob(self._platform):
+            content, origin = blob
+            try:
+                reasons = self._mismatches(graph, Origin.read(origin, f"its origin ({self._platform})"))
+                if not reasons:
+                    return self._core.import_model(content, self.device, self._properties | further)
+            except (BackendError, RuntimeError) as error:
+                reasons = [first_line(error)]
             _LOG.warning("%s: its blob is left out: %s; compiling it here", graph.name, "; ".join(reasons))
-            return super()._compile(graph, model, **further)
-        return self._core.import_model(content, self.device, self._properties | further)
+        return super()._compile(graph, model, **further)
 
     def _mismatches(self, graph: Graph, origin: Origin) -> list[str]:
         version = int(self._told("NPU_COMPILER_VERSION"))
@@ -175,11 +179,12 @@ class NpuBackend(OpenVINOBackend):
 
 
 def _busy_time_us() -> int | None:
-    """How long the NPUs of this machine worked since it started."""
+    """How long the NPUs of this machine worked since it started, for whomever; None: nobody counts it."""
     try:
-        return sum(int(Path(path).read_text(encoding="ascii")) for path in glob.glob(BUSY_TIME)) or None
+        found = [int(Path(path).read_text(encoding="ascii")) for path in glob.glob(BUSY_TIME)]
     except (OSError, ValueError):
         return None
+    return sum(found) if found else None
 
 
 def _version(text: str) -> list[int]:

@@ -195,7 +195,8 @@ class OpenVINOBackend:
 
     def _compile(self, graph: Graph, model: Any, **further: Any) -> Any:
         properties = self._properties | further
-        if self.device == "CPU" or graph.precision == "fp32":
+        # An NPU takes no such hint.
+        if self.device == "CPU" or (graph.precision == "fp32" and self.device.startswith("GPU")):
             # By default OpenVINO computes in bf16 what is not quantized, on those processors that have bf16:
             # a model would give other numbers on the workstation than on the robot.
             properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32

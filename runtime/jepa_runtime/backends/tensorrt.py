@@ -7,7 +7,6 @@ for it: ``jepa-runtime build-engine`` does. CUDA lies behind :mod:`jepa_runtime.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -19,13 +18,15 @@ import numpy as np
 
 from jepa_runtime.backends import tensorrt_builder as builder
 from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Session, Shape
-from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folder, graph_sha256
+from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folders, graph_sha256
 from jepa_runtime.backends.gpu import Buffer, Gpu, Work
 from jepa_runtime.backends.kernels import ImageTensor, Launch, find_fatbin, launch
 from jepa_runtime.errors import BackendError, FrameError
 from jepa_runtime.pixels import RawLayout
 
 _LOG = logging.getLogger(__name__)
+# Sizes of images for which memory and a graph are kept: of some cameras and of a goal.
+_MOST_SIZES = 8
 
 
 class TensorRTSession:
@@ -52,33 +53,24 @@ class TensorRTSession:
         scales: bool = False,
         filled: Mapping[str, Buffer] = MappingProxyType({}),
     ) -> None:
-        self._made_of = name, trt, listener, gpu, engine, shapes
+        self._made_of: tuple[Any, ...] = name, trt, listener, gpu, engine, shapes
         self._filled = dict(filled)
         self._name, self._listener, self._gpu = name, listener, gpu
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise BackendError(f"{name}: no memory for its activations on the GPU: {listener.why()}")
-        for tensor, shape in shapes.items():
-            if not self._context.set_input_shape(tensor, shape):
-                raise BackendError(f"{name}: input {tensor} does not take {list(shape)}: {listener.why()}")
-        buffers: dict[Any, dict[str, Buffer]] = {trt.TensorIOMode.INPUT: {}, trt.TensorIOMode.OUTPUT: {}}
-        for tensor in map(engine.get_tensor_name, range(engine.num_io_tensors)):
-            if tensor in filled:
-                self._context.set_tensor_address(tensor, filled[tensor].address)
-                continue
-            shape = tuple(self._context.get_tensor_shape(tensor))
-            buffer = gpu.buffer(shape, trt.nptype(engine.get_tensor_dtype(tensor)))
-            self._context.set_tensor_address(tensor, buffer.address)
-            buffers[engine.get_tensor_mode(tensor)][tensor] = buffer
-        self._inputs, self._outputs = buffers.values()
-        self.inputs: Mapping[str, Array] = {tensor: buffer.host for tensor, buffer in self._inputs.items()}
-        self.outputs: Mapping[str, Array] = {tensor: buffer.host for tensor, buffer in self._outputs.items()}
-        self._image: Buffer | None = None
-        self._scales = scales and "frame" in self.inputs and self.inputs["frame"].dtype == np.uint8
+        self._inputs: dict[str, Buffer] = {}
+        self._outputs: dict[str, Buffer] = {}
+        self._images: dict[Shape, tuple[Buffer, Work]] = {}
+        self._context: Any = None
         self.device_ms = 0.0
-        self._work: Work | None = self._recorded(self._enqueue)
-        self._with_image: Work | None = None
+        try:
+            self._prepare(trt, engine, shapes)
+            self.inputs: Mapping[str, Array] = {key: buffer.host for key, buffer in self._inputs.items()}
+            self.outputs: Mapping[str, Array] = {key: buffer.host for key, buffer in self._outputs.items()}
+            self._work: Work | None = self._recorded(self._enqueue)
+        except BaseException:
+            self.close()
+            raise
         self._next: Work | None = self._work
+        self._scales = scales and "frame" in self.inputs and self.inputs["frame"].dtype == np.uint8
 
     def run(self) -> Mapping[str, Array]:
         """See :class:`~jepa_runtime.backends.base.Session`."""
@@ -93,24 +85,20 @@ class TensorRTSession:
 
     def scale(self, image: Array) -> bool:
         """See :class:`~jepa_runtime.backends.base.ScalesImages`."""
-        if not self._scales:
+        if not self._scales or self._next is None:
             return False
-        if self._image is None or self._image.host.shape != image.shape:
-            self._image = self._gpu.buffer(image.shape, np.uint8)
-            height, width = self.inputs["frame"].shape[1:3]
+        # The one used last is the last.
+        found = self._images.pop(image.shape, None)
+        if found is None:
             try:
-                kernel = launch(
-                    RawLayout("rgb8", image.shape[1], image.shape[0]),
-                    self._image.address,
-                    ImageTensor(height=height, width=width),
-                    self._inputs["frame"].address,
-                )
+                found = self._scaling(image.shape)
             except FrameError:
-                self._image = None
                 return False
-            self._with_image = self._recorded(partial(self._enqueue, kernel))
-        np.copyto(self._image.host, image)
-        self._next = self._with_image
+        while len(self._images) >= _MOST_SIZES:
+            self._images.pop(next(iter(self._images)))
+        self._images[image.shape] = found
+        buffer, self._next = found
+        np.copyto(buffer.host, image)
         return True
 
     def link(self, name: str, source: Session, output: str) -> TensorRTSession | None:
@@ -130,21 +118,61 @@ class TensorRTSession:
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Session`."""
-        # The graph before what it works on.
-        self._work = self._with_image = self._next = None
-        self._context = self._image = None
+        # Graphs before what they work on.
+        self._work = self._next = None
+        self._images.clear()
+        self._context = None
         self.inputs = self.outputs = {}
-        self._inputs = self._outputs = self._filled = {}
-        self._made_of = None  # type: ignore[assignment]
+        for buffers in (self._inputs, self._outputs, self._filled):
+            buffers.clear()
+        self._made_of = ()
 
-    def _enqueue(self, kernel: Launch | None = None) -> None:
-        """Put a run on the stream; a ``kernel`` makes ``frame`` of the image."""
-        given = dict(self._inputs)
-        if kernel is not None and self._image is not None:
-            given["frame"] = self._image
-        for buffer in given.values():
-            self._gpu.upload(buffer)
-        if kernel is not None:
+    def _prepare(self, trt: Any, engine: Any, shapes: Mapping[str, Shape]) -> None:
+        """Make the context and its buffers; no variable holds one, which would outlive an error."""
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"{self._name}: no memory for its activations: {self._listener.why()}")
+        for tensor, shape in shapes.items():
+            if not self._context.set_input_shape(tensor, shape):
+                why = self._listener.why()
+                raise BackendError(f"{self._name}: input {tensor} does not take {list(shape)}: {why}")
+        for tensor in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+            is_input = engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT
+            buffers = self._filled if tensor in self._filled else self._inputs if is_input else self._outputs
+            if tensor not in buffers:
+                buffers[tensor] = self._buffer(trt, engine, tensor)
+            if not self._context.set_tensor_address(tensor, buffers[tensor].address):
+                raise BackendError(f"{self._name}: {tensor} cannot be placed: {self._listener.why()}")
+
+    def _buffer(self, trt: Any, engine: Any, tensor: str) -> Buffer:
+        shape, kind = tuple(self._context.get_tensor_shape(tensor)), engine.get_tensor_dtype(tensor)
+        try:
+            dtype = trt.nptype(kind)
+        except TypeError as error:
+            raise BackendError(f"{self._name}: {tensor} is {kind}, which numpy does not have") from error
+        if not all(size > 0 for size in shape):
+            raise BackendError(f"{self._name}: {tensor} has no fixed shape: {list(shape)}")
+        return self._gpu.buffer(shape, dtype)
+
+    def _scaling(self, shape: Shape) -> tuple[Buffer, Work]:
+        """Memory for an image of that shape, and the work that starts from there."""
+        buffer = self._gpu.buffer(shape, np.uint8)
+        height, width = self.inputs["frame"].shape[1:3]
+        kernel = launch(
+            RawLayout("rgb8", shape[1], shape[0]),
+            buffer.address,
+            ImageTensor(height=height, width=width),
+            self._inputs["frame"].address,
+        )
+        return buffer, self._recorded(partial(self._enqueue, buffer, kernel))
+
+    def _enqueue(self, image: Buffer | None = None, kernel: Launch | None = None) -> None:
+        """Put a run on the stream; ``kernel`` makes ``frame`` of an image."""
+        for tensor, buffer in self._inputs.items():
+            if image is None or tensor != "frame":
+                self._gpu.upload(buffer)
+        if image is not None and kernel is not None:
+            self._gpu.upload(image)
             self._gpu.launch(kernel)
         if not self._context.execute_async_v3(self._gpu.stream):
             raise BackendError(self._listener.why())
@@ -158,7 +186,7 @@ class TensorRTSession:
             return self._gpu.record(work)
         except BackendError as error:
             _LOG.warning(
-                "%s: cannot be one CUDA graph (%s): each part is launched by itself", self._name, error
+                "%s: cannot be one CUDA graph (%s): its parts are launched singly", self._name, error
             )
             return work
 
@@ -185,12 +213,16 @@ class TensorRTBackend:
             raise BackendError(f"{engine}:{device}: the device must be the number of a GPU: {engine}:0")
         self.engine, self.device = engine, device
         self._trt, self._options = trt, options
+        self._store = EngineStore(engine_folders(options.cache_dir))
         self._listener = builder.listener(trt)
         self._gpu: Gpu | None = open_gpu(int(device))
-        self._runtime = trt.Runtime(self._listener)
-        self._store = EngineStore(engine_folder(options.cache_dir))
-        self.version = f"{trt.__version__} on {self._gpu.name}"
-        self._scales = self._load_kernels(self._gpu)
+        try:
+            self._runtime = trt.Runtime(self._listener)
+            self.version = f"{trt.__version__} on {self._gpu.name}"
+            self._scales = self._load_kernels(self._gpu)
+        except BaseException:
+            self.close()
+            raise
 
     def load(
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
@@ -209,12 +241,15 @@ class TensorRTBackend:
         spent: dict[str, float] = {}
 
         class Profiler(self._trt.IProfiler):  # type: ignore[misc, name-defined]
+            def __init__(self, trt: Any) -> None:
+                trt.IProfiler.__init__(self)
+
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 spent[layer_name] = spent.get(layer_name, 0.0) + ms
 
         engine = self._deserialized(graph, shapes)
         session = TensorRTSession(graph.name, self._trt, self._listener, self._open(), engine, shapes)
-        profiler = Profiler()
+        profiler = Profiler(self._trt)
         try:
             session.profile(profiler, runs)
         finally:
@@ -225,8 +260,8 @@ class TensorRTBackend:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         if self._gpu is not None:
             self._runtime = None
-            self._gpu.close()
-            self._gpu = None
+            gpu, self._gpu = self._gpu, None
+            gpu.close()
 
     def _load_kernels(self, gpu: Gpu) -> bool:
         try:
@@ -244,19 +279,26 @@ class TensorRTBackend:
     def _deserialized(self, graph: Graph, shapes: Mapping[str, Shape]) -> Any:
         key = self._key(graph, shapes)
         try:
-            engine = self._runtime.deserialize_cuda_engine(self._store.find(key))
-            if engine is not None:
-                return engine
-            reason = f"{self._trt.__name__} does not take its engine: {self._listener.why()}"
+            return self._found(key)
         except BackendError as error:
-            reason = str(error)
-        if self._options.build is None:
-            raise BackendError(
-                f"{graph.name}: {reason}: build it, which takes minutes, with the same --precision, "
-                f"--num-samples and --cache-dir: jepa-runtime build-engine BUNDLE --engine {self.engine}"
-            )
-        _LOG.warning("%s: %s: building it", graph.name, reason)
-        return self._build(graph, shapes, key, partial(self._options.build, graph.name))
+            if self._options.build is None:
+                raise BackendError(
+                    f"{graph.name}: {error}: build it, which takes minutes, with the same --precision, "
+                    f"--num-samples and --cache-dir: jepa-runtime build-engine BUNDLE --engine {self.engine}"
+                ) from error
+        with self._store.building():
+            # Another process may have built it meanwhile.
+            try:
+                return self._found(key)
+            except BackendError as error:
+                _LOG.warning("%s: %s: building it", graph.name, error)
+            return self._build(graph, shapes, key, partial(self._options.build, graph.name))
+
+    def _found(self, key: EngineKey) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(self._store.find(key))
+        if engine is None:
+            raise BackendError(f"{self._trt.__name__} does not take its engine: {self._listener.why()}")
+        return engine
 
     def _build(
         self, graph: Graph, shapes: Mapping[str, Shape], key: EngineKey, progress: builder.Progress
@@ -268,9 +310,8 @@ class TensorRTBackend:
         engine = self._runtime.deserialize_cuda_engine(built.engine)
         if engine is None:
             raise BackendError(f"{graph.name}: the engine just built is of no use: {self._listener.why()}")
-        self._store.discard_unusable(key)
-        layers = json.loads(builder.layers(self._trt, engine))
-        self._store.keep(key, built.engine, graph=graph.name, build_s=built.build_s, layers=layers)
+        layers = builder.layers(self._trt, engine)
+        self._store.keep(key, built.engine, layers=layers, graph=graph.name, build_s=built.build_s)
         self._store.write(measured, built.timings)
         return engine
 
@@ -279,7 +320,8 @@ class TensorRTBackend:
         return EngineKey(
             graph_sha256=graph_sha256(graph),
             shapes=tuple(sorted((name, tuple(shape)) for name, shape in shapes.items())),
-            library=f"{self._trt.__name__} {self._trt.__version__}",
+            library=self._trt.__name__,
+            version=self._trt.__version__,
             gpu=gpu.name,
             compute_capability=".".join(map(str, gpu.compute_capability)),
             driver=gpu.driver,

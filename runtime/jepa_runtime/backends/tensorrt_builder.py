@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from jepa_runtime.errors import BackendError
 # Part of the key of engines: what is set below changes what they compute, or how fast.
 OPTIONS = "strongly typed, no tf32, detailed"
 _LOG = logging.getLogger(__name__)
+_LISTENERS: dict[Any, Any] = {}
 
 Progress = Callable[[str, int, int], bool]
 """Is told a phase of the build, its steps done and all of them, on any thread; False ends the build."""
@@ -31,23 +33,30 @@ class Built:
 
 
 def listener(trt: Any) -> Any:
-    """A logger for everything of ``trt``, to be kept as long as any of it: warnings go to the log, the last
-    errors stay in ``said``, since calls that fail say no more than that they did."""
+    """The logger for everything of ``trt``: TensorRT keeps one for the whole process, so there is one, until
+    its end. Warnings go to the log; the last errors are kept, since calls that fail say only that they did.
+    """
+    kind = trt.ILogger
+    if kind not in _LISTENERS:
+        _LISTENERS[kind] = _listener(trt)
+    return _LISTENERS[kind]
 
+
+def _listener(trt: Any) -> Any:
     class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.said: list[str] = []
+            self._said: deque[str] = deque(maxlen=5)
 
         def log(self, severity: Any, msg: str) -> None:
             if int(severity) <= int(trt.ILogger.ERROR):
-                self.said = [*self.said[-4:], msg.strip()]
+                self._said.append(msg.strip())
             elif int(severity) == int(trt.ILogger.WARNING):
                 _LOG.info("%s: %s", trt.__name__, msg.strip())
 
         def why(self) -> str:
             """What was said since the last time."""
-            said, self.said = self.said, []
+            said = [self._said.popleft() for _ in range(len(self._said))]
             return "; ".join(said) or "it does not say why"
 
     return Listener()
@@ -100,6 +109,8 @@ def build(
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
     built = builder.build_serialized_network(network, config)
+    if monitor.error is not None:
+        raise monitor.error
     if built is None:
         reason = "it was stopped" if monitor.stopped else listener.why()
         raise BackendError(f"{graph.name}: {trt.__name__} cannot build an engine of it: {reason}")
@@ -134,22 +145,31 @@ def _profile(builder: Any, network: Any, name: str, shapes: Mapping[str, Shape])
 
 def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """What ``progress`` raises would be lost in the library: it ends the build, and is raised then."""
+
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
             self.stopped = False
+            self.error: BaseException | None = None
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.steps[phase_name] = num_steps
-            progress(phase_name, 0, num_steps)
+            self._tell(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            go_on = progress(phase_name, step + 1, self.steps.get(phase_name, step + 1))
-            self.stopped = self.stopped or not go_on
-            return go_on
+            self._tell(phase_name, step + 1, self.steps.get(phase_name, step + 1))
+            return not self.stopped
 
         def phase_finish(self, phase_name: str) -> None:
             steps = self.steps.pop(phase_name, 1)
-            progress(phase_name, steps, steps)
+            self._tell(phase_name, steps, steps)
+
+        def _tell(self, phase: str, done: int, steps: int) -> None:
+            try:
+                go_on = progress(phase, done, steps)
+            except BaseException as error:
+                self.error, go_on = self.error or error, False
+            self.stopped = self.stopped or not go_on
 
     return Monitor()

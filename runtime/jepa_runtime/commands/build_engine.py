@@ -15,8 +15,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.engines import engine_folder
+from jepa_runtime.backends.engines import engine_folders
+from jepa_runtime.backends.select import alternatives, takes_building
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.update import config, robot
 from jepa_runtime.verification import golden_parity
 from jepa_runtime.world_model import WorldModel
 
@@ -31,14 +34,18 @@ def add_parser(subparsers: Any) -> None:
         "stays. Nothing that serves builds engines by itself: run this after each update of model, driver "
         "or TensorRT (jepa-build-engine.service does). Exit status 0 if all is well, else 1 with the reason.",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument(
-        "--engine", default="tensorrt", metavar="E", help="engine and device (default: %(default)s)"
+        "--robot",
+        type=Path,
+        metavar="ROOT",
+        help="instead: the model that is installed there, with engine and precision of its config.json",
     )
+    parser.add_argument("--engine", metavar="E", help="engine and device (default: tensorrt)")
     parser.add_argument(
         "--precision",
         choices=("int8", "fp16", "fp32"),
-        help="default: the first of the bundle that the engine can run",
+        help="default: the robot's, else the first of the bundle that the engine can run",
     )
     parser.add_argument(
         "--num-samples",
@@ -61,10 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     console = Console(stderr=args.json)
     began = time.monotonic()
+    _adopt(args)
+    if not takes_building(args.engine):
+        console.print(f"{escape(args.engine)} needs no building")
+        return 0
     bundle = Bundle.open(args.bundle)
-    folder = engine_folder(args.cache_dir)
+    folder = engine_folders(args.cache_dir)[0]
     with _Phases(console) as phases:
-        options = BackendOptions(cache_dir=folder, build=phases.told)
+        options = BackendOptions(cache_dir=args.cache_dir, build=phases.told)
         with WorldModel.open(
             bundle,
             engine=args.engine,
@@ -101,6 +112,23 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    """Fill in what the robot's config.json says.
+
+    Raises:
+        JepaRuntimeError: neither or both of bundle and robot are given, or the robot is not set up.
+    """
+    if (args.bundle is None) == (args.robot is None):
+        raise JepaRuntimeError("give either a bundle or --robot ROOT")
+    if args.robot is not None:
+        settings = config.load(args.robot / robot.CONFIG)
+        args.bundle = args.robot / "current"
+        args.engine, args.precision = args.engine or settings.engine, args.precision or settings.precision
+    args.engine = args.engine or "tensorrt"
+    if len(alternatives(args.engine)) > 1:
+        raise JepaRuntimeError(f"{args.engine}: name the one engine that is to be built")
 
 
 class _Phases:

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.engines import engine_folder
 from jepa_runtime.backends.select import takes_building
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
@@ -61,7 +60,7 @@ def measure(
     found: dict[Literal["miss", "hit"], list[dict[str, float]]] = {kind: [] for kind in caches(start.engine)}
     with tempfile.TemporaryDirectory() as folder:
         for repetition in range(repetitions):
-            cache = engine_folder(None) if takes_building(start.engine) else Path(folder) / str(repetition)
+            cache = None if takes_building(start.engine) else Path(folder) / str(repetition)
             for kind in found:
                 found[kind].append(_run(start, cache))
                 tick()
@@ -75,11 +74,11 @@ def measure(
     ]
 
 
-def _run(start: Start, cache: Path) -> dict[str, float]:
+def _run(start: Start, cache: Path | None) -> dict[str, float]:
     told = {
         "bundle": str(start.bundle), "engine": start.engine, "precision": start.precision,
         "num_samples": start.num_samples, "threads": start.threads, "pinning": start.pinning,
-        "cache_dir": str(cache), "spawned_ns": time.perf_counter_ns(),
+        "cache_dir": None if cache is None else str(cache), "spawned_ns": time.perf_counter_ns(),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", __name__, json.dumps(told)],
@@ -104,8 +103,9 @@ def _phases(told: dict[str, Any], imported_ns: int) -> dict[str, float]:
 
     bundle = Bundle.open(told["bundle"])
     note("open")
+    cache = told["cache_dir"]
     options = BackendOptions(
-        threads=told["threads"], cache_dir=Path(told["cache_dir"]), pinning=told["pinning"]
+        threads=told["threads"], cache_dir=None if cache is None else Path(cache), pinning=told["pinning"]
     )
     with WorldModel.open(
         bundle, engine=told["engine"], precision=told["precision"], num_samples=told["num_samples"],

@@ -33,7 +33,8 @@ class Config(BaseModel):
         channel, model_id: what is to run.
         device_id: decides whether this robot is in a part of a rollout.
         hardware_ids: what kinds of robot this one is.
-        engine, precision: that serve; precision None: the first of a bundle that the engine runs.
+        engine, precision: that serve. One engine: what a gate finds out holds for that one. Precision None:
+            the first of a bundle that the engine runs.
         allow_untrained: accept random weights, for tests.
         shadow: a source of frames on which a candidate is compared with what serves (see ``jepa-runtime
             run --source``); None: it is not.
@@ -55,7 +56,7 @@ class Config(BaseModel):
     model_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
     device_id: _Text
     hardware_ids: Annotated[tuple[_Identifier, ...], Field(min_length=1, max_length=64)]
-    engine: _Text = "openvino:CPU"
+    engine: Annotated[_Text, StringConstraints(pattern=r"^[^,]+$")] = "openvino:CPU"
     precision: Precision | None = None
     allow_untrained: bool = False
     shadow: _Text | None = None

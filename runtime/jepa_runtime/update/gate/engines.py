@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from os import SEEK_END
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def build(
             )
         except OSError as error:
             raise UpdateError(f"{folder}: the builder of its engines cannot be started: {error}") from error
+        # Where memory runs out, it is the builder that is ended, not what serves.
+        with suppress(OSError):
+            Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000", encoding="ascii")
         try:
             while child.poll() is None:
                 if time.monotonic() > ends:
