@@ -1,0 +1,90 @@
+"""What the SROS2 policies of jepa_bringup grant, and what the nodes of a running graph use."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SECURITY = ROOT / "ros2_ws" / "src" / "jepa_bringup" / "security"
+POLICIES = SECURITY / "policies"
+# Of an action: what is called and what is heard.
+_CALLED = ("cancel_goal", "get_result", "send_goal")
+_HEARD = ("feedback", "status")
+
+SETTLED_S = 1.0
+
+# ("publish", "/cmd_vel"), ("subscribe", ...), ("reply", ...), ("request", ...)
+Access = set[tuple[str, str]]
+
+
+def load_keystore() -> ModuleType:
+    """The program that makes keystores, as a module."""
+    spec = importlib.util.spec_from_file_location("keystore", SECURITY / "keystore.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def granted(enclave: str, **arguments: str) -> dict[str, Access]:
+    """What each node of an enclave may do, where it is launched with these arguments."""
+    policy = load_keystore().policy_of(POLICIES / f"{enclave}.policy.xml", **arguments)
+    found: dict[str, Access] = defaultdict(set)
+    for profile in policy.iter("profile"):
+        namespace, node = profile.attrib["ns"].rstrip("/"), profile.attrib["node"]
+        access = found[node]
+        for rule in profile:
+            allowed = [kind for kind, qualifier in rule.attrib.items() if qualifier == "ALLOW"]
+            for item in rule:
+                name = _whole(str(item.text), namespace, node)
+                for kind in allowed:
+                    access |= _of_action(name) if kind == "execute" else {(kind, name)}
+    return found
+
+
+def _whole(name: str, namespace: str, node: str) -> str:
+    if name.startswith("/"):
+        return name
+    return f"{namespace}/{node}{name[1:]}" if name.startswith("~") else f"{namespace}/{name}"
+
+
+def _of_action(name: str) -> Access:
+    return {("reply", f"{name}/_action/{part}") for part in _CALLED} | {
+        ("publish", f"{name}/_action/{part}") for part in _HEARD
+    }
+
+
+class Observed:
+    """What nodes of a graph were seen to use; look as often as it may change."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph, self._observer = graph, graph.observer
+        self.used: dict[str, Access] = defaultdict(set)
+
+    def look(self) -> None:
+        """Add what is there now."""
+        observer = self._observer
+        ways = {
+            "publish": observer.get_publisher_names_and_types_by_node,
+            "subscribe": observer.get_subscriber_names_and_types_by_node,
+            "reply": observer.get_service_names_and_types_by_node,
+            "request": observer.get_client_names_and_types_by_node,
+        }
+        for name, namespace in observer.get_node_names_and_namespaces():
+            if (name, namespace) == (observer.get_name(), observer.get_namespace()):
+                continue
+            for kind, ask in ways.items():
+                self.used[name] |= {(kind, found) for found, _ in ask(name, namespace)}
+
+    def settle(self) -> None:
+        """Look until nothing has been added for a while."""
+        while True:
+            before = sum(map(len, self.used.values()))
+            self._graph.spin_for(SETTLED_S)
+            self.look()
+            if sum(map(len, self.used.values())) == before:
+                return
