@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from pathlib import Path
+from unittest import mock
 from xml.etree import ElementTree
 
 import pytest
@@ -51,11 +53,8 @@ def test_parameters_say_what_they_are():
             assert isinstance(first, (bool, str)) or parameter.low is not None, parameter.name
 
 
-@pytest.mark.parametrize(
-    ("name", "starts"),
-    [("world_model", {"world_model"}), ("demo", {"world_model", "two_rooms", "planner", "monitor"})],
-)
-def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
+def launched(name: str, **given: str) -> tuple[set[str], dict[str, list[str]], dict[str, str]]:
+    """What a launch file declares, the command of each node by its executable, and their environment."""
     pytest.importorskip(
         "launch_ros", reason="launch and launch_ros are not among the wheels; install ROS 2 to test them"
     )
@@ -63,19 +62,63 @@ def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
     described = get_launch_description_from_python_launch_file(str(BRINGUP / "launch" / f"{name}.launch.py"))
-    arguments = {argument.name for argument in described.get_launch_arguments()}
-    assert arguments >= NAV2_ARGUMENTS
-    context, nodes = LaunchContext(), []
+    context, commands = LaunchContext(), {}
+    context.launch_configurations.update(given)
 
     def walk(entity) -> None:
         if type(entity).__name__ in ("Node", "LifecycleNode"):
-            nodes.append(entity.node_executable)
+            # What launch_ros adds when it starts a node is not known before.
+            commands[entity.node_executable] = [
+                "".join(getattr(piece, "text", "") for piece in part) for part in entity.cmd
+            ]
+            return
+        if getattr(entity, "condition", None) is not None and not entity.condition.evaluate(context):
             return
         for inner in entity.visit(context) or []:
             walk(inner)
 
-    walk(described)
-    assert set(nodes) == starts
+    # A launch file sets variables of this very process.
+    with mock.patch.dict(os.environ):
+        walk(described)
+        environment = dict(os.environ)
+    declared = {argument.name for argument in described.get_launch_arguments()}
+    return declared, commands, environment
+
+
+@pytest.mark.parametrize(
+    ("name", "starts"),
+    [("world_model", {"world_model"}), ("demo", {"world_model", "two_rooms", "planner", "monitor"})],
+)
+def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
+    declared, commands, _ = launched(name)
+    assert declared >= NAV2_ARGUMENTS
+    assert set(commands) == starts
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("world_model", {"source": "/dev/video0", "update_root": "/robot"}),
+        ("update_manager", {}),
+        ("demo", {}),
+    ],
+)
+@pytest.mark.parametrize(("namespace", "prefix"), [("", ""), ("fleet/robot", "/fleet/robot")])
+def test_each_node_is_in_the_enclave_of_its_full_name(name, given, namespace, prefix):
+    _, commands, environment = launched(name, namespace=namespace, keystore="/keys", **given)
+    enclaves = {node: command[command.index("--enclave") + 1] for node, command in commands.items()}
+    assert enclaves and enclaves == {node: f"{prefix}/{node}" for node in commands}
+    secured = {key: value for key, value in environment.items() if key.startswith("ROS_SECURITY")}
+    assert secured == {
+        "ROS_SECURITY_KEYSTORE": "/keys",
+        "ROS_SECURITY_ENABLE": "true",
+        "ROS_SECURITY_STRATEGY": "Enforce",
+    }
+
+
+def test_without_a_keystore_the_environment_decides_about_security():
+    _, _, environment = launched("demo")
+    assert not any(key.startswith("ROS_SECURITY") for key in environment)
 
 
 def test_the_dds_profile_has_room_for_images():

@@ -24,6 +24,7 @@ ARGUMENTS = (
     ),
     ("use_respawn", "false", "Start a node again when it has ended."),
     ("log_level", "info", "Log level of all nodes."),
+    ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
     ("bundle", "", "Folder of the model bundle; empty: the one in params_file."),
     ("mcap", "", "Record all topics into this MCAP file; empty: do not record."),
 )
@@ -31,6 +32,7 @@ ARGUMENTS = (
 
 def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    namespace = context.launch_configurations["ros_namespace"].rstrip("/")
     file = ParameterFile(given["params_file"], allow_substs=True)
     parameters = {
         "two_rooms": [file],
@@ -45,7 +47,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             output="screen",
             respawn=given["use_respawn"].lower() == "true",
             respawn_delay=2.0,
-            arguments=["--ros-args", "--log-level", given["log_level"]],
+            arguments=["--ros-args", "--log-level", given["log_level"], "--enclave", f"{namespace}/{name}"],
             parameters=chosen,
         )
         for name, chosen in parameters.items()

@@ -5,7 +5,8 @@ import os
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
@@ -18,6 +19,7 @@ ARGUMENTS = (
     ("params_file", os.path.join(CONFIG, "jepa.yaml"), "YAML file with the parameters of all nodes."),
     ("use_respawn", "false", "Start a node again when it has ended."),
     ("log_level", "info", "Log level of all nodes."),
+    ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
     (
         "update_root",
         "",
@@ -29,6 +31,7 @@ ARGUMENTS = (
 
 def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    namespace = context.launch_configurations["ros_namespace"].rstrip("/")
     chosen: dict[str, bool | str] = {"auto": given["autostart"].lower() == "true"}
     for parameter, argument in (("root", "update_root"), ("image_topic", "image_topic")):
         if given[argument]:
@@ -45,15 +48,22 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             prefix="nice -n 10",
             # A candidate that is being tried is tried to its end.
             sigterm_timeout="60",
-            arguments=["--ros-args", "--log-level", given["log_level"]],
+            arguments=[
+                "--ros-args",
+                "--log-level",
+                given["log_level"],
+                "--enclave",
+                f"{namespace}/update_manager",
+            ],
             parameters=[ParameterFile(given["params_file"], allow_substs=True), chosen],
         )
     ]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments, choose the DDS profile and start the node."""
+    """Declare the arguments, choose the DDS profile and the keystore, and start the node."""
     profile = os.path.join(CONFIG, "fastdds.xml")
+    secured = IfCondition(NotEqualsSubstitution(LaunchConfiguration("keystore"), ""))
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     return LaunchDescription(
         [
@@ -63,6 +73,14 @@ def generate_launch_description() -> LaunchDescription:
             ),
             SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
             SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            *(
+                SetEnvironmentVariable(name, value, condition=secured)
+                for name, value in (
+                    ("ROS_SECURITY_KEYSTORE", LaunchConfiguration("keystore")),
+                    ("ROS_SECURITY_ENABLE", "true"),
+                    ("ROS_SECURITY_STRATEGY", "Enforce"),
+                )
+            ),
             GroupAction(
                 [
                     PushRosNamespace(LaunchConfiguration("namespace")),

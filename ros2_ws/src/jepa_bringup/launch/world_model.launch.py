@@ -15,7 +15,7 @@ from launch.actions import (
 from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
-from launch_ros.actions import LifecycleNode, Node, PushRosNamespace, SetParameter
+from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
 SHARE = get_package_share_directory("jepa_bringup")
@@ -28,14 +28,15 @@ ARGUMENTS = (
     ("params_file", os.path.join(CONFIG, "jepa.yaml"), "YAML file with the parameters of all nodes."),
     ("use_respawn", "false", "Start a node again when it has ended."),
     ("log_level", "info", "Log level of all nodes."),
+    ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
     ("bundle", "", "Folder of the model bundle; empty: the one in update_root, or in params_file."),
     ("image_topic", "camera/image_raw", "Topic of the images."),
     ("source", "", "Start a camera with this source (device, video, folder, bag); empty: no camera."),
     ("update_root", "", "Start the update manager for the robot in this folder; empty: no updates."),
 )
 PASSED_ON = (
-    "namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level", "update_root",
-    "image_topic",
+    "namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level", "keystore",
+    "update_root", "image_topic",
 )  # fmt: skip
 
 
@@ -46,8 +47,9 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         "output": "screen",
         "respawn": given["use_respawn"].lower() == "true",
         "respawn_delay": 2.0,
-        "arguments": ["--ros-args", "--log-level", given["log_level"]],
     }
+    namespace = context.launch_configurations["ros_namespace"].rstrip("/")
+    arguments = ["--ros-args", "--log-level", given["log_level"], "--enclave"]
     file = ParameterFile(given["params_file"], allow_substs=True)
     chosen: dict[str, bool | str] = {"autostart": given["autostart"].lower() == "true"}
     if given["update_root"]:
@@ -55,12 +57,13 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given["bundle"]:
         chosen["bundle"] = given["bundle"]
     image = given["image_topic"]
+    # Not a LifecycleNode: for that launch makes a node of its own, and that would need keys too.
     nodes: list[LaunchDescriptionEntity] = [
-        LifecycleNode(
+        Node(
             **common,
             executable="world_model",
             name="world_model",
-            namespace="",
+            arguments=[*arguments, f"{namespace}/world_model"],
             parameters=[file, chosen],
             remappings=[("image", image), ("image/compressed", f"{image}/compressed")],
         )
@@ -71,6 +74,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 **common,
                 executable="camera",
                 name="camera",
+                arguments=[*arguments, f"{namespace}/camera"],
                 parameters=[file, {"source": given["source"]}],
                 remappings=[("camera/image_raw", image)],
             )
@@ -79,9 +83,10 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments, choose the DDS profile and start the nodes."""
+    """Declare the arguments, choose the DDS profile and the keystore, and start the nodes."""
     manager = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "update_manager.launch.py"))
     profile = os.path.join(CONFIG, "fastdds.xml")
+    secured = IfCondition(NotEqualsSubstitution(LaunchConfiguration("keystore"), ""))
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     return LaunchDescription(
         [
@@ -91,6 +96,14 @@ def generate_launch_description() -> LaunchDescription:
             ),
             SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
             SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            *(
+                SetEnvironmentVariable(name, value, condition=secured)
+                for name, value in (
+                    ("ROS_SECURITY_KEYSTORE", LaunchConfiguration("keystore")),
+                    ("ROS_SECURITY_ENABLE", "true"),
+                    ("ROS_SECURITY_STRATEGY", "Enforce"),
+                )
+            ),
             GroupAction(
                 [
                     PushRosNamespace(LaunchConfiguration("namespace")),
