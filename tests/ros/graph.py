@@ -35,15 +35,21 @@ def executable(node: str) -> str:
 
 
 class Graph:
-    """One domain, one observer node, any number of processes."""
+    """One domain, one observer node, any number of processes.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: takes logs and reports.
+        domain: 0: any. Where ROS_SECURITY_ENABLE is set, all are in enclaves of their names.
+    """
+
+    def __init__(self, folder: Path, domain: int = 0) -> None:
         self.folder = folder
         # Neither this graph nor its nodes are to meet others on the network.
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        self._domain = random.SystemRandom().randint(1, 100)
+        self._domain = domain or random.SystemRandom().randint(1, 100)
         self._context = Context()
-        rclpy.init(context=self._context, domain_id=self._domain)
+        arguments = ["--ros-args", "--enclave", "/observer"]
+        rclpy.init(args=arguments, context=self._context, domain_id=self._domain)
         self.observer = rclpy.create_node("observer", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.observer)
@@ -54,7 +60,7 @@ class Graph:
     ) -> None:
         """Start ``node``; its output and its report are in the test's folder."""
         given = {"report_path": str(self.folder / f"{node}.json"), **(parameters or {})}
-        command = [executable(node), "--ros-args"]
+        command = [executable(node), "--ros-args", "--enclave", f"/{node}"]
         command += [part for remap in remaps for part in ("-r", remap)]
         for name, value in given.items():
             text = json.dumps(str(value) if isinstance(value, Path) else value)
@@ -177,9 +183,9 @@ class Graph:
 
 
 @contextmanager
-def graph(folder: Path) -> Iterator[Graph]:
-    """A graph that is closed at the end."""
-    made = Graph(folder)
+def graph(folder: Path, **arguments: Any) -> Iterator[Graph]:
+    """A :class:`Graph` that is closed at the end."""
+    made = Graph(folder, **arguments)
     try:
         yield made
     finally:

@@ -1,0 +1,179 @@
+"""SROS2 enforced on a running graph: who has keys is heard as far as its policy goes, and nobody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip(
+    "sros2", reason="sros2 is not installed: it is in no wheel; apt install ros-$ROS_DISTRO-sros2"
+)
+
+import cv2
+from action_msgs.msg import GoalStatus
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import LatentState
+from sros2 import keystore
+
+from tests.ros.graph import Graph, graph
+from tests.ros.policies import load_keystore
+from tests.ros.updated import Fleet
+
+pytestmark = pytest.mark.ros
+
+DOMAIN = random.SystemRandom().randint(1, 100)
+OBSERVER = "observer"
+STAY_S = 4.0
+_PROBE = "import rclpy; rclpy.init(args=['--ros-args', '--enclave', '/observer']); rclpy.create_node('probe')"
+
+
+def make_keystore(folder: Path, unlimited: str = OBSERVER) -> Path:
+    """Keys of our nodes, and of one with the permissions that sros2 gives by default: everything."""
+    with mock.patch.dict(os.environ, {"ROS_DOMAIN_ID": str(DOMAIN)}):
+        load_keystore().create(folder, image_topic="image")
+        keystore.create_enclave(folder, f"/{unlimited}")
+    return folder
+
+
+def secured(folder: Path) -> dict[str, str]:
+    return {
+        "ROS_SECURITY_ENABLE": "true",
+        "ROS_SECURITY_STRATEGY": "Enforce",
+        "ROS_SECURITY_KEYSTORE": str(folder),
+    }
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keystore of our nodes, where the middleware can use it."""
+    folder = make_keystore(tmp_path_factory.mktemp("keys"))
+    environment = os.environ | secured(folder) | {"ROS_DOMAIN_ID": str(DOMAIN)}
+    probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True)
+    if "SECURITY=ON" in probe.stderr:
+        pytest.skip(f"this middleware was built without security: {probe.stderr.strip().splitlines()[-2]}")
+    assert probe.returncode == 0, probe.stderr
+    return folder
+
+
+@contextmanager
+def member(folder: Path, keys: Path) -> Iterator[Graph]:
+    """The observer, with what it needs to start nodes."""
+    with mock.patch.dict(os.environ, secured(keys)), graph(folder, domain=DOMAIN) as made:
+        yield made
+
+
+@pytest.fixture
+def robot(keys: Path, toy_bundle: Path, tmp_path: Path) -> Iterator[tuple[Graph, list[LatentState]]]:
+    """A world model that serves a camera, and the latents that the observer hears."""
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    cv2.imwrite(str(frames / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    with member(tmp_path, keys) as made:
+        latents = made.listen(LatentState, "world_model/latent")
+        made.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
+        made.start("camera", {"source": frames, "loop": True}, ("camera/image_raw:=image",))
+        made.until(lambda: len(latents) > 5, "latents")
+        yield made, latents
+
+
+def visit(made: Graph, enclave: str, security: dict[str, str], node: str = "") -> dict[str, Any]:
+    """What became of a process that came for a while (see visitor.py)."""
+    environment = os.environ | security | {"ROS_DOMAIN_ID": str(DOMAIN)}
+    program = str(Path(__file__).with_name("visitor.py"))
+    command = [sys.executable, program, enclave, node or enclave, str(STAY_S)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        made.until(lambda: process.poll() is not None, "the end of the visit")
+        told: dict[str, Any] = json.loads(process.communicate()[0])
+    return told
+
+
+def test_the_robot_of_the_demo_is_driven_and_recorded(
+    keys: Path, two_rooms_bundle: Path, tmp_path: Path
+) -> None:
+    with member(tmp_path, keys) as made:
+        commands = made.listen(Twist, "cmd_vel")
+        made.start("monitor", {"mcap": tmp_path / "all.mcap", "view": "none"})
+        made.start("world_model", {"bundle": two_rooms_bundle})
+        made.start("planner")
+        made.start("two_rooms", remaps=("camera/image_raw:=image",))
+        made.until(lambda: sum(command.linear.x != 0 for command in commands) > 30, "commands that move")
+        for node in list(made.processes):
+            assert made.stop(node) == 0, made.log(node).read_text()
+        recorded = made.report("monitor")["messages"]
+    assert recorded.keys() >= {"/image", "/world_model/futures", "/cmd_vel", "/planner/status"}
+
+
+def test_an_update_goes_live(keys: Path, toy_bundle: Path, tmp_path: Path) -> None:
+    with member(tmp_path, keys) as made:
+        fleet = Fleet(made, tmp_path / "fleet", toy_bundle)
+        fleet.until(lambda: fleet.infos and fleet.events, "both nodes")
+        bundle = fleet.publish()
+        status, result = fleet.update().end()
+        assert status == GoalStatus.STATUS_SUCCEEDED, result.reason
+        assert fleet.serves == bundle.manifest.version
+
+
+@pytest.mark.parametrize("has_keys", [False, True], ids=["no keys", "keys of another robot"])
+def test_a_stranger_hears_nothing_and_is_not_heard(robot: Any, tmp_path: Path, has_keys: bool) -> None:
+    made, latents = robot
+    security = secured(make_keystore(tmp_path / "others")) if has_keys else {"ROS_SECURITY_ENABLE": "false"}
+    commands = made.listen(Twist, "cmd_vel")
+    latents.clear()
+    told = visit(made, OBSERVER, security)
+    assert not commands and told["heard"].keys() == {"Image of observer"}, "only itself"
+    assert told["refused"] == [] and told["state"] == ""
+    assert len(latents) > 20 and {latent.header.frame_id for latent in latents} == {"camera"}
+
+
+def test_the_keys_of_the_camera_are_good_for_images_only(robot: Any, keys: Path) -> None:
+    made, latents = robot
+    latents.clear()
+    told = visit(made, "camera", secured(keys))
+    assert told["refused"] == ["drive", "hear images", "hear latents", "ask"]
+    assert len(latents) > 20
+
+
+def test_stolen_keys_with_rights_of_ones_own_are_good_for_nothing(
+    robot: Any, keys: Path, tmp_path: Path
+) -> None:
+    """The thief has the camera's key, and signs for himself what it may do."""
+    made, _ = robot
+    commands = made.listen(Twist, "cmd_vel")
+    forged = make_keystore(tmp_path / "forged", unlimited="camera")
+    for name in ("cert.pem", "key.pem", "identity_ca.cert.pem"):
+        place = forged / "enclaves" / "camera" / name
+        place.unlink()
+        shutil.copy(keys / "enclaves" / "camera" / name, place)
+    told = visit(made, "camera", secured(forged))
+    assert told["refused"] == [], "by his own rights"
+    assert not commands and told["heard"].keys() == {"Image of camera"}, "only himself"
+
+
+def test_the_operator_hears_and_asks_and_does_not_drive(robot: Any, keys: Path) -> None:
+    told = visit(robot[0], "operator", secured(keys), node="_ros2cli_1")
+    assert told["refused"] == ["drive", "send images"]
+    assert told["heard"].keys() == {"Image of camera", "LatentState of camera"}
+    assert told["state"] == "active"
+
+
+def test_a_node_without_an_enclave_does_not_start(keys: Path, tmp_path: Path) -> None:
+    lost = Path(shutil.copytree(keys, tmp_path / "lost", symlinks=True))
+    shutil.rmtree(lost / "enclaves" / "planner")
+    with member(tmp_path, lost) as made:
+        made.start("planner")
+        assert made.exit_code("planner") == 1
+        assert "planner" in made.log("planner").read_text()
