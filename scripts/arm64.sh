@@ -45,7 +45,7 @@ register_qemu() {
 unpack() {
   local name
   mmdebstrap --quiet --arch=arm64 --variant=extract --mode=root --skip=check/qemu \
-    --include=python3,python3-venv,dash,coreutils,libgl1,libglib2.0-0t64 trixie "$SYSTEM" http://deb.debian.org/debian
+    --include=python3,python3-venv,dash,coreutils,libgl1,libglib2.0-0t64 trixie "$SYSTEM"
   for name in bin lib sbin; do ln -s usr/$name "$SYSTEM/$name"; done
   mkdir -p "$SYSTEM"/{dev,proc,src,sys,etc/ssl/certs}
   chmod 1777 "$SYSTEM/tmp"
