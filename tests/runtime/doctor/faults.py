@@ -97,6 +97,12 @@ COMMON = (
         _write("proc/sys/net/ipv4/ipfrag_time", 30),
     ),
     Fault(
+        "fragments are not waited for",
+        "dds.buffers",
+        "sysctl --system",
+        _write("proc/sys/net/ipv4/ipfrag_time", 0),
+    ),
+    Fault(
         "shared memory of a container",
         "dds.shared_memory",
         "remount,size=128M",

@@ -29,7 +29,9 @@ def watch(event, args):
     changes = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.chown", "os.link",
         "os.symlink", "os.truncate", "os.utime", "os.setxattr", "os.kill", "os.system", "os.exec",
         "os.posix_spawn", "os.fork", "os.spawn", "subprocess.Popen", "socket.connect", "socket.bind")
-    if writes or event in changes:
+    # urllib3 finds out in this way whether there is IPv6, when it is imported.
+    asks = event == "socket.bind" and args[1][:2] == ("::1", 0)
+    if writes or event in changes and not asks:
         os.write(2, f"WATCHED {event} {args}\\n".encode())
 sys.addaudithook(watch)
 """
@@ -181,7 +183,9 @@ def test_the_system_calls_of_a_whole_run_change_nothing(tmp_path: Path) -> None:
     changes = [
         line
         for line in lines
-        if re.search(r"O_WRONLY|O_RDWR|O_CREAT", line) or not re.search(r"open|execve|adj|\+\+\+|---", line)
+        if re.search(r"O_WRONLY|O_RDWR|O_CREAT", line)
+        # bind: urllib3 finds out whether there is IPv6, when it is imported.
+        or not re.search(r"open|execve|adj|\+\+\+|---|bind\(.*htons\(0\).*\"::1\"", line)
     ]
     assert changes == []
     assert len(executed) == 1

@@ -27,8 +27,8 @@ def _buffers(context: Context) -> Verdict:
         path = f"proc/sys/{name.replace('.', '/')}"
         value = context.system.integer(path)
         seen.append(Evidence(f"/{path}", str(value)))
-        # A time to wait is an upper limit, a size a lower one.
-        if value > wanted if name.endswith("_time") else value < wanted:
+        # A time to wait is an upper limit, a size a lower one; without any, all fragments are lost.
+        if not 0 < value <= wanted if name.endswith("_time") else value < wanted:
             wrong.append(f"{name} is {value}, not {wanted}")
     if not wrong:
         return ok("socket buffers hold images that come over DDS from other machines", *seen)
