@@ -1,0 +1,60 @@
+"""The runtime is installed for the oldest Python that it names, as pip does it; its unit tests run there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# As in the extra dev, but for what is for the workstation.
+TOOLS = ("pytest>=8.2", "pytest-timeout", "hypothesis", "onnx", "psutil", "mcap-ros2-support", "scikit-video")
+# It gives handlers of signals a stack of 8 KiB on Python 3.10, which AVX-512 and AMX do not fit in.
+WITHOUT = ("-p", "no:faulthandler", "-p", "no:cacheprovider")
+
+
+def oldest() -> str:
+    found = re.search(
+        r'requires-python = ">=(3\.\d+),', (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    )
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_runtime_works_on_the_oldest_python(tmp_path: Path) -> None:
+    environment, python = tmp_path / "environment", f"python{oldest()}"
+    if shutil.which(python) is None:
+        pytest.skip(f"there is no {python} here")
+    # Of several, pyenv runs the one that is named.
+    chosen = os.environ | {"PYENV_VERSION": oldest()}
+    made = subprocess.run([python, "-m", "venv", environment], env=chosen, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"{python} makes no environment here: {made.stderr.strip()[-300:]}")
+    run = environment / "bin" / "python"
+    copy = shutil.copytree(
+        ROOT,
+        tmp_path / "copy",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".venv", "out", ".*_cache", "build"),
+    )
+    installed = subprocess.run(
+        [run, "-m", "pip", "install", "-q", f"{copy}[onnxruntime,viz]", *TOOLS],
+        capture_output=True,
+        text=True,
+    )
+    if installed.returncode:
+        pytest.skip(f"what it takes cannot be installed: {installed.stderr.strip()[-300:]}")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+    path = f"{run.parent}{os.pathsep}{clean['PATH']}"
+    done = subprocess.run(
+        [run, "-m", "pytest", "-q", *WITHOUT, "tests/runtime"],
+        cwd=copy, env=clean | {"PATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert re.search(r"\d{4} passed", done.stdout), done.stdout[-500:]
