@@ -27,6 +27,8 @@ from jepa_runtime.errors import BackendError
 _THREAD_LOCAL = 1
 # CU_STREAM_NON_BLOCKING: one that blocks makes the legacy stream unusable for others while it records.
 _NON_BLOCKING = 1
+# pycuda has loaded it.
+_library = ctypes.CDLL("libcuda.so.1")
 
 
 class _Contexts(threading.local):
@@ -47,7 +49,12 @@ class _Contexts(threading.local):
             )
         if not self._count:
             self._context = driver.Device(index).retain_primary_context()
-            self._context.push()
+            try:
+                self._context.push()
+            except BaseException:
+                # Nobody else would: pycuda's destructor takes it for a context of its own.
+                self._context.detach()
+                raise
         self._index, self._count = index, self._count + 1
 
     def leave(self) -> None:
@@ -55,7 +62,11 @@ class _Contexts(threading.local):
         self._count -= 1
         if not self._count:
             context, self._context = self._context, None
-            driver.Context.pop()
+            # Not by pycuda, which would push it once more to release it.
+            current = ctypes.c_void_p()
+            _library.cuCtxGetCurrent(ctypes.byref(current))
+            if current.value == context.handle:
+                _library.cuCtxPopCurrent_v2(ctypes.byref(current))
             context.detach()
 
     def leave_for_good(self) -> None:
@@ -180,10 +191,7 @@ class Cuda:
 
 
 class _Graphs:
-    """CUDA graphs, which pycuda does not know. libcuda is loaded already: by pycuda."""
-
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL("libcuda.so.1")
+    """CUDA graphs, which pycuda does not know."""
 
     def record(self, work: Work, stream: int) -> Work:
         handle, graph, executable = ctypes.c_void_p(stream), ctypes.c_void_p(), ctypes.c_void_p()
@@ -193,27 +201,27 @@ class _Graphs:
                 work()
             finally:
                 # Also after an error: a stream that captures does nothing else.
-                ended = self._library.cuStreamEndCapture(handle, ctypes.byref(graph))
+                ended = _library.cuStreamEndCapture(handle, ctypes.byref(graph))
             self._check("cuStreamEndCapture", ended)
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
         finally:
             if graph:
-                self._library.cuGraphDestroy(graph)
+                _library.cuGraphDestroy(graph)
 
         def launch() -> None:
             self._call("cuGraphLaunch", executable, handle)
 
         # At the interpreter's end the context is gone, and the graph with it.
-        weakref.finalize(launch, self._library.cuGraphExecDestroy, executable).atexit = False
+        weakref.finalize(launch, _library.cuGraphExecDestroy, executable).atexit = False
         return launch
 
     def _call(self, function: str, *arguments: Any) -> None:
-        self._check(function, getattr(self._library, function)(*arguments))
+        self._check(function, getattr(_library, function)(*arguments))
 
     def _check(self, function: str, status: int) -> None:
         if status:
             name = ctypes.c_char_p()
-            self._library.cuGetErrorName(status, ctypes.byref(name))
+            _library.cuGetErrorName(status, ctypes.byref(name))
             raise BackendError(f"CUDA: {function} failed: {(name.value or b'unknown').decode('ascii')}")
 
 

@@ -1,0 +1,240 @@
+"""What cuda.py owes to whoever uses it, over the fake driver: run by test_pycuda.py."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime import WorldModel
+from jepa_runtime.backends import BackendOptions, cuda, tensorrt
+from jepa_runtime.backends.cuda import Cuda, CudaBuffer
+from jepa_runtime.backends.kernels import ImageTensor, launch
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import BackendError
+from jepa_runtime.pixels import RawLayout
+from jepa_runtime.verification import golden_parity
+from tests.runtime.simulated_gpu import BY_STREAM
+from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+
+DRIVER = ctypes.CDLL("libcuda.so.1")
+KINDS = ("host memory", "memory", "stream", "event", "module", "graph", "executable graph")
+UNKNOWN = 999
+HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def alive() -> dict[str, int]:
+    """What the driver was asked for and was not given back, by kind."""
+    gc.collect()
+    counts = (ctypes.c_long * len(KINDS)).in_dll(DRIVER, "fake_live")
+    return {kind: count for kind, count in zip(KINDS, counts, strict=True) if count}
+
+
+def left() -> tuple[dict[str, int], int, int]:
+    """What is alive, the primary context's references, and the depth of this thread's stack of contexts."""
+    return alive(), DRIVER.fake_references(), DRIVER.fake_depth()
+
+
+def fail(prefix: str, call: int = 1, status: int = UNKNOWN) -> None:
+    """Let the driver fail at a call, counted from the next, of the functions with such names."""
+    DRIVER.fake_fail(prefix.encode(), ctypes.c_long(call), status)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    fail("", 0)
+    assert left() == ({}, 0, 0)
+
+
+@pytest.fixture
+def gpu() -> Iterator[Cuda]:
+    opened = Cuda(0)
+    yield opened
+    opened.close()
+
+
+def used(gpu: Cuda) -> int:
+    """What the driver answers to work on the legacy stream, as other libraries do it, after work of our own."""
+    buffer = gpu.buffer((4,), np.uint8)
+    gpu.run(lambda: gpu.upload(buffer))
+    status: int = DRIVER.cuMemsetD8_v2(ctypes.c_void_p(buffer.address), 0, ctypes.c_size_t(4))
+    return status
+
+
+def test_an_opening_that_fails_at_any_call_leaves_nothing() -> None:
+    for call in itertools.count(1):
+        fail("cu", call)
+        try:
+            gpu = Cuda(0)
+        except BackendError:
+            assert left() == ({}, 0, 0)
+        else:
+            break
+    fail("", 0)
+    gpu.close()
+    assert call > 8
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_on_one_thread_are_closed_in_any_order(first: int) -> None:
+    both = [Cuda(0), Cuda(0)]
+    both[first].close()
+    assert used(both[1 - first]) == 0
+    both[1 - first].close()
+
+
+def test_the_context_that_was_current_before_is_so_afterwards() -> None:
+    context, current = ctypes.c_void_p(), ctypes.c_void_p()
+    DRIVER.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+    DRIVER.cuCtxPushCurrent_v2(context)
+    for _ in range(3):
+        Cuda(0).close()
+    assert (DRIVER.fake_references(), DRIVER.fake_depth()) == (1, 1)
+    DRIVER.cuCtxPopCurrent_v2(ctypes.byref(current))
+    DRIVER.cuDevicePrimaryCtxRelease_v2(0)
+    assert current.value == context.value
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["cuStreamBeginCapture", "cuMemcpyHtoDAsync", "cuStreamEndCapture", "cuGraphInstantiate"],
+)
+def test_a_recording_that_fails_leaves_no_graph(gpu: Cuda, function: str) -> None:
+    buffer = gpu.buffer((4,), np.uint8)
+    before = alive()
+    fail(function)
+    with pytest.raises(BackendError):
+        gpu.record(lambda: gpu.upload(buffer))
+    fail("", 0)
+    assert alive() == before
+    gpu.run(gpu.record(lambda: gpu.upload(buffer)))
+
+
+def test_what_cannot_be_recorded_is_told_and_leaves_no_graph(gpu: Cuda) -> None:
+    buffer = gpu.buffer((4,), np.uint8)
+    before = alive()
+    with pytest.raises(BackendError):
+        gpu.record(lambda: gpu.upload(gpu.buffer((4,), np.uint8)))
+    assert alive() == before
+    gpu.run(gpu.record(lambda: gpu.upload(buffer)))
+
+
+def test_another_thread_may_do_anything_while_one_records(gpu: Cuda) -> None:
+    buffer, told = gpu.buffer((4,), np.uint8), []
+
+    def other() -> None:
+        mine = Cuda(0)
+        told.append(used(mine))
+        mine.close()
+        told.append(DRIVER.fake_depth())
+
+    def work() -> None:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        gpu.upload(buffer)
+
+    recorded = gpu.record(work)
+    buffer.host[:] = 7
+    gpu.run(recorded)
+    buffer.host[:] = 0
+    gpu.run(lambda: gpu.download(buffer))
+    assert told == [0, 0] and buffer.host.tolist() == [7] * 4
+
+
+def test_kernels_are_launched_when_what_was_recorded_runs(gpu: Cuda) -> None:
+    launches = ctypes.c_long.in_dll(DRIVER, "fake_launches")
+    image, tensor = gpu.buffer((48, 64, 3), np.uint8), gpu.buffer((1, 32, 32, 3), np.uint8)
+    kernel = launch(
+        RawLayout("rgb8", 64, 48), image.address, ImageTensor(height=32, width=32), tensor.address
+    )
+    gpu.load_kernels(Path("any"))
+    recorded = gpu.record(lambda: gpu.launch(kernel))
+    assert launches.value == 0
+    for count in (1, 2):
+        gpu.run(recorded)
+        assert launches.value == count
+
+
+def test_ten_thousand_runs_take_no_more_than_one(gpu: Cuda) -> None:
+    buffer = gpu.buffer((4,), np.uint8)
+    recorded = gpu.record(lambda: gpu.upload(buffer))
+    gpu.run(recorded)
+    before = left()
+    for _ in range(10_000):
+        gpu.run(recorded)
+    assert left() == before
+
+
+class CudaOfTensorRT(Cuda):
+    """With what the simulated TensorRT asks of a GPU: to see its memory, and to put Python on the stream."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self._made: dict[int, tuple[tuple[int, ...], type]] = {}
+        self._calls: list[Any] = []
+        BY_STREAM[self.stream] = self  # type: ignore[assignment]
+
+    def buffer(self, shape: tuple[int, ...], dtype: type) -> CudaBuffer:
+        made = super().buffer(shape, dtype)
+        self._made[made.address] = shape, dtype
+        return made
+
+    def at(self, address: int) -> np.ndarray[Any, Any]:
+        shape, dtype = self._made[address]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
+
+    def enqueue(self, work: Callable[[], None]) -> None:
+        self._calls.append(HOST_FUNCTION(lambda _: work()))
+        assert DRIVER.cuLaunchHostFunc(ctypes.c_void_p(self.stream), self._calls[-1], None) == 0
+
+
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BackendOptions:
+    """For the simulated TensorRT on this GPU, whose kernels compute nothing."""
+
+    def no_kernels() -> Path:
+        raise BackendError("the fake driver has none")
+
+    monkeypatch.setitem(sys.modules, "tensorrt", SimulatedTensorRT())  # type: ignore[arg-type]
+    monkeypatch.setattr(cuda, "Cuda", CudaOfTensorRT)
+    monkeypatch.setattr(tensorrt, "find_fatbin", no_kernels)
+    return BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
+
+
+def test_a_bundle_reproduces_its_golden_outputs(toy_bundle: Path, options: BackendOptions) -> None:
+    parities = golden_parity(Bundle.open(toy_bundle), engine="tensorrt", options=options)
+    assert len(parities) == 3 and all(parity.ok for parity in parities), parities
+
+
+@pytest.mark.parametrize("function", ["cuMemHostAlloc", "cuMemAlloc", "cuMemsetD8", "cuEventSynchronize"])
+def test_a_model_that_cannot_be_opened_leaves_nothing(
+    toy_bundle: Path, options: BackendOptions, function: str
+) -> None:
+    for call in itertools.count(1):
+        fail(function, call)
+        try:
+            model = WorldModel.open(toy_bundle, engine="tensorrt", options=options)
+        except BackendError:
+            assert left() == ({}, 0, 0)
+        else:
+            break
+    model.close()
+    assert call > 3
+
+
+def test_a_model_whose_work_cannot_be_recorded_leaves_nothing(
+    toy_bundle: Path, options: BackendOptions
+) -> None:
+    fail("cuGraphInstantiate")
+    WorldModel.open(toy_bundle, engine="tensorrt", options=options).close()

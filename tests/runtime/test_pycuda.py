@@ -1,0 +1,144 @@
+"""cuda.py with the real pycuda, compiled here over a driver that is none (fake_cuda.c): pytest -m slow.
+
+Each test is a process of its own: what pycuda holds against may abort it. It says nothing of a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+HERE = Path(__file__).parent
+# With the headers of JetPack 6's CUDA.
+PACKAGES = ("pycuda==2026.1", "nvidia-cuda-runtime-cu12==12.6.77", "nvidia-cuda-profiler-api-cu12==12.6.77")
+# The fake driver has not all that pycuda could call.
+LAZILY = "import os, sys; sys.setdlopenflags(os.RTLD_LAZY)\n"
+PYTEST = "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+OPENED = """
+import threading
+import numpy as np
+from jepa_runtime.backends.cuda import Cuda
+
+def use():
+    global gpu, buffer, launch
+    gpu = Cuda(0)
+    buffer = gpu.buffer((4,), np.uint8)
+    launch = gpu.record(lambda: gpu.upload(buffer))
+    gpu.run(launch)
+"""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pip(*arguments: str | Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def compile_driver(headers: Path, folder: Path) -> None:
+    include = [f"-I{path}" for path in headers.glob("nvidia/*/include")]
+    flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", *include]
+    library = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1"]
+    subprocess.run(["gcc", *flags, HERE / "fake_cuda.c", *library], check=True)
+
+
+def compile_pycuda(folder: Path, sources: Path) -> None:
+    """Put pycuda, and the headers that it was compiled with, into ``folder``."""
+    try:
+        pip(
+            "download", "--no-deps", "--no-binary", "pycuda", "--no-build-isolation", "-d", sources, *PACKAGES
+        )
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"pycuda and CUDA's headers cannot be downloaded: {error}")
+    pip("install", "--target", folder, *sources.glob("*.whl"))
+    compile_driver(folder, sources)
+    (archive,) = sources.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(sources, filter="data")
+    source = sources / archive.name.removesuffix(".tar.gz")
+    (source / "siteconf.py").write_text(
+        f"CUDA_INC_DIR = {[str(path) for path in folder.glob('nvidia/*/include')]}\n"
+        f"CUDADRV_LIB_DIR, CUDADRV_LIBNAME = [{str(sources)!r}], [':libcuda.so.1']\n"
+        "CUDA_ENABLE_CURAND, CUDART_LIBNAME = False, []\n"
+        "CXXFLAGS, LDFLAGS = ['-O0', '-w'], ['-Wl,-z,lazy']\n"
+    )
+    pip("install", "--no-build-isolation", "--target", folder, source)
+
+
+@pytest.fixture(scope="session")
+def pycuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of pycuda, kept for the next session."""
+    for compiler in ("gcc", "g++"):
+        if shutil.which(compiler) is None:
+            pytest.skip(f"{compiler} is not installed")
+    key = "-".join([*PACKAGES, sys.implementation.cache_tag, os.uname().machine])
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jepa-edge" / "tests"
+    folder = caches / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if not folder.is_dir():
+        caches.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=caches) as made:
+            compile_pycuda(Path(made) / "all", tmp_path_factory.mktemp("sources"))
+            # It is there as a whole, or not at all.
+            (Path(made) / "all").rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def driver(pycuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the fake driver."""
+    folder = tmp_path_factory.mktemp("driver")
+    compile_driver(pycuda, folder)
+    return folder
+
+
+@pytest.fixture
+def run(pycuda: Path, driver: Path) -> Run:
+    """Runs Python code over the fake driver."""
+    found = os.pathsep.join([*sys.path, str(pycuda)])
+    environment = os.environ | {"LD_LIBRARY_PATH": str(driver), "PYTHONPATH": found}
+
+    def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LAZILY + code, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("tests", "marker"), [("test_gpu.py", "hardware"), ("pycuda_cases.py", "not hardware")]
+)
+def test_what_holds_for_a_gpu_holds(run: Run, tests: str, marker: str) -> None:
+    done = run(PYTEST, "-m", marker, "-rs", HERE / tests)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
+    assert " skipped" not in done.stdout, done.stdout
+
+
+def test_an_interpreter_that_ends_with_an_open_gpu_ends_as_any(run: Run) -> None:
+    done = run(OPENED + "use()")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_thread_that_ends_after_close_ends_as_any(run: Run) -> None:
+    closing = "def body():\n global buffer, launch\n use(); buffer = launch = None; gpu.close()\n"
+    done = run(OPENED + closing + "threading.Thread(target=body).start()")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_thread_that_ends_without_close_is_the_end_of_the_process(run: Run) -> None:
+    """pycuda's doing: whoever opens a GPU on a thread closes it there."""
+    done = run(OPENED + "threading.Thread(target=use).start()")
+    assert done.returncode == -signal.SIGABRT and "context stack was not empty" in done.stderr
