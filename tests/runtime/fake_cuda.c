@@ -8,7 +8,7 @@
 #include <string.h>
 
 enum kind { HOST, DEVICE, STREAM, EVENT, MODULE, GRAPH, EXECUTABLE, KINDS };
-enum { DEPTH = 64, WORKS = 256, RUBBISH = 0xa5 };
+enum { DEVICES = 2, DEPTH = 64, WORKS = 256, RUBBISH = 0xa5 };
 static const size_t MEMORY = (size_t)1 << 30;
 
 // A call of the host, a copy, or (from nowhere) a fill.
@@ -36,7 +36,7 @@ struct CUctx_st {
 };
 
 _Atomic long fake_live[KINDS], fake_launches;
-static struct CUctx_st primary;
+static struct CUctx_st primary[DEVICES];
 static CUstream _Atomic capturing_blocking;
 static __thread CUcontext stack[DEPTH];
 static __thread int depth;
@@ -52,7 +52,7 @@ void fake_fail(const char *prefix, long n, CUresult status) {
   failure = status;
 }
 int fake_depth(void) { return depth; }
-int fake_references(void) { return primary.references; }
+int fake_references(void) { return primary[0].references + primary[1].references; }
 
 // Rules: what a function answers before it does anything.
 static CUresult anywhere(const char *name) {
@@ -110,7 +110,7 @@ static void count_launch(void *nothing) { fake_launches++; }
 
 DRIVER(anywhere, cuInit, (unsigned flags), )
 DRIVER(anywhere, cuDriverGetVersion, (int *version), *version = 12060)
-DRIVER(anywhere, cuDeviceGetCount, (int *count), *count = 1)
+DRIVER(anywhere, cuDeviceGetCount, (int *count), *count = DEVICES)
 DRIVER(anywhere, cuDeviceGet, (CUdevice *device, int index), *device = index)
 DRIVER(anywhere, cuDeviceGetName, (char *name, int size, CUdevice device), strncpy(name, "Fake GPU", size))
 DRIVER(anywhere, cuDeviceComputeCapability, (int *major, int *minor, CUdevice device), *major = 8, *minor = 7)
@@ -121,9 +121,9 @@ CUresult cuGetErrorName(CUresult status, const char **name) {
 CUresult cuGetErrorString(CUresult status, const char **text) { return cuGetErrorName(status, text); }
 
 DRIVER(anywhere, cuDevicePrimaryCtxRetain, (CUcontext *context, CUdevice device),
-       primary.references++; *context = &primary)
+       primary[device].references++; *context = &primary[device])
 DRIVER(anywhere, cuDevicePrimaryCtxRelease, (CUdevice device),
-       UNLESS(primary.references > 0, INVALID_CONTEXT); primary.references--)
+       UNLESS(primary[device].references > 0, INVALID_CONTEXT); primary[device].references--)
 DRIVER(anywhere, cuCtxPushCurrent, (CUcontext context),
        UNLESS(context->references > 0, CONTEXT_IS_DESTROYED); UNLESS(depth < DEPTH, OUT_OF_MEMORY);
        stack[depth++] = context)

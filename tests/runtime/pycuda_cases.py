@@ -39,7 +39,7 @@ def alive() -> dict[str, int]:
 
 
 def left() -> tuple[dict[str, int], int, int]:
-    """What is alive, the primary context's references, and the depth of this thread's stack of contexts."""
+    """What is alive, the references to primary contexts, and the depth of this thread's stack of contexts."""
     return alive(), DRIVER.fake_references(), DRIVER.fake_depth()
 
 
@@ -63,7 +63,7 @@ def gpu() -> Iterator[Cuda]:
 
 
 def used(gpu: Cuda) -> int:
-    """What the driver answers to work on the legacy stream, as other libraries do it, after work of our own."""
+    """What the driver answers to work on the legacy stream, as other libraries have it, after our own."""
     buffer = gpu.buffer((4,), np.uint8)
     gpu.run(lambda: gpu.upload(buffer))
     status: int = DRIVER.cuMemsetD8_v2(ctypes.c_void_p(buffer.address), 0, ctypes.c_size_t(4))
@@ -84,6 +84,12 @@ def test_an_opening_that_fails_at_any_call_leaves_nothing() -> None:
     assert call > 8
 
 
+def test_one_of_another_number_needs_a_thread_of_its_own(gpu: Cuda) -> None:
+    with pytest.raises(BackendError, match="GPU 0 is open on this thread"):
+        Cuda(1)
+    gpu.buffer((4,), np.uint8)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_two_on_one_thread_are_closed_in_any_order(first: int) -> None:
     both = [Cuda(0), Cuda(0)]
@@ -92,16 +98,25 @@ def test_two_on_one_thread_are_closed_in_any_order(first: int) -> None:
     both[1 - first].close()
 
 
-def test_the_context_that_was_current_before_is_so_afterwards() -> None:
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("pushed_after", [False, True])
+def test_the_context_of_another_library_stays_current(index: int, pushed_after: bool) -> None:
     context, current = ctypes.c_void_p(), ctypes.c_void_p()
-    DRIVER.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+    DRIVER.cuDevicePrimaryCtxRetain(ctypes.byref(context), index)
+    gpu = Cuda(0) if pushed_after else None
     DRIVER.cuCtxPushCurrent_v2(context)
-    for _ in range(3):
-        Cuda(0).close()
-    assert (DRIVER.fake_references(), DRIVER.fake_depth()) == (1, 1)
-    DRIVER.cuCtxPopCurrent_v2(ctypes.byref(current))
-    DRIVER.cuDevicePrimaryCtxRelease_v2(0)
+    (gpu or Cuda(0)).close()
+    DRIVER.cuCtxGetCurrent(ctypes.byref(current))
     assert current.value == context.value
+    while DRIVER.fake_depth():
+        DRIVER.cuCtxPopCurrent_v2(ctypes.byref(current))
+    DRIVER.cuDevicePrimaryCtxRelease_v2(index)
+
+
+def test_opening_and_closing_again_and_again_leaves_no_context() -> None:
+    for _ in range(100):
+        Cuda(0).close()
+        assert DRIVER.fake_depth() == 0
 
 
 @pytest.mark.parametrize(

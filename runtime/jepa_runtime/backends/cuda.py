@@ -52,7 +52,7 @@ class _Contexts(threading.local):
             try:
                 self._context.push()
             except BaseException:
-                # Nobody else would: pycuda's destructor takes it for a context of its own.
+                # pycuda's destructor does not release a primary context.
                 self._context.detach()
                 raise
         self._index, self._count = index, self._count + 1
@@ -62,7 +62,7 @@ class _Contexts(threading.local):
         self._count -= 1
         if not self._count:
             context, self._context = self._context, None
-            # Not by pycuda, which would push it once more to release it.
+            # pycuda's own pop would have it push the context again to release it, and leave it there.
             current = ctypes.c_void_p()
             _library.cuCtxGetCurrent(ctypes.byref(current))
             if current.value == context.handle:
