@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from jepa_runtime import WorldModel
@@ -43,9 +44,9 @@ def left() -> tuple[dict[str, int], int, int]:
     return alive(), DRIVER.fake_references(), DRIVER.fake_depth()
 
 
-def fail(prefix: str, call: int = 1, status: int = UNKNOWN) -> None:
+def fail(prefix: str, call: int = 1) -> None:
     """Let the driver fail at a call, counted from the next, of the functions with such names."""
-    DRIVER.fake_fail(prefix.encode(), ctypes.c_long(call), status)
+    DRIVER.fake_fail(prefix.encode(), ctypes.c_long(call), UNKNOWN)
 
 
 @pytest.fixture(autouse=True)
@@ -180,14 +181,15 @@ def test_kernels_are_launched_when_what_was_recorded_runs(gpu: Cuda) -> None:
         assert launches.value == count
 
 
-def test_ten_thousand_runs_take_no_more_than_one(gpu: Cuda) -> None:
+def test_ten_thousand_runs_take_no_more_than_half_of_them(gpu: Cuda) -> None:
     buffer = gpu.buffer((4,), np.uint8)
     recorded = gpu.record(lambda: gpu.upload(buffer))
-    gpu.run(recorded)
-    before = left()
-    for _ in range(10_000):
-        gpu.run(recorded)
-    assert left() == before
+    taken = []
+    for _ in range(2):
+        for _ in range(5_000):
+            gpu.run(recorded)
+        taken.append((left(), psutil.Process().memory_info().rss))
+    assert taken[0][0] == taken[1][0] and taken[1][1] - taken[0][1] < 100_000
 
 
 class CudaOfTensorRT(Cuda):

@@ -1,6 +1,6 @@
 """cuda.py with the real pycuda, compiled here over a driver that is none (fake_cuda.c): pytest -m slow.
 
-Each test is a process of its own: what pycuda holds against may abort it. It says nothing of a GPU.
+Each test is a process of its own: pycuda may abort it. It says nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pip(*arguments: str | Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
 
 
 def compile_driver(headers: Path, folder: Path) -> None:
@@ -59,11 +58,11 @@ def compile_driver(headers: Path, folder: Path) -> None:
 def compile_pycuda(folder: Path, sources: Path) -> None:
     """Put pycuda, and the headers that it was compiled with, into ``folder``."""
     try:
-        pip(
-            "download", "--no-deps", "--no-binary", "pycuda", "--no-build-isolation", "-d", sources, *PACKAGES
-        )
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"pycuda and CUDA's headers cannot be downloaded: {error}")
+        pip("download", "--no-deps", "--no-binary", "pycuda", "--dest", sources, *PACKAGES)
+    except RuntimeError as error:
+        if "No matching distribution" not in str(error):
+            raise
+        pytest.skip(f"pycuda and CUDA's headers cannot be downloaded: {str(error).splitlines()[-1]}")
     pip("install", "--target", folder, *sources.glob("*.whl"))
     compile_driver(folder, sources)
     (archive,) = sources.glob("*.tar.gz")
@@ -76,7 +75,7 @@ def compile_pycuda(folder: Path, sources: Path) -> None:
         "CUDA_ENABLE_CURAND, CUDART_LIBNAME = False, []\n"
         "CXXFLAGS, LDFLAGS = ['-O0', '-w'], ['-Wl,-z,lazy']\n"
     )
-    pip("install", "--no-build-isolation", "--target", folder, source)
+    pip("install", "--target", folder, source)
 
 
 @pytest.fixture(scope="session")
