@@ -13,8 +13,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # As in the extra dev, but for what is for the workstation.
 TOOLS = ("pytest>=8.2", "pytest-timeout", "hypothesis", "onnx", "psutil", "mcap-ros2-support", "scikit-video")
-# It gives handlers of signals a stack of 8 KiB on Python 3.10, which AVX-512 and AMX do not fit in.
-WITHOUT = ("-p", "no:faulthandler", "-p", "no:cacheprovider")
+# In one process with all others, after hundreds of models on its main thread, those that send SIGINT have ended
+# Python 3.10 (SIGSEGV). There OpenVINO gives signals the smallest stack that their frame fits in. A robot's
+# model lives on a thread of its own.
+SIGNALS = "tests/runtime/test_run_command.py"
 
 
 def oldest() -> str:
@@ -52,9 +54,12 @@ def test_the_runtime_works_on_the_oldest_python(tmp_path: Path) -> None:
         pytest.skip(f"what it takes cannot be installed: {installed.stderr.strip()[-300:]}")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     path = f"{run.parent}{os.pathsep}{clean['PATH']}"
-    done = subprocess.run(
-        [run, "-m", "pytest", "-q", *WITHOUT, "tests/runtime"],
-        cwd=copy, env=clean | {"PATH": path}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert re.search(r"\d{4} passed", done.stdout), done.stdout[-500:]
+    passed = 0
+    for chosen_tests in (["tests/runtime", f"--ignore={SIGNALS}"], [SIGNALS]):
+        done = subprocess.run(
+            [run, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen_tests],
+            cwd=copy, env=clean | {"PATH": path}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-6000:]
+        passed += sum(map(int, re.findall(r"(\d+) passed", done.stdout)))
+    assert passed > 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,9 +168,7 @@ def test_an_engine_that_is_not_installed_is_told_and_the_others_are_measured(
         raise ImportError("No module named 'onnxruntime'")
 
     engine = select._ENGINES["onnxruntime"]
-    monkeypatch.setitem(
-        select._ENGINES, "onnxruntime", select._Engine(engine.library, engine.install, missing)
-    )
+    monkeypatch.setitem(select._ENGINES, "onnxruntime", replace(engine, create=missing))
     found = evaluate(Bundle.open(two_rooms_bundle), Plan(clips=2, episodes=0))
     assert "No module named 'onnxruntime'" in found.absent["onnxruntime:CPU"]
     assert found.variants[0].comparisons[0].reference == "openvino:CPU fp32"

@@ -69,6 +69,11 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
     graph.start("camera", {"source": folder, "loop": True}, REMAPS)
     graph.start("two_rooms", remaps=REMAPS)
     graph.start("monitor", {"view": "none"}, REMAPS)
+    graph.until(
+        lambda: ("subscribe", IMAGES) in observed.used.get("monitor", ()),
+        "the monitor, which hears what it finds",
+        meanwhile=observed.look,
+    )
     for node in graph.processes:
         assert graph.set_parameter(f"{NAMESPACE}/{node}", "use_sim_time", True) == ""
     observed.settle()
