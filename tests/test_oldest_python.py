@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # As in the extra dev, but for what is for the workstation.
 TOOLS = ("pytest>=8.2", "pytest-timeout", "hypothesis", "onnx", "psutil", "mcap-ros2-support", "scikit-video")
-# In one process with all others those that send SIGINT have ended Python 3.10 (SIGSEGV), but under no debugger,
-# and in no process of their own.
+# Those that send SIGINT have ended Python 3.10 (SIGSEGV) in one process with all others, but under no
+# debugger, and in no process of their own.
 SIGNALS = "tests/runtime/test_run_command.py"
 
 
