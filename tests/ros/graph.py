@@ -85,8 +85,10 @@ class Graph:
         return process.wait(TIMEOUT_S)
 
     def exit_code(self, node: str) -> int:
-        """Wait until ``node`` ends by itself."""
-        return self.processes.pop(node).wait(TIMEOUT_S)
+        """Wait until ``node`` ends by itself; one that does not is ended with the graph."""
+        code = self.processes[node].wait(TIMEOUT_S)
+        del self.processes[node]
+        return code
 
     def until(
         self,
