@@ -1,0 +1,281 @@
+"""Engines of TensorRT, on a simulated GPU and library: built when they may be, found again, and not loaded
+where they are of no use or cannot be trusted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
+from jepa_runtime.errors import BackendError
+from tests.bundles import SIZE
+from tests.runtime.simulated_gpu import SimulatedGpu
+from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+
+FRAME = {"frame": (1, SIZE, SIZE, 3)}
+
+
+def test_without_an_engine_it_says_how_to_build_one(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+) -> None:
+    with pytest.raises(
+        BackendError, match=r"no engine of it was built here .*jepa-runtime build-engine BUNDLE"
+    ):
+        opened().load(encoder, FRAME)
+    assert tensorrt.builds == 0
+
+
+def test_an_engine_is_built_once_and_found_by_whoever_may_not_build(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    opened(build=True).load(encoder, FRAME).close()
+    session = opened().load(encoder, FRAME)
+    assert tensorrt.builds == 1
+    assert np.isfinite(session.run()["latent"]).all()
+
+
+def test_what_was_measured_serves_the_next_build(
+    opened: Callable[..., Backend], encoder: Graph, toy_bundle: Path, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    predictor = Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
+    shapes = {"latents": (4, 2, 8), "goal": (1, 2, 8)}
+    opened(build=True).load(predictor, shapes).close()
+    assert (tmp_path / "engines" / "tensorrt.timings").read_bytes() == b"measured;measured;"
+
+
+def test_beside_an_engine_lies_what_it_is(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (about,) = (tmp_path / "engines").glob("*.json")
+    told = json.loads(about.read_text())
+    assert (told["library"], told["version"], told["gpu"]) == ("tensorrt", "10.3.0", "Simulated GPU")
+    assert told["compute_capability"] == "8.7" and told["driver"] == "12.6"
+    assert json.loads(about.with_suffix(".layers").read_text()) == {"Layers": ["simulated"]}
+    assert told["build_s"] >= 0
+    assert about.with_suffix(".engine").stat().st_size == told["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("driver", "13.0", "built for driver 12.6, here is 13.0"),
+        ("name", "Other GPU", "built for gpu Simulated GPU, here is Other GPU"),
+        ("compute_capability", (11, 0), "built for compute capability 8.7, here is 11.0"),
+    ],
+)
+def test_an_engine_of_another_machine_is_told_and_replaced(
+    opened: Callable[..., Backend],
+    encoder: Graph,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    value: Any,
+    told: str,
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    monkeypatch.setattr(SimulatedGpu, name, value)
+    with pytest.raises(BackendError, match=told):
+        opened().load(encoder, FRAME)
+    with caplog.at_level(logging.WARNING):
+        opened(build=True).load(encoder, FRAME).close()
+    assert told in caplog.text and "building it" in caplog.text
+    # Of another GPU there may be one here; of this one's other driver there is none.
+    left = 2 if name == "name" else 1
+    assert len(list((tmp_path / "engines").glob("*.engine"))) == left
+
+
+def test_another_version_is_told(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    tensorrt.__version__ = "10.16.2"
+    with pytest.raises(BackendError, match=r"built for version 10\.3\.0, here is 10\.16\.2"):
+        opened().load(encoder, FRAME)
+
+
+def test_what_the_library_does_not_take_is_told_in_its_words(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    """As after an update that left the version as it was."""
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    content = path.read_bytes().replace(b"10.3.0", b"10.3.1", 1)
+    from jepa_runtime.backends.engines import EngineStore
+
+    backend = opened()
+    key = backend._key(encoder, FRAME)  # type: ignore[attr-defined]
+    EngineStore([tmp_path / "engines"]).keep(key, content, layers="{}")
+    with pytest.raises(BackendError, match=r"does not take its engine: built by 10\.3\.1, this is 10\.3\.0"):
+        backend.load(encoder, FRAME)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64])
+def test_a_damaged_engine_is_not_loaded(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path, damage: bytes
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    path.write_bytes(damage)
+    with pytest.raises(BackendError, match="is damaged"):
+        opened().load(encoder, FRAME)
+    opened(build=True).load(encoder, FRAME).close()
+    opened().load(encoder, FRAME).close()
+
+
+def test_an_engine_that_others_may_write_is_not_loaded(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    path.chmod(0o666)
+    with pytest.raises(BackendError, match="others may write it"):
+        opened().load(encoder, FRAME)
+
+
+def test_a_folder_that_others_may_write_is_not_trusted(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (tmp_path / "engines").chmod(0o777)
+    with pytest.raises(
+        BackendError, match="or its folder, belongs to another account, or others may write it"
+    ):
+        opened().load(encoder, FRAME)
+
+
+def test_an_engine_under_the_name_of_another_is_not_loaded(
+    opened: Callable[..., Backend], encoder: Graph, toy_bundle: Path, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (right,) = (tmp_path / "engines").glob("*.json")
+    energy = Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
+    opened(build=True).load(energy, {"latents": (4, 2, 8), "goal": (1, 2, 8)}).close()
+    (other,) = set((tmp_path / "engines").glob("*.json")) - {right}
+    for suffix in (".json", ".engine"):
+        other.with_suffix(suffix).replace(right.with_suffix(suffix))
+    with pytest.raises(BackendError, match="tells of another engine"):
+        opened().load(encoder, FRAME)
+
+
+def test_what_another_library_built_stays(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    tensorrt.__name__ = "tensorrt_rtx_bindings"
+    opened(build=True).load(encoder, FRAME).close()
+    tensorrt.__name__ = "tensorrt"
+    opened().load(encoder, FRAME).close()
+
+
+def test_those_used_last_stay_where_the_folder_gets_too_large(
+    opened: Callable[..., Backend],
+    encoder: Graph,
+    toy_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engines = tmp_path / "engines"
+    opened(build=True).load(encoder, FRAME).close()
+    (first,) = engines.glob("*.engine")
+    os.utime(first, (1, 1))
+    monkeypatch.setattr("jepa_runtime.backends.engines.MOST_BYTES", first.stat().st_size)
+    energy = Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
+    opened(build=True).load(energy, {"latents": (4, 2, 8), "goal": (1, 2, 8)}).close()
+    assert not first.exists() and len(list(engines.glob("*.engine"))) == 1
+
+
+def test_what_a_killed_builder_left_is_removed_by_the_next(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    (tmp_path / "engines").mkdir(mode=0o755)
+    (tmp_path / "engines" / ".abc.tmp").write_bytes(b"half an engine")
+    opened(build=True).load(encoder, FRAME).close()
+    assert not list((tmp_path / "engines").glob(".*.tmp"))
+
+
+def test_who_builds_the_same_waits_and_finds_it(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> bool:
+        started.set()
+        return go_on.wait(20)
+
+    def build(told: Callable[..., bool]) -> None:
+        backend = create_backend("tensorrt", BackendOptions(cache_dir=tmp_path, build=told))
+        backend.load(encoder, FRAME).close()
+        backend.close()
+
+    threads = [
+        threading.Thread(target=build, args=(slow,)),
+        threading.Thread(target=build, args=(lambda *_: True,)),
+    ]
+    threads[0].start()
+    assert started.wait(20)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert tensorrt.builds == 1
+
+
+def test_an_engine_behind_a_link_is_not_loaded(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
+) -> None:
+    opened(build=True).load(encoder, FRAME).close()
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BackendError, match="cannot be read"):
+        opened().load(encoder, FRAME)
+
+
+def test_a_build_that_is_stopped_leaves_nothing(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
+) -> None:
+    told: list[tuple[str, str, int, int]] = []
+
+    def stop(*progress: Any) -> bool:
+        told.append(progress)
+        return progress[2] < 1
+
+    backend = create_backend("tensorrt", BackendOptions(cache_dir=tmp_path, build=stop))
+    with pytest.raises(BackendError, match="cannot build an engine of it: it was stopped"):
+        backend.load(encoder, FRAME)
+    assert told == [(encoder.name, "Building", 0, 2), (encoder.name, "Building", 1, 2)]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("planted")])
+def test_what_is_raised_while_it_is_built_ends_the_build_and_arrives(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path, error: BaseException
+) -> None:
+    def fail(*_: Any) -> bool:
+        raise error
+
+    backend = create_backend("tensorrt", BackendOptions(cache_dir=tmp_path, build=fail))
+    with pytest.raises(type(error)):
+        backend.load(encoder, FRAME)
+    assert tensorrt.builds == 0
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    options = BackendOptions(cache_dir=tmp_path / "file", build=lambda *_: True)
+    with pytest.raises(BackendError, match=r"cannot be written: .*--cache-dir"):
+        create_backend("tensorrt", options).load(encoder, FRAME)
