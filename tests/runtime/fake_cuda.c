@@ -132,6 +132,8 @@ DRIVER(anywhere, cuCtxGetCurrent, (CUcontext *context), *context = depth == 0 ? 
 
 DRIVER(may_wait, cuMemHostAlloc, (void **made, size_t size, unsigned flags),
        UNLESS(size <= MEMORY, OUT_OF_MEMORY); *made = make(HOST, size))
+// What is taken of it is not counted.
+DRIVER(in_context, cuMemGetInfo, (size_t *free, size_t *total), *free = *total = MEMORY)
 DRIVER(may_wait, cuMemAlloc, (CUdeviceptr *made, size_t size),
        UNLESS(size <= MEMORY, OUT_OF_MEMORY); *made = (CUdeviceptr)make(DEVICE, size))
 DRIVER(may_wait, cuMemFreeHost, (void *made), release(HOST, made))

@@ -66,6 +66,10 @@ class SimulatedGpu:
         """Of buffers that somebody still refers to."""
         return sum(array.nbytes for array in self._memory.values())
 
+    @property
+    def free_bytes(self) -> int:
+        return self.memory_bytes - self.used_bytes
+
     def buffer(self, shape: tuple[int, ...], dtype: type) -> SimulatedBuffer:
         self._check()
         if self.used_bytes + math.prod(shape) * np.dtype(dtype).itemsize > self.memory_bytes:

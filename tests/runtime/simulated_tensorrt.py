@@ -107,6 +107,7 @@ class SimulatedTensorRT:
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     BuilderFlag = SimpleNamespace(TF32="tf32")
     ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
+    MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     LayerInformationFormat = SimpleNamespace(JSON="json")
 
     def __init__(self, version: str = "10.3.0") -> None:
@@ -163,13 +164,17 @@ class SimulatedTensorRT:
                 return None
         monitor.phase_finish("Building")
         self.builds += 1
+        self.limits = config.limits
         head = json.dumps({"version": self.__version__, "shapes": config.shapes})
         return head.encode() + b"\n" + bytes(network.model.SerializeToString())
 
 
 class _Config(SimpleNamespace):
     def __init__(self) -> None:
-        super().__init__(cache=None)
+        super().__init__(cache=None, limits={})
+
+    def set_memory_pool_limit(self, pool: str, size: int) -> None:
+        self.limits[pool] = size
 
     def clear_flag(self, flag: str) -> None:
         pass

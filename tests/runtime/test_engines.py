@@ -43,6 +43,13 @@ def test_an_engine_is_built_once_and_found_by_whoever_may_not_build(
     assert np.isfinite(session.run()["latent"]).all()
 
 
+def test_a_build_leaves_half_of_what_is_free_to_others(
+    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+) -> None:
+    opened(build=True).load(encoder, FRAME)
+    assert tensorrt.limits == {"workspace": SimulatedGpu.memory_bytes // 2}
+
+
 def test_what_was_measured_serves_the_next_build(
     opened: Callable[..., Backend], encoder: Graph, toy_bundle: Path, tmp_path: Path
 ) -> None:

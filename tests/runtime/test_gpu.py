@@ -32,7 +32,7 @@ def gpu(kind: type[Gpu]) -> Iterator[Gpu]:
 def test_it_says_what_it_is(gpu: Gpu) -> None:
     assert gpu.name and gpu.driver.count(".") == 1
     assert gpu.compute_capability >= (5, 0)
-    assert gpu.stream != 0
+    assert gpu.stream != 0 and gpu.free_bytes > 0
 
 
 def test_buffers_are_zero_and_keep_what_was_copied(gpu: Gpu) -> None:

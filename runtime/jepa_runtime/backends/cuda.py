@@ -130,6 +130,12 @@ class Cuda:
                 raise
 
     @property
+    def free_bytes(self) -> int:
+        """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
+        with _told("the GPU does not tell its memory"):
+            return int(driver.mem_get_info()[0])
+
+    @property
     def stream(self) -> int:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
         return int(self._stream.handle)

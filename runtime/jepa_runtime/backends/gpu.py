@@ -44,6 +44,10 @@ class Gpu(Protocol):
         """Version of CUDA that its driver offers."""
 
     @property
+    def free_bytes(self) -> int:
+        """Memory that nobody has; on a Jetson that of the whole machine."""
+
+    @property
     def stream(self) -> int:
         """Handle of the stream."""
 

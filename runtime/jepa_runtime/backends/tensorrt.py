@@ -305,7 +305,14 @@ class TensorRTBackend:
     ) -> Any:
         measured = f"{self.engine}.timings"
         built = builder.build(
-            self._trt, self._listener, graph, shapes, progress=progress, timings=self._store.read(measured)
+            self._trt,
+            self._listener,
+            graph,
+            shapes,
+            progress=progress,
+            timings=self._store.read(measured),
+            # What serves meanwhile, and the machine itself, take theirs of the same memory.
+            workspace_bytes=self._open().free_bytes // 2,
         )
         engine = self._runtime.deserialize_cuda_engine(built.engine)
         if engine is None:

@@ -70,6 +70,7 @@ def build(
     *,
     progress: Progress,
     timings: bytes = b"",
+    workspace_bytes: int | None = None,
     capability: Any = None,
 ) -> Built:
     """Build the engine of an ONNX graph for fixed shapes.
@@ -80,6 +81,7 @@ def build(
         shapes: of each input.
         progress: is told how far it is.
         timings: what an earlier build measured; of another GPU or version they are left out.
+        workspace_bytes: the most that a layer may take beside its inputs and outputs; None: all.
         capability: TensorRT for RTX alone: the GPU to build for (a ``ComputeCapability``), None: the one
             here.
 
@@ -100,6 +102,8 @@ def build(
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.add_optimization_profile(_profile(builder, network, graph.name, shapes))
+    if workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)

@@ -15,8 +15,9 @@ import sys
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "EngineInspector", "IBuilderConfig", "ICudaEngine",
     "IExecutionContext", "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProfiler",
-    "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat", "NetworkDefinitionCreationFlag",
-    "OnnxParser", "ParserError", "ProfilingVerbosity", "Runtime", "TensorIOMode",
+    "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat", "MemoryPoolType",
+    "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "ProfilingVerbosity", "Runtime",
+    "TensorIOMode",
 )  # fmt: skip
 
 
