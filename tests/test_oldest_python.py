@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # As in the extra dev, but for what is for the workstation.
 TOOLS = ("pytest>=8.2", "pytest-timeout", "hypothesis", "onnx", "psutil", "mcap-ros2-support", "scikit-video")
-# Those that send SIGINT have ended Python 3.10 (SIGSEGV) in one process with all others, but under no
-# debugger, and in no process of their own.
+# Apart: where tests use OpenVINO itself it may leave their thread a stack for signals that is gone, see
+# jepa_runtime.backends.signal_stack.
 SIGNALS = "tests/runtime/test_run_command.py"
 
 

@@ -223,3 +223,21 @@ def test_on_a_cpu_the_plugins_of_other_devices_stay_out_of_memory(toy_bundle: Pa
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip().splitlines()[-1] == "[True, False, False]"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_signal_ends_nothing_whatever_models_were_opened_and_closed(
+    toy_bundle: Path, order: tuple[int, int]
+) -> None:
+    program = (
+        "import os, signal\n"
+        "from jepa_runtime import WorldModel\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled', flush=True))\n"
+        f"models = [WorldModel.open({str(toy_bundle)!r}) for _ in range(2)]\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        f"for index in {order}:\n"
+        "    models[index].close()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "handled"]), done.stderr

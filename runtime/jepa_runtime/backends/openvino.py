@@ -13,6 +13,7 @@ import numpy as np
 import openvino
 from openvino import Core, get_version
 
+from jepa_runtime.backends import signal_stack
 from jepa_runtime.backends.base import (
     Array,
     BackendOptions,
@@ -59,8 +60,9 @@ class OpenVINOSession:
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Session`."""
         self.inputs = self.outputs = {}
-        self._tensors = {}
-        self._request = None
+        with signal_stack.kept():
+            self._tensors = {}
+            self._request = None
 
     def _views(self, ports: Any) -> dict[str, Array]:
         return {port.get_any_name(): self._tensors[port.get_any_name()].data for port in ports}
@@ -99,8 +101,9 @@ class OpenVINOSplitSession:
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Session`."""
-        self._requests = []
         self.inputs = self.outputs = {}
+        with signal_stack.kept():
+            self._requests = []
 
     def _buffer(self, port: Any, compiled_port: Any, *, split: bool) -> Array:
         """An array for all requests, of which each has its rows, or (not ``split``) which each has whole."""
@@ -147,7 +150,12 @@ class OpenVINOBackend:
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
     ) -> OpenVINOSession | OpenVINOSplitSession:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
-        graph = Graph.read(graph) if isinstance(graph, Path) else graph
+        with signal_stack.kept():
+            return self._load(Graph.read(graph) if isinstance(graph, Path) else graph, shapes, rows)
+
+    def _load(
+        self, graph: Graph, shapes: Mapping[str, Shape], rows: Collection[str]
+    ) -> OpenVINOSession | OpenVINOSplitSession:
         parts = self._parts(shapes[name][0] for name in rows)
         self._between()
         model = self._read(
@@ -172,6 +180,10 @@ class OpenVINOBackend:
 
     def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
+        with signal_stack.kept():
+            return self._layer_times(graph, shapes, runs)
+
+    def _layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
         model = self._read(graph, shapes)
         with _explained(graph.name, f"count its operations on {self.device}"):
             request = self._compile(graph, model, PERF_COUNT=True).create_infer_request()
@@ -204,7 +216,8 @@ class OpenVINOBackend:
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
-        self._core = None
+        with signal_stack.kept():
+            self._core = None
 
 
 @contextmanager
