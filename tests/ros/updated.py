@@ -99,7 +99,7 @@ class Fleet:
 
     def until(self, condition: Callable[[], Any], what: str, **named: Any) -> None:
         """Wait, while the camera takes images."""
-        self.graph.until(condition, what, 60.0, **{"meanwhile": self.look} | named)
+        self.graph.until(condition, what, 120.0, **{"meanwhile": self.look} | named)
 
     def update(self, **goal: Any) -> Update:
         return Update(self, self._updates, UpdateModel.Goal(**goal))
