@@ -23,7 +23,8 @@ from jepa_export.targets.openvino import compress_int8, convert, quantize_int8, 
 from jepa_export.training.dynamics import HORIZON
 from jepa_export.training.two_rooms import TrainedModel
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.verification import golden_parity
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 from jepa_runtime.worlds.rendering import FRAME_PX, Image

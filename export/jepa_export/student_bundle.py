@@ -21,7 +21,8 @@ from jepa_export.targets.accuracy import DEFAULT_LIMITS, Closeness, Control, Hel
 from jepa_export.targets.openvino import Sample
 from jepa_export.variants import DEFAULT_KINDS as VARIANTS
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
 
 __all__ = ["VARIANTS", "Actions", "Settings", "write_student", "write_untrained"]
 

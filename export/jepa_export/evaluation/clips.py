@@ -13,7 +13,8 @@ from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_runtime.bundle import Golden, Manifest
 from jepa_runtime.imaging import Image, fit
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.sources.base import Source
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 from jepa_runtime.sources.open import open_source
@@ -47,13 +48,8 @@ class Clips:
 
 def candidates(manifest: Manifest, count: int, seed: int) -> Floats:
     """Action sequences as a planner asks for them: float32 [count, H, A]; the first one stands still."""
-    action = manifest.io.action
-    limits = ActionLimits(
-        low=np.asarray(action.low, np.float32),
-        high=np.asarray(action.high, np.float32),
-        max_norm=action.max_norm,
-    )
-    return CEM(CEMConfig(num_samples=count, horizon=manifest.horizon, topk=1), limits, seed=seed).ask()
+    config = CEMConfig(num_samples=count, horizon=manifest.horizon, topk=1)
+    return CEM(config, ActionLimits.of(manifest), seed=seed).ask()
 
 
 def clips_of(name: str, frames: Image, executed: Floats | None, manifest: Manifest, seed: int) -> Clips:

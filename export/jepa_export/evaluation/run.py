@@ -249,7 +249,7 @@ def _drive(model: WorldModel, plan: Plan, episodes: int, tick: Callable[[], None
         topk=min(usual.topk, samples),
         horizon=min(usual.horizon, manifest.horizon),
     )
-    return _score(model_policy(model, ControlConfig(cem=cem)), plan, manifest.io.step_s, episodes, tick)
+    return _score(model_policy(model, ControlConfig(search=cem)), plan, manifest.io.step_s, episodes, tick)
 
 
 def _baselines(plan: Plan, step_s: float, episodes: int, begin: Begin) -> dict[str, Drive]:

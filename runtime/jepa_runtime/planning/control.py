@@ -1,96 +1,176 @@
-"""Receding-horizon control towards a goal image: plan on predicted futures, execute the first action, plan
+"""Receding-horizon control towards goal images: plan on predicted futures, execute the first actions, plan
 again.
 """
 
 from __future__ import annotations
 
-import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.planning.cem import CEM, PROGRESS, ActionLimits, CEMConfig, Floats32, plan_costs
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.energies import ENERGIES, EnergyName, ReductionName
+from jepa_runtime.planning.limits import ActionLimits, Floats32
+from jepa_runtime.planning.mppi import MPPI, MPPIConfig
+from jepa_runtime.planning.planner import Planner, Rollout
+from jepa_runtime.planning.progress import StuckDetector
 from jepa_runtime.world_model import WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlConfig:
-    """``iterations`` of the cross-entropy method per executed action, and the method's own settings.
+    """How to plan, and what to do with the plan.
 
     A robot that got no nearer (by 2 %) for ``patience`` steps is stuck: the model is
     wrong about where it stands. It then drives any way for ``escape_steps`` and plans anew from there.
+
+    Attributes:
+        search: the method and its own settings.
+        iterations: of the method per plan.
+        budget_s: no iteration begins when a plan has taken so long; None: no budget.
+        energy: by which futures are judged; None: the bundle's own, see :meth:`WorldModel.energy`.
+        reduction, discount: what makes costs of energies, see :func:`plan_costs`.
+        replan_every: so many actions of a plan are executed before the next is made.
+        patience: None: a robot is never stuck.
+        escape_steps: see above.
+        subgoal_threshold: energy at or below which the next goal's turn comes; None: the manifest's
+            ``goal_threshold``, which holds for the last one always.
     """
 
+    search: CEMConfig | MPPIConfig = field(default_factory=CEMConfig)
     iterations: int = 6
-    patience: int = 8
+    budget_s: float | None = None
+    energy: EnergyName | None = None
+    reduction: ReductionName = "sum"
+    discount: float = 0.99
+    replan_every: int = 1
+    patience: int | None = 8
     escape_steps: int = 3
-    cem: CEMConfig = field(default_factory=CEMConfig)
+    subgoal_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.replan_every <= self.search.horizon:
+            raise ValueError(
+                f"replan_every must be between 1 and horizon ({self.search.horizon}), got {self.replan_every}"
+            )
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The action [A] to execute for one step, the energy of where the robot is, and whether that counts as
-    arrived.
+    """The action [A] to execute for one step, the energy of where the robot is to the goal whose turn it is,
+    whether the last goal is reached, and which goal it is.
     """
 
     action: Floats32
     energy: float
     reached: bool
+    goal: int = 0
 
 
 class Controller:
-    """Drives to one goal.
+    """Drives to one goal, or to several one after the other.
 
     Args:
         model: an open model with room for the configured candidates.
-        goal: uint8 [h, w, 3] RGB image of the goal.
+        goal: uint8 [h, w, 3] RGB image of the goal, or several in a list, the last one last.
         seed: the candidates follow from it.
+        limits: of the actions; None: the manifest's.
+        clock: seconds, for ``budget_s``.
+
+    Raises:
+        ValueError: no goal was given.
     """
 
     def __init__(
-        self, model: WorldModel, goal: NDArray[np.uint8], config: ControlConfig, *, seed: int
+        self,
+        model: WorldModel,
+        goal: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        config: ControlConfig,
+        *,
+        seed: int,
+        limits: ActionLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        action = model.manifest.io.action
-        limits = ActionLimits(
-            low=np.asarray(action.low, np.float32),
-            high=np.asarray(action.high, np.float32),
-            max_norm=action.max_norm,
-        )
+        images = [goal] if isinstance(goal, np.ndarray) else goal
+        if not images:
+            raise ValueError("there must be a goal to drive to, got none")
         self._model, self._config = model, config
-        self._search = CEM(config.cem, limits, seed=seed)
-        self._goal = model.encode(goal)
-        self._best, self._without_progress = math.inf, 0
-        self._escape: Floats32 | None = None
+        self._search = search_of(config.search, limits or ActionLimits.of(model.manifest), seed=seed)
+        self._planner = Planner(
+            self._search,
+            iterations=config.iterations,
+            budget_s=config.budget_s,
+            reduction=config.reduction,
+            discount=config.discount,
+            clock=clock,
+        )
+        self._goals = [model.encode(image) for image in images]
+        self._goal = 0
+        self._stuck = StuckDetector(config.patience)
+        # What is still to be executed, the next action first.
+        self._ahead: list[Floats32] = []
+        self._executed: Floats32 | None = None
         self._escaping = 0
 
     def decide(self, frame: NDArray[np.uint8]) -> Decision:
         """What to do now that ``frame`` (uint8 [h, w, 3] RGB) is seen; call it once per executed step."""
         latent = self._model.encode(frame)
-        energy = float(self._model.energy(latent, self._goal))
-        if energy <= self._model.manifest.goal_threshold:
-            return Decision(np.zeros_like(self._search.mean[0]), energy, True)
-        escape = self._escape_if_stuck(energy)
-        if escape is not None:
-            return Decision(escape, energy, False)
-        for _ in range(self._config.iterations):
-            futures = self._model.predict(self._search.ask(), latents=latent, goal=self._goal)
-            self._search.tell(plan_costs(cast(Floats32, futures.energies)))
-        action = self._search.mean[0].copy()
-        self._search.shift()
-        return Decision(action, energy, False)
+        energy = self._energy(latent)
+        while energy <= self._threshold():
+            if self._goal == len(self._goals) - 1:
+                return Decision(np.zeros_like(self._search.mean[0]), energy, True, self._goal)
+            self._goal += 1
+            self._ahead, self._escaping = [], 0
+            self._stuck.reset()
+            energy = self._energy(latent)
+        return Decision(self._next_action(latent, energy), energy, False, self._goal)
 
-    def _escape_if_stuck(self, energy: float) -> Floats32 | None:
+    def _energy(self, latent: Floats32) -> float:
+        return float(self._model.energy(latent, self._goals[self._goal]))
+
+    def _threshold(self) -> float:
+        own = self._config.subgoal_threshold
+        last = self._goal == len(self._goals) - 1
+        return self._model.manifest.goal_threshold if last or own is None else own
+
+    def _next_action(self, latent: Floats32, energy: float) -> Floats32:
+        # A plan may have been left before its end.
+        self._search.executed = self._executed
         if self._escaping:
             self._escaping -= 1
-            return self._escape
-        if energy < PROGRESS * self._best:
-            self._best, self._without_progress = energy, 0
-            return None
-        self._without_progress += 1
-        if self._without_progress < self._config.patience:
-            return None
-        self._best, self._without_progress = math.inf, 0
-        self._escaping, self._escape = self._config.escape_steps - 1, self._search.escape()
-        return self._escape
+        elif self._stuck.is_stuck(energy):
+            self._escaping = self._config.escape_steps - 1
+            self._ahead = [self._search.escape()] * self._config.escape_steps
+        elif not self._ahead:
+            plan = self._planner.plan(
+                rollout_of(self._model, latent, self._goals[self._goal], self._config.energy)
+            )
+            self._ahead = list(plan.mean[: self._config.replan_every])
+            self._search.shift(self._config.replan_every)
+        self._executed = self._ahead.pop(0)
+        return self._executed
+
+
+def search_of(config: CEMConfig | MPPIConfig, limits: ActionLimits, *, seed: int) -> CEM | MPPI:
+    """The search with these settings."""
+    if isinstance(config, MPPIConfig):
+        return MPPI(config, limits, seed=seed)
+    return CEM(config, limits, seed=seed)
+
+
+def rollout_of(
+    model: WorldModel, latent: Floats32, goal: Floats32, energy: EnergyName | None = None
+) -> Rollout:
+    """What candidates [K, H, A] lead to from ``latent`` [T, D], as energies [K, H] to ``goal`` [T, D]: all of
+    them in one call of the predictor. ``energy`` None: the bundle's own."""
+
+    def rollout(candidates: Floats32) -> Floats32:
+        if energy is None:
+            return cast(Floats32, model.predict(candidates, latents=latent, goal=goal).energies)
+        return ENERGIES[energy](model.predict(candidates, latents=latent).latents, goal)
+
+    return rollout

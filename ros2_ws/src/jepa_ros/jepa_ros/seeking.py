@@ -15,7 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.planning.cem import PROGRESS, plan_costs
+from jepa_runtime.planning.energies import plan_costs
+from jepa_runtime.planning.progress import PROGRESS
 
 # Own candidates may still be under way when the next futures arrive; after this many without them they are
 # lost.

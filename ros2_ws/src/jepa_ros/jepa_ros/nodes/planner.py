@@ -25,7 +25,8 @@ from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.seeking import Decision, Futures, Seeker, State
 from jepa_ros.spin import run
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.recording import messages
 
 PARAMETERS = (

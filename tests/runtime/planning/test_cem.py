@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_runtime.planning.cem import CEM, ActionLimits, CEMConfig
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
 
 HORIZON, SAMPLES = 4, 64
 
@@ -166,5 +167,28 @@ def test_costs_without_candidates_to_belong_to_are_refused(spoil: str) -> None:
     [({"topk": 0}, "topk"), ({"topk": 65}, "between 1 and num_samples"), ({"horizon": 0}, "horizon")],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        CEMConfig(**wrong)
+
+
+def test_momentum_keeps_a_share_of_the_old_mean_and_spread() -> None:
+    plain = search(constant_fraction=0.0, min_std=0.0)
+    heavy = search(constant_fraction=0.0, min_std=0.0, momentum_mean=0.25, momentum_std=0.75)
+    for cem in (plain, heavy):
+        cem.tell(distance_to(np.float32([0.5, 0.5]), cem.ask()))
+    # Both began at a mean of 0 and a spread of init_std.
+    np.testing.assert_allclose(heavy.mean, 0.75 * plain.mean, rtol=1e-5)
+    again = [(cem.ask()[1:] - cem.mean).std() for cem in (plain, heavy)]
+    assert again[1] > 1.2 * again[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"momentum_mean": 1.0}, "momentum_mean must be at least 0 and below 1"),
+        ({"momentum_std": -0.1}, "std"),
+    ],
+)
+def test_momentum_that_never_learns_is_refused(wrong: dict[str, float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         CEMConfig(**wrong)

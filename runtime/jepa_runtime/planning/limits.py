@@ -1,0 +1,128 @@
+"""What a robot can do, and how an action sequence is brought inside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.bundle import Manifest
+
+Floats32 = NDArray[np.float32]
+# Norms above their limit by no more than this share are what rounding leaves of vectors brought to it.
+_ROUNDING = 1 + 5e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionLimits:
+    """A box and, where the robot has them, a greatest norm and a greatest change.
+
+    Attributes:
+        low, high: [A], the box.
+        max_norm: of an action, or of its ``norm_components`` (None: all), in their unit.
+        max_change: [A], from one action of a sequence to the next, and to its first from the one executed
+            last.
+
+    Raises:
+        ValueError: the limits contradict each other.
+    """
+
+    low: Floats32
+    high: Floats32
+    max_norm: float | None = None
+    norm_components: tuple[int, ...] | None = None
+    max_change: Floats32 | None = None
+
+    def __post_init__(self) -> None:
+        size = len(self.low)
+        if np.shape(self.low) != np.shape(self.high) or not np.all(self.low <= self.high):
+            raise ValueError(f"low must not exceed high, got {self.low} and {self.high}")
+        if self.max_change is not None and (
+            np.shape(self.max_change) != (size,) or not np.all(self.max_change > 0)
+        ):
+            raise ValueError(f"max_change must be {size} numbers above 0, got {self.max_change}")
+        if self.max_norm is None:
+            return
+        if self.norm_components is not None and not set(self.norm_components) <= set(range(size)):
+            raise ValueError(f"norm_components must be within 0 … {size - 1}, got {self.norm_components}")
+        least = float(np.linalg.norm(self._limited(np.clip(np.zeros(size), self.low, self.high))))
+        if not least < self.max_norm:
+            raise ValueError(
+                f"max_norm must be above that of the least action in the box ({least:g}), got {self.max_norm}"
+            )
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ActionLimits:
+        """Those of a model: within them it was trained."""
+        action = manifest.io.action
+        return cls(
+            low=np.asarray(action.low, np.float32),
+            high=np.asarray(action.high, np.float32),
+            max_norm=action.max_norm,
+        )
+
+    def clip(self, actions: Floats32, previous: Floats32 | None = None) -> Floats32:
+        """``actions`` brought inside the limits; what is inside stays as it is, to the bit.
+
+        Each action is first clipped to the box, then drawn towards the least action of the box until its norm
+        is allowed. With ``max_change`` the box is what can be reached from the action before.
+
+        Args:
+            actions: [..., A]; sequences [..., H, A] where there is a ``max_change``.
+            previous: [A], what was executed last (None: nothing, the first action may be any). Of one that is
+                itself beyond the limits, the nearest allowed counts.
+
+        Returns:
+            float32 of the same shape.
+        """
+        if self.max_change is None:
+            return self._within(actions, self.low, self.high)
+        clipped = np.empty(actions.shape, np.float32)
+        before = None if previous is None else self._within(previous, self.low, self.high)
+        for step in range(actions.shape[-2]):
+            low, high = self.low, self.high
+            if before is not None:
+                low = np.maximum(low, before - self.max_change)
+                high = np.minimum(high, before + self.max_change)
+            before = clipped[..., step, :] = self._within(actions[..., step, :], low, high)
+        return clipped
+
+    def _within(self, actions: Floats32, low: Floats32, high: Floats32) -> Floats32:
+        """Inside the box, and inside the norm. The box holds an action of allowed norm."""
+        actions = np.clip(actions, low, high).astype(np.float32, copy=False)
+        if self.max_norm is None:
+            return actions
+        limited = self._limited(actions)
+        norm = np.linalg.norm(limited, axis=-1, keepdims=True)
+        if not (norm > self.max_norm * _ROUNDING).any():
+            return actions
+        least = self._limited(np.clip(np.float32(0), low, high))
+        if least.any():
+            shorter = _drawn_back(limited, least, self.max_norm)
+        else:
+            shorter = limited * np.minimum(1.0, self.max_norm / np.maximum(norm, 1e-9)).astype(np.float32)
+        shorter = np.where(norm > self.max_norm * _ROUNDING, shorter, limited)
+        if self.norm_components is None:
+            return shorter
+        actions[..., list(self.norm_components)] = shorter
+        return actions
+
+    def _limited(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The components whose norm is limited."""
+        return actions if self.norm_components is None else actions[..., list(self.norm_components)]
+
+
+def _drawn_back(actions: Floats32, least: Floats32, max_norm: float) -> Floats32:
+    """The points of the way from ``least`` to ``actions`` where the norm is ``max_norm``.
+
+    With a = least and d = actions - least: the root t of |a + t d|² = max_norm². In double precision, so that
+    rounding to single precision afterwards leaves less than :data:`_ROUNDING`."""
+    start = least.astype(np.float64)
+    way = actions - start
+    along = np.sum(start * way, axis=-1, keepdims=True)
+    length = np.maximum(np.sum(way * way, axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+    room = np.maximum(max_norm**2 - np.sum(start * start, axis=-1, keepdims=True), 0.0)
+    share = (np.sqrt(along**2 + length * room) - along) / length
+    drawn: Floats32 = (start + np.clip(share, 0.0, 1.0) * way).astype(np.float32)
+    return drawn

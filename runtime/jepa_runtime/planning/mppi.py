@@ -1,0 +1,54 @@
+"""Model predictive path integral control over action sequences: every elite counts, the cheaper the more.
+
+Source: Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning" (2017), without
+its cost of control; with elites and, if asked for, a refitted spread as in TD-MPC (Hansen et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.planning.limits import Floats32
+from jepa_runtime.planning.search import Search, SearchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MPPIConfig(SearchConfig):
+    """Settings; ``topk`` is usually all of ``num_samples``, or a tenth of them.
+
+    Attributes:
+        temperature: lambda, in the unit of the costs. The lower, the more the cheapest counts alone. Some
+            implementations name its inverse so.
+        refit_std: fit the spread to the weighted elites too; without it stays as it was.
+    """
+
+    topk: int = 64
+    temperature: float = 1.0
+    refit_std: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+
+
+class MPPI(Search[MPPIConfig]):
+    """Model predictive path integral control."""
+
+    def _refit(self, elites: Floats32, costs: NDArray[np.floating]) -> None:
+        if not np.isfinite(costs[0]):
+            return  # Of all that is worst nothing can be learnt: the plan stays.
+        weights = path_weights(costs, self.config.temperature)
+        self.mean = np.tensordot(weights, elites, 1)
+        if self.config.refit_std:
+            variance = np.tensordot(weights, np.square(elites - self.mean), 1)
+            self._std = self._floor(np.sqrt(variance))
+
+
+def path_weights(costs: NDArray[np.floating], temperature: float) -> Floats32:
+    """Weights [K] of candidates of ``costs`` [K]: exp(-(cost - least) / temperature), together 1."""
+    weights = np.exp(-(costs - costs.min()) / temperature)
+    normalised: Floats32 = (weights / weights.sum()).astype(np.float32)
+    return normalised

@@ -1,0 +1,90 @@
+"""One plan: ask, predict, tell, as often as the time allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jepa_runtime.planning.energies import ReductionName, plan_costs
+from jepa_runtime.planning.limits import Floats32
+from jepa_runtime.planning.search import Search
+
+# Candidates [K, H, A] -> their energies [K, H], or their costs [K]: all of them in one call.
+Rollout = Callable[[Floats32], Floats32]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found.
+
+    Attributes:
+        mean: [H, A], what the search holds now: what planners of the field execute.
+        best: [H, A], the cheapest candidate that was predicted (the mean, where no cost was a number).
+        cost: of the best; infinite, where no cost was a number.
+        iterations: how many were made.
+    """
+
+    mean: Floats32
+    best: Floats32
+    cost: float
+    iterations: int
+
+
+class Planner:
+    """Runs a search against a rollout.
+
+    Args:
+        search: carries the plan from one call to the next; ``search.shift`` when actions were executed.
+        iterations: at most.
+        budget_s: no iteration begins when so much time has gone by; the first always does. None: no budget.
+        reduction, discount: what makes costs of energies, see :func:`plan_costs`.
+        clock: seconds.
+
+    Raises:
+        ValueError: ``iterations`` or ``budget_s`` is out of range.
+    """
+
+    def __init__(
+        self,
+        search: Search[Any],
+        *,
+        iterations: int,
+        budget_s: float | None = None,
+        reduction: ReductionName = "sum",
+        discount: float = 0.99,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        if budget_s is not None and not budget_s > 0:
+            raise ValueError(f"budget_s must be above 0, got {budget_s}")
+        self.search = search
+        self._iterations, self._budget_s = iterations, math.inf if budget_s is None else budget_s
+        self._reduction, self._discount = reduction, discount
+        self._clock = clock
+
+    def plan(self, rollout: Rollout) -> Plan:
+        """Search on from where the search stands.
+
+        Raises:
+            ValueError: ``rollout`` does not give one row of energies, or one cost, for each candidate.
+        """
+        until = self._clock() + self._budget_s
+        best, least, done = self.search.mean, math.inf, 0
+        while done < self._iterations and (done == 0 or self._clock() < until):
+            candidates = self.search.ask()
+            costs = rollout(candidates)
+            if costs.ndim == 2:
+                costs = plan_costs(costs, self._reduction, discount=self._discount)
+            self.search.tell(costs)
+            done += 1
+            cheapest = int(np.argmin(np.where(np.isnan(costs), np.inf, costs)))
+            if costs[cheapest] < least:
+                best, least = candidates[cheapest], float(costs[cheapest])
+        best = best if least < math.inf else self.search.mean
+        return Plan(self.search.mean.copy(), best.copy(), least, done)

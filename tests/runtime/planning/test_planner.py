@@ -1,0 +1,208 @@
+"""Plans: against analytic optima, within a budget of time, and warm from one step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.planning.mppi import MPPI, MPPIConfig
+from jepa_runtime.planning.planner import Planner
+from jepa_runtime.planning.search import Search
+
+HORIZON, STEP_S = 6, 0.1
+LIMITS = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
+
+
+def cem(seed: int = 0, **settings: float) -> CEM:
+    return CEM(CEMConfig(**({"num_samples": 64, "horizon": HORIZON} | settings)), LIMITS, seed=seed)
+
+
+def mppi(seed: int = 0, **settings: float) -> MPPI:
+    return MPPI(MPPIConfig(**({"num_samples": 64, "horizon": HORIZON} | settings)), LIMITS, seed=seed)
+
+
+def accurate_cem(seed: int) -> Search:
+    return cem(seed, num_samples=256, topk=16, min_std=0.005)
+
+
+def accurate_mppi(seed: int) -> Search:
+    return mppi(seed, num_samples=512, topk=32, temperature=0.01, min_std=0.005, refit_std=True)
+
+
+class PointMass:
+    """A unit mass in the plane, pushed by forces [K, H, 2]: positions at the end of steps, and the cost of
+    getting to ``target`` with little force. Linear and quadratic, so that the optimum is known."""
+
+    effort = 0.002
+
+    def __init__(self, target: np.ndarray) -> None:
+        self.target = target
+        # Position after H steps = reach @ forces, by semi-implicit Euler from rest.
+        self.reach = STEP_S**2 * np.arange(HORIZON, 0, -1, dtype=np.float32)
+
+    def costs(self, forces: np.ndarray) -> np.ndarray:
+        missed = np.einsum("h,kha->ka", self.reach, forces) - self.target
+        return np.square(missed).sum(axis=1) + self.effort * np.square(forces).sum(axis=(1, 2))
+
+    def optimum(self) -> np.ndarray:
+        normal = np.outer(self.reach, self.reach) + self.effort * np.eye(HORIZON)
+        return np.linalg.solve(normal, np.outer(self.reach, self.target))
+
+
+@pytest.mark.parametrize("search", [accurate_cem, accurate_mppi])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_point_mass_is_pushed_as_the_analytic_optimum_does(
+    search: Callable[[int], Search], seed: int
+) -> None:
+    mass = PointMass(np.float32([0.1, -0.06]))
+    plan = Planner(search(seed), iterations=60).plan(mass.costs)
+    best = mass.optimum()
+    assert np.abs(best).max() < 1  # It is within the limits.
+    assert float(mass.costs(plan.mean[None])[0]) < 1.02 * float(mass.costs(best[None])[0])
+    np.testing.assert_allclose(plan.mean, best, atol=0.12)
+
+
+def test_energies_along_the_way_become_costs_as_asked_for() -> None:
+    first_half = np.repeat(np.float32([1, 0]), HORIZON // 2)
+
+    def energies(actions: np.ndarray) -> np.ndarray:
+        return np.square(actions - 0.5).sum(axis=2) * first_half
+
+    summed = Planner(cem(), iterations=20).plan(energies).mean
+    last = Planner(cem(), iterations=20, reduction="last_step").plan(energies)
+    assert np.abs(summed[: HORIZON // 2] - 0.5).max() < 0.2
+    assert last.cost == 0
+
+
+def test_the_best_is_the_cheapest_candidate_of_all_that_were_predicted() -> None:
+    seen: list[tuple[float, np.ndarray]] = []
+
+    def costs(actions: np.ndarray) -> np.ndarray:
+        found = np.random.default_rng(len(seen)).uniform(0, 1, len(actions))
+        seen.extend(zip(found.tolist(), actions.copy(), strict=True))
+        return found
+
+    plan = Planner(cem(), iterations=5).plan(costs)
+    least, actions = min(seen, key=lambda pair: pair[0])
+    assert plan.cost == least and plan.iterations == 5
+    np.testing.assert_array_equal(plan.best, actions)
+
+
+def test_candidates_are_predicted_in_one_call_an_iteration() -> None:
+    shapes = []
+
+    def costs(actions: np.ndarray) -> np.ndarray:
+        shapes.append(actions.shape)
+        return np.zeros(len(actions))
+
+    Planner(cem(), iterations=4).plan(costs)
+    assert shapes == [(64, HORIZON, 2)] * 4
+
+
+def test_where_no_cost_is_a_number_the_plan_is_what_the_search_holds() -> None:
+    plan = Planner(mppi(), iterations=2).plan(lambda actions: np.full(len(actions), np.nan))
+    assert plan.cost == np.inf
+    np.testing.assert_array_equal(plan.best, plan.mean)
+
+
+def test_equal_seeds_plan_alike_and_others_do_not() -> None:
+    def plan(seed: int) -> np.ndarray:
+        return Planner(cem(seed), iterations=3).plan(PointMass(np.float32([0.1, 0.1])).costs).mean
+
+    np.testing.assert_array_equal(plan(1), plan(1))
+    assert not np.array_equal(plan(1), plan(2))
+
+
+class Clock:
+    """Seconds that pass only while candidates are predicted."""
+
+    def __init__(self, *durations_s: float) -> None:
+        self.now_s = 100.0
+        self._durations_s = iter(durations_s)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def predict(self, actions: np.ndarray) -> np.ndarray:
+        self.now_s += next(self._durations_s)
+        return np.square(actions - 0.4).sum(axis=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("durations_s", "iterations", "took_s"),
+    [
+        ([0.01] * 9, 5, 0.05),
+        ([0.011] * 9, 5, 0.055),
+        ([0.03, 0.03, 0.5], 2, 0.06),
+        ([0.01, 0.5], 2, 0.51),
+        ([3.0], 1, 3.0),
+    ],
+)
+def test_no_iteration_begins_after_the_budget(
+    durations_s: list[float], iterations: int, took_s: float
+) -> None:
+    clock = Clock(*durations_s)
+    plan = Planner(cem(), iterations=9, budget_s=0.0499, clock=clock).plan(clock.predict)
+    assert plan.iterations == iterations
+    assert clock.now_s - 100 == pytest.approx(took_s)
+
+
+def test_more_time_finds_cheaper_plans() -> None:
+    def cost(budget_s: float) -> float:
+        clock = Clock(*[0.01] * 50)
+        planner = Planner(cem(), iterations=50, budget_s=budget_s, clock=clock)
+        return planner.plan(clock.predict).cost
+
+    assert cost(0.005) > cost(0.05) > cost(0.2)
+
+
+def test_without_a_budget_all_iterations_are_made_however_long_they_take() -> None:
+    clock = Clock(*[1e6] * 7)
+    assert Planner(cem(), iterations=7, clock=clock).plan(clock.predict).iterations == 7
+
+
+def drive(seed: int, *, warm: bool) -> float:
+    """What a point that follows a moving target misses it by, planned anew in each step in two
+    iterations."""
+    search = cem(seed, num_samples=24, topk=4, constant_fraction=0.0, min_std=0.05)
+    planner, position, missed = Planner(search, iterations=2), np.zeros(2), 0.0
+    for step in range(25):
+        ahead = 0.15 * (step + 1 + np.arange(HORIZON))
+        targets = np.stack([np.sin(ahead), 1 - np.cos(ahead)], axis=1)
+
+        def energies(
+            actions: np.ndarray, start: np.ndarray = position, targets: np.ndarray = targets
+        ) -> np.ndarray:
+            return np.square(start + 0.3 * actions.cumsum(axis=1) - targets).sum(axis=2)
+
+        position = position + 0.3 * planner.plan(energies).mean[0]
+        missed += float(np.square(position - targets[0]).sum())
+        if warm:
+            search.shift()
+        else:
+            search.reset()
+    return missed
+
+
+def test_a_warm_start_follows_a_moving_target_better_than_a_cold_one() -> None:
+    warm, cold = (np.array([drive(seed, warm=each) for seed in range(8)]) for each in (True, False))
+    assert warm.mean() < 0.8 * cold.mean()
+    assert (warm < cold).sum() >= 7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [({"iterations": 0}, "iterations must be at least 1"), ({"budget_s": 0.0}, "budget_s must be above 0")],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Planner(cem(), **({"iterations": 1} | wrong))
+
+
+def test_energies_of_another_number_of_candidates_are_refused() -> None:
+    with pytest.raises(ValueError, match="one cost for each of the 64 candidates"):
+        Planner(cem(), iterations=1).plan(lambda actions: np.zeros((63, HORIZON), np.float32))

@@ -1,0 +1,128 @@
+"""What all searches have in common: noise, elites that are kept, time that goes on, settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.planning.mppi import MPPI, MPPIConfig
+from jepa_runtime.planning.search import Search, SearchConfig, colouring
+
+HORIZON = 6
+
+
+def limits(max_change: float | None = None) -> ActionLimits:
+    change = None if max_change is None else np.full(2, max_change, np.float32)
+    return ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32), max_change=change)
+
+
+def both(max_change: float | None = None, **settings: float) -> list[Search]:
+    """A CEM and an MPPI of the same settings."""
+    chosen = {"num_samples": 32, "horizon": HORIZON, "topk": 6} | settings
+    within = limits(max_change)
+    return [CEM(CEMConfig(**chosen), within, seed=3), MPPI(MPPIConfig(**chosen), within, seed=3)]
+
+
+def costs_of(actions: np.ndarray) -> np.ndarray:
+    return np.square(actions - np.float32([0.6, -0.3])).sum(axis=(1, 2))
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0, 4.0])
+def test_coloured_noise_has_variance_1_at_every_step(beta: float) -> None:
+    matrix = colouring(HORIZON, beta)
+    np.testing.assert_allclose((matrix @ matrix.T).diagonal(), np.ones(HORIZON), rtol=1e-5)
+
+
+def test_the_power_of_coloured_noise_falls_with_the_frequency_as_asked_for() -> None:
+    gains = np.abs(np.fft.rfft(colouring(16, 2.0)[:, 0]))
+    power = np.square(gains[1:])
+    np.testing.assert_allclose(power, power[0] / np.arange(1, 9) ** 2.0, rtol=1e-4)
+
+
+def test_without_colour_and_in_a_single_step_noise_stays_white() -> None:
+    np.testing.assert_allclose(colouring(HORIZON, 0.0), np.eye(HORIZON), atol=1e-6)
+    np.testing.assert_allclose(colouring(1, 2.0), [[1]])
+
+
+def test_coloured_candidates_go_further_in_one_direction() -> None:
+    def reach(beta: float) -> float:
+        (cem, _) = both(num_samples=512, constant_fraction=0.0, init_std=0.3, noise_beta=beta)
+        return float(cem.ask()[1:].sum(axis=1).std())
+
+    assert reach(3.0) > 1.25 * reach(0.0)
+
+
+def test_elites_that_are_kept_are_candidates_again_after_the_plan() -> None:
+    for search in both(keep_elites=3):
+        asked = search.ask()
+        costs = costs_of(asked)
+        search.tell(costs)
+        np.testing.assert_array_equal(search.ask()[1:4], asked[np.argsort(costs, kind="stable")[:3]])
+
+
+def test_time_goes_on_for_kept_elites_as_for_the_plan() -> None:
+    for search in both(keep_elites=3):
+        asked = search.ask()
+        costs = costs_of(asked)
+        search.tell(costs)
+        search.shift(2)
+        elites = asked[np.argsort(costs, kind="stable")[:3]]
+        np.testing.assert_array_equal(search.ask()[1:4], elites[:, [2, 3, 4, 5, 5, 5]])
+
+
+def test_a_robot_that_does_not_follow_the_plan_starts_from_where_it_is() -> None:
+    for search in both(max_change=0.1):
+        search.executed = np.float32([0.9, -0.9])
+        asked = search.ask()
+        assert np.abs(asked[:, 0] - search.executed).max() <= 0.1 + 1e-6
+        assert np.abs(np.diff(asked, axis=1)).max() <= 0.1 + 1e-6
+
+
+def test_a_shift_knows_what_was_executed() -> None:
+    for search in both(max_change=0.1):
+        search.tell(costs_of(search.ask()))
+        plan = search.mean.copy()
+        search.shift(2)
+        np.testing.assert_array_equal(search.executed, plan[1])
+        # The plan changes no faster than allowed, so that it may be executed as it is.
+        assert np.abs(np.diff(plan, axis=0)).max() <= 0.1 + 1e-6
+
+
+def test_whatever_was_executed_meanwhile_the_plan_starts_from_there() -> None:
+    for search in both(max_change=0.1):
+        search.tell(costs_of(search.ask()))
+        search.executed = np.float32([-0.9, 0.9])
+        search.tell(costs_of(search.ask()))
+        assert np.abs(search.mean[0] - search.executed).max() <= 0.1 + 1e-6
+
+
+def test_an_escape_changes_no_faster_than_the_robot_can() -> None:
+    for search in both(max_change=0.1):
+        search.executed = np.zeros(2, np.float32)
+        assert np.abs(search.escape()).max() == pytest.approx(0.1)
+
+
+def test_equal_seeds_search_alike() -> None:
+    for one, other in zip(both(noise_beta=2.0), both(noise_beta=2.0), strict=True):
+        for search in (one, other):
+            for _ in range(4):
+                search.tell(costs_of(search.ask()))
+        np.testing.assert_array_equal(one.mean, other.mean)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"init_std": -0.1}, "init_std must be at least 0"),
+        ({"min_std": -0.1}, "min_std must be at least 0"),
+        ({"noise_beta": -1.0}, "noise_beta must be at least 0"),
+        ({"constant_fraction": 1.5}, "constant_fraction must be between 0 and 1"),
+        ({"keep_elites": 9}, r"keep_elites must be between 0 and topk \(8\)"),
+        ({"keep_elites": 8, "num_samples": 8}, "leave room for the plan"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        SearchConfig(**wrong)
