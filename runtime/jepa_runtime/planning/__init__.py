@@ -1,1 +1,1 @@
-"""From predicted futures to actions: candidates, cross-entropy method, receding-horizon control."""
+"""From predicted futures to actions: energies, searches within limits, plans, receding-horizon control."""
