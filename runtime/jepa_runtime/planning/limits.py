@@ -47,9 +47,10 @@ class ActionLimits:
         if self.norm_components is not None and not set(self.norm_components) <= set(range(size)):
             raise ValueError(f"norm_components must be within 0 … {size - 1}, got {self.norm_components}")
         least = float(np.linalg.norm(self._limited(np.clip(np.zeros(size), self.low, self.high))))
-        if not least < self.max_norm:
+        if not least <= self.max_norm * _ROUNDING:
             raise ValueError(
-                f"max_norm must be above that of the least action in the box ({least:g}), got {self.max_norm}"
+                f"max_norm must be at least that of the least action in the box ({least:g}), got "
+                f"{self.max_norm}"
             )
 
     @classmethod

@@ -105,6 +105,11 @@ class PlannerNode(Node):
         self._seeker = None
         try:
             self._actions = TwistActions(info.action_names)
+            limits = ActionLimits(
+                low=np.array(info.action_low, np.float32),
+                high=np.array(info.action_high, np.float32),
+                max_norm=info.action_max_norm or None,
+            )
         except ValueError as error:
             self.get_logger().error(f"cannot drive with {info.model_id}: {error}")
             return
@@ -112,11 +117,6 @@ class PlannerNode(Node):
             num_samples=info.num_samples,
             horizon=info.horizon,
             topk=min(self._values["topk"], info.num_samples),
-        )
-        limits = ActionLimits(
-            low=np.array(info.action_low, np.float32),
-            high=np.array(info.action_high, np.float32),
-            max_norm=info.action_max_norm or None,
         )
         search = CEM(config, limits, seed=self._values["planner_seed"])
         self._seeker = Seeker(
