@@ -125,5 +125,5 @@ def _drawn_back(actions: Floats32, least: Floats32, max_norm: float) -> Floats32
     length = np.maximum(np.sum(way * way, axis=-1, keepdims=True), np.finfo(np.float64).tiny)
     room = np.maximum(max_norm**2 - np.sum(start * start, axis=-1, keepdims=True), 0.0)
     share = (np.sqrt(along**2 + length * room) - along) / length
-    drawn: Floats32 = (start + np.clip(share, 0.0, 1.0) * way).astype(np.float32)
+    drawn: Floats32 = (start + share * way).astype(np.float32)
     return drawn

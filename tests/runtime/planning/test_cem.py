@@ -182,6 +182,15 @@ def test_momentum_keeps_a_share_of_the_old_mean_and_spread() -> None:
     assert again[1] > 1.2 * again[0]
 
 
+def test_with_momentum_too_the_plan_starts_from_where_the_robot_is() -> None:
+    slow = ActionLimits(low=np.float32([-1]), high=np.float32([1]), max_change=np.float32([0.1]))
+    cem = search(within=slow, momentum_mean=0.5)
+    cem.tell(distance_to(np.float32([0.9]), cem.ask()))
+    cem.executed = np.float32([-0.9])
+    cem.tell(distance_to(np.float32([0.9]), cem.ask()))
+    assert abs(cem.mean[0, 0] + 0.9) <= 0.1 + 1e-6
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [

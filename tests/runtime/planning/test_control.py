@@ -168,6 +168,36 @@ def test_a_new_goal_gets_a_plan_of_its_own(model: WorldModel, monkeypatch: pytes
     assert calls.count == 2 * CONFIG.iterations
 
 
+def flat(value: int) -> np.ndarray:
+    return np.full((SIZE, SIZE, 3), value, np.uint8)
+
+
+def test_a_goal_further_away_than_the_last_is_no_reason_to_be_stuck(model: WorldModel) -> None:
+    config = replace(CONFIG, patience=3, escape_steps=2)
+    controller = Controller(model, [flat(10), flat(250)], config, seed=0)
+    seen = [controller.decide(flat(value)) for value in (60, 60, 10, 10, 10)]
+    assert [decision.goal for decision in seen] == [0, 0, 1, 1, 1]
+    assert not any(np.array_equal(one.action, other.action) for one, other in pairwise(seen))
+
+
+def test_who_escapes_is_not_stuck_meanwhile(model: WorldModel) -> None:
+    config = replace(CONFIG, patience=2, escape_steps=6)
+    controller = Controller(model, flat(250), config, seed=0)
+    actions = [controller.decide(flat(10)).action for _ in range(9)]
+    # The third decision escapes, for six steps.
+    assert all(np.array_equal(action, actions[2]) for action in actions[2:8])
+    assert not np.array_equal(actions[8], actions[2])
+
+
+def test_energies_ahead_are_discounted_as_asked_for(model: WorldModel) -> None:
+    def action(**named: Any) -> np.ndarray:
+        return Controller(model, image(0), replace(CONFIG, **named), seed=0).decide(image(1)).action
+
+    summed = action(reduction="sum")
+    np.testing.assert_allclose(action(reduction="discounted", discount=1.0), summed, atol=1e-6)
+    assert not np.allclose(action(reduction="discounted", discount=0.01), summed, atol=1e-3)
+
+
 def test_without_a_goal_there_is_nothing_to_drive_to(model: WorldModel) -> None:
     with pytest.raises(ValueError, match="must be a goal"):
         Controller(model, [], CONFIG, seed=0)

@@ -82,6 +82,19 @@ def test_the_spread_stays_unless_it_is_refitted() -> None:
     assert spread(True) < 0.15
 
 
+def test_a_refitted_spread_is_that_of_the_elites_by_their_weights() -> None:
+    mppi = search(
+        num_samples=4000, topk=4000, constant_fraction=0.0, temperature=0.3, min_std=0.0, init_std=0.2,
+        refit_std=True,
+    )  # fmt: skip
+    actions = mppi.ask()
+    costs = distance_to(np.float32([0.2, -0.1]), actions)
+    mppi.tell(costs)
+    squares = np.square(actions - mppi.mean)
+    expected = np.sqrt(np.einsum("k,kha->ha", path_weights(costs, 0.3), squares))
+    np.testing.assert_allclose((mppi.ask()[1:] - mppi.mean).std(axis=0), expected, rtol=0.06)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=12, max_size=12))
 def test_whatever_the_costs_the_plan_stays_within_the_limits(costs: list[float]) -> None:

@@ -90,14 +90,6 @@ def test_a_shift_knows_what_was_executed() -> None:
         assert np.abs(np.diff(plan, axis=0)).max() <= 0.1 + 1e-6
 
 
-def test_whatever_was_executed_meanwhile_the_plan_starts_from_there() -> None:
-    for search in both(max_change=0.1):
-        search.tell(costs_of(search.ask()))
-        search.executed = np.float32([-0.9, 0.9])
-        search.tell(costs_of(search.ask()))
-        assert np.abs(search.mean[0] - search.executed).max() <= 0.1 + 1e-6
-
-
 def test_an_escape_changes_no_faster_than_the_robot_can() -> None:
     for search in both(max_change=0.1):
         search.executed = np.zeros(2, np.float32)
