@@ -36,7 +36,8 @@ from jepa_export.evaluate import HELD_OUT_SEED, model_policy, score
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.planning.control import ControlConfig
-from jepa_runtime.profiling.intervals import MIN_SAMPLES, BlockBootstrap, interval, wilson
+from jepa_runtime.profiling.intervals import MIN_SAMPLES, BlockBootstrap, interval
+from jepa_runtime.shares import wilson
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.update.gate.sequential import GOOD, WORSE, PairedTest, Verdict
 from jepa_runtime.update.gate.shadow import Shadow

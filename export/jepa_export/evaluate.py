@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jepa_runtime import WorldModel
 from jepa_runtime.planning.control import ControlConfig, Controller
 from jepa_runtime.profiling.environment import cpu, versions
-from jepa_runtime.profiling.intervals import wilson
+from jepa_runtime.shares import wilson
 from jepa_runtime.worlds import TwoRooms
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
 

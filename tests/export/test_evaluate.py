@@ -9,7 +9,7 @@ import pytest
 
 from jepa_export import evaluate
 from jepa_export.evaluate import BASELINES, HELD_OUT_SEED, Policy, closed_loop, score
-from jepa_runtime.profiling.intervals import wilson
+from jepa_runtime.shares import wilson
 from jepa_runtime.worlds import TwoRooms
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jepa_runtime.profiling.describe import Distribution, describe, distribution, late_frames, responses
-from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap, chance_of, wilson
+from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap
 from jepa_runtime.profiling.profile import Run, Told
 from jepa_runtime.profiling.statistics import PERCENTILES, format_ms, summarize
+from jepa_runtime.shares import chance_of, wilson
 from tests.runtime.profiles import make_run
 
 Floats = NDArray[np.float64]

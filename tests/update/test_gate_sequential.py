@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import UpdateError
-from jepa_runtime.profiling.intervals import wilson
+from jepa_runtime.shares import wilson
 from jepa_runtime.update.gate.sequential import PairedTest, Verdict, half_width, power, score
 from jepa_runtime.update.release import Budgets
 

@@ -1,5 +1,5 @@
-"""How far a statistic can be trusted: of a run by circular block bootstrap, a share by Wilson's interval or
-the binomial distribution itself.
+"""How far a statistic of a run can be trusted: by circular block bootstrap. Of a share,
+:mod:`jepa_runtime.shares` tells.
 
 Frames that follow one another are alike (a stall delays many), so single samples must not be resampled as if
 they were independent. Blocks of neighbours are, round the end of the run (Politis & Romano, "A circular
@@ -86,33 +86,3 @@ def interval(resampled: Floats) -> tuple[float, float]:
     ordered = np.sort(resampled)
     outside = int(len(ordered) * tail)
     return float(ordered[outside]), float(ordered[-1 - outside])
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval (Wilson 1927) of a share; z = 1.96 for 95 %."""
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def chance_of(successes: int, trials: int, share: float) -> float:
-    """The exact chance of so many successes or more where each of ``trials`` succeeds with ``share``, above 0
-    and below 1: the upper tail of the binomial distribution."""
-    if successes <= 0:
-        return 1.0
-    # The terms are summed on the side of the mean on which they only become smaller.
-    below, odds = successes <= trials * share, share / (1 - share)
-    count, total = successes - below, 0.0
-    term = math.exp(
-        math.lgamma(trials + 1)
-        - math.lgamma(count + 1)
-        - math.lgamma(trials - count + 1)
-        + count * math.log(share)
-        + (trials - count) * math.log1p(-share)
-    )
-    while term > total * 1e-12:
-        total += term
-        term *= count / ((trials - count + 1) * odds) if below else (trials - count) / (count + 1) * odds
-        count += -1 if below else 1
-    return max(0.0, 1.0 - total) if below else min(1.0, total)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.profiling.intervals import chance_of, wilson
+from jepa_runtime.shares import chance_of, wilson
 
 _BAD_SHARE = 0.01
 # It is asked again every second, and a model is lost by it.

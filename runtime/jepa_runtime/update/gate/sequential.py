@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import UpdateError
-from jepa_runtime.profiling.intervals import wilson
+from jepa_runtime.shares import wilson
 
 # Why a test ended.
 GOOD = "it was shown to be as good"
