@@ -1,0 +1,149 @@
+"""Error bounds that hold with a stated probability, whatever the errors do: online conformal prediction.
+
+Each horizon has a bound q of its own. For each error that arrives, the bound that was stated with the
+prediction is judged, and q moves::
+
+    log q  <-  log q + rate * (missed - alpha)
+
+This is quantile tracking, the proportional part of conformal PID control (Angelopoulos, Candes & Tibshirani,
+"Conformal PID control for time series prediction", 2023, equation 3), of the logarithm of the error: so a
+step is a factor, the same for every model, and no bound is negative. If the first bound and all errors lie
+within a factor e^b of one another, the share of misses in T errors exceeds alpha by at most (b + rate * (1 +
+delay)) / (rate * T). No distribution is assumed, nor that errors are independent. The guarantee is one over
+time, not for each error.
+
+Why this one: ``benchmarks/conformal.py`` compares it with adaptive conformal inference (Gibbs & Candes 2021),
+its aggregated form DtACI (Gibbs & Candes 2024) and conformal PID as published. Predictions overlap: the error
+of a long horizon arrives dozens of frames after its bound was stated, and neighbours are alike. There, the
+first states infinite bounds for much of the time, the second covers too little, because its experts are
+judged by what they would say now, and the third, whose step is a share of the largest error, swings. They
+also keep a window of errors; this keeps one number.
+
+The rate is limited so that a bound grows by at most a factor e while it waits for the first error that was
+stated with it: a loop that is faster than its own delay swings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+RATE = 0.05
+# Bounds fall no further below where they started: a robot that stood all night must not need long to recover.
+_LEAST_OF_START = 1e-3
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class BoundsState:
+    """What :class:`Bounds` have learnt: to be kept, or handed to the next model.
+
+    Attributes:
+        latent_space: what the latents mean; errors in another space are other numbers.
+        probability: that the bounds hold with.
+        bounds: one a horizon; infinite where none is known.
+    """
+
+    latent_space: str
+    probability: float
+    bounds: tuple[float, ...]
+
+
+class Bounds:
+    """One error bound a horizon.
+
+    Args:
+        start: [H] bounds to begin with, those of the bundle. Zero: none is known, and the bound is infinite
+            until the first error arrives.
+        probability: that an error lies within its bound.
+        delays: [H] how many predictions are made until the error of the first arrives (>= 0): for h + 1
+            steps, ``(h + 1) * step_s * rate_hz``.
+        latent_space: see :attr:`jepa_runtime.world_model.WorldModel.latent_space`.
+
+    Raises:
+        ValueError: an argument is out of range, or numbers of horizons differ.
+    """
+
+    def __init__(
+        self, start: Sequence[float], *, probability: float, delays: Sequence[int], latent_space: str
+    ) -> None:
+        first = np.asarray(start, np.float64)
+        waits = np.asarray(delays, np.float64)
+        if first.ndim != 1 or not len(first) or not (np.isfinite(first) & (first >= 0)).all():
+            raise ValueError(f"start must be one finite bound >= 0 a horizon, got {list(start)}")
+        if waits.shape != first.shape or not (np.isfinite(waits) & (waits >= 0)).all():
+            raise ValueError(f"delays must be {len(first)} numbers >= 0, got {list(delays)}")
+        if not 0 < probability < 1:
+            raise ValueError(f"probability must lie between 0 and 1, got {probability}")
+        self.probability = probability
+        self.latent_space = latent_space
+        known = first > 0
+        self._log = np.full(len(first), math.inf)
+        self._log[known] = np.log(first[known])
+        self._floor = np.log(np.maximum(first * _LEAST_OF_START, _LEAST))
+        self._rates = np.minimum(RATE, 1 / np.maximum(waits, 1))
+
+    def stated(self) -> Floats:
+        """The bounds [H] in force now, to be kept with the prediction that is made now. Never negative;
+        infinite where no error was ever seen.
+        """
+        bounds: Floats = np.exp(self._log)
+        return bounds
+
+    def update(self, errors: Floats, stated: Floats) -> None:
+        """Learn from errors that arrived.
+
+        Args:
+            errors: [H], NaN where none arrived.
+            stated: [H] the bounds that were stated with these predictions; ignored where no error arrived.
+
+        Raises:
+            ValueError: a shape is another, or an error is negative or infinite.
+        """
+        if errors.shape != self._log.shape or stated.shape != self._log.shape:
+            raise ValueError(
+                f"errors and stated must be [{len(self._log)}], got {list(errors.shape)} and "
+                f"{list(stated.shape)}"
+            )
+        came = ~np.isnan(errors)
+        if (errors[came] < 0).any() or np.isinf(errors[came]).any() or np.isnan(stated[came]).any():
+            raise ValueError(
+                f"errors must be finite and not negative, their bounds numbers, got {errors.tolist()} and "
+                f"{stated.tolist()}"
+            )
+        first = came & np.isinf(self._log) & (errors > 0)
+        self._log[first] = np.log(errors[first])
+        # Of a prediction without a bound, nothing can be judged.
+        judged = came & np.isfinite(stated)
+        missed = errors[judged] > stated[judged]
+        self._log[judged] += self._rates[judged] * (missed - (1 - self.probability))
+        np.maximum(self._log, self._floor, out=self._log)
+
+    def state(self) -> BoundsState:
+        """What was learnt until now."""
+        return BoundsState(self.latent_space, self.probability, tuple(self.stated().tolist()))
+
+    def take_over(self, state: BoundsState) -> bool:
+        """Go on from what was learnt before, if it was learnt in the same latent space, with the same
+        probability and over as many horizons.
+
+        Returns:
+            Whether it was; if not, nothing changes.
+
+        Raises:
+            ValueError: a bound is not positive.
+        """
+        bounds = np.asarray(state.bounds, np.float64)
+        ours = self.latent_space, self.probability, self._log.shape
+        if (state.latent_space, state.probability, bounds.shape) != ours:
+            return False
+        if not (bounds > 0).all():
+            raise ValueError(f"bounds must be positive, got {list(state.bounds)}")
+        self._log = np.maximum(np.log(bounds), self._floor)
+        return True

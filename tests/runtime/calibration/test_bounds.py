@@ -1,0 +1,177 @@
+"""Bounds: what they cover on streams of errors of known kind, and that they can be handed on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.calibration import Bounds, BoundsState
+from jepa_runtime.calibration.bounds import RATE
+
+STREAMS = 50  # Each takes the place of a horizon: so many are run at once.
+STEPS = 4000
+PROBABILITY = 0.9
+
+
+def gaussian(rng: np.random.Generator) -> np.ndarray:
+    return np.abs(rng.standard_normal((STEPS, STREAMS)))
+
+
+def heavy_tailed(rng: np.random.Generator) -> np.ndarray:
+    return np.abs(rng.standard_t(2, (STEPS, STREAMS)))
+
+
+def autocorrelated(rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal((STEPS, STREAMS))
+    for step in range(1, STEPS):
+        noise[step] = 0.95 * noise[step - 1] + math.sqrt(1 - 0.95**2) * noise[step]
+    return np.exp(noise / 2)
+
+
+def drifting(rng: np.random.Generator) -> np.ndarray:
+    return gaussian(rng) * np.linspace(1, 3, STEPS)[:, None]
+
+
+def make(streams: int = STREAMS, delay: int = 6, start: float = 1.6) -> Bounds:
+    return Bounds([start] * streams, probability=PROBABILITY, delays=[delay] * streams, latent_space="a")
+
+
+def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
+    """Whether each error [steps, streams] lay within the bound stated ``delay`` steps before it arrived."""
+    stated = [bounds.stated()] * delay
+    within = np.empty(errors.shape, bool)
+    for step, arrived in enumerate(errors):
+        stated.append(bounds.stated())
+        within[step] = arrived <= stated[step]
+        bounds.update(arrived, stated[step])
+    return within
+
+
+@pytest.mark.parametrize("delay", [0, 6, 48])
+@pytest.mark.parametrize("stream", [gaussian, heavy_tailed, autocorrelated, drifting])
+def test_bounds_hold_with_the_stated_probability(
+    stream: Callable[[np.random.Generator], np.ndarray], delay: int
+) -> None:
+    within = held(make(delay=delay), stream(np.random.default_rng(1)), delay)
+    assert abs(within[500:].mean() - PROBABILITY) < 0.02
+
+
+@pytest.mark.parametrize("delay", [0, 6, 48])
+@pytest.mark.parametrize("factor", [3, 1 / 3])
+def test_they_hold_again_200_steps_after_errors_became_three_times_as_large_or_as_small(
+    factor: float, delay: int
+) -> None:
+    errors = gaussian(np.random.default_rng(2))
+    change = STEPS // 2
+    errors[change:] *= factor
+    within = held(make(delay=delay), errors, delay)
+    # Where errors shrink, a bound can fall only by alpha times the rate a step.
+    settled = change + (200 if factor > 1 else 1000)
+    assert abs(within[change : change + 100].mean() - PROBABILITY) > 0.05
+    assert abs(within[settled : settled + 200].mean() - PROBABILITY) < 0.02
+    assert abs(within[settled:].mean() - PROBABILITY) < 0.02
+
+
+@given(
+    st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=300),
+    st.floats(0.5, 0.99),
+    st.integers(0, 20),
+    st.floats(1e-2, 1e2),
+)
+def test_the_share_of_misses_is_bounded_for_any_errors(
+    errors: list[float], probability: float, delay: int, start: float
+) -> None:
+    bounds = Bounds([start], probability=probability, delays=[delay], latent_space="a")
+    within = held(bounds, np.array(errors)[:, None], delay)
+    rate = min(RATE, 1 / max(delay, 1))
+    width = math.log(1e3 / 1e-3) + rate * (1 + delay)
+    # The bound falls no further than a thousandth of its start: then there are fewer misses, not more.
+    assert (1 - within).mean() - (1 - probability) <= width / (rate * len(errors)) + 1e-9
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=200))
+def test_bounds_stay_positive_and_finite(errors: list[float]) -> None:
+    bounds = make(streams=1, start=0.5)
+    for error in errors:
+        bounds.update(np.array([error]), bounds.stated())
+    assert 0 < bounds.stated()[0] < math.inf
+
+
+def test_a_robot_that_stood_all_night_recovers_as_fast_as_from_a_thousandth_of_its_start() -> None:
+    bounds = make(streams=1, start=0.5)
+    for _ in range(20_000):
+        bounds.update(np.zeros(1), bounds.stated())
+    assert bounds.stated()[0] == pytest.approx(0.5e-3)
+
+
+def test_without_a_bound_to_start_with_it_is_infinite_until_the_first_error() -> None:
+    bounds = Bounds([0.0, 0.5], probability=0.9, delays=[0, 0], latent_space="a")
+    stated = bounds.stated()
+    assert stated.tolist() == [math.inf, pytest.approx(0.5)]
+    bounds.update(np.array([0.2, math.nan]), stated)
+    assert bounds.stated() == pytest.approx([0.2, 0.5])
+
+
+def test_an_error_that_did_not_arrive_changes_nothing() -> None:
+    bounds = make(streams=2)
+    bounds.update(np.array([math.nan, 9.0]), bounds.stated())
+    stated = bounds.stated()
+    assert stated[0] == pytest.approx(1.6)
+    assert stated[1] > 1.6
+
+
+def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
+    first, second = make(streams=3), make(streams=3)
+    held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
+    assert second.take_over(first.state())
+    assert second.stated() == pytest.approx(first.stated())
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        BoundsState("b", 0.9, (1.0, 1.0)),
+        BoundsState("a", 0.8, (1.0, 1.0)),
+        BoundsState("a", 0.9, (1.0, 1.0, 1.0)),
+    ],
+)
+def test_what_was_learnt_of_something_else_is_not_taken_over(state: BoundsState) -> None:
+    bounds = make(streams=2)
+    assert not bounds.take_over(state)
+    assert bounds.stated() == pytest.approx([1.6, 1.6])
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
+def test_a_state_with_a_bound_that_is_none_is_refused(bound: float) -> None:
+    with pytest.raises(ValueError, match="bounds must be positive"):
+        make(streams=1).take_over(BoundsState("a", 0.9, (bound,)))
+
+
+@pytest.mark.parametrize(
+    ("start", "probability", "delays", "message"),
+    [
+        ([], 0.9, [], "start"),
+        ([-1.0], 0.9, [0], "start"),
+        ([math.inf], 0.9, [0], "start"),
+        ([1.0], 1.0, [0], "probability"),
+        ([1.0], 0.9, [0, 1], "delays"),
+        ([1.0], 0.9, [-1], "delays"),
+    ],
+)
+def test_arguments_out_of_range_are_named(
+    start: list[float], probability: float, delays: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Bounds(start, probability=probability, delays=delays, latent_space="a")
+
+
+@pytest.mark.parametrize("error", [-1.0, math.inf])
+def test_an_error_that_is_no_norm_is_refused(error: float) -> None:
+    bounds = make(streams=1)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        bounds.update(np.array([error]), bounds.stated())
