@@ -1,0 +1,174 @@
+"""Surprise: false alarms no more often than stated, real ones soon."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from jepa_runtime.calibration import (
+    ChangeDetector,
+    Event,
+    EventDetector,
+    Score,
+    Threshold,
+    normal_threshold,
+    score,
+)
+from jepa_runtime.errors import JepaRuntimeError
+
+BLOCK = 60
+EVERY = 18_000  # one in 10 minutes at 30 Hz
+MEMORY = 30
+
+
+def normal_scores(count: int, seed: int) -> np.ndarray:
+    """Heavy-tailed scores, each the mean of what happened in the last :data:`MEMORY` steps."""
+    shocks = np.abs(np.random.default_rng(seed).standard_t(4, count + MEMORY - 1))
+    summed = np.cumsum(np.concatenate([[0.0], shocks]))
+    return (summed[MEMORY:] - summed[:-MEMORY]) / MEMORY
+
+
+def some_threshold(value: float = 1.0, *, block: int = 3, every: int = 30) -> Threshold:
+    return Threshold(value, block, every, confidence=0.95, blocks=100)
+
+
+def events(scores: list[float | None], threshold: Threshold) -> list[Event]:
+    detector = EventDetector(threshold)
+    found = [
+        detector.update(step, None if value is None else Score(value, step + 1))
+        for step, value in enumerate(scores)
+    ]
+    return [event for event in [*found, detector.close()] if event is not None]
+
+
+def test_a_score_is_the_root_mean_square_of_errors_in_units_of_their_bounds() -> None:
+    found = score(np.array([1.0, 8.0, math.nan]), np.array([1.0, 2.0, 1.0]))
+    assert found == Score(pytest.approx(math.sqrt((1 + 16) / 2)), horizon=2)
+
+
+@pytest.mark.parametrize("bound", [0.0, math.inf, math.nan])
+def test_a_horizon_without_a_bound_is_left_out(bound: float) -> None:
+    assert score(np.array([9.0, 1.0]), np.array([bound, 2.0])) == Score(0.5, horizon=2)
+    assert score(np.array([9.0]), np.array([bound])) is None
+
+
+def test_false_alarms_come_no_more_often_than_stated_over_a_million_normal_scores() -> None:
+    threshold = normal_threshold(normal_scores(40 * EVERY, seed=1), block=BLOCK, every=EVERY)
+    detector = EventDetector(threshold)
+    later = normal_scores(1_200_000, seed=2)
+    found = [detector.update(step, Score(value, 1)) for step, value in enumerate(later.tolist())]
+    alarms = sum(event is not None for event in found) + (detector.current is not None)
+    assert 0 < alarms <= len(later) / EVERY
+
+
+def test_the_stated_rate_holds_with_the_stated_confidence_over_calibrations() -> None:
+    """Of exponential scores, the share of blocks above a threshold is known exactly."""
+    every, block, trials = 500, 10, 400
+    kept = 0
+    for seed in range(trials):
+        normal = np.random.default_rng(seed).exponential(size=20 * every)
+        threshold = normal_threshold(normal, block=block, every=every, confidence=0.9)
+        above = 1 - (1 - math.exp(-threshold.value)) ** block
+        kept += above <= threshold.share
+    # Three standard deviations of a share of 0.9, and an order statistic that cannot meet it exactly.
+    assert 0.9 - 3 * math.sqrt(0.9 * 0.1 / trials) <= kept / trials < 0.999
+
+
+def test_more_normal_data_allow_a_lower_threshold() -> None:
+    few, many = (
+        np.mean(
+            [
+                normal_threshold(normal_scores(size * 1000, seed), block=BLOCK, every=1000).value
+                for seed in range(20)
+            ]
+        )
+        for size in (4, 100)
+    )
+    assert many < few
+
+
+def test_too_few_normal_data_are_refused_with_how_many_are_needed() -> None:
+    with pytest.raises(JepaRuntimeError, match=r"record at least (\d+)") as caught:
+        normal_threshold(np.ones(1000), block=BLOCK, every=EVERY)
+    needed = int(str(caught.value).split("at least ")[1].split(",")[0])
+    assert normal_threshold(np.ones(needed), block=BLOCK, every=EVERY).blocks == needed // BLOCK
+    with pytest.raises(JepaRuntimeError):
+        normal_threshold(np.ones(needed - 1), block=BLOCK, every=EVERY)
+
+
+@pytest.mark.parametrize(
+    ("block", "every", "confidence", "normal"),
+    [
+        (0, 10, 0.9, np.ones(100)),
+        (10, 10, 0.9, np.ones(100)),
+        (1, 10, 1.0, np.ones(100)),
+        (1, 10, 0.9, np.array([math.nan])),
+    ],
+)
+def test_arguments_out_of_range_are_refused(
+    block: int, every: int, confidence: float, normal: np.ndarray
+) -> None:
+    with pytest.raises(ValueError, match="must"):
+        normal_threshold(normal, block=block, every=every, confidence=confidence)
+
+
+def test_an_event_has_its_start_its_peak_and_the_horizon_that_was_furthest_off() -> None:
+    assert events([0, 2, 5, 3, 0, 0, 0, 0], some_threshold()) == [Event(1, 2, horizon=3, score=5)]
+
+
+def test_scores_less_than_a_block_apart_are_one_event() -> None:
+    assert len(events([2, 0, 0, 2, 0, 0, 0], some_threshold())) == 1
+    assert len(events([2, 0, 0, 0, 2, 0, 0, 0], some_threshold())) == 2
+
+
+def test_a_score_on_the_threshold_is_no_event() -> None:
+    assert events([1.0, 1.0], some_threshold(1.0)) == []
+
+
+def test_steps_without_a_score_end_an_event_like_quiet_ones() -> None:
+    assert len(events([2, None, None, None, 2], some_threshold())) == 2
+
+
+def test_what_goes_on_can_be_seen_before_it_is_over() -> None:
+    detector = EventDetector(some_threshold())
+    assert detector.update(7, Score(2.0, 1)) is None
+    assert detector.current == Event(7, 7, horizon=1, score=2.0)
+
+
+def test_false_changes_come_on_average_no_earlier_than_stated() -> None:
+    """In a million normal scores, whose every tenth block may be high."""
+    average_run = 20_000
+    threshold = normal_threshold(normal_scores(500_000, seed=3), block=BLOCK, every=10 * BLOCK)
+    detector = ChangeDetector(threshold, average_run=average_run)
+    later = normal_scores(1_000_000, seed=4).tolist()
+    alarms = sum(detector.update(Score(value, 1)) for value in later)
+    assert alarms <= len(later) / average_run
+
+
+def test_a_change_too_small_for_an_event_shows_within_a_minute() -> None:
+    normal = normal_scores(40 * EVERY, seed=5)
+    rare = normal_threshold(normal, block=BLOCK, every=EVERY)
+    threshold = normal_threshold(normal, block=BLOCK, every=10 * BLOCK)
+    delays = []
+    for seed in range(20):
+        detector = ChangeDetector(threshold, average_run=EVERY * 6)
+        changed = 1.3 * normal_scores(4000, seed=100 + seed)
+        alarms = [detector.update(Score(value, 1)) for value in changed.tolist()]
+        delays.append(alarms.index(True))
+    assert np.median(1.3 * normal) < threshold.value < rare.value
+    assert np.mean(delays) < 30 * 60
+
+
+def test_steps_without_a_score_count_for_nothing_in_a_change() -> None:
+    detector = ChangeDetector(some_threshold(block=1, every=10), average_run=20)
+    alarms = [detector.update(value) for value in (Score(2, 1), None, Score(2, 1), None, Score(2, 1))]
+    assert alarms == [False, False, True, False, False]
+
+
+def test_a_detector_of_what_is_normal_half_of_the_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than 50%"):
+        ChangeDetector(some_threshold(block=1, every=2), average_run=100)
+    with pytest.raises(ValueError, match="at least one block"):
+        ChangeDetector(some_threshold(block=10, every=100), average_run=9)
