@@ -2,7 +2,8 @@
 
 Scores that follow one another are alike. So the unit of everything here is a block of scores, longer than
 they remember; a block is judged by its highest score. Blocks of normal data are taken to be exchangeable with
-those to come while nothing is wrong, and independent: nothing else is assumed of how scores are distributed.
+those to come while nothing is wrong, and those that do not touch to be independent: nothing else is assumed
+of how scores are distributed.
 
 What passes (a push, a thing that moved by itself) raises a few scores far: :class:`EventDetector`. What lasts
 may raise all of them a little: :class:`ChangeDetector`. Bounds that adapt take a lasting change in; for the
@@ -180,17 +181,18 @@ class ChangeDetector:
     """Whether high scores have become more frequent: the Shiryaev-Roberts procedure on bets.
 
     Each block that holds a score above ``threshold`` multiplies a stake by 0.5 / p, each other by 0.5 / (1 -
-    p), where p is the threshold's share. While at most a share p of blocks is high, whatever came before, the
-    stake's factor is one on average or less, and an alarm at ``average_run`` blocks comes after as many on
-    average or more (Shin, Ramdas & Rinaldo, "E-detectors", 2024; Roberts, "A comparison of some control chart
-    procedures", 1966).
+    p), where p is the threshold's share; before each, a new stake of one is added. While a block is high with
+    a chance of at most p, whatever came before, the factor is one on average or less, and stakes of n alarm
+    after n blocks on average or more (Shin, Ramdas & Rinaldo, "E-detectors", 2024; Roberts, "A comparison of
+    some control chart procedures", 1966). Every second block is left out: neighbours are alike at their
+    border, which would make alarms more frequent than stated.
 
     Args:
         threshold: one that normal blocks exceed now and then, such as every tenth.
         average_run: scores, on average, until a false alarm; at least.
 
     Raises:
-        ValueError: half of normal blocks may exceed the threshold, or ``average_run`` is below one block.
+        ValueError: half of normal blocks may exceed the threshold, or ``average_run`` is below two blocks.
     """
 
     def __init__(self, threshold: Threshold, *, average_run: int) -> None:
@@ -199,13 +201,13 @@ class ChangeDetector:
                 f"normal blocks must exceed the threshold in less than {_CHANGED:.0%}, may in "
                 f"{threshold.share:.0%}"
             )
-        if average_run < threshold.block:
+        if average_run < 2 * threshold.block:
             raise ValueError(
-                f"average_run must be at least one block ({threshold.block} scores), got {average_run}"
+                f"average_run must be at least two blocks ({2 * threshold.block} scores), got {average_run}"
             )
         self.threshold = threshold
         self.average_run = average_run
-        self._limit = average_run / threshold.block
+        self._limit = average_run / (2 * threshold.block)
         self._statistic = 0.0
         self._seen = 0
         self._high = False
@@ -218,11 +220,12 @@ class ChangeDetector:
         """
         if score is None:
             return False
+        block, share = self.threshold.block, self.threshold.share
+        if self._seen >= block:
+            self._high = self._high or score.value > self.threshold.value
         self._seen += 1
-        self._high = self._high or score.value > self.threshold.value
-        if self._seen < self.threshold.block:
+        if self._seen < 2 * block:
             return False
-        share = self.threshold.share
         factor = _CHANGED / share if self._high else (1 - _CHANGED) / (1 - share)
         self._statistic = (self._statistic + 1) * factor
         self._seen, self._high = 0, False

@@ -161,14 +161,20 @@ def test_a_change_too_small_for_an_event_shows_within_a_minute() -> None:
     assert np.mean(delays) < 30 * 60
 
 
+def test_of_two_blocks_the_second_is_judged() -> None:
+    detector = ChangeDetector(some_threshold(block=1, every=10), average_run=40)
+    assert not any(detector.update(Score(value, 1)) for value in [2, 0] * 10)
+    assert [detector.update(Score(value, 1)) for value in [0, 2] * 2] == [False, False, False, True]
+
+
 def test_steps_without_a_score_count_for_nothing_in_a_change() -> None:
     detector = ChangeDetector(some_threshold(block=1, every=10), average_run=20)
-    alarms = [detector.update(value) for value in (Score(2, 1), None, Score(2, 1), None, Score(2, 1))]
-    assert alarms == [False, False, True, False, False]
+    scores = [None, Score(0, 1), None, Score(2, 1), Score(0, 1), None, Score(2, 1)]
+    assert [detector.update(value) for value in scores] == [False] * 6 + [True]
 
 
 def test_a_detector_of_what_is_normal_half_of_the_time_is_refused() -> None:
     with pytest.raises(ValueError, match="less than 50%"):
         ChangeDetector(some_threshold(block=1, every=2), average_run=100)
-    with pytest.raises(ValueError, match="at least one block"):
-        ChangeDetector(some_threshold(block=10, every=100), average_run=9)
+    with pytest.raises(ValueError, match="at least two blocks"):
+        ChangeDetector(some_threshold(block=10, every=100), average_run=19)
