@@ -13,11 +13,13 @@ delay)) / (rate * T). No distribution is assumed, nor that errors are independen
 time, not for each error.
 
 Why this one: ``benchmarks/conformal.py`` compares it with adaptive conformal inference (Gibbs & Candes 2021),
-its aggregated form DtACI (Gibbs & Candes 2024) and conformal PID as published. Predictions overlap: the error
-of a long horizon arrives dozens of frames after its bound was stated, and neighbours are alike. There, the
-first states infinite bounds for much of the time, the second covers too little, because its experts are
-judged by what they would say now, and the third, whose step is a share of the largest error, swings. They
-also keep a window of errors; this keeps one number.
+its aggregated form DtACI (Gibbs & Candes 2024) and conformal PID as published. Where errors are independent
+and arrive at once, all four cover what they state. But predictions overlap: the error of a long horizon
+arrives dozens of frames after its bound was stated, and neighbours are alike. Then ACI states infinite bounds
+a quarter of the time, DtACI covers 73 % instead of 90 %, because its experts are judged by what they would
+say now, and PID, whose step is a share of the largest error, swings to several times what is needed. All
+three keep a window of errors, this keeps one number. Its price: of errors that become three times as large at
+once, eight steps ahead, it covers 59 to 64 % of the first 200, ACI 74 to 79 %.
 
 The rate is limited so that a bound grows by at most a factor e while it waits for the first error that was
 stated with it: a loop that is faster than its own delay swings.
