@@ -32,7 +32,7 @@ class Score:
     """How surprising a latent is.
 
     Attributes:
-        value: root mean square of its errors, in units of their bounds.
+        value: mean of its errors, in units of their bounds.
         horizon: how many steps before was foreseen what lay furthest off (>= 1).
     """
 
@@ -54,7 +54,7 @@ def score(errors: Floats, bounds: Floats) -> Score | None:
     if not usable.any():
         return None
     ratios = np.divide(errors, bounds, out=np.zeros(len(errors)), where=usable)
-    return Score(float(np.sqrt(np.mean(np.square(ratios[usable])))), int(ratios.argmax()) + 1)
+    return Score(float(ratios[usable].mean()), int(ratios.argmax()) + 1)
 
 
 @dataclass(frozen=True)
