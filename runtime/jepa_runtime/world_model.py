@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,9 @@ class WorldModel:
         self.device_timings: dict[str, float] = {}
         self._backend = backend
         self._sessions: Sessions | None = sessions
+        # Asked once: of a protocol it takes several microseconds. One engine's sessions are of one kind.
+        self._scaler = sessions.encoder if isinstance(sessions.encoder, ScalesImages) else None
+        self._has_clock = isinstance(sessions.encoder, TimesItself)
         self._thread = threading.get_ident()
         manifest = bundle.manifest
         self._latent_shape = manifest.io.latent.tokens, manifest.io.latent.dim
@@ -163,7 +166,7 @@ class WorldModel:
         if self._sessions is None:
             return
         sessions = self._open_here()
-        self._sessions = None
+        self._sessions = self._scaler = None
         sessions.close()
         self._backend.close()
 
@@ -182,8 +185,7 @@ class WorldModel:
         """
         session = self._open_here().encoder
         began = time.perf_counter()
-        check_rgb(frame)
-        if not (isinstance(session, ScalesImages) and session.scale(frame)):
+        if not self._is_scaled(frame):
             fit(frame, session.inputs["frame"][0])
         fitted = time.perf_counter()
         latent: Floats = session.run()["latent"][0].copy()
@@ -318,9 +320,16 @@ class WorldModel:
         predicted = self._roll_out(session, chosen, previous, history_actions)[0, 0]
         return float(np.sqrt(np.mean(np.square(predicted - arrived))))
 
+    def _is_scaled(self, frame: NDArray[np.uint8]) -> bool:
+        """Whether the encoder takes its next input from a frame itself."""
+        if self._scaler is None:
+            return False
+        check_rgb(frame)
+        return self._scaler.scale(frame)
+
     def _note_device_time(self, stage: str, session: Session) -> None:
-        if isinstance(session, TimesItself):
-            self.device_timings[stage] = session.device_ms
+        if self._has_clock:
+            self.device_timings[stage] = cast(TimesItself, session).device_ms
 
     def _open_here(self) -> Sessions:
         if self._sessions is None:

@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jepa_runtime import WorldModel
-from jepa_runtime.backends import create_backend
-from jepa_runtime.backends.npu import Origin, ir_sha256
+from jepa_runtime.backends import Graph, create_backend
+from jepa_runtime.backends.npu import Origin
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError
 from jepa_runtime.verification import golden_parity
@@ -76,7 +76,7 @@ def _add_form(folder: Path, role: str, shapes: dict[str, list[int]], other: dict
         real.read_model(xml), "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32}
     )
     blob.write_bytes(compiled.export_model().getvalue())
-    digest = ir_sha256(xml.read_bytes(), xml.with_suffix(".bin").read_bytes())
+    digest = Graph.read(xml).sha256
     origin = {
         "platform": "4000", "compiler": "8.4", "openvino": RELEASE, "ir_sha256": digest,
         "requirements": REQUIREMENTS,
@@ -135,7 +135,7 @@ def test_what_tells_nothing_of_a_blob_is_an_error_of_ours(content: bytes) -> Non
 
 
 def test_an_ir_with_other_weights_is_another() -> None:
-    assert len({ir_sha256(b"a", b"b"), ir_sha256(b"a", b"c"), ir_sha256(b"b", b"b")}) == 3
+    assert len({Graph("", *ir).sha256 for ir in ((b"a", b"b"), (b"a", b"c"), (b"b", b"b"))}) == 3
 
 
 def kinds(core: SimulatedCore) -> list[str]:

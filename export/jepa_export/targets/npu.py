@@ -17,7 +17,8 @@ import openvino as ov
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler
 from jepa_export.targets.confined import Limits
-from jepa_runtime.backends.npu import Origin, ir_sha256
+from jepa_runtime.backends import Graph
+from jepa_runtime.backends.npu import Origin
 from jepa_runtime.bundle.manifest import origin_path
 from jepa_runtime.errors import BackendError
 
@@ -109,9 +110,8 @@ def compile_blob(model_xml: Path, out: Path, platform: str, *, limits: Limits | 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         requirements = compiler.compile(model_xml, platform, Path(scratch), limits or Limits())
-        digest = ir_sha256(model_xml.read_bytes(), model_xml.with_suffix(".bin").read_bytes())
         try:
-            origin = Origin.parse(requirements, digest)
+            origin = Origin.parse(requirements, Graph.read(model_xml).sha256)
         except BackendError as error:
             raise JepaExportError(str(error)) from error
         schedule = Schedule.parse(Path(scratch, npu_compiler.TRACE).read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,13 @@ class Graph:
     weights: bytes | None = None
     precision: str | None = None
     blob: Callable[[str], tuple[bytes, bytes] | None] = lambda _: None
+
+    @property
+    def sha256(self) -> str:
+        """Of the model, then the weights."""
+        digest = hashlib.sha256(self.model)
+        digest.update(self.weights or b"")
+        return digest.hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> Graph:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jepa_runtime.backends.base import Graph, Shape
+from jepa_runtime.backends.base import Shape
 from jepa_runtime.errors import BackendError
 
 SYSTEM_FOLDER = Path("/var/cache/jepa-edge")
@@ -74,11 +74,6 @@ def engine_folders(chosen: Path | None) -> list[Path]:
         return [chosen]
     own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jepa-edge"
     return [SYSTEM_FOLDER, own] if os.access(SYSTEM_FOLDER, os.W_OK) else [own, SYSTEM_FOLDER]
-
-
-def graph_sha256(graph: Graph) -> str:
-    """Of a graph's files."""
-    return hashlib.sha256(graph.model + (graph.weights or b"")).hexdigest()
 
 
 class EngineStore:

@@ -9,7 +9,6 @@ imported. Where it does not fit, the graph is compiled here, which takes longer 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 import re
@@ -37,7 +36,7 @@ class Origin:
         platform: of the NPU: 3720, 4000 or 5010.
         compiler: version of the NPU compiler.
         openvino: release of OpenVINO.
-        ir_sha256: of the IR, see :func:`ir_sha256`.
+        ir_sha256: of the IR, see :attr:`~jepa_runtime.backends.base.Graph.sha256`.
         requirements: OpenVINO's RUNTIME_REQUIREMENTS of the blob, for its own check on the robot.
     """
 
@@ -104,13 +103,6 @@ class Origin:
         return found
 
 
-def ir_sha256(model: bytes, weights: bytes) -> str:
-    """Of an IR: the .xml, then its .bin."""
-    digest = hashlib.sha256(model)
-    digest.update(weights)
-    return digest.hexdigest()
-
-
 class NpuBackend(OpenVINOBackend):
     """OpenVINO on an Intel NPU. See :class:`~jepa_runtime.backends.openvino.OpenVINOBackend`."""
 
@@ -162,7 +154,7 @@ class NpuBackend(OpenVINOBackend):
             platform=self._platform,
             compiler=f"{version >> 16}.{version & 0xFFFF}",
             openvino=self.version.partition("-")[0],
-            ir_sha256=ir_sha256(graph.model, graph.weights or b""),
+            ir_sha256=graph.sha256,
         )
         if "COMPATIBILITY_CHECK" in self._told("SUPPORTED_PROPERTIES"):
             asked = {"RUNTIME_REQUIREMENTS": origin.requirements}

@@ -146,16 +146,12 @@ class OpenVINOBackend:
         self._threads = (options.threads or 1) if device == "CPU" else 1
         self._between = options.between
 
+    @signal_stack.kept()
     def load(
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
     ) -> OpenVINOSession | OpenVINOSplitSession:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
-        with signal_stack.kept():
-            return self._load(Graph.read(graph) if isinstance(graph, Path) else graph, shapes, rows)
-
-    def _load(
-        self, graph: Graph, shapes: Mapping[str, Shape], rows: Collection[str]
-    ) -> OpenVINOSession | OpenVINOSplitSession:
+        graph = Graph.read(graph) if isinstance(graph, Path) else graph
         parts = self._parts(shapes[name][0] for name in rows)
         self._between()
         model = self._read(
@@ -178,12 +174,9 @@ class OpenVINOBackend:
         most = min(self._threads, common // _FEWEST_ROWS)
         return next((parts for parts in range(most, 1, -1) if common % parts == 0), 1)
 
+    @signal_stack.kept()
     def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
-        with signal_stack.kept():
-            return self._layer_times(graph, shapes, runs)
-
-    def _layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
         model = self._read(graph, shapes)
         with _explained(graph.name, f"count its operations on {self.device}"):
             request = self._compile(graph, model, PERF_COUNT=True).create_infer_request()

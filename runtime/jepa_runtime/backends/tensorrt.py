@@ -18,7 +18,7 @@ import numpy as np
 
 from jepa_runtime.backends import tensorrt_builder as builder
 from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Session, Shape
-from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folders, graph_sha256
+from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folders
 from jepa_runtime.backends.gpu import Buffer, Gpu, Work
 from jepa_runtime.backends.kernels import ImageTensor, Launch, find_fatbin, launch
 from jepa_runtime.errors import BackendError, FrameError
@@ -325,7 +325,7 @@ class TensorRTBackend:
     def _key(self, graph: Graph, shapes: Mapping[str, Shape]) -> EngineKey:
         gpu = self._open()
         return EngineKey(
-            graph_sha256=graph_sha256(graph),
+            graph_sha256=graph.sha256,
             shapes=tuple(sorted((name, tuple(shape)) for name, shape in shapes.items())),
             library=self._trt.__name__,
             version=self._trt.__version__,

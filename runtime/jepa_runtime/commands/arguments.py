@@ -1,4 +1,4 @@
-"""What several subcommands share: kinds of arguments, and stopping on signals."""
+"""What several subcommands share: kinds of arguments, progress, and stopping on signals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 def positive(text: str) -> float:
@@ -24,6 +27,14 @@ def frame_size(text: str) -> tuple[int, int]:
     if found is None:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 640x480, got {text}")
     return int(found[1]), int(found[2])
+
+
+def progress_on(console: Console) -> Progress:
+    """Bars of counted steps on a terminal; silent elsewhere."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.engines import engine_folders
 from jepa_runtime.backends.select import alternatives, takes_building
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import progress_on
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.update import config, robot
 from jepa_runtime.verification import golden_parity
@@ -139,10 +140,7 @@ class _Phases:
     """
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+        self._progress = progress_on(console)
         self._tasks: dict[tuple[str, str], TaskID] = {}
         # The builder tells it on threads of its own.
         self._lock = Lock()

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from jepa_runtime.commands.arguments import progress_on
 from jepa_runtime.profiling.describe import Distribution, RunStatistics, describe, distribution
 from jepa_runtime.profiling.load import Snapshot
 from jepa_runtime.profiling.profile import Energy, Profile, Reading
@@ -19,10 +19,7 @@ class Steps:
     """Progress on a terminal; silent elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+        self._progress = progress_on(console)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Steps:

@@ -13,15 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from os import SEEK_END
 from pathlib import Path
 
 from jepa_runtime.backends.select import takes_building
 from jepa_runtime.errors import RefusedError, UpdateError
+from jepa_runtime.update.gate.probe import tail
 
 COMMAND = (sys.executable, "-P", "-c", "from jepa_runtime.cli import main; raise SystemExit(main())")
 _POLL_S = 0.2
-_TAIL_BYTES = 4096
 
 
 def build(
@@ -73,8 +72,7 @@ def build(
             child.kill()
             child.wait()
         if child.returncode:
-            log.seek(max(0, log.seek(0, SEEK_END) - _TAIL_BYTES))
-            said = log.read().decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]
+            said = tail(log).decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]
             raise RefusedError(
                 f"{folder}: its engines cannot be built (exit status {child.returncode}): {said[-1]}"
             )

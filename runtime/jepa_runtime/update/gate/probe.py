@@ -15,6 +15,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -123,10 +124,15 @@ def probe(
             child.kill()
             child.wait()
         answer.seek(0)
-        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        report = judge(str(folder), status, answer.read(MAX_ANSWER_BYTES), log.read(), limits)
+        report = judge(str(folder), status, answer.read(MAX_ANSWER_BYTES), tail(log), limits)
     check_budgets(str(folder), report, budgets)
     return report
+
+
+def tail(log: IO[bytes]) -> bytes:
+    """The last of what a child wrote to a file."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    return log.read()
 
 
 def judge(where: str, status: int, answer: bytes, log: bytes, limits: ProbeLimits) -> ProbeReport:
