@@ -74,6 +74,13 @@ class TestLedger:
         stages = book.run(10.0).stages_ms
         assert stages["publish"] == [pytest.approx(0.4)] and "delivery" not in stages
 
+    def test_a_device_tells_its_own_times_of_the_images_that_it_saw(self):
+        book = ledger(2)
+        answer(book, 0, device_ms={"encode": 3.5})
+        book.add_sent(1, book.due_ns(1))
+        book.add_futures(book.due_ns(1) + OFFSET, book.due_ns(1) + 12 * MS)
+        assert book.run(10.0).device_ms == {"encode": [3.5, 0.0]}
+
     def test_images_without_a_result_were_dropped_or_failed_and_those_never_sent_do_not_count(self):
         book = ledger(5)
         answer(book, 0)
@@ -164,6 +171,7 @@ def test_the_first_message_about_an_image_is_timed_and_what_came_after_it_is_not
         frame_id="eye",
         futures=object(),
         timings_ms={"wait": 1.0, "encode": 2.0, "surprise": 3.0, "total": 4.0},
+        device_ms={"encode": 1.5},
     )
     for _ in range(2):
         clock.arrived(7, time.time_ns())
@@ -175,6 +183,7 @@ def test_the_first_message_about_an_image_is_timed_and_what_came_after_it_is_not
     for message in told:
         assert list(message.names) == ["decode", "wait", "encode", "message", "publish"]
         assert 20 <= message.milliseconds[3] < 50
+        assert (list(message.device_names), list(message.device_milliseconds)) == (["encode"], [1.5])
 
 
 # --- on a running graph

@@ -57,16 +57,21 @@ class StageClock:
         # Where futures were sent first, the surprise came after them.
         later = {"total", "surprise"} if result.futures is not None else {"total"}
         stages_ms = {name: value for name, value in result.timings_ms.items() if name not in later}
-        self._tell(result, to_time(self._published_ns), stages_ms | self._sending_ms)
+        self._tell(result, to_time(self._published_ns), stages_ms | self._sending_ms, result.device_ms)
         self._begin()
 
     def fail(self, frame: Frame, error: Exception) -> None:
         """Say that ``frame`` gives no result."""
-        self._tell(frame, Time(), {}, str(error) or type(error).__name__)
+        self._tell(frame, Time(), {}, {}, str(error) or type(error).__name__)
         self._begin()
 
     def _tell(
-        self, about: Result | Frame, published: Time, stages_ms: Mapping[str, float], error: str = ""
+        self,
+        about: Result | Frame,
+        published: Time,
+        stages_ms: Mapping[str, float],
+        device_ms: Mapping[str, float],
+        error: str = "",
     ) -> None:
         received_ns, decode_ns = self._arrival(about.stamp_ns)
         publisher = self._publishers[StageTimes]
@@ -80,6 +85,8 @@ class StageClock:
                 published=published,
                 names=list(stages_ms),
                 milliseconds=array("f", stages_ms.values()),
+                device_names=list(device_ms),
+                device_milliseconds=array("f", device_ms.values()),
                 error=error,
             )
         )

@@ -7,8 +7,8 @@ and which nobody sets.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jepa_runtime.profiling.profile import Run
 
@@ -31,12 +31,14 @@ class Inside:
         published_ns: its first result (futures, or the latent where nothing was predicted) had been handed
             over; None: there was none.
         stages_ms: what was done in between, in order; zero: not gone through. Ends with ``publish``.
+        device_ms: of some of them, what the device's own clock says.
         error: why it failed; empty: it did not.
     """
 
     received_ns: int
     published_ns: int | None
     stages_ms: Mapping[str, float]
+    device_ms: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
 
 
@@ -138,9 +140,8 @@ class Ledger:
                 failed_s.append(self._seconds(index))
             else:
                 dropped_s.append(self._seconds(index))
-        stages = [self._stages(index) for index in done]
-        names = list(dict.fromkeys(name for entry in stages for name in entry))
-        columns = {name: [round(entry.get(name, 0.0), 4) for entry in stages] for name in names}
+        columns = _columns([self._stages(index) for index in done])
+        insides = [self._passages[index].inside for index in done]
         ends_ns = [end for index in done if (end := self._passages[index].done_ns) is not None]
         return Run(
             rate_hz=self.rate_hz,
@@ -153,6 +154,7 @@ class Ledger:
             stages_ms={name: values for name, values in columns.items() if any(values)},
             dropped_s=dropped_s,
             failed_s=failed_s,
+            device_ms=_columns([inside.device_ms if inside else {} for inside in insides]),
             absent={name: why for name, why in _WHY_ABSENT.items() if not any(columns.get(name, ()))},
         )
 
@@ -196,3 +198,9 @@ class Ledger:
         found["publish"] = max(0.0, found.get("publish", 0.0) - early_ms)
         found["delivery"] = max(0.0, (done_ns - inside.published_ns) / 1e6)
         return found
+
+
+def _columns(entries: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """One column for each name, with a row for each entry; zero where it has no such name."""
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    return {name: [round(entry.get(name, 0.0), 4) for entry in entries] for name in names}

@@ -80,6 +80,7 @@ class Listener(Node):
             received_ns=from_time(message.received) - offset_ns,
             published_ns=published_ns - offset_ns if published_ns else None,
             stages_ms=dict(zip(message.names, message.milliseconds, strict=True)),
+            device_ms=dict(zip(message.device_names, message.device_milliseconds, strict=True)),
             error=message.error,
         )
         self.ledger.add_inside(from_time(message.header.stamp), inside)

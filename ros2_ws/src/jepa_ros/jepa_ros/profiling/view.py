@@ -83,7 +83,10 @@ def summary(profile: Profile) -> Panel:
 def _stages(profile: Profile) -> Table:
     run = profile.run
     rows = {"end to end": summarize(run.latency_ms)}
-    rows |= {name: summarize(run.stages_ms[name]) for name in stage_order(run.stages_ms)}
+    for name in stage_order(run.stages_ms):
+        rows[name] = summarize(run.stages_ms[name])
+        if name in run.device_ms:
+            rows[f"{name}, by the device's clock"] = summarize(run.device_ms[name])
     rows["residual"] = summarize(_residual(run.latency_ms, list(run.stages_ms.values())))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("ms")
