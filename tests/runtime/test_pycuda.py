@@ -109,6 +109,8 @@ def run(pycuda: Path, driver: Path) -> Run:
     """Runs Python code over the fake driver."""
     found = os.pathsep.join([*sys.path, str(pycuda)])
     environment = os.environ | {"LD_LIBRARY_PATH": str(driver), "PYTHONPATH": found}
+    # What pycuda needs may be there twice, and pytest take the plugin of one for that of the other.
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_timeout"}
 
     def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", LAZILY + code, *arguments]

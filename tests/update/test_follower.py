@@ -25,7 +25,7 @@ from jepa_runtime.update.local_serving import LocalServing, listening
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from jepa_runtime.world_model import WorldModel
-from tests.update.fleets import until
+from tests.update.fleets import edit, until
 from tests.update.robots import Died, Site
 
 Happens = Callable[[int], None]
@@ -164,6 +164,7 @@ def test_a_model_that_does_not_serve_well_makes_way(
 
 
 def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(site.root, health_window_s=30.0)
     monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
     going_on = threading.Event()
 
@@ -181,6 +182,7 @@ def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatc
 def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_is_good(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    edit(site.root, health_window_s=30.0)
     monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
     monkeypatch.setattr("jepa_runtime.pipeline._PATIENCE_S", 0.3)
     going_on, ends = threading.Event(), []
