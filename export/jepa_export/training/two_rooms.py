@@ -71,7 +71,7 @@ TEACHER_RECIPES: dict[LayoutKind, Recipe] = {
 }
 IMITATIONS: dict[LayoutKind, Imitation] = {
     "fixed": Imitation(sight_steps=200, imagination_steps=3000),
-    "random": Imitation(sight_steps=450, imagination_steps=6000),
+    "random": Imitation(sight_steps=1100, imagination_steps=18000),
 }
 
 
