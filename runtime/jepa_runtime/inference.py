@@ -11,17 +11,22 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime import realtime
+from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import BundleError, JepaRuntimeError
-from jepa_runtime.history import History
+from jepa_runtime.history import Context, History
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
+
+# An image, uint8 [h, w, 3] RGB, or a latent, float32 [T, D].
+Goal = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,15 @@ class _View:
     history: History
     goal: NDArray[np.float32] | None = None
     goal_stamp_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Standpoint:
+    """From where futures of a stream start: what was seen and done lately, and the goal, if there is one."""
+
+    context: Context
+    goal: NDArray[np.float32] | None
+    goal_stamp_ns: int | None
 
 
 class Inference:
@@ -121,13 +135,19 @@ class Inference:
         for view in self._views.values():
             view.history.add_action(stamp_ns, action)
 
-    def seek(self, stream: str, image: NDArray[np.uint8] | None, stamp_ns: int) -> None:
-        """Encode a goal; without one that can be encoded there is none."""
+    def standpoint(self, stream: str) -> Standpoint | None:
+        """From where futures of ``stream`` start now; None: its history is not long enough."""
+        view = self._views[stream]
+        context = view.history.context()
+        return None if context is None else Standpoint(context, view.goal, view.goal_stamp_ns)
+
+    def seek(self, stream: str, goal: Goal | None, stamp_ns: int) -> None:
+        """Take a goal, and encode it if it is an image; without one that can be encoded there is none."""
         view = self._views[stream]
         # Energies to the old goal would mislead whoever set the new.
         view.goal = view.goal_stamp_ns = None
-        if image is not None:
-            view.goal = self.model.encode(image)
+        if goal is not None:
+            view.goal = self.model.encode(goal) if is_image(goal) else goal.astype(np.float32, copy=False)
             view.goal_stamp_ns = stamp_ns
 
     def take_over(self, other: Inference) -> bool:
@@ -200,6 +220,24 @@ class Inference:
         model.predict(self._fan.actions, latents=history, history_actions=actions, goal=latent)
         model.surprise(history, actions, self._fan.actions[0, 0], latent)
         model.energy(latent, latent)
+
+
+def is_image(goal: Goal) -> TypeGuard[NDArray[np.uint8]]:
+    """Whether it is to be encoded: else it is a latent of one model, and means nothing to others."""
+    return goal.dtype == np.uint8
+
+
+def check_latent(goal: Goal, manifest: Manifest) -> None:
+    """Check that a goal which is a latent is one of the model with this manifest.
+
+    Raises:
+        ValueError: it has another shape, or is not finite.
+    """
+    latent = manifest.io.latent
+    if goal.shape != (latent.tokens, latent.dim) or not np.isfinite(goal).all():
+        raise ValueError(
+            f"the goal must be [{latent.tokens}, {latent.dim}] finite numbers, got {list(goal.shape)}"
+        )
 
 
 class Host:

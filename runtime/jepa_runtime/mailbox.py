@@ -57,11 +57,12 @@ class Mailbox(Generic[Item]):
             self._woken = True
             self._condition.notify()
 
-    def take(self) -> tuple[str, Item] | None:
-        """Wait for an item or a :meth:`wake`; the place that was filled first, and what lies there."""
+    def take(self, timeout_s: float | None = None) -> tuple[str, Item] | None:
+        """Wait for an item or a :meth:`wake`, for so long at most (None: for ever); the place that was filled
+        first, and what lies there.
+        """
         with self._condition:
-            while not self._items and not self._woken:
-                self._condition.wait()
+            self._condition.wait_for(lambda: self._items or self._woken, timeout_s)
             self._woken = False
             if not self._items:
                 return None

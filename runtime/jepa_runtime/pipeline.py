@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.inference import Host, Inference, Terms
+from jepa_runtime.inference import Goal, Host, Inference, Terms, check_latent, is_image
 from jepa_runtime.mailbox import Mailbox
+from jepa_runtime.questions import Evaluation, Question, Questions
 from jepa_runtime.results import STAGES, Candidates, Result, Stats, Tally, total
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
@@ -38,7 +39,7 @@ _PATIENCE_S = 5.0
 # Where frames are further apart, work beside them hardly meets one.
 _GAP_S = 0.1
 
-__all__ = ["STAGES", "Candidates", "Pipeline", "Result", "Stats"]
+__all__ = ["STAGES", "Candidates", "Evaluation", "Pipeline", "Result", "Stats"]
 
 
 class Pipeline:
@@ -96,9 +97,10 @@ class Pipeline:
         self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
         # Setting and popping an item of a dict or a bounded deque is atomic: the newest goal wins, the oldest
         # actions give way.
-        self._goals: dict[str, tuple[NDArray[np.uint8] | None, int]] = {}
-        self._sought: dict[str, tuple[NDArray[np.uint8] | None, int]] = {}
+        self._goals: dict[str, tuple[Goal | None, int]] = {}
+        self._sought: dict[str, tuple[Goal | None, int]] = {}
         self._actions: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_ACTIONS)
+        self._questions = Questions(clock_ns)
         self._progress = Condition(Lock())
         self._tallies = {stream: Tally() for stream in streams}
         self._swapping = Lock()
@@ -133,6 +135,7 @@ class Pipeline:
             JepaRuntimeError: the thread did not end in time (the model hangs); it is left behind as a daemon.
         """
         with self._swapping:
+            self._questions.refuse("the pipeline has stopped: its model is closed")
             self._host.close(timeout_s)
             self._close_standby(timeout_s)
 
@@ -209,17 +212,44 @@ class Pipeline:
         robot that all streams see."""
         self._actions.append((stamp_ns, action))
 
-    def set_goal(self, image: NDArray[np.uint8] | None, stamp_ns: int = 0, stream: str = "") -> None:
-        """Seek what ``image`` (uint8 [h, w, 3] RGB) shows; None: nothing. The inference thread encodes it.
+    def set_goal(self, goal: Goal | None, stamp_ns: int = 0, stream: str = "") -> None:
+        """Seek ``goal``: an image (uint8 [h, w, 3] RGB), which the inference thread encodes, or a latent
+        (float32 [T, D]) of the model that serves; None: nothing.
 
-        A goal is what one camera would see there, so it is the goal of one stream.
+        A goal is what one camera would see there, so it is the goal of one stream. A latent is dropped when a
+        model takes over to which it means nothing.
 
         Raises:
             JepaRuntimeError: there is no such stream.
+            ValueError: the latent has another shape, or is not finite.
         """
         self._check(stream)
-        self._goals[stream] = self._sought[stream] = (image, stamp_ns)
+        if goal is not None and not is_image(goal):
+            check_latent(goal, self.model.manifest)
+        self._goals[stream] = self._sought[stream] = (goal, stamp_ns)
         self._mailbox.wake()
+
+    def evaluate(
+        self, actions: NDArray[np.floating], *, timeout_s: float, stream: str = "", latents: bool = True
+    ) -> Evaluation:
+        """The futures of action sequences [K, H', A], of any K, from the newest image of ``stream``.
+
+        Waits until the inference thread has predicted them, as far as frames leave it time.
+
+        Args:
+            timeout_s: how long to wait.
+            latents: whether they are wanted too, beside the energies.
+
+        Raises:
+            ValueError: the actions are not such sequences, or their latents would be too large.
+            JepaRuntimeError: there is no such stream, there is nothing to tell (no goal, and no latents
+                wanted), too many ask, or it was not done in time.
+        """
+        self._check(stream)
+        question = Question(self.model.manifest, actions, stream, latents=latents)
+        self._questions.ask(question)
+        self._mailbox.wake()
+        return question.wait(timeout_s)
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until every frame submitted so far was processed, dropped or failed; False if that took too
@@ -280,7 +310,8 @@ class Pipeline:
         try:
             kept = host.inference.take_over(self._host.inference)
             if not kept:
-                self._goals.update(self._sought)
+                for stream, (goal, stamp_ns) in self._sought.items():
+                    self._goals[stream] = (goal if goal is None or is_image(goal) else None, stamp_ns)
             if self._on_model is not None:
                 self._on_model(host.inference.model, kept)
         except BaseException:
@@ -297,12 +328,14 @@ class Pipeline:
             standby.close(timeout_s)
 
     def _serve(self, inference: Inference) -> None:
-        taken = self._mailbox.take()
+        taken = self._mailbox.take(self._questions.patience_s())
         self._take_goals(inference)
         self._take_actions(inference)
         if taken is None:
+            self._questions.answer(inference)
             return
         stream, (frame, submitted_ns) = taken
+        self._questions.frame_came(stream, submitted_ns)
         tally, delivered = self._tallies[stream], True
         try:
             result = inference.process(frame, submitted_ns)
@@ -331,9 +364,9 @@ class Pipeline:
 
     def _take_goals(self, inference: Inference) -> None:
         while self._goals:
-            stream, (image, stamp_ns) = self._goals.popitem()
+            stream, (goal, stamp_ns) = self._goals.popitem()
             try:
-                inference.seek(stream, image, stamp_ns)
+                inference.seek(stream, goal, stamp_ns)
             except Exception as error:
                 self._report(error, None)
 

@@ -49,3 +49,10 @@ def test_while_an_item_waits_no_other_place_is_emptied_twice(steps: list[str | N
             assert len(set(served)) == len(served)
             for waiting in overtaken.values():
                 waiting.append(taken[0])
+
+
+def test_nobody_waits_for_longer_than_they_want_to() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    assert mailbox.take(0.0) is None and mailbox.take(0.01) is None
+    mailbox.put(1)
+    assert mailbox.take(0.0) == ("", 1)
