@@ -89,6 +89,15 @@ class ActionLimits:
             before = clipped[..., step, :] = self._within(actions[..., step, :], low, high)
         return clipped
 
+    def forbids(self, action: Floats32, previous: Floats32 | None = None) -> str:
+        """Why ``action`` [A] may not be executed after ``previous`` [A] (None: nothing); empty: it may."""
+        if not np.isfinite(action).all():
+            return f"the action {action.tolist()} is not finite"
+        nearest = self.clip(action[None], previous)[0]
+        if not np.array_equal(nearest, action):
+            return f"the action {action.tolist()} is beyond the limits, which allow {nearest.tolist()}"
+        return ""
+
     def _within(self, actions: Floats32, low: Floats32, high: Floats32) -> Floats32:
         """Inside the box, and inside the norm. The box holds an action of allowed norm."""
         actions = np.clip(actions, low, high).astype(np.float32, copy=False)

@@ -132,3 +132,28 @@ def test_of_a_last_action_beyond_the_limits_the_nearest_allowed_counts() -> None
 def test_limits_that_contradict_each_other_are_refused(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         ActionLimits(**({"low": f32(-1, -1), "high": f32(0.9, 0.9)} | wrong))
+
+
+@given(st.data())
+def test_what_was_brought_inside_is_not_forbidden(data: st.DataObject) -> None:
+    within = data.draw(limits())
+    (action, previous), *_ = data.draw(sequences(len(within.low)))[:, :2]
+    before = within.clip(previous[None])[0]
+    assert within.forbids(within.clip(action[None], before)[0], before) == ""
+
+
+@pytest.mark.parametrize(
+    ("action", "previous", "why"),
+    [
+        (f32(1.0, 0.1), None, "beyond the limits, which allow [0.5"),
+        (f32(0.5, 0.5), None, "beyond the limits"),
+        (f32(0.5, 0.0), f32(0.0, 0.0), "which allow [0.25"),
+        (f32(np.nan, 0.0), None, "is not finite"),
+        (f32(0.0, np.inf), None, "is not finite"),
+    ],
+)
+def test_an_action_beyond_box_norm_or_change_is_forbidden_with_the_reason(
+    action: np.ndarray, previous: np.ndarray | None, why: str
+) -> None:
+    within = ActionLimits(low=f32(-0.5, -1), high=f32(0.5, 1), max_norm=0.6, max_change=f32(0.25, 0.25))
+    assert why in within.forbids(action, previous)
