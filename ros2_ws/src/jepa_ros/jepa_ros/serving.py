@@ -170,3 +170,16 @@ def cameras_of(topics: Sequence[str]) -> dict[str, Camera]:
                 " to reach another namespace"
             )
     return {topic: Camera(topic, alone=len(topics) == 1) for topic in topics}
+
+
+def camera_named(cameras: Mapping[str, Camera], topic: str) -> Camera:
+    """The camera whose images come on ``topic``; empty: the only one.
+
+    Raises:
+        JepaRuntimeError: there is none, or there are several to choose from.
+    """
+    if not topic and len(cameras) == 1:
+        return next(iter(cameras.values()))
+    if topic not in cameras:
+        raise JepaRuntimeError(f"camera must be one of {', '.join(cameras)}, got {topic!r}")
+    return cameras[topic]

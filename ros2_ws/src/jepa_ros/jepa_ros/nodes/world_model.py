@@ -16,15 +16,19 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import Twist
 from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures, StageTimes, Surprise
+from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros import outputs, qos
-from jepa_ros.conversions import TwistActions, from_time
+from jepa_ros.actions import Actions, actions_of
+from jepa_ros.conversions import from_time
 from jepa_ros.diagnostics import with_engine
+from jepa_ros.evaluating import Evaluations
+from jepa_ros.goals import Goals
 from jepa_ros.model_services import ModelServices
 from jepa_ros.opening import Served
 from jepa_ros.parameters import declare, values
@@ -91,6 +95,10 @@ class WorldModelNode(LifecycleNode):
         self.create_timer(1.0, self.publish_diagnostics)
         self._answer_impossible_transitions()
         self._model_services = ModelServices(self, self._require_served)
+        self._goals = Goals(self, self._require_served, lambda: self._cameras)
+        self._evaluations = Evaluations(
+            self, self._require_served, lambda: self._cameras, lambda: self._values["futures_dtype"]
+        )
         if self._values["autostart"]:
             self._start_timer = self.create_timer(0.0, self._autostart)
 
@@ -132,7 +140,7 @@ class WorldModelNode(LifecycleNode):
         self._cameras = cameras_of(chosen["cameras"])
         self._served = self._serve(chosen)
         model = self._served.model
-        self._actions = TwistActions(model.manifest.io.action.names)
+        self._actions: Actions = actions_of(model.manifest.io.action.names)
         self._describe(model)
         self._model_info = self._publisher(ModelInfo, "~/model_info", qos.LATCHED)
         for camera in self._cameras.values():
@@ -157,12 +165,12 @@ class WorldModelNode(LifecycleNode):
         self._active = True
         subscribe = self.create_subscription
         self._inputs = [
-            subscribe(Twist, "cmd_vel", self._on_command, qos.RESULT),
+            *self._actions.listen(self, self._on_action),
             subscribe(ActionCandidates, "~/candidates", self._on_candidates, qos.RESULT),
         ]
         for camera in self._cameras.values():
             on_image = functools.partial(self._on_image, camera)
-            on_goal = functools.partial(self._on_goal, camera)
+            on_goal = functools.partial(self._goals.on_image, camera)
             self._inputs += [
                 subscribe(Image, camera.topic, on_image, qos.SENSOR),
                 subscribe(CompressedImage, f"{camera.topic}/compressed", on_image, qos.SENSOR),
@@ -269,20 +277,8 @@ class WorldModelNode(LifecycleNode):
         camera.clock.arrived(frame.stamp_ns, received_ns)
         self._require_served().pipeline.submit(frame)
 
-    def _on_command(self, message: Twist) -> None:
-        self._require_served().pipeline.add_action(self._now_ns(), self._actions.from_twist(message))
-
-    def _on_goal(self, camera: Camera, message: Image) -> None:
-        pipeline = self._require_served().pipeline
-        if message.height == 0 or message.width == 0:
-            pipeline.set_goal(None, stream=camera.topic)
-            return
-        try:
-            image = camera.reader.decode(message)
-        except JepaRuntimeError as error:
-            self.get_logger().error(f"goal image refused: {error}")
-            return
-        pipeline.set_goal(image, from_time(message.header.stamp), camera.topic)
+    def _on_action(self, action: NDArray[np.float32]) -> None:
+        self._require_served().pipeline.add_action(self._now_ns(), action)
 
     def _on_candidates(self, message: ActionCandidates) -> None:
         refusal = self._proposals.offer(message)
@@ -381,6 +377,7 @@ class WorldModelNode(LifecycleNode):
             for camera in self._cameras.values():
                 camera.watch.final = self._served.pipeline.stats(camera.topic)
         self._release()
+        self._evaluations.close()
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)

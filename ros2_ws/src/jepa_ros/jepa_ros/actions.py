@@ -1,0 +1,156 @@
+"""How actions of a model are told to a robot, by their names.
+
+*Velocities* are fields of a geometry_msgs/Twist on ``cmd_vel`` (``linear.x`` … ``angular.z``), which hold
+until the next. *Pose deltas* (``x``, ``y``, ``z`` in m; ``roll``, ``pitch``, ``yaw`` in rad; ``gripper``), as
+V-JEPA 2-AC has them, are how the pose of an end effector is to change within one step of the model: a
+geometry_msgs/PoseStamped on ``pose_delta`` whose position is the displacement and whose orientation the
+rotation about the fixed axes x, y, z, in this order, and a std_msgs/Float64 on ``gripper_delta`` before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, Quaternion, Twist
+from numpy.typing import NDArray
+from rclpy.node import Node
+from std_msgs.msg import Float64, Header
+
+from jepa_ros import qos
+from jepa_ros.conversions import TwistActions
+
+POSE_DELTA = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+_ANGLES = POSE_DELTA[3:6]
+
+Take = Callable[[NDArray[np.float32]], None]
+
+
+class Actions(Protocol):
+    """One way to tell them.
+
+    Attributes:
+        per_step: an action is a change within one step, so that it must not be told twice a step.
+    """
+
+    per_step: bool
+
+    def publishers(self, node: Node) -> list[Any]:
+        """What :meth:`messages` are sent with, in the same order."""
+
+    def messages(self, action: NDArray[np.floating], header: Header) -> list[Any]:
+        """What tells ``action`` [A]."""
+
+    def twist(self, action: NDArray[np.floating]) -> Twist:
+        """``action`` [A] for people."""
+
+    def listen(self, node: Node, take: Take) -> list[Any]:
+        """Subscriptions that hand the actions [A] which a robot executes to ``take``."""
+
+
+class Velocities:
+    """Fields of a Twist."""
+
+    per_step = False
+
+    def __init__(self, names: Sequence[str]) -> None:
+        fields = TwistActions(tuple(names))
+        self.twist, self._read = fields.to_twist, fields.from_twist
+
+    def publishers(self, node: Node) -> list[Any]:
+        return [node.create_publisher(Twist, "cmd_vel", qos.RESULT)]
+
+    def messages(self, action: NDArray[np.floating], header: Header) -> list[Any]:
+        return [self.twist(action)]
+
+    def listen(self, node: Node, take: Take) -> list[Any]:
+        return [
+            node.create_subscription(Twist, "cmd_vel", lambda message: take(self._read(message)), qos.RESULT)
+        ]
+
+
+class PoseDeltas:
+    """How a pose, and a gripper, change within one step."""
+
+    per_step = True
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._has_gripper = "gripper" in self._names
+        self._gripper = 0.0
+
+    def publishers(self, node: Node) -> list[Any]:
+        pose = node.create_publisher(PoseStamped, "pose_delta", qos.RESULT)
+        if not self._has_gripper:
+            return [pose]
+        return [node.create_publisher(Float64, "gripper_delta", qos.RESULT), pose]
+
+    def messages(self, action: NDArray[np.floating], header: Header) -> list[Any]:
+        delta = self._named(action)
+        message = PoseStamped(header=header)
+        place = message.pose.position
+        place.x, place.y, place.z = (delta[name] for name in "xyz")
+        message.pose.orientation = quaternion_of(*(delta[name] for name in _ANGLES))
+        return [Float64(data=delta["gripper"]), message] if self._has_gripper else [message]
+
+    def twist(self, action: NDArray[np.floating]) -> Twist:
+        delta, message = self._named(action), Twist()
+        for part, names in ((message.linear, POSE_DELTA[:3]), (message.angular, _ANGLES)):
+            part.x, part.y, part.z = (delta[name] for name in names)
+        return message
+
+    def listen(self, node: Node, take: Take) -> list[Any]:
+        def on_gripper(message: Float64) -> None:
+            self._gripper = message.data
+
+        subscribe = node.create_subscription
+        pose = subscribe(PoseStamped, "pose_delta", lambda message: take(self.read(message)), qos.RESULT)
+        if not self._has_gripper:
+            return [pose]
+        return [pose, subscribe(Float64, "gripper_delta", on_gripper, qos.RESULT)]
+
+    def read(self, message: PoseStamped) -> NDArray[np.float32]:
+        """The action [A] in ``message``, with what was heard of the gripper last."""
+        place, angles = message.pose.position, angles_of(message.pose.orientation)
+        delta = dict(zip(POSE_DELTA, (place.x, place.y, place.z, *angles, self._gripper), strict=True))
+        return np.array([delta[name] for name in self._names], np.float32)
+
+    def _named(self, action: NDArray[np.floating]) -> dict[str, float]:
+        return dict.fromkeys(POSE_DELTA, 0.0) | dict(zip(self._names, map(float, action), strict=True))
+
+
+def actions_of(names: Sequence[str]) -> Actions:
+    """How actions with these names are told.
+
+    Raises:
+        ValueError: they are neither velocities nor pose deltas.
+    """
+    if set(names) <= set(POSE_DELTA):
+        return PoseDeltas(names)
+    try:
+        return Velocities(names)
+    except ValueError as error:
+        raise ValueError(f"{error}, nor are all of them pose deltas ({', '.join(POSE_DELTA)})") from None
+
+
+def quaternion_of(roll: float, pitch: float, yaw: float) -> Quaternion:
+    """The rotation about the fixed axes x, then y, then z, by these angles [rad]."""
+    (cr, sr), (cp, sp), (cy, sy) = (
+        (math.cos(angle / 2), math.sin(angle / 2)) for angle in (roll, pitch, yaw)
+    )
+    return Quaternion(
+        w=cr * cp * cy + sr * sp * sy,
+        x=sr * cp * cy - cr * sp * sy,
+        y=cr * sp * cy + sr * cp * sy,
+        z=cr * cp * sy - sr * sp * cy,
+    )
+
+
+def angles_of(q: Quaternion) -> tuple[float, float, float]:
+    """The angles [rad] of :func:`quaternion_of`; pitch lies within a quarter turn."""
+    roll = math.atan2(2 * (q.w * q.x + q.y * q.z), 1 - 2 * (q.x**2 + q.y**2))
+    pitch = math.asin(max(-1.0, min(1.0, 2 * (q.w * q.y - q.z * q.x))))
+    yaw = math.atan2(2 * (q.w * q.z + q.x * q.y), 1 - 2 * (q.y**2 + q.z**2))
+    return roll, pitch, yaw

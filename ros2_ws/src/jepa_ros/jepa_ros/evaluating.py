@@ -1,0 +1,95 @@
+"""The service ``~/evaluate_actions`` of the world model, answered on threads of its own: an answer waits for
+time between images, and those must be taken meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jepa_msgs.srv import EvaluateActions
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.node import Node
+
+from jepa_ros.answering import Answering
+from jepa_ros.conversions import fill
+from jepa_ros.opening import Served
+from jepa_ros.serving import Camera, camera_named
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.pipeline import Evaluation
+from jepa_runtime.recording import messages
+
+# So many may wait for an answer at once; further ones wait in the middleware.
+_THREADS = 4
+_DEADLINE_S, _LONGEST_S = 1.0, 60.0
+
+
+class Evaluations:
+    """Answers for ``owner``.
+
+    Args:
+        served: what is served now; raises JepaRuntimeError while nothing is.
+        cameras: by the topics of their images.
+        dtype: of the latents in an answer.
+    """
+
+    def __init__(
+        self,
+        owner: Node,
+        served: Callable[[], Served],
+        cameras: Callable[[], Mapping[str, Camera]],
+        dtype: Callable[[], str],
+    ) -> None:
+        self._served, self._cameras, self._dtype = served, cameras, dtype
+        self._log = owner.get_logger()
+        self._answering = Answering(owner, "evaluations", MultiThreadedExecutor(_THREADS))
+        self._answering.node.create_service(
+            EvaluateActions,
+            f"{self._answering.prefix}/evaluate_actions",
+            self._answer,
+            callback_group=ReentrantCallbackGroup(),
+        )
+        self._answering.start()
+
+    def close(self) -> None:
+        """Answer no more; nothing is served any longer."""
+        self._answering.stop()
+        self._answering.node.destroy_node()
+
+    def _answer(self, request: Any, response: Any) -> Any:
+        # Whatever the model raises must not end the thread that answers.
+        try:
+            fill(response, _fields(self._evaluate(request), self._dtype()))
+            response.success = True
+        except Exception as error:
+            response.message = str(error)
+            log = self._log.warning if isinstance(error, (JepaRuntimeError, ValueError)) else self._log.error
+            log(f"evaluation refused: {error}", throttle_duration_sec=5.0)
+        return response
+
+    def _evaluate(self, request: Any) -> Evaluation:
+        deadline_s = request.deadline_s or _DEADLINE_S
+        if not 0 < deadline_s <= _LONGEST_S:
+            raise JepaRuntimeError(f"deadline_s must be 0 to {_LONGEST_S:g}, got {deadline_s:g}")
+        return self._served().pipeline.evaluate(
+            messages.array_of(request.actions),
+            timeout_s=deadline_s,
+            stream=camera_named(self._cameras(), request.camera).topic,
+            latents=request.latents,
+        )
+
+
+def _fields(found: Evaluation, dtype: str) -> dict[str, Any]:
+    none = np.zeros((0, 0), np.float32)
+    latents = np.zeros((0, 0, 0, 0), np.float32) if found.latents is None else found.latents
+    return {
+        "stamp": messages.time_message(found.stamp_ns),
+        "latents": messages.tensor("latents", latents.astype(dtype)),
+        "has_goal": found.goal_stamp_ns is not None,
+        "goal_stamp": messages.time_message(found.goal_stamp_ns or 0),
+        "current_energy": math.nan if found.current_energy is None else found.current_energy,
+        "energies": messages.tensor("energies", none if found.energies is None else found.energies),
+        "error_bounds": np.asarray(found.error_bounds, np.float32),
+    }

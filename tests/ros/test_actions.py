@@ -1,0 +1,96 @@
+"""How a model's actions are told to a robot, by their names, and heard of again."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+actions = pytest.importorskip(
+    "jepa_ros.actions", reason="the workspace is not on the paths: . scripts/env.sh"
+)
+from geometry_msgs.msg import PoseStamped, Twist  # noqa: E402
+from std_msgs.msg import Float64, Header  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+HEADER = Header(frame_id="base_link")
+angle = st.floats(-1.5, 1.5)
+
+
+class Ears:
+    """A node that remembers what it was subscribed to."""
+
+    def __init__(self) -> None:
+        self.heard = {}
+
+    def create_subscription(self, kind, topic, callback, qos):
+        self.heard[topic] = callback
+        return topic
+
+
+def test_velocities_are_fields_of_a_twist():
+    told = actions.actions_of(["angular.z", "linear.x"])
+    (message,) = told.messages(np.array([0.5, -1.0]), HEADER)
+    assert isinstance(message, Twist) and (message.angular.z, message.linear.x) == (0.5, -1.0)
+    assert not told.per_step
+    ears, executed = Ears(), []
+    told.listen(ears, executed.append)
+    ears.heard["cmd_vel"](message)
+    np.testing.assert_array_equal(executed, [[0.5, -1.0]])
+
+
+def test_pose_deltas_are_a_pose_and_a_gripper():
+    told = actions.actions_of(actions.POSE_DELTA)
+    delta = np.array([0.01, -0.02, 0.03, 0.1, 0.0, 0.0, 0.4], np.float32)
+    gripper, pose = told.messages(delta, HEADER)
+    assert isinstance(gripper, Float64) and gripper.data == pytest.approx(0.4)
+    assert isinstance(pose, PoseStamped) and pose.header.frame_id == "base_link"
+    assert pose.pose.position.z == pytest.approx(0.03)
+    assert pose.pose.orientation.x == pytest.approx(math.sin(0.05))
+    assert told.per_step
+    assert told.twist(delta).linear.y == pytest.approx(-0.02)
+    assert told.twist(delta).angular.x == pytest.approx(0.1)
+
+
+def test_what_is_told_of_pose_deltas_is_heard_with_the_gripper_before_it():
+    told = actions.actions_of(actions.POSE_DELTA)
+    delta = np.array([0.01, -0.02, 0.03, 0.1, -0.2, 0.3, 0.4], np.float32)
+    gripper, pose = told.messages(delta, HEADER)
+    ears, executed = Ears(), []
+    actions.actions_of(actions.POSE_DELTA).listen(ears, executed.append)
+    ears.heard["gripper_delta"](gripper)
+    assert not executed
+    ears.heard["pose_delta"](pose)
+    np.testing.assert_allclose(executed, [delta], atol=1e-6)
+
+
+def test_a_model_may_have_some_of_them_in_any_order():
+    told = actions.actions_of(["yaw", "x"])
+    (pose,) = told.messages(np.array([0.2, 0.01]), HEADER)
+    np.testing.assert_allclose(told.read(pose), [0.2, 0.01], atol=1e-7)
+
+
+def test_other_names_are_refused_and_what_there_is_is_told():
+    with pytest.raises(ValueError, match=r"wheel.*geometry_msgs/Twist.*pose deltas \(x, y, z"):
+        actions.actions_of(["wheel", "x"])
+
+
+def test_angles_are_a_rotation_about_fixed_axes():
+    transform = pytest.importorskip("scipy.spatial.transform", reason="scipy is not installed (extra export)")
+    roll, pitch, yaw = 0.3, -0.8, 2.1
+    q = actions.quaternion_of(roll, pitch, yaw)
+    expected = transform.Rotation.from_euler("xyz", [roll, pitch, yaw])
+    np.testing.assert_allclose(
+        transform.Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix(), expected.as_matrix(), atol=1e-9
+    )
+
+
+@settings(deadline=None)
+@given(angle, angle, angle)
+def test_angles_of_a_rotation_come_back(roll, pitch, yaw):
+    found = actions.angles_of(actions.quaternion_of(roll, pitch, yaw))
+    np.testing.assert_allclose(found, [roll, pitch, yaw], atol=1e-6)
