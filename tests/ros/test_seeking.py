@@ -22,6 +22,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.mean = np.array([[0.5, -0.5], [1.0, 0.0]])
+        self.executed = None
         self.calls: list[str] = []
         self.costs = None
 
@@ -136,3 +137,33 @@ def test_without_progress_it_says_so_drives_another_way_for_a_moment_and_plans_a
     assert np.array_equal(decisions[stuck + 1].command, [0.0, 1.25])
     assert decisions[stuck + 21].command is not None
     assert np.array_equal(decisions[stuck + 21].command, search.mean[0])
+
+
+def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(seeker):
+    for frame in range(90):
+        seeker.update(futures(frame, answer_to=frame - 1))
+    assert seeker.escapes == 1
+    for frame in range(90, 180):
+        seeker.update(futures(frame, goal=8, answer_to=frame - 1))
+    assert seeker.escapes == 2
+
+
+def test_told_to_stand_it_forgets_the_plan_and_begins_from_rest(seeker, search):
+    seeker.update(futures(0))
+    assert seeker.update(futures(1, answer_to=0)).command is not None
+    search.executed = np.array([0.5, -0.5])
+    seeker.restart()
+    np.testing.assert_array_equal(seeker.executed, [0.0, 0.0])
+    decision = seeker.update(futures(2, answer_to=1))
+    assert decision.command is None and decision.question is not None
+
+
+def test_while_it_escapes_that_is_what_the_robot_executed(seeker):
+    decisions = [seeker.update(futures(frame, answer_to=frame - 1)) for frame in range(64)]
+    assert decisions[-1].state is State.STUCK
+    np.testing.assert_array_equal(seeker.executed, [0.0, 1.25])
+
+
+def test_the_threshold_of_a_goal_may_be_set(seeker):
+    seeker.goal_threshold = 20.0
+    assert [seeker.update(futures(frame)).state for frame in range(3)][-1] is State.REACHED

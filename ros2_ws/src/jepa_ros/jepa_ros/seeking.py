@@ -34,12 +34,14 @@ class State(IntEnum):
     SEEKING = 1
     REACHED = 2
     STUCK = 3
+    HELD = 4
 
 
 class Search(Protocol):
     """A search distribution over action sequences (:class:`jepa_runtime.planning.cem.CEM`)."""
 
     mean: NDArray[np.float32]
+    executed: NDArray[np.float32] | None
 
     def ask(self) -> NDArray[np.float32]: ...
     def tell(self, costs: NDArray[np.floating]) -> None: ...
@@ -79,6 +81,11 @@ class Seeker:
         goal_threshold: energy at or below which the goal counts as reached.
         reached_after: for so many images in a row.
         stuck_after_s: without progress for this long the robot drives any way for a moment and plans anew.
+
+    Attributes:
+        goal_threshold: as given; may be set anew.
+        iterations: of the search, since it was made.
+        escapes: how often the robot was stuck, since then.
     """
 
     def __init__(
@@ -92,11 +99,20 @@ class Seeker:
     ) -> None:
         self._search = search
         self._step_ns = round(step_s * 1e9)
-        self._threshold = goal_threshold
+        self.goal_threshold = goal_threshold
         self._reached_after = reached_after
         self._stuck_after_ns = round(stuck_after_s * 1e9)
-        self.iterations = 0
+        self.iterations = self.escapes = 0
         self._begin(None)
+
+    @property
+    def executed(self) -> NDArray[np.float32] | None:
+        """[A], what the robot did in the step before, from where its next action may differ only so much."""
+        return self._search.executed
+
+    def restart(self) -> None:
+        """The robot was told to stand: forget the plan."""
+        self._begin(self._goal_ns)
 
     def update(self, futures: Futures) -> Decision:
         """Take in ``futures`` and decide."""
@@ -109,12 +125,14 @@ class Seeker:
             return Decision(State.REACHED, None, None)
         self._learn(futures)
         self._note_progress(futures)
-        if futures.stamp_ns < self._escape_until_ns:
+        if self._escape is not None and futures.stamp_ns < self._escape_until_ns:
+            self._search.executed = self._escape
             return Decision(self._state, self._escape, self._next_question(futures))
         command = np.array(self._search.mean[0]) if self._learned else None
         return Decision(self._state, command, self._next_question(futures))
 
     def _begin(self, goal_ns: int | None) -> None:
+        self._search.executed = np.zeros_like(self._search.mean[0])
         self._search.reset()
         self._goal_ns = goal_ns
         self._state = State.SEEKING if goal_ns is not None else State.IDLE
@@ -123,11 +141,11 @@ class Seeker:
         self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
         self._plan_ns: int | None = None
         self._best, self._best_ns = math.inf, 0
-        self._escape: NDArray[np.floating] | None = None
+        self._escape: NDArray[np.float32] | None = None
         self._escape_until_ns = 0
 
     def _is_reached(self, energy: float) -> bool:
-        limit = self._threshold * (_LEAVE_FACTOR if self._state is State.REACHED else 1.0)
+        limit = self.goal_threshold * (_LEAVE_FACTOR if self._state is State.REACHED else 1.0)
         self._near = self._near + 1 if energy <= limit else 0
         if self._near >= self._reached_after:
             self._state = State.REACHED
@@ -157,6 +175,7 @@ class Seeker:
         elif futures.stamp_ns - self._best_ns > self._stuck_after_ns:
             self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + _ESCAPE_NS
             self._state, self._learned, self._asked_ns = State.STUCK, False, 0
+            self.escapes += 1
             self._best, self._best_ns = futures.current_energy, futures.stamp_ns
 
     def _next_question(self, futures: Futures) -> NDArray[np.floating] | None:

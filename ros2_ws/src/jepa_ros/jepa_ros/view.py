@@ -10,7 +10,7 @@ from jepa_runtime.profiling.statistics import format_ms, summarize
 _BARS = "▁▂▃▄▅▆▇█"
 _LEVELS = ("OK", "WARN", "ERROR", "STALE")
 _COLOURS = ("green", "yellow", "red", "magenta")
-_STATES = ("idle", "seeking", "reached", "stuck")
+_STATES = ("idle", "seeking", "reached", "stuck", "held")
 
 
 @dataclass

@@ -97,7 +97,8 @@ class MonitorNode(Node):
 
     def _discover(self) -> None:
         for topic, types in self.get_topic_names_and_types():
-            publishers = [] if topic in self._known else self.get_publishers_info_by_topic(topic)
+            recorded = "/msg/" in types[0] and topic not in self._known
+            publishers = self.get_publishers_info_by_topic(topic) if recorded else []
             if publishers:
                 self._known.add(topic)
                 self._listen(topic, types[0], raw.matching_qos(publishers))

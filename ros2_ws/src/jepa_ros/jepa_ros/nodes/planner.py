@@ -1,7 +1,8 @@
-"""Drives to the goal image by the world model's futures.
+"""Drives to a goal by the world model's futures: to the latched goal image, or to what ``~/reach_goal`` asks.
 
-Safe by default: the robot is told to stand when the futures stop coming or are old, when there is no goal,
-when the goal is reached, and when the node stops.
+Safe by default: the robot is told to stand when futures stop coming or are old, when images surprise the
+model, when a command is not allowed, when the model is exchanged, when something fails here, when there is no
+goal, when the goal is reached and when the node stops.
 """
 
 from __future__ import annotations
@@ -9,19 +10,27 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures
-from rclpy.duration import Duration
+from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from jepa_ros import qos
-from jepa_ros.conversions import TwistActions, fill, from_time
-from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros import outputs, qos
+from jepa_ros.actions import actions_of
+from jepa_ros.conversions import fill, from_time
+from jepa_ros.diagnostics import Level, Verdict
+from jepa_ros.driving import Commands
+from jepa_ros.guarding import Guard
+from jepa_ros.parameters import declare, values
+from jepa_ros.piloting import Driver, Pilot
+from jepa_ros.planner_parameters import PARAMETERS
+from jepa_ros.reach_action import ReachAction
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.seeking import Decision, Futures, Seeker, State
 from jepa_ros.spin import run
@@ -29,50 +38,8 @@ from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.recording import messages
 
-PARAMETERS = (
-    Parameter(
-        name="topk",
-        default=8,
-        description="Best candidates from which the next distribution is made.",
-        low=1,
-        high=65536,
-        read_only=True,
-    ),
-    Parameter(
-        name="planner_seed",
-        default=0,
-        description="The candidates drawn follow from it.",
-        low=0,
-        high=2**31 - 1,
-        read_only=True,
-    ),
-    Parameter(
-        name="futures_timeout_s",
-        default=0.5,
-        description="The robot is stopped when the newest futures, or their image, are older than this [s].",
-        low=0.02,
-        high=60.0,
-    ),
-    Parameter(
-        name="reached_after",
-        default=3,
-        description="Images in a row below the model's goal threshold that make a goal reached.",
-        low=1,
-        high=1000,
-        read_only=True,
-    ),
-    Parameter(
-        name="stuck_after_s",
-        default=2.0,
-        description="Without progress for this long the status says STUCK, and the robot drives any way [s].",
-        low=0.1,
-        high=3600.0,
-        read_only=True,
-    ),
-    REPORT_PATH,
-)
-
 _WATCHDOG_PERIOD_S = 0.05
+_DIAGNOSTICS_PERIOD_S = 1.0
 _RESPONSE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
 _SOURCE = "cem"
 
@@ -86,73 +53,121 @@ class PlannerNode(Node):
         self.failure = ""
         declare(self, PARAMETERS)
         self._values = values(self, PARAMETERS)
-        self._seeker: Seeker | None = None
-        self._actions = TwistActions(())
-        self._futures_at = -float("inf")
-        self._moving = False
+        guard = Guard(surprised_after=self._values["surprised_after"], clock=time.monotonic)
+        self._pilot = Pilot(guard, timeout_s=self._values["futures_timeout_s"], clock=time.monotonic)
+        # Goals come and go on threads of their own.
+        self._lock = threading.RLock()
+        self._commands: Commands | None = None
+        self._told_by: tuple[Any, ...] = ()
         self._counts: Counter[str] = Counter()
         # Stamp of the image [ns] and time from there to here [ms].
         self._e2e = Samples(_RESPONSE)
         self._candidates = self.create_publisher(ActionCandidates, "world_model/candidates", qos.RESULT)
-        self._commands = self.create_publisher(Twist, "cmd_vel", qos.RESULT)
         self._statuses = self.create_publisher(PlannerStatus, "~/status", qos.RESULT)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
+        self._reaching = ReachAction(
+            self,
+            self._pilot,
+            lock=self._lock,
+            stand=self._stand,
+            chosen=self._values,
+        )
         self.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
         self.create_subscription(PredictedFutures, "world_model/futures", self._on_futures, qos.RESULT)
+        self.create_subscription(Surprise, "world_model/surprise", self._on_surprise, qos.RESULT)
         self.create_timer(_WATCHDOG_PERIOD_S, self._watch)
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
     def _on_model(self, info: ModelInfo) -> None:
-        self._stand()
-        self._seeker = None
-        try:
-            self._actions = TwistActions(info.action_names)
-            limits = ActionLimits(
-                low=np.array(info.action_low, np.float32),
-                high=np.array(info.action_high, np.float32),
-                max_norm=info.action_max_norm or None,
-            )
-        except ValueError as error:
-            self.get_logger().error(f"cannot drive with {info.model_id}: {error}")
+        with self._lock:
+            self._stand()
+            try:
+                self._take_commands(info)
+                driver = self._driver_of(info)
+            except ValueError as error:
+                self.get_logger().error(f"cannot drive with {info.model_id}: {error}")
+                self._pilot.exchange(None, f"cannot drive with {info.model_id}: {error}")
+                return
+            self._pilot.exchange(driver)
+        self.get_logger().info(
+            f"planning with {info.model_id} {info.version}: {info.num_samples} x {info.horizon} steps"
+        )
+
+    def _take_commands(self, info: ModelInfo) -> None:
+        """The robot is told as before, unless actions with other names are to be told."""
+        told_by = (*info.action_names, info.step_s)
+        if self._commands is not None and told_by == self._told_by:
             return
+        actions = actions_of(info.action_names)
+        if self._commands is not None:
+            self._commands.close()
+        self._told_by = told_by
+        self._commands = Commands(
+            self,
+            actions,
+            size=len(info.action_names),
+            step_s=info.step_s,
+            frame_id=self._values["action_frame"],
+        )
+
+    def _driver_of(self, info: ModelInfo) -> Driver:
+        low, high = np.array(info.action_low, np.float32), np.array(info.action_high, np.float32)
+        share = self._values["max_change"]
+        limits = ActionLimits(
+            low=low,
+            high=high,
+            max_norm=info.action_max_norm or None,
+            max_change=share * (high - low) if share < 1 else None,
+        )
         config = CEMConfig(
             num_samples=info.num_samples,
             horizon=info.horizon,
             topk=min(self._values["topk"], info.num_samples),
         )
-        search = CEM(config, limits, seed=self._values["planner_seed"])
-        self._seeker = Seeker(
-            search,
+        seeker = Seeker(
+            CEM(config, limits, seed=self._values["planner_seed"]),
             step_s=info.step_s,
             goal_threshold=info.goal_threshold,
             reached_after=self._values["reached_after"],
             stuck_after_s=self._values["stuck_after_s"],
         )
-        self.get_logger().info(
-            f"planning with {info.model_id} {info.version}: {info.num_samples} x {info.horizon} steps"
-        )
+        return Driver(seeker=seeker, limits=limits, step_s=info.step_s, goal_threshold=info.goal_threshold)
+
+    def _on_surprise(self, message: Surprise) -> None:
+        with self._lock:
+            self._pilot.guard.surprised(message.surprising)
 
     def _on_futures(self, message: PredictedFutures) -> None:
         stamp_ns = from_time(message.header.stamp)
         e2e_ms = (int(self.get_clock().now().nanoseconds) - stamp_ns) / 1e6
         self._e2e.add((stamp_ns, e2e_ms))
-        self._futures_at = time.monotonic()
         self._counts["futures"] += 1
-        if self._seeker is None:
-            return
-        if e2e_ms > self.get_parameter("futures_timeout_s").value * 1e3:
-            self._counts["old_futures"] += 1
-            self._stand()
-            return
-        decision = self._seeker.update(_read(message))
-        command = self._obey(decision, message)
-        status = PlannerStatus(
-            header=message.header,
-            goal_stamp=message.goal_stamp,
-            state=int(decision.state),
-            energy=message.current_energy,
-            e2e_ms=e2e_ms,
-            command=command,
-        )
+        with self._lock:
+            command = self._drive(message, e2e_ms)
+            status = PlannerStatus(
+                header=message.header,
+                goal_stamp=message.goal_stamp,
+                state=int(self._pilot.state),
+                energy=message.current_energy,
+                e2e_ms=e2e_ms,
+                command=command,
+            )
         self._statuses.publish(status)
+        self._reaching.tell()
+
+    def _drive(self, message: PredictedFutures, e2e_ms: float) -> Twist:
+        """Decide and obey; whatever goes wrong on the way, the robot stands."""
+        pilot = self._pilot
+        pilot.timeout_s = self.get_parameter("futures_timeout_s").value
+        self._counts["old_futures"] += e2e_ms > pilot.timeout_s * 1e3
+        try:
+            return self._obey(pilot.update(_read(message), age_s=e2e_ms / 1e3), message)
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
+            self._counts["faults"] += 1
+            pilot.fail(error)
+            self._stand()
+            return Twist()
 
     def _obey(self, decision: Decision, message: PredictedFutures) -> Twist:
         self._counts[decision.state.name.lower()] += 1
@@ -160,38 +175,64 @@ class PlannerNode(Node):
             asked = np.ascontiguousarray(decision.question, np.float32)
             fields = {"actions": messages.tensor("actions", asked), "source": _SOURCE}
             self._candidates.publish(fill(ActionCandidates(header=message.header), fields))
-        if decision.command is None:
+        if decision.command is None or self._commands is None:
             self._stand()
             return Twist()
-        command = self._actions.to_twist(decision.command)
-        self._commands.publish(command)
-        self._moving = True
-        return command
+        self._commands.send(decision.command, from_time(message.header.stamp))
+        return self._commands.twist(decision.command)
 
     def _watch(self) -> None:
-        silence_s = time.monotonic() - self._futures_at
-        if self._moving and silence_s > self.get_parameter("futures_timeout_s").value:
-            self.get_logger().warning(f"no futures for {silence_s:.2f} s: stopping the robot")
+        with self._lock:
+            self._pilot.watch()
+            stopped = not self._pilot.may_drive and self._stand()
+            why = self._pilot.guard.why
+        if stopped:
+            self.get_logger().warning(f"stopping the robot: {why or 'its goal has ended'}")
             self._counts["watchdog_stops"] += 1
-            self._stand()
-            self._statuses.publish(PlannerStatus(header=Header(), state=int(State.IDLE), energy=float("nan")))
+            state = State.HELD if why else State.IDLE
+            self._statuses.publish(PlannerStatus(header=Header(), state=int(state), energy=float("nan")))
+        self._reaching.tell()
 
-    def _stand(self) -> None:
-        """Tell the robot to stand, once: what else may command it is not to be overruled for ever."""
-        if self._moving:
-            self._commands.publish(Twist())
-            self._moving = False
+    def _stand(self) -> bool:
+        """Tell the robot to stand; whether it was not told before."""
+        return self._commands is not None and self._commands.stand()
+
+    def _publish_diagnostics(self) -> None:
+        with self._lock:
+            verdict = self._pilot.verdict()
+            if self._commands is not None and self._commands.is_unheard():
+                verdict = Verdict(
+                    Level.ERROR, "who listens to commands has not heard that the robot is to stand"
+                )
+            figures = {
+                "state": self._pilot.state.name.lower(),
+                "goal": "asked for" if self._pilot.reach is not None else "as latched, if any",
+                "iterations": self._pilot.iterations,
+                **{f"stops/{cause}": count for cause, count in self._pilot.guard.counts.items()},
+                **self._counts,
+            }
+        self._diagnostics.publish(
+            outputs.diagnostics(
+                verdict,
+                name=f"{self.get_fully_qualified_name()[1:]}: driving",
+                hardware_id="",
+                values=figures,
+                stamp_ns=int(self.get_clock().now().nanoseconds),
+            )
+        )
 
     def stop(self) -> None:
         """Leave the robot standing: the last word is zero, and it has arrived before the node goes."""
-        self._commands.publish(Twist())
-        self._commands.wait_for_all_acked(Duration(seconds=0.5))
+        with self._lock:
+            if self._commands is not None:
+                self._commands.close()
+        self._reaching.close()
 
     def report(self) -> dict[str, Any]:
         """Counters since the start and every end-to-end sample [ms]."""
-        iterations = 0 if self._seeker is None else self._seeker.iterations
+        stops = {f"stops/{cause}": count for cause, count in self._pilot.guard.counts.items()}
         return {
-            "counters": {**self._counts, "iterations": iterations},
+            "counters": {**self._counts, **stops, "iterations": self._pilot.iterations},
             "samples_ms": {"e2e": rounded(self._e2e.latest()["e2e_ms"])},
             "stamps_ns": self._e2e.latest()["stamp_ns"].tolist(),
         }

@@ -1,0 +1,82 @@
+"""What the planner tells the robot. Its last word is to stand, and whether that has arrived is known."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Twist
+from numpy.typing import NDArray
+from rclpy.duration import Duration
+from rclpy.node import Node
+from std_msgs.msg import Header
+
+from jepa_ros.actions import Actions
+from jepa_ros.conversions import to_time
+
+_LAST_WORD_S = 0.5
+# Middleware that asks for acknowledgements every few seconds is to have asked once.
+_UNHEARD_AFTER_S = 5.0
+
+
+class Commands:
+    """The commands of one robot, as one kind of action tells them.
+
+    Args:
+        size: A, the components of an action.
+        step_s: of the model.
+        frame_id: of the frame in which pose deltas are.
+    """
+
+    def __init__(self, node: Node, actions: Actions, *, size: int, step_s: float, frame_id: str) -> None:
+        self._actions = actions
+        self._publishers = actions.publishers(node)
+        self._rest = np.zeros(size)
+        self._step_ns = round(step_s * 1e9) if actions.per_step else 0
+        self._frame_id = frame_id
+        self._sent_ns: int | None = None
+        self._moving = self._unconfirmed = False
+        self._told_s = 0.0
+
+    def send(self, action: NDArray[np.floating], stamp_ns: int) -> None:
+        """Tell ``action`` [A], planned on the image of this stamp, unless the last is still to be done."""
+        if self._sent_ns is not None and 0 <= stamp_ns - self._sent_ns < self._step_ns:
+            return
+        self._publish(action, stamp_ns)
+        self._sent_ns, self._moving, self._unconfirmed = stamp_ns, True, False
+
+    def twist(self, action: NDArray[np.floating]) -> Twist:
+        """``action`` [A] for people."""
+        return self._actions.twist(action)
+
+    def stand(self) -> bool:
+        """Tell the robot to stand, once: what else may command it is not to be overruled for ever. Whether it
+        was not told before."""
+        stopped, self._moving = self._moving, False
+        if stopped:
+            self._publish(self._rest, 0)
+            self._told_s, self._unconfirmed = time.monotonic(), True
+        return stopped
+
+    def is_unheard(self) -> bool:
+        """Whether somebody who listens has not acknowledged that for too long; until then the
+        middleware repeats it."""
+        if self._unconfirmed:
+            self._unconfirmed = not self._is_acknowledged(0.0)
+        return self._unconfirmed and time.monotonic() - self._told_s > _UNHEARD_AFTER_S
+
+    def close(self) -> None:
+        """The last word; it has arrived before this returns, if anybody listens."""
+        self._publish(self._rest, 0)
+        self._is_acknowledged(_LAST_WORD_S)
+
+    def _is_acknowledged(self, patience_s: float) -> bool:
+        return all(
+            publisher.wait_for_all_acked(Duration(seconds=patience_s)) for publisher in self._publishers
+        )
+
+    def _publish(self, action: NDArray[Any], stamp_ns: int) -> None:
+        header = Header(stamp=to_time(stamp_ns), frame_id=self._frame_id)
+        for publisher, message in zip(self._publishers, self._actions.messages(action, header), strict=True):
+            publisher.publish(message)

@@ -1,0 +1,174 @@
+"""From futures to commands, within all that makes a robot safe: the seeker plans, the guard holds, and a
+goal that was asked for is followed to its end. Decided without ROS, clocks passed in; not for several threads
+at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jepa_ros.diagnostics import Level, Verdict
+from jepa_ros.guarding import TRIED_AGAIN, Cause, Guard
+from jepa_ros.reaching import Outcome, Reach
+from jepa_ros.seeking import Decision, Futures, Seeker, State
+from jepa_runtime.planning.limits import ActionLimits
+
+# States in which no command is wanted.
+_AT_REST = (State.IDLE, State.REACHED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """What a model brings: who plans with it, the limits of its actions, its step and its goal threshold."""
+
+    seeker: Seeker
+    limits: ActionLimits
+    step_s: float
+    goal_threshold: float
+
+
+class Pilot:
+    """Decides for every futures message whether the robot drives, and how.
+
+    Args:
+        guard: what makes the robot stand.
+        timeout_s: futures, or their image, that are older make it stand; may be set anew.
+        clock: monotonic seconds, the guard's.
+
+    Attributes:
+        reach: the goal in work that somebody asked for; None: there is none.
+        state: of the last decision.
+    """
+
+    def __init__(self, guard: Guard, *, timeout_s: float, clock: Callable[[], float]) -> None:
+        self.guard = guard
+        self.timeout_s = timeout_s
+        self.reach: Reach | None = None
+        self.state = State.IDLE
+        self._clock = clock
+        self._driver: Driver | None = None
+        self._futures_s = clock()
+        # What ended last, until another goal is sought: the world model may still have it, or take it late.
+        self._left_ns: int | None = None
+
+    @property
+    def may_drive(self) -> bool:
+        """Whether what the robot was told last may still hold."""
+        return not self.guard.holds and self._left_ns is None
+
+    @property
+    def iterations(self) -> int:
+        """Of the search, with the present model."""
+        return 0 if self._driver is None else self._driver.seeker.iterations
+
+    def exchange(self, driver: Driver | None, why: str = "") -> None:
+        """Another model serves: the plan is forgotten. None: it cannot be driven with, and ``why``."""
+        self._driver = driver
+        if driver is None:
+            self.guard.hold(Cause.MODEL, why)
+            return
+        self.guard.release(Cause.MODEL, *TRIED_AGAIN)
+        if self.reach is not None:
+            self.reach.judged_anew()
+        self._seek_as_asked()
+
+    def begin(self, reach: Reach) -> None:
+        """Drive to a goal, once the futures are about it; what was driven to before no longer counts."""
+        self.end(Outcome.ABORTED, "another goal took its place")
+        self.guard.release(*TRIED_AGAIN)
+        self.reach, self._left_ns = reach, None
+        self._seek_as_asked()
+
+    def end(self, outcome: Outcome, reason: str) -> None:
+        """Leave the goal in work, if there is one: the robot is to stand."""
+        if self.reach is not None:
+            self.reach.finish(outcome, reason)
+            self._leave()
+
+    def update(self, futures: Futures, *, age_s: float) -> Decision:
+        """Take in futures from an image of this age, and decide."""
+        self._futures_s = self._clock()
+        self.guard.image()
+        self.guard.release(Cause.STALE)
+        if age_s > self.timeout_s:
+            self.guard.hold(Cause.OLD, f"the image was {age_s:.2f} s old when its futures came")
+        else:
+            self.guard.release(Cause.OLD)
+        self.watch()
+        decision = self._decide(futures)
+        if self.reach is not None and self.reach.end is not None:
+            self._leave()
+            decision = Decision(decision.state, None, None)
+        self.state = decision.state
+        return decision
+
+    def watch(self) -> None:
+        """Time goes by: notice silence, and goals whose time is over."""
+        silence_s = self._clock() - self._futures_s
+        if silence_s > self.timeout_s:
+            self.guard.hold(Cause.STALE, f"no futures for {silence_s:.2f} s")
+            self._restart()
+        if self.reach is not None:
+            lasting = self.guard.lasting(self.reach.terms.patience_s)
+            self.reach.watch(self._clock(), lasting)
+            if self.reach.end is not None:
+                self._leave()
+
+    def fail(self, error: Exception) -> None:
+        """Something went wrong on the way to a decision."""
+        self.guard.hold(Cause.FAULT, f"{type(error).__name__}: {error}")
+        self.state = State.HELD
+        self._restart()
+
+    def verdict(self) -> Verdict:
+        """For the diagnostics."""
+        level = Level.WARN if self.state is State.STUCK else Level.OK
+        return self.guard.verdict(Verdict(level, self.state.name.lower()))
+
+    def _decide(self, futures: Futures) -> Decision:
+        if futures.goal_stamp_ns not in (None, self._left_ns):
+            self._left_ns = None
+        driver, reach = self._driver, self.reach
+        if driver is None or self.guard.blocks:
+            return self._held()
+        if self._left_ns is not None or (reach is not None and not reach.concerns(futures.goal_stamp_ns)):
+            self.guard.release(*TRIED_AGAIN)
+            self._restart()
+            return Decision(State.IDLE, None, None)
+        decision = driver.seeker.update(futures)
+        if decision.command is not None:
+            forbidden = driver.limits.forbids(decision.command, driver.seeker.executed)
+            if forbidden:
+                self.guard.hold(Cause.FORBIDDEN, forbidden)
+                return self._held()
+        if decision.command is not None or decision.state in _AT_REST:
+            self.guard.release(*TRIED_AGAIN)
+        if reach is not None:
+            reach.follow(
+                stamp_ns=futures.stamp_ns,
+                step_ns=round(driver.step_s * 1e9),
+                energy=futures.current_energy,
+                escapes=driver.seeker.escapes,
+                reached=decision.state is State.REACHED,
+            )
+        return decision
+
+    def _held(self) -> Decision:
+        self._restart()
+        return Decision(State.HELD, None, None)
+
+    def _restart(self) -> None:
+        if self._driver is not None:
+            self._driver.seeker.restart()
+
+    def _leave(self) -> None:
+        """The goal in work has ended."""
+        reach, self.reach = self.reach, None
+        self._left_ns = None if reach is None else reach.terms.goal_ns
+        self._seek_as_asked()
+        self._restart()
+
+    def _seek_as_asked(self) -> None:
+        if self._driver is not None:
+            asked = None if self.reach is None else self.reach.terms.threshold
+            self._driver.seeker.goal_threshold = self._driver.goal_threshold if asked is None else asked

@@ -1,0 +1,224 @@
+"""The action ``~/reach_goal`` of the planner. Goals wait on threads of their own while the pilot drives."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jepa_msgs.action import ReachGoal
+from jepa_msgs.srv import SetGoal
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.node import Node
+
+from jepa_ros.answering import Answering
+from jepa_ros.conversions import from_time, to_time
+from jepa_ros.piloting import Pilot
+from jepa_ros.reaching import Outcome, Reach, Terms
+from jepa_runtime.errors import JepaRuntimeError
+
+# A goal in work, one that ends for it, and whoever asks for either.
+_THREADS = 4
+# The world model takes a goal at once, or does not run.
+_ANSWER_S, _SLICE_S = 2.0, 0.02
+
+
+class UnansweredError(JepaRuntimeError):
+    """The world model may do what was asked, or not."""
+
+
+class ReachAction:
+    """One goal is in work at a time: a new one takes its place, and it is aborted.
+
+    Args:
+        pilot: drives to it.
+        lock: to be held whenever the pilot is touched.
+        stand: tells the robot to stand.
+        chosen: the planner's parameters.
+    """
+
+    def __init__(
+        self,
+        owner: Node,
+        pilot: Pilot,
+        *,
+        lock: threading.RLock,
+        stand: Callable[[], Any],
+        chosen: Mapping[str, Any],
+    ) -> None:
+        self._pilot, self._lock, self._stand, self._chosen = pilot, lock, stand, chosen
+        self._clock, self._log = owner.get_clock(), owner.get_logger()
+        self._newest: tuple[Any, Reach] | None = None
+        self._asked_by: dict[bytes, Reach] = {}
+        self._closing = False
+        # The world model seeks one goal: each gives it back before the next one sets its own.
+        self._turn = threading.Lock()
+        self._answering = Answering(owner, "goals", MultiThreadedExecutor(_THREADS))
+        node, together = self._answering.node, ReentrantCallbackGroup()
+        self._set_goal = node.create_client(
+            SetGoal, owner.resolve_service_name("world_model/set_goal"), callback_group=together
+        )
+        self._action = ActionServer(
+            node,
+            ReachGoal,
+            f"{self._answering.prefix}/reach_goal",
+            execute_callback=self._carry_out,
+            goal_callback=self._judge,
+            handle_accepted_callback=self._accept,
+            cancel_callback=self._cancel,
+            callback_group=together,
+        )
+        self._answering.start()
+
+    def tell(self) -> None:
+        """How the goal in work goes, for whoever asked for it."""
+        with self._lock:
+            newest, pilot = self._newest, self._pilot
+            if newest is None or pilot.reach is not newest[1]:
+                return
+            handle, reach = newest
+            feedback = ReachGoal.Feedback(
+                energy=reach.energy,
+                best_energy=reach.best_energy,
+                steps=reach.steps,
+                state=int(pilot.state),
+                hold=pilot.guard.why,
+            )
+        handle.publish_feedback(feedback)
+
+    def close(self) -> None:
+        """End the goal in work, and answer no more."""
+        with self._lock:
+            self._closing = True
+            self._end(Outcome.ABORTED, "the planner stops", self._pilot.reach)
+        ends = time.monotonic() + 2 * _ANSWER_S
+        while self._asked_by and time.monotonic() < ends:
+            time.sleep(_SLICE_S)
+        # What the callbacks returned is still to be sent.
+        time.sleep(_SLICE_S)
+        self._answering.stop()
+        self._action.destroy()
+        self._answering.node.destroy_node()
+
+    def _judge(self, goal: ReachGoal.Goal) -> GoalResponse:
+        refusal = ""
+        if not (0 <= goal.energy_threshold < math.inf and 0 <= goal.timeout_s < math.inf):
+            refusal = "energy_threshold and timeout_s must be finite and not negative"
+        elif bool(goal.image.data) == bool(goal.latent.data):
+            refusal = "it must hold either an image or a latent"
+        elif self._closing:
+            refusal = "the planner stops"
+        if refusal:
+            self._log.warning(f"goal refused: {refusal}")
+        return GoalResponse.REJECT if refusal else GoalResponse.ACCEPT
+
+    def _accept(self, handle: Any) -> None:
+        asked, chosen = handle.request, self._chosen
+        terms = Terms(
+            goal_ns=from_time(asked.image.header.stamp) or int(self._clock.now().nanoseconds),
+            threshold=asked.energy_threshold or None,
+            timeout_s=asked.timeout_s or None,
+            give_up_after=chosen["give_up_after"],
+            patience_s=chosen["patience_s"],
+        )
+        reach = Reach(terms, now_s=time.monotonic())
+        with self._lock:
+            self._asked_by[_id(handle)] = reach
+            self._newest = (handle, reach)
+            self._pilot.begin(reach)
+            self._stand()
+            if self._closing:
+                self._end(Outcome.ABORTED, "the planner stops", reach)
+        handle.execute()
+
+    def _carry_out(self, handle: Any) -> ReachGoal.Result:
+        reach = self._asked_by[_id(handle)]
+        while reach.end is None:
+            if self._turn.acquire(timeout=_SLICE_S):
+                try:
+                    self._have_sought(handle.request, reach)
+                finally:
+                    self._turn.release()
+        end = reach.wait()
+        self._log.info(f"goal {end.outcome}: {end.reason}")
+        if end.outcome is Outcome.REACHED:
+            handle.succeed()
+        elif end.outcome is Outcome.CANCELLED and _is_cancelled(handle):
+            handle.canceled()
+        else:
+            handle.abort()
+        del self._asked_by[_id(handle)]
+        return ReachGoal.Result(
+            outcome=str(end.outcome),
+            reason=end.reason,
+            energy=reach.energy,
+            best_energy=reach.best_energy,
+            steps=reach.steps,
+            duration_s=reach.duration_s,
+        )
+
+    def _cancel(self, handle: Any) -> CancelResponse:
+        with self._lock:
+            reach = self._asked_by.get(_id(handle))
+            cancelled = self._end(Outcome.CANCELLED, "it was cancelled", reach)
+        return CancelResponse.ACCEPT if cancelled else CancelResponse.REJECT
+
+    def _end(self, outcome: Outcome, reason: str, reach: Reach | None) -> bool:
+        """End ``reach``, and let the robot stand; False: it has ended. The lock is held."""
+        if reach is None or reach.end is not None or reach is not self._pilot.reach:
+            return False
+        self._pilot.end(outcome, reason)
+        self._stand()
+        return True
+
+    # --- the world model
+
+    def _have_sought(self, asked: ReachGoal.Goal, reach: Reach) -> None:
+        """Have the world model seek the goal until it ends."""
+        if self._seek(asked, reach):
+            reach.wait()
+            if not reach.replaced:
+                self._give_back()
+
+    def _seek(self, asked: ReachGoal.Goal, reach: Reach) -> bool:
+        """Whether the world model may have taken the goal; if that is not known, it has ended."""
+        stamp = to_time(reach.terms.goal_ns)
+        try:
+            self._ask(SetGoal.Request(stamp=stamp, image=asked.image, latent=asked.latent))
+        except JepaRuntimeError as error:
+            with self._lock:
+                self._end(Outcome.ABORTED, f"the world model does not take the goal: {error}", reach)
+            return isinstance(error, UnansweredError)
+        return True
+
+    def _give_back(self) -> None:
+        try:
+            self._ask(SetGoal.Request())
+        except JepaRuntimeError as error:
+            self._log.warning(f"the world model may still have the goal that has ended: {error}")
+
+    def _ask(self, request: SetGoal.Request) -> None:
+        request.camera = self._chosen["camera"]
+        if not self._set_goal.wait_for_service(timeout_sec=_ANSWER_S):
+            raise JepaRuntimeError(f"there is no service {self._set_goal.srv_name}")
+        answer = self._set_goal.call(request, timeout_sec=_ANSWER_S)
+        if answer is None:
+            raise UnansweredError(f"{self._set_goal.srv_name} did not answer within {_ANSWER_S:g} s")
+        if not answer.success:
+            raise JepaRuntimeError(answer.message)
+
+
+def _id(handle: Any) -> bytes:
+    return bytes(handle.goal_id.uuid)
+
+
+def _is_cancelled(handle: Any) -> bool:
+    """rclpy takes note of a cancellation a moment after it was accepted here."""
+    ends = time.monotonic() + _ANSWER_S
+    while not handle.is_cancel_requested and time.monotonic() < ends:
+        time.sleep(_SLICE_S)
+    return bool(handle.is_cancel_requested)

@@ -1,0 +1,86 @@
+"""What the robot is told, and whether that it is to stand has arrived. The publishers are mocks: no listener
+here can be deaf."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+driving = pytest.importorskip(
+    "jepa_ros.driving", reason="the workspace is not on the paths: . scripts/env.sh"
+)
+from jepa_ros.actions import actions_of  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+STEP_NS = 200_000_000
+
+
+class Publisher:
+    """One whose listeners acknowledge, or do not."""
+
+    def __init__(self) -> None:
+        self.sent = []
+        self.acknowledged = True
+        self.publish = self.sent.append
+
+    def wait_for_all_acked(self, timeout):
+        return self.acknowledged
+
+
+class Node:
+    """It makes one publisher."""
+
+    def __init__(self) -> None:
+        self.publisher = Publisher()
+
+    def create_publisher(self, kind, topic, qos):
+        return self.publisher
+
+
+def commands(*names):
+    node = Node()
+    made = driving.Commands(node, actions_of(names), size=len(names), step_s=0.2, frame_id="base_link")
+    return made, node.publisher
+
+
+def test_velocities_are_told_for_each_image_and_to_stand_once():
+    told, publisher = commands("linear.x")
+    for stamp_ns in (0, 33_000_000, 66_000_000):
+        told.send(np.array([0.5]), stamp_ns)
+    assert told.stand() and not told.stand()
+    assert [message.linear.x for message in publisher.sent] == [0.5, 0.5, 0.5, 0.0]
+
+
+def test_who_was_not_told_to_move_is_not_told_to_stand():
+    told, publisher = commands("linear.x")
+    assert not told.stand() and publisher.sent == []
+
+
+@pytest.mark.parametrize(("stamps", "sent"), [((0, 1, STEP_NS - 1, STEP_NS), 2), ((STEP_NS, 0), 2)])
+def test_a_pose_delta_is_not_told_before_the_last_one_is_done_unless_time_was_set_back(stamps, sent):
+    told, publisher = commands("x", "yaw")
+    for stamp_ns in stamps:
+        told.send(np.array([0.01, 0.1]), stamp_ns)
+    assert len(publisher.sent) == sent
+
+
+def test_it_is_known_that_somebody_did_not_hear_of_it(monkeypatch):
+    told, publisher = commands("linear.x")
+    now_s = [100.0]
+    monkeypatch.setattr(driving.time, "monotonic", lambda: now_s[0])
+    publisher.acknowledged = False
+    told.send(np.array([0.5]), 0)
+    assert not told.is_unheard()
+    told.stand()
+    assert not told.is_unheard(), "it takes its time"
+    now_s[0] += 6.0
+    assert told.is_unheard()
+    publisher.acknowledged = True
+    assert not told.is_unheard()
+
+
+def test_the_last_word_is_to_stand_whatever_came_before():
+    told, publisher = commands("linear.x")
+    told.close()
+    assert publisher.sent[-1].linear.x == 0.0

@@ -1,0 +1,114 @@
+"""What makes the robot stand, and when that is over."""
+
+from __future__ import annotations
+
+import pytest
+
+guarding = pytest.importorskip(
+    "jepa_ros.guarding", reason="the workspace is not on the paths: . scripts/env.sh"
+)
+from jepa_ros.diagnostics import Level, Verdict  # noqa: E402
+
+Cause, Guard = guarding.Cause, guarding.Guard
+OTHERWISE = Verdict(Level.OK, "seeking")
+
+pytestmark = pytest.mark.ros
+
+
+class Clock:
+    """Seconds, as they are set."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def guard(clock):
+    return Guard(surprised_after=3, clock=clock)
+
+
+def images(guard, *surprising):
+    """Images come: some surprise the model, some do not, some (None) it cannot judge."""
+    for each in surprising:
+        guard.image()
+        if each is not None:
+            guard.surprised(each)
+
+
+def test_without_a_reason_the_robot_may_drive(guard):
+    assert not guard.holds and not guard.blocks and guard.why == ""
+    assert guard.verdict(OTHERWISE) == OTHERWISE
+
+
+@pytest.mark.parametrize(
+    ("cause", "level"),
+    [
+        ("MODEL", Level.ERROR),
+        ("FAULT", Level.ERROR),
+        ("FORBIDDEN", Level.ERROR),
+        ("SURPRISE", Level.WARN),
+        ("OLD", Level.WARN),
+        ("STALE", Level.STALE),
+    ],
+)
+def test_each_reason_has_its_level_and_its_words(guard, cause, level):
+    guard.hold(Cause[cause], "because")
+    assert guard.verdict(OTHERWISE) == Verdict(level, "the robot stands: because")
+    guard.release(Cause[cause])
+    assert guard.verdict(OTHERWISE) == OTHERWISE
+
+
+def test_of_several_reasons_the_gravest_is_told(guard):
+    guard.hold(Cause.STALE, "silence")
+    guard.hold(Cause.FAULT, "a fault")
+    assert guard.verdict(OTHERWISE).message == "the robot stands: a fault"
+    assert guard.why == "a fault"
+
+
+def test_a_reason_counts_once_and_lasts_from_its_beginning(guard, clock):
+    guard.hold(Cause.OLD, "0.6 s old")
+    clock.now_s += 1.0
+    guard.hold(Cause.OLD, "1.6 s old")
+    assert guard.counts == {"old": 1}
+    assert guard.lasting(0.9) == "1.6 s old" and guard.lasting(1.1) == ""
+    guard.release(Cause.OLD)
+    guard.hold(Cause.OLD, "again")
+    assert guard.lasting(0.0) == "" and guard.counts == {"old": 2}
+
+
+def test_what_only_another_plan_can_end_does_not_keep_from_planning(guard):
+    for cause in (Cause.FORBIDDEN, Cause.FAULT):
+        guard.hold(cause, "because")
+    assert guard.holds and not guard.blocks
+    guard.hold(Cause.OLD, "old")
+    assert guard.blocks
+
+
+def test_so_many_surprises_in_a_row_are_a_reason_and_fewer_are_none(guard):
+    images(guard, True, True, False, True, True)
+    assert not guard.holds
+    images(guard, True)
+    assert "3 images in a row" in guard.holds[Cause.SURPRISE].why
+
+
+def test_it_is_over_when_as_many_other_images_came_judged_or_not(guard):
+    images(guard, True, True, True)
+    images(guard, False, None)
+    assert guard.holds
+    images(guard, True, False, None, None)
+    assert guard.holds, "one more surprise, and it begins anew"
+    images(guard, None)
+    assert not guard.holds
+
+
+def test_surprise_may_be_no_reason(clock):
+    guard = Guard(surprised_after=0, clock=clock)
+    images(guard, *[True] * 100)
+    assert not guard.holds

@@ -1,0 +1,291 @@
+"""Goals of the planner, in a process of its own, beside a stub of a world model whose energies are chosen."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.reach_action", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped, Twist
+from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise, Tensor
+from jepa_msgs.srv import SetGoal
+from jepa_ros import qos
+from jepa_ros.conversions import fill, from_time, to_time
+
+from jepa_runtime.recording import messages
+from tests.ros.goals import Goal, client, goal_image, now_ns
+
+pytestmark = pytest.mark.ros
+
+HORIZON, SAMPLES = 4, 16
+PERIOD_S = 0.02
+
+
+def model_info(**fields: Any) -> ModelInfo:
+    return ModelInfo(**{
+        "model_id": "stub", "horizon": HORIZON, "num_samples": SAMPLES, "step_s": 0.2, "tokens": 1, "dim": 2,
+        "history_size": 1, "action_names": ["linear.x", "linear.y"], "action_units": ["m/s", "m/s"],
+        "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0], "action_max_norm": 1.0, "goal_threshold": 1.0,
+    } | fields)  # fmt: skip
+
+
+class Stub:
+    """A world model in which to go to the right is always better."""
+
+    def __init__(self, graph: Any, info: ModelInfo, **parameters: Any) -> None:
+        self.graph = graph
+        self.energy, self.surprising, self.nan = 10.0, False, False
+        self.goal_ns: int | None = None
+        self.refusal = ""
+        self.set: list[SetGoal.Request] = []
+        graph.observer.create_service(SetGoal, "world_model/set_goal", self._set_goal)
+        self.questions = graph.listen(ActionCandidates, "world_model/candidates")
+        self.statuses = graph.listen(PlannerStatus, "planner/status")
+        self.diagnostics = graph.listen(DiagnosticArray, "/diagnostics")
+        self.commands = graph.listen(Twist, "cmd_vel")
+        graph.start("planner", parameters)
+        self.infos = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED)
+        self.infos.publish(info)
+        self._futures = graph.publisher(PredictedFutures, "world_model/futures")
+        self._surprises = graph.publisher(Surprise, "world_model/surprise")
+        self._client = client(graph)
+
+    def image(self) -> None:
+        """The world model has seen an image."""
+        message = PredictedFutures(has_goal=self.goal_ns is not None, current_energy=self.energy)
+        message.header.stamp = to_time(now_ns())
+        message.goal_stamp = to_time(self.goal_ns or 0)
+        energies = np.ones((SAMPLES, HORIZON), np.float32)
+        if self.questions:
+            asked = self.questions[-1]
+            message.candidates_source, message.candidates_stamp = asked.source, asked.header.stamp
+            energies = -np.cumsum(messages.array_of(asked.actions)[..., 0], axis=1)
+        if self.nan:
+            energies[:] = np.nan
+        self._surprises.publish(Surprise(surprising=self.surprising))
+        self._futures.publish(fill(message, {"energies": messages.tensor("energies", energies)}))
+
+    def begin_anew(self) -> None:
+        """As at the start, with nothing to do for the planner."""
+        self.energy, self.surprising, self.nan, self.goal_ns, self.refusal = 10.0, False, False, None, ""
+        self.statuses.clear()
+        self.until(lambda: self.statuses and self.statuses[-1].state == PlannerStatus.IDLE, "rest")
+        for heard in (self.set, self.statuses, self.diagnostics, self.commands):
+            heard.clear()
+
+    def until(self, condition: Any, what: str, timeout_s: float = 10.0) -> None:
+        self.graph.until(condition, what, timeout_s, meanwhile=self.image, every_s=PERIOD_S)
+
+    def goal(self, **goal: Any) -> Goal:
+        return Goal(self.graph, self._client, meanwhile=self.image, **goal)
+
+    def driving(self, **goal: Any) -> Goal:
+        """A goal to which the robot drives already."""
+        given = {} if "latent" in goal else {"image": goal_image(now_ns())}
+        asked = self.goal(**(given | goal))
+        assert asked.accepted
+        self.commands.clear()
+        self.until(lambda: len(self.commands) > 3 and self.commands[-1].linear.x > 0.1, "commands")
+        return asked
+
+    def ends(self, asked: Goal, outcome: str, status: int) -> Any:
+        found, result = asked.end(meanwhile=self.image)
+        assert (result.outcome, found) == (outcome, status), result.reason
+        assert self.commands[-1] == Twist(), "the robot stands"
+        return result
+
+    def says(self, level: int, words: str) -> bool:
+        """Whether the planner's diagnostics said so."""
+        return any(
+            status.level == bytes([level]) and words in status.message
+            for message in self.diagnostics
+            for status in message.status
+            if status.name == "planner: driving"
+        )
+
+    def _set_goal(self, request: Any, response: Any) -> Any:
+        self.set.append(request)
+        response.success, response.message = not self.refusal, self.refusal
+        if response.success:
+            given = bool(request.image.data or request.latent.data)
+            self.goal_ns = from_time(request.stamp) if given else None
+        return response
+
+
+QUICK = {"stuck_after_s": 0.8, "give_up_after": 2, "patience_s": 0.8, "surprised_after": 5}
+
+
+@pytest.fixture(scope="module")
+def shared_stub(shared_graph: Any) -> Stub:
+    return Stub(shared_graph, model_info(), **QUICK)
+
+
+@pytest.fixture
+def stub(shared_stub: Stub) -> Stub:
+    """One planner for the tests after which it is as it was."""
+    shared_stub.begin_anew()
+    return shared_stub
+
+
+def test_a_goal_is_told_to_the_world_model_driven_to_reached_and_given_back(stub: Stub) -> None:
+    stamp_ns = now_ns()
+    asked = stub.driving(image=goal_image(stamp_ns))
+    assert from_time(stub.set[0].stamp) == stamp_ns and stub.set[0].image.height == 8
+    stub.energy = 6.0
+    stub.until(lambda: asked.feedback and asked.feedback[-1].best_energy == 6.0, "feedback")
+    assert asked.feedback[-1].state == PlannerStatus.SEEKING and asked.feedback[-1].hold == ""
+    stub.energy = 0.5
+    result = stub.ends(asked, "reached", GoalStatus.STATUS_SUCCEEDED)
+    assert result.energy == result.best_energy == 0.5 and result.duration_s > 0
+    assert stub.goal_ns is None and len(stub.set) == 2, "given back"
+
+
+def test_a_goal_may_be_a_latent_with_a_threshold_of_its_own(stub: Stub) -> None:
+    latent = fill(Tensor(), messages.tensor("latent", np.ones((1, 2), np.float32)))
+    asked = stub.driving(latent=latent, energy_threshold=5.0)
+    np.testing.assert_array_equal(messages.array_of(stub.set[0].latent), [[1.0, 1.0]])
+    stub.energy = 4.0
+    stub.ends(asked, "reached", GoalStatus.STATUS_SUCCEEDED)
+
+
+def test_cancelled_the_robot_stands_at_once(stub: Stub) -> None:
+    asked = stub.driving()
+    before = len(stub.commands)
+    assert asked.cancel(meanwhile=stub.image)
+    stub.ends(asked, "cancelled", GoalStatus.STATUS_CANCELED)
+    stub.until(lambda: stub.goal_ns is None, "the goal given back")
+    assert [command == Twist() for command in stub.commands[before:]].count(True) == 1, "told once"
+    assert not asked.cancel(), "it has ended"
+
+
+def test_a_new_goal_takes_the_place_of_the_one_before(stub: Stub) -> None:
+    first = stub.driving()
+    second = stub.goal(image=goal_image(now_ns()))
+    _, result = first.end(meanwhile=stub.image)
+    assert result.outcome == "aborted" and "another goal took its place" in result.reason
+    stub.commands.clear()
+    stub.until(lambda: stub.commands and stub.commands[-1].linear.x > 0.1, "commands to the second")
+    stub.energy = 0.5
+    stub.ends(second, "reached", GoalStatus.STATUS_SUCCEEDED)
+
+
+def test_another_goal_by_topic_ends_it_and_is_not_taken_back(stub: Stub) -> None:
+    asked = stub.driving()
+    stub.goal_ns = 99
+    _, result = asked.end(meanwhile=stub.image)
+    assert result.outcome == "aborted" and result.reason == "another goal was set"
+    assert stub.goal_ns == 99
+    stub.commands.clear()
+    stub.until(
+        lambda: stub.commands and stub.commands[-1].linear.x > 0.1, "commands to the goal of the topic"
+    )
+
+
+def test_its_time_may_be_over(stub: Stub) -> None:
+    result = stub.ends(stub.driving(timeout_s=0.7), "timeout", GoalStatus.STATUS_ABORTED)
+    assert 0.7 <= result.duration_s < 2.0
+
+
+def test_a_robot_that_does_not_get_nearer_is_stuck(stub: Stub) -> None:
+    result = stub.ends(stub.driving(), "stuck", GoalStatus.STATUS_ABORTED)
+    assert "no nearer than 10" in result.reason
+    assert any(status.state == PlannerStatus.STUCK for status in stub.statuses)
+
+
+def test_it_stands_while_images_surprise_the_model_and_gives_up_if_that_lasts(stub: Stub) -> None:
+    asked = stub.driving()
+    stub.surprising = True
+    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+    stub.until(lambda: stub.statuses[-1].state == PlannerStatus.HELD, "HELD")
+    stub.surprising = False
+    stub.until(lambda: stub.commands[-1].linear.x > 0.1, "the robot to go on")
+    stub.surprising = True
+    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    assert "images in a row surprised the model" in result.reason
+    assert any("surprised" in feedback.hold for feedback in asked.feedback)
+    stub.until(lambda: stub.says(1, "surprised the model"), "WARN in the diagnostics")
+
+
+def test_it_stands_when_futures_stop_and_gives_up_if_that_lasts(stub: Stub) -> None:
+    asked = stub.driving()
+    began = time.monotonic()
+    stub.graph.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 1.0)
+    assert time.monotonic() - began < 0.8
+    _, result = asked.end()
+    assert result.outcome == "aborted" and "no futures for" in result.reason
+    stub.graph.until(lambda: stub.says(3, "no futures for"), "STALE in the diagnostics")
+    stub.until(lambda: stub.says(0, "idle"), "OK again")
+
+
+def test_a_goal_that_the_world_model_does_not_take_is_aborted_with_its_reason(stub: Stub) -> None:
+    stub.refusal = "unknown encoding bayer_grbg16"
+    _, result = stub.goal(image=goal_image(now_ns())).end(meanwhile=stub.image)
+    assert result.outcome == "aborted" and "unknown encoding bayer_grbg16" in result.reason
+    assert len(stub.set) == 1, "what was not taken is not given back"
+
+
+def test_without_a_world_model_a_goal_is_aborted(ros_graph: Any) -> None:
+    ros_graph.start("planner")
+    _, result = Goal(ros_graph, client(ros_graph), image=goal_image(now_ns())).end()
+    assert result.outcome == "aborted"
+    assert "no futures for" in result.reason or "there is no service" in result.reason
+
+
+@pytest.mark.parametrize("goal", [{}, {"timeout_s": -1.0}, {"energy_threshold": float("nan")}])
+def test_goals_that_make_no_sense_are_rejected(stub: Stub, goal: dict[str, Any]) -> None:
+    given = {"image": goal_image(1)} if goal else {}
+    assert not stub.goal(**given, **goal).accepted
+
+
+def test_another_model_begins_the_plan_anew_and_one_that_cannot_be_driven_with_ends_the_goal(
+    stub: Stub,
+) -> None:
+    asked = stub.driving()
+    stub.infos.publish(model_info(version="2"))
+    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+    stub.until(lambda: stub.commands[-1].linear.x > 0.1, "the robot to go on")
+    stub.infos.publish(model_info(action_names=["colour", "taste"]))
+    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    assert "cannot drive with stub" in result.reason
+    stub.until(lambda: stub.says(2, "cannot drive with stub"), "ERROR in the diagnostics")
+    stub.infos.publish(model_info())
+
+
+def test_the_planner_that_stops_ends_its_goal_and_leaves_the_robot_standing(ros_graph: Any) -> None:
+    stub = Stub(ros_graph, model_info(), **QUICK)
+    asked = stub.driving()
+    process = stub.graph.processes.pop("planner")
+    process.terminate()
+    stub.until(lambda: process.poll() is not None, "the planner's end")
+    assert process.returncode == 0, stub.graph.log("planner").read_text()
+    assert stub.commands[-1] == Twist() and stub.goal_ns is None
+    _, result = asked.end()
+    assert result.outcome == "aborted" and result.reason == "the planner stops"
+
+
+def test_an_arm_is_told_pose_deltas_once_a_step(ros_graph: Any) -> None:
+    poses = ros_graph.listen(PoseStamped, "pose_delta")
+    stub = Stub(
+        ros_graph,
+        model_info(
+            action_names=["x", "y", "z"],
+            action_units=["m"] * 3,
+            action_low=[-0.05] * 3,
+            action_high=[0.05] * 3,
+        ),
+        action_frame="arm_base",
+    )
+    stub.goal_ns, began = 5, time.monotonic()
+    stub.until(lambda: len(poses) >= 5, "pose deltas")
+    assert time.monotonic() - began > 0.7, "five of them, 0.2 s apart"
+    assert len(stub.statuses) > 15 and not stub.commands
+    assert poses[-1].header.frame_id == "arm_base" and 0.01 < poses[-1].pose.position.x <= 0.05
+    stub.energy = 0.5
+    stub.until(lambda: poses[-1].pose.position.x == 0.0, "no further displacement")

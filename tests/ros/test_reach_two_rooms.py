@@ -1,0 +1,143 @@
+"""The planner's action with the real model, and the robot of the simulated world."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.reach_action", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from action_msgs.msg import GoalStatus
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import EpisodeResult, LatentState, PlannerStatus
+from jepa_ros import qos
+from sensor_msgs.msg import Image
+
+from tests.ros.goals import Goal, client
+
+pytestmark = pytest.mark.ros
+
+START_S, EPISODE_S = 60.0, 60.0
+
+
+class Robot:
+    """The world model, the planner and the robot; the goals of the world are for whoever asks for them."""
+
+    def __init__(self, graph: Any, bundle: Path) -> None:
+        self.graph = graph
+        self.goals = graph.listen(Image, "world/goal_image", qos.LATCHED)
+        self.commands = graph.listen(Twist, "cmd_vel")
+        self.episodes = graph.listen(EpisodeResult, "episode")
+        self.statuses = graph.listen(PlannerStatus, "planner/status")
+        graph.start("world_model", {"bundle": bundle}, ("image:=camera/image_raw",))
+        # A busy machine shows the robot slower than the stamps say, which surprises the model.
+        graph.start("planner", {"patience_s": 1.0, "surprised_after": 0})
+        graph.start(
+            "two_rooms",
+            {"seed": 3, "episode_timeout_s": EPISODE_S, "min_subscribers": 1},
+            ("goal_image:=world/goal_image",),
+        )
+        self._client = client(graph)
+        graph.until(
+            lambda: self.goals and self.statuses, "the robot's goal and the planner's first word", START_S
+        )
+
+    def ask(self, **goal: Any) -> Goal:
+        """Drive to the goal of the world, unless another one is given."""
+        self.commands.clear()
+        asked = Goal(self.graph, self._client, **({"image": self.goals[-1]} | goal))
+        assert asked.accepted
+        return asked
+
+    def drive(self) -> Goal:
+        """Drive to the goal of the world; the robot moves already."""
+        asked = self.ask()
+        self.graph.until(lambda: any(command != Twist() for command in self.commands), "commands")
+        return asked
+
+    def stands(self) -> bool:
+        return self.commands == [] or bool(self.commands[-1] == Twist())
+
+
+@pytest.fixture(scope="module")
+def shared(shared_graph: Any, two_rooms_bundle: Path) -> Iterator[Robot]:
+    yield Robot(shared_graph, two_rooms_bundle)
+    for node in ("two_rooms", "planner", "world_model"):
+        assert shared_graph.stop(node) == 0, shared_graph.log(node).read_text()
+
+
+def test_until_somebody_asks_the_robot_stands(shared: Robot) -> None:
+    shared.graph.until(lambda: len(shared.statuses) > 15, "images")
+    assert {status.state for status in shared.statuses} <= {PlannerStatus.IDLE, PlannerStatus.HELD}
+    assert shared.commands == []
+
+
+def test_cancelled_on_its_way_the_robot_stands(shared: Robot) -> None:
+    asked = shared.drive()
+    assert asked.cancel()
+    status, result = asked.end()
+    assert (status, result.outcome) == (GoalStatus.STATUS_CANCELED, "cancelled")
+    told = len(shared.commands)
+    shared.graph.spin_for(0.5)
+    assert shared.stands() and len(shared.commands) == told
+
+
+def test_its_time_is_over_before_the_robot_has_arrived(shared: Robot) -> None:
+    status, result = shared.ask(timeout_s=0.5).end()
+    assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, "timeout")
+    assert result.duration_s >= 0.5 and shared.stands()
+
+
+def test_the_goal_is_reached_and_the_robot_really_is_there(shared: Robot) -> None:
+    shared.episodes.clear()
+    asked = shared.drive()
+    status, result = asked.end(EPISODE_S)
+    assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, "reached"), result.reason
+    assert result.steps > 3 and result.best_energy < np.nanmax([told.energy for told in asked.feedback])
+    shared.graph.until(lambda: shared.episodes, "the verdict of the world")
+    assert shared.episodes[0].reached and shared.episodes[0].distance_m < 0.2
+    assert shared.stands()
+
+
+def test_a_goal_may_be_a_latent_that_was_seen_before(shared: Robot) -> None:
+    latents = shared.graph.listen(LatentState, "world_model/latent")
+    shared.graph.until(lambda: latents, "a latent")
+    status, result = shared.ask(image=Image(), latent=latents[-1].latent).end()
+    assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, "reached"), "it stands there"
+
+
+def test_a_goal_that_the_world_model_takes_too_late_moves_nothing(shared: Robot) -> None:
+    world_model = shared.graph.processes["world_model"]
+    world_model.send_signal(signal.SIGSTOP)
+    try:
+        _, result = shared.ask().end(10.0)
+    finally:
+        world_model.send_signal(signal.SIGCONT)
+    assert result.outcome == "aborted"
+    shared.commands.clear()
+    shared.statuses.clear()
+    shared.graph.until(lambda: len(shared.statuses) > 30, "images")
+    assert all(command == Twist() for command in shared.commands)
+
+
+def test_the_robot_stands_when_the_world_model_hangs(shared: Robot) -> None:
+    asked = shared.drive()
+    world_model = shared.graph.processes["world_model"]
+    world_model.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        shared.graph.until(shared.stands, "the robot told to stand", 2.0)
+        assert time.monotonic() - began < 1.0
+        # Giving the goal back to who does not answer takes its time.
+        status, result = asked.end(10.0)
+    finally:
+        world_model.send_signal(signal.SIGCONT)
+    assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, "aborted")
+    assert "no futures for" in result.reason

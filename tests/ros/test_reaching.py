@@ -1,0 +1,129 @@
+"""One goal: when it ends, and how."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+reaching = pytest.importorskip(
+    "jepa_ros.reaching", reason="the workspace is not on the paths: . scripts/env.sh"
+)
+Outcome, Reach, Terms = reaching.Outcome, reaching.Reach, reaching.Terms
+
+pytestmark = pytest.mark.ros
+
+GOAL_NS, STEP_NS = 7, 200_000_000
+
+
+def reach(timeout_s=None):
+    terms = Terms(goal_ns=GOAL_NS, threshold=None, timeout_s=timeout_s, give_up_after=2, patience_s=2.0)
+    return Reach(terms, now_s=100.0)
+
+
+def follow(goal, step=0, *, energy=5.0, escapes=0, reached=False):
+    assert goal.concerns(GOAL_NS)
+    goal.follow(
+        stamp_ns=1_000_000_000 + step * STEP_NS,
+        step_ns=STEP_NS,
+        energy=energy,
+        escapes=escapes,
+        reached=reached,
+    )
+
+
+def test_a_goal_is_followed_by_energy_and_steps():
+    goal = reach()
+    assert math.isnan(goal.energy) and math.isnan(goal.best_energy) and goal.steps == 0
+    for step, energy in enumerate([5.0, 3.0, 4.0]):
+        follow(goal, step, energy=energy)
+    assert (goal.energy, goal.best_energy, goal.steps, goal.end) == (4.0, 3.0, 2, None)
+
+
+def test_it_ends_as_reached_when_the_seeker_says_so():
+    goal = reach()
+    follow(goal, energy=0.5, reached=True)
+    assert goal.end.outcome is Outcome.REACHED and "0.5" in goal.end.reason
+
+
+def test_a_robot_that_was_stuck_too_often_without_getting_nearer_is_stuck():
+    goal = reach()
+    follow(goal, energy=5.0, escapes=10)
+    follow(goal, energy=4.95, escapes=11)
+    assert goal.end is None
+    follow(goal, energy=6.0, escapes=12)
+    assert goal.end.outcome is Outcome.STUCK and "no nearer than 4.95" in goal.end.reason
+
+
+def test_getting_nearer_makes_up_for_having_been_stuck():
+    goal = reach()
+    for escapes, energy in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0]):
+        follow(goal, energy=energy, escapes=escapes)
+    assert goal.end is None
+
+
+def test_energies_that_are_no_numbers_are_no_progress():
+    goal = reach()
+    for escapes in range(3):
+        follow(goal, energy=math.nan, escapes=escapes)
+    assert goal.end.outcome is Outcome.STUCK
+
+
+def test_its_time_counts_from_when_it_was_accepted():
+    goal = reach(timeout_s=10.0)
+    follow(goal)
+    goal.watch(109.0, "")
+    assert goal.end is None and goal.duration_s == 9.0
+    goal.watch(110.5, "")
+    assert goal.end.outcome is Outcome.TIMEOUT and "10 s" in goal.end.reason
+
+
+def test_what_makes_the_robot_stand_for_too_long_ends_it():
+    goal = reach()
+    goal.watch(101.0, "no futures for 2.1 s")
+    assert (goal.end.outcome, goal.end.reason) == (Outcome.ABORTED, "no futures for 2.1 s")
+
+
+def test_a_world_model_that_does_not_seek_it_ends_it():
+    goal = reach()
+    assert not goal.concerns(None) and not goal.concerns(99), "futures to what was sought before"
+    goal.watch(102.5, "")
+    assert goal.end.outcome is Outcome.ABORTED and "no futures to this goal" in goal.end.reason
+
+
+@pytest.mark.parametrize(
+    ("now_sought", "reason", "replaced"),
+    [(None, "the goal was taken back", False), (99, "another goal was set", True)],
+)
+def test_it_ends_when_the_world_model_seeks_something_else(now_sought, reason, replaced):
+    goal = reach()
+    follow(goal)
+    assert not goal.concerns(now_sought)
+    assert goal.end.outcome is Outcome.ABORTED and goal.end.reason == reason and goal.replaced is replaced
+
+
+def test_another_models_energies_do_not_compare():
+    goal = reach()
+    follow(goal, energy=1.0, escapes=5)
+    goal.judged_anew()
+    follow(goal, energy=50.0, escapes=0)
+    assert goal.best_energy == 50.0 and goal.end is None
+
+
+def test_who_waits_is_woken_by_the_end():
+    goal, found = reach(), []
+    waits = threading.Thread(target=lambda: found.append(goal.wait()))
+    waits.start()
+    goal.finish(Outcome.CANCELLED, "it was cancelled")
+    waits.join(5.0)
+    assert found == [goal.end]
+
+
+@given(st.lists(st.sampled_from(list(Outcome)), min_size=1, max_size=5))
+def test_the_first_end_is_the_end(outcomes):
+    goal = reach()
+    assert [goal.finish(outcome, "") for outcome in outcomes] == [True] + [False] * (len(outcomes) - 1)
+    assert goal.end.outcome is outcomes[0]
