@@ -98,7 +98,7 @@ def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("world_model", {"source": "/dev/video0", "update_root": "/robot"}),
+        ("world_model", {"source": "/dev/video0", "planner": "true", "update_root": "/robot"}),
         ("update_manager", {}),
         ("demo", {}),
     ],

@@ -1,5 +1,5 @@
-"""The world model of a robot, a camera if a source is named, and the update manager if its folder is. Takes
-nav2's arguments."""
+"""The world model of a robot, a camera if a source is named, the planner if it is asked for, and the update
+manager if its folder is named. Takes nav2's arguments."""
 
 import os
 
@@ -32,6 +32,7 @@ ARGUMENTS = (
     ("bundle", "", "Folder of the model bundle; empty: the one in update_root, or in params_file."),
     ("image_topic", "camera/image_raw", "Topic of the images."),
     ("source", "", "Start a camera with this source (device, video, folder, bag); empty: no camera."),
+    ("planner", "false", "Start the planner, which drives to goals."),
     ("update_root", "", "Start the update manager for the robot in this folder; empty: no updates."),
 )
 PASSED_ON = (
@@ -77,6 +78,16 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 arguments=[*arguments, f"{namespace}/camera"],
                 parameters=[file, {"source": given["source"]}],
                 remappings=[("camera/image_raw", image)],
+            )
+        )
+    if given["planner"].lower() == "true":
+        nodes.append(
+            Node(
+                **common,
+                executable="planner",
+                name="planner",
+                arguments=[*arguments, f"{namespace}/planner"],
+                parameters=[file],
             )
         )
     return nodes

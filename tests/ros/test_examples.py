@@ -1,0 +1,57 @@
+"""The examples, as a user runs them beside a graph that runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.evaluating", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from jepa_msgs.msg import PredictedFutures
+
+pytestmark = pytest.mark.ros
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def start(graph: Any, example: str, *arguments: str) -> subprocess.Popen[str]:
+    domain = str(graph.observer.context.get_domain_id())
+    return subprocess.Popen(
+        [sys.executable, str(EXAMPLES / example), *arguments],
+        env=os.environ | {"ROS_DOMAIN_ID": domain},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_trajectories_are_scored_beside_a_driving_robot(ros_graph: Any, two_rooms_bundle: Path) -> None:
+    futures = ros_graph.listen(PredictedFutures, "world_model/futures")
+    ros_graph.start("world_model", {"bundle": two_rooms_bundle}, ("image:=camera/image_raw",))
+    ros_graph.start("planner")
+    ros_graph.start("two_rooms", {"min_subscribers": 1})
+    ros_graph.until(lambda: futures and futures[-1].has_goal, "futures to a goal")
+    example = start(ros_graph, "score_trajectories.py", "--count", "150")
+    said, _ = example.communicate(timeout=60)
+    assert example.returncode == 0, said
+    found = re.search(r"now ([\d.]+); trajectory (\d+) of 150 ends nearest, at ([\d.]+):\n\[\[", said)
+    assert found is not None, said
+    assert int(found[2]) < 150
+
+
+def test_without_a_world_model_it_says_so(ros_graph: Any) -> None:
+    example = start(ros_graph, "score_trajectories.py", "--service", "/nobody/evaluate_actions")
+    said, _ = example.communicate(timeout=60)
+    assert example.returncode == 1 and "there is no service /nobody/evaluate_actions" in said
+
+
+def test_each_fits_on_a_page() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 40, path.name
