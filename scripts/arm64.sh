@@ -48,6 +48,7 @@ register_qemu() {
 # Unpacked and not configured: Python needs no more, and nothing of it runs under qemu.
 unpack() {
   local name
+  mkdir -p "$(dirname "$SYSTEM")"
   mmdebstrap --quiet --arch=arm64 --variant=extract --mode=root --skip=check/qemu \
     --include=python3,python3-venv,dash,coreutils,libgl1,libglib2.0-0t64 trixie "$SYSTEM"
   for name in bin lib sbin; do ln -s usr/$name "$SYSTEM/$name"; done
