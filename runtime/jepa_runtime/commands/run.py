@@ -17,13 +17,13 @@ from rich.live import Live
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.commands.arguments import positive, stop_on_signals
-from jepa_runtime.commands.run_recording import RunRecording
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import write_report
+from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.sources.base import Frame, Image, Source
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.sources.pace import paced
