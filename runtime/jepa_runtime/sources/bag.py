@@ -6,25 +6,18 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.interfaces import Connection, MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.interfaces import Connection
 
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.imaging import decode, to_rgb
-from jepa_runtime.sources.base import Frame, Image, PassiveSource
-from jepa_runtime.sources.command_fields import CommandFields
+from jepa_runtime.sources.bag_file import IMAGE_TYPES, BagFile, image_in, is_camera, stamp_of
+from jepa_runtime.sources.base import Frame, PassiveSource
+from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import MAX_AGE_S, Commands
 
-_RAW = "sensor_msgs/msg/Image"
-_COMPRESSED = "sensor_msgs/msg/CompressedImage"
 _RATE_SAMPLES = 60
-# Its header bears the stamp of the image that was planned on, which is before the command.
-_LOGGED_WHEN_EXECUTED = {"jepa_msgs/msg/PlannerStatus"}
 
 
 class BagSource(PassiveSource):
@@ -32,11 +25,10 @@ class BagSource(PassiveSource):
 
     Args:
         path: an ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
-        topic: which image topic; may be left out where the bag has only one.
-        action: the topic of the commands that the robot executed, and which of its numbers are the action:
-            ``/cmd_vel:linear.x,angular.z`` (see :mod:`jepa_runtime.sources.command_fields`). A command counts
-            from the stamp in its header on, or, where its type has none, from when it was recorded. All of
-            them are read when the bag is opened. None: nothing is known about actions.
+        topic: which image topic; may be left out where the bag has only one beside those of goals.
+        action: the topic of the commands that the robot executed, and which of its numbers are the action
+            (see :class:`~jepa_runtime.sources.command_topic.CommandTopic`). All of them are read when the bag
+            is opened. None: nothing is known about actions.
         max_age_s: how long a command holds if no other follows.
 
     Attributes:
@@ -55,24 +47,14 @@ class BagSource(PassiveSource):
         action: str | None = None,
         max_age_s: float = MAX_AGE_S,
     ) -> None:
-        self.name = str(path)
         self.commands: Commands | None = None
         self._stamp_ns: int | None = None
-        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._bag = BagFile(path)
         try:
-            self._reader = Reader(path)
-            self._reader.open()
-        # The reader has no common root for what a damaged file makes it raise.
-        except Exception as error:
-            raise SourceError(
-                f"{path}: not a readable bag ({error}); a recording that was cut off must be repaired "
-                "first (mcap recover)"
-            ) from error
-        try:
-            self._connections = self._choose(topic)
+            self._connections = choose_images(self._bag, topic, option="?topic=NAME")
             self.rate_hz = self._measure_rate()
             if action is not None:
-                self.commands = self._read_commands(action, max_age_s)
+                self.commands = CommandTopic(self._bag, action).read_all(max_age_s)
         except BaseException:
             self.close()
             raise
@@ -91,108 +73,57 @@ class BagSource(PassiveSource):
         Raises:
             SourceError: a message cannot be decoded.
         """
-        for sequence, (connection, log_ns, raw) in enumerate(self._messages(self._connections)):
-            message: Any = self._deserialize(connection, raw, sequence)
-            try:
-                image = decode(message.data) if connection.msgtype == _COMPRESSED else _convert(message)
-            except FrameError as error:
-                raise SourceError(f"{self.name}: image {sequence} cannot be used: {error}") from error
-            self._stamp_ns = _stamp(message, log_ns)
-            yield Frame(image, self._stamp_ns, message.header.frame_id, sequence)
+        for sequence, (connection, log_ns, raw) in enumerate(self._bag.messages(self._connections)):
+            frame = read_frame(self._bag, connection, log_ns, raw, sequence)
+            self._stamp_ns = frame.stamp_ns
+            yield frame
 
     def close(self) -> None:
         """Close the file."""
-        if self._reader.is_open:
-            self._reader.close()
-
-    def _choose(self, topic: str | None) -> list[Connection]:
-        images = [entry for entry in self._reader.connections if entry.msgtype in (_RAW, _COMPRESSED)]
-        topics = sorted({entry.topic for entry in images if entry.msgcount})
-        if topic is None and len(topics) == 1:
-            topic = topics[0]
-        chosen = [entry for entry in images if entry.topic == topic and entry.msgcount]
-        if chosen:
-            return chosen
-        listed = ", ".join(topics)
-        if topic is None and topics:
-            raise SourceError(f"{self.name}: several image topics, choose one with ?topic=NAME: {listed}")
-        if topics:
-            raise SourceError(f"{self.name}: no image on topic {topic}; image topics: {listed}")
-        raise SourceError(f"{self.name}: no images in this bag; its topics: {self._topics()}")
-
-    def _topics(self) -> str:
-        entries = {f"{entry.topic} ({entry.msgtype})" for entry in self._reader.connections if entry.msgcount}
-        return ", ".join(sorted(entries)) or "none"
-
-    def _read_commands(self, action: str, max_age_s: float) -> Commands:
-        topic, _, listed = action.partition(":")
-        connections = [
-            entry
-            for entry in self._reader.connections
-            if entry.topic.lstrip("/") == topic.lstrip("/") and entry.msgcount
-        ]
-        if not connections:
-            raise SourceError(f"{self.name}: no commands on topic {topic}; its topics: {self._topics()}")
-        self._learn_types(connections)
-        reader: CommandFields | None = None
-        stamps: list[int] = []
-        values: list[list[float]] = []
-        for sequence, (connection, log_ns, raw) in enumerate(self._messages(connections)):
-            message: Any = self._deserialize(connection, raw, sequence)
-            try:
-                if reader is None:
-                    reader = CommandFields(connection.msgtype, listed.split(",") if listed else (), message)
-                values.append(reader.read(message))
-            except ValueError as error:
-                raise SourceError(f"{self.name}: command {sequence} on {topic}: {error}") from error
-            executed = connection.msgtype in _LOGGED_WHEN_EXECUTED
-            stamps.append(log_ns if executed else _stamp(message, log_ns))
-        assert reader is not None
-        try:
-            return Commands(
-                reader.names, reader.units, np.array(stamps), np.array(values), max_age_s=max_age_s
-            )
-        except ValueError as error:
-            raise SourceError(f"{self.name}: topic {topic}: {error}") from error
-
-    def _learn_types(self, connections: list[Connection]) -> None:
-        """A bag brings the definitions of its messages along: those that ROS 2 does not have are learned."""
-        for entry in connections:
-            if entry.msgtype in self._store.fielddefs or entry.msgdef.format != MessageDefinitionFormat.MSG:
-                continue
-            types = get_types_from_msg(entry.msgdef.data, entry.msgtype)
-            self._store.register(
-                {name: fields for name, fields in types.items() if name not in self._store.fielddefs}
-            )
-
-    def _messages(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
-        try:
-            yield from self._reader.messages(connections)
-        except Exception as error:
-            raise SourceError(f"{self.name}: the bag is damaged: {error}") from error
+        self._bag.close()
 
     def _measure_rate(self) -> float | None:
-        stamps = [
-            stamp
-            for (_, stamp, _), _ in zip(self._messages(self._connections), range(_RATE_SAMPLES), strict=False)
-        ]
+        messages = self._bag.messages(self._connections)
+        stamps = [stamp for (_, stamp, _), _ in zip(messages, range(_RATE_SAMPLES), strict=False)]
         periods = [later - earlier for earlier, later in pairwise(stamps) if later > earlier]
         return 1e9 / median(periods) if periods else None
 
-    def _deserialize(self, connection: Connection, raw: bytes, sequence: int) -> object:
-        try:
-            return self._store.deserialize_cdr(raw, connection.msgtype)
-        except Exception as error:
-            raise SourceError(
-                f"{self.name}: message {sequence} is not a {connection.msgtype}: {error}"
-            ) from error
+
+def choose_images(bag: BagFile, topic: str | None, *, option: str) -> list[Connection]:
+    """Where a bag has the images of one camera.
+
+    Args:
+        topic: of them; None: the only one.
+        option: by which the user names one.
+
+    Raises:
+        SourceError: there is no such topic, or several and none was named.
+    """
+    cameras = [entry for entry in bag.connections if is_camera(entry)]
+    topics = sorted({entry.topic for entry in cameras})
+    if topic is None and len(topics) == 1:
+        return cameras
+    # An image of a goal is shown too, to who asks for it by its name.
+    chosen = [entry for entry in bag.connections if entry.topic == topic and entry.msgtype in IMAGE_TYPES]
+    if chosen:
+        return chosen
+    listed = ", ".join(topics)
+    if topic is None and topics:
+        raise SourceError(f"{bag.path}: several image topics, choose one with {option}: {listed}")
+    if topics:
+        raise SourceError(f"{bag.path}: no image on topic {topic}; image topics: {listed}")
+    raise SourceError(f"{bag.path}: no images in this bag; its topics: {bag.topics()}")
 
 
-def _stamp(message: Any, log_ns: int) -> int:
-    """The stamp in a message's header; where there is none, when it was recorded."""
-    stamp = getattr(getattr(message, "header", None), "stamp", None)
-    return log_ns if stamp is None else stamp.sec * 1_000_000_000 + stamp.nanosec or log_ns
+def read_frame(bag: BagFile, connection: Connection, log_ns: int, raw: bytes, sequence: int) -> Frame:
+    """The frame in a message of a bag.
 
-
-def _convert(message: Any) -> Image:
-    return to_rgb(message.data, message.encoding, message.width, message.height, message.step)
+    Raises:
+        SourceError: it cannot be decoded.
+    """
+    message = bag.deserialize(connection, raw, sequence)
+    try:
+        image = image_in(message)
+    except FrameError as error:
+        raise SourceError(f"{bag.path}: image {sequence} cannot be used: {error}") from error
+    return Frame(image, stamp_of(message, log_ns), message.header.frame_id, sequence)

@@ -1,0 +1,118 @@
+"""A recorded ROS 2 bag (MCAP or SQLite) as messages, read without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from jepa_runtime.errors import SourceError
+from jepa_runtime.imaging import decode, to_rgb
+from jepa_runtime.sources.base import Image
+
+RAW_IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+IMAGE_TYPES = (RAW_IMAGE, COMPRESSED_IMAGE)
+
+
+class BagFile:
+    """An open bag: an ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
+
+    Raises:
+        SourceError: not a bag, or cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+        try:
+            self._reader = Reader(path)
+            self._reader.open()
+        # The reader has no common root for what a damaged file makes it raise.
+        except Exception as error:
+            raise SourceError(
+                f"{path}: not a readable bag ({error}); a recording that was cut off must be repaired "
+                "first (mcap recover)"
+            ) from error
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The topics that have messages, several connections of one where several published it."""
+        return [entry for entry in self._reader.connections if entry.msgcount]
+
+    def topics(self) -> str:
+        """For people: every topic with its type."""
+        entries = {f"{entry.topic} ({entry.msgtype})" for entry in self.connections}
+        return ", ".join(sorted(entries)) or "none"
+
+    def messages(self, connections: Sequence[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+        """The messages of ``connections`` in the order in which they were recorded, each with the moment at
+        which it was [ns].
+
+        Raises:
+            SourceError: the bag is damaged there.
+        """
+        if not connections:
+            return
+        try:
+            yield from self._reader.messages(connections)
+        except Exception as error:
+            raise SourceError(f"{self.path}: the bag is damaged: {error}") from error
+
+    def deserialize(self, connection: Connection, raw: bytes, sequence: int) -> Any:
+        """A message; ``sequence`` names it in errors.
+
+        Raises:
+            SourceError: it is none of its topic's type, or nobody knows that.
+        """
+        try:
+            self._learn_type(connection)
+            return self._store.deserialize_cdr(raw, connection.msgtype)
+        except Exception as error:
+            raise SourceError(
+                f"{self.path}: message {sequence} is not a {connection.msgtype}: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file. May be called again."""
+        if self._reader.is_open:
+            self._reader.close()
+
+    def _learn_type(self, connection: Connection) -> None:
+        """A bag brings the definitions of its messages along: those that ROS 2 does not have are learned."""
+        known = self._store.fielddefs
+        if connection.msgtype in known or connection.msgdef.format != MessageDefinitionFormat.MSG:
+            return
+        types = get_types_from_msg(connection.msgdef.data, connection.msgtype)
+        self._store.register({name: fields for name, fields in types.items() if name not in known})
+
+
+def stamp_of(message: Any, log_ns: int) -> int:
+    """The stamp in a message's header [ns]; where there is none, when it was recorded."""
+    stamp = getattr(getattr(message, "header", None), "stamp", None)
+    return log_ns if stamp is None else stamp.sec * 1_000_000_000 + stamp.nanosec or log_ns
+
+
+def image_in(message: Any) -> Image:
+    """The pixels of an Image or CompressedImage as uint8 [h, w, 3] RGB.
+
+    Raises:
+        FrameError: they cannot be used.
+    """
+    if message.__msgtype__ == COMPRESSED_IMAGE:
+        return decode(message.data)
+    return to_rgb(message.data, message.encoding, message.width, message.height, message.step)
+
+
+def is_camera(connection: Connection) -> bool:
+    """Whether a topic holds what a camera saw, and not what it should see."""
+    return connection.msgtype in IMAGE_TYPES and not is_goal(connection)
+
+
+def is_goal(connection: Connection) -> bool:
+    """Whether a topic holds images of goals."""
+    return connection.msgtype == RAW_IMAGE and connection.topic.rpartition("/")[2] == "goal_image"
