@@ -32,13 +32,13 @@ from jepa_ros.goals import Goals
 from jepa_ros.model_services import ModelServices
 from jepa_ros.opening import Served
 from jepa_ros.parameters import declare, values
-from jepa_ros.proposals import Proposals
 from jepa_ros.serving import Camera, cameras_of
 from jepa_ros.spin import run
 from jepa_ros.stage_times import StageClock
 from jepa_ros.world_model_parameters import PARAMETERS
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import Result
+from jepa_runtime.recording.proposals import Proposals
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from jepa_msgs.msg import ActionCandidates
 
-from jepa_ros.conversions import from_time
 from jepa_runtime.pipeline import Candidates
 from jepa_runtime.recording.messages import array_of
 
 
 class Proposals:
-    """The newest acceptable candidates. Offered on the executor's thread, taken on the inference thread.
+    """The newest acceptable candidates. Offered on one thread, taken on the inference thread.
 
     Attributes:
         timeout_s: a planner silent for this long has lost its say.
@@ -35,8 +34,8 @@ class Proposals:
         if shape != self._shape:
             self._shape, self._newest = shape, None
 
-    def offer(self, message: ActionCandidates) -> str:
-        """Take the candidates of ``message``, or return why they are refused."""
+    def offer(self, message: Any) -> str:
+        """Take the candidates of a jepa_msgs/ActionCandidates, or return why they are refused."""
         reason = self._take(message)
         self.refused += bool(reason)
         return reason
@@ -47,7 +46,7 @@ class Proposals:
             return None
         return self._newest[1]
 
-    def _take(self, message: ActionCandidates) -> str:
+    def _take(self, message: Any) -> str:
         try:
             actions = array_of(message.actions)
         except ValueError as error:
@@ -57,8 +56,9 @@ class Proposals:
             return f"actions must be [1..{most}, {steps}, {size}], got {list(actions.shape)}"
         if not np.isfinite(actions).all():
             return "actions hold numbers that are not finite"
+        stamp = message.header.stamp
         candidates = Candidates(
-            actions.astype(np.float32), message.source or "candidates", from_time(message.header.stamp)
+            actions.astype(np.float32), message.source or "candidates", stamp.sec * 10**9 + stamp.nanosec
         )
         self._newest = (self._clock(), candidates)
         return ""
