@@ -218,6 +218,28 @@ def test_the_file_bears_its_name_only_when_complete(tmp_path: Path) -> None:
         recorder.write_message(topic, build(type_name, fields), STAMP_NS)
 
 
+def test_a_recording_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
+    recorder = McapRecorder(tmp_path / "run.mcap")
+    topic, type_name, fields = everything()[-1]
+    recorder.write_message(topic, build(type_name, fields), STAMP_NS)
+    recorder.discard()
+    recorder.discard()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RecordingError, match="closed"):
+        recorder.write_message(topic, build(type_name, fields), STAMP_NS)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_recording_that_a_full_disk_cut_off_can_be_given_up(tmp_path: Path) -> None:
+    (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
+    recorder = McapRecorder(tmp_path / "run.mcap")
+    recorder.write("/noise", messages.TWIST, b"\0\1\0\0", STAMP_NS)
+    with pytest.raises(RecordingError, match="No space left on device"):
+        recorder.close()
+    recorder.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_exception_in_the_caller_still_completes_the_file(tmp_path: Path) -> None:
     topic, type_name, fields = everything()[0]
     with pytest.raises(RuntimeError), McapRecorder(tmp_path / "run.mcap") as recorder:

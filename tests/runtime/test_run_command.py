@@ -144,8 +144,9 @@ def test_a_recording_holds_frames_and_results_and_can_be_played_again(
     path = tmp_path / "run.mcap"
     first = measure(tmp_path / "a.json", "--source", "two_rooms", "--duration", "0.5", "--mcap", str(path))
     assert set(by_mcap_ros2(path)) == {
-        "/camera/image_raw/compressed",
+        "/camera/image_raw",
         "/cmd_vel",
+        "/goal_image",
         "/world_model/futures",
         "/world_model/latent",
         "/world_model/model_info",

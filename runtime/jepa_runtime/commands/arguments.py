@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Event
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.world_model import WorldModel
 
 
 def positive(text: str) -> float:
@@ -35,6 +43,75 @@ def progress_on(console: Console) -> Progress:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
+
+
+def recording(text: str) -> Path:
+    """The name of an MCAP file to be written, for ``type=`` of an argument."""
+    if not text.endswith(".mcap"):
+        raise argparse.ArgumentTypeError(f"must end in .mcap, got {text}")
+    return Path(text)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> None:
+    """What :func:`open_model` reads. ``first``: where an engine and a precision are looked for before."""
+    parser.add_argument("--engine", metavar="E", help=f"engine and device (default: {first}openvino:CPU)")
+    parser.add_argument(
+        "--precision", metavar="P", help=f"int8, fp16 or fp32 (default: {first}the bundle's first)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, metavar="K", help="futures per frame (default: the bundle's)"
+    )
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep compiled models there")
+    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+
+
+def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldModel:
+    """Open ``bundle`` as the arguments say.
+
+    Raises:
+        JepaRuntimeError: see :meth:`~jepa_runtime.world_model.WorldModel.open`.
+    """
+    return WorldModel.open(
+        bundle,
+        engine=args.engine or "openvino:CPU",
+        precision=args.precision,
+        num_samples=args.num_samples,
+        options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
+        allow_untrained=args.allow_untrained,
+    )
+
+
+def write_json(target: str, data: Any) -> None:
+    """Write JSON data to a file, or to standard output where that is called ``-``.
+
+    Raises:
+        JepaRuntimeError: the file cannot be written.
+    """
+    text = json.dumps(data, indent=2, allow_nan=False)
+    if target == "-":
+        print(text, flush=True)
+    else:
+        write_text(Path(target), f"{text}\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; folders are made.
+
+    Raises:
+        JepaRuntimeError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -15,8 +15,13 @@ import cv2
 from rich.console import Console
 from rich.live import Live
 
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.commands.arguments import positive, stop_on_signals
+from jepa_runtime.commands.arguments import (
+    add_model_arguments,
+    open_model,
+    positive,
+    recording,
+    stop_on_signals,
+)
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
@@ -46,6 +51,12 @@ def add_parser(subparsers: Any) -> None:
         "surprise, with the latency of every stage. Frames are due at a fixed rate whatever the model does; "
         "one that finds the last one still waiting replaces it, and the drop is counted.",
     )
+    add_arguments(parser)
+    parser.add_argument("--mcap", type=recording, metavar="FILE", help="record as `jepa-runtime record` does")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`run` reads, but where it records."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--bundle", metavar="FOLDER", help="the model bundle")
     model.add_argument(
@@ -71,26 +82,18 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--goal", metavar="IMAGE", help="an image of the goal (default: the source's own, if it has one)"
     )
-    parser.add_argument(
-        "--engine", metavar="E", help="engine and device (default: the robot's, else openvino:CPU)"
-    )
-    parser.add_argument(
-        "--precision", metavar="P", help="int8, fp16 or fp32 (default: the robot's, else the bundle's first)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--num-samples", type=int, metavar="K", help="futures per frame (default: the bundle's)"
-    )
+    add_model_arguments(parser, first="the robot's, else ")
     parser.add_argument(
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the measurements there; - for standard output")
     parser.add_argument("--html", metavar="FILE", help="write a latency report there")
-    parser.add_argument("--mcap", metavar="FILE", help="record frames and results there, as ROS 2 messages")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep compiled models there")
-    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    parser.add_argument(
+        "--jpeg",
+        action="store_true",
+        help="record frames as JPEG: a fraction of the room, but not the pixels that the model saw, so a "
+        "replay gives other outputs",
+    )
     parser.set_defaults(run=run)
 
 
@@ -143,9 +146,7 @@ class _Run:
     def play(self) -> int:
         with self._serving() as pipeline:
             if self._args.mcap is not None:
-                self._recording = RunRecording(self._args.mcap, pipeline.model)
-            if self._goal is not None:
-                pipeline.set_goal(self._goal)
+                self._recording = RunRecording(self._args.mcap, pipeline.model, jpeg=self._args.jpeg)
             try:
                 self._feed(pipeline)
             except SourceError as error:
@@ -180,15 +181,7 @@ class _Run:
             yield pipeline
 
     def _open(self, folder: str | Path) -> WorldModel:
-        args = self._args
-        return WorldModel.open(
-            folder,
-            engine=args.engine or "openvino:CPU",
-            precision=args.precision,
-            num_samples=args.num_samples,
-            options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
-            allow_untrained=args.allow_untrained,
-        )
+        return open_model(self._args, folder)
 
     def _feed(self, pipeline: Pipeline) -> None:
         goal: Image | None = None
@@ -198,9 +191,12 @@ class _Run:
             )
             for frame, late_ms in frames:
                 self._lateness_ms.append(late_ms)
-                if self._goal is None and self._source.goal is not goal:
-                    goal = self._source.goal
+                wanted = self._source.goal if self._goal is None else self._goal
+                if wanted is not goal:
+                    goal = wanted
                     pipeline.set_goal(goal, frame.stamp_ns)
+                    if self._recording is not None:
+                        self._recording.add_goal(goal, frame.stamp_ns)
                 command = self._source.command
                 if command is not None:
                     pipeline.add_action(frame.stamp_ns, command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -100,6 +101,17 @@ class McapRecorder:
             self._partial.replace(self.path)
         except OSError as error:
             raise RecordingError(f"{self.path}: cannot be completed: {error.strerror}") from error
+
+    def discard(self) -> None:
+        """Leave no file: remove what was written so far, also where it could not be completed."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+            # A full disk fails once more.
+            with suppress(OSError):
+                self._file.close()
+        self._partial.unlink(missing_ok=True)
 
     def __enter__(self) -> McapRecorder:
         return self

@@ -24,6 +24,8 @@ LATENT_STATE = "jepa_msgs/msg/LatentState"
 PREDICTED_FUTURES = "jepa_msgs/msg/PredictedFutures"
 SURPRISE = "jepa_msgs/msg/Surprise"
 MODEL_INFO = "jepa_msgs/msg/ModelInfo"
+ACTION_CANDIDATES = "jepa_msgs/msg/ActionCandidates"
+IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 TWIST = "geometry_msgs/msg/Twist"
 
@@ -164,6 +166,20 @@ def model_info(model: WorldModel, stamp_ns: int) -> Fields:
         "action_max_norm": action.max_norm or 0.0,
         "goal_threshold": manifest.goal_threshold,
         "surprise_threshold": manifest.surprise_threshold,
+    }
+
+
+def image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
+    """sensor_msgs/Image of ``rgb`` (uint8 [h, w, 3])."""
+    height, width, _ = rgb.shape
+    return {
+        "header": header(stamp_ns, frame_id),
+        "height": height,
+        "width": width,
+        "encoding": "rgb8",
+        "is_bigendian": 0,
+        "step": width * 3,
+        "data": np.ascontiguousarray(rgb).reshape(-1),
     }
 
 

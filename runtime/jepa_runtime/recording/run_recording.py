@@ -1,7 +1,8 @@
-"""What ``jepa-runtime run --mcap`` records: the topics that the ROS nodes would publish."""
+"""What a run leaves in a bag: the topics that the ROS nodes would publish."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,31 +12,40 @@ from numpy.typing import NDArray
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build, prepare
-from jepa_runtime.sources.base import Frame
+from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.world_model import WorldModel
 
+NODE = "/world_model"
+IMAGE_TOPIC, GOAL_TOPIC, COMMAND_TOPIC = "/camera/image_raw", "/goal_image", "/cmd_vel"
 _JPEG_QUALITY = 90
 _TYPES = (
     messages.MODEL_INFO,
     messages.LATENT_STATE,
     messages.PREDICTED_FUTURES,
     messages.SURPRISE,
+    messages.IMAGE,
     messages.COMPRESSED_IMAGE,
     messages.TWIST,
 )
 
 
 class RunRecording:
-    """Frames (as JPEG), commands and results of one run, each logged at its frame's stamp.
+    """Frames, goals, commands and results of one run, each logged at its frame's stamp.
+
+    Args:
+        jpeg: keep frames as JPEG, in a fraction of the room; else every pixel as the model saw it, without
+            which nobody can compute the results again.
+        half: keep the latents of futures as float16.
 
     Raises:
         RecordingError: the file cannot be written.
     """
 
-    def __init__(self, path: str, model: WorldModel) -> None:
+    def __init__(self, path: str | Path, model: WorldModel, *, jpeg: bool = True, half: bool = False) -> None:
         prepare(*_TYPES)
         self._recorder = McapRecorder(path)
         self._model = model
+        self._jpeg, self._half = jpeg, half
         self._told_model = False
 
     def serve(self, model: WorldModel) -> None:
@@ -45,34 +55,58 @@ class RunRecording:
 
     def add_frame(self, frame: Frame, command: NDArray[np.float32] | None) -> None:
         """Record a frame, and the command in force from its stamp on."""
-        if not self._told_model:
-            self._told_model = True
-            info = messages.model_info(self._model, frame.stamp_ns)
-            self._write("/world_model/model_info", messages.MODEL_INFO, info, frame.stamp_ns)
-        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        image = messages.compressed_image(frame, np.asarray(jpeg, np.uint8).reshape(-1))
-        self._write("/camera/image_raw/compressed", messages.COMPRESSED_IMAGE, image, frame.stamp_ns)
+        self.add_model(frame.stamp_ns)
+        if self._jpeg:
+            bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+            _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+            fields = messages.compressed_image(frame, np.asarray(jpeg, np.uint8).reshape(-1))
+            topic = f"{IMAGE_TOPIC}/compressed"
+            self._write(topic, messages.COMPRESSED_IMAGE, fields, frame.stamp_ns)
+        else:
+            fields = messages.image(frame.image, frame.stamp_ns, frame.frame_id)
+            self._write(IMAGE_TOPIC, messages.IMAGE, fields, frame.stamp_ns)
         if command is not None:
             twist = messages.twist(self._model.manifest.io.action.names, command)
-            self._write("/cmd_vel", messages.TWIST, twist, frame.stamp_ns)
+            self._write(COMMAND_TOPIC, messages.TWIST, twist, frame.stamp_ns)
+
+    def add_goal(self, image: Image | None, stamp_ns: int) -> None:
+        """Record what is sought from ``stamp_ns`` on; None: nothing."""
+        shown = np.zeros((0, 0, 3), np.uint8) if image is None else image
+        self._write(GOAL_TOPIC, messages.IMAGE, messages.image(shown, stamp_ns, ""), stamp_ns)
+
+    def add_model(self, stamp_ns: int) -> None:
+        """Record which model serves, if that is not known yet."""
+        if not self._told_model:
+            self._told_model = True
+            info = messages.model_info(self._model, stamp_ns)
+            self._write(f"{NODE}/model_info", messages.MODEL_INFO, info, stamp_ns)
 
     def add_result(self, result: Result) -> None:
         """Record what came out of a frame."""
         state = messages.latent_state(result, self._model)
         futures = messages.predicted_futures(result, self._model)
-        self._write("/world_model/latent", messages.LATENT_STATE, state, result.stamp_ns)
-        self._write("/world_model/futures", messages.PREDICTED_FUTURES, futures, result.stamp_ns)
+        if self._half and futures is not None and result.futures is not None:
+            futures["latents"] = messages.tensor("latents", result.futures.latents.astype(np.float16))
+        self._write(f"{NODE}/latent", messages.LATENT_STATE, state, result.stamp_ns)
+        self._write(f"{NODE}/futures", messages.PREDICTED_FUTURES, futures, result.stamp_ns)
         self._write(
-            "/world_model/surprise",
+            f"{NODE}/surprise",
             messages.SURPRISE,
             messages.surprise(result, self._model),
             result.stamp_ns,
         )
 
+    def add_message(self, topic: str, type_name: str, cdr: bytes, log_ns: int) -> None:
+        """Record a message of another bag as it is."""
+        self._recorder.write(topic, type_name, cdr, log_ns)
+
     def close(self) -> None:
         """Complete the file."""
         self._recorder.close()
+
+    def discard(self) -> None:
+        """Leave no file."""
+        self._recorder.discard()
 
     def _write(self, topic: str, type_name: str, fields: dict[str, Any] | None, stamp_ns: int) -> None:
         if fields is not None:
