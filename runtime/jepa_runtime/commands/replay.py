@@ -1,0 +1,238 @@
+"""``jepa-runtime replay``: a recording computed again, every frame, and whether the same comes out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import (
+    add_model_arguments,
+    open_model,
+    progress_on,
+    recording,
+    stop_on_signals,
+    write_json,
+)
+from jepa_runtime.replay.comparison import Comparison, Difference, compare
+from jepa_runtime.replay.inputs import NONE, BagInputs, Topics
+from jepa_runtime.replay.player import Player
+from jepa_runtime.replay.replaying import Replayed, replay
+from jepa_runtime.world_model import WorldModel
+
+_DIFFERENT = 1
+_MOST_FIELDS = 4
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``replay`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "replay",
+        help="compute a recording again, bit for bit",
+        description="Process every frame of a bag in order, with its commands, goals and candidates at their "
+        "places, and write what the nodes would publish to another bag. The same bag, bundle, engine and "
+        "threads give the same file, byte for byte; times taken are left at 0.",
+        epilog="Exit status: 0; 1 after an error, or where --compare found a difference.",
+    )
+    parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
+    parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
+    parser.add_argument(
+        "--mcap", required=True, type=recording, metavar="OUT", help="write the outputs there"
+    )
+    add_topic_arguments(parser)
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--futures",
+        choices=("float32", "float16"),
+        default="float32",
+        help="type of the latents in the futures; the nodes publish float16 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--copy-inputs", action="store_true", help="write images, commands, goals and candidates too"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="?",
+        const="",
+        metavar="OTHER",
+        help="compare with the outputs in another bag (default: those in BAG itself)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write what was done there; - for standard output")
+    parser.set_defaults(run=run)
+
+
+def add_topic_arguments(parser: argparse.ArgumentParser) -> None:
+    """What :func:`topics` reads."""
+    parser.add_argument("--topic", metavar="T", help="the images (default: the bag's only ones)")
+    parser.add_argument(
+        "--action",
+        metavar="T",
+        help="the commands that the robot executed, and which of their fields are the action "
+        f"(T:linear.x,linear.y), or {NONE} (default: cmd_vel, the model's action names)",
+    )
+    parser.add_argument(
+        "--goal", metavar="T", help=f"the goal images, or {NONE} (default: goal_image, where there is one)"
+    )
+    parser.add_argument(
+        "--candidates",
+        metavar="T",
+        help=f"what a planner proposed, or {NONE} (default: the bag's, where it has any)",
+    )
+
+
+def topics(args: argparse.Namespace) -> Topics:
+    """The topics of a bag that the arguments name."""
+    return Topics(image=args.topic, action=args.action, goal=args.goal, candidates=args.candidates)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; see its epilog for the exit status.
+
+    Raises:
+        JepaRuntimeError: bad input, or something could not be computed or written.
+    """
+    console = Console(stderr=args.json == "-")
+    bundle = Bundle.open(args.bundle)
+    with (
+        stop_on_signals() as stopping,
+        closing(BagInputs(args.bag, bundle.manifest, topics(args))) as inputs,
+        Player(lambda: open_model(args, bundle)) as player,
+    ):
+        model = player.model
+        replayed = _replay(args, inputs, player, stopping, console)
+    comparison = None
+    if args.compare is not None:
+        comparison = compare(args.mcap, Path(args.compare or args.bag))
+    if args.json is not None:
+        write_json(args.json, _summary(args, model, replayed, comparison))
+    _show(console, args.mcap, replayed)
+    if comparison is None:
+        return 0
+    _show_comparison(console, comparison)
+    return 0 if comparison.same else _DIFFERENT
+
+
+def _replay(
+    args: argparse.Namespace, inputs: BagInputs, player: Player, stopping: Event, console: Console
+) -> Replayed:
+    with progress_on(console) as progress:
+        task = progress.add_task("frames", total=inputs.count)
+
+        def step() -> None:
+            progress.advance(task)
+            if stopping.is_set():
+                raise KeyboardInterrupt
+
+        return replay(
+            inputs,
+            player,
+            args.mcap,
+            half=args.futures == "float16",
+            copy_inputs=args.copy_inputs,
+            on_frame=step,
+        )
+
+
+def _summary(
+    args: argparse.Namespace, model: WorldModel, replayed: Replayed, comparison: Comparison | None
+) -> dict[str, Any]:
+    return {
+        "bag": str(args.bag),
+        "out": str(args.mcap),
+        "sha256": _sha256(args.mcap),
+        "frames": replayed.frames,
+        "futures": replayed.futures,
+        "surprises": replayed.surprises,
+        "resets": replayed.resets,
+        "refused": replayed.refused,
+        "last_refusal": replayed.last_refusal,
+        "threads": args.threads,
+        "model": describe(model),
+        "comparison": None if comparison is None else _comparison(comparison),
+    }
+
+
+def describe(model: WorldModel) -> dict[str, Any]:
+    """Which model computed, as JSON data."""
+    return {
+        "id": model.manifest.model_id,
+        "version": model.manifest.version,
+        "sha256": model.bundle.sha256,
+        "engine": model.engine,
+        "device": model.device,
+        "precision": model.precision,
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "same": comparison.same,
+        "models": {name: list(both) for name, both in comparison.models.items()},
+        "topics": {
+            topic.topic: {
+                "equal": topic.equal,
+                "different": topic.different,
+                "only_here": topic.only_first,
+                "only_there": topic.only_second,
+                "first_difference": None
+                if topic.difference is None
+                else {"stamp_ns": topic.difference.stamp_ns, "fields": topic.difference.fields},
+            }
+            for topic in comparison.topics
+        },
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _show(console: Console, out: Path, replayed: Replayed) -> None:
+    resets = [f"{reason} {count}" for reason, count in replayed.resets.items() if reason != "first"]
+    broken = f"; history broken by {', '.join(resets)}" if resets else ""
+    console.print(
+        f"{replayed.frames} frames: {replayed.futures} with futures, {replayed.surprises} with surprise"
+        f"{broken}; in {out}",
+        markup=False,
+    )
+    if replayed.refused:
+        console.print(
+            f"{replayed.refused} inputs refused, as in service; the last: {replayed.last_refusal}",
+            markup=False,
+        )
+
+
+def _show_comparison(console: Console, comparison: Comparison) -> None:
+    for name, (here, there) in comparison.models.items():
+        console.print(f"another model made it: {name} {there}, here {here}", markup=False, style="yellow")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("topic")
+    for column in ("equal", "different", "only here", "only there"):
+        table.add_column(column, justify="right")
+    table.add_column("first difference")
+    for topic in comparison.topics:
+        counts = (topic.equal, topic.different, topic.only_first, topic.only_second)
+        table.add_row(topic.topic, *map(str, counts), _told(topic.difference))
+    console.print(table)
+    console.print("[green]equal, bit for bit[/]" if comparison.same else "[red]different[/]")
+
+
+def _told(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    fields = [
+        name if largest is None else f"{name} by {largest:.3g}"
+        for name, largest in list(difference.fields.items())[:_MOST_FIELDS]
+    ]
+    return f"{difference.stamp_ns} ns: {', '.join(fields)}"

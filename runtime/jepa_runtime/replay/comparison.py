@@ -1,0 +1,179 @@
+"""Two bags with outputs of a model: which of their messages say the same, and where they differ first.
+
+What a model computed is compared to the bit. What is not the model's is not: how long it took, and how frames
+were counted. Latents that one side keeps as float16 are compared as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jepa_runtime.errors import SourceError
+from jepa_runtime.recording import messages
+from jepa_runtime.recording.run_recording import NODE
+from jepa_runtime.sources.bag_file import BagFile, stamp_of
+
+_NOT_THE_MODELS = {"sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed"}
+_ALWAYS_COMPARED = (messages.LATENT_STATE, messages.PREDICTED_FUTURES, messages.SURPRISE)
+_NOT_COMPARED = {messages.MODEL_INFO, messages.ACTION_CANDIDATES}
+_MODEL = ("model_id", "version", "sha256", "engine", "device", "precision", "num_samples")
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two messages of one stamp differ: by field, the largest difference; None where that is none."""
+
+    stamp_ns: int
+    fields: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class TopicComparison:
+    """One topic: how many messages are equal, differ, or have none of their stamp on the other side."""
+
+    topic: str
+    equal: int
+    different: int
+    only_first: int
+    only_second: int
+    difference: Difference | None
+
+    @property
+    def same(self) -> bool:
+        """Whether both sides say the same."""
+        return not (self.different or self.only_first or self.only_second)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two bags. ``models``: in what the models differ that made them."""
+
+    models: dict[str, tuple[Any, Any]]
+    topics: tuple[TopicComparison, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether every output is equal."""
+        return all(topic.same for topic in self.topics)
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """Compare the outputs in ``first``, which a replay wrote, with those in ``second``.
+
+    A topic of the second bag may have another name where only one is of its type: of a node in a namespace.
+
+    Raises:
+        SourceError: a bag cannot be read, or the second has no outputs, or those of several cameras.
+    """
+    with closing(BagFile(first)) as ours, closing(BagFile(second)) as theirs:
+        named = dict.fromkeys(_ALWAYS_COMPARED, "")
+        for entry in ours.connections:
+            if entry.topic.startswith(f"{NODE}/") and entry.msgtype not in _NOT_COMPARED:
+                named[entry.msgtype] = entry.topic
+        pairs = [(topic, _partner(theirs, topic, type_name)) for type_name, topic in named.items()]
+        if not any(other for _, other in pairs):
+            raise SourceError(
+                f"{second}: has no outputs of a model to compare with; its topics: {theirs.topics()}"
+            )
+        topics = tuple(
+            _compare(topic or other, _read(ours, topic), _read(theirs, other))
+            for topic, other in pairs
+            if topic or other
+        )
+        return Comparison(_models(ours, theirs), topics)
+
+
+def _partner(bag: BagFile, topic: str, type_name: str) -> str:
+    topics = {entry.topic for entry in bag.connections if entry.msgtype == type_name}
+    if topic in topics:
+        return topic
+    if len(topics) > 1:
+        raise SourceError(f"{bag.path}: several topics of {type_name}: {', '.join(sorted(topics))}")
+    return next(iter(topics), "")
+
+
+def _read(bag: BagFile, topic: str) -> Iterator[tuple[int, Values]]:
+    connections = [entry for entry in bag.connections if entry.topic == topic]
+    for sequence, (connection, log_ns, raw) in enumerate(bag.messages(connections)):
+        message = bag.deserialize(connection, raw, sequence)
+        yield stamp_of(message, log_ns), _values(message)
+
+
+def _values(message: Any) -> Values:
+    """The leaves of a message by their paths, arrays as such."""
+    if message.__msgtype__ == "jepa_msgs/msg/Tensor":
+        return {"": messages.array_of(message)}
+    found: Values = {}
+    for name in message.__dataclass_fields__:
+        if name.startswith("_") or name in _NOT_THE_MODELS:
+            continue
+        value = getattr(message, name)
+        if hasattr(value, "__msgtype__"):
+            found |= {f"{name}.{path}".rstrip("."): leaf for path, leaf in _values(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _compare(
+    topic: str, first: Iterator[tuple[int, Values]], second: Iterator[tuple[int, Values]]
+) -> TopicComparison:
+    equal = different = only_first = only_second = 0
+    difference: Difference | None = None
+    one, other = next(first, None), next(second, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one[0] < other[0]):
+            only_first += 1
+            one = next(first, None)
+        elif one is None or other[0] < one[0]:
+            only_second += 1
+            other = next(second, None)
+        else:
+            fields = _differences(one[1], other[1])
+            equal += not fields
+            different += bool(fields)
+            if fields and difference is None:
+                difference = Difference(one[0], fields)
+            one, other = next(first, None), next(second, None)
+    return TopicComparison(topic, equal, different, only_first, only_second, difference)
+
+
+def _differences(first: Values, second: Values) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name in first.keys() | second.keys():
+        if name not in first or name not in second:
+            found[name] = None
+            continue
+        one, other = np.asarray(first[name]), np.asarray(second[name])
+        if np.dtype(np.float16) in (one.dtype, other.dtype):
+            one, other = one.astype(np.float16), other.astype(np.float16)
+        if one.dtype != other.dtype or one.shape != other.shape or one.tobytes() != other.tobytes():
+            found[name] = _largest(one, other)
+    return dict(sorted(found.items()))
+
+
+def _largest(one: Any, other: Any) -> float | None:
+    if one.shape != other.shape or not one.size or {one.dtype.kind, other.dtype.kind} - set("fiu"):
+        return None
+    largest = float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max())
+    return largest if np.isfinite(largest) else None
+
+
+def _models(ours: BagFile, theirs: BagFile) -> dict[str, tuple[Any, Any]]:
+    one, other = _model(ours), _model(theirs)
+    return {name: (one.get(name), other.get(name)) for name in _MODEL if one.get(name) != other.get(name)}
+
+
+def _model(bag: BagFile) -> Values:
+    topics = [entry for entry in bag.connections if entry.msgtype == messages.MODEL_INFO]
+    for connection, _, raw in bag.messages(topics):
+        return _values(bag.deserialize(connection, raw, 0))
+    return {}

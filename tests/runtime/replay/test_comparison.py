@@ -1,0 +1,99 @@
+"""Comparing two bags of outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.errors import SourceError
+from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.recording.definitions import build
+from jepa_runtime.replay.comparison import Comparison, compare
+from tests.runtime.fakes import FakeModel
+from tests.runtime.test_recording import STAMP_NS, result
+
+LATENT, FUTURES, SURPRISE = (f"/world_model/{name}" for name in ("latent", "futures", "surprise"))
+
+
+def outputs(path: Path, *stamps: int, node: str = "/world_model", **changes: Any) -> Path:
+    """The outputs of some frames, their results with ``changes``."""
+    model: Any = FakeModel()
+    with McapRecorder(path) as recorder:
+        for stamp_ns in stamps:
+            changed = replace(result(), stamp_ns=stamp_ns, **changes)
+            for name, type_name, fields in (
+                ("latent", messages.LATENT_STATE, messages.latent_state(changed, model)),
+                ("futures", messages.PREDICTED_FUTURES, messages.predicted_futures(changed, model)),
+                ("surprise", messages.SURPRISE, messages.surprise(changed, model)),
+            ):
+                if fields is not None:
+                    recorder.write_message(f"{node}/{name}", build(type_name, fields), stamp_ns)
+    return path
+
+
+def counts(found: Comparison) -> dict[str, tuple[int, int, int, int]]:
+    return {
+        topic.topic: (topic.equal, topic.different, topic.only_first, topic.only_second)
+        for topic in found.topics
+    }
+
+
+def test_how_long_it_took_and_how_frames_were_counted_makes_no_difference(tmp_path: Path) -> None:
+    first = outputs(tmp_path / "a.mcap", 1, 2)
+    times = dict.fromkeys(result().timings_ms, 99.0)
+    second = outputs(tmp_path / "b.mcap", 1, 2, timings_ms=times, sequence=77, deadline_missed=False)
+    found = compare(first, second)
+    assert found.same
+    assert counts(found) == {topic: (2, 0, 0, 0) for topic in (LATENT, FUTURES, SURPRISE)}
+
+
+def test_one_bit_is_a_difference(tmp_path: Path) -> None:
+    latent = result().latent.copy()
+    latent[1, 2] = np.nextafter(latent[1, 2], np.float32(np.inf))
+    found = compare(
+        outputs(tmp_path / "a.mcap", STAMP_NS), outputs(tmp_path / "b.mcap", STAMP_NS, latent=latent)
+    )
+    assert not found.same
+    (topic,) = [topic for topic in found.topics if not topic.same]
+    assert topic.topic == LATENT and topic.difference is not None
+    assert topic.difference.stamp_ns == STAMP_NS
+    assert topic.difference.fields == {"latent": pytest.approx(float(np.spacing(result().latent[1, 2])))}
+
+
+def test_what_only_one_side_has_is_counted_wherever_it_is(tmp_path: Path) -> None:
+    found = compare(outputs(tmp_path / "a.mcap", 1, 2, 3, 5), outputs(tmp_path / "b.mcap", 2, 4, 5, 6, 7))
+    assert not found.same
+    assert counts(found)[LATENT] == (2, 0, 2, 3)
+
+
+def test_outputs_that_the_first_bag_lacks_altogether_are_missed(tmp_path: Path) -> None:
+    found = compare(outputs(tmp_path / "a.mcap", 1, surprise=None), outputs(tmp_path / "b.mcap", 1))
+    assert counts(found)[SURPRISE] == (0, 0, 0, 1)
+    assert not found.same
+
+
+def test_energies_that_there_are_not_are_equal(tmp_path: Path) -> None:
+    without = {"goal_stamp_ns": None, "current_energy": None}
+    assert compare(
+        outputs(tmp_path / "a.mcap", 1, **without), outputs(tmp_path / "b.mcap", 1, **without)
+    ).same
+
+
+def test_a_node_in_a_namespace_is_found(tmp_path: Path) -> None:
+    second = outputs(tmp_path / "b.mcap", 1, node="/robot1/world_model")
+    assert compare(outputs(tmp_path / "a.mcap", 1), second).same
+
+
+def test_of_several_cameras_none_is_guessed(tmp_path: Path) -> None:
+    both = tmp_path / "b.mcap"
+    model: Any = FakeModel()
+    with McapRecorder(both) as recorder:
+        for camera in ("left", "right"):
+            message = build(messages.LATENT_STATE, messages.latent_state(result(), model))
+            recorder.write_message(f"/world_model/{camera}/latent", message, 1)
+    with pytest.raises(SourceError, match=r"several topics of jepa_msgs/msg/LatentState: .*left.*right"):
+        compare(outputs(tmp_path / "a.mcap", 1), both)

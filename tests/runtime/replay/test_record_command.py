@@ -1,0 +1,58 @@
+"""``jepa-runtime record``: what it leaves of a run."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa_runtime.cli import main
+from jepa_runtime.sources import open_source
+from tests.runtime.replay.conftest import Recorded
+from tests.runtime.replay.reading import messages_of
+
+
+def test_frames_commands_goals_and_outputs_are_recorded(recorded: Recorded) -> None:
+    found = messages_of(recorded.bag)
+    assert {topic: len(messages) for topic, messages in found.items()} == {
+        "/camera/image_raw": 20,
+        "/cmd_vel": 20,
+        "/goal_image": 1,
+        "/world_model/model_info": 1,
+        "/world_model/latent": 20,
+        "/world_model/futures": 18,
+        "/world_model/surprise": 16,
+    }
+    assert found["/world_model/futures"][0].has_goal
+    assert found["/goal_image"][0].header.stamp == found["/camera/image_raw"][0].header.stamp
+
+
+def test_every_pixel_is_kept(recorded: Recorded) -> None:
+    source = open_source("two_rooms?seed=3", rate_hz=10)
+    seen = [(frame.image, source.command, source.goal) for frame in itertools.islice(source.frames(), 20)]
+    kept = open_source(f"{recorded.bag}?action=/cmd_vel:linear.x,linear.y")
+    for (image, command, _), frame in zip(seen, kept.frames(), strict=True):
+        np.testing.assert_array_equal(frame.image, image)
+        np.testing.assert_array_equal(kept.command, command)
+    (goal,) = open_source(f"{recorded.bag}?topic=/goal_image").frames()
+    np.testing.assert_array_equal(goal.image, seen[0][2])
+
+
+def test_jpeg_takes_less_room(bundle: Path, recorded: Recorded, tmp_path: Path) -> None:
+    bag = tmp_path / "small.mcap"
+    source = ["--source", "two_rooms?seed=3", "--rate", "50", "--duration", "0.2"]
+    assert main(["record", "--bundle", str(bundle), "--out", str(bag), "--jpeg", *source]) == 0
+    (jpeg, *_), (raw, *_) = (
+        messages_of(bag)["/camera/image_raw/compressed"],
+        messages_of(recorded.bag)["/camera/image_raw"],
+    )
+    assert len(jpeg.data) < len(raw.data) / 5
+
+
+def test_a_recording_is_an_mcap_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["record", "--bundle", str(bundle), "--source", "two_rooms", "--out", "drive.bag"])
+    assert caught.value.code == 2
+    assert "must end in .mcap, got drive.bag" in capsys.readouterr().err

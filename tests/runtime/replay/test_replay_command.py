@@ -1,0 +1,283 @@
+"""``jepa-runtime replay``: the same outputs from the same bag, to the bit, or why not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.cli import main
+from jepa_runtime.recording import messages
+from jepa_runtime.replay.inputs import BagInputs
+from jepa_runtime.replay.player import Player
+from jepa_runtime.replay.replaying import replay
+from jepa_runtime.world_model import WorldModel
+from tests.bundles import HORIZON, make_bundle
+from tests.runtime.bags import Entry, image, twist, write_bag
+from tests.runtime.replay.conftest import Recorded
+from tests.runtime.replay.reading import messages_of
+
+MS = 1_000_000
+S = 1_000 * MS
+FUTURES, LATENT, SURPRISE = (f"/world_model/{name}" for name in ("futures", "latent", "surprise"))
+
+Replay = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """The exit status and what was said."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(bag: Path, out: Path, *options: str, model: Path = bundle) -> tuple[int, str]:
+        status = main(["replay", str(bag), "--bundle", str(model), "--mcap", str(out), *options])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return run
+
+
+def frames(count: int, *, every_ms: int = 100) -> list[Entry]:
+    return [image(S + index * every_ms * MS, value=10 * index % 256) for index in range(count)]
+
+
+def candidates(log_ns: int, stamp_ns: int, count: int = 2, steps: int = HORIZON) -> Entry:
+    actions = np.full((count, steps, 2), 0.25, np.float32)
+    fields = {
+        "header": messages.header(stamp_ns, "front"),
+        "actions": messages.tensor("actions", actions),
+        "source": "mine",
+    }
+    return log_ns, "/world_model/candidates", messages.ACTION_CANDIDATES, fields
+
+
+def goal(log_ns: int, stamp_ns: int, value: int | None) -> Entry:
+    size = (0, 0) if value is None else (6, 8)
+    _, _, type_name, fields = image(stamp_ns, value or 0, size=size)
+    return log_ns, "/goal_image", type_name, fields
+
+
+# ------------------------------------------------------------------ the same again
+
+
+def test_two_processes_write_the_same_file_and_what_was_computed_live(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    start = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    outs = [tmp_path / "first.mcap", tmp_path / "second.mcap"]
+    found: list[dict[str, Any]] = []
+    for out in outs:
+        command = [sys.executable, "-c", start, "replay", str(recorded.bag), "--bundle", str(recorded.bundle)]
+        done = subprocess.run(
+            [*command, "--mcap", str(out), "--compare", "--json", "-"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        found.append(json.loads(done.stdout))
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert found[0]["sha256"] == found[1]["sha256"]
+    comparison = found[0]["comparison"]
+    assert comparison["same"] and comparison["models"] == {}
+    assert {name: topic["equal"] for name, topic in comparison["topics"].items()} == {
+        LATENT: 20,
+        FUTURES: 18,
+        SURPRISE: 16,
+    }
+    assert found[0]["resets"] == {"first": 1}
+
+
+def test_more_threads_give_the_same_twice_too(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+    outs = [tmp_path / "first.mcap", tmp_path / "second.mcap"]
+    assert [run(recorded.bag, out, "--threads", "2")[0] for out in outs] == [0, 0]
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_times_taken_are_not_in_it(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+    assert run(recorded.bag, tmp_path / "out.mcap")[0] == 0
+    found = messages_of(tmp_path / "out.mcap")
+    assert {(state.preprocess_ms, state.encode_ms) for state in found[LATENT]} == {(0.0, 0.0)}
+    assert {(futures.predict_ms, futures.deadline_missed) for futures in found[FUTURES]} == {(0.0, False)}
+
+
+def test_another_model_is_named_and_its_first_difference_shown(
+    recorded: Recorded, run: Replay, tmp_path: Path
+) -> None:
+    make_bundle(tmp_path / "other", history_size=2, seed=1)
+    options = ("--compare", "--json", str(tmp_path / "out.json"))
+    status, said = run(recorded.bag, tmp_path / "out.mcap", *options, model=tmp_path / "other")
+    assert status == 1
+    assert "another model made it: sha256" in said and "different" in said
+    comparison = json.loads((tmp_path / "out.json").read_text())["comparison"]
+    assert list(comparison["models"]) == ["sha256"]
+    latent = comparison["topics"][LATENT]
+    assert (latent["equal"], latent["different"]) == (0, 20)
+    first = messages_of(recorded.bag)[LATENT][0].header.stamp
+    assert latent["first_difference"]["stamp_ns"] == first.sec * S + first.nanosec
+    assert latent["first_difference"]["fields"]["latent"] > 0
+
+
+def test_jpeg_frames_give_other_outputs(bundle: Path, run: Replay, tmp_path: Path) -> None:
+    bag = tmp_path / "jpeg.mcap"
+    source = ["--source", "two_rooms", "--rate", "10", "--duration", "0.5", "--jpeg"]
+    assert main(["record", "--bundle", str(bundle), "--out", str(bag), *source]) == 0
+    status, said = run(bag, tmp_path / "out.mcap", "--compare")
+    assert status == 1 and "latent by" in said
+
+
+def test_futures_in_half_precision_are_compared_in_half_precision(
+    recorded: Recorded, run: Replay, tmp_path: Path
+) -> None:
+    status, said = run(recorded.bag, tmp_path / "out.mcap", "--futures", "float16", "--compare")
+    assert status == 0, said
+    half, full = (messages_of(path)[FUTURES][0] for path in (tmp_path / "out.mcap", recorded.bag))
+    assert len(half.latents.data) == len(full.latents.data) / 2
+
+
+def test_a_copy_with_its_inputs_can_be_replayed_in_turn(
+    recorded: Recorded, run: Replay, tmp_path: Path
+) -> None:
+    assert run(recorded.bag, tmp_path / "copy.mcap", "--copy-inputs")[0] == 0
+    status, said = run(tmp_path / "copy.mcap", tmp_path / "out.mcap", "--compare", str(recorded.bag))
+    assert status == 0, said
+    assert "equal, bit for bit" in said
+
+
+# ------------------------------------------------------------------ everything at its place
+
+
+def test_every_frame_is_processed_however_fast_they_came(run: Replay, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", frames(300, every_ms=1))
+    status, said = run(bag, tmp_path / "out.mcap", "--action", "none")
+    assert status == 0 and said.startswith("300 frames")
+    assert [state.sequence for state in messages_of(tmp_path / "out.mcap")[LATENT]] == list(range(300))
+
+
+def test_a_command_counts_from_when_it_was_given(bundle: Path, run: Replay, tmp_path: Path) -> None:
+    outs = {}
+    for name, change_ms in (("early", 0), ("late", 150), ("after", 400)):
+        entries = [twist(S - S // 2, 0.0), twist(S + change_ms * MS, 1.0), *frames(5)]
+        bag = write_bag(tmp_path / f"{name}.mcap", entries)
+        assert run(bag, tmp_path / f"{name}_out.mcap")[0] == 0
+        outs[name] = messages_of(tmp_path / f"{name}_out.mcap")
+    with WorldModel.open(bundle) as model:
+        latents = [model.encode(np.full((6, 8, 3), value, np.uint8)) for value in (0, 20)]
+        means = {"early": 1.0, "late": 0.25, "after": 0.0}
+        for name, mean in means.items():
+            expected = model.predict(
+                messages.array_of(outs[name][FUTURES][0].actions),
+                latents=np.stack(latents),
+                history_actions=np.array([[mean, 0.0]], np.float32),
+            )
+            found = messages.array_of(outs[name][FUTURES][0].latents)
+            np.testing.assert_array_equal(found, expected.latents)
+
+
+def test_candidates_are_followed_from_when_they_came_until_they_are_old(run: Replay, tmp_path: Path) -> None:
+    proposed = candidates(S + 350 * MS, S + 300 * MS)
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), proposed, *frames(17)])
+    assert run(bag, tmp_path / "out.mcap")[0] == 0
+    followed = [
+        (futures.candidates_source, futures.candidates_stamp.nanosec)
+        for futures in messages_of(tmp_path / "out.mcap")[FUTURES]
+    ]
+    # The first two frames have no history; candidates hold for a second.
+    assert followed == [("fan", 0)] * 2 + [("mine", 300 * MS)] * 10 + [("fan", 0)] * 3
+
+
+def test_candidates_that_do_not_fit_are_refused_as_in_service(run: Replay, tmp_path: Path) -> None:
+    entries = [twist(0, 0.0), candidates(S, S, steps=HORIZON + 1), *frames(5)]
+    status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
+    assert status == 0
+    assert "1 inputs refused, as in service; the last: candidates: actions must be [1..8, 4, 2]" in said
+
+
+def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: Path) -> None:
+    goals = [goal(S + 250 * MS, 7, 50), goal(S + 400 * MS, 8, 60), goal(S + 550 * MS, 9, None)]
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *goals, *frames(8)])
+    assert run(bag, tmp_path / "out.mcap")[0] == 0
+    sought = [
+        futures.goal_stamp.nanosec if futures.has_goal else None
+        for futures in messages_of(tmp_path / "out.mcap")[FUTURES]
+    ]
+    # From 0.2 s on; the goal recorded at the time of an image was there before it.
+    assert sought == [None, 7, 8, 8, None, None]
+
+
+# ------------------------------------------------------------------ what cannot be replayed
+
+
+@pytest.mark.parametrize(
+    ("entries", "options", "complaint"),
+    [
+        (frames(3), (), "no commands: no Twist on a topic cmd_vel; name the topic"),
+        (frames(3), ("--action", "/joints"), "no commands on topic /joints; its topics: /image"),
+        (
+            [*frames(3), twist(S, 0.0)],
+            ("--action", "/cmd_vel:linear.x"),
+            "have 1 components, an action of the model has 2 (linear.x, linear.y)",
+        ),
+        ([twist(S, 0.0)], (), "no images in this bag; its topics: /cmd_vel"),
+        (
+            [image(S, topic="/left"), image(S, topic="/right")],
+            (),
+            "several image topics, choose one with --topic: /left, /right",
+        ),
+        (frames(3), ("--action", "none", "--goal", "/aim"), "no goal images on topic /aim"),
+        (frames(3), ("--action", "none", "--compare"), "has no outputs of a model to compare with"),
+        (frames(3), ("--action", "none", "--engine", "abacus:CPU"), "abacus"),
+    ],
+)
+def test_what_is_missing_is_named(
+    run: Replay, tmp_path: Path, entries: list[Entry], options: tuple[str, ...], complaint: str
+) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", entries)
+    status, said = run(bag, tmp_path / "out.mcap", *options)
+    assert status == 1
+    assert complaint in said
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_bag_that_was_cut_off_is_refused(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+    bag = tmp_path / "cut.mcap"
+    bag.write_bytes(recorded.bag.read_bytes()[:-1000])
+    status, said = run(bag, tmp_path / "out.mcap")
+    assert status == 1 and "cut.mcap: not a readable bag" in said
+
+
+def test_a_frame_that_cannot_be_used_leaves_no_file(run: Replay, tmp_path: Path) -> None:
+    log_ns, topic, type_name, fields = image(S + 150 * MS)
+    broken = (log_ns, topic, type_name, fields | {"encoding": "rgbx77"})
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *frames(5), broken])
+    status, said = run(bag, tmp_path / "out.mcap")
+    assert status == 1 and "bag.mcap: image 2 cannot be used" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["bag.mcap"]
+
+
+def test_what_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", frames(2))
+    before = bag.read_bytes()
+    status, said = run(bag, bag, "--action", "none")
+    assert status == 1 and "is what is replayed: write into another file" in said
+    assert bag.read_bytes() == before
+
+
+def test_a_replay_that_is_stopped_leaves_no_file(bundle: Path, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *frames(5)])
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    inputs = BagInputs(bag, Bundle.open(bundle).manifest)
+    with Player(lambda: WorldModel.open(bundle)) as player, pytest.raises(KeyboardInterrupt):
+        replay(inputs, player, tmp_path / "out.mcap", on_frame=stop)
+    inputs.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["bag.mcap"]
