@@ -7,9 +7,36 @@ import sys
 from collections.abc import Sequence
 
 import jepa_runtime
-from jepa_runtime.commands import build_engine, compare, configs, doctor, info, profile, run, update, verify
+from jepa_runtime.commands import (
+    build_engine,
+    compare,
+    configs,
+    doctor,
+    info,
+    profile,
+    record,
+    replay,
+    run,
+    update,
+    verify,
+    whatif,
+)
 from jepa_runtime.errors import JepaRuntimeError
 
+_COMMANDS = (
+    run,
+    record,
+    replay,
+    whatif,
+    profile,
+    compare,
+    verify,
+    info,
+    doctor,
+    build_engine,
+    update,
+    configs,
+)
 _INTERRUPTED = 130
 
 
@@ -29,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"jepa-edge {jepa_runtime.__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, profile, compare, verify, info, doctor, build_engine, update, configs):
+    for command in _COMMANDS:
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

@@ -15,7 +15,9 @@ import pytest
 
 from jepa_runtime.profiling.profile_report import render_profile
 from jepa_runtime.profiling.report import Report, render
+from jepa_runtime.replay.whatif_page import render as render_whatif
 from tests.runtime.profiles import make_profile, make_run
+from tests.runtime.replay.pages import several
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = 390, 1280
@@ -104,6 +106,7 @@ def reports() -> dict[str, str]:
         "profile of few frames": render_profile(
             make_profile(run=run, sweep=None, closed_loop=None, cold_starts=[], layers=[])
         ),
+        "what if": render_whatif(several(), title="What if", subtitle="of a test"),
         "run": render(
             Report("A run", "for a test", {"total": samples}, "total", [i / 30 for i in range(500)], 33.3)
         ),

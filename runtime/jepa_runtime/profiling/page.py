@@ -110,7 +110,7 @@ def join(parts: Iterable[str]) -> Html:
 
 def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
     """The whole document."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'/>"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'

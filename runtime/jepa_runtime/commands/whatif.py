@@ -1,0 +1,190 @@
+"""``jepa-runtime whatif``: what would have come of other actions, from a moment in a recording on."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import (
+    add_model_arguments,
+    open_model,
+    positive,
+    progress_on,
+    stop_on_signals,
+    write_json,
+    write_text,
+)
+from jepa_runtime.commands.replay import add_topic_arguments, describe, topics
+from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
+from jepa_runtime.replay.inputs import BagInputs
+from jepa_runtime.replay.player import Player
+from jepa_runtime.replay.whatif import Branch, WhatIf, branch, executed, find_moment, index_at
+from jepa_runtime.replay.whatif_page import ranked, render
+
+_MOST_ROWS = 12
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``whatif`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "whatif",
+        help="branch from a moment in a recording: other actions, other futures",
+        description="Play a recording up to a moment, with what the robot did, and predict from there what "
+        "would have come of other actions: energies to the goal, error bounds and, of the actions that were "
+        "executed, the error against what came.",
+    )
+    parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
+    parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
+    parser.add_argument(
+        "--at", required=True, type=float, metavar="S", help="the moment, in seconds after the first image"
+    )
+    parser.add_argument(
+        "--actions",
+        action="append",
+        metavar="SPEC",
+        help=f"{FORMS}; may be given several times (default: {EXECUTED} and {FAN})",
+    )
+    parser.add_argument(
+        "--horizon", type=int, metavar="H", help="steps to follow them for (default: the model's)"
+    )
+    parser.add_argument(
+        "--goal-at",
+        type=float,
+        metavar="S",
+        help="seek what the image at that moment shows (default: the goal that the recording sought)",
+    )
+    parser.add_argument(
+        "--around",
+        type=positive,
+        default=30.0,
+        metavar="S",
+        help="seconds of the recording before and after the moment that are looked at: for the futures' "
+        "pictures, and for bounds that are learnt (default: %(default)g)",
+    )
+    add_topic_arguments(parser)
+    add_model_arguments(parser)
+    parser.add_argument("--json", metavar="FILE", help="write everything there; - for standard output")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="show the futures as recorded frames there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        JepaRuntimeError: bad input, or something cannot be computed or written.
+    """
+    console = Console(stderr=args.json == "-")
+    bundle = Bundle.open(args.bundle)
+    with (
+        stop_on_signals() as stopping,
+        closing(BagInputs(args.bag, bundle.manifest, topics(args))) as inputs,
+    ):
+        found, model = _branch(args, bundle, inputs, stopping, console)
+    if args.json is not None:
+        write_json(args.json, _as_json(args, found, model))
+    if args.html is not None:
+        name = f"{model['id']} {model['version']}, {model['precision']} on {model['engine']}"
+        title = f"What if: {args.bag.name} at {found.moment.time_s:.3f} s"
+        write_text(args.html, render(found, title=title, subtitle=name))
+    _show(console, found)
+    return 0
+
+
+def _branch(
+    args: argparse.Namespace, bundle: Bundle, inputs: BagInputs, stopping: Event, console: Console
+) -> tuple[WhatIf, dict[str, Any]]:
+    manifest = bundle.manifest
+    horizon = manifest.horizon if args.horizon is None else args.horizon
+    stamps_ns = inputs.stamps_ns()
+    moment = find_moment(args.bag, stamps_ns, manifest, at_s=args.at, horizon=horizon, around_s=args.around)
+    commands = inputs.commands()
+    specs = args.actions or ([FAN] if commands is None else [EXECUTED, FAN])
+    chosen: list[ActionSequence] = []
+    # The fan takes the room that is left.
+    for spec in sorted(specs, key=lambda spec: bool(spec == FAN)):
+        if spec == EXECUTED:
+            chosen.append(ActionSequence(EXECUTED, executed(args.bag, commands, moment, manifest)))
+        else:
+            room = max(1, (args.num_samples or manifest.num_samples) - len(chosen))
+            chosen += sequences(spec, manifest, horizon=horizon, num_samples=room)
+    goal = None if args.goal_at is None else inputs.frame(index_at(args.bag, stamps_ns, args.goal_at))
+    with progress_on(console) as progress, Player(lambda: open_model(args, bundle)) as player:
+        task = progress.add_task("frames", total=moment.last - moment.first + 1)
+
+        def step() -> None:
+            progress.advance(task)
+            if stopping.is_set():
+                raise KeyboardInterrupt
+
+        found = branch(inputs, player, moment, chosen, goal=goal, on_frame=step)
+        return found, describe(player.model)
+
+
+def _as_json(args: argparse.Namespace, found: WhatIf, model: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "bag": str(args.bag),
+        "at_s": found.moment.time_s,
+        "stamp_ns": found.moment.stamp_ns,
+        "image": found.moment.index,
+        "step_s": found.step_s,
+        "horizon": len(found.moment.due),
+        "model": model,
+        "goal": found.goal is not None,
+        "current_energy": found.current_energy,
+        "error_bounds": _numbers(found.error_bounds),
+        "came": [image is not None for image in found.came],
+        "frames_looked_through": found.album,
+        "branches": [
+            {
+                "label": entry.label,
+                "actions": entry.actions.tolist(),
+                "energies": None if entry.energies is None else _numbers(entry.energies),
+                "errors": None if entry.errors is None else _numbers(entry.errors),
+                "distance_of_similar_frame": _numbers(entry.distances),
+            }
+            for entry in found.branches
+        ],
+    }
+
+
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    return [None if math.isnan(value) else float(value) for value in values]
+
+
+def _show(console: Console, found: WhatIf) -> None:
+    energy = "no goal" if found.current_energy is None else f"energy {found.current_energy:.4g}"
+    console.print(f"image {found.moment.index} at {found.moment.time_s:.3f} s: {energy}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for step in range(len(found.moment.due)):
+        table.add_column(f"+{(step + 1) * found.step_s:g} s", justify="right")
+    table.add_row("error bound", *_cells(found.error_bounds))
+    rows = ranked(found.branches)
+    for entry in rows[:_MOST_ROWS]:
+        _add_rows(table, entry)
+    console.print(table)
+    if len(rows) > _MOST_ROWS:
+        console.print(f"and {len(rows) - _MOST_ROWS} more: --json has all")
+
+
+def _add_rows(table: Table, entry: Branch) -> None:
+    if entry.errors is not None:
+        table.add_row(f"{entry.label}: error", *_cells(entry.errors))
+    if entry.energies is not None:
+        table.add_row(f"{entry.label}: energy", *_cells(entry.energies))
+    elif entry.errors is None:
+        table.add_row(entry.label, *[""] * len(entry.actions))
+
+
+def _cells(values: Iterable[float]) -> list[str]:
+    return ["-" if math.isnan(value) else f"{value:.3g}" for value in values]

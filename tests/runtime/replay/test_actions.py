@@ -1,0 +1,112 @@
+"""Action sequences as users write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.planning.fan import fan
+from jepa_runtime.replay.actions import ActionSequence, sequences
+from tests.runtime.fakes import HORIZON, manifest
+
+# Both components together stay within the model's norm of 1.
+numbers = st.floats(-0.6875, 0.6875, width=32)
+
+
+def read(spec: str, horizon: int = HORIZON) -> list[ActionSequence]:
+    return sequences(spec, manifest(), horizon=horizon, num_samples=5)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=HORIZON))
+def test_what_is_written_is_read_and_the_last_action_held(steps: list[tuple[float, float]]) -> None:
+    (found,) = read(";".join(f"{x!r},{y!r}" for x, y in steps))
+    expected = [*steps, *[steps[-1]] * (HORIZON - len(steps))]
+    np.testing.assert_array_equal(found.actions, np.array(expected, np.float32))
+
+
+@given(st.text())
+def test_whatever_is_written_gives_sequences_or_an_error_that_says_so(text: str) -> None:
+    try:
+        found = read(text)
+    except JepaRuntimeError as error:
+        assert str(error)
+    else:
+        assert all(sequence.actions.shape == (HORIZON, 2) for sequence in found)
+
+
+def test_a_fan_is_that_of_the_runtime() -> None:
+    found = read("fan", horizon=2)
+    assert [sequence.label for sequence in found] == [f"fan {index}" for index in range(5)]
+    np.testing.assert_array_equal(
+        np.stack([sequence.actions for sequence in found]), fan(manifest(), 5)[:, :2]
+    )
+
+
+def test_files_hold_one_sequence_or_several(tmp_path: Path) -> None:
+    several = np.linspace(-0.5, 0.5, 12, dtype=np.float32).reshape(2, 3, 2)
+    np.save(tmp_path / "plan.npy", several)
+    (tmp_path / "plan.json").write_text(json.dumps(several.tolist()))
+    (tmp_path / "plan.csv").write_text("0.1,0.2\n\n0.3,0.4\n")
+    for name in ("plan.npy", "plan.json"):
+        found = read(str(tmp_path / name))
+        assert [sequence.label for sequence in found] == [f"{name} 0", f"{name} 1"]
+        np.testing.assert_array_equal(np.stack([sequence.actions for sequence in found]), several)
+    (one,) = read(str(tmp_path / "plan.csv"))
+    assert one.label == "plan.csv"
+    np.testing.assert_allclose(one.actions, [[0.1, 0.2], [0.3, 0.4], [0.3, 0.4]])
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("0.5", "an action of the model has 2 components (linear.x, linear.y), these have 1"),
+        ("0,0;0,0;0,0;0,0", "4 steps are more than the 3 asked for; the model foresees 3 of 0.2 s"),
+        (
+            "0,0;0,0.5;0.5,-1.5",
+            "step 2 of sequence 0, [0.5, -1.5], is beyond what the model knows: linear.x -1",
+        ),
+        ("0.9,0.9", "norm at most 1"),
+        ("0,nan", "holds numbers that are not finite"),
+        ("0,1e400", "holds numbers that are not finite"),
+        ("0,0;0", "not an array of numbers"),
+        ("left,right", "'left,right' are no actions"),
+        ("", "are no actions"),
+        ("missing.npy", "missing.npy: cannot be read as actions: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(spec: str, complaint: str) -> None:
+    with pytest.raises(JepaRuntimeError) as caught:
+        read(spec)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.npy", b"not an array"),
+        ("a.npy", b""),
+        ("a.json", b"{"),
+        ("a.json", b'{"actions": 1}'),
+        ("a.json", b"[]"),
+        ("a.json", b"\xff\xfe"),
+        ("a.json", b"[" * 100_000),
+        ("a.csv", b"linear.x,linear.y\n0,0\n"),
+        ("a.csv", b""),
+    ],
+)
+def test_files_that_hold_no_actions_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(JepaRuntimeError, match=name):
+        read(str(tmp_path / name))
+
+
+def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(JepaRuntimeError, match="cannot be read as actions"):
+        read(str(tmp_path / "a.npy"))

@@ -1,0 +1,192 @@
+"""``jepa-runtime whatif``: other futures from a moment in a recording."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.cli import main
+from jepa_runtime.sources import open_source
+from jepa_runtime.world_model import WorldModel
+from tests.bundles import HORIZON, NUM_SAMPLES
+from tests.runtime.bags import image, twist, write_bag
+from tests.runtime.replay.conftest import Recorded
+from tests.runtime.replay.reading import messages_of
+
+MS = 1_000_000
+S = 1_000 * MS
+
+WhatIf = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(recorded: Recorded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> WhatIf:
+    """The exit status and what was said."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*options: str, bag: Path = recorded.bag) -> tuple[int, str]:
+        status = main(["whatif", str(bag), "--bundle", str(recorded.bundle), *options])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return run
+
+
+@pytest.fixture
+def ask(run: WhatIf, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """What stands in the JSON file."""
+
+    def ask(*options: str) -> dict[str, Any]:
+        path = tmp_path / "whatif.json"
+        status, said = run(*options, "--json", str(path))
+        assert status == 0, said
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    return ask
+
+
+def test_a_branch_is_what_the_model_predicts_from_the_history_there(
+    recorded: Recorded, ask: Callable[..., dict[str, Any]]
+) -> None:
+    found = ask("--at", "1", "--actions", "0.5,0;0,-0.5", "--actions", "executed")
+    source = open_source(f"{recorded.bag}?action=/cmd_vel:linear.x,linear.y")
+    drive = [(frame.image, source.command) for frame in source.frames()]
+    goal = open_source(f"{recorded.bag}?topic=/goal_image")
+    commands = np.array([command for _, command in drive], np.float32)
+    # Commands came with every image, so a step of 0.2 s has two of them.
+    steps = (commands[0::2] + commands[1::2]) / 2
+    with WorldModel.open(recorded.bundle) as model:
+        latents = [model.encode(image) for image, _ in drive]
+        given = np.array([[0.5, 0], [0, -0.5], [0, -0.5], [0, -0.5]], np.float32)
+        expected = model.predict(
+            np.stack([given, steps[5:9]]),
+            latents=np.stack([latents[8], latents[10]]),
+            history_actions=steps[4:5],
+            goal=model.encode(next(iter(goal.frames())).image),
+        )
+    assert (found["image"], found["horizon"], found["goal"]) == (10, HORIZON, True)
+    assert [branch["label"] for branch in found["branches"]] == ["0.5,0;0,-0.5", "executed"]
+    np.testing.assert_array_equal(found["branches"][0]["actions"], given)
+    np.testing.assert_allclose(found["branches"][1]["actions"], steps[5:9], rtol=1e-6)
+    assert expected.energies is not None
+    for branch, energies in zip(found["branches"], expected.energies, strict=True):
+        np.testing.assert_allclose(branch["energies"], energies, rtol=1e-5)
+    errors = [
+        float(np.linalg.norm(expected.latents[1, step] - latents[12 + 2 * step])) for step in range(HORIZON)
+    ]
+    np.testing.assert_allclose(found["branches"][1]["errors"], errors, rtol=1e-4)
+    assert found["branches"][0]["errors"] is None
+    assert found["error_bounds"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert found["came"] == [True] * HORIZON
+
+
+def test_a_branch_along_what_was_proposed_is_what_was_published_then(
+    recorded: Recorded, ask: Callable[..., dict[str, Any]]
+) -> None:
+    found = ask("--at", "1", "--actions", "fan")
+    published = messages_of(recorded.bag)["/world_model/futures"][8]
+    energies = np.frombuffer(published.energies.data, np.float32).reshape(NUM_SAMPLES, HORIZON)
+    np.testing.assert_array_equal(
+        np.array([branch["energies"] for branch in found["branches"]], np.float32), energies
+    )
+    assert np.float32(found["current_energy"]) == np.float32(published.current_energy)
+
+
+def test_without_actions_the_fan_takes_the_room_that_what_was_executed_leaves(
+    ask: Callable[..., dict[str, Any]],
+) -> None:
+    labels = [branch["label"] for branch in ask("--at", "0.5")["branches"]]
+    assert labels == ["executed", *(f"fan {index}" for index in range(NUM_SAMPLES - 1))]
+
+
+def test_a_goal_may_be_a_frame_of_the_recording(ask: Callable[..., dict[str, Any]]) -> None:
+    here, elsewhere = (
+        ask("--at", "1", "--goal-at", when, "--actions", "0,0", "--horizon", "2") for when in ("1", "0.2")
+    )
+    assert here["current_energy"] == 0.0
+    assert elsewhere["current_energy"] > 0
+    assert len(here["branches"][0]["energies"]) == here["horizon"] == 2
+
+
+def test_steps_after_the_end_have_no_error(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask("--at", "1.5", "--actions", "executed", "--horizon", "3")
+    assert found["came"] == [True, True, False]
+    errors = found["branches"][0]["errors"]
+    assert errors[2] is None and min(errors[:2]) > 0
+
+
+def test_the_page_shows_each_future_as_frames_and_needs_nothing_else(
+    run: WhatIf, tmp_path: Path, recorded: Recorded
+) -> None:
+    page = tmp_path / "new" / "whatif.html"
+    status, said = run("--at", "1", "--actions", "executed", "--actions", "0.5,0", "--html", str(page))
+    assert status == 0 and "executed: error" in said and "0.5,0: energy" in said
+    text = page.read_text(encoding="utf-8")
+    # The moment, what came, the goal, and two futures of as many steps.
+    assert len(re.findall("<img src='data:image/jpeg;base64,", text)) == 2 + 3 * HORIZON
+    assert not re.search(r"https?://|<script|src='(?!data:)", text)
+    assert text.count("<svg") == 2
+    assert [path.name for path in page.parent.iterdir()] == ["whatif.html"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--at", "2.5"), "drive.mcap: has no moment 2.5 s: its 20 images span 0 to 1.900 s"),
+        (("--at", "1", "--goal-at", "9"), "has no moment 9 s"),
+        (("--at", "1", "--horizon", "5"), "a horizon of 5 steps: toy 1.2.3 foresees 1 to 4 of 0.2 s"),
+        (("--at", "1", "--actions", "0,0;" * 4 + "0,0"), "5 steps are more than the 4 asked for"),
+        (("--at", "1", "--actions", "0,0,0"), "2 components (linear.x, linear.y), these have 3"),
+        (("--at", "1", "--actions", "9,0"), "beyond what the model knows: linear.x -1.25 to 1.25"),
+        (("--at", "1", "--action", "none", "--actions", "executed"), "not known without commands"),
+        (
+            (
+                "--at",
+                "1.9",
+            ),
+            "what was executed is not known from 0.6 s after the moment on",
+        ),
+        (
+            ("--at", "0", "--actions", "0,0"),
+            "at 0.000 s nothing can be predicted: the model looks back 0.2 s",
+        ),
+        (
+            ("--at", "1", *["--actions", "0,0"] * 9),
+            "9 action sequences are more than the 8 that the model was opened for",
+        ),
+        (("--at", "1", "--actions", "0,0", "--html", "/dev/null/x"), "/dev/null/x: cannot be written"),
+    ],
+)
+def test_what_cannot_be_asked_is_answered_in_one_line(
+    run: WhatIf, options: tuple[str, ...], complaint: str
+) -> None:
+    status, said = run(*options)
+    assert status == 1
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+def test_in_a_long_recording_only_what_lies_around_the_moment_is_looked_at(
+    run: WhatIf, tmp_path: Path
+) -> None:
+    entries = [image(S + index * 100 * MS, value=index % 256) for index in range(400)]
+    bag = write_bag(tmp_path / "long.mcap", [twist(0, 0.0), *entries])
+    found: list[dict[str, Any]] = []
+    for around in ("2", "60"):
+        options = ("--at", "20", "--goal-at", "39", "--around", around, "--actions", "0.5,0")
+        assert run(*options, "--json", str(tmp_path / "a.json"), bag=bag)[0] == 0
+        found.append(json.loads((tmp_path / "a.json").read_text()))
+    near, all_of_it = found
+    assert (near["image"], near["frames_looked_through"], all_of_it["frames_looked_through"]) == (
+        200,
+        41,
+        400,
+    )
+    assert near["branches"][0]["energies"] == all_of_it["branches"][0]["energies"]
