@@ -217,20 +217,25 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
     for name, (here, there) in comparison.models.items():
         console.print(f"another model made it: {name} {there}, here {here}", markup=False, style="yellow")
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("topic")
+    table.add_column("", no_wrap=True)
     for column in ("equal", "different", "only here", "only there"):
         table.add_column(column, justify="right")
-    table.add_column("first difference")
     for topic in comparison.topics:
         counts = (topic.equal, topic.different, topic.only_first, topic.only_second)
-        table.add_row(topic.topic, *map(str, counts), _told(topic.difference))
+        table.add_row(topic.topic, *map(str, counts))
     console.print(table)
-    console.print("[green]equal, bit for bit[/]" if comparison.same else "[red]different[/]")
+    for topic in comparison.topics:
+        if topic.difference is not None:
+            console.print(f"{topic.topic}: first at {_told(topic.difference)}", markup=False)
+    if comparison.same:
+        console.print("[green]equal, bit for bit[/]")
+    elif any(topic.different for topic in comparison.topics):
+        console.print("[red]different[/]")
+    else:
+        console.print("[yellow]equal, bit for bit, but for what one side lacks[/]")
 
 
-def _told(difference: Difference | None) -> str:
-    if difference is None:
-        return ""
+def _told(difference: Difference) -> str:
     fields = [
         name if largest is None else f"{name} by {largest:.3g}"
         for name, largest in list(difference.fields.items())[:_MOST_FIELDS]

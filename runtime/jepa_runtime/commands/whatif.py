@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
@@ -27,7 +28,7 @@ from jepa_runtime.commands.replay import add_topic_arguments, describe, topics
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
 from jepa_runtime.replay.player import Player
-from jepa_runtime.replay.whatif import Branch, WhatIf, branch, executed, find_moment, index_at
+from jepa_runtime.replay.whatif import WhatIf, branch, executed, find_moment, index_at
 from jepa_runtime.replay.whatif_page import ranked, render
 
 _MOST_ROWS = 12
@@ -164,26 +165,22 @@ def _numbers(values: Iterable[float]) -> list[float | None]:
 def _show(console: Console, found: WhatIf) -> None:
     energy = "no goal" if found.current_energy is None else f"energy {found.current_energy:.4g}"
     console.print(f"image {found.moment.index} at {found.moment.time_s:.3f} s: {energy}", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     for step in range(len(found.moment.due)):
         table.add_column(f"+{(step + 1) * found.step_s:g} s", justify="right")
     table.add_row("error bound", *_cells(found.error_bounds))
     rows = ranked(found.branches)
+    for entry in rows:
+        if entry.errors is not None:
+            table.add_row(f"{entry.label}: error", *_cells(entry.errors))
+    if found.current_energy is not None:
+        table.add_row("energy to the goal:")
     for entry in rows[:_MOST_ROWS]:
-        _add_rows(table, entry)
+        table.add_row(escape(entry.label), *([] if entry.energies is None else _cells(entry.energies)))
     console.print(table)
     if len(rows) > _MOST_ROWS:
         console.print(f"and {len(rows) - _MOST_ROWS} more: --json has all")
-
-
-def _add_rows(table: Table, entry: Branch) -> None:
-    if entry.errors is not None:
-        table.add_row(f"{entry.label}: error", *_cells(entry.errors))
-    if entry.energies is not None:
-        table.add_row(f"{entry.label}: energy", *_cells(entry.energies))
-    elif entry.errors is None:
-        table.add_row(entry.label, *[""] * len(entry.actions))
 
 
 def _cells(values: Iterable[float]) -> list[str]:

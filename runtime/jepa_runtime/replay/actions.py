@@ -48,7 +48,7 @@ def sequences(spec: str, manifest: Manifest, *, horizon: int, num_samples: int) 
     """
     if spec == FAN:
         every = fan(manifest, num_samples)[:, :horizon]
-        return [ActionSequence(f"{FAN} {index}", actions) for index, actions in enumerate(every)]
+        return [ActionSequence(f"{FAN} ({_told(actions[0])})", actions) for actions in every]
     path = Path(spec)
     named = path.name if path.suffix in _READERS else spec
     raw = _read_file(path) if path.suffix in _READERS else _parse(spec)
@@ -62,6 +62,10 @@ def sequences(spec: str, manifest: Manifest, *, horizon: int, num_samples: int) 
     every = np.concatenate([given, held], axis=1)
     names = [named] if len(every) == 1 else [f"{named} {index}" for index in range(len(every))]
     return [ActionSequence(name, actions) for name, actions in zip(names, every, strict=True)]
+
+
+def _told(action: Floats) -> str:
+    return ",".join(f"{round(float(component), 2) + 0.0:g}" for component in action)
 
 
 def _check(spec: str, given: Floats, manifest: Manifest, horizon: int) -> None:

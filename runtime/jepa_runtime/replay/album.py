@@ -12,7 +12,7 @@ from jepa_runtime.sources.base import Image
 
 Floats = NDArray[np.float32]
 
-_HEIGHT = 96
+_HEIGHT = 88
 
 
 class Album:
@@ -44,7 +44,7 @@ class Album:
 
 
 def thumbnail(image: Image) -> Image:
-    """``image`` at a height of 96 pixels, or itself where it is smaller."""
+    """``image`` at a height of 88 pixels, or itself where it is smaller."""
     height, width = image.shape[:2]
     if height <= _HEIGHT:
         return np.array(image)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from jepa_runtime.cli import main
+
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,16 @@ class Recorded:
 
     bag: Path
     bundle: Path
+
+
+def record(bag: Path, *options: str) -> None:
+    """Record at 10 Hz; a busy machine drops frames all the same, and gets another try."""
+    report = bag.with_suffix(".json")
+    for _ in range(_TRIES):
+        assert main(["record", "--out", str(bag), "--rate", "10", "--json", str(report), *options]) == 0
+        if json.loads(report.read_text())["frames_dropped"] == 0:
+            return
+    pytest.fail(f"frames were dropped in each of {_TRIES} tries")
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """20 frames of a simulated robot, slow enough that none is dropped."""
+    """20 frames of a simulated robot, of which none was dropped."""
     bag = tmp_path_factory.mktemp("recorded") / "drive.mcap"
-    source = ["--source", "two_rooms?seed=3", "--rate", "10", "--duration", "2"]
-    assert main(["record", "--bundle", str(bundle), "--out", str(bag), *source]) == 0
+    record(bag, "--bundle", str(bundle), "--source", "two_rooms?seed=3", "--duration", "2")
     return Recorded(bag, bundle)

@@ -42,7 +42,7 @@ def test_whatever_is_written_gives_sequences_or_an_error_that_says_so(text: str)
 
 def test_a_fan_is_that_of_the_runtime() -> None:
     found = read("fan", horizon=2)
-    assert [sequence.label for sequence in found] == [f"fan {index}" for index in range(5)]
+    assert [sequence.label for sequence in found[:2]] == ["fan (0,0)", "fan (1,0)"]
     np.testing.assert_array_equal(
         np.stack([sequence.actions for sequence in found]), fan(manifest(), 5)[:, :2]
     )

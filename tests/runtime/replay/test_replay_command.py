@@ -72,17 +72,21 @@ def test_two_processes_write_the_same_file_and_what_was_computed_live(
 ) -> None:
     start = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     outs = [tmp_path / "first.mcap", tmp_path / "second.mcap"]
-    found: list[dict[str, Any]] = []
-    for out in outs:
-        command = [sys.executable, "-c", start, "replay", str(recorded.bag), "--bundle", str(recorded.bundle)]
-        done = subprocess.run(
+    command = [sys.executable, "-c", start, "replay", str(recorded.bag), "--bundle", str(recorded.bundle)]
+    running = [
+        subprocess.Popen(
             [*command, "--mcap", str(out), "--compare", "--json", "-"],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        found.append(json.loads(done.stdout))
+        for out in outs
+    ]
+    found: list[dict[str, Any]] = []
+    for process in running:
+        said, complaint = process.communicate(timeout=60)
+        assert process.returncode == 0, said + complaint
+        found.append(json.loads(said))
     assert outs[0].read_bytes() == outs[1].read_bytes()
     assert found[0]["sha256"] == found[1]["sha256"]
     comparison = found[0]["comparison"]

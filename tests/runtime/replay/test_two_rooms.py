@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.cli import main
+from tests.runtime.replay.conftest import record
 
 
 @pytest.mark.slow
@@ -18,8 +19,7 @@ def test_a_recorded_drive_is_computed_again_and_its_futures_come_true(
 ) -> None:
     bag, outs = tmp_path / "drive.mcap", [tmp_path / "first.mcap", tmp_path / "second.mcap"]
     model = ["--bundle", str(two_rooms_bundle), "--precision", precision]
-    drive = ["--source", "two_rooms?seed=5", "--rate", "15", "--duration", "11"]
-    assert main(["record", *model, *drive, "--out", str(bag)]) == 0
+    record(bag, *model, "--source", "two_rooms?seed=5", "--duration", "11")
     for out in outs:
         assert main(["replay", str(bag), *model, "--mcap", str(out), "--compare"]) == 0
     assert outs[0].read_bytes() == outs[1].read_bytes()

@@ -104,5 +104,5 @@ def test_the_most_similar_frame_is_found(count: int, seed: int) -> None:
 
 
 def test_pictures_are_small_and_keep_their_proportions() -> None:
-    assert thumbnail(np.zeros((480, 640, 3), np.uint8)).shape == (96, 128, 3)
+    assert thumbnail(np.zeros((480, 640, 3), np.uint8)).shape == (88, 117, 3)
     assert thumbnail(np.zeros((40, 60, 3), np.uint8)).shape == (40, 60, 3)

@@ -103,7 +103,7 @@ def test_without_actions_the_fan_takes_the_room_that_what_was_executed_leaves(
     ask: Callable[..., dict[str, Any]],
 ) -> None:
     labels = [branch["label"] for branch in ask("--at", "0.5")["branches"]]
-    assert labels == ["executed", *(f"fan {index}" for index in range(NUM_SAMPLES - 1))]
+    assert labels[:2] == ["executed", "fan (0,0)"] and len(set(labels)) == NUM_SAMPLES
 
 
 def test_a_goal_may_be_a_frame_of_the_recording(ask: Callable[..., dict[str, Any]]) -> None:
@@ -127,7 +127,7 @@ def test_the_page_shows_each_future_as_frames_and_needs_nothing_else(
 ) -> None:
     page = tmp_path / "new" / "whatif.html"
     status, said = run("--at", "1", "--actions", "executed", "--actions", "0.5,0", "--html", str(page))
-    assert status == 0 and "executed: error" in said and "0.5,0: energy" in said
+    assert status == 0 and "executed: error" in said and "energy to the goal" in said and "0.5,0" in said
     text = page.read_text(encoding="utf-8")
     # The moment, what came, the goal, and two futures of as many steps.
     assert len(re.findall("<img src='data:image/jpeg;base64,", text)) == 2 + 3 * HORIZON
