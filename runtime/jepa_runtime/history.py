@@ -48,6 +48,21 @@ class Context:
     stamp_ns: int
 
 
+@dataclass(frozen=True)
+class Hindsight:
+    """What was known some steps ago, and what came since.
+
+    Attributes:
+        context: what was known.
+        actions: [h, A] means of what was executed in each step since.
+        arrived: the latent [T, D] after each step; None where no frame was near that moment.
+    """
+
+    context: Context
+    actions: Floats
+    arrived: tuple[Floats | None, ...]
+
+
 class History:
     """Latents and actions of the last ``history_size`` steps.
 
@@ -57,13 +72,21 @@ class History:
         action_size: A, the number of components of an action.
         tolerance_ns: how far a latent may lie from the moment it is taken for (less than half a step).
         max_gap_ns: frames further apart than this are not one sequence.
+        reach: how many steps :meth:`hindsight` can look back (>= 1).
 
     Raises:
         ValueError: an argument is out of range.
     """
 
     def __init__(
-        self, history_size: int, step_ns: int, *, action_size: int, tolerance_ns: int, max_gap_ns: int
+        self,
+        history_size: int,
+        step_ns: int,
+        *,
+        action_size: int,
+        tolerance_ns: int,
+        max_gap_ns: int,
+        reach: int = 1,
     ) -> None:
         if history_size < 1:
             raise ValueError(f"history_size must be at least 1, got {history_size}")
@@ -77,11 +100,14 @@ class History:
             )
         if max_gap_ns < 1:
             raise ValueError(f"max_gap_ns must be positive, got {max_gap_ns}")
+        if reach < 1:
+            raise ValueError(f"reach must be at least 1, got {reach}")
         self.history_size = history_size
         self.step_ns = step_ns
         self.action_size = action_size
         self.tolerance_ns = tolerance_ns
         self.max_gap_ns = max_gap_ns
+        self.reach = reach
         self.resets: dict[Reset, int] = dict.fromkeys(Reset, 0)
         self._first = Reset.FIRST
         self._no_actions = np.zeros((0, action_size), np.float32)
@@ -144,7 +170,9 @@ class History:
             return reset
         self._stamps.append(stamp_ns)
         self._latents.append(latent)
-        self._forget_before(stamp_ns - self.history_size * self.step_ns - self.tolerance_ns)
+        self._forget_before(
+            stamp_ns - (self.history_size - 1 + self.reach) * self.step_ns - self.tolerance_ns
+        )
         return reset
 
     def context(self) -> Context | None:
@@ -159,13 +187,34 @@ class History:
 
         None while the history does not reach back that far.
         """
-        last = len(self._stamps) - 1
-        before = self._nearest(self._stamps[last] - self.step_ns) if last >= 1 else None
-        if before is None:
+        found = self.hindsight(1)
+        return None if found is None else (found.context, found.actions[0])
+
+    def hindsight(self, steps: int) -> Hindsight | None:
+        """What was known ``steps`` (1 to :attr:`reach`) before the newest latent, and what came since.
+
+        None while the history does not reach back that far, or an action since is unknown.
+        """
+        if not self._stamps:
             return None
-        context = self._context_at(before)
-        action = self.mean_action(self._stamps[before], self._stamps[last])
-        return None if context is None or action is None else (context, action)
+        newest_ns = self._stamps[-1]
+        moments = [newest_ns - back * self.step_ns for back in range(steps, -1, -1)]
+        indices = [self._nearest(moment) for moment in moments]
+        context = None if indices[0] is None else self._context_at(indices[0])
+        if context is None:
+            return None
+        edges = [
+            moment if index is None else self._stamps[index]
+            for moment, index in zip(moments, indices, strict=True)
+        ]
+        actions = np.empty((steps, self.action_size), np.float32)
+        for row, (start, end) in enumerate(pairwise(edges)):
+            mean = self.mean_action(start, end)
+            if mean is None:
+                return None
+            actions[row] = mean
+        arrived = tuple(None if index is None else self._latents[index] for index in indices[1:])
+        return Hindsight(context, actions, arrived)
 
     def mean_action(self, start_ns: int, end_ns: int) -> Floats | None:
         """Time-weighted mean [A] of the actions held over [start, end); None where one is unknown."""

@@ -229,3 +229,51 @@ def test_memory_is_bounded_even_if_time_hardly_moves() -> None:
         history.add_latent(now, latent(0))
     assert len(history) == 512
     assert len(history._actions) <= 4096
+
+
+def reaching(steps: int, size: int = 1) -> History:
+    """Frames of 0.1 s, numbered by their latents, and a command a frame with the same number."""
+    history = History(
+        size, STEP_NS, action_size=1, tolerance_ns=20_000_000, max_gap_ns=2 * STEP_NS, reach=steps
+    )
+    for frame in range(40):
+        history.add_action(frame * STEP_NS // 2, np.array([float(frame)]))
+        history.add_latent(frame * STEP_NS // 2, latent(frame))
+    return history
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_in_hindsight_what_was_known_meets_what_was_done_and_what_came(size: int) -> None:
+    found = reaching(4, size).hindsight(4)
+    assert found is not None
+    assert found.context.stamp_ns == 31 * STEP_NS // 2
+    assert found.context.latents[:, 0, 0].tolist() == [31.0 - 2 * back for back in range(size - 1, -1, -1)]
+    assert found.actions.tolist() == [[31.5], [33.5], [35.5], [37.5]]
+    assert [None if came is None else came[0, 0] for came in found.arrived] == [33, 35, 37, 39]
+
+
+def test_there_is_no_hindsight_beyond_the_reach_or_what_is_known() -> None:
+    assert reaching(4).hindsight(5) is None
+    unknown = History(1, STEP_NS, action_size=1, tolerance_ns=20_000_000, max_gap_ns=2 * STEP_NS, reach=2)
+    assert unknown.hindsight(1) is None
+    for frame in range(10):
+        unknown.add_latent(frame * STEP_NS, latent(frame))
+    assert unknown.hindsight(2) is None, "nobody said what was executed"
+
+
+def test_in_hindsight_a_lost_frame_is_none() -> None:
+    history = History(1, STEP_NS, action_size=1, tolerance_ns=20_000_000, max_gap_ns=2 * STEP_NS, reach=3)
+    history.add_action(0, np.array([1.0]))
+    for step in (0, 1, 3):
+        history.add_latent(step * STEP_NS, latent(step))
+    found = history.hindsight(3)
+    assert found is not None
+    assert [came is None for came in found.arrived] == [False, True, False]
+    assert found.actions.tolist() == [[1.0]] * 3
+
+
+def test_what_reaches_back_stays_bounded() -> None:
+    history = reaching(4)
+    assert len(history) == 9
+    with pytest.raises(ValueError, match="reach must be at least 1"):
+        reaching(0)
