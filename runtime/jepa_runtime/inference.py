@@ -7,6 +7,7 @@ place between two frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from jepa_runtime import realtime
 from jepa_runtime.bundle import Manifest
+from jepa_runtime.calibration import Judged, Trust, trust_in
 from jepa_runtime.errors import BundleError, JepaRuntimeError
-from jepa_runtime.history import Context, History
+from jepa_runtime.history import Context, Hindsight, History
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
@@ -38,6 +40,8 @@ class Terms:
     deadline_ms: float | None
     tolerance_s: float | None
     max_gap_s: float | None
+    error_probability: float
+    false_alarm_every_s: float
     clock_ns: Callable[[], int]
 
 
@@ -46,6 +50,7 @@ class _View:
     """What is known of one stream."""
 
     history: History
+    trust: Trust
     goal: NDArray[np.float32] | None = None
     goal_stamp_ns: int | None = None
 
@@ -69,9 +74,14 @@ class Inference:
     def __init__(self, model: WorldModel, terms: Terms) -> None:
         self.model = model
         self._terms = terms
-        self._views = {stream: _View(self._new_history()) for stream in terms.streams}
+        self._views = {stream: _View(self._new_history(), self._new_trust()) for stream in terms.streams}
         self._fan = Candidates(fan(model.manifest, model.num_samples), "fan")
         self._warm_up()
+
+    @property
+    def no_alarms(self) -> str:
+        """Why no alarm is ever given; empty: they are."""
+        return next(iter(self._views.values())).trust.no_alarms
 
     def process(self, frame: Frame, submitted_ns: int) -> Result:
         """Encode, remember, predict, judge; all but the surprise."""
@@ -81,13 +91,18 @@ class Inference:
         latent = model.encode(frame.image)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
         reset = view.history.add_latent(frame.stamp_ns, latent)
+        if reset is not None:
+            view.trust.forget()
         candidates = self._candidates()
         context = view.history.context()
-        futures = None
+        futures = calibration = None
         if context is not None:
             futures = model.predict(
                 candidates.actions, latents=context.latents, history_actions=context.actions, goal=view.goal
             )
+            calibration = view.trust.state(frame.stamp_ns)
+            bounds = calibration.bounds[: futures.actions.shape[1]].astype(np.float32)
+            futures = replace(futures, error_bounds=bounds)
             timings["predict"] = model.timings["predict"]
             timings["energy"] = 0.0 if view.goal is None else model.timings["energy"]
         current_energy = None
@@ -112,19 +127,46 @@ class Inference:
             device_ms=dict(model.device_timings),
             deadline_missed=deadline_ms is not None and timings["total"] > deadline_ms,
             stream=frame.stream,
+            calibration=calibration,
         )
 
     def with_surprise(self, result: Result) -> Result:
-        """The same with the error of the prediction made one step ago, where there was one."""
-        known = self._views[result.stream].history.previous()
+        """The same with the error of the prediction made one step ago, where there was one; once a step with
+        how surprising what came is over all horizons; and with what alarms that gives."""
+        view = self._views[result.stream]
+        known = view.history.hindsight(1)
         if known is None:
-            return result
-        context, action = known
+            return replace(result, alarms=view.trust.news())
+        context = known.context
         began_ns = self._terms.clock_ns()
-        surprise = float(self.model.surprise(context.latents, context.actions, action, result.latent))
+        surprise = float(
+            self.model.surprise(context.latents, context.actions, known.actions[0], result.latent)
+        )
+        judged = self._judge(view, result, known, surprise) if view.trust.is_due(result.stamp_ns) else None
         result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
         surprising = surprise > self.model.manifest.surprise_threshold
-        return replace(result, surprise=surprise, surprising=surprising)
+        return replace(
+            result, surprise=surprise, surprising=surprising, judged=judged, alarms=view.trust.news()
+        )
+
+    def _judge(self, view: _View, result: Result, last_step: Hindsight, surprise: float) -> Judged | None:
+        """Compare what came with what would have been foreseen of what was executed."""
+        horizon = view.trust.horizon
+        known = view.history.hindsight(horizon)
+        if known is None:
+            return None
+        errors = np.full(horizon, np.nan)
+        errors[0] = surprise * math.sqrt(result.latent.size)
+        if horizon > 1:
+            context = known.context
+            foreseen = self.model.predict(
+                known.actions[None], latents=context.latents, history_actions=context.actions
+            ).latents[0]
+            for row, arrived in enumerate(known.arrived[1:], start=1):
+                if arrived is not None:
+                    errors[row] = np.linalg.norm(foreseen[row] - arrived)
+        from_ns = [last_step.context.stamp_ns, *[known.context.stamp_ns] * (horizon - 1)]
+        return view.trust.judge(result.stamp_ns, errors, from_ns)
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """See :meth:`~jepa_runtime.pipeline.Pipeline.add_action`.
@@ -158,10 +200,16 @@ class Inference:
         """
         if self._speaks_like(other):
             self._views = other._views
+            for view in self._views.values():
+                view.history.reach = self.model.manifest.horizon
+                view.trust = self._new_trust(view.trust)
             return True
-        self._views = {stream: _View(self._new_history()) for stream in self._views}
+        before = other._views
+        self._views = {
+            stream: _View(self._new_history(), self._new_trust(before[stream].trust)) for stream in before
+        }
         for stream, view in self._views.items():
-            view.history.continue_actions(other._views[stream].history)
+            view.history.continue_actions(before[stream].history)
         return False
 
     def check_exchangeable(self, other: Inference) -> None:
@@ -205,11 +253,24 @@ class Inference:
             action_size=len(manifest.io.action.names),
             tolerance_ns=round(tolerance_s * 1e9),
             max_gap_ns=round(max_gap_s * 1e9),
+            reach=manifest.horizon,
         )
         if manifest.io.action.low == manifest.io.action.high:
             # Of a model without actions: nobody has to say which one is executed.
             history.add_action(0, np.array(manifest.io.action.low))
         return history
+
+    def _new_trust(self, before: Trust | None = None) -> Trust:
+        terms = self._terms
+        trust = trust_in(
+            self.model,
+            probability=terms.error_probability,
+            tolerance_s=terms.tolerance_s,
+            false_alarm_every_s=terms.false_alarm_every_s,
+        )
+        if before is not None:
+            trust.take_over(before)
+        return trust
 
     def _warm_up(self) -> None:
         model, manifest = self.model, self.model.manifest

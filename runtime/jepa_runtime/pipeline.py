@@ -58,11 +58,13 @@ class Pipeline:
         on_model: called when another model is about to serve, with it and whether the histories go on; no
             frame is served meanwhile.
         tolerance_s, max_gap_s: see :class:`~jepa_runtime.history.History`; an eighth of a step and two steps.
+        error_probability: that the error bounds of futures hold with.
+        false_alarm_every_s: of each kind at most one false alarm in so many seconds of normal data.
         streams: names of the streams that frames belong to (:attr:`Frame.stream`).
         clock_ns: a monotonic clock for the stage clocks. Stamps of frames are never compared with it.
 
     Raises:
-        ValueError: ``streams`` is empty, or names one twice.
+        ValueError: ``streams`` is empty, or names one twice; a probability or a time is out of range.
     """
 
     def __init__(
@@ -77,11 +79,17 @@ class Pipeline:
         on_model: Callable[[WorldModel, bool], None] | None = None,
         tolerance_s: float | None = None,
         max_gap_s: float | None = None,
+        error_probability: float = 0.9,
+        false_alarm_every_s: float = 600.0,
         streams: Sequence[str] = ("",),
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         if not streams or len(set(streams)) < len(streams):
             raise ValueError(f"streams must be one name or several different ones, got {list(streams)}")
+        if not 0 < error_probability < 1:
+            raise ValueError(f"error_probability must lie between 0 and 1, got {error_probability}")
+        if not false_alarm_every_s > 0:
+            raise ValueError(f"false_alarm_every_s must be positive, got {false_alarm_every_s}")
         self._on_result = on_result
         self._on_futures = on_futures
         self._on_error = on_error
@@ -92,6 +100,8 @@ class Pipeline:
             deadline_ms=deadline_ms,
             tolerance_s=tolerance_s,
             max_gap_s=max_gap_s,
+            error_probability=error_probability,
+            false_alarm_every_s=false_alarm_every_s,
             clock_ns=clock_ns,
         )
         self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
@@ -115,6 +125,15 @@ class Pipeline:
             JepaRuntimeError: the pipeline was not started.
         """
         return self._host.inference.model
+
+    @property
+    def no_alarms(self) -> str:
+        """Why the model that serves gives no alarms; empty: it does.
+
+        Raises:
+            JepaRuntimeError: the pipeline was not started.
+        """
+        return self._host.inference.no_alarms
 
     def start(self) -> None:
         """Start the inference thread and wait until the model is open and has run once.

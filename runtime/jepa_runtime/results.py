@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.calibration import Alarm, Calibration, Judged
 from jepa_runtime.history import Reset
 from jepa_runtime.world_model import Futures
 
@@ -44,6 +45,10 @@ class Result:
         deadline_missed: ``total`` exceeded the deadline.
         stream: which of the pipeline's streams the frame came from.
         device_ms: of ``encode`` and ``predict`` what the device's own clock says, where it has one.
+        calibration: how far the futures can be trusted; None without futures.
+        judged: how wrong what was foreseen was, over all horizons; None between two steps, and while nothing
+            was foreseen over the whole horizon.
+        alarms: those that begin or end with this frame.
     """
 
     stamp_ns: int
@@ -61,6 +66,9 @@ class Result:
     deadline_missed: bool
     stream: str = ""
     device_ms: dict[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    judged: Judged | None = None
+    alarms: tuple[Alarm, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ class Futures:
         latents: float32 [K, H, T, D]; ``latents[k, h]`` is the state after h + 1 steps.
         actions: float32 [K, H, A] that lead there (SI units).
         energies: float32 [K, H] to the goal, or None where there is none.
-        error_bounds: float32 [H]: 90 % of predictions lay within this norm of what then happened.
+        error_bounds: float32 [H]: norms within which latents lie of what then happens. Those of the bundle:
+            in 90 % of predictions; in results of the pipeline those learnt since, see
+            :class:`jepa_runtime.calibration.Calibration`.
     """
 
     latents: Floats

@@ -43,6 +43,8 @@ def manifest(
         action_size=len(names),
         horizon=HORIZON,
         num_samples=NUM_SAMPLES,
+        error_bounds=tuple(0.5 * step for step in range(1, HORIZON + 1)),
+        normal_scores=None,
         surprise_threshold=0.5,
         goal_threshold=0.1,
     )

@@ -276,6 +276,11 @@ def test_a_report_that_is_no_strict_json_is_refused(folder: Path) -> None:
     assert "report.json: not strict JSON: NaN" in refusal(folder)
 
 
+def test_what_earlier_readers_do_not_know_is_not_written_where_it_says_nothing(toy_bundle: Path) -> None:
+    assert "normal_scores" not in (toy_bundle / "manifest.json").read_text()
+    assert Bundle.open(toy_bundle).manifest.normal_scores is None
+
+
 def test_sealing_again_takes_changed_files_in(folder: Path) -> None:
     before = Bundle.open(folder)
     (folder / "report.json").write_text("{}")

@@ -234,13 +234,26 @@ class FileRecord(_Model):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+class NormalScores(_Model):
+    """How surprising what comes is while nothing is wrong: one score a step, in units of ``error_bounds``
+    (see :mod:`jepa_runtime.calibration`).
+
+    ``data``: what was played. ``highest``: the highest score of each ``block`` scores.
+    """
+
+    data: Text
+    block: Annotated[int, Field(ge=1, le=65536)]
+    highest: Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=32768)]
+
+
 class Manifest(_Model):
     """What a bundle is and holds. W = ``history_size``, H = ``horizon``, K = ``num_samples`` (candidates by
     default).
 
     ``error_bounds`` [H]: 90 % quantile of the norm of (predicted - encoded) over held-out frames, step by
     step. ``surprise_threshold``: root mean squared one-step error above which a frame counts as surprising.
-    ``goal_threshold``: energy at or below which a goal counts as reached.
+    ``goal_threshold``: energy at or below which a goal counts as reached. ``normal_scores``: from which a
+    robot draws the thresholds of its alarms; without them it gives none.
     """
 
     model_config = ConfigDict(title="jepa-edge bundle manifest, format 1")
@@ -267,6 +280,7 @@ class Manifest(_Model):
     error_bounds: tuple[NonNegative, ...]
     surprise_threshold: NonNegative
     goal_threshold: float
+    normal_scores: NormalScores | None = None
     golden: GoldenSpec
     files: Annotated[tuple[FileRecord, ...], Field(min_length=1, max_length=MAX_FILES)]
 

@@ -3,31 +3,39 @@
 Pure: no clock is read, no file touched. Stamps and numbers come in, numbers go out.
 """
 
+from jepa_runtime.calibration.alarms import Alarm, Alarms
 from jepa_runtime.calibration.bounds import Bounds, BoundsState
-from jepa_runtime.calibration.coverage import Coverage, Share
-from jepa_runtime.calibration.ledger import Errors, Ledger
+from jepa_runtime.calibration.coverage import Coverage, Share, clearly_below
 from jepa_runtime.calibration.surprise import (
     ChangeDetector,
     Event,
     EventDetector,
     Score,
     Threshold,
-    normal_threshold,
+    highest_of_blocks,
     score,
+    threshold_of,
 )
+from jepa_runtime.calibration.trust import Calibration, Judged, Trust, trust_in
 
 __all__ = [
+    "Alarm",
+    "Alarms",
     "Bounds",
     "BoundsState",
+    "Calibration",
     "ChangeDetector",
     "Coverage",
-    "Errors",
     "Event",
     "EventDetector",
-    "Ledger",
+    "Judged",
     "Score",
     "Share",
     "Threshold",
-    "normal_threshold",
+    "Trust",
+    "clearly_below",
+    "highest_of_blocks",
     "score",
+    "threshold_of",
+    "trust_in",
 ]

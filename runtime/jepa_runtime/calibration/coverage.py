@@ -62,3 +62,11 @@ class Coverage:
         """One share a horizon, of the last ``window`` errors."""
         counts = np.minimum(self._errors, self._last.shape[1])
         return tuple(Share(int(row.sum()), int(n)) for row, n in zip(self._last, counts, strict=True))
+
+
+def clearly_below(share: Share, probability: float, *, alike: int) -> bool:
+    """Whether a share is below ``probability`` by more than chance explains (Wilson's 95 % interval) where
+    only one error in ``alike`` is independent of the others.
+    """
+    errors = share.errors // alike
+    return errors > 0 and wilson(share.within * errors // share.errors, errors)[1] < probability

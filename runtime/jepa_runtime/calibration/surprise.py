@@ -13,6 +13,7 @@ second, scale errors by bounds that stand still, those of the bundle.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,7 +82,23 @@ class Threshold:
         return self.block / self.every
 
 
-def normal_threshold(normal: Floats, *, block: int, every: int, confidence: float = 0.95) -> Threshold:
+def highest_of_blocks(normal: Floats, block: int) -> Floats:
+    """Of scores [n] in the order they came, the highest of each ``block``; an incomplete last one is left
+    out.
+
+    Raises:
+        ValueError: they are not finite numbers, or a block is none.
+    """
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
+    if normal.ndim != 1 or not np.isfinite(normal).all():
+        raise ValueError(f"normal must be [n] finite scores, got {list(normal.shape)}")
+    blocks = len(normal) // block
+    highest: Floats = normal[: blocks * block].reshape(blocks, block).max(axis=1)
+    return highest
+
+
+def threshold_of(highest: Floats, *, block: int, every: int, confidence: float = 0.95) -> Threshold:
     """The lowest threshold that normal data allow: an order statistic of the highest scores of their blocks.
 
     Above the j-th highest of m blocks lies a share of all normal blocks that is distributed as Beta(j, m + 1
@@ -90,8 +107,7 @@ def normal_threshold(normal: Floats, *, block: int, every: int, confidence: floa
     extrapolated beyond what was seen.
 
     Args:
-        normal: [n] scores in the order they came, while nothing was wrong. An incomplete last block is left
-            out.
+        highest: [m] see :func:`highest_of_blocks`, while nothing was wrong.
         block: longer than scores remember what was before: at least the horizon, because predictions that
             overlap err together.
         every: at most one false alarm in so many scores: 18000 is one in 10 minutes at 30 Hz.
@@ -105,20 +121,16 @@ def normal_threshold(normal: Floats, *, block: int, every: int, confidence: floa
         raise ValueError(f"block must be at least 1 and every above it, got {block} and {every}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    if normal.ndim != 1 or not np.isfinite(normal).all():
-        raise ValueError(f"normal must be [n] finite scores, got {list(normal.shape)}")
-    blocks, share = len(normal) // block, block / every
+    blocks, share = len(highest), block / every
     least = math.ceil(math.log(1 - confidence) / math.log1p(-share))
     if blocks < least:
         raise JepaRuntimeError(
-            f"{len(normal)} normal scores are too few to state one false alarm in {every} with a confidence "
-            f"of {confidence:.0%}: record at least {least * block}, or allow alarms more often"
+            f"{blocks * block} normal scores are too few to state one false alarm in {every} with a "
+            f"confidence of {confidence:.0%}: record at least {least * block}, or allow alarms more often"
         )
-    highest = np.sort(normal[: blocks * block].reshape(blocks, block).max(axis=1))
-    rank = 1
-    while rank < blocks and chance_of(rank + 1, blocks, share) >= confidence:
-        rank += 1
-    return Threshold(float(highest[-rank]), block, every, confidence, blocks)
+    ranks = range(1, blocks + 1)
+    rank = bisect_left(ranks, True, key=lambda rank: chance_of(rank, blocks, share) < confidence)
+    return Threshold(float(np.sort(highest)[-rank]), block, every, confidence, blocks)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from jepa_runtime.calibration import (
     EventDetector,
     Score,
     Threshold,
-    normal_threshold,
+    highest_of_blocks,
     score,
+    threshold_of,
 )
 from jepa_runtime.errors import JepaRuntimeError
 
@@ -28,6 +30,10 @@ def normal_scores(count: int, seed: int) -> np.ndarray:
     shocks = np.abs(np.random.default_rng(seed).standard_t(4, count + MEMORY - 1))
     summed = np.cumsum(np.concatenate([[0.0], shocks]))
     return (summed[MEMORY:] - summed[:-MEMORY]) / MEMORY
+
+
+def normal_threshold(normal: np.ndarray, *, block: int, **asked: Any) -> Threshold:
+    return threshold_of(highest_of_blocks(normal, block), block=block, **asked)
 
 
 def some_threshold(value: float = 1.0, *, block: int = 3, every: int = 30) -> Threshold:

@@ -1,0 +1,213 @@
+"""How far the futures of one camera can be trusted: bounds learnt from what came, how often they held, and
+alarms.
+
+Rules:
+    1. Once a step the errors are taken of what would have been foreseen of the actions that were really
+       executed: over one step, from a step ago, and over all longer ones, from a horizon ago. Candidates are
+       hardly ever what is executed: a planner changes its mind with each image.
+    2. An error is judged by the bound that was stated with the futures of the same image.
+    3. The bounds stated are those learnt until then; those of the bundle are where they start from. Scores
+       are in units of the bundle's own: what lasts must not become usual.
+    4. Where the history starts anew, so does all that waits to be judged; what was learnt stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.calibration.alarms import Alarm, Alarms
+from jepa_runtime.calibration.bounds import Bounds
+from jepa_runtime.calibration.coverage import Coverage, Share, clearly_below
+from jepa_runtime.calibration.surprise import Score, score
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.world_model import WorldModel
+
+Floats = NDArray[np.float64]
+
+# Errors of each horizon: a minute at a step of 0.2 s.
+RECENT = 300
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What can be said of futures when they are made.
+
+    Attributes:
+        probability: that the errors of their latents lie within the bounds.
+        bounds: [H] norms; infinite where no error was ever seen and the bundle knows none.
+        overall, recent: of each horizon, how many errors lay within the bounds stated for them: of all of
+            this model, and of the last :data:`RECENT`.
+    """
+
+    probability: float
+    bounds: Floats
+    overall: tuple[Share, ...]
+    recent: tuple[Share, ...]
+
+    @property
+    def short(self) -> tuple[int, ...]:
+        """The horizons [steps] whose recent coverage is clearly below the probability.
+
+        Errors of predictions that overlap are alike: they count as one a horizon.
+        """
+        return tuple(
+            row + 1
+            for row, share in enumerate(self.recent)
+            if clearly_below(share, self.probability, alike=len(self.recent))
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How wrong what was foreseen was, once a step.
+
+    Attributes:
+        errors: [H] norms of foreseen minus arrived latent; NaN where nothing was foreseen, or came.
+        stated: [H] bounds stated with the futures of the same images; NaN where there were none.
+        score: how surprising that is; None where nothing can be compared.
+    """
+
+    errors: Floats
+    stated: Floats
+    score: Score | None
+
+
+class Trust:
+    """Of one stream, over one model.
+
+    Args:
+        start: [H] bounds of the bundle; zero: it knows none.
+        probability: that the bounds hold with.
+        step_ns: how long the model holds one action.
+        tolerance_ns: by how much errors may be taken before a step is over.
+        latent_space: see :attr:`jepa_runtime.world_model.WorldModel.latent_space`.
+        alarms: None: scores are given, and no alarm, because of ``no_alarms``.
+
+    Attributes:
+        horizon: H.
+        no_alarms: why no alarm is given; empty: they are.
+
+    Raises:
+        ValueError: a bound or the probability is out of range.
+    """
+
+    def __init__(
+        self,
+        start: Sequence[float],
+        *,
+        probability: float,
+        step_ns: int,
+        tolerance_ns: int,
+        latent_space: str,
+        alarms: Alarms | None = None,
+        no_alarms: str = "",
+    ) -> None:
+        self._scale = np.asarray(start, np.float64)
+        self.horizon = len(start)
+        self.no_alarms = no_alarms
+        self._bounds = Bounds(
+            start,
+            probability=probability,
+            delays=[1] + [self.horizon] * (self.horizon - 1),
+            latent_space=latent_space,
+        )
+        self._coverage = Coverage(self.horizon, window=RECENT)
+        self._shares = self._coverage.overall(), self._coverage.recent()
+        self._stated: dict[int, Floats] = {}
+        self._remember_ns = (self.horizon + 1) * step_ns
+        self._pause_ns = step_ns - tolerance_ns
+        self._newest_ns: int | None = None
+        self._alarms = alarms
+        self._news: list[Alarm] = []
+
+    def state(self, stamp_ns: int) -> Calibration:
+        """What is said of the futures made from the image of ``stamp_ns``; they are judged by it."""
+        bounds = self._bounds.stated()
+        self._stated[stamp_ns] = bounds
+        oldest_ns = stamp_ns - self._remember_ns
+        for stale in list(takewhile(lambda stamp: stamp < oldest_ns, self._stated)):
+            del self._stated[stale]
+        return Calibration(self._bounds.probability, bounds, *self._shares)
+
+    def is_due(self, stamp_ns: int) -> bool:
+        """Whether a step is over since the last errors."""
+        return self._newest_ns is None or stamp_ns - self._newest_ns >= self._pause_ns
+
+    def judge(self, stamp_ns: int, errors: Floats, foreseen_ns: Sequence[int]) -> Judged:
+        """Learn from the errors of what came until the image of ``stamp_ns``.
+
+        Args:
+            errors: [H] norms of foreseen minus arrived latent; NaN where nothing was foreseen, or came.
+            foreseen_ns: [H] stamps of the images from which it was foreseen.
+        """
+        self._newest_ns = stamp_ns
+        nothing = np.full(self.horizon, np.nan)
+        stated = np.array([self._stated.get(at, nothing)[row] for row, at in enumerate(foreseen_ns)])
+        judged = np.where(np.isfinite(errors) & ~np.isnan(stated), errors, np.nan)
+        self._bounds.update(judged, stated)
+        # A bound that was not known yet promised nothing.
+        self._coverage.update(np.where(np.isfinite(stated), judged, np.nan), stated)
+        self._shares = self._coverage.overall(), self._coverage.recent()
+        found = score(errors, self._scale)
+        if self._alarms is not None:
+            self._news += self._alarms.update(stamp_ns, found)
+        return Judged(errors, stated, found)
+
+    def news(self) -> tuple[Alarm, ...]:
+        """The alarms that began or ended since this was asked last."""
+        news, self._news = tuple(self._news), []
+        return news
+
+    def forget(self) -> None:
+        """What comes is no continuation of what was: nothing that waits can be judged, no alarm goes on."""
+        self._stated.clear()
+        if self._alarms is not None and self._newest_ns is not None:
+            self._news += self._alarms.close(self._newest_ns)
+        self._newest_ns = None
+
+    def take_over(self, other: Trust) -> None:
+        """Go on with what ``other``, of the model before this one, has learnt, where that means the same.
+
+        How often its bounds held is no account of this one's; what it has not told yet is told here.
+        """
+        self._bounds.take_over(other._bounds.state())
+        other.forget()
+        self._news = list(other.news())
+
+
+def trust_in(
+    model: WorldModel, *, probability: float, tolerance_s: float | None, false_alarm_every_s: float
+) -> Trust:
+    """What is there to begin with: the bounds of the model's bundle, and alarms if that says what is normal.
+
+    Args:
+        tolerance_s: None: an eighth of a step.
+
+    Raises:
+        ValueError: the probability is out of range.
+    """
+    manifest, step_s = model.manifest, model.manifest.io.step_s
+    alarms, no_alarms, normal = None, "", manifest.normal_scores
+    if normal is None:
+        no_alarms = "the bundle does not say what is normal (jepa-runtime calibrate)"
+    else:
+        try:
+            alarms = Alarms(
+                normal.highest, block=normal.block, step_s=step_s, false_alarm_every_s=false_alarm_every_s
+            )
+        except (JepaRuntimeError, ValueError) as error:
+            no_alarms = str(error)
+    return Trust(
+        manifest.error_bounds,
+        probability=probability,
+        step_ns=round(step_s * 1e9),
+        tolerance_ns=round((step_s / 8 if tolerance_s is None else tolerance_s) * 1e9),
+        latent_space=model.latent_space,
+        alarms=alarms,
+        no_alarms=no_alarms,
+    )

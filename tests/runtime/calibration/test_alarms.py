@@ -1,0 +1,77 @@
+"""Alarms: they begin once, end once, and false ones are as rare as stated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.calibration import Alarm, Alarms, Score, highest_of_blocks
+from jepa_runtime.errors import JepaRuntimeError
+
+BLOCK, STEP_S, EVERY_S = 4, 0.2, 60.0
+NORMAL = np.random.default_rng(0).exponential(size=40_000)
+
+
+def make(every_s: float = EVERY_S) -> Alarms:
+    return Alarms(highest_of_blocks(NORMAL, BLOCK), block=BLOCK, step_s=STEP_S, false_alarm_every_s=every_s)
+
+
+def watched(alarms: Alarms, scores: list[float | None], first: int = 0) -> list[Alarm]:
+    return [
+        alarm
+        for step, value in enumerate(scores, start=first)
+        for alarm in alarms.update(step, None if value is None else Score(value, 2))
+    ]
+
+
+def test_a_surprise_is_told_when_it_begins_and_when_it_is_over() -> None:
+    begun, ended = watched(make(), [0.1] * 5 + [90.0, 99.0, 95.0] + [0.1] * 10)
+    assert (begun.kind, begun.end_ns, begun.event.start_ns, begun.event.score) == ("surprise", None, 5, 90.0)
+    assert (ended.end_ns, ended.event.start_ns, ended.event.peak_ns, ended.event.score) == (11, 5, 6, 99.0)
+    assert begun.false_alarm_every_s == EVERY_S and begun.threshold.value < 90
+
+
+def test_what_lasts_is_told_once_and_ends_long_after_it_was_gone() -> None:
+    alarms = make()
+    often = alarms._changes.threshold.value
+    raised, usual = [often * 1.01] * 20 * BLOCK, [often / 2] * 45 * BLOCK
+    begun, ended = [alarm for alarm in watched(alarms, raised + usual) if alarm.kind == "change"]
+    assert begun.end_ns is None and begun.event.start_ns < len(raised)
+    assert ended.end_ns is not None and ended.end_ns > len(raised)
+    assert ended.event.start_ns == begun.event.start_ns
+
+
+def test_false_alarms_come_no_more_often_than_stated() -> None:
+    alarms = make()
+    scores = np.random.default_rng(1).exponential(size=200_000).tolist()
+    found = watched(alarms, scores)
+    for kind in ("surprise", "change"):
+        begun = sum(alarm.kind == kind and alarm.end_ns is None for alarm in found)
+        assert begun <= len(scores) * STEP_S / EVERY_S, kind
+
+
+def test_closing_ends_what_goes_on() -> None:
+    alarms = make()
+    watched(alarms, [90.0] * 20 * BLOCK)
+    assert [(alarm.kind, alarm.end_ns) for alarm in alarms.close(100)] == [("surprise", 100), ("change", 100)]
+    assert alarms.close(101) == []
+
+
+@given(st.lists(st.none() | st.floats(0, 100), max_size=400), st.integers(1, 50))
+def test_every_alarm_that_begins_ends_before_the_next_of_its_kind(
+    scores: list[float | None], close_every: int
+) -> None:
+    alarms, going_on = make(), set()
+    for step in range(0, len(scores), close_every):
+        found = watched(alarms, scores[step : step + close_every], step)
+        for alarm in [*found, *alarms.close(step + close_every)]:
+            assert (alarm.kind in going_on) is (alarm.end_ns is not None)
+            going_on ^= {alarm.kind}
+        assert not going_on
+
+
+def test_alarms_rarer_than_the_normal_data_allow_are_refused() -> None:
+    with pytest.raises(JepaRuntimeError, match="record at least"):
+        make(every_s=1e6)

@@ -1,0 +1,131 @@
+"""The pipeline learns how far its futures can be trusted, and tells."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.history import Reset
+from jepa_runtime.pipeline import Pipeline, Result
+from tests.runtime.fakes import DIM, HORIZON, TOKENS, FakeModel, frame
+from tests.runtime.served import Served, serve
+
+PER_STEP = 6
+SIZE = np.sqrt(TOKENS * DIM)
+
+
+def normal(model: FakeModel) -> FakeModel:
+    """Says what is normal: scores up to 1."""
+    model.manifest.normal_scores = SimpleNamespace(block=HORIZON, highest=np.linspace(0.01, 1.0, 400))
+    return model
+
+
+def run(served: Served, values: list[float], first: int = 0) -> list[Result]:
+    """Frames of these grey values while the robot stands; what came of them."""
+    before = len(served.results)
+    served.pipeline.add_action(frame(first).stamp_ns, np.zeros(2, np.float32))
+    served.feed(*(frame(index, int(value)) for index, value in enumerate(values, start=first)))
+    return served.results[before:]
+
+
+def test_futures_state_the_bounds_learnt_from_what_came() -> None:
+    with serve() as served:
+        # Each frame is one brighter than the last: after h steps what comes is off by 6 h.
+        results = run(served, list(range(200)))
+        start = served.model.manifest.error_bounds
+    first, last = results[0], results[-1]
+    assert first.calibration is not None and last.calibration is not None
+    assert first.calibration.bounds.tolist() == pytest.approx(start)
+    assert last.futures is not None
+    np.testing.assert_allclose(last.futures.error_bounds, last.calibration.bounds.astype(np.float32))
+    assert (last.calibration.bounds > np.array(start)).all()
+    judged = [result for result in results if result.judged is not None]
+    errors = judged[-1].judged.errors  # type: ignore[union-attr]
+    np.testing.assert_allclose(errors, PER_STEP * SIZE * np.arange(1, HORIZON + 1))
+
+
+def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
+    with serve() as served:
+        results = run(served, [7] * 61)
+    judged = [result.sequence for result in results if result.judged is not None]
+    assert judged == list(range(HORIZON * PER_STEP, 61, PER_STEP))
+    share = results[-1].calibration.overall  # type: ignore[union-attr]
+    assert [each.errors for each in share] == [len(judged) - 1] * HORIZON, "the last came after its futures"
+
+
+def test_the_bounds_hold_with_the_probability_asked_for() -> None:
+    values, model = np.random.default_rng(0).integers(0, 100, 1500), FakeModel()
+    model.manifest.error_bounds = (100.0,) * HORIZON
+    with serve(model, error_probability=0.6) as served:
+        last = run(served, values.tolist())[-1].calibration
+    assert last is not None and last.probability == 0.6
+    for share in last.recent:
+        assert share.value == pytest.approx(0.6, abs=0.08)
+
+
+def test_nothing_is_judged_while_nobody_says_what_is_executed() -> None:
+    with serve() as served:
+        served.feed(*(frame(index) for index in range(60)))
+    assert all(result.judged is None and result.surprise is None for result in served.results)
+
+
+def test_a_jump_gives_an_alarm_that_ends() -> None:
+    with serve(normal(FakeModel()), false_alarm_every_s=60.0) as served:
+        assert served.pipeline.no_alarms == ""
+        results = run(served, [5] * 60 + [200] * 100)
+    told = [(result.sequence, alarm) for result in results for alarm in result.alarms]
+    (begun_at, begun), (ended_at, ended) = told
+    assert 60 <= begun_at < 60 + PER_STEP and begun.end_ns is None and begun.kind == "surprise"
+    assert begun.event.start_ns == frame(begun_at).stamp_ns
+    assert ended.end_ns == frame(ended_at).stamp_ns and ended_at > begun_at + HORIZON * PER_STEP
+
+
+def test_a_gap_ends_an_alarm_and_nothing_is_judged_across_it() -> None:
+    with serve(normal(FakeModel()), false_alarm_every_s=60.0) as served:
+        run(served, [5] * 60 + [200] * 7)
+        after = run(served, [100] * 40, first=200)
+    assert after[0].reset is Reset.GAP
+    (ended,) = after[0].alarms
+    assert ended.end_ns == served.results[66].stamp_ns or ended.end_ns == served.results[60].stamp_ns
+    assert not any(result.alarms for result in after[1:])
+
+
+def test_without_normal_data_no_alarm_is_given_and_why_is_told() -> None:
+    with serve() as served:
+        assert "does not say what is normal" in served.pipeline.no_alarms
+        results = run(served, [5] * 60 + [200] * 60)
+    assert not any(result.alarms for result in results)
+    with serve(normal(FakeModel()), false_alarm_every_s=1e6) as served:
+        assert "too few" in served.pipeline.no_alarms
+
+
+def test_another_model_of_the_same_space_goes_on_with_what_was_learnt() -> None:
+    other = FakeModel()
+    with serve() as served:
+        learnt = run(served, list(range(200)))[-1].calibration
+        assert served.pipeline.swap(lambda: other) is True
+        served.model = other
+        after = run(served, [200], first=200)[-1].calibration
+    assert learnt is not None and after is not None
+    assert (after.bounds > 0.9 * learnt.bounds).all()
+    assert [share.errors for share in after.overall] == [0] * HORIZON
+
+
+def test_another_space_begins_with_its_own_bounds() -> None:
+    other = FakeModel()
+    other.latent_space = "another"
+    with serve() as served:
+        run(served, list(range(200)))
+        assert served.pipeline.swap(lambda: other) is False
+        after = run(served, [200], first=200)[-1].calibration
+    assert after is not None
+    assert after.bounds.tolist() == pytest.approx(other.manifest.error_bounds)
+
+
+@pytest.mark.parametrize("given", [{"error_probability": 1.0}, {"false_alarm_every_s": 0.0}])
+def test_what_cannot_be_promised_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        Pipeline(FakeModel, on_result=lambda result: None, **given)
