@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jepa_runtime
 from jepa_runtime.commands import (
     build_engine,
+    calibrate,
     compare,
     configs,
     doctor,
@@ -32,6 +33,7 @@ _COMMANDS = (
     compare,
     verify,
     info,
+    calibrate,
     doctor,
     build_engine,
     update,

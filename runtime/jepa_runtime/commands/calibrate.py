@@ -1,0 +1,119 @@
+"""``jepa-runtime calibrate``: what is normal, learnt from a recording in which nothing is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.calibration import highest_of_blocks
+from jepa_runtime.commands.arguments import positive
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.inference import Inference, Terms
+from jepa_runtime.sources.base import Source
+from jepa_runtime.sources.open import open_source
+from jepa_runtime.world_model import WorldModel
+
+_DIGITS = 6
+_TERMS = Terms(
+    streams=("",),
+    candidates=None,
+    deadline_ms=None,
+    tolerance_s=None,
+    max_gap_s=None,
+    error_probability=0.9,
+    false_alarm_every_s=600.0,
+    clock_ns=time.perf_counter_ns,
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``calibrate`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="learn from a recording of normal operation what is surprising",
+        description="Play a source in which nothing is wrong through a model, as fast as it goes, and write "
+        "a copy of its bundle that says how surprising normal operation is: robots draw the thresholds of "
+        "their alarms from it. For one false alarm in ten minutes the recording must last half an hour at "
+        "least, and hold the commands.",
+    )
+    parser.add_argument("--bundle", required=True, type=Path, metavar="FOLDER", help="the model bundle")
+    parser.add_argument(
+        "--source", required=True, metavar="S", help="as of `jepa-runtime run`: BAG.mcap?action=/cmd_vel:…"
+    )
+    parser.add_argument("--duration", type=positive, metavar="S", help="seconds of it (default: all)")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new bundle")
+    parser.add_argument(
+        "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
+    )
+    parser.add_argument("--precision", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
+    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        JepaRuntimeError: bad input, nothing to be learnt from it, or the new bundle cannot be written.
+    """
+    if args.out.exists():
+        raise JepaRuntimeError(f"{args.out}: exists: name a new folder")
+    bundle = Bundle.open(args.bundle)
+    block = bundle.manifest.horizon
+    model = WorldModel.open(
+        bundle,
+        engine=args.engine,
+        precision=args.precision,
+        num_samples=1,
+        allow_untrained=args.allow_untrained,
+    )
+    with model, closing(open_source(args.source)) as source:
+        runs = list(_scores(model, source, args.duration))
+        played = source.name if args.duration is None else f"{args.duration:g} s of {source.name}"
+    highest = np.concatenate([highest_of_blocks(np.array(run), block) for run in [[], *runs]])
+    if not len(highest):
+        raise JepaRuntimeError(
+            f"{args.source}: nothing could be compared: it needs commands (?action=…), and more than"
+            f" {2 * block} steps of {bundle.manifest.io.step_s:g} s without a gap"
+        )
+    rounded = [float(f"{score:.{_DIGITS}g}") for score in highest]
+    fields = bundle.manifest.model_dump(mode="json")
+    try:
+        shutil.copytree(args.bundle, args.out)
+    except (OSError, shutil.Error) as error:
+        raise JepaRuntimeError(f"{args.out}: cannot be written: {error}") from error
+    seal(args.out, fields | {"normal_scores": {"data": played, "block": block, "highest": rounded}})
+    print(
+        f"{args.out}: {len(rounded)} blocks of {block} steps in {len(runs)} runs, half of them below"
+        f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
+    )
+    return 0
+
+
+def _scores(model: WorldModel, source: Source, duration_s: float | None) -> Iterator[list[float]]:
+    """The scores of each stretch of frames without a gap."""
+    inference = Inference(model, _TERMS)
+    run: list[float] = []
+    first_ns: int | None = None
+    for frame in source.frames():
+        first_ns = frame.stamp_ns if first_ns is None else first_ns
+        if duration_s is not None and frame.stamp_ns - first_ns > duration_s * 1e9:
+            break
+        if source.command is not None:
+            inference.add_action(frame.stamp_ns, source.command)
+        result = inference.with_surprise(inference.process(frame, time.perf_counter_ns()))
+        if result.reset is not None and run:
+            yield run
+            run = []
+        if result.judged is not None and result.judged.score is not None:
+            run.append(result.judged.score.value)
+    if run:
+        yield run

@@ -1,0 +1,51 @@
+"""jepa-runtime calibrate: a bundle that says what is normal, from a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.cli import main
+
+
+def calibrate(bundle: Path, out: Path, *more: str) -> int:
+    return main(["calibrate", "--bundle", str(bundle), "--out", str(out), *more])
+
+
+def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms?seed=3", "--duration", "20") == 0
+    )
+    before, after = Bundle.open(two_rooms_bundle).manifest, Bundle.open(tmp_path / "new").manifest
+    assert after.normal_scores is not None
+    # An episode lasts 12 s, the next begins a second later; the first 8 steps of each are not judged.
+    blocks = (60 - 8) // 8 + (35 - 8) // 8
+    assert len(after.normal_scores.highest) == pytest.approx(blocks, abs=1)
+    assert after.normal_scores.data == "20 s of two_rooms (seed 3, random layout)"
+    assert after.normal_scores.block == after.horizon and min(after.normal_scores.highest) > 0
+    assert after.model_copy(update={"normal_scores": None}) == before.model_copy(
+        update={"normal_scores": None}
+    )
+    assert "in 2 runs" in capsys.readouterr().out
+
+
+def test_a_recording_without_commands_is_refused(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+    import numpy as np
+
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((16, 16, 3), np.uint8))
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", str(tmp_path)) == 1
+    assert "it needs commands" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_is_written_over(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(two_rooms_bundle, two_rooms_bundle, "--source", "two_rooms") == 1
+    assert "exists" in capsys.readouterr().err
