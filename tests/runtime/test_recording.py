@@ -14,6 +14,7 @@ from mcap_ros2.decoder import DecoderFactory
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import get_types_from_msg
 
+from jepa_runtime.calibration import Alarm, Calibration, Event, Share, Threshold
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import STAGES, Candidates, Result
@@ -49,6 +50,12 @@ def result(*, goal: bool = True, futures: bool = True) -> Result:
         current_energy=0.5 if goal else None,
         timings_ms={stage: float(index) for index, stage in enumerate(STAGES)},
         deadline_missed=True,
+        calibration=Calibration(
+            0.9, np.array([0.1, 0.2, 0.3]), (Share(9, 20),) * HORIZON, (Share(3, 4), Share(0, 0), Share(1, 1))
+        )
+        if futures
+        else None,
+        alarms=(Alarm("surprise", Event(5, 6, 2, 9.5), None, Threshold(8.0, 8, 3000, 0.95, 1200), 600.0),),
     )
 
 
@@ -64,11 +71,13 @@ def everything() -> list[tuple[str, str, dict[str, Any]]]:
     image = messages.compressed_image(frame(0), np.arange(10, dtype=np.uint8))
     twist = messages.twist(["linear.x", "angular.z"], np.array([0.5, -1.0], np.float32))
     futures, surprise = messages.predicted_futures(result(), model), messages.surprise(result(), model)
+    event = messages.surprise_event(result().alarms[0], result(), model)
     assert futures is not None and surprise is not None and twist is not None
     return [
         ("/latent", messages.LATENT_STATE, messages.latent_state(result(), model)),
         ("/futures", messages.PREDICTED_FUTURES, futures),
         ("/surprise", messages.SURPRISE, surprise),
+        ("/events", messages.SURPRISE_EVENT, event),
         ("/info", messages.MODEL_INFO, messages.model_info(model, STAMP_NS)),
         ("/image", messages.COMPRESSED_IMAGE, image),
         ("/cmd_vel", messages.TWIST, twist),
@@ -107,6 +116,9 @@ def test_what_was_recorded_is_read_back(tmp_path: Path, read: Callable[[Path], d
     np.testing.assert_array_equal(messages.array_of(futures.energies), expected.energies)
     np.testing.assert_allclose(futures.horizon_s, STEP_S * np.arange(1, HORIZON + 1))
     np.testing.assert_allclose(futures.error_bounds, [0.1, 0.2, 0.3], rtol=1e-6)
+    assert futures.error_probability == pytest.approx(0.9)
+    np.testing.assert_array_equal(futures.error_coverage, [0.75, np.nan, 1.0])
+    assert list(futures.errors_seen) == [20] * HORIZON
     assert futures.has_goal and futures.deadline_missed
     assert (futures.goal_stamp.sec, futures.goal_stamp.nanosec) == (1, 2)
     assert (futures.candidates_source, futures.candidates_stamp.nanosec) == ("planner", 7)
@@ -117,6 +129,11 @@ def test_what_was_recorded_is_read_back(tmp_path: Path, read: Callable[[Path], d
         0.5,
         True,
     )
+    event = found["/events"]
+    assert (event.kind, event.ongoing, event.end.nanosec) == ("surprise", True, 0)
+    assert (event.start.nanosec, event.peak.nanosec, event.score, event.threshold) == (5, 6, 9.5, 8.0)
+    assert event.horizon_s == pytest.approx(2 * STEP_S)
+    assert (event.false_alarm_every_s, event.confidence) == (600.0, pytest.approx(0.95))
     info = found["/info"]
     assert (info.model_id, info.sha256, info.engine, info.precision) == ("fake", "0" * 64, "fake", "fp32")
     assert list(info.action_names) == ["linear.x", "linear.y"]
@@ -133,7 +150,7 @@ def test_the_file_is_what_rosbag2_and_foxglove_expect(tmp_path: Path) -> None:
         assert reader.get_header().profile == "ros2"
         summary = reader.get_summary()
     assert summary is not None and summary.statistics is not None
-    assert summary.statistics.message_count == 6
+    assert summary.statistics.message_count == 7
     assert {chunk.compression for chunk in summary.chunk_indexes} == {"zstd"}
     assert {schema.encoding for schema in summary.schemas.values()} == {"ros2msg"}
     for channel in summary.channels.values():

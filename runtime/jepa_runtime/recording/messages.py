@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.calibration import Alarm
 from jepa_runtime.pipeline import Result
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.world_model import WorldModel
@@ -23,6 +24,7 @@ from jepa_runtime.world_model import WorldModel
 LATENT_STATE = "jepa_msgs/msg/LatentState"
 PREDICTED_FUTURES = "jepa_msgs/msg/PredictedFutures"
 SURPRISE = "jepa_msgs/msg/Surprise"
+SURPRISE_EVENT = "jepa_msgs/msg/SurpriseEvent"
 MODEL_INFO = "jepa_msgs/msg/ModelInfo"
 ACTION_CANDIDATES = "jepa_msgs/msg/ActionCandidates"
 IMAGE = "sensor_msgs/msg/Image"
@@ -103,16 +105,16 @@ def latent_state(result: Result, model: WorldModel) -> Fields:
 
 def predicted_futures(result: Result, model: WorldModel) -> Fields | None:
     """jepa_msgs/PredictedFutures; None where the history was too short to predict."""
-    futures = result.futures
-    if futures is None:
+    futures, calibration = result.futures, result.calibration
+    if futures is None or calibration is None:
         return None
-    step_s = model.manifest.io.step_s
+    step_s, steps = model.manifest.io.step_s, futures.latents.shape[1]
     energies = np.zeros((0, 0), np.float32) if futures.energies is None else futures.energies
     return {
         "header": header(result.stamp_ns, result.frame_id),
         "model_id": model.manifest.model_id,
         "sequence": result.sequence,
-        "horizon_s": np.arange(1, futures.latents.shape[1] + 1) * step_s,
+        "horizon_s": np.arange(1, steps + 1) * step_s,
         "actions": tensor("actions", futures.actions),
         "latents": tensor("latents", futures.latents),
         "has_goal": result.goal_stamp_ns is not None,
@@ -120,6 +122,12 @@ def predicted_futures(result: Result, model: WorldModel) -> Fields | None:
         "current_energy": math.nan if result.current_energy is None else result.current_energy,
         "energies": tensor("energies", energies),
         "error_bounds": np.asarray(futures.error_bounds, np.float32),
+        "error_probability": calibration.probability,
+        "error_coverage": np.array(
+            [math.nan if share.value is None else share.value for share in calibration.recent[:steps]],
+            np.float32,
+        ),
+        "errors_seen": np.array([share.errors for share in calibration.overall[:steps]], np.uint32),
         "candidates_source": result.candidates.source,
         "candidates_stamp": time_message(result.candidates.stamp_ns),
         "predict_ms": result.timings_ms["predict"],
@@ -136,6 +144,24 @@ def surprise(result: Result, model: WorldModel) -> Fields | None:
         "value": result.surprise,
         "threshold": model.manifest.surprise_threshold,
         "surprising": result.surprising,
+    }
+
+
+def surprise_event(alarm: Alarm, result: Result, model: WorldModel) -> Fields:
+    """jepa_msgs/SurpriseEvent of an alarm of ``result``."""
+    event = alarm.event
+    return {
+        "header": header(result.stamp_ns, result.frame_id),
+        "kind": alarm.kind,
+        "start": time_message(event.start_ns),
+        "ongoing": alarm.end_ns is None,
+        "end": time_message(alarm.end_ns or 0),
+        "peak": time_message(event.peak_ns),
+        "score": event.score,
+        "threshold": alarm.threshold.value,
+        "horizon_s": event.horizon * model.manifest.io.step_s,
+        "false_alarm_every_s": alarm.false_alarm_every_s,
+        "confidence": alarm.threshold.confidence,
     }
 
 

@@ -24,6 +24,7 @@ _TYPES = (
     messages.PREDICTED_FUTURES,
     messages.SURPRISE,
     messages.IMAGE,
+    messages.SURPRISE_EVENT,
     messages.COMPRESSED_IMAGE,
     messages.TWIST,
 )
@@ -95,6 +96,9 @@ class RunRecording:
             messages.surprise(result, self._model),
             result.stamp_ns,
         )
+        for alarm in result.alarms:
+            event = messages.surprise_event(alarm, result, self._model)
+            self._write("/world_model/events", messages.SURPRISE_EVENT, event, result.stamp_ns)
 
     def add_message(self, topic: str, type_name: str, cdr: bytes, log_ns: int) -> None:
         """Record a message of another bag as it is."""
