@@ -28,6 +28,7 @@ from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import write_report
+from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.sources.base import Frame, Image, Source
 from jepa_runtime.sources.open import open_source
@@ -94,6 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="record frames as JPEG: a fraction of the room, but not the pixels that the model saw, so a "
         "replay gives other outputs",
     )
+    parser.add_argument(
+        "--black-box",
+        type=Path,
+        metavar="DIR",
+        help="write the seconds around every surprise there, as bags that can be played again",
+    )
     parser.set_defaults(run=run)
 
 
@@ -137,6 +144,7 @@ class _Run:
         self._deadline_ms: float = args.deadline_ms or 1000.0 / self._rate_hz
         self._collector = Collector()
         self._recording: RunRecording | None = None
+        self._black_box: BlackBox | None = None
         self._follower: Follower | None = None
         self._lateness_ms: deque[float] = deque(maxlen=MOST_SAMPLES)
         self._last_error: str | None = None
@@ -147,6 +155,11 @@ class _Run:
         with self._serving() as pipeline:
             if self._args.mcap is not None:
                 self._recording = RunRecording(self._args.mcap, pipeline.model, jpeg=self._args.jpeg)
+            if self._args.black_box is not None:
+                self._black_box = BlackBox(self._args.black_box, streams={"": Topics()})
+                self._black_box.serve(pipeline.model)
+                if pipeline.no_alarms:
+                    self._console.print(f"no surprise will be found: {pipeline.no_alarms}", markup=False)
             try:
                 self._feed(pipeline)
             except SourceError as error:
@@ -162,6 +175,7 @@ class _Run:
         """The pipeline, started."""
         with ExitStack() as stack:
             stack.callback(self._close_recording)
+            stack.callback(self._close_black_box)
             if self._args.robot is not None:
                 from jepa_runtime.commands.run_robot import Follower
 
@@ -200,6 +214,10 @@ class _Run:
                 command = self._source.command
                 if command is not None:
                     pipeline.add_action(frame.stamp_ns, command)
+                if self._black_box is not None:
+                    self._black_box.add_frame(frame)
+                    if command is not None:
+                        self._black_box.add_command(frame.stamp_ns, command)
                 pipeline.submit(frame)
                 if self._recording is not None:
                     self._recording.add_frame(frame, command)
@@ -229,12 +247,16 @@ class _Run:
             self._follower.result(result)
         if self._recording is not None:
             self._recording.add_result(result)
+        if self._black_box is not None:
+            self._black_box.add_result(result)
 
     def _on_model(self, model: WorldModel, _: bool) -> None:
         if self._follower is not None:
             self._follower.serves(model)
         if self._recording is not None:
             self._recording.serve(model)
+        if self._black_box is not None:
+            self._black_box.serve(model)
 
     def _on_error(self, error: Exception, frame: Frame | None) -> None:
         self._last_error = f"{type(error).__name__}: {error}"
@@ -251,6 +273,16 @@ class _Run:
             self._recording.close()
         except RecordingError as error:
             self._fatal = error
+
+    def _close_black_box(self) -> None:
+        box = self._black_box
+        if box is None:
+            return
+        box.close()
+        self._last_error = box.fault or self._last_error
+        self._console.print(
+            f"{box.written} bags of surprises written to {self._args.black_box}", markup=False
+        )
 
     def _finish(self, pipeline: Pipeline) -> None:
         stats = pipeline.stats()

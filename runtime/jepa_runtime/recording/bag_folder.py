@@ -1,0 +1,97 @@
+"""A folder of recordings that never grows beyond what it may."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.recording.mcap import McapRecorder
+
+_PARTIAL = ".mcap.partial"
+
+
+class BagFolder:
+    """MCAP files in one folder; the oldest give way to new ones. Files of other kinds are left alone.
+
+    Args:
+        path: made when it is needed.
+        max_bytes: of all files together; one file should take at most half of that.
+        max_bags: how many there are at most.
+
+    Raises:
+        ValueError: a limit is out of range.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int, max_bags: int) -> None:
+        if max_bytes < 1 or max_bags < 1:
+            raise ValueError(f"max_bytes and max_bags must be at least 1, got {max_bytes} and {max_bags}")
+        self.path = path
+        self.max_bytes = max_bytes
+        self._max_bags = max_bags
+
+    def check(self) -> None:
+        """Make the folder and see that files can be written there; what a power cut left half done goes.
+
+        Raises:
+            RecordingError: they cannot.
+        """
+        trial = self.path / ".writable"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left in self.path.glob(f"*{_PARTIAL}"):
+                left.unlink()
+            trial.touch()
+            trial.unlink()
+        except OSError as error:
+            raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def begin(self, name: str) -> McapRecorder:
+        """A new recording, with room made for it.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
+        self._make_room(self.max_bytes // 2, 1)
+        return McapRecorder(self.path / f"{name}.mcap")
+
+    def complete(self, recorder: McapRecorder) -> None:
+        """Close ``recorder``; its file is on the disk then, or gone.
+
+        Raises:
+            RecordingError: it could not be completed.
+        """
+        try:
+            recorder.close()
+            self._sync()
+        except RecordingError:
+            with suppress(OSError):
+                recorder.path.with_name(recorder.path.name + ".partial").unlink()
+            raise
+        self._make_room(0, 0)
+
+    def _make_room(self, more_bytes: int, more_bags: int) -> None:
+        bags = []
+        try:
+            for path in self.path.glob("*.mcap"):
+                found = path.stat()
+                bags.append((found.st_mtime_ns, found.st_size, path))
+            bags.sort()
+            total = sum(size for _, size, _ in bags)
+            while bags and (total + more_bytes > self.max_bytes or len(bags) + more_bags > self._max_bags):
+                _, size, oldest = bags.pop(0)
+                oldest.unlink()
+                total -= size
+        except OSError as error:
+            raise RecordingError(f"{self.path}: no room can be made: {error.strerror}") from error
+
+    def _sync(self) -> None:
+        try:
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,232 @@
+"""The black box: a bag around each alarm, within its limits, and never in anybody's way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.calibration import Alarm, Event, Threshold
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.pipeline import Result
+from jepa_runtime.recording.bag_folder import BagFolder
+from jepa_runtime.recording.black_box import BlackBox, Topics
+from jepa_runtime.recording.ring import Entry, Ring
+from jepa_runtime.sources.bag import BagSource
+from tests.runtime.fakes import FakeModel, frame
+from tests.runtime.test_recording import by_mcap_ros2
+from tests.runtime.test_recording import result as recorded_result
+
+BEGUN = Alarm("surprise", Event(0, 0, 1, 9.0), None, Threshold(8.0, 8, 3000, 0.95, 1200), 600.0)
+ENDED = replace(BEGUN, end_ns=1)
+
+
+def result(sequence: int, *alarms: Alarm) -> Result:
+    return replace(
+        recorded_result(), stamp_ns=frame(sequence).stamp_ns, sequence=sequence, stream="", alarms=alarms
+    )
+
+
+@contextmanager
+def box(folder: Path, **options: Any) -> Iterator[BlackBox]:
+    made = BlackBox(folder, streams={"": Topics()}, **{"before_s": 0.5, "after_s": 0.3, **options})
+    made.serve(FakeModel())
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def drive(made: BlackBox, frames: range, alarms: dict[int, Alarm]) -> None:
+    for sequence in frames:
+        made.add_frame(frame(sequence, sequence % 256))
+        made.add_command(frame(sequence).stamp_ns, np.array([sequence, 0.0], np.float32))
+        made.add_result(result(sequence, *([alarms[sequence]] if sequence in alarms else [])))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_bag_holds_what_was_before_and_after_the_beginning_of_an_alarm(tmp_path: Path) -> None:
+    with box(tmp_path / "new" / "box") as made:
+        drive(made, range(100), {60: BEGUN, 64: ENDED})
+    assert (made.written, made.fault, made.dropped) == (1, "", 0)
+    (bag,) = (tmp_path / "new" / "box").iterdir()
+    assert bag.name == "19700101T000003.000Z_surprise.mcap"
+    source = BagSource(bag, action="/cmd_vel:linear.x,linear.y")
+    played = []
+    for each in source.frames():
+        assert source.command is not None
+        played.append((each.stamp_ns, each.image.mean(), source.command[0]))
+    source.close()
+    # 0.5 s before and 0.3 s after at 30 Hz.
+    expected = range(60 - 15, 60 + 9 + 1)
+    assert [stamp for stamp, _, _ in played] == [frame(sequence).stamp_ns for sequence in expected]
+    assert [value for _, value, _ in played] == pytest.approx(list(expected), abs=2)
+    # The last frame ends the bag, before the command that came with it.
+    assert [command for _, _, command in played] == [*expected[:-1], expected[-2]]
+    others = by_mcap_ros2(bag)
+    assert others["/world_model/model_info"].model_id == "fake"
+    assert others["/world_model/surprise"].value == 0.75
+    assert not others["/world_model/events"].ongoing
+
+
+def test_without_an_alarm_nothing_is_written(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(60), {30: ENDED})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_alarm_after_a_bag_has_one_of_its_own(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(120), {40: BEGUN, 45: BEGUN, 80: BEGUN})
+    assert made.written == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_where_frames_stop_coming_the_bag_is_completed_all_the_same(tmp_path: Path) -> None:
+    now = 0.0
+    with box(tmp_path, clock=lambda: now) as made:
+        drive(made, range(31), {30: BEGUN})
+        until(lambda: bool(list(tmp_path.glob("*.partial"))))
+        now = 100.0
+        until(lambda: made.written == 1)
+
+
+def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        made.add_frame(frame(0))
+        made.add_command(frame(0).stamp_ns, np.array([0.25, 0.0], np.float32))
+        for sequence in range(1, 61):
+            made.add_frame(frame(sequence))
+        made.add_result(result(60, BEGUN))
+    (bag,) = tmp_path.iterdir()
+    assert by_mcap_ros2(bag)["/cmd_vel"].linear.x == 0.25
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with box(tmp_path / "file" / "box") as made:
+        until(lambda: "cannot be written" in made.fault)
+        drive(made, range(60), {30: BEGUN})
+    assert made.written == 0 and "cannot be written" in made.fault
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_and_the_next_bag_tried(tmp_path: Path) -> None:
+    name = tmp_path / "19700101T000002.000Z_surprise.mcap.partial"
+    left = tmp_path / "left.mcap.partial"
+    left.touch()
+    with box(tmp_path) as made:
+        until(lambda: not left.exists())
+        name.symlink_to("/dev/full")
+        drive(made, range(60), {30: BEGUN})
+        until(lambda: "No space left" in made.fault)
+        assert not name.is_symlink(), "what is half done goes"
+        drive(made, range(60, 100), {80: BEGUN})
+    assert (made.written, made.fault) == (1, "")
+    assert len(list(tmp_path.glob("*"))) == 1
+
+
+def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
+    with box(tmp_path) as made:
+        began = time.monotonic()
+        drive(made, range(600), {})
+        took_s = time.monotonic() - began
+        blocked.set()
+    assert made.dropped > 0 and took_s < 5, "and what is too much is counted"
+
+
+def test_half_done_bags_of_a_power_cut_go(tmp_path: Path) -> None:
+    (tmp_path / "old.mcap.partial").write_text("half")
+    (tmp_path / "note.txt").write_text("mine")
+    with box(tmp_path):
+        until(lambda: not (tmp_path / "old.mcap.partial").exists())
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_the_oldest_bags_give_way(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "middle", "old")):
+        bag = tmp_path / f"{name}.mcap"
+        bag.write_bytes(bytes(400))
+        os.utime(bag, (1000 - age, 1000 - age))
+    (tmp_path / "other.txt").write_bytes(bytes(10_000))
+    folder = BagFolder(tmp_path, max_bytes=2000, max_bags=10)
+    recorder = folder.begin("next")
+    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == ["middle.mcap", "new.mcap"]
+    folder.complete(recorder)
+    few = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
+    few.complete(few.begin("last"))
+    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == ["last.mcap", "next.mcap"]
+
+
+def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> None:
+    with box(tmp_path, max_bytes=40_000, after_s=60.0) as made:
+        made.add_result(result(0, BEGUN))
+        for sequence in range(200):
+            made.add_frame(frame(sequence))
+        until(lambda: made.written >= 1)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000
+
+
+@pytest.mark.parametrize("limits", [{"before_s": 0.0}, {"after_s": -1.0}, {"max_bytes": 0}])
+def test_limits_out_of_range_are_refused(tmp_path: Path, limits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"), box(tmp_path, **limits):
+        pass
+
+
+def test_a_bag_that_cannot_be_completed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.mcap").mkdir()
+    folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
+    recorder = folder.begin("a")
+    with pytest.raises(RecordingError, match=r"a\.mcap"):
+        folder.complete(recorder)
+
+
+def entry(stamp_ns: int, *, topic: str = "a", size: int = 1, lasting: bool = False) -> Entry:
+    return Entry(topic, "", {}, stamp_ns, size, lasting)
+
+
+def test_a_ring_keeps_its_time_and_what_lasts_of_the_time_before() -> None:
+    ring = Ring(10, 1000)
+    for stamp_ns in range(0, 50, 5):
+        ring.add(entry(stamp_ns))
+        ring.add(entry(stamp_ns, topic="command", lasting=True))
+    taken = [(each.topic, each.stamp_ns) for each in ring.take()]
+    assert taken == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
+    assert [each.stamp_ns for each in ring.take()] == [45] and len(ring) == 0
+
+
+def test_time_set_back_empties_a_ring() -> None:
+    ring = Ring(10, 1000)
+    ring.add(entry(100))
+    ring.add(entry(95))
+    assert len(ring) == 2, "a little disorder is none"
+    ring.add(entry(5))
+    assert [each.stamp_ns for each in ring.take()] == [5]
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))
+def test_a_ring_never_holds_more_than_it_may(added: list[tuple[int, int]]) -> None:
+    ring = Ring(20, 100)
+    for stamp_ns, size in added:
+        ring.add(entry(stamp_ns, size=size))
+        held = list(ring._entries)
+        assert sum(each.size for each in held) == ring._bytes <= 100
+        newest_ns = max(each.stamp_ns for each in held)
+        assert held[-1].stamp_ns == stamp_ns and newest_ns - stamp_ns <= 20

@@ -1,0 +1,90 @@
+"""A run keeps what surprised it, and what was kept surprises again when it is played."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from jepa_runtime import WorldModel
+from jepa_runtime.cli import main
+from jepa_runtime.inference import Inference, Terms
+from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.recording.definitions import build
+from jepa_runtime.sources.bag import BagSource
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.worlds import TwoRooms
+
+JUMP = 65
+ACTION = "/cmd_vel:linear.x,linear.y"
+NAMES = ["linear.x", "linear.y"]
+
+
+@pytest.fixture
+def jump(tmp_path: Path) -> Path:
+    """A robot that stands, and at frame :data:`JUMP` is in other rooms."""
+    world, path = TwoRooms(seed=5), tmp_path / "jump.mcap"
+    with McapRecorder(path) as recorder:
+        for index in range(100):
+            if index == JUMP:
+                world.reset()
+            stamp_ns = 10**9 + round(index / 30 * 1e9)
+            _, jpeg = cv2.imencode(".jpg", world.render()[..., ::-1])
+            image = messages.compressed_image(Frame(world.render(), stamp_ns, "eye", index), jpeg.reshape(-1))
+            fields: dict[str, Any] = {
+                messages.COMPRESSED_IMAGE: image,
+                messages.TWIST: messages.twist(NAMES, np.zeros(2, np.float32)),
+            }
+            for topic, kind in (("/eye/compressed", messages.COMPRESSED_IMAGE), ("/cmd_vel", messages.TWIST)):
+                recorder.write_message(topic, build(kind, fields[kind]), stamp_ns)
+    return path
+
+
+def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
+    """Kind and stamp of the alarms that begin when ``bag`` is played."""
+    terms = Terms(
+        streams=("",),
+        candidates=None,
+        deadline_ms=None,
+        tolerance_s=None,
+        max_gap_s=None,
+        error_probability=0.9,
+        false_alarm_every_s=600.0,
+        clock_ns=time.perf_counter_ns,
+    )
+    source, found = BagSource(bag, action=ACTION), []
+    with WorldModel.open(bundle, num_samples=1) as model:
+        inference = Inference(model, terms)
+        for frame in source.frames():
+            assert source.command is not None
+            inference.add_action(frame.stamp_ns, source.command)
+            result = inference.with_surprise(inference.process(frame, 0))
+            found += [(alarm.kind, result.stamp_ns) for alarm in result.alarms if alarm.end_ns is None]
+    source.close()
+    return found
+
+
+def test_what_a_run_keeps_of_a_surprise_surprises_again(
+    two_rooms_bundle: Path, jump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    source = f"{jump}?action={ACTION}"
+    assert main(["run", "--bundle", str(two_rooms_bundle), "--source", source, "--black-box", str(kept)]) == 0
+    assert "1 bags of surprises written" in capsys.readouterr().out
+    (bag,) = kept.iterdir()
+    ((kind, stamp_ns),) = alarms(two_rooms_bundle, bag)
+    jumped_ns = 10**9 + round(JUMP / 30 * 1e9)
+    assert kind == "surprise" and 0 <= stamp_ns - jumped_ns < 300_000_000
+
+
+def test_a_model_that_gives_no_alarms_says_so(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--source", "two_rooms", "--duration", "0.2", "--allow-untrained"]
+    assert main(["run", "--bundle", str(toy_bundle), "--black-box", str(tmp_path / "kept"), *options]) == 0
+    told = capsys.readouterr().out
+    assert "no surprise will be found" in told and "0 bags" in told
