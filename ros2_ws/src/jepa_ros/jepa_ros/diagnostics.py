@@ -64,6 +64,13 @@ def with_engine(verdict: Verdict, passed_over: Sequence[str]) -> Verdict:
     return Verdict(Level.WARN, f"a preferred engine does not serve: {'; '.join(passed_over)}")
 
 
+def with_complaints(verdict: Verdict, complaints: Sequence[str]) -> Verdict:
+    """A warning instead of OK where all is served, but something beside it is not as it should be."""
+    if verdict.level is not Level.OK or not complaints:
+        return verdict
+    return Verdict(Level.WARN, "; ".join(complaints))
+
+
 def judge(now: Health, before: Health, limits: Limits) -> Verdict:
     """The verdict on the period from ``before`` to ``now``, the gravest finding first."""
     refused = sum(now.bad_frames.values()) - sum(before.bad_frames.values())

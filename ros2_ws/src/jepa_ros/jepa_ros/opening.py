@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jepa_runtime import realtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.errors import BundleError
 from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.realtime import RealtimeSettings
+from jepa_runtime.recording.black_box import BlackBox, Topics
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
 
 
@@ -20,25 +25,46 @@ class Served:
     Args:
         chosen: the node's parameters.
         on_model: see :class:`~jepa_runtime.pipeline.Pipeline`, as are ``callbacks``.
+        topics: of each stream, for the black box; see :class:`~jepa_runtime.recording.black_box.BlackBox`.
+
+    Attributes:
+        box: the black box; None where none is asked for.
 
     Raises:
         BundleError, BackendError: the model cannot be opened.
     """
 
     def __init__(
-        self, chosen: Mapping[str, Any], *, on_model: Callable[[WorldModel, bool], None], **callbacks: Any
+        self,
+        chosen: Mapping[str, Any],
+        *,
+        on_model: Callable[[WorldModel, bool], None],
+        topics: Mapping[str, Topics],
+        **callbacks: Any,
     ) -> None:
         self._chosen = dict(chosen)
         self._settings = realtime_settings(chosen)
         self._on_model = on_model
         self._before: set[int] | None = None
         self.applied: list[realtime.Applied] = []
-        self.pipeline = Pipeline(self._open, on_model=self._take_in, **callbacks)
+        self.pipeline = Pipeline(
+            self._open,
+            on_model=self._take_in,
+            streams=tuple(topics),
+            error_probability=chosen["error_probability"],
+            false_alarm_every_s=chosen["false_alarm_every_s"],
+            **callbacks,
+        )
+        # Before the settings are applied: they keep the threads that there are from the model's cores.
+        self.box = black_box(chosen, topics)
         try:
             self.pipeline.start()
         except Exception:
+            self._close_box()
             realtime.undo(self._settings)
             raise
+        if self.box is not None:
+            self.box.serve(self.model)
         realtime.settle()
 
     @property
@@ -56,10 +82,29 @@ class Served:
         finally:
             self._before = None
 
+    def submit(self, frame: Frame) -> None:
+        """Offer a frame to the pipeline, and to the black box."""
+        if self.box is not None:
+            self.box.add_frame(frame)
+        self.pipeline.submit(frame)
+
+    def add_action(self, stamp_ns: int, action: NDArray[np.float32]) -> None:
+        """Tell both that ``action`` is in force from ``stamp_ns`` on."""
+        if self.box is not None:
+            self.box.add_command(stamp_ns, action)
+        self.pipeline.add_action(stamp_ns, action)
+
     def stop(self) -> None:
         """Close every model and give back what the settings took."""
-        self.pipeline.stop()
+        try:
+            self.pipeline.stop()
+        finally:
+            self._close_box()
         realtime.undo(self._settings)
+
+    def _close_box(self) -> None:
+        if self.box is not None:
+            self.box.close()
 
     def _open(self) -> WorldModel:
         # Before the engine starts threads of its own: they inherit what is applied.
@@ -70,6 +115,8 @@ class Served:
         if self._before is not None:
             # Not while it was loading: it would have kept the model that serves from its cores.
             realtime.join(self._settings, realtime.threads() - self._before)
+        if self.box is not None:
+            self.box.serve(model)
         self._on_model(model, kept)
 
 
@@ -80,6 +127,19 @@ def realtime_settings(chosen: Mapping[str, Any]) -> RealtimeSettings:
         fifo_priority=chosen["fifo_priority"],
         lock_memory=chosen["lock_memory"],
         keep_heap=True,
+    )
+
+
+def black_box(chosen: Mapping[str, Any], topics: Mapping[str, Topics]) -> BlackBox | None:
+    """The black box that the parameters ask for."""
+    if not chosen["black_box_dir"]:
+        return None
+    return BlackBox(
+        Path(chosen["black_box_dir"]),
+        streams=topics,
+        before_s=chosen["black_box_before_s"],
+        after_s=chosen["black_box_after_s"],
+        max_bytes=chosen["black_box_max_bytes"],
     )
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from jepa_msgs.msg import LatentState, ModelInfo, PredictedFutures, Surprise
+from jepa_msgs.msg import LatentState, ModelInfo, PredictedFutures, Surprise, SurpriseEvent
 from numpy.typing import NDArray
 from std_msgs.msg import Header
 
 from jepa_ros.conversions import fill, to_time
 from jepa_ros.diagnostics import Verdict
+from jepa_runtime.calibration import Alarm
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording import messages
 from jepa_runtime.world_model import WorldModel
@@ -59,6 +60,11 @@ def surprise(result: Result, model: WorldModel) -> Surprise | None:
     """How far what was seen is from what was predicted; None: nothing was predicted for this moment."""
     fields = messages.surprise(result, model)
     return None if fields is None else fill(Surprise(), fields)
+
+
+def surprise_event(alarm: Alarm, result: Result, model: WorldModel) -> SurpriseEvent:
+    """That something goes wrong, or no longer does."""
+    return fill(SurpriseEvent(), messages.surprise_event(alarm, result, model))
 
 
 def to_half(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:

@@ -16,6 +16,8 @@ from jepa_ros.images import ImageReader
 from jepa_ros.outputs import FuturesWriter
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.stage_times import StageClock
+from jepa_ros.trust import figures_of
+from jepa_runtime.calibration import Calibration
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import STAGES, Result, Stats
 
@@ -34,6 +36,7 @@ class Watch:
     def __init__(self, base: Stats | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.last_error = ""
         self.final: Stats | None = None
+        self.calibration: Calibration | None = None
         self._base = base
         self._clock = clock
         self._began = clock()
@@ -49,6 +52,7 @@ class Watch:
     def result_came(self, result: Result) -> None:
         """An image was processed."""
         self._result_at = self._clock()
+        self.calibration = result.calibration or self.calibration
         self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
         self._samples_ms.add(tuple(result.timings_ms[stage] for stage in STAGES))
 
@@ -72,6 +76,8 @@ class Watch:
         self._before = now
         figures = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
         figures |= {f"bad_frames/{reason}": count for reason, count in bad_frames.items()}
+        if self.calibration is not None:
+            figures |= figures_of(self.calibration)
         if (sample := self._samples_ms.last()) is not None:
             figures |= {f"{stage}_ms": round(float(sample[stage]), 3) for stage in STAGES}
         return judge(

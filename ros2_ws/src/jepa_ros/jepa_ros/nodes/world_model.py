@@ -12,13 +12,19 @@ import os
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures, StageTimes, Surprise
+from jepa_msgs.msg import (
+    ActionCandidates,
+    LatentState,
+    ModelInfo,
+    PredictedFutures,
+    StageTimes,
+    Surprise,
+    SurpriseEvent,
+)
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
@@ -26,7 +32,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from jepa_ros import outputs, qos
 from jepa_ros.actions import Actions, actions_of
 from jepa_ros.conversions import from_time
-from jepa_ros.diagnostics import with_engine
+from jepa_ros.diagnostics import with_complaints, with_engine
 from jepa_ros.evaluating import Evaluations
 from jepa_ros.goals import Goals
 from jepa_ros.model_services import ModelServices
@@ -35,42 +41,15 @@ from jepa_ros.parameters import declare, values
 from jepa_ros.serving import Camera, cameras_of
 from jepa_ros.spin import run
 from jepa_ros.stage_times import StageClock
+from jepa_ros.transitions import reported
+from jepa_ros.trust import complaints_about, figures_of_box
 from jepa_ros.world_model_parameters import PARAMETERS
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import Result
+from jepa_runtime.recording.black_box import Topics
 from jepa_runtime.recording.proposals import Proposals
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
-
-Transition = Callable[["WorldModelNode", LifecycleState], TransitionCallbackReturn]
-
-
-def _reported(transition: Transition) -> Transition:
-    """rclpy swallows what a transition raises: log it, keep it for the diagnostics, and say that it
-    failed."""
-
-    @functools.wraps(transition)
-    def reporting(self: WorldModelNode, state: LifecycleState) -> TransitionCallbackReturn:
-        name = transition.__name__.removeprefix("on_")
-        try:
-            answer = transition(self, state)
-        except JepaRuntimeError as error:
-            answer, self.fault = TransitionCallbackReturn.FAILURE, f"{name} failed: {error}"
-        except Exception as error:
-            answer, self.fault = (
-                TransitionCallbackReturn.ERROR,
-                f"{name} failed: {type(error).__name__}: {error}",
-            )
-            self.get_logger().error(traceback.format_exc())
-        else:
-            # The error handler's success is no news about what failed before it.
-            self.fault = self.fault if name == "error" else ""
-        if answer != TransitionCallbackReturn.SUCCESS:
-            self.get_logger().error(self.fault)
-        self.publish_diagnostics()
-        return answer
-
-    return reporting
 
 
 class WorldModelNode(LifecycleNode):
@@ -133,7 +112,7 @@ class WorldModelNode(LifecycleNode):
 
     # --- lifecycle
 
-    @_reported
+    @reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model on the inference thread; publishers exist afterwards and are silent."""
         chosen = self._values
@@ -150,13 +129,14 @@ class WorldModelNode(LifecycleNode):
                     (LatentState, "latent"),
                     (PredictedFutures, "futures"),
                     (Surprise, "surprise"),
+                    (SurpriseEvent, "events"),
                     (StageTimes, "stage_times"),
                 )
             }
             camera.clock = StageClock(camera.outputs)
         return super().on_configure(state)
 
-    @_reported
+    @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen and publish."""
         answer = super().on_activate(state)
@@ -179,25 +159,25 @@ class WorldModelNode(LifecycleNode):
         self._model_info.publish(self._info)
         return answer
 
-    @_reported
+    @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening and publishing; the model stays loaded."""
         self._stop_listening()
         return super().on_deactivate(state)
 
-    @_reported
+    @reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the model."""
         self._release()
         return super().on_cleanup(state)
 
-    @_reported
+    @reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the model for good."""
         self._release()
         return super().on_shutdown(state)
 
-    @_reported
+    @reported
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close what is open, so that the node can be configured again."""
         self._release()
@@ -229,7 +209,13 @@ class WorldModelNode(LifecycleNode):
             on_error=self._on_error,
             candidates=self._proposals.newest,
             deadline_ms=chosen["deadline_ms"],
-            streams=tuple(self._cameras),
+            topics={
+                topic: Topics(
+                    self.resolve_topic_name(topic),
+                    self.resolve_topic_name(f"{camera.prefix}/surprise").removesuffix("/surprise"),
+                )
+                for topic, camera in self._cameras.items()
+            },
         )
         for setting in served.applied:
             if not setting.achieved:
@@ -275,10 +261,10 @@ class WorldModelNode(LifecycleNode):
             stream=camera.topic,
         )
         camera.clock.arrived(frame.stamp_ns, received_ns)
-        self._require_served().pipeline.submit(frame)
+        self._require_served().submit(frame)
 
     def _on_action(self, action: NDArray[np.float32]) -> None:
-        self._require_served().pipeline.add_action(self._now_ns(), action)
+        self._require_served().add_action(self._now_ns(), action)
 
     def _on_candidates(self, message: ActionCandidates) -> None:
         refusal = self._proposals.offer(message)
@@ -298,11 +284,16 @@ class WorldModelNode(LifecycleNode):
         camera.watch.result_came(result)
         if not self._active:
             return
-        model = self._require_served().model
+        served = self._require_served()
+        model = served.model
+        if served.box is not None:
+            served.box.add_result(result)
         try:
             camera.clock.send(LatentState, lambda: outputs.latent_state(result, model))
             if result.surprise is not None:
                 camera.clock.send(Surprise, lambda: outputs.surprise(result, model))
+            for alarm in result.alarms:
+                camera.outputs[SurpriseEvent].publish(outputs.surprise_event(alarm, result, model))
         finally:
             camera.clock.finish(result)
 
@@ -328,6 +319,10 @@ class WorldModelNode(LifecycleNode):
         applied = self._served.applied if self._served else []
         of_node |= {f"realtime/{setting.name}": str(setting) for setting in applied}
         passed_over = self._served.model.passed_over if self._served else ()
+        box = self._served.box if self._served else None
+        of_node |= figures_of_box(box)
+        if self._served is not None:
+            of_node["alarms"] = self._served.pipeline.no_alarms or "given"
         for camera in self._cameras.values():
             verdict, figures = camera.watch.verdict(
                 stats=self._served.pipeline.stats(camera.topic) if self._served else None,
@@ -338,7 +333,9 @@ class WorldModelNode(LifecycleNode):
             )
             self._diagnostics.publish(
                 outputs.diagnostics(
-                    with_engine(verdict, passed_over),
+                    with_complaints(
+                        with_engine(verdict, passed_over), complaints_about(camera.watch.calibration, box)
+                    ),
                     name=f"{self.get_fully_qualified_name()[1:]}: {camera.label}",
                     hardware_id=hardware,
                     values=figures | of_node,

@@ -1,0 +1,42 @@
+"""How far futures can be trusted, and what the black box does, in the words of the diagnostics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jepa_runtime.calibration import Calibration
+from jepa_runtime.recording.black_box import BlackBox
+
+
+def figures_of(calibration: Calibration) -> dict[str, Any]:
+    """Of each horizon its bound, and how often bounds held."""
+    found: dict[str, Any] = {"error_bounds/probability": calibration.probability}
+    rows = zip(calibration.bounds, calibration.recent, calibration.overall, strict=True)
+    for step, (bound, recent, overall) in enumerate(rows, start=1):
+        if recent.value is None or overall.value is None:
+            found[f"error_bounds/step_{step}"] = f"{bound:.4g}, not judged yet"
+            continue
+        found[f"error_bounds/step_{step}"] = (
+            f"{bound:.4g}, held for {recent.value:.3f} of the last {recent.errors} errors and for"
+            f" {overall.value:.3f} of {overall.errors}"
+        )
+    return found
+
+
+def complaints_about(calibration: Calibration | None, box: BlackBox | None) -> list[str]:
+    """What is not as it should be."""
+    found = []
+    if calibration is not None and calibration.short:
+        steps = ", ".join(map(str, calibration.short))
+        found.append(
+            f"error bounds hold less often than with {calibration.probability:g} at steps {steps}: what comes"
+            " is not what it was"
+        )
+    if box is not None and box.fault:
+        found.append(f"black box: {box.fault}")
+    return found
+
+
+def figures_of_box(box: BlackBox | None) -> dict[str, Any]:
+    """What the black box has done."""
+    return {} if box is None else {"black_box/written": box.written, "black_box/dropped": box.dropped}

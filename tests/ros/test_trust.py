@@ -1,0 +1,111 @@
+"""Bounds, surprise events and the black box of the running graph."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import EpisodeResult, PredictedFutures, SurpriseEvent
+from jepa_ros.conversions import from_time
+from jepa_ros.diagnostics import Level, Verdict, with_complaints
+from jepa_ros.trust import complaints_about, figures_of
+
+from jepa_runtime.calibration import Calibration, Share
+from jepa_runtime.sources.bag import BagSource
+
+pytestmark = pytest.mark.ros
+
+
+def values(received: list[DiagnosticArray]) -> dict[str, str]:
+    return {pair.key: pair.value for pair in received[-1].status[0].values} if received else {}
+
+
+def test_a_teleport_is_told_and_the_seconds_around_it_are_kept(
+    ros_graph: Any, two_rooms_bundle: Path
+) -> None:
+    graph, bags = ros_graph, ros_graph.folder / "bags"
+    events = graph.listen(SurpriseEvent, "world_model/events")
+    episodes = graph.listen(EpisodeResult, "episode")
+    futures = graph.listen(PredictedFutures, "world_model/futures")
+    diagnostics = graph.listen(DiagnosticArray, "/diagnostics")
+    box = {"black_box_dir": bags, "black_box_before_s": 3.0, "black_box_after_s": 1.0}
+    graph.start("world_model", {"bundle": two_rooms_bundle, **box}, ("image:=camera/image_raw",))
+    graph.start("two_rooms", {"episode_timeout_s": 6.0, "min_subscribers": 1})
+    commands = graph.publisher(Twist, "cmd_vel", listeners=2)
+    graph.until(lambda: list(bags.glob("*.mcap")), "a bag", meanwhile=lambda: commands.publish(Twist()))
+
+    # The end of an episode puts the robot elsewhere, into other rooms.
+    jump_ns, event = from_time(episodes[0].header.stamp), events[0]
+    assert event.kind == "surprise" and event.ongoing and event.score > event.threshold > 0
+    assert 0 <= from_time(event.start) - jump_ns < 0.5e9
+    assert (event.false_alarm_every_s, event.confidence) == (600.0, pytest.approx(0.95))
+
+    told = futures[-1]
+    assert told.error_probability == pytest.approx(0.9)
+    assert len(told.error_coverage) == len(told.errors_seen) == len(told.error_bounds)
+    assert min(told.errors_seen) > 10 and np.isfinite(told.error_coverage).all()
+    graph.until(lambda: values(diagnostics).get("black_box/written") == "1", "the bag in the diagnostics")
+    assert "held for" in values(diagnostics)["error_bounds/step_8"]
+    assert values(diagnostics)["alarms"] == "given"
+
+    (bag,) = bags.glob("*.mcap")
+    source = BagSource(bag, action="/cmd_vel:linear.x,linear.y")
+    frames = [(frame.stamp_ns, frame.image.astype(int), source.command) for frame in source.frames()]
+    source.close()
+    begun_ns = from_time(event.header.stamp)
+    assert begun_ns - 3.1e9 < frames[0][0] < begun_ns - 2.8e9
+    assert begun_ns + 0.9e9 < frames[-1][0] < begun_ns + 1.2e9
+    assert all(command is not None for *_, command in frames)
+    changes = [np.abs(later[1] - earlier[1]).mean() for earlier, later in pairwise(frames)]
+    jumped_ns = frames[int(np.argmax(changes)) + 1][0]
+    assert 0 <= jumped_ns - jump_ns < 0.2e9, "the jump is in it"
+    assert graph.stop("world_model") == 0
+
+
+def test_a_black_box_that_cannot_be_written_is_a_warning_and_stops_nothing(
+    ros_graph: Any, two_rooms_bundle: Path
+) -> None:
+    graph = ros_graph
+    (graph.folder / "file").write_text("")
+    futures = graph.listen(PredictedFutures, "world_model/futures")
+    diagnostics = graph.listen(DiagnosticArray, "/diagnostics")
+    graph.start(
+        "world_model",
+        {"bundle": two_rooms_bundle, "black_box_dir": graph.folder / "file" / "bags"},
+        ("image:=camera/image_raw",),
+    )
+    graph.start("two_rooms", {"min_subscribers": 1})
+    graph.until(
+        lambda: any("black box:" in status.message for each in diagnostics for status in each.status),
+        "a warning",
+    )
+    before = len(futures)
+    graph.until(lambda: len(futures) > before + 30, "futures all the same")
+
+
+def calibration(*recent: Share) -> Calibration:
+    return Calibration(0.9, np.full(len(recent), 0.25), recent, recent)
+
+
+def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps() -> None:
+    (complaint,) = complaints_about(calibration(Share(270, 300), Share(150, 300)), None)
+    assert "0.9 at steps 2" in complaint
+    assert with_complaints(Verdict(Level.OK, "running"), [complaint]).level is Level.WARN
+    worse = Verdict(Level.ERROR, "stalled")
+    assert with_complaints(worse, [complaint]) is worse
+    assert complaints_about(calibration(Share(270, 300)), None) == complaints_about(None, None) == []
+
+
+def test_bounds_and_coverage_stand_in_the_diagnostics() -> None:
+    figures = figures_of(calibration(Share(0, 0), Share(150, 200)))
+    assert figures["error_bounds/step_1"] == "0.25, not judged yet"
+    assert "0.750 of the last 200" in figures["error_bounds/step_2"]
