@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,34 +15,55 @@ from tests.scripts import ROOT, load
 calibration, conformal = load("calibration"), load("conformal")
 
 
-def test_each_horizon_is_judged_from_the_first_latent_that_it_foresaw() -> None:
-    with WorldModel.open(ROOT / "models" / "two_rooms") as model:
-        run = calibration.drive(model, seed=1, frames=60)
-        per_step, horizon = calibration.frames_per_step(model.manifest), model.manifest.horizon
-    first = np.argmax(~np.isnan(run.errors), axis=0)
-    assert first.tolist() == [per_step * step for step in range(1, horizon + 1)]
-    assert not np.isnan(run.errors[first[-1] :]).any()
+def test_a_run_is_judged_once_a_step_from_a_whole_horizon_on() -> None:
+    with WorldModel.open(ROOT / "models" / "two_rooms", num_samples=1) as model:
+        run = calibration.drive(model, seed=1, before=10, after=4)
+        horizon = model.manifest.horizon
+    assert run.steps.tolist() == list(range(horizon - 10, 4))
+    assert np.isfinite(run.errors).all() and np.isfinite(run.stated).all()
 
 
 @pytest.mark.parametrize("event", calibration.EVENTS)
 def test_what_cannot_be_surprises_more_than_the_same_without_it(event: str) -> None:
-    change = calibration.EVENTS[event]
-    with WorldModel.open(ROOT / "models" / "two_rooms") as model:
-        start = np.array(model.manifest.error_bounds)
+    with WorldModel.open(ROOT / "models" / "two_rooms", num_samples=1) as model:
         usual, odd = (
-            calibration.highest(
-                calibration.scores(calibration.drive(model, seed=9003, frames=96, change=what, at=48), start)[
-                    48:
-                ]
-            )
-            for what in (None, change)
+            calibration.drive(model, seed=9003, before=16, after=8, change=change).highest()
+            for change in (None, calibration.EVENTS[event])
         )
     assert odd > usual
 
 
+def made_up(within: dict[int, bool]) -> Any:
+    """A run of one horizon with a bound of 1, in which errors lie within it or not."""
+    errors = np.array([[0.5 if held else 2.0] for held in within.values()])
+    return calibration.Run(np.array(list(within)), errors, np.ones_like(errors), [None] * len(errors), [])
+
+
+def test_coverage_counts_the_steps_asked_for() -> None:
+    runs = [made_up({-1: False, 0: True, 1: True, 2: False, 3: True}), made_up({0: True, 4: False})]
+    (row,) = calibration.coverage(runs, np.array([3.0]), 0, 4)
+    assert (row["errors"], row["coverage"], row["coverage_of_the_bundle"]) == (5, 0.8, 1.0)
+    assert calibration.farthest([row]) == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("before", "later", "auroc", "fine"),
+    [(1.9, 1.9, 0.98, True), (2.1, 0.0, 1.0, False), (0.0, 2.1, 1.0, False), (0.0, 0.0, 0.97, False)],
+)
+def test_the_benchmark_fails_where_coverage_or_surprise_is_not_what_it_should_be(
+    before: float, later: float, auroc: float, fine: bool
+) -> None:
+    points = {"before": before, "first_50_after": 40.0, "from_200_to_400_after": later}
+    report = {
+        "coverage": {"friction": {"farthest_points": points}},
+        "surprise": {"events": {"teleport": {"auroc": auroc}}},
+    }
+    assert calibration.holds(report) is fine
+
+
 def test_a_run_too_short_to_be_judged_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert calibration.main(["--frames", "100"]) == 2
-    assert "--frames must be at least" in capsys.readouterr().err
+    assert calibration.main(["--before", "50"]) == 2
+    assert "--before must be more than" in capsys.readouterr().err
 
 
 def test_all_methods_cover_independent_errors_that_arrive_at_once(tmp_path: Path) -> None:
