@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.inference import Goal, Host, Inference, Terms, check_latent, is_image
+from jepa_runtime.host import Host
+from jepa_runtime.inference import Goal, Inference, Terms, check_latent, is_image
 from jepa_runtime.mailbox import Mailbox
 from jepa_runtime.questions import Evaluation, Question, Questions
 from jepa_runtime.results import STAGES, Candidates, Result, Stats, Tally, total

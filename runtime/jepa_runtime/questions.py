@@ -132,7 +132,7 @@ class Question:
             energies=np.concatenate(self._energies) if self._energies else None,
             current_energy=current_energy,
             goal_stamp_ns=here.goal_stamp_ns,
-            error_bounds=futures.error_bounds,
+            error_bounds=here.error_bounds[: self._actions.shape[1]],
         )
 
     def wait(self, timeout_s: float) -> Evaluation:

@@ -54,7 +54,7 @@ def test_any_number_of_sequences_is_followed_from_the_newest_image(count: int) -
     assert found.latents is not None and found.latents.shape == (count, HORIZON, TOKENS, DIM)
     np.testing.assert_allclose(found.latents[..., 0, 0], 7 + np.cumsum(asked[:, :, 0], axis=1), rtol=1e-6)
     assert found.energies is None and found.current_energy is None and found.goal_stamp_ns is None
-    assert found.error_bounds.tolist() == [1, 2, 3]
+    assert found.error_bounds.tolist() == [0.5, 1.0, 1.5]
 
 
 def test_sequences_may_be_shorter_than_the_horizon() -> None:
@@ -285,7 +285,7 @@ class Standing:
     def standpoint(self, stream: str) -> Any:
         from jepa_runtime.inference import Standpoint
 
-        return Standpoint(self._context, None, None)
+        return Standpoint(self._context, np.arange(HORIZON, dtype=np.float32), None, None)
 
 
 def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
@@ -296,6 +296,7 @@ def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
     second._context = first._context
     found = one.work(second)  # type: ignore[arg-type]
     assert isinstance(found, Evaluation) and found.stamp_ns == 2 and found.latents is not None
+    assert found.error_bounds.tolist() == list(range(HORIZON)), "what was learnt, not what the bundle says"
     np.testing.assert_allclose(found.latents[:, 0, 0, 0], 2 + asked[:, 0, 0], rtol=1e-6)
 
 

@@ -125,6 +125,10 @@ class Trust:
         self._alarms = alarms
         self._news: list[Alarm] = []
 
+    def bounds(self) -> Floats:
+        """The bounds [H] in force now; nothing is judged by them."""
+        return self._bounds.stated()
+
     def state(self, stamp_ns: int) -> Calibration:
         """What is said of the futures made from the image of ``stamp_ns``; they are judged by it."""
         bounds = self._bounds.stated()

@@ -219,10 +219,10 @@ class BlackBox:
     def _begin(self, alarm: _Alarm) -> None:
         moment = datetime.fromtimestamp(alarm.stamp_ns / 1e9, timezone.utc)
         name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{alarm.kind}"
-        self._bag = self._folder.begin(name)
-        self._bytes = 0
         self._until_ns = alarm.stamp_ns + round(self._after_s * 1e9)
         self._until_s = self._clock() + self._after_s + _PATIENCE_S
+        self._bytes = 0
+        self._bag = self._folder.begin(name)
         for entry in self._ring.take():
             self._write(self._bag, entry)
 
