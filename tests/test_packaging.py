@@ -80,7 +80,17 @@ def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
         "urllib3",
         "zstandard",
     }
-    extras = {"ros", "export", "onnxruntime", "tensorrt-check", "cuda-build", "jetson", "viz", "dev"}
+    extras = {
+        "ros",
+        "export",
+        "onnxruntime",
+        "tensorrt-check",
+        "cuda-build",
+        "jetson",
+        "viz",
+        "worlds",
+        "dev",
+    }
     assert set(metadata.get_all("Provides-Extra") or ()) == extras
     assert metadata["Version"] == jepa_runtime.__version__
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -23,6 +23,10 @@ class SourceError(JepaRuntimeError):
     """A source of frames cannot be opened or read."""
 
 
+class WorldError(JepaRuntimeError):
+    """A simulated world is not there, cannot run here, or is none in which this model can act."""
+
+
 class RecordingError(JepaRuntimeError):
     """A recording cannot be written."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.worlds.base import Task
 from jepa_runtime.worlds.geometry import (
     ARENA_M,
     MAX_SPEED_MPS,
@@ -22,9 +23,13 @@ from jepa_runtime.worlds.rendering import Camera, Image, Light, backgrounds, sam
 
 __all__ = ["ARENA_M", "MAX_SPEED_MPS", "TwoRooms"]
 
+MAX_STEPS = 80
+# In which a robot that goes straight would be at its goal, were it fast enough.
+_STRAIGHT_S = 0.2
+
 
 class TwoRooms:
-    """One robot, one camera, one goal at a time.
+    """One robot, one camera, one goal at a time: a :class:`jepa_runtime.worlds.base.World`.
 
     Args:
         layout: ``random`` (wall, orientation and door anywhere, new in each episode) or ``fixed``.
@@ -35,12 +40,31 @@ class TwoRooms:
 
     def __init__(self, *, layout: LayoutKind = "random", seed: int) -> None:
         self.layout_name: LayoutKind = layout
-        self._rng = np.random.default_rng(seed)
-        self._camera = Camera(self._rng)
-        self.reset()
+        self.reset(seed)
 
-    def reset(self) -> None:
-        """Begin an episode: a new layout (if random), and a start and a goal in different rooms."""
+    @property
+    def task(self) -> Task:
+        """To get from one room into the other."""
+        return Task(
+            name=f"Two Rooms, {self.layout_name} layout, start and goal in different rooms",
+            action_names=("linear.x", "linear.y"),
+            action_units=("m/s", "m/s"),
+            low=(-MAX_SPEED_MPS, -MAX_SPEED_MPS),
+            high=(MAX_SPEED_MPS, MAX_SPEED_MPS),
+            tolerance=self.tolerance_m,
+            unit="m",
+            max_steps=MAX_STEPS,
+        )
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode: a new layout (if random), and a start and a goal in different rooms.
+
+        Args:
+            seed: as if the world were made anew with it; None: go on with the random numbers at hand.
+        """
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+            self._camera = Camera(self._rng)
         self.layouts: Layouts = sample_layouts(self._rng, 1, self.layout_name)
         self._background = backgrounds(self.layouts)
         self._position = sample_positions(self._rng, self.layouts)
@@ -50,6 +74,9 @@ class TwoRooms:
         self._light = sample_light(self._rng, 1)
         self._drift = self._rng.uniform(0, 2 * np.pi, 2), self._rng.uniform(4.0, 20.0, 2)
         self.time_s = 0.0
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     @property
     def position(self) -> Floats:
@@ -76,6 +103,11 @@ class TwoRooms:
         """Whether the robot really is at its goal, within :attr:`tolerance_m`."""
         return self.distance() <= self.tolerance_m
 
+    def straight_line(self) -> Floats:
+        """The velocity [x, y] in m/s that would lead straight to the goal; walls may be in the way."""
+        velocity: Floats = (self.goal - self.position) / _STRAIGHT_S
+        return velocity
+
     def render(self) -> Image:
         """What the camera sees now, uint8 [128, 128, 3] RGB."""
         frame: Image = self._camera.render(self._background, self._position, self._light_now())[0]
@@ -94,3 +126,13 @@ class TwoRooms:
             np.clip(self._light.slope + 0.04 * swing[1], -0.15, 0.15),
             self._light.tint,
         )
+
+
+def random_layouts() -> TwoRooms:
+    """The world ``two_rooms``."""
+    return TwoRooms(layout="random", seed=0)
+
+
+def fixed_layout() -> TwoRooms:
+    """The world ``two_rooms_fixed``."""
+    return TwoRooms(layout="fixed", seed=0)
