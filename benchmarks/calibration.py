@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from jepa_export.data.two_rooms import wander
-from jepa_export.evaluate import HELD_OUT_SEED
 from jepa_export.evaluation.surprise import auroc
 from jepa_runtime import WorldModel
 from jepa_runtime.calibration import Alarm, Score, Share
+from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging import Image
 from jepa_runtime.inference import Inference, Terms

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from peers.variants import perturbed
 from rich.progress import track
 
-from jepa_export.evaluate import HELD_OUT_SEED, model_policy, score
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_policy, run_episode
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.planning.control import ControlConfig
 from jepa_runtime.profiling.intervals import MIN_SAMPLES, BlockBootstrap, interval
@@ -43,6 +43,7 @@ from jepa_runtime.update.gate.sequential import GOOD, WORSE, PairedTest, Verdict
 from jepa_runtime.update.gate.shadow import Shadow
 from jepa_runtime.update.release import Budgets
 from jepa_runtime.world_model import WorldModel
+from jepa_runtime.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
 RETRAIN = ROOT / "out" / "two_rooms_seed1"
@@ -265,17 +266,11 @@ def _same_encoder(one: WorldModel, other: WorldModel) -> bool:
 
 
 def _drive(model: WorldModel, number: int, episodes: int) -> list[int]:
-    goals: list[int] = []
-    if episodes:
-        score(
-            model_policy(model, ControlConfig()),
-            layout="random",
-            step_s=model.manifest.io.step_s,
-            seeds=(number,),
-            episodes=episodes,
-            on_episode=lambda _, reached: goals.append(int(reached)),
-        )
-    return goals
+    world, driver = TwoRooms(seed=0), model_policy(model, ControlConfig())
+    return [
+        int(run_episode(world, driver, seed=seed, step_s=model.manifest.io.step_s).outcome == "reached")
+        for seed in episode_seeds((number,), episodes)
+    ]
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa_export import evaluate as closed_loop
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation import run
 from jepa_export.evaluation.results import Evaluation
@@ -31,7 +30,7 @@ NAMES = ["openvino:CPU int8", "openvino:CPU fp32", "onnxruntime:CPU fp32"]
 def brief() -> object:
     """Episodes end after a few steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(closed_loop, "MAX_STEPS", 12)
+        patch.setattr("jepa_runtime.worlds.two_rooms.MAX_STEPS", 12)
         yield
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from jepa_runtime.closed_loop.page import render as render_closed_loop
 from jepa_runtime.profiling.profile_report import render_profile
 from jepa_runtime.profiling.report import Report, render
 from jepa_runtime.replay.whatif_page import render as render_whatif
+from tests.runtime.closed_loop.made import driven
 from tests.runtime.profiles import make_profile, make_run
 from tests.runtime.replay.pages import several
 
@@ -103,6 +105,7 @@ def reports() -> dict[str, str]:
     run = make_run(frames=6)
     return {
         "profile": render_profile(make_profile()),
+        "closed loop": render_closed_loop(driven()),
         "profile of few frames": render_profile(
             make_profile(run=run, sweep=None, closed_loop=None, cold_starts=[], layers=[])
         ),

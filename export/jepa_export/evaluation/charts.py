@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jepa_export.evaluation.fidelity import EDGES
-from jepa_export.evaluation.results import Drive
 from jepa_runtime.profiling.page import Html
-from jepa_runtime.profiling.plot import Plot, line, nice, rect, text
+from jepa_runtime.profiling.plot import Plot, nice, rect
 
 COLOURS = 6
-_ROW = 30
 _DECADES = 9
 
 
@@ -55,21 +53,3 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Html:
     for index, points in enumerate(series.values()):
         parts.append(plot.polyline(points, f"s{index % COLOURS} stroke"))
     return plot.svg(parts, f"ROC curves: {', '.join(series)}")
-
-
-def bars(drives: Mapping[str, Drive]) -> Html:
-    """Goals reached (%), with their intervals as whiskers."""
-    plot = Plot(width=1120, height=44 + _ROW * len(drives), left=190, right=60, top=8, bottom=36)
-    parts = plot.verticals(100, "%")
-    for row, (name, drive) in enumerate(drives.items()):
-        y = plot.top + _ROW * row
-        low, high = (plot.x(end) for end in drive.interval)
-        hint = f"{name}: {drive.successes} of {drive.episodes}"
-        parts.append(text(plot.left - 10, y + 18, name, anchor="end", kind="strong"))
-        parts.append(
-            rect(f"s{row % COLOURS} fill", plot.x(0), y + 5, plot.x(drive.rate) - plot.x(0), 18, hint)
-        )
-        parts.append(line("whisker", low, y + 14, high, y + 14))
-        parts += [line("whisker", end, y + 10, end, y + 18) for end in (low, high)]
-        parts.append(text(high + 8, y + 18, f"{drive.rate:.1%}"))
-    return plot.svg(parts, "Goals reached: " + ", ".join(f"{n} {d.rate:.1%}" for n, d in drives.items()))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jepa_export.evaluation import sheets
-from jepa_export.evaluation.charts import bars, cosines, curves, steps
+from jepa_export.evaluation.charts import cosines, curves, steps
 from jepa_export.evaluation.results import Evaluation
 from jepa_export.evaluation.surprise import roc
+from jepa_runtime.closed_loop.page import bars
 from jepa_runtime.profiling.page import (
     Html,
     block,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jepa_runtime.closed_loop.scores import Goals
+
 # Only for drawing: too much for the report that a bundle carries.
 _SAMPLES = frozenset({"histogram", "scores"})
 
@@ -64,18 +66,6 @@ class Surprise:
 
 
 @dataclass(frozen=True)
-class Drive:
-    """Goals reached in closed loop: Wilson 95 % interval of the share, mean steps of those reached (None:
-    none)."""
-
-    episodes: int
-    successes: int
-    rate: float
-    interval: tuple[float, float]
-    mean_steps: float | None
-
-
-@dataclass(frozen=True)
 class Cost:
     """Of one graph: bytes of its files, multiply-adds of its products in one call (None: see the notes)."""
 
@@ -93,7 +83,7 @@ class Variant:
     comparisons: list[Comparison]
     foresight: Foresight | None
     surprise: Surprise | None
-    drive: Drive | None
+    drive: Goals | None
     encoder: Cost
     predictor: Cost
 
@@ -120,7 +110,7 @@ class Evaluation:
     seed: int
     variants: list[Variant]
     absent: dict[str, str]
-    baselines: dict[str, Drive]
+    baselines: dict[str, Goals]
     notes: list[str]
     machine: dict[str, Any]
 

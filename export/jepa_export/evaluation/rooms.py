@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_export.data.two_rooms import wander
-from jepa_export.evaluate import HELD_OUT_SEED
 from jepa_export.evaluation.clips import Clips, clips_of
 from jepa_runtime.bundle import Manifest
+from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED
 from jepa_runtime.imaging import Image, fit
 from jepa_runtime.sources.commands import Floats
 from jepa_runtime.worlds import TwoRooms

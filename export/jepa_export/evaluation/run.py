@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jepa_export.cost import multiply_adds
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluate import BASELINES, SEEDS, Policy, model_policy, score
 from jepa_export.evaluation.clips import Clips, golden_clips, source_clips
 from jepa_export.evaluation.fidelity import compare, foresee
 from jepa_export.evaluation.reference import Outputs, Reference, Served, compute, golden_outputs
-from jepa_export.evaluation.results import Cost, Drive, Evaluation, Variant
+from jepa_export.evaluation.results import Cost, Evaluation, Variant
 from jepa_export.evaluation.rooms import draw, drives
 from jepa_export.evaluation.surprise import separate
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.closed_loop.episodes import (
+    SEEDS,
+    Driver,
+    baselines,
+    episode_seeds,
+    model_policy,
+    run_episode,
+)
+from jepa_runtime.closed_loop.run import fitted
+from jepa_runtime.closed_loop.scores import Goals
 from jepa_runtime.errors import BackendError
-from jepa_runtime.planning.cem import CEMConfig
 from jepa_runtime.planning.control import ControlConfig
 from jepa_runtime.profiling.environment import cpu, versions
 from jepa_runtime.sessions import graphs, runnable_precisions
@@ -240,38 +248,22 @@ def _costs(bundle: Bundle, form: _Form, notes: list[str]) -> dict[str, Cost]:
     return costs
 
 
-def _drive(model: WorldModel, plan: Plan, episodes: int, tick: Callable[[], None]) -> Drive:
-    usual, manifest = CEMConfig(), model.manifest
-    samples = min(usual.num_samples, model.num_samples)
-    cem = replace(
-        usual,
-        num_samples=samples,
-        topk=min(usual.topk, samples),
-        horizon=min(usual.horizon, manifest.horizon),
-    )
-    return _score(model_policy(model, ControlConfig(search=cem)), plan, manifest.io.step_s, episodes, tick)
+def _drive(model: WorldModel, plan: Plan, episodes: int, tick: Callable[[], None]) -> Goals:
+    manifest = model.manifest
+    config = fitted(ControlConfig(), manifest.horizon, model.num_samples)
+    return _goals(model_policy(model, config), plan, manifest.io.step_s, episodes, tick)
 
 
-def _baselines(plan: Plan, step_s: float, episodes: int, begin: Begin) -> dict[str, Drive]:
+def _baselines(plan: Plan, step_s: float, episodes: int, begin: Begin) -> dict[str, Goals]:
     return {
-        name: _score(policy, plan, step_s, episodes, begin(name, len(SEEDS) * episodes))
-        for name, policy in BASELINES.items()
+        name: _goals(driver, plan, step_s, episodes, begin(name, len(SEEDS) * episodes))
+        for name, driver in baselines(TwoRooms(layout=plan.layout, seed=0)).items()
     }
 
 
-def _score(
-    policy: Callable[[TwoRooms, int], Policy],
-    plan: Plan,
-    step_s: float,
-    episodes: int,
-    tick: Callable[[], None],
-) -> Drive:
-    found = score(
-        policy,
-        layout=plan.layout,
-        step_s=step_s,
-        seeds=tuple(len(SEEDS) * plan.seed + seed for seed in SEEDS),
-        episodes=episodes,
-        on_episode=lambda _episode, _success: tick(),
-    )
-    return Drive(found.episodes, found.successes, found.rate, found.interval, found.mean_steps)
+def _goals(driver: Driver, plan: Plan, step_s: float, episodes: int, tick: Callable[[], None]) -> Goals:
+    world, driven = TwoRooms(layout=plan.layout, seed=0), []
+    for seed in episode_seeds([len(SEEDS) * plan.seed + seed for seed in SEEDS], episodes):
+        driven.append(run_episode(world, driver, seed=seed, step_s=step_s))
+        tick()
+    return Goals.of(driven)

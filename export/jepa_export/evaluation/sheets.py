@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jepa_export.cost import shown
-from jepa_export.evaluation.results import Cost, Drive, Evaluation
+from jepa_export.evaluation.results import Cost, Evaluation
+from jepa_runtime.closed_loop.scores import Goals
 
 # The yardstick of foresight.
 STILL = "as if nothing moved"
@@ -113,7 +114,7 @@ def costs(found: Evaluation) -> Sheet:
     return Sheet("Size and work", head, rows)
 
 
-def drives(found: Evaluation) -> dict[str, Drive]:
+def drives(found: Evaluation) -> dict[str, Goals]:
     """Closed-loop scores by name, the baselines last."""
     own = {variant.name: variant.drive for variant in found.variants if variant.drive is not None}
     return own | found.baselines

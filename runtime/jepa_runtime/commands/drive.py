@@ -1,0 +1,160 @@
+"""``jepa-runtime drive``: does the model get there? Closed loop in a simulated world."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.closed_loop.episodes import SEEDS
+from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
+from jepa_runtime.closed_loop.pictures import captions, png, sheet
+from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.planning.presets import PRESETS, preset
+from jepa_runtime.update import durable
+from jepa_runtime.worlds.find import GROUP, make_world
+
+_FILMS = 3
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``drive`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "drive",
+        help="closed loop in a simulated world: goals reached, per engine and precision",
+        description="Let a bundle drive in a simulated world. Every engine and precision has the same "
+        "episodes, whose seeds no training draws, and so have the baselines: acting at random and, where the "
+        "world knows it, going straight at the goal. An episode counts where the model itself holds the goal "
+        "to be reached and the robot truly is there.",
+        epilog="Worlds: two_rooms, two_rooms_fixed, reacher (Gymnasium: pip install 'jepa-edge[worlds]'), "
+        f"those of installed packages (entry points of the group {GROUP}), and any module:attribute.",
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("--world", default="two_rooms", metavar="W", help="default: %(default)s")
+    parser.add_argument(
+        "--episodes", type=_count, default=100, metavar="N", help="for each seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, nargs="+", default=list(SEEDS), metavar="S", help="default: 0 1 2"
+    )
+    parser.add_argument(
+        "--engine", nargs="+", default=["openvino:CPU"], metavar="E", help="default: openvino:CPU"
+    )
+    parser.add_argument(
+        "--precision", nargs="+", choices=("int8", "fp16", "fp32"), help="default: all that an engine runs"
+    )
+    parser.add_argument(
+        "--planner", choices=sorted(PRESETS), default="two_rooms", help="settings of the planner"
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="of each engine (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--no-baselines", dest="baselines", action="store_false", help="leave the baselines out"
+    )
+    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with charts and pictures there"
+    )
+    parser.add_argument("--png", type=Path, metavar="FILE", help=f"draw the first {_FILMS} episodes there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
+    """
+    for path in (args.json, args.html, args.png):
+        _check_writable(path)
+    plan = Plan(
+        engines=tuple(dict.fromkeys(args.engine)),
+        precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),
+        seeds=tuple(dict.fromkeys(args.seed)),
+        episodes=args.episodes,
+        planner=preset(args.planner),
+        threads=args.threads,
+        baselines=args.baselines,
+        films=_FILMS if args.html or args.png else 0,
+        allow_untrained=args.allow_untrained,
+    )
+    console = Console()
+    bundle = Bundle.open(args.bundle)
+    with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
+        found = closed_loop(bundle, world, plan, tick=tick)
+    _show(found, console)
+    if args.json:
+        durable.write(args.json, (json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n").encode())
+    if args.html:
+        durable.write(args.html, render(found).encode())
+    if args.png:
+        durable.write(args.png, png(sheet(captions(found))))
+    return 0
+
+
+def _show(found: ClosedLoop, console: Console) -> None:
+    if not found.trained:
+        console.print(f"[yellow]{escape(found.model)}: untrained, what it reaches means nothing[/]")
+    asked, used = found.plan.planner.search, found.planner.search
+    if asked != used:
+        console.print(
+            f"planned over {used.horizon} steps, not {asked.horizon}: the model predicts no further",
+            style="yellow",
+        )
+    console.print(
+        _table(f"{found.model} in {found.task.name}", GOALS_HEAD, goals_rows(found.goals, found.plan_times))
+    )
+    first, *others = found.drives
+    if others:
+        head = ("points more", "95 %", "only it", f"only {first}")
+        console.print(
+            _table(f"Against {first}, in the same episodes", ("", *head), difference_rows(found.differences))
+        )
+
+
+def _table(title: str, head: tuple[str, ...], rows: list[list[str]]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE, padding=0)
+    for column, name in enumerate(head):
+        table.add_column(escape(name), justify="left" if column == 0 else "right", no_wrap=column in (0, 2))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _check_writable(path: Path | None) -> None:
+    """Told before minutes are spent.
+
+    Raises:
+        JepaRuntimeError: nothing can be written there.
+    """
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise JepaRuntimeError(f"{path}: cannot be written: name a file in a folder that you may write to")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 32:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {(1 << 32) - 1}, got {text}")
+    return value
