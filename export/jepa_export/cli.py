@@ -40,12 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jepa-export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a model from scratch and write its bundle")
-    train.add_argument("world", choices=["two_rooms"], help="what to learn")
+    train.add_argument("world", choices=["two_rooms", "reacher"], help="where to learn")
     train.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, losses and the bundle"
     )
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--layout", choices=["fixed", "random"], default="random")
+    train.add_argument("--layout", choices=["fixed", "random"], help="of two_rooms (default: random)")
     train.add_argument(
         "--episodes", type=int, default=100, help="evaluation episodes for each of three seeds; 0: none"
     )
@@ -113,12 +113,25 @@ def _add_build(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from jepa_export.commands.train import train_two_rooms
+    from jepa_export.commands.train import train_course
+    from jepa_export.data.course import Course
+    from jepa_export.data.reacher import ReacherCourse
+    from jepa_export.data.two_rooms import TwoRoomsCourse
 
-    return train_two_rooms(
+    course: Course
+    if arguments.world == "reacher":
+        if arguments.layout or arguments.distil:
+            raise JepaExportError("--layout and --distil are for two_rooms: leave them out")
+        course, layout = ReacherCourse(), ""
+    else:
+        course = TwoRoomsCourse(arguments.layout or "random")
+        layout = f" --layout {course.kind}"
+    return train_course(
         arguments.out,
+        course,
+        command=f"jepa-export train {arguments.world}{layout} --seed {arguments.seed}"
+        + " --distil" * arguments.distil,
         seed=arguments.seed,
-        layout=arguments.layout,
         episodes=arguments.episodes,
         distilled=arguments.distil,
     )

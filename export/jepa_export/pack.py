@@ -13,7 +13,8 @@ import numpy as np
 import openvino as ov
 import torch
 
-from jepa_export.data.two_rooms import STEP_S, record
+from jepa_export.data.course import Course
+from jepa_export.data.two_rooms import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.fidelity import Fidelity, goal_threshold, measure
 from jepa_export.staging import commit, staged, write_report
@@ -26,7 +27,6 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.verification import golden_parity
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 from jepa_runtime.worlds.rendering import FRAME_PX, Image
 
 NUM_SAMPLES = 64
@@ -61,28 +61,26 @@ def pack(
     """
     with staged(folder) as staging:
         fidelity = measure(model.encoder, model.predictor, model.held_out, HORIZON)
-        frames = record(
+        frames = model.course.record(
             (0, _CALIBRATION_STREAM),
             layouts=CALIBRATION_FRAMES // 4,
             trajectories=1,
             frames=4,
-            kind=model.kind,
         ).frames.reshape(-1, FRAME_PX, FRAME_PX, 3)
         _write_graphs(model, frames, staging, int8=int8)
         _write_golden(model, frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES], staging / "golden.npz")
         write_report(staging, {"open_loop": fidelity.as_dict()})
-        standing = record(
+        standing = model.course.record(
             (0, _STANDING_STREAM),
             layouts=256,
             trajectories=1,
             frames=2,
-            kind=model.kind,
             steady_light=0,
             standing=True,
         )
         threshold = goal_threshold(model.encoder, model.energy, standing)
         manifest = _manifest(
-            fidelity, threshold, model_id, version, release_seq, command, teacher, model.kind, int8=int8
+            fidelity, threshold, model_id, version, release_seq, command, teacher, model.course, int8=int8
         )
         _check_golden(seal(staging, manifest))
     return fidelity
@@ -98,20 +96,21 @@ def _check_golden(bundle: Bundle) -> None:
                 )
 
 
-def _limits() -> ActionLimits:
-    top = np.full(2, MAX_SPEED_MPS, np.float32)
-    return ActionLimits(low=-top, high=top, max_norm=MAX_SPEED_MPS)
+def _limits(top_speed: float) -> ActionLimits:
+    top = np.full(2, top_speed, np.float32)
+    return ActionLimits(low=-top, high=top, max_norm=top_speed)
 
 
-def _candidates(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _candidates(model: TrainedModel, count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Action sequences as the planner asks for them: [count, H, 2]."""
-    return CEM(CEMConfig(num_samples=count, horizon=HORIZON, topk=1), _limits(), seed=seed).ask()
+    limits = _limits(model.course.top_speed)
+    return CEM(CEMConfig(num_samples=count, horizon=HORIZON, topk=1), limits, seed=seed).ask()
 
 
 def _write_graphs(model: TrainedModel, frames: Image, folder: Path, *, int8: bool) -> None:
     latents = _encode(model, frames)
     history = latents[:1, None]
-    actions = _candidates(NUM_SAMPLES, 0)
+    actions = _candidates(model, NUM_SAMPLES, 0)
     graphs: dict[str, tuple[torch.nn.Module, dict[str, torch.Tensor], str, tuple[str, ...]]] = {
         "encoder": (model.encoder, {"frame": torch.from_numpy(frames[:1])}, "latent", ()),
         "predictor": (
@@ -145,7 +144,7 @@ def _encode(model: TrainedModel, frames: Image) -> torch.Tensor:
 
 @torch.no_grad()
 def _write_golden(model: TrainedModel, frames: Image, path: Path) -> None:
-    latents, actions = _encode(model, frames), torch.from_numpy(_candidates(GOLDEN_CANDIDATES, 1))
+    latents, actions = _encode(model, frames), torch.from_numpy(_candidates(model, GOLDEN_CANDIDATES, 1))
     goal = latents[-1:]
     futures = torch.stack([model.predictor(latent[None, None], actions) for latent in latents])
     np.savez_compressed(
@@ -174,7 +173,7 @@ def _manifest(
     release_seq: int,
     command: str,
     teacher: str | None,
-    kind: str,
+    course: Course,
     *,
     int8: bool,
 ) -> dict[str, Any]:
@@ -189,7 +188,7 @@ def _manifest(
         "version": version,
         "release_seq": release_seq,
         "trained": True,
-        "description": f"Two Rooms, {kind} layouts: a mobile base in two rooms, seen from above",
+        "description": course.description,
         "licence": "Apache-2.0",
         "provenance": {
             "data": "simulated on the fly: frames and the actions between them, no labels",
@@ -211,11 +210,11 @@ def _manifest(
             },
             "latent": {"tokens": 2, "dim": LATENT_DIM, "dtype": "float32"},
             "action": {
-                "names": ["linear.x", "linear.y"],
-                "units": ["m/s", "m/s"],
-                "low": [-MAX_SPEED_MPS] * 2,
-                "high": [MAX_SPEED_MPS] * 2,
-                "max_norm": MAX_SPEED_MPS,
+                "names": list(course.action_names),
+                "units": list(course.action_units),
+                "low": [-course.top_speed] * 2,
+                "high": [course.top_speed] * 2,
+                "max_norm": course.top_speed,
             },
             "step_s": STEP_S,
         },

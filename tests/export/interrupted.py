@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from jepa_export.data.two_rooms import TwoRoomsCourse
 from jepa_export.training import stage, two_rooms
 from jepa_export.training.two_rooms import Recipe, TrainedModel
 
@@ -27,7 +28,7 @@ def train_tiny(folder: Path, *, seed: int = 0) -> TrainedModel:
         stage.run_stage(which, where, every=EVERY)
 
     with mock.patch.object(two_rooms, "run_stage", run_stage):
-        return two_rooms.train(folder, seed=seed, kind="random", recipe=RECIPE)
+        return two_rooms.train(folder, seed=seed, course=TwoRoomsCourse("random"), recipe=RECIPE)
 
 
 def die_at(stage_name: str, at_step: int) -> None:

@@ -100,7 +100,7 @@ def test_training_ends_with_a_scored_and_sealed_bundle(
 ) -> None:
     import shutil
 
-    from jepa_export import evaluate, pack
+    from jepa_export import pack
     from jepa_runtime.bundle import Bundle
 
     def copy(_model: object, _frames: object, folder: Path, *, int8: bool) -> None:
@@ -109,7 +109,7 @@ def test_training_ends_with_a_scored_and_sealed_bundle(
 
     monkeypatch.setattr(pack, "_write_graphs", copy)
     monkeypatch.setattr(train, "train", lambda *_, **__: tiny_run[1])
-    monkeypatch.setattr(evaluate, "MAX_STEPS", 1)
+    monkeypatch.setattr("jepa_runtime.worlds.two_rooms.MAX_STEPS", 1)
     assert main([*TRAIN, str(tmp_path), "--episodes", "1", "--seed", "3"]) == 0
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.manifest.provenance.command == "jepa-export train two_rooms --layout random --seed 3"

@@ -111,14 +111,16 @@ def library(layouts: int = 2) -> Library:
 
 
 def test_the_unit_is_a_free_step_at_top_speed() -> None:
-    assert latent_step(library()) == pytest.approx(UNIT, rel=0.01)
+    assert latent_step(library(), MAX_SPEED_MPS) == pytest.approx(UNIT, rel=0.01)
 
 
 def test_journeys_of_all_layouts_are_kept_and_read_back(tmp_path: Path) -> None:
     recorded, cache = library(), tmp_path / "journeys.npy"
     found = all_journeys(recorded, Plane(), cache)
     assert found.shape == (2, 33, 33) and found.dtype == torch.float16
-    expected = steps_between(recorded.latents[1].flatten(0, 1), Plane(), latent_step(recorded)).half()
+    expected = steps_between(
+        recorded.latents[1].flatten(0, 1), Plane(), latent_step(recorded, MAX_SPEED_MPS)
+    ).half()
     assert torch.equal(found[1], expected)
     assert [path.name for path in tmp_path.iterdir()] == ["journeys.npy"]
     unused: Predictor = None  # type: ignore[assignment]

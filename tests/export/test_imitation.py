@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jepa_export.cli import main
-from jepa_export.data.two_rooms import Recordings, record
+from jepa_export.data.two_rooms import Recordings, TwoRoomsCourse, record
 from jepa_export.errors import JepaExportError
 from jepa_export.training import two_rooms
 from jepa_export.training.imitation import ImaginationStage, SightStage
@@ -30,7 +30,7 @@ def teacher_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -
     """A teacher that learned next to nothing, and where its library is."""
     folder = tmp_path_factory.mktemp("teacher") / "run"
     recipe = replace(tiny_recipe, representation_steps=2, teacher=True)
-    return folder, two_rooms.train(folder, seed=0, kind="random", recipe=recipe)
+    return folder, two_rooms.train(folder, seed=0, course=TwoRoomsCourse("random"), recipe=recipe)
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +98,14 @@ def test_one_command_leaves_teacher_and_student_scored_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from jepa_export import evaluate, pack
+    from jepa_export import pack
     from jepa_export.commands import train
+    from jepa_runtime.worlds import two_rooms as worlds
 
     patches: list[tuple[ModuleType, str, Any]] = [
         (train, "train", lambda *_, **__: teacher_run[1]),
         (train, "distil", lambda *_, **__: student_run[1]),
-        (evaluate, "MAX_STEPS", 1),
+        (worlds, "MAX_STEPS", 1),
         # Networks of noise: INT8 may differ as it likes.
         (pack, "TOLERANCES", {name: {"min_cosine": -1.0, "max_abs": 1e6} for name in ("fp32", "int8")}),
     ]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jepa_export.data.two_rooms import TwoRoomsCourse
 from jepa_export.errors import JepaExportError
 from jepa_export.students.two_rooms import Encoder, Predictor
 from jepa_export.training import two_rooms
@@ -128,11 +129,11 @@ def test_a_folder_of_other_settings_is_refused_and_left_alone(
     with pytest.raises(
         JepaExportError, match=r"other settings \(seed 0, layout random.*seed 1.*another --out"
     ):
-        two_rooms.train(folder, seed=1, kind="random", recipe=tiny_recipe)
+        two_rooms.train(folder, seed=1, course=TwoRoomsCourse("random"), recipe=tiny_recipe)
     with pytest.raises(JepaExportError, match="other settings"):
-        two_rooms.train(folder, seed=0, kind="fixed", recipe=tiny_recipe)
+        two_rooms.train(folder, seed=0, course=TwoRoomsCourse("fixed"), recipe=tiny_recipe)
     with pytest.raises(JepaExportError, match="other settings"):
-        two_rooms.train(folder, seed=0, kind="random")
+        two_rooms.train(folder, seed=0, course=TwoRoomsCourse("random"))
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -180,7 +181,9 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
 
 def test_with_one_layout_there_is_no_scene_to_tell_apart() -> None:
     with ThreadPoolExecutor(1) as renderer:
-        stage = RepresentationStage(0, Encoder(), Predictor(), kind="fixed", steps=1, renderer=renderer)
+        stage = RepresentationStage(
+            0, Encoder(), Predictor(), course=TwoRoomsCourse("fixed"), steps=1, renderer=renderer
+        )
         values = stage.train_step(0)
     assert values["scene"] == 0.0
     assert values["foresight"] > 0

@@ -1,7 +1,8 @@
-"""jepa-export train two_rooms: train, pack, score."""
+"""jepa-export train: train in a simulated world, pack, score."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +10,45 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_export.cost import of_bundle
-from jepa_export.evaluate import SEEDS, closed_loop
+from jepa_export.data.course import Course
 from jepa_export.pack import pack
 from jepa_export.staging import check_target, write_report
 from jepa_export.training.two_rooms import TEACHER_RECIPES, distil, train
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.worlds.geometry import LayoutKind
+from jepa_runtime.closed_loop.run import Plan, closed_loop, progress
 
 
-def train_two_rooms(out: Path, *, seed: int, layout: LayoutKind, episodes: int, distilled: bool) -> int:
+def train_course(
+    out: Path, course: Course, *, command: str, seed: int, episodes: int, distilled: bool
+) -> int:
     """Train into ``out``, leave the bundle ``out``/bundle, and score it over ``episodes`` for each of three
-    seeds. ``distilled``: train a teacher first, whose bundle is ``out``/teacher.
+    seeds.
+
+    Args:
+        command: by which it can be repeated.
+        distilled: train a teacher first, whose bundle is ``out``/teacher.
     """
     console = Console()
     folder, teacher_folder = out / "bundle", out / "teacher"
     check_target(folder)
-    command = f"jepa-export train two_rooms --layout {layout} --seed {seed}{' --distil' * distilled}"
     identity = {"version": "1.0.0", "release_seq": 1, "command": command}
-    model_id = "two_rooms" if layout == "random" else "two_rooms_fixed"
     report: dict[str, Any] = {}
     if distilled:
         check_target(teacher_folder)
         checkpoints = out / "teacher_checkpoints"
-        teacher = train(checkpoints, seed=seed, kind=layout, recipe=TEACHER_RECIPES[layout])
+        teacher = train(checkpoints, seed=seed, course=course, recipe=TEACHER_RECIPES[course.kind])
         model = distil(teacher, checkpoints, out / "checkpoints", seed=seed)
-        pack(teacher, teacher_folder, model_id=f"{model_id}_teacher", int8=False, **identity)
-        report["teacher"] = _measured(Bundle.open(teacher_folder), layout, episodes, baselines=False)
+        pack(teacher, teacher_folder, model_id=f"{course.model_id}_teacher", int8=False, **identity)
+        report["teacher"] = _measured(Bundle.open(teacher_folder), course, episodes, baselines=False)
     else:
-        model = train(out / "checkpoints", seed=seed, kind=layout)
+        model = train(out / "checkpoints", seed=seed, course=course)
     name = "ViT of three blocks, trained by the same command" if distilled else None
-    fidelity = pack(model, folder, model_id=model_id, teacher=name, **identity)
+    fidelity = pack(model, folder, model_id=course.model_id, teacher=name, **identity)
     bundle = Bundle.open(folder)
-    report |= {"open_loop": fidelity.as_dict()} | _measured(bundle, layout, episodes, baselines=True)
+    report |= {"open_loop": fidelity.as_dict()} | _measured(bundle, course, episodes, baselines=True)
     write_report(folder, report)
     seal(folder, bundle.manifest)
-    for title, found in (("teacher", report.get("teacher", {})), (model_id, report)):
+    for title, found in (("teacher", report.get("teacher", {})), (course.model_id, report)):
         if "closed_loop" in found:
             console.print(success_table(title, found["closed_loop"]))
     if distilled:
@@ -77,15 +82,10 @@ def work_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _measured(bundle: Bundle, layout: LayoutKind, episodes: int, *, baselines: bool) -> dict[str, Any]:
+def _measured(bundle: Bundle, course: Course, episodes: int, *, baselines: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"multiply_adds": of_bundle(bundle)}
     if episodes:
-        found["closed_loop"] = closed_loop(
-            bundle.path,
-            layout=layout,
-            seeds=SEEDS,
-            episodes=episodes,
-            precisions=tuple(bundle.manifest.golden.tolerances),
-            baselines=baselines,
-        )
+        plan = Plan(episodes=episodes, baselines=baselines)
+        with closing(course.world()) as world, progress(len(plan.seeds) * episodes, Console()) as tick:
+            found["closed_loop"] = closed_loop(bundle, world, plan, tick=tick).as_dict()
     return found

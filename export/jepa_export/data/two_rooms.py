@@ -6,10 +6,12 @@ Held-out evaluation uses :class:`jepa_runtime.worlds.TwoRooms` with seeds that a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.worlds import TwoRooms
 from jepa_runtime.worlds.geometry import (
     MAX_SPEED_MPS,
     Floats,
@@ -28,22 +30,23 @@ STEP_S = 0.2
 class Recordings:
     """G layouts with M trajectories of T frames each.
 
-    frames uint8 [G, M, T, 128, 128, 3]; actions float32 [G, M, T-1, 2] (m/s, each held for :data:`STEP_S`);
-    positions float32 [G, M, T, 2] (m) and layouts are for evaluation only: no loss sees them."""
+    frames uint8 [G, M, T, 128, 128, 3]; actions float32 [G, M, T-1, 2] (each held for :data:`STEP_S`);
+    positions float32 [G, M, T, 2] (m) and layouts (of Two Rooms) are for evaluation only: no loss sees
+    them."""
 
     frames: Image
     actions: NDArray[np.float32]
     positions: NDArray[np.float32]
-    layouts: Layouts
+    layouts: Layouts | None = None
 
 
-def wander(rng: np.random.Generator, count: int, steps: int) -> Floats:
+def wander(rng: np.random.Generator, count: int, steps: int, top_speed: float = MAX_SPEED_MPS) -> Floats:
     """Exploration: velocities [count, steps, 2] that keep their heading for a while, at speeds uniform over
     the disc.
     """
 
     def speeds() -> Floats:
-        return MAX_SPEED_MPS * np.sqrt(rng.uniform(0, 1, count))
+        return top_speed * np.sqrt(rng.uniform(0, 1, count))
 
     heading, speed = rng.uniform(0, 2 * np.pi, count), speeds()
     velocities = np.empty((count, steps, 2))
@@ -97,3 +100,31 @@ def _mixed(steady: NDArray[np.bool_], first: Light, fresh: Light) -> Light:
         np.where(steady[:, None], first.slope, fresh.slope),
         np.where(steady[:, None], first.tint, fresh.tint),
     )
+
+
+@dataclass(frozen=True)
+class TwoRoomsCourse:
+    """Two Rooms with layouts of one kind: a :class:`jepa_export.data.course.Course`."""
+
+    kind: LayoutKind
+    top_speed = MAX_SPEED_MPS
+    action_names = ("linear.x", "linear.y")
+    action_units = ("m/s", "m/s")
+
+    @property
+    def model_id(self) -> str:
+        return "two_rooms" if self.kind == "random" else "two_rooms_fixed"
+
+    @property
+    def description(self) -> str:
+        return f"Two Rooms, {self.kind} layouts: a mobile base in two rooms, seen from above"
+
+    @property
+    def varies(self) -> bool:
+        return self.kind == "random"
+
+    def record(self, seed: tuple[int, ...], **asked: Any) -> Recordings:
+        return record(seed, kind=self.kind, **asked)
+
+    def world(self) -> TwoRooms:
+        return TwoRooms(layout=self.kind, seed=0)

@@ -87,12 +87,13 @@ class Encoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """One step of :data:`ROBOT`: robot' = robot + MLP(robot, scene, action), action in m/s held for one
+    """One step of :data:`ROBOT`: robot' = robot + MLP(robot, scene, action), action held for one
     step.
     """
 
-    def __init__(self, dim: int = LATENT_DIM, width: int = 256) -> None:
+    def __init__(self, dim: int = LATENT_DIM, width: int = 256, *, top_speed: float = MAX_SPEED_MPS) -> None:
         super().__init__()
+        self.top_speed = top_speed
         self.from_robot = nn.Linear(dim, width)
         self.from_scene = nn.Linear(dim, width, bias=False)
         self.from_action = nn.Linear(2, width, bias=False)
@@ -105,7 +106,7 @@ class Predictor(nn.Module):
     def rollout(self, scene: Tensor, robot: Tensor, actions: Tensor) -> Tensor:
         """Robot tokens [N, H, dim] after each of ``actions`` [N, H, 2]; ``scene`` and ``robot`` are [N or
         1, dim]. What the scene and the actions contribute is computed once for all steps."""
-        drive = self.from_scene(scene)[:, None] + self.from_action(actions / MAX_SPEED_MPS)
+        drive = self.from_scene(scene)[:, None] + self.from_action(actions / self.top_speed)
         steps = []
         for step in range(actions.shape[1]):
             robot = robot + self.body(self.from_robot(robot) + drive[:, step])

@@ -20,19 +20,18 @@ from torch import Tensor
 
 from jepa_export.students.two_rooms import ROBOT, SCENE, Predictor
 from jepa_export.training.latents import Library
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
 
 HEADINGS = 24
 STRIDE = 4
 ARRIVED = 0.55
 
 
-def latent_step(library: Library) -> float:
+def latent_step(library: Library, top_speed: float) -> float:
     """How far the robot token moves in one free step at top speed: the median over the faster recorded
     steps.
     """
     moved = (library.latents[:, :, 1:, ROBOT] - library.latents[:, :, :-1, ROBOT]).norm(dim=-1).flatten()
-    share = library.actions.norm(dim=-1).flatten() / MAX_SPEED_MPS
+    share = library.actions.norm(dim=-1).flatten() / top_speed
     fast = share > 0.8
     return float((moved[fast] / share[fast]).median())
 
@@ -44,7 +43,7 @@ def steps_between(latents: Tensor, predictor: Predictor, unit: float) -> Tensor:
     """
     count, robot = len(latents), latents[:, ROBOT].contiguous()
     angle = torch.arange(HEADINGS) * (2 * math.pi / HEADINGS)
-    headings = MAX_SPEED_MPS * torch.stack([angle.cos(), angle.sin()], dim=1)
+    headings = predictor.top_speed * torch.stack([angle.cos(), angle.sin()], dim=1)
     actions = headings.repeat(count, 1)[:, None].expand(-1, STRIDE, -1)
     arrived = predictor.rollout(
         latents[:, SCENE].repeat_interleave(HEADINGS, 0), robot.repeat_interleave(HEADINGS, 0), actions
@@ -64,7 +63,7 @@ def all_journeys(library: Library, predictor: Predictor, cache: Path) -> Tensor:
     """:func:`steps_between` for each layout of ``library``: float16 [L, N, N]; kept in ``cache``."""
     if cache.exists():
         return torch.from_numpy(np.load(cache, allow_pickle=False))
-    unit = latent_step(library)
+    unit = latent_step(library, predictor.top_speed)
     found = [
         steps_between(latents.flatten(0, 1), predictor, unit).half()
         for latents in track(library.latents, description="      journeys")

@@ -13,10 +13,10 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from jepa_export.data.two_rooms import Recordings, record
+from jepa_export.data.course import Course
+from jepa_export.data.two_rooms import Recordings
 from jepa_export.students.two_rooms import Encoder
 from jepa_export.training.prefetch import in_order
-from jepa_runtime.worlds.geometry import LayoutKind
 
 TRAJECTORIES, FRAMES = 16, 17
 _LAYOUTS_A_DRAW = 4
@@ -24,7 +24,7 @@ _LAYOUTS_A_DRAW = 4
 
 @dataclass(frozen=True)
 class Library:
-    """L layouts, M trajectories, T frames: latents [L, M, T, 2, D], actions [L, M, T-1, 2] in m/s, and the
+    """L layouts, M trajectories, T frames: latents [L, M, T, 2, D], actions [L, M, T-1, 2], and the
     first frame of each trajectory, uint8 [L, M, 128, 128, 3]."""
 
     latents: Tensor
@@ -44,7 +44,7 @@ def build_library(
     stream: int,
     *,
     layouts: int,
-    kind: LayoutKind,
+    course: Course,
     renderer: Executor,
     cache: Path,
 ) -> Library:
@@ -57,12 +57,11 @@ def build_library(
 
     def draw(index: int) -> Future[Recordings]:
         return renderer.submit(
-            record,
+            course.record,
             (seed, stream, index),
             layouts=_LAYOUTS_A_DRAW,
             trajectories=TRAJECTORIES,
             frames=FRAMES,
-            kind=kind,
         )
 
     parts: list[list[Tensor]] = [[], [], []]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_export import losses
-from jepa_export.data.two_rooms import Recordings, record
+from jepa_export.data.course import Course
+from jepa_export.data.two_rooms import Recordings
 from jepa_export.students.two_rooms import LATENT_DIM, ROBOT, SCENE, Encoder, InverseDynamics, Predictor
 from jepa_export.training.prefetch import in_order
 from jepa_export.training.stage import Stage
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
 
 LAYOUTS, TRAJECTORIES, FRAMES = 32, 2, 5
 QUEUE = 4096
@@ -36,7 +36,7 @@ class RepresentationStage(Stage):
         encoder: Encoder,
         predictor: Predictor,
         *,
-        kind: LayoutKind,
+        course: Course,
         steps: int,
         renderer: Executor,
     ) -> None:
@@ -48,7 +48,7 @@ class RepresentationStage(Stage):
             "inverse": self.inverse,
         }
         super().__init__(modules, steps=steps, learning_rate=2e-3, clip_norm=2.0)
-        self._seed, self._kind, self._renderer = seed, kind, renderer
+        self._seed, self._course, self._renderer = seed, course, renderer
         self._queue = torch.randn(64, LATENT_DIM)
         self._batches: Iterator[Recordings] | None = None
 
@@ -73,7 +73,7 @@ class RepresentationStage(Stage):
         return {
             "foresight": losses.predictive_contrast(predicted, robot, temperature),
             "prediction": 0.1 * functional.mse_loss(predicted, robot[:, :, 1:]),
-            "inverse": 2.0 * functional.mse_loss(moved, actions / MAX_SPEED_MPS),
+            "inverse": 2.0 * functional.mse_loss(moved, actions / self._course.top_speed),
             "scene": 0.5 * self._scene_contrast(scene, self._temperature(step, 0.01)),
             "spread": 4.0 * losses.spread(within),
             "decorrelation": 0.01
@@ -83,7 +83,7 @@ class RepresentationStage(Stage):
     def _scene_contrast(self, scene: Tensor, temperature: float) -> Tensor:
         """Frames of another trajectory in the same layout attract, layouts of earlier batches repel. Where
         there is but one layout there is nothing to tell apart."""
-        if self._kind == "fixed":
+        if not self._course.varies:
             return scene.new_zeros(())
         other = scene.roll(1, dims=1)
         loss = losses.contrast(scene.flatten(0, 2), other.flatten(0, 2), self._queue, temperature)
@@ -97,10 +97,12 @@ class RepresentationStage(Stage):
     def _batch(self, step: int) -> Recordings:
         if self._batches is None:
             self._batches = in_order(
-                lambda index: self._renderer.submit(_record, self._seed, index, self._kind), step, self.steps
+                lambda index: self._renderer.submit(_record, self._course, self._seed, index),
+                step,
+                self.steps,
             )
         return next(self._batches)
 
 
-def _record(seed: int, step: int, kind: LayoutKind) -> Recordings:
-    return record((seed, 1, step), layouts=LAYOUTS, trajectories=TRAJECTORIES, frames=FRAMES, kind=kind)
+def _record(course: Course, seed: int, step: int) -> Recordings:
+    return course.record((seed, 1, step), layouts=LAYOUTS, trajectories=TRAJECTORIES, frames=FRAMES)

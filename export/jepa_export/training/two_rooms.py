@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from jepa_export.data.two_rooms import Recordings, record
+from jepa_export.data.course import Course
+from jepa_export.data.two_rooms import Recordings
 from jepa_export.errors import JepaExportError
 from jepa_export.students.two_rooms import Encoder, Energy, Predictor
 from jepa_export.teachers.two_rooms import ViTTrunk
@@ -32,7 +33,6 @@ from jepa_export.training.latents import build_library, read_library
 from jepa_export.training.prefetch import end_with_parent
 from jepa_export.training.representation import RepresentationStage
 from jepa_export.training.stage import run_stage
-from jepa_runtime.worlds.geometry import LayoutKind
 
 LIBRARY = "library.npz"
 _LIBRARY_STREAM, _HELD_OUT_STREAM, _SIGHT_STREAM = 2, 3, 6
@@ -59,17 +59,18 @@ class Imitation:
     imagination_steps: int
 
 
-RECIPES: dict[LayoutKind, Recipe] = {
+RECIPES: dict[str, Recipe] = {
     "fixed": Recipe(representation_steps=450, layouts=80, dynamics_steps=4000, grounding_steps=3000),
     "random": Recipe(representation_steps=2500, layouts=1300, dynamics_steps=15000, grounding_steps=8000),
+    "reacher": Recipe(representation_steps=300, layouts=48, dynamics_steps=3000, grounding_steps=2000),
 }
-TEACHER_RECIPES: dict[LayoutKind, Recipe] = {
+TEACHER_RECIPES: dict[str, Recipe] = {
     "fixed": replace(RECIPES["fixed"], teacher=True),
     "random": Recipe(
         representation_steps=1300, layouts=500, dynamics_steps=6000, grounding_steps=4000, teacher=True
     ),
 }
-IMITATIONS: dict[LayoutKind, Imitation] = {
+IMITATIONS: dict[str, Imitation] = {
     "fixed": Imitation(sight_steps=200, imagination_steps=3000),
     "random": Imitation(sight_steps=1100, imagination_steps=18000),
 }
@@ -81,48 +82,52 @@ _LARGE_THREADS = 2
 
 @dataclass(frozen=True)
 class Networks:
-    """What makes untrained networks."""
+    """What makes untrained networks; the predictor is told the top speed."""
 
     encoder: Callable[[], Encoder]
-    predictor: Callable[[], Predictor]
+    predictor: Callable[[float], Predictor]
     energy: Callable[[], Energy]
 
 
-DIRECT = Networks(Encoder, Predictor, Energy)
+DIRECT = Networks(Encoder, lambda top: Predictor(top_speed=top), Energy)
 # Each at least eight times the work of the student's.
-TEACHER = Networks(lambda: Encoder(ViTTrunk()), lambda: Predictor(width=512), lambda: Energy(width=320))
-STUDENT = Networks(lambda: Encoder(affine=True), lambda: Predictor(width=160), lambda: Energy(width=96))
+TEACHER = Networks(
+    lambda: Encoder(ViTTrunk()), lambda top: Predictor(width=512, top_speed=top), lambda: Energy(width=320)
+)
+STUDENT = Networks(
+    lambda: Encoder(affine=True), lambda top: Predictor(width=160, top_speed=top), lambda: Energy(width=96)
+)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """The networks in evaluation mode, and recordings of layouts none of them was trained on."""
 
-    kind: LayoutKind
+    course: Course
     encoder: Encoder
     predictor: Predictor
     energy: Energy
     held_out: Recordings
 
 
-def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = None) -> TrainedModel:
+def train(folder: Path, *, seed: int, course: Course, recipe: Recipe | None = None) -> TrainedModel:
     """Train, or resume what ``folder`` holds; losses and checkpoints stay there.
 
     Raises:
         JepaExportError: the loss diverged, or ``folder`` belongs to a run of other settings.
     """
-    recipe = recipe or RECIPES[kind]
+    recipe = recipe or RECIPES[course.kind]
     networks = TEACHER if recipe.teacher else DIRECT
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, f"seed {seed}, layout {kind}, {recipe}\n")
+    _claim(folder, f"seed {seed}, layout {course.kind}, {recipe}\n")
     torch.set_num_threads(_LARGE_THREADS if recipe.teacher else 1)
     with _renderer() as renderer:
         torch.manual_seed(seed)
         representation = RepresentationStage(
             seed,
             networks.encoder(),
-            networks.predictor(),
-            kind=kind,
+            networks.predictor(course.top_speed),
+            course=course,
             steps=recipe.representation_steps,
             renderer=renderer,
         )
@@ -133,12 +138,12 @@ def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = 
             seed,
             _LIBRARY_STREAM,
             layouts=recipe.layouts,
-            kind=kind,
+            course=course,
             renderer=renderer,
             cache=folder / LIBRARY,
         )
     torch.manual_seed(seed + 1)
-    dynamics = DynamicsStage(library, networks.predictor(), steps=recipe.dynamics_steps)
+    dynamics = DynamicsStage(library, networks.predictor(course.top_speed), steps=recipe.dynamics_steps)
     run_stage(dynamics, folder, every=1000)
     journeys = all_journeys(library, dynamics.predictor.eval(), folder / "journeys.npy")
     torch.manual_seed(seed + 2)
@@ -146,14 +151,13 @@ def train(folder: Path, *, seed: int, kind: LayoutKind, recipe: Recipe | None = 
         library, journeys, encoder, dynamics.predictor, networks.energy(), steps=recipe.grounding_steps
     )
     run_stage(grounding, folder, every=500)
-    held_out = record(
+    held_out = course.record(
         (seed, _HELD_OUT_STREAM),
         layouts=recipe.held_out_layouts,
         trajectories=4,
         frames=HORIZON + 1,
-        kind=kind,
     )
-    return TrainedModel(kind, encoder.eval(), grounding.predictor.eval(), grounding.energy.eval(), held_out)
+    return TrainedModel(course, encoder.eval(), grounding.predictor.eval(), grounding.energy.eval(), held_out)
 
 
 def distil(
@@ -172,16 +176,16 @@ def distil(
     Raises:
         JepaExportError: as of :func:`train`.
     """
-    kind = teacher.kind
-    imitation = imitation or IMITATIONS[kind]
+    course = teacher.course
+    imitation = imitation or IMITATIONS[course.kind]
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, f"seed {seed}, layout {kind}, {imitation}\n")
+    _claim(folder, f"seed {seed}, layout {course.kind}, {imitation}\n")
     torch.set_num_threads(_LARGE_THREADS)
     with _renderer() as renderer:
 
         def draw(step: int) -> Future[Recordings]:
             return renderer.submit(
-                record, (seed, _SIGHT_STREAM, step), layouts=32, trajectories=5, frames=2, kind=kind
+                course.record, (seed, _SIGHT_STREAM, step), layouts=32, trajectories=5, frames=2
             )
 
         torch.manual_seed(seed + 3)
@@ -191,7 +195,7 @@ def distil(
     imagination = ImaginationStage(
         (teacher.encoder, teacher.predictor, teacher.energy),
         read_library(teacher_folder / LIBRARY),
-        STUDENT.predictor(),
+        STUDENT.predictor(course.top_speed),
         STUDENT.energy(),
         steps=imitation.imagination_steps,
     )
