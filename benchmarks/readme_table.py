@@ -38,7 +38,11 @@ def measured() -> str:
             f"{overhead['pipeline_ms']['encode']['n']} frames, `benchmarks/overhead.py`",
         ),
     ]
-    names = {"fp32": "goals reached, fp32", "int8": "goals reached, INT8"}
+    names = {
+        "fp32": "goals reached, fp32",
+        "int8": "goals reached, INT8",
+        "torch_cem": "goals reached, plain PyTorch CEM of the same settings",
+    }
     for name, score in success["scores"].items():
         shown = f"{score['rate']:.1%} ({_range(score['interval'])})"
         what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
@@ -51,6 +55,14 @@ def measured() -> str:
             "`benchmarks/success.py`",
         )
     )
+    if ratio := success.get("plan_time_ratio"):
+        rows.append(
+            (
+                "one plan of the PyTorch CEM, x ours",
+                f"{ratio['int8']:.1f} x INT8, {ratio['fp32']:.1f} x fp32",
+                "`benchmarks/success.py`, in the same episodes",
+            )
+        )
     versions = demo["versions"]
     software = ", ".join(f"{name} {versions[name]}" for name in ("python", "openvino", "numpy"))
     lines = [

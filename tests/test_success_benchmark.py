@@ -1,0 +1,110 @@
+"""The benchmark of goals reached: what falls short is told, and its peer is a fair one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.closed_loop.episodes import episode_seeds, run_episode
+from jepa_runtime.errors import BundleError
+from jepa_runtime.planning.control import ControlConfig
+from jepa_runtime.worlds import TwoRooms
+from tests.scripts import load
+
+success = load("success")
+
+
+def scores(fp32: float, int8: float, *, plan_ms: float = 10.0) -> dict[str, dict[str, Any]]:
+    return {name: {"rate": rate, "plan_ms_p95": plan_ms} for name, rate in (("fp32", fp32), ("int8", int8))}
+
+
+@pytest.mark.parametrize(
+    ("found", "failures"),
+    [
+        (scores(0.98, 0.97), []),
+        (scores(0.97, 0.96), ["int8 reaches 96.0%"]),
+        (scores(0.96, 0.97), ["fp32 reaches 96.0%"]),
+        (scores(1.0, 0.985), ["int8 reaches 98.5% of the goals, with fp32 99.0% or more"]),
+        (scores(0.98, 0.98, plan_ms=50.1), ["fp32 plans in 50.1 ms", "int8 plans in 50.1 ms"]),
+        ({"int8": {"rate": 0.98, "plan_ms_p95": 50.0}}, []),
+    ],
+)
+def test_what_falls_short_is_told(found: dict[str, Any], failures: list[str]) -> None:
+    told = success.judge(found, 0.97, 50.0)
+    assert len(told) == len(failures)
+    assert all(failure in said for failure, said in zip(failures, told, strict=True))
+
+
+@pytest.fixture(scope="module")
+def peer() -> ModuleType:
+    for package in ("torch", "onnx"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extra export)")
+    return load("peers.torch_cem")
+
+
+def test_the_peer_has_the_networks_of_the_bundle_and_reaches_goals(
+    peer: ModuleType, two_rooms_bundle: Path
+) -> None:
+    driver = peer.TorchCEM(Bundle.open(two_rooms_bundle), ControlConfig())
+    world = TwoRooms(seed=0)
+    driven = [run_episode(world, driver, seed=seed, step_s=0.2) for seed in episode_seeds((0,), 4)]
+    assert sum(episode.outcome == "reached" for episode in driven) >= 3
+
+
+def test_the_peer_keeps_the_limits_and_refits_to_the_cheapest(
+    peer: ModuleType, two_rooms_bundle: Path
+) -> None:
+    import torch
+
+    manifest = Bundle.open(two_rooms_bundle).manifest
+    search = peer._Search(ControlConfig().search, manifest, 0)
+    candidates = search.draw()
+    assert tuple(candidates.shape) == (64, 8, 2)
+    assert float(candidates.norm(dim=-1).max()) <= 1.25 * (1 + 1e-6)
+    assert (candidates[0] == 0).all() and (candidates[-1] == candidates[-1, :1]).all()
+    search.refit(candidates, -candidates[:, :, 0].sum(dim=1))
+    assert float(search.next_action()[0]) > 0.3
+    assert torch.isfinite(search.draw()).all()
+
+
+def test_networks_that_compute_something_else_are_refused(
+    peer: ModuleType, two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "loaded", lambda module, _path: module.eval())
+    with pytest.raises(BundleError, match="PyTorch computes other latents"):
+        peer.TorchCEM(Bundle.open(two_rooms_bundle), ControlConfig())
+
+
+def test_a_small_run_compares_all_in_one_report(
+    peer: ModuleType, two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("jepa_runtime.worlds.two_rooms.MAX_STEPS", 5)
+    out = tmp_path / "new" / "success.json"
+    asked = ["--bundle", str(two_rooms_bundle), "--episodes", "1", "--seed", "0", "--json", str(out)]
+    assert success.main([*asked, "--goal", "0", "--plan-ms", "1e6"]) == 0
+    report = json.loads(out.read_text())
+    assert list(report["scores"]) == ["fp32", "int8", "torch_cem", "straight_line", "random"]
+    assert report["plan_time_ratio"].keys() == {"fp32", "int8"}
+    assert min(report["plan_time_ratio"].values()) > 0
+    assert "a plan of torch_cem takes" in capsys.readouterr().out
+    assert success.main([*asked, "--goal", "1.01", "--no-peer", "--no-baselines", "--precision", "int8"]) == 1
+    assert list(json.loads(out.read_text())["scores"]) == ["int8"]
+    assert np.isfinite(json.loads(out.read_text())["scores"]["int8"]["plan_ms_p50"])
+
+
+def test_without_torch_the_peer_is_asked_to_be_left_out(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(success, "find_spec", lambda _name: None)
+    assert success.main(["--bundle", str(two_rooms_bundle), "--json", str(tmp_path / "s.json")]) == 2
+    assert "pip install 'jepa-edge[export]', or say --no-peer" in capsys.readouterr().err
