@@ -13,6 +13,7 @@ from jepa_runtime.worlds import TwoRooms, World, make_world, worlds
 from tests.runtime.closed_loop.planes import Plane
 
 PLANES = "tests.runtime.closed_loop.planes"
+VELOCITIES = "linear.x [m/s], linear.y [m/s]"
 
 
 @pytest.fixture
@@ -68,18 +69,26 @@ def test_what_is_no_world_is_told_with_the_reason(name: str, reason: str) -> Non
         make_world(name)
 
 
-def test_a_model_of_other_actions_does_not_fit_and_both_are_named(toy_bundle: Path) -> None:
+@pytest.mark.parametrize(
+    ("differs", "reason"),
+    [
+        ({}, None),
+        ({"low": (-1.0, -1.0)}, None),
+        ({"names": ("x", "y")}, f"its actions are x [m/s], y [m/s], there they are {VELOCITIES}"),
+        (
+            {"units": ("m", "m/s")},
+            f"its actions are linear.x [m], linear.y [m/s], there they are {VELOCITIES}",
+        ),
+        ({"high": (1.25, 2.0)}, "its linear.y goes from -1.25 to 2, there from -1.25 to 1.25"),
+    ],
+)
+def test_a_model_fits_if_its_actions_are_those_of_the_world(
+    differs: dict[str, object], reason: str | None, toy_bundle: Path
+) -> None:
     manifest = Bundle.open(toy_bundle).manifest
-    assert TwoRooms(seed=0).task.misfit(manifest) is None
-    arm = manifest.model_copy(
-        update={
-            "io": manifest.io.model_copy(
-                update={"action": manifest.io.action.model_copy(update={"names": ("x", "y")})}
-            )
-        }
-    )
-    reason = TwoRooms(seed=0).task.misfit(arm)
-    assert reason == "its actions are x [m/s], y [m/s], there they are linear.x [m/s], linear.y [m/s]"
+    action = manifest.io.action.model_copy(update=differs)
+    given = manifest.model_copy(update={"io": manifest.io.model_copy(update={"action": action})})
+    assert TwoRooms(seed=0).task.misfit(given) == reason
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ class Task:
     Attributes:
         name: for people: the world, and what varies from episode to episode.
         action_names, action_units: of the A components, as the bundles that fit name them.
-        low, high: [A], the least and the greatest action; the world takes no others for more than these.
+        low, high: [A], the least and the greatest action; others count as the nearest of these.
         tolerance: distance at which the goal is reached.
         unit: of distances.
         max_steps: decisions, after which an episode has failed.
@@ -46,6 +46,11 @@ class Task:
         theirs, ours = _named(action.names, action.units), _named(self.action_names, self.action_units)
         if theirs != ours:
             return f"its actions are {theirs}, there they are {ours}"
+        for name, low, high, least, greatest in zip(
+            action.names, action.low, action.high, self.low, self.high, strict=True
+        ):
+            if low < least or high > greatest:
+                return f"its {name} goes from {low:g} to {high:g}, there from {least:g} to {greatest:g}"
         if self.tick_s is not None and abs(step_s / self.tick_s - round(step_s / self.tick_s)) > _ROUNDING:
             return f"it holds an action for {step_s:g} s, there time goes on by {self.tick_s:g} s"
         return None
