@@ -64,7 +64,9 @@ def test_predictor_and_energy_come_to_imagine_what_their_teacher_imagines(
     torch.manual_seed(0)
     whole = teacher.encoder, teacher.predictor, teacher.energy
     library = read_library(folder / two_rooms.LIBRARY)
-    stage = ImaginationStage(whole, library, STUDENT.predictor(), STUDENT.energy(), steps=150)
+    stage = ImaginationStage(
+        whole, library, STUDENT.predictor(teacher.course.top_speed), STUDENT.energy(), steps=150
+    )
     run_stage(stage, tmp_path)
     rows = [row.split(",") for row in (tmp_path / "imagination.csv").read_text().splitlines()]
     for column in ("futures", "distance"):
