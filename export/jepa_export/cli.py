@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jepa_export.commands import distill, evaluate, release, train_predictor
+from jepa_export.commands import atlas, distill, evaluate, release, train_predictor
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     train_predictor.add_parser(commands)
     evaluate.add_parser(commands)
     release.add_parser(commands)
+    atlas.add_parser(commands)
     return parser
 
 

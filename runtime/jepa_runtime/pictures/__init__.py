@@ -1,0 +1,1 @@
+"""Pictures of what a model thinks: remembered frames, a map of futures, reports, topics for viewers."""
