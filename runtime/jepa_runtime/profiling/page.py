@@ -1,7 +1,8 @@
 """What the reports are made of: one self-contained HTML page. No scripts, nothing external, light and dark.
 
 Text is escaped wherever it is not :class:`Html` already, so a name from a profile cannot become markup. The
-page also forbids the browser to load or run anything (Content-Security-Policy).
+page also forbids the browser to run anything, and to load but the images that are part of it
+(Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ ul { margin: .4rem 0; padding-left: 1.2rem; }
 .alert, .card.alert b { color: var(--alert); }
 .good { color: var(--good); }
 figure { margin: 0; min-width: 0; }
+figure + figure, figure + .columns { margin-top: 1.2rem; }
 figure b { display: block; font-size: .95rem; margin-bottom: .2rem; }
 svg { width: 100%; height: auto; display: block; }
 .scroll { overflow-x: auto; }

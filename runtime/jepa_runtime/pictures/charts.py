@@ -1,0 +1,195 @@
+"""Charts of a run as SVG, in the style of the reports: film strips, lines over time, futures, the map."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.pictures.embedding import Floats, Image
+from jepa_runtime.profiling.page import Html
+from jepa_runtime.profiling.plot import Plot, empty, nice, rect, text
+
+Points = NDArray[np.floating]
+_COLUMNS = 400
+_CELL, _GAP, _LABEL, _HEAD = 112, 6, 150, 26
+_LINE = 16
+
+
+def image_uri(data: bytes, kind: str = "jpeg") -> str:
+    """An image file as part of a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def film_strip(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None], Sequence[str]]]) -> Html:
+    """Rows of images with their labels.
+
+    Args:
+        heads: what stands above each column.
+        rows: label (lines apart by newlines), images as URIs (None: an empty place), and what stands below
+            each of them (or nothing).
+    """
+    width = max(1120, _LABEL + len(heads) * (_CELL + _GAP))
+    parts = [
+        text(_LABEL + column * (_CELL + _GAP) + _CELL / 2, 18, head, anchor="middle")
+        for column, head in enumerate(heads)
+    ]
+    top = _HEAD
+    for label, images, remarks in rows:
+        for row, words in enumerate(label.split("\n")):
+            parts.append(text(0, top + 16 + _LINE * row, words, kind="strong" if row == 0 else ""))
+        for column, image in enumerate(images):
+            x = _LABEL + column * (_CELL + _GAP)
+            if image is not None:
+                parts.append(
+                    f"<image x='{x}' y='{top}' width='{_CELL}' height='{_CELL}' href='{image}' "
+                    "preserveAspectRatio='xMidYMid meet'/>"
+                )
+        for column, remark in enumerate(remarks):
+            middle = _LABEL + column * (_CELL + _GAP) + _CELL / 2
+            parts.append(text(middle, top + _CELL + 14, remark, anchor="middle"))
+        top += _CELL + (24 if remarks else 8)
+    shown = "; ".join(label.replace("\n", " ") for label, _, _ in rows)
+    return Html(
+        f"<svg viewBox='0 0 {width} {top}' role='img' aria-label='{escape(shown, quote=True)}'>"
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def band(colours: Image, label: str, length_s: float) -> Html:
+    """Colours [n, T, 3] over time, one row a token."""
+    columns = np.linspace(0, len(colours) - 1, min(len(colours), 800)).astype(int)
+    pixels = colours[columns].transpose(1, 0, 2)
+    _, png = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR))
+    plot = Plot(width=1120, height=44 + max(48, min(8 * pixels.shape[0], 160)), left=100, top=6)
+    x, y = plot.x(0), plot.y(1)
+    shown = (
+        f"<image x='{x:.1f}' y='{y:.1f}' width='{plot.x(1) - x:.1f}' height='{plot.y(0) - y:.1f}' "
+        f"href='{image_uri(png.tobytes(), 'png')}' preserveAspectRatio='none' "
+        "style='image-rendering:pixelated'/>"
+    )
+    return plot.svg([shown, *plot.quarters(length_s, "s")], label)
+
+
+def over_time(
+    series: Mapping[str, tuple[Points, Points]],
+    length_s: float,
+    unit: str,
+    *,
+    limit: tuple[Points, Points] | None = None,
+    marks: Mapping[str, Sequence[float]] | None = None,
+    alert: bool = True,
+) -> Html:
+    """Lines over time: (times in s, values) by name, the highest value of each moment.
+
+    Args:
+        limit: drawn dashed; a point above it is what matters.
+        marks: moments by name, a row of marks each above the lines; ``alert``: they are bad news.
+    """
+    told = {name: points for name, points in series.items() if len(points[0])}
+    if not told:
+        return empty()
+    rows = {name: moments for name, moments in (marks or {}).items() if len(moments)}
+    plot = Plot(width=1120, height=240 + 20 * len(rows), left=100, top=26 + 20 * len(rows))
+    highest = max(float(values.max()) for _, values in told.values())
+    if limit is not None and len(limit[1]):
+        highest = max(highest, float(limit[1].max()))
+    top = nice(1.02 * highest)
+    parts = [*plot.values(top, unit), *plot.quarters(length_s, "s")]
+    for index, (times, values) in enumerate(told.values()):
+        parts.append(plot.polyline(_outline(times, values, length_s, top), f"s{index} stroke"))
+    if limit is not None and len(limit[0]):
+        parts.append(plot.polyline(_outline(*limit, length_s, top), "limit"))
+    for row, (name, moments) in enumerate(rows.items()):
+        y = 6.0 + 20 * row
+        parts.append(text(plot.left - 8, y + 10, name, anchor="end", kind="alert" if alert else ""))
+        parts += [
+            rect("late" if alert else "s1 fill", plot.x(min(moment / length_s, 1.0)), y, 2.4, 12)
+            for moment in moments
+        ]
+    return plot.svg(parts, f"{', '.join(told)} over time")
+
+
+def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points], unit: str) -> Html:
+    """A curve for each candidate [K, H] over the time ahead, and those ``chosen`` in colours."""
+    plot = Plot()
+    every = [*curves, *chosen.values()]
+    top = nice(1.02 * max((float(np.nanmax(curve)) for curve in every), default=0.0))
+    shares = ahead_s / ahead_s[-1]
+    parts = [*plot.values(top, unit), *plot.quarters(float(ahead_s[-1]), "s ahead")]
+    place = _scaled(plot, lambda points: np.stack([points[:, 0], np.clip(points[:, 1] / top, 0, 1)], axis=1))
+    parts += [_faint(place(np.stack([shares, curve], axis=1))) for curve in curves]
+    for index, curve in enumerate(chosen.values()):
+        parts.append(_path(place(np.stack([shares, curve], axis=1)), f"s{index} stroke"))
+    return plot.svg(parts, f"{unit} over the time ahead: {', '.join(chosen)}")
+
+
+def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Floats) -> Html:
+    """The map: ``known`` places [N, 2], the ``paths`` [K, H, 2] of all candidates, those ``chosen`` [H, 2] in
+    colours, all from ``start`` [2]."""
+    plot = Plot(height=400, left=10, right=10, top=10, bottom=10)
+    every = np.concatenate([known, paths.reshape(-1, 2), start[None], *chosen.values()])
+    low, high = every.min(axis=0), every.max(axis=0)
+    room = np.array([plot.x(1) - plot.x(0), plot.y(0) - plot.y(1)])
+    # One scale for both directions: on a map distances mean something.
+    scale = 0.94 * float((room / np.maximum(high - low, 1e-9)).min())
+    middle = (low + high) / 2
+    place = _scaled(plot, lambda points: 0.5 + (points - middle) * scale / room)
+    dots = place(known[:: -(-len(known) // 1500)])
+    parts = [f"<circle fill='currentColor' opacity='.16' cx='{x:.1f}' cy='{y:.1f}' r='2'/>"
+             for x, y in dots]  # fmt: skip
+    parts += [_faint(place(np.vstack([start, path]))) for path in paths]
+    for index, path in enumerate(chosen.values()):
+        points = place(np.vstack([start, path]))
+        parts.append(_path(points, f"s{index} stroke"))
+        parts += [f"<circle class='s{index} fill' cx='{x:.1f}' cy='{y:.1f}' r='3'/>" for x, y in points[1:]]
+    x, y = place(start[None])[0]
+    parts.append(f"<circle class='whisker' fill='none' cx='{x:.1f}' cy='{y:.1f}' r='6'/>")
+    return plot.svg(parts, f"Map of futures: {', '.join(chosen)}")
+
+
+def held(ahead_s: Points, usual: Points, most: Points, bounds: Points, still: Points) -> Html:
+    """Distances over the time ahead [H]: the median and the 90 % quantile of those that came, what had been
+    stated, and the median for who says that nothing moves."""
+    curves = {"median": usual, "nine of ten": most, "nothing moves": still}
+    plot = Plot(left=84)
+    top = nice(1.05 * float(np.nanmax([*curves.values(), bounds])))
+    parts = [*plot.values(top, "distance"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
+    for index, curve in enumerate(curves.values()):
+        points = [(x, y) for x, y in zip(ahead_s / ahead_s[-1], curve / top, strict=True) if np.isfinite(y)]
+        parts.append(plot.polyline(points, f"s{index} stroke"))
+    points = [(x, y) for x, y in zip(ahead_s / ahead_s[-1], bounds / top, strict=True) if np.isfinite(y)]
+    parts.append(plot.polyline(points, "limit"))
+    return plot.svg(parts, "Errors of predictions against their bounds, over the time ahead")
+
+
+def _outline(times: Points, values: Points, length_s: float, top: float) -> list[tuple[float, float]]:
+    """The highest value of each column of a chart, as shares."""
+    columns = np.clip(times / max(length_s, 1e-9) * _COLUMNS, 0, _COLUMNS - 1).astype(int)
+    highest = np.full(_COLUMNS, -np.inf)
+    np.maximum.at(highest, columns, values)
+    used = np.flatnonzero(np.isfinite(highest))
+    return [((column + 0.5) / _COLUMNS, float(highest[column]) / top) for column in used]
+
+
+def _scaled(plot: Plot, shares: Callable[[Points], Points]) -> Callable[[Points], Points]:
+    def place(points: Points) -> Points:
+        found = shares(np.asarray(points, np.float64))
+        return np.stack([plot.x(0) + found[:, 0] * (plot.x(1) - plot.x(0)),
+                         plot.y(0) + found[:, 1] * (plot.y(1) - plot.y(0))], axis=1)  # fmt: skip
+
+    return place
+
+
+def _path(points: Points, kind: str) -> str:
+    shown = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if np.isfinite(y))
+    return f"<polyline class='{kind}' points='{shown}'/>"
+
+
+def _faint(points: Points) -> str:
+    shown = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if np.isfinite(y))
+    return f"<polyline class='whisker' fill='none' opacity='.2' points='{shown}'/>"

@@ -1,0 +1,93 @@
+"""What was foreseen from one image, as data: from a message, or from the pipeline itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.pictures.embedding import Floats, Latents
+from jepa_runtime.recording.messages import array_of
+from jepa_runtime.results import Result
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """K futures of H steps, of one image.
+
+    Attributes:
+        stamp_ns: of the image.
+        latents: [K, H, T, D].
+        actions: [K, H, A].
+        energies: [K, H] to the goal; None without one.
+        bounds: [H], how far a prediction is expected to lie from what comes, at most.
+        ahead_s: [H], when each step is, after the image.
+        current_energy: of the image itself; NaN without a goal.
+        predict_ms: what it took.
+    """
+
+    stamp_ns: int
+    latents: Latents
+    actions: Floats
+    energies: Floats | None
+    bounds: Floats
+    ahead_s: NDArray[np.float64]
+    current_energy: float
+    predict_ms: float
+
+    @classmethod
+    def of_message(cls, message: Any) -> Foreseen:
+        """From a jepa_msgs/PredictedFutures of rclpy or rosbags.
+
+        Raises:
+            ValueError: an array in it is not whole.
+        """
+        return cls(
+            stamp_ns=stamp_of(message),
+            latents=array_of(message.latents),
+            actions=array_of(message.actions),
+            energies=array_of(message.energies) if message.has_goal else None,
+            bounds=np.asarray(message.error_bounds, np.float32),
+            ahead_s=np.asarray(message.horizon_s, np.float64),
+            current_energy=float(message.current_energy),
+            predict_ms=float(message.predict_ms),
+        )
+
+    @classmethod
+    def of_result(cls, result: Result, step_s: float) -> Foreseen | None:
+        """From the pipeline; None where nothing was predicted."""
+        futures = result.futures
+        if futures is None:
+            return None
+        return cls(
+            stamp_ns=result.stamp_ns,
+            latents=futures.latents,
+            actions=futures.actions,
+            energies=futures.energies,
+            bounds=futures.error_bounds,
+            ahead_s=step_s * np.arange(1, futures.latents.shape[1] + 1),
+            current_energy=float("nan") if result.current_energy is None else result.current_energy,
+            predict_ms=result.timings_ms["predict"],
+        )
+
+    @property
+    def ends(self) -> tuple[int, int] | None:
+        """The best and the worst candidate, by the sum of their energies; None without a goal."""
+        if self.energies is None or not self.energies.size:
+            return None
+        cost = self.energies.sum(axis=1)
+        return int(cost.argmin()), int(cost.argmax())
+
+    def alike(self, taken: Floats) -> tuple[int, float]:
+        """The candidate whose actions are nearest to those ``taken`` [H, A], and their mean difference."""
+        differences = np.abs(self.actions - taken).mean(axis=(1, 2))
+        index = int(differences.argmin())
+        return index, float(differences[index])
+
+
+def stamp_of(message: Any) -> int:
+    """The stamp in a message's header [ns]."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)

@@ -1,0 +1,304 @@
+"""One run, out of its bag: what was seen, what was foreseen at a few moments, and how well all that held."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.errors import FrameError, SourceError
+from jepa_runtime.imaging import decode, to_rgb
+from jepa_runtime.pictures.atlas import Atlas, thumbnail
+from jepa_runtime.pictures.bag import Bag
+from jepa_runtime.pictures.embedding import Image, Latents
+from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
+from jepa_runtime.pictures.held import Errors, Judge, Moment
+from jepa_runtime.pictures.topics import IMAGE, Topics, find_topics
+from jepa_runtime.recording import messages
+from jepa_runtime.recording.messages import array_of
+from jepa_runtime.sources.command_fields import CommandFields
+from jepa_runtime.sources.commands import Commands
+
+_MOST_LATENT_BYTES = 1 << 29
+_MOST_PICTURES = 3000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Which model served, and what its numbers mean."""
+
+    model: str
+    engine: str
+    sha256: str
+    step_s: float
+    horizon: int
+    action_names: tuple[str, ...]
+    action_range: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """Something over time: ``times_s`` [n] after the first frame, ``values`` [n]."""
+
+    times_s: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a bag tells.
+
+    Attributes:
+        name, prefix, namespace: the bag, the world model in it, and what all names of its robot begin with.
+        start_ns: the stamp of the first frame.
+        stamps_ns: [N] of the frames; ``latents`` [N, T, D] of them.
+        pictured: [M], which of the frames have an image in the ``atlas``, in the same order.
+        atlas: made of this run.
+        frames: how many there were; N where no frame had to be left out.
+        goals: stamp and JPEG of each goal.
+        surprise, threshold: values and what they were held against.
+        energy: of the present to the goal.
+        latency_ms: by what was measured.
+        errors: how far predictions lay from what came.
+        moments: a few from which futures are shown.
+        outcomes: how episodes ended, and when [s].
+    """
+
+    name: str
+    prefix: str
+    namespace: str
+    facts: Facts
+    start_ns: int
+    stamps_ns: NDArray[np.int64]
+    latents: Latents
+    pictured: NDArray[np.intp]
+    atlas: Atlas
+    frames: int
+    goals: tuple[tuple[int, bytes], ...]
+    surprise: Series
+    threshold: Series
+    energy: Series
+    latency_ms: dict[str, Series]
+    errors: Errors
+    moments: tuple[Moment, ...]
+    outcomes: tuple[tuple[float, str], ...]
+
+    @property
+    def duration_s(self) -> float:
+        """From the first frame to the last."""
+        return float(self.stamps_ns[-1] - self.stamps_ns[0]) / 1e9
+
+    def picture(self, frame: int) -> Image:
+        """The image of a frame, or of the nearest in time that has one."""
+        return self.atlas.image(int(np.abs(self.pictured - frame).argmin()))
+
+
+def read_run(
+    path: Path,
+    *,
+    node: str | None = None,
+    image: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Run:
+    """Read a bag; it is gone through twice.
+
+    Args:
+        node, image: see :func:`~jepa_runtime.pictures.topics.find_topics`.
+        progress: told how many messages were read, and of how many.
+
+    Raises:
+        SourceError: it is no bag, is damaged, or lacks what a picture needs.
+    """
+    with Bag(path) as bag:
+        topics = find_topics(bag, node=node, image=image)
+        return _Reading(bag, topics, progress).run()
+
+
+@dataclass
+class _Points:
+    stamps_ns: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, stamp_ns: int, value: float) -> None:
+        self.stamps_ns.append(stamp_ns)
+        self.values.append(value)
+
+    def since(self, start_ns: int) -> Series:
+        times = (np.array(self.stamps_ns, np.int64) - start_ns) / 1e9
+        values = np.array(self.values, np.float64)
+        told = np.isfinite(values)
+        return Series(times[told], values[told])
+
+
+class _Reading:
+    """First what is small (latents, commands, figures), then images and futures; of those some are kept."""
+
+    def __init__(self, bag: Bag, topics: Topics, progress: Callable[[int, int], None]) -> None:
+        self._bag, self._topics, self._progress = bag, topics, progress
+        self._small = {
+            topics.latent, topics.info, topics.surprise, topics.goal, topics.command, topics.planner,
+            topics.episodes,
+        } - {None}  # fmt: skip
+        self._large = {topics.image, topics.futures} - {None}
+        self._total = bag.count([*self._small, *self._large])  # type: ignore[list-item]
+        self._done = 0
+        self._info: Any = None
+        self._latents: dict[int, Latents] = {}
+        self._frames = 0
+        self._breaks: list[int] = []
+        self._goals: list[tuple[int, bytes]] = []
+        self._commands: list[tuple[int, Any]] = []
+        self._points: dict[str, _Points] = defaultdict(_Points)
+        self._outcomes: list[tuple[int, str]] = []
+        self._images: dict[int, bytes] = {}
+
+    def run(self) -> Run:
+        self._read_small()
+        if self._info is None or len(self._latents) < 2:
+            raise SourceError(
+                f"{self._bag.path}: {len(self._latents)} latents of {self._topics.prefix} are too few to draw"
+            )
+        facts = _facts(self._info)
+        stamps = np.array(sorted(self._latents), np.int64)
+        latents = np.stack([self._latents[stamp] for stamp in stamps])
+        judge = Judge(
+            stamps,
+            latents,
+            commands=self._held_commands(facts.action_names),
+            step_s=facts.step_s,
+            breaks=np.array(sorted(self._breaks), np.int64),
+            tolerance=0.1 * facts.action_range,
+            expected=0 if self._topics.futures is None else self._bag.count([self._topics.futures]),
+        )
+        self._read_large(stamps, judge)
+        pictured = np.flatnonzero(np.isin(stamps, list(self._images)))
+        if not len(pictured):
+            raise SourceError(
+                f"{self._bag.path}: no image of {self._topics.image} has the stamp of a latent of "
+                f"{self._topics.prefix}: choose its camera with --image"
+            )
+        lag = max(1, round(facts.horizon * facts.step_s / max(float(np.median(np.diff(stamps))) / 1e9, 1e-3)))
+        images = [self._images[int(stamp)] for stamp in stamps[pictured]]
+        atlas = Atlas.of(latents, pictured, images, lag)
+        start = int(stamps[0])
+        told = {name: points.since(start) for name, points in self._points.items()}
+        empty = Series(np.zeros(0), np.zeros(0))
+        return Run(
+            name=self._bag.path.name,
+            prefix=self._topics.prefix,
+            namespace=self._topics.namespace,
+            facts=facts,
+            start_ns=start,
+            stamps_ns=stamps,
+            latents=latents,
+            pictured=pictured,
+            atlas=atlas,
+            frames=self._frames,
+            goals=tuple(self._goals),
+            surprise=told.pop("surprise", empty),
+            threshold=told.pop("threshold", empty),
+            energy=told.pop("energy", empty),
+            latency_ms={name: series for name, series in told.items() if series.values.any()},
+            errors=judge.errors(),
+            moments=judge.moments(),
+            outcomes=tuple(((stamp - start) / 1e9, outcome) for stamp, outcome in self._outcomes),
+        )
+
+    def _messages(self, topics: set[str | None]) -> Any:
+        for topic, log_ns, message in self._bag.messages([name for name in topics if name]):
+            self._done += 1
+            self._progress(self._done, self._total)
+            yield topic, log_ns, message
+
+    def _read_small(self) -> None:
+        topics, every = self._topics, 1
+        for topic, log_ns, message in self._messages(self._small):
+            if topic == topics.latent:
+                latent = array_of(message.latent)
+                if not self._frames:
+                    every = 1 + self._bag.count([topic]) * latent.nbytes // _MOST_LATENT_BYTES
+                self._take_latent(message, latent, keep=self._frames % every == 0)
+            elif topic == topics.info:
+                self._info = message
+            elif topic == topics.surprise:
+                self._points["surprise"].add(stamp_of(message), message.value)
+                self._points["threshold"].add(stamp_of(message), message.threshold)
+            elif topic == topics.goal:
+                self._breaks.append(stamp_of(message))
+                if message.height and message.width:
+                    self._goals.append((stamp_of(message), thumbnail(_pixels(message))))
+            elif topic == topics.command:
+                self._commands.append((log_ns, message))
+            elif topic == topics.planner:
+                self._points["image to futures in the planner"].add(stamp_of(message), message.e2e_ms)
+            else:
+                self._outcomes.append((stamp_of(message), message.outcome))
+
+    def _take_latent(self, message: Any, latent: Latents, *, keep: bool) -> None:
+        stamp = stamp_of(message)
+        self._frames += 1
+        if message.history_reset and self._frames > 1:
+            self._breaks.append(stamp)
+        if keep:
+            self._latents[stamp] = latent
+        self._points["encode"].add(stamp, message.encode_ms)
+
+    def _held_commands(self, names: tuple[str, ...]) -> Commands | None:
+        """The commands as the model's actions; None where the bag has none that are."""
+        if not self._commands:
+            return None
+        try:
+            fields = CommandFields(messages.TWIST, names, self._commands[0][1])
+            values = np.array([fields.read(message) for _, message in self._commands])
+            stamps = np.array([log_ns for log_ns, _ in self._commands])
+            return Commands(fields.names, fields.units, stamps, values, max_age_s=1.0)
+        except ValueError:
+            return None
+
+    def _read_large(self, stamps: NDArray[np.int64], judge: Judge) -> None:
+        every = -(-len(stamps) // _MOST_PICTURES)
+        wanted = {int(stamp) for stamp in stamps[::every]}
+        for topic, _, message in self._messages(self._large):
+            stamp = stamp_of(message)
+            if topic == self._topics.image:
+                if stamp in wanted:
+                    self._images[stamp] = self._thumbnail(message)
+                continue
+            try:
+                foreseen = Foreseen.of_message(message)
+            except ValueError as error:
+                raise SourceError(f"{self._bag.path}: futures at {stamp} ns: {error}") from error
+            self._points["predict"].add(stamp, foreseen.predict_ms)
+            self._points["energy"].add(stamp, foreseen.current_energy)
+            judge.add(foreseen)
+
+    def _thumbnail(self, message: Any) -> bytes:
+        try:
+            return thumbnail(_pixels(message))
+        except FrameError as error:
+            raise SourceError(f"{self._bag.path}: an image of {self._topics.image}: {error}") from error
+
+
+def _pixels(message: Any) -> Image:
+    """The pixels of an Image or CompressedImage."""
+    if message.__msgtype__ == IMAGE:
+        return to_rgb(message.data, message.encoding, message.width, message.height, message.step)
+    return decode(message.data)
+
+
+def _facts(info: Any) -> Facts:
+    ranges = np.asarray(info.action_high) - np.asarray(info.action_low)
+    return Facts(
+        model=f"{info.model_id} {info.version}",
+        engine=f"{info.precision} on {info.engine}:{info.device}",
+        sha256=info.sha256,
+        step_s=float(info.step_s),
+        horizon=int(info.horizon),
+        action_names=tuple(info.action_names),
+        action_range=float(ranges.mean()) if ranges.size else 0.0,
+    )
