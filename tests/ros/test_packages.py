@@ -16,7 +16,7 @@ yaml = pytest.importorskip("yaml")
 pytestmark = pytest.mark.ros
 
 WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
-NODES = ("world_model", "camera", "two_rooms", "planner", "monitor")
+NODES = ("world_model", "camera", "two_rooms", "planner", "monitor", "pictures")
 BRINGUP = WORKSPACE / "src" / "jepa_bringup"
 NAV2_ARGUMENTS = {"namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level"}
 

@@ -59,6 +59,7 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
     observed = Observed(graph)
     graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True}, REMAPS)
     graph.start("planner", remaps=REMAPS)
+    graph.start("pictures", remaps=REMAPS)
     with profiler(graph, folder):
         graph.until(
             lambda: {"profiler", "profiler_camera"} <= observed.used.keys(),
@@ -101,7 +102,7 @@ def test_the_update_manager_is_granted_what_a_whole_update_takes_and_no_more(
     assert {node: observed.used[node] for node in grants} == grants
 
 
-@pytest.mark.parametrize("enclave", ["world_model", "camera", "two_rooms", "planner", "profiler"])
+@pytest.mark.parametrize("enclave", ["world_model", "camera", "two_rooms", "planner", "pictures", "profiler"])
 def test_a_node_is_granted_what_it_uses_and_no_more(used: dict[str, Access], enclave: str) -> None:
     grants = granted(enclave, namespace=NAMESPACE)
     assert {node: used[node] for node in grants} == grants

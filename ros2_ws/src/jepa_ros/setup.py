@@ -1,7 +1,7 @@
 from setuptools import find_packages, setup
 
 package_name = "jepa_ros"
-nodes = ("world_model", "camera", "two_rooms", "planner", "monitor", "profiler", "update_manager")
+nodes = ("world_model", "camera", "two_rooms", "planner", "monitor", "profiler", "pictures", "update_manager")
 
 setup(
     name=package_name,

@@ -1,0 +1,73 @@
+"""A new MCAP file out of another one: what is copied stays as it was, with its own definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mcap.records import Channel, Message, Schema
+from mcap.well_known import MessageEncoding, SchemaEncoding
+from mcap.writer import CompressionType, Writer
+
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.recording.definitions import definition, type_hash, typestore
+
+
+class McapCopy:
+    """The copy; it bears the suffix ``.partial`` until it is complete.
+
+    Raises:
+        RecordingError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._partial = path, path.with_name(path.name + ".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
+        self._writer = Writer(self._file, compression=CompressionType.ZSTD)
+        self._writer.start(profile="ros2", library="jepa-edge")
+        self._schemas: dict[int, int] = {}
+        self._channels: dict[int, int] = {}
+        self._types: dict[str, int] = {}
+        self._added: dict[str, int] = {}
+
+    def copy(self, schema: Schema, channel: Channel, message: Message) -> None:
+        """A message as it was read, with its channel and schema."""
+        if schema.id not in self._schemas:
+            self._schemas[schema.id] = self._writer.register_schema(schema.name, schema.encoding, schema.data)
+        if channel.id not in self._channels:
+            self._channels[channel.id] = self._writer.register_channel(
+                channel.topic, channel.message_encoding, self._schemas[schema.id], dict(channel.metadata)
+            )
+        self._writer.add_message(
+            self._channels[channel.id], message.log_time, message.data, message.publish_time, message.sequence
+        )
+
+    def add(self, topic: str, message: Any, stamp_ns: int) -> None:
+        """A message of rosbags on a topic that the copied file does not have."""
+        name = message.__msgtype__
+        if name not in self._types:
+            self._types[name] = self._writer.register_schema(
+                name, SchemaEncoding.ROS2, definition(name).encode()
+            )
+        if topic not in self._added:
+            self._added[topic] = self._writer.register_channel(
+                topic, MessageEncoding.CDR, self._types[name], {"topic_type_hash": type_hash(name)}
+            )
+        cdr = bytes(typestore().serialize_cdr(message, name))
+        self._writer.add_message(self._added[topic], stamp_ns, cdr, stamp_ns)
+
+    def __enter__(self) -> McapCopy:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._file:
+            if kind is None:
+                self._writer.finish()  # type: ignore[no-untyped-call]
+        if kind is None:
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""A copy of a bag with pictures in it, for viewers that show images but know nothing of latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mcap.reader import make_reader
+
+from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.pictures.atlas import Atlas, to_jpeg
+from jepa_runtime.pictures.bag import Bag
+from jepa_runtime.pictures.copying import McapCopy
+from jepa_runtime.pictures.embedding import Image
+from jepa_runtime.pictures.foreseen import Foreseen
+from jepa_runtime.pictures.paint import paint
+from jepa_runtime.pictures.run import Run
+from jepa_runtime.recording import messages
+from jepa_runtime.recording.definitions import build
+
+TRAIL_S = 10.0
+_NS = 1_000_000_000
+
+
+def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: float) -> None:
+    """Copy ``bag`` (MCAP) to ``target`` as it is, and add pictures of ``run``, which was read from it.
+
+    They are those of the node ``pictures``, on its topics: ``pictures/latent/image``,
+    ``pictures/futures/image`` and ``pictures/map/image``, each beside the futures that it shows, at most
+    ``rate_hz`` a second.
+
+    Raises:
+        RecordingError: it is no MCAP file, or the copy cannot be written.
+        SourceError: the bag is damaged.
+    """
+    if bag.suffix != ".mcap":
+        raise RecordingError(f"{bag}: only MCAP files can be copied with pictures")
+    if target.resolve() == bag.resolve():
+        raise RecordingError(f"{target}: is the bag itself: choose another name for the copy")
+    futures, due_ns = f"{run.prefix}/futures", 0
+    with Bag(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
+        try:
+            for schema, channel, message in make_reader(file).iter_messages():
+                if schema is None:
+                    raise RecordingError(f"{bag}: topic {channel.topic} says nothing of its type")
+                copy.copy(schema, channel, message)
+                if channel.topic != futures or message.log_time < due_ns:
+                    continue
+                due_ns = message.log_time + round(_NS / rate_hz)
+                foreseen = Foreseen.of_message(decoder.decode(message.data, schema.name))
+                trail = trail_of(run, foreseen.stamp_ns)
+                for name, image in paint(trail, foreseen, atlas, TRAIL_S).items():
+                    shown = build(messages.COMPRESSED_IMAGE, image_message(image, foreseen.stamp_ns))
+                    copy.add(f"{run.namespace}/pictures/{name}/image", shown, message.log_time)
+        except JepaRuntimeError:
+            raise
+        except OSError as error:
+            raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
+        except Exception as error:
+            raise SourceError(f"{bag}: the bag is damaged: {error}") from error
+
+
+def trail_of(run: Run, stamp_ns: int) -> Any:
+    """The latents [n, T, D] of the last seconds until ``stamp_ns``, at least one."""
+    end = max(1, int(np.searchsorted(run.stamps_ns, stamp_ns, side="right")))
+    start = int(np.searchsorted(run.stamps_ns, stamp_ns - round(TRAIL_S * _NS)))
+    return run.latents[min(start, end - 1) : end]
+
+
+def image_message(image: Image, stamp_ns: int) -> dict[str, Any]:
+    """A sensor_msgs/CompressedImage of ``image``."""
+    data = np.frombuffer(to_jpeg(image), np.uint8)
+    return {"header": messages.header(stamp_ns, ""), "format": "jpeg", "data": data}

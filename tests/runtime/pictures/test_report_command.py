@@ -1,0 +1,48 @@
+"""``jepa-runtime report``: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.cli import main
+from tests.runtime.pictures import runs
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    return runs.write_run(tmp_path / "run.mcap")
+
+
+def test_it_writes_all_that_is_asked_for(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    page, figure, copy = (tmp_path / name for name in ("run.html", "run.png", "copy.mcap"))
+    assert main(["report", str(bag), "--html", str(page), "--png", str(figure), "--mcap", str(copy)]) == 0
+    said = capsys.readouterr().out
+    assert "60 frames in 5.9 s, futures of 4 moments, remembered frames of the run" in said
+    assert page.read_text().startswith("<!DOCTYPE html>") and str(page) in said
+    assert figure.stat().st_size > 10_000 and copy.stat().st_size > bag.stat().st_size
+
+
+def test_something_must_be_asked_for(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(bag)]) == 1
+    assert "say what to write: --html FILE, --png FILE or --mcap FILE" in capsys.readouterr().err
+
+
+def test_a_bundle_of_other_latents_is_refused(
+    bag: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["report", str(bag), "--bundle", str(toy_bundle), "--html", str(tmp_path / "run.html")]
+    assert main(command) == 1
+    assert "its latents are [2, 8], those of the bag [2, 4]" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_bag_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path / "nothing.mcap"), "--html", str(tmp_path / "run.html")]) == 1
+    said = capsys.readouterr().err
+    assert "not a readable bag" in said and said.count("\n") == 1
