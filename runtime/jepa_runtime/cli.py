@@ -18,9 +18,11 @@ from jepa_runtime.commands import (
     profile,
     record,
     replay,
+    report,
     run,
     update,
     verify,
+    view,
     whatif,
 )
 from jepa_runtime.errors import JepaRuntimeError
@@ -30,6 +32,8 @@ _COMMANDS = (
     record,
     replay,
     whatif,
+    report,
+    view,
     profile,
     compare,
     verify,

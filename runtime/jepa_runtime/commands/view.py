@@ -1,0 +1,204 @@
+"""``jepa-runtime view``: a run in rerun, out of a bag or while it happens."""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import positive, progress_on, stop_on_signals
+from jepa_runtime.commands.report import atlas_of
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.pictures.atlas import Atlas, thumbnail
+from jepa_runtime.pictures.bag import Bag
+from jepa_runtime.pictures.embedding import Image
+from jepa_runtime.pictures.foreseen import Foreseen
+from jepa_runtime.pictures.overlay import TRAIL_S, trail_of
+from jepa_runtime.pictures.run import Run, read_run
+from jepa_runtime.pictures.scrapbook import Scrapbook
+from jepa_runtime.pictures.viewer import Viewer
+from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.sources.base import Source
+from jepa_runtime.sources.open import open_source
+from jepa_runtime.sources.pace import paced
+from jepa_runtime.world_model import WorldModel
+
+_RATE_HZ = 10.0
+_DRAIN_S = 5.0
+_CAMERA_PX = 640
+_NS = 1_000_000_000
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``view`` to the subcommands of ``jepa-runtime``."""
+    parser = subparsers.add_parser(
+        "view",
+        help="show a run in rerun: from a bag, or live",
+        description="Show what a model sees and foresees in rerun (pip install 'jepa-edge[rerun]'): out of "
+        "the bag of a run, or live from a source; with --save into an .rrd file that rerun opens.",
+    )
+    parser.add_argument(
+        "bag", type=Path, nargs="?", metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, metavar="FOLDER", help="the model; of a bag, whose atlas to use"
+    )
+    parser.add_argument("--source", metavar="S", help="live: as of `jepa-runtime run`")
+    parser.add_argument(
+        "--duration", type=positive, metavar="S", help="live: seconds (default: until it ends)"
+    )
+    parser.add_argument("--engine", default="openvino:CPU", metavar="E", help="live: engine (%(default)s)")
+    parser.add_argument("--allow-untrained", action="store_true", help="live: accept random weights")
+    parser.add_argument("--node", metavar="NAME", help="bag: the world model, where it has several")
+    parser.add_argument("--image", metavar="TOPIC", help="bag: its camera, where it has several")
+    parser.add_argument(
+        "--rate", type=positive, default=_RATE_HZ, metavar="HZ", help="futures a second (%(default)s)"
+    )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write an .rrd file instead of showing it")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        JepaRuntimeError: neither a bag nor a bundle with a source was named, something cannot be read, or
+            rerun is missing.
+    """
+    live = args.bundle is not None and args.source is not None
+    if (args.bag is None) != live or (args.bag is not None and args.source is not None):
+        raise JepaRuntimeError("name either a bag, or --bundle FOLDER and --source S")
+    with Viewer(args.save) as viewer:
+        if live:
+            _show_live(args, viewer)
+        else:
+            _show_bag(args, viewer)
+    if args.save is not None:
+        Console().print(f"  {args.save}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _show_bag(args: argparse.Namespace, viewer: Viewer) -> None:
+    with progress_on(Console()) as progress:
+        task = progress.add_task("reading", total=None)
+
+        def told(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        found = read_run(args.bag, node=args.node, image=args.image, progress=told)
+        atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
+        _show_figures(found, viewer)
+        for stamp, jpeg in found.goals:
+            viewer.goal(stamp, jpeg)
+        for index, frame in enumerate(found.pictured):
+            viewer.camera(int(found.stamps_ns[frame]), found.atlas.images[index])
+        _show_futures(args, found, atlas or found.atlas, viewer)
+
+
+def _show_figures(found: Run, viewer: Viewer) -> None:
+    series = {"surprise/value": found.surprise, "surprise/threshold": found.threshold}
+    series |= {f"latency/{name}": points for name, points in found.latency_ms.items() if name != "predict"}
+    for name, points in series.items():
+        for second, value in zip(points.times_s, points.values, strict=True):
+            viewer.figure(name.replace(" ", "_"), float(value), found.start_ns + round(second * _NS))
+
+
+def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: Viewer) -> None:
+    due_ns = 0
+    with Bag(args.bag) as bag:
+        for _, _, message in bag.messages([f"{found.prefix}/futures"]):
+            foreseen = Foreseen.of_message(message)
+            if foreseen.stamp_ns < due_ns:
+                continue
+            due_ns = foreseen.stamp_ns + round(_NS / args.rate)
+            trail = trail_of(found, foreseen.stamp_ns)
+            viewer.latent(foreseen.stamp_ns, trail, atlas)
+            viewer.foreseen(foreseen, trail[-1], atlas)
+
+
+def _show_live(args: argparse.Namespace, viewer: Viewer) -> None:
+    bundle = Bundle.open(args.bundle)
+    with ExitStack() as stack:
+        stopping = stack.enter_context(stop_on_signals())
+        source = stack.enter_context(closing(open_source(args.source)))
+        rate_hz = source.rate_hz or bundle.manifest.io.frame.rate_hz
+        shown = _Live(viewer, bundle, rate_hz=rate_hz, shown_hz=min(args.rate, rate_hz))
+        pipeline = Pipeline(
+            lambda: WorldModel.open(bundle, engine=args.engine, allow_untrained=args.allow_untrained),
+            on_result=shown.result,
+            on_error=lambda error, frame: shown.errors.append(error),
+        )
+        pipeline.start()
+        stack.callback(pipeline.stop)
+        _feed(pipeline, source, shown.frame, rate_hz, args.duration, stopping)
+        pipeline.wait_idle(_DRAIN_S)
+        if not pipeline.stats().processed and shown.errors:
+            raise JepaRuntimeError(f"no frame was processed; the last error: {shown.errors[-1]}")
+
+
+def _feed(
+    pipeline: Pipeline,
+    source: Source,
+    note: Callable[[int, Image], None],
+    rate_hz: float,
+    duration_s: float | None,
+    stopping: Event,
+) -> None:
+    goal: Image | None = None
+    for frame, _ in paced(source, rate_hz=rate_hz, duration_s=duration_s, stopping=stopping):
+        if source.goal is not goal:
+            goal = source.goal
+            pipeline.set_goal(goal, frame.stamp_ns)
+        if source.command is not None:
+            pipeline.add_action(frame.stamp_ns, source.command)
+        note(frame.stamp_ns, frame.image)
+        pipeline.submit(frame)
+
+
+class _Live:
+    """Shows results as they come; all but the figures at most so often."""
+
+    def __init__(self, viewer: Viewer, bundle: Bundle, *, rate_hz: float, shown_hz: float) -> None:
+        manifest = bundle.manifest
+        self.errors: deque[Exception] = deque(maxlen=1)
+        self._viewer, self._every_ns, self._due_ns = viewer, round(_NS / shown_hz), 0
+        self._step_s, self._threshold = manifest.io.step_s, manifest.surprise_threshold
+        self._atlas = Atlas.in_bundle(bundle)
+        self._scrapbook = Scrapbook(max(1, round(manifest.horizon * manifest.io.step_s * shown_hz)))
+        self._trail: deque[Any] = deque(maxlen=max(1, round(TRAIL_S * rate_hz)))
+        # The pipeline keeps one frame waiting and one in work; a few more do no harm.
+        self._images: deque[tuple[int, Image]] = deque(maxlen=8)
+
+    def frame(self, stamp_ns: int, image: Image) -> None:
+        """A frame was sent to the model."""
+        self._images.append((stamp_ns, image))
+
+    def result(self, result: Result) -> None:
+        """What came of a frame; called on the pipeline's thread."""
+        stamp = result.stamp_ns
+        self._trail.append(result.latent)
+        self._viewer.figure("latency/total", result.timings_ms["total"], stamp)
+        if result.surprise is not None:
+            self._viewer.figure("surprise/value", result.surprise, stamp)
+            self._viewer.figure("surprise/threshold", self._threshold, stamp)
+        if stamp < self._due_ns:
+            return
+        self._due_ns = stamp + self._every_ns
+        image = dict(self._images).get(stamp)
+        if image is not None:
+            self._viewer.camera(stamp, thumbnail(image, _CAMERA_PX))
+            self._scrapbook.add(result.latent, image)
+        atlas = self._atlas or self._scrapbook.atlas()
+        foreseen = Foreseen.of_result(result, self._step_s)
+        if atlas is not None:
+            self._viewer.latent(stamp, np.stack(self._trail), atlas)
+        if atlas is not None and foreseen is not None:
+            self._viewer.foreseen(foreseen, result.latent, atlas)
