@@ -192,4 +192,4 @@ def _path(points: Points, kind: str) -> str:
 
 def _faint(points: Points) -> str:
     shown = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if np.isfinite(y))
-    return f"<polyline class='whisker' fill='none' opacity='.2' points='{shown}'/>"
+    return f"<polyline class='whisker' fill='none' opacity='.13' points='{shown}'/>"

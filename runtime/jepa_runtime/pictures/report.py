@@ -18,8 +18,6 @@ from jepa_runtime.profiling.statistics import format_ms, summarize
 
 _STRIP = 8
 _TILE_PX = 56
-# Of fewer no share is worth telling.
-_FEWEST = 20
 
 
 def render(run: Run, atlas: Atlas | None = None) -> str:
@@ -174,23 +172,23 @@ def _held(errors: Errors, run: Run) -> Html | None:
     last = charts.over_time(
         {"error": (times, away[:, -1])}, run.duration_s, "distance", limit=(times, bounds[:, -1])
     )
-    inside = (away <= bounds).mean(axis=0)
+    columns_of = (usual, most, stated, still)
     rows = [
-        (f"{seconds:.1f} s", f"{usual[step]:.3f}", f"{most[step]:.3f}", f"{stated[step]:.3f}",
-         f"{inside[step]:.0%}" if len(away) >= _FEWEST else "too few", f"{still[step]:.3f}")
+        (f"{seconds:.1f} s", *(f"{column[step]:.3f}" for column in columns_of))
         for step, seconds in enumerate(ahead)
-    ]  # fmt: skip
+    ]
     about = (
         f"Of {errors.looked_at} images looked at, {len(away)} had a candidate near to what was then driven "
-        "(within a tenth of the range of actions, on average); the error is that candidate's, so that it is "
-        "in part the actions'."
+        "(within a tenth of the range of actions, on average). The error is that candidate's, and so in part "
+        "that its actions were others: it says less than the coverage that a calibration measures."
     )
     legend = ["median", "nine of ten", "nothing moves, median"]
+    heads = ("ahead", "median", "nine of ten", "bound", "nothing moves")
+    shape = figure(chart, "What was predicted against what came. Dashed: the published bound.", legend=legend)
     return section(
         "Errors against their bounds",
-        figure(chart, "What was predicted against what came. Dashed: the published bound.", legend=legend),
+        block("columns", [shape, numbers(heads, rows)]),
         figure(last, f"The error {ahead[-1]:.1f} s ahead over the run; dashed: its bound.", wide=True),
-        numbers(("ahead", "median", "nine of ten", "bound", "within the bound", "nothing moves"), rows),
         note(about),
     )
 

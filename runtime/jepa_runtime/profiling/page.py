@@ -52,7 +52,7 @@ ul { margin: .4rem 0; padding-left: 1.2rem; }
 .alert, .card.alert b { color: var(--alert); }
 .good { color: var(--good); }
 figure { margin: 0; min-width: 0; }
-figure + figure, figure + .columns { margin-top: 1.2rem; }
+section > figure + figure, figure + .columns { margin-top: 1.2rem; }
 figure b { display: block; font-size: .95rem; margin-bottom: .2rem; }
 svg { width: 100%; height: auto; display: block; }
 .scroll { overflow-x: auto; }
