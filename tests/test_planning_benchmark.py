@@ -1,56 +1,117 @@
-"""benchmarks/planning.py: the exported rollout is LeWM's, and a small run reports what it measured."""
+"""benchmarks/planning.py and lewm.py: small runs report what they measured, and what is measured is right."""
 
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from jepa_export.distillation.teacher import open_teacher
-from jepa_runtime.backends.select import create_backend
 from tests.scripts import load
 
-planning = load("planning")
-
-
-def test_the_exported_rollout_predicts_what_lewm_predicts(tmp_path: Path) -> None:
-    model = open_teacher("lewm", untrained=True, depth=1, seed=0, accept_non_commercial=False).model
-    rng = np.random.default_rng(0)
-    latent = rng.standard_normal((1, 1, 192), dtype=np.float32)
-    actions = rng.standard_normal((3, 5, 10), dtype=np.float32)
-    graph = planning.export(model, 5, tmp_path)
-    with closing(create_backend("openvino:CPU")) as backend:
-        session = backend.load(graph, {"latent": latent.shape, "actions": actions.shape})
-        session.inputs["latent"][:], session.inputs["actions"][:] = latent, actions
-        futures = session.run()["futures"].copy()
-        session.close()
-    with torch.no_grad():
-        expected = model.rollout(torch.from_numpy(latent).expand(3, -1, -1), torch.from_numpy(actions))
-    assert np.abs(np.diff(futures, axis=0)).max() > 1e-4  # Actions matter.
-    np.testing.assert_allclose(futures, expected.numpy(), atol=1e-4)
+planning, lewm = load("planning"), load("lewm")
+world_of, ways = load("peers.lewm_world"), load("peers.lewm_ways")
 
 
 def test_a_small_run_reports_every_search_and_how_often_it_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "new" / "planning.json"
-    assert planning.main(["--plans", "0", "--iterations", "25", "--json", str(out)]) == 0
+    assert planning.main(["--iterations", "25", "--json", str(out)]) == 0
     report = json.loads(out.read_text())
     assert report["search"]["lewm"]["candidates"] == [300, 5, 10]
     assert set(report["search"]) == set(planning.PRESETS)
     for found in report["search"].values():
         for part in ("ask", "tell"):
             assert found["ms"][part]["n"] == 25 and found["ms"][part]["p50"] > 0
-    assert report["lewm"] is None
 
 
-def test_a_plan_is_measured_in_all_its_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = replace(planning.preset("two_rooms"), iterations=2)
-    monkeypatch.setattr(planning, "preset", lambda _: few)
-    found = planning.lewm_plans(2, threads=1, depth=1)
-    assert found["candidates"] == [64, 8, 10] and found["blocks"] == 1
-    assert found["predict_ms"]["n"] == 4 and found["plan_ms"]["n"] == 2
-    assert 0 < found["share_of_search"] < 1
+def test_walls_stop_the_point_and_five_displacements_make_an_action() -> None:
+    world = world_of.World(192)
+    right = np.tile(np.float32([1, 0]), 5)
+    moved = world.move(np.float32([[0, 0], [0.9, 0.5]]), np.stack([right, right]))
+    np.testing.assert_allclose(moved, [[5 * world_of.REACH, 0], [1, 0.5]], atol=1e-6)
+    places, actions = world.walk(np.random.default_rng(0), 3, 4)
+    np.testing.assert_array_equal(places[:, 2], world.move(places[:, 1], actions[:, 1]))
+    assert np.abs(actions).max() <= 1 and 0.5 < np.square(world.see(places)).mean() < 2
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Of LeWM's sizes but for its depth, and hardly trained."""
+    folder = tmp_path_factory.mktemp("lewm")
+    model, world = world_of.trained(3, folder, depth=1)
+    samples = list(lewm.calibration(world, 5))[:1]
+    yield ways.Problem(model=model, count=32, horizon=5, threads=1, samples=samples, folder=folder)
+
+
+@pytest.mark.parametrize("name", [name for name in ways.WAYS if name != "loop torch.compile"])
+def test_every_way_predicts_what_lewm_does(problem: Any, name: str) -> None:
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal(192, dtype=np.float32)
+    actions = rng.uniform(-1, 1, (32, 5, 10)).astype(np.float32)
+    with ExitStack() as stack:
+        found = ways.WAYS[name](problem, stack)(latent, actions).copy()
+    with torch.inference_mode():
+        known = torch.from_numpy(latent).expand(32, 1, -1)
+        expected = problem.model.rollout(known, torch.from_numpy(actions)).numpy()
+    assert np.abs(np.diff(expected, axis=0)).max() > 1e-3  # Actions matter.
+    allowed = {"ours int8": 0.2, "ours bf16": 0.1}.get(name, 1e-4)
+    assert np.abs(found - expected).max() < allowed * np.abs(expected).max()
+
+
+def test_the_rollout_that_computes_nothing_twice_multiplies_less(problem: Any) -> None:
+    assert problem.multiply_adds(ways.Rollout) < 0.75 * problem.multiply_adds(ways.Loop)
+
+
+def test_products_are_as_many_as_are_counted(problem: Any) -> None:
+    with ExitStack() as stack:
+        ways.products_alone(problem, stack, 32, "int8")()
+    graph = ways.Graph.read(problem.folder / "products_int8.xml")
+    assert ways.multiply_adds(graph, {"rows": (32, 192)}) == lewm.multiply_adds(32)
+
+
+def test_a_plan_drives_to_its_goal_where_the_model_knows_the_world() -> None:
+    world, settings = world_of.World(192), lewm.preset("lewm")
+
+    def perfect(latent: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        places = np.repeat(start[None], len(actions), axis=0)
+        for step in range(actions.shape[1]):
+            places = world.move(places, actions[:, step])
+        return world.see(places)[:, None]
+
+    start, goal = np.float32([-0.4, 0.2]), np.float32([0.5, -0.3])
+    actions = lewm.plan(perfect, settings, world.see(start), world.see(goal), seed=0)
+    end = start
+    for action in actions:
+        end = world.move(end, action)
+    assert np.linalg.norm(end - goal) < 0.05
+
+
+def test_a_small_run_times_every_way_and_judges_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = lewm.preset("lewm")
+    few = replace(full, iterations=2, search=replace(full.search, num_samples=32, topk=4))
+    monkeypatch.setattr(lewm, "preset", lambda _: few)
+    monkeypatch.setattr(lewm, "ROOT", tmp_path)
+    monkeypatch.setattr(lewm, "CALIBRATION", (1, 32))
+    out = tmp_path / "new" / "lewm.json"
+    arguments = ["--depth", "1", "--training", "2", "--rounds", "2", "--calls", "1", "--plans", "2"]
+    arguments += ["--problems", "2", "--threads", "1", "--ways", "loop torch", "--json", str(out)]
+    assert lewm.main([*arguments, "--limit", "1e-4"]) == 1
+    report = json.loads(out.read_text())
+    assert set(report["iteration_ms"]) == {"ours int8", "ours fp32", "loop torch"}
+    timed = [*report["iteration_ms"].values(), *report["products_ms"].values()]
+    assert all(of["n"] == 2 and of["p50"] > 0 for of in timed)
+    assert {len(values) for values in report["plan_s"].values()} == {2}
+    left = report["parity"]["left"]
+    assert set(left) == {"ours int8", "ours fp32", "ours fp32, another seed"}
+    plan, parity = report["limits"]
+    assert not plan["met"] and "missed: plan: INT8, median" in capsys.readouterr().out
+    difference = left["ours int8"]["distance"]["mean"] - left["ours fp32"]["distance"]["mean"]
+    assert parity["value"] == pytest.approx(difference, abs=1e-5)

@@ -26,20 +26,23 @@ def write_graph(
     folder: Path,
     kinds: Sequence[Kind] = DEFAULT_KINDS,
     *,
+    free_axis: tuple[str, ...] = (),
     held: Held | None = None,
 ) -> None:
-    """Write ``module`` as it is; what is quantized is calibrated on ``samples`` (its inputs by name), and
+    """Write ``module`` as it is, for any number of rows of what is named in ``free_axis`` (NPUs: that of
+    ``samples``); what is quantized is calibrated on ``samples`` (its inputs by name), and
     held to fp32 on those of ``held``."""
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the bundle's own files: elsewhere may be less room.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         path = Path(scratch) / "model.onnx"
-        export_onnx(module, _tensors(samples[0]), [output], path)
+        export_onnx(module, _tensors(samples[0]), [output], path, free_axis=free_axis)
+        shapes = {name: samples[0][name].shape for name in free_axis}
         irs = {
             "fp32": lambda: convert(path),
             "int8": lambda: _int8(folder.name, convert(path), samples, held),
         }
-        write_kinds(path, irs, samples, folder, kinds)
+        write_kinds(path, irs, samples, folder, kinds, shapes=shapes)
 
 
 def write_predictor(

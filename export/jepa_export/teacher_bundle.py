@@ -193,7 +193,7 @@ def check(
     if not isinstance(config, VJEPA2Config):
         raise JepaExportError(
             f"{name} ({member.family}) cannot be built as it is: it does not anticipate without actions; "
-            "teachers of V-JEPA 2 and 2.1 do"
+            "those of V-JEPA 2, 2.1 and LeWM can be"
         )
     if depth is not None:
         config = shallow(config, depth)
@@ -253,7 +253,7 @@ def write_teacher(
         arrived = torch.stack([window[size:] for window in windows])
         read_back, report = _read_back(model.config, predicted, arrived)
         predictor = Anticipation(model, size, horizon, read_back)
-        measured = _measure(read_back(predicted), arrived, latents)
+        measured = measured_errors(read_back(predicted), arrived, latents[1:] - latents[:-1])
         samples: list[Sample] = [{"frame": frame[None]} for frame in frames]
         _write(encoder, samples, "latent", staging / "encoder", settings.variants, progress)
         names = ("history_latents", "actions", "history_actions")
@@ -313,17 +313,21 @@ def _read_back(
     return linear, {"read_back": {"about": about, "explained": round(explained, 4)}}
 
 
-def _measure(predicted: Tensor, arrived: Tensor, latents: Tensor) -> Measured:
+def measured_errors(predicted: Tensor, arrived: Tensor, moved: Tensor) -> Measured:
     """Surprising is what is further off than the worst of these predictions; reached, what differs from a
-    goal less than frames a step apart do by the median."""
+    goal less than frames a step apart do by the median.
+
+    Args:
+        predicted, arrived: [n, H, T, D].
+        moved: [m, T, D], differences of frames a step apart.
+    """
     errors = predicted - arrived
     bounds = errors.flatten(2).norm(dim=-1).quantile(QUANTILE, dim=0)
     one_step = errors[:, 0].flatten(1).square().mean(1).sqrt()
-    moved = (latents[1:] - latents[:-1]).flatten(1).square().mean(1)
     return Measured(
         error_bounds=tuple(bounds.tolist()),
         surprise_threshold=float(one_step.max()),
-        goal_threshold=float(moved.median()),
+        goal_threshold=float(moved.flatten(1).square().mean(1).median()),
     )
 
 

@@ -157,7 +157,7 @@ def test_errors_are_those_of_the_predictions() -> None:
     latents = torch.arange(4.0)[:, None, None].expand(-1, 1, 4)
     predicted = torch.zeros(2, 2, 1, 4)
     arrived = torch.tensor([[1.0, 2.0], [1.0, 2.0]])[:, :, None, None].expand(-1, -1, 1, 4)
-    measured = teacher_bundle._measure(predicted, arrived, latents)
+    measured = teacher_bundle.measured_errors(predicted, arrived, latents[1:] - latents[:-1])
     assert measured.error_bounds == pytest.approx((2, 4))
     assert (measured.surprise_threshold, measured.goal_threshold) == (1, 1)
 
@@ -235,7 +235,9 @@ def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict
         (["--teacher", "vjepa3", "--untrained"], "no teacher is called 'vjepa3'; there are: vjepa2_vitl_256"),
         (["--teacher", "ijepa", "--untrained"], "under CC-BY-NC-4.0, and nothing made of them may serve"),
         (["--teacher", "ijepa", "--untrained", "--accept-non-commercial"], "cannot be built as it is"),
-        (["--teacher", "lewm", "--untrained"], "does not anticipate without actions"),
+        (["--teacher", "vjepa2_ac", "--untrained"], "does not anticipate without actions"),
+        (["--teacher", "lewm", "--untrained", "--frames", "4"], "lewm plans from one frame"),
+        (["--teacher", "lewm", "--untrained", "--horizon", "0"], "--horizon must be between 1 and 32, got 0"),
         (["--teacher", "gift", "--untrained"], "say --accept-non-commercial"),
         (["--teacher", "vjepa2", "--untrained", "--frames", "3"], "multiple of vjepa2's tubelet (2), got 3"),
         (["--teacher", "vjepa2", "--untrained", "--frames", "0"], "multiple of vjepa2's tubelet (2), got 0"),

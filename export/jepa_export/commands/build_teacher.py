@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from jepa_export.commands.build import (
     nothing_half_written,
     steps_on,
 )
+from jepa_export.commands.build_lewm import build_lewm
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
 from jepa_export.teacher_bundle import (
@@ -34,21 +35,24 @@ from jepa_export.teacher_bundle import (
 )
 from jepa_export.teachers.checkpoints import read
 from jepa_export.teachers.family import Member, find
+from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
 from jepa_export.variants import kinds_for
+
+DEFAULT_FRAMES, DEFAULT_HORIZON = 8, 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRequest:
     """What the command line asked for. ``checkpoint`` None: random weights, ``depth`` blocks of them (None:
-    all); ``frames`` is the length of the clip."""
+    all); ``frames`` is the length of the clip; None: as usual for the teacher."""
 
     teacher: str
     checkpoint: str | None
     depth: int | None
     out: Path
-    frames: int
-    horizon: int
+    frames: int | None
+    horizon: int | None
     seed: int
     calibration: str
     targets: tuple[str, ...]
@@ -64,10 +68,11 @@ class TeacherRequest:
             local = Path(self.checkpoint).expanduser()
             weights = f"--checkpoint {shlex.quote(local.name if local.exists() else self.checkpoint)}"
         accepted = " --accept-non-commercial" if self.accept_non_commercial else ""
+        lengths = {"--frames": self.frames, "--horizon": self.horizon}
+        told = "".join(f" {option} {length}" for option, length in lengths.items() if length is not None)
         return (
-            f"jepa-export build --teacher {self.teacher} {weights} --frames {self.frames} "
-            f"--horizon {self.horizon} --calibration {shlex.quote(self.calibration)}"
-            f"{forms(self.targets, self.only)}{accepted}"
+            f"jepa-export build --teacher {self.teacher} {weights}{told} "
+            f"--calibration {shlex.quote(self.calibration)}{forms(self.targets, self.only)}{accepted}"
         )
 
 
@@ -82,19 +87,24 @@ def build_teacher(request: TeacherRequest) -> int:
     check_target(request.out)
     if request.checkpoint is not None and request.depth is not None:
         raise JepaExportError("--depth is for random weights: a checkpoint has all of its blocks")
-    kinds = kinds_for(request.targets, request.only, offered=OFFERED)
     member = find(request.teacher)
+    if isinstance(member.config, LeWMConfig):
+        return build_lewm(request)
+    kinds = kinds_for(request.targets, request.only, offered=OFFERED)
+    length = DEFAULT_FRAMES if request.frames is None else request.frames
+    horizon = DEFAULT_HORIZON if request.horizon is None else request.horizon
+    request = replace(request, frames=length, horizon=horizon)
     config = check(
         request.teacher,
         member,
-        frames=request.frames,
-        horizon=request.horizon,
+        frames=length,
+        horizon=horizon,
         depth=request.depth,
         accept_non_commercial=request.accept_non_commercial,
     )
-    size = request.frames // config.encoder.tubelet
-    cost = costs(config, size, request.horizon)
-    console.print(cost_table(request.teacher, cost, size, request.horizon))
+    size = length // config.encoder.tubelet
+    cost = costs(config, size, horizon)
+    console.print(cost_table(request.teacher, cost, size, horizon))
     console.print(
         f"memory, estimated: {cost.building_bytes / 1e9:.1f} GB while it is built, "
         f"{cost.robot_bytes / 1e9:.1f} GB on the robot",
@@ -102,7 +112,7 @@ def build_teacher(request: TeacherRequest) -> int:
         soft_wrap=True,
     )
     check_space(request.out, cost.weight_bytes // 4, kinds)
-    needed = frames_needed(size, request.horizon)
+    needed = frames_needed(size, horizon)
     frames = calibration_frames(
         request.calibration, config.encoder.px, step_s=STEP_S, most=needed, fewest=needed
     )
@@ -110,7 +120,7 @@ def build_teacher(request: TeacherRequest) -> int:
     settings = Settings(
         actions=NO_ACTIONS,
         history_size=size,
-        horizon=request.horizon,
+        horizon=horizon,
         num_samples=1,
         step_s=STEP_S,
         rate_hz=DEFAULT_RATE_HZ,

@@ -1,0 +1,281 @@
+"""LeWM's own planning problem on this CPU: 300 candidates of 5 steps, 30 iterations, a predictor of its size.
+
+All futures of one iteration, in ways that take turns on the same candidates:
+
+    ours int8, fp32    jepa_export's rollout, which computes nothing twice, as the runtime runs it
+    ours bf16          the same in bf16, which the runtime never chooses
+    loop …             the rollout as published, by OpenVINO, onnxruntime, torch.compile and torch, in fp32
+    products …         as many multiply-adds as ours in matrix products alone, of the same sizes, by OpenVINO:
+                       what is left of the time goes to everything else
+
+Then whole plans of ours from a cold start, and what INT8 costs: plans for --problems problems of the made-up
+world that the predictor was trained in (peers/lewm_world.py; once, kept in out/), by INT8, by fp32, and by fp32
+from another seed; the world tells where they end. A frame's encoding is not in the times.
+
+Exit status 1 if a limit is missed: a plan in INT8 takes more than --limit seconds (what LeWM's authors report
+of a GPU), or INT8's plans leave more of the way to their goals than fp32's by more than a hundredth of it. 2 if
+something cannot be measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from peers.lewm_ways import WAYS, Call, Floats32, Loop, Predict, Problem, products_alone
+from peers.lewm_world import World, trained
+from peers.limit import Limit
+from peers.products import multiply_adds
+from rich.console import Console
+from rich.table import Table
+
+from jepa_export.targets.openvino import Sample
+from jepa_export.teachers.lewm_rollout import Rollout
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.planning.control import ControlConfig, search_of
+from jepa_runtime.planning.energies import mean_squared
+from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.planning.planner import Planner
+from jepa_runtime.planning.presets import preset
+from jepa_runtime.profiling.environment import environment
+from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
+
+ROOT = Path(__file__).resolve().parent.parent
+INT8, FP32, OTHER_SEED = "ours int8", "ours fp32", "ours fp32, another seed"
+# INT8 is calibrated on so many rollouts of so many candidates.
+CALIBRATION = (8, 64)
+GPU_S, MOST_LOST = 0.98, 0.01
+# At the start of a problem, along an axis; five steps at most reach 2.
+FURTHEST = 1.2
+# Products are multiplied with as many rows as a rollout's stages have on average: 9 pairs in 5 stages.
+PAIRS, STAGES = 9, 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        report = measure(arguments)
+    except (JepaRuntimeError, OSError) as error:
+        print(f"lewm: {error}", file=sys.stderr)
+        return 2
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    show(report, Console())
+    return 0 if all(limit["met"] for limit in report["limits"]) else 1
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything, as the report that is written.
+
+    Raises:
+        JepaRuntimeError, OSError: something cannot be run.
+    """
+    settings = preset("lewm")
+    count, horizon = settings.search.num_samples, settings.search.horizon
+    model, world = trained(arguments.training, ROOT / "out", depth=arguments.depth)
+    with ExitStack() as stack:
+        problem = Problem(
+            model=model,
+            count=count,
+            horizon=horizon,
+            threads=arguments.threads,
+            samples=list(calibration(world, horizon)),
+            folder=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-lewm-"))),
+        )
+        work = {"ours": problem.multiply_adds(Rollout), "loop": problem.multiply_adds(Loop)}
+        rows = count * PAIRS // STAGES
+        share = work["ours"] / multiply_adds(rows)
+        ways = dict.fromkeys([INT8, FP32, *arguments.ways])
+        predicts = {name: WAYS[name](problem, stack) for name in ways}
+        alone = {name: products_alone(problem, stack, rows, name) for name in ("int8", "fp32")}
+        ms = in_turns(predicts, alone, world, problem, arguments)
+        plans = {
+            name: [timed_plan(predicts[name], world, settings, seed) for seed in range(arguments.plans)]
+            for name in (INT8, FP32)
+        }
+        judged = parity(predicts, world, settings, arguments.problems)
+    return {
+        "candidates": [count, horizon, model.config.action_dim],
+        "iterations": settings.iterations,
+        "blocks": model.config.depth,
+        "training_steps": arguments.training,
+        "threads": arguments.threads,
+        "multiply_adds": work,
+        "iteration_ms": {name: summarize(ms[name]).as_dict(2) for name in predicts},
+        "products_ms": {name: summarize(share * each for each in ms[name]).as_dict(2) for name in alone},
+        "plan_s": {name: [round(each, 3) for each in values] for name, values in plans.items()},
+        "parity": judged,
+        "limits": [
+            asdict(limit) | {"met": limit.met} for limit in limits(plans[INT8], judged, arguments.limit)
+        ],
+        "statistics": METHOD,
+        "environment": _environment(),
+    }
+
+
+def calibration(world: World, horizon: int) -> Iterator[Sample]:
+    """Inputs of rollouts."""
+    rng = np.random.default_rng(1)
+    rollouts, count = CALIBRATION
+    for _ in range(rollouts):
+        places, actions = world.walk(rng, count, horizon)
+        yield {"history_latents": world.see(places[0, 0])[None, None, None], "actions": actions}
+
+
+def in_turns(
+    predicts: Mapping[str, Predict],
+    alone: Mapping[str, Call],
+    world: World,
+    problem: Problem,
+    arguments: argparse.Namespace,
+) -> dict[str, list[float]]:
+    """Milliseconds of each call; the first of each round is not counted."""
+    places, actions = world.walk(np.random.default_rng(2), problem.count, problem.horizon)
+    latent = world.see(places[0, 0])
+    calls: dict[str, Call] = {name: partial(predict, latent, actions) for name, predict in predicts.items()}
+    calls |= alone
+    ms: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(arguments.rounds):
+        for name in list(calls)[:: 1 if round_ % 2 == 0 else -1]:
+            calls[name]()
+            for _ in range(arguments.calls):
+                began = time.perf_counter()
+                calls[name]()
+                ms[name].append((time.perf_counter() - began) * 1e3)
+    return ms
+
+
+def plan(
+    predict: Predict, settings: ControlConfig, latent: Floats32, goal: Floats32, seed: int
+) -> Floats32:
+    """Actions [H, A] from one latent [D] to another, from a cold start."""
+    side = np.ones(10, np.float32)
+    search = search_of(settings.search, ActionLimits(low=-side, high=side), seed=seed)
+    planner = Planner(search, iterations=settings.iterations, reduction=settings.reduction)
+    return planner.plan(lambda candidates: _energies(predict(latent, candidates), goal)).mean
+
+
+def timed_plan(predict: Predict, world: World, settings: ControlConfig, seed: int) -> float:
+    """Seconds of a plan."""
+    start, goal = (world.see(place) for place in _problem(seed))
+    began = time.perf_counter()
+    plan(predict, settings, start, goal, seed)
+    return time.perf_counter() - began
+
+
+def parity(
+    predicts: Mapping[str, Predict], world: World, settings: ControlConfig, problems: int
+) -> dict[str, Any]:
+    """What is left of the way to the goal by the plans of INT8 and fp32: shares of the first distance in the
+    world, and of the first energy as fp32 sees it, means over the problems."""
+    makers = {INT8: (predicts[INT8], 0), FP32: (predicts[FP32], 0), OTHER_SEED: (predicts[FP32], problems)}
+    left: dict[str, dict[str, list[float]]] = {name: {"distance": [], "energy": []} for name in makers}
+    for number in range(problems):
+        start, goal = _problem(number)
+        latent, wanted = world.see(start), world.see(goal)
+        for name, (predict, other) in makers.items():
+            actions = plan(predict, settings, latent, wanted, number + other)
+            end = start
+            for action in actions:
+                end = world.move(end, action)
+            many = np.broadcast_to(actions, (settings.search.num_samples, *actions.shape))
+            foreseen = _energies(predicts[FP32](latent, many), wanted)[0]
+            first = mean_squared(latent[None], wanted[None])
+            left[name]["distance"].append(float(np.linalg.norm(end - goal) / np.linalg.norm(start - goal)))
+            left[name]["energy"].append(float(foreseen / first))
+    return {
+        "problems": problems,
+        "left": {
+            name: {what: {"mean": float(np.mean(values)), "worst": max(values)} for what, values in of.items()}
+            for name, of in left.items()
+        },
+    }
+
+
+def limits(plans_s: Sequence[float], judged: Mapping[str, Any], limit_s: float) -> list[Limit]:
+    """What is asked of INT8."""
+    int8, fp32 = (judged["left"][name]["distance"]["mean"] for name in (INT8, FP32))
+    return [
+        Limit("plan", "INT8, median", round(median(plans_s), 3), limit_s, "s", f"{len(plans_s)} plans"),
+        Limit(
+            "parity",
+            "of the way to the goal, what INT8's plans leave beyond fp32's",
+            round(int8 - fp32, 5),
+            MOST_LOST,
+            "of it",
+            f"{judged['problems']} problems",
+        ),
+    ]
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """The report as tables."""
+    table = Table(title="all futures of one iteration, ms", title_justify="left")
+    for column in ("", "p50", "p95", "max", "n"):
+        table.add_column(column, justify="right" if column else "left")
+    rows = report["iteration_ms"] | {f"products {name}": of for name, of in report["products_ms"].items()}
+    for name, of in rows.items():
+        table.add_row(name, *(format_ms(of[key]) for key in ("p50", "p95", "max")), str(of["n"]))
+    console.print(table)
+    for name, values in report["plan_s"].items():
+        console.print(f"plans, {name}: {', '.join(f'{value:.2f}' for value in values)} s")
+    for name, of in report["parity"]["left"].items():
+        told = ", ".join(f"{of[what]['mean']:.2%} of the {what}" for what in of)
+        console.print(f"left by plans of {name}: {told}")
+    for limit in report["limits"]:
+        verdict = "[green]met[/]" if limit["met"] else "[red]missed[/]"
+        console.print(f"{verdict}: {limit['check']}: {limit['what']}: {limit['value']} (limit {limit['limit']})")
+    console.print(f"{report['environment']['cpu']}, {report['environment']['cores']} cores")
+
+
+def _problem(number: int) -> tuple[Floats32, Floats32]:
+    """A start and a goal."""
+    rng = np.random.default_rng([3, number])
+    start = rng.uniform(-1, 1, 2).astype(np.float32)
+    goal = np.clip(start + rng.uniform(-FURTHEST, FURTHEST, 2), -1, 1).astype(np.float32)
+    return start, goal
+
+
+def _energies(futures: Floats32, goal: Floats32) -> Floats32:
+    """Of the last step alone, which is all that LeWM asks for: [K, H, D] -> [K]."""
+    return mean_squared(futures[:, -1:], goal[None])
+
+
+def _environment() -> dict[str, Any]:
+    found = environment().model_dump()
+    found["versions"]["torch"] = version("torch")
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """Its options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), metavar="WAY",
+        help=f"beside {INT8} and {FP32}: of {', '.join(WAYS)}")  # fmt: skip
+    add("--rounds", type=int, default=5)
+    add("--calls", type=int, default=4, help="counted in each round (default: %(default)s)")
+    add("--plans", type=int, default=5, help="that are timed (default: %(default)s)")
+    add("--problems", type=int, default=20, help="that INT8 is judged by (default: %(default)s)")
+    add("--training", type=int, default=600, help="steps of the predictor's training (default: %(default)s)")
+    add("--depth", type=int, help="blocks of the predictor (default: all)")
+    add("--threads", type=int, default=2)
+    add("--limit", type=float, default=GPU_S, help="of a plan [s] (default: %(default)s)")
+    add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "lewm.json")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

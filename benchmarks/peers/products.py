@@ -1,0 +1,46 @@
+"""How fast this processor multiplies matrices of LeWM's sizes through OpenVINO, when it does nothing else: the
+limit of what a rollout can reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import openvino.opset15 as ops
+
+# Width in and out of each product of a block, one after the other: the numbers of one are the inputs of the
+# next. Keys, values and queries come from one input; here they follow each other, as many products as there.
+_BLOCK = (192, 1024, 192, 1024, 192, 2048, 192)
+_BLOCKS = 6
+# Where numbers are rounded to INT8: they are of unit scale.
+_REACH = 4.0
+
+
+def products(*, int8: bool) -> ov.Model:
+    """``rows`` [?, 192] -> [?, 192], through products alone; ``int8``: each reads numbers that were rounded."""
+    rng = np.random.default_rng(0)
+    rows = ops.parameter([-1, _BLOCK[0]], np.float32, name="rows")
+    rows.output(0).get_tensor().set_names({"rows"})
+    node: ov.Node = rows
+    for _ in range(_BLOCKS):
+        for before, after in zip(_BLOCK, _BLOCK[1:], strict=False):
+            weights = (rng.standard_normal((after, before)) / np.sqrt(before)).astype(np.float32)
+            constant: ov.Node = ops.constant(weights)
+            if int8:
+                node = ops.fake_quantize(node, *_bounds(-_REACH, _REACH * 127 / 128), levels=256)
+                most = np.abs(weights).max(axis=1, keepdims=True)
+                constant = ops.fake_quantize(constant, *_bounds(-most, most), levels=255)
+            node = ops.matmul(node, constant, transpose_a=False, transpose_b=True)
+    result = ops.result(node)
+    node.output(0).get_tensor().set_names({"out"})
+    return ov.Model([result], [rows], "products")
+
+
+def multiply_adds(rows: int) -> int:
+    """Of one call."""
+    return rows * _BLOCKS * sum(before * after for before, after in zip(_BLOCK, _BLOCK[1:], strict=False))
+
+
+def _bounds(low: float | np.ndarray, high: float | np.ndarray) -> tuple[ov.Node, ...]:
+    """Of inputs, and the same of outputs."""
+    ends = [ops.constant(np.asarray(end, np.float32)) for end in (low, high)]
+    return (*ends, *ends)
