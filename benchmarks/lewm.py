@@ -9,12 +9,12 @@ All futures of one iteration, in ways that take turns on the same candidates:
                        what is left of the time goes to everything else
 
 Then whole plans of ours from a cold start, and what INT8 costs: plans for --problems problems of the made-up
-world that the predictor was trained in (peers/lewm_world.py; once, kept in out/), by INT8, by fp32, and by fp32
-from another seed; the world tells where they end. A frame's encoding is not in the times.
+world that the predictor was trained in (peers/lewm_world.py; once, kept in out/), by INT8, by fp32, and by
+fp32 from another seed; the world tells where they end. A frame's encoding is not in the times.
 
 Exit status 1 if a limit is missed: a plan in INT8 takes more than --limit seconds (what LeWM's authors report
-of a GPU), or INT8's plans leave more of the way to their goals than fp32's by more than a hundredth of it. 2 if
-something cannot be measured."""
+of a GPU), or INT8's plans leave more of the way to their goals than fp32's by more than a hundredth of it;
+2 if something cannot be measured."""
 
 from __future__ import annotations
 
@@ -157,9 +157,7 @@ def in_turns(
     return ms
 
 
-def plan(
-    predict: Predict, settings: ControlConfig, latent: Floats32, goal: Floats32, seed: int
-) -> Floats32:
+def plan(predict: Predict, settings: ControlConfig, latent: Floats32, goal: Floats32, seed: int) -> Floats32:
     """Actions [H, A] from one latent [D] to another, from a cold start."""
     side = np.ones(10, np.float32)
     search = search_of(settings.search, ActionLimits(low=-side, high=side), seed=seed)
@@ -198,7 +196,9 @@ def parity(
     return {
         "problems": problems,
         "left": {
-            name: {what: {"mean": float(np.mean(values)), "worst": max(values)} for what, values in of.items()}
+            name: {
+                what: {"mean": float(np.mean(values)), "worst": max(values)} for what, values in of.items()
+            }
             for name, of in left.items()
         },
     }
@@ -236,7 +236,9 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(f"left by plans of {name}: {told}")
     for limit in report["limits"]:
         verdict = "[green]met[/]" if limit["met"] else "[red]missed[/]"
-        console.print(f"{verdict}: {limit['check']}: {limit['what']}: {limit['value']} (limit {limit['limit']})")
+        console.print(
+            f"{verdict}: {limit['check']}: {limit['what']}: {limit['value']} (limit {limit['limit']})"
+        )
     console.print(f"{report['environment']['cpu']}, {report['environment']['cores']} cores")
 
 

@@ -84,9 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--iterations", type=int, default=1000, help="of each search (default: %(default)s)"
-    )
+    parser.add_argument("--iterations", type=int, default=1000, help="of each search (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "planning.json")
     return parser
 

@@ -1,8 +1,8 @@
 """A made-up world for a predictor of LeWM's size: it has learnt something, and its plans can be judged.
 
 A point in a square box; one action is five displacements in a row (LeWM's frame skip), and walls stop it. It
-is seen as a latent of LeWM's width: random Fourier features of where it is (Rahimi and Recht 2007). The encoder
-is left out: a plan begins from a latent."""
+is seen as a latent of LeWM's width: random Fourier features of where it is (Rahimi and Recht 2007). The
+encoder is left out: a plan begins from a latent."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ class Training(Stage):
         )
         latents = torch.from_numpy(self._world.see(places))
         return {
-            "next": mse_loss(
-                self._model.predict(latents[:, :-1], torch.from_numpy(actions)), latents[:, 1:]
-            )
+            "next": mse_loss(self._model.predict(latents[:, :-1], torch.from_numpy(actions)), latents[:, 1:])
         }
 
 

@@ -1,14 +1,16 @@
-"""How fast this processor multiplies matrices of LeWM's sizes through OpenVINO, when it does nothing else: the
-limit of what a rollout can reach."""
+"""How fast this processor multiplies matrices of LeWM's sizes through OpenVINO, and does nothing else: what a
+rollout cannot beat."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
 
-# Width in and out of each product of a block, one after the other: the numbers of one are the inputs of the
-# next. Keys, values and queries come from one input; here they follow each other, as many products as there.
+# Widths between the products of a block, each of which reads what the one before gave. (In LeWM keys, values
+# and queries read the same; here there are as many products, one after the other.)
 _BLOCK = (192, 1024, 192, 1024, 192, 2048, 192)
 _BLOCKS = 6
 # Where numbers are rounded to INT8: they are of unit scale.
@@ -16,13 +18,13 @@ _REACH = 4.0
 
 
 def products(*, int8: bool) -> ov.Model:
-    """``rows`` [?, 192] -> [?, 192], through products alone; ``int8``: each reads numbers that were rounded."""
+    """``rows`` [?, 192] -> [?, 192], through products alone; ``int8``: of rounded numbers."""
     rng = np.random.default_rng(0)
     rows = ops.parameter([-1, _BLOCK[0]], np.float32, name="rows")
     rows.output(0).get_tensor().set_names({"rows"})
     node: ov.Node = rows
     for _ in range(_BLOCKS):
-        for before, after in zip(_BLOCK, _BLOCK[1:], strict=False):
+        for before, after in pairwise(_BLOCK):
             weights = (rng.standard_normal((after, before)) / np.sqrt(before)).astype(np.float32)
             constant: ov.Node = ops.constant(weights)
             if int8:
@@ -37,7 +39,7 @@ def products(*, int8: bool) -> ov.Model:
 
 def multiply_adds(rows: int) -> int:
     """Of one call."""
-    return rows * _BLOCKS * sum(before * after for before, after in zip(_BLOCK, _BLOCK[1:], strict=False))
+    return rows * _BLOCKS * sum(before * after for before, after in pairwise(_BLOCK))
 
 
 def _bounds(low: float | np.ndarray, high: float | np.ndarray) -> tuple[ov.Node, ...]:

@@ -89,14 +89,16 @@ def _add_build(commands: Any) -> None:
     forms.add_argument(
         "--only", metavar="TARGET/PRECISION", help="one form, as a robot needs it, such as openvino/int8"
     )
-    build.add_argument("--horizon", type=int, help="steps of a future (default: 8; of a teacher 4, of LeWM 5)")
+    build.add_argument(
+        "--horizon", type=int, help="steps of a future (default: 8; of a teacher 4, of LeWM 5)"
+    )
     build.add_argument("--seed", type=int, default=0, help="of random weights (%(default)s)")
     build.add_argument(
         "--calibration",
         default="two_rooms",
         metavar="SOURCE",
-        help="real frames: two_rooms, a video, a folder of images or a bag; for LeWM recordings with actions, as for "
-        "distill --data (%(default)s)",
+        help="real frames: two_rooms, a video, a folder of images or a bag; for LeWM "
+        "recordings with actions, as distill --data takes them (%(default)s)",
     )
     student = build.add_argument_group("students")
     student.add_argument("--size", type=int, help="side of the frame in pixels (default: 224)")

@@ -71,16 +71,16 @@ def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Re
     first = recordings[0]
     np.testing.assert_array_equal(walks.frames[0], first.frames(np.arange(0, 2 * HORIZON + 1, 2)))
     stamps = first.stamps_ns[: 2 * HORIZON + 1]
-    np.testing.assert_array_equal(
-        walks.actions[0].reshape(-1, 2), first.actions(stamps[:-1], stamps[1:])
-    )
+    np.testing.assert_array_equal(walks.actions[0].reshape(-1, 2), first.actions(stamps[:-1], stamps[1:]))
     assert walks.limits.names == ("linear.x@1", "linear.y@1", "linear.x@2", "linear.y@2")
     assert walks.limits.units == ("m/s",) * 4
     apart = walks.actions.reshape(-1, 2)
     np.testing.assert_allclose(walks.limits.low, np.tile(apart.min(axis=0), 2))
     mean, std = walks.standard
     standardised = ((walks.actions - mean) / std).reshape(-1, 2)
-    np.testing.assert_allclose([standardised.mean(axis=0), standardised.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4)
+    np.testing.assert_allclose(
+        [standardised.mean(axis=0), standardised.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4
+    )
 
 
 def test_recordings_without_fitting_actions_are_refused(recordings: tuple[Recording, ...]) -> None:
@@ -125,7 +125,9 @@ def test_actions_are_standardised_in_the_graph(model: LeWM) -> None:
     mean, std = np.float32([1, 2, 3, 4]), np.float32([2, 2, 0.5, 1])
     latent, raw = torch.ones(1, 1, 1, 24), torch.ones(2, HORIZON, 4)
     found = RawRollout(model, mean, std)(latent, raw)
-    expected = model.rollout(latent[0].expand(2, -1, -1), (raw - torch.from_numpy(mean)) / torch.from_numpy(std))
+    expected = model.rollout(
+        latent[0].expand(2, -1, -1), (raw - torch.from_numpy(mean)) / torch.from_numpy(std)
+    )
     torch.testing.assert_close(found[:, :, 0], expected, atol=2e-5, rtol=0)
 
 

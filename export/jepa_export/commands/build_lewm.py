@@ -99,10 +99,14 @@ def _identity(request: TeacherRequest, teacher: Teacher) -> Identity:
         version="1.0.0" if trained else "0.0.0-untrained",
         trained=trained,
         description=f"{request.teacher} (LeWM), from one frame; "
-        + ("errors measured on few walks: measure them on your own" if trained else "random weights: its "
-           "outputs mean nothing"),
+        + (
+            "errors measured on few walks: measure them on your own"
+            if trained
+            else "random weights: its outputs mean nothing"
+        ),
         licence=teacher.member.licence,
-        data=f"that of the teacher; actions standardised, and errors, on {source}" if trained else "none: "
-        "random weights",
+        data=f"that of the teacher; actions standardised, and errors, on {source}"
+        if trained
+        else "none: random weights",
         teacher=teacher.provenance,
     )

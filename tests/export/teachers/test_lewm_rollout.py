@@ -85,9 +85,7 @@ def test_a_pair_of_frame_and_place_is_computed_once(model: LeWM) -> None:
 def test_exported_it_takes_any_number_of_candidates(
     model: LeWM, tmp_path: Path, engine: str, known: int
 ) -> None:
-    export_onnx(
-        Rollout(model), asked(known, 4), ["futures"], tmp_path / "model.onnx", free_axis=("actions",)
-    )
+    export_onnx(Rollout(model), asked(known, 4), ["futures"], tmp_path / "model.onnx", free_axis=("actions",))
     inputs = asked(known, 4, count=32)
     shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
     with closing(create_backend(engine)) as backend:
