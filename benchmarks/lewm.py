@@ -271,7 +271,7 @@ def parser() -> argparse.ArgumentParser:
     add("--calls", type=int, default=4, help="counted in each round (default: %(default)s)")
     add("--plans", type=int, default=5, help="that are timed (default: %(default)s)")
     add("--problems", type=int, default=20, help="that INT8 is judged by (default: %(default)s)")
-    add("--training", type=int, default=600, help="steps of the predictor's training (default: %(default)s)")
+    add("--training", type=int, default=100, help="steps of the predictor's training (default: %(default)s)")
     add("--depth", type=int, help="blocks of the predictor (default: all)")
     add("--threads", type=int, default=2)
     add("--limit", type=float, default=GPU_S, help="of a plan [s] (default: %(default)s)")
