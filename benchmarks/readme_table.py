@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,46 +243,6 @@ def students() -> str:
     return "\n".join(lines)
 
 
-def planning() -> str:
-    """What a plan of LeWM takes."""
-    report = _read("benchmarks/results/lewm.json")
-    count, horizon, _ = report["candidates"]
-    iterations, ours = report["iterations"], report["multiply_adds"]["ours"]
-    names = {
-        "ours int8": "our rollout, INT8", "ours bf16": "our rollout, bf16 (OpenVINO)",
-        "ours fp32": "our rollout, fp32", "loop openvino": "published loop, OpenVINO fp32",
-        "loop onnxruntime": "published loop, onnxruntime",
-        "loop torch.compile": "published loop, torch.compile", "loop torch": "published loop, torch eager",
-    }  # fmt: skip
-    lines = [
-        f"LeWM's planning problem on a predictor of its size ({report['blocks']} blocks): {count} candidates",
-        f"of {horizon} steps, {iterations} iterations; {report['threads']} threads (`benchmarks/lewm.py`).",
-        _machine(report["environment"]),
-        "",
-        f"| | an iteration, p50 ms | {iterations} of them, s | a plan as measured, median s |",
-        "|---|---|---|---|",
-    ]
-    for name, of in report["iteration_ms"].items():
-        plans = report["plan_s"].get(name)
-        plan = f"{median(plans):.2f}" if plans else ""
-        lines.append(f"| {names[name]} | {of['p50']:.1f} | {iterations * of['p50'] / 1e3:.2f} | {plan} |")
-    for name, of in report["products_ms"].items():
-        shown = f"its {ours / 1e9:.1f} G multiply-adds in products alone, {name.replace('int8', 'INT8')}"
-        lines.append(f"| {shown} | {of['p50']:.1f} | {iterations * of['p50'] / 1e3:.2f} | |")
-    left = {name: of["distance"]["mean"] for name, of in report["parity"]["left"].items()}
-    plan = report["limits"][0]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"A plan in INT8 is asked to take {plan['limit']:g} s, what LeWM's authors report of a GPU:"
-            f" {'met' if plan['met'] else '**missed**'}. Of the way to",
-            f"{report['parity']['problems']} goals, plans by INT8 leave {left['ours int8']:.1%}, by fp32"
-            f" {left['ours fp32']:.1%}, by fp32 from another seed {left['ours fp32, another seed']:.1%}.",
-        ]
-    )
-
-
 def distilled() -> str:
     """What a distillation in Two Rooms kept."""
     report = _read("benchmarks/results/distil.json")
@@ -311,7 +270,7 @@ def distilled() -> str:
 
 TABLES = {
     "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
-    "distilled": distilled, "planning": planning,
+    "distilled": distilled,
 }  # fmt: skip
 
 

@@ -42,9 +42,12 @@ def test_walls_stop_the_point_and_five_displacements_make_an_action() -> None:
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Of LeWM's sizes but for its depth, and hardly trained."""
+    """Of LeWM's sizes but for its depth, not trained, and moved by its actions."""
     folder = tmp_path_factory.mktemp("lewm")
-    model, world = world_of.trained(3, folder, depth=1)
+    model, world = world_of.trained(1, folder, depth=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.blocks[0].modulation[1].weight, std=0.1)
     samples = list(lewm.calibration(world, 5))[:1]
     yield ways.Problem(model=model, count=32, horizon=5, threads=1, samples=samples, folder=folder)
 
