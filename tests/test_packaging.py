@@ -89,6 +89,7 @@ def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
         "jetson",
         "viz",
         "worlds",
+        "rerun",
         "dev",
     }
     assert set(metadata.get_all("Provides-Extra") or ()) == extras

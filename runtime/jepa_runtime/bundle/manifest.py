@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -288,6 +288,11 @@ class Manifest(_Model):
     def action_size(self) -> int:
         """A, the number of components of an action."""
         return len(self.io.action.names)
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written: without what says nothing and earlier versions of the reader would refuse."""
+        unsaid = {"normal_scores"} if self.normal_scores is None else set()
+        return self.model_dump(mode="json", exclude=unsaid)
 
     @model_validator(mode="after")
     def _agree(self) -> Manifest:

@@ -49,9 +49,7 @@ def seal(folder: str | Path, manifest: Manifest | Mapping[str, Any]) -> Bundle:
         raise BundleError(f"{folder}: these fields make no valid manifest: {describe(error)}") from error
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}: these fields cannot be written as JSON: {error}") from error
-    # What was not known to earlier versions of the reader is left out where it says nothing: they refuse it.
-    unsaid = {"normal_scores"} if valid.normal_scores is None else set()
-    content = json.dumps(valid.model_dump(mode="json", exclude=unsaid), indent=2, ensure_ascii=False)
+    content = json.dumps(valid.plain(), indent=2, ensure_ascii=False)
     _write(folder / MANIFEST_NAME, content + "\n")
     return Bundle.open(folder)
 

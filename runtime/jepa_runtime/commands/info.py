@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     if args.json:
         content = {"path": str(bundle.path), "sha256": bundle.sha256, "bytes": _size(bundle.manifest)}
-        print(json.dumps(content | {"manifest": bundle.manifest.model_dump(mode="json")}, indent=2))
+        print(json.dumps(content | {"manifest": bundle.manifest.plain()}, indent=2))
         return 0
     table = Table(
         show_header=False, title=f"{bundle.manifest.model_id} {bundle.manifest.version}", title_justify="left"

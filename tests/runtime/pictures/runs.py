@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.calibration import Calibration, Share
 from jepa_runtime.history import Reset
 from jepa_runtime.pictures.topics import EPISODE_RESULT, IMAGE, PLANNER_STATUS
 from jepa_runtime.pipeline import Result
@@ -25,6 +26,7 @@ CHANGE = 30
 CANDIDATES = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0, 0]], np.float32)
 RIGHT, UP = 0, 1
 BOUND = 0.25
+HELD = (Share(9, 10),) * HORIZON
 
 
 def stamp(frame: int) -> int:
@@ -75,6 +77,7 @@ def result(frame: int, *, error: float = 0.0, goal: bool = True) -> Result:
         current_energy=10.0 - frame * PERIOD_S if goal else None,
         timings_ms={name: float(index) for index, name in enumerate(STAGES)},
         deadline_missed=False,
+        calibration=Calibration(0.9, np.full(HORIZON, BOUND), HELD, HELD),
     )
 
 
