@@ -5,27 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.bundle import Manifest
 from jepa_runtime.calibration import Judged, Trust, trust_in
 from jepa_runtime.errors import BundleError
+from jepa_runtime.goals import Goal, is_image
 from jepa_runtime.history import Context, Hindsight, History
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
 
-# An image, uint8 [h, w, 3] RGB, or a latent, float32 [T, D].
-Goal = NDArray[np.uint8] | NDArray[np.float32]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """How frames are to be processed; see :class:`~jepa_runtime.pipeline.Pipeline`."""
+    """How frames are to be processed; see :class:`~jepa_runtime.pipeline.Pipeline`.
+
+    Raises:
+        ValueError: ``streams`` is empty, or names one twice; a probability or a time is out of range.
+    """
 
     streams: tuple[str, ...]
     candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None
@@ -35,6 +35,14 @@ class Terms:
     error_probability: float
     false_alarm_every_s: float
     clock_ns: Callable[[], int]
+
+    def __post_init__(self) -> None:
+        if not self.streams or len(set(self.streams)) < len(self.streams):
+            raise ValueError(f"streams must be one name or several different ones, got {list(self.streams)}")
+        if not 0 < self.error_probability < 1:
+            raise ValueError(f"error_probability must lie between 0 and 1, got {self.error_probability}")
+        if not self.false_alarm_every_s > 0:
+            raise ValueError(f"false_alarm_every_s must be positive, got {self.false_alarm_every_s}")
 
 
 @dataclass(slots=True)
@@ -278,21 +286,3 @@ class Inference:
         model.predict(self._fan.actions, latents=history, history_actions=actions, goal=latent)
         model.surprise(history, actions, self._fan.actions[0, 0], latent)
         model.energy(latent, latent)
-
-
-def is_image(goal: Goal) -> TypeGuard[NDArray[np.uint8]]:
-    """Whether it is to be encoded: else it is a latent of one model, and means nothing to others."""
-    return goal.dtype == np.uint8
-
-
-def check_latent(goal: Goal, manifest: Manifest) -> None:
-    """Check that a goal which is a latent is one of the model with this manifest.
-
-    Raises:
-        ValueError: it has another shape, or is not finite.
-    """
-    latent = manifest.io.latent
-    if goal.shape != (latent.tokens, latent.dim) or not np.isfinite(goal).all():
-        raise ValueError(
-            f"the goal must be [{latent.tokens}, {latent.dim}] finite numbers, got {list(goal.shape)}"
-        )

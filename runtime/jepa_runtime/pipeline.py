@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.goals import Goal, Goals, is_image
 from jepa_runtime.host import Host
-from jepa_runtime.inference import Goal, Inference, Terms, check_latent, is_image
+from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.mailbox import Mailbox
 from jepa_runtime.questions import Evaluation, Question, Questions
 from jepa_runtime.results import STAGES, Candidates, Result, Stats, Tally, total
@@ -85,12 +86,6 @@ class Pipeline:
         streams: Sequence[str] = ("",),
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        if not streams or len(set(streams)) < len(streams):
-            raise ValueError(f"streams must be one name or several different ones, got {list(streams)}")
-        if not 0 < error_probability < 1:
-            raise ValueError(f"error_probability must lie between 0 and 1, got {error_probability}")
-        if not false_alarm_every_s > 0:
-            raise ValueError(f"false_alarm_every_s must be positive, got {false_alarm_every_s}")
         self._on_result = on_result
         self._on_futures = on_futures
         self._on_error = on_error
@@ -106,10 +101,8 @@ class Pipeline:
             clock_ns=clock_ns,
         )
         self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
-        # Setting and popping an item of a dict or a bounded deque is atomic: the newest goal wins, the oldest
-        # actions give way.
-        self._goals: dict[str, tuple[Goal | None, int]] = {}
-        self._sought: dict[str, tuple[Goal | None, int]] = {}
+        self._goals = Goals()
+        # Appending to and popping from a bounded deque is atomic: the oldest actions give way.
         self._actions: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_ACTIONS)
         self._questions = Questions(clock_ns)
         self._progress = Condition(Lock())
@@ -244,9 +237,10 @@ class Pipeline:
             ValueError: the latent has another shape, or is not finite.
         """
         self._check(stream)
-        if goal is not None and not is_image(goal):
-            check_latent(goal, self.model.manifest)
-        self._goals[stream] = self._sought[stream] = (goal, stamp_ns)
+        if goal is None or is_image(goal):
+            self._goals.set(stream, goal, stamp_ns)
+        else:
+            self._goals.set_latent(stream, goal, stamp_ns, self.model)
         self._mailbox.wake()
 
     def evaluate(
@@ -275,7 +269,6 @@ class Pipeline:
         """Wait until every frame submitted so far was processed, dropped or failed; False if that took too
         long.
         """
-
         with self._progress:
             return self._progress.wait_for(lambda: self._finished() >= self._mailbox.accepted(), timeout_s)
 
@@ -326,12 +319,10 @@ class Pipeline:
     def _hand_over(self, host: Host) -> bool:
         """Between two frames, let ``host`` serve."""
         self._host.take_turn(_PATIENCE_S)
-        kept = False
         try:
             kept = host.inference.take_over(self._host.inference)
             if not kept:
-                for stream, (goal, stamp_ns) in self._sought.items():
-                    self._goals[stream] = (goal if goal is None or is_image(goal) else None, stamp_ns)
+                self._goals.set_again()
             if self._on_model is not None:
                 self._on_model(host.inference.model, kept)
         except BaseException:
@@ -383,8 +374,7 @@ class Pipeline:
         return True
 
     def _take_goals(self, inference: Inference) -> None:
-        while self._goals:
-            stream, (goal, stamp_ns) = self._goals.popitem()
+        for stream, goal, stamp_ns in self._goals.take(inference.model.latent_space):
             try:
                 inference.seek(stream, goal, stamp_ns)
             except Exception as error:

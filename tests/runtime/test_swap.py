@@ -17,7 +17,7 @@ from jepa_runtime.backends import BackendOptions
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import Pipeline, Result
-from tests.runtime.fakes import FakeModel, frame, manifest
+from tests.runtime.fakes import DIM, TOKENS, FakeModel, frame, manifest
 
 
 class Named(FakeModel):
@@ -149,6 +149,23 @@ def test_a_goal_is_encoded_again_where_latents_mean_something_else(stage: Stage)
     stage.pipeline.swap(lambda: Named(10.0, space="two"))
     stage.feed(1, value=4)
     assert stage.results[-1].current_energy == 0 and stage.results[-1].goal_stamp_ns == 7
+
+
+def test_a_latent_of_the_old_model_set_while_it_is_exchanged_is_no_goal_of_the_new(first: Named) -> None:
+    results: list[Result] = []
+
+    def on_model(model: Any, kept: bool) -> None:
+        pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 7)
+
+    pipeline = Pipeline(lambda: first, on_result=results.append, on_model=on_model)
+    with pipeline:
+        pipeline.swap(lambda: Named(10.0, space="two"))
+        pipeline.submit(frame(0))
+        assert pipeline.wait_idle(5.0)
+        assert pipeline.rollback() is False
+        pipeline.submit(frame(1))
+        assert pipeline.wait_idle(5.0)
+    assert [result.goal_stamp_ns for result in results] == [None, None]
 
 
 def test_going_back_needs_nothing_opened_and_works_both_ways(stage: Stage, first: Named) -> None:
