@@ -27,6 +27,8 @@ _MOST_SEQUENCES = 65536
 _LOOK_AGAIN_S = 0.01
 # A run may take this much longer than the last one did.
 _MARGIN = 1.25
+# What is kept with each frame of how long the last run took: one that took long must not be the last.
+_KEPT = 0.95
 # As many of the last frames of a stream tell how far apart they come.
 _INTERVALS = 4
 
@@ -173,7 +175,7 @@ class Questions:
         self._lock = Lock()
         self._waiting: list[Question] = []
         self._timetable = Timetable()
-        self._run_ns = 0
+        self._run_ns = 0.0
         self._in_vain = False
         self._refusal = ""
 
@@ -193,6 +195,7 @@ class Questions:
     def frame_came(self, stream: str, moment_ns: int) -> None:
         """The frame of ``stream`` that is served now came at ``moment_ns``."""
         self._timetable.came(stream, moment_ns)
+        self._run_ns *= _KEPT
         self._in_vain = False
 
     def patience_s(self) -> float | None:
@@ -239,7 +242,7 @@ class Questions:
 
     def _has_room(self, inference: Inference, now_ns: int) -> bool:
         timings = inference.model.timings
-        run_ns = self._run_ns or 1e6 * (timings["predict"] + timings["energy"])
+        run_ns = max(self._run_ns, 1e6 * (timings["predict"] + timings["energy"]))
         due_ns = self._timetable.due_ns(now_ns)
         return due_ns is None or now_ns + _MARGIN * run_ns <= due_ns
 

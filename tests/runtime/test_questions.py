@@ -141,12 +141,12 @@ class Schedule:
 
     def __init__(self, *, period: int, frame: int, run: int) -> None:
         self.now = self._due = 0
-        self._period, self._frame = period, frame
+        self._period, self._frame, self.run = period, frame, run
         self._standing = Standing(1.0)
         predict = self._standing.model.predict
 
         def timed(*asked: Any, **given: Any) -> Any:
-            self.now += run
+            self.now += self.run
             return predict(*asked, **given)
 
         self._standing.model.predict = timed  # type: ignore[method-assign]
@@ -202,6 +202,20 @@ def test_a_question_that_found_no_time_is_answered_when_the_camera_stops() -> No
         assert schedule.now < 6 * 40 * MS + 100 * MS
         schedule.now += 10 * MS
         schedule.questions.answer(schedule._standing)  # type: ignore[arg-type]
+
+
+def test_one_run_that_took_long_does_not_end_all_questions() -> None:
+    schedule = Schedule(period=40 * MS, frame=10 * MS, run=10 * MS)
+    schedule.go(3)
+    schedule.run = 60 * MS
+    schedule.questions.ask(slow := question())
+    schedule.go(2)
+    assert slow.answer.done()
+    schedule.run = 10 * MS
+    schedule._due = max(schedule._due, schedule.now)
+    schedule.questions.ask(asked := question())
+    schedule.go(30)
+    assert asked.answer.done()
 
 
 def test_frames_and_a_question_of_many_runs_are_both_served() -> None:
