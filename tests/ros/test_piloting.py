@@ -59,6 +59,7 @@ class World:
         self.pilot = piloting.Pilot(self.guard, timeout_s=TIMEOUT_S, clock=self.clock)
         self.frame = 0
         self.energy = 10.0
+        self.energies: np.ndarray | None = None
         self.sought: int | None = LATCHED_NS
         self.asked_ns, self.question = 0, None
         self.decision = None
@@ -85,7 +86,7 @@ class World:
             stamp_ns=stamp_ns,
             goal_stamp_ns=self.sought,
             current_energy=self.energy,
-            energies=energies.astype(np.float32),
+            energies=energies.astype(np.float32) if self.energies is None else self.energies,
             answer_to_ns=self.asked_ns,
         )
         try:
@@ -240,6 +241,20 @@ def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
     assert not world.pilot.may_drive and "RuntimeError: no memory" in world.pilot.verdict().message
     world.search.broken = ""
     assert world.images().command is not None
+
+
+@pytest.mark.parametrize("of", ["the image", "the candidates"])
+def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
+    world.images()
+    if of == "the image":
+        world.energy = math.nan
+    else:
+        world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
+    # For longer than a robot without progress takes to drive any way.
+    assert [decision for decision in (world.image() for _ in range(90)) if decision.command is not None] == []
+    assert not world.pilot.may_drive and "not finite" in world.pilot.verdict().message
+    world.energy, world.energies = 10.0, None
+    assert world.images().command is not None and not world.guard.holds
 
 
 @pytest.mark.parametrize("sought", [None, OTHER_NS])

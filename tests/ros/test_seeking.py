@@ -167,3 +167,14 @@ def test_while_it_escapes_that_is_what_the_robot_executed(seeker):
 def test_the_threshold_of_a_goal_may_be_set(seeker):
     seeker.goal_threshold = 20.0
     assert [seeker.update(futures(frame)).state for frame in range(3)][-1] is State.REACHED
+
+
+def test_when_time_is_set_back_it_begins_anew_and_escapes_no_more(seeker, search):
+    for frame in range(64):
+        decision = seeker.update(futures(frame, answer_to=frame - 1))
+    assert decision.state is State.STUCK
+    search.calls.clear()
+    for frame in range(-1000, -998):
+        decision = seeker.update(futures(frame))
+        assert decision.state is State.SEEKING and decision.command is None
+    assert search.calls.count("reset") == 1

@@ -135,6 +135,9 @@ class Pilot:
             self.guard.release(*TRIED_AGAIN)
             self._restart()
             return Decision(State.IDLE, None, None)
+        if futures.tell_nothing:
+            self.guard.hold(Cause.FAULT, "the energies to the goal are not finite")
+            return self._held()
         decision = driver.seeker.update(futures)
         if decision.command is not None:
             forbidden = driver.limits.forbids(decision.command, driver.seeker.executed)

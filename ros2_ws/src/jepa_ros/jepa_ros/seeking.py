@@ -61,6 +61,13 @@ class Futures:
     energies: NDArray[np.float32]
     answer_to_ns: int
 
+    @property
+    def tell_nothing(self) -> bool:
+        """Whether the energies to a goal are no numbers: the present one, or those of every candidate."""
+        if self.goal_stamp_ns is None:
+            return False
+        return not (math.isfinite(self.current_energy) and np.isfinite(self.energies).all(axis=1).any())
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -119,8 +126,10 @@ class Seeker:
         if futures.goal_stamp_ns is None:
             self._begin(None)
             return Decision(State.IDLE, None, None)
-        if futures.goal_stamp_ns != self._goal_ns:
+        # Where time was set back, moments noted before mean nothing.
+        if futures.goal_stamp_ns != self._goal_ns or futures.stamp_ns < self._newest_ns:
             self._begin(futures.goal_stamp_ns)
+        self._newest_ns = futures.stamp_ns
         if self._is_reached(futures.current_energy):
             return Decision(State.REACHED, None, None)
         self._learn(futures)
@@ -142,7 +151,7 @@ class Seeker:
         self._plan_ns: int | None = None
         self._best, self._best_ns = math.inf, 0
         self._escape: NDArray[np.float32] | None = None
-        self._escape_until_ns = 0
+        self._escape_until_ns = self._newest_ns = 0
 
     def _is_reached(self, energy: float) -> bool:
         limit = self.goal_threshold * (_LEAVE_FACTOR if self._state is State.REACHED else 1.0)
