@@ -18,6 +18,7 @@ from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedF
 from jepa_msgs.srv import SetGoal
 from jepa_ros import qos
 from jepa_ros.conversions import fill, from_time, to_time
+from sensor_msgs.msg import Image
 
 from jepa_runtime.recording import messages
 from tests.ros.goals import Goal, client, goal_image, now_ns
@@ -213,6 +214,13 @@ def test_it_stands_while_images_surprise_the_model_and_gives_up_if_that_lasts(st
     stub.until(lambda: stub.says(1, "surprised the model"), "WARN in the diagnostics")
 
 
+def test_it_stands_while_energies_are_no_numbers_and_gives_up_if_that_lasts(stub: Stub) -> None:
+    asked = stub.driving()
+    stub.nan = True
+    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    assert "energies to the goal are not finite" in result.reason
+
+
 def test_it_stands_when_futures_stop_and_gives_up_if_that_lasts(stub: Stub) -> None:
     asked = stub.driving()
     began = time.monotonic()
@@ -238,10 +246,12 @@ def test_without_a_world_model_a_goal_is_aborted(ros_graph: Any) -> None:
     assert "no futures for" in result.reason or "there is no service" in result.reason
 
 
-@pytest.mark.parametrize("goal", [{}, {"timeout_s": -1.0}, {"energy_threshold": float("nan")}])
+@pytest.mark.parametrize(
+    "goal", [{}, {"image": Image(data=[1])}, {"timeout_s": -1.0}, {"energy_threshold": float("nan")}]
+)
 def test_goals_that_make_no_sense_are_rejected(stub: Stub, goal: dict[str, Any]) -> None:
     given = {"image": goal_image(1)} if goal else {}
-    assert not stub.goal(**given, **goal).accepted
+    assert not stub.goal(**(given | goal)).accepted
 
 
 def test_another_model_begins_the_plan_anew_and_one_that_cannot_be_driven_with_ends_the_goal(

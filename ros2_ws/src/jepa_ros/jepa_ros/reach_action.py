@@ -108,7 +108,7 @@ class ReachAction:
         refusal = ""
         if not (0 <= goal.energy_threshold < math.inf and 0 <= goal.timeout_s < math.inf):
             refusal = "energy_threshold and timeout_s must be finite and not negative"
-        elif bool(goal.image.data) == bool(goal.latent.data):
+        elif bool(goal.image.height and goal.image.width) == bool(goal.latent.data):
             refusal = "it must hold either an image or a latent"
         elif self._closing:
             refusal = "the planner stops"
