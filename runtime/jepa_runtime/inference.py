@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Judged, Trust, trust_in
-from jepa_runtime.errors import BundleError
+from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.goals import Goal, is_image
 from jepa_runtime.history import Context, Hindsight, History
 from jepa_runtime.planning.fan import fan
@@ -86,12 +86,22 @@ class Inference:
         return next(iter(self._views.values())).trust.no_alarms
 
     def process(self, frame: Frame, submitted_ns: int) -> Result:
-        """Encode, remember, predict, judge; all but the surprise."""
+        """Encode, remember, predict, judge; all but the surprise.
+
+        Raises:
+            BackendError: the model gives no numbers.
+        """
         model, view, clock_ns = self.model, self._views[frame.stream], self._terms.clock_ns
         timings = dict.fromkeys(STAGES, 0.0)
         timings["wait"] = (clock_ns() - submitted_ns) / 1e6
         latent = model.encode(frame.image)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
+        if not np.isfinite(latent).all():
+            # Nothing is surprising to who compares with NaN: such a frame must not pass for a good one.
+            raise BackendError(
+                f"{model.engine}:{model.device} ({model.precision}) gives latents that are not finite: serve "
+                "another precision or engine (jepa-runtime verify)"
+            )
         reset = view.history.add_latent(frame.stamp_ns, latent)
         if reset is not None:
             view.trust.forget()

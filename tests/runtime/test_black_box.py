@@ -97,6 +97,30 @@ def test_each_alarm_after_a_bag_has_one_of_its_own(tmp_path: Path) -> None:
     assert made.written == 2 and len(list(tmp_path.iterdir())) == 2
 
 
+def test_an_alarm_in_a_bag_at_work_prolongs_it(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(120), {40: BEGUN, 48: BEGUN})
+    (bag,) = tmp_path.iterdir()
+    source = BagSource(bag)
+    last = [each.stamp_ns for each in source.frames()][-1]
+    source.close()
+    assert last == frame(48 + 9).stamp_ns
+
+
+def test_frames_that_wait_for_a_disk_that_hangs_do_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
+    large = replace(frame(0), image=np.zeros((4000, 4000, 3), np.uint8))
+    with box(tmp_path) as made:
+        for _ in range(100):
+            made.add_frame(large)
+        waiting = 100 - made.dropped
+        blocked.set()
+    assert waiting * large.image.nbytes < 512 << 20
+
+
 def test_where_frames_stop_coming_the_bag_is_completed_all_the_same(tmp_path: Path) -> None:
     now = 0.0
     with box(tmp_path, clock=lambda: now) as made:
@@ -128,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_is_told_and_the_next_bag_tried(tmp_path: Path) -> None:
     name = tmp_path / "19700101T000002.000Z_surprise.mcap.partial"
-    left = tmp_path / "left.mcap.partial"
+    left = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
     left.touch()
     with box(tmp_path) as made:
         until(lambda: not left.exists())
@@ -153,26 +177,29 @@ def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypat
 
 
 def test_half_done_bags_of_a_power_cut_go(tmp_path: Path) -> None:
-    (tmp_path / "old.mcap.partial").write_text("half")
-    (tmp_path / "note.txt").write_text("mine")
+    half = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
+    half.write_text("half")
+    (tmp_path / "drive.mcap.partial").write_text("being recorded beside")
     with box(tmp_path):
-        until(lambda: not (tmp_path / "old.mcap.partial").exists())
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+        until(lambda: not half.exists())
+    assert [path.name for path in tmp_path.iterdir()] == ["drive.mcap.partial"]
 
 
 def test_the_oldest_bags_give_way(tmp_path: Path) -> None:
-    for age, name in enumerate(("new", "middle", "old")):
-        bag = tmp_path / f"{name}.mcap"
+    new, middle, old = (f"19700101T00000{at}.000Z_surprise.mcap" for at in (3, 2, 1))
+    for age, name in enumerate((new, middle, old)):
+        bag = tmp_path / name
         bag.write_bytes(bytes(400))
         os.utime(bag, (1000 - age, 1000 - age))
-    (tmp_path / "other.txt").write_bytes(bytes(10_000))
+    (tmp_path / "drive.mcap").write_bytes(bytes(10_000))
     folder = BagFolder(tmp_path, max_bytes=2000, max_bags=10)
-    recorder = folder.begin("next")
-    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == ["middle.mcap", "new.mcap"]
+    recorder = folder.begin(4 * 10**9, "change")
+    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == [middle, new, "drive.mcap"]
     folder.complete(recorder)
     few = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
-    few.complete(few.begin("last"))
-    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == ["last.mcap", "next.mcap"]
+    few.complete(few.begin(5 * 10**9, "change"))
+    next_, last = (f"19700101T00000{at}.000Z_change.mcap" for at in (4, 5))
+    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == [next_, last, "drive.mcap"]
 
 
 def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> None:
@@ -191,10 +218,10 @@ def test_limits_out_of_range_are_refused(tmp_path: Path, limits: dict[str, Any])
 
 
 def test_a_bag_that_cannot_be_completed_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.mcap").mkdir()
+    (tmp_path / "19700101T000000.000Z_a.mcap").mkdir()
     folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
-    recorder = folder.begin("a")
-    with pytest.raises(RecordingError, match=r"a\.mcap"):
+    recorder = folder.begin(0, "a")
+    with pytest.raises(RecordingError, match=r"_a\.mcap"):
         folder.complete(recorder)
 
 

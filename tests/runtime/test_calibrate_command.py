@@ -8,6 +8,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
+from tests.runtime.bags import image, twist, write_bag
 
 
 def calibrate(bundle: Path, out: Path, *more: str) -> int:
@@ -49,3 +50,27 @@ def test_a_recording_without_commands_is_refused(
 def test_nothing_is_written_over(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(two_rooms_bundle, two_rooms_bundle, "--source", "two_rooms") == 1
     assert "exists" in capsys.readouterr().err
+
+
+def test_commands_of_another_robot_are_refused(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", f"{bag}?action=/cmd_vel") == 1
+    assert "action must be 2 finite numbers" in capsys.readouterr().err
+
+
+def test_a_disk_that_fails_leaves_no_half_of_a_bundle(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jepa_runtime.commands.calibrate.seal", fail)
+    source = ("--source", "two_rooms?seed=3", "--duration", "5")
+    assert calibrate(two_rooms_bundle, tmp_path / "new", *source) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

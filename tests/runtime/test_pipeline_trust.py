@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import Pipeline, Result
@@ -129,3 +130,16 @@ def test_another_space_begins_with_its_own_bounds() -> None:
 def test_what_cannot_be_promised_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(given))):
         Pipeline(FakeModel, on_result=lambda result: None, **given)
+
+
+def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprising() -> None:
+    class Broken(FakeModel):
+        def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.where(frame.mean() == 9, np.nan, super().encode(frame)).astype(np.float32)
+
+    with serve(Broken()) as served:
+        run(served, [1] * 20 + [9] + [1] * 20)
+        assert served.pipeline.stats().failed == 1
+    ((error, about),) = served.errors
+    assert "not finite" in str(error) and about is not None and about.sequence == 20
+    assert all(np.isfinite(result.surprise or 0) for result in served.results)

@@ -68,7 +68,7 @@ def record(path: Path, *entries: tuple[str, str, dict[str, Any]]) -> Path:
 
 def everything() -> list[tuple[str, str, dict[str, Any]]]:
     model = FakeModel()
-    image = messages.compressed_image(frame(0), np.arange(10, dtype=np.uint8))
+    image = messages.compressed_image(frame(0))
     twist = messages.twist(["linear.x", "angular.z"], np.array([0.5, -1.0], np.float32))
     futures, surprise = messages.predicted_futures(result(), model), messages.surprise(result(), model)
     event = messages.surprise_event(result().alarms[0], result(), model)

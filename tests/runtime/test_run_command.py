@@ -22,6 +22,7 @@ from jepa_runtime.commands import run as run_command
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.sources import open_source
 from jepa_runtime.world_model import WorldModel
+from tests.runtime.bags import image, twist, write_bag
 from tests.runtime.fakes import FakeModel
 from tests.runtime.test_recording import by_mcap_ros2
 from tests.runtime.test_sources import write_images, write_video
@@ -210,6 +211,21 @@ def test_a_full_disk_ends_the_run_with_an_error(model: FakeModel, tmp_path: Path
     (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
     with pytest.raises(RecordingError, match="No space left on device"):
         run("--source", "two_rooms", "--duration", "0.2", "--mcap", str(tmp_path / "run.mcap"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_what_was_measured_until_the_disk_was_full_is_kept(model: FakeModel, tmp_path: Path) -> None:
+    (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
+    options = ["--mcap", str(tmp_path / "run.mcap"), "--json", str(tmp_path / "run.json")]
+    with pytest.raises(RecordingError, match="No space left on device"):
+        run("--source", "two_rooms?seed=1", "--rate", "200", "--duration", "3", *options)
+    assert "No space left" in json.loads((tmp_path / "run.json").read_text())["error"]
+
+
+def test_commands_of_another_robot_end_the_run(model: FakeModel, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
+    with pytest.raises(SourceError, match=r"commands have 6 components, an action of the model has 2"):
+        run("--source", f"{bag}?action=/cmd_vel", "--mcap", str(tmp_path / "run.mcap"))
 
 
 @pytest.mark.parametrize(

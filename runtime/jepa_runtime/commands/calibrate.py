@@ -15,7 +15,7 @@ import numpy as np
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.calibration import highest_of_blocks
 from jepa_runtime.commands.arguments import positive
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.sources.base import Source
 from jepa_runtime.sources.open import open_source
@@ -88,9 +88,13 @@ def run(args: argparse.Namespace) -> int:
     fields = bundle.manifest.model_dump(mode="json")
     try:
         shutil.copytree(args.bundle, args.out)
-    except (OSError, shutil.Error) as error:
-        raise JepaRuntimeError(f"{args.out}: cannot be written: {error}") from error
-    seal(args.out, fields | {"normal_scores": {"data": played, "block": block, "highest": rounded}})
+        seal(args.out, fields | {"normal_scores": {"data": played, "block": block, "highest": rounded}})
+    except BaseException as error:
+        # Half a bundle, or one that does not say what is normal, must not pass for the new one.
+        shutil.rmtree(args.out, ignore_errors=True)
+        if isinstance(error, (OSError, shutil.Error)):
+            raise JepaRuntimeError(f"{args.out}: cannot be written: {error}") from error
+        raise
     print(
         f"{args.out}: {len(rounded)} blocks of {block} steps in {len(runs)} runs, half of them below"
         f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
@@ -108,7 +112,12 @@ def _scores(model: WorldModel, source: Source, duration_s: float | None) -> Iter
         if duration_s is not None and frame.stamp_ns - first_ns > duration_s * 1e9:
             break
         if source.command is not None:
-            inference.add_action(frame.stamp_ns, source.command)
+            try:
+                inference.add_action(frame.stamp_ns, source.command)
+            except ValueError as error:
+                raise SourceError(
+                    f"{source.name}: {error}; say which with ?action=TOPIC:FIELD,FIELD"
+                ) from error
         result = inference.with_surprise(inference.process(frame, time.perf_counter_ns()))
         if result.reset is not None and run:
             yield run

@@ -162,7 +162,7 @@ class _Run:
                     self._console.print(f"no surprise will be found: {pipeline.no_alarms}", markup=False)
             try:
                 self._feed(pipeline)
-            except SourceError as error:
+            except (SourceError, RecordingError) as error:
                 self._fatal = error
             pipeline.wait_idle(_DRAIN_S)
         self._finish(pipeline)
@@ -212,6 +212,12 @@ class _Run:
                     if self._recording is not None:
                         self._recording.add_goal(goal, frame.stamp_ns)
                 command = self._source.command
+                names = pipeline.model.manifest.io.action.names
+                if command is not None and len(command) != len(names):
+                    raise SourceError(
+                        f"{self._source.name}: commands have {len(command)} components, an action of the model has "
+                        f"{len(names)} ({', '.join(names)}): say which with ?action=TOPIC:FIELD,FIELD"
+                    )
                 if command is not None:
                     pipeline.add_action(frame.stamp_ns, command)
                 if self._black_box is not None:

@@ -159,7 +159,7 @@ def _as_json(args: argparse.Namespace, found: WhatIf, model: dict[str, Any]) -> 
 
 
 def _numbers(values: Iterable[float]) -> list[float | None]:
-    return [None if math.isnan(value) else float(value) for value in values]
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def _show(console: Console, found: WhatIf) -> None:

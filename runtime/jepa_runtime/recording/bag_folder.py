@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.recording.mcap import McapRecorder
 
-_PARTIAL = ".mcap.partial"
+# 20260131T101500.250Z_surprise.mcap: whatever else lies in the folder is somebody else's.
+_OURS = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"
 
 
 class BagFolder:
-    """MCAP files in one folder; the oldest give way to new ones. Files of other kinds are left alone.
+    """Bags named by time in one folder; the oldest give way to new ones. Other files are left alone.
 
     Args:
         path: made when it is needed.
@@ -40,21 +42,23 @@ class BagFolder:
         trial = self.path / ".writable"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for left in self.path.glob(f"*{_PARTIAL}"):
+            for left in self.path.glob(f"{_OURS}.partial"):
                 left.unlink()
             trial.touch()
             trial.unlink()
         except OSError as error:
             raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
 
-    def begin(self, name: str) -> McapRecorder:
-        """A new recording, with room made for it.
+    def begin(self, stamp_ns: int, kind: str) -> McapRecorder:
+        """A new recording of something of this ``kind`` that began then, with room made for it.
 
         Raises:
             RecordingError: it cannot be written.
         """
         self._make_room(self.max_bytes // 2, 1)
-        return McapRecorder(self.path / f"{name}.mcap")
+        moment = datetime.fromtimestamp(stamp_ns / 1e9, timezone.utc)
+        name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{kind}.mcap"
+        return McapRecorder(self.path / name)
 
     def complete(self, recorder: McapRecorder) -> None:
         """Close ``recorder``; its file is on the disk then, or gone.
@@ -74,7 +78,7 @@ class BagFolder:
     def _make_room(self, more_bytes: int, more_bags: int) -> None:
         bags = []
         try:
-            for path in self.path.glob("*.mcap"):
+            for path in self.path.glob(_OURS):
                 found = path.stat()
                 bags.append((found.st_mtime_ns, found.st_size, path))
             bags.sort()

@@ -2,7 +2,7 @@
 as a bag that can be played again.
 
 Frames (as JPEG), commands, surprise and alarms of the last seconds are kept in memory. When an alarm begins,
-they are written to a bag, and so is what comes until ``after_s`` later. Latents and futures are left out:
+they are written to a bag, and so is what comes until ``after_s`` later; an alarm that begins meanwhile prolongs it. Latents and futures are left out:
 they follow from frames and commands when the bag is played, and are a hundred times as large.
 
 Whoever hands something over never waits: all work is done on a thread of the box's own, and what it cannot
@@ -16,13 +16,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Thread
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,9 +40,10 @@ _TYPES = (
     messages.COMPRESSED_IMAGE,
     messages.TWIST,
 )
-_JPEG_QUALITY = 90
 # Two seconds of what two cameras hand over.
 _MOST_WAITING = 512
+# Frames wait as pixels: a disk that hangs must not take the memory that the model needs.
+_MOST_WAITING_BYTES = 256 << 20
 _MOST_RING_BYTES = 128 << 20
 _MOST_BAGS = 64
 # Frames may have stopped coming, and with them the time that stamps tell.
@@ -128,7 +127,10 @@ class BlackBox:
             info = messages.model_info(self._model, stamp_ns)
             topic = f"{next(iter(self._streams.values())).results}/model_info"
             self._put(Entry(topic, messages.MODEL_INFO, info, stamp_ns, lasting=True))
-        self._put(frame)
+        if self._queue.qsize() * frame.image.nbytes > _MOST_WAITING_BYTES:
+            self.dropped += 1
+        else:
+            self._put(frame)
 
     def add_command(self, stamp_ns: int, action: NDArray[np.float32]) -> None:
         """``action`` [A] is in force from ``stamp_ns`` on. One that is no Twist is left out."""
@@ -197,6 +199,8 @@ class BlackBox:
 
     def _take(self, item: Frame | Entry | _Alarm) -> None:
         if isinstance(item, _Alarm):
+            self._until_ns = item.stamp_ns + round(self._after_s * 1e9)
+            self._until_s = self._clock() + self._after_s + _PATIENCE_S
             if self._bag is None:
                 self._begin(item)
             return
@@ -210,19 +214,13 @@ class BlackBox:
                 self._end()
 
     def _entry_of(self, frame: Frame) -> Entry:
-        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        image = messages.compressed_image(frame, np.asarray(jpeg, np.uint8).reshape(-1))
+        image = messages.compressed_image(frame)
         topic = f"{self._streams[frame.stream].images}/compressed"
-        return Entry(topic, messages.COMPRESSED_IMAGE, image, frame.stamp_ns, jpeg.nbytes)
+        return Entry(topic, messages.COMPRESSED_IMAGE, image, frame.stamp_ns, len(image["data"]))
 
     def _begin(self, alarm: _Alarm) -> None:
-        moment = datetime.fromtimestamp(alarm.stamp_ns / 1e9, timezone.utc)
-        name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{alarm.kind}"
-        self._until_ns = alarm.stamp_ns + round(self._after_s * 1e9)
-        self._until_s = self._clock() + self._after_s + _PATIENCE_S
         self._bytes = 0
-        self._bag = self._folder.begin(name)
+        self._bag = self._folder.begin(alarm.stamp_ns, alarm.kind)
         for entry in self._ring.take():
             self._write(self._bag, entry)
 

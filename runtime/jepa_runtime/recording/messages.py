@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +31,8 @@ ACTION_CANDIDATES = "jepa_msgs/msg/ActionCandidates"
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 TWIST = "geometry_msgs/msg/Twist"
+
+_JPEG_QUALITY = 90
 
 # Codes 1-10 are those of isaac_ros_tensor_list_interfaces; see Tensor.msg.
 DTYPE_CODES = {
@@ -209,8 +212,11 @@ def image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
     }
 
 
-def compressed_image(frame: Frame, jpeg: Image) -> Fields:
-    """sensor_msgs/CompressedImage of ``frame`` from its JPEG encoding (uint8 [bytes])."""
+def compressed_image(frame: Frame) -> Fields:
+    """sensor_msgs/CompressedImage of ``frame``, as JPEG."""
+    bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    jpeg = np.asarray(encoded, np.uint8).reshape(-1)
     return {"header": header(frame.stamp_ns, frame.frame_id), "format": "jpeg", "data": jpeg}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +16,6 @@ from jepa_runtime.world_model import WorldModel
 
 NODE = "/world_model"
 IMAGE_TOPIC, GOAL_TOPIC, COMMAND_TOPIC = "/camera/image_raw", "/goal_image", "/cmd_vel"
-_JPEG_QUALITY = 90
 _TYPES = (
     messages.MODEL_INFO,
     messages.LATENT_STATE,
@@ -58,9 +56,7 @@ class RunRecording:
         """Record a frame, and the command in force from its stamp on."""
         self.add_model(frame.stamp_ns)
         if self._jpeg:
-            bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-            _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-            fields = messages.compressed_image(frame, np.asarray(jpeg, np.uint8).reshape(-1))
+            fields = messages.compressed_image(frame)
             topic = f"{IMAGE_TOPIC}/compressed"
             self._write(topic, messages.COMPRESSED_IMAGE, fields, frame.stamp_ns)
         else:
@@ -98,7 +94,7 @@ class RunRecording:
         )
         for alarm in result.alarms:
             event = messages.surprise_event(alarm, result, self._model)
-            self._write("/world_model/events", messages.SURPRISE_EVENT, event, result.stamp_ns)
+            self._write(f"{NODE}/events", messages.SURPRISE_EVENT, event, result.stamp_ns)
 
     def add_message(self, topic: str, type_name: str, cdr: bytes, log_ns: int) -> None:
         """Record a message of another bag as it is."""

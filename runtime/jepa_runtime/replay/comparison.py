@@ -20,7 +20,12 @@ from jepa_runtime.recording.run_recording import NODE
 from jepa_runtime.sources.bag_file import BagFile, stamp_of
 
 _NOT_THE_MODELS = {"sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed"}
-_ALWAYS_COMPARED = (messages.LATENT_STATE, messages.PREDICTED_FUTURES, messages.SURPRISE)
+_ALWAYS_COMPARED = (
+    messages.LATENT_STATE,
+    messages.PREDICTED_FUTURES,
+    messages.SURPRISE,
+    messages.SURPRISE_EVENT,
+)
 _NOT_COMPARED = {messages.MODEL_INFO, messages.ACTION_CANDIDATES}
 _MODEL = ("model_id", "version", "sha256", "engine", "device", "precision", "num_samples")
 

@@ -112,7 +112,9 @@ def _charts(found: WhatIf, shown: Sequence[Branch]) -> list[Html]:
 def _lines(series: Sequence[NDArray[np.floating]], step_s: float, unit: str) -> Html:
     plot = Plot()
     steps = len(series[0])
-    top = nice(max((float(np.nanmax(values)) for values in series if np.isfinite(values).any()), default=1.0))
+    top = nice(
+        max((float(value) for values in series for value in values if np.isfinite(value)), default=1.0)
+    )
     parts = [*plot.values(top, unit), *plot.quarters(steps * step_s, "s")]
     for index, values in enumerate(series):
         points = [((step + 1) / steps, float(value) / top) for step, value in enumerate(values)]

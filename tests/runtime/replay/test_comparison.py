@@ -14,6 +14,7 @@ from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build
 from jepa_runtime.replay.comparison import Comparison, compare
 from tests.runtime.fakes import FakeModel
+from tests.runtime.test_black_box import BEGUN
 from tests.runtime.test_recording import STAMP_NS, result
 
 LATENT, FUTURES, SURPRISE = (f"/world_model/{name}" for name in ("latent", "futures", "surprise"))
@@ -74,6 +75,15 @@ def test_outputs_that_the_first_bag_lacks_altogether_are_missed(tmp_path: Path) 
     found = compare(outputs(tmp_path / "a.mcap", 1, surprise=None), outputs(tmp_path / "b.mcap", 1))
     assert counts(found)[SURPRISE] == (0, 0, 0, 1)
     assert not found.same
+
+
+def test_an_event_that_only_the_second_bag_has_is_missed(tmp_path: Path) -> None:
+    second, model = tmp_path / "b.mcap", FakeModel()
+    with McapRecorder(second) as recorder:
+        event = messages.surprise_event(BEGUN, result(), model)  # type: ignore[arg-type]
+        recorder.write_message("/world_model/events", build(messages.SURPRISE_EVENT, event), 1)
+    found = compare(outputs(tmp_path / "a.mcap", 1), second)
+    assert counts(found)["/world_model/events"] == (0, 0, 0, 1)
 
 
 def test_energies_that_there_are_not_are_equal(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
 from jepa_runtime.recording import messages
 from jepa_runtime.replay.inputs import BagInputs
@@ -21,7 +22,7 @@ from jepa_runtime.replay.replaying import replay
 from jepa_runtime.world_model import WorldModel
 from tests.bundles import HORIZON, make_bundle
 from tests.runtime.bags import Entry, image, twist, write_bag
-from tests.runtime.replay.conftest import Recorded
+from tests.runtime.replay.conftest import Recorded, record
 from tests.runtime.replay.reading import messages_of
 
 MS = 1_000_000
@@ -97,6 +98,21 @@ def test_two_processes_write_the_same_file_and_what_was_computed_live(
         SURPRISE: 16,
     }
     assert found[0]["resets"] == {"first": 1}
+
+
+def test_bounds_that_were_learnt_and_alarms_come_again(bundle: Path, run: Replay, tmp_path: Path) -> None:
+    watchful, bag, out = tmp_path / "watchful", tmp_path / "drive.mcap", tmp_path / "out.mcap"
+    shutil.copytree(bundle, watchful)
+    fields = Bundle.open(watchful).manifest.model_dump(mode="json")
+    scores = {"data": "none", "block": HORIZON, "highest": [1e-3] * 3000}
+    seal(watchful, fields | {"normal_scores": scores})
+    record(bag, "--bundle", str(watchful), "--source", "two_rooms?seed=3", "--duration", "6")
+    status, said = run(bag, out, "--compare", model=watchful)
+    assert status == 0, said
+    live, again = messages_of(bag), messages_of(out)
+    assert len(again["/world_model/events"]) == len(live["/world_model/events"]) > 0
+    first, last = again[FUTURES][0], again[FUTURES][-1]
+    assert last.errors_seen[0] > 0 and first.error_bounds != last.error_bounds
 
 
 def test_more_threads_give_the_same_twice_too(recorded: Recorded, run: Replay, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
 from jepa_runtime.sources import open_source
 from jepa_runtime.world_model import WorldModel
@@ -190,3 +192,14 @@ def test_in_a_long_recording_only_what_lies_around_the_moment_is_looked_at(
         400,
     )
     assert near["branches"][0]["energies"] == all_of_it["branches"][0]["energies"]
+
+
+def test_bounds_that_nobody_knows_yet_are_shown_as_such(recorded: Recorded, tmp_path: Path) -> None:
+    bundle, out = tmp_path / "bundle", tmp_path / "whatif.json"
+    shutil.copytree(recorded.bundle, bundle)
+    fields = Bundle.open(bundle).manifest.model_dump(mode="json")
+    seal(bundle, fields | {"error_bounds": [0.0] * HORIZON})
+    shown = ["--html", str(tmp_path / "whatif.html"), "--json", str(out)]
+    at = ["--at", "0.5", "--actions", "executed"]
+    assert main(["whatif", str(recorded.bag), "--bundle", str(bundle), *at, *shown]) == 0
+    assert json.loads(out.read_text())["error_bounds"] == [None] * HORIZON
