@@ -15,10 +15,11 @@ from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build
 from jepa_runtime.sources.bag import BagSource
-from jepa_runtime.sources.base import Frame
 from jepa_runtime.worlds import TwoRooms
 
 JUMP = 65
+# A horizon of the model: only then has all of it been foreseen before the jump.
+WITHIN_NS = 1_600_000_000
 ACTION = "/cmd_vel:linear.x,linear.y"
 NAMES = ["linear.x", "linear.y"]
 
@@ -32,12 +33,12 @@ def jump(tmp_path: Path) -> Path:
             if index == JUMP:
                 world.reset()
             stamp_ns = 10**9 + round(index / 30 * 1e9)
-            image = messages.compressed_image(Frame(world.render(), stamp_ns, "eye", index))
+            image = messages.image(world.render(), stamp_ns, "eye")
             fields: dict[str, Any] = {
-                messages.COMPRESSED_IMAGE: image,
+                messages.IMAGE: image,
                 messages.TWIST: messages.twist(NAMES, np.zeros(2, np.float32)),
             }
-            for topic, kind in (("/eye/compressed", messages.COMPRESSED_IMAGE), ("/cmd_vel", messages.TWIST)):
+            for topic, kind in (("/eye", messages.IMAGE), ("/cmd_vel", messages.TWIST)):
                 recorder.write_message(topic, build(kind, fields[kind]), stamp_ns)
     return path
 
@@ -76,7 +77,7 @@ def test_what_a_run_keeps_of_a_surprise_surprises_again(
     (bag,) = kept.iterdir()
     ((kind, stamp_ns),) = alarms(two_rooms_bundle, bag)
     jumped_ns = 10**9 + round(JUMP / 30 * 1e9)
-    assert kind == "surprise" and 0 <= stamp_ns - jumped_ns < 300_000_000
+    assert kind == "surprise" and 0 <= stamp_ns - jumped_ns < WITHIN_NS
 
 
 def test_a_model_that_gives_no_alarms_says_so(

@@ -30,10 +30,10 @@ _CHANGED = 0.5
 
 @dataclass(frozen=True)
 class Score:
-    """How surprising a latent is.
+    """How surprising what came is.
 
     Attributes:
-        value: mean of its errors, in units of their bounds.
+        value: mean of the errors, in units of their bounds.
         horizon: how many steps before was foreseen what lay furthest off (>= 1).
     """
 
@@ -42,7 +42,7 @@ class Score:
 
 
 def score(errors: Floats, bounds: Floats) -> Score | None:
-    """Of one latent, over all horizons at which something had been foreseen.
+    """Over all horizons at which something had been foreseen.
 
     Args:
         errors: [H] norms; NaN where nothing was foreseen.

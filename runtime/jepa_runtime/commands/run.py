@@ -215,8 +215,8 @@ class _Run:
                 names = pipeline.model.manifest.io.action.names
                 if command is not None and len(command) != len(names):
                     raise SourceError(
-                        f"{self._source.name}: commands have {len(command)} components, an action of the model has "
-                        f"{len(names)} ({', '.join(names)}): say which with ?action=TOPIC:FIELD,FIELD"
+                        f"{self._source.name}: commands have {len(command)} components, an action of the "
+                        f"model has {len(names)} ({', '.join(names)}): say which (?action=TOPIC:FIELD,FIELD)"
                     )
                 if command is not None:
                     pipeline.add_action(frame.stamp_ns, command)

@@ -2,8 +2,9 @@
 as a bag that can be played again.
 
 Frames (as JPEG), commands, surprise and alarms of the last seconds are kept in memory. When an alarm begins,
-they are written to a bag, and so is what comes until ``after_s`` later; an alarm that begins meanwhile prolongs it. Latents and futures are left out:
-they follow from frames and commands when the bag is played, and are a hundred times as large.
+they are written to a bag, and so is what comes until ``after_s`` later; an alarm that begins meanwhile
+prolongs it. Latents and futures are left out: they follow from frames and commands when the bag is played,
+and are a hundred times as large.
 
 Whoever hands something over never waits: all work is done on a thread of the box's own, and what it cannot
 keep up with is dropped and counted. What goes wrong there is told by :attr:`BlackBox.fault`, and tried
