@@ -12,14 +12,6 @@ from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
 from jepa_export.student_graphs import write_predictor
-from jepa_export.students.encoder import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    Encoder,
-    EncoderConfig,
-    PatchEmbedding,
-    TeacherHead,
-)
 from jepa_export.students.family import FAMILY, Student, create, stir
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import (
@@ -35,7 +27,6 @@ from jepa_export.targets.openvino import Sample
 from jepa_export.targets.rollout import absent_table
 from jepa_runtime.backends.select import create_backend
 
-ENCODER = EncoderConfig(px=32, patch=16, width=32, depth=1, heads=2, tokens=3, dim=16)
 PREDICTOR = PredictorConfig(tokens=3, dim=16, width=32, depth=3, heads=2, action_scale=(0.5, 2.0))
 SCALE = (1.25, 1.25)
 HORIZON = WINDOW + 2
@@ -269,64 +260,6 @@ def make_stirred(seed: int) -> Predictor:
     return made
 
 
-@torch.no_grad()
-def test_the_patch_embedding_normalises_the_pixels() -> None:
-    embed = PatchEmbedding(ENCODER)
-    frames = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
-    normal = (frames.double() - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
-    patches = [normal[:, top : top + 16, left : left + 16].flatten(1) for top in (0, 16) for left in (0, 16)]
-    expected = nn.functional.linear(
-        torch.stack(patches, dim=1), embed.proj.weight.double(), embed.proj.bias.double()
-    )
-    close(embed(frames).double(), expected, 1e-4)
-
-
-@torch.no_grad()
-def test_the_encoder_takes_each_frame_by_itself_to_tokens_of_unit_scale() -> None:
-    encoder = Encoder(ENCODER).eval()
-    frames = torch.randint(0, 256, (3, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
-    latents = encoder(frames)
-    assert latents.shape == (3, ENCODER.tokens, ENCODER.dim)
-    close(latents, torch.cat([encoder(frame[None]) for frame in frames]))
-    close(latents.mean(-1), torch.zeros(3, ENCODER.tokens))
-    close(latents.std(-1, unbiased=False), torch.ones(3, ENCODER.tokens), 1e-3)
-
-
-@torch.no_grad()
-def test_where_a_patch_is_matters() -> None:
-    encoder = Encoder(ENCODER).eval()
-    frame = torch.randint(0, 256, (1, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
-    assert (encoder(frame) - encoder(frame.roll(16, dims=2))).abs().max() > 1e-4
-
-
-def test_no_head_is_wider_than_what_int8_attention_is_made_for() -> None:
-    wide = Encoder(replace(ENCODER, width=192))
-    assert wide.blocks[0].out.in_features == wide.pool.out.in_features == 2 * 64
-    assert wide(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).shape == (1, ENCODER.tokens, ENCODER.dim)
-    assert Encoder(ENCODER).blocks[0].out.in_features == ENCODER.width
-
-
-def test_the_teachers_head_gives_a_token_for_each_place_of_the_teachers_grid() -> None:
-    head = TeacherHead(ENCODER, teacher_side=3, teacher_dim=24)
-    assert head(torch.zeros(2, ENCODER.tokens, ENCODER.dim)).shape == (2, 9, 24)
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"px": 40}, r"px must be a multiple of the patch \(16\), got 40"),
-        ({"px": 0}, r"px must be a multiple of the patch \(16\), got 0"),
-        ({"px": -16}, r"px must be a multiple of the patch \(16\), got -16"),
-        ({"width": 36}, r"width must be a multiple of 4 x heads \(8\), got 36"),
-        ({"tokens": 0}, "tokens must be between 1 and 16, got 0"),
-        ({"tokens": 17}, "tokens must be between 1 and 16, got 17"),
-    ],
-)
-def test_a_wrong_size_of_the_encoder_is_named(changed: dict[str, int], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        replace(ENCODER, **changed)
-
-
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -353,14 +286,6 @@ def test_a_student_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(JepaExportError, match=reason):
         create(name, px=px, action_scale=scale, seed=0)
-
-
-@pytest.mark.parametrize("px", [0, -16])
-def test_a_frame_without_pixels_is_refused(px: int) -> None:
-    with pytest.raises(JepaExportError, match="px"):
-        create("vit_ti", px=px, action_scale=SCALE, seed=0).encoder(
-            torch.zeros(1, px, px, 3, dtype=torch.uint8)
-        )
 
 
 @dataclass(frozen=True)

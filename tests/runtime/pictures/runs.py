@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.calibration import Calibration, Share
+from jepa_runtime.calibration import Calibration
+from jepa_runtime.calibration.coverage import Share
 from jepa_runtime.history import Reset
 from jepa_runtime.pictures.topics import EPISODE_RESULT, IMAGE, PLANNER_STATUS
 from jepa_runtime.pipeline import Result
@@ -26,7 +27,6 @@ CHANGE = 30
 CANDIDATES = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0, 0]], np.float32)
 RIGHT, UP = 0, 1
 BOUND = 0.25
-HELD = (Share(9, 10),) * HORIZON
 
 
 def stamp(frame: int) -> int:
@@ -51,7 +51,7 @@ def grey(frame: int) -> int:
     return 4 * frame
 
 
-def futures(frame: int, error: float, goal: bool) -> Futures:
+def futures(frame: int, error: float, goal: bool, bound: float) -> Futures:
     ahead = STEP_S * np.arange(1, HORIZON + 1, dtype=np.float32)
     found = np.repeat(np.repeat(latent(frame)[None, None], len(CANDIDATES), 0), HORIZON, 1)
     found[:, :, 1, :2] += ahead[None, :, None] * CANDIDATES[:, None]
@@ -59,16 +59,17 @@ def futures(frame: int, error: float, goal: bool) -> Futures:
     found[:, :, 1, 2] = error
     energies = np.abs(found[:, :, 1, 0] - 10.0) if goal else None
     actions = np.repeat(CANDIDATES[:, None], HORIZON, 1)
-    return Futures(found, actions, energies, np.full(HORIZON, BOUND, np.float32))
+    return Futures(found, actions, energies, np.full(HORIZON, bound, np.float32))
 
 
-def result(frame: int, *, error: float = 0.0, goal: bool = True) -> Result:
+def result(frame: int, *, error: float = 0.0, goal: bool = True, bound: float = BOUND) -> Result:
+    shares = (Share(9, 10),) * HORIZON
     return Result(
         stamp_ns=stamp(frame),
         frame_id="camera",
         sequence=frame,
         latent=latent(frame),
-        futures=futures(frame, error, goal),
+        futures=futures(frame, error, goal, bound),
         candidates=Candidates(np.zeros((0, HORIZON, 2), np.float32), "planner", 7),
         reset={0: Reset.FIRST, CHANGE: Reset.GAP}.get(frame),
         surprise=0.9 if frame == 40 else 0.1,
@@ -77,7 +78,7 @@ def result(frame: int, *, error: float = 0.0, goal: bool = True) -> Result:
         current_energy=10.0 - frame * PERIOD_S if goal else None,
         timings_ms={name: float(index) for index, name in enumerate(STAGES)},
         deadline_missed=False,
-        calibration=Calibration(0.9, np.full(HORIZON, BOUND), HELD, HELD),
+        calibration=Calibration(0.9, np.full(HORIZON, bound), shares, shares),
     )
 
 
@@ -96,7 +97,12 @@ def image(topic: str, stamp_ns: int, value: int, size: tuple[int, int] = (24, 32
 
 
 def entries(
-    *, namespace: str = "", error: float = 0.0, goal: bool = True, camera: str = "/camera"
+    *,
+    namespace: str = "",
+    error: float = 0.0,
+    goal: bool = True,
+    bound: float = BOUND,
+    camera: str = "/camera",
 ) -> list[Entry]:
     """All messages of a run."""
     model: Any = FakeModel()
@@ -105,7 +111,7 @@ def entries(
     if goal:
         found.append(image(f"{namespace}/goal_image", START_NS, 200))
     for frame in range(FRAMES):
-        at, came = stamp(frame), result(frame, error=error, goal=goal)
+        at, came = stamp(frame), result(frame, error=error, goal=goal, bound=bound)
         twist = {"linear": vector(*map(float, velocity(frame))), "angular": vector()}
         found += [
             image(f"{namespace}{camera}/image_raw", at, grey(frame)),
