@@ -61,6 +61,8 @@ def test_any_module_and_attribute_is_a_world() -> None:
         ("lost", "lost: no.such.module:World cannot be loaded: No module named 'no'"),
         (f"{PLANES}:Maze", "cannot be loaded: .*Maze.*module that Python finds"),
         ("nowhere:", "cannot be loaded"),
+        ("jepa_runtime.worlds.two_rooms:TwoRooms", "cannot be loaded: .*missing 1 required"),
+        ("jepa_runtime.worlds.two_rooms:MAX_STEPS", "cannot be loaded: .*not callable"),
         (f"{PLANES}:broken", "makes str, which is no world"),
     ],
 )

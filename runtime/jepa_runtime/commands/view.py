@@ -76,17 +76,16 @@ def run(args: argparse.Namespace) -> int:
     live = args.bundle is not None and args.source is not None
     if (args.bag is None) != live or (args.bag is not None and args.source is not None):
         raise JepaRuntimeError("name either a bag, or --bundle FOLDER and --source S")
-    with Viewer(args.save) as viewer:
-        if live:
-            _show_live(args, viewer)
-        else:
-            _show_bag(args, viewer)
+    if live:
+        _show_live(args)
+    else:
+        _show_bag(args)
     if args.save is not None:
         Console().print(f"  {args.save}", highlight=False, soft_wrap=True)
     return 0
 
 
-def _show_bag(args: argparse.Namespace, viewer: Viewer) -> None:
+def _show_bag(args: argparse.Namespace) -> None:
     with progress_on(Console()) as progress:
         task = progress.add_task("reading", total=None)
 
@@ -95,6 +94,7 @@ def _show_bag(args: argparse.Namespace, viewer: Viewer) -> None:
 
         found = read_run(args.bag, node=args.node, image=args.image, progress=told)
         atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
+    with Viewer(args.save) as viewer:
         _show_figures(found, viewer)
         for stamp, jpeg in found.goals:
             viewer.goal(stamp, jpeg)
@@ -124,11 +124,12 @@ def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: Vi
             viewer.foreseen(foreseen, trail[-1], atlas)
 
 
-def _show_live(args: argparse.Namespace, viewer: Viewer) -> None:
+def _show_live(args: argparse.Namespace) -> None:
     bundle = Bundle.open(args.bundle)
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         source = stack.enter_context(closing(open_source(args.source)))
+        viewer = stack.enter_context(Viewer(args.save))
         rate_hz = source.rate_hz or bundle.manifest.io.frame.rate_hz
         shown = _Live(viewer, bundle, rate_hz=rate_hz, shown_hz=min(args.rate, rate_hz))
         pipeline = Pipeline(

@@ -87,7 +87,7 @@ def over_time(
     """Lines over time: (times in s, values) by name, the highest value of each moment.
 
     Args:
-        limit: drawn dashed; a point above it is what matters.
+        limit: drawn dashed, where it is finite; a point above it is what matters.
         marks: moments by name, a row of marks each above the lines; ``alert``: they are bad news.
     """
     told = {name: points for name, points in series.items() if len(points[0])}
@@ -97,7 +97,7 @@ def over_time(
     plot = Plot(width=1120, height=240 + 20 * len(rows), left=100, top=26 + 20 * len(rows))
     highest = max(float(values.max()) for _, values in told.values())
     if limit is not None and len(limit[1]):
-        highest = max(highest, float(limit[1].max()))
+        highest = max(highest, float(limit[1].max(where=np.isfinite(limit[1]), initial=0.0)))
     top = nice(1.02 * highest)
     parts = [*plot.values(top, unit), *plot.quarters(length_s, "s")]
     for index, (times, values) in enumerate(told.values()):
@@ -157,7 +157,8 @@ def held(ahead_s: Points, usual: Points, most: Points, bounds: Points, still: Po
     stated, and the median for who says that nothing moves."""
     curves = {"median": usual, "nine of ten": most, "nothing moves": still}
     plot = Plot(left=84)
-    top = nice(1.05 * float(np.nanmax([*curves.values(), bounds])))
+    every = np.array([*curves.values(), bounds])
+    top = nice(1.05 * float(every[np.isfinite(every)].max()))
     parts = [*plot.values(top, "distance"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
     for index, curve in enumerate(curves.values()):
         points = [(x, y) for x, y in zip(ahead_s / ahead_s[-1], curve / top, strict=True) if np.isfinite(y)]

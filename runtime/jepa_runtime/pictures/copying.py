@@ -64,10 +64,11 @@ class McapCopy:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
+        try:
+            with self._file:
+                if kind is None:
+                    self._writer.finish()  # type: ignore[no-untyped-call]
             if kind is None:
-                self._writer.finish()  # type: ignore[no-untyped-call]
-        if kind is None:
-            self._partial.replace(self._path)
-        else:
+                self._partial.replace(self._path)
+        finally:
             self._partial.unlink(missing_ok=True)

@@ -61,7 +61,7 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=_DPI)
+        figure.savefig(target, dpi=_DPI, format="png")
     except OSError as error:
         raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
     finally:

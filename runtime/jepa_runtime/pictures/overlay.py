@@ -31,7 +31,7 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
     ``rate_hz`` a second.
 
     Raises:
-        RecordingError: it is no MCAP file, or the copy cannot be written.
+        RecordingError: it is no MCAP file, has pictures already, or the copy cannot be written.
         SourceError: the bag is damaged.
     """
     if bag.suffix != ".mcap":
@@ -39,8 +39,11 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
     if target.resolve() == bag.resolve():
         raise RecordingError(f"{target}: is the bag itself: choose another name for the copy")
     futures, due_ns = f"{run.prefix}/futures", 0
-    with Bag(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
-        try:
+    try:
+        with Bag(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
+            pictures = f"{run.namespace}/pictures/"
+            if any(topic.startswith(pictures) for topic in decoder.topics(messages.COMPRESSED_IMAGE)):
+                raise RecordingError(f"{bag}: has pictures already, on topics of {pictures}")
             for schema, channel, message in make_reader(file).iter_messages():
                 if schema is None:
                     raise RecordingError(f"{bag}: topic {channel.topic} says nothing of its type")
@@ -52,13 +55,13 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
                 trail = trail_of(run, foreseen.stamp_ns)
                 for name, image in paint(trail, foreseen, atlas, TRAIL_S).items():
                     shown = build(messages.COMPRESSED_IMAGE, image_message(image, foreseen.stamp_ns))
-                    copy.add(f"{run.namespace}/pictures/{name}/image", shown, message.log_time)
-        except JepaRuntimeError:
-            raise
-        except OSError as error:
-            raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
-        except Exception as error:
-            raise SourceError(f"{bag}: the bag is damaged: {error}") from error
+                    copy.add(f"{pictures}{name}/image", shown, message.log_time)
+    except JepaRuntimeError:
+        raise
+    except OSError as error:
+        raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
+    except Exception as error:
+        raise SourceError(f"{bag}: the bag is damaged: {error}") from error
 
 
 def trail_of(run: Run, stamp_ns: int) -> Any:

@@ -174,8 +174,8 @@ def _held(errors: Errors, run: Run) -> Html | None:
     )
     columns_of = (usual, most, stated, still)
     rows = [
-        (f"{seconds:.1f} s", *(f"{column[step]:.3f}" for column in columns_of))
-        for step, seconds in enumerate(ahead)
+        (f"{seconds:.1f} s", *(f"{value:.3f}" if np.isfinite(value) else "-" for value in values))
+        for seconds, *values in zip(ahead, *columns_of, strict=True)
     ]
     about = (
         f"Of {errors.looked_at} images looked at, {len(away)} had a candidate near to what was then driven "

@@ -163,6 +163,13 @@ class _Reading:
             raise SourceError(
                 f"{self._bag.path}: {len(self._latents)} latents of {self._topics.prefix} are too few to draw"
             )
+        shapes = {latent.shape for latent in self._latents.values()}
+        if len(shapes) > 1:
+            listed = ", ".join(map(str, sorted(shapes)))
+            raise SourceError(
+                f"{self._bag.path}: latents of several shapes, {listed}: the model was changed while it was "
+                "recorded"
+            )
         facts = _facts(self._info)
         stamps = np.array(sorted(self._latents), np.int64)
         latents = np.stack([self._latents[stamp] for stamp in stamps])
@@ -219,7 +226,7 @@ class _Reading:
         topics, every = self._topics, 1
         for topic, log_ns, message in self._messages(self._small):
             if topic == topics.latent:
-                latent = array_of(message.latent)
+                latent = self._latent(message)
                 if not self._frames:
                     every = 1 + self._bag.count([topic]) * latent.nbytes // _MOST_LATENT_BYTES
                 self._take_latent(message, latent, keep=self._frames % every == 0)
@@ -238,6 +245,12 @@ class _Reading:
                 self._points["image to futures in the planner"].add(stamp_of(message), message.e2e_ms)
             else:
                 self._outcomes.append((stamp_of(message), message.outcome))
+
+    def _latent(self, message: Any) -> Latents:
+        try:
+            return array_of(message.latent)
+        except ValueError as error:
+            raise SourceError(f"{self._bag.path}: latent at {stamp_of(message)} ns: {error}") from error
 
     def _take_latent(self, message: Any, latent: Latents, *, keep: bool) -> None:
         stamp = stamp_of(message)

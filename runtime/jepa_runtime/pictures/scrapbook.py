@@ -7,13 +7,15 @@ import numpy as np
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.pictures.embedding import Embedding, Floats, Image, Palette, fit_embedding, fit_palette
 
-_FIRST_FIT = 16
+# However large latents are; so many make a first map.
+_FEWEST = 16
 _MOST_FIT = 1024
 _MOST_BYTES = 1 << 26
 
 
 class Scrapbook:
-    """Remembers at most ``most`` frames, none nearer to another than a radius that grows when it is full.
+    """Remembers at most ``most`` frames (and 64 MiB of their latents), none nearer to another than a radius
+    that grows when it is full.
 
     Map and colours are fitted to the latents that came, anew whenever they are twice as many as before,
     until 1024 (or 64 MiB of them) have come: from then on pictures keep their meaning.
@@ -28,12 +30,13 @@ class Scrapbook:
         self._images: list[bytes] = []
         self._recent: list[Floats] = []
         self._radius = 0.0
-        self._fit_at = _FIRST_FIT
+        self._fit_at = _FEWEST
         self._fitted: tuple[Embedding, Palette] | None = None
 
     def add(self, latent: Floats, image: Image) -> None:
         """The next frame: its latent [T, D] and image, uint8 [h, w, 3] RGB."""
         if not self._images:
+            self._most = min(self._most, max(_FEWEST, _MOST_BYTES // latent.nbytes))
             self._latents = np.zeros((self._most + 1, *latent.shape), np.float32)
         self._fit(np.array(latent, np.float32))
         count = len(self._images)
@@ -52,7 +55,7 @@ class Scrapbook:
         return Atlas(known, tuple(self._images), *self._fitted)
 
     def _fit(self, latent: Floats) -> None:
-        if len(self._recent) < min(_MOST_FIT, max(_FIRST_FIT, _MOST_BYTES // latent.nbytes)):
+        if len(self._recent) < min(_MOST_FIT, max(_FEWEST, _MOST_BYTES // latent.nbytes)):
             self._recent.append(latent)
         if len(self._recent) >= self._fit_at:
             self._fit_at *= 2

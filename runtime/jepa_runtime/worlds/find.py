@@ -38,7 +38,7 @@ def make_world(name: str) -> World:
     value = known.get(name, name)
     try:
         made = EntryPoint(name, value, GROUP).load()()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise WorldError(
             f"{name}: {value} cannot be loaded: {error}; it must be something that makes a world, in a "
             "module that Python finds (PYTHONPATH)"

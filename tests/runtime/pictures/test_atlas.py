@@ -130,3 +130,11 @@ def test_a_scrapbook_does_not_remember_the_same_frame_again() -> None:
         book.add(np.ones((TOKENS, DIM), np.float32), picture(1))
     found = book.atlas()
     assert found is not None and len(found.images) == 1
+
+
+def test_a_scrapbook_of_large_latents_keeps_fewer() -> None:
+    book, rng = Scrapbook(2), np.random.default_rng(0)
+    for index in range(60):
+        book.add(rng.standard_normal((512, 1024)).astype(np.float32), picture(index))
+    found = book.atlas()
+    assert found is not None and 2 * found.latents.nbytes <= 1 << 26

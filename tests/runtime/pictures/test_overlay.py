@@ -114,3 +114,19 @@ def test_tokens_lie_in_the_square_they_come_from(tokens: int, shape: tuple[int, 
     colours = np.arange(3 * tokens, dtype=np.int64).reshape(tokens, 3).astype(np.uint8)
     assert tile(colours).shape == (*shape, 3)
     np.testing.assert_array_equal(tile(colours).reshape(tokens, 3), colours)
+
+
+def test_a_copy_that_cannot_take_its_name_leaves_nothing(bag: Path, run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "copy.mcap"
+    target.mkdir()
+    with pytest.raises(RecordingError, match=r"copy\.mcap: cannot be written: Is a directory"):
+        add_pictures(bag, run, run.atlas, target, rate_hz=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.mcap"]
+
+
+def test_pictures_are_not_added_twice(bag: Path, run: Run, tmp_path: Path) -> None:
+    once = tmp_path / "once.mcap"
+    add_pictures(bag, run, run.atlas, once, rate_hz=5)
+    with pytest.raises(RecordingError, match="has pictures already, on topics of /pictures/"):
+        add_pictures(once, read_run(once), run.atlas, tmp_path / "twice.mcap", rate_hz=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["once.mcap"]

@@ -110,3 +110,22 @@ def test_without_matplotlib_it_says_what_to_install(
 def test_nothing_foreseen_to_its_end_is_nothing_to_draw(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="no future of it was seen through"):
         draw(dataclasses.replace(run, moments=()), tmp_path / "futures.png")
+
+
+def test_bounds_that_are_not_known_yet_are_no_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = read_run(runs.write_run(tmp_path / "run.mcap", error=0.2, bound=np.inf))
+    page = render(run)
+    row = re.search(r"<tr><td class='text'>0\.2 s</td>(.*?)</tr>", page)
+    assert row is not None
+    assert re.findall(r">([\d.-]+)<", row[1]) == ["0.200", "0.200", "-", "0.200"]
+    assert "inf" not in re.sub(r"base64,[\w+/=]+", "", page.partition("<body>")[2]).replace("info", "")
+    draw(run, tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.xyz"])
+def test_a_figure_is_a_png_whatever_it_is_called(run: Run, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib")
+    draw(run, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -138,3 +138,24 @@ def test_progress_reaches_its_end(bag: Path) -> None:
     told: list[tuple[int, int]] = []
     read_run(bag, progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] and [done for done, _ in told] == list(range(1, len(told) + 1))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (
+            messages.tensor("latent", np.zeros((3, 5), np.float32)),
+            r"several shapes, \(2, 4\), \(3, 5\): the model",
+        ),
+        (messages.tensor("latent", np.zeros((3, 5), np.float32)) | {"dtype": 99}, "unknown dtype code 99"),
+    ],
+)
+def test_latents_that_do_not_fit_are_refused(tmp_path: Path, changed: dict[str, object], reason: str) -> None:
+    entries = [
+        (log_ns, topic, kind, fields | {"latent": changed})
+        if topic == "/world_model/latent" and log_ns >= runs.stamp(runs.CHANGE)
+        else (log_ns, topic, kind, fields)
+        for log_ns, topic, kind, fields in runs.entries()
+    ]
+    with pytest.raises(SourceError, match=reason):
+        read_run(write_bag(tmp_path / "run.mcap", entries))

@@ -103,3 +103,12 @@ def test_a_source_is_shown_live(toy_bundle: Path, tmp_path: Path, monkeypatch: p
     # A map takes some frames to be drawn from.
     assert 20 < len(found["/map/futures"]) < 40
     assert len(scalars(found["/bounds"])[0]) == TOY_HORIZON
+
+
+def test_what_cannot_be_read_does_not_cost_an_older_file(tmp_path: Path) -> None:
+    pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
+    target = tmp_path / "run.rrd"
+    target.write_bytes(b"older")
+    assert main(["view", str(tmp_path / "none.mcap"), "--save", str(target)]) == 1
+    assert main(["view", "--bundle", str(tmp_path), "--source", "two_rooms", "--save", str(target)]) == 1
+    assert target.read_bytes() == b"older"
