@@ -30,6 +30,7 @@ from jepa_runtime.pictures.embedding import (
     fit_embedding,
     fit_palette,
 )
+from jepa_runtime.replay.album import nearest
 
 ATLAS_NAME = "atlas.npz"
 THUMBNAIL_PX = 128
@@ -79,8 +80,7 @@ class Atlas:
         """The remembered frame most similar to each of ``latents`` [..., T, D]: indices [...] and distances
         [...] (the norm of the difference)."""
         asked = np.asarray(latents, np.float32).reshape(-1, self._flat.shape[1])
-        found = (self._squares - 2.0 * (asked @ self._flat.T)).argmin(axis=1)
-        away: Floats = np.linalg.norm(asked - self._flat[found], axis=1)
+        found, away = nearest(self._flat, asked)
         shape = latents.shape[:-2]
         return found.reshape(shape), away.reshape(shape)
 
@@ -114,11 +114,6 @@ class Atlas:
     def _flat(self) -> Floats:
         return self.latents.astype(np.float32).reshape(len(self.latents), -1)
 
-    @cached_property
-    def _squares(self) -> Floats:
-        squares: Floats = np.square(self._flat).sum(axis=1)
-        return squares
-
 
 def read_atlas(data: bytes, latent: tuple[int, int], where: str) -> Atlas:
     """Read ``atlas.npz`` of a model whose latents are ``latent`` = (T, D).
@@ -132,7 +127,7 @@ def read_atlas(data: bytes, latent: tuple[int, int], where: str) -> Atlas:
             f"{where}: is no atlas (it holds {', '.join(arrays)}): make it with jepa-export atlas"
         )
     tokens, dim = latent
-    latents, jpeg, offsets = arrays["latents"], arrays["jpeg"], arrays["offsets"]
+    latents, jpeg, offsets = np.atleast_1d(arrays["latents"]), arrays["jpeg"], arrays["offsets"]
     sizes = {
         "mean": (tokens * dim,), "axes": (2, tokens * dim), "explained": (2,), "token_mean": (tokens, dim),
         "token_axes": (3, dim), "low": (3,), "high": (3,), "latents": (len(latents), tokens, dim),

@@ -35,12 +35,16 @@ class Album:
         """The frames whose latents are nearest to ``latents`` [N, T, D], and how far they are [N]: norms over
         tokens and dimensions.
         """
-        known = np.stack(self._latents)
-        asked = latents.reshape(len(latents), -1)
-        # |a - b|² without a difference of each pair, which would be the product of both sizes.
-        best = (np.square(known).sum(axis=1) - 2 * (asked @ known.T)).argmin(axis=1)
-        distances: Floats = np.linalg.norm(asked - known[best], axis=1)
+        best, distances = nearest(np.stack(self._latents), latents.reshape(len(latents), -1))
         return [self._images[index] for index in best], distances
+
+
+def nearest(known: Floats, asked: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Of the rows ``known`` [N, F] that nearest to each of ``asked`` [M, F]: indices [M] and distances [M]."""
+    # |a - b|² without a difference of each pair, which would be the product of both sizes.
+    best = (np.square(known).sum(axis=1) - 2 * (asked @ known.T)).argmin(axis=1)
+    distances: Floats = np.linalg.norm(asked - known[best], axis=1)
+    return best, distances
 
 
 def thumbnail(image: Image) -> Image:

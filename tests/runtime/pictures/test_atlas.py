@@ -67,6 +67,7 @@ def test_a_bundle_may_hold_one_and_opens_without(toy_bundle: Path, tmp_path: Pat
     ("change", "reason"),
     [
         ({"latents": np.zeros((20, TOKENS, DIM), np.float32)}, "latents must be finite float16"),
+        ({"latents": np.array(0, np.float16)}, "latents must be finite"),
         ({"latents": np.full((20, TOKENS, DIM), np.inf, np.float16)}, "latents must be finite"),
         (
             {"latents": np.zeros((0, TOKENS, DIM), np.float16), "offsets": np.zeros(1, np.int64)},
