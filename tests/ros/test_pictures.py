@@ -11,11 +11,17 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_msgs.msg import PredictedFutures
+import rclpy
+from jepa_msgs.msg import LatentState, ModelInfo, PredictedFutures
 from jepa_ros import qos
-from jepa_ros.conversions import to_image
+from jepa_ros.conversions import fill, to_image
 from jepa_ros.images import ImageReader
+from jepa_ros.nodes.pictures import PicturesNode
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
+
+from jepa_runtime.pictures.atlas import Atlas, thumbnail
+from jepa_runtime.recording import messages
 
 pytestmark = pytest.mark.ros
 
@@ -42,10 +48,10 @@ def test_pictures_of_what_is_foreseen_are_drawn(ros_graph, toy_bundle):
         meanwhile=lambda: camera.publish(image()),
     )
     stamps = {(message.header.stamp.sec, message.header.stamp.nanosec) for message in futures}
-    for messages in shown.values():
-        picture = ImageReader.decode(messages[-1])
+    for drawn in shown.values():
+        picture = ImageReader.decode(drawn[-1])
         assert np.unique(picture.reshape(-1, 3), axis=0).shape[0] > 8
-        stamp = messages[0].header.stamp
+        stamp = drawn[0].header.stamp
         assert (stamp.sec, stamp.nanosec) in stamps, "a picture has the stamp of its image"
     assert ros_graph.stop("pictures") == 0
     assert ros_graph.report("pictures")["drawn"] >= 3
@@ -65,3 +71,51 @@ def test_a_bundle_that_is_none_ends_the_node_with_the_reason(ros_graph, tmp_path
     ros_graph.start("pictures", {"atlas_bundle": tmp_path / "nothing"})
     assert ros_graph.exit_code("pictures") == 1
     assert "nothing" in ros_graph.log("pictures").read_text()
+
+
+@pytest.fixture
+def node():
+    rclpy.init()
+    made = PicturesNode()
+    yield made
+    made.destroy_node()
+    rclpy.shutdown()
+
+
+def show(node: PicturesNode, count: int, tokens: int, dim: int, version: str = "1") -> None:
+    """Frames of one model and the futures of the last of them."""
+    for _ in range(count):
+        seen = image()
+        latent = LatentState(header=seen.header, model_id="one", model_version=version)
+        fill(latent.latent, messages.tensor("latent", RNG.standard_normal((tokens, dim)).astype(np.float32)))
+        node._taking(Image)(serialize_message(seen))
+        node._on_latent(latent)
+        futures = PredictedFutures(header=seen.header, horizon_s=[0.1], error_bounds=[1.0])
+        for name, size in (("latents", (2, 1, tokens, dim)), ("actions", (2, 1, 2)), ("energies", (0, 0))):
+            array = RNG.standard_normal(size).astype(np.float32)
+            fill(getattr(futures, name), messages.tensor(name, array))
+        node._on_futures(serialize_message(futures))
+        node._draw()
+
+
+def test_an_atlas_of_other_latents_is_left_aside(node: PicturesNode, monkeypatch: pytest.MonkeyPatch):
+    other = RNG.standard_normal((8, 3, 5)).astype(np.float32)
+    node._atlas = Atlas.of(other, np.arange(8), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 8, 1)
+    monkeypatch.setattr(node._outputs["map"], "get_subscription_count", lambda: 1)
+    node._on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
+    show(node, 20, 2, 4)
+    assert 0 < node.report()["drawn"] < 20, "a map takes some frames of the run to be drawn from"
+
+
+def test_latents_that_come_before_their_model_was_told_do_no_harm(
+    node: PicturesNode, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(node._outputs["map"], "get_subscription_count", lambda: 1)
+    node._on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
+    show(node, 20, 2, 4)
+    drawn = node.report()["drawn"]
+    show(node, 2, 3, 5, version="2")
+    assert node.report()["drawn"] == drawn
+    node._on_model(ModelInfo(model_id="one", version="2", tokens=3, dim=5, horizon=1, step_s=0.1))
+    show(node, 20, 3, 5, version="2")
+    assert node.report()["drawn"] > drawn

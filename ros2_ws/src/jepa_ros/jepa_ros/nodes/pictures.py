@@ -73,6 +73,8 @@ class PicturesNode(Node):
         self._period_s, self._trail_ns = 1.0 / chosen["pictures_hz"], round(chosen["trail_s"] * _NS)
         bundle = chosen["atlas_bundle"]
         self._atlas: Atlas | None = Atlas.in_bundle(Bundle.open(bundle)) if bundle else None
+        self._fits = False
+        self._served: tuple[str, str] | None = None
         self._scrapbook: Scrapbook | None = None
         self._trail: deque[tuple[int, Any]] = deque()
         self._images: deque[tuple[int, type[Any], bytes]] = deque(maxlen=_IMAGES)
@@ -95,11 +97,21 @@ class PicturesNode(Node):
 
     def _on_model(self, info: ModelInfo) -> None:
         """Another model may see otherwise: what was remembered of the last one is forgotten."""
+        self._served = info.model_id, info.version
         self._scrapbook = Scrapbook(max(1, round(info.horizon * info.step_s / self._period_s)))
+        self._fits = self._atlas is not None and self._atlas.latents.shape[1:] == (info.tokens, info.dim)
+        if self._atlas is not None and not self._fits:
+            self.get_logger().warning(
+                f"atlas_bundle remembers latents of {list(self._atlas.latents.shape[1:])}, those of "
+                f"{info.model_id} {info.version} are {[info.tokens, info.dim]}: frames of this run are shown"
+            )
         self._trail.clear()
         self._futures = None
 
     def _on_latent(self, message: LatentState) -> None:
+        # Topics overtake each other: this may be of the model before, or of one that is yet to be told.
+        if (message.model_id, message.model_version) != self._served:
+            return
         stamp = stamp_of(message)
         if message.history_reset:
             self._trail.clear()
@@ -114,12 +126,14 @@ class PicturesNode(Node):
         if self._futures is None or self._scrapbook is None or not self._trail:
             return
         self._remember(self._scrapbook)
-        atlas = self._atlas or self._scrapbook.atlas()
+        atlas = self._atlas if self._fits else self._scrapbook.atlas()
         if atlas is None or not any(output.get_subscription_count() for output in self._outputs.values()):
             return
         foreseen = Foreseen.of_message(deserialize_message(self._futures, PredictedFutures))
         self._futures = None
         trail = np.stack([latent for _, latent in self._trail])
+        if foreseen.latents.shape[2:] != trail.shape[1:]:
+            return
         for name, image in paint(trail, foreseen, atlas, self._trail_ns / _NS).items():
             shown = fill(CompressedImage(), image_message(image, foreseen.stamp_ns))
             self._outputs[name].publish(shown)
