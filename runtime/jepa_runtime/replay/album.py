@@ -40,7 +40,7 @@ class Album:
 
 
 def nearest(known: Floats, asked: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Of the rows ``known`` [N, F] that nearest to each of ``asked`` [M, F]: indices [M] and distances [M]."""
+    """Which of ``known`` [N, F] is nearest to each of ``asked`` [M, F]: indices [M] and distances [M]."""
     # |a - b|² without a difference of each pair, which would be the product of both sizes.
     best = (np.square(known).sum(axis=1) - 2 * (asked @ known.T)).argmin(axis=1)
     distances: Floats = np.linalg.norm(asked - known[best], axis=1)
