@@ -27,10 +27,10 @@ if not client.wait_for_service(timeout_sec=10.0):
     sys.exit(f"there is no service {chosen.service}: does the world model run?")
 question = fill(EvaluateActions.Request(deadline_s=5.0), {"actions": tensor("actions", trajectories)})
 future = client.call_async(question)
-rclpy.spin_until_future_complete(node, future)
-answer = future.result()
-if not answer.success:
-    sys.exit(f"not scored: {answer.message}")
+rclpy.spin_until_future_complete(node, future, timeout_sec=10.0)
+answer = future.result() if future.done() else None
+if answer is None or not answer.success:
+    sys.exit(f"not scored: {answer.message if answer else 'no answer came'}")
 
 ends = array_of(answer.energies)[:, -1]
 best = int(ends.argmin())
