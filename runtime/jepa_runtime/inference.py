@@ -270,8 +270,8 @@ class Inference:
             max_gap_ns=round(max_gap_s * 1e9),
             reach=manifest.horizon,
         )
-        if manifest.io.action.low == manifest.io.action.high:
-            # Of a model without actions: nobody has to say which one is executed.
+        if not manifest.takes_actions:
+            # Nobody has to say which one is executed.
             history.add_action(0, np.array(manifest.io.action.low))
         return history
 

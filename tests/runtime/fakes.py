@@ -41,6 +41,7 @@ def manifest(
         io=io,
         history_size=history_size,
         action_size=len(names),
+        takes_actions=low != high,
         horizon=HORIZON,
         num_samples=NUM_SAMPLES,
         error_bounds=tuple(0.5 * step for step in range(1, HORIZON + 1)),

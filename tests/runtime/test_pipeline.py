@@ -206,6 +206,7 @@ def test_a_model_with_a_longer_history_predicts_once_it_is_filled() -> None:
 def test_an_action_that_can_be_but_one_is_always_known() -> None:
     model = FakeModel(history_size=2)
     model.manifest.io.action.low = model.manifest.io.action.high = [0.0, 0.0]
+    model.manifest.takes_actions = False
     with serve(model) as served:
         served.feed(*(frame(index) for index in range(14)))
     last = served.results[-1]

@@ -289,6 +289,11 @@ class Manifest(_Model):
         """A, the number of components of an action."""
         return len(self.io.action.names)
 
+    @property
+    def takes_actions(self) -> bool:
+        """Whether it makes a difference what is executed."""
+        return self.io.action.low != self.io.action.high
+
     def plain(self) -> dict[str, Any]:
         """As it is written: without what says nothing and earlier versions of the reader would refuse."""
         unsaid = {"normal_scores"} if self.normal_scores is None else set()

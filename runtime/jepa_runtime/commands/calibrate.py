@@ -111,7 +111,7 @@ def _scores(model: WorldModel, source: Source, duration_s: float | None) -> Iter
         first_ns = frame.stamp_ns if first_ns is None else first_ns
         if duration_s is not None and frame.stamp_ns - first_ns > duration_s * 1e9:
             break
-        if source.command is not None:
+        if source.command is not None and model.manifest.takes_actions:
             try:
                 inference.add_action(frame.stamp_ns, source.command)
             except ValueError as error:

@@ -12,9 +12,12 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
 
+from jepa_runtime.bundle import Manifest
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
     open_model,
@@ -211,13 +214,7 @@ class _Run:
                     pipeline.set_goal(goal, frame.stamp_ns)
                     if self._recording is not None:
                         self._recording.add_goal(goal, frame.stamp_ns)
-                command = self._source.command
-                names = pipeline.model.manifest.io.action.names
-                if command is not None and len(command) != len(names):
-                    raise SourceError(
-                        f"{self._source.name}: commands have {len(command)} components, an action of the "
-                        f"model has {len(names)} ({', '.join(names)}): say which (?action=TOPIC:FIELD,FIELD)"
-                    )
+                command = self._command(pipeline.model.manifest)
                 if command is not None:
                     pipeline.add_action(frame.stamp_ns, command)
                 if self._black_box is not None:
@@ -230,6 +227,18 @@ class _Run:
                 refresh(pipeline)
         if self._source.live:
             self._lateness_ms.clear()
+
+    def _command(self, manifest: Manifest) -> NDArray[np.float32] | None:
+        """What the robot executes now; None: it is not known, or is nothing to a model without actions."""
+        command, names = self._source.command, manifest.io.action.names
+        if command is None or not manifest.takes_actions:
+            return None
+        if len(command) != len(names):
+            raise SourceError(
+                f"{self._source.name}: commands have {len(command)} components, an action of the model has "
+                f"{len(names)} ({', '.join(names)}): say which (?action=TOPIC:FIELD,FIELD)"
+            )
+        return command
 
     @contextmanager
     def _live(self) -> Iterator[Any]:

@@ -207,7 +207,7 @@ class BagInputs:
         action = self._manifest.io.action
         topic, _, listed = (wanted or "").partition(":")
         found = self._choose(topic or None, _is_anything if topic else _is_cmd_vel, "commands", "--action")
-        if topic == NONE or action.low == action.high:
+        if topic == NONE or not self._manifest.takes_actions:
             return None
         if not found:
             raise SourceError(
