@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jepa_runtime.backends import signal_stack
 from jepa_runtime.bundle import Bundle, seal
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Tests use OpenVINO beside our backend too; what it leaves would end the next one that sends a signal."""
+    with signal_stack.kept():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

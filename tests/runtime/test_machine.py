@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -57,8 +58,8 @@ def test_a_child_that_sleeps_is_not_busy() -> None:
 
 def test_memory_faults_and_descriptors_of_the_own_process_are_told(tmp_path: Path) -> None:
     with Monitor(period_s=NEVER) as monitor:
-        # Much more than the system may take back from a large process meanwhile.
-        held = bytearray(256 << 20)
+        # Much more than the system may take back from a large process meanwhile, and none that it had before.
+        held = mmap.mmap(-1, 256 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         held[:: os.sysconf("SC_PAGE_SIZE")] = b"1" * len(range(0, len(held), os.sysconf("SC_PAGE_SIZE")))
         files = [(tmp_path / str(number)).open("w") for number in range(5)]
         monitor.sample()
