@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Tests use OpenVINO beside our backend too; what it leaves would end the next one that sends a signal."""
+    """Tests use OpenVINO beside our backend too; what it leaves would end the next that sends a signal."""
     with signal_stack.kept():
         return (yield)
 
