@@ -49,16 +49,7 @@ AFTER = 400
 MOST_POINTS, LEAST_AUROC = 2.0, 0.98
 # Steps in each point of the course of coverage after a change.
 POINT = 25
-TERMS = Terms(
-    streams=("",),
-    candidates=None,
-    deadline_ms=None,
-    tolerance_s=None,
-    max_gap_s=None,
-    error_probability=0.9,
-    false_alarm_every_s=600.0,
-    clock_ns=time.perf_counter_ns,
-)
+TERMS = Terms()
 # Apart from the worlds of other evaluations.
 _PURPOSE = 700_000_000
 

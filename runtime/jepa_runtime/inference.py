@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,14 +28,14 @@ class Terms:
         ValueError: ``streams`` is empty, or names one twice; a probability or a time is out of range.
     """
 
-    streams: tuple[str, ...]
-    candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None
-    deadline_ms: float | None
-    tolerance_s: float | None
-    max_gap_s: float | None
-    error_probability: float
-    false_alarm_every_s: float
-    clock_ns: Callable[[], int]
+    streams: tuple[str, ...] = ("",)
+    candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None = None
+    deadline_ms: float | None = None
+    tolerance_s: float | None = None
+    max_gap_s: float | None = None
+    error_probability: float = 0.9
+    false_alarm_every_s: float = 600.0
+    clock_ns: Callable[[], int] = time.perf_counter_ns
 
     def __post_init__(self) -> None:
         if not self.streams or len(set(self.streams)) < len(self.streams):

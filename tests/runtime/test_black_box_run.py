@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +44,7 @@ def jump(tmp_path: Path) -> Path:
 
 def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
     """Kind and stamp of the alarms that begin when ``bag`` is played."""
-    terms = Terms(
-        streams=("",),
-        candidates=None,
-        deadline_ms=None,
-        tolerance_s=None,
-        max_gap_s=None,
-        error_probability=0.9,
-        false_alarm_every_s=600.0,
-        clock_ns=time.perf_counter_ns,
-    )
+    terms = Terms()
     source, found = BagSource(bag, action=ACTION), []
     with WorldModel.open(bundle, num_samples=1) as model:
         inference = Inference(model, terms)

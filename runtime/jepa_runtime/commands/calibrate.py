@@ -22,16 +22,7 @@ from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
 
 _DIGITS = 6
-_TERMS = Terms(
-    streams=("",),
-    candidates=None,
-    deadline_ms=None,
-    tolerance_s=None,
-    max_gap_s=None,
-    error_probability=0.9,
-    false_alarm_every_s=600.0,
-    clock_ns=time.perf_counter_ns,
-)
+_TERMS = Terms()
 
 
 def add_parser(subparsers: Any) -> None:

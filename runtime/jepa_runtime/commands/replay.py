@@ -21,6 +21,7 @@ from jepa_runtime.commands.arguments import (
     stop_on_signals,
     write_json,
 )
+from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.replay.comparison import Comparison, Difference, compare
 from jepa_runtime.replay.inputs import NONE, BagInputs, Topics
 from jepa_runtime.replay.player import Player
@@ -154,20 +155,8 @@ def _summary(
         "refused": replayed.refused,
         "last_refusal": replayed.last_refusal,
         "threads": args.threads,
-        "model": describe(model),
+        "model": model_facts(model),
         "comparison": None if comparison is None else _comparison(comparison),
-    }
-
-
-def describe(model: WorldModel) -> dict[str, Any]:
-    """Which model computed, as JSON data."""
-    return {
-        "id": model.manifest.model_id,
-        "version": model.manifest.version,
-        "sha256": model.bundle.sha256,
-        "engine": model.engine,
-        "device": model.device,
-        "precision": model.precision,
     }
 
 

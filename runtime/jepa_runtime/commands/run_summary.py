@@ -13,6 +13,18 @@ from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
 from jepa_runtime.world_model import WorldModel
 
 
+def model_facts(model: WorldModel) -> dict[str, Any]:
+    """Which model computed, as JSON data."""
+    return {
+        "id": model.manifest.model_id,
+        "version": model.manifest.version,
+        "sha256": model.bundle.sha256,
+        "engine": model.engine,
+        "device": model.device,
+        "precision": model.precision,
+    }
+
+
 def summarize_run(
     collector: Collector,
     stats: Stats,
@@ -52,14 +64,7 @@ def summarize_run(
         },
         "futures_per_frame": model.num_samples,
         "horizon": model.manifest.horizon,
-        "model": {
-            "id": model.manifest.model_id,
-            "version": model.manifest.version,
-            "sha256": model.bundle.sha256,
-            "engine": model.engine,
-            "device": model.device,
-            "precision": model.precision,
-        },
+        "model": model_facts(model),
         "rss_mb": round(environment.peak_rss_mb(), 1),
         "cpu": environment.cpu(),
         "versions": environment.versions(),

@@ -24,7 +24,8 @@ from jepa_runtime.commands.arguments import (
     write_json,
     write_text,
 )
-from jepa_runtime.commands.replay import add_topic_arguments, describe, topics
+from jepa_runtime.commands.replay import add_topic_arguments, topics
+from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
 from jepa_runtime.replay.player import Player
@@ -128,7 +129,7 @@ def _branch(
                 raise KeyboardInterrupt
 
         found = branch(inputs, player, moment, chosen, goal=goal, on_frame=step)
-        return found, describe(player.model)
+        return found, model_facts(player.model)
 
 
 def _as_json(args: argparse.Namespace, found: WhatIf, model: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.pictures.embedding import Floats, Latents
-from jepa_runtime.recording.messages import array_of
+from jepa_runtime.recording.messages import array_of, from_time
 from jepa_runtime.results import Result
 
 
@@ -89,5 +89,4 @@ class Foreseen:
 
 def stamp_of(message: Any) -> int:
     """The stamp in a message's header [ns]."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return from_time(message.header.stamp)

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.imaging import decode, to_rgb
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.pictures.embedding import Image, Latents
 from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
 from jepa_runtime.pictures.held import Errors, Judge, Moment
-from jepa_runtime.pictures.topics import IMAGE, Topics, find_topics
+from jepa_runtime.pictures.topics import Topics, find_topics
 from jepa_runtime.recording import messages
 from jepa_runtime.recording.messages import array_of
+from jepa_runtime.sources.bag_file import image_in
 from jepa_runtime.sources.command_fields import CommandFields
 from jepa_runtime.sources.commands import Commands
 
@@ -238,7 +238,7 @@ class _Reading:
             elif topic == topics.goal:
                 self._breaks.append(stamp_of(message))
                 if message.height and message.width:
-                    self._goals.append((stamp_of(message), thumbnail(_pixels(message))))
+                    self._goals.append((stamp_of(message), thumbnail(image_in(message))))
             elif topic == topics.command:
                 self._commands.append((log_ns, message))
             elif topic == topics.planner:
@@ -292,16 +292,9 @@ class _Reading:
 
     def _thumbnail(self, message: Any) -> bytes:
         try:
-            return thumbnail(_pixels(message))
+            return thumbnail(image_in(message))
         except FrameError as error:
             raise SourceError(f"{self._bag.path}: an image of {self._topics.image}: {error}") from error
-
-
-def _pixels(message: Any) -> Image:
-    """The pixels of an Image or CompressedImage."""
-    if message.__msgtype__ == IMAGE:
-        return to_rgb(message.data, message.encoding, message.width, message.height, message.step)
-    return decode(message.data)
 
 
 def _facts(info: Any) -> Facts:

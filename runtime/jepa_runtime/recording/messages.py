@@ -57,6 +57,11 @@ def time_message(stamp_ns: int) -> Fields:
     return {"sec": stamp_ns // 1_000_000_000, "nanosec": stamp_ns % 1_000_000_000}
 
 
+def from_time(message: Any) -> int:
+    """Nanoseconds of a builtin_interfaces/Time of rosbags or rclpy."""
+    return int(message.sec) * 1_000_000_000 + int(message.nanosec)
+
+
 def header(stamp_ns: int, frame_id: str) -> Fields:
     """std_msgs/Header."""
     return {"stamp": time_message(stamp_ns), "frame_id": frame_id}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jepa_runtime.pipeline import Candidates
-from jepa_runtime.recording.messages import array_of
+from jepa_runtime.recording.messages import array_of, from_time
 
 
 class Proposals:
@@ -56,9 +56,8 @@ class Proposals:
             return f"actions must be [1..{most}, {steps}, {size}], got {list(actions.shape)}"
         if not np.isfinite(actions).all():
             return "actions hold numbers that are not finite"
-        stamp = message.header.stamp
         candidates = Candidates(
-            actions.astype(np.float32), message.source or "candidates", stamp.sec * 10**9 + stamp.nanosec
+            actions.astype(np.float32), message.source or "candidates", from_time(message.header.stamp)
         )
         self._newest = (self._clock(), candidates)
         return ""

@@ -17,7 +17,7 @@ from rosbags.interfaces import Connection
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.recording.messages import ACTION_CANDIDATES
+from jepa_runtime.recording.messages import ACTION_CANDIDATES, from_time
 from jepa_runtime.sources.bag import choose_images, read_frame
 from jepa_runtime.sources.bag_file import BagFile, image_in, is_goal
 from jepa_runtime.sources.base import Frame, Image
@@ -194,8 +194,7 @@ class BagInputs:
 
     def _goal(self, connection: Connection, raw: bytes) -> Goal:
         message = self._bag.deserialize(connection, raw, 0)
-        stamp = message.header.stamp
-        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        stamp_ns = from_time(message.header.stamp)
         if message.height == 0 or message.width == 0:
             return Goal(stamp_ns, None)
         try:

@@ -64,7 +64,7 @@ def to_time(stamp_ns: int) -> Time:
 
 def from_time(message: Time) -> int:
     """Nanoseconds of a Time message."""
-    return int(message.sec) * _NS_PER_S + int(message.nanosec)
+    return messages.from_time(message)
 
 
 class TwistActions:
