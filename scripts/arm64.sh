@@ -55,6 +55,7 @@ unpack() {
   mkdir -p "$SYSTEM"/{dev,proc,src,sys,etc/ssl/certs}
   chmod 1777 "$SYSTEM/tmp"
   printf '%s\n' 'root:x:0:0:root:/:/bin/sh' 'tester:x:1000:1000::/tmp:/bin/sh' >"$SYSTEM/etc/passwd"
+  printf '%s\n' 'root:x:0:' 'tester:x:1000:' >"$SYSTEM/etc/group"
 }
 
 # inside USER COMMAND...

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from jepa_runtime.backends import signal_stack
 from jepa_runtime.bundle import Bundle, seal
 
 ROOT = Path(__file__).resolve().parent.parent
+# How long an example takes tells of the machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -155,31 +155,35 @@ class Inference:
         surprise = float(
             self.model.surprise(context.latents, context.actions, known.actions[0], result.latent)
         )
-        judged = self._judge(view, result, known, surprise) if view.trust.is_due(result.stamp_ns) else None
+        judged = self._judge(view, known, surprise, result) if view.trust.is_due(result.stamp_ns) else None
         result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
         surprising = surprise > self.model.manifest.surprise_threshold
         return replace(
             result, surprise=surprise, surprising=surprising, judged=judged, alarms=view.trust.news()
         )
 
-    def _judge(self, view: _View, result: Result, last_step: Hindsight, surprise: float) -> Judged | None:
+    def _judge(self, view: _View, last_step: Hindsight, surprise: float, result: Result) -> Judged | None:
         """Compare what came with what would have been foreseen of what was executed."""
-        horizon = view.trust.horizon
-        known = view.history.hindsight(horizon)
+        history, ages = view.history, view.trust.ages
+        known = history.hindsight(ages[-1])
         if known is None:
             return None
-        errors = np.full(horizon, np.nan)
-        errors[0] = surprise * math.sqrt(result.latent.size)
-        if horizon > 1:
-            context = known.context
-            foreseen = self.model.predict(
-                known.actions[None], latents=context.latents, history_actions=context.actions
-            ).latents[0]
-            for row, arrived in enumerate(known.arrived[1:], start=1):
-                if arrived is not None:
-                    errors[row] = np.linalg.norm(foreseen[row] - arrived)
-        from_ns = [last_step.context.stamp_ns, *[known.context.stamp_ns] * (horizon - 1)]
+        errors, from_ns = self._errors(known), [known.context.stamp_ns] * ages[-1]
+        for age in ages[1:-1]:
+            errors[age - 1] = np.nan
+            if (known := history.hindsight(age)) is not None:
+                errors[age - 1], from_ns[age - 1] = self._errors(known)[-1], known.context.stamp_ns
+        errors[0], from_ns[0] = surprise * math.sqrt(result.latent.size), last_step.context.stamp_ns
         return view.trust.judge(result.stamp_ns, errors, from_ns)
+
+    def _errors(self, known: Hindsight) -> NDArray[np.float64]:
+        """Norms [h] of foreseen minus arrived latent, of what was executed; NaN where none arrived."""
+        context = known.context
+        foreseen = self.model.predict(
+            known.actions[None], latents=context.latents, history_actions=context.actions
+        ).latents[0]
+        arrived = zip(foreseen, known.arrived, strict=True)
+        return np.array([np.nan if came is None else np.linalg.norm(then - came) for then, came in arrived])
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """See :meth:`~jepa_runtime.pipeline.Pipeline.add_action`.

@@ -225,7 +225,7 @@ def test_a_sample_that_the_graph_does_not_take_is_an_error_of_ours() -> None:
         product(np.ones((2, 2)), samples=[{"x": np.ones((1, 3), np.float32)}])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), magnitude=st.floats(-6, 3), empty=st.integers(0, 127))
 def test_no_weight_is_off_by_more_than_half_a_step_of_its_channel(
     seed: int, magnitude: float, empty: int

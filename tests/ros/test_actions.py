@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 actions = pytest.importorskip(
@@ -89,7 +89,6 @@ def test_angles_are_a_rotation_about_fixed_axes():
     )
 
 
-@settings(deadline=None)
 @given(angle, angle, angle)
 def test_angles_of_a_rotation_come_back(roll, pitch, yaw):
     found = actions.angles_of(actions.quaternion_of(roll, pitch, yaw))

@@ -358,5 +358,5 @@ class Driving(RuleBasedStateMachine):
         assert verdict.level is not Level.OK or not self.world.guard.holds
 
 
-Driving.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Driving.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestDriving = pytest.mark.ros(Driving.TestCase)

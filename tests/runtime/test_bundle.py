@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -256,7 +256,6 @@ def test_an_onnx_file_that_is_none_is_refused(folder: Path, content: bytes) -> N
     assert "not an ONNX model" in refusal(folder)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_arrays_and_models_are_read_or_refused(toy_bundle: Path, data: st.DataObject) -> None:
     for relative, read, refusal in (

@@ -17,9 +17,7 @@ from jepa_runtime.errors import BundleError
 
 Fields = dict[str, Any]
 
-_QUIET = settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+_QUIET = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

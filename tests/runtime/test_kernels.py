@@ -58,7 +58,7 @@ tensors = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(layout=layouts(), tensor=tensors, seed=st.integers(0, 99))
 def test_every_image_becomes_the_tensor_that_the_cpu_makes(
     emulation: Emulation, layout: RawLayout, tensor: ImageTensor, seed: int

@@ -78,7 +78,7 @@ class Street:
     st.dictionaries(st.sampled_from("abc"), st.integers(5, 60), min_size=1),
     st.lists(st.integers(1, 120), min_size=1, max_size=40),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_however_slow_inference_gets_data_stays_young_and_nothing_queues(
     periods_ms: dict[str, int], durations_ms: list[int]
 ) -> None:

@@ -57,6 +57,18 @@ def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
     assert [each.errors for each in share] == [len(judged) - 1] * HORIZON, "the last came after its futures"
 
 
+def test_the_newest_latent_is_compared_with_what_was_foreseen_of_it_at_several_horizons() -> None:
+    with serve() as served:
+        results = run(served, [5] * 60 + [200] * 6)
+    judged = results[60].judged
+    assert judged is not None and judged.score is not None
+    ages, off = sorted({1, HORIZON // 2, HORIZON}), 195 * SIZE
+    expected = [off if age in ages else 0.0 for age in range(1, HORIZON + 1)]
+    np.testing.assert_allclose(judged.errors, expected)
+    scales = [served.model.manifest.error_bounds[age - 1] for age in ages]
+    assert judged.score.value == pytest.approx(np.mean([off / scale for scale in scales]))
+
+
 def test_the_bounds_hold_with_the_probability_asked_for() -> None:
     values, model = np.random.default_rng(0).integers(0, 100, 1500), FakeModel()
     model.manifest.error_bounds = (100.0,) * HORIZON

@@ -310,7 +310,7 @@ def test_a_closed_loop_is_not_passed_off_as_latency_at_a_rate() -> None:
     assert "these are not latencies at a rate" in words(page)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     latencies=st.lists(st.floats(-1.0, 1e7), max_size=15),
     dropped=st.lists(st.floats(0.0, 1e4), max_size=5),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError
@@ -172,7 +172,6 @@ class Schedule:
         return waits
 
 
-@settings(deadline=None)
 @given(
     period=st.integers(20, 100), share=st.floats(0.1, 0.9), run=st.integers(1, 60), count=st.integers(1, 60)
 )
@@ -314,7 +313,6 @@ def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
     np.testing.assert_allclose(found.latents[:, 0, 0, 0], 2 + asked[:, 0, 0], rtol=1e-6)
 
 
-@settings(deadline=None)
 @given(
     period=st.integers(10 * MS, 100 * MS),
     late=st.lists(st.integers(0, 3 * MS), min_size=2, max_size=8),

@@ -45,7 +45,7 @@ def at(x: float, y: float) -> Floats:
 speeds = st.floats(-5.0, 5.0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     velocities=st.lists(st.tuples(speeds, speeds), min_size=1, max_size=6),
@@ -63,7 +63,7 @@ def test_the_robot_never_enters_a_wall_nor_leaves_the_arena(
         assert position.min() >= EDGE_M - 1e-9 and position.max() <= ARENA_M - EDGE_M + 1e-9
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), velocity=st.tuples(speeds, speeds), dt_s=st.floats(0.01, 0.5))
 def test_nothing_moves_it_faster_than_its_top_speed_or_through_the_wall(
     seed: int, velocity: tuple[float, float], dt_s: float

@@ -243,6 +243,4 @@ def test_whatever_happens_a_valid_model_serves_and_every_update_ends(
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     Lives.home, Lives.offered = tmp_path, bundles
-    run_state_machine_as_test(
-        Lives, settings=hypothesis_settings(max_examples=30, stateful_step_count=10, deadline=None)
-    )
+    run_state_machine_as_test(Lives, settings=hypothesis_settings(max_examples=30, stateful_step_count=10))

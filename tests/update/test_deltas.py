@@ -50,7 +50,7 @@ def framed(content: bytes, base: int = len(BASE), target: int = len(TARGET), **p
     return HEADER.pack(MAGIC, VERSION, base, target) + zstandard.ZstdCompressor(**packing).compress(content)  # type: ignore[arg-type]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(base=st.binary(max_size=4096), target=st.binary(max_size=4096))
 def test_a_delta_makes_its_target(folder: Path, base: bytes, target: bytes) -> None:
     assert applied(folder, base, make(base, target), target) == target
@@ -64,7 +64,7 @@ def test_lengths_may_differ(folder: Path, base: int, target: int) -> None:
     prove(old, make(old, new), new)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(delta=st.binary(max_size=400))
 def test_rubbish_is_refused(folder: Path, delta: bytes) -> None:
     for content in (delta, make(BASE, TARGET)[: HEADER.size] + delta):
@@ -72,7 +72,7 @@ def test_rubbish_is_refused(folder: Path, delta: bytes) -> None:
             applied(folder, BASE, content, TARGET)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.data())
 def test_a_damaged_delta_is_refused_or_harmless(folder: Path, data: st.DataObject) -> None:
     delta = bytearray(make(BASE, TARGET))

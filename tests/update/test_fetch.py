@@ -273,7 +273,7 @@ class _Chaos:
         return data if self._right else bytes(len(data))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     length=st.integers(0, 3000),
     plan=st.lists(st.tuples(st.integers(0, 3000), st.booleans(), st.booleans()), max_size=8),

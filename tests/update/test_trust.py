@@ -212,7 +212,7 @@ def test_a_root_that_came_with_the_robot_and_is_none_is_told(robot: Robot) -> No
 # Whatever a repository says.
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     name=st.sampled_from(
         ["2.root.json", "timestamp.json", "2.snapshot.json", "1.targets.json", "2.channel-stable.json"]

@@ -3,11 +3,12 @@ alarms.
 
 Rules:
     1. Once a step the errors are taken of what would have been foreseen of the actions that were really
-       executed: over one step, from a step ago, and over all longer ones, from a horizon ago. Candidates are
-       hardly ever what is executed: a planner changes its mind with each image.
+       executed. Candidates are hardly ever what is executed: a planner changes its mind with each image. The
+       newest latent is compared with what was foreseen of it one step, half a horizon and a horizon ago; the
+       horizons between are judged by the latents before it, from a horizon ago.
     2. An error is judged by the bound that was stated with the futures of the same image.
     3. The bounds stated are those learnt until then; those of the bundle are where they start from. Scores
-       are in units of the bundle's own: what lasts must not become usual.
+       are of the newest latent, in units of the bundle's own bounds: what lasts must not become usual.
     4. Where the history starts anew, so does all that waits to be judged; what was learnt stays.
 """
 
@@ -89,7 +90,8 @@ class Trust:
         alarms: None: scores are given, and no alarm, because of ``no_alarms``.
 
     Attributes:
-        horizon: H.
+        ages: how many steps ago was foreseen what the newest latent is compared with; the first is 1, the
+            last H.
         no_alarms: why no alarm is given; empty: they are.
 
     Raises:
@@ -108,18 +110,20 @@ class Trust:
         no_alarms: str = "",
     ) -> None:
         self._scale = np.asarray(start, np.float64)
-        self.horizon = len(start)
+        horizon = len(start)
+        self.ages = tuple(sorted({1, max(horizon // 2, 1), horizon}))
         self.no_alarms = no_alarms
+        self._is_age = np.isin(np.arange(1, horizon + 1), self.ages)
         self._bounds = Bounds(
             start,
             probability=probability,
-            delays=[1] + [self.horizon] * (self.horizon - 1),
+            delays=np.where(self._is_age, np.arange(1, horizon + 1), horizon).tolist(),
             latent_space=latent_space,
         )
-        self._coverage = Coverage(self.horizon, window=RECENT)
+        self._coverage = Coverage(horizon, window=RECENT)
         self._shares = self._coverage.overall(), self._coverage.recent()
         self._stated: dict[int, Floats] = {}
-        self._remember_ns = (self.horizon + 1) * step_ns
+        self._remember_ns = (horizon + 1) * step_ns
         self._pause_ns = step_ns - tolerance_ns
         self._newest_ns: int | None = None
         self._alarms = alarms
@@ -150,14 +154,14 @@ class Trust:
             foreseen_ns: [H] stamps of the images from which it was foreseen.
         """
         self._newest_ns = stamp_ns
-        nothing = np.full(self.horizon, np.nan)
+        nothing = np.full(len(errors), np.nan)
         stated = np.array([self._stated.get(at, nothing)[row] for row, at in enumerate(foreseen_ns)])
         judged = np.where(np.isfinite(errors) & ~np.isnan(stated), errors, np.nan)
         self._bounds.update(judged, stated)
         # A bound that was not known yet promised nothing.
         self._coverage.update(np.where(np.isfinite(stated), judged, np.nan), stated)
         self._shares = self._coverage.overall(), self._coverage.recent()
-        found = score(errors, self._scale)
+        found = score(np.where(self._is_age, errors, np.nan), self._scale)
         if self._alarms is not None:
             self._news += self._alarms.update(stamp_ns, found)
         return Judged(errors, stated, found)

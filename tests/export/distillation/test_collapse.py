@@ -13,7 +13,7 @@ from jepa_export.errors import JepaExportError
 GOOD, BAD = Variety(rank=5, std=0.5), Variety(rank=1, std=0.5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rank=st.integers(2, 12), seed=st.integers(0, 1000))
 def test_latents_that_spread_evenly_over_directions_have_as_high_a_rank(rank: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

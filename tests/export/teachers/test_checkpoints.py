@@ -172,7 +172,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, kind: str, kept: int) -> No
     refused(f"whole.{kind} is damaged, cut short or no checkpoint", "lewm", path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=300), suffix=st.sampled_from([".pt", ".safetensors"]))
 def test_no_bytes_make_the_reader_fail_otherwise(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str

@@ -81,7 +81,7 @@ def _mutilated(place: Path, mutilate: Callable[[Path], object]) -> Iterator[None
         place.write_bytes(content)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(number=st.integers(0, 999), kind=st.sampled_from(sorted(_KINDS)))
 def test_what_cannot_be_read_is_no_ground_for_an_ok(pair: tuple[Root, Root], number: int, kind: str) -> None:
     root = pair[0]
@@ -132,7 +132,7 @@ def _as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     number=st.integers(0, 999),
     mutilate=st.one_of(

@@ -62,7 +62,7 @@ def test_tokens_are_coloured_by_how_they_differ_from_what_is_usual_at_their_plac
     assert np.ptp(colours[:, 1].astype(int), axis=0).max() > 200
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 3), st.integers(1, 4)), elements=FLOATS)
 )

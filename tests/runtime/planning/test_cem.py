@@ -44,7 +44,7 @@ def test_an_optimum_out_of_reach_is_approached_as_far_as_the_norm_allows() -> No
     np.testing.assert_allclose(cem.mean, np.tile([0.3, 0.4], (HORIZON, 1)), atol=0.03)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     box=st.lists(st.tuples(st.floats(-3, 0), st.floats(0.1, 3)), min_size=1, max_size=4),
     norm=st.none() | st.floats(0.1, 4),

@@ -58,7 +58,7 @@ def assert_allowed(actions: np.ndarray, within: ActionLimits, previous: np.ndarr
         assert (changes <= within.max_change + 1e-5).all()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data(), within=limits(), after=st.booleans())
 def test_what_comes_out_is_allowed_and_stays_as_it_is_to_the_bit(
     data: st.DataObject, within: ActionLimits, after: bool
@@ -76,7 +76,7 @@ def test_what_comes_out_is_allowed_and_stays_as_it_is_to_the_bit(
     np.testing.assert_array_equal(given_, kept)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data(), within=limits(), share=st.floats(0, 1, width=32))
 def test_between_two_allowed_sequences_all_are_allowed(
     data: st.DataObject, within: ActionLimits, share: float

@@ -95,7 +95,7 @@ def test_a_refitted_spread_is_that_of_the_elites_by_their_weights() -> None:
     np.testing.assert_allclose((mppi.ask()[1:] - mppi.mean).std(axis=0), expected, rtol=0.06)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=12, max_size=12))
 def test_whatever_the_costs_the_plan_stays_within_the_limits(costs: list[float]) -> None:
     mppi = search(num_samples=12, topk=6, refit_std=True)

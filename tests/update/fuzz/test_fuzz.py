@@ -40,7 +40,7 @@ def test_bytes_that_are_nearly_right_raise_nothing_but_errors_of_ours(readers: S
         assert fed.refused > 0, reader.name
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_bytes_raise_nothing_but_errors_of_ours(readers: Sequence[Target], data: st.DataObject) -> None:
     reader = data.draw(st.sampled_from([reader for reader in readers if reader.share > 0.1]))
