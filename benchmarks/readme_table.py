@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+_PARTS = {
+    "before": "before",
+    "first_50_after": "steps 1 to 50 after it",
+    "from_50_to_200_after": "50 to 200",
+    "from_200_to_400_after": "200 to 400",
+}
 
 
 def measured() -> str:
@@ -268,9 +274,69 @@ def distilled() -> str:
     return "\n".join(lines)
 
 
+def trusted() -> str:
+    """How well bounds hold, and what is noticed."""
+    report = _read("benchmarks/results/calibration.json")
+    surprise = report["surprise"]
+    lines = [
+        f"Two Rooms, layouts never trained on, {report['engine']}; {report['runs']} runs with each change",
+        f"({report['machine']['cpu']['model']}; `benchmarks/calibration.py`).",
+        "",
+        f"| bounds stated with {report['probability']:.0%}, points off at the worst horizon | "
+        f"{' | '.join(_PARTS.values())} |",
+        "|---" * (1 + len(_PARTS)) + "|",
+    ]
+    for change, parts in report["coverage"].items():
+        points = [f"{parts['farthest_points'][part]:.1f}" for part in _PARTS]
+        lines.append(f"| {change} | {' | '.join(points)} |")
+    lines += ["", "| event | AUROC | alarm before it is a horizon old |", "|---|---|---|"]
+    for event, row in surprise["events"].items():
+        low, high = row["interval"]
+        lines.append(
+            f"| {event} | {row['auroc']:.3f} ({low:.3f} to {high:.3f}) | {row['alarmed']} of {row['runs']} |"
+        )
+    counts = " and ".join(f"{count} of {kind}" for kind, count in surprise["false_alarms"].items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"False alarms in {surprise['normal_seconds_watched']:.0f} s of normal driving: {counts};"
+            f" stated: at most {surprise['stated_at_most_of_each']:.1f} of each.",
+        ]
+    )
+
+
+def lewm() -> str:
+    """LeWM's planning problem."""
+    report = _read("benchmarks/results/lewm.json")
+    count, horizon, _ = report["candidates"]
+    found, limit = (report["limits"][0][key] for key in ("value", "limit"))
+    left = [f"{of['distance']['mean']:.2%} by {name}" for name, of in report["parity"]["left"].items()]
+    lines = [
+        f"LeWM's planning problem on a predictor of its size: {count} candidates of {horizon} steps,"
+        f" {report['iterations']} iterations.",
+        _machine(report["environment"]),
+        "",
+        "| futures of one iteration | p50 ms | p95 ms | n |",
+        "|---|---|---|---|",
+    ]
+    rows = report["iteration_ms"] | {
+        f"matrix products of ours alone, {name}": of for name, of in report["products_ms"].items()
+    }
+    lines += [f"| {name} | {of['p50']:.1f} | {of['p95']:.1f} | {of['n']} |" for name, of in rows.items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"A whole plan in INT8: {found:.2f} s, asked for: {limit:.2f} s, which its authors report of a"
+            f" GPU. Left of the way to the goal: {', '.join(left)}.",
+        ]
+    )
+
+
 TABLES = {
     "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
-    "distilled": distilled,
+    "distilled": distilled, "trusted": trusted, "lewm": lewm,
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
                 if channel.topic != futures or message.log_time < due_ns:
                     continue
                 due_ns = message.log_time + round(_NS / rate_hz)
-                foreseen = Foreseen.of_message(decoder.decode(message.data, schema.name))
+                foreseen = Foreseen.of_message(decoder.decode(channel.topic, message.data, message.sequence))
                 trail = trail_of(run, foreseen.stamp_ns)
                 for name, image in paint(trail, foreseen, atlas, TRAIL_S).items():
                     shown = build(messages.COMPRESSED_IMAGE, image_message(image, foreseen.stamp_ns))
