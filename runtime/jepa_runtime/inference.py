@@ -212,25 +212,29 @@ class Inference:
             view.goal = self.model.encode(goal) if is_image(goal) else goal.astype(np.float32, copy=False)
             view.goal_stamp_ns = stamp_ns
 
-    def take_over(self, other: Inference) -> bool:
-        """Go on where ``other`` stopped.
+    def speaks_like(self, other: Inference) -> bool:
+        """Whether the latents that ``other`` remembers mean the same here."""
+        ours, theirs = self.model, other.model
+        return (ours.latent_space, ours.manifest.history_size) == (
+            theirs.latent_space,
+            theirs.manifest.history_size,
+        )
 
-        Returns:
-            Whether all it remembers is of use: its latents mean the same here. If not, the actions are.
-        """
-        if self._speaks_like(other):
+    def take_over(self, other: Inference) -> None:
+        """Go on where ``other`` stopped, with what it remembers: all, where its latents mean the same here;
+        else the actions."""
+        if self.speaks_like(other):
             self._views = other._views
             for view in self._views.values():
                 view.history.reach = self.model.manifest.horizon
                 view.trust = self._new_trust(view.trust)
-            return True
+            return
         before = other._views
         self._views = {
             stream: _View(self._new_history(), self._new_trust(before[stream].trust)) for stream in before
         }
         for stream, view in self._views.items():
             view.history.continue_actions(before[stream].history)
-        return False
 
     def check_exchangeable(self, other: Inference) -> None:
         """Check that whoever deals with ``other`` can deal with this model without noticing.
@@ -248,13 +252,6 @@ class Inference:
     def close(self) -> None:
         """Close the model."""
         self.model.close()
-
-    def _speaks_like(self, other: Inference) -> bool:
-        ours, theirs = self.model, other.model
-        return (ours.latent_space, ours.manifest.history_size) == (
-            theirs.latent_space,
-            theirs.manifest.history_size,
-        )
 
     def _candidates(self) -> Candidates:
         proposed = None if self._terms.candidates is None else self._terms.candidates()

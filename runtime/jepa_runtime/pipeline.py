@@ -320,11 +320,13 @@ class Pipeline:
         """Between two frames, let ``host`` serve."""
         self._host.take_turn(_PATIENCE_S)
         try:
-            kept = host.inference.take_over(self._host.inference)
-            if not kept:
-                self._goals.set_again()
+            kept = host.inference.speaks_like(self._host.inference)
             if self._on_model is not None:
                 self._on_model(host.inference.model, kept)
+            # From here on nothing may fail: what the other one remembers is shared.
+            host.inference.take_over(self._host.inference)
+            if not kept:
+                self._goals.set_again()
         except BaseException:
             self._host.give_turn()
             raise

@@ -176,6 +176,18 @@ def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypat
     assert made.dropped > 0 and took_s < 5, "and what is too much is counted"
 
 
+def test_who_closes_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: Any) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(30))
+    with box(tmp_path) as made:
+        drive(made, range(600), {})
+        began = time.monotonic()
+        made.close(timeout_s=0.1)
+        took_s = time.monotonic() - began
+        assert "does not answer" in made.fault and took_s < 5
+        blocked.set()
+
+
 def test_half_done_bags_of_a_power_cut_go(tmp_path: Path) -> None:
     half = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
     half.write_text("half")

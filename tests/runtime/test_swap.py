@@ -236,14 +236,19 @@ def test_a_callback_that_refuses_the_new_model_leaves_the_old_one_serving(first:
     def refuse_it(model: Any, kept: bool) -> None:
         raise RuntimeError("cannot announce it")
 
+    other = Named(10.0, history_size=1)
+    other.manifest.horizon, other.manifest.error_bounds = 2, (9.0, 9.0)
     results: list[Result] = []
     pipeline = Pipeline(lambda: first, on_result=results.append, on_model=refuse_it)
+    pipeline.add_action(0, np.zeros(2, np.float32))
     with pipeline:
         with pytest.raises(RuntimeError, match="cannot announce"):
-            pipeline.swap(lambda: Named(10.0))
+            pipeline.swap(lambda: other)
         pipeline.submit(frame(0))
         assert pipeline.wait_idle(5.0)
     assert results[0].latent.mean() == 0
+    assert results[0].futures is not None
+    np.testing.assert_allclose(results[0].futures.error_bounds, first.manifest.error_bounds)
 
 
 def test_swaps_amid_a_stream_lose_no_frame_and_mix_no_models(stage: Stage) -> None:

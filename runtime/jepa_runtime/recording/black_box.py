@@ -50,6 +50,7 @@ _MOST_BAGS = 64
 # Frames may have stopped coming, and with them the time that stamps tell.
 _PATIENCE_S = 2.0
 _LOOK_S = 0.2
+_CLOSING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -155,11 +156,14 @@ class BlackBox:
             if alarm.end_ns is None:
                 self._put(_Alarm(stamp_ns, alarm.kind))
 
-    def close(self) -> None:
-        """Complete the bag in work. May be called again."""
+    def close(self, timeout_s: float = _CLOSING_S) -> None:
+        """Complete the bag in work; a disk that takes longer is left to itself. May be called again."""
         if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+            with suppress(Full):
+                self._queue.put(None, timeout=timeout_s)
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                self.fault = f"{self._folder.path}: does not answer within {timeout_s:g} s"
 
     def _put(self, item: Frame | Entry | _Alarm) -> None:
         try:
