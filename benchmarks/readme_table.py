@@ -329,8 +329,8 @@ def lewm() -> str:
         [
             *lines,
             "",
-            f"A whole plan in INT8: {found:.2f} s, of which its matrix products alone take {alone:.2f} s; asked"
-            f" for: {limit:.2f} s, which its authors report of a GPU. Left of the way to the goal:"
+            f"A whole plan in INT8: {found:.2f} s, of which its matrix products alone take {alone:.2f} s;"
+            f" asked for: {limit:.2f} s, which its authors report of a GPU. Left of the way to the goal:"
             f" {', '.join(left)}.",
         ]
     )
