@@ -16,7 +16,7 @@ from jepa_runtime.calibration.surprise import (
     score,
     threshold_of,
 )
-from jepa_runtime.calibration.trust import Calibration, Judged, Trust, trust_in
+from jepa_runtime.calibration.trust import Calibration, Judged, Trust, score_of, trust_in
 
 __all__ = [
     "Alarm",
@@ -36,6 +36,7 @@ __all__ = [
     "clearly_below",
     "highest_of_blocks",
     "score",
+    "score_of",
     "threshold_of",
     "trust_in",
 ]

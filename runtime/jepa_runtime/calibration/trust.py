@@ -111,13 +111,12 @@ class Trust:
     ) -> None:
         self._scale = np.asarray(start, np.float64)
         horizon = len(start)
-        self.ages = tuple(sorted({1, max(horizon // 2, 1), horizon}))
+        self.ages = _ages(horizon)
         self.no_alarms = no_alarms
-        self._is_age = np.isin(np.arange(1, horizon + 1), self.ages)
         self._bounds = Bounds(
             start,
             probability=probability,
-            delays=np.where(self._is_age, np.arange(1, horizon + 1), horizon).tolist(),
+            delays=[step if step in self.ages else horizon for step in range(1, horizon + 1)],
             latent_space=latent_space,
         )
         self._coverage = Coverage(horizon, window=RECENT)
@@ -161,7 +160,7 @@ class Trust:
         # A bound that was not known yet promised nothing.
         self._coverage.update(np.where(np.isfinite(stated), judged, np.nan), stated)
         self._shares = self._coverage.overall(), self._coverage.recent()
-        found = score(np.where(self._is_age, errors, np.nan), self._scale)
+        found = score_of(errors, self._scale)
         if self._alarms is not None:
             self._news += self._alarms.update(stamp_ns, found)
         return Judged(errors, stated, found)
@@ -186,6 +185,23 @@ class Trust:
         self._bounds.take_over(other._bounds.state())
         other.forget()
         self._news = list(other.news())
+
+
+def score_of(errors: Floats, scale: Floats) -> Score | None:
+    """How surprising the newest latent is.
+
+    Args:
+        errors: [H] as of :class:`Judged`.
+        scale: [H] bounds of a bundle.
+    """
+    rows = np.array(_ages(len(errors))) - 1
+    newest = np.full(len(errors), np.nan)
+    newest[rows] = errors[rows]
+    return score(newest, scale)
+
+
+def _ages(horizon: int) -> tuple[int, ...]:
+    return tuple(sorted({1, max(horizon // 2, 1), horizon}))
 
 
 def trust_in(

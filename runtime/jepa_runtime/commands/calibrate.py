@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.calibration import highest_of_blocks
+from jepa_runtime.calibration import highest_of_blocks, score_of
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.inference import Inference, Terms
@@ -24,6 +25,8 @@ from jepa_runtime.world_model import WorldModel
 _DIGITS = 6
 _TERMS = Terms()
 
+Floats = NDArray[np.float64]
+
 
 def add_parser(subparsers: Any) -> None:
     """Add ``calibrate`` to the subcommands of ``jepa-runtime``."""
@@ -31,8 +34,9 @@ def add_parser(subparsers: Any) -> None:
         "calibrate",
         help="learn from a recording of normal operation what is surprising",
         description="Play a source in which nothing is wrong through a model, as fast as it goes, and write "
-        "a copy of its bundle that says how surprising normal operation is: robots draw the thresholds of "
-        "their alarms from it. For one false alarm in ten minutes the recording must last half an hour at "
+        "a copy of its bundle that says how far off predictions then are, and how surprising what comes: "
+        "robots start with these error bounds, and draw the thresholds of their alarms from the scores. For "
+        "one false alarm in ten minutes the recording must last half an hour at "
         "least, and hold the commands.",
     )
     parser.add_argument("--bundle", required=True, type=Path, metavar="FOLDER", help="the model bundle")
@@ -67,19 +71,24 @@ def run(args: argparse.Namespace) -> int:
         allow_untrained=args.allow_untrained,
     )
     with model, closing(open_source(args.source)) as source:
-        runs = list(_scores(model, source, args.duration))
+        runs = [np.array(run) for run in _errors(model, source, args.duration) if len(run) >= block]
         played = source.name if args.duration is None else f"{args.duration:g} s of {source.name}"
-    highest = np.concatenate([highest_of_blocks(np.array(run), block) for run in [[], *runs]])
-    if not len(highest):
+    if not runs:
         raise JepaRuntimeError(
             f"{args.source}: nothing could be compared: it needs commands (?action=…), and more than"
             f" {2 * block} steps of {bundle.manifest.io.step_s:g} s without a gap"
         )
-    rounded = [float(f"{score:.{_DIGITS}g}") for score in highest]
-    fields = bundle.manifest.model_dump(mode="json")
+    bounds = np.nanquantile(np.concatenate(runs), _TERMS.error_probability, axis=0)
+    if not (bounds > 0).all():
+        raise JepaRuntimeError(f"{args.source}: nothing to learn: over some horizon no prediction was wrong")
+    highest = np.concatenate([highest_of_blocks(_scores(run, bounds), block) for run in runs])
+    learnt = {
+        "error_bounds": _rounded(bounds),
+        "normal_scores": {"data": played, "block": block, "highest": _rounded(highest)},
+    }
     try:
         shutil.copytree(args.bundle, args.out)
-        seal(args.out, fields | {"normal_scores": {"data": played, "block": block, "highest": rounded}})
+        seal(args.out, bundle.manifest.model_dump(mode="json") | learnt)
     except BaseException as error:
         # Half a bundle, or one that does not say what is normal, must not pass for the new one.
         shutil.rmtree(args.out, ignore_errors=True)
@@ -87,16 +96,26 @@ def run(args: argparse.Namespace) -> int:
             raise JepaRuntimeError(f"{args.out}: cannot be written: {error}") from error
         raise
     print(
-        f"{args.out}: {len(rounded)} blocks of {block} steps in {len(runs)} runs, half of them below"
+        f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
         f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
     )
     return 0
 
 
-def _scores(model: WorldModel, source: Source, duration_s: float | None) -> Iterator[list[float]]:
-    """The scores of each stretch of frames without a gap."""
+def _scores(errors: Floats, bounds: Floats) -> Floats:
+    """Of a run of errors [n, H]."""
+    found = (score_of(row, bounds) for row in errors)
+    return np.array([score.value for score in found if score is not None])
+
+
+def _rounded(values: Floats) -> list[float]:
+    return [float(f"{value:.{_DIGITS}g}") for value in values]
+
+
+def _errors(model: WorldModel, source: Source, duration_s: float | None) -> Iterator[list[Floats]]:
+    """The errors [H] of each step of each stretch of frames without a gap."""
     inference = Inference(model, _TERMS)
-    run: list[float] = []
+    run: list[Floats] = []
     first_ns: int | None = None
     for frame in source.frames():
         first_ns = frame.stamp_ns if first_ns is None else first_ns
@@ -113,7 +132,7 @@ def _scores(model: WorldModel, source: Source, duration_s: float | None) -> Iter
         if result.reset is not None and run:
             yield run
             run = []
-        if result.judged is not None and result.judged.score is not None:
-            run.append(result.judged.score.value)
+        if result.judged is not None:
+            run.append(result.judged.errors)
     if run:
         yield run
