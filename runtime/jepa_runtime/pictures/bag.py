@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from jepa_runtime.recording.definitions import definition
 from jepa_runtime.sources.bag_file import BagFile
 
 
@@ -18,7 +19,7 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = BagFile(path)
+        self._file = BagFile(path, definition)
 
     def __enter__(self) -> Bag:
         return self

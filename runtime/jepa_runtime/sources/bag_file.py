@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ IMAGE_TYPES = (RAW_IMAGE, COMPRESSED_IMAGE)
 class BagFile:
     """An open bag: an ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
 
+    Args:
+        described: gives the definition of a type that neither ROS 2 knows nor the bag describes, as those of
+            ROS 2 Humble do not.
+
     Raises:
         SourceError: not a bag, or cut off.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, described: Callable[[str], str] | None = None) -> None:
         self.path = path
+        self._described = described
         self._store = get_typestore(Stores.ROS2_JAZZY)
         try:
             self._reader = Reader(path)
@@ -84,10 +89,16 @@ class BagFile:
 
     def _learn_type(self, connection: Connection) -> None:
         """A bag brings the definitions of its messages along: those that ROS 2 does not have are learned."""
-        known = self._store.fielddefs
-        if connection.msgtype in known or connection.msgdef.format != MessageDefinitionFormat.MSG:
+        known, name = self._store.fielddefs, connection.msgtype
+        if name in known:
             return
-        types = get_types_from_msg(connection.msgdef.data, connection.msgtype)
+        if connection.msgdef.format == MessageDefinitionFormat.MSG:
+            text = connection.msgdef.data
+        elif self._described is not None:
+            text = self._described(name)
+        else:
+            return
+        types = get_types_from_msg(text, name)
         self._store.register({name: fields for name, fields in types.items() if name not in known})
 
 
