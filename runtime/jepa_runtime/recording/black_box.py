@@ -50,7 +50,7 @@ _MOST_BAGS = 64
 # Frames may have stopped coming, and with them the time that stamps tell.
 _PATIENCE_S = 2.0
 _LOOK_S = 0.2
-_CLOSING_S = 5.0
+_CLOSING_S = 10.0
 
 
 @dataclass(frozen=True)
