@@ -7,6 +7,7 @@ builds is tried by the probe that follows.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,8 @@ def build(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # What it says last comes last, on whichever of the two.
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
         except OSError as error:
             raise UpdateError(f"{folder}: the builder of its engines cannot be started: {error}") from error
