@@ -16,6 +16,7 @@ import numpy as np
 
 from jepa_runtime.errors import SourceError
 from jepa_runtime.recording import messages
+from jepa_runtime.recording.definitions import definition
 from jepa_runtime.recording.run_recording import NODE
 from jepa_runtime.sources.bag_file import BagFile, stamp_of
 
@@ -78,7 +79,7 @@ def compare(first: Path, second: Path) -> Comparison:
     Raises:
         SourceError: a bag cannot be read, or the second has no outputs, or those of several cameras.
     """
-    with closing(BagFile(first)) as ours, closing(BagFile(second)) as theirs:
+    with closing(BagFile(first, definition)) as ours, closing(BagFile(second, definition)) as theirs:
         named = dict.fromkeys(_ALWAYS_COMPARED, "")
         for entry in ours.connections:
             if entry.topic.startswith(f"{NODE}/") and entry.msgtype not in _NOT_COMPARED:

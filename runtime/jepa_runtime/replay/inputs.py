@@ -17,6 +17,7 @@ from rosbags.interfaces import Connection
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
+from jepa_runtime.recording.definitions import definition
 from jepa_runtime.recording.messages import ACTION_CANDIDATES, from_time
 from jepa_runtime.sources.bag import choose_images, read_frame
 from jepa_runtime.sources.bag_file import BagFile, image_in, is_goal
@@ -105,7 +106,7 @@ class BagInputs:
     def __init__(self, path: Path, manifest: Manifest, topics: Topics | None = None) -> None:
         self.path = path
         self._manifest = manifest
-        self._bag = BagFile(path)
+        self._bag = BagFile(path, definition)
         chosen = Topics() if topics is None else topics
         try:
             self._images = choose_images(self._bag, chosen.image, option="--topic")
