@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.source}: nothing could be compared: it needs commands (?action=…), and more than"
             f" {2 * block} steps of {bundle.manifest.io.step_s:g} s without a gap"
         )
-    bounds = np.nanquantile(np.concatenate(runs), _TERMS.error_probability, axis=0)
+    came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
+    bounds = np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
     if not (bounds > 0).all():
         raise JepaRuntimeError(f"{args.source}: nothing to learn: over some horizon no prediction was wrong")
     highest = np.concatenate([highest_of_blocks(_scores(run, bounds), block) for run in runs])
