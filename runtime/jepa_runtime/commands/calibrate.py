@@ -36,8 +36,8 @@ def add_parser(subparsers: Any) -> None:
         description="Play a source in which nothing is wrong through a model, as fast as it goes, and write "
         "a copy of its bundle that says how far off predictions then are, and how surprising what comes: "
         "robots start with these error bounds, and draw the thresholds of their alarms from the scores. For "
-        "one false alarm in ten minutes the recording must last half an hour at "
-        "least, and hold the commands.",
+        "one false alarm in ten minutes the recording must last half an hour at least, and hold the "
+        "commands.",
     )
     parser.add_argument("--bundle", required=True, type=Path, metavar="FOLDER", help="the model bundle")
     parser.add_argument(

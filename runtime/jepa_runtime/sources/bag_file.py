@@ -88,7 +88,7 @@ class BagFile:
             self._reader.close()
 
     def _learn_type(self, connection: Connection) -> None:
-        """A bag brings the definitions of its messages along: those that ROS 2 does not have are learned."""
+        """A type that ROS 2 does not have is learned from the bag, or from who can describe it."""
         known, name = self._store.fielddefs, connection.msgtype
         if name in known:
             return
