@@ -143,10 +143,10 @@ def drive(model: WorldModel, *, seed: int, before: int, after: int, change: Chan
             change(world)
         inference.add_action(stamp_ns, velocity)
         result = inference.process(Frame(world.look(), stamp_ns, "", index), time.perf_counter_ns())
-        result = inference.with_surprise(result)
-        if result.judged is not None:
-            judged.append((step, result.judged))
-        alarms += [(step, alarm) for alarm in result.alarms if alarm.end_ns is None]
+        told = inference.look_back(inference.with_surprise(result))
+        if told is not None:
+            judged += [] if told.judged is None else [(step, told.judged)]
+            alarms += [(step, alarm) for alarm in told.alarms if alarm.end_ns is None]
         world.drive(velocity, step_s)
     return Run(
         np.array([step for step, _ in judged], np.int64),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime import realtime
 from jepa_runtime.calibration import Judged, Trust, trust_in
 from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.goals import Goal, is_image
@@ -80,6 +81,7 @@ class Inference:
         self._views = {stream: _View(self._new_history(), self._new_trust()) for stream in terms.streams}
         self._fan = Candidates(fan(model.manifest, model.num_samples), "fan")
         self._warm_up()
+        realtime.join_pages()
 
     @property
     def no_alarms(self) -> str:
@@ -144,46 +146,62 @@ class Inference:
         )
 
     def with_surprise(self, result: Result) -> Result:
-        """The same with the error of the prediction made one step ago, where there was one; once a step with
-        how surprising what came is over all horizons; and with what alarms that gives."""
-        view = self._views[result.stream]
-        known = view.history.hindsight(1)
+        """The same with the error of the prediction made one step ago, where there was one."""
+        known = self._views[result.stream].history.hindsight(1)
         if known is None:
-            return replace(result, alarms=view.trust.news())
+            return result
         context = known.context
         began_ns = self._terms.clock_ns()
         surprise = float(
             self.model.surprise(context.latents, context.actions, known.actions[0], result.latent)
         )
-        judged = self._judge(view, known, surprise, result) if view.trust.is_due(result.stamp_ns) else None
         result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
         surprising = surprise > self.model.manifest.surprise_threshold
-        return replace(
-            result, surprise=surprise, surprising=surprising, judged=judged, alarms=view.trust.news()
-        )
+        return replace(result, surprise=surprise, surprising=surprising)
 
-    def _judge(self, view: _View, last_step: Hindsight, surprise: float, result: Result) -> Judged | None:
+    def look_back(self, result: Result) -> Result | None:
+        """The newest result :meth:`with_surprise`, and once a step with how surprising what came is over all
+        horizons, which takes some rollouts, and with what alarms that gives; None where that tells nothing.
+        """
+        trust = self._views[result.stream].trust
+        judged = self._judge(result) if trust.is_due(result.stamp_ns) else None
+        alarms = trust.news()
+        return None if judged is None and not alarms else replace(result, judged=judged, alarms=alarms)
+
+    def _judge(self, result: Result) -> Judged | None:
         """Compare what came with what would have been foreseen of what was executed."""
+        view = self._views[result.stream]
         history, ages = view.history, view.trust.ages
-        known = history.hindsight(ages[-1])
-        if known is None:
+        last_step, known = history.hindsight(1), history.hindsight(ages[-1])
+        if result.surprise is None or last_step is None or known is None:
             return None
-        errors, from_ns = self._errors(known), [known.context.stamp_ns] * ages[-1]
+        between = [each for age in ages[1:-1] if (each := history.hindsight(age)) is not None]
+        errors, *nearer = self._errors([known, *between])
+        from_ns = [known.context.stamp_ns] * ages[-1]
         for age in ages[1:-1]:
             errors[age - 1] = np.nan
-            if (known := history.hindsight(age)) is not None:
-                errors[age - 1], from_ns[age - 1] = self._errors(known)[-1], known.context.stamp_ns
-        errors[0], from_ns[0] = surprise * math.sqrt(result.latent.size), last_step.context.stamp_ns
+        for each, found in zip(between, nearer, strict=True):
+            age = len(each.actions)
+            errors[age - 1], from_ns[age - 1] = found[-1], each.context.stamp_ns
+        errors[0] = result.surprise * math.sqrt(result.latent.size)
+        from_ns[0] = last_step.context.stamp_ns
         return view.trust.judge(result.stamp_ns, errors, from_ns)
 
-    def _errors(self, known: Hindsight) -> NDArray[np.float64]:
-        """Norms [h] of foreseen minus arrived latent, of what was executed; NaN where none arrived."""
-        context = known.context
-        foreseen = self.model.predict(
-            known.actions[None], latents=context.latents, history_actions=context.actions
-        ).latents[0]
-        arrived = zip(foreseen, known.arrived, strict=True)
-        return np.array([np.nan if came is None else np.linalg.norm(then - came) for then, came in arrived])
+    def _errors(self, known: Sequence[Hindsight]) -> list[NDArray[np.float64]]:
+        """Of each the norms [h] of foreseen minus arrived latent, of what was executed; NaN where none
+        arrived."""
+        foreseen = self.model.follow(
+            [(each.context.latents, each.context.actions, each.actions) for each in known]
+        )
+        return [
+            np.array(
+                [
+                    np.nan if came is None else np.linalg.norm(then - came)
+                    for then, came in zip(latents, each.arrived, strict=True)
+                ]
+            )
+            for latents, each in zip(foreseen, known, strict=True)
+        ]
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """See :meth:`~jepa_runtime.pipeline.Pipeline.add_action`.

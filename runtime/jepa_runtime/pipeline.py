@@ -53,6 +53,9 @@ class Pipeline:
             frame waits.
         on_futures: called there before it, with a result that has futures and as yet no surprise: for whoever
             must not wait until that is computed too.
+        on_judged: called there after it, once a step, with the same result and how wrong everything foreseen
+            was, and where an alarm begins or ends. The next frame waits for the rollouts of that, not this
+            result.
         deadline_ms: ``total`` above this counts as a miss; None: no deadline.
         on_error: called on the inference thread with what went wrong, and the frame if it was about one;
             logged if left out.
@@ -75,6 +78,7 @@ class Pipeline:
         *,
         on_result: Callable[[Result], None],
         on_futures: Callable[[Result], None] | None = None,
+        on_judged: Callable[[Result], None] | None = None,
         deadline_ms: float | None = None,
         on_error: Callable[[Exception, Frame | None], None] | None = None,
         candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None = None,
@@ -88,6 +92,7 @@ class Pipeline:
     ) -> None:
         self._on_result = on_result
         self._on_futures = on_futures
+        self._on_judged = on_judged
         self._on_error = on_error
         self._on_model = on_model
         self._terms = Terms(
@@ -352,24 +357,28 @@ class Pipeline:
         tally, delivered = self._tallies[stream], True
         try:
             result = inference.process(frame, submitted_ns)
-            if result.futures is not None and self._on_futures is not None:
+            if result.futures is not None:
                 delivered = self._deliver(self._on_futures, result, frame)
             result = inference.with_surprise(result)
+            delivered = self._deliver(self._on_result, result, frame) and delivered
+            judged = inference.look_back(result)
+            if judged is not None:
+                delivered = self._deliver(self._on_judged, judged, frame) and delivered
         except Exception as error:
             with self._progress:
                 tally.failed += 1
                 self._progress.notify_all()
             self._report(error, frame)
             return
-        delivered = self._deliver(self._on_result, result, frame) and delivered
-        # Only now: who waits for an idle pipeline wants the result delivered too.
+        # Only now: who waits for an idle pipeline wants all of it delivered too.
         with self._progress:
             tally.add(result, delivered=delivered)
             self._progress.notify_all()
 
-    def _deliver(self, callback: Callable[[Result], None], result: Result, frame: Frame) -> bool:
+    def _deliver(self, callback: Callable[[Result], None] | None, result: Result, frame: Frame) -> bool:
         try:
-            callback(result)
+            if callback is not None:
+                callback(result)
         except Exception as error:
             self._report(error, frame)
             return False

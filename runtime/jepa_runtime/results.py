@@ -46,9 +46,9 @@ class Result:
         stream: which of the pipeline's streams the frame came from.
         device_ms: of ``encode`` and ``predict`` what the device's own clock says, where it has one.
         calibration: how far the futures can be trusted; None without futures.
-        judged: how wrong what was foreseen was, over all horizons; None between two steps, and while nothing
-            was foreseen over the whole horizon.
-        alarms: those that begin or end with this frame.
+        judged: how wrong what was foreseen was, over all horizons; None between two steps, while nothing was
+            foreseen over the whole horizon, and until that is computed (``on_judged`` of the pipeline).
+        alarms: those that begin or end with this frame; none until then.
     """
 
     stamp_ns: int

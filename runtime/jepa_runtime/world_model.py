@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from jepa_runtime.backends.select import alternatives, create_backend
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.imaging import check_rgb, fit
+from jepa_runtime.rollouts import Asked, Rollouts
 from jepa_runtime.sessions import Sessions, open_sessions
 
 Floats = NDArray[np.float32]
@@ -78,8 +80,7 @@ class WorldModel:
         self._thread = threading.get_ident()
         manifest = bundle.manifest
         self._latent_shape = manifest.io.latent.tokens, manifest.io.latent.dim
-        self._history_shape = manifest.history_size, *self._latent_shape
-        self._history_actions_shape = manifest.history_size - 1, manifest.action_size
+        self._rollouts = Rollouts(manifest)
         self._error_bounds = np.asarray(manifest.error_bounds, np.float32)
         self._last: Floats | None = None
 
@@ -235,13 +236,30 @@ class WorldModel:
             )
         one = len(chosen) == 1 and chosen.shape[1] <= sessions.predict_one.inputs["actions"].shape[1]
         session = sessions.predict_one if one else sessions.predictor
+        latents = self._last if latents is None else latents
+        if latents is None:
+            raise ValueError("no latents to predict from: encode a frame first, or give latents")
         began = time.perf_counter()
-        futures = self._roll_out(session, chosen, latents, history_actions).copy()
+        futures = self._rollouts.run(session, chosen, latents, history_actions).copy()
         self.timings["predict"] = (time.perf_counter() - began) * 1e3
         self._note_device_time("predict", session)
         energies = None if goal is None else self._energies(session, futures, goal)
         own = chosen.copy() if chosen is actions else chosen
         return Futures(futures, own, energies, self._error_bounds[: chosen.shape[1]].copy())
+
+    def follow(self, asked: Sequence[Asked]) -> list[Floats]:
+        """What each history leads to under actions of its own, of up to H steps; see
+        :data:`~jepa_runtime.rollouts.Asked`.
+
+        Returns:
+            Of each the latents [h, T, D].
+
+        Raises:
+            ValueError: a shape is another, or an action is not finite.
+        """
+        sessions = self._open_here()
+        of_one = sessions.predict_one.inputs["actions"].shape[1] == self.manifest.horizon
+        return self._rollouts.each(sessions.predict_one if of_one else sessions.predictor, asked)
 
     def energy(self, latents: Floats, goal: Floats) -> Floats:
         """How far states are from a goal: the bundle's energy graph or, without one, the mean squared
@@ -319,7 +337,7 @@ class WorldModel:
                 f"{list(np.shape(action))} and {list(arrived.shape)}"
             )
         chosen = np.asarray(action, np.float32)[None, None]
-        predicted = self._roll_out(session, chosen, previous, history_actions)[0, 0]
+        predicted = self._rollouts.run(session, chosen, previous, history_actions)[0, 0]
         return float(np.sqrt(np.mean(np.square(predicted - arrived))))
 
     def _is_scaled(self, frame: NDArray[np.uint8]) -> bool:
@@ -341,49 +359,6 @@ class WorldModel:
                 f"{self.bundle.path}: the model was opened on another thread; open, use and close it on one"
             )
         return self._sessions
-
-    def _roll_out(
-        self,
-        session: Session,
-        actions: Floats,
-        latents: Floats | None,
-        history_actions: NDArray[np.floating] | None,
-    ) -> Floats:
-        """Futures [K', H', T, D] as a view on the session's output."""
-        count, steps = actions.shape[:2]
-        if latents is None:
-            latents = self._last
-            if latents is None:
-                raise ValueError("no latents to predict from: encode a frame first, or give latents")
-        if not np.isfinite(actions).all():
-            raise ValueError("actions must be finite, got NaN or infinity")
-        self._fill_history(session.inputs, latents, history_actions)
-        buffer = session.inputs["actions"]
-        if actions.shape == buffer.shape:
-            buffer[:] = actions
-        else:
-            # What the last call left must not make equal calls differ.
-            buffer[:] = 0
-            buffer[:count, :steps] = actions
-        futures: Floats = session.run()["futures"][:count, :steps]
-        return futures
-
-    def _fill_history(
-        self, inputs: Any, latents: Floats, history_actions: NDArray[np.floating] | None
-    ) -> None:
-        if latents.shape != self._history_shape and latents.shape != self._latent_shape:
-            raise ValueError(
-                f"latents must be {list(self._history_shape)} or {list(self._latent_shape)}, got "
-                f"{list(latents.shape)}"
-            )
-        inputs["history_latents"][0] = latents
-        if history_actions is not None and np.shape(history_actions) != self._history_actions_shape:
-            raise ValueError(
-                f"history_actions must be {list(self._history_actions_shape)}, got "
-                f"{list(np.shape(history_actions))}"
-            )
-        if self._history_actions_shape[0]:
-            inputs["history_actions"][0] = 0 if history_actions is None else history_actions
 
 
 def _in_blocks(session: Session, latents: Floats, goal: Floats, energies: Floats) -> None:

@@ -94,6 +94,14 @@ class FakeModel:
             error_bounds=np.arange(1, HORIZON + 1, dtype=np.float32),
         )
 
+    def follow(self, asked: list[tuple[NDArray[np.float32], ...]]) -> list[NDArray[np.float32]]:
+        return [
+            FakeModel.predict(self, actions[None], latents=latents, history_actions=history_actions).latents[
+                0
+            ]
+            for latents, history_actions, actions in asked
+        ]
+
     def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.mean((latents - goal) ** 2, axis=(-2, -1))
 

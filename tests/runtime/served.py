@@ -18,8 +18,14 @@ class Served:
         self.model = model
         self.results: list[Result] = []
         self.errors: list[tuple[Exception, Frame | None]] = []
+        options.setdefault("on_judged", self._judged)
         options.setdefault("on_error", lambda error, about: self.errors.append((error, about)))
         self.pipeline = Pipeline(lambda: model, on_result=on_result or self.results.append, **options)
+
+    def _judged(self, result: Result) -> None:
+        if self.results:
+            assert self.results[-1].sequence == result.sequence
+            self.results[-1] = result
 
     def feed(self, *frames: Frame) -> None:
         """Submit frames one by one, each after the last was finished."""

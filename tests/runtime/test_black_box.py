@@ -51,7 +51,9 @@ def drive(made: BlackBox, frames: range, alarms: dict[int, Alarm]) -> None:
     for sequence in frames:
         made.add_frame(frame(sequence, sequence % 256))
         made.add_command(frame(sequence).stamp_ns, np.array([sequence, 0.0], np.float32))
-        made.add_result(result(sequence, *([alarms[sequence]] if sequence in alarms else [])))
+        made.add_result(result(sequence))
+        if sequence in alarms:
+            made.add_alarms(result(sequence, alarms[sequence]))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -136,7 +138,7 @@ def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -
         made.add_command(frame(0).stamp_ns, np.array([0.25, 0.0], np.float32))
         for sequence in range(1, 61):
             made.add_frame(frame(sequence))
-        made.add_result(result(60, BEGUN))
+        made.add_alarms(result(60, BEGUN))
     (bag,) = tmp_path.iterdir()
     assert by_mcap_ros2(bag)["/cmd_vel"].linear.x == 0.25
 
@@ -216,7 +218,7 @@ def test_the_oldest_bags_give_way(tmp_path: Path) -> None:
 
 def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> None:
     with box(tmp_path, max_bytes=40_000, after_s=60.0) as made:
-        made.add_result(result(0, BEGUN))
+        made.add_alarms(result(0, BEGUN))
         for sequence in range(200):
             made.add_frame(frame(sequence))
         until(lambda: made.written >= 1)

@@ -51,8 +51,9 @@ def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
         for frame in source.frames():
             assert source.command is not None
             inference.add_action(frame.stamp_ns, source.command)
-            result = inference.with_surprise(inference.process(frame, 0))
-            found += [(alarm.kind, result.stamp_ns) for alarm in result.alarms if alarm.end_ns is None]
+            told = inference.look_back(inference.with_surprise(inference.process(frame, 0)))
+            alarms = () if told is None else told.alarms
+            found += [(alarm.kind, frame.stamp_ns) for alarm in alarms if alarm.end_ns is None]
     source.close()
     return found
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.world_model import Futures
 from tests.runtime.fakes import DIM, HORIZON, TOKENS, FakeModel, frame
 from tests.runtime.served import Served, serve
 
@@ -55,6 +56,26 @@ def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
     assert judged == list(range(HORIZON * PER_STEP, 61, PER_STEP))
     share = results[-1].calibration.overall  # type: ignore[union-attr]
     assert [each.errors for each in share] == [len(judged) - 1] * HORIZON, "the last came after its futures"
+
+
+def test_no_result_waits_until_it_is_judged() -> None:
+    order: list[str] = []
+
+    class Model(FakeModel):
+        def predict(self, actions: NDArray[np.float32], **given: Any) -> Futures:
+            order.append("futures")
+            return super().predict(actions, **given)
+
+        def follow(self, asked: Any) -> Any:
+            order.append("looked back")
+            return super().follow(asked)
+
+    with serve(
+        Model(), on_result=lambda _: order.append("result"), on_judged=lambda _: order.append("judged")
+    ) as served:
+        run(served, [5] * (HORIZON * PER_STEP + 1))
+    assert order[-4:] == ["futures", "result", "looked back", "judged"]
+    assert order.count("looked back") == 1
 
 
 def test_the_newest_latent_is_compared_with_what_was_foreseen_of_it_at_several_horizons() -> None:

@@ -188,6 +188,31 @@ result = [frozen, gc.get_freeze_count()]
     assert frozen > 1000 and thawed == 0
 
 
+def test_weights_lie_in_huge_pages_and_memory_that_was_never_touched_stays_away() -> None:
+    code = """
+import mmap
+
+def anonymous(name):
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(name))
+
+weights = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+weights[:] = bytes(range(256)) * (64 << 12)
+reserved = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+reserved[:: 2 * mmap.PAGESIZE] = b"x" * (64 << 20 >> 13)
+before = anonymous("Rss"), anonymous("AnonHugePages")
+joined = realtime.join_pages()
+same = weights[:] == bytes(range(256)) * (64 << 12)
+result = [before, joined, anonymous("Rss"), anonymous("AnonHugePages"), same]
+"""
+    (rss, huge), joined, rss_after, huge_after, same = child(code)
+    assert same
+    if not joined:
+        pytest.skip("this system joins no pages when asked")
+    assert huge < 8 and 60 <= huge_after == 2 * joined
+    assert rss_after - rss < 8
+
+
 def test_files_that_were_read_once_leave_memory_and_can_be_read_again() -> None:
     code = """
 import mmap, tempfile

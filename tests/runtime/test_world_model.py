@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import jepa_runtime
 from jepa_runtime import BackendError, Bundle, BundleError, FrameError, JepaRuntimeError, WorldModel
+from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Golden
 from jepa_runtime.verification import golden_parity
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
@@ -196,6 +198,40 @@ def test_a_graph_for_one_step_gives_what_the_predictor_gives(tmp_path: Path, eng
     assert [(parity.graph, parity.ok) for parity in parities] == [
         ("encoder", True), ("predictor", True), ("step", True), ("energy", True),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [True, False])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
+def test_several_histories_are_followed_as_one_by_one(
+    tmp_path: Path, engine: str, threads: int, step: bool
+) -> None:
+    bundle, rng = make_bundle(tmp_path / "made", history_size=2, step=step), np.random.default_rng(0)
+
+    def draw(*shape: int) -> NDArray[np.float32]:
+        return rng.uniform(-1, 1, shape).astype(np.float32)
+
+    options = BackendOptions(threads=threads)
+    with WorldModel.open(bundle, engine=engine, num_samples=64, options=options) as model:
+        latent = model.manifest.io.latent
+        asked = [
+            (draw(2, latent.tokens, latent.dim), draw(1, ACTIONS), draw(steps, ACTIONS))
+            for steps in (HORIZON, 1, HORIZON - 1)
+        ]
+        alone = [
+            model.predict(actions[None], latents=latents, history_actions=between).latents[0]
+            for latents, between, actions in asked
+        ]
+        for _ in range(2):
+            for ours, expected in zip(model.follow(asked), alone, strict=True):
+                assert ours == pytest.approx(expected, abs=1e-5)
+        # What was asked apart leaves nothing behind in what all candidates share.
+        actions = draw(64, HORIZON, ACTIONS)
+        futures = model.predict(actions, latents=asked[0][0], history_actions=asked[0][1]).latents
+        last = model.predict(actions[-1:], latents=asked[0][0], history_actions=asked[0][1]).latents
+        assert futures[-1:] == pytest.approx(last, abs=1e-5)
+        with pytest.raises(ValueError, match="actions must be finite"):
+            model.follow([(asked[0][0], asked[0][1], np.full((HORIZON, ACTIONS), np.nan))])
 
 
 def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: Golden) -> None:

@@ -116,6 +116,28 @@ class Session(Protocol):
         """Give everything back; the buffers must not be used any more. May be called again."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Buffers of a part of a session's rows; of what all rows share each part has a copy."""
+
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+@runtime_checkable
+class Divided(Protocol):
+    """A session whose rows are computed in parts side by side; each may be given inputs of its own."""
+
+    parts: tuple[Part, ...]
+
+    def run_parts(self, count: int) -> None:
+        """Compute the outputs of the first ``count`` parts from their inputs.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+
+
 @runtime_checkable
 class TimesItself(Protocol):
     """A session of a device with a clock of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from jepa_runtime.backends.base import (
     BackendOptions,
     Graph,
     LayerTime,
+    Part,
     Shape,
     check_inputs,
     first_line,
@@ -79,41 +80,55 @@ class OpenVINOSplitSession:
     def __init__(self, name: str, model: Any, compiled: Any, rows: Collection[str], parts: int) -> None:
         self._name = name
         self._requests = [compiled.create_infer_request() for _ in range(parts)]
-        self.inputs: Mapping[str, Array] = {
-            port.get_any_name(): self._buffer(port, compiled_port, split=port.get_any_name() in rows)
-            for port, compiled_port in zip(model.inputs, compiled.inputs, strict=True)
+        self.parts = tuple(Part({}, {}) for _ in range(parts))
+        inputs = self._buffers(model.inputs, compiled.inputs, [part.inputs for part in self.parts])
+        # What all rows share is that of the first part; each run hands it on to the others.
+        self._shared = inputs.keys() - rows
+        self.inputs: Mapping[str, Array] = inputs | {
+            tensor: self.parts[0].inputs[tensor] for tensor in self._shared
         }
-        self.outputs: Mapping[str, Array] = {
-            port.get_any_name(): self._buffer(port, compiled_port, split=True)
-            for port, compiled_port in zip(model.outputs, compiled.outputs, strict=True)
-        }
+        self.outputs: Mapping[str, Array] = self._buffers(
+            model.outputs, compiled.outputs, [part.outputs for part in self.parts]
+        )
 
     def run(self) -> Mapping[str, Array]:
         """See :class:`~jepa_runtime.backends.base.Session`."""
+        for part in self.parts[1:]:
+            for tensor in self._shared:
+                part.inputs[tensor][:] = self.inputs[tensor]
+        self.run_parts(len(self.parts))
+        return self.outputs
+
+    def run_parts(self, count: int) -> None:
+        """See :class:`~jepa_runtime.backends.base.Divided`."""
         try:
-            for request in self._requests:
+            for request in self._requests[:count]:
                 request.start_async()
-            for request in self._requests:
+            for request in self._requests[:count]:
                 request.wait()
         except RuntimeError as error:
             raise BackendError(f"{self._name}: inference failed: {first_line(error)}") from error
-        return self.outputs
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Session`."""
         self.inputs = self.outputs = {}
+        self.parts = ()
         with signal_stack.kept():
             self._requests = []
 
-    def _buffer(self, port: Any, compiled_port: Any, *, split: bool) -> Array:
-        """An array for all requests, of which each has its rows, or (not ``split``) which each has whole."""
-        parts = len(self._requests) if split else 1
-        first, *rest = port.shape
-        array: Array = np.zeros((first * parts, *rest), port.element_type.to_dtype())
-        for index, request in enumerate(self._requests):
-            part = array[index * first : (index + 1) * first] if split else array
-            request.set_tensor(compiled_port, openvino.Tensor(part, shared_memory=True))
-        return array
+    def _buffers(
+        self, ports: Any, compiled_ports: Any, parts: Sequence[dict[str, Array]]
+    ) -> dict[str, Array]:
+        """Arrays for all requests, of which each has its rows, noted in ``parts``."""
+        arrays: dict[str, Array] = {}
+        for port, compiled_port in zip(ports, compiled_ports, strict=True):
+            tensor, (first, *rest) = port.get_any_name(), port.shape
+            array: Array = np.zeros((first * len(parts), *rest), port.element_type.to_dtype())
+            for index, (request, part) in enumerate(zip(self._requests, parts, strict=True)):
+                part[tensor] = array[index * first : (index + 1) * first]
+                request.set_tensor(compiled_port, openvino.Tensor(part[tensor], shared_memory=True))
+            arrays[tensor] = array
+        return arrays
 
 
 class OpenVINOBackend:

@@ -133,7 +133,8 @@ def _errors(model: WorldModel, source: Source, duration_s: float | None) -> Iter
         if result.reset is not None and run:
             yield run
             run = []
-        if result.judged is not None:
-            run.append(result.judged.errors)
+        judged = inference.look_back(result)
+        if judged is not None and judged.judged is not None:
+            run.append(judged.judged.errors)
     if run:
         yield run

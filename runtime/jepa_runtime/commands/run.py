@@ -187,6 +187,7 @@ class _Run:
             pipeline = Pipeline(
                 self._follower.open if self._follower else lambda: self._open(self._args.bundle),
                 on_result=self._on_result,
+                on_judged=self._on_judged,
                 on_error=self._on_error,
                 on_model=self._on_model,
                 deadline_ms=self._deadline_ms,
@@ -264,6 +265,11 @@ class _Run:
             self._recording.add_result(result)
         if self._black_box is not None:
             self._black_box.add_result(result)
+
+    def _on_judged(self, result: Result) -> None:
+        for kept in (self._recording, self._black_box):
+            if kept is not None:
+                kept.add_alarms(result)
 
     def _on_model(self, model: WorldModel, _: bool) -> None:
         if self._follower is not None:

@@ -142,14 +142,19 @@ class BlackBox:
             self._put(Entry("/cmd_vel", messages.TWIST, twist, stamp_ns, lasting=True))
 
     def add_result(self, result: Result) -> None:
-        """What came out of a frame; an alarm that begins with it is what the box is for."""
+        """What came out of a frame."""
+        model = self._model
+        surprise = None if model is None else messages.surprise(result, model)
+        if surprise is not None:
+            topic = f"{self._streams[result.stream].results}/surprise"
+            self._put(Entry(topic, messages.SURPRISE, surprise, result.stamp_ns))
+
+    def add_alarms(self, result: Result) -> None:
+        """The alarms of a result that was judged; one that begins is what the box is for."""
         model = self._model
         if model is None:
             return
         prefix, stamp_ns = self._streams[result.stream].results, result.stamp_ns
-        surprise = messages.surprise(result, model)
-        if surprise is not None:
-            self._put(Entry(f"{prefix}/surprise", messages.SURPRISE, surprise, stamp_ns))
         for alarm in result.alarms:
             event = messages.surprise_event(alarm, result, model)
             self._put(Entry(f"{prefix}/events", messages.SURPRISE_EVENT, event, stamp_ns))

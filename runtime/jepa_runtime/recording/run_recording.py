@@ -92,6 +92,9 @@ class RunRecording:
             messages.surprise(result, self._model),
             result.stamp_ns,
         )
+
+    def add_alarms(self, result: Result) -> None:
+        """Record the alarms that began or ended with a frame, when its result was judged."""
         for alarm in result.alarms:
             event = messages.surprise_event(alarm, result, self._model)
             self._write(f"{NODE}/events", messages.SURPRISE_EVENT, event, result.stamp_ns)

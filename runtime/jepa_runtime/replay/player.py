@@ -44,7 +44,11 @@ class Player:
         self._result: Result | None = None
         self._error: Exception | None = None
         self._pipeline = Pipeline(
-            open_model, on_result=self._keep, on_error=self._fail, candidates=self._candidates
+            open_model,
+            on_result=self._keep,
+            on_judged=self._keep,
+            on_error=self._fail,
+            candidates=self._candidates,
         )
         self._pipeline.start()
         manifest = self.model.manifest

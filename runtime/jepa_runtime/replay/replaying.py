@@ -67,6 +67,7 @@ def replay(
             if result is None:
                 continue
             recording.add_result(result)
+            recording.add_alarms(result)
             counts["frames"] += 1
             counts["futures"] += result.futures is not None
             counts["surprises"] += result.surprise is not None

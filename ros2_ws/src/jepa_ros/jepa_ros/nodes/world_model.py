@@ -206,6 +206,7 @@ class WorldModelNode(LifecycleNode):
             on_model=self._on_model,
             on_futures=self._on_futures,
             on_result=self._on_result,
+            on_judged=self._on_judged,
             on_error=self._on_error,
             candidates=self._proposals.newest,
             deadline_ms=chosen["deadline_ms"],
@@ -292,10 +293,18 @@ class WorldModelNode(LifecycleNode):
             camera.clock.send(LatentState, lambda: outputs.latent_state(result, model))
             if result.surprise is not None:
                 camera.clock.send(Surprise, lambda: outputs.surprise(result, model))
-            for alarm in result.alarms:
-                camera.outputs[SurpriseEvent].publish(outputs.surprise_event(alarm, result, model))
         finally:
             camera.clock.finish(result)
+
+    def _on_judged(self, result: Result) -> None:
+        if not self._active:
+            return
+        served = self._require_served()
+        if served.box is not None:
+            served.box.add_alarms(result)
+        events = self._cameras[result.stream].outputs[SurpriseEvent]
+        for alarm in result.alarms:
+            events.publish(outputs.surprise_event(alarm, result, served.model))
 
     def _on_model(self, model: WorldModel, kept: bool) -> None:
         """Another model is about to serve: called between two frames."""
