@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
@@ -23,9 +24,11 @@ class _BackToBack:
         task.graph("encoder", "openvino")
         manifest = task.bundle.manifest
         self._images = task.images
-        self._step_ns = round(manifest.io.step_s * 1e9)
+        # Stamps are those of a camera: what the model does once a step it does as often as it would there.
+        rate_hz, step_s = manifest.io.frame.rate_hz, manifest.io.step_s
+        self._period_ns = round(1e9 / rate_hz)
         # The history has to be full before anything is predicted.
-        self._uncounted = WARM_UP + manifest.history_size
+        self._uncounted = WARM_UP + math.ceil((manifest.history_size - 1) * step_s * rate_hz) + 1
         self._sequence = self._left = self._count = 0
         self._submitted = self._cpu_s = 0.0
         self._clocks: list[tuple[float, dict[str, float]]] = []
@@ -66,7 +69,7 @@ class _BackToBack:
 
     def _submit(self) -> None:
         image = self._images[self._sequence % len(self._images)]
-        frame = Frame(image, self._sequence * self._step_ns, "benchmark", self._sequence)
+        frame = Frame(image, self._sequence * self._period_ns, "benchmark", self._sequence)
         self._sequence += 1
         self._submitted = time.perf_counter()
         self._pipeline.submit(frame)

@@ -337,7 +337,7 @@ def rows_of(setting: Setting, precision: str) -> list[Row]:
     return [
         served(
             "pipeline", "jepa-edge pipeline", "pipeline.py",
-            notes=["pipeline: also computes the surprise of each frame, which is part of its p50 and p99"],
+            notes=["pipeline: also computes surprise, and looks back once a step; both are in its times"],
         ),
         served("encoder", "jepa-edge, the encoder alone", "encoder.py"),
         BenchmarkAppRow("benchmark_app", "OpenVINO benchmark_app, both graphs", precision, setting),

@@ -53,9 +53,8 @@ class Pipeline:
             frame waits.
         on_futures: called there before it, with a result that has futures and as yet no surprise: for whoever
             must not wait until that is computed too.
-        on_judged: called there after it, once a step, with the same result and how wrong everything foreseen
-            was, and where an alarm begins or ends. The next frame waits for the rollouts of that, not this
-            result.
+        on_judged: called there after it, once a step and where an alarm begins or ends, with the same result,
+            judged: for those rollouts the next frame waits, not this result.
         deadline_ms: ``total`` above this counts as a miss; None: no deadline.
         on_error: called on the inference thread with what went wrong, and the frame if it was about one;
             logged if left out.
