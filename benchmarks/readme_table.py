@@ -117,7 +117,7 @@ def limits() -> str:
     for limit in report["limits"]:
         asked = "" if limit["limit"] is None else f"{limit['limit']:.4g} {limit['unit']}"
         verdict = "" if limit["limit"] is None else "met" if limit["met"] else "**missed**"
-        found = f"{limit['value']:.3g} {limit['unit']}"
+        found = f"{round(limit['value'], 6) + 0.0:.3g} {limit['unit']}"
         lines.append(f"| {limit['check']}: {limit['what']} | {found} | {asked} | {verdict} | {limit['of']} |")
     return "\n".join(lines)
 
