@@ -24,6 +24,7 @@ from jepa_runtime.errors import JepaRuntimeError
 # From <sys/mman.h>. ONFAULT locks pages once they are touched: what engines reserve and never use stays free.
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _MADV_DONTNEED, _MADV_COLLAPSE = 4, 25
+_HUGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 # Huge pages take memory that was never touched: as little as that.
 _DENSE = 0.9
 # Bytes of /proc/self/pagemap for each page.
@@ -165,9 +166,10 @@ def settle() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-    for start, size in _read_files():
+    # Files mapped to be read only and shared, as OpenVINO maps its cache: it copies the weights out of there.
+    for start, end in _mapped("r--s"):
         # Refused where memory is locked; the pages of a file come back from it if they are wanted after all.
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 def join_pages() -> int:
@@ -177,16 +179,16 @@ def join_pages() -> int:
     give huge pages to those alone who ask. It took 1 to 3 % off the time of a ViT-S encoder.
 
     Returns:
-        How many huge pages there are now.
+        How many huge pages there are now; 0 too where this process may not look at its own pages.
     """
-    page, huge = mmap.PAGESIZE, _huge_page()
-    if not huge:
-        return 0
-    libc, joined, held = ctypes.CDLL(None), 0, huge // page
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        for start, end in _own_memory():
+    joined = 0
+    with suppress(OSError), open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        huge = int(_HUGE_PAGE.read_text(encoding="utf-8"))
+        libc, held = ctypes.CDLL(None), huge // mmap.PAGESIZE
+        # Heaps and what engines map: memory that belongs to no file.
+        for start, end in _mapped("rw-p", "", "[heap]"):
             for at in range(-(-start // huge) * huge, end - huge + 1, huge):
-                pagemap.seek(at // page * _ENTRY)
+                pagemap.seek(at // mmap.PAGESIZE * _ENTRY)
                 # The highest bit of an entry, the last of its bytes, says that the page is there.
                 there = sum(byte >> 7 for byte in pagemap.read(held * _ENTRY)[_ENTRY - 1 :: _ENTRY])
                 if there >= _DENSE * held:
@@ -195,30 +197,14 @@ def join_pages() -> int:
     return joined
 
 
-def _huge_page() -> int:
-    """Its size in bytes; 0: this system has none."""
-    with suppress(OSError, ValueError):
-        return int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text(encoding="ascii"))
-    return 0
-
-
-def _own_memory() -> Iterator[tuple[int, int]]:
-    """Where memory begins and ends that belongs to no file: heaps and what engines map."""
+def _mapped(permissions: str, *names: str) -> Iterator[tuple[int, int]]:
+    """Where memory of these permissions begins and ends, of any name (a file's, or the system's own) if none
+    is given."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-        addresses, permissions, _, _, inode, *name = line.split(maxsplit=5)
-        if permissions == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
+        addresses, found, _, _, _, *name = line.split(maxsplit=5)
+        if found == permissions and (not names or "".join(name) in names):
             start, end = (int(address, 16) for address in addresses.split("-"))
             yield start, end
-
-
-def _read_files() -> Iterator[tuple[int, int]]:
-    """Where, and of how many bytes, files are mapped to be read only and shared, as OpenVINO maps its cache:
-    it copies the weights out of there."""
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-        addresses, permissions, *_ = line.split(maxsplit=5)
-        if permissions == "r--s":
-            start, end = (int(address, 16) for address in addresses.split("-"))
-            yield start, end - start
 
 
 def _may_come_back(policy: int, parameter: os.sched_param) -> bool:

@@ -213,6 +213,11 @@ result = [before, joined, anonymous("Rss"), anonymous("AnonHugePages"), same]
     assert rss_after - rss < 8
 
 
+@needs_root
+def test_who_may_not_look_at_its_pages_goes_on_without_joining_them() -> None:
+    assert child("result = realtime.join_pages()", privileged=False) == 0
+
+
 def test_files_that_were_read_once_leave_memory_and_can_be_read_again() -> None:
     code = """
 import mmap, tempfile
