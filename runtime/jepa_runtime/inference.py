@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -176,7 +176,11 @@ class Inference:
         if result.surprise is None or last_step is None or known is None:
             return None
         between = [each for age in ages[1:-1] if (each := history.hindsight(age)) is not None]
-        errors, *nearer = self._errors([known, *between])
+        looked = [known, *between]
+        foreseen = self.model.follow(
+            [(each.context.latents, each.context.actions, each.actions) for each in looked]
+        )
+        errors, *nearer = (_errors(*pair) for pair in zip(foreseen, looked, strict=True))
         from_ns = [known.context.stamp_ns] * ages[-1]
         for age in ages[1:-1]:
             errors[age - 1] = np.nan
@@ -186,22 +190,6 @@ class Inference:
         errors[0] = result.surprise * math.sqrt(result.latent.size)
         from_ns[0] = last_step.context.stamp_ns
         return view.trust.judge(result.stamp_ns, errors, from_ns)
-
-    def _errors(self, known: Sequence[Hindsight]) -> list[NDArray[np.float64]]:
-        """Of each the norms [h] of foreseen minus arrived latent, of what was executed; NaN where none
-        arrived."""
-        foreseen = self.model.follow(
-            [(each.context.latents, each.context.actions, each.actions) for each in known]
-        )
-        return [
-            np.array(
-                [
-                    np.nan if came is None else np.linalg.norm(then - came)
-                    for then, came in zip(latents, each.arrived, strict=True)
-                ]
-            )
-            for latents, each in zip(foreseen, known, strict=True)
-        ]
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """See :meth:`~jepa_runtime.pipeline.Pipeline.add_action`.
@@ -316,3 +304,9 @@ class Inference:
         model.predict(self._fan.actions, latents=history, history_actions=actions, goal=latent)
         model.surprise(history, actions, self._fan.actions[0, 0], latent)
         model.energy(latent, latent)
+
+
+def _errors(foreseen: NDArray[np.float32], known: Hindsight) -> NDArray[np.float64]:
+    """Norms [h] of foreseen minus arrived latent, of what was executed; NaN where none arrived."""
+    arrived = zip(foreseen, known.arrived, strict=True)
+    return np.array([np.nan if came is None else np.linalg.norm(then - came) for then, came in arrived])
