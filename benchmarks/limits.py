@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -161,6 +161,7 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
     ratio = told.latency.p999.value / told.latency.p50.value
     with scheduled(REALTIME.fifo_priority):
         alone = np.array(bare_infer(setting.bundle, setting.threads, 0.7 * highest_hz, seconds))
+    realtime.undo(REALTIME)
     bare = float(np.quantile(alone, 0.999) / np.median(alone))
     return [
         Limit("tail", "p50 at 70 % of the highest rate", told.latency.p50.value, None, "ms", of),
@@ -172,8 +173,7 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
 @contextmanager
 def scheduled(priority: int) -> Iterator[None]:
     """The calling thread, and those it starts, under SCHED_FIFO, where that is permitted."""
-    with suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    realtime.apply(RealtimeSettings(fifo_priority=priority))
     try:
         yield
     finally:
