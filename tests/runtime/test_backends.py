@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
+import openvino.opset15 as ops
 import pytest
 
 from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
@@ -135,6 +137,46 @@ def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: P
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
     backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
     assert list((tmp_path / "cache").glob("*.blob"))
+
+
+_LOADS = """
+import ctypes, gc, sys
+from pathlib import Path
+from jepa_runtime.backends.base import BackendOptions, Graph
+from jepa_runtime.backends.select import create_backend
+
+def own_mb():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("RssAnon"))
+
+folder = Path(sys.argv[1])
+backend = create_backend("openvino:CPU", BackendOptions(cache_dir=folder / "cache"))
+before = own_mb()
+graph = Graph.read(folder / "model.xml")
+session = backend.load(graph, {"x": (1, 2048)})
+del graph
+session.run()
+print(own_mb() - before)
+"""
+
+
+def test_a_first_start_takes_no_more_memory_than_those_that_follow(tmp_path: Path) -> None:
+    """64 MB of weights, which what compiling leaves holds a second time."""
+    x = ops.parameter([1, 2048], np.float32, name="x")
+    weights = np.random.default_rng(0).standard_normal((2048, 8192), np.float32)
+    product = ops.matmul(x, ops.constant(weights), False, False)
+    x.output(0).get_tensor().set_names({"x"})
+    openvino.save_model(
+        openvino.Model([ops.result(product)], [x]), tmp_path / "model.xml", compress_to_fp16=False
+    )
+    command = [sys.executable, "-c", _LOADS, str(tmp_path)]
+    first, second = (
+        int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+        for _ in range(2)
+    )
+    assert 60 < second < 100 and first < second + 16
 
 
 @pytest.mark.parametrize("options", [{"threads": None}, {"threads": 2, "pinning": False}])

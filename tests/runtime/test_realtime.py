@@ -240,6 +240,66 @@ with tempfile.NamedTemporaryFile() as file:
     assert before == 1024 and after == 0 and same
 
 
+_LIBRARIES = """
+import cv2, numpy
+
+def of_files():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("RssFile"))
+
+def work():
+    image = numpy.arange(480 * 640 * 3, dtype=numpy.uint8).reshape(480, 640, 3)
+    return int(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA).astype(int).sum())
+
+worked = work()
+before = of_files()
+"""
+
+
+def test_code_that_only_the_start_needed_leaves_memory_and_all_goes_on() -> None:
+    code = """
+realtime.settle()
+result = [before, of_files(), work() == worked]
+"""
+    before, after, same = child(_LIBRARIES + code)
+    assert same and after < before / 2
+
+
+def test_libraries_are_not_held_by_having_been_released() -> None:
+    code = """
+import _ctypes, ctypes
+library = ctypes.CDLL(numpy.linalg._umath_linalg.__file__.replace("_umath_linalg", "lapack_lite"))
+loaded = library._name in open("/proc/self/maps").read()
+realtime.release_files()
+_ctypes.dlclose(library._handle)
+result = [loaded, library._name in open("/proc/self/maps").read()]
+"""
+    assert child(_LIBRARIES + code) == [True, False]
+
+
+def test_locked_memory_stays() -> None:
+    code = """
+applied, = apply(lock_memory=True)
+work()
+before = of_files()
+realtime.settle()
+result = [applied, before, of_files()]
+"""
+    applied, before, after = child(_LIBRARIES + code)
+    if not applied["achieved"]:
+        pytest.skip(applied["reason"])
+    assert after == before
+
+
+@needs_root
+def test_who_lost_privileges_gives_back_what_it_may() -> None:
+    code = """
+realtime.settle()
+result = work() == worked
+"""
+    assert child(_LIBRARIES + code, privileged=False)
+
+
 @pytest.mark.parametrize("wrong", [{"cpu_affinity": (-1,)}, {"fifo_priority": 100}, {"fifo_priority": -1}])
 def test_absurd_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(JepaRuntimeError, match=next(iter(wrong))):

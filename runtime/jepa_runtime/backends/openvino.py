@@ -158,6 +158,7 @@ class OpenVINOBackend:
         self.device = device
         self.version: str = get_version()
         self._properties = _properties(device, options)
+        self._keeps = device == "CPU" and options.cache_dir is not None
         self._threads = (options.threads or 1) if device == "CPU" else 1
         self._between = options.between
 
@@ -178,7 +179,13 @@ class OpenVINOBackend:
         )
         self._between()
         with _explained(graph.name, f"compile it for {self.device}"):
-            compiled = self._compile(graph, model, **({"NUM_STREAMS": parts} if parts > 1 else {}))
+            streams = {"NUM_STREAMS": parts} if parts > 1 else {}
+            compiled = self._compile(graph, model, **streams)
+            if self._keeps and not compiled.get_property("LOADED_FROM_CACHE"):
+                # What compiling leaves holds the weights as they were read; what comes from the cache, only
+                # as they are used: a ViT-S in INT8 takes 24 MB less.
+                compiled = None
+                compiled = self._compile(graph, model, **streams)
             if parts == 1:
                 return OpenVINOSession(graph.name, model, compiled)
             return OpenVINOSplitSession(graph.name, model, compiled, rows, parts)
