@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / "firmware_configs" / "common" / "etc"
 FAST_DDS, CYCLONE = FOLDER / "jepa-edge" / "fastdds.xml", FOLDER / "jepa-edge" / "cyclonedds.xml"
+LAUNCHED = ROOT / "ros2_ws" / "src" / "jepa_bringup" / "config"
 
 # Creates a node and tells how large the shared memory is that Fast DDS made for it.
 _NODE = """
@@ -45,8 +46,16 @@ def sysctl(name: str) -> int:
 
 def test_the_profile_of_fast_dds_is_that_of_the_launch_files() -> None:
     on_target = next(file for file in shipped(["common"]) if file.path == "etc/jepa-edge/fastdds.xml")
-    launched = ROOT / "ros2_ws" / "src" / "jepa_bringup" / "config" / "fastdds.xml"
-    assert on_target.content == launched.read_bytes()
+    assert on_target.content == (LAUNCHED / "fastdds.xml").read_bytes()
+
+
+def test_nodes_that_send_no_images_differ_in_their_shared_memory_alone() -> None:
+    images, results = (
+        {element.tag: element.text for element in ElementTree.parse(LAUNCHED / name).getroot().iter()}
+        for name in ("fastdds.xml", "fastdds_results.xml")
+    )
+    differing = {tag.partition("}")[2] for tag in images | results if images.get(tag) != results.get(tag)}
+    assert differing == {"segment_size"}
 
 
 def node(profile: Path) -> subprocess.CompletedProcess[str]:
@@ -63,13 +72,14 @@ def node(profile: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ros
-def test_fast_dds_makes_the_shared_memory_that_its_profile_asks_for() -> None:
+@pytest.mark.parametrize("profile", [FAST_DDS, LAUNCHED / "fastdds_results.xml"], ids=lambda path: path.name)
+def test_fast_dds_makes_the_shared_memory_that_its_profile_asks_for(profile: Path) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
-    asked_for = ElementTree.parse(FAST_DDS).getroot().find(".//{*}segment_size")
+    asked_for = ElementTree.parse(profile).getroot().find(".//{*}segment_size")
     assert asked_for is not None and asked_for.text
-    done = node(FAST_DDS)
+    done = node(profile)
     assert done.returncode == 0 and "XMLPARSER" not in done.stderr, done.stderr
-    assert int(done.stdout) >= int(asked_for.text)
+    assert 0 <= int(done.stdout) - int(asked_for.text) < 1 << 20
 
 
 @pytest.mark.ros

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 from xml.etree import ElementTree
 
@@ -53,8 +54,18 @@ def test_parameters_say_what_they_are():
             assert isinstance(first, (bool, str)) or parameter.low is not None, parameter.name
 
 
-def launched(name: str, **given: str) -> tuple[set[str], dict[str, list[str]], dict[str, str]]:
-    """What a launch file declares, the command of each node by its executable, and their environment."""
+class Launched(NamedTuple):
+    """What a launch file declares, the command of each node by its executable, the environment of all, and
+    the variables that a node has of its own."""
+
+    declared: set[str]
+    commands: dict[str, list[str]]
+    environment: dict[str, str]
+    own: dict[str, dict[str, str]]
+
+
+def launched(name: str, **given: str) -> Launched:
+    """What becomes of a launch file."""
     pytest.importorskip(
         "launch_ros", reason="launch and launch_ros are not among the wheels; install ROS 2 to test them"
     )
@@ -62,15 +73,19 @@ def launched(name: str, **given: str) -> tuple[set[str], dict[str, list[str]], d
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
     described = get_launch_description_from_python_launch_file(str(BRINGUP / "launch" / f"{name}.launch.py"))
-    context, commands = LaunchContext(), {}
+    context, commands, own = LaunchContext(), {}, {}
+
+    def text(pieces) -> str:
+        return "".join(getattr(piece, "text", "") for piece in pieces)
+
     context.launch_configurations.update(given)
 
     def walk(entity) -> None:
         if type(entity).__name__ in ("Node", "LifecycleNode"):
             # What launch_ros adds when it starts a node is not known before.
-            commands[entity.node_executable] = [
-                "".join(getattr(piece, "text", "") for piece in part) for part in entity.cmd
-            ]
+            commands[entity.node_executable] = [text(part) for part in entity.cmd]
+            variables = entity.additional_env or []
+            own[entity.node_executable] = {text(name): text(value) for name, value in variables}
             return
         if getattr(entity, "condition", None) is not None and not entity.condition.evaluate(context):
             return
@@ -82,7 +97,7 @@ def launched(name: str, **given: str) -> tuple[set[str], dict[str, list[str]], d
         walk(described)
         environment = dict(os.environ)
     declared = {argument.name for argument in described.get_launch_arguments()}
-    return declared, commands, environment
+    return Launched(declared, commands, environment, own)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +105,9 @@ def launched(name: str, **given: str) -> tuple[set[str], dict[str, list[str]], d
     [("world_model", {"world_model"}), ("demo", {"world_model", "two_rooms", "planner", "monitor"})],
 )
 def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
-    declared, commands, _ = launched(name)
-    assert declared >= NAV2_ARGUMENTS
-    assert set(commands) == starts
+    found = launched(name)
+    assert found.declared >= NAV2_ARGUMENTS
+    assert set(found.commands) == starts
 
 
 @pytest.mark.parametrize(
@@ -105,10 +120,10 @@ def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
 )
 @pytest.mark.parametrize(("namespace", "prefix"), [("", ""), ("fleet/robot", "/fleet/robot")])
 def test_each_node_is_in_the_enclave_of_its_full_name(name, given, namespace, prefix):
-    _, commands, environment = launched(name, namespace=namespace, keystore="/keys", **given)
-    enclaves = {node: command[command.index("--enclave") + 1] for node, command in commands.items()}
-    assert enclaves and enclaves == {node: f"{prefix}/{node}" for node in commands}
-    secured = {key: value for key, value in environment.items() if key.startswith("ROS_SECURITY")}
+    found = launched(name, namespace=namespace, keystore="/keys", **given)
+    enclaves = {node: command[command.index("--enclave") + 1] for node, command in found.commands.items()}
+    assert enclaves and enclaves == {node: f"{prefix}/{node}" for node in found.commands}
+    secured = {key: value for key, value in found.environment.items() if key.startswith("ROS_SECURITY")}
     assert secured == {
         "ROS_SECURITY_KEYSTORE": "/keys",
         "ROS_SECURITY_ENABLE": "true",
@@ -117,8 +132,26 @@ def test_each_node_is_in_the_enclave_of_its_full_name(name, given, namespace, pr
 
 
 def test_without_a_keystore_the_environment_decides_about_security():
-    _, _, environment = launched("demo")
-    assert not any(key.startswith("ROS_SECURITY") for key in environment)
+    assert not any(key.startswith("ROS_SECURITY") for key in launched("demo").environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("world_model", {"source": "/dev/video0", "planner": "true", "update_root": "/robot"}),
+        ("demo", {}),
+    ],
+)
+def test_nodes_that_send_images_alone_have_room_for_them(name, given):
+    found = launched(name, **given)
+    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        profiles = {
+            node: Path(own.get(variable, found.environment[variable])).name for node, own in found.own.items()
+        }
+        assert profiles == {
+            node: "fastdds.xml" if node in ("camera", "two_rooms") else "fastdds_results.xml"
+            for node in found.commands
+        }
 
 
 def test_the_dds_profile_has_room_for_images():

@@ -105,8 +105,8 @@ COMMON = (
     Fault(
         "shared memory of a container",
         "dds.shared_memory",
-        "remount,size=128M",
-        _replace("proc/mounts", "rw,nosuid,nodev", "rw,nosuid,nodev,noexec,relatime,size=65536k"),
+        "remount,size=64M",
+        _replace("proc/mounts", "rw,nosuid,nodev", "rw,nosuid,nodev,noexec,relatime,size=32768k"),
     ),
     Fault(
         "no shared memory",

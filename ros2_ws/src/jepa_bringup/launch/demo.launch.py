@@ -34,10 +34,12 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
     file = ParameterFile(given["params_file"], allow_substs=True)
-    parameters = {
-        "two_rooms": [file],
-        "planner": [file],
-        "monitor": [file, {"mcap": given["mcap"]}],
+    results = os.path.join(SHARE, "config", "fastdds_results.xml")
+    sends_no_images = {"FASTRTPS_DEFAULT_PROFILES_FILE": results, "FASTDDS_DEFAULT_PROFILES_FILE": results}
+    nodes = {
+        "two_rooms": ([file], {}),
+        "planner": ([file], sends_no_images),
+        "monitor": ([file, {"mcap": given["mcap"]}], sends_no_images),
     }
     return [
         Node(
@@ -49,8 +51,9 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             respawn_delay=2.0,
             arguments=["--ros-args", "--log-level", given["log_level"], "--enclave", f"{namespace}/{name}"],
             parameters=chosen,
+            additional_env=environment,
         )
-        for name, chosen in parameters.items()
+        for name, (chosen, environment) in nodes.items()
     ]
 
 

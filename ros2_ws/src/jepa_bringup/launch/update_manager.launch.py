@@ -11,6 +11,11 @@ from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
 CONFIG = os.path.join(get_package_share_directory("jepa_bringup"), "config")
+# Of nodes that send no images.
+SMALL_SEGMENT = {
+    name: os.path.join(CONFIG, "fastdds_results.xml")
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+}
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
@@ -44,6 +49,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             output="screen",
             respawn=given["use_respawn"].lower() == "true",
             respawn_delay=2.0,
+            additional_env=SMALL_SEGMENT,
             # The node that serves comes first.
             prefix="nice -n 10",
             # A candidate that is being tried is tried to its end.

@@ -20,6 +20,11 @@ from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
 SHARE = get_package_share_directory("jepa_bringup")
 CONFIG = os.path.join(SHARE, "config")
+# Of nodes that send no images.
+SMALL_SEGMENT = {
+    name: os.path.join(CONFIG, "fastdds_results.xml")
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+}
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
@@ -64,6 +69,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             **common,
             executable="world_model",
             name="world_model",
+            additional_env=SMALL_SEGMENT,
             arguments=[*arguments, f"{namespace}/world_model"],
             parameters=[file, chosen],
             remappings=[("image", image), ("image/compressed", f"{image}/compressed")],
@@ -86,6 +92,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 **common,
                 executable="planner",
                 name="planner",
+                additional_env=SMALL_SEGMENT,
                 arguments=[*arguments, f"{namespace}/planner"],
                 parameters=[file],
             )

@@ -9,8 +9,9 @@ from jepa_runtime.doctor.checks.storage import memory_kb
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, ok
 from jepa_runtime.errors import UnknownError
 
-# The segment of one participant (jepa_bringup/config/fastdds.xml) for camera, model, planner and monitor.
-_SHARED_BYTES = 4 * (32 << 20)
+# The segments (jepa_bringup/config/fastdds*.xml) of a camera and of a process that looks on, 17 MiB each with
+# what manages them, and of model, planner and monitor, 9 MiB each.
+_SHARED_BYTES = 64 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -65,7 +66,7 @@ def _shared_memory(context: Context) -> Verdict:
         return ok(f"shared memory may take {size >> 20} MiB", *seen)
     return Verdict(
         Severity.WARNING,
-        f"shared memory may take {size >> 20} MiB; four nodes that share images take {_SHARED_BYTES >> 20}",
+        f"shared memory may take {size >> 20} MiB; a camera and our nodes take {_SHARED_BYTES >> 20}",
         seen,
         remedy,
     )
