@@ -110,6 +110,7 @@ def limits() -> str:
         f"{_model(report)}, {report['threads']} threads, {report['rate_hz']:g} images of "
         f"{'x'.join(map(str, report['camera_frame']))} a second.",
         _machine(report["environment"]),
+        *_measured_when(report["limits"]),
         "",
         "| | found | limit | | of |",
         "|---|---|---|---|---|",
@@ -120,6 +121,14 @@ def limits() -> str:
         found = f"{round(limit['value'], 6) + 0.0:.3g} {limit['unit']}"
         lines.append(f"| {limit['check']}: {limit['what']} | {found} | {asked} | {verdict} | {limit['of']} |")
     return "\n".join(lines)
+
+
+def _measured_when(limits: list[dict[str, Any]]) -> list[str]:
+    """When and on which processor, of each check."""
+    checks: dict[tuple[str, str], dict[str, None]] = {}
+    for limit in limits:
+        checks.setdefault((limit["created"][:10], limit["cpu"]), {})[limit["check"]] = None
+    return [f"{', '.join(names)}: {day}, {cpu}." for (day, cpu), names in checks.items()]
 
 
 def updates() -> str:

@@ -228,6 +228,32 @@ def test_a_limit_is_met_up_to_its_value(limits: ModuleType, value: float, limit:
     assert limits.Limit("serving", "what", value, limit, "ms", "9 images").met is met
 
 
+def test_results_of_checks_that_were_not_run_stay_where_model_and_settings_are_the_same(
+    tmp_path: Path,
+) -> None:
+    module, path = load("peers.limit"), tmp_path / "limits.json"
+
+    def written(created: str, rate_hz: float, check: str, value: float) -> list[tuple[str, float, str, str]]:
+        report = {
+            "created": created,
+            "environment": {"cpu": f"that of {created}"},
+            "bundle": {"id": "vit_s", "version": "1.0.0", "sha256": created},
+            "camera_frame": (640, 480),
+            "rate_hz": rate_hz,
+        }
+        report["limits"] = module.rows([module.Limit(check, "p99", value, 33.0, "ms", "9")], report, path)
+        path.write_text(json.dumps(report))
+        assert all(row["met"] for row in report["limits"])
+        return [(row["check"], row["value"], row["created"], row["cpu"]) for row in report["limits"]]
+
+    serving = ("serving", 20.0, "monday", "that of monday")
+    assert written("monday", 30.0, "serving", 20.0) == [serving]
+    assert written("tuesday", 30.0, "tail", 9.0) == [serving, ("tail", 9.0, "tuesday", "that of tuesday")]
+    again = [serving, ("tail", 8.0, "friday", "that of friday")]
+    assert written("friday", 30.0, "tail", 8.0) == again
+    assert len(written("sunday", 60.0, "tail", 8.0)) == 1
+
+
 @pytest.mark.ros
 @pytest.mark.parametrize("dropped", [0, 1])
 def test_the_exit_status_of_limits_is_its_verdict(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_NOT_SETTINGS = {"created", "environment", "limits"}
 
 
 @dataclass(frozen=True)
@@ -20,3 +26,20 @@ class Limit:
     def met(self) -> bool:
         """Whether the limit was kept."""
         return self.limit is None or self.value <= self.limit
+
+
+def rows(found: Sequence[Limit], report: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """What was found, for the file ``path``, with when and on which processor; before it, what that file has
+    of other checks of the same model and settings: they may have been run elsewhere."""
+    made = {"created": report["created"], "cpu": report["environment"]["cpu"]}
+    new = [asdict(limit) | {"met": limit.met} | made for limit in found]
+    if not path.is_file():
+        return new
+    before = json.loads(path.read_text(encoding="utf-8"))
+    # The weights are random, and not the same ones everywhere.
+    model = {key: report["bundle"][key] for key in ("id", "version")}
+    settings = json.loads(json.dumps(report | {"bundle": before["bundle"] | model}))
+    if any(before.get(name) != settings[name] for name in report.keys() - _NOT_SETTINGS):
+        return new
+    again = {limit.check for limit in found}
+    return [row for row in before["limits"] if row["check"] not in again] + new

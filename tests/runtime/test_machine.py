@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from statistics import mean
 import pytest
 
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.profiling import environment as environment_module
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.machine import Monitor, Probe, settings
 from jepa_runtime.profiling.machine.files import cores
@@ -122,6 +124,22 @@ def test_everything_is_a_reading_or_absent_with_a_reason() -> None:
     for reading in monitor.readings():
         assert bool(reading.values) != bool(reading.absent)
         assert len(reading.values) == len(reading.times_s)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "named"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
+        ("processor\t: 0\nModel\t\t: Raspberry Pi 5\n", "Raspberry Pi 5"),
+        ("processor\t: 0\nCPU part\t: 0xd42\n", None),
+    ],
+)
+def test_processors_that_give_themselves_the_same_name_are_told_apart(
+    cpuinfo: str, named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(environment_module, "_CPUINFO", tmp_path / "cpuinfo")
+    assert environment().cpu == (named or platform.processor() or platform.machine())
 
 
 def test_the_environment_names_processor_versions_and_settings() -> None:
