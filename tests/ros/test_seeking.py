@@ -178,3 +178,42 @@ def test_when_time_is_set_back_it_begins_anew_and_escapes_no_more(seeker, search
         decision = seeker.update(futures(frame))
         assert decision.state is State.SEEKING and decision.command is None
     assert search.calls.count("reset") == 1
+
+
+def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(seeker, search):
+    """It pushes against what its model does not see; the surprise holds it, and it pushes again."""
+    frame, states = 0, []
+    for _ in range(3):
+        states += [seeker.update(futures(frame + n, answer_to=frame + n - 1)).state for n in range(30)]
+        frame += 60
+        seeker.restart()
+    assert State.STUCK in states and "escape" in search.calls
+
+
+def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(seeker, search):
+    for frame in (*range(5), *range(1000, 1005)):
+        if frame == 1000:
+            seeker.restart()
+        assert seeker.update(futures(frame, answer_to=frame - 1)).state is State.SEEKING
+    assert "escape" not in search.calls
+
+
+def test_each_escape_that_was_of_no_use_is_followed_by_a_longer_one_until_there_is_progress(seeker, search):
+    def lengths(first: int, frames: int, energy: float) -> list[int]:
+        """For how many images the robot drove any way, each time."""
+        found = [0]
+        for frame in range(first, first + frames):
+            command = seeker.update(futures(frame, answer_to=frame - 1, energy=energy)).command
+            escapes = command is not None and np.array_equal(command, [0.0, 1.25])
+            if escapes:
+                found[-1] += 1
+            elif found[-1]:
+                found.append(0)
+        return found[:-1]
+
+    first, second, *_ = lengths(0, 300, 10.0)
+    assert (first, second) == (19, 37)
+    assert lengths(300, 600, 10.0)[-1] == 73
+    # Nearer, while it still drives away; and nearer once more.
+    lengths(900, 50, 5.0)
+    assert lengths(950, 100, 4.0)[-1] == 19

@@ -23,8 +23,10 @@ from jepa_runtime.planning.progress import PROGRESS
 _ANSWER_WITHIN = 5
 # A reached goal is left again only by a clear margin, so that noise does not set the robot in motion.
 _LEAVE_FACTOR = 2.0
-# For how long a stuck robot drives any way before it plans anew.
+# For how long a stuck robot drives any way before it plans anew, the first time; each time in a row that this
+# was of no use it takes as much longer, up to so many times as long.
 _ESCAPE_NS = 600_000_000
+_LONGEST_ESCAPE = 4
 
 
 class State(IntEnum):
@@ -88,6 +90,7 @@ class Seeker:
         goal_threshold: energy at or below which the goal counts as reached.
         reached_after: for so many images in a row.
         stuck_after_s: without progress for this long the robot drives any way for a moment and plans anew.
+            Time in which it was made to stand, or drove any way, does not count.
 
     Attributes:
         goal_threshold: as given; may be set anew.
@@ -118,8 +121,11 @@ class Seeker:
         return self._search.executed
 
     def restart(self) -> None:
-        """The robot was told to stand: forget the plan."""
+        """The robot was told to stand: forget the plan. One that is made to stand again and again, since it
+        pushes against what its model does not see, is stuck all the same."""
+        kept = self._best, self._idle_ns, self._tries
         self._begin(self._goal_ns)
+        self._best, self._idle_ns, self._tries = kept
 
     def update(self, futures: Futures) -> Decision:
         """Take in ``futures`` and decide."""
@@ -129,11 +135,12 @@ class Seeker:
         # Where time was set back, moments noted before mean nothing.
         if futures.goal_stamp_ns != self._goal_ns or futures.stamp_ns < self._newest_ns:
             self._begin(futures.goal_stamp_ns)
+        passed_ns = futures.stamp_ns - self._newest_ns if self._newest_ns else 0
         self._newest_ns = futures.stamp_ns
         if self._is_reached(futures.current_energy):
             return Decision(State.REACHED, None, None)
         self._learn(futures)
-        self._note_progress(futures)
+        self._note_progress(futures, passed_ns)
         if self._escape is not None and futures.stamp_ns < self._escape_until_ns:
             self._search.executed = self._escape
             return Decision(self._state, self._escape, self._next_question(futures))
@@ -149,7 +156,7 @@ class Seeker:
         self._learned = False
         self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
         self._plan_ns: int | None = None
-        self._best, self._best_ns = math.inf, 0
+        self._best, self._idle_ns, self._tries = math.inf, 0, 0
         self._escape: NDArray[np.float32] | None = None
         self._escape_until_ns = self._newest_ns = 0
 
@@ -178,14 +185,18 @@ class Seeker:
             # What was asked before the shift is no longer what the distribution is about.
             self._asked_ns = 0
 
-    def _note_progress(self, futures: Futures) -> None:
+    def _note_progress(self, futures: Futures, passed_ns: int) -> None:
+        self._idle_ns += passed_ns
         if futures.current_energy < PROGRESS * self._best:
-            self._best, self._best_ns, self._state = futures.current_energy, futures.stamp_ns, State.SEEKING
-        elif futures.stamp_ns - self._best_ns > self._stuck_after_ns:
-            self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + _ESCAPE_NS
+            self._best, self._state = futures.current_energy, State.SEEKING
+            self._idle_ns = self._tries = 0
+        elif self._idle_ns > self._stuck_after_ns:
+            self._tries = min(self._tries + 1, _LONGEST_ESCAPE)
+            escape_ns = self._tries * _ESCAPE_NS
+            self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + escape_ns
             self._state, self._learned, self._asked_ns = State.STUCK, False, 0
             self.escapes += 1
-            self._best, self._best_ns = futures.current_energy, futures.stamp_ns
+            self._best, self._idle_ns = futures.current_energy, -escape_ns
 
     def _next_question(self, futures: Futures) -> NDArray[np.floating] | None:
         self._unanswered = self._unanswered + 1 if self._asked_ns else 0
