@@ -53,6 +53,10 @@ def measured() -> str:
         shown = f"{score['rate']:.1%} ({_range(score['interval'])})"
         what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
         rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
+    driven = _read("benchmarks/results/piloting.json")["nodes"]
+    shown = f"{driven['rate']:.1%} ({_range(driven['interval'])})"
+    of = f"{driven['episodes']} held-out episodes in virtual time, `benchmarks/piloting.py`"
+    rows.append(("goals reached as the ROS nodes drive, INT8", shown, of))
     planning = success["scores"]["int8"]
     rows.append(
         (

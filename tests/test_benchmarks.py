@@ -273,6 +273,18 @@ def test_the_exit_status_of_limits_is_its_verdict(
 
 
 @pytest.mark.ros
+@pytest.mark.usefixtures("limits")
+def test_the_nodes_drive_the_episodes_that_plans_drive(two_rooms_bundle: Path, tmp_path: Path) -> None:
+    options = ("--bundle", str(two_rooms_bundle), "--episodes", "2", "--seed", "0", "--goal")
+    done = script("piloting", *options, "0.5", "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["nodes"]["episodes"] == report["planned"]["episodes"] == 2
+    assert 0.5 < report["mean_s"] < 16
+    assert script("piloting", *options, "1.1", "--json", str(tmp_path / "out.json")).returncode == 1
+
+
+@pytest.mark.ros
 def test_limits_tells_its_checks_and_what_it_misses(limits: ModuleType, tmp_path: Path) -> None:
     told = script("limits", "--help")
     assert told.returncode == 0

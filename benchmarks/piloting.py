@@ -1,0 +1,193 @@
+"""How often the robot reaches its goal as the ROS nodes drive it, in virtual time: the inference of the world
+model node, an image at --rate, one iteration of the search for each, stopped by surprise, escaping where it
+is stuck; without processes and messages between them.
+
+Beside it the same held-out episodes as `benchmarks/success.py` has them: a whole plan once a step of the
+model, and nothing that stops the robot. Exit status 1 if the nodes reach fewer than --goal of their goals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jepa_ros.guarding import Guard
+from jepa_ros.piloting import Driver as Driven
+from jepa_ros.piloting import Pilot
+from jepa_ros.planner_parameters import PARAMETERS
+from jepa_ros.seeking import Futures, Seeker, State
+from numpy.typing import NDArray
+from rich.console import Console
+
+from jepa_runtime import Bundle, WorldModel
+from jepa_runtime.closed_loop.episodes import SEEDS, Episode, Outcome, episode_seeds
+from jepa_runtime.closed_loop.run import Plan, Tick, closed_loop, progress
+from jepa_runtime.closed_loop.scores import Goals
+from jepa_runtime.commands.arguments import positive
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.inference import Inference, Terms
+from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.profiling.environment import environment
+from jepa_runtime.results import Candidates, Result
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.worlds import TwoRooms
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULTS: dict[str, Any] = {parameter.name: parameter.default for parameter in PARAMETERS}
+# From an image to its command, as `make demo` finds it.
+AGE_S = 0.006
+
+
+class Nodes:
+    """World model and planner, as their nodes put them together; clocks are those of the images."""
+
+    def __init__(self, model: WorldModel, rate_hz: float) -> None:
+        manifest, limits = model.manifest, ActionLimits.of(model.manifest)
+        self._period_ns = round(1e9 / rate_hz)
+        self._now_ns = 10**12
+        self._asked: Candidates | None = None
+        self.inference = Inference(model, Terms(candidates=lambda: self._asked))
+        self.guard = Guard(surprised_after=DEFAULTS["surprised_after"], clock=lambda: self._now_ns / 1e9)
+        config = CEMConfig(num_samples=model.num_samples, horizon=manifest.horizon, topk=DEFAULTS["topk"])
+        self.seeker = Seeker(
+            CEM(config, limits, seed=DEFAULTS["planner_seed"]),
+            step_s=manifest.io.step_s,
+            goal_threshold=manifest.goal_threshold,
+            reached_after=DEFAULTS["reached_after"],
+            stuck_after_s=DEFAULTS["stuck_after_s"],
+        )
+        self._pilot = Pilot(
+            self.guard, timeout_s=DEFAULTS["futures_timeout_s"], clock=lambda: self._now_ns / 1e9
+        )
+        self._pilot.exchange(
+            Driven(
+                seeker=self.seeker,
+                limits=limits,
+                step_s=manifest.io.step_s,
+                goal_threshold=manifest.goal_threshold,
+            )
+        )
+
+    def drive(self, world: TwoRooms, seed: int) -> Episode:
+        """One episode, from the next image on."""
+        world.reset(seed)
+        self.inference.seek("", world.render_goal(), self._now_ns)
+        outcome: Outcome = "timeout"
+        images, longest_s = 0, world.task.max_steps * self.inference.model.manifest.io.step_s
+        command: NDArray[np.float64] = np.zeros(2)
+        while images * self._period_ns / 1e9 < longest_s:
+            command = self._command(world.render())
+            images += 1
+            if self._pilot.state is State.REACHED:
+                outcome = "reached" if world.distance() <= world.task.tolerance else "wrong_place"
+                break
+            world.step(command, self._period_ns / 1e9)
+        return Episode(seed, outcome, images, world.distance(), ())
+
+    def _command(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """What the robot is told on seeing an image."""
+        self._now_ns += self._period_ns
+        frame = Frame(stamp_ns=self._now_ns, image=image, frame_id="camera", sequence=0)
+        result = self.inference.process(frame, self._now_ns)
+        command: NDArray[np.float64] = np.zeros(2)
+        if result.futures is not None:
+            decision = self._pilot.update(_futures(result), age_s=AGE_S)
+            if decision.question is not None:
+                self._asked = Candidates(np.asarray(decision.question, np.float32), "cem", self._now_ns)
+            if decision.command is not None:
+                command = np.asarray(decision.command, np.float64)
+        self.inference.add_action(self._now_ns + round(AGE_S * 1e9), command)
+        judged = self.inference.with_surprise(result)
+        if judged.surprise is not None:
+            self.guard.surprised(judged.surprising)
+        return command
+
+
+def _futures(result: Result) -> Futures:
+    if result.futures is None or result.futures.energies is None or result.current_energy is None:
+        raise JepaRuntimeError("the model gave no energies to the goal")
+    own = result.candidates is not None and result.candidates.source == "cem"
+    return Futures(
+        stamp_ns=result.stamp_ns,
+        goal_stamp_ns=result.goal_stamp_ns,
+        current_energy=result.current_energy,
+        energies=result.futures.energies,
+        answer_to_ns=result.candidates.stamp_ns if own else 0,
+    )
+
+
+def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
+    """The report.
+
+    Raises:
+        JepaRuntimeError: the bundle cannot be run.
+    """
+    bundle, world = Bundle.open(arguments.bundle), TwoRooms(seed=0)
+    with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
+        nodes = Nodes(model, arguments.rate)
+        driven = []
+        for seed in episode_seeds(arguments.seed, arguments.episodes):
+            driven.append(nodes.drive(world, seed))
+            tick("nodes", driven[-1].outcome == "reached")
+        precision = model.precision
+    plan = Plan(
+        precisions=(precision,), seeds=tuple(arguments.seed), episodes=arguments.episodes, baselines=False
+    )
+    planned = closed_loop(bundle, world, plan, tick=tick).as_dict()["scores"][precision]
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "bundle": {"id": bundle.manifest.model_id, "sha256": bundle.sha256},
+        "rate_hz": arguments.rate,
+        "nodes": asdict(Goals.of(driven)),
+        "mean_s": float(np.mean([each.steps for each in driven if each.outcome == "reached"]))
+        / arguments.rate,
+        "stops": dict(nodes.guard.counts),
+        "escapes": nodes.seeker.escapes,
+        "planned": {key: planned[key] for key in ("successes", "episodes", "rate", "interval")},
+        "environment": environment().model_dump(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the episodes; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with progress(2 * len(arguments.seed) * arguments.episodes, Console()) as tick:
+            report = measure(arguments, tick)
+    except JepaRuntimeError as error:
+        print(f"piloting: {error}", file=sys.stderr)
+        return 2
+    for name in ("nodes", "planned"):
+        found = report[name]
+        low, high = found["interval"]
+        print(
+            f"{name:<8} {found['successes']}/{found['episodes']} {found['rate']:.1%} [{low:.1%}, {high:.1%}]"
+        )
+    print(f"{report['mean_s']:.1f} s a goal reached, {report['stops']} stops, {report['escapes']} escapes")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return int(report["nodes"]["rate"] < arguments.goal)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
+    parser.add_argument("--episodes", type=int, default=100, help="for each seed (default: %(default)s)")
+    parser.add_argument("--seed", type=int, nargs="+", default=list(SEEDS), metavar="S")
+    parser.add_argument("--rate", type=positive, default=30.0, help="images per second (%(default)s)")
+    parser.add_argument("--goal", type=float, default=0.95, help="share to be reached (default: %(default)s)")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "piloting.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
