@@ -37,7 +37,7 @@ def measured() -> str:
             f"{encode['n']} images, `make demo`",
         ),
         ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", "`make demo`"),
-        ("memory of the node", f"{demo['rss_mb']:.0f} MB", "`make demo`"),
+        ("memory of the node at most, with its start", f"{demo['rss_mb']:.0f} MB", "`make demo`"),
         (
             "pipeline against OpenVINO's benchmark_app, same graphs",
             f"{overhead['ratio']:.2f} x",

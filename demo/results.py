@@ -90,7 +90,7 @@ def describe(summary: dict[str, Any], out: Path, note: str) -> str:
   model       encode {encode} ms, predict {predict} ms (median)
   deadline    {late}
   goals       {summary["successes"]} of {summary["episodes"]} reached
-  memory      {summary["rss_mb"]:.0f} MB (world_model)
+  memory      {summary["rss_mb"]:.0f} MB at most (world_model)
 
   {out / "summary.json"}
   {out / "latency.html"}
