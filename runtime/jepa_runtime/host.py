@@ -116,6 +116,10 @@ class Host:
         try:
             with realtime.aside() if self._beside else nullcontext():
                 inference = self._open_inference()
+            if not self._beside:
+                # While another serves it would wait for its pages: joining them in each exchange took the
+                # p99 of the frames in it from 1.3 to 1.9 times that of others.
+                realtime.join_pages()
         except Exception as error:
             self._error = error
         else:

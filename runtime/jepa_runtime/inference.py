@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime import realtime
 from jepa_runtime.calibration import Judged, Trust, trust_in
 from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.goals import Goal, is_image
@@ -81,7 +80,6 @@ class Inference:
         self._views = {stream: _View(self._new_history(), self._new_trust()) for stream in terms.streams}
         self._fan = Candidates(fan(model.manifest, model.num_samples), "fan")
         self._warm_up()
-        realtime.join_pages()
 
     @property
     def no_alarms(self) -> str:

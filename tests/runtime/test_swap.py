@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_runtime import WorldModel
+from jepa_runtime import WorldModel, realtime
 from jepa_runtime.backends import BackendOptions
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.history import Reset
@@ -74,6 +74,18 @@ def test_the_new_model_serves_from_the_next_frame_on(stage: Stage, first: Named)
     assert stage.feed(2, 3) == [10, 10]
     assert stage.pipeline.model is second and stage.changes == [(second, True)]
     assert stage.pipeline.stats().processed == 4 and stage.pipeline.stats().dropped == 0
+
+
+def test_pages_are_joined_before_a_model_serves_and_not_while_another_does(
+    first: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[str] = []
+    monkeypatch.setattr(realtime, "join_pages", lambda: joined.append(threading.current_thread().name))
+    stage = Stage(first)
+    with stage.pipeline:
+        assert joined == ["jepa-inference"]
+        stage.pipeline.swap(lambda: Named(10.0))
+        assert len(joined) == 1
 
 
 def test_who_works_beside_the_pipeline_waits_for_the_end_of_a_frame_but_not_for_ever(stage: Stage) -> None:

@@ -185,6 +185,7 @@ class OpenVINOBackend:
                 # What compiling leaves holds the weights as they were read; what comes from the cache, only
                 # as they are used: a ViT-S in INT8 takes 24 MB less.
                 compiled = None
+                self._between()
                 compiled = self._compile(graph, model, **streams)
             if parts == 1:
                 return OpenVINOSession(graph.name, model, compiled)

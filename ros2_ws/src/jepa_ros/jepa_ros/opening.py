@@ -81,7 +81,6 @@ class Served:
             )
         finally:
             self._before = None
-            realtime.release_files()
 
     def submit(self, frame: Frame) -> None:
         """Offer a frame to the pipeline, and to the black box."""
