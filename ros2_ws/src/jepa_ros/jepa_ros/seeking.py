@@ -123,9 +123,7 @@ class Seeker:
     def restart(self) -> None:
         """The robot was told to stand: forget the plan. One that is made to stand again and again, since it
         pushes against what its model does not see, is stuck all the same."""
-        kept = self._best, self._idle_ns, self._tries
-        self._begin(self._goal_ns)
-        self._best, self._idle_ns, self._tries = kept
+        self._plan_anew(self._goal_ns)
 
     def update(self, futures: Futures) -> Decision:
         """Take in ``futures`` and decide."""
@@ -148,6 +146,10 @@ class Seeker:
         return Decision(self._state, command, self._next_question(futures))
 
     def _begin(self, goal_ns: int | None) -> None:
+        self._best, self._idle_ns, self._tries = math.inf, 0, 0
+        self._plan_anew(goal_ns)
+
+    def _plan_anew(self, goal_ns: int | None) -> None:
         self._search.executed = np.zeros_like(self._search.mean[0])
         self._search.reset()
         self._goal_ns = goal_ns
@@ -156,7 +158,6 @@ class Seeker:
         self._learned = False
         self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
         self._plan_ns: int | None = None
-        self._best, self._idle_ns, self._tries = math.inf, 0, 0
         self._escape: NDArray[np.float32] | None = None
         self._escape_until_ns = self._newest_ns = 0
 
