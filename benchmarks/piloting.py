@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 from jepa_ros.guarding import Guard
-from jepa_ros.piloting import Driver as Driven
-from jepa_ros.piloting import Pilot
+from jepa_ros.piloting import Driver, Pilot
 from jepa_ros.planner_parameters import PARAMETERS
-from jepa_ros.seeking import Futures, Seeker, State
+from jepa_ros.seeking import Futures, State
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -32,7 +31,6 @@ from jepa_runtime.closed_loop.scores import Goals
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.inference import Inference, Terms
-from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.results import Candidates, Result
@@ -49,31 +47,25 @@ class Nodes:
     """World model and planner, as their nodes put them together; clocks are those of the images."""
 
     def __init__(self, model: WorldModel, rate_hz: float) -> None:
-        manifest, limits = model.manifest, ActionLimits.of(model.manifest)
+        manifest = model.manifest
         self._period_ns = round(1e9 / rate_hz)
         self._now_ns = 10**12
         self._asked: Candidates | None = None
         self.inference = Inference(model, Terms(candidates=lambda: self._asked))
         self.guard = Guard(surprised_after=DEFAULTS["surprised_after"], clock=lambda: self._now_ns / 1e9)
-        config = CEMConfig(num_samples=model.num_samples, horizon=manifest.horizon, topk=DEFAULTS["topk"])
-        self.seeker = Seeker(
-            CEM(config, limits, seed=DEFAULTS["planner_seed"]),
+        driver = Driver.by_cem(
+            DEFAULTS,
+            ActionLimits.of(manifest),
+            num_samples=model.num_samples,
+            horizon=manifest.horizon,
             step_s=manifest.io.step_s,
             goal_threshold=manifest.goal_threshold,
-            reached_after=DEFAULTS["reached_after"],
-            stuck_after_s=DEFAULTS["stuck_after_s"],
         )
+        self.seeker = driver.seeker
         self._pilot = Pilot(
             self.guard, timeout_s=DEFAULTS["futures_timeout_s"], clock=lambda: self._now_ns / 1e9
         )
-        self._pilot.exchange(
-            Driven(
-                seeker=self.seeker,
-                limits=limits,
-                step_s=manifest.io.step_s,
-                goal_threshold=manifest.goal_threshold,
-            )
-        )
+        self._pilot.exchange(driver)
 
     def drive(self, world: TwoRooms, seed: int) -> Episode:
         """One episode, from the next image on."""
@@ -81,7 +73,6 @@ class Nodes:
         self.inference.seek("", world.render_goal(), self._now_ns)
         outcome: Outcome = "timeout"
         images, longest_s = 0, world.task.max_steps * self.inference.model.manifest.io.step_s
-        command: NDArray[np.float64] = np.zeros(2)
         while images * self._period_ns / 1e9 < longest_s:
             command = self._command(world.render())
             images += 1

@@ -4,13 +4,15 @@ at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.guarding import TRIED_AGAIN, Cause, Guard
 from jepa_ros.reaching import Outcome, Reach
 from jepa_ros.seeking import Decision, Futures, Seeker, State
+from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 
 # States in which no command is wanted.
@@ -25,6 +27,34 @@ class Driver:
     limits: ActionLimits
     step_s: float
     goal_threshold: float
+
+    @classmethod
+    def by_cem(
+        cls,
+        chosen: Mapping[str, Any],
+        limits: ActionLimits,
+        *,
+        num_samples: int,
+        horizon: int,
+        step_s: float,
+        goal_threshold: float,
+    ) -> Driver:
+        """One whose seeker searches by the cross-entropy method, with the parameters ``chosen`` of the
+        planner."""
+        topk = min(chosen["topk"], num_samples)
+        search = CEM(
+            CEMConfig(num_samples=num_samples, horizon=horizon, topk=topk),
+            limits,
+            seed=chosen["planner_seed"],
+        )
+        seeker = Seeker(
+            search,
+            step_s=step_s,
+            goal_threshold=goal_threshold,
+            reached_after=chosen["reached_after"],
+            stuck_after_s=chosen["stuck_after_s"],
+        )
+        return cls(seeker=seeker, limits=limits, step_s=step_s, goal_threshold=goal_threshold)
 
 
 class Pilot:

@@ -32,9 +32,8 @@ from jepa_ros.piloting import Driver, Pilot
 from jepa_ros.planner_parameters import PARAMETERS
 from jepa_ros.reach_action import ReachAction
 from jepa_ros.samples import Samples, rounded
-from jepa_ros.seeking import Decision, Futures, Seeker, State
+from jepa_ros.seeking import Decision, Futures, State
 from jepa_ros.spin import run
-from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.recording import messages
 
@@ -119,19 +118,14 @@ class PlannerNode(Node):
             max_norm=info.action_max_norm or None,
             max_change=share * (high - low) if share < 1 else None,
         )
-        config = CEMConfig(
+        return Driver.by_cem(
+            self._values,
+            limits,
             num_samples=info.num_samples,
             horizon=info.horizon,
-            topk=min(self._values["topk"], info.num_samples),
-        )
-        seeker = Seeker(
-            CEM(config, limits, seed=self._values["planner_seed"]),
             step_s=info.step_s,
             goal_threshold=info.goal_threshold,
-            reached_after=self._values["reached_after"],
-            stuck_after_s=self._values["stuck_after_s"],
         )
-        return Driver(seeker=seeker, limits=limits, step_s=info.step_s, goal_threshold=info.goal_threshold)
 
     def _on_surprise(self, message: Surprise) -> None:
         with self._lock:
