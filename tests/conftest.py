@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,6 +18,22 @@ ROOT = Path(__file__).resolve().parent.parent
 # How long an example takes tells of the machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For a machine that has only so much time."""
+    parser.addoption(
+        "--begin-within", type=float, metavar="SECONDS", help="skip the tests that have not begun by then"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """See --begin-within."""
+    seconds = item.config.getoption("--begin-within")
+    if seconds is not None and time.monotonic() - BEGAN > seconds:
+        pytest.skip(f"not begun within {seconds:g} s (--begin-within)")
 
 
 @pytest.hookimpl(wrapper=True)
