@@ -34,12 +34,12 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
     file = ParameterFile(given["params_file"], allow_substs=True)
-    results = os.path.join(SHARE, "config", "fastdds_results.xml")
-    sends_no_images = {"FASTRTPS_DEFAULT_PROFILES_FILE": results, "FASTDDS_DEFAULT_PROFILES_FILE": results}
+    images = os.path.join(SHARE, "config", "fastdds.xml")
+    sends_images = {"FASTRTPS_DEFAULT_PROFILES_FILE": images, "FASTDDS_DEFAULT_PROFILES_FILE": images}
     nodes = {
-        "two_rooms": ([file], {}),
-        "planner": ([file], sends_no_images),
-        "monitor": ([file, {"mcap": given["mcap"]}], sends_no_images),
+        "two_rooms": ([file], sends_images),
+        "planner": ([file], {}),
+        "monitor": ([file, {"mcap": given["mcap"]}], {}),
     }
     return [
         Node(

@@ -4,24 +4,23 @@ import os
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
-CONFIG = os.path.join(get_package_share_directory("jepa_bringup"), "config")
-# Of nodes that send no images.
-SMALL_SEGMENT = {
-    name: os.path.join(CONFIG, "fastdds_results.xml")
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-}
+SHARE = get_package_share_directory("jepa_bringup")
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
     ("use_sim_time", "false", "Take the time from /clock."),
     ("autostart", "true", "Look for updates by itself; false: only when asked to."),
-    ("params_file", os.path.join(CONFIG, "jepa.yaml"), "YAML file with the parameters of all nodes."),
+    (
+        "params_file",
+        os.path.join(SHARE, "config", "jepa.yaml"),
+        "YAML file with the parameters of all nodes.",
+    ),
     ("use_respawn", "false", "Start a node again when it has ended."),
     ("log_level", "info", "Log level of all nodes."),
     ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
@@ -49,7 +48,6 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             output="screen",
             respawn=given["use_respawn"].lower() == "true",
             respawn_delay=2.0,
-            additional_env=SMALL_SEGMENT,
             # The node that serves comes first.
             prefix="nice -n 10",
             # A candidate that is being tried is tried to its end.
@@ -67,9 +65,8 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments, choose the DDS profile and the keystore, and start the node."""
-    profile = os.path.join(CONFIG, "fastdds.xml")
-    secured = IfCondition(NotEqualsSubstitution(LaunchConfiguration("keystore"), ""))
+    """Declare the arguments, set the environment and start the node."""
+    environment = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "environment.launch.py"))
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     return LaunchDescription(
         [
@@ -77,15 +74,8 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=value, description=text)
                 for name, value, text in ARGUMENTS
             ),
-            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
-            *(
-                SetEnvironmentVariable(name, value, condition=secured)
-                for name, value in (
-                    ("ROS_SECURITY_KEYSTORE", LaunchConfiguration("keystore")),
-                    ("ROS_SECURITY_ENABLE", "true"),
-                    ("ROS_SECURITY_STRATEGY", "Enforce"),
-                )
+            IncludeLaunchDescription(
+                environment, launch_arguments=[("keystore", LaunchConfiguration("keystore"))]
             ),
             GroupAction(
                 [

@@ -5,13 +5,7 @@ import os
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import (
-    DeclareLaunchArgument,
-    GroupAction,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-    SetEnvironmentVariable,
-)
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
@@ -20,9 +14,9 @@ from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
 SHARE = get_package_share_directory("jepa_bringup")
 CONFIG = os.path.join(SHARE, "config")
-# Of nodes that send no images.
-SMALL_SEGMENT = {
-    name: os.path.join(CONFIG, "fastdds_results.xml")
+# Of nodes that send images.
+LARGE_SEGMENT = {
+    name: os.path.join(CONFIG, "fastdds.xml")
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 }
 
@@ -69,7 +63,6 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             **common,
             executable="world_model",
             name="world_model",
-            additional_env=SMALL_SEGMENT,
             arguments=[*arguments, f"{namespace}/world_model"],
             parameters=[file, chosen],
             remappings=[("image", image), ("image/compressed", f"{image}/compressed")],
@@ -81,6 +74,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 **common,
                 executable="camera",
                 name="camera",
+                additional_env=LARGE_SEGMENT,
                 arguments=[*arguments, f"{namespace}/camera"],
                 parameters=[file, {"source": given["source"]}],
                 remappings=[("camera/image_raw", image)],
@@ -92,7 +86,6 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 **common,
                 executable="planner",
                 name="planner",
-                additional_env=SMALL_SEGMENT,
                 arguments=[*arguments, f"{namespace}/planner"],
                 parameters=[file],
             )
@@ -101,10 +94,11 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments, choose the DDS profile and the keystore, and start the nodes."""
-    manager = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "update_manager.launch.py"))
-    profile = os.path.join(CONFIG, "fastdds.xml")
-    secured = IfCondition(NotEqualsSubstitution(LaunchConfiguration("keystore"), ""))
+    """Declare the arguments, set the environment and start the nodes."""
+    environment, manager = (
+        PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", f"{name}.launch.py"))
+        for name in ("environment", "update_manager")
+    )
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     return LaunchDescription(
         [
@@ -112,15 +106,8 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=value, description=text)
                 for name, value, text in ARGUMENTS
             ),
-            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
-            *(
-                SetEnvironmentVariable(name, value, condition=secured)
-                for name, value in (
-                    ("ROS_SECURITY_KEYSTORE", LaunchConfiguration("keystore")),
-                    ("ROS_SECURITY_ENABLE", "true"),
-                    ("ROS_SECURITY_STRATEGY", "Enforce"),
-                )
+            IncludeLaunchDescription(
+                environment, launch_arguments=[("keystore", LaunchConfiguration("keystore"))]
             ),
             GroupAction(
                 [
