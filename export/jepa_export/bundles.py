@@ -20,7 +20,7 @@ from jepa_export.staging import commit, write_report
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.variants import Kind, model_path
 from jepa_export.vendors import ask_vendors
-from jepa_runtime.bundle import Bundle, Precision, Target, seal
+from jepa_runtime.bundle import MAX_TEXT, Bundle, Precision, Target, seal
 from jepa_runtime.verification import Parity, golden_parity
 
 Tolerances = dict[str, dict[str, float]]
@@ -45,8 +45,12 @@ class Actions:
 
     @property
     def scale(self) -> tuple[float, ...]:
-        """The largest magnitude of each component."""
-        return tuple(max(-low, high) for low, high in zip(self.low, self.high, strict=True))
+        """The largest magnitude of each component; of one that is always 0, 1."""
+        return tuple(max(-low, high) or 1.0 for low, high in zip(self.low, self.high, strict=True))
+
+
+# Of a model that knows none: it takes one that can only be 0.
+NO_ACTIONS = Actions(names=("none",), units=("1",), low=(0.0,), high=(0.0,), max_norm=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +128,11 @@ def manifest(
         for role in roles
     }
     stated = asdict(identity)
-    provenance = {name: stated.pop(name) for name in ("data", "teacher")}
+    provenance = {"data": _shortened(stated.pop("data")), "teacher": stated.pop("teacher")}
     return {
         **stated,
         "release_seq": 1,
-        "provenance": provenance | {"commit": commit(), "command": settings.command},
+        "provenance": provenance | {"commit": commit(), "command": _shortened(settings.command)},
         "io": {
             "frame": {
                 "height": px,
@@ -152,6 +156,11 @@ def manifest(
         **asdict(measured),
         "golden": {"path": "golden.npz", "tolerances": tolerances},
     }
+
+
+def _shortened(text: str) -> str:
+    """What may grow with the data, cut to what a manifest takes."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 2] + " …"
 
 
 def complete(

@@ -27,10 +27,10 @@ class Table:
             rows: list[list[str]] = []
             if start and path.exists():
                 with path.open(newline="") as file:
-                    head, *found = csv.reader(file)
+                    rows = list(csv.reader(file))
                 # The last row may have been cut off by a kill, in its first number even.
-                whole = [row for row in found if len(row) == len(head)]
-                rows = [head, *(row for row in whole if int(row[0]) < start)]
+                whole = [row for row in rows[1:] if len(row) == len(rows[0])]
+                rows = [*rows[:1], *(row for row in whole if int(row[0]) < start)]
             partial = path.with_suffix(".partial")
             with partial.open("w", newline="") as file:
                 csv.writer(file).writerows(rows)

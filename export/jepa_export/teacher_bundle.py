@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_export.bundles import (
-    Actions,
     Identity,
     Measured,
     Settings,
@@ -34,7 +33,7 @@ from jepa_export.cost import of_network, parameters
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import staged
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
-from jepa_export.targets.onnx import export_onnx
+from jepa_export.targets.onnx import check_size, export_onnx
 from jepa_export.targets.openvino import Sample, convert
 from jepa_export.teachers.family import Member, shallow
 from jepa_export.teachers.layers import Sizes
@@ -45,11 +44,9 @@ from jepa_runtime.bundle import Bundle
 OFFERED = tuple(kind for kind in KINDS if kind[1] != "int8")
 # V-JEPA 2 was trained on 4 frames a second (Assran et al. 2025), and one step is a tubelet of two.
 STEP_S = 0.5
-# Of the given frames, to fit and to measure on.
+# Of the given frames, to measure on; where something is fitted, the first half of them are for that.
 WINDOWS = 8
 GOLDEN_FRAMES = 2
-# A file of ONNX cannot be larger, and a bundle keeps weights in no other.
-MAX_ONNX_BYTES = 2**31
 QUANTILE = 0.9
 # Of the mean square: how much of it is added, so that what hardly varies does not get huge weights.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -59,7 +56,6 @@ TOLERANCES: Tolerances = {
     "fp32": {"min_cosine": 0.9999, "max_abs": 0.02},
     "fp16": {"min_cosine": 0.99, "max_abs": 1.0},
 }
-NO_ACTIONS = Actions(names=("none",), units=("1",), low=(0.0,), high=(0.0,), max_norm=None)
 
 
 class FrameEncoder(nn.Module):
@@ -206,18 +202,20 @@ def check(
             f"the future being {tubelet}: got --frames {frames} and --horizon {horizon}"
         )
     with torch.device("meta"):
-        largest = 4 * parameters(config.build().encoder)
-    if largest >= MAX_ONNX_BYTES:
-        raise JepaExportError(
-            f"{name} cannot be built: its encoder takes {largest / 1e9:.1f} GB, a file of ONNX holds at most "
-            "2.1 GB, and a bundle keeps weights in no other: choose a smaller teacher"
-        )
+        check_size(name, parameters(config.build().encoder))
     return config
 
 
-def frames_needed(history_size: int, horizon: int) -> int:
+def windows(config: VJEPA2Config, horizon: int) -> list[int]:
+    """At which frames the windows begin: where predictions are read back, what the second half foretells is
+    in none of the first, on which that is fitted."""
+    half, apart = WINDOWS // 2, horizon - 1 if config.output_space == "teacher" else 0
+    return [*range(half), *range(half + apart, WINDOWS + apart)]
+
+
+def frames_needed(config: VJEPA2Config, history_size: int, horizon: int) -> int:
     """How many frames, a step apart, a bundle is fitted and measured on."""
-    return history_size + horizon + WINDOWS - 1
+    return windows(config, horizon)[-1] + history_size + horizon
 
 
 @torch.no_grad()
@@ -247,17 +245,20 @@ def write_teacher(
         progress(f"encoding {len(frames)} frames")
         latents = torch.cat([encoder(torch.from_numpy(frame[None])) for frame in frames])
         progress(f"anticipating {WINDOWS} times, to measure the errors")
-        windows = [latents[start : start + size + horizon] for start in range(WINDOWS)]
+        seen = [latents[start : start + size + horizon] for start in windows(model.config, horizon)]
         raw = Anticipation(model, size, horizon, nn.Identity())
-        predicted = torch.cat([raw(*_asked(window[None, :size], settings)) for window in windows])
-        arrived = torch.stack([window[size:] for window in windows])
+        predicted = torch.cat([raw(*_asked(window[None, :size], settings)) for window in seen])
+        arrived = torch.stack([window[size:] for window in seen])
         read_back, report = _read_back(model.config, predicted, arrived)
         predictor = Anticipation(model, size, horizon, read_back)
-        measured = measured_errors(read_back(predicted), arrived, latents[1:] - latents[:-1])
+        fitted = WINDOWS // 2 if report else 0
+        measured = measured_errors(
+            read_back(predicted[fitted:]), arrived[fitted:], latents[1:] - latents[:-1]
+        )
         samples: list[Sample] = [{"frame": frame[None]} for frame in frames]
         _write(encoder, samples, "latent", staging / "encoder", settings.variants, progress)
         names = ("history_latents", "actions", "history_actions")
-        pasts = [_asked(window[None, :size], settings) for window in windows]
+        pasts = [_asked(window[None, :size], settings) for window in seen]
         asked: list[Sample] = [
             {name: tensor.numpy() for name, tensor in zip(names, past, strict=False)} for past in pasts
         ]
@@ -291,19 +292,20 @@ def _read_back(
     config: VJEPA2Config, predicted: Tensor, arrived: Tensor
 ) -> tuple[nn.Module, dict[str, object]]:
     """What makes of predictions [n, H, T, P] tokens of the encoder [n, H, T, D], and what the report says of
-    it: fitted on every other window, judged and regularised on the rest."""
+    it: fitted on the first half of the :func:`windows`, judged and regularised on the rest."""
     if config.output_space == "encoder":
         return nn.Identity(), {}
     inputs, wanted = (tensor.flatten(1, 2).double() for tensor in (predicted, arrived))
-    known, truth = inputs[::2].flatten(0, 1), wanted[::2].flatten(0, 1)
+    half = len(inputs) // 2
+    known, truth = inputs[:half].flatten(0, 1), wanted[:half].flatten(0, 1)
     middle, mean = known.mean(0), truth.mean(0)
     squares, products = (known - middle).T @ (known - middle), (known - middle).T @ (truth - mean)
     unit = squares.diagonal().mean() * torch.eye(len(squares), dtype=squares.dtype)
-    spread = (wanted[1::2] - mean).square().sum()
+    spread = (wanted[half:] - mean).square().sum()
     explained, weights = -torch.inf, products
     for ridge in RIDGES:
         tried = torch.linalg.solve(squares + ridge * unit, products)
-        share = 1 - float((wanted[1::2] - mean - (inputs[1::2] - middle) @ tried).square().sum() / spread)
+        share = 1 - float((wanted[half:] - mean - (inputs[half:] - middle) @ tried).square().sum() / spread)
         if share > explained:
             explained, weights = share, tried
     linear = nn.Linear(*weights.shape)

@@ -143,6 +143,17 @@ def test_it_verifies_and_plays_a_source(built: Built, tmp_path: Path) -> None:
     assert json.loads(summary.read_text())
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 4])
+def test_what_is_read_back_is_judged_on_frames_that_it_was_not_fitted_on(horizon: int) -> None:
+    starts = teacher_bundle.windows(TINY["vjepa2_1"].config, horizon)
+    foretold = [set(range(start + SIZE, start + SIZE + horizon)) for start in starts]
+    fitted, judged = set().union(*foretold[:4]), set().union(*foretold[4:])
+    assert len(starts) == 8 and not fitted & judged
+    needed = teacher_bundle.frames_needed(TINY["vjepa2_1"].config, SIZE, horizon)
+    assert needed == max(fitted | judged) + 1
+    assert teacher_bundle.windows(TINY["vjepa2"].config, horizon) == list(range(8)), "nothing is fitted"
+
+
 def test_a_map_that_exists_is_found() -> None:
     config = TINY["vjepa2_1"].config
     generator = torch.Generator().manual_seed(0)

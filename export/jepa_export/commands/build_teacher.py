@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from jepa_export.bundles import Identity, Settings
+from jepa_export.bundles import NO_ACTIONS, Identity, Settings
 from jepa_export.commands.build import (
     DEFAULT_RATE_HZ,
     calibration_frames,
@@ -24,7 +24,6 @@ from jepa_export.commands.build_lewm import build_lewm
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
 from jepa_export.teacher_bundle import (
-    NO_ACTIONS,
     OFFERED,
     STEP_S,
     Costs,
@@ -112,7 +111,7 @@ def build_teacher(request: TeacherRequest) -> int:
         soft_wrap=True,
     )
     check_space(request.out, cost.weight_bytes // 4, kinds)
-    needed = frames_needed(size, horizon)
+    needed = frames_needed(config, size, horizon)
     frames = calibration_frames(
         request.calibration, config.encoder.px, step_s=STEP_S, most=needed, fewest=needed
     )

@@ -43,8 +43,9 @@ class Windows:
         stride: from the start of a clip to the next, in frames of the recording.
 
     Attributes:
-        digest: changes with the recordings and the arguments: a training that goes on from a checkpoint must
-            find the one it began with.
+        camera_hz: of the frames of those recordings that have clips (the median).
+        digest: changes with the recordings, their actions and the arguments: a training that goes on from a
+            checkpoint must find the one it began with.
 
     Raises:
         JepaExportError: the recordings do not fit together, are slower than the clips, or hold no clip.
@@ -74,10 +75,19 @@ class Windows:
                 f"longest, {longest.name}, has {len(longest.stamps_ns)} frames, with known actions at "
                 f"{int(longest.known.sum())} of them); ask for shorter clips"
             )
-        pairs = zip(self.recordings, self._starts, strict=True)
-        described = [(recording.key, starts.tobytes()) for recording, starts in pairs]
+        pairs = list(zip(self.recordings, self._starts, strict=True))
+        self.camera_hz = float(np.median([recording.rate_hz for recording, starts in pairs if len(starts)]))
+        described = [(recording.key, self._told(recording, starts)) for recording, starts in pairs]
         arguments = (frames, rate_hz, stride, self.action_names)
         self.digest = hashlib.sha256(repr((arguments, described)).encode()).hexdigest()
+
+    def _told(self, recording: Recording, starts: NDArray[np.int32]) -> str:
+        """A hash of where clips start, and of what was executed there: it may be said in several topics."""
+        found = hashlib.sha256(starts.tobytes())
+        if recording.action_names is not None and len(starts):
+            stamps = recording.stamps_ns[starts]
+            found.update(recording.actions(stamps, stamps + self._step_ns).tobytes())
+        return found.hexdigest()
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.checkpoint import SETTINGS, load
+from jepa_export.cost import parameters
 from jepa_export.data.files import file_hash
 from jepa_export.distillation.teacher import Features
 from jepa_export.errors import JepaExportError
@@ -18,6 +19,7 @@ from jepa_export.licence import forbids_commerce
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, Encoder
 from jepa_export.students.family import create
 from jepa_export.students.layers import unit_scale
+from jepa_export.targets.onnx import check_size
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.variants import KINDS
 from jepa_runtime import WorldModel
@@ -164,12 +166,14 @@ def of_teacher(teacher: Teacher, *, clip: int, student: str) -> Given:
     """A whole teacher, whose predictor has the sizes of ``student``'s.
 
     Raises:
-        JepaExportError: the teacher reads no clips of ``clip`` frames.
+        JepaExportError: the teacher reads no clips of ``clip`` frames, or is too large for a bundle.
     """
+    features = Features(teacher, frames=clip)
+    check_size(teacher.name, parameters(getattr(features.model, "encoder", features.model)))
     return Given(
-        encoder=PooledTeacher(Features(teacher, frames=clip)),
+        encoder=PooledTeacher(features),
         student=student,
-        identity=f"{teacher.provenance}, clips of {clip}",
+        identity=f"{teacher.provenance}, clips of {clip}, {teacher.fingerprint}",
         name=teacher.name.lower(),
         description=f"{teacher.name} as it is, its tokens averaged, and a predictor of {student}",
         licence=teacher.member.licence,

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from jepa_export.bundles import Actions, Identity, Measured, Settings
+from jepa_export.bundles import NO_ACTIONS, Actions, Identity, Measured, Settings
 from jepa_export.checkpoint import claim
 from jepa_export.data.open import Data, open_data
 from jepa_export.data.statistics import measure as statistics
@@ -49,8 +49,6 @@ _TELL_EVERY_S = 5.0
 _WATCHED_CLIPS = 32
 # A trained encoder is not to forget, only to settle where rounding does no harm.
 _INT8_LEARNING_RATE = 0.1
-# Of data in which nothing is known of actions; whatever it is told, the prediction is the same.
-NO_ACTIONS = Actions(names=("unused",), units=("1",), low=(-0.5,), high=(0.5,), max_norm=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +133,7 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     work.claim(
         {
             "teacher": teacher.provenance,
+            "weights": teacher.fingerprint,
             "licence": teacher.member.licence,
             "steps": asked.steps,
             "clip": asked.clip,
@@ -239,7 +238,8 @@ class _Work:
     ) -> Path | None:
         """Train the predictor, and write the bundle."""
         asked, folder = self.asked, self.asked.out / "bundle"
-        if actions is NO_ACTIONS:
+        if pair.train.action_names is None:
+            # Whatever it is told, the prediction is the same.
             nn.init.zeros_(network.embed_action[0].weight)
         predictor = PredictorStage(network.train(), given.encoder, history=asked.history)
         self.train(predictor, pair, asked.predictor_steps)
@@ -256,7 +256,7 @@ class _Work:
             horizon=asked.horizon,
             num_samples=asked.num_samples,
             step_s=1 / asked.rate_hz,
-            rate_hz=pair.train.recordings[0].rate_hz,
+            rate_hz=pair.train.camera_hz,
             variants=kinds_of(given.bundle) if given.bundle else DEFAULT_KINDS,
             command=asked.command,
         )
@@ -362,7 +362,7 @@ def _teacher(spec: str, asked: Common) -> Teacher:
 
 
 def _actions(windows: Windows) -> Actions:
-    """The range of the actions in the data; :data:`NO_ACTIONS` where there are none."""
+    """The range of the actions in the data; :data:`~jepa_export.bundles.NO_ACTIONS` where there are none."""
     found = statistics(windows, clips=_STATISTICS_CLIPS).actions
     if found is None:
         return NO_ACTIONS

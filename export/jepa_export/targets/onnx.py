@@ -10,7 +10,24 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from jepa_export.errors import JepaExportError
+
 OPSET = 18
+# Of a file: it is one message of protocol buffers.
+_MAX_BYTES = 2**31
+
+
+def check_size(name: str, weights: int) -> None:
+    """Whether a network of so many weights goes into a file.
+
+    Raises:
+        JepaExportError: it does not.
+    """
+    if 4 * weights >= _MAX_BYTES:
+        raise JepaExportError(
+            f"{name} cannot be built: its encoder takes {4 * weights / 1e9:.1f} GB, a file of ONNX holds at "
+            "most 2.1 GB, and a bundle keeps weights in no other: choose a smaller teacher"
+        )
 
 
 def export_onnx(

@@ -3,6 +3,7 @@
 from jepa_runtime.bundle.golden import Golden
 from jepa_runtime.bundle.manifest import (
     MANIFEST_NAME,
+    MAX_TEXT,
     ROLES,
     SCHEMA_VERSION,
     FileRecord,
@@ -20,6 +21,7 @@ from jepa_runtime.bundle.writer import seal
 
 __all__ = [
     "MANIFEST_NAME",
+    "MAX_TEXT",
     "ROLES",
     "SCHEMA_VERSION",
     "Bundle",

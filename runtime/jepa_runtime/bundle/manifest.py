@@ -60,8 +60,9 @@ BundlePath = Annotated[
     AfterValidator(check_path),
     WithJsonSchema({"type": "string", "maxLength": MAX_PATH_LENGTH, "pattern": f"^{_PATH.pattern}$"}),
 ]
+MAX_TEXT = 4096
 # Shown in terminals and logs: control characters have no business there.
-Text = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$")]
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

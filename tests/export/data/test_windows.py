@@ -181,6 +181,20 @@ def test_the_digest_changes_with_what_is_known_of_actions(store: Store) -> None:
     assert len(digests) == 2
 
 
+def test_the_digest_changes_with_what_was_executed(store: Store) -> None:
+    def digest(*values: float) -> str:
+        commands = speeds([0, 1500 * MS], list(values), max_age_s=10.0)
+        return Windows([store.prepare(Numbered(AT_10_HZ, commands))], frames=2, rate_hz=10.0).digest
+
+    assert digest(1.0, 2.0) == digest(1.0, 2.0)
+    assert len({digest(1.0, 2.0), digest(1.0, 2.5), digest(0.0, 2.0)}) == 3
+
+
+def test_the_cameras_rate_is_that_of_recordings_that_have_clips(store: Store) -> None:
+    recordings = [store.prepare(Numbered([0], name="aborted")), store.prepare(Numbered(AT_10_HZ))]
+    assert Windows(recordings, frames=2, rate_hz=5.0).camera_hz == 10.0
+
+
 # ------------------------------------------------------------------ batches
 
 

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from jepa_export.cli import main
-from jepa_export.distillation.encoders import of_run
+from jepa_export.distillation.encoders import of_run, of_teacher
+from jepa_export.errors import JepaExportError
+from jepa_export.teachers.checkpoints.read import Teacher
+from jepa_export.teachers.family import find
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from tests.export.data.conftest import bikes, carphone  # noqa: F401
@@ -135,15 +138,21 @@ def test_real_films_and_a_vjepa2_become_a_bundle_that_the_runtime_plays(
     bundle = ["--bundle", str(out / "bundle")]
     assert runtime(["run", *bundle, "--source", str(bikes), "--duration", "3", "--json", str(played)]) == 0
     assert json.loads(played.read_text())["frames_processed"] > 30
-    with WorldModel.open(out / "bundle") as model:
-        latents = np.stack([model.encode(np.full((64, 64, 3), grey, np.uint8)) for grey in (0, 200)])
-        actions = np.zeros((2, 2, 1), np.float32)
-        actions[1] = 1
-        futures = model.predict(
-            actions, latents=latents, history_actions=np.zeros((1, 1), np.float32)
-        ).latents
-        # Nothing is known of actions in films, and so they change nothing.
-        np.testing.assert_array_equal(futures[0], futures[1])
+    told = json.loads(played.read_text())
+    assert told["predict_ms"]["n"] > 0, "nobody has to say what is executed"
+    again = tmp_path / "again"
+    arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--out", str(again)]
+    assert main(arguments) == 0
+    for folder in (out / "bundle", again / "bundle"):
+        with WorldModel.open(folder) as model:
+            latents = np.stack([model.encode(np.full((64, 64, 3), grey, np.uint8)) for grey in (0, 200)])
+            actions = np.zeros((2, 2, 1), np.float32)
+            actions[1] = 1
+            futures = model.predict(
+                actions, latents=latents, history_actions=np.zeros((1, 1), np.float32)
+            ).latents
+            # Nothing is known of actions in films, and so they change nothing.
+            np.testing.assert_array_equal(futures[0], futures[1])
 
 
 def test_what_cannot_be_done_is_said_at_once(
@@ -165,6 +174,16 @@ def test_what_cannot_be_done_is_said_at_once(
     assert "a batch of 400 clips cannot be drawn" in said(*DISTILL, "--batch", "400")
     assert "no actions in this data" in said(*TRAIN, "--encoder", *TEACHER[1:], *film)
     assert "is not the folder of a distillation" in said(*TRAIN, "--encoder", str(tmp_path), *DATA)
+
+
+def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on_it() -> None:
+    member = find("vjepa2_vitg_256")
+    with torch.device("meta"):
+        teacher = Teacher(
+            name="vjepa2_vitg_256", member=member, model=member.config.build(), weights="", source=""
+        )
+    with pytest.raises(JepaExportError, match=r"its encoder takes 4\.0 GB"):
+        of_teacher(teacher, clip=2, student="tiny")
 
 
 def test_a_folder_of_other_settings_or_data_is_refused(

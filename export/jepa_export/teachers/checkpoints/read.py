@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from jepa_export.teachers.vjepa2 import VJEPA2Config
 
 # In a message, before the rest is only counted.
 _NAMED = 3
+# Of each tensor, in a fingerprint.
+_TOLD = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,14 @@ class Teacher:
     def provenance(self) -> str:
         """For a bundle's manifest: model, which weights, whence, and their licence."""
         return f"{self.name} ({self.member.family}), {self.weights} of {self.source}, {self.member.licence}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the weights: a hash of the first numbers of each tensor."""
+        found = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            found.update(tensor.flatten()[:_TOLD].double().numpy().tobytes())
+        return found.hexdigest()
 
 
 def read(name: str, source: str | Path, *, weights: str | None = None) -> Teacher:
