@@ -9,7 +9,8 @@ Rules:
     2. Steps are found by time, not by counting frames: the latent one step ago is the one nearest to
        ``step_ns`` before the newest, within ``tolerance_ns``.
     3. Frames further apart than ``max_gap_ns``, or a stamp that goes backwards, start the history anew, and
-       :meth:`History.add_latent` says so.
+       :meth:`History.add_latent` says so. The last action is then still in force: only when it began is not
+       known any more.
 """
 
 from __future__ import annotations
@@ -164,14 +165,18 @@ class History:
             self._stamps.clear()
             self._latents.clear()
         if reset is Reset.CLOCK_BACKWARDS:
+            in_force = self._actions[-1:]
             self._forget_actions(slice(None))
+            for action in in_force:
+                self.add_action(stamp_ns, action)
         if self._stamps and self._stamps[-1] == stamp_ns:
             self._latents[-1] = latent
             return reset
         self._stamps.append(stamp_ns)
         self._latents.append(latent)
+        # What is taken for a moment in the past may lie before it, and what came before that likewise.
         self._forget_before(
-            stamp_ns - (self.history_size - 1 + self.reach) * self.step_ns - self.tolerance_ns
+            stamp_ns - (self.history_size - 1 + self.reach) * self.step_ns - 2 * self.tolerance_ns
         )
         return reset
 

@@ -107,7 +107,10 @@ class Question:
             self._latents, self._energies, self._done = [], [], 0
         self._standpoint = here = self._standpoint or inference.standpoint(self._stream)
         if here is None:
-            self._obstacle = "there is no history yet from which futures could start: are images served?"
+            self._obstacle = (
+                "there is no history yet from which futures could start: are images served, and is it known "
+                "what the robot executes?"
+            )
             return None
         if here.goal is None and not self._wants_latents:
             raise JepaRuntimeError("there is no goal, so there are no energies: set one, or ask for latents")
@@ -224,12 +227,14 @@ class Questions:
             self._run_ns = self._clock_ns() - began_ns
         self._in_vain = outcome is None and not question.begun
         with self._lock:
+            # Else it was refused meanwhile.
+            waits = any(each is question for each in self._waiting)
             if self._in_vain:
                 # Others may be about a stream of which more is known.
                 self._waiting.sort(key=lambda each: each is question)
             elif outcome is not None:
                 self._waiting = [each for each in self._waiting if each is not question]
-        if outcome is not None:
+        if outcome is not None and waits:
             question.settle(outcome)
 
     def refuse(self, why: str) -> None:

@@ -76,6 +76,18 @@ def test_commands_of_another_robot_are_refused(
     assert "action must be 2 finite numbers" in capsys.readouterr().err
 
 
+def test_where_it_is_not_known_what_was_executed_nothing_is_learnt(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Somebody drove with the keyboard: while no key is down nothing is sent, and the base stops by itself.
+    frames = [image(round(step * 2e8), step % 200, size=(64, 64)) for step in range(150)]
+    commands = [twist(round(step * 1e8), 0.5) for step in range(300) if not 80 <= step < 180]
+    bag = write_bag(tmp_path / "bag.mcap", [*frames, *commands])
+    source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 0
+    assert "in 2 runs" in capsys.readouterr().out
+
+
 def test_a_disk_that_fails_leaves_no_half_of_a_bundle(
     two_rooms_bundle: Path,
     tmp_path: Path,

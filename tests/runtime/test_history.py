@@ -119,13 +119,30 @@ def test_a_gap_starts_anew_but_keeps_the_commands() -> None:
     assert history.previous() is not None
 
 
-def test_a_clock_set_back_starts_anew_and_forgets_the_commands() -> None:
+def test_a_clock_set_back_starts_anew_with_the_command_in_force() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
+    history.add_action(100, np.array([2.0, 0.0]))
+    history.add_latent(100, latent(0))
+    assert history.add_latent(50, latent(1)) is Reset.CLOCK_BACKWARDS
+    assert history.mean_action(49, 60) is None, "what was held when belongs to another course of events"
+    np.testing.assert_array_equal(history.mean_action(50, 60), [2.0, 0.0])
+    assert history.resets[Reset.CLOCK_BACKWARDS] == 1
+
+
+def test_a_clock_set_back_before_anybody_commanded_knows_no_command() -> None:
+    history = make()
     history.add_latent(100, latent(0))
     assert history.add_latent(99, latent(1)) is Reset.CLOCK_BACKWARDS
     assert history.mean_action(99, 100) is None
-    assert history.resets[Reset.CLOCK_BACKWARDS] == 1
+
+
+def test_hindsight_finds_the_past_of_what_it_takes_for_a_moment_whatever_the_rate() -> None:
+    history = History(2, STEP_NS, action_size=1, tolerance_ns=STEP_NS // 8, max_gap_ns=2 * STEP_NS, reach=8)
+    history.add_action(0, np.array([1.0]))
+    for frame in range(60):
+        history.add_latent(round(frame * 1e9 / 23), latent(frame))
+    assert history.hindsight(8) is not None
 
 
 def test_the_same_stamp_again_replaces_the_latent() -> None:
@@ -218,7 +235,7 @@ def test_memory_is_bounded_however_long_it_runs(periods: list[int], size: int) -
         history.add_action(now, np.zeros(2))
         history.add_latent(now, latent(0))
     assert len(history) <= 512
-    assert history._stamps[0] >= now - size * STEP_NS - history.tolerance_ns
+    assert history._stamps[0] >= now - size * STEP_NS - 2 * history.tolerance_ns
     assert len(history._actions) <= len(history) + 2
 
 

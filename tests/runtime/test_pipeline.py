@@ -209,8 +209,10 @@ def test_an_action_that_can_be_but_one_is_always_known() -> None:
     model.manifest.takes_actions = False
     with serve(model) as served:
         served.feed(*(frame(index) for index in range(14)))
-    last = served.results[-1]
-    assert last.futures is not None and last.surprise == pytest.approx(0.0, abs=1e-5)
+        served.feed(*(frame(index) for index in range(1, 14)))
+    assert served.results[14].reset is Reset.CLOCK_BACKWARDS
+    for last in (served.results[13], served.results[-1]):
+        assert last.futures is not None and last.surprise == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_frame_that_fails_is_counted_and_the_next_one_served() -> None:

@@ -238,6 +238,21 @@ def test_the_inference_thread_sleeps_when_nobody_asks() -> None:
     assert asked.patience_s() == 0.0
 
 
+def test_what_is_refused_while_it_is_worked_on_is_answered_once() -> None:
+    standing, asked = Standing(1.0), Questions(time.perf_counter_ns)
+    predict = standing.model.predict
+
+    def stopped_meanwhile(*given: Any, **named: Any) -> Any:
+        asked.refuse("stopped")
+        return predict(*given, **named)
+
+    standing.model.predict = stopped_meanwhile  # type: ignore[method-assign]
+    asked.ask(waits := question())
+    asked.answer(standing)  # type: ignore[arg-type]
+    with pytest.raises(JepaRuntimeError, match="stopped"):
+        waits.wait(0.0)
+
+
 def question() -> Question:
     return Question(manifest(), actions(2), "", latents=True)  # type: ignore[arg-type]
 

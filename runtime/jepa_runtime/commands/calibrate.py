@@ -114,15 +114,20 @@ def _rounded(values: Floats) -> list[float]:
 
 
 def _errors(model: WorldModel, source: Source, duration_s: float | None) -> Iterator[list[Floats]]:
-    """The errors [H] of each step of each stretch of frames without a gap."""
-    inference = Inference(model, _TERMS)
+    """The errors [H] of each step of each stretch of frames without a gap, in which it is known throughout
+    what was executed."""
+    inference, manifest = Inference(model, _TERMS), model.manifest
+    reach_ns = round((manifest.history_size + manifest.horizon) * manifest.io.step_s * 1e9)
     run: list[Floats] = []
     first_ns: int | None = None
+    unknown_ns: int | None = None
     for frame in source.frames():
         first_ns = frame.stamp_ns if first_ns is None else first_ns
         if duration_s is not None and frame.stamp_ns - first_ns > duration_s * 1e9:
             break
-        if source.command is not None and model.manifest.takes_actions:
+        if source.command is None:
+            unknown_ns = frame.stamp_ns
+        elif manifest.takes_actions:
             try:
                 inference.add_action(frame.stamp_ns, source.command)
             except ValueError as error:
@@ -130,11 +135,13 @@ def _errors(model: WorldModel, source: Source, duration_s: float | None) -> Iter
                     f"{source.name}: {error}; say which with ?action=TOPIC:FIELD,FIELD"
                 ) from error
         result = inference.with_surprise(inference.process(frame, time.perf_counter_ns()))
-        if result.reset is not None and run:
+        judged = inference.look_back(result)
+        # The last command is held on; a robot that hears no more of them is not.
+        guessed = manifest.takes_actions and unknown_ns is not None and frame.stamp_ns < unknown_ns + reach_ns
+        if run and (guessed or result.reset is not None):
             yield run
             run = []
-        judged = inference.look_back(result)
-        if judged is not None and judged.judged is not None:
+        if not guessed and judged is not None and judged.judged is not None:
             run.append(judged.judged.errors)
     if run:
         yield run
