@@ -222,7 +222,34 @@ def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> No
         for sequence in range(200):
             made.add_frame(frame(sequence))
         until(lambda: made.written >= 1)
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000
+    assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000
+
+
+def test_more_than_a_bag_may_take_leaves_a_bag_of_the_time_before_and_after(tmp_path: Path) -> None:
+    rng, most = np.random.default_rng(0), 1 << 20
+    noise = rng.integers(0, 256, (120, 160, 160, 3), np.uint8)
+    with box(tmp_path, before_s=5.0, after_s=5.0, max_bytes=most) as made:
+        for sequence, pixels in enumerate(noise):
+            made.add_frame(replace(frame(sequence), image=pixels))
+            if sequence == 59:
+                made.add_alarms(result(sequence, BEGUN))
+    (bag,) = tmp_path.iterdir()
+    assert (made.written, made.fault, made.dropped) == (1, "", 0)
+    source = BagSource(bag)
+    played = [each.stamp_ns for each in source.frames()]
+    source.close()
+    assert played[0] < frame(59).stamp_ns < played[-1]
+    assert most / 4 < bag.stat().st_size < most * 0.6
+
+
+def test_a_bag_larger_than_all_may_be_is_kept_and_the_others_give_way(tmp_path: Path) -> None:
+    newer = tmp_path / "19700101T000001.000Z_surprise.mcap"
+    newer.write_bytes(bytes(40))
+    os.utime(newer, (time.time() + 1000,) * 2)
+    folder = BagFolder(tmp_path, max_bytes=100, max_bags=10)
+    folder.complete(folder.begin(2 * 10**9, "change"))
+    (bag,) = tmp_path.iterdir()
+    assert bag.name == "19700101T000002.000Z_change.mcap" and bag.stat().st_size > 100
 
 
 @pytest.mark.parametrize("limits", [{"before_s": 0.0}, {"after_s": -1.0}, {"max_bytes": 0}])

@@ -69,4 +69,8 @@ def clearly_below(share: Share, probability: float, *, alike: int) -> bool:
     only one error in ``alike`` is independent of the others.
     """
     errors = share.errors // alike
-    return errors > 0 and wilson(share.within * errors // share.errors, errors)[1] < probability
+    if not errors:
+        return False
+    # Rounded up, so that a share that is not below is never clearly so.
+    within = -(-share.within * errors // share.errors)
+    return wilson(within, errors)[1] < probability

@@ -22,6 +22,7 @@ from jepa_runtime.commands.arguments import (
     write_json,
 )
 from jepa_runtime.commands.run_summary import model_facts
+from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.replay.comparison import Comparison, Difference, compare
 from jepa_runtime.replay.inputs import NONE, BagInputs, Topics
 from jepa_runtime.replay.player import Player
@@ -100,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or something could not be computed or written.
     """
     console = Console(stderr=args.json == "-")
+    refuse_to_replace(args.mcap, args.bag, Path(args.compare or args.bag))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

@@ -31,10 +31,11 @@ from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import write_report
+from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.sources.base import Frame, Image, Source
-from jepa_runtime.sources.open import open_source
+from jepa_runtime.sources.open import open_source, split_spec
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.world_model import WorldModel
 
@@ -114,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
             kept.
     """
+    if args.mcap is not None:
+        refuse_to_replace(args.mcap, Path(split_spec(args.source)[0]))
     for path in (args.json, args.html):
         if path is not None and path != "-":
             _make_folder(Path(path))
@@ -294,6 +297,13 @@ class _Run:
             self._recording.close()
         except RecordingError as error:
             self._fatal = error
+        if self._recording.went_back:
+            self._console.print(
+                f"stamps went back {self._recording.went_back} times: {self._args.mcap} is read in the order "
+                "of stamps, not in that in which frames came, so a replay gives other outputs",
+                markup=False,
+                style="yellow",
+            )
 
     def _close_black_box(self) -> None:
         box = self._black_box

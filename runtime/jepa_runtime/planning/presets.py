@@ -1,7 +1,8 @@
 """Settings of the field by name, to compare with and to begin from.
 
 What they leave to the robot they leave here too: actions are limited as the bundle says, and standard
-deviations are in fractions of half that range."""
+deviations are in fractions of half that range. Plans of the field each begin anew: in V-JEPA 2-AC and eb_jepa
+whatever was planned before, in LeWM because nothing is left of a plan of which all is executed."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def vjepa2_ac() -> ControlConfig:
     """
     search = CEMConfig(
         num_samples=400, horizon=2, topk=10, init_std=1.0, min_std=0.0, constant_fraction=0.0,
-        momentum_mean=0.15, momentum_std=0.15,
+        momentum_mean=0.15, momentum_std=0.15, warm_start=False,
     )  # fmt: skip
     return ControlConfig(search=search, iterations=10, energy="l1", reduction="last_step", patience=None)
 
@@ -35,7 +36,8 @@ def lewm() -> ControlConfig:
     at half the range.
     """
     search = CEMConfig(
-        num_samples=300, horizon=5, topk=30, init_std=1.0, min_std=0.0, constant_fraction=0.0
+        num_samples=300, horizon=5, topk=30, init_std=1.0, min_std=0.0, constant_fraction=0.0,
+        warm_start=False,
     )  # fmt: skip
     return ControlConfig(
         search=search, iterations=30, energy="mean_squared", reduction="last_step", replan_every=5,
@@ -53,7 +55,7 @@ def eb_jepa() -> ControlConfig:
     """
     search = MPPIConfig(
         num_samples=200, horizon=90, topk=20, init_std=2 / 2.45, min_std=0.0, constant_fraction=0.0,
-        temperature=1 / 0.005, refit_std=True,
+        temperature=1 / 0.005, refit_std=True, warm_start=False,
     )  # fmt: skip
     return ControlConfig(search=search, iterations=20, energy="mean_squared", reduction="sum", patience=None)
 

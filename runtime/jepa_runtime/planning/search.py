@@ -28,6 +28,8 @@ class SearchConfig:
         noise_beta: power of the noise falls with frequency as 1/f^beta along the horizon; 0 is white. Above
             it, candidates go further in one direction (iCEM, Pinneri et al. 2020).
         keep_elites: so many of the last elites are candidates again (iCEM).
+        warm_start: the next plan begins from this one, moved on, with half the spread; without it, as the
+            first did, from zero with all of it. The word is that of stable-worldmodel.
     """
 
     num_samples: int = 64
@@ -38,6 +40,7 @@ class SearchConfig:
     constant_fraction: float = 0.25
     noise_beta: float = 0.0
     keep_elites: int = 0
+    warm_start: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.topk <= self.num_samples:
@@ -135,10 +138,15 @@ class Search(ABC, Generic[Config]):
         return escaping
 
     def shift(self, steps: int = 1) -> None:
-        """Time went on by ``steps``: drop the actions done, hold the last one, and widen the search again."""
+        """Time went on by ``steps``: drop the actions done, hold the last one, and widen the search again; or
+        begin anew, without ``warm_start``.
+        """
         steps = min(steps, self.config.horizon)
         if steps:
             self.executed = self.mean[steps - 1].copy()
+        if not self.config.warm_start:
+            self.reset()
+            return
         self.mean, self._kept = _shifted(self.mean, steps), _shifted(self._kept, steps)
         self._std = np.full(self.mean.shape, self.config.init_std / 2, np.float32) * self._scale
         self._asked = None

@@ -55,13 +55,13 @@ class BagFolder:
         Raises:
             RecordingError: it cannot be written.
         """
-        self._make_room(self.max_bytes // 2, 1)
+        self._make_room(self.max_bytes // 2)
         moment = datetime.fromtimestamp(stamp_ns / 1e9, timezone.utc)
         name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{kind}.mcap"
         return McapRecorder(self.path / name)
 
     def complete(self, recorder: McapRecorder) -> None:
-        """Close ``recorder``; its file is on the disk then, or gone.
+        """Close ``recorder``; its file is on the disk then, however large it became, or gone after an error.
 
         Raises:
             RecordingError: it could not be completed.
@@ -73,17 +73,20 @@ class BagFolder:
             with suppress(OSError):
                 recorder.path.with_name(recorder.path.name + ".partial").unlink()
             raise
-        self._make_room(0, 0)
+        self._make_room(0, new=recorder.path)
 
-    def _make_room(self, more_bytes: int, more_bags: int) -> None:
+    def _make_room(self, more_bytes: int, *, new: Path | None = None) -> None:
+        """For one bag more: of ``more_bytes``, or ``new``, which is there already and stays."""
         bags = []
+        total = more_bytes
         try:
             for path in self.path.glob(_OURS):
                 found = path.stat()
-                bags.append((found.st_mtime_ns, found.st_size, path))
+                total += found.st_size
+                if path != new:
+                    bags.append((found.st_mtime_ns, found.st_size, path))
             bags.sort()
-            total = sum(size for _, size, _ in bags)
-            while bags and (total + more_bytes > self.max_bytes or len(bags) + more_bags > self._max_bags):
+            while bags and (total > self.max_bytes or len(bags) >= self._max_bags):
                 _, size, oldest = bags.pop(0)
                 oldest.unlink()
                 total -= size

@@ -78,7 +78,8 @@ class BlackBox:
         folder: of the bags.
         streams: each stream's topics; beside the results of the first is told which model serves.
         before_s, after_s: what is kept of the time before and after the beginning of an alarm.
-        max_bytes: of all bags together; the oldest give way. A bag that reaches half of it ends early.
+        max_bytes: of all bags together; the oldest give way. A bag takes about half of it at most; the time
+            before the alarm has its share of that: what is older is left out, what comes later ends early.
         clock: monotonic seconds.
 
     Attributes:
@@ -109,7 +110,8 @@ class BlackBox:
         self._folder = BagFolder(folder, max_bytes=max_bytes, max_bags=_MOST_BAGS)
         self._after_s = after_s
         self._clock = clock
-        self._ring = Ring(round(before_s * 1e9), _MOST_RING_BYTES)
+        most = int(max_bytes // 2 * before_s / (before_s + after_s))
+        self._ring = Ring(round(before_s * 1e9), min(most, _MOST_RING_BYTES))
         self._model: WorldModel | None = None
         self._told_model = False
         self._bag: McapRecorder | None = None

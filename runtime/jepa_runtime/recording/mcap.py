@@ -153,3 +153,17 @@ class McapRecorder:
             raise self._error
         reason = self._error.strerror if isinstance(self._error, OSError) else self._error
         raise RecordingError(f"{self.path}: writing failed: {reason}; what came before is in {self._partial}")
+
+
+def refuse_to_replace(out: Path, *read: Path) -> None:
+    """Refuse to record into ``out`` where that is one of the bags that are ``read``, or lies in one that is a
+    folder.
+
+    Raises:
+        RecordingError: it is.
+    """
+    target = out.resolve()
+    holding = {target, target.parent} if (target.parent / "metadata.yaml").exists() else {target}
+    for bag in read:
+        if bag.resolve() in holding:
+            raise RecordingError(f"{out}: is, or lies in, {bag}, which is read: write into another file")

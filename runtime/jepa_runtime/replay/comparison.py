@@ -20,7 +20,9 @@ from jepa_runtime.recording.definitions import definition
 from jepa_runtime.recording.run_recording import NODE
 from jepa_runtime.sources.bag_file import BagFile, stamp_of
 
-_NOT_THE_MODELS = {"sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed"}
+_NOT_THE_MODELS = {
+    "sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed", "goal_asked"
+}  # fmt: skip
 _ALWAYS_COMPARED = (
     messages.LATENT_STATE,
     messages.PREDICTED_FUTURES,

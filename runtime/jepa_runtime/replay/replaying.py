@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jepa_runtime.errors import RecordingError
 from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.replay.inputs import BagInputs
 from jepa_runtime.replay.player import Player
@@ -53,8 +52,6 @@ def replay(
     Raises:
         JepaRuntimeError: something could not be read, computed or written; there is no ``out`` then.
     """
-    if out.exists() and out.resolve() == inputs.path.resolve():
-        raise RecordingError(f"{out}: is what is replayed: write into another file")
     recording = RunRecording(out, player.model, half=half)
     counts, resets = Counter[str](), Counter[str]()
     try:

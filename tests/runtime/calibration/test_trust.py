@@ -168,3 +168,10 @@ def test_coverage_clearly_below_is_told_by_its_horizon() -> None:
 )
 def test_neighbours_that_are_alike_prove_less(share: Share, alike: int, below: bool) -> None:
     assert clearly_below(share, 0.9, alike=alike) is below
+
+
+@pytest.mark.parametrize(("share", "probability"), [(Share(14, 15), 0.9), (Share(30, 31), 0.95)])
+def test_a_share_above_what_is_stated_is_never_below_it_however_few_errors_count(
+    share: Share, probability: float
+) -> None:
+    assert not clearly_below(share, probability, alike=8)

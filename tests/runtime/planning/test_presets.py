@@ -77,6 +77,18 @@ def test_each_comes_nearer_to_a_point_that_sums_of_actions_reach(name: str) -> N
     assert found[judged].sum() < 0.7 * at_first[judged].sum()
 
 
+@pytest.mark.parametrize("name", ["vjepa2_ac", "lewm", "eb_jepa"])
+def test_each_plan_of_the_field_begins_as_its_first_did(name: str) -> None:
+    settings = preset(name)
+    limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
+    search, fresh = (search_of(settings.search, limits, seed=seed) for seed in (0, 1))
+    planner = Planner(search, iterations=settings.iterations, reduction=settings.reduction)
+    planner.plan(lambda actions: np.square(actions - np.float32([0.8, -0.6])).sum(axis=-1))
+    search.shift(settings.replan_every)
+    np.testing.assert_array_equal(search.mean, fresh.mean)
+    assert search.ask().std() == pytest.approx(fresh.ask().std(), rel=0.05)
+
+
 def test_ours_are_what_a_controller_does_without_another_word() -> None:
     assert preset("two_rooms") == ControlConfig()
 

@@ -90,6 +90,25 @@ def test_a_shift_knows_what_was_executed() -> None:
         assert np.abs(np.diff(plan, axis=0)).max() <= 0.1 + 1e-6
 
 
+def test_without_a_warm_start_the_next_plan_begins_as_the_first_did() -> None:
+    for search in both(warm_start=False):
+        first = search.ask()
+        search.tell(costs_of(first))
+        search.shift(2)
+        np.testing.assert_array_equal(search.mean, np.zeros_like(search.mean))
+        assert search.ask()[1:].std() == pytest.approx(first[1:].std(), rel=0.15)
+
+
+def test_without_a_warm_start_what_was_executed_is_known_all_the_same() -> None:
+    for search in both(max_change=0.1, warm_start=False):
+        search.executed = np.float32([0.5, -0.5])
+        search.tell(costs_of(search.ask()))
+        done = search.mean[1].copy()
+        search.shift(2)
+        np.testing.assert_array_equal(search.executed, done)
+        assert np.abs(search.ask()[:, 0] - done).max() <= 0.1 + 1e-6
+
+
 def test_an_escape_changes_no_faster_than_the_robot_can() -> None:
     for search in both(max_change=0.1):
         search.executed = np.zeros(2, np.float32)

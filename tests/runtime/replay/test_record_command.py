@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from jepa_runtime.cli import main
 from jepa_runtime.sources import open_source
+from tests.runtime.bags import image, write_bag
 from tests.runtime.replay.conftest import Recorded
 from tests.runtime.replay.reading import messages_of
 
@@ -33,8 +35,8 @@ def test_every_pixel_is_kept(recorded: Recorded) -> None:
     source = open_source("two_rooms?seed=3", rate_hz=10)
     seen = [(frame.image, source.command, source.goal) for frame in itertools.islice(source.frames(), 20)]
     kept = open_source(f"{recorded.bag}?action=/cmd_vel:linear.x,linear.y")
-    for (image, command, _), frame in zip(seen, kept.frames(), strict=True):
-        np.testing.assert_array_equal(frame.image, image)
+    for (pixels, command, _), frame in zip(seen, kept.frames(), strict=True):
+        np.testing.assert_array_equal(frame.image, pixels)
         np.testing.assert_array_equal(kept.command, command)
     (goal,) = open_source(f"{recorded.bag}?topic=/goal_image").frames()
     np.testing.assert_array_equal(goal.image, seen[0][2])
@@ -56,3 +58,28 @@ def test_a_recording_is_an_mcap_file(bundle: Path, capsys: pytest.CaptureFixture
         main(["record", "--bundle", str(bundle), "--source", "two_rooms", "--out", "drive.bag"])
     assert caught.value.code == 2
     assert "must end in .mcap, got drive.bag" in capsys.readouterr().err
+
+
+def test_the_bag_that_is_played_is_not_recorded_over(
+    bundle: Path, recorded: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = tmp_path / "drive.mcap"
+    shutil.copy(recorded.bag, bag)
+    source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
+    assert main(["record", "--bundle", str(bundle), "--source", source, "--out", str(bag)]) == 1
+    assert "which is read: write into another file" in capsys.readouterr().err
+    assert bag.read_bytes() == recorded.bag.read_bytes()
+
+
+def test_stamps_that_go_back_are_told_because_a_replay_has_another_order(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    told = {}
+    for name, stamps in (("steady", (1.0, 1.1, 1.2, 1.3)), ("set back", (1.0, 1.1, 0.9, 1.0))):
+        entries = [(index * 10**8, *image(round(stamp * 1e9))[1:]) for index, stamp in enumerate(stamps)]
+        source = str(write_bag(tmp_path / f"{name}.mcap", entries))
+        out = str(tmp_path / f"{name} again.mcap")
+        assert main(["record", "--bundle", str(bundle), "--source", source, "--out", out]) == 0
+        told[name] = "stamps went back 1 times" in capsys.readouterr().out
+    assert told == {"steady": False, "set back": True}

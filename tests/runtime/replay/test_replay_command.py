@@ -286,7 +286,25 @@ def test_what_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> No
     bag = write_bag(tmp_path / "bag.mcap", frames(2))
     before = bag.read_bytes()
     status, said = run(bag, bag, "--action", "none")
-    assert status == 1 and "is what is replayed: write into another file" in said
+    assert status == 1 and "which is read: write into another file" in said
+    assert bag.read_bytes() == before
+
+
+def test_what_is_compared_with_is_not_written_over(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+    other = tmp_path / "again.mcap"
+    shutil.copy(recorded.bag, other)
+    status, said = run(recorded.bag, other, "--compare", str(other))
+    assert status == 1 and "which is read: write into another file" in said
+    assert other.read_bytes() == recorded.bag.read_bytes()
+
+
+def test_a_file_of_a_folder_that_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> None:
+    folder = tmp_path / "drive"
+    bag = write_bag(folder / "drive_0.mcap", frames(2))
+    (folder / "metadata.yaml").touch()
+    before = bag.read_bytes()
+    status, said = run(folder, bag, "--action", "none")
+    assert status == 1 and f"lies in, {folder}, which is read" in said
     assert bag.read_bytes() == before
 
 
