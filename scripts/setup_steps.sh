@@ -104,9 +104,11 @@ make_venv() {
     rm -rf "$VENV"
   fi
   say "making $VENV with Python $PYTHON_VERSION ($PYTHON)"
+  # One that is broken off here is made anew.
+  mkdir -p "$STAMPS"
+  printf unfinished >"$STAMPS/kind"
   # shellcheck disable=SC2046
   "$PYTHON" -m venv $([ -n "$ROS_SOURCED" ] && echo --system-site-packages) "$VENV"
-  mkdir -p "$STAMPS"
   printf '%s' "$kind" >"$STAMPS/kind"
 }
 

@@ -93,6 +93,22 @@ def info(summary: str, *evidence: Evidence) -> Verdict:
     return Verdict(Severity.INFO, summary, evidence)
 
 
-def configs(device: str) -> str:
+def configs(context: Context, device: str) -> str:
     """The command that installs our system files. sudo looks for programs in places of its own."""
-    return f'sudo env "PATH=$PATH" jepa-runtime configs apply --device {device}'
+    return f"sudo {context.system.facts.program('jepa-runtime')} configs apply --device {device}"
+
+
+def service(context: Context, device: str, name: str) -> tuple[str, ...]:
+    """The commands that have a service of our system files run, now and at each start."""
+    return (
+        configs(context, device),
+        "sudo systemctl daemon-reload",
+        f"sudo systemctl enable --now {name}.service",
+    )
+
+
+def install(context: Context, what: str) -> str:
+    """The command that installs a Python package, named for a shell, where it was looked for."""
+    facts = context.system.facts
+    sudo = "sudo " if facts.needs_root_to_install() else ""
+    return f"{sudo}{facts.program('python3')} -m pip install --upgrade {what}"

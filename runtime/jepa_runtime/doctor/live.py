@@ -8,6 +8,7 @@ import grp
 import os
 import platform
 import pwd
+import shlex
 import shutil
 import stat
 import sys
@@ -89,6 +90,15 @@ class LiveFacts:
     def library_folders(self) -> Sequence[str]:
         """Where this Python looks."""
         return [os.path.abspath(folder)[1:] for folder in sys.path if folder]
+
+    def program(self, name: str) -> str:
+        """Beside this Python, where it is there."""
+        beside = os.path.join(os.path.dirname(sys.executable), name)
+        return shlex.quote(beside if os.path.exists(beside) else shutil.which(name) or name)
+
+    def needs_root_to_install(self) -> bool:
+        """Whether this account may not write there."""
+        return not os.access(sys.prefix, os.W_OK)
 
 
 def _group(gid: int) -> str:

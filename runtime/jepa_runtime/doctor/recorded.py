@@ -118,6 +118,14 @@ class RecordedFacts:
         python = PurePosixPath(own[0]).parent.name
         return own + [folder for pattern in _DEBIAN for folder in self._folders(pattern.format(python))]
 
+    def program(self, name: str) -> str:
+        """Of our own environment."""
+        return f"/{_OWN}/bin/{name}"
+
+    def needs_root_to_install(self) -> bool:
+        """It is root's."""
+        return True
+
     def _folders(self, pattern: str) -> list[str]:
         return sorted(glob.glob(pattern, root_dir=self._root))
 

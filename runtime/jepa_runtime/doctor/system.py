@@ -83,6 +83,12 @@ class Facts(Protocol):
     def library_folders(self) -> Sequence[str]:
         """Where Python looks for packages; paths relative to the root."""
 
+    def program(self, name: str) -> str:
+        """Path of a program of the Python environment that is judged, for a shell."""
+
+    def needs_root_to_install(self) -> bool:
+        """Whether packages of that environment are root's."""
+
 
 class System:
     """The files of a machine below ``root``, and its ``facts``. Paths are relative to the root."""

@@ -185,14 +185,19 @@ JETSON = (
         "nvpmodel -m 2",
         _write("var/lib/nvpmodel/status", "pmode:0000"),
     ),
-    Fault("clocks not held", "jetson.gpu_clock", "jetson_clocks", _write(f"{GPU}/min_freq", 306000000)),
+    Fault(
+        "clocks not held",
+        "jetson.gpu_clock",
+        "systemctl enable --now jepa-clocks.service",
+        _write(f"{GPU}/min_freq", 306000000),
+    ),
     Fault(
         "cores follow the load",
         "cpu.governor",
-        "jetson_clocks",
+        "systemctl enable --now jepa-clocks.service",
         lambda root: root.policies("schedutil", 115200, 1728000),
     ),
-    Fault("too hot", "cpu.temperature", "configs apply --device jetson", _hot(0, 1, 2)),
+    Fault("too hot", "cpu.temperature", "systemctl enable --now jepa-fan-profile.service", _hot(0, 1, 2)),
     Fault(
         "TensorRT not seen by this Python",
         "engine.tensorrt",
@@ -289,7 +294,6 @@ NPU_LAPTOP = (
         "npu.libraries",
         "./intel-driver-compiler-npu_*.deb",
         _replace(DPKG, "intel-driver-compiler-npu", "another"),
-        "error",
     ),
     Fault(
         "loader removed, its settings kept",

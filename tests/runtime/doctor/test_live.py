@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,3 +37,12 @@ def test_room_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
 def test_a_package_of_this_python_is_found_with_its_version() -> None:
     assert System(Path("/"), LiveFacts()).package("numpy") == version("numpy")
     assert System(Path("/"), LiveFacts()).package("nosuchpackage") is None
+
+
+def test_remedies_name_the_programs_of_this_python_wherever_they_are_called() -> None:
+    said = subprocess.run(
+        ["sh", "-c", f"{LiveFacts().program('python3')} -c 'import sys; print(sys.prefix)'"],
+        env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() == sys.prefix
+    assert LiveFacts().needs_root_to_install() is not os.access(sys.prefix, os.W_OK)

@@ -35,8 +35,8 @@ def access(
         return ok(f"the account {account.name} may open {what}", *seen)
     who = Evidence(f"id -nG {account.name}", " ".join(sorted(account.groups)))
     remedy: list[str] = []
-    if any(node.group != group or node.mode & 0o060 != 0o060 for node in closed):
-        remedy += [configs(device), "sudo udevadm control --reload", "sudo udevadm trigger"] if device else []
+    if device and any(node.group != group or node.mode & 0o060 != 0o060 for node in closed):
+        remedy += [configs(context, device), "sudo udevadm control --reload", "sudo udevadm trigger"]
     remedy += join(group, account)
     return Verdict(
         severity,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from jepa_runtime.doctor.checks.access import access
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, ok
+from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, ok, service
 from jepa_runtime.doctor.system import Node
 from jepa_runtime.errors import UnknownError
 
@@ -102,8 +102,6 @@ def _power_mode(context: Context) -> Verdict:
             f"# {best} takes the power supply and the cooling of the module's data sheet; nvpmodel may ask "
             "to restart",
             f"sudo nvpmodel -m {identity}",
-            "# at each start:",
-            configs("jetson"),
         ),
     )
 
@@ -126,7 +124,7 @@ def _gpu_clocks(context: Context) -> Verdict:
         Severity.WARNING,
         "the GPU's clock follows its load: inferences after a pause are slow",
         tuple(seen),
-        ("sudo jetson_clocks", "# at each start:", configs("jetson")),
+        service(context, "jetson", "jepa-clocks"),
     )
 
 
@@ -151,7 +149,7 @@ CHECKS = (
         "jetson.power_mode",
         "the power mode is MAXN_SUPER or, where there is none, MAXN",
         "`/etc/nvpmodel.conf`, `/var/lib/nvpmodel/status`",
-        "`nvpmodel -m`, `configs apply --device jetson`",
+        "`nvpmodel -m`",
         _power_mode,
         _is_jetson,
     ),
@@ -159,7 +157,7 @@ CHECKS = (
         "jetson.gpu_clock",
         "the GPU's clock is held at its maximum",
         "`/sys/class/devfreq/*/min_freq`, `max_freq`",
-        "`jetson_clocks`, `configs apply --device jetson`",
+        "`configs apply --device jetson`, jepa-clocks",
         _gpu_clocks,
         _is_jetson,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, ok
+from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, install, ok
 from jepa_runtime.errors import UnknownError
 
 # As pyproject.toml has them; a test holds it.
@@ -12,7 +12,6 @@ OPENVINO, PYCUDA = (2025, 0), (2024, 1)
 # One artefact serves all of these (strongly typed networks, precision written into the graph).
 _TENSORRT, _TENSORRT_TOO_NEW = (10, 3), (12, 0)
 _TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
-_PIP = "pip install --upgrade {}"
 _BINDINGS = (
     "sudo apt-get install python3-libnvinfer",
     "# they are for the system's Python: an environment of it sees them if it was made by python3 -m venv "
@@ -41,13 +40,13 @@ def _installed(context: Context, name: str, least: tuple[int, int], remedy: tupl
 
 
 def _openvino(context: Context) -> Verdict:
-    return _installed(context, "openvino", OPENVINO, (_PIP.format("jepa-edge"),))
+    return _installed(context, "openvino", OPENVINO, (install(context, "jepa-edge"),))
 
 
 def _pycuda(context: Context) -> Verdict:
     remedy = (
         "# it is built as it is installed, with the CUDA toolkit: sudo apt-get install nvidia-jetpack",
-        _PIP.format("'jepa-edge[jetson]'"),
+        install(context, "'jepa-edge[jetson]'"),
     )
     return _installed(context, "pycuda", PYCUDA, remedy)
 

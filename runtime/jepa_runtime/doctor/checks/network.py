@@ -37,7 +37,7 @@ def _buffers(context: Context) -> Verdict:
         Severity.WARNING,
         f"images over DDS between machines may be lost: {'; '.join(wrong)}",
         tuple(seen),
-        (configs("common"), "sudo sysctl --system > /dev/null"),
+        (configs(context, "common"), "sudo sysctl --system > /dev/null"),
     )
 
 

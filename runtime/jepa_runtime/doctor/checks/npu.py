@@ -13,10 +13,11 @@ _OLDEST, _COUNTS = (6, 6), (6, 10)
 _RELEASES = "https://github.com/intel/linux-npu-driver/releases"
 # Where the kernel looks for firmware (Documentation/driver-api/firmware/fw_search_path), compressed or not.
 _FIRMWARE = ("lib/firmware/updates", "lib/firmware")
+_COMPILER = "intel-driver-compiler-npu"
 # Each package of Intel's driver, and a library by which it is known where it did not come as a package.
 _LIBRARIES = {
     "intel-level-zero-npu": ("libze_intel_npu.so*", "libze_intel_vpu.so*"),
-    "intel-driver-compiler-npu": ("libnpu_driver_compiler.so*", "libopenvino_intel_npu_compiler*.so*"),
+    _COMPILER: ("libnpu_driver_compiler.so*", "libopenvino_intel_npu_compiler*.so*"),
     "libze1": ("libze_loader.so.1*",),
 }
 _FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "usr/local/lib")
@@ -101,7 +102,7 @@ def _module(context: Context) -> Verdict:
             Severity.ERROR,
             "the kernel module intel_vpu is not loaded",
             (Evidence("/sys/module/intel_vpu", "no such folder"), seen),
-            (configs("intel_npu"), "sudo modprobe intel_vpu"),
+            (configs(context, "intel_npu"), "sudo modprobe intel_vpu"),
         )
     if not _found_firmware(context, context.machine.npu):
         raise UnknownError("cannot be told before the firmware is there (npu.firmware)")
@@ -153,9 +154,12 @@ def _libraries(context: Context) -> Verdict:
     remedy = ([f"# from {_RELEASES}", *own] if own else []) + (
         ["sudo apt-get install libze1"] if "libze1" in missing else []
     )
+    needless = missing == [_COMPILER]
     return Verdict(
-        Severity.ERROR,
-        f"OpenVINO cannot reach the NPU: {', '.join(missing)} not installed",
+        Severity.WARNING if needless else Severity.ERROR,
+        f"{_COMPILER} is not installed: only bundles with a blob for this NPU run on it"
+        if needless
+        else f"OpenVINO cannot reach the NPU: {', '.join(missing)} not installed",
         tuple(Evidence(f"dpkg -s {package}", "not installed") for package in missing),
         tuple(remedy),
     )

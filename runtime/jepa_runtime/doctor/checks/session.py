@@ -51,7 +51,7 @@ def _asked(
         (seen,),
         (
             "# for the group jepa; services have limits of their own (LimitRTPRIO, LimitMEMLOCK)",
-            configs("common"),
+            configs(context, "common"),
             "sudo systemd-sysusers",
             *join("jepa", context.system.facts.account()),
         ),

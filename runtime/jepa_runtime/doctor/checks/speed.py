@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, info, ok
+from jepa_runtime.doctor.finding import (
+    Check,
+    Context,
+    Evidence,
+    Severity,
+    Verdict,
+    configs,
+    info,
+    ok,
+    service,
+)
 from jepa_runtime.errors import UnknownError
 
 _CPU = "sys/devices/system/cpu"
@@ -33,14 +43,14 @@ def _governor(context: Context) -> Verdict:
     evidence = (Evidence(place, value) for value, place in seen.items())
     if not slow:
         return ok("the processor's clocks are held up", *evidence)
-    own = {"jetson": ("sudo jetson_clocks", "# at each start:", configs("jetson"))}
-    remedy = own.get(
-        context.machine.kind,
-        (
+    kind = context.machine.kind
+    if kind == "jetson":
+        remedy = service(context, "jetson", "jepa-clocks")
+    else:
+        remedy = (
             f"echo performance | sudo tee /{_CPU}/cpu*/cpufreq/scaling_governor > /dev/null",
-            *(("# at each start:", configs("intel_npu")) if context.machine.kind == "intel_npu" else ()),
-        ),
-    )
+            *(("# at each start:", configs(context, "intel_npu")) if kind == "intel_npu" else ()),
+        )
     return Verdict(
         Severity.WARNING,
         f"the clocks of {len(slow)} of {len(policies)} cores follow the load: the first frames after a pause "
@@ -66,7 +76,7 @@ def _temperature(context: Context) -> Verdict:
         )
         hot += [name] if at is not None and now >= at else []
     if hot:
-        fan = (configs("jetson"),) if context.machine.kind == "jetson" else ()
+        fan = service(context, "jetson", "jepa-fan-profile") if context.machine.kind == "jetson" else ()
         return Verdict(
             Severity.WARNING,
             f"too hot, and slowed down for it: {', '.join(hot)}",
@@ -136,14 +146,14 @@ CHECKS = (
         "cpu.governor",
         "the processor's clocks are held up: governor performance, or least and greatest frequency equal",
         f"`/{_CPU}/cpu*/cpufreq`",
-        "`jetson_clocks`, governor performance, `configs apply`",
+        "jepa-clocks, governor performance, `configs apply`",
         _governor,
     ),
     Check(
         "cpu.temperature",
         "no part has reached a trip point",
         "`/sys/class/thermal/thermal_zone*`",
-        "cooling; `configs apply --device jetson` (fan)",
+        "cooling; `configs apply --device jetson`, jepa-fan-profile",
         _temperature,
     ),
     Check(
