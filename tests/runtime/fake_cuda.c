@@ -114,6 +114,7 @@ DRIVER(anywhere, cuDeviceGetCount, (int *count), *count = DEVICES)
 DRIVER(anywhere, cuDeviceGet, (CUdevice *device, int index), *device = index)
 DRIVER(anywhere, cuDeviceGetName, (char *name, int size, CUdevice device), strncpy(name, "Fake GPU", size))
 DRIVER(anywhere, cuDeviceComputeCapability, (int *major, int *minor, CUdevice device), *major = 8, *minor = 7)
+DRIVER(anywhere, cuDeviceGetAttribute, (int *value, CUdevice_attribute attribute, CUdevice device), *value = 8)
 CUresult cuGetErrorName(CUresult status, const char **name) {
   *name = status == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "an error of the fake driver";
   return CUDA_SUCCESS;

@@ -38,7 +38,7 @@ class SimulatedBuffer:
 class SimulatedGpu:
     """See :class:`~jepa_runtime.backends.gpu.Gpu`; ``memory_bytes`` is all that it has."""
 
-    name, compute_capability, driver = "Simulated GPU", (8, 7), "12.6"
+    name, compute_capability, multiprocessors, driver = "Simulated GPU", (8, 7), 8, "12.6"
     count, memory_bytes = 1, 1 << 30
     records = True
 

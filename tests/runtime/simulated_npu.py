@@ -47,6 +47,8 @@ class SimulatedCore:
         if asked is not None:
             self.asked.append((name, asked))
             return self.check
+        if name not in self.properties:
+            raise RuntimeError(f"{name} is not supported by the driver")
         return self.properties[name]
 
     def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:

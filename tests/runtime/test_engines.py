@@ -79,6 +79,7 @@ def test_beside_an_engine_lies_what_it_is(
         ("driver", "13.0", "built for driver 12.6, here is 13.0"),
         ("name", "Other GPU", "built for gpu Simulated GPU, here is Other GPU"),
         ("compute_capability", (11, 0), "built for compute capability 8.7, here is 11.0"),
+        ("multiprocessors", 4, "built for multiprocessors 8, here is 4"),
     ],
 )
 def test_an_engine_of_another_machine_is_told_and_replaced(
@@ -286,3 +287,15 @@ def test_a_folder_that_cannot_be_written_is_told(
     options = BackendOptions(cache_dir=tmp_path / "file", build=lambda *_: True)
     with pytest.raises(BackendError, match=r"cannot be written: .*--cache-dir"):
         create_backend("tensorrt", options).load(encoder, FRAME)
+
+
+def test_in_the_folder_of_another_account_nothing_is_built(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As root in a service's cache: what root leaves there the service could not build beside.
+    uid = os.geteuid()
+    monkeypatch.setattr("jepa_runtime.backends.engines.os.geteuid", lambda: uid + 1)
+    options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
+    with pytest.raises(BackendError, match=r"belongs to \w+: build engines as that account \(sudo -u\)"):
+        create_backend("tensorrt", options).load(encoder, FRAME)
+    assert not list(tmp_path.iterdir()) and tensorrt.builds == 0

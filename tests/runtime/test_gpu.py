@@ -31,7 +31,7 @@ def gpu(kind: type[Gpu]) -> Iterator[Gpu]:
 
 def test_it_says_what_it_is(gpu: Gpu) -> None:
     assert gpu.name and gpu.driver.count(".") == 1
-    assert gpu.compute_capability >= (5, 0)
+    assert gpu.compute_capability >= (5, 0) and gpu.multiprocessors > 0
     assert gpu.stream != 0 and gpu.free_bytes > 0
 
 

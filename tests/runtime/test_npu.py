@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jepa_runtime import WorldModel
-from jepa_runtime.backends import Graph, create_backend
+from jepa_runtime.backends import BackendOptions, Graph, create_backend
 from jepa_runtime.backends.npu import Origin
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError
@@ -104,6 +105,10 @@ def test_a_newer_compiler_in_the_driver_fits() -> None:
     assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {"compiler": "8.10"}) == []
 
 
+def test_a_blob_needs_no_compiler_on_the_robot() -> None:
+    assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {"compiler": ""}) == []
+
+
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
@@ -154,6 +159,37 @@ def test_a_blob_that_fits_is_imported_and_computes_the_golden_outputs(
         assert "import" in kinds(told)
         assert all(given["NPU_TURBO"] for kind, given in told.asked if kind in ("compile", "import"))
         assert ("COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": REQUIREMENTS}) in told.asked
+
+
+@pytest.mark.parametrize("told", [{"NPU_COMPILER_VERSION": 0}, {}])
+def test_a_driver_without_a_compiler_runs_a_blob_that_fits(
+    core: type[SimulatedCore],
+    npu_bundle: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    told: dict[str, int],
+) -> None:
+    begin = SimulatedCore.__init__
+
+    def without(self: SimulatedCore) -> None:
+        begin(self)
+        del self.properties["NPU_COMPILER_VERSION"]
+        self.properties |= told
+
+    monkeypatch.setattr(SimulatedCore, "__init__", without)
+    with WorldModel.open(npu_bundle(), engine="openvino:NPU", num_samples=16) as model:
+        asked = model._backend._core  # type: ignore[attr-defined]
+        assert "compile" not in kinds(asked) and "import" in kinds(asked)
+
+
+def test_operations_are_counted_in_a_graph_that_is_compiled_for_that(
+    core: type[SimulatedCore], npu_bundle: Callable[..., Path]
+) -> None:
+    backend = create_backend("openvino:NPU", BackendOptions())
+    graph = Graph.read(npu_bundle() / "encoder" / "npu" / "model.xml")
+    with suppress(AttributeError):
+        backend.layer_times(graph, {"frame": (1, 32, 32, 3)}, 1)
+    (given,) = (given for kind, given in backend._core.asked if kind == "compile")  # type: ignore[attr-defined]
+    assert given["PERF_COUNT"] and "import" not in kinds(backend._core)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

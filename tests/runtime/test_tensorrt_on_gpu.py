@@ -16,6 +16,8 @@ from jepa_runtime.verification import golden_parity
 
 pytestmark = [pytest.mark.hardware, pytest.mark.timeout(1200)]
 INFERENCES = 100_000
+# The least that the driver gives at once.
+LEAST_LEAK_BYTES = 512
 
 
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt_rtx"])
@@ -67,4 +69,5 @@ def test_many_inferences_take_no_more_memory_than_few(engine: str, toy_bundle: P
             return int(free)
 
         free = run(100)
-        assert run(INFERENCES // 2) == free
+        # On a Jetson it is the memory of all programs.
+        assert run(INFERENCES // 2) > free - INFERENCES * LEAST_LEAK_BYTES / 2

@@ -111,6 +111,7 @@ class Cuda:
             device = driver.Device(index)
             self.name: str = device.name()
             self.compute_capability: tuple[int, int] = device.compute_capability()
+            self.multiprocessors = int(device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT))
             number = driver.get_driver_version()
             self.driver = f"{number // 1000}.{number % 1000 // 10}"
             self._kernels: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import stat
 import tempfile
 import time
@@ -40,6 +41,7 @@ class EngineKey:
         version: of the library.
         gpu: its name.
         compute_capability: such as 8.7.
+        multiprocessors: how many of them the GPU has at work.
         driver: version of CUDA that the driver offers.
         options: of the builder.
     """
@@ -50,6 +52,7 @@ class EngineKey:
     version: str
     gpu: str
     compute_capability: str
+    multiprocessors: int
     driver: str
     options: str
 
@@ -104,9 +107,16 @@ class EngineStore:
         """Hold the folder for a build: who builds the same waits, and finds it there.
 
         Raises:
-            BackendError: the folder cannot be written.
+            BackendError: the folder cannot be written, or is another account's: that could not build there
+                from then on, nor is what it built loaded here.
         """
         with self._writing():
+            owner = self.folder.stat().st_uid
+            if owner != os.geteuid():
+                raise BackendError(
+                    f"{self.folder}: belongs to {_name_of(owner)}: build engines as that account (sudo -u), "
+                    "or give --cache-dir a folder of this one"
+                )
             lock = _locked(self.folder / _LOCK)
         try:
             for left in self.folder.glob(".*.tmp"):
@@ -211,6 +221,13 @@ def _locked(path: Path) -> int:
     return fd
 
 
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
 def _engine(path: Path, key: EngineKey) -> bytes:
     about = _about(path)
     if about | key.as_dict() != about:
@@ -247,7 +264,15 @@ def _differences(about: Mapping[str, Any], key: EngineKey) -> str:
     here = key.as_dict()
     return "; ".join(
         f"built for {name.replace('_', ' ')} {about.get(name)}, here is {here[name]}"
-        for name in ("library", "version", "gpu", "compute_capability", "driver", "options")
+        for name in (
+            "library",
+            "version",
+            "gpu",
+            "compute_capability",
+            "multiprocessors",
+            "driver",
+            "options",
+        )
         if about.get(name) != here[name]
     )
 

@@ -40,6 +40,10 @@ class Gpu(Protocol):
         """Which code it runs: (8, 7) for Jetson Orin."""
 
     @property
+    def multiprocessors(self) -> int:
+        """How many work; modules of one name, and power modes of one module, differ in it."""
+
+    @property
     def driver(self) -> str:
         """Version of CUDA that its driver offers."""
 

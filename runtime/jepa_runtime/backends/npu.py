@@ -85,14 +85,15 @@ class Origin:
 
         Args:
             platform: of the robot's NPU.
-            compiler: version of the compiler of the robot's driver: it loads blobs of earlier ones too.
+            compiler: version of the compiler of the robot's driver, whose loader takes blobs of earlier ones
+                too; empty: it has none, and does not need one for that.
             openvino: the robot's release: the blob's own, since no other is promised to read it.
             ir_sha256: of the IR whose blob is wanted.
         """
         found = []
         if platform != self.platform:
             found.append(f"it is for platform {self.platform}, this NPU is {platform}")
-        if _version(compiler) < _version(self.compiler):
+        if compiler and _version(compiler) < _version(self.compiler):
             found.append(
                 f"it was made by NPU compiler {self.compiler}, the driver here knows up to {compiler}"
             )
@@ -137,7 +138,8 @@ class NpuBackend(OpenVINOBackend):
     def _compile(self, graph: Graph, model: Any, **further: Any) -> Any:
         if graph.precision == "fp32":
             _LOG.warning("%s: an NPU computes in fp16 what is not quantized, also this", graph.name)
-        if blob := graph.blob(self._platform):
+        # Blobs count no operations: for that, the graph is compiled here.
+        if "PERF_COUNT" not in further and (blob := graph.blob(self._platform)):
             content, origin = blob
             try:
                 reasons = self._mismatches(graph, Origin.read(origin, f"its origin ({self._platform})"))
@@ -149,10 +151,9 @@ class NpuBackend(OpenVINOBackend):
         return super()._compile(graph, model, **further)
 
     def _mismatches(self, graph: Graph, origin: Origin) -> list[str]:
-        version = int(self._told("NPU_COMPILER_VERSION"))
         reasons = origin.mismatches(
             platform=self._platform,
-            compiler=f"{version >> 16}.{version & 0xFFFF}",
+            compiler=self._compiler(),
             openvino=self.version.partition("-")[0],
             ir_sha256=graph.sha256,
         )
@@ -162,6 +163,14 @@ class NpuBackend(OpenVINOBackend):
             if said == openvino.properties.CompatibilityCheck.UNSUPPORTED:
                 reasons.append("the driver says that it cannot run it")
         return reasons
+
+    def _compiler(self) -> str:
+        """Version of the compiler in the driver; empty: there is none, or it does not tell."""
+        try:
+            version = int(self._told("NPU_COMPILER_VERSION"))
+        except BackendError:
+            return ""
+        return f"{version >> 16}.{version & 0xFFFF}" if version else ""
 
     def _told(self, name: str) -> Any:
         try:

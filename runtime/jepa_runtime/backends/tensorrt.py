@@ -331,6 +331,7 @@ class TensorRTBackend:
             version=self._trt.__version__,
             gpu=gpu.name,
             compute_capability=".".join(map(str, gpu.compute_capability)),
+            multiprocessors=gpu.multiprocessors,
             driver=gpu.driver,
             options=builder.OPTIONS,
         )
