@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.pipeline import STAGES, Stats
 
 diagnostics = pytest.importorskip(
     "jepa_ros.diagnostics", reason="the workspace is not on the paths: . scripts/env.sh"
@@ -37,6 +39,25 @@ def test_results_over_the_budget_are_a_warning_that_counts_them():
 
 def test_a_run_of_misses_is_an_error():
     assert verdict(deadline_misses=12, miss_run=12).level is Level.ERROR
+
+
+def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
+    serving = pytest.importorskip("jepa_ros.serving")
+    nothing = Stats(*[0] * 7, resets={})
+    watch = serving.Watch(nothing, clock=lambda: 0.0)
+
+    def told(*missed):
+        for late in missed:
+            times = dict.fromkeys(STAGES, 1.0)
+            watch.result_came(SimpleNamespace(calibration=None, deadline_missed=late, timings_ms=times))
+        given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
+        watch.frame_came()
+        return watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)[0].level
+
+    assert told(*[True] * 20, *[False] * 10) is Level.ERROR
+    assert told(False) is not Level.ERROR
+    assert told(*[True] * 6) is not Level.ERROR
+    assert told(*[True] * 6) is Level.ERROR, "a run goes on over verdicts"
 
 
 def test_misses_of_an_earlier_period_are_forgiven():

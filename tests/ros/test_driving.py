@@ -21,8 +21,11 @@ class Publisher:
 
     def __init__(self) -> None:
         self.sent = []
-        self.acknowledged = True
+        self.acknowledged, self.listeners = True, 1
         self.publish = self.sent.append
+
+    def get_subscription_count(self):
+        return self.listeners
 
     def wait_for_all_acked(self, timeout):
         return self.acknowledged
@@ -52,9 +55,26 @@ def test_velocities_are_told_for_each_image_and_to_stand_once():
     assert [message.linear.x for message in publisher.sent] == [0.5, 0.5, 0.5, 0.0]
 
 
-def test_who_was_not_told_to_move_is_not_told_to_stand():
+def test_what_another_process_told_before_is_not_known_so_the_robot_is_told_to_stand_once():
     told, publisher = commands("linear.x")
-    assert not told.stand() and publisher.sent == []
+    assert not told.stand() and not told.stand()
+    assert [message.linear.x for message in publisher.sent] == [0.0]
+
+
+def test_who_listens_later_is_told_to_stand_too_but_not_while_the_robot_drives():
+    told, publisher = commands("linear.x")
+    publisher.listeners = 0
+    told.stand()
+    publisher.listeners = 1
+    assert not told.stand()
+    assert len(publisher.sent) == 2
+    told.send(np.array([0.5]), 0)
+    publisher.listeners = 2
+    told.send(np.array([0.5]), 1)
+    assert told.stand() and not told.stand()
+    publisher.listeners = 1
+    told.stand()
+    assert [message.linear.x for message in publisher.sent] == [0.0, 0.0, 0.5, 0.5, 0.0]
 
 
 @pytest.mark.parametrize(("stamps", "sent"), [((0, 1, STEP_NS - 1, STEP_NS), 2), ((STEP_NS, 0), 2)])

@@ -56,3 +56,19 @@ def test_sizes_that_alternate_never_become_the_streams():
     gate.check_size(height=480, width=640)
     sizes = [(240, 320), (120, 160)] * 10
     assert all(gate.check_size(height=height, width=width) for height, width in sizes)
+
+
+def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():
+    images = pytest.importorskip("jepa_ros.images")
+    now_s = [100.0]
+    reader = images.ImageReader(clock=lambda: now_s[0])
+    raw = images.Image(height=2, width=2, step=6, encoding="rgb8", data=bytes(12))
+    unknown = images.Image(height=2, width=2, step=6, encoding="smell", data=bytes(12))
+    raw.header.stamp.sec = unknown.header.stamp.sec = 5
+    compressed = images.CompressedImage()
+    assert reader.read(unknown) is None and reader.wants(compressed), "as long as there are no fit others"
+    for _ in range(30):
+        now_s[0] += 0.033
+        assert reader.wants(raw) and reader.read(raw) is not None and not reader.wants(compressed)
+    now_s[0] += 1.1
+    assert reader.wants(compressed)

@@ -11,12 +11,14 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import ActionCandidates, EpisodeResult, ModelInfo, PlannerStatus, PredictedFutures
 from jepa_ros import qos
 from jepa_ros.conversions import fill, from_time, to_time
 from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from jepa_runtime.recording import messages
@@ -63,6 +65,7 @@ def planner(ros_graph):
     commands = ros_graph.listen(Twist, "cmd_vel")
     ros_graph.start("planner")
     ros_graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED).publish(model_info())
+    ros_graph.until(lambda: commands == [Twist()], "the robot told to stand, whatever it was told before")
     sender = ros_graph.publisher(PredictedFutures, "world_model/futures")
 
     def answer(energy: float = 10.0) -> None:
@@ -85,7 +88,7 @@ def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
 def test_the_planner_stands_at_the_goal_and_says_so(planner):
     graph, _, commands, answer = planner
     status = graph.listen(PlannerStatus, "planner/status")
-    graph.until(lambda: commands, "commands", meanwhile=answer)
+    graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     graph.until(
         lambda: status and status[-1].state == PlannerStatus.REACHED, "REACHED", meanwhile=lambda: answer(0.5)
     )
@@ -94,7 +97,7 @@ def test_the_planner_stands_at_the_goal_and_says_so(planner):
 
 def test_old_futures_do_not_move_the_robot(planner):
     graph, _, commands, answer = planner
-    graph.until(lambda: commands, "commands", meanwhile=answer)
+    graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     sender = graph.publisher(PredictedFutures, "world_model/futures")
     sender.publish(futures(time.time_ns() - 3_000_000_000, None))
     graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=0.4)
@@ -103,9 +106,39 @@ def test_old_futures_do_not_move_the_robot(planner):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_planners_last_word_is_to_stand(planner, number):
     graph, _, commands, answer = planner
-    graph.until(lambda: commands, "commands", meanwhile=answer)
+    graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     assert graph.stop("planner", number) == 0
     graph.until(lambda: commands[-1] == Twist(), "the robot told to stand")
+
+
+def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still(ros_graph):
+    commands = ros_graph.listen(Twist, "cmd_vel")
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    clock = ros_graph.observer.create_publisher(Clock, "/clock", 1)
+    ros_graph.start("planner", {"use_sim_time": True})
+    ros_graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED).publish(model_info())
+    sender = ros_graph.publisher(PredictedFutures, "world_model/futures")
+
+    def answer():
+        now_ns = time.time_ns()
+        clock.publish(Clock(clock=to_time(now_ns)))
+        sender.publish(futures(now_ns, None))
+
+    ros_graph.until(lambda: commands and commands[-1] != Twist(), "commands", meanwhile=answer)
+    diagnostics.clear()
+    ros_graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=2.0)
+    ros_graph.until(lambda: diagnostics, "diagnostics", timeout_s=2.0)
+    assert "no futures" in diagnostics[-1].status[0].message
+
+
+def test_the_planner_drives_by_the_camera_that_it_is_given(ros_graph):
+    ros_graph.start("planner", {"camera": "front/image_raw"})
+    for topic in ("futures", "surprise"):
+        ros_graph.until(
+            lambda topic=topic: ros_graph.observer.count_subscribers(f"/world_model/front/image_raw/{topic}"),
+            f"a subscriber of its {topic}",
+        )
+    assert not ros_graph.observer.count_subscribers("/world_model/futures")
 
 
 @pytest.fixture

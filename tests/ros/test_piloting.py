@@ -61,6 +61,7 @@ class World:
         self.energy = 10.0
         self.energies: np.ndarray | None = None
         self.sought: int | None = LATCHED_NS
+        self.sought_by_service = False
         self.asked_ns, self.question = 0, None
         self.decision = None
         self.reaches: list[Reach] = []
@@ -88,6 +89,7 @@ class World:
             current_energy=self.energy,
             energies=energies.astype(np.float32) if self.energies is None else self.energies,
             answer_to_ns=self.asked_ns,
+            goal_asked=self.sought_by_service,
         )
         try:
             self.decision = self.pilot.update(futures, age_s=age_s)
@@ -155,6 +157,15 @@ def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(w
     world.sought = OTHER_NS
     assert world.images().command is None, "it took it late"
     world.sought = LATCHED_NS
+    assert world.images().command is not None
+
+
+def test_a_goal_that_nobody_here_asked_for_is_not_driven_to(world):
+    # A planner that died while it drove has left it behind.
+    world.sought, world.sought_by_service = OTHER_NS, True
+    decision = world.images()
+    assert decision.command is None and decision.state is State.IDLE
+    world.begin()
     assert world.images().command is not None
 
 

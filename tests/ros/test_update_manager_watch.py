@@ -87,6 +87,26 @@ def test_latents_are_not_missed_before_their_topic_was_found() -> None:
     assert watched.failure == "images come, but no latent for 5 s"
 
 
+@pytest.mark.parametrize("phase_s", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("pause_s", [3, 4, 6, 60])
+def test_a_camera_that_pauses_condemns_nobody(phase_s: float, pause_s: int) -> None:
+    watched = Watched()
+    watched.watch.listen()
+    watched.second()
+    for age in range(pause_s):
+        watched.clock.sleep(phase_s if age == 0 else 1.0)
+        watched.say(frame_age_s=str(age + phase_s))
+        watched.clock.sleep(0.04)
+        assert watched.failure == ""
+        watched.clock.sleep(-0.04)
+    watched.clock.sleep(1.0)
+    watched.say()
+    assert watched.failure == "", "of the first image the latent is still to come"
+    for _ in range(6):
+        watched.second()
+    assert watched.failure == ""
+
+
 def surprise(watched: Watched, share: float, frames: int = 900) -> None:
     for frame in range(frames):
         watched.watch.surprise(0.1, frame % 100 < 100 * share)
@@ -159,7 +179,9 @@ def test_latents_that_stop_while_images_come_are_a_failure_and_a_robot_without_i
     assert watched.failure == ""
     watched.say(frame_age_s="not a number")
     assert watched.failure == ""
-    watched.say()
+    for _ in range(7):
+        watched.clock.sleep(1.0)
+        watched.say()
     assert watched.failure == "images come, but no latent for 5 s"
 
 

@@ -36,7 +36,10 @@ class Commands:
         self._step_ns = round(step_s * 1e9) if actions.per_step else 0
         self._frame_id = frame_id
         self._sent_ns: int | None = None
-        self._moving = self._unconfirmed = False
+        # None: what it was told by others before is not known.
+        self._moving: bool | None = None
+        self._unconfirmed = False
+        self._listeners = 0
         self._told_s = 0.0
 
     def send(self, action: NDArray[np.floating], stamp_ns: int) -> None:
@@ -51,13 +54,15 @@ class Commands:
         return self._actions.twist(action)
 
     def stand(self) -> bool:
-        """Tell the robot to stand, once: what else may command it is not to be overruled for ever. Whether it
-        was not told before."""
-        stopped, self._moving = self._moving, False
-        if stopped:
+        """Tell the robot to stand, once, and everybody who listens from later on: what else may command it is
+        not to be overruled for ever. Whether it was told to move before."""
+        listeners = sum(publisher.get_subscription_count() for publisher in self._publishers)
+        moved, joined = self._moving, listeners > self._listeners
+        self._listeners, self._moving = listeners, False
+        if moved is not False or joined:
             self._publish(self._rest, 0)
             self._told_s, self._unconfirmed = time.monotonic(), True
-        return stopped
+        return moved is True
 
     def is_unheard(self) -> bool:
         """Whether somebody who listens has not acknowledged that for too long; until then the

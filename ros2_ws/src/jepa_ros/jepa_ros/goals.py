@@ -3,6 +3,7 @@ The newest word holds."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,10 +33,32 @@ class Goals:
     ) -> None:
         self._served, self._cameras = served, cameras
         self._log = owner.get_logger()
+        # By camera: the stamp of what was asked for, the last image, and that image while it may come again
+        # only because it is latched.
+        self._asked: dict[str, int] = {}
+        self._heard: dict[str, tuple[int, int]] = {}
+        self._latched: dict[str, tuple[int, int]] = {}
         owner.create_service(SetGoal, "~/set_goal", self._answer)
+
+    def resume(self) -> None:
+        """The node listens again: the last goal image, which comes again, is older than what was asked for
+        since."""
+        self._latched = dict(self._heard)
+
+    def forget(self) -> None:
+        """The model is closed, and the goals with it."""
+        self._asked, self._heard, self._latched = {}, {}, {}
+
+    def is_asked(self, camera: Camera, stamp_ns: int | None) -> bool:
+        """Whether the goal of this stamp was set through the service."""
+        return stamp_ns is not None and self._asked.get(camera.topic) == stamp_ns
 
     def on_image(self, camera: Camera, message: Image) -> None:
         """A goal image came; one of size zero takes the goal back."""
+        known = self._heard[camera.topic] = from_time(message.header.stamp), zlib.crc32(message.data)
+        if self._latched.pop(camera.topic, None) == known:
+            return
+        self._asked.pop(camera.topic, None)
         try:
             self._seek(camera, message)
         except JepaRuntimeError as error:
@@ -50,6 +73,7 @@ class Goals:
             else:
                 request.image.header.stamp = request.stamp
                 self._seek(camera, request.image)
+            self._asked[camera.topic] = from_time(request.stamp)
             response.success = True
         except (JepaRuntimeError, ValueError) as error:
             response.message = str(error)

@@ -32,8 +32,10 @@ class FuturesWriter:
     def __init__(self) -> None:
         self._data = array.array("B")
 
-    def write(self, result: Result, model: WorldModel, dtype: str) -> PredictedFutures:
-        """What was predicted, the latents as ``dtype``.
+    def write(
+        self, result: Result, model: WorldModel, dtype: str, *, goal_asked: bool = False
+    ) -> PredictedFutures:
+        """What was predicted, the latents as ``dtype``; ``goal_asked``: see the message.
 
         Raises:
             ValueError: nothing was.
@@ -41,6 +43,7 @@ class FuturesWriter:
         fields = messages.predicted_futures(result, model)
         if fields is None or result.futures is None:
             raise ValueError("the result has no futures")
+        fields["goal_asked"] = goal_asked
         if dtype == "float16":
             latents = result.futures.latents
             if len(self._data) != 2 * latents.size:

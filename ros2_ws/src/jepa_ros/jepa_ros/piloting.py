@@ -161,7 +161,8 @@ class Pilot:
         driver, reach = self._driver, self.reach
         if driver is None or self.guard.blocks:
             return self._held()
-        if self._left_ns is not None or (reach is not None and not reach.concerns(futures.goal_stamp_ns)):
+        others = futures.goal_asked if reach is None else not reach.concerns(futures.goal_stamp_ns)
+        if self._left_ns is not None or others:
             self.guard.release(*TRIED_AGAIN)
             self._restart()
             return Decision(State.IDLE, None, None)

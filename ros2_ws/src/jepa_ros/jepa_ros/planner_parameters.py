@@ -81,7 +81,8 @@ PARAMETERS = (
     Parameter(
         name="camera",
         default="",
-        description="Image topic of the camera that sees goals of ~/reach_goal; empty: the only one.",
+        description="Image topic of the camera to drive by, as in the world model's cameras; empty: its only "
+        "one.",
         read_only=True,
     ),
     Parameter(

@@ -54,14 +54,16 @@ class Search(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Futures:
-    """What a futures message says: the image's stamp, the goal's (None: no goal), the present energy, the
-    energies [K, H] of the candidates, and the stamp of the question they answer (0: nobody's)."""
+    """What a futures message says: the image's stamp, the goal's (None: no goal) and whether it was asked for
+    (else it is latched), the present energy, the energies [K, H] of the candidates, and the stamp of the
+    question they answer (0: nobody's)."""
 
     stamp_ns: int
     goal_stamp_ns: int | None
     current_energy: float
     energies: NDArray[np.float32]
     answer_to_ns: int
+    goal_asked: bool = False
 
     @property
     def tell_nothing(self) -> bool:

@@ -41,7 +41,8 @@ class Watch:
         self._clock = clock
         self._began = clock()
         self._frame_at = self._result_at = -_NEVER
-        self._miss_run = 0
+        # Of late results, now and at most since the last verdict.
+        self._miss_run = self._longest = 0
         self._before: Health | None = None
         self._samples_ms = Samples(_TIMES)
 
@@ -54,6 +55,7 @@ class Watch:
         self._result_at = self._clock()
         self.calibration = result.calibration or self.calibration
         self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
+        self._longest = max(self._longest, self._miss_run)
         self._samples_ms.add(tuple(result.timings_ms[stage] for stage in STAGES))
 
     def verdict(
@@ -72,6 +74,7 @@ class Watch:
             self._before = None
             return Verdict(Level.OK, "not active" if stats else "not configured"), {}
         now = self._health(stats, bad_frames)
+        self._longest = self._miss_run
         before = self._before or Health(active_for_s=0.0, frame_age_s=_NEVER, result_age_s=_NEVER)
         self._before = now
         figures = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
@@ -108,7 +111,7 @@ class Watch:
             dropped=since["dropped"],
             failed=since["failed"],
             deadline_misses=since["deadline_misses"],
-            miss_run=self._miss_run,
+            miss_run=self._longest,
             bad_frames=dict(bad_frames),
             last_error=self.last_error,
         )

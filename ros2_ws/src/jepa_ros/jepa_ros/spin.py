@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.timer import Timer
 
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.profiling.environment import peak_rss_mb
@@ -47,6 +50,12 @@ class Runnable(Protocol):
 
     def report(self) -> dict[str, Any]:
         """Counters for the report."""
+
+
+def every(node: Node, period_s: float, call: Callable[[], None]) -> Timer:
+    """Call by the time that passes, whatever /clock says: who watches for silence has to notice when that
+    stops."""
+    return node.create_timer(period_s, call, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from jepa_ros import outputs, qos
 from jepa_ros.conversions import to_image
 from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
-from jepa_ros.spin import run
+from jepa_ros.spin import every, run
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.sources.base import Frame, Source
 from jepa_runtime.sources.open import open_source
@@ -71,7 +71,7 @@ class CameraNode(Node):
         self._source = self._open()
         self._images = self.create_publisher(Image, "camera/image_raw", qos.SENSOR)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
-        self.create_timer(1.0, self._publish_diagnostics)
+        every(self, 1.0, self._publish_diagnostics)
         self._thread = threading.Thread(target=self._play, name="jepa-camera", daemon=True)
         self._thread.start()
         self.get_logger().info(f"playing {self._source.name}")

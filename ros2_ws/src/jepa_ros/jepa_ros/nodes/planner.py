@@ -33,7 +33,7 @@ from jepa_ros.planner_parameters import PARAMETERS
 from jepa_ros.reach_action import ReachAction
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.seeking import Decision, Futures, State
-from jepa_ros.spin import run
+from jepa_ros.spin import every, run
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.recording import messages
 
@@ -72,10 +72,12 @@ class PlannerNode(Node):
             chosen=self._values,
         )
         self.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
-        self.create_subscription(PredictedFutures, "world_model/futures", self._on_futures, qos.RESULT)
-        self.create_subscription(Surprise, "world_model/surprise", self._on_surprise, qos.RESULT)
-        self.create_timer(_WATCHDOG_PERIOD_S, self._watch)
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        # Of one of several cameras the topics bear the name.
+        of_camera = "/".join(filter(None, ("world_model", self._values["camera"])))
+        self.create_subscription(PredictedFutures, f"{of_camera}/futures", self._on_futures, qos.RESULT)
+        self.create_subscription(Surprise, f"{of_camera}/surprise", self._on_surprise, qos.RESULT)
+        every(self, _WATCHDOG_PERIOD_S, self._watch)
+        every(self, _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
     def _on_model(self, info: ModelInfo) -> None:
         with self._lock:
@@ -188,7 +190,7 @@ class PlannerNode(Node):
         self._reaching.tell()
 
     def _stand(self) -> bool:
-        """Tell the robot to stand; whether it was not told before."""
+        """Tell the robot to stand; whether it was told to move before."""
         return self._commands is not None and self._commands.stand()
 
     def _publish_diagnostics(self) -> None:
@@ -237,6 +239,7 @@ def _read(message: PredictedFutures) -> Futures:
     return Futures(
         stamp_ns=from_time(message.header.stamp),
         goal_stamp_ns=from_time(message.goal_stamp) if message.has_goal else None,
+        goal_asked=message.goal_asked,
         current_energy=message.current_energy,
         energies=messages.array_of(message.energies),
         answer_to_ns=from_time(message.candidates_stamp) if own else 0,

@@ -25,7 +25,7 @@ from std_msgs.msg import Bool
 from jepa_ros import outputs, qos
 from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.parameters import declare, values
-from jepa_ros.spin import run
+from jepa_ros.spin import every, run
 from jepa_ros.updating import messages
 from jepa_ros.updating.doors import Doors
 from jepa_ros.updating.feedback import Feedback
@@ -79,7 +79,7 @@ class UpdateManagerNode(Node):
         self._told = ("", "", "", "")
         self._announce(self._kept, self._kept.reason)
         self._doors = Doors(self, self._root, self._worker, rollback=self._rollback, changed=self._change)
-        self.create_timer(1.0, self._look)
+        every(self, 1.0, self._look)
         self._thread = threading.Thread(target=self._work, name="jepa-updates")
         self._thread.start()
 

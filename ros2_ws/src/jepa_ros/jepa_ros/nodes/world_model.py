@@ -39,7 +39,7 @@ from jepa_ros.model_services import ModelServices
 from jepa_ros.opening import Served
 from jepa_ros.parameters import declare, values
 from jepa_ros.serving import Camera, cameras_of
-from jepa_ros.spin import run
+from jepa_ros.spin import every, run
 from jepa_ros.stage_times import StageClock
 from jepa_ros.transitions import reported
 from jepa_ros.trust import complaints_about, figures_of_box
@@ -63,6 +63,8 @@ class WorldModelNode(LifecycleNode):
         self._served: Served | None = None
         self._info: ModelInfo | None = None
         self._active = False
+        # Those of a model that knows none are nothing to listen to.
+        self._actions: Actions | None = None
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._proposals = Proposals()
@@ -71,7 +73,7 @@ class WorldModelNode(LifecycleNode):
         self._read_parameters()
         self._cameras = cameras_of(self._values["cameras"])
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
-        self.create_timer(1.0, self.publish_diagnostics)
+        every(self, 1.0, self.publish_diagnostics)
         self._answer_impossible_transitions()
         self._model_services = ModelServices(self, self._require_served)
         self._goals = Goals(self, self._require_served, lambda: self._cameras)
@@ -79,7 +81,7 @@ class WorldModelNode(LifecycleNode):
             self, self._require_served, lambda: self._cameras, lambda: self._values["futures_dtype"]
         )
         if self._values["autostart"]:
-            self._start_timer = self.create_timer(0.0, self._autostart)
+            self._start_timer = every(self, 0.0, self._autostart)
 
     def _read_parameters(self) -> None:
         self._values = values(self, PARAMETERS)
@@ -119,7 +121,8 @@ class WorldModelNode(LifecycleNode):
         self._cameras = cameras_of(chosen["cameras"])
         self._served = self._serve(chosen)
         model = self._served.model
-        self._actions: Actions = actions_of(model.manifest.io.action.names)
+        manifest = model.manifest
+        self._actions = actions_of(manifest.io.action.names) if manifest.takes_actions else None
         self._describe(model)
         self._model_info = self._publisher(ModelInfo, "~/model_info", qos.LATCHED)
         for camera in self._cameras.values():
@@ -142,10 +145,11 @@ class WorldModelNode(LifecycleNode):
         answer = super().on_activate(state)
         for camera in self._cameras.values():
             camera.begin(self._require_served().pipeline.stats(camera.topic))
+        self._goals.resume()
         self._active = True
         subscribe = self.create_subscription
         self._inputs = [
-            *self._actions.listen(self, self._on_action),
+            *(self._actions.listen(self, self._on_action) if self._actions else ()),
             subscribe(ActionCandidates, "~/candidates", self._on_candidates, qos.RESULT),
         ]
         for camera in self._cameras.values():
@@ -191,6 +195,7 @@ class WorldModelNode(LifecycleNode):
 
     def _release(self) -> None:
         self._stop_listening()
+        self._goals.forget()
         served, self._served = self._served, None
         try:
             if served is not None:
@@ -247,6 +252,8 @@ class WorldModelNode(LifecycleNode):
 
     def _on_image(self, camera: Camera, message: Image | CompressedImage) -> None:
         received_ns = time.time_ns()
+        if not camera.reader.wants(message):
+            return
         camera.watch.frame_came()
         image = camera.reader.read(message)
         if image is None:
@@ -278,7 +285,10 @@ class WorldModelNode(LifecycleNode):
         if self._active:
             camera, model = self._cameras[result.stream], self._require_served().model
             dtype = self._values["futures_dtype"]
-            camera.clock.send(PredictedFutures, lambda: camera.futures.write(result, model, dtype))
+            asked = self._goals.is_asked(camera, result.goal_stamp_ns)
+            camera.clock.send(
+                PredictedFutures, lambda: camera.futures.write(result, model, dtype, goal_asked=asked)
+            )
 
     def _on_result(self, result: Result) -> None:
         camera = self._cameras[result.stream]

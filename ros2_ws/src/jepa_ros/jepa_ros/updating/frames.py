@@ -140,6 +140,8 @@ class TopicSource(PassiveSource):
         )
 
     def _on_image(self, message: Image | CompressedImage) -> None:
+        if not self._reader.wants(message):
+            return
         with self._changed:
             self._come.append(message)
             self._changed.notify_all()

@@ -49,7 +49,7 @@ class Watch(Conduct):
         self._latent_at = float("inf")
         self._pid_then = self._pid
         self._verdicts: Counter[str] = Counter()
-        self._frames_come = False
+        self._frame_at = -float("inf")
 
     def listen(self) -> None:
         """From now on its latents would be heard: finding their topic takes a while on a busy machine."""
@@ -66,7 +66,11 @@ class Watch(Conduct):
         self._heard_at = self._clock()
         self._pid = values.get("pid", "")
         self._verdicts[name] += 1
-        self._frames_come = _number(values.get("frame_age_s", "")) <= self._silent_after_s
+        frame_at = self._heard_at - _number(values.get("frame_age_s", ""))
+        if frame_at - self._frame_at > self._silent_after_s:
+            # Until then there was nothing to be silent about.
+            self._latent_at = max(self._latent_at, frame_at)
+        self._frame_at = max(self._frame_at, frame_at)
         if level == Level.ERROR and self._verdicts[name] > 1:
             self.find(f"{name}: {message}")
 
@@ -81,7 +85,7 @@ class Watch(Conduct):
             return f"{self._name} is gone: nothing was heard of it for {self._silent_after_s:g} s"
         if self._pid != self._pid_then and self._pid_then:
             return f"{self._name} ended and was started again"
-        if self._frames_come and self._clock() - self._latent_at > self._silent_after_s:
+        if self._frame_at - self._latent_at > self._silent_after_s:
             self.find(f"images come, but no latent for {self._silent_after_s:g} s")
         return super().failure()
 
