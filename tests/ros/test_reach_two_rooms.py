@@ -64,7 +64,7 @@ class Robot:
         return asked
 
     def stands(self) -> bool:
-        return self.commands == [] or bool(self.commands[-1] == Twist())
+        return bool(self.commands[-1] == Twist())
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,8 @@ def shared(shared_graph: Any, two_rooms_bundle: Path) -> Iterator[Robot]:
 def test_until_somebody_asks_the_robot_stands(shared: Robot) -> None:
     shared.graph.until(lambda: len(shared.statuses) > 15, "images")
     assert {status.state for status in shared.statuses} <= {PlannerStatus.IDLE, PlannerStatus.HELD}
-    assert shared.commands == []
+    # Once, and again when somebody else begins to listen.
+    assert all(command == Twist() for command in shared.commands) and len(shared.commands) <= 3
 
 
 def test_cancelled_on_its_way_the_robot_stands(shared: Robot) -> None:
