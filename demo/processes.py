@@ -117,8 +117,10 @@ def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, 
 def own_graph() -> dict[str, str]:
     """The environment of nodes on a graph of their own."""
     chosen = dict(os.environ)
-    # On this machine only: the demo must not drive somebody's robot.
-    chosen.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+    # Not the domain that the shell names, and this machine only: the demo must not drive somebody's robot.
+    inherited = chosen.get("ROS_DOMAIN_ID", "").lstrip("0")
+    domains = [str(domain) for domain in range(1, 101) if str(domain) != inherited]
+    chosen["ROS_DOMAIN_ID"] = random.SystemRandom().choice(domains)
     chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Small matrices only: more threads would compete with the inference thread.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -13,7 +13,10 @@ import numpy as np
 import openvino
 import pytest
 
+from jepa_runtime.errors import ProfileError
+from jepa_runtime.profiling.describe import describe
 from tests.bundles import make_bundle
+from tests.runtime.profiles import make_profile, make_run
 from tests.scripts import ROOT, load
 
 latency, overhead, success, gate = map(load, ("latency", "overhead", "success", "gate"))
@@ -208,6 +211,42 @@ def limits() -> ModuleType:
     if reason := missing():
         pytest.skip(reason)
     return load("limits")
+
+
+@pytest.mark.ros
+def test_images_dropped_count_in_the_tail_and_miss_a_limit(limits: ModuleType) -> None:
+    run = make_run(frames=20_000)
+    lost = range(10_000, 10_060)
+    kept = [index for index in range(len(run.scheduled_s)) if index not in lost]
+    stalled = run.model_copy(
+        update={
+            "scheduled_s": [run.scheduled_s[index] for index in kept],
+            "latency_ms": [run.latency_ms[index] for index in kept],
+            "stages_ms": {},
+            "dropped_s": [run.scheduled_s[index] for index in lost],
+            "failed_s": [],
+        }
+    )
+    found = {each.what: each for each in limits.tailed(describe(stalled), np.ones(100), "20000 frames")}
+    assert found["images dropped"].value == 60 and not found["images dropped"].met
+    assert found["p99.9 / p50 at 70 % of the highest rate"].value > 10
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("frames", "without", "unknown"),
+    [(50, (), "p99 of the response"), (1800, ("decode",), "p50 of decode")],
+)
+def test_what_too_few_samples_carry_is_an_error_and_no_zero_that_is_met(
+    limits: ModuleType, frames: int, without: tuple[str, ...], unknown: str
+) -> None:
+    run = make_run(frames=frames)
+    names = [name for name in (*limits.OURS, *limits.THEIRS) if name not in without]
+    stages = {name: [1.0] * len(run.scheduled_s) for name in names}
+    profile = make_profile(run=run.model_copy(update={"stages_ms": stages}))
+    setting = limits.Setting(Path(), 1, 30.0, Path())
+    with pytest.raises(ProfileError, match=f"{unknown} is not known"):
+        limits.served(setting, profile, 1.0)
 
 
 @pytest.mark.ros

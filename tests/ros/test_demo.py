@@ -123,6 +123,12 @@ def update() -> ModuleType:
         return importlib.import_module("update")
 
 
+def test_the_demos_take_another_domain_than_the_shells_so_that_they_drive_no_robot(update, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+    chosen = {update.own_graph()["ROS_DOMAIN_ID"] for _ in range(2000)}
+    assert "7" not in chosen and len(chosen) > 50
+
+
 def story(update: ModuleType, **last: Any) -> Any:
     """A run in which every release ended as it should, but for what ``last`` says of the last one."""
     states = ("check", "resolve", "download", "verify", "stage", "probe", "shadow", "armed", "switch", "idle")

@@ -96,6 +96,28 @@ def test_a_sweep_finds_the_knee_between_what_is_kept_up_with_and_what_is_not() -
     assert told == [point.rate_hz for point in sweep.points]
 
 
+@pytest.mark.parametrize(("stopped_at", "kept"), [(2, 1), (3, 2)])
+def test_a_sweep_that_is_stopped_keeps_the_rates_that_it_measured_to_their_end(
+    stopped_at: int, kept: int
+) -> None:
+    stopping, rates = Event(), list[float]()
+
+    def stop(rate_hz: float) -> None:
+        rates.append(rate_hz)
+        if len(rates) == stopped_at:
+            stopping.set()
+
+    with load(FakeModel, stopping) as loaded:
+        sweep = loaded.sweep(200, 0.2, tick=stop)
+    assert [point.rate_hz for point in sweep.points] == rates[:kept]
+
+
+def test_a_sweep_that_is_stopped_at_its_first_rate_has_measured_nothing() -> None:
+    stopping = Event()
+    with load(FakeModel, stopping) as loaded, pytest.raises(ProfileError, match="stopped at its first rate"):
+        loaded.sweep(200, 0.2, tick=lambda _: stopping.set())
+
+
 def test_an_idle_gap_lies_before_every_latency() -> None:
     began = time.monotonic()
     with load(FakeModel) as loaded:

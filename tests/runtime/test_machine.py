@@ -150,6 +150,12 @@ def test_the_environment_names_processor_versions_and_settings() -> None:
     assert found.settings == settings()
 
 
+def test_the_environment_names_the_engines_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment_module, "version", lambda package: f"1.0 of {package}")
+    engines = {"openvino", "onnxruntime", "tensorrt"}
+    assert engines <= environment().versions.keys()
+
+
 def test_moments_come_from_the_clock_and_count_from_the_opening(clock: Clock) -> None:
     probe = Probe("answer", "count", lambda: 42.0)
     with Monitor(probes=[probe], clock=clock, period_s=NEVER) as monitor:

@@ -216,6 +216,41 @@ def test_a_gpu_without_load_still_tells_its_frequency(tmp_path: Path, clock: Clo
     assert "no file 'load'" in str(found["gpu load"].absent)
 
 
+def test_memory_and_power_of_a_gpu_are_absent_with_the_reason_where_they_are(
+    tmp_path: Path, clock: Clock
+) -> None:
+    with watch(orin_nano(tmp_path / "orin"), clock) as monitor:
+        orin = by_name(monitor)
+    assert "part of that of the system" in str(orin["gpu memory"].absent)
+    assert "rails" in str(orin["gpu power"].absent)
+    with watch(laptop(tmp_path / "laptop"), clock) as monitor:
+        found = by_name(monitor)
+    assert "in the processor" in str(found["gpu memory"].absent) and "gpu load" not in found
+
+
+def test_an_nvidia_card_in_a_pc_is_absent_and_energy_says_that_it_leaves_it_out(
+    tmp_path: Path, clock: Clock
+) -> None:
+    tree = laptop(tmp_path)
+    tree.write({"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65"})
+    with watch(tree, clock) as monitor:
+        clock.now += 1
+        monitor.sample()
+        found = by_name(monitor)
+    assert all("NVML" in str(found[f"gpu {what}"].absent) for what in ("load", "memory", "power"))
+    assert "total energy: that of package-0 (RAPL); what an NVIDIA GPU takes is not in it" in monitor.notes()
+
+
+def test_what_an_npu_does_not_tell_is_absent(tmp_path: Path, clock: Clock) -> None:
+    with watch(machine(tmp_path / "none"), clock) as monitor:
+        assert "no NPU" in str(by_name(monitor)["npu memory"].absent)
+    tree = laptop(tmp_path / "laptop")
+    (tree.root / "sys/devices/pci0000:00/0000:00:0b.0/npu_memory_utilization").unlink()
+    with watch(tree, clock) as monitor:
+        found = by_name(monitor)
+    assert "npu_memory_utilization" in str(found["npu memory"].absent) and found["npu frequency"].values
+
+
 def test_an_npu_of_an_older_kernel_is_absent_with_what_it_takes(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     (tmp_path / "sys/devices/pci0000:00/0000:00:0b.0/npu_busy_time_us").unlink()
@@ -232,6 +267,15 @@ def test_settings_of_a_laptop_name_what_changes_its_speed(tmp_path: Path) -> Non
         "preemption": "PREEMPT_RT",
         "swap": "on",
     }
+
+
+def test_settings_name_the_gpus(tmp_path: Path) -> None:
+    tree, information = machine(tmp_path), "proc/driver/nvidia/gpus/0000:01:00.0/information"
+    tree.write({information: "Model: \t\t NVIDIA RTX 2000 Ada\nIRQ:   \t\t 97"})
+    for card, maker, model in ((0, "0x8086", "0x7d55"), (1, "0x10de", "0x28b8")):
+        device = f"sys/class/drm/card{card}/device"
+        tree.write({f"{device}/vendor": maker, f"{device}/device": model})
+    assert settings(tmp_path)["gpu"] == "NVIDIA RTX 2000 Ada, Intel 0x7d55"
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
+from jepa_runtime.bundle import Tolerance
 from jepa_runtime.cli import main
-from jepa_runtime.errors import ProfileError
+from jepa_runtime.commands import profile_passes
+from jepa_runtime.errors import BackendError, ProfileError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
-from jepa_runtime.profiling.profile import read_profile
+from jepa_runtime.profiling.profile import ColdStart, Profile, read_profile, why_no_copy
+from jepa_runtime.verification import Parity
 from tests.runtime.simulated_tensorrt import SimulatedTensorRT
 
 MODEL = Path(__file__).parents[2] / "models" / "two_rooms"
+RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
 
 
 def start(bundle: Path) -> cold_start.Start:
@@ -75,6 +86,8 @@ def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
     assert profile.run.device_ms["encode"] == [0.25] * len(profile.run.latency_ms)
     assert describe(profile.run).device["predict"].p50.value == 0.25
     assert profile.subject.engine_version == "10.3.0 on Simulated GPU"
+    assert profile.environment.settings["gpu"] == "Simulated GPU"
+    assert "one CUDA graph" in profile.run.absent["copy"]
     assert "by the device's clock" in capsys.readouterr().out
     assert "encode, by the device&#x27;s clock" in files["html"].read_text(encoding="utf-8")
 
@@ -110,7 +123,9 @@ def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
 
 def test_cold_starts_are_split_into_phases_with_an_empty_and_a_full_cache(toy_bundle: Path) -> None:
     done: list[None] = []
-    miss, hit = cold_start.measure(start(toy_bundle), repetitions=1, tick=lambda: done.append(None))
+    miss, hit = cold_start.measure(
+        start(toy_bundle), stopping=Event(), repetitions=1, tick=lambda: done.append(None)
+    )
     assert (miss.cache, hit.cache) == ("miss", "hit")
     assert len(done) == 2
     for found in (miss, hit):
@@ -126,4 +141,93 @@ def test_a_cold_start_that_fails_tells_what_its_process_told(toy_bundle: Path, t
     shutil.copytree(toy_bundle, broken)
     (broken / "golden.npz").write_bytes(b"")
     with pytest.raises(ProfileError, match=r"golden\.npz"):
-        cold_start.measure(start(broken), repetitions=1)
+        cold_start.measure(start(broken), stopping=Event(), repetitions=1)
+
+
+def test_cold_starts_that_are_stopped_keep_those_before(toy_bundle: Path) -> None:
+    stopping = Event()
+    (miss,) = cold_start.measure(start(toy_bundle), stopping=stopping, tick=stopping.set)
+    assert miss.cache == "miss" and len(miss.total_ms) == 1
+
+
+def profiled(out: Path, *arguments: str) -> Profile:
+    """What a short profile without the longer passes leaves."""
+    command = ["profile", "--duration", "0.5", "--futures", "16", "--json", str(out)]
+    assert main([*command, "--skip", "closed,sweep,idle", *arguments]) == 0
+    return read_profile(out)
+
+
+def test_a_pass_that_fails_is_a_note_and_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise BackendError("the engine is gone")
+
+    monkeypatch.setattr(profile_passes.cold_start, "measure", fail)
+    monkeypatch.setattr(profile_passes.verification, "golden_parity", fail)
+    profile = profiled(tmp_path / "p.json", "--bundle", str(MODEL))
+    assert profile.run.latency_ms and profile.layers and not profile.parity
+    for name in ("parity", "cold"):
+        assert f"{name}: not measured: the engine is gone" in profile.notes
+
+
+def test_the_other_passes_measure_the_engine_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def measure(asked: cold_start.Start, **_: Any) -> list[ColdStart]:
+        started.append(asked.engine)
+        return []
+
+    monkeypatch.setattr(profile_passes.cold_start, "measure", measure)
+    profile = profiled(tmp_path / "p.json", "--bundle", str(MODEL), "--engine", "openvino:NPU,openvino:CPU")
+    assert started == ["openvino:CPU"]
+    assert profile.parity and profile.layers
+    assert any(note.startswith("preferred, but does not serve: openvino:NPU: ") for note in profile.notes)
+
+
+def test_a_model_that_computes_nan_has_no_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nan = float("nan")
+    broken = Parity("encoder", "int8", nan, nan, nan, Tolerance(min_cosine=0.9, max_abs=1.0))
+    monkeypatch.setattr(profile_passes.verification, "golden_parity", lambda *_, **__: [broken])
+    command = ["profile", "--bundle", str(MODEL), "--duration", "0.5", "--json", str(tmp_path / "p.json")]
+    assert main([*command, "--skip", "closed,sweep,idle,cold,layers"]) == 1
+    assert "the encoder computes NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
+    out = tmp_path / "p.json"
+    command = ["profile", "--bundle", str(MODEL), "--duration", "0.5", "--json", str(out)]
+    profiling = subprocess.Popen(
+        [sys.executable, "-c", RUN, *command, "--skip", "parity,closed,sweep,idle"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    parent, deadline = psutil.Process(profiling.pid), time.monotonic() + 60
+    while not any("jepa_runtime.profiling.cold_start" in child.cmdline() for child in parent.children()):
+        assert profiling.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    # As a terminal does: to every process of the group.
+    os.killpg(profiling.pid, signal.SIGINT)
+    _, said = profiling.communicate(timeout=60)
+    assert profiling.returncode == 0, said
+    profile = read_profile(out)
+    assert profile.run.latency_ms and sum(len(start.total_ms) for start in profile.cold_starts) == 1
+    assert "layers: not measured: it was stopped before" in profile.notes
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "reason"),
+    [
+        ("openvino", "CPU", "the engine's own input buffer"),
+        ("openvino", "NPU", "openvino brings inputs to the NPU"),
+        ("tensorrt", "0", "one CUDA graph"),
+        ("tensorrt_rtx", "0", "one CUDA graph"),
+    ],
+)
+def test_why_no_copy_is_timed_is_told_by_what_the_engine_does(engine: str, device: str, reason: str) -> None:
+    assert reason in why_no_copy(engine, device)

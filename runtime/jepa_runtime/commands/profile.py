@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -18,27 +16,21 @@ from rich.console import Console
 
 import jepa_runtime
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import frame_size, positive, stop_on_signals
+from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.load import Load, Workload
 from jepa_runtime.profiling.machine import Monitor, energy
-from jepa_runtime.profiling.profile import Layer, Parity, Profile, Subject, read_profile, write_profile
+from jepa_runtime.profiling.profile import Environment, Profile, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import write_profile_report
 from jepa_runtime.profiling.trace import write_trace
-from jepa_runtime.sessions import graphs
-from jepa_runtime.verification import golden_parity
 from jepa_runtime.world_model import WorldModel
 
-PASSES = ("parity", "closed", "sweep", "cold", "idle", "layers")
-_IDLE_GAPS = ((0.1, 10), (1.0, 5), (10.0, 2))
-_CLOSED_S, _SWEEP_S, _IDLE_S = 5.0, 4.0, 3.0
-_LAYER_RUNS = 30
-_COLD_STARTS = 3
+_IDLE_S = 3.0
+_POLL_S = 0.2
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,6 +42,8 @@ def add_parser(subparsers: Any) -> None:
         "fixed rate whatever the model does, and latency counts from the moment a frame was due. Further "
         "passes: parity with the golden outputs, closed loop (the highest rate), a sweep of rates to the "
         "knee, cold starts, the first frame after an idle gap, and the time of each layer.",
+        epilog="Exit status: 0 measured; 1 not, or over ROS 2 the world model died or fell silent meanwhile: "
+        "what was measured until then is written.",
     )
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the model bundle (not with --attach)")
     parser.add_argument(
@@ -95,13 +89,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, or something could not be measured.
+        JepaRuntimeError: bad input, or the main pass could not be measured.
     """
     if (args.bundle is None) == (args.attach is None):
         raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
     console = Console()
     with stop_on_signals() as stopping:
-        profile = _from_ros(args) if args.ros or args.attach else _measure(args, stopping, console)
+        if args.ros or args.attach:
+            profile, status = _from_ros(args, stopping, console)
+        else:
+            profile, status = _measure(args, stopping, console), 0
     for path, write in (
         (args.json, write_profile),
         (args.html, write_profile_report),
@@ -110,82 +107,49 @@ def run(args: argparse.Namespace) -> int:
         if path is not None:
             write(profile, path)
     show(profile, console)
-    return 0
+    return int(status != 0)
 
 
 def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Profile:
     bundle = Bundle.open(args.bundle)
     workload = Workload.read(args.source, rate_hz=args.rate, size=args.size)
-    options = BackendOptions(threads=args.threads)
-    fields: dict[str, Any] = {
-        "notes": [
-            f"{len(workload.frames)} frames of {workload.name} were read ahead ({workload.read_ms:.2f} ms "
-            "each) and shown in turn; latency counts from the moment a frame was due"
-        ]
-    }
-    passes = [name for name in PASSES if name not in args.skip]
     open_model = partial(
         WorldModel.open, bundle, engine=args.engine, precision=args.precision, num_samples=args.futures,
-        options=options, allow_untrained=args.allow_untrained,
+        options=BackendOptions(threads=args.threads), allow_untrained=args.allow_untrained,
     )  # fmt: skip
     with Steps(console) as steps:
         steps.say("idle, to know what the machine takes by itself")
         with Monitor() as idle:
             stopping.wait(_IDLE_S)
+        passes = Passes(set(PASSES) - set(args.skip), steps, stopping)
         with Load(open_model, workload, stopping=stopping) as load:
-            fields["subject"] = subject = _subject(args, load.model, workload)
+            subject, passed_over = _subject(args, load.model, workload), load.model.passed_over
             with Monitor() as busy:
-                fields["run"] = main = load.open_loop(
+                main = load.open_loop(
                     args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate, tick=steps.live
                 )
-            fields["readings"] = busy.readings()
-            fields["notes"] += busy.notes()
-            fields["energy"] = energy(
-                idle.readings(), fields["readings"], frames=len(main.scheduled_s), duration_s=main.duration_s
-            )
-            _more_load(load, passes, fields, steps, stopping)
-        precision = subject.precision or ""
-        if "parity" in passes and not stopping.is_set():
-            steps.say("parity")
-            fields["parity"] = _parity(bundle, args.engine, precision, options)
-        if "cold" in passes and not stopping.is_set():
-            start = cold_start.Start(
-                bundle=args.bundle, engine=args.engine, precision=precision, num_samples=subject.futures,
-                threads=args.threads,
-            )  # fmt: skip
-            tick = steps.counter("cold starts", len(cold_start.caches(start.engine)) * _COLD_STARTS)
-            fields["cold_starts"] = cold_start.measure(start, repetitions=_COLD_STARTS, tick=tick)
-        if "layers" in passes and not stopping.is_set():
-            steps.say("layers")
-            fields["layers"] = _layers(bundle, args.engine, precision, subject.futures or 1, options)
+            passes.under_load(load)
+        passes.by_themselves(bundle, subject)
     return Profile(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"jepa-runtime {jepa_runtime.__version__}",
         kind="pipeline",
-        environment=environment(),
-        **fields,
+        subject=subject,
+        environment=_environment(subject),
+        run=main,
+        readings=busy.readings(),
+        energy=energy(
+            idle.readings(), busy.readings(), frames=len(main.scheduled_s), duration_s=main.duration_s
+        ),
+        notes=[
+            f"{len(workload.frames)} frames of {workload.name} were read ahead ({workload.read_ms:.2f} ms "
+            "each) and shown in turn; latency counts from the moment a frame was due",
+            *(f"preferred, but does not serve: {refused}" for refused in passed_over),
+            *busy.notes(),
+            *passes.notes,
+        ],
+        **passes.found,
     )
-
-
-def _more_load(
-    load: Load, passes: Sequence[str], fields: dict[str, Any], steps: Steps, stopping: Event
-) -> None:
-    """The passes that load the open pipeline in other ways."""
-    if {"closed", "sweep"} & set(passes) and not stopping.is_set():
-        steps.say("closed loop")
-        fields["closed_loop"] = closed = load.closed_loop(_CLOSED_S)
-        if "sweep" in passes and not stopping.is_set():
-            fastest_hz = len(closed.scheduled_s) / closed.duration_s
-            fields["sweep"] = load.sweep(
-                fastest_hz, _SWEEP_S, tick=lambda rate_hz: steps.say(f"sweep: {rate_hz:g} Hz")
-            )
-    if "idle" in passes:
-        gaps = []
-        for gap_s, repetitions in _IDLE_GAPS:
-            if not stopping.is_set():
-                steps.say(f"idle gaps of {gap_s:g} s")
-                gaps.append(load.idle_gap(gap_s, repetitions))
-        fields["idle_gaps"] = [gap for gap in gaps if gap.latency_ms]
 
 
 def _subject(args: argparse.Namespace, model: WorldModel, workload: Workload) -> Subject:
@@ -205,64 +169,65 @@ def _subject(args: argparse.Namespace, model: WorldModel, workload: Workload) ->
     )
 
 
-def _parity(bundle: Bundle, engine: str, precision: str, options: BackendOptions) -> list[Parity]:
-    found = golden_parity(bundle, engine=engine, precision=precision, options=options)
-    for parity in found:
-        if math.isnan(parity.max_abs):
-            raise ProfileError(
-                f"{bundle.path}: the {parity.graph} computes NaN or infinity on this machine in {precision}: "
-                "how fast it does so says nothing; see jepa-runtime verify"
-            )
-    return [
-        Parity(
-            graph=parity.graph, mean_cosine=parity.mean_cosine, worst_cosine=parity.min_cosine,
-            max_abs=parity.max_abs, ok=parity.ok,
-        )
-        for parity in found
-    ]  # fmt: skip
+def _environment(subject: Subject) -> Environment:
+    """Of this machine; what TensorRT says its GPU is (``10.3.0 on Orin``) is no version, but a condition."""
+    found = environment()
+    _, _, gpu = (subject.engine_version or "").partition(" on ")
+    return found.model_copy(update={"settings": found.settings | ({"gpu": gpu} if gpu else {})})
 
 
-def _layers(
-    bundle: Bundle, engine: str, precision: str, num_samples: int, options: BackendOptions
-) -> list[Layer]:
-    backend = create_backend(engine, options)
-    try:
-        return [
-            Layer(
-                graph=role, name=layer.name, kind=layer.kind, implementation=layer.implementation,
-                mean_ms=round(layer.mean_ms, 6),
-            )
-            for role, (graph, shapes) in graphs(bundle, backend, precision, num_samples).items()
-            for layer in backend.layer_times(graph, shapes, _LAYER_RUNS)
-        ]  # fmt: skip
-    finally:
-        backend.close()
-
-
-def _from_ros(args: argparse.Namespace) -> Profile:
-    """The main pass by the profiler of jepa_ros, a program of its own: this package knows no ROS."""
+def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tuple[Profile, int]:
+    """The main pass by the profiler of jepa_ros, a program of its own, with its exit status: this package
+    knows no ROS. Parity is measured here afterwards, where the bundle is known."""
+    bundle = Bundle.open(args.bundle) if args.bundle else None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "profile.json"
-        options = {
-            "--bundle": args.bundle, "--source": args.source, "--rate": args.rate,
-            "--duration": args.duration, "--engine": args.engine, "--threads": args.threads, "--out": out,
-            "--futures": args.futures,
-            "--precision": args.precision, "--attach": args.attach, "--topic": args.topic,
-            "--deadline-ms": args.deadline_ms, "--size": args.size and "x".join(map(str, args.size)),
-        }  # fmt: skip
-        told = [part for name, value in options.items() if value is not None for part in (name, str(value))]
-        told += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
-        if args.allow_untrained:
-            told.append("--allow-untrained")
-        command = [sys.executable, "-m", "jepa_ros.nodes.profiler", *told]
-        # At an interrupt the profiler, which gets the same signal, keeps what was measured until then.
-        done = subprocess.run(command, check=False)
+        status = _run_profiler(_profiler_command(args, out), stopping)
         if not out.exists():
             raise ProfileError(
-                f"the profiler of jepa_ros ended with status {done.returncode} and left no profile; if it "
+                f"the profiler of jepa_ros ended with status {status} and left no profile; if it "
                 "was not found, source the workspace (. scripts/env.sh, or ros2_ws/install/setup.bash)"
             )
-        return read_profile(out)
+        profile = read_profile(out)
+    notes = [*profile.notes]
+    if missing := [name for name in PASSES if name not in ("parity", *args.skip)]:
+        notes.append(f"{', '.join(missing)}: not measured: there are no such passes over ROS 2")
+    with Steps(console) as steps:
+        passes = Passes({"parity"} - set(args.skip), steps, stopping)
+        if bundle is not None:
+            passes.by_themselves(bundle, profile.subject)
+        elif "parity" not in args.skip:
+            notes.append("parity: not measured: a node that runs already does not tell where its bundle is")
+    return profile.model_copy(update={**passes.found, "notes": [*notes, *passes.notes]}), status
+
+
+def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
+    options = {
+        "--bundle": args.bundle, "--source": args.source, "--rate": args.rate,
+        "--duration": args.duration, "--engine": args.engine, "--threads": args.threads, "--out": out,
+        "--futures": args.futures,
+        "--precision": args.precision, "--attach": args.attach, "--topic": args.topic,
+        "--deadline-ms": args.deadline_ms, "--size": args.size and "x".join(map(str, args.size)),
+    }  # fmt: skip
+    told = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    told += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
+    if args.allow_untrained:
+        told.append("--allow-untrained")
+    return [sys.executable, "-m", "jepa_ros.nodes.profiler", *told]
+
+
+def _run_profiler(command: list[str], stopping: Event) -> int:
+    """Its exit status. At the first signal it keeps what was measured until then, at a second it ends at
+    once: in a session of its own it hears them from here alone, so that Ctrl-C is one and not two."""
+    with subprocess.Popen(command, start_new_session=True) as profiler:
+        try:
+            while profiler.poll() is None and not stopping.wait(_POLL_S):
+                pass
+            profiler.terminate()
+            return profiler.wait()
+        except KeyboardInterrupt:
+            profiler.terminate()
+            raise
 
 
 def _passes(text: str) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
+from threading import Event
 from typing import Any, Literal
 
 import numpy as np
@@ -50,20 +52,25 @@ def caches(engine: str) -> tuple[Literal["miss", "hit"], ...]:
 
 
 def measure(
-    start: Start, *, repetitions: int = 3, tick: Callable[[], None] = lambda: None
+    start: Start, *, stopping: Event, repetitions: int = 3, tick: Callable[[], None] = lambda: None
 ) -> list[ColdStart]:
     """Start ``repetitions`` times with each cache of :func:`caches`: of compiled models, empty and full.
+
+    Args:
+        stopping: set from elsewhere to end after the start in work; those before it are kept.
+        tick: called after each start.
 
     Raises:
         ProfileError: a process failed; the message is its own.
     """
     found: dict[Literal["miss", "hit"], list[dict[str, float]]] = {kind: [] for kind in caches(start.engine)}
     with tempfile.TemporaryDirectory() as folder:
-        for repetition in range(repetitions):
+        for repetition, kind in product(range(repetitions), found):
+            if stopping.is_set():
+                break
             cache = None if takes_building(start.engine) else Path(folder) / str(repetition)
-            for kind in found:
-                found[kind].append(_run(start, cache))
-                tick()
+            found[kind].append(_run(start, cache))
+            tick()
     return [
         ColdStart(
             cache=kind,
@@ -71,6 +78,7 @@ def measure(
             total_ms=[round(sum(run[name] for name in _TOTAL), 3) for run in runs],
         )
         for kind, runs in found.items()
+        if runs
     ]
 
 
@@ -80,10 +88,14 @@ def _run(start: Start, cache: Path | None) -> dict[str, float]:
         "num_samples": start.num_samples, "threads": start.threads, "pinning": start.pinning,
         "cache_dir": None if cache is None else str(cache), "spawned_ns": time.perf_counter_ns(),
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps(told)],
-        capture_output=True, text=True, check=False, timeout=_PATIENCE_S,
-    )  # fmt: skip
+    try:
+        # A session of its own: Ctrl-C is for the one who measures, who lets a start come to its end.
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, json.dumps(told)],
+            capture_output=True, text=True, check=False, timeout=_PATIENCE_S, start_new_session=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ProfileError(f"a cold start had not ended after {_PATIENCE_S:g} s: the engine hangs") from None
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise ProfileError(f"the cold start failed in its own process: {reason}")

@@ -162,6 +162,7 @@ def _conditions(profile: Profile) -> dict[str, str]:
         "threads": subject.threads,
         "futures": subject.futures,
         "horizon": subject.horizon,
+        "middleware": environment.versions.get("rmw"),
         "source": subject.source,
         "frame size": subject.frame_size and "{} x {}".format(*subject.frame_size),
         "rate": run.rate_hz and f"{run.rate_hz:g} Hz",

@@ -11,7 +11,10 @@ from jepa_runtime.profiling.machine import settings
 from jepa_runtime.profiling.profile import Environment
 
 _CPUINFO = Path("/proc/cpuinfo")
-_PACKAGES = ("jepa-edge", "numpy", "openvino", "onnxruntime", "opencv-python", "opencv-python-headless")
+_PACKAGES = (
+    "jepa-edge", "numpy", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13-libs",
+    "opencv-python", "opencv-python-headless",
+)  # fmt: skip
 
 
 def environment() -> Environment:

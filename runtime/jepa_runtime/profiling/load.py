@@ -22,7 +22,7 @@ import numpy as np
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.pipeline import STAGES, Pipeline, Result
 from jepa_runtime.profiling.describe import describe, responses
-from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, SweepPoint
+from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, SweepPoint, why_no_copy
 from jepa_runtime.profiling.statistics import Summary, summarize
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.sources.open import open_source
@@ -178,17 +178,24 @@ class Load:
         self, fastest_hz: float, seconds: float, *, tick: Callable[[float], None] | None = None
     ) -> Sweep:
         """Open-loop passes at rising shares of ``fastest_hz``, each told to ``tick`` beforehand, until most
-        frames come late.
+        frames come late. Stopped, it keeps the rates that it has measured to their end.
+
+        Raises:
+            ProfileError: at a rate no frame was processed, or it was stopped before the first was measured.
         """
         points: list[SweepPoint] = []
         knee_hz: float | None = None
         for share in _SHARES:
             rate_hz = round(share * fastest_hz, 1) or 0.1
-            if self._stopping.is_set():
-                break
             if tick is not None:
                 tick(rate_hz)
-            run = self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz)
+            try:
+                run = self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz)
+            except ProfileError:
+                if not self._stopping.is_set():
+                    raise
+            if self._stopping.is_set():
+                break
             late = int((responses(run) > 1e3 / rate_hz).sum())
             told = describe(run).response
             points.append(
@@ -201,6 +208,8 @@ class Load:
                 knee_hz = rate_hz
             elif late > 0.5 * told.n:
                 break
+        if not points:
+            raise ProfileError("it was stopped at its first rate")
         return Sweep(points=points, max_late=MAX_LATE, knee_hz=knee_hz)
 
     def idle_gap(self, gap_s: float, repetitions: int) -> IdleGap:
@@ -284,14 +293,15 @@ class Load:
             ),
             failed_s=_seconds(due, [key for key in due if key in failed], start_ns),
             device_ms=device,
-            absent=_ABSENT | ({} if "energy" in stages else {"energy": "no goal was set"}),
+            absent=_ABSENT
+            | {"copy": why_no_copy(self.model.engine, self.model.device)}
+            | ({} if "energy" in stages else {"energy": "no goal was set"}),
         )
 
 
 _ABSENT = {
     "transport": "no messages without ROS 2 (--ros)",
     "decode": "frames were read ahead",
-    "copy": "preprocessing writes into the engine's own input buffer",
     "message": "no messages without ROS 2 (--ros)",
     "publish": "no messages without ROS 2 (--ros)",
 }

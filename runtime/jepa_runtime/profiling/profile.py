@@ -34,6 +34,15 @@ def stage_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
 
 
+def why_no_copy(engine: str, device: str) -> str:
+    """Why the stage ``copy`` has no time of its own: what the engine does instead."""
+    if device == "CPU":
+        return "preprocessing writes into the engine's own input buffer"
+    if engine.startswith("tensorrt"):
+        return "uploads and downloads are part of encode and predict: one CUDA graph each"
+    return f"{engine} brings inputs to the {device} and outputs back inside encode and predict"
+
+
 Kind = Literal["pipeline", "ros", "trtexec", "benchmark_app"]
 _Milliseconds = Annotated[list[float], Field(max_length=10_000_000)]
 

@@ -8,7 +8,11 @@ from jepa_runtime.profiling.machine.files import Files
 from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, absent, number_in, rate
 
 GPU_LOAD = "gpu load"
+GPU_MEMORY = "gpu memory"
+GPU_POWER = "gpu power"
 NPU_BUSY = "npu busy"
+# There on a machine with an NVIDIA GPU whose driver is loaded, some Jetsons among them.
+NVIDIA_DRIVER = "proc/driver/nvidia/version"
 
 # JetPack 4 to 7 on Nano, TX2, Xavier and Orin; per mille. Several are links to the same file.
 _JETSON_LOAD = (
@@ -37,8 +41,25 @@ _NPU_MORE = (
 
 
 def accelerator_probes(machine: Machine) -> list[Found]:
-    """Load of a Jetson's GPU, time awake of an Intel GPU, busy time of an Intel NPU; their clocks."""
-    return (_jetson(machine.files) + _intel(machine) or [_no_gpu(machine.files)]) + _npu(machine)
+    """Load of a Jetson's GPU, time awake of an Intel GPU, busy time of an Intel NPU; their clocks. What they
+    do not tell is absent with the reason: memory and power of a GPU are told nowhere in files."""
+    return _gpu(machine) + _npu(machine)
+
+
+def _gpu(machine: Machine) -> list[Found]:
+    if found := _jetson(machine.files):
+        in_ram = "a Jetson's GPU has no memory of its own: what it uses is part of that of the system"
+        by_rails = "a Jetson tells it by its rails, most of which feed other parts too"
+        return [*found, absent(GPU_MEMORY, "MB", in_ram), absent(GPU_POWER, "W", by_rails)]
+    found = _intel(machine)
+    missing = {GPU_MEMORY: "MB", GPU_POWER: "W"} | ({} if found else {GPU_LOAD: "%"})
+    reason = "no GPU that tells its load, memory or power in sysfs (Jetson devfreq, Intel i915 or xe)"
+    if machine.files.exists(NVIDIA_DRIVER):
+        missing[GPU_LOAD] = "%"
+        reason = "an NVIDIA GPU outside a Jetson tells it through NVML only, which is not asked"
+    elif found:
+        reason = "of an Intel GPU it is not read; where it is in the processor, ram and package power hold it"
+    return [*found, *(absent(name, unit, reason) for name, unit in missing.items())]
 
 
 def _jetson(files: Files) -> list[Found]:
@@ -79,28 +100,25 @@ def _share(
     return read
 
 
-def _no_gpu(files: Files) -> Found:
-    if files.exists("proc/driver/nvidia/version"):
-        return absent(GPU_LOAD, "%", "an NVIDIA GPU outside a Jetson tells its load through NVML only")
-    return absent(GPU_LOAD, "%", "no GPU that tells its load in sysfs (Jetson devfreq, Intel i915 or xe)")
-
-
 def _npu(machine: Machine) -> list[Found]:
     files = machine.files
     devices = files.find("sys/class/accel/accel*/device")
     if not devices:
-        return [absent(NPU_BUSY, "%", "no NPU under /sys/class/accel")]
-    device = devices[0]
-    if not files.exists(f"{device}/npu_busy_time_us"):
-        reason = f"no /{device}/npu_busy_time_us: it takes intel_vpu of Linux 6.10 or later"
-        return [absent(NPU_BUSY, "%", reason)]
-    busy_us = number_in(files, f"{device}/npu_busy_time_us")
-    found: list[Found] = [
-        Probe(NPU_BUSY, "%", _share(rate(busy_us, machine.clock, least_s=_NPU_PERIOD_S), 1e6))
-    ]
+        names = {NPU_BUSY: "%"} | {name: unit for name, unit, *_ in _NPU_MORE}
+        return [absent(name, unit, "no NPU under /sys/class/accel") for name, unit in names.items()]
+    busy = f"{devices[0]}/npu_busy_time_us"
+    found: list[Found] = []
+    if files.exists(busy):
+        pace = rate(number_in(files, busy), machine.clock, least_s=_NPU_PERIOD_S)
+        found.append(Probe(NPU_BUSY, "%", _share(pace, 1e6)))
+    else:
+        found.append(absent(NPU_BUSY, "%", f"no /{busy}: it takes intel_vpu of Linux 6.10 or later"))
     for name, unit, file, scale in _NPU_MORE:
-        if files.exists(f"{device}/{file}"):
-            found.append(Probe(name, unit, number_in(files, f"{device}/{file}", scale=scale)))
+        path = f"{devices[0]}/{file}"
+        if files.exists(path):
+            found.append(Probe(name, unit, number_in(files, path, scale=scale)))
+        else:
+            found.append(absent(name, unit, f"no /{path}: it takes a later intel_vpu"))
     return found
 
 

@@ -17,7 +17,7 @@ def energy(idle: Sequence[Reading], busy: Sequence[Reading], *, frames: int, dur
 
     Each power is the energy of its phase over its time: the difference of the counters where the machine has
     counters (RAPL), else the integral of the sampled power (trapezoids; Jetson's monitors). It is that of
-    package and memory, or of the module: not that of the whole device.
+    package and memory, or of the module: not that of the whole device, nor of a GPU on a card of its own.
 
     Args:
         idle: readings of a phase in which nothing else ran.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from jepa_runtime.profiling.machine.accelerators import NVIDIA_DRIVER
 from jepa_runtime.profiling.machine.files import Files
 from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, absent, number_in, rate, reason_of
 
@@ -98,6 +99,8 @@ def _rapl(machine: Machine) -> list[Found]:
     if not counted:
         return [*found, absent(TOTAL_ENERGY, "J", "RAPL has no zone of a whole package here")]
     note = f"that of {', '.join(counted)} (RAPL)"
+    if machine.files.exists(NVIDIA_DRIVER):
+        note += "; what an NVIDIA GPU takes is not in it"
     return [*found, Probe(TOTAL_ENERGY, "J", lambda: sum(read() for read in counted.values()), note=note)]
 
 

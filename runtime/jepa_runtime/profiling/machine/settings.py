@@ -9,6 +9,7 @@ from jepa_runtime.profiling.machine.cpu import virtual
 from jepa_runtime.profiling.machine.files import Files
 
 _CPU = "sys/devices/system/cpu"
+_INTEL = "0x8086"  # among the makers of PCI devices
 _POLICY = {
     "governor": "scaling_governor",
     "energy preference": "energy_performance_preference",
@@ -21,14 +22,16 @@ def settings(root: Path = Path("/")) -> dict[str, str]:
     """The settings that can be read below ``root``; the others are left out.
 
     Keys: ``governor``, ``energy preference``, ``least frequency`` and ``greatest frequency`` (kHz, as the
-    governor may choose), ``turbo``, ``smt``, ``isolated cores``, ``power mode`` (Jetson's nvpmodel),
-    ``platform profile``, ``preemption``, ``swap``, ``board``, ``container``, ``virtual machine``.
+    governor may choose), ``turbo``, ``smt``, ``isolated cores``, ``gpu`` (NVIDIA's by name, Intel's by the
+    number of the model), ``power mode`` (Jetson's nvpmodel), ``platform profile``, ``preemption``, ``swap``,
+    ``board``, ``container``, ``virtual machine``.
     """
     files = Files(root)
     found = {name: _of_all_cores(files, file) for name, file in _POLICY.items()} | {
         "turbo": _turbo(files),
         "smt": files.get(f"{_CPU}/smt/control"),
         "isolated cores": files.get(f"{_CPU}/isolated"),
+        "gpu": _gpus(files),
         "power mode": _power_mode(files),
         "platform profile": files.get("sys/firmware/acpi/platform_profile"),
         "preemption": _preemption(files),
@@ -51,6 +54,18 @@ def _turbo(files: Files) -> str | None:
     if boost := files.get(f"{_CPU}/cpufreq/boost"):
         return "on" if boost == "1" else "off"
     return None
+
+
+def _gpus(files: Files) -> str | None:
+    told = [files.get(path) or "" for path in files.find("proc/driver/nvidia/gpus/*/information")]
+    nvidia = [match[1] for text in told if (match := re.search(r"^Model:\s*(\S.*)$", text, re.MULTILINE))]
+    cards = files.find("sys/class/drm/card[0-9]*/device/vendor")
+    intel = [
+        f"Intel {files.get(path.removesuffix('vendor') + 'device')}"
+        for path in cards
+        if files.get(path) == _INTEL
+    ]
+    return ", ".join(nvidia + intel) or None
 
 
 def _power_mode(files: Files) -> str | None:

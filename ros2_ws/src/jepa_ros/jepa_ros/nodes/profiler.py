@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import signal
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import rclpy
 from jepa_msgs.msg import ModelInfo
@@ -29,11 +28,11 @@ from rich.console import Console
 
 from jepa_ros.profiling.ledger import Ledger
 from jepa_ros.profiling.listener import Listener
+from jepa_ros.profiling.options import node_parameters, parse
 from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
 from jepa_ros.profiling.result import profile_of
 from jepa_ros.profiling.view import View, summary
 from jepa_ros.spin import create_executor
-from jepa_runtime.commands.arguments import frame_size, positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.machine import Monitor, energy
 from jepa_runtime.profiling.machine.power import TOTAL_ENERGY, TOTAL_POWER
@@ -43,8 +42,8 @@ T = TypeVar("T")
 
 _NODE = "/world_model"
 _LOAD_TIMEOUT_S = 120.0
-# Discovery takes up to 3 s.
-_ANSWER_TIMEOUT_S = 6.0
+_DISCOVERY_S = 3.0
+_ANSWER_TIMEOUT_S = 2 * _DISCOVERY_S
 _FIRST_RESULT_TIMEOUT_S = 30.0
 _WARM_UP_S = 1.0
 # Without another result for this long none will come.
@@ -59,7 +58,7 @@ _POLL_S = 0.05
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``ros2 run jepa_ros profiler``; 0 if the run was measured, 1 after an error."""
-    options = _parse(arguments)
+    options = parse(arguments)
     prepare_environment(alone=options.attach is None)
     with _stop_on_signals() as stopping:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
@@ -75,39 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(failure))
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="profiler", description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("--bundle", type=Path, metavar="FOLDER", help="start a world model with this bundle")
-    add("--attach", metavar="/NODE", help="measure a world model that runs already instead")
-    add("--source", required=True, metavar="S", help="two_rooms, a video, a folder of images, or a bag")
-    add("--rate", type=positive, default=30.0, metavar="HZ", help="images per second (default: %(default)g)")
-    add("--duration", type=positive, default=60.0, metavar="S", help="seconds (default: %(default)g)")
-    add("--size", type=frame_size, metavar="WxH", help="scale the images to this size")
-    add("--topic", default="camera/image_raw", help="topic of the images (default: %(default)s)")
-    add("--futures", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
-    add("--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)")
-    add("--precision", default="", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
-    add("--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)")
-    add("--cache-dir", default="", metavar="DIR", help="keep compiled models there")
-    add("--deadline-ms", type=positive, metavar="MS", help="deadline per image (default: one period)")
-    add(
-        "--param",
-        type=_parameter,
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="a further parameter of the world model that is started, such as cpu_affinity:=[1]",
-    )
-    add("--quiet", action="store_true", help="show progress only")
-    add("--allow-untrained", action="store_true", help="accept a bundle of random weights")
-    add("--out", type=Path, required=True, metavar="FILE", help="write the profile there, as JSON")
-    options = parser.parse_args(arguments)
-    if (options.bundle is None) == (options.attach is None):
-        parser.error("give --bundle to start a world model, or --attach to measure one that runs")
-    return options
-
-
 class Profiler:
     """One measurement. ``stack`` ends what was started here, whatever happens."""
 
@@ -117,10 +83,10 @@ class Profiler:
         self._stack = stack
         self._logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-profiler-")))
         self._frames = max(1, round(options.duration * options.rate))
-        self._deadline_ms = options.deadline_ms or 1000.0 / options.rate
         # Moments are read from the clock that nobody sets, and only the stamps are the system's.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         self._listener = Listener(options.attach or _NODE)
+        self._listens_since = time.monotonic()
         self._executor = create_executor()
         self._executor.add_node(self._listener)
         stack.callback(self._listener.destroy_node)
@@ -132,12 +98,14 @@ class Profiler:
         """Measure, write the profile, show it; what went wrong, or nothing."""
         _make_folder(self._options.out)
         info, pid = self._await_server()
+        if self._server is not None:
+            self._check_alone()
         camera, size, distinct = self._start_camera(info)
         self._warm_up(camera)
         with Monitor(pid=pid) as monitor:
             ledger, failure = self._run(camera)
         camera.stop()
-        run = ledger.run(self._deadline_ms)
+        run = ledger.run(self._options.deadline_ms)
         if self._stopping.is_set() and not run.latency_ms:
             raise ProfileError("stopped before anything was measured")
         if not run.latency_ms:
@@ -160,19 +128,8 @@ class Profiler:
     # --- before
 
     def _start_server(self) -> Child:
-        options = self._options
-        parameters: dict[str, Any] = {
-            "bundle": str(options.bundle.resolve()),
-            "engine": options.engine,
-            "precision": options.precision,
-            "num_samples": options.futures,
-            "threads": options.threads,
-            "cache_dir": str(options.cache_dir),
-            "allow_untrained": options.allow_untrained,
-            "deadline_ms": self._deadline_ms,
-            **dict(options.param),
-        }
-        command = node_command("world_model", parameters, {"image": options.topic})
+        remaps = {"image": self._options.topic}
+        command = node_command("world_model", node_parameters(self._options), remaps)
         return self._stack.enter_context(Child("world_model", command, self._logs / "world_model.log"))
 
     def _await_server(self) -> tuple[ModelInfo, int]:
@@ -193,6 +150,20 @@ class Profiler:
             ),
         )
         return info, pid
+
+    def _check_alone(self) -> None:
+        """Commands are published next: nobody may be there who could obey them.
+
+        Raises:
+            ProfileError: another node is on this graph.
+        """
+        self._rest(self._listens_since + _DISCOVERY_S - time.monotonic())
+        if others := self._listener.others():
+            raise ProfileError(
+                f"the graph of ROS_DOMAIN_ID {self._listener.context.get_domain_id()} is not the profiler's "
+                f"own: {', '.join(others)} could obey the commands that go with the images; try again: "
+                "each run takes a domain at random"
+            )
 
     def _start_camera(self, info: ModelInfo) -> tuple[Child, tuple[int, int], int]:
         """The camera once it is ready, the size of its images, and how many distinct ones it has."""
@@ -373,16 +344,6 @@ def _stop_on_signals() -> Iterator[threading.Event]:
         # What is left to do is to end: launch repeats Ctrl-C, and a second one would kill it there.
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition(":=")
-    try:
-        if separator:
-            return name, json.loads(value)
-    except json.JSONDecodeError:
-        pass
-    raise argparse.ArgumentTypeError(f"must read NAME:=VALUE with a value in JSON, got {text}")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ class Listener(Node):
         self.create_subscription(StageTimes, f"{server}/stage_times", self._on_times, _EVERYTHING)
         self.create_subscription(ModelInfo, f"{server}/model_info", self._on_info, qos.LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _EVERYTHING)
-        self._status_prefix = f"{self.resolve_topic_name(server)[1:]}: inference"
+        self._server = self.resolve_topic_name(server)
+        self._status_prefix = f"{self._server[1:]}: inference"
 
     def seen(self) -> str:
         """Which world models are on this graph, for an error message."""
@@ -58,6 +59,15 @@ class Listener(Node):
         ]
         servers = sorted(name.rpartition("/")[0] for name in infos if self.count_publishers(name))
         return f"world models on this graph: {', '.join(servers) or 'none'}"
+
+    def others(self) -> list[str]:
+        """The nodes on this graph that are neither this one nor the world model's."""
+        nodes = [f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()]
+        # One of each: a robot's own world model has the same name.
+        for own in {self.get_fully_qualified_name(), self._server} & set(nodes):
+            nodes.remove(own)
+        # Nodes beside it answer its services.
+        return sorted(node for node in nodes if not node.startswith(f"{self._server}_"))
 
     def _on_futures(self, message: PredictedFutures) -> None:
         now_ns = self._note("futures")

@@ -32,7 +32,10 @@ def prepare_environment(*, alone: bool) -> None:
         alone: with a graph of its own, on this machine only: what is profiled must not drive a robot.
     """
     if alone:
-        os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+        # Whatever the shell says: that is where the robot is.
+        inherited = os.environ.get("ROS_DOMAIN_ID", "").lstrip("0")
+        domains = [str(domain) for domain in range(1, 101) if str(domain) != inherited]
+        os.environ["ROS_DOMAIN_ID"] = random.SystemRandom().choice(domains)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     try:
         profile = Path(get_package_share_directory("jepa_bringup")) / "config" / "fastdds.xml"

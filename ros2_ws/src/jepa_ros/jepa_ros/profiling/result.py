@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,10 +13,14 @@ from importlib.metadata import PackageNotFoundError, version
 from jepa_msgs.msg import ModelInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from jepa_ros.profiling.options import node_parameters
 from jepa_ros.profiling.processes import dds_profile
 from jepa_runtime import __version__
 from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.profile import Energy, Environment, Profile, Reading, Run, Subject
+from jepa_runtime.profiling.profile import Energy, Environment, Profile, Reading, Run, Subject, why_no_copy
+
+# Of the node's parameters those that a profile tells as its subject.
+_IN_SUBJECT = ("bundle", "engine", "precision", "num_samples", "threads")
 
 
 def profile_of(
@@ -29,7 +34,7 @@ def profile_of(
     notes: Sequence[str],
 ) -> Profile:
     """The profile of a run that :mod:`jepa_ros.nodes.profiler` made with ``options``."""
-    measured_on = _environment()
+    measured_on = _environment(options)
     attached = options.attach is not None
     subject = Subject(
         model_id=info.model_id,
@@ -40,7 +45,7 @@ def profile_of(
         engine_version=None if attached else measured_on.versions.get(info.engine),
         device=info.device,
         precision=info.precision,
-        threads=None if attached else options.threads,
+        threads=None if attached else node_parameters(options)["threads"],
         futures=info.num_samples,
         horizon=info.horizon,
         source=options.source,
@@ -52,19 +57,26 @@ def profile_of(
         kind="ros",
         subject=subject,
         environment=measured_on,
-        run=run,
+        run=run.model_copy(update={"absent": run.absent | {"copy": why_no_copy(info.engine, info.device)}}),
         readings=list(readings),
         energy=energy,
         notes=list(notes),
     )
 
 
-def _environment() -> Environment:
+def _environment(options: argparse.Namespace) -> Environment:
     found = environment()
     ros = {"ros": os.environ.get("ROS_DISTRO", ""), "rmw": get_rmw_implementation_identifier()}
     with suppress(PackageNotFoundError):
         ros["rclpy"] = version("rclpy")
-    settings = {"dds profile": dds_profile()}
+    settings = {
+        "dds profile": dds_profile(),
+        **{
+            f"parameter {name}": json.dumps(value)
+            for name, value in dict(options.param).items()
+            if name not in _IN_SUBJECT
+        },
+    }
     return found.model_copy(
         update={
             "versions": found.versions | {name: value for name, value in ros.items() if value},

@@ -1,0 +1,95 @@
+"""``jepa-runtime profile --ros``: what it adds to the profiler's run, its exit status, and its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+import psutil
+
+from jepa_runtime.cli import main as jepa_runtime
+from jepa_runtime.profiling.profile import read_profile
+
+pytestmark = pytest.mark.ros
+
+RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+SHORT = ["profile", "--source", "two_rooms", "--rate", "20", "--duration", "2"]
+MISSING = "closed, sweep, cold, idle, layers: not measured: there are no such passes over ROS 2"
+
+
+def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
+    two_rooms_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "p.json"
+    command = [*SHORT, "--ros", "--bundle", str(two_rooms_bundle), "--json", str(out), "--futures", "16"]
+    assert jepa_runtime([*command, "--ros-param", "threads:=2", "--ros-param", "max_miss_run:=50"]) == 0
+    found = read_profile(out)
+    assert [parity.graph for parity in found.parity] == ["encoder", "predictor", "energy"]
+    assert all(parity.ok for parity in found.parity)
+    assert MISSING in found.notes
+    assert "input buffer" in found.run.absent["copy"]
+    assert found.subject.threads == 2
+    given = {name: value for name, value in found.environment.settings.items() if "parameter" in name}
+    assert given == {"parameter max_miss_run": "50"}
+
+
+def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(
+    ros_graph: Any, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(ros_graph.observer.context.get_domain_id()))
+    ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
+    ros_graph.until(lambda: ros_graph.log("world_model").read_text(), "the world model")
+    command = [*SHORT, "--attach", "/world_model", "--topic", "image", "--skip", "sweep"]
+    assert jepa_runtime([*command, "--json", str(tmp_path / "p.json")]) == 0
+    notes = read_profile(tmp_path / "p.json").notes
+    assert MISSING.replace("sweep, ", "") in notes
+    assert any(note.startswith("parity: not measured: a node that runs already") for note in notes)
+
+
+def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[Any]]:
+    """The command, which has begun to measure for a minute, and all processes below it."""
+    command = [*SHORT[:-1], "60", "--ros", "--bundle", str(bundle), "--allow-untrained", "--json", str(out)]
+    profiling = subprocess.Popen(
+        [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert profiling.stdout is not None and "measuring 60 s" in (said := profiling.stdout.readline()), said
+    time.sleep(1)
+    return profiling, psutil.Process(profiling.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_it_leaves_what_was_measured_and_no_process(
+    toy_bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    profiling, below = started(tmp_path / "p.json", toy_bundle)
+    # A terminal tells the whole group, systemd the process itself.
+    (os.killpg if number == signal.SIGINT else os.kill)(profiling.pid, number)
+    said, _ = profiling.communicate(timeout=30)
+    assert profiling.returncode == 0, said
+    found = read_profile(tmp_path / "p.json")
+    assert found.run.latency_ms and any("stopped after" in note for note in found.notes)
+    assert "parity: not measured: it was stopped before" in found.notes
+    assert len(below) == 3 and not any(process.is_running() for process in below)
+
+
+def test_a_node_that_dies_is_an_exit_status_of_1_beside_the_profile(toy_bundle: Path, tmp_path: Path) -> None:
+    profiling, below = started(tmp_path / "p.json", toy_bundle)
+    next(process for process in below if "num_samples:=0" in process.cmdline()).kill()
+    time.sleep(1)
+    profiling.terminate()
+    said, _ = profiling.communicate(timeout=30)
+    assert profiling.returncode == 1, said
+    notes = read_profile(tmp_path / "p.json").notes
+    assert any("world_model ended with exit code -9" in note for note in notes)

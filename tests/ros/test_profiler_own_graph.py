@@ -1,0 +1,71 @@
+"""Whom the profiler may drive: with a bundle it sends commands, for its own world model and nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from geometry_msgs.msg import Twist
+from jepa_ros.profiling.processes import prepare_environment
+
+pytestmark = pytest.mark.ros
+
+AS_USERS_RUN_IT = "import sys; from jepa_ros.nodes import profiler; sys.exit(profiler.main())"
+# As where the domain taken at random is that of a robot.
+ON_THE_SHELLS_DOMAIN = (
+    "from jepa_ros.nodes import profiler; profiler.prepare_environment = lambda **_: None; " + AS_USERS_RUN_IT
+)
+
+
+def profiled(graph: Any, program: str, bundle: Path, out: Path) -> tuple[int, str, list[Twist]]:
+    """A short profile started in a shell that is on the domain of ``graph``: its exit status, what it said,
+    and the commands that came there."""
+    commands = graph.listen(Twist, "cmd_vel")
+    command = [sys.executable, "-c", program, "--bundle", str(bundle), "--allow-untrained", "--out", str(out)]
+    command += ["--source", "two_rooms", "--rate", "20", "--duration", "1"]
+    domain = str(graph.observer.context.get_domain_id())
+    log = graph.log("profiler")
+    with (
+        log.open("wb") as sink,
+        subprocess.Popen(
+            command, env=os.environ | {"ROS_DOMAIN_ID": domain}, stdout=sink, stderr=sink
+        ) as process,
+    ):
+        graph.until(lambda: process.poll() is not None, "the end of the profile", 60.0)
+    return process.returncode, log.read_text(encoding="utf-8"), commands
+
+
+def test_a_graph_of_its_own_is_never_that_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    chosen = set()
+    for shell in ("7", "007"):
+        for _ in range(1000):
+            monkeypatch.setenv("ROS_DOMAIN_ID", shell)
+            prepare_environment(alone=True)
+            chosen.add(os.environ["ROS_DOMAIN_ID"])
+    assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert "7" not in chosen and len(chosen) > 50
+
+
+def test_a_base_on_the_domain_of_the_shell_hears_no_command(
+    ros_graph: Any, toy_bundle: Path, tmp_path: Path
+) -> None:
+    status, said, commands = profiled(ros_graph, AS_USERS_RUN_IT, toy_bundle, tmp_path / "p.json")
+    assert status == 0, said
+    assert commands == []
+
+
+def test_while_any_other_node_is_there_no_command_is_sent_and_it_is_named(
+    ros_graph: Any, toy_bundle: Path, tmp_path: Path
+) -> None:
+    status, said, commands = profiled(ros_graph, ON_THE_SHELLS_DOMAIN, toy_bundle, tmp_path / "p.json")
+    assert status == 1 and "not the profiler's own: /observer could obey" in said
+    assert commands == [] and not (tmp_path / "p.json").exists()
