@@ -109,6 +109,31 @@ def test_a_release_that_is_no_longer_offered_makes_way_for_what_is(site: Site, b
     assert site.update().result == "updated" and site.version == "3.0.0"
 
 
+def test_a_rollout_that_shrinks_while_its_release_waits_leaves_this_robot_out(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    none = {"percent": 0.0, "salt": "s"}
+    site.repository.publish(bundles[1], 2)
+    Wait(site, lambda: site.repository.publish(bundles[1], 2, rollout=none))
+    kept = site.update()
+    assert (kept.result, site.version) == ("unchanged", "1.0.0") and not kept.refused
+    assert kept.reason == "release 2 (2.0.0) has been rolled out to 0 % of the robots, not to this one"
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+
+
+@pytest.mark.parametrize("phase", [Phase.PROBE, Phase.SHADOW, Phase.ARMED])
+def test_a_rollout_that_shrank_while_an_update_was_cut_off_leaves_this_robot_out(
+    site: Site, bundles: list[Bundle], phase: Phase
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    with pytest.raises(Died):
+        site.update(tell=dies_in(phase))
+    site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
+    site.clock.sleep(3600.0)
+    assert site.update().result == "unchanged" and site.version == "1.0.0"
+
+
 def test_a_repository_that_cannot_be_reached_does_not_hold_a_switch_up(
     site: Site, bundles: list[Bundle]
 ) -> None:

@@ -46,8 +46,9 @@ def test_there_is_no_way_back_to_a_slot_that_is_damaged(updated: Site, bundles: 
     assert updated.version == "2.0.0"
 
 
+@pytest.mark.parametrize("revoked", [(), (2,)], ids=["it serves on", "it was revoked"])
 def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
-    updated: Site, bundles: list[Bundle]
+    updated: Site, bundles: list[Bundle], revoked: tuple[int, ...]
 ) -> None:
     damage(updated, bundles[0], "report.json")
     operator.rollback(updated.root, "it drifts", now=updated.clock.now)
@@ -55,7 +56,7 @@ def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
         kept = updated.update()
         assert kept.alarm.startswith("could not go back: "), "nothing has changed"
         assert updated.version == "2.0.0" and kept.good is not None and kept.good.version == "1.0.0"
-    updated.repository.publish(bundles[2], 3)
+    updated.repository.publish(bundles[2], 3, revoked=revoked)
     kept = updated.update()
     assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
 

@@ -300,6 +300,21 @@ def test_a_way_back_that_was_shut_for_a_while_is_gone_in_the_end(
         assert (kept.alarm, served(site), site.version) == ("", "1.0.0", "1.0.0")
 
 
+def test_what_serves_serves_after_the_next_start_too_where_the_way_back_is_refused(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+
+    def refuses(version: str) -> None:
+        if version == "1.0.0":
+            raise BackendError("it has nothing in int8")
+
+    with running(site.root, opens=refuses):
+        assert "it has nothing in int8" in operator.rollback(site.root, "it drifts").alarm
+        assert served(site) == "2.0.0"
+    with running(site.root, opens=refuses):
+        assert served(site) == "2.0.0"
+
+
 def test_what_is_good_serves_where_the_candidate_cannot_be_opened_at_the_start(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"

@@ -72,6 +72,15 @@ def test_a_repository_without_signing_times_is_trusted(robot: Robot, repository:
     assert robot.refresh().signed_at is None
 
 
+@pytest.mark.parametrize("zone", ["Z", "+00:00"])
+def test_a_signing_time_is_read_however_its_zone_is_written(
+    robot: Robot, repository: Repository, zone: str
+) -> None:
+    signed = json.loads(repository.file("timestamp").read_bytes())["signed"]
+    resign(repository, "timestamp", signed | {SIGNED_AT: f"2026-02-28T23:00:00{zone}"})
+    assert robot.refresh().signed_at == START - DAY / 24
+
+
 @pytest.mark.parametrize("time", ["yesterday", 7, "2026-03-01T00:00:00", "2099-01-01T00:00:00+00:00"])
 def test_a_signing_time_that_cannot_be_is_refused(robot: Robot, repository: Repository, time: object) -> None:
     signed = json.loads(repository.file("timestamp").read_bytes())["signed"]

@@ -40,6 +40,22 @@ def test_a_clock_that_was_set_back_revives_nothing(robot: Robot, repository: Rep
         robot.refresh()
 
 
+def test_a_signature_of_a_clock_that_was_ahead_is_named_as_a_reason(
+    robot: Robot, repository: Repository
+) -> None:
+    repository.now += 400 * DAY
+    repository.publish("channel-stable")
+    robot.refresh()
+    repository.now -= 400 * DAY
+    repository.publish("channel-stable")
+    with pytest.raises(
+        TrustError,
+        match=r"the latest signature seen; the clock of this robot says 2026-03-01 00:00: set it, or, if it "
+        r"is right, whoever signs had a clock that was ahead: ask them to rotate the key of the timestamp",
+    ):
+        robot.refresh()
+
+
 def test_a_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
     robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
     assert robot.fetch() == CONTENT

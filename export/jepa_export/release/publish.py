@@ -31,6 +31,8 @@ from jepa_runtime.update.release import (
 )
 from jepa_runtime.verification import golden_parity
 
+# Beside the versions of a model.
+_DELTAS = "deltas"
 # What differs from one release of a version to the next.
 _OF_A_RELEASE = ("release_seq", "rollout", "deltas", "revoked", "revoked_manifests")
 
@@ -287,11 +289,21 @@ def _release(repository: Repository, channel: str, fields: dict[str, Any], count
 def _point(repository: Repository, channel: str, fields: dict[str, Any]) -> Release:
     release = _checked(fields)
     gone = _revoked_manifests(repository, channel, release)
-    release = release.model_copy(update={"revoked_manifests": gone})
-    content = json.dumps(release.model_dump(mode="json"), indent=1).encode()
+    content = json.dumps(release.model_dump(mode="json") | {"revoked_manifests": gone}, indent=1).encode()
+    release = parse_release(content, "release")
     repository.add(channel, pointer_path(channel, release.model_id), content)
+    _keep_deltas(repository, channel, release)
     repository.commit(channel_role(channel))
     return release
+
+
+def _keep_deltas(repository: Repository, channel: str, release: Release) -> None:
+    """List no others of its model: robots know of those that a pointer names, and a channel has to stay short
+    enough for them to read."""
+    listed, start = repository.channel(channel).targets, _folder(channel, release.model_id, _DELTAS)
+    named = {delta.target for delta in release.deltas}
+    for path in [path for path in listed if path.startswith(f"{start}/") and path not in named]:
+        del listed[path]
 
 
 def _revoked_manifests(repository: Repository, channel: str, release: Release) -> tuple[str, ...]:
@@ -329,7 +341,7 @@ def _offer(
             if not deltas.worth_it(delta, content):
                 continue
             deltas.prove(start, delta, content)
-            where = f"{_folder(channel, model_id, 'deltas')}/{_sha256(base)}/{_sha256(target)}"
+            where = f"{_folder(channel, model_id, _DELTAS)}/{_sha256(base)}/{_sha256(target)}"
             repository.add(channel, where, delta)
             offered[path, _sha256(base)] = {
                 "path": path,

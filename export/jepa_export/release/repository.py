@@ -38,7 +38,7 @@ from tuf.ngclient.config import EnvelopeType
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import KeyRing, short_id
 from jepa_runtime.update import durable
-from jepa_runtime.update.trust import SIGNED_AT
+from jepa_runtime.update.trust import SIGNED_AT, most_bytes, signed_at
 
 METADATA, TARGETS = "metadata", "targets"
 _PREFIX = "channel-"
@@ -237,7 +237,8 @@ class Repository:
         """Sign the named roles anew, and those that list them; then write all, the listed before the listing.
 
         Raises:
-            JepaExportError: too few keys are at hand; nothing was written.
+            JepaExportError: too few keys are at hand, this clock is behind, or robots would not read a file;
+                nothing was written.
             StorageError: a file cannot be written; robots still see the old state.
         """
         roles, files = set(changed), []
@@ -256,12 +257,26 @@ class Repository:
         if "timestamp" in roles:
             files.append(self._sign("timestamp"))
         for name, content in files:
+            if len(content) > most_bytes(name):
+                raise JepaExportError(
+                    f"{name} would have {len(content)} bytes, and robots read {most_bytes(name)}: release "
+                    "into another channel (jepa-export release add-channel), or begin another repository"
+                )
+        for name, content in files:
             durable.write(self.folder / METADATA / name, content)
         if "root" in roles:
             self._before = deepcopy(self.root)
 
     def _sign(self, role: str) -> tuple[str, bytes]:
         signed, now = self.signed[role], self.now()
+        last = signed_at(self.signed["timestamp"])
+        if last is not None and now < last:
+            raise JepaExportError(
+                f"{self.folder}: was last signed at {last:%F %T} UTC, but this clock says {now:%F %T}: set "
+                "it, or, if it is right, that signature was made with a clock that was ahead: wait until "
+                "then, or, if that is far, end what robots know of the time with another key: jepa-export "
+                f"release rotate {self.folder} timestamp"
+            )
         signed.version = self._next_version(role)
         signed.expires = now + lifetime(role)
         signed.unrecognized_fields[SIGNED_AT] = now.strftime("%Y-%m-%dT%H:%M:%SZ")

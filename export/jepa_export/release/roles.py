@@ -19,6 +19,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import External, KeyRing, short_id
 from jepa_export.release.repository import METADATA, TARGETS, Repository, channel_role, lifetime, utc_now
 from jepa_runtime.update import durable
+from jepa_runtime.update.trust import SIGNED_AT
 
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # models/CHANNEL/MODEL_ID/latest.json has four segments; a star stands for one.
@@ -153,6 +154,9 @@ def rotate(
         StorageError: it cannot be written.
     """
     delegator = repository.delegator(role)
+    if role == "timestamp":
+        # What the old key said of the time ends with it, for robots too.
+        repository.signed[role].unrecognized_fields.pop(SIGNED_AT, None)
     known = delegator.get_delegated_role(role)
     if begun := known.unrecognized_fields.get(_RETIRING):
         return _finish_rotation(repository, role, str(begun))

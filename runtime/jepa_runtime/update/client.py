@@ -96,7 +96,7 @@ class Client:
         if self.state.work is None:
             return None
         release = self.state.work.release
-        self._keep(self.state, NothingNew(f"release {release.release_seq} ({release.version}) is offered"))
+        self._keep(self.state, NothingNew(f"{release.name} is offered"))
         return release
 
     def rollback(self, reason: str) -> State:

@@ -125,6 +125,11 @@ class Release(_Model):
         """The path of its manifest in the repository."""
         return f"{self.folder}/{MANIFEST_NAME}"
 
+    @property
+    def name(self) -> str:
+        """What people are told."""
+        return f"release {self.release_seq} ({self.version})"
+
 
 @dataclass(frozen=True)
 class Robot:

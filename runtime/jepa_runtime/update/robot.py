@@ -234,10 +234,13 @@ def facts(before: State, after: State) -> dict[str, Any]:
 
 
 def _point_as_kept(store: Store, kept: State) -> None:
-    """Between updates the links follow the state; somebody may have removed one."""
+    """Between updates the links follow the state; somebody may have removed one. On a way back that could not
+    be gone at once, what is good may serve by now."""
     if kept.phase is not Phase.IDLE:
         return
-    for name, installed in (("current", kept.current), ("good", kept.good)):
+    is_back = kept.good is not None and store.current() == kept.good.manifest_sha256
+    current = kept.good if is_back else kept.current
+    for name, installed in (("current", current), ("good", kept.good)):
         if installed is not None and store.complete(installed.manifest_sha256):
             store.point(name, installed.manifest_sha256)
 

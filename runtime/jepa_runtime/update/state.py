@@ -86,6 +86,16 @@ class Work:
             manifest_sha256=release.manifest_sha256,
         )
 
+    def revokes(self, installed: Installed | None) -> bool:
+        """Whether the release says that no robot is to run this one any more."""
+        if installed is None:
+            return False
+        release = self.release
+        same = (installed.channel, installed.model_id) == (self.channel, release.model_id)
+        return same and (
+            installed.release_seq in release.revoked or installed.manifest_sha256 in release.revoked_manifests
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:

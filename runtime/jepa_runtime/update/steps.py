@@ -44,7 +44,7 @@ from jepa_runtime.update.release import (
     pointer_path,
 )
 from jepa_runtime.update.serving import Serving
-from jepa_runtime.update.state import Installed, Phase, State, Work, floor_key
+from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
 
@@ -155,18 +155,17 @@ class Steps:
 
     def _resolve(self, state: State) -> Step:
         work, now = _work(state), self.now()
-        release, alarm = work.release, ""
-        if state.current is not None and _is_revoked(state.current, work):
-            why = f"release {state.current.release_seq}, which serves, was revoked"
-            for earlier in (state.good, state.previous):
-                if earlier not in (None, state.current) and not _is_revoked(earlier, work):
-                    return state, Back(earlier, why)
+        release, alarm = work.release, state.alarm if state.owes_way_back else ""
+        # An update that owes the way back has begun with it: what it finds may be the cure.
+        tried = state.owes_way_back and not work.revokes(state.good)
+        if state.current is not None and work.revokes(state.current) and not tried:
+            why, earlier = f"release {state.current.release_seq}, which serves, was revoked", state.previous
+            if earlier not in (None, state.current) and not work.revokes(earlier):
+                return state, Back(earlier, why)
             alarm = f"{why}, and there is no other to go back to: it serves on"
-        elif state.owes_way_back:
-            alarm = state.alarm
         if alarm and alarm != state.alarm:
             self.note("alarm", reason=alarm)
-        state, name = replace(state, alarm=alarm), _name(release)
+        state, name = replace(state, alarm=alarm), release.name
         if self.only_version not in (None, release.version):
             return state, NothingNew(
                 f"the fleet asks for {self.only_version}, the channel offers {release.version}"
@@ -183,9 +182,7 @@ class Steps:
             until = "" if refusal.not_before is None else f" until {refusal.not_before:%Y-%m-%d %H:%M} UTC"
             return state, NothingNew(f"{name} was refused{until}: {refusal.reason}", refused=True)
         if not included(release, self.config.device_id):
-            return state, NothingNew(
-                f"{name} has been rolled out to {release.rollout.percent:g} % of the robots, not to this one"
-            )
+            return state, NothingNew(_left_out(release))
         self.gate.check_release(release, self._robot(state))
         return state, Done()
 
@@ -247,7 +244,7 @@ class Steps:
     def _armed(self, state: State) -> Step:
         release = _work(state).release
         if self.config.approval and state.approved != release.manifest_sha256:
-            return state, NotYet(f"{_name(release)} waits for approval: `jepa-runtime update approve`")
+            return state, NotYet(f"{release.name} waits for approval: `jepa-runtime update approve`")
         if (wait := self._cannot_switch()) is not None:
             return state, wait
         asked = state.checked_at
@@ -269,10 +266,11 @@ class Steps:
             self.note("not asked again before the switch", reason=str(error))
             return state, Done()
         if offered.manifest_sha256 == release.manifest_sha256:
-            return state, Done()
+            is_meant = included(offered, self.config.device_id)
+            return state, Done() if is_meant else Dropped(_left_out(offered))
         if release.release_seq in offered.revoked:
-            return state, Dropped(f"{_name(release)} was revoked before its switch")
-        return state, Dropped(f"{_name(offered)} is offered now, no longer {_name(release)}")
+            return state, Dropped(f"{release.name} was revoked before its switch")
+        return state, Dropped(f"{offered.name} is offered now, no longer {release.name}")
 
     def _switch(self, state: State) -> Step:
         sha256 = _work(state).release.manifest_sha256
@@ -335,8 +333,18 @@ class Steps:
         self.store.point("current", good)
         self.store.point("good", good)
         if good is not None:
-            self.serving.swap(self.store.folder(good))
+            try:
+                self.serving.swap(self.store.folder(good))
+            except RefusedError:
+                self._stay(state)
+                raise
         return state, Done()
+
+    def _stay(self, state: State) -> None:
+        """What serves is to serve after the next start too, unless it is a candidate that failed."""
+        current = state.current
+        if state.work is None and current and self.serving.health().serves == current.manifest_sha256:
+            self.store.point("current", current.manifest_sha256)
 
     def _soundly_good(self, state: State) -> State:
         """What is good or, where the disk has damaged that, what was so before it."""
@@ -382,13 +390,6 @@ def _work(state: State) -> Work:
     return state.work
 
 
-def _name(release: Release) -> str:
-    return f"release {release.release_seq} ({release.version})"
-
-
-def _is_revoked(installed: Installed, work: Work) -> bool:
-    same = (installed.channel, installed.model_id) == (work.channel, work.release.model_id)
-    release = work.release
-    return same and (
-        installed.release_seq in release.revoked or installed.manifest_sha256 in release.revoked_manifests
-    )
+def _left_out(release: Release) -> str:
+    percent = f"{release.rollout.percent:g} % of the robots"
+    return f"{release.name} has been rolled out to {percent}, not to this one"

@@ -43,7 +43,7 @@ from jepa_runtime.update.fetch import (
 SIGNED_AT = "x-jepa-signed-at"
 # Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
 # names are kept in the state, which has to stay well below its own limit.
-MAX_METADATA_BYTES, MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
+_MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
 
 # The first that fits.
 _REASONS = (
@@ -290,7 +290,7 @@ class _Updater(Updater):
                     "somebody offers an old state of the repository, or it was restored from a backup: sign "
                     "it again with higher versions"
                 )
-        times = [time for time in (self._floors.signed_at, _signed_at(trusted.timestamp)) if time is not None]
+        times = [time for time in (self._floors.signed_at, signed_at(trusted.timestamp)) if time is not None]
         return Seen(versions, max(times, default=None), {name: role.expires for name, role in top.items()})
 
     def stored_path(self, info: TargetFile) -> str:
@@ -335,7 +335,11 @@ class _Updater(Updater):
         except exceptions.ExpiredMetadataError as error:
             time = self._trusted_set.reference_time
             if time > self._now:
-                told = f"the latest signature seen; the clock of this robot says {self._now:%F %R}: set it"
+                told = (
+                    f"the latest signature seen; the clock of this robot says {self._now:%F %R}: set it, or, "
+                    "if it is right, whoever signs had a clock that was ahead: ask them to rotate the key of "
+                    "the timestamp (jepa-export release rotate)"
+                )
             else:
                 told = (
                     "by the clock of this robot: if it is right, nobody has signed the repository since, or "
@@ -360,8 +364,7 @@ class _Fetcher(FetcherInterface):
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         self.last = url.removeprefix("/")
-        most = MAX_SNAPSHOT_BYTES if self.last.endswith("snapshot.json") else MAX_METADATA_BYTES
-        max_bytes = min(max_length, most)
+        max_bytes = min(max_length, most_bytes(self.last))
         try:
             content = fetch_bytes(self._source, self.last, max_bytes=max_bytes, limits=self._limits)
         except NotFoundError as error:
@@ -374,15 +377,26 @@ class _Fetcher(FetcherInterface):
         raise NotImplementedError("download_bytes needs no file")
 
 
-def _signed_at(signed: Signed) -> datetime | None:
+def most_bytes(name: str) -> int:
+    """How long a file of metadata may be."""
+    return _MAX_SNAPSHOT_BYTES if name.endswith("snapshot.json") else _MAX_METADATA_BYTES
+
+
+def signed_at(signed: Signed) -> datetime | None:
+    """When a role was signed; None: it does not say.
+
+    Raises:
+        TrustError: it says no time that can be.
+    """
     text = signed.unrecognized_fields.get(SIGNED_AT)
     if text is None:
         return None
     try:
-        time = datetime.fromisoformat(text)
+        # Python 3.10 does not read the Z at the end.
+        time = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
         if time.tzinfo is not None and time < signed.expires:
             return time
-    except (TypeError, ValueError):
+    except ValueError:
         pass
     raise TrustError(
         f"{signed.type}: {SIGNED_AT} is {str(text)[:80]!r}, which is no time in UTC before it expires: sign "

@@ -12,7 +12,7 @@ from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
 from tests.update.hawkbit.ddi_faults import says
 from tests.update.hawkbit.ddi_server import DdiServer
-from tests.update.robots import Serving, unreachable
+from tests.update.robots import Died, Serving, dies_in, unreachable
 
 
 def test_a_deployment_is_a_success_once_it_is_committed_to(
@@ -256,6 +256,33 @@ def test_an_update_of_somebody_here_that_has_switched_is_ended_first(
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
     assert action.ends == [("closed", "success")]
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECK, Phase.DOWNLOAD, Phase.ARMED])
+def test_an_update_that_somebody_here_left_unfinished_keeps_no_release_that_is_revoked(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], phase: Phase
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    fleet_robot.repository.publish(bundles[2], 3)
+    with pytest.raises(Died):
+        fleet_robot.update(tell=dies_in(phase))
+    fleet_robot.repository.publish(bundles[3], 4, revoked=(2,))
+    fleet_robot.rounds(20)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.IDLE, "1.0.0")
+
+
+def test_an_update_that_somebody_here_is_at_is_left_to_them(
+    fleet_robot: Robot, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    with fleet_robot.opened(tell=dies_in(Phase.ARMED)) as client:
+        with pytest.raises(Died):
+            client.update()
+        fleet_robot.rounds(3)
+        assert fleet_robot.state.phase is Phase.ARMED
+    assert any("another process has it" in line for line in fleet_robot.lines)
 
 
 @pytest.mark.parametrize("content", [None, b"{", b'{"schema_version": 1, "order": 5}', b"\xff\x00"])

@@ -96,7 +96,7 @@ class Fleet:
             self._log(f"error: {error}")
         if self._kept.order is not None:
             return self._confirmed(offer) or self._work(alive)
-        if self._state().phase is Phase.IDLE and self._clock.monotonic() >= self._next_look:
+        if self._clock.monotonic() >= self._next_look:
             self._look(alive)
         return self._sleep_s
 
@@ -279,6 +279,9 @@ class Fleet:
     def _look(self, alive: Callable[[], None]) -> None:
         """Ask the repository whether what serves was revoked: that has to go whatever the fleet orders."""
         self._next_look = self._clock.monotonic() + self._config.poll_s
+        if agent.may_drop(self._state()):
+            # Whoever is still at it has the lock, and is not asked for it.
+            operator.cancel(self._root, "the fleet orders nothing", wait_s=0.0, now=self._now)
         now = self._updated(alive, None).state
         if now.result != "unchanged":
             self._log(f"{now.result}: {now.reason}")

@@ -1,0 +1,97 @@
+"""A way back that whoever serves does not go: what serves then, and after the next start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import RefusedError, UpdateError
+from jepa_runtime.update.state import State
+from tests.update.robots import Serving, Site
+
+REFUSED, BUSY = RefusedError("it has nothing in int8"), UpdateError("the memory is taken")
+
+
+class Choosy(Serving):
+    """Raises, instead of taking a version, what ``errors`` says; 3.0.0 fails in service."""
+
+    def __init__(self) -> None:
+        super().__init__(bad=("3.0.0",))
+        self.errors: dict[str, Exception] = {}
+
+    def swap(self, folder: Path) -> None:
+        error = self.errors.get(Bundle.open(folder).manifest.version)
+        if error is not None:
+            raise error
+        super().swap(folder)
+
+    @property
+    def version(self) -> str:
+        """What serves."""
+        assert self.serves is not None
+        return self.serves.manifest.version
+
+
+@pytest.fixture
+def choosy() -> Choosy:
+    return Choosy()
+
+
+@pytest.fixture
+def updated(site: Site, bundles: list[Bundle], choosy: Choosy) -> Site:
+    """2.0.0 serves after 1.0.0."""
+    site.serving = choosy
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    return site
+
+
+def go_back(site: Site) -> State:
+    with site.opened() as client:
+        return client.rollback("it drifts")
+
+
+def test_what_serves_is_to_serve_after_the_next_start_where_the_way_back_is_refused(
+    updated: Site, choosy: Choosy
+) -> None:
+    choosy.errors = {"1.0.0": REFUSED}
+    for kept in (go_back(updated), updated.update()):
+        assert kept.alarm == "could not go back: it has nothing in int8"
+        assert choosy.version == updated.version == "2.0.0" and updated.good == "1.0.0"
+    choosy.errors = {}
+    assert updated.update().alarm == "" and choosy.version == updated.version == "1.0.0"
+
+
+def test_a_candidate_that_failed_is_not_to_serve_after_the_next_start(
+    updated: Site, bundles: list[Bundle], choosy: Choosy
+) -> None:
+    updated.repository.publish(bundles[2], 3)
+    choosy.errors = {"2.0.0": REFUSED}
+    assert updated.update().alarm and choosy.version == "3.0.0"
+    assert updated.version == updated.good == "2.0.0"
+
+
+def test_a_look_leaves_the_link_that_whoever_serves_may_have_followed_by_now(
+    updated: Site, choosy: Choosy
+) -> None:
+    choosy.errors = {"1.0.0": BUSY}
+    assert go_back(updated).alarm == "could not go back: the memory is taken"
+    assert choosy.version == "2.0.0" and updated.version == "1.0.0", "whoever serves goes on trying"
+    with updated.opened() as client:
+        assert client.check() is None
+    assert updated.version == "1.0.0"
+    choosy.errors = {}
+    assert updated.update().alarm == "" and choosy.version == "1.0.0"
+
+
+def test_where_what_was_to_be_gone_back_to_is_revoked_as_well_the_one_before_serves(
+    updated: Site, bundles: list[Bundle], choosy: Choosy
+) -> None:
+    updated.repository.publish(bundles[2], 3)
+    choosy.errors = {"2.0.0": REFUSED}
+    updated.update()
+    updated.repository.publish(bundles[3], 4, revoked=(2, 3), rollout={"percent": 0.0, "salt": "s"})
+    assert updated.update().alarm == ""
+    assert choosy.version == updated.version == updated.good == "1.0.0"
