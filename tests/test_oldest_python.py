@@ -16,6 +16,8 @@ TOOLS = ("pytest>=8.2", "pytest-timeout", "hypothesis", "onnx", "psutil", "mcap-
 # Apart: where tests use OpenVINO itself it may leave their thread a stack for signals that is gone, see
 # jepa_runtime.backends.signal_stack.
 SIGNALS = "tests/runtime/test_run_command.py"
+# Of updates, what reads and believes a repository: on JetPack 6 that is done by this Python.
+UPDATES = ("tests/update/test_trust.py", "tests/update/test_trust_floors.py", "tests/update/test_client.py")
 # It becomes an account that may not read the folder into which all this is installed.
 AS_NOBODY = "tests/runtime/doctor/test_mutilation.py::test_files_that_an_account_may_not_read_are_unknown"
 
@@ -56,7 +58,8 @@ def test_the_runtime_works_on_the_oldest_python(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     path = f"{run.parent}{os.pathsep}{clean['PATH']}"
     passed = 0
-    for chosen_tests in (["tests/runtime", f"--ignore={SIGNALS}", f"--deselect={AS_NOBODY}"], [SIGNALS]):
+    units = ["tests/runtime", f"--ignore={SIGNALS}", f"--deselect={AS_NOBODY}"]
+    for chosen_tests in (units, [SIGNALS], UPDATES):
         done = subprocess.run(
             [run, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen_tests],
             cwd=copy, env=clean | {"PATH": path}, capture_output=True, text=True,
