@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import time
@@ -12,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from jepa_ros.profiling.processes import another_domain
 
 STOP_TIMEOUT_S = 10.0
 
@@ -117,10 +118,8 @@ def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, 
 def own_graph() -> dict[str, str]:
     """The environment of nodes on a graph of their own."""
     chosen = dict(os.environ)
-    # Not the domain that the shell names, and this machine only: the demo must not drive somebody's robot.
-    inherited = chosen.get("ROS_DOMAIN_ID", "").lstrip("0")
-    domains = [str(domain) for domain in range(1, 101) if str(domain) != inherited]
-    chosen["ROS_DOMAIN_ID"] = random.SystemRandom().choice(domains)
+    # And on this machine only: the demo must not drive somebody's robot.
+    chosen["ROS_DOMAIN_ID"] = another_domain()
     chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Small matrices only: more threads would compete with the inference thread.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -25,6 +25,13 @@ _SEND_IMAGES = ("camera", "two_rooms", "pictures")
 _PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
+def another_domain() -> str:
+    """A domain, but not the one that the shell names: that is where the robot is."""
+    inherited = os.environ.get("ROS_DOMAIN_ID", "").lstrip("0")
+    domains = [str(domain) for domain in range(1, 101) if str(domain) != inherited]
+    return random.SystemRandom().choice(domains)
+
+
 def prepare_environment(*, alone: bool) -> None:
     """Choose the transport of this process and those it starts; before the first node is made.
 
@@ -32,10 +39,7 @@ def prepare_environment(*, alone: bool) -> None:
         alone: with a graph of its own, on this machine only: what is profiled must not drive a robot.
     """
     if alone:
-        # Whatever the shell says: that is where the robot is.
-        inherited = os.environ.get("ROS_DOMAIN_ID", "").lstrip("0")
-        domains = [str(domain) for domain in range(1, 101) if str(domain) != inherited]
-        os.environ["ROS_DOMAIN_ID"] = random.SystemRandom().choice(domains)
+        os.environ["ROS_DOMAIN_ID"] = another_domain()
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     try:
         profile = Path(get_package_share_directory("jepa_bringup")) / "config" / "fastdds.xml"

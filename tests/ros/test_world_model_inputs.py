@@ -1,0 +1,74 @@
+"""What drivers, goals and models bring to the world_model node that its own camera and bundle do not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from builtin_interfaces.msg import Time
+from jepa_msgs.srv import SetGoal
+from jepa_ros import qos
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import CompressedImage, Image
+
+from jepa_runtime.bundle import Bundle, seal
+from tests.bundles import make_bundle
+from tests.ros.test_world_model import image, served
+
+pytestmark = pytest.mark.ros
+
+
+def test_a_driver_that_sends_each_image_raw_and_compressed_is_served_once_an_image(ros_graph, toy_bundle):
+    raw, futures = served(ros_graph, toy_bundle)
+    compressed = ros_graph.publisher(CompressedImage, "image/compressed", qos.SENSOR)
+
+    def send():
+        message = image()
+        pixels = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        raw.publish(message)
+        data = cv2.imencode(".jpg", pixels)[1].tobytes()
+        compressed.publish(CompressedImage(header=message.header, format="jpeg", data=data))
+
+    ros_graph.until(lambda: len(futures) > 20, "futures", meanwhile=send)
+    stamps = [(message.header.stamp.sec, message.header.stamp.nanosec) for message in futures]
+    assert len(set(stamps)) == len(stamps)
+
+
+def test_an_old_goal_image_does_not_come_back_with_the_next_activation(ros_graph, toy_bundle):
+    camera, futures = served(ros_graph, toy_bundle)
+    send = {"meanwhile": lambda: camera.publish(image())}
+    ros_graph.publisher(Image, "goal_image", qos.LATCHED).publish(image(stamp_ns=55_000_000_000))
+    ros_graph.until(lambda: futures and futures[-1].has_goal, "futures with a goal", **send)
+    assert not futures[-1].goal_asked
+    asked = SetGoal.Request(stamp=Time(sec=66), image=image())
+    assert ros_graph.call(SetGoal, "world_model/set_goal", asked).success
+    ros_graph.until(lambda: futures[-1].goal_stamp.sec == 66, "futures with the other goal", **send)
+    assert futures[-1].goal_asked
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+        assert ros_graph.change_state("world_model", transition)
+    futures.clear()
+    ros_graph.until(lambda: len(futures) > 10, "futures again", **send)
+    assert {message.goal_stamp.sec for message in futures} == {66}
+
+
+def test_a_model_that_looks_further_back_knows_that_a_robot_stands_from_the_planner(ros_graph, tmp_path):
+    make_bundle(tmp_path / "history", history_size=2)
+    ros_graph.start("planner")
+    camera, futures = served(ros_graph, tmp_path / "history")
+    ros_graph.until(lambda: futures, "futures of an image", meanwhile=lambda: camera.publish(image()))
+
+
+def test_a_model_without_actions_is_served(ros_graph, toy_bundle, tmp_path):
+    still = Path(shutil.copytree(toy_bundle, tmp_path / "still"))
+    fields = Bundle.open(still).manifest.model_dump(mode="json")
+    fields["io"]["action"] |= {"names": ["none", "nothing"], "low": [0.0, 0.0], "high": [0.0, 0.0]}
+    seal(still, fields)
+    camera, futures = served(ros_graph, still)
+    ros_graph.until(lambda: futures, "futures of an image", meanwhile=lambda: camera.publish(image()))
