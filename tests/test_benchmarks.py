@@ -14,7 +14,6 @@ import openvino
 import pytest
 
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.describe import describe
 from tests.bundles import make_bundle
 from tests.runtime.profiles import make_profile, make_run
 from tests.scripts import ROOT, load
@@ -213,8 +212,27 @@ def limits() -> ModuleType:
     return load("limits")
 
 
+class Quiet:
+    """Says of which images the machine was quiet."""
+
+    def __init__(self, but: slice) -> None:
+        self.but = but
+
+    def quiet(self, begin_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
+        assert (end_s > begin_s).all()
+        found = np.ones(len(begin_s), bool)
+        found[self.but] = False
+        return found
+
+
 @pytest.mark.ros
-def test_images_dropped_count_in_the_tail_and_miss_a_limit(limits: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("disturbed", "dropped", "met"),
+    [(slice(0), 60, False), (slice(9_900, 10_030), 30, False), (slice(9_900, 10_100), 0, True)],
+)
+def test_images_dropped_count_in_the_tail_as_long_as_the_machine_was_quiet(
+    limits: ModuleType, disturbed: slice, dropped: int, met: bool
+) -> None:
     run = make_run(frames=20_000)
     lost = range(10_000, 10_060)
     kept = [index for index in range(len(run.scheduled_s)) if index not in lost]
@@ -227,9 +245,23 @@ def test_images_dropped_count_in_the_tail_and_miss_a_limit(limits: ModuleType) -
             "failed_s": [],
         }
     )
-    found = {each.what: each for each in limits.tailed(describe(stalled), np.ones(100), "20000 frames")}
-    assert found["images dropped"].value == 60 and not found["images dropped"].met
-    assert found["p99.9 / p50 at 70 % of the highest rate"].value > 10
+    due_s = 7.0 + limits.due_frames(stalled)
+    found = {
+        each.what: each for each in limits.tailed(stalled, due_s, Quiet(disturbed), np.ones(100), "images")
+    }
+    assert found["images dropped while it was quiet"].value == dropped
+    assert found["images dropped"].value == 60 and found["images dropped"].met
+    tail = found["p99.9 / p50 while the machine was quiet"]
+    assert (tail.met, found["images dropped while it was quiet"].met) == (met, met)
+    assert tail.of == f"{len(due_s) - len(due_s[disturbed])} of {len(due_s)} images"
+    assert found["p99.9 / p50 of all"].value > 10 and tail.value > (1 if met else 10)
+
+
+@pytest.mark.ros
+def test_a_machine_that_is_never_quiet_tells_no_tail(limits: ModuleType) -> None:
+    run = make_run(frames=2000)
+    with pytest.raises(ProfileError, match="quiet for only 45% of the images"):
+        limits.tailed(run, limits.due_frames(run), Quiet(slice(1100)), np.ones(100), "images")
 
 
 @pytest.mark.ros

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +17,10 @@ import numpy as np
 import pytest
 
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import ProfileError
 from tests.scripts import BENCHMARKS, load
 
-app, rows = load("peers.benchmark_app"), load("peers.rows")
+app, rows, quiet = load("peers.benchmark_app"), load("peers.rows"), load("peers.quiet")
 
 # What benchmark_app of OpenVINO 2026.4 said of a graph that takes microseconds and of one that takes longer.
 MEDIAN = """\
@@ -217,3 +221,67 @@ def test_a_peer_that_hangs_is_given_up_and_ended(
         row.measure()
     row.close()
     assert row._process.returncode == -9
+
+
+def probed(count: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """When probes were due, when each woke and what it took on a quiet core [s]."""
+    rng = np.random.default_rng(0)
+    due = 5.0 + 0.002 * np.arange(count)
+    return due, due + rng.uniform(2e-5, 5e-5, count), rng.uniform(2.2e-6, 2.5e-6, count)
+
+
+def test_a_quiet_core_has_no_disturbance_nor_has_one_with_single_interrupts() -> None:
+    due, woken, taken = probed()
+    taken[::50] *= 9
+    assert not len(quiet.disturbances(due, woken, taken))
+
+
+def test_a_probe_that_comes_late_disturbs_from_when_it_was_due() -> None:
+    due, woken, taken = probed()
+    woken[700] += 0.004
+    assert quiet.disturbances(due, woken, taken) == pytest.approx([due[700], woken[700]])
+
+
+def test_a_neighbour_on_the_core_makes_instructions_take_longer() -> None:
+    due, woken, taken = probed()
+    taken[300:340] *= 1.7
+    found = quiet.disturbances(due, woken, taken)
+    assert (found.min(), found.max(), len(found)) == (woken[300], woken[339], 40)
+
+
+def test_work_is_undisturbed_but_for_a_disturbance_in_it_or_shortly_before() -> None:
+    probe = quiet.Probe([0])
+    probe._disturbances = np.array([10.0, 20.0])
+    begin, end = (
+        np.array([9.8, 9.9, 9.99, 10.05, 10.2, 19.0]),
+        np.array([9.9, 9.95, 10.01, 10.06, 10.3, 21.0]),
+    )
+    assert probe.quiet(begin, end).tolist() == [True, True, False, False, True, False]
+
+
+def test_a_core_that_is_taken_away_is_seen() -> None:
+    core = min(os.sched_getaffinity(0))
+    probe = quiet.Probe([core])
+    try:
+        probe.__enter__()
+    except ProfileError as error:
+        pytest.skip(str(error))
+    try:
+        (process,) = probe._processes
+        time.sleep(0.2)
+        began = time.perf_counter()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGCONT)
+        ended = time.perf_counter()
+        time.sleep(0.1)
+    finally:
+        probe.__exit__()
+    assert process.returncode == 0
+    assert not probe.quiet(np.array([began]), np.array([ended])).any()
+
+
+def test_a_probe_that_may_not_come_first_says_why() -> None:
+    missing = 4096
+    with pytest.raises(ProfileError, match=f"no probe .* {missing}: "), quiet.Probe([missing]):
+        pytest.fail("it was entered")

@@ -158,6 +158,11 @@ def describe(run: Run) -> RunStatistics:
     )
 
 
+def due_frames(run: Run) -> _Floats:
+    """When each frame was due, in that order [s since the start of the run], whatever became of it."""
+    return np.sort(np.concatenate([run.scheduled_s, run.dropped_s, run.failed_s]))
+
+
 def responses(run: Run) -> _Floats:
     """Time (ms) from the moment each frame was due until the first result of a frame at least as new.
 
@@ -170,7 +175,7 @@ def responses(run: Run) -> _Floats:
     order = np.argsort(run.scheduled_s, kind="stable")
     answered = np.asarray(run.scheduled_s, np.float64)[order]
     results = answered + np.asarray(run.latency_ms, np.float64)[order] / 1000
-    due = np.sort(np.concatenate([answered, run.dropped_s, run.failed_s]))
+    due = due_frames(run)
     period = 1 / run.rate_hz if run.rate_hz else 0.0
     end = max(run.duration_s, due[-1] + period) if len(due) else run.duration_s
     # The first result of frame i or any after it; results may overtake one another.
