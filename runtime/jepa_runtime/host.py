@@ -22,7 +22,7 @@ class Host:
         open_inference: called on the thread.
         serve: called there again and again while it has the turn.
         wake: makes a waiting ``serve`` return.
-        beside: another serves meanwhile, and opening makes way for it; closing always does.
+        beside: another serves meanwhile, and opening makes way for it.
     """
 
     def __init__(
@@ -94,14 +94,18 @@ class Host:
                     " stuck"
                 )
 
-    def close(self, timeout_s: float) -> None:
+    def close(self, timeout_s: float, *, beside: bool) -> None:
         """Close the model on its thread, after the frame in work, and end that.
+
+        Args:
+            timeout_s: how long to wait for it.
+            beside: another serves meanwhile, and closing makes way for it.
 
         Raises:
             JepaRuntimeError: it does not end in time (the model hangs); it is left behind as a daemon.
         """
         with self._changed:
-            self._ending = True
+            self._ending, self._beside = True, beside
             self._changed.notify_all()
         if not self.started:
             return
@@ -132,7 +136,7 @@ class Host:
                 while self._wait_for_turn():
                     self._serve(inference)
             finally:
-                with realtime.aside():
+                with realtime.aside() if self._beside else nullcontext():
                     inference.close()
 
     def _wait_for_turn(self) -> bool:

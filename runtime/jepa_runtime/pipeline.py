@@ -153,7 +153,7 @@ class Pipeline:
         """
         with self._swapping:
             self._questions.refuse("the pipeline has stopped: its model is closed")
-            self._host.close(timeout_s)
+            self._host.close(timeout_s, beside=False)
             self._close_standby(timeout_s)
 
     def swap(self, open_model: Callable[[], WorldModel]) -> bool:
@@ -179,7 +179,7 @@ class Pipeline:
                 host.inference.check_exchangeable(self._host.inference)
                 return self._hand_over(host)
             except BaseException:
-                host.close(_PATIENCE_S)
+                host.close(_PATIENCE_S, beside=True)
                 raise
 
     def rollback(self) -> bool:
@@ -342,7 +342,7 @@ class Pipeline:
         standby, self._standby = self._standby, None
         if standby is not None:
             self.wait_gap()
-            standby.close(timeout_s)
+            standby.close(timeout_s, beside=True)
 
     def _serve(self, inference: Inference) -> None:
         taken = self._mailbox.take(self._questions.patience_s())

@@ -15,6 +15,7 @@ import os
 import re
 import resource
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -41,6 +42,8 @@ _KEPT = 32 << 20, 512 << 20
 # What glibc begins with.
 _GIVEN_BACK = 128 << 10, 128 << 10
 _heap_is_kept = False
+# Of a core: with less of it idle, what runs only then hardly runs at all.
+_SPARE = 0.25
 
 # Before anything narrows it: the cores on which this process may run.
 _AVAILABLE = frozenset(os.sched_getaffinity(0))
@@ -132,11 +135,15 @@ def aside() -> Iterator[None]:
     A thread of the weakest niceness would not do: whoever wakes up waits for the end of its time slice, 3 to
     4 ms on Linux 6.18, while one that idles makes way at once. Where the system would not let them come back
     (RLIMIT_NICE), their scheduling is left alone.
+
+    Where the cores have no time left, what idles gets none: a thread that held the interpreter's lock then
+    kept those that serve waiting for up to 1.5 s. There they take an equal share instead (SCHED_OTHER).
     """
     before, usual = threads(), (os.sched_getscheduler(0), os.sched_getparam(0))
-    comes_back = _may_come_back(*usual)
+    policy = os.SCHED_IDLE if _idle_cores() >= _SPARE else os.SCHED_OTHER
+    comes_back = _may_come_back(policy, *usual)
     if comes_back:
-        make_way()
+        os.sched_setscheduler(0, policy, os.sched_param(0))
     try:
         with _give_back():
             yield
@@ -254,11 +261,25 @@ def _libraries() -> Iterator[set[str]]:
             _ctypes.dlclose(handle)
 
 
-def _may_come_back(policy: int, parameter: os.sched_param) -> bool:
-    """Whether a thread that steps back may return to ``policy``: one that ends with it tries."""
+def _idle_cores() -> float:
+    """How many of the calling thread's cores have nothing to do, in the mean of a tenth of a second."""
+    began, idle = time.monotonic(), _idle_ticks()
+    time.sleep(0.1)
+    return (_idle_ticks() - idle) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
+
+
+def _idle_ticks() -> int:
+    names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    lines = map(str.split, Path("/proc/stat").read_text(encoding="ascii").splitlines())
+    return sum(int(line[4]) for line in lines if line[0] in names)
+
+
+def _may_come_back(through: int, policy: int, parameter: os.sched_param) -> bool:
+    """Whether a thread may return to ``policy`` after it stepped back to another: one that ends with it
+    tries."""
 
     def step_back() -> bool:
-        make_way()
+        os.sched_setscheduler(0, through, os.sched_param(0))
         with suppress(PermissionError):
             os.sched_setscheduler(0, policy, parameter)
         return os.sched_getscheduler(0) == policy

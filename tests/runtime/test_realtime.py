@@ -322,12 +322,37 @@ ended.set()
 """
 
 
+# So that it does not depend on what else runs here.
+_WITH_TIME_LEFT = "realtime._idle_cores = lambda: 1.0\n"
+
+# Every core is wanted by others all the time; they end with the one that started them.
+_BESIDE_OTHERS = """
+import subprocess, sys
+
+busy = "import os; parent = os.getppid()\\nwhile os.getppid() == parent: pass"
+others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * len(cores))]
+"""
+
+
 @needs_root
 def test_a_thread_that_steps_aside_comes_back_with_those_that_it_started() -> None:
     idle, usual = os.SCHED_IDLE, os.SCHED_OTHER
-    assert child(_ASIDE) == [idle, idle, usual, usual, usual]
+    assert child(_WITH_TIME_LEFT + _ASIDE) == [idle, idle, usual, usual, usual]
 
 
 @needs_root
 def test_a_thread_that_could_not_come_back_does_not_step_aside() -> None:
-    assert child(_ASIDE, privileged=False) == [os.SCHED_OTHER] * 5
+    assert child(_WITH_TIME_LEFT + _ASIDE, privileged=False) == [os.SCHED_OTHER] * 5
+
+
+@needs_root
+def test_a_thread_takes_its_share_where_no_core_has_time_left_for_one_that_steps_aside() -> None:
+    assert child(_BESIDE_OTHERS + _ASIDE) == [os.SCHED_OTHER] * 5
+
+
+@needs_root
+def test_a_thread_that_comes_first_does_not_while_it_steps_aside() -> None:
+    first = "    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))\n    with realtime"
+    code = _BESIDE_OTHERS + _ASIDE.replace("    with realtime", first)
+    other, fifo = os.SCHED_OTHER, os.SCHED_FIFO
+    assert child(code) == [other, other, fifo, fifo, other]
