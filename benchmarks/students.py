@@ -23,6 +23,7 @@ from typing import Any
 
 import latency
 from peers.benchmark_app import BenchmarkAppError
+from peers.figures import round_by_round
 from peers.limit import Limit
 from peers.rows import ENGINE, RowError
 from peers.students import student
@@ -88,17 +89,14 @@ def judge(member: dict[str, Any]) -> list[Limit]:
     """The middle member against what is asked of it; what is not known is left out."""
     found = {(row["row"], row["precision"]): row for row in member["latency"]["rows"]}
 
-    def p50(row: str, precision: str, stage: str) -> float:
-        value: float = found[row, precision]["stages_ms"][stage]["p50"]
-        return value
-
-    ours, frames = p50("pipeline", "int8", "encode"), f"{found['pipeline', 'int8']['n']} frames"
-    alone = p50("encoder", "int8", "encode")
-    torch, app = p50("torch_eager", "fp32", "encode"), p50("benchmark_app", "int8", "encode")
+    ours, alone, app = (found[row, "int8"] for row in ("pipeline", "encoder", "benchmark_app"))
+    faster = round_by_round(ours, found["torch_eager", "fp32"], "encode")
+    overhead, predict = round_by_round(alone, app, "encode"), ours["stages_ms"]["predict"]["p50"]
+    frames = f"{ours['n']} frames"
     limits = [
-        Limit("encoder", "INT8 over torch eager", ours / torch, 1 / FASTER, "", frames),
-        Limit("encoder", "INT8 alone over benchmark_app", alone / app, OVERHEAD, "", frames),
-        Limit("futures", "64 of 8 steps, INT8", p50("pipeline", "int8", "predict"), FUTURES_MS, "ms", frames),
+        Limit("encoder", "INT8 over torch eager", faster, 1 / FASTER, "", frames),
+        Limit("encoder", "INT8 alone over benchmark_app", overhead, OVERHEAD, "", frames),
+        Limit("futures", "64 of 8 steps, INT8", predict, FUTURES_MS, "ms", frames),
     ]
     if told := member["npu_estimates_ms"].get("4000"):
         limits.append(Limit("NPU", "encoder on a 4000, estimated", told, NPU_MS, "ms", "Intel's compiler"))

@@ -174,7 +174,7 @@ def test_a_row_adds_its_rounds_up_whatever_a_library_prints(peer: Callable[..., 
     told = row.summary()
     assert (told["n"], told["start_s"], told["rounds_p50_ms"]) == (8, 1.5, [1.5, 1.5])
     assert told["p50_ms"]["value"] == told["max_ms"] == 1.5 and told["p99_ms"]["value"] is None
-    assert told["stages_ms"] == {"encode": {"p50": 1.0, "p99": None, "n": 8}}
+    assert told["stages_ms"] == {"encode": {"p50": 1.0, "p99": None, "n": 8, "rounds_p50": [1.0, 1.0]}}
     assert (told["cpu_s_per_frame"], told["peak_rss_mb"]) == (0.0625, 7.0)
 
 

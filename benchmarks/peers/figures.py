@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -42,3 +44,12 @@ def growth(times: Sequence[float], values: Sequence[float] | np.ndarray) -> floa
     first = len(times) // 10
     x, y = np.array(times[first:]), np.array(values[first:])
     return float(np.polyfit(x, y, 1)[0] * np.ptp(x)) if len(x) > 2 else 0.0
+
+
+def round_by_round(ours: Mapping[str, Any], theirs: Mapping[str, Any], stage: str) -> float:
+    """A stage's median in one row over that in another: the median of the ratios of each round.
+
+    In a round the two follow one another; whole rounds in which the machine is slower for both, or the
+    moments in which it is for one, would decide the ratio of what all rounds come to."""
+    rounds = (row["stages_ms"][stage]["rounds_p50"] for row in (ours, theirs))
+    return median(one / other for one, other in zip(*rounds, strict=True))

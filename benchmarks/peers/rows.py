@@ -75,6 +75,7 @@ class Row:
     latency_ms: list[float] = field(default_factory=list)
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     rounds_p50_ms: list[float] = field(default_factory=list)
+    stages_rounds_p50_ms: dict[str, list[float]] = field(default_factory=dict)
     cpu_s: float = 0.0
     counted: int = 0
     peak_rss_mb: float = 0.0
@@ -106,6 +107,7 @@ class Row:
         self.rounds_p50_ms.append(round(median(latency_ms), 4))
         for stage, values in stages_ms.items():
             self.stages_ms.setdefault(stage, []).extend(values)
+            self.stages_rounds_p50_ms.setdefault(stage, []).append(round(median(values), 4))
         self.cpu_s += cpu_s
         self.peak_rss_mb = max(self.peak_rss_mb, peak_rss_mb)
 
@@ -121,7 +123,12 @@ class Row:
             "p99_ms": _quantile(told.p99),
             "max_ms": _rounded(told.max),
             "stages_ms": {
-                stage: {"p50": _rounded(each.p50.value), "p99": _rounded(each.p99.value), "n": each.n}
+                stage: {
+                    "p50": _rounded(each.p50.value),
+                    "p99": _rounded(each.p99.value),
+                    "n": each.n,
+                    "rounds_p50": self.stages_rounds_p50_ms[stage],
+                }
                 for stage, each in ((name, distribution(values)) for name, values in self.stages_ms.items())
             },
             "rounds_p50_ms": self.rounds_p50_ms,
