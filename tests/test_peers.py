@@ -259,7 +259,9 @@ def test_work_is_undisturbed_but_for_a_disturbance_in_it_or_shortly_before() -> 
     assert probe.quiet(begin, end).tolist() == [True, True, False, False, True, False]
 
 
-def test_a_core_that_is_taken_away_is_seen() -> None:
+def test_a_core_that_is_taken_away_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With it the standard output has no buffer, and takes what one with a buffer does not.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     core = min(os.sched_getaffinity(0))
     probe = quiet.Probe([core])
     try:
