@@ -208,6 +208,7 @@ def test_a_refused_exchange_ends_the_benchmark_with_the_reason(swaps: ModuleType
 
 
 @pytest.mark.ros
+@pytest.mark.slow
 def test_models_are_exchanged_in_a_running_node(swaps: ModuleType, toy_bundle: Path, tmp_path: Path) -> None:
     from tests.bundles import make_bundle
     from tests.test_benchmarks import script

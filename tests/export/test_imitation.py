@@ -93,6 +93,7 @@ def test_a_distillation_of_other_settings_is_refused(
         two_rooms.distil(teacher_run[1], teacher_run[0], student_run[0], seed=1, imitation=TINY)
 
 
+@pytest.mark.slow
 def test_one_command_leaves_teacher_and_student_scored_side_by_side(
     teacher_run: tuple[Path, TrainedModel],
     student_run: tuple[Path, TrainedModel],

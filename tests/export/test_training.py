@@ -73,6 +73,7 @@ def assert_identical(one: Any, other: Any, where: str) -> None:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_run_killed_in_every_stage_repeats_losses_and_weights_to_the_last_bit(
     tiny_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def test_trajectories_are_scored_beside_a_driving_robot(ros_graph: Any, two_room
     assert int(found[2]) < 150
 
 
+@pytest.mark.slow
 def test_without_a_world_model_it_says_so(ros_graph: Any) -> None:
     example = start(ros_graph, "score_trajectories.py", "--service", "/nobody/evaluate_actions")
     said, _ = example.communicate(timeout=60)

@@ -82,6 +82,7 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
 
 
 # First, before the nodes of the other tests run too.
+@pytest.mark.slow
 def test_the_update_manager_is_granted_what_a_whole_update_takes_and_no_more(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:

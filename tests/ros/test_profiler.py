@@ -266,6 +266,7 @@ def test_a_recorded_bag_is_played_again_and_again(two_rooms_bundle, tmp_path):
     assert any("15 images" in note and "repeated" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_world_model_that_runs_already_is_measured_and_left_running(ros_graph, toy_bundle, tmp_path):
     domain = {"ROS_DOMAIN_ID": str(ros_graph.observer.context.get_domain_id())}
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})

@@ -159,6 +159,7 @@ def test_going_back_and_staying(fleet: Fleet) -> None:
     assert fleet.ask(SetBool, "pin", data=False).success
 
 
+@pytest.mark.slow
 def test_a_way_back_that_the_command_line_went_reaches_the_node(fleet: Fleet) -> None:
     before = fleet.serves
     fleet.publish()
@@ -194,6 +195,7 @@ def test_an_update_comes_on_a_stick_as_well(fleet: Fleet) -> None:
     assert result.result == "updated" and fleet.serves == bundle.manifest.version
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_while_it_is_observed_is_taken_back(fleet: Fleet) -> None:
     fleet.configure(health_window_s=60.0)
     before = fleet.serves

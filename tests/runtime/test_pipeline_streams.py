@@ -79,6 +79,7 @@ class Street:
     st.lists(st.integers(1, 120), min_size=1, max_size=40),
 )
 @settings(max_examples=60)
+@pytest.mark.slow
 def test_however_slow_inference_gets_data_stays_young_and_nothing_queues(
     periods_ms: dict[str, int], durations_ms: list[int]
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
     assert main(["compare", "--quantile", "p90", str(files["json"]), str(files["json"])]) == 0
 
 
+@pytest.mark.slow
 def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
     tensorrt: SimulatedTensorRT,
     toy_bundle: Path,

@@ -203,6 +203,7 @@ def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_
     assert "what serves hangs, and does not make way" in ends[0]
 
 
+@pytest.mark.slow
 def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
@@ -259,6 +260,7 @@ def test_one_late_frame_is_no_reason(site: Site) -> None:
         assert update(site).result == "updated"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_refused(site: Site) -> None:
     errors = [MemoryError("taken"), MemoryError("taken")]
 
@@ -300,6 +302,7 @@ def test_a_way_back_that_was_shut_for_a_while_is_gone_in_the_end(
         assert (kept.alarm, served(site), site.version) == ("", "1.0.0", "1.0.0")
 
 
+@pytest.mark.slow
 def test_what_serves_serves_after_the_next_start_too_where_the_way_back_is_refused(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"

@@ -59,6 +59,7 @@ def test_the_student_learns(undisturbed: Path) -> None:
         assert found[-1, 0] < found[0, 0], stage
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_losses_and_weights(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for stage, step in KILLS:
@@ -77,6 +78,7 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(undisturbed: Path, 
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in undisturbed.iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path) -> None:
     # As in INT8, the last bit of a sum can decide how a number is rounded.
     for name, through in (("one", ()), ("two", tuple(TORCHRUN))):

@@ -42,6 +42,7 @@ def test_a_disk_that_fails_at_any_of_a_sample_of_calls_leaves_a_whole_model_and_
     holds(crashes.campaign(stage, WAY_BACK, fault, every=60, first=FAULTS.index(fault)), 2)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_written_in_place_would_be_noticed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
