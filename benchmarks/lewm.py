@@ -2,19 +2,21 @@
 
 All futures of one iteration, in ways that take turns on the same candidates:
 
-    ours int8, fp32    jepa_export's rollout, which computes nothing twice, as the runtime runs it
+    student int8, fp32 the predictor of a student with as many parameters as LeWM's: frames are told apart by
+                       how long ago they were, so what is known of one stays valid; as the runtime runs it
+    ours int8, fp32    LeWM's predictor, in jepa_export's rollout, which computes nothing twice, likewise
     ours bf16          the same in bf16, which the runtime never chooses
     loop …             the rollout as published, by OpenVINO, onnxruntime, torch.compile and torch, in fp32
     products …         as many multiply-adds as ours in matrix products alone, of the same sizes, by OpenVINO:
                        what is left of the time goes to everything else
 
-Then whole plans of ours from a cold start, and what INT8 costs: plans for --problems problems of the made-up
-world that the predictor was trained in (peers/lewm_world.py; once, kept in out/), by INT8, by fp32, and by
-fp32 from another seed; the world tells where they end. A frame's encoding is not in the times.
+Then whole plans from a cold start, and how good they are: plans for --problems problems of the made-up world
+that both predictors were trained in (peers/lewm_world.py; once, kept in out/), by each, and by LeWM's in fp32
+from another seed; the world tells where they end. A frame's encoding is not in the times.
 
 Exit status 1 if a limit is missed: a plan in INT8 takes more than --limit seconds (what LeWM's authors report
-of a GPU), or INT8's plans leave more of the way to their goals than fp32's by more than a hundredth of it;
-2 if something cannot be measured."""
+of a GPU), or INT8's plans leave more of the way to their goals than those of LeWM's predictor in fp32 by more
+than a hundredth of it; 2 if something cannot be measured."""
 
 from __future__ import annotations
 
@@ -33,15 +35,25 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from peers.lewm_ways import WAYS, Call, Floats32, Loop, Predict, Problem, products_alone
-from peers.lewm_world import World, trained
+from peers.lewm_ways import (
+    WAYS,
+    Call,
+    Floats32,
+    Predict,
+    Problem,
+    loop,
+    products_alone,
+    rollout,
+    student,
+)
+from peers.lewm_world import World, trained, trained_student
 from peers.limit import Limit
 from peers.products import multiply_adds
 from rich.console import Console
 from rich.table import Table
 
+from jepa_export.cost import parameters
 from jepa_export.targets.openvino import Sample
-from jepa_export.teachers.lewm_rollout import Rollout
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.control import ControlConfig, search_of
 from jepa_runtime.planning.energies import mean_squared
@@ -52,7 +64,7 @@ from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
-INT8, FP32, OTHER_SEED = "ours int8", "ours fp32", "ours fp32, another seed"
+STUDENT, INT8, FP32, OTHER_SEED = "student int8", "ours int8", "ours fp32", "ours fp32, another seed"
 # INT8 is calibrated on so many rollouts of so many candidates.
 CALIBRATION = (8, 64)
 GPU_S, MOST_LOST = 0.98, 0.01
@@ -85,25 +97,30 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = preset("lewm")
     count, horizon = settings.search.num_samples, settings.search.horizon
     model, world = trained(arguments.training, ROOT / "out", depth=arguments.depth)
+    students = trained_student(model, world, arguments.training, ROOT / "out")
     with ExitStack() as stack:
         problem = Problem(
             model=model,
+            student=students,
             count=count,
             horizon=horizon,
             threads=arguments.threads,
             samples=list(calibration(world, horizon)),
             folder=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-lewm-"))),
         )
-        work = {"ours": problem.multiply_adds(Rollout), "loop": problem.multiply_adds(Loop)}
+        work = {
+            name: problem.multiply_adds(made)
+            for name, made in {"student": student, "ours": rollout, "loop": loop}.items()
+        }
         rows = count * PAIRS // STAGES
         share = work["ours"] / multiply_adds(rows)
-        ways = dict.fromkeys([INT8, FP32, *arguments.ways])
+        ways = dict.fromkeys([STUDENT, INT8, FP32, *arguments.ways])
         predicts = {name: WAYS[name](problem, stack) for name in ways}
         alone = {name: products_alone(problem, stack, rows, name) for name in ("int8", "fp32")}
         ms = in_turns(predicts, alone, world, problem, arguments)
         plans = {
             name: [timed_plan(predicts[name], world, settings, seed) for seed in range(arguments.plans)]
-            for name in (INT8, FP32)
+            for name in (STUDENT, INT8, FP32)
         }
         judged = parity(predicts, world, settings, arguments.problems)
     return {
@@ -112,14 +129,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "blocks": model.config.depth,
         "training_steps": arguments.training,
         "threads": arguments.threads,
+        "parameters": {
+            "student": parameters(students),
+            "ours": parameters(model.blocks, model.norm) + model.pos_embed.numel(),
+        },
         "multiply_adds": work,
         "iteration_ms": {name: summarize(ms[name]).as_dict(2) for name in predicts},
         "products_ms": {name: summarize(share * each for each in ms[name]).as_dict(2) for name in alone},
         "plan_s": {name: [round(each, 3) for each in values] for name, values in plans.items()},
         "parity": judged,
-        "limits": [
-            asdict(limit) | {"met": limit.met} for limit in limits(plans[INT8], judged, arguments.limit)
-        ],
+        "limits": [asdict(limit) | {"met": limit.met} for limit in limits(plans, judged, arguments.limit)],
         "statistics": METHOD,
         "environment": _environment(),
     }
@@ -176,9 +195,10 @@ def timed_plan(predict: Predict, world: World, settings: ControlConfig, seed: in
 def parity(
     predicts: Mapping[str, Predict], world: World, settings: ControlConfig, problems: int
 ) -> dict[str, Any]:
-    """What is left of the way to the goal by the plans of INT8 and fp32: shares of the first distance in the
-    world, and of the first energy as fp32 sees it, means over the problems."""
-    makers = {INT8: (predicts[INT8], 0), FP32: (predicts[FP32], 0), OTHER_SEED: (predicts[FP32], problems)}
+    """What is left of the way to the goal by the plans of each: shares of the first distance in the world,
+    and of the first energy as LeWM's predictor in fp32 sees it, means over the problems."""
+    makers = {name: (predicts[name], 0) for name in (STUDENT, INT8, FP32)}
+    makers[OTHER_SEED] = predicts[FP32], problems
     left: dict[str, dict[str, list[float]]] = {name: {"distance": [], "energy": []} for name in makers}
     for number in range(problems):
         start, goal = _problem(number)
@@ -204,20 +224,23 @@ def parity(
     }
 
 
-def limits(plans_s: Sequence[float], judged: Mapping[str, Any], limit_s: float) -> list[Limit]:
-    """What is asked of INT8."""
-    int8, fp32 = (judged["left"][name]["distance"]["mean"] for name in (INT8, FP32))
-    return [
-        Limit("plan", "INT8, median", round(median(plans_s), 3), limit_s, "s", f"{len(plans_s)} plans"),
-        Limit(
-            "parity",
-            "of the way to the goal, what INT8's plans leave beyond fp32's",
-            round(int8 - fp32, 5),
-            MOST_LOST,
-            "of it",
-            f"{judged['problems']} problems",
-        ),
-    ]
+def limits(plans_s: Mapping[str, Sequence[float]], judged: Mapping[str, Any], limit_s: float) -> list[Limit]:
+    """What is asked of INT8, of the student and of LeWM's predictor."""
+    left = {name: of["distance"]["mean"] for name, of in judged["left"].items()}
+    asked = []
+    for name, predictor in {STUDENT: "a student of its size", INT8: "LeWM's predictor"}.items():
+        seconds = plans_s[name]
+        asked += [
+            Limit(
+                "plan", f"{predictor}, INT8, median", round(median(seconds), 3), limit_s, "s",
+                f"{len(seconds)} plans",
+            ),
+            Limit(
+                "parity", f"{predictor}, INT8: left of the way to the goal, beyond LeWM's in fp32",
+                round(left[name] - left[FP32], 5), MOST_LOST, "of it", f"{judged['problems']} problems",
+            ),
+        ]  # fmt: skip
+    return asked
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -266,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), metavar="WAY",
-        help=f"beside {INT8} and {FP32}: of {', '.join(WAYS)}")  # fmt: skip
+        help=f"beside {STUDENT}, {INT8} and {FP32}: of {', '.join(WAYS)}")  # fmt: skip
     add("--rounds", type=int, default=5)
     add("--calls", type=int, default=4, help="counted in each round (default: %(default)s)")
     add("--plans", type=int, default=5, help="that are timed (default: %(default)s)")

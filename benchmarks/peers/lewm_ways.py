@@ -17,6 +17,7 @@ from peers.products import products
 from torch import Tensor, nn
 
 from jepa_export.cost import multiply_adds
+from jepa_export.students.predictor import Predictor
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8, save
 from jepa_export.teachers.lewm import LeWM
@@ -46,10 +47,11 @@ class Loop(nn.Module):
 
 @dataclass(frozen=True)
 class Problem:
-    """``model`` predicts ``count`` candidates of ``horizon`` steps on ``threads``; INT8 is calibrated on
-    ``samples``, graphs lie in ``folder``."""
+    """``model``, or ``student`` in its place, predicts ``count`` candidates of ``horizon`` steps on
+    ``threads``; INT8 is calibrated on ``samples``, graphs lie in ``folder``."""
 
     model: LeWM
+    student: Predictor
     count: int
     horizon: int
     threads: int
@@ -65,34 +67,53 @@ class Problem:
             "actions": (self.count, self.horizon, config.action_dim),
         }
 
-    def graph(self, module: type[nn.Module], precision: str = "fp32", suffix: str = ".xml") -> Path:
-        """The rollout as a file, made where it is missing."""
-        path = self.folder / f"{module.__name__.lower()}_{precision}{suffix}"
+    def graph(self, made: Made, precision: str = "fp32", suffix: str = ".xml") -> Path:
+        """What ``made`` makes as a file, written where it is missing."""
+        path = self.folder / f"{made.__name__}_{precision}{suffix}"
         if path.exists():
             return path
         if suffix == ".onnx":
             inputs = {name: torch.zeros(_EXAMPLES, *shape[1:]) for name, shape in self.shapes.items()}
             inputs["history_latents"] = inputs["history_latents"][:1]
-            export_onnx(module(self.model), inputs, ["futures"], path, free_axis=("actions",))
+            export_onnx(made(self), inputs, ["futures"], path, free_axis=("actions",))
             return path
-        ir = convert(self.graph(module, suffix=".onnx"))
+        ir = convert(self.graph(made, suffix=".onnx"))
         save(quantize_transformer_int8(ir, self.samples) if precision == "int8" else ir, path)
         return path
 
-    def multiply_adds(self, module: type[nn.Module]) -> int:
+    def multiply_adds(self, made: Made) -> int:
         """Of all futures."""
-        return multiply_adds(Graph.read(self.graph(module)), self.shapes)
+        return multiply_adds(Graph.read(self.graph(made)), self.shapes)
 
 
-def ours(problem: Problem, stack: ExitStack, precision: str) -> Predict:
-    """The rollout that computes nothing twice, as the runtime runs it."""
-    graph = problem.graph(Rollout, precision)
+# A network that predicts futures, of a problem.
+Made = Callable[[Problem], nn.Module]
+
+
+def rollout(problem: Problem) -> nn.Module:
+    """LeWM's, which computes nothing twice."""
+    return Rollout(problem.model)
+
+
+def loop(problem: Problem) -> nn.Module:
+    """LeWM's, as published."""
+    return Loop(problem.model)
+
+
+def student(problem: Problem) -> nn.Module:
+    """The student's, which keeps what it knows of each frame."""
+    return problem.student
+
+
+def ours(problem: Problem, stack: ExitStack, made: Made, precision: str) -> Predict:
+    """A rollout as the runtime runs it."""
+    graph = problem.graph(made, precision)
     return _session(problem, stack, "openvino:CPU", graph, rows=("actions",))
 
 
 def ours_in_bf16(problem: Problem, stack: ExitStack) -> Predict:
     """The same in bf16, which the runtime never chooses."""
-    model = ov.Core().read_model(problem.graph(Rollout))
+    model = ov.Core().read_model(problem.graph(rollout))
     model.reshape({name: list(shape) for name, shape in problem.shapes.items()})
     hints = {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": problem.threads}
     compiled = ov.Core().compile_model(model, "CPU", hints)
@@ -106,7 +127,7 @@ def ours_in_bf16(problem: Problem, stack: ExitStack) -> Predict:
 
 def loop_in(problem: Problem, stack: ExitStack, engine: str, suffix: str) -> Predict:
     """The published loop, exported."""
-    return _session(problem, stack, engine, problem.graph(Loop, suffix=suffix))
+    return _session(problem, stack, engine, problem.graph(loop, suffix=suffix))
 
 
 def loop_in_torch(problem: Problem, stack: ExitStack, *, compiled: bool) -> Predict:
@@ -117,8 +138,8 @@ def loop_in_torch(problem: Problem, stack: ExitStack, *, compiled: bool) -> Pred
     """
     if compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise FileNotFoundError("torch.compile needs a C++ compiler")
-    loop = Loop(problem.model)
-    run = torch.compile(loop) if compiled else loop
+    module = loop(problem)
+    run = torch.compile(module) if compiled else module
     torch.set_num_threads(problem.threads)
 
     def predict(latent: Floats32, actions: Floats32) -> Floats32:
@@ -143,9 +164,11 @@ def products_alone(problem: Problem, stack: ExitStack, rows: int, precision: str
 
 
 WAYS: dict[str, Callable[[Problem, ExitStack], Predict]] = {
-    "ours int8": lambda problem, stack: ours(problem, stack, "int8"),
+    "student int8": lambda problem, stack: ours(problem, stack, student, "int8"),
+    "student fp32": lambda problem, stack: ours(problem, stack, student, "fp32"),
+    "ours int8": lambda problem, stack: ours(problem, stack, rollout, "int8"),
     "ours bf16": ours_in_bf16,
-    "ours fp32": lambda problem, stack: ours(problem, stack, "fp32"),
+    "ours fp32": lambda problem, stack: ours(problem, stack, rollout, "fp32"),
     "loop openvino": lambda problem, stack: loop_in(problem, stack, "openvino:CPU", ".xml"),
     "loop onnxruntime": lambda problem, stack: loop_in(problem, stack, "onnxruntime:CPU", ".onnx"),
     "loop torch.compile": lambda problem, stack: loop_in_torch(problem, stack, compiled=True),
