@@ -97,11 +97,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = preset("lewm")
     count, horizon = settings.search.num_samples, settings.search.horizon
     model, world = trained(arguments.training, ROOT / "out", depth=arguments.depth)
-    students = trained_student(model, world, arguments.training, ROOT / "out")
+    foretelling = trained_student(model, world, arguments.training, ROOT / "out")
     with ExitStack() as stack:
         problem = Problem(
             model=model,
-            student=students,
+            student=foretelling,
             count=count,
             horizon=horizon,
             threads=arguments.threads,
@@ -129,8 +129,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "blocks": model.config.depth,
         "training_steps": arguments.training,
         "threads": arguments.threads,
+        # LeWM's without its projection and the encoder of its actions.
         "parameters": {
-            "student": parameters(students),
+            "student": parameters(foretelling),
             "ours": parameters(model.blocks, model.norm) + model.pos_embed.numel(),
         },
         "multiply_adds": work,
