@@ -47,6 +47,7 @@ def few(step: int) -> Future[Recordings]:
     return drawn
 
 
+@pytest.mark.slow
 def test_the_encoder_comes_to_see_what_its_teacher_sees(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = TEACHER.encoder()

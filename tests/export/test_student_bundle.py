@@ -69,6 +69,7 @@ def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) ->
         assert any(line.startswith(f"{each['graph']} in INT8 on what was held out") for line in said)
 
 
+@pytest.mark.slow
 def test_without_frames_held_out_int8_is_as_it_comes(tmp_path: Path) -> None:
     bundle, said = write(tmp_path / "bundle")
     assert "int8" not in bundle.report()

@@ -255,6 +255,7 @@ def test_a_profile_accounts_for_every_image_and_for_its_time(two_rooms_bundle, t
     assert "120" in said and "transport" in said
 
 
+@pytest.mark.slow
 def test_a_recorded_bag_is_played_again_and_again(two_rooms_bundle, tmp_path):
     bag = tmp_path / "bag.mcap"
     record = ["run", "--bundle", str(two_rooms_bundle), "--source", "two_rooms", "--duration", "0.5"]
@@ -303,6 +304,7 @@ def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[psutil
     return profiler, psutil.Process(profiler.pid).children()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_drops_the_images_after_and_is_named(toy_bundle, tmp_path):
     profiler, children = started(tmp_path / "p.json", toy_bundle)
     next(child for child in children if "num_samples:=0" in child.cmdline()).kill()
@@ -317,6 +319,7 @@ def test_a_node_that_dies_drops_the_images_after_and_is_named(toy_bundle, tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_stopped_it_leaves_what_was_measured_and_no_process(toy_bundle, tmp_path, number):
     profiler, children = started(tmp_path / "p.json", toy_bundle)
     profiler.send_signal(number)

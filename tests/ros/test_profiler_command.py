@@ -70,6 +70,7 @@ def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[Any]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_stopped_it_leaves_what_was_measured_and_no_process(
     toy_bundle: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -84,6 +85,7 @@ def test_stopped_it_leaves_what_was_measured_and_no_process(
     assert len(below) == 3 and not any(process.is_running() for process in below)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_is_an_exit_status_of_1_beside_the_profile(toy_bundle: Path, tmp_path: Path) -> None:
     profiling, below = started(tmp_path / "p.json", toy_bundle)
     next(process for process in below if "num_samples:=0" in process.cmdline()).kill()

@@ -75,6 +75,7 @@ def test_what_the_probe_refuses_leaves_the_node_alone(fleet: Fleet) -> None:
     assert fleet.serves == before and len(fleet.infos) == told
 
 
+@pytest.mark.slow
 def test_a_candidate_is_compared_on_the_robots_own_images(fleet: Fleet) -> None:
     bundle = fleet.publish(budgets=SHADOWED)
     update = fleet.update()
@@ -217,6 +218,7 @@ def test_a_node_that_dies_while_it_is_observed_is_taken_back(fleet: Fleet) -> No
 
 
 @pytest.mark.parametrize("reached", ["probe", "observe"])
+@pytest.mark.slow
 def test_a_manager_that_is_killed_goes_on_at_its_next_start(fleet: Fleet, reached: str) -> None:
     fleet.configure(health_window_s=4.0)
     bundle = fleet.publish()

@@ -179,6 +179,7 @@ def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatc
         assert served(site) == site.version == "1.0.0"
 
 
+@pytest.mark.slow
 def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_is_good(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +228,7 @@ def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again
     assert opened_after_a_death_of(current) == ["2.0.0"], "it was found to be good since"
 
 
+@pytest.mark.slow
 def test_a_model_that_is_opening_while_the_link_moves_on_never_serves(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
@@ -381,6 +383,7 @@ def test_what_is_good_and_cannot_be_opened_any_more_makes_way_for_the_cure(site:
     assert site.good == "2.0.0" and opened[-1] == "2.0.0"
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_while_it_is_opened_ends_the_process_once_it_is_not_wanted(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
