@@ -2,8 +2,9 @@
 
     python -m tests.update.campaigns.faults [--check]
 
-runs the tests that the page names, and writes anew what it says of their errors; ``--check`` only tells what
-would change. A row is added by hand: with the class of the error, a colon and nothing after it, or ``none``.
+runs the tests that the page names, slow ones too, and writes anew what it says of their errors; ``--check``
+only tells what would change. A row is added by hand: with the class of the error, a colon and nothing after
+it, or ``none``.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         tests = dict.fromkeys(f"{TESTS}/{row.test}" for row in all_rows)
         code = pytest.main(
-            ["-q", "-p", "no:cacheprovider", f"--basetemp={folder}/t", *tests], plugins=[recorder]
+            ["-q", "-m", "", "-p", "no:cacheprovider", f"--basetemp={folder}/t", *tests], plugins=[recorder]
         )
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return 1
