@@ -29,6 +29,7 @@ from jepa_runtime.update.state import Phase, State
 from tests.conftest import ROOT
 from tests.update.fleets import Daemon, Fleet, edit, until
 from tests.update.robots import Site, settings
+from tests.update.servers import FaultServer, trickle
 
 UNITS = ROOT / "firmware_configs" / "common" / "etc" / "systemd" / "system"
 UPDATES, SERVES = UNITS / "jepa-update.service", UNITS / "jepa-run.service"
@@ -77,6 +78,22 @@ def test_one_that_is_stopped_in_the_middle_leaves_the_update_to_the_next(
     started.close()
     assert fleet.run("apply") == 0
     assert fleet.version == "2.0.0"
+
+
+def test_one_that_is_stopped_does_not_wait_for_a_server_that_sends_slowly(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    name = "metadata/2.root.json"
+    (fleet.repository.folder / name).write_bytes(b" " * 100_000)
+    with FaultServer(fleet.repository.folder) as server:
+        server.faults[name] = trickle(0.5, 600)
+        edit(fleet.root, repository=server.url)
+        started = Daemon(fleet.root, tmp_path / "notify")
+        until(lambda: (name, None) in server.requests)
+        started.process.send_signal(signal.SIGTERM)
+        assert started.process.wait(20) == 0
+    started.close()
+    assert kept(fleet).phase is Phase.CHECK and kept(fleet).stopped
 
 
 def test_one_that_waits_lets_others_see_pin_approve_and_go_back(

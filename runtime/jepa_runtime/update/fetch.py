@@ -29,6 +29,7 @@ from jepa_runtime.update.sources import (
     Limits,
     NotFoundError,
     Source,
+    Watched,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "NotFoundError",
     "Progress",
     "Source",
+    "Watched",
     "fetch_bytes",
     "fetch_file",
 ]

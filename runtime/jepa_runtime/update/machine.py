@@ -174,8 +174,10 @@ def follow(state: State, outcome: Outcome, now: datetime) -> State:
     """The state after ``outcome`` of the phase in which ``state`` is.
 
     Args:
-        now: when refusals begin to count; no other decision takes a clock.
+        now: when refusals begin to count, if it is not before the latest signature seen; no other decision
+            takes a clock.
     """
+    now = max(now, state.signed_at or now)
     after = _follow(state, outcome, now)
     over = after.transitions > BUDGET and state.phase in _BEFORE_SLOT + _BEFORE_SWITCH + _SWITCHED
     if over and after.phase is not _GIVEN_UP[state.phase]:
@@ -194,12 +196,17 @@ def pause_s(before: State, outcome: Outcome, after: State) -> float:
     return 0.0
 
 
-def blocks(refusal: Refusal, now: datetime) -> bool:
+def blocks(refusal: Refusal, now: datetime, signed_at: datetime | None = None) -> bool:
     """Whether a refusal still holds. One that lies further ahead than any refusal lasts was made under a
-    clock that has since been set back, and does not.
+    clock that has since been set back, and does not; but a clock behind ``signed_at``, the latest signature
+    seen, was not set at all.
     """
     until = refusal.not_before
-    return until is None or now < until <= now + LONGEST_REFUSAL
+    if until is None:
+        return True
+    if signed_at is not None and now < signed_at:
+        return signed_at < until
+    return now < until <= now + LONGEST_REFUSAL
 
 
 def _follow(state: State, outcome: Outcome, now: datetime) -> State:

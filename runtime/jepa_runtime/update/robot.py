@@ -17,7 +17,7 @@ from jepa_runtime.sources.open import open_source
 from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
-from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source
+from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source, Watched
 from jepa_runtime.update.gate import engines, probe, shadow, static
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.local_serving import LocalServing
@@ -209,7 +209,7 @@ def open_client(
         steps = Steps(
             config=settings,
             store=store,
-            repository=repository or _repository(root, settings, source, now),
+            repository=repository or _repository(root, settings, source, now, alive),
             gate=gate or LocalGate(settings, alive, frames=frames, compared=compared),
             serving=serving or LocalServing(root, alive),
             note=log.append,
@@ -252,7 +252,13 @@ def _is_worth_noting(before: State, outcome: Outcome | None, after: State) -> bo
     return after.phase is not Phase.RESOLVE and outcome is not None and not isinstance(outcome, NothingNew)
 
 
-def _repository(root: Path, settings: Config, source: Path | None, now: Callable[[], datetime]) -> Repository:
+def _repository(
+    root: Path,
+    settings: Config,
+    source: Path | None,
+    now: Callable[[], datetime],
+    alive: Callable[[], None],
+) -> Repository:
     base = str(source) if source is not None else settings.repository.rstrip("/")
     targets = settings.targets if source is None and settings.targets else f"{base}/targets"
     path = root / TRUSTED_ROOT
@@ -265,8 +271,8 @@ def _repository(root: Path, settings: Config, source: Path | None, now: Callable
     return Trust(
         root / META,
         root=trusted,
-        metadata=_source(f"{base}/metadata", settings),
-        targets=_source(targets, settings),
+        metadata=Watched(_source(f"{base}/metadata", settings), alive),
+        targets=Watched(_source(targets, settings), alive),
         limits=settings.fetch,
         now=now,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -65,6 +65,37 @@ class Source(Protocol):
             FetchError: it cannot be read now.
         """
         ...
+
+
+class Watched:
+    """Another source, for somebody who watches that what comes slowly comes.
+
+    Args:
+        alive: is called before each piece that is read; what it raises ends that.
+    """
+
+    def __init__(self, source: Source, alive: Callable[[], None]) -> None:
+        self._source, self._alive = source, alive
+
+    @contextmanager
+    def open(self, path: str, offset: int = 0) -> Iterator[Body]:
+        """Begin to read a file; see :meth:`Source.open`."""
+        with self._source.open(path, offset) as body:
+            yield _WatchedBody(body, self._alive)
+
+
+@dataclass(frozen=True)
+class _WatchedBody:
+    body: Body
+    alive: Callable[[], None]
+
+    @property
+    def offset(self) -> int:
+        return self.body.offset
+
+    def read(self, n: int, /) -> bytes:
+        self.alive()
+        return self.body.read(n)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,7 @@ class Steps:
             return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")
         if state.pinned:
             return state, NothingNew(f"{name} is offered, but this robot is pinned to what it has")
-        if refusal is not None and blocks(refusal, now) and not self.again:
+        if refusal is not None and blocks(refusal, now, state.signed_at) and not self.again:
             until = "" if refusal.not_before is None else f" until {refusal.not_before:%Y-%m-%d %H:%M} UTC"
             return state, NothingNew(f"{name} was refused{until}: {refusal.reason}", refused=True)
         if not included(release, self.config.device_id):
