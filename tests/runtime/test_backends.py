@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,58 @@ def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: P
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
     backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
     assert list((tmp_path / "cache").glob("*.blob"))
+
+
+def damage(blob: Path) -> None:
+    """As a power cut may leave it: a page of the weights was never written."""
+    content = bytearray(blob.read_bytes())
+    at = len(content) // 5 // 4096 * 4096
+    content[at : at + 4096] = bytes(4096)
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+
+
+def cut_short(hashed: Path) -> None:
+    hashed.with_suffix(".sha256").write_text("", encoding="utf-8")
+
+
+@pytest.mark.parametrize("harm", [damage, cut_short, lambda blob: blob.with_suffix(".sha256").unlink()])
+def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
+    tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    weights = np.random.default_rng(0).standard_normal((256, 256), np.float32)
+    x = ops.parameter([1, 256], np.float32, name="x")
+    x.output(0).get_tensor().set_names({"x"})
+    model = openvino.Model([ops.result(ops.matmul(x, ops.constant(weights), False, False))], [x])
+    openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+
+    def outputs() -> list[np.ndarray]:
+        backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
+        session = backend.load(tmp_path / "model.xml", {"x": (1, 256)})
+        session.inputs["x"][:] = 1
+        found = [array.copy() for array in session.run().values()]
+        session.close()
+        return found
+
+    whole = outputs()
+    (blob,) = (tmp_path / "cache").glob("*.blob")
+    written = blob.stat().st_ino, blob.stat().st_mtime_ns
+    assert np.array_equal(outputs(), whole)
+    assert (blob.stat().st_ino, blob.stat().st_mtime_ns) == written, "it came from the cache"
+    harm(blob)
+    for _ in range(2):
+        assert np.array_equal(outputs(), whole)
+        assert blob.stat().st_mtime_ns > written[1]
+
+
+def test_a_cache_that_cannot_be_used_is_told_or_done_without(toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackendError, match="file: is no folder: give --cache-dir a folder"):
+        create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "file"))
+    (tmp_path / "cache" / "1.blob").mkdir(parents=True)
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
+    backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["1.blob"]
 
 
 _LOADS = """

@@ -13,7 +13,7 @@ import numpy as np
 import openvino
 from openvino import Core, get_version
 
-from jepa_runtime.backends import signal_stack
+from jepa_runtime.backends import openvino_cache, signal_stack
 from jepa_runtime.backends.base import (
     Array,
     BackendOptions,
@@ -158,7 +158,10 @@ class OpenVINOBackend:
         self.device = device
         self.version: str = get_version()
         self._properties = _properties(device, options)
-        self._keeps = device == "CPU" and options.cache_dir is not None
+        self._cache = options.cache_dir
+        if self._cache is not None and openvino_cache.checked(self._cache):
+            self._properties["CACHE_DIR"] = str(self._cache)
+        self._keeps = device == "CPU" and "CACHE_DIR" in self._properties
         self._threads = (options.threads or 1) if device == "CPU" else 1
         self._between = options.between
 
@@ -228,7 +231,10 @@ class OpenVINOBackend:
             # By default OpenVINO computes in bf16 what is not quantized, on those processors that have bf16:
             # a model would give other numbers on the workstation than on the robot.
             properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
-        return self._core.compile_model(model, self.device, properties)
+        compiled = self._core.compile_model(model, self.device, properties)
+        if self._cache is not None:
+            openvino_cache.sealed(self._cache)
+        return compiled
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
@@ -246,8 +252,6 @@ def _explained(name: str, what: str) -> Iterator[None]:
 
 def _properties(device: str, options: BackendOptions) -> dict[str, Any]:
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    if options.cache_dir is not None:
-        properties["CACHE_DIR"] = str(options.cache_dir)
     if device == "CPU":
         properties |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": options.pinning}
         if options.threads is not None:
