@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.update import audit, operator
+from jepa_runtime.update.release import Delta
 from jepa_runtime.update.robot import AUDIT
 from jepa_runtime.update.state import Phase
 from jepa_runtime.update.store import Store
@@ -111,6 +115,43 @@ def test_a_release_cures_a_robot_whose_model_is_damaged(
     updated.repository.publish(bundles[2], 3)
     assert updated.update().result == "updated" and updated.version == "3.0.0"
     assert "not compared" in logged(updated)
+
+
+def lose(path: Path) -> None:
+    path.parent.chmod(0o755)
+    path.unlink()
+
+
+def fail(path: Path) -> None:
+    """Reading it fails, as where the disk cannot read it."""
+    lose(path)
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize("harm", [lose, fail])
+def test_a_file_that_a_slot_cannot_give_comes_from_the_repository(
+    site: Site, bundles: list[Bundle], harm: Callable[[Path], None]
+) -> None:
+    name = next(record.path for record in bundles[0].manifest.files if record.path != "report.json")
+    harm(Store(site.root).folder(bundles[0].sha256) / name)
+    release = site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated" and site.version == "2.0.0"
+    assert f"{release.folder}/{name}" in site.repository.fetched
+    assert "a slot was of no use, the file is fetched" in logged(site)
+
+
+def test_a_delta_whose_base_cannot_be_read_costs_only_time(site: Site, bundles: list[Bundle]) -> None:
+    release_deltas = pytest.importorskip("jepa_export.release.deltas", reason="extra export is not installed")
+    name, (old, new) = "report.json", bundles[:2]
+    content = release_deltas.make(old.read(name), new.read(name))
+    base = next(record.sha256 for record in old.manifest.files if record.path == name)
+    site.repository.files["deltas/one"] = content
+    lose(Store(site.root).folder(old.sha256) / name)
+    site.repository.publish(
+        new, 2, deltas=(Delta(path=name, base_sha256=base, target="deltas/one", bytes=1),)
+    )
+    assert site.update().result == "updated" and site.version == "2.0.0"
+    assert "a delta was of no use, the whole file is fetched" in logged(site)
 
 
 def test_a_log_whose_end_is_damaged_stops_nothing(updated: Site, bundles: list[Bundle]) -> None:

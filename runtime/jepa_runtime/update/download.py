@@ -96,8 +96,7 @@ class Download:
         durable.check_room(what, self._store.staging, needed, self._free_bytes)
 
     def _obtain(self, record: FileRecord, total: int) -> tuple[str, Path]:
-        file = self._store.find(record.sha256)
-        made = None if file is None else self._store.copy(file, record.sha256)
+        made = self._from_slots(record)
         if made is not None:
             return "slots", made
         made = self._from_delta(record, total)
@@ -110,6 +109,16 @@ class Download:
             lambda done, _: self._progress(self._there + done, total),
         )
         return "repository", part
+
+    def _from_slots(self, record: FileRecord) -> Path | None:
+        """A file that is here already; None: it is not, or the disk does not give it any more."""
+        try:
+            file = self._store.find(record.sha256)
+            return None if file is None else self._store.copy(file, record.sha256)
+        except StorageError as error:
+            # A disk that takes nothing more says so again when the file is fetched.
+            self._note("a slot was of no use, the file is fetched", path=record.path, reason=str(error))
+            return None
 
     def _from_delta(self, record: FileRecord, total: int) -> Path | None:
         """A file that a delta made; None: no delta did, which is told and costs time only."""
@@ -127,8 +136,6 @@ class Download:
                 with durable.told(change, "cannot be removed"):
                     change.unlink()
                 return made
-            except StorageError:
-                raise
             except UpdateError as error:
                 if isinstance(error, FetchError) and not isinstance(error, NotFoundError):
                     raise

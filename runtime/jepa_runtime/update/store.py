@@ -134,13 +134,17 @@ class Store:
             StorageError: it cannot be made.
         """
         copied = self.staging / f"{sha256}.copy.tmp"
-        with _told(file):
-            shutil.copyfile(file, copied)
-            durable.sync_file(copied)
-            with copied.open("rb") as content:
-                right = file_sha256(content) == sha256
+        right = False
+        try:
+            with _told(file):
+                shutil.copyfile(file, copied)
+                durable.sync_file(copied)
+                with copied.open("rb") as content:
+                    right = file_sha256(content) == sha256
+        finally:
             if not right:
-                copied.unlink()
+                with _told(copied):
+                    copied.unlink(missing_ok=True)
         return copied if right else None
 
     def keep_staged(self, manifest_sha256: str, hashes: Collection[str]) -> None:

@@ -157,6 +157,9 @@ def test_ten_years_ahead_updates_stop_and_what_serves_serves_on(fleet: Fleet) ->
 def test_ten_years_back_updates_go_on_and_refusals_do_not_last_ten_years(fleet: Fleet) -> None:
     assert fleet.update(gate=Gate({"2.0.0": "probe"})).result == "refused"
     fleet.now -= timedelta(days=3650)
+    assert fleet.update().result == "refused", "all that tells the time is when the repository was signed"
+    fleet.repository.now += timedelta(hours=3)
+    fleet.repository.publish()
     assert fleet.update().result == "updated"
 
 
