@@ -75,6 +75,16 @@ def test_what_does_not_pass_the_gate_never_serves_and_is_left_alone_for_a_while(
     assert site.update().result == "updated"
 
 
+def test_a_comparison_is_told_how_often_its_candidate_was_refused_before(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.gate.bad = {"2.0.0": "shadow"}
+    for _ in range(3):
+        site.update(again=True)
+    assert site.gate.refusals == [0, 1, 2]
+
+
 def test_a_refused_release_is_tried_at_once_if_asked_for(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.gate.bad = {"2.0.0": "probe"}

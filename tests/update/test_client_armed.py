@@ -102,6 +102,33 @@ def test_a_release_that_is_revoked_while_it_waits_is_dropped(site: Site, bundles
     assert entries[-1].event == "armed -> idle"
 
 
+def test_what_serves_and_was_revoked_makes_way_once_the_robot_may_switch(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    none = {"percent": 0.0, "salt": "s"}
+    site.repository.publish(bundles[2], 3, revoked=(2,), rollout=none)
+    told: list[str] = []
+    wait = Wait(site, lambda: told.append(site.version))
+    kept = site.update()
+    assert told == ["2.0.0"] and wait.serving.swaps == ["1.0.0"]
+    assert kept.refused[bundles[1].sha256].not_before is None
+    entries = [entry.event for entry in audit.Audit(site.root / robot.AUDIT, robot.utc_now).entries()]
+    assert entries.count("resolve -> resolve") == 1
+
+
+def test_a_look_does_not_wait_until_the_robot_may_switch(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    site.serving = Moving()
+    site.serving.may_switch = False
+    with site.opened() as client:
+        assert client.check() is None
+    assert site.clock.seconds < 60
+
+
 def test_a_release_that_is_no_longer_offered_makes_way_for_what_is(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: site.repository.publish(bundles[2], 3))

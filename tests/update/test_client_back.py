@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import RefusedError, UpdateError
-from jepa_runtime.update.state import State
-from tests.update.robots import Serving, Site
+from jepa_runtime.errors import RefusedError, StorageError, UpdateError
+from jepa_runtime.update import durable
+from jepa_runtime.update.state import Phase, State
+from tests.update.robots import Serving, Site, unreachable
 
 REFUSED, BUSY = RefusedError("it has nothing in int8"), UpdateError("the memory is taken")
 
@@ -51,6 +53,46 @@ def updated(site: Site, bundles: list[Bundle], choosy: Choosy) -> Site:
 def go_back(site: Site) -> State:
     with site.opened() as client:
         return client.rollback("it drifts")
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on the disk takes no content any more, and still takes links."""
+
+    def write(path: Path, content: bytes) -> None:
+        raise StorageError(f"{path}: cannot be written: No space left on device")
+
+    return lambda: monkeypatch.setattr(durable, "write", write)
+
+
+@pytest.mark.parametrize("revoked", [False, True], ids=["by hand", "revoked"])
+def test_a_way_back_that_a_full_disk_did_not_let_be_kept_is_not_undone(
+    updated: Site,
+    bundles: list[Bundle],
+    choosy: Choosy,
+    full: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    revoked: bool,
+) -> None:
+    if revoked:
+        updated.repository.publish(bundles[2], 3, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
+    for _ in range(2):
+        with pytest.raises(StorageError, match="No space left"):
+            if revoked:
+                updated.update(tell=lambda kept, _: full() if kept.phase is Phase.RESOLVE else None)
+            else:
+                full()
+                go_back(updated)
+        assert choosy.version == updated.version == updated.good == "1.0.0"
+    monkeypatch.undo()
+    updated.repository.error = unreachable()
+    for _ in range(3):
+        kept = updated.update()
+        assert choosy.version == updated.version == updated.good == "1.0.0"
+    assert kept.current == kept.good and kept.good is not None and kept.good.version == "1.0.0"
+    updated.repository.error = None
+    updated.update()
+    assert updated.version == "1.0.0", "2.0.0 is on offer, or revoked, and not taken"
 
 
 def test_what_serves_is_to_serve_after_the_next_start_where_the_way_back_is_refused(

@@ -117,6 +117,48 @@ def test_a_release_cures_a_robot_whose_model_is_damaged(
     assert "not compared" in logged(updated)
 
 
+def test_what_serves_and_is_damaged_makes_way_until_it_has_been_fetched_again(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    updated.serving = serving = Serving()
+    damage(updated, bundles[1], "report.json")
+    kept = updated.update()
+    assert (kept.result, kept.alarm, kept.refused) == ("updated", "", {})
+    assert serving.swaps == ["1.0.0", "2.0.0"] and updated.version == updated.good == "2.0.0"
+    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    assert updated.update().result == "unchanged"
+
+
+def test_a_look_says_that_what_serves_is_damaged(updated: Site, bundles: list[Bundle]) -> None:
+    damage(updated, bundles[1], "report.json")
+    with updated.opened() as client:
+        assert client.check() is None
+        assert "2.0.0), which serves, is damaged: " in client.state.reason
+        assert client.state.reason.endswith(": an update takes it back")
+
+
+@pytest.mark.parametrize("case", ["there is no other", "the other is damaged too", "it is pinned"])
+def test_what_serves_and_is_damaged_serves_on_where_it_must_and_needs_a_person(
+    site: Site, bundles: list[Bundle], case: str
+) -> None:
+    site.repository.publish(bundles[0], 1)
+    serves = bundles[0]
+    if case != "there is no other":
+        site.repository.publish(bundles[1], 2)
+        assert site.update().result == "updated"
+        serves = bundles[1]
+    if case == "the other is damaged too":
+        damage(site, bundles[0], "report.json")
+    if case == "it is pinned":
+        operator.pin(site.root, pinned=True, now=site.clock.now)
+    damage(site, serves, "report.json")
+    site.serving = serving = Serving()
+    kept = site.update()
+    assert kept.result == "unchanged" and not serving.swaps
+    assert ", which serves, is damaged: " in kept.alarm and "report.json" in kept.alarm
+    assert Store(site.root).current() == serves.sha256
+
+
 def lose(path: Path) -> None:
     path.parent.chmod(0o755)
     path.unlink()

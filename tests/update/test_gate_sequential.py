@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.shares import wilson
-from jepa_runtime.update.gate.sequential import PairedTest, Verdict, half_width, power, score
+from jepa_runtime.update.gate import sequential
+from jepa_runtime.update.gate.sequential import PairedTest, Verdict, alpha_after, half_width, power, score
 from jepa_runtime.update.release import Budgets
 
 CURRENT, MARGIN, ALPHA = 0.2, 0.05, 0.05
@@ -166,6 +167,13 @@ def test_blocks_that_are_alike_count_for_fewer() -> None:
     fresh = random.standard_normal(100)
     alike = np.repeat(fresh[:50], 2)
     assert half_width(alike, ALPHA) > 1.3 * half_width(fresh, ALPHA) * alike.std() / fresh.std()
+
+
+def test_however_often_a_refused_candidate_is_compared_again_the_chance_to_err_is_bounded() -> None:
+    alphas = [alpha_after(refusals) for refusals in range(10_000)]
+    assert alphas[0] == sequential.ALPHA and sum(alphas[1:]) <= sequential.ALPHA
+    assert alphas[1:] == sorted(alphas[1:], reverse=True)
+    assert PairedTest(alpha_accept=alphas[-1]).verdict is Verdict.CONTINUE
 
 
 @pytest.mark.parametrize(

@@ -154,11 +154,32 @@ def test_the_gate_compares_models_on_the_source_that_the_robot_names(two_rooms_b
     heard: list[None] = []
     named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
     gate = robot.LocalGate(named, lambda: heard.append(None))
-    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
+    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0)
     assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
     with pytest.raises(RefusedError, match=r"at most 0\.5 times that is allowed"):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=0.5))
-    assert robot.LocalGate(settings()).shadow(two_rooms_bundle, two_rooms_bundle, Budgets()) is None
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=0.5), refusals=0)
+    assert (
+        robot.LocalGate(settings()).shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0) is None
+    )
+
+
+def test_what_was_refused_has_to_be_shown_better_each_time(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests: list[PairedTest] = []
+
+    def run(_: object, __: object, ___: object, test: PairedTest, **____: object) -> ShadowReport:
+        tests.append(test)
+        for number in range(600):
+            test.add(0.2, 0.2 + 0.1 * (number // 60 % 2))
+        return ShadowReport(Verdict.ACCEPT, "", test.summary(), 600, 600, 600)
+
+    monkeypatch.setattr(shadow, "run", run)
+    gate = robot.LocalGate(settings(), frames=Still)
+    for refusals in range(4):
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=refusals)
+    highs = [test.summary().high for test in tests]
+    assert len(highs) == 4 and highs == sorted(set(highs))
 
 
 def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
@@ -178,7 +199,7 @@ def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
     named = settings(model_id="two_rooms", shadow="/nowhere")
     gate = robot.LocalGate(named, frames=lambda: source, compared=told.append)
     began = time.monotonic()
-    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
+    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0)
     assert end is not None and source.closed
     assert 2 <= len(told) <= (time.monotonic() - began) / 0.2 + 1
     frames = [report.frames for report in told]
@@ -190,7 +211,7 @@ def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
 def test_a_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
     gate = robot.LocalGate(settings(model_id="two_rooms"), frames=Still)
     with pytest.raises(UpdateError, match="still: nothing moved on any of"):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets())
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0)
 
 
 class Counter(FakeModel):

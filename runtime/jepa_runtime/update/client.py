@@ -11,6 +11,7 @@ from jepa_runtime.update.machine import (
     Back,
     Interrupted,
     NothingNew,
+    NotYet,
     Outcome,
     Unhealthy,
     follow,
@@ -126,7 +127,7 @@ class Client:
             before = self.state
             try:
                 known, outcome = self._steps(before)
-                if looks and isinstance(outcome, Back):
+                if looks and isinstance(outcome, Back | NotYet):
                     outcome = NothingNew(f"{outcome.reason}: an update takes it back")
                 self._keep(known, outcome)
                 self._rest(pause_s(before, outcome, self.state))

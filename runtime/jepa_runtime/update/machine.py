@@ -137,10 +137,11 @@ class Unhealthy:
 
 @dataclass(frozen=True)
 class Back:
-    """What serves is to make way for an earlier release."""
+    """What serves is to make way for an earlier release; ``for_good``: and is not to serve again."""
 
     to: Installed
     reason: str
+    for_good: bool = True
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,8 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             return _give_up(state, "failed", reason, now, at_fault=False)
         case Refused(reason) | Unhealthy(reason):
             return _give_up(state, "failed" if phase is Phase.CHECK else "refused", reason, now)
-        case Back(to, reason):
-            kept = _refuse(state, state.current, reason, None)
+        case Back(to, reason, for_good):
+            kept = _refuse(state, state.current, reason, None) if for_good else state
             kept = replace(kept, good=to, previous=None, work=None, attempts={})
             return _enter(_ended(kept, "reverted", reason), Phase.ROLLBACK)
         case Failed(reason):

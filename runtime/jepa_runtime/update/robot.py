@@ -18,10 +18,10 @@ from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source, Watched
-from jepa_runtime.update.gate import engines, probe, shadow, static
+from jepa_runtime.update.gate import engines, probe, sequential, shadow, static
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.local_serving import LocalServing
-from jepa_runtime.update.machine import NothingNew, NotYet, Outcome
+from jepa_runtime.update.machine import Back, NothingNew, NotYet, Outcome, follow
 from jepa_runtime.update.release import Budgets, Release, Robot
 from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.state import Phase, State
@@ -108,7 +108,9 @@ class LocalGate:
             "network_cut": report.network_cut,
         }
 
-    def shadow(self, current: Path, candidate: Path, budgets: Budgets) -> dict[str, Any] | None:
+    def shadow(
+        self, current: Path, candidate: Path, budgets: Budgets, *, refusals: int
+    ) -> dict[str, Any] | None:
         """See :func:`jepa_runtime.update.gate.shadow.run`.
 
         Raises:
@@ -117,7 +119,9 @@ class LocalGate:
         """
         if self._frames is None or budgets.max_error_ratio is None:
             return None
-        test = shadow.PairedTest(margin=budgets.max_error_ratio - 1)
+        test = shadow.PairedTest(
+            margin=budgets.max_error_ratio - 1, alpha_accept=sequential.alpha_after(refusals)
+        )
         with closing(self._frames()) as source:
             report = shadow.run(
                 lambda: self._open(current),
@@ -190,7 +194,7 @@ def open_client(
         left = store.recover()
         if left:
             log.append("cleared away", names=left)
-        kept = state.load(root / STATE)
+        kept = _as_gone_back(store, state.load(root / STATE), now())
         _point_as_kept(store, kept)
 
         def record(before: State, outcome: Outcome | None, after: State) -> None:
@@ -233,6 +237,16 @@ def facts(before: State, after: State) -> dict[str, Any]:
     return {"release_seq": work.release.release_seq, "version": work.release.version}
 
 
+def _as_gone_back(store: Store, kept: State, now: datetime) -> State:
+    """A way back that a full disk let be gone and not be kept is a way back in work."""
+    to = kept.previous
+    if kept.phase is not Phase.IDLE or to is None or kept.current != kept.good:
+        return kept
+    if not store.current() == store.good() == to.manifest_sha256:
+        return kept
+    return follow(kept, Back(to, "it went back before, and the disk did not let that be kept"), now)
+
+
 def _point_as_kept(store: Store, kept: State) -> None:
     """Between updates the links follow the state; somebody may have removed one. On a way back that could not
     be gone at once, what is good may serve by now."""
@@ -249,7 +263,9 @@ def _is_worth_noting(before: State, outcome: Outcome | None, after: State) -> bo
     """Looking for an update and finding none is not: it happens every hour; nor is waiting on."""
     if isinstance(outcome, NotYet) and after.reason == before.reason:
         return False
-    return after.phase is not Phase.RESOLVE and outcome is not None and not isinstance(outcome, NothingNew)
+    if after.phase is Phase.RESOLVE and not isinstance(outcome, NotYet):
+        return False
+    return outcome is not None and not isinstance(outcome, NothingNew)
 
 
 def _repository(

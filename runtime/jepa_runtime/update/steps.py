@@ -44,7 +44,7 @@ from jepa_runtime.update.release import (
     pointer_path,
 )
 from jepa_runtime.update.serving import Serving
-from jepa_runtime.update.state import Phase, State, Work, floor_key
+from jepa_runtime.update.state import Installed, Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
 
@@ -161,11 +161,9 @@ class Steps:
         if state.current is not None and work.revokes(state.current) and not tried:
             why, earlier = f"release {state.current.release_seq}, which serves, was revoked", state.previous
             if earlier not in (None, state.current) and not work.revokes(earlier):
-                return state, Back(earlier, why)
+                return state, self._cannot_switch(f"{why}; ") or Back(earlier, why)
             alarm = f"{why}, and there is no other to go back to: it serves on"
-        if alarm and alarm != state.alarm:
-            self.note("alarm", reason=alarm)
-        state, name = replace(state, alarm=alarm), release.name
+        state, name = self._alarmed(state, alarm), release.name
         if self.only_version not in (None, release.version):
             return state, NothingNew(
                 f"the fleet asks for {self.only_version}, the channel offers {release.version}"
@@ -174,8 +172,7 @@ class Steps:
         if state.current is not None and state.current.manifest_sha256 == release.manifest_sha256:
             if state.owes_way_back:
                 return state, NothingNew(f"{name} serves, though it is to make way")
-            # The same bytes may have been published under another number.
-            return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")
+            return self._served(state, work.installed, name)
         if state.pinned:
             return state, NothingNew(f"{name} is offered, but this robot is pinned to what it has")
         if refusal is not None and blocks(refusal, now, state.signed_at) and not self.again:
@@ -185,6 +182,30 @@ class Steps:
             return state, NothingNew(_left_out(release))
         self.gate.check_release(release, self._robot(state))
         return state, Done()
+
+    def _served(self, state: State, offered: Installed, name: str) -> Step:
+        """What is offered serves; if the disk has damaged it, what was before does until it is whole."""
+        # The same bytes may have been published under another number.
+        state = replace(state, current=offered, good=offered)
+        if (harm := self._damage(offered)) is None:
+            return state, NothingNew(f"{name} serves")
+        why, earlier = f"{name}, which serves, is damaged: {harm}", state.previous
+        if state.pinned or earlier in (None, offered) or self._damage(earlier):
+            return self._alarmed(state, why), NothingNew(f"{name} serves")
+        return state, self._cannot_switch(f"{why}; ") or Back(earlier, why, for_good=False)
+
+    def _damage(self, installed: Installed) -> str | None:
+        """What the disk has done to a slot; None: nothing."""
+        try:
+            Bundle.open(self.store.folder(installed.manifest_sha256))
+        except BundleError as error:
+            return str(error)
+        return None
+
+    def _alarmed(self, state: State, alarm: str) -> State:
+        if alarm and alarm != state.alarm:
+            self.note("alarm", reason=alarm)
+        return replace(state, alarm=alarm)
 
     def _download(self, state: State) -> Step:
         release = _work(state).release
@@ -227,14 +248,18 @@ class Steps:
         if state.current is None:
             self.note("not compared", reason="nothing serves yet")
             return state, Done()
-        current = self.store.folder(state.current.manifest_sha256)
-        try:
-            Bundle.open(current)
-        except BundleError as error:
+        if (harm := self._damage(state.current)) is not None:
             # The candidate is the cure.
-            self.note("not compared", reason=f"what serves is damaged: {error}")
+            self.note("not compared", reason=f"what serves is damaged: {harm}")
             return state, Done()
-        told = self.gate.shadow(current, self.store.folder(release.manifest_sha256), release.budgets)
+        current = self.store.folder(state.current.manifest_sha256)
+        candidate, refusal = release.manifest_sha256, state.refused.get(release.manifest_sha256)
+        told = self.gate.shadow(
+            current,
+            self.store.folder(candidate),
+            release.budgets,
+            refusals=0 if refusal is None else refusal.times,
+        )
         if told is None:
             self.note("not compared", reason="config.json names no source of frames (shadow)")
         else:
@@ -254,9 +279,9 @@ class Steps:
             return state, self._cannot_switch() or outcome
         return state, Done()
 
-    def _cannot_switch(self) -> NotYet | None:
+    def _cannot_switch(self, why: str = "") -> NotYet | None:
         health = self.serving.health()
-        return None if health.may_switch else NotYet(health.absent or "the robot cannot switch now")
+        return None if health.may_switch else NotYet(why + (health.absent or "the robot cannot switch now"))
 
     def _still_offered(self, state: State) -> Step:
         release = _work(state).release
@@ -350,15 +375,13 @@ class Steps:
         """What is good or, where the disk has damaged that, what was so before it."""
         if state.good is None:
             return state
-        try:
-            Bundle.open(self.store.folder(state.good.manifest_sha256))
-        except BundleError as error:
-            if state.previous in (None, state.good, state.current):
-                raise
-            self.note("what is good is damaged", reason=str(error))
-            Bundle.open(self.store.folder(state.previous.manifest_sha256))
-            return replace(state, good=state.previous, previous=None)
-        return state
+        if (harm := self._damage(state.good)) is None:
+            return state
+        earlier = state.previous
+        if earlier in (None, state.good, state.current) or self._damage(earlier):
+            raise BundleError(harm)
+        self.note("what is good is damaged", reason=harm)
+        return replace(state, good=earlier, previous=None)
 
     def _rejected(self, state: State) -> Step:
         return state, Done()

@@ -25,6 +25,12 @@ class Gate(Protocol):
         """What it does in a process of its own; what was measured."""
         ...
 
-    def shadow(self, current: Path, candidate: Path, budgets: Budgets) -> Mapping[str, Any] | None:
-        """How it predicts beside what serves; None: this robot has nothing to compare them on."""
+    def shadow(
+        self, current: Path, candidate: Path, budgets: Budgets, *, refusals: int
+    ) -> Mapping[str, Any] | None:
+        """How it predicts beside what serves; None: this robot has nothing to compare them on.
+
+        Args:
+            refusals: how often it was refused before.
+        """
         ...

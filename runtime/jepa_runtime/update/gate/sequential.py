@@ -21,6 +21,9 @@ exactly; means of bounded scores are near to that, and :func:`power` measures wh
 differences (Waudby-Smith & Ramdas 2024) need no such assumption, but win no more than the margin per block
 and so take ln(1 / alpha) / (margin x error) blocks at best: minutes for what this decides in seconds.
 The price: a fault rarer than once in ``min_frames`` frames may not have been seen when it accepts.
+
+Tries. A refused candidate may be compared again, for months; each test has a chance to err, so those that
+follow a refusal have smaller and smaller ones (:func:`alpha_after`).
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ from numpy.typing import NDArray
 
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.shares import wilson
+
+ALPHA = 0.01
 
 # Why a test ended.
 GOOD = "it was shown to be as good"
@@ -84,6 +89,13 @@ def score(error: float, change: float) -> float:
     return error / (error + change) if error + change else 0.5
 
 
+def alpha_after(refusals: int) -> float:
+    """How often a test of what was refused so often may accept it if it is too bad: the first test one in a
+    hundred times, all others together as often.
+    """
+    return ALPHA / (refusals * (refusals + 1)) if refusals else ALPHA
+
+
 class PairedTest:
     """Takes the scores of both models on frame after frame until it knows.
 
@@ -103,8 +115,8 @@ class PairedTest:
         self,
         *,
         margin: float = 0.05,
-        alpha_accept: float = 0.01,
-        alpha_refuse: float = 0.01,
+        alpha_accept: float = ALPHA,
+        alpha_refuse: float = ALPHA,
         min_frames: int = 1200,
         max_frames: int = 18_000,
         block_frames: int = 60,
