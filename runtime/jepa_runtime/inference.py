@@ -17,7 +17,7 @@ from jepa_runtime.history import Context, Hindsight, History
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.world_model import Futures, WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +97,8 @@ class Inference:
         timings["wait"] = (clock_ns() - submitted_ns) / 1e6
         latent = model.encode(frame.image)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
-        if not np.isfinite(latent).all():
-            # Nothing is surprising to who compares with NaN: such a frame must not pass for a good one.
-            raise BackendError(
-                f"{model.engine}:{model.device} ({model.precision}) gives latents that are not finite: serve "
-                "another precision or engine (jepa-runtime verify)"
-            )
+        if not _are_finite(latent):
+            raise self._gives_no_numbers("latents")
         reset = view.history.add_latent(frame.stamp_ns, latent)
         if reset is not None:
             view.trust.forget()
@@ -110,9 +106,7 @@ class Inference:
         context = view.history.context()
         futures = calibration = None
         if context is not None:
-            futures = model.predict(
-                candidates.actions, latents=context.latents, history_actions=context.actions, goal=view.goal
-            )
+            futures = self.foresee(candidates.actions, context, view.goal)
             calibration = view.trust.state(frame.stamp_ns)
             bounds = calibration.bounds[: futures.actions.shape[1]].astype(np.float32)
             futures = replace(futures, error_bounds=bounds)
@@ -143,8 +137,28 @@ class Inference:
             calibration=calibration,
         )
 
+    def foresee(
+        self, actions: NDArray[np.floating], context: Context, goal: NDArray[np.float32] | None
+    ) -> Futures:
+        """The futures of up to K action sequences [K', H', A] after ``context``.
+
+        Raises:
+            ValueError: they are no such sequences.
+            BackendError: the model gives no numbers.
+        """
+        futures = self.model.predict(
+            actions, latents=context.latents, history_actions=context.actions, goal=goal
+        )
+        if not _are_finite(futures.latents):
+            raise self._gives_no_numbers("futures")
+        return futures
+
     def with_surprise(self, result: Result) -> Result:
-        """The same with the error of the prediction made one step ago, where there was one."""
+        """The same with the error of the prediction made one step ago, where there was one.
+
+        Raises:
+            BackendError: the model gives no numbers.
+        """
         known = self._views[result.stream].history.hindsight(1)
         if known is None:
             return result
@@ -153,6 +167,8 @@ class Inference:
         surprise = float(
             self.model.surprise(context.latents, context.actions, known.actions[0], result.latent)
         )
+        if not math.isfinite(surprise):
+            raise self._gives_no_numbers("surprises")
         result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
         surprising = surprise > self.model.manifest.surprise_threshold
         return replace(result, surprise=surprise, surprising=surprising)
@@ -257,6 +273,14 @@ class Inference:
         """Close the model."""
         self.model.close()
 
+    def _gives_no_numbers(self, what: str) -> BackendError:
+        """Nothing is surprising to who compares with NaN: such a frame must not pass for a good one."""
+        model = self.model
+        return BackendError(
+            f"{model.engine}:{model.device} ({model.precision}) gives {what} that are not finite: serve "
+            "another precision or engine (jepa-runtime verify)"
+        )
+
     def _candidates(self) -> Candidates:
         proposed = None if self._terms.candidates is None else self._terms.candidates()
         if proposed is None:
@@ -302,6 +326,11 @@ class Inference:
         model.predict(self._fan.actions, latents=history, history_actions=actions, goal=latent)
         model.surprise(history, actions, self._fan.actions[0, 0], latent)
         model.energy(latent, latent)
+
+
+def _are_finite(numbers: NDArray[np.float32]) -> bool:
+    # Unlike `isfinite(numbers).all()` these take no memory, of which many futures would need much.
+    return math.isfinite(numbers.min()) and math.isfinite(numbers.max())
 
 
 def _errors(foreseen: NDArray[np.float32], known: Hindsight) -> NDArray[np.float64]:

@@ -99,7 +99,7 @@ class Question:
         """Follow as many sequences as the model can in one run; the evaluation, once all are.
 
         Raises:
-            JepaRuntimeError: neither are latents wanted, nor is there a goal.
+            JepaRuntimeError: neither are latents wanted, nor is there a goal; or the model gives no numbers.
         """
         if self._asked_of is not inference:
             # What another model said of the first sequences does not compare with the rest.
@@ -115,12 +115,8 @@ class Question:
         if here.goal is None and not self._wants_latents:
             raise JepaRuntimeError("there is no goal, so there are no energies: set one, or ask for latents")
         model = inference.model
-        futures = model.predict(
-            self._actions[self._done : self._done + model.num_samples],
-            latents=here.context.latents,
-            history_actions=here.context.actions,
-            goal=here.goal,
-        )
+        asked = self._actions[self._done : self._done + model.num_samples]
+        futures = inference.foresee(asked, here.context, here.goal)
         self._done += model.num_samples
         if self._wants_latents:
             self._latents.append(futures.latents)

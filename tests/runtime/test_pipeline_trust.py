@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from jepa_runtime.errors import BackendError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.world_model import Futures
@@ -165,14 +166,48 @@ def test_what_cannot_be_promised_is_refused(given: dict[str, Any]) -> None:
         Pipeline(FakeModel, on_result=lambda result: None, **given)
 
 
-def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprising() -> None:
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", ["latents", "futures", "surprises"])
+def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprising(
+    what: str, number: float
+) -> None:
     class Broken(FakeModel):
+        def spoil(self, numbers: NDArray[np.float32], *, seen: float, of: str) -> NDArray[np.float32]:
+            if (what, seen) == (of, 9):
+                numbers.flat[-1] = number
+            return numbers
+
         def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return np.where(frame.mean() == 9, np.nan, super().encode(frame)).astype(np.float32)
+            return self.spoil(super().encode(frame), seen=frame.mean(), of="latents")
+
+        def predict(self, *args: Any, latents: NDArray[np.float32], **given: Any) -> Futures:
+            futures = super().predict(*args, latents=latents, **given)
+            self.spoil(futures.latents, seen=latents.mean(), of="futures")
+            return futures
+
+        def surprise(self, *known: Any) -> float:
+            found = np.array(super().surprise(*known))
+            return float(self.spoil(found, seen=known[-1].mean(), of="surprises"))
 
     with serve(Broken()) as served:
         run(served, [1] * 20 + [9] + [1] * 20)
         assert served.pipeline.stats().failed == 1
     ((error, about),) = served.errors
-    assert "not finite" in str(error) and about is not None and about.sequence == 20
+    assert f"gives {what} that are not finite" in str(error)
+    assert about is not None and about.sequence == 20
+    assert len(served.results) == 40
     assert all(np.isfinite(result.surprise or 0) for result in served.results)
+
+
+def test_futures_that_are_no_numbers_answer_no_question_either() -> None:
+    class Broken(FakeModel):
+        def predict(self, asked: NDArray[np.float32], **given: Any) -> Futures:
+            futures = super().predict(asked, **given)
+            futures.latents[asked[..., 0] > 5] = np.nan
+            return futures
+
+    with serve(Broken()) as served:
+        run(served, [1])
+        with pytest.raises(BackendError, match="futures that are not finite"):
+            served.pipeline.evaluate(np.full((1, 1, 2), 9.0), timeout_s=5.0)
+    assert len(served.results) == 1

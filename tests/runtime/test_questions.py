@@ -315,6 +315,9 @@ class Standing:
 
         return Standpoint(self._context, np.arange(HORIZON, dtype=np.float32), None, None)
 
+    def foresee(self, asked: np.ndarray, context: Any, goal: Any) -> Any:
+        return self.model.predict(asked, latents=context.latents, history_actions=context.actions, goal=goal)
+
 
 def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
     first, second, asked = Standing(1.0), Standing(2.0), actions(NUM_SAMPLES + 1)
