@@ -114,6 +114,7 @@ class Pipeline:
         self._swapping = Lock()
         self._host = self._host_for(open_model, beside=False)
         self._standby: Host | None = None
+        self._stopped = False
 
     @property
     def model(self) -> WorldModel:
@@ -137,21 +138,24 @@ class Pipeline:
         """Start the inference thread and wait until the model is open and has run once.
 
         Raises:
-            JepaRuntimeError: the pipeline was started before, even if it was stopped since.
+            JepaRuntimeError: the pipeline was started before, or has stopped.
             Exception: whatever opening the model or its first run raised.
         """
         if self._host.started:
             raise JepaRuntimeError("the pipeline was started before: make a new one")
+        self._check_not_stopped()
         self._host.open()
         self._host.give_turn()
 
     def stop(self, timeout_s: float = _PATIENCE_S) -> None:
-        """End the inference thread after the frame in work; the model is closed there. May be called again.
+        """End the inference thread after the frame in work; the model is closed there, and no other serves
+        after it. May be called again.
 
         Raises:
             JepaRuntimeError: the thread did not end in time (the model hangs); it is left behind as a daemon.
         """
         with self._swapping:
+            self._stopped = True
             self._questions.refuse("the pipeline has stopped: its model is closed")
             self._host.close(timeout_s, beside=False)
             self._close_standby(timeout_s)
@@ -168,10 +172,11 @@ class Pipeline:
 
         Raises:
             BundleError: its actions are others.
-            JepaRuntimeError: the model that serves is stuck.
+            JepaRuntimeError: the model that serves is stuck, or the pipeline has stopped.
             Exception: whatever opening it or its first run raised. After any error the old model serves on.
         """
         with self._swapping:
+            self._check_not_stopped()
             self._close_standby(_PATIENCE_S)
             host = self._host_for(open_model, beside=True)
             host.open()
@@ -189,9 +194,10 @@ class Pipeline:
             Whether the histories go on.
 
         Raises:
-            JepaRuntimeError: there is none, or the model that serves is stuck.
+            JepaRuntimeError: there is none, the model that serves is stuck, or the pipeline has stopped.
         """
         with self._swapping:
+            self._check_not_stopped()
             if self._standby is None:
                 raise JepaRuntimeError(
                     "no model was replaced since the last commit: there is none to go back to"
@@ -298,6 +304,10 @@ class Pipeline:
 
     def _finished(self) -> int:
         return sum(tally.finished for tally in self._tallies.values())
+
+    def _check_not_stopped(self) -> None:
+        if self._stopped:
+            raise JepaRuntimeError("the pipeline has stopped: make a new one")
 
     def _check(self, stream: str) -> None:
         if stream not in self._tallies:

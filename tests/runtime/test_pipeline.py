@@ -62,6 +62,20 @@ def test_stop_may_come_twice_or_before_start() -> None:
         served.pipeline.stop()
 
 
+def test_what_was_stopped_before_it_was_started_opens_no_model() -> None:
+    opened: list[FakeModel] = []
+
+    def open_model() -> FakeModel:
+        opened.append(FakeModel())
+        return opened[-1]
+
+    pipeline = Pipeline(open_model, on_result=lambda result: None)
+    pipeline.stop()
+    with pytest.raises(JepaRuntimeError, match="has stopped: make a new one"):
+        pipeline.start()
+    assert not opened
+
+
 def test_stop_does_not_wait_for_ever_for_a_model_that_hangs() -> None:
     with (
         pytest.raises(JepaRuntimeError, match=r"did not end within 0\.05 s"),

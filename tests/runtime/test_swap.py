@@ -206,6 +206,15 @@ def test_a_second_swap_closes_the_model_before_the_last(stage: Stage, first: Nam
     assert stage.feed(0) == [20]
 
 
+def test_what_has_stopped_is_not_brought_back_to_life(stage: Stage) -> None:
+    stage.pipeline.swap(Named)
+    stage.pipeline.stop()
+    for again in (lambda: stage.pipeline.swap(Named), stage.pipeline.rollback):
+        with pytest.raises(JepaRuntimeError, match="the pipeline has stopped"):
+            again()
+    assert not any(thread.name == "jepa-inference" for thread in threading.enumerate())
+
+
 def refuse() -> Named:
     raise JepaRuntimeError("no such bundle")
 
