@@ -16,12 +16,14 @@ import pytest
 
 from jepa_runtime.bundle import Tolerance
 from jepa_runtime.cli import main
+from jepa_runtime.commands import profile as profile_command
 from jepa_runtime.commands import profile_passes
 from jepa_runtime.errors import BackendError, ProfileError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.profile import ColdStart, Profile, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
+from tests.runtime.profiles import make_profile
 from tests.runtime.simulated_tensorrt import SimulatedTensorRT
 
 MODEL = Path(__file__).parents[2] / "models" / "two_rooms"
@@ -198,6 +200,52 @@ def test_a_model_that_computes_nan_has_no_profile(
     assert main([*command, "--skip", "closed,sweep,idle,cold,layers"]) == 1
     assert "the encoder computes NaN or infinity" in capsys.readouterr().err
     assert not (tmp_path / "p.json").exists()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
+    """What was measured, at once."""
+    found: list[Profile] = []
+
+    def measure(*_: Any) -> Profile:
+        found.append(make_profile(frames=50))
+        return found[-1]
+
+    monkeypatch.setattr(profile_command, "_measure", measure)
+    return found
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
+def test_what_cannot_be_written_is_told_before_anything_is_measured(
+    measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--bundle", str(MODEL), option, str(tmp_path)]) == 1
+    assert f"{tmp_path}: cannot be written: Is a directory" in capsys.readouterr().err
+    assert not measured
+
+
+def test_a_trace_for_which_the_package_is_missing_is_told_before_anything_is_measured(
+    measured: list[Profile],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "perfetto.protos.perfetto.trace.perfetto_trace_pb2", None)
+    assert main(["profile", "--bundle", str(MODEL), "--trace", str(tmp_path / "p.pftrace")]) == 1
+    assert "pip install 'jepa-edge[viz]'" in capsys.readouterr().err
+    assert not measured
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
+    measured: list[Profile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "p.html"
+    assert main(["profile", "--bundle", str(MODEL), "--json", "/dev/full", "--html", str(page)]) == 1
+    told = capsys.readouterr()
+    assert "response" in told.out
+    assert told.err == "jepa-runtime: /dev/full: cannot be written: No space left on device\n"
+    assert "<svg" in page.read_text(encoding="utf-8")
 
 
 def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> None:

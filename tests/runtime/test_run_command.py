@@ -251,6 +251,36 @@ def test_a_mistake_is_answered_in_one_line(model: FakeModel, arguments: list[str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "target"), [("--json", "/dev"), ("--html", "/dev"), ("--black-box", "/dev/null")]
+)
+def test_what_cannot_be_written_is_told_before_the_model_is_opened(
+    model: FakeModel, option: str, target: str
+) -> None:
+    with pytest.raises(JepaRuntimeError, match=f"^{target}: cannot be written"):
+        run("--source", "two_rooms", "--duration", "0.1", option, target)
+    assert not hasattr(model, "opened_with")
+
+
+def test_a_file_that_is_to_be_written_keeps_its_content_until_then(tmp_path: Path) -> None:
+    for name in ("old.json", "new.json"):
+        (tmp_path / "old.json").write_text("{}")
+        with pytest.raises(SourceError):
+            run("--source", "missing.mp4", "--json", str(tmp_path / name))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "{}")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
+    model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--json", "/dev/full", "--html", str(tmp_path / "latency.html")]
+    with pytest.raises(JepaRuntimeError, match="/dev/full: cannot be written: No space left on device"):
+        run("--source", "two_rooms", "--duration", "0.2", *options)
+    assert (tmp_path / "latency.html").stat().st_size > 1000
+    assert "total (frame submitted to result)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["--rate", "--duration", "--deadline-ms"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "fast"])
 def test_numbers_out_of_range_are_refused(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -112,6 +113,40 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             partial.unlink()
         raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def check_writable(path: Path) -> None:
+    """See that a file can be written, before minutes are spent on what it is to hold; folders are made.
+
+    Raises:
+        JepaRuntimeError: it cannot.
+    """
+    is_new = not os.path.lexists(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever reads from a pipe would take it for the end.
+        if is_new or path.is_file() or path.is_dir():
+            path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def write_each(*writes: Callable[[], None]) -> None:
+    """Write several files; one that cannot be written does not cost the others.
+
+    Raises:
+        JepaRuntimeError: which could not be written.
+    """
+    faults = []
+    for write in writes:
+        try:
+            write()
+        except JepaRuntimeError as error:
+            faults.append(str(error))
+    if faults:
+        raise JepaRuntimeError("; ".join(faults))
 
 
 @contextmanager

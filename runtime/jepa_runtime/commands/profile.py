@@ -17,7 +17,13 @@ from rich.console import Console
 import jepa_runtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import frame_size, positive, stop_on_signals
+from jepa_runtime.commands.arguments import (
+    check_writable,
+    frame_size,
+    positive,
+    stop_on_signals,
+    write_each,
+)
 from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.errors import ProfileError
@@ -26,7 +32,7 @@ from jepa_runtime.profiling.load import Load, Workload
 from jepa_runtime.profiling.machine import Monitor, energy
 from jepa_runtime.profiling.profile import Environment, Profile, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import write_profile_report
-from jepa_runtime.profiling.trace import write_trace
+from jepa_runtime.profiling.trace import import_perfetto, write_trace
 from jepa_runtime.world_model import WorldModel
 
 _IDLE_S = 3.0
@@ -89,24 +95,31 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, or the main pass could not be measured.
+        JepaRuntimeError: bad input, the main pass could not be measured, or a file cannot be written.
     """
     if (args.bundle is None) == (args.attach is None):
         raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
+    outputs = [
+        (path, write)
+        for path, write in (
+            (args.json, write_profile),
+            (args.html, write_profile_report),
+            (args.trace, write_trace),
+        )
+        if path is not None
+    ]
+    for path, _ in outputs:
+        check_writable(path)
+    if args.trace is not None:
+        import_perfetto(args.trace)
     console = Console()
     with stop_on_signals() as stopping:
         if args.ros or args.attach:
             profile, status = _from_ros(args, stopping, console)
         else:
             profile, status = _measure(args, stopping, console), 0
-    for path, write in (
-        (args.json, write_profile),
-        (args.html, write_profile_report),
-        (args.trace, write_trace),
-    ):
-        if path is not None:
-            write(profile, path)
     show(profile, console)
+    write_each(*(partial(write, profile, path) for path, write in outputs))
     return int(status != 0)
 
 

@@ -7,6 +7,7 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, cast
@@ -20,10 +21,12 @@ from rich.live import Live
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    check_writable,
     open_model,
     positive,
     recording,
     stop_on_signals,
+    write_each,
 )
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
@@ -32,6 +35,7 @@ from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import write_report
 from jepa_runtime.recording import refuse_to_replace
+from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.sources.base import Frame, Image, Source
@@ -119,7 +123,9 @@ def run(args: argparse.Namespace) -> int:
         refuse_to_replace(args.mcap, Path(split_spec(args.source)[0]))
     for path in (args.json, args.html):
         if path is not None and path != "-":
-            _make_folder(Path(path))
+            check_writable(Path(path))
+    if args.black_box is not None:
+        check_folder(args.black_box)
     if args.robot is not None:
         # Whoever runs a bundle need not wait until all of the updates is imported.
         from jepa_runtime.commands.run_robot import adopt
@@ -171,7 +177,11 @@ class _Run:
             except (SourceError, RecordingError) as error:
                 self._fatal = error
             pipeline.wait_idle(_DRAIN_S)
-        self._finish(pipeline)
+        summary = self._show(pipeline)
+        try:
+            write_each(partial(self._write_json, summary), partial(self._write_html, summary))
+        except JepaRuntimeError as error:
+            self._fatal = JepaRuntimeError(f"{self._fatal}; {error}") if self._fatal else error
         if self._fatal is not None:
             raise self._fatal
         return 0
@@ -315,7 +325,8 @@ class _Run:
             f"{box.written} bags of surprises written to {self._args.black_box}", markup=False
         )
 
-    def _finish(self, pipeline: Pipeline) -> None:
+    def _show(self, pipeline: Pipeline) -> dict[str, Any]:
+        """The measurements, which are shown."""
         stats = pipeline.stats()
         if stats.received and not stats.processed and self._fatal is None:
             self._fatal = JepaRuntimeError(
@@ -331,15 +342,20 @@ class _Run:
             lateness_ms=self._lateness_ms,
             error=str(self._fatal) if self._fatal is not None else self._last_error,
         )
+        self._console.print(final_table(self._title, summary))
+        if self._last_error is not None and self._fatal is None:
+            self._console.print(f"last error: {self._last_error}", markup=False)
+        return summary
+
+    def _write_json(self, summary: dict[str, Any]) -> None:
         if self._args.json == "-":
             print(json.dumps(summary, indent=2), flush=True)
         elif self._args.json is not None:
             _write_text(Path(self._args.json), json.dumps(summary, indent=2) + "\n")
+
+    def _write_html(self, summary: dict[str, Any]) -> None:
         if self._args.html is not None:
             write_report(html_report(self._title, self._collector, summary), self._args.html)
-        self._console.print(final_table(self._title, summary))
-        if self._last_error is not None and self._fatal is None:
-            self._console.print(f"last error: {self._last_error}", markup=False)
 
 
 def _read_image(path: str) -> Image:
@@ -347,14 +363,6 @@ def _read_image(path: str) -> Image:
     if image is None:
         raise SourceError(f"{path}: no such image, or not a readable one")
     return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-
-def _make_folder(path: Path) -> None:
-    """Before the run: who has waited an hour should not learn then that there was nowhere to write."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -18,6 +18,23 @@ _SEQUENCE = 1
 _PID = 1
 
 
+def import_perfetto(path: Path) -> tuple[Any, Any]:
+    """What writing a trace to ``path`` takes: the modules of the messages and of their builder.
+
+    Raises:
+        ProfileError: the perfetto package is missing.
+    """
+    try:
+        return (
+            importlib.import_module("perfetto.protos.perfetto.trace.perfetto_trace_pb2"),
+            importlib.import_module("perfetto.trace_builder.proto_builder"),
+        )
+    except ImportError as error:
+        raise ProfileError(
+            f"{path}: a trace takes the perfetto package: pip install 'jepa-edge[viz]'"
+        ) from error
+
+
 def write_trace(profile: Profile, path: Path) -> None:
     """Write the run of ``profile`` as a Perfetto trace (protobuf); folders are made.
 
@@ -28,13 +45,7 @@ def write_trace(profile: Profile, path: Path) -> None:
     Raises:
         ProfileError: the perfetto package is missing, or the file cannot be written.
     """
-    try:
-        protos = importlib.import_module("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
-        builders = importlib.import_module("perfetto.trace_builder.proto_builder")
-    except ImportError as error:
-        raise ProfileError(
-            f"{path}: a trace takes the perfetto package: pip install 'jepa-edge[viz]'"
-        ) from error
+    protos, builders = import_perfetto(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:

@@ -14,6 +14,21 @@ from jepa_runtime.recording.mcap import McapRecorder
 _OURS = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"
 
 
+def check_folder(path: Path) -> None:
+    """Make a folder and see that files can be written there.
+
+    Raises:
+        RecordingError: they cannot.
+    """
+    trial = path / ".writable"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 class BagFolder:
     """Bags named by time in one folder; the oldest give way to new ones. Other files are left alone.
 
@@ -39,13 +54,10 @@ class BagFolder:
         Raises:
             RecordingError: they cannot.
         """
-        trial = self.path / ".writable"
+        check_folder(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             for left in self.path.glob(f"{_OURS}.partial"):
                 left.unlink()
-            trial.touch()
-            trial.unlink()
         except OSError as error:
             raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
 
