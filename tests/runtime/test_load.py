@@ -79,6 +79,20 @@ def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None
     assert min(run.stages_ms["predict"]) > 0
 
 
+def test_a_run_begins_when_its_first_frame_that_counts_is_due() -> None:
+    moments: list[float] = []
+
+    class Timed(FakeModel):
+        def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+            moments.append(time.monotonic())
+            return super().encode(frame)
+
+    with load(lambda: Timed(history_size=2)) as loaded:
+        run = loaded.open_loop(10, 0.3)
+    assert run.scheduled_s == pytest.approx([0.0, 0.1, 0.2])
+    assert 0 <= moments[-3] - loaded.began_s < 0.09
+
+
 def test_a_closed_loop_tells_the_highest_rate() -> None:
     with load(lambda: FakeModel(encode_s=0.01)) as loaded:
         run = loaded.closed_loop(0.5)

@@ -167,6 +167,16 @@ def test_moments_come_from_the_clock_and_count_from_the_opening(clock: Clock) ->
     assert reading.values == [42.0] * 3
 
 
+def test_moments_count_from_another_where_that_is_asked(clock: Clock) -> None:
+    probe = Probe("answer", "count", lambda: 42.0)
+    with Monitor(probes=[probe], clock=clock, period_s=NEVER) as monitor:
+        clock.now += 0.3
+        began_s = clock.now
+        clock.now += 1.0
+    assert [reading.times_s for reading in monitor.readings(since_s=began_s)] == [[-0.3, 1.0]]
+    assert [reading.times_s for reading in monitor.readings()] == [[0.0, 1.3]]
+
+
 def test_a_probe_that_fails_on_the_way_keeps_its_values_and_is_noted(clock: Clock) -> None:
     answers = iter([1.0, 2.0])
 

@@ -50,7 +50,8 @@ def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
     assert [parity.graph for parity in profile.parity] == ["encoder", "predictor", "energy"]
     assert all(parity.ok for parity in profile.parity)
     assert profile.closed_loop is not None
-    assert any(reading.name == "rss" and reading.values for reading in profile.readings)
+    (rss,) = [reading for reading in profile.readings if reading.name == "rss"]
+    assert rss.times_s[0] < 0 < rss.times_s[-1], "the frames that fill the history came before"
     assert all(reading.values or reading.absent for reading in profile.readings)
     assert "<svg" in files["html"].read_text(encoding="utf-8")
     assert files["trace"].stat().st_size > 1000

@@ -223,6 +223,12 @@ def test_rates_cold_start_and_machine_are_told() -> None:
     assert "mean 250 MB, 250 to 250" in machine
 
 
+def test_what_was_read_just_before_the_run_stands_at_its_beginning() -> None:
+    early = Reading(name="rss", unit="MB", times_s=[-0.1, 4.9], values=[1.0, 2.0])
+    told = words(sections(parse(make_profile(readings=[early])))["What the machine did"])
+    assert "5 s" in told and "-0 s" not in told
+
+
 def test_a_sweep_without_a_knee_says_so() -> None:
     points = make_profile().sweep.points[-1:]
     page = parse(make_profile(sweep=Sweep(points=points, max_late=0.01, knee_hz=None)))

@@ -141,6 +141,8 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
                 main = load.open_loop(
                     args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate, tick=steps.live
                 )
+            # The frames that fill the history came before the run began.
+            readings = busy.readings(since_s=load.began_s)
             passes.under_load(load)
         passes.by_themselves(bundle, subject)
     return Profile(
@@ -150,10 +152,8 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         subject=subject,
         environment=_environment(subject),
         run=main,
-        readings=busy.readings(),
-        energy=energy(
-            idle.readings(), busy.readings(), frames=len(main.scheduled_s), duration_s=main.duration_s
-        ),
+        readings=readings,
+        energy=energy(idle.readings(), readings, frames=len(main.scheduled_s), duration_s=main.duration_s),
         notes=[
             f"{len(workload.frames)} frames of {workload.name} were read ahead ({workload.read_ms:.2f} ms "
             "each) and shown in turn; latency counts from the moment a frame was due",

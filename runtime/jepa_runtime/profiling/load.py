@@ -92,12 +92,16 @@ class Load:
         open_model: see :class:`~jepa_runtime.pipeline.Pipeline`.
         workload: what is shown to it.
         stopping: set from elsewhere to end the pass in work; what was measured is kept.
+
+    Attributes:
+        began_s: when the first frame that counts was due in the last open loop, by ``time.monotonic``.
     """
 
     def __init__(self, open_model: Callable[[], WorldModel], workload: Workload, *, stopping: Event) -> None:
         self._workload = workload
         self._stopping = stopping
         self._pipeline = Pipeline(open_model, on_result=self._take, on_error=self._fail)
+        self.began_s = 0.0
         self._sequence = self._stamp_ns = 0
         # Of each result its clocks only: futures kept would cost each next frame fresh memory.
         self._results: dict[int, tuple[int, dict[str, float], dict[str, float]]] = {}
@@ -141,9 +145,10 @@ class Load:
         count = max(1, round(duration_s * rate_hz))
         due: dict[int, int] = {}
         sent: dict[int, int] = {}
-        start_ns = time.perf_counter_ns() + _LEAD_NS
+        start_ns = time.perf_counter_ns() + _LEAD_NS + lead * period_ns
+        self.began_s = time.monotonic() + (start_ns - time.perf_counter_ns()) / 1e9
         for index in range(-lead, count):
-            due_ns = start_ns + (lead + index) * period_ns
+            due_ns = start_ns + index * period_ns
             if self._stopping.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9)):
                 break
             sequence = self._submit(period_ns)

@@ -149,8 +149,8 @@ def reading(measured: Reading) -> Html:
         for index in _extremes(times - begin, values, length)
     ]
     parts.append(plot.polyline(points, "s0 stroke"))
-    parts.append(text(plot.left, plot.height - 6, f"{begin:.0f} s"))
-    parts.append(text(plot.width - plot.right, plot.height - 6, f"{begin + length:.0f} s", anchor="end"))
+    parts.append(text(plot.left, plot.height - 6, f"{round(begin)} s"))
+    parts.append(text(plot.width - plot.right, plot.height - 6, f"{round(begin + length)} s", anchor="end"))
     return plot.svg(
         parts, f"{measured.name} over time, {values.min():.4g} to {values.max():.4g} {measured.unit}"
     )

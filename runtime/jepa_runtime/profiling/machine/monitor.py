@@ -49,11 +49,15 @@ class _Series:
             self.times_s.append(round(now_s, 4))
             self.values.append(round(value, 6))
 
-    def reading(self) -> Reading:
+    def reading(self, later_s: float) -> Reading:
+        """With moments that count from ``later_s`` after the opening."""
         if not self.values:
             return Reading(name=self.name, unit=self.probe.unit, absent=self.reason)
         return Reading(
-            name=self.name, unit=self.probe.unit, times_s=list(self.times_s), values=list(self.values)
+            name=self.name,
+            unit=self.probe.unit,
+            times_s=[round(moment - later_s, 4) for moment in self.times_s],
+            values=list(self.values),
         )
 
 
@@ -125,10 +129,15 @@ class Monitor:
             for series in self._series:
                 series.sample(now_s)
 
-    def readings(self) -> list[Reading]:
-        """What was read so far, during or after the run: one entry a probe, and those that are absent."""
+    def readings(self, *, since_s: float | None = None) -> list[Reading]:
+        """What was read so far, during or after the run: one entry a probe, and those that are absent.
+
+        Args:
+            since_s: moments count from then, by the clock, not from the opening; those before are negative.
+        """
+        later_s = 0.0 if since_s is None else since_s - self._start_s
         with self._lock:
-            return [series.reading() for series in self._series] + self._absent
+            return [series.reading(later_s) for series in self._series] + self._absent
 
     def notes(self) -> list[str]:
         """What whoever reads the readings must know: what totals consist of, which samples are missing."""

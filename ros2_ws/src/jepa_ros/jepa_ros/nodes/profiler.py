@@ -106,6 +106,7 @@ class Profiler:
             ledger, failure = self._run(camera)
         camera.stop()
         run = ledger.run(self._options.deadline_ms)
+        readings = monitor.readings(since_s=ledger.start_ns / 1e9)
         if self._stopping.is_set() and not run.latency_ms:
             raise ProfileError("stopped before anything was measured")
         if not run.latency_ms:
@@ -114,8 +115,8 @@ class Profiler:
             self._options,
             info=info,
             run=run,
-            readings=monitor.readings(),
-            energy=self._energy(run, monitor.readings()),
+            readings=readings,
+            energy=self._energy(run, readings),
             frame_size=size,
             notes=[*self._notes(ledger, distinct, failure), *monitor.notes()],
         )
