@@ -79,6 +79,42 @@ def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None
     assert min(run.stages_ms["predict"]) > 0
 
 
+def test_where_no_image_lies_a_step_before_another_nothing_is_said_of_predictions() -> None:
+    with load(lambda: FakeModel(history_size=2)) as loaded:
+        run = loaded.open_loop(12.5, 0.4)
+    assert len(run.scheduled_s) == 5
+    for stage in ("predict", "surprise"):
+        assert stage not in run.stages_ms
+        assert run.absent[stage] == "no image had another a step (0.2 s) before it: multiples of 5 Hz fit"
+
+
+@pytest.mark.parametrize("rate_hz", [3.0, 12.5, 28.0, 50.0])
+def test_in_step_every_image_is_predicted_from_whatever_the_rate(rate_hz: float) -> None:
+    with load(lambda: FakeModel(history_size=2)) as loaded:
+        run = loaded.open_loop(rate_hz, 0.4, in_step=True)
+    assert min(run.stages_ms["predict"]) > 0 and run.stages_ms["surprise"][-1] > 0
+
+
+def test_the_knee_of_a_sweep_is_that_of_encoding_and_predicting() -> None:
+    stopping, ticks = Event(), iter((False, True))
+
+    class Predicting(FakeModel):
+        predicted = 0
+
+        def predict(self, *given: Any, **named: Any) -> Any:
+            self.predicted += 1
+            return super().predict(*given, **named)
+
+    def stop(_: float) -> None:
+        if next(ticks):
+            stopping.set()
+
+    model = Predicting(history_size=2)
+    with load(lambda: model, stopping) as loaded:
+        (point,) = loaded.sweep(4 * 12.5, 0.4, tick=stop).points
+    assert point.rate_hz == 12.5 and model.predicted > point.frames
+
+
 def test_a_run_begins_when_its_first_frame_that_counts_is_due() -> None:
     moments: list[float] = []
 

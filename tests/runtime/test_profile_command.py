@@ -203,6 +203,21 @@ def test_a_model_that_computes_nan_has_no_profile(
     assert not (tmp_path / "p.json").exists()
 
 
+def test_frames_without_futures_are_counted_and_the_reason_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
+    bundles.make_bundle(tmp_path / "toy", history_size=2)
+    monkeypatch.setattr(profile_command, "_IDLE_S", 0.0)
+    command = ["profile", "--bundle", str(tmp_path / "toy"), "--skip", "all", "--rate", "12.5"]
+    assert main([*command, "--duration", "0.8", "--json", str(tmp_path / "p.json")]) == 0
+    profile = read_profile(tmp_path / "p.json")
+    assert "predict" not in profile.run.stages_ms
+    assert "multiples of 5 Hz fit" in profile.run.absent["predict"]
+    assert any(note.startswith("futures in 0 of 10 frames: ") for note in profile.notes)
+    assert "predict: not measured: no image had another a step" in capsys.readouterr().out
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
     """What was measured, at once."""

@@ -82,6 +82,15 @@ def test_a_simulated_robot_is_watched_for_as_long_as_asked(model: FakeModel, tmp
     assert model.closed
 
 
+@pytest.mark.parametrize(("rate", "told"), [("12.5", True), ("10", False)])
+def test_where_no_futures_came_that_is_told(
+    model: FakeModel, capsys: pytest.CaptureFixture[str], rate: str, told: bool
+) -> None:
+    model.manifest.history_size = 2
+    assert run("--source", "two_rooms", "--rate", rate, "--duration", "0.6") == 0
+    assert ("no futures: no image had another a step (0.2 s) before it" in capsys.readouterr().out) is told
+
+
 def test_the_options_reach_the_model(model: FakeModel, tmp_path: Path) -> None:
     options = ["--engine", "onnxruntime:CPU", "--precision", "int8", "--threads", "2", "--num-samples", "9"]
     run(

@@ -330,6 +330,13 @@ def test_what_the_stages_leave_is_the_residual() -> None:
     assert describe(run_of([0.0], [10])).residual.n == 0, "no stages: nothing is left of nothing"
 
 
+def test_frames_that_a_stage_passed_by_are_no_samples_of_it() -> None:
+    stages = {"wait": [0.0] * 3, "predict": [8.0, 0.0, 9.0]}
+    told = describe(run_of([0.0, 0.1, 0.2], [10.0, 2.0, 12.0], stages_ms=stages))
+    assert (told.stages["predict"].n, told.stages["predict"].p50.value) == (2, 8.0)
+    assert (told.stages["wait"].n, told.residual.n) == (3, 3)
+
+
 def test_the_achieved_rate_is_that_between_results() -> None:
     assert describe(run_of([0.0, 0.1, 0.2], [10, 10, 10])).achieved_hz == pytest.approx(10)
     assert describe(run_of([0.0], [10])).achieved_hz is None

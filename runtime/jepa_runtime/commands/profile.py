@@ -27,10 +27,11 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.profiling.describe import gone_through
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.load import Load, Workload
 from jepa_runtime.profiling.machine import Monitor, energy
-from jepa_runtime.profiling.profile import Environment, Profile, Subject, read_profile, write_profile
+from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import write_profile_report
 from jepa_runtime.profiling.trace import import_perfetto, write_trace
 from jepa_runtime.world_model import WorldModel
@@ -157,12 +158,24 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         notes=[
             f"{len(workload.frames)} frames of {workload.name} were read ahead ({workload.read_ms:.2f} ms "
             "each) and shown in turn; latency counts from the moment a frame was due",
+            *_without_futures(main, bundle),
             *(f"preferred, but does not serve: {refused}" for refused in passed_over),
             *busy.notes(),
             *passes.notes,
         ],
         **passes.found,
     )
+
+
+def _without_futures(run: Run, bundle: Bundle) -> list[str]:
+    frames, predicted = len(run.scheduled_s), len(gone_through(run, "predict"))
+    if predicted == frames:
+        return []
+    step_s = bundle.manifest.io.step_s
+    return [
+        f"futures in {predicted} of {frames} frames: the others had no image a step ({step_s:g} s) "
+        "before them"
+    ]
 
 
 def _subject(args: argparse.Namespace, model: WorldModel, workload: Workload) -> Subject:

@@ -343,6 +343,14 @@ class _Run:
             error=str(self._fatal) if self._fatal is not None else self._last_error,
         )
         self._console.print(final_table(self._title, summary))
+        if stats.processed and "predict_ms" not in summary:
+            step_s = pipeline.model.manifest.io.step_s
+            self._console.print(
+                f"no futures: no image had another a step ({step_s:g} s) before it, or what was executed "
+                "between them is not known",
+                markup=False,
+                style="yellow",
+            )
         if self._last_error is not None and self._fatal is None:
             self._console.print(f"last error: {self._last_error}", markup=False)
         return summary

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.profiling.intervals import MIN_SAMPLES, BlockBootstrap, interval
-from jepa_runtime.profiling.profile import Run, Told
+from jepa_runtime.profiling.profile import PASSED_BY, Run, Told
 from jepa_runtime.profiling.statistics import PERCENTILES, PercentileName, carried, percentile, sort_samples
 
 _Floats = NDArray[np.float64]
@@ -59,7 +59,7 @@ class RunStatistics:
             data when its result was published.
         response: of all frames: see :func:`responses`. It shows a stall that latency, which skips dropped
             frames, does not.
-        stages: of the processed frames, by stage.
+        stages: of the processed frames that went through it, by stage.
         device: of some stages, by the device's own clock.
         residual: of the processed frames: latency less the sum of the stages. Empty without stages.
         residual_share: mean of the residual over the mean latency.
@@ -143,7 +143,7 @@ def describe(run: Run) -> RunStatistics:
         failed=len(run.failed_s),
         latency=total,
         response=distribution(responses(run)),
-        stages={name: distribution(samples) for name, samples in run.stages_ms.items()},
+        stages={name: distribution(gone_through(run, name)) for name in run.stages_ms},
         device={name: distribution(samples) for name, samples in run.device_ms.items()},
         residual=left,
         residual_share=share,
@@ -156,6 +156,12 @@ def describe(run: Run) -> RunStatistics:
         achieved_hz=1000 / float(between.mean()) if len(between) and between.sum() > 0 else None,
         over_two_periods=None if run.rate_hz is None else int((ages > 2000 / run.rate_hz).sum()),
     )
+
+
+def gone_through(run: Run, stage: str) -> _Floats:
+    """What a stage took (ms), of the processed frames that went through it."""
+    samples = np.asarray(run.stages_ms.get(stage, ()), np.float64)
+    return samples[samples > 0] if stage in PASSED_BY else samples
 
 
 def due_frames(run: Run) -> _Floats:

@@ -131,17 +131,21 @@ class Load:
         *,
         deadline_ms: float | None = None,
         tick: Callable[[Snapshot], None] | None = None,
+        in_step: bool = False,
     ) -> Run:
         """Frames on a fixed schedule for ``duration_s``. The frames that fill the history come before it.
 
         Args:
             tick: called twice a second.
+            in_step: stamp frames so that each has another a step before it, whatever the rate: without one
+                there are no futures and no surprise, and what costs most is not measured.
 
         Raises:
             ProfileError: no frame was processed.
         """
         period_ns = round(1e9 / rate_hz)
-        lead = self._frames_of_history(rate_hz) + 2
+        stamps_ns = self._in_step_ns(rate_hz) if in_step else period_ns
+        lead = self._frames_of_history(stamps_ns) + 2
         count = max(1, round(duration_s * rate_hz))
         due: dict[int, int] = {}
         sent: dict[int, int] = {}
@@ -151,7 +155,7 @@ class Load:
             due_ns = start_ns + index * period_ns
             if self._stopping.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9)):
                 break
-            sequence = self._submit(period_ns)
+            sequence = self._submit(stamps_ns)
             due[sequence], sent[sequence] = due_ns, time.perf_counter_ns()
             if tick is not None and index >= 0 and index % max(1, round(rate_hz / 2)) == 0:
                 tick(Snapshot(index, count, self._recent(due)))
@@ -165,8 +169,8 @@ class Load:
         Raises:
             ProfileError: no frame was processed, or one took longer than 10 s.
         """
-        period_ns = round(1e9 / self.model.manifest.io.frame.rate_hz)
-        lead = self._frames_of_history(1e9 / period_ns) + 2
+        period_ns = self._in_step_ns(self.model.manifest.io.frame.rate_hz)
+        lead = self._frames_of_history(period_ns) + 2
         sent: dict[int, int] = {}
         until_ns = None
         while until_ns is None or time.perf_counter_ns() < until_ns:
@@ -195,7 +199,7 @@ class Load:
             if tick is not None:
                 tick(rate_hz)
             try:
-                run = self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz)
+                run = self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz, in_step=True)
             except ProfileError:
                 if not self._stopping.is_set():
                     raise
@@ -220,8 +224,8 @@ class Load:
     def idle_gap(self, gap_s: float, repetitions: int) -> IdleGap:
         """Latency of the first frame after nothing was to do for ``gap_s``."""
         latencies: list[float] = []
-        period_ns = round(1e9 / self.model.manifest.io.frame.rate_hz)
-        lead = self._frames_of_history(1e9 / period_ns) + 2
+        period_ns = self._in_step_ns(self.model.manifest.io.frame.rate_hz)
+        lead = self._frames_of_history(period_ns) + 2
         for _ in range(repetitions):
             for _ in range(lead):
                 self._one(period_ns)
@@ -236,8 +240,12 @@ class Load:
         latest = islice(reversed(self._results.copy().items()), _RECENT)
         return summarize((finished_ns - due[key]) / 1e6 for key, (finished_ns, *_) in latest if key in due)
 
-    def _frames_of_history(self, rate_hz: float) -> int:
-        return math.ceil((self._history_size - 1) * self._step_s * rate_hz)
+    def _frames_of_history(self, period_ns: int) -> int:
+        return math.ceil((self._history_size - 1) * self._step_s * 1e9 / period_ns)
+
+    def _in_step_ns(self, rate_hz: float) -> int:
+        """Of the periods that a step is a multiple of, the one of the nearest rate."""
+        return round(self._step_s * 1e9 / max(1, round(self._step_s * rate_hz)))
 
     def _submit(self, period_ns: int) -> int:
         self._sequence += 1
@@ -281,6 +289,9 @@ class Load:
             samples = [results[key][1][stage] for key in done]
             if any(samples):
                 stages[stage] = samples
+        alone = f"no image had another a step ({self._step_s:g} s) before it"
+        if rate_hz is not None:
+            alone += f": multiples of {1 / self._step_s:.4g} Hz fit"
         device = {
             stage: [round(results[key][2].get(stage, 0.0), 4) for key in done]
             for stage in results[done[-1]][2]
@@ -300,7 +311,11 @@ class Load:
             device_ms=device,
             absent=_ABSENT
             | {"copy": why_no_copy(self.model.engine, self.model.device)}
-            | ({} if "energy" in stages else {"energy": "no goal was set"}),
+            | {
+                stage: reason
+                for stage, reason in (("predict", alone), ("energy", "no goal was set"), ("surprise", alone))
+                if stage not in stages
+            },
         )
 
 

@@ -28,6 +28,9 @@ STAGES = (
     "message", "publish", "delivery",
 )  # fmt: skip
 
+# Stages that not every frame goes through: zero in those that one did not.
+PASSED_BY = ("predict", "energy", "surprise")
+
 
 def stage_order(names: Iterable[str]) -> list[str]:
     """``names`` in the order of :data:`STAGES`; others after them."""
@@ -102,8 +105,8 @@ class Run(_Model):
         duration_s: from the first scheduled moment to the last result.
         scheduled_s: when the frame was due.
         latency_ms: from then to its result.
-        stages_ms: what it did in that time, by stage (see :data:`STAGES`). What is missing of
-            ``latency_ms`` is the residual.
+        stages_ms: what it did in that time, by stage (see :data:`STAGES`, :data:`PASSED_BY`). What is
+            missing of ``latency_ms`` is the residual.
         dropped_s: when frames were due that a newer one replaced.
         failed_s: when frames were due whose processing failed.
         absent: stages that were not measured, and why.
