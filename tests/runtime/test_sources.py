@@ -151,6 +151,12 @@ def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert frames[0].image[0, 0].tolist() == [1, 10, 200]
 
 
+def test_a_raised_digit_in_a_name_is_no_number(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", **{"1²3_png": 3, "1_png": 1})
+    frames = list(ImageFolderSource(folder, rate_hz=10.0, start_ns=5).frames())
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 3]
+
+
 def test_other_files_in_the_folder_are_left_out_but_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -300,6 +306,7 @@ def test_a_new_episode_of_two_rooms_comes_with_a_new_goal_and_a_gap_in_the_stamp
         ("77", "/dev/video77: no such camera"),
         ("two_rooms?sed=3", "unknown option sed; this kind of source knows: seed, layout"),
         ("two_rooms?seed=x", "seed must be a whole number"),
+        ("two_rooms?seed=²", "seed must be a whole number"),
         ("two_rooms?layout=round", "layout must be random or fixed"),
         ("two_rooms?seed", "must read key=value"),
     ],

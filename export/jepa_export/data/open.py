@@ -163,7 +163,7 @@ def _two_rooms(options: Mapping[str, str], store: Store) -> list[Recording]:
     layout = options.get("layout", "random")
     numbers = {"trajectories": "1000", "frames": "16", "seed": "0"} | options
     for name in ("trajectories", "frames", "seed"):
-        if not numbers[name].isdigit() or (name != "seed" and int(numbers[name]) == 0):
+        if not numbers[name].isdecimal() or (name != "seed" and int(numbers[name]) == 0):
             raise JepaExportError(f"two_rooms: {name} must be a whole number, got {numbers[name]!r}")
     if layout not in layouts:
         raise JepaExportError(f"two_rooms: layout must be random or fixed, got {layout!r}")

@@ -110,7 +110,7 @@ def _two_rooms(options: dict[str, str], rate_hz: float | None) -> Source:
 
     refuse_options("two_rooms", options, allowed=("seed", "layout"))
     seed, layout = options.get("seed", "0"), options.get("layout", "random")
-    if not seed.isdigit():
+    if not seed.isdecimal():
         raise SourceError(f"two_rooms: seed must be a whole number >= 0, got {seed!r}")
     layouts: dict[str, LayoutKind] = {"random": "random", "fixed": "fixed"}
     if layout not in layouts:

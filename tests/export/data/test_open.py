@@ -69,6 +69,7 @@ def test_several_kinds_of_data_are_taken_together(tmp_path: Path, store: Store) 
         ("{film}?topic", "must read key=value"),
         ("two_rooms?frames=0", "two_rooms: frames must be a whole number, got '0'"),
         ("two_rooms?seed=x", "two_rooms: seed must be a whole number, got 'x'"),
+        ("two_rooms?frames=²", "two_rooms: frames must be a whole number, got '²'"),
         ("two_rooms?layout=round", "layout must be random or fixed, got 'round'"),
         ("two_rooms?episodes=3", "unknown option episodes; this kind of source knows: trajectories, frames"),
     ],
