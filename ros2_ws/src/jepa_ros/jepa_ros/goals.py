@@ -58,9 +58,10 @@ class Goals:
         known = self._heard[camera.topic] = from_time(message.header.stamp), zlib.crc32(message.data)
         if self._latched.pop(camera.topic, None) == known:
             return
-        self._asked.pop(camera.topic, None)
         try:
             self._seek(camera, message)
+            # What was asked for is still sought where the image is refused.
+            self._asked.pop(camera.topic, None)
         except JepaRuntimeError as error:
             self._log.error(f"goal image refused: {error}")
 

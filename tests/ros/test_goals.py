@@ -1,0 +1,73 @@
+"""Whose goal a camera seeks: the planner follows no goal that somebody else set with the service."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+goals = pytest.importorskip("jepa_ros.goals", reason="the workspace is not on the paths: . scripts/env.sh")
+from jepa_msgs.srv import SetGoal  # noqa: E402
+from jepa_ros.conversions import to_image, to_time  # noqa: E402
+from jepa_ros.serving import cameras_of  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+class Owner:
+    """A node that remembers its service, and whose pipeline remembers the stamp of the goal it seeks."""
+
+    def __init__(self) -> None:
+        self.sought = None
+        self.cameras = cameras_of(["image"])
+        served = SimpleNamespace(pipeline=self)
+        self.goals = goals.Goals(self, lambda: served, lambda: self.cameras)
+
+    def get_logger(self):
+        return SimpleNamespace(error=lambda words: None)
+
+    def create_service(self, kind, name, answer):
+        self.answer = answer
+
+    def set_goal(self, goal, stamp_ns, stream):
+        self.sought = None if goal is None else stamp_ns
+
+    def ask(self, stamp_ns):
+        request = SetGoal.Request(stamp=to_time(stamp_ns), image=picture(stamp_ns))
+        return self.answer(request, SetGoal.Response()).success
+
+    def show(self, message):
+        self.goals.on_image(self.cameras["image"], message)
+
+    @property
+    def is_asked(self):
+        return self.goals.is_asked(self.cameras["image"], self.sought)
+
+
+def picture(stamp_ns, **fields):
+    message = to_image(np.zeros((8, 8, 3), np.uint8), stamp_ns=stamp_ns, frame_id="eye")
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.fixture
+def owner():
+    return Owner()
+
+
+def test_the_newest_word_holds_and_whose_it_is_is_known(owner):
+    assert owner.ask(7)
+    assert owner.sought == 7 and owner.is_asked
+    owner.show(picture(8))
+    assert owner.sought == 8 and not owner.is_asked
+    assert owner.ask(9)
+    owner.show(picture(9))
+    assert owner.sought == 9 and not owner.is_asked, "of the same stamp"
+
+
+def test_a_goal_image_that_is_refused_leaves_the_goal_to_whoever_set_it(owner):
+    owner.ask(7)
+    owner.show(picture(8, encoding="bayer_rggb8"))
+    assert owner.sought == 7 and owner.is_asked
