@@ -85,6 +85,38 @@ def test_a_pose_delta_is_not_told_before_the_last_one_is_done_unless_time_was_se
     assert len(publisher.sent) == sent
 
 
+@pytest.mark.parametrize("rate_hz", [5, 10, 30, 100])
+def test_images_a_little_early_or_late_cost_no_pose_delta_and_give_none_too_many(rate_hz):
+    told, publisher = commands("x", "yaw")
+    jitter, stamps = np.random.default_rng(0), []
+    for index in range(60 * rate_hz):
+        stamp_ns = 10**12 + round(index * 1e9 / rate_hz + jitter.uniform(-2e6, 2e6))
+        told.send(np.array([0.01, 0.1]), stamp_ns)
+        if len(publisher.sent) > len(stamps):
+            stamps.append(stamp_ns)
+    assert 299 <= len(stamps) <= 301, "there are 300 steps in a minute"
+    assert min(np.diff(stamps)) >= STEP_NS * 3 / 4
+
+
+def test_after_an_image_that_is_clearly_late_the_next_step_has_its_full_length():
+    told, publisher = commands("x", "yaw")
+    for stamp_ns in (0, STEP_NS * 3 // 2, 2 * STEP_NS, STEP_NS * 5 // 2):
+        told.send(np.array([0.01, 0.1]), stamp_ns)
+    assert [message.header.stamp.nanosec for message in publisher.sent] == [0, 300_000_000, 500_000_000]
+
+
+def test_what_the_robot_does_is_what_it_was_told_last():
+    told, _ = commands("x", "yaw")
+    np.testing.assert_array_equal(told.told, [0, 0])
+    told.send(np.array([0.01, 0.1]), 0)
+    told.send(np.array([0.02, 0.2]), STEP_NS // 2)
+    np.testing.assert_array_equal(told.told, [0.01, 0.1])
+    told.stand()
+    np.testing.assert_array_equal(told.told, [0, 0])
+    told.send(np.array([0.03, 0.3]), STEP_NS)
+    np.testing.assert_array_equal(told.told, [0.03, 0.3])
+
+
 def test_it_is_known_that_somebody_did_not_hear_of_it(monkeypatch):
     told, publisher = commands("linear.x")
     now_s = [100.0]

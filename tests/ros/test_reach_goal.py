@@ -299,3 +299,5 @@ def test_an_arm_is_told_pose_deltas_once_a_step(ros_graph: Any) -> None:
     assert poses[-1].header.frame_id == "arm_base" and 0.01 < poses[-1].pose.position.x <= 0.05
     stub.energy = 0.5
     stub.until(lambda: poses[-1].pose.position.x == 0.0, "no further displacement")
+    told = {pose.pose.position.x for pose in poses}
+    assert {status.command.linear.x for status in stub.statuses} <= {0.0, *told}, "and nothing else is said"

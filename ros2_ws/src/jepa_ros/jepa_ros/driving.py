@@ -27,6 +27,9 @@ class Commands:
         size: A, the components of an action.
         step_s: of the model.
         frame_id: of the frame in which pose deltas are.
+
+    Attributes:
+        told: [A], what it was told last.
     """
 
     def __init__(self, node: Node, actions: Actions, *, size: int, step_s: float, frame_id: str) -> None:
@@ -34,8 +37,12 @@ class Commands:
         self._publishers = actions.publishers(node)
         self._rest = np.zeros(size)
         self._step_ns = round(step_s * 1e9) if actions.per_step else 0
+        # By which images are off that are a step apart, as for the world model.
+        self._tolerance_ns = self._step_ns // 8
         self._frame_id = frame_id
-        self._sent_ns: int | None = None
+        self.told: NDArray[np.floating] = self._rest
+        # Of the last action: the stamp of its image, and when it is done.
+        self._sent_ns = self._due_ns = 0
         # None: what it was told by others before is not known.
         self._moving: bool | None = None
         self._unconfirmed = False
@@ -44,10 +51,15 @@ class Commands:
 
     def send(self, action: NDArray[np.floating], stamp_ns: int) -> None:
         """Tell ``action`` [A], planned on the image of this stamp, unless the last is still to be done."""
-        if self._sent_ns is not None and 0 <= stamp_ns - self._sent_ns < self._step_ns:
+        # Where time was set back, moments noted before mean nothing.
+        due_ns = self._due_ns if stamp_ns >= self._sent_ns else stamp_ns
+        if stamp_ns < due_ns - self._tolerance_ns:
             return
         self._publish(action, stamp_ns)
-        self._sent_ns, self._moving, self._unconfirmed = stamp_ns, True, False
+        self.told, self._moving, self._unconfirmed = action, True, False
+        # Images are a little early and a little late, and there is one action for each step all the same.
+        begins_ns = due_ns if stamp_ns <= due_ns + self._tolerance_ns else stamp_ns
+        self._sent_ns, self._due_ns = stamp_ns, begins_ns + self._step_ns
 
     def twist(self, action: NDArray[np.floating]) -> Twist:
         """``action`` [A] for people."""
@@ -61,6 +73,7 @@ class Commands:
         self._listeners, self._moving = listeners, False
         if moved is not False or joined:
             self._publish(self._rest, 0)
+            self.told = self._rest
             self._told_s, self._unconfirmed = time.monotonic(), True
         return moved is True
 

@@ -175,7 +175,7 @@ class PlannerNode(Node):
             self._stand()
             return Twist()
         self._commands.send(decision.command, from_time(message.header.stamp))
-        return self._commands.twist(decision.command)
+        return self._commands.twist(self._commands.told)
 
     def _watch(self) -> None:
         with self._lock:
