@@ -216,6 +216,19 @@ def test_silence_makes_the_robot_stand_and_ends_an_asked_goal_if_it_lasts(world)
     assert world.pilot.verdict().level is Level.OK
 
 
+def test_a_goal_is_given_its_own_time_however_long_the_robot_has_stood_before(world):
+    # As where the world model still loads.
+    for _ in range(2):
+        world.now_s += PATIENCE_S + 1.0
+        world.pilot.watch()
+    reach = world.begin()
+    world.now_s += PATIENCE_S - 0.1
+    world.pilot.watch()
+    assert reach.end is None
+    world.sought = OTHER_NS
+    assert world.images().command is not None and reach.end is None
+
+
 def test_old_images_make_the_robot_stand(world):
     world.images()
     assert world.image(age_s=0.6).command is None

@@ -83,8 +83,10 @@ def test_its_time_counts_from_when_it_was_accepted():
 
 def test_what_makes_the_robot_stand_for_too_long_ends_it():
     goal = reach()
-    goal.watch(101.0, "no futures for 2.1 s")
-    assert (goal.end.outcome, goal.end.reason) == (Outcome.ABORTED, "no futures for 2.1 s")
+    goal.watch(101.9, "no futures for 4.1 s")
+    assert goal.end is None, "for the most part before it was accepted"
+    goal.watch(102.1, "no futures for 4.3 s")
+    assert (goal.end.outcome, goal.end.reason) == (Outcome.ABORTED, "no futures for 4.3 s")
 
 
 def test_a_world_model_that_does_not_seek_it_ends_it():

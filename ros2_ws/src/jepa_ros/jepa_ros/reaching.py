@@ -137,14 +137,16 @@ class Reach:
         self._escapes = 0
 
     def watch(self, now_s: float, lasting: str) -> None:
-        """Time goes by. ``lasting``: what has made the robot stand for longer than ``patience_s``."""
+        """Time goes by. ``lasting``: what has made the robot stand for longer than ``patience_s``; the time
+        before the goal was accepted does not count."""
         self.duration_s = now_s - self._began_s
         terms = self.terms
+        was_patient = self.duration_s > terms.patience_s
         if terms.timeout_s is not None and self.duration_s > terms.timeout_s:
             self.finish(Outcome.TIMEOUT, f"it was not reached within {terms.timeout_s:g} s")
-        elif lasting:
+        elif was_patient and lasting:
             self.finish(Outcome.ABORTED, lasting)
-        elif not self.taken and self.duration_s > terms.patience_s:
+        elif was_patient and not self.taken:
             self.finish(
                 Outcome.ABORTED, f"no futures to this goal came within {terms.patience_s:g} s: is it served?"
             )
