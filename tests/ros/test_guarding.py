@@ -79,8 +79,22 @@ def test_a_reason_counts_once_and_lasts_from_its_beginning(guard, clock):
     assert guard.counts == {"old": 1}
     assert guard.lasting(0.9) == "1.6 s old" and guard.lasting(1.1) == ""
     guard.release(Cause.OLD)
+    assert guard.lasting(0.9) == ""
     guard.hold(Cause.OLD, "again")
-    assert guard.lasting(0.0) == "" and guard.counts == {"old": 2}
+    assert guard.counts == {"old": 2}
+
+
+def test_reasons_that_come_and_go_last_until_the_robot_did_as_decided(guard, clock):
+    for cause in (Cause.OLD, Cause.STALE):
+        guard.hold(cause, cause.label)
+        clock.now_s += 1.0
+        guard.release(cause)
+    guard.hold(Cause.OLD, "old again")
+    assert guard.lasting(1.9) == "old again"
+    guard.release(Cause.OLD)
+    guard.obeyed()
+    guard.hold(Cause.OLD, "old once more")
+    assert guard.lasting(0.0) == ""
 
 
 def test_what_only_another_plan_can_end_does_not_keep_from_planning(guard):
@@ -95,7 +109,7 @@ def test_so_many_surprises_in_a_row_are_a_reason_and_fewer_are_none(guard):
     images(guard, True, True, False, True, True)
     assert not guard.holds
     images(guard, True)
-    assert "3 images in a row" in guard.holds[Cause.SURPRISE].why
+    assert "3 images in a row" in guard.holds[Cause.SURPRISE]
 
 
 def test_it_is_over_when_as_many_other_images_came_judged_or_not(guard):

@@ -236,6 +236,28 @@ def test_old_images_make_the_robot_stand(world):
     assert world.images().command is not None
 
 
+def test_images_that_never_come_in_time_end_an_asked_goal(world):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    for _ in range(5):
+        assert reach.end is None and world.image().command is None
+        world.now_s += TIMEOUT_S + 0.1
+        world.pilot.watch()
+    assert reach.end.outcome is Outcome.ABORTED and "no futures for" in reach.end.reason
+
+
+@pytest.mark.parametrize(("every", "ends"), [(2, True), (5, False)])
+def test_a_check_that_comes_and_goes_ends_an_asked_goal_if_the_robot_never_drives(world, every, ends):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    commands = 0
+    for frame in range(90):
+        world.energy *= 0.99
+        commands += world.image(age_s=0.01 if frame % every else 0.6).command is not None
+    assert bool(commands) is not ends and (reach.end is not None) is ends
+    assert not ends or "s old when its futures came" in reach.end.reason
+
+
 def test_surprises_make_the_robot_stand_until_they_are_over(world):
     world.images()
     for _ in range(3):

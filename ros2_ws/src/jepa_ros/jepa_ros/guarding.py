@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from jepa_ros.diagnostics import Level, Verdict
@@ -33,14 +32,6 @@ class Cause(Enum):
 TRIED_AGAIN = frozenset({Cause.FAULT, Cause.FORBIDDEN})
 
 
-@dataclass(frozen=True)
-class Hold:
-    """A reason to stand, in words, and since when [s of the guard's clock]."""
-
-    why: str
-    since_s: float
-
-
 class Guard:
     """Holds the robot while there is a reason to.
 
@@ -50,16 +41,18 @@ class Guard:
         clock: monotonic seconds.
 
     Attributes:
-        holds: the reasons that there are now.
+        holds: the reasons that there are now, in words.
         counts: how often each began.
     """
 
     def __init__(self, *, surprised_after: int, clock: Callable[[], float]) -> None:
-        self.holds: dict[Cause, Hold] = {}
+        self.holds: dict[Cause, str] = {}
         self.counts: Counter[str] = Counter()
         self._surprised_after = surprised_after
         self._clock = clock
         self._surprises = self._calm = 0
+        # Of the first reason since the robot last did as decided.
+        self._since_s: float | None = None
 
     @property
     def blocks(self) -> bool:
@@ -69,18 +62,24 @@ class Guard:
     @property
     def why(self) -> str:
         """The gravest reason; empty: there is none."""
-        return next((self.holds[cause].why for cause in Cause if cause in self.holds), "")
+        return next((self.holds[cause] for cause in Cause if cause in self.holds), "")
 
     def hold(self, cause: Cause, why: str) -> None:
         """There is a reason to stand; its words may change while it lasts."""
-        before = self.holds.get(cause)
-        self.counts[cause.label] += before is None
-        self.holds[cause] = Hold(why, self._clock() if before is None else before.since_s)
+        self.counts[cause.label] += cause not in self.holds
+        self.holds[cause] = why
+        if self._since_s is None:
+            self._since_s = self._clock()
 
     def release(self, *causes: Cause) -> None:
         """These are over, if they were."""
         for cause in causes:
             self.holds.pop(cause, None)
+
+    def obeyed(self) -> None:
+        """The robot does as decided: nothing makes it stand, and what will begins anew."""
+        self.release(*TRIED_AGAIN)
+        self._since_s = None
 
     def surprised(self, surprising: bool) -> None:
         """The model judged an image by what it had predicted."""
@@ -97,13 +96,14 @@ class Guard:
             self.release(Cause.SURPRISE)
 
     def lasting(self, longer_than_s: float) -> str:
-        """A reason that has lasted for so long; empty: there is none."""
-        now_s = self._clock()
-        return next((h.why for h in self.holds.values() if now_s - h.since_s > longer_than_s), "")
+        """The gravest reason, if the robot has stood for so long; empty: it has not, or there is none now.
+        Reasons that come and go, and between which it never does as decided, are one."""
+        since_s = self._since_s
+        return self.why if since_s is not None and self._clock() - since_s > longer_than_s else ""
 
     def verdict(self, otherwise: Verdict) -> Verdict:
         """For the diagnostics; ``otherwise`` where there is no reason to stand."""
         for cause in Cause:
             if cause in self.holds:
-                return Verdict(cause.level, f"the robot stands: {self.holds[cause].why}")
+                return Verdict(cause.level, f"the robot stands: {self.holds[cause]}")
         return otherwise

@@ -163,7 +163,7 @@ class Pilot:
             return self._held()
         others = futures.goal_asked if reach is None else not reach.concerns(futures.goal_stamp_ns)
         if self._left_ns is not None or others:
-            self.guard.release(*TRIED_AGAIN)
+            self.guard.obeyed()
             self._restart()
             return Decision(State.IDLE, None, None)
         if futures.tell_nothing:
@@ -176,7 +176,7 @@ class Pilot:
                 self.guard.hold(Cause.FORBIDDEN, forbidden)
                 return self._held()
         if decision.command is not None or decision.state in _AT_REST:
-            self.guard.release(*TRIED_AGAIN)
+            self.guard.obeyed()
         if reach is not None:
             reach.follow(
                 stamp_ns=futures.stamp_ns,
