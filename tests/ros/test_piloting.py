@@ -106,9 +106,10 @@ class World:
             decision = self.image()
         return decision
 
-    def begin(self, goal_ns: int = OTHER_NS, **terms) -> Reach:
+    def begin(self, goal_ns: int = OTHER_NS, *, is_set: bool = True, **terms) -> Reach:
         given = {"threshold": None, "timeout_s": None, "give_up_after": 2, "patience_s": PATIENCE_S} | terms
         reach = Reach(Terms(goal_ns=goal_ns, **given), now_s=self.now_s)
+        reach.is_set = is_set
         self.pilot.begin(reach)
         self.reaches.append(reach)
         return reach
@@ -183,6 +184,30 @@ def test_an_asked_goal_has_its_own_threshold_and_the_next_has_the_models(world):
     assert reach.end.outcome is Outcome.REACHED
     world.sought = LATCHED_NS
     assert world.images().state is State.SEEKING
+
+
+def test_a_new_goal_may_bear_the_stamp_of_the_one_whose_place_it_takes(world):
+    world.begin()
+    world.sought, world.energy = OTHER_NS, 0.5
+    world.image()
+    second = world.begin(is_set=False)
+    assert world.images().command is None, "near the picture of the first"
+    world.sought = None
+    world.images()
+    assert second.end is None, "the first was given back"
+    second.is_set = True
+    world.sought, world.energy = OTHER_NS, 10.0
+    assert world.images().command is not None and second.end is None
+
+
+def test_a_goal_that_was_reached_as_latched_is_judged_anew_when_it_is_asked_for(world):
+    world.energy = 0.5
+    assert world.images().state is State.REACHED
+    reach = world.begin(LATCHED_NS, threshold=0.3)
+    assert world.images().state is State.SEEKING and reach.end is None
+    world.energy = 0.2
+    world.images(2)
+    assert reach.end.outcome is Outcome.REACHED
 
 
 def test_a_robot_that_cannot_get_nearer_is_stuck(world):

@@ -166,9 +166,11 @@ def test_cancelled_the_robot_stands_at_once(stub: Stub) -> None:
     assert not asked.cancel(), "it has ended"
 
 
-def test_a_new_goal_takes_the_place_of_the_one_before(stub: Stub) -> None:
-    first = stub.driving()
-    second = stub.goal(image=goal_image(now_ns()))
+@pytest.mark.parametrize("later_ns", [0, 10**6])
+def test_a_new_goal_takes_the_place_of_the_one_before(stub: Stub, later_ns: int) -> None:
+    stamp_ns = now_ns()
+    first = stub.driving(image=goal_image(stamp_ns))
+    second = stub.goal(image=goal_image(stamp_ns + later_ns))
     _, result = first.end(meanwhile=stub.image)
     assert result.outcome == "aborted" and "another goal took its place" in result.reason
     stub.commands.clear()

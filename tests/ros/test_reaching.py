@@ -21,7 +21,9 @@ GOAL_NS, STEP_NS = 7, 200_000_000
 
 def reach(timeout_s=None):
     terms = Terms(goal_ns=GOAL_NS, threshold=None, timeout_s=timeout_s, give_up_after=2, patience_s=2.0)
-    return Reach(terms, now_s=100.0)
+    goal = Reach(terms, now_s=100.0)
+    goal.is_set = True
+    return goal
 
 
 def follow(goal, step=0, *, energy=5.0, escapes=0, reached=False):
@@ -94,6 +96,14 @@ def test_a_world_model_that_does_not_seek_it_ends_it():
     assert not goal.concerns(None) and not goal.concerns(99), "futures to what was sought before"
     goal.watch(102.5, "")
     assert goal.end.outcome is Outcome.ABORTED and "no futures to this goal" in goal.end.reason
+
+
+def test_futures_before_the_world_model_was_told_of_it_are_about_another_of_the_same_stamp():
+    goal = reach()
+    goal.is_set = False
+    assert not goal.concerns(GOAL_NS) and not goal.concerns(None)
+    goal.is_set = True
+    assert goal.concerns(GOAL_NS) and goal.end is None
 
 
 @pytest.mark.parametrize(

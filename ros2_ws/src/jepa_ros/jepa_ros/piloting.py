@@ -108,6 +108,7 @@ class Pilot:
         self.guard.release(*TRIED_AGAIN)
         self.reach, self._left_ns = reach, None
         self._seek_as_asked()
+        self._restart()
 
     def end(self, outcome: Outcome, reason: str) -> None:
         """Leave the goal in work, if there is one: the robot is to stand."""

@@ -193,6 +193,8 @@ class ReachAction:
             with self._lock:
                 self._end(Outcome.ABORTED, f"the world model does not take the goal: {error}", reach)
             return isinstance(error, UnansweredError)
+        with self._lock:
+            reach.is_set = True
         return True
 
     def _give_back(self) -> None:

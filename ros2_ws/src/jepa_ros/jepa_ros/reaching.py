@@ -55,6 +55,8 @@ class Reach:
 
     Attributes:
         end: None while it is in work.
+        is_set: the world model was told to seek it, which is to be noted here. Futures before are about what
+            was sought until then, which may bear the same stamp.
         replaced: it ended because somebody else set another goal.
         energy, best_energy: to the goal, now and at best; NaN: not known.
         steps: of the model, by the stamps of the images.
@@ -64,6 +66,7 @@ class Reach:
     def __init__(self, terms: Terms, *, now_s: float) -> None:
         self.terms = terms
         self.end: End | None = None
+        self.is_set = False
         self.replaced = False
         self._ended = threading.Event()
         self.energy = self.best_energy = math.nan
@@ -95,6 +98,8 @@ class Reach:
 
     def concerns(self, goal_ns: int | None) -> bool:
         """Whether futures to this goal (None: to none) are about it. It ends where they no longer are."""
+        if not self.is_set:
+            return False
         if goal_ns == self.terms.goal_ns:
             return True
         if self.taken:
