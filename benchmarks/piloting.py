@@ -94,6 +94,7 @@ class Nodes:
                 self._asked = Candidates(np.asarray(decision.question, np.float32), "cem", self._now_ns)
             if decision.command is not None:
                 command = np.asarray(decision.command, np.float64)
+            self._pilot.told(command)
         self.inference.add_action(self._now_ns + round(AGE_S * 1e9), command)
         judged = self.inference.with_surprise(result)
         if judged.surprise is not None:

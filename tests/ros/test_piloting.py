@@ -64,6 +64,7 @@ class World:
         self.sought_by_service = False
         self.asked_ns, self.question = 0, None
         self.decision = None
+        self.told = np.zeros(2)
         self.reaches: list[Reach] = []
         self.exchange()
 
@@ -99,7 +100,13 @@ class World:
             return None
         if self.decision.question is not None:
             self.asked_ns, self.question = stamp_ns, self.decision.question
+        self.told = self.obey(self.decision.command, stamp_ns)
+        self.pilot.told(self.told)
         return self.decision
+
+    def obey(self, command, stamp_ns):
+        """What the robot then does."""
+        return np.zeros(2) if command is None else command
 
     def images(self, count: int = 5):
         for _ in range(count):

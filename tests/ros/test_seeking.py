@@ -34,8 +34,9 @@ class Recorder:
         self.calls.append("tell")
         self.costs = costs
 
-    def shift(self, steps):
+    def shift(self, steps, *, executed):
         self.calls.append(f"shift {steps}")
+        self.executed = executed
 
     def reset(self):
         self.calls.append("reset")
@@ -162,6 +163,14 @@ def test_while_it_escapes_that_is_what_the_robot_executed(seeker):
     decisions = [seeker.update(futures(frame, answer_to=frame - 1)) for frame in range(64)]
     assert decisions[-1].state is State.STUCK
     np.testing.assert_array_equal(seeker.executed, [0.0, 1.25])
+
+
+def test_what_it_was_told_is_what_the_robot_did_when_a_step_is_over(seeker, search):
+    for frame in range(8):
+        seeker.update(futures(frame, answer_to=frame - 1))
+        seeker.told = np.array([0.1 * frame, 0.0])
+    assert "shift 1" in search.calls
+    np.testing.assert_array_equal(seeker.executed, [0.1 * 6, 0.0])
 
 
 def test_the_threshold_of_a_goal_may_be_set(seeker):

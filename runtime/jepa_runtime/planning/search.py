@@ -137,17 +137,23 @@ class Search(ABC, Generic[Config]):
         escaping: Floats32 = self.limits.clip(action[None], self.executed)[0]
         return escaping
 
-    def shift(self, steps: int = 1) -> None:
+    def shift(self, steps: int = 1, *, executed: Floats32 | None = None) -> None:
         """Time went on by ``steps``: drop the actions done, hold the last one, and widen the search again; or
         begin anew, without ``warm_start``.
+
+        Args:
+            executed: [A], what the robot did last; None: as planned.
         """
         steps = min(steps, self.config.horizon)
-        if steps:
+        if executed is not None:
+            self.executed = executed
+        elif steps:
             self.executed = self.mean[steps - 1].copy()
         if not self.config.warm_start:
             self.reset()
             return
-        self.mean, self._kept = _shifted(self.mean, steps), _shifted(self._kept, steps)
+        self.mean = self.limits.clip(_shifted(self.mean, steps), self.executed)
+        self._kept = _shifted(self._kept, steps)
         self._std = np.full(self.mean.shape, self.config.init_std / 2, np.float32) * self._scale
         self._asked = None
 

@@ -90,6 +90,16 @@ def test_a_shift_knows_what_was_executed() -> None:
         assert np.abs(np.diff(plan, axis=0)).max() <= 0.1 + 1e-6
 
 
+def test_a_plan_goes_on_from_what_the_robot_did_instead() -> None:
+    for search in both(max_change=0.1):
+        search.tell(costs_of(search.ask()))
+        did = search.mean[0] + np.float32([0.15, -0.15])
+        search.shift(1, executed=did)
+        np.testing.assert_array_equal(search.executed, did)
+        assert np.abs(search.mean[0] - did).max() <= 0.1 + 1e-6
+        assert np.abs(np.diff(search.mean, axis=0)).max() <= 0.1 + 1e-6
+
+
 def test_without_a_warm_start_the_next_plan_begins_as_the_first_did() -> None:
     for search in both(warm_start=False):
         first = search.ask()

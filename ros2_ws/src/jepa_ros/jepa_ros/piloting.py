@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.guarding import TRIED_AGAIN, Cause, Guard
 from jepa_ros.reaching import Outcome, Reach
@@ -132,6 +135,12 @@ class Pilot:
             decision = Decision(decision.state, None, None)
         self.state = decision.state
         return decision
+
+    def told(self, action: NDArray[np.floating]) -> None:
+        """The robot is told ``action`` [A] from now on: where it changes only so fast, its plan goes on from
+        there."""
+        if self._driver is not None:
+            self._driver.seeker.told = np.asarray(action, np.float32)
 
     def watch(self) -> None:
         """Time goes by: notice silence, and goals whose time is over."""

@@ -47,7 +47,7 @@ class Search(Protocol):
 
     def ask(self) -> NDArray[np.float32]: ...
     def tell(self, costs: NDArray[np.floating]) -> None: ...
-    def shift(self, steps: int = 1) -> None: ...
+    def shift(self, steps: int = 1, *, executed: NDArray[np.float32] | None = None) -> None: ...
     def reset(self) -> None: ...
     def escape(self) -> NDArray[np.float32]: ...
 
@@ -96,6 +96,8 @@ class Seeker:
 
     Attributes:
         goal_threshold: as given; may be set anew.
+        told: [A], what the robot was told last, which is to be set: it may have been told less than was
+            decided.
         iterations: of the search, since it was made.
         escapes: how often the robot was stuck, since then.
     """
@@ -152,7 +154,7 @@ class Seeker:
         self._plan_anew(goal_ns)
 
     def _plan_anew(self, goal_ns: int | None) -> None:
-        self._search.executed = np.zeros_like(self._search.mean[0])
+        self.told = self._search.executed = np.zeros_like(self._search.mean[0])
         self._search.reset()
         self._goal_ns = goal_ns
         self._state = State.SEEKING if goal_ns is not None else State.IDLE
@@ -183,7 +185,7 @@ class Seeker:
             self._asked_ns = 0
             self.iterations += 1
         if steps > 0:
-            self._search.shift(int(steps))
+            self._search.shift(int(steps), executed=self.told)
             self._plan_ns += int(steps) * self._step_ns
             # What was asked before the shift is no longer what the distribution is about.
             self._asked_ns = 0
@@ -196,6 +198,7 @@ class Seeker:
         elif self._idle_ns > self._stuck_after_ns:
             self._tries = min(self._tries + 1, _LONGEST_ESCAPE)
             escape_ns = self._tries * _ESCAPE_NS
+            self._search.executed = self.told
             self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + escape_ns
             self._state, self._learned, self._asked_ns = State.STUCK, False, 0
             self.escapes += 1

@@ -171,10 +171,13 @@ class PlannerNode(Node):
             asked = np.ascontiguousarray(decision.question, np.float32)
             fields = {"actions": messages.tensor("actions", asked), "source": _SOURCE}
             self._candidates.publish(fill(ActionCandidates(header=message.header), fields))
-        if decision.command is None or self._commands is None:
-            self._stand()
+        if self._commands is None:
             return Twist()
-        self._commands.send(decision.command, from_time(message.header.stamp))
+        if decision.command is None:
+            self._commands.stand()
+        else:
+            self._commands.send(decision.command, from_time(message.header.stamp))
+        self._pilot.told(self._commands.told)
         return self._commands.twist(self._commands.told)
 
     def _watch(self) -> None:

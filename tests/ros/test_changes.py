@@ -1,0 +1,68 @@
+"""What the robot is told changes no more from step to step than is allowed, whatever the model says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("jepa_ros.piloting", reason="the workspace is not on the paths: . scripts/env.sh")
+from tests.ros.test_driving import commands
+from tests.ros.test_piloting import FRAME_NS, HORIZON, LIMITS, SAMPLES, World
+
+pytestmark = pytest.mark.ros
+
+STEP_NS = 200_000_000
+
+
+class Base(World):
+    """A robot that is told velocities, one for each image."""
+
+    def changes(self, images: int, *, nearer: float) -> np.ndarray:
+        """From what was told last in one step of the plan to whatever is told in the next."""
+        draws, found = np.random.default_rng(0), [np.zeros(2)]
+        last, before, step = np.zeros(2), np.zeros(2), 0
+        for frame in range(images):
+            self.energies = draws.random((SAMPLES, HORIZON), np.float32)
+            self.energy *= nearer
+            self.image()
+            if frame * FRAME_NS // STEP_NS > step:
+                before, step = last, step + 1
+            last = self.told
+            found.append(last - before)
+        return np.abs(found)
+
+
+class Arm(World):
+    """One that is told pose deltas, one a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commands, _ = commands("x", "y")
+
+    def obey(self, command, stamp_ns):
+        if command is None:
+            self.commands.stand()
+        else:
+            self.commands.send(command, stamp_ns)
+        return self.commands.told
+
+    def changes(self, images: int, *, nearer: float) -> np.ndarray:
+        """From each of them to the next."""
+        draws, told = np.random.default_rng(0), [np.zeros(2)]
+        for _ in range(images):
+            self.energies = draws.random((SAMPLES, HORIZON), np.float32)
+            self.energy *= nearer
+            self.image()
+            if self.told is not told[-1]:
+                told.append(self.told)
+        return np.abs(np.diff(told, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("robot", "nearer"),
+    # One that comes no nearer is stuck again and again, and drives any way.
+    [(Base, 0.995), (Arm, 0.995), (Arm, 1.0)],
+)
+def test_from_step_to_step_a_command_changes_no_more_than_allowed(robot, nearer):
+    changes = robot().changes(400, nearer=nearer)
+    assert (changes.max(axis=0) <= LIMITS.max_change + 1e-6).all() and changes.max() > 0.2
