@@ -13,8 +13,10 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from geometry_msgs.msg import Twist
-from jepa_ros.profiling.processes import prepare_environment
+from geometry_msgs.msg import PoseStamped, Twist
+from jepa_ros import qos
+from jepa_ros.profiling.processes import camera_command, prepare_environment
+from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
 
@@ -61,6 +63,32 @@ def test_a_base_on_the_domain_of_the_shell_hears_no_command(
     status, said, commands = profiled(ros_graph, AS_USERS_RUN_IT, toy_bundle, tmp_path / "p.json")
     assert status == 0, said
     assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "topic"),
+    [
+        (["linear.x", "linear.y"], Twist, "cmd_vel"),
+        (["x", "y"], PoseStamped, "pose_delta"),
+        # The source is of a robot with two actions.
+        (["x", "y", "z"], PoseStamped, "pose_delta"),
+    ],
+)
+def test_with_images_go_commands_as_the_names_of_the_actions_say(
+    ros_graph: Any, monkeypatch: pytest.MonkeyPatch, names: list[str], kind: type, topic: str
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(ros_graph.observer.context.get_domain_id()))
+    commands = ros_graph.listen(kind, topic)
+    ros_graph.listen(Image, "image", qos.SENSOR)
+    command = camera_command(
+        source="two_rooms", topic="image", rate_hz=20.0, frames=5, offset_ns=0, size=None, actions=names
+    )
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as camera:
+        try:
+            ros_graph.until(lambda: commands or camera.poll() is not None, "commands")
+        finally:
+            camera.kill()
+    assert commands
 
 
 def test_while_any_other_node_is_there_no_command_is_sent_and_it_is_named(

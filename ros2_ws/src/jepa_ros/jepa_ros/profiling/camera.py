@@ -22,14 +22,15 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import Twist
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from jepa_ros import qos
-from jepa_ros.conversions import TwistActions, to_image, to_time
+from jepa_ros.actions import Actions, actions_of
+from jepa_ros.conversions import to_image, to_time
 from jepa_runtime.errors import JepaRuntimeError, ProfileError, SourceError
 from jepa_runtime.imaging import fit
 from jepa_runtime.sources.base import Frame, Source
@@ -44,10 +45,10 @@ _FRAME_ID = "camera"
 
 @dataclass(frozen=True)
 class _Shot:
-    """An image and the command that its robot follows from then on; None: no commands are sent."""
+    """An image and the messages that tell what its robot does from then on; none: no commands are sent."""
 
     image: Image
-    command: Twist | None
+    command: list[Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,8 +84,11 @@ class _Camera:
         self._options = options
         self._node = Node("profiler_camera")
         self._images = self._node.create_publisher(Image, options.topic, qos.SENSOR)
+        self._actions: Actions | None = None
+        self._commands: list[Any] = []
         if options.actions:
-            self._commands = self._node.create_publisher(Twist, "cmd_vel", qos.RESULT)
+            self._actions = actions_of(options.actions)
+            self._commands = self._actions.publishers(self._node)
             self._goals = self._node.create_publisher(Image, "goal_image", qos.LATCHED)
 
     def play(self) -> None:
@@ -108,7 +112,7 @@ class _Camera:
                 raise SourceError(
                     f"{source.name}: a device sets its own pace; give a video, a folder, a bag or two_rooms"
                 )
-            if self._options.actions and source.goal is not None:
+            if self._actions is not None and source.goal is not None:
                 self._goals.publish(to_image(source.goal, stamp_ns=time.time_ns(), frame_id=_FRAME_ID))
             shots, held = [], 0
             for frame in source.frames():
@@ -127,11 +131,12 @@ class _Camera:
             width, height = self._options.size
             pixels = np.empty((height, width, 3), np.uint8)
             fit(frame.image, pixels)
-        command = None
-        if self._options.actions:
-            actions = TwistActions(self._options.actions)
-            held = np.zeros(len(self._options.actions)) if source.command is None else source.command
-            command = actions.to_twist(held)
+        command: list[Any] = []
+        if self._actions is not None:
+            size, held = len(self._options.actions), source.command
+            # A source may be of another robot.
+            known = held is not None and len(held) == size
+            command = self._actions.messages(held if known else np.zeros(size), Header())
         return _Shot(to_image(pixels, stamp_ns=0, frame_id=_FRAME_ID), command)
 
     def _await_subscriber(self) -> None:
@@ -162,8 +167,8 @@ class _Camera:
         shot.image.header.stamp = to_time(due_ns + self._options.offset_ns)
         began_ns = time.monotonic_ns()
         self._images.publish(shot.image)
-        if shot.command is not None:
-            self._commands.publish(shot.command)
+        for publisher, message in zip(self._commands, shot.command, strict=True):
+            publisher.publish(message)
         return began_ns
 
 
