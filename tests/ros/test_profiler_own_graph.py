@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from geometry_msgs.msg import PoseStamped, Twist
 from jepa_ros import qos
 from jepa_ros.profiling.processes import camera_command, prepare_environment
 from sensor_msgs.msg import Image
+
+from jepa_runtime.bundle import Bundle, seal
 
 pytestmark = pytest.mark.ros
 
@@ -89,6 +92,16 @@ def test_with_images_go_commands_as_the_names_of_the_actions_say(
         finally:
             camera.kill()
     assert commands
+
+
+@pytest.mark.slow
+def test_a_model_without_actions_is_given_none(ros_graph: Any, toy_bundle: Path, tmp_path: Path) -> None:
+    still = Path(shutil.copytree(toy_bundle, tmp_path / "still"))
+    fields = Bundle.open(still).manifest.model_dump(mode="json")
+    fields["io"]["action"] |= {"names": ["none", "nothing"], "low": [0.0, 0.0], "high": [0.0, 0.0]}
+    seal(still, fields)
+    status, said, _ = profiled(ros_graph, AS_USERS_RUN_IT, still, tmp_path / "p.json")
+    assert status == 0, said
 
 
 def test_while_any_other_node_is_there_no_command_is_sent_and_it_is_named(

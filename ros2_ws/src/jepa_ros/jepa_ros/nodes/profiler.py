@@ -174,6 +174,7 @@ class Profiler:
             raise ProfileError(
                 f"{options.topic}: {others} other publishers of images; stop them, or choose another --topic"
             )
+        takes_actions = info.action_low != info.action_high
         command = camera_command(
             source=options.source,
             topic=options.topic,
@@ -182,7 +183,7 @@ class Profiler:
             offset_ns=self._offset_ns,
             size=options.size,
             # Commands to a graph that is not our own could move a robot.
-            actions=[] if self._server is None else info.action_names,
+            actions=info.action_names if takes_actions and self._server is not None else [],
         )
         camera = self._stack.enter_context(Child("camera", command, self._logs / "camera.log", piped=True))
         said = self._until(
