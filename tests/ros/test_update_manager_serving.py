@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from geometry_msgs.msg import Twist, Vector3
+from geometry_msgs.msg import PoseStamped, Twist, Vector3
 from jepa_msgs.msg import ModelInfo
 from jepa_msgs.srv import SwapModel
 from jepa_ros.conversions import to_image
@@ -23,6 +23,7 @@ from jepa_ros.updating.frames import TopicSource
 from jepa_ros.updating.serving import NodeServing
 from jepa_ros.updating.watch import SafeWord, Watch
 from sensor_msgs.msg import Image
+from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
 from jepa_runtime.errors import RefusedError, SourceError, UpdateError
@@ -232,12 +233,18 @@ def image(stamp_ns: int) -> Image:
     return to_image(np.zeros((4, 4, 3), np.uint8), stamp_ns=stamp_ns, frame_id="eye")
 
 
-def source(owner: Owner, *, duration_s: float = 60.0) -> TopicSource:
+def source(
+    owner: Owner,
+    *,
+    commands: str = "/cmd_vel",
+    names: tuple[str, ...] = ("linear.x", "linear.y"),
+    duration_s: float = 60.0,
+) -> TopicSource:
     return TopicSource(
         owner,
         images="/image",
-        commands="/cmd_vel",
-        action_names=("linear.x", "linear.y"),
+        commands=commands,
+        action_names=names,
         patience_s=0.05,
         duration_s=duration_s,
     )
@@ -264,6 +271,23 @@ def test_a_frame_comes_with_the_mean_of_what_was_executed_until_the_next_one() -
     second = next(iterator)
     assert (second.stamp_ns, second.sequence) == (2 * NS, 1)
     assert frames.command == pytest.approx([0.75, -1.0])
+
+
+@pytest.mark.parametrize("commands", ["", "/left/pose_delta"])
+def test_of_an_arm_pose_deltas_are_what_was_executed(commands: str) -> None:
+    owner = Owner()
+    frames = source(owner, commands=commands, names=("x", "gripper"))
+    owner.now_ns = NS
+    owner.heard[Float64, "gripper_delta"](Float64(data=0.5))
+    pose = PoseStamped()
+    pose.pose.position.x = 0.02
+    owner.heard[PoseStamped, commands or "pose_delta"](pose)
+    for number in (2, 3):
+        owner.heard[Image, "/image"](image(number * NS))
+    next(frames.frames())
+    assert frames.command == pytest.approx([0.02, 0.5])
+    frames.close()
+    assert not owner.heard
 
 
 def test_frames_that_are_not_taken_give_way_to_newer_ones() -> None:

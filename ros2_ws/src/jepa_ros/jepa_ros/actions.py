@@ -46,8 +46,9 @@ class Actions(Protocol):
     def twist(self, action: NDArray[np.floating]) -> Twist:
         """``action`` [A] for people."""
 
-    def listen(self, node: Node, take: Take) -> list[Any]:
-        """Subscriptions that hand the actions [A] which a robot executes to ``take``."""
+    def listen(self, node: Node, take: Take, topic: str = "") -> list[Any]:
+        """Subscriptions that hand the actions [A] which a robot executes to ``take``; of the velocities, or
+        the poses, on ``topic`` (empty: as they are published)."""
 
 
 class Velocities:
@@ -65,10 +66,11 @@ class Velocities:
     def messages(self, action: NDArray[np.floating], header: Header) -> list[Any]:
         return [self.twist(action)]
 
-    def listen(self, node: Node, take: Take) -> list[Any]:
-        return [
-            node.create_subscription(Twist, "cmd_vel", lambda message: take(self._read(message)), qos.RESULT)
-        ]
+    def listen(self, node: Node, take: Take, topic: str = "") -> list[Any]:
+        def on_velocities(message: Twist) -> None:
+            take(self._read(message))
+
+        return [node.create_subscription(Twist, topic or "cmd_vel", on_velocities, qos.RESULT)]
 
 
 class PoseDeltas:
@@ -101,12 +103,15 @@ class PoseDeltas:
             part.x, part.y, part.z = (delta[name] for name in names)
         return message
 
-    def listen(self, node: Node, take: Take) -> list[Any]:
+    def listen(self, node: Node, take: Take, topic: str = "") -> list[Any]:
         def on_gripper(message: Float64) -> None:
             self._gripper = message.data
 
+        def on_pose(message: PoseStamped) -> None:
+            take(self.read(message))
+
         subscribe = node.create_subscription
-        pose = subscribe(PoseStamped, "pose_delta", lambda message: take(self.read(message)), qos.RESULT)
+        pose = subscribe(PoseStamped, topic or "pose_delta", on_pose, qos.RESULT)
         if not self._has_gripper:
             return [pose]
         return [pose, subscribe(Float64, "gripper_delta", on_gripper, qos.RESULT)]

@@ -155,7 +155,7 @@ class UpdateManagerNode(Node):
                 duration_s=chosen["compare_for_s"],
             )
         except ValueError as error:
-            raise SourceError(f"{chosen['action_topic']}: {error}") from error
+            raise SourceError(f"commands of the robot: {error}") from error
 
     def _poll_s(self) -> float | None:
         """An update in work is carried to its end whoever began it."""

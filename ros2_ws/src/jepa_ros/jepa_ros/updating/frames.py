@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from threading import Condition
 
 import numpy as np
-from geometry_msgs.msg import Twist
 from numpy.typing import NDArray
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros import qos
-from jepa_ros.conversions import TwistActions, from_time
+from jepa_ros.actions import actions_of
+from jepa_ros.conversions import from_time
 from jepa_ros.images import ImageReader
 from jepa_runtime.errors import SourceError
 from jepa_runtime.history import History
@@ -28,17 +28,16 @@ class Executed:
     """What the robot executed between two frames, from commands that are held until the next one comes.
 
     Args:
-        names: of the model's actions; see :class:`TwistActions`.
+        size: A, the components of an action.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._actions = TwistActions(names)
-        self._held = History(1, 1, action_size=len(names), tolerance_ns=0, max_gap_ns=1)
+    def __init__(self, size: int) -> None:
+        self._held = History(1, 1, action_size=size, tolerance_ns=0, max_gap_ns=1)
         self._come: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=_MAX_COMMANDS)
 
-    def add(self, stamp_ns: int, command: Twist) -> None:
-        """A command is executed from ``stamp_ns`` on; called on the executor's thread."""
-        self._come.append((stamp_ns, self._actions.from_twist(command)))
+    def add(self, stamp_ns: int, action: NDArray[np.float32]) -> None:
+        """``action`` [A] is executed from ``stamp_ns`` on; called on the executor's thread."""
+        self._come.append((stamp_ns, action))
 
     def between(self, start_ns: int, end_ns: int) -> NDArray[np.float32] | None:
         """The mean action [A] over that time; None: unknown. Called on the thread that compares."""
@@ -57,13 +56,13 @@ class TopicSource(PassiveSource):
 
     Args:
         node: subscribes; spun by another thread than the one that takes the frames.
-        images, commands: the topics.
+        images, commands: the topics; of commands empty: as the names of the actions say.
         action_names: of the models that are compared.
         patience_s: without an image for so long it fails.
         duration_s: it ends after so long.
 
     Raises:
-        ValueError: an action is not a part of a Twist.
+        ValueError: the actions are neither velocities nor pose deltas.
     """
 
     rate_hz = None
@@ -83,7 +82,8 @@ class TopicSource(PassiveSource):
         self.name = images
         self._node, self._clock = node, clock
         self._patience_s, self._ends_at = patience_s, clock() + duration_s
-        self._executed = Executed(action_names)
+        actions = actions_of(action_names)
+        self._executed = Executed(len(action_names))
         self._command: NDArray[np.float32] | None = None
         self._reader = ImageReader()
         self._come: deque[Image | CompressedImage] = deque(maxlen=_MAX_WAITING)
@@ -92,7 +92,7 @@ class TopicSource(PassiveSource):
         self._subscriptions = [
             subscribe(Image, images, self._on_image, qos.SENSOR),
             subscribe(CompressedImage, f"{images}/compressed", self._on_image, qos.SENSOR),
-            subscribe(Twist, commands, self._on_command, qos.RESULT),
+            *actions.listen(node, self._on_action, commands),
         ]
 
     @property
@@ -146,5 +146,5 @@ class TopicSource(PassiveSource):
             self._come.append(message)
             self._changed.notify_all()
 
-    def _on_command(self, message: Twist) -> None:
-        self._executed.add(int(self._node.get_clock().now().nanoseconds), message)
+    def _on_action(self, action: NDArray[np.float32]) -> None:
+        self._executed.add(int(self._node.get_clock().now().nanoseconds), action)

@@ -31,8 +31,8 @@ PARAMETERS = (
     ),
     Parameter(
         name="action_topic",
-        default="cmd_vel",
-        description="Commands that the robot executes meanwhile.",
+        default="",
+        description="Commands that the robot executes meanwhile; empty: cmd_vel, or pose_delta of an arm.",
         read_only=True,
     ),
     Parameter(
