@@ -25,7 +25,7 @@ class Base(World):
             self.energies = draws.random((SAMPLES, HORIZON), np.float32)
             self.energy *= nearer
             self.image()
-            if frame * FRAME_NS // STEP_NS > step:
+            if (frame * FRAME_NS + STEP_NS // 8) // STEP_NS > step:
                 before, step = last, step + 1
             last = self.told
             found.append(last - before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,13 @@ def test_the_plan_is_shifted_as_time_passes(seeker, search):
     assert search.calls.count("shift 1") == 2
 
 
+def test_images_a_little_early_or_late_shift_it_by_one_step_each(seeker, search):
+    for step in range(8):
+        early_ns = -1_000_000 if step % 2 else 1_000_000
+        seeker.update(replace(futures(0), stamp_ns=START_NS + step * STEP_NS + early_ns))
+    assert [call for call in search.calls if "shift" in call] == ["shift 1"] * 7
+
+
 def test_a_goal_is_reached_when_the_energy_stays_low(seeker):
     states = [seeker.update(futures(frame, energy=0.9)).state for frame in range(4)]
     assert states == [State.SEEKING, State.SEEKING, State.REACHED, State.REACHED]
@@ -170,7 +179,7 @@ def test_what_it_was_told_is_what_the_robot_did_when_a_step_is_over(seeker, sear
         seeker.update(futures(frame, answer_to=frame - 1))
         seeker.told = np.array([0.1 * frame, 0.0])
     assert "shift 1" in search.calls
-    np.testing.assert_array_equal(seeker.executed, [0.1 * 6, 0.0])
+    np.testing.assert_array_equal(seeker.executed, [0.1 * 5, 0.0])
 
 
 def test_the_threshold_of_a_goal_may_be_set(seeker):

@@ -177,7 +177,8 @@ class Seeker:
     def _learn(self, futures: Futures) -> None:
         if self._plan_ns is None:
             self._plan_ns = futures.stamp_ns
-        steps = (futures.stamp_ns - self._plan_ns) // self._step_ns
+        # An image that is a little early belongs to the step that it begins, as for the world model.
+        steps = (futures.stamp_ns - self._plan_ns + self._step_ns // 8) // self._step_ns
         answered = self._asked_ns != 0 and futures.answer_to_ns == self._asked_ns
         if answered and len(futures.energies) == self._asked_count:
             self._search.tell(plan_costs(futures.energies))
