@@ -1,0 +1,152 @@
+"""What makes the robot stand, for how long, and when that ends a goal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.ros.pilots import (
+    HORIZON,
+    LIMITS,
+    OTHER_NS,
+    PATIENCE_S,
+    SAMPLES,
+    TIMEOUT_S,
+    Level,
+    Outcome,
+    State,
+    World,
+)
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_time_is_over_even_if_nothing_comes(world):
+    reach = world.begin(timeout_s=0.3)
+    world.now_s += 0.4
+    world.pilot.watch()
+    assert reach.end.outcome is Outcome.TIMEOUT and not world.pilot.may_drive
+
+
+def test_silence_makes_the_robot_stand_and_ends_an_asked_goal_if_it_lasts(world):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    world.images()
+    world.now_s += TIMEOUT_S + 0.1
+    world.pilot.watch()
+    assert not world.pilot.may_drive and world.pilot.verdict().level is Level.STALE
+    assert reach.end is None
+    world.now_s += PATIENCE_S + 0.1
+    world.pilot.watch()
+    assert reach.end.outcome is Outcome.ABORTED and "no futures for" in reach.end.reason
+    world.sought = None
+    world.images(1)
+    assert world.pilot.verdict().level is Level.OK
+
+
+def test_a_goal_is_given_its_own_time_however_long_the_robot_has_stood_before(world):
+    # As where the world model still loads.
+    for _ in range(2):
+        world.now_s += PATIENCE_S + 1.0
+        world.pilot.watch()
+    reach = world.begin()
+    world.now_s += PATIENCE_S - 0.1
+    world.pilot.watch()
+    assert reach.end is None
+    world.sought = OTHER_NS
+    assert world.images().command is not None and reach.end is None
+
+
+def test_old_images_make_the_robot_stand(world):
+    world.images()
+    assert world.image(age_s=0.6).command is None
+    assert world.pilot.verdict().level is Level.WARN and "0.60 s old" in world.pilot.verdict().message
+    assert world.images().command is not None
+
+
+def test_images_that_never_come_in_time_end_an_asked_goal(world):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    for _ in range(5):
+        assert reach.end is None and world.image().command is None
+        world.now_s += TIMEOUT_S + 0.1
+        world.pilot.watch()
+    assert reach.end.outcome is Outcome.ABORTED and "no futures for" in reach.end.reason
+
+
+@pytest.mark.parametrize(("every", "ends"), [(2, True), (5, False)])
+def test_a_check_that_comes_and_goes_ends_an_asked_goal_if_the_robot_never_drives(world, every, ends):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    commands = 0
+    for frame in range(90):
+        world.energy *= 0.99
+        commands += world.image(age_s=0.01 if frame % every else 0.6).command is not None
+    assert bool(commands) is not ends and (reach.end is not None) is ends
+    assert not ends or "s old when its futures came" in reach.end.reason
+
+
+def test_surprises_make_the_robot_stand_until_they_are_over(world):
+    world.images()
+    for _ in range(3):
+        world.guard.surprised(True)
+    assert not world.pilot.may_drive
+    assert world.images(2).state is State.HELD
+    assert world.images(6).command is not None
+
+
+@pytest.mark.parametrize(("broken", "words"), [("nan", "not finite"), ("leaps", "beyond the limits")])
+def test_a_forbidden_command_is_not_given_and_another_plan_is_tried(world, broken, words):
+    world.images()
+    world.search.broken = broken
+    decisions = [world.image() for _ in range(8)]
+    assert decisions[-1].command is None
+    assert all(LIMITS.forbids(d.command) == "" for d in decisions if d.command is not None)
+    verdict = world.pilot.verdict()
+    assert verdict.level is Level.ERROR and words in verdict.message
+    world.search.broken = ""
+    assert world.images().command is not None and not world.guard.holds
+
+
+def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
+    world.images()
+    world.search.broken = "fails"
+    world.images()
+    assert not world.pilot.may_drive and "RuntimeError: no memory" in world.pilot.verdict().message
+    world.search.broken = ""
+    assert world.images().command is not None
+
+
+@pytest.mark.parametrize("of", ["the image", "the candidates"])
+def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
+    world.images()
+    if of == "the image":
+        world.energy = math.nan
+    else:
+        world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
+    # For longer than a robot without progress takes to drive any way.
+    assert [decision for decision in (world.image() for _ in range(90)) if decision.command is not None] == []
+    assert not world.pilot.may_drive and "not finite" in world.pilot.verdict().message
+    world.energy, world.energies = 10.0, None
+    assert world.images().command is not None and not world.guard.holds
+
+
+@pytest.mark.parametrize("sought", [None, OTHER_NS])
+def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
+    world.search.broken = "fails"
+    world.images()
+    world.search.broken, world.sought = "", sought
+    if sought is None:
+        world.images()
+        assert world.pilot.verdict().level is Level.OK, "nothing is to be done"
+    world.now_s += PATIENCE_S + 1.0
+    reach = world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is not None and reach.end is None
