@@ -157,6 +157,7 @@ def test_what_serves_and_is_damaged_serves_on_where_it_must_and_needs_a_person(
     assert kept.result == "unchanged" and not serving.swaps
     assert ", which serves, is damaged: " in kept.alarm and "report.json" in kept.alarm
     assert Store(site.root).current() == serves.sha256
+    assert site.update().alarm == kept.alarm and logged(site).count("alarm") == 1
 
 
 def lose(path: Path) -> None:

@@ -22,7 +22,6 @@ from jepa_runtime.update.download import Download, Files
 from jepa_runtime.update.fetch import Clock, Progress
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.machine import (
-    Back,
     Done,
     Dropped,
     Failed,
@@ -44,9 +43,10 @@ from jepa_runtime.update.release import (
     pointer_path,
 )
 from jepa_runtime.update.serving import Serving
-from jepa_runtime.update.state import Installed, Phase, State, Work, floor_key
+from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Floors, Seen
+from jepa_runtime.update.way_back import is_offered, soundly_good, way_back
 
 _LOOK_S = 1.0
 # A server that gives all but a delta is not to keep a release away for good.
@@ -155,24 +155,23 @@ class Steps:
 
     def _resolve(self, state: State) -> Step:
         work, now = _work(state), self.now()
-        release, alarm = work.release, state.alarm if state.owes_way_back else ""
-        # An update that owes the way back has begun with it: what it finds may be the cure.
-        tried = state.owes_way_back and not work.revokes(state.good)
-        if state.current is not None and work.revokes(state.current) and not tried:
-            why, earlier = f"release {state.current.release_seq}, which serves, was revoked", state.previous
-            if earlier not in (None, state.current) and not work.revokes(earlier):
-                return state, self._cannot_switch(f"{why}; ") or Back(earlier, why)
-            alarm = f"{why}, and there is no other to go back to: it serves on"
-        state, name = self._alarmed(state, alarm), release.name
+        release, name = work.release, work.release.name
+        back, alarm = way_back(state, work, self.store)
+        if back is not None:
+            return state, self._cannot_switch(f"{back.reason}; ") or back
+        if alarm and alarm != state.alarm:
+            self.note("alarm", reason=alarm)
+        state = replace(state, alarm=alarm)
         if self.only_version not in (None, release.version):
             return state, NothingNew(
                 f"the fleet asks for {self.only_version}, the channel offers {release.version}"
             )
         refusal = state.refused.get(release.manifest_sha256)
-        if state.current is not None and state.current.manifest_sha256 == release.manifest_sha256:
+        if is_offered(state, work):
             if state.owes_way_back:
                 return state, NothingNew(f"{name} serves, though it is to make way")
-            return self._served(state, work.installed, name)
+            # The same bytes may have been published under another number.
+            return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")
         if state.pinned:
             return state, NothingNew(f"{name} is offered, but this robot is pinned to what it has")
         if refusal is not None and blocks(refusal, now, state.signed_at) and not self.again:
@@ -182,30 +181,6 @@ class Steps:
             return state, NothingNew(_left_out(release))
         self.gate.check_release(release, self._robot(state))
         return state, Done()
-
-    def _served(self, state: State, offered: Installed, name: str) -> Step:
-        """What is offered serves; if the disk has damaged it, what was before does until it is whole."""
-        # The same bytes may have been published under another number.
-        state = replace(state, current=offered, good=offered)
-        if (harm := self._damage(offered)) is None:
-            return state, NothingNew(f"{name} serves")
-        why, earlier = f"{name}, which serves, is damaged: {harm}", state.previous
-        if state.pinned or earlier in (None, offered) or self._damage(earlier):
-            return self._alarmed(state, why), NothingNew(f"{name} serves")
-        return state, self._cannot_switch(f"{why}; ") or Back(earlier, why, for_good=False)
-
-    def _damage(self, installed: Installed) -> str | None:
-        """What the disk has done to a slot; None: nothing."""
-        try:
-            Bundle.open(self.store.folder(installed.manifest_sha256))
-        except BundleError as error:
-            return str(error)
-        return None
-
-    def _alarmed(self, state: State, alarm: str) -> State:
-        if alarm and alarm != state.alarm:
-            self.note("alarm", reason=alarm)
-        return replace(state, alarm=alarm)
 
     def _download(self, state: State) -> Step:
         release = _work(state).release
@@ -248,7 +223,7 @@ class Steps:
         if state.current is None:
             self.note("not compared", reason="nothing serves yet")
             return state, Done()
-        if (harm := self._damage(state.current)) is not None:
+        if harm := self.store.damage(state.current.manifest_sha256):
             # The candidate is the cure.
             self.note("not compared", reason=f"what serves is damaged: {harm}")
             return state, Done()
@@ -353,7 +328,7 @@ class Steps:
         return state, Done()
 
     def _rollback(self, state: State) -> Step:
-        state = self._soundly_good(state)
+        state = soundly_good(state, self.store, self.note)
         good = None if state.good is None else state.good.manifest_sha256
         self.store.point("current", good)
         self.store.point("good", good)
@@ -370,18 +345,6 @@ class Steps:
         current = state.current
         if state.work is None and current and self.serving.health().serves == current.manifest_sha256:
             self.store.point("current", current.manifest_sha256)
-
-    def _soundly_good(self, state: State) -> State:
-        """What is good or, where the disk has damaged that, what was so before it."""
-        if state.good is None:
-            return state
-        if (harm := self._damage(state.good)) is None:
-            return state
-        earlier = state.previous
-        if earlier in (None, state.good, state.current) or self._damage(earlier):
-            raise BundleError(harm)
-        self.note("what is good is damaged", reason=harm)
-        return replace(state, good=earlier, previous=None)
 
     def _rejected(self, state: State) -> Step:
         return state, Done()

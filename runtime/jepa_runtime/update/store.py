@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jepa_runtime.bundle import MANIFEST_NAME, Manifest, parse_manifest
+from jepa_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, parse_manifest
 from jepa_runtime.compat import file_sha256
 from jepa_runtime.errors import BundleError, StorageError
 from jepa_runtime.update import durable
@@ -108,6 +108,14 @@ class Store:
             return parse_manifest(content, str(path))
         except BundleError as error:
             raise StorageError(str(error)) from error
+
+    def damage(self, manifest_sha256: str) -> str:
+        """What the disk has done to a slot, all of which is read; empty: nothing."""
+        try:
+            Bundle.open(self.folder(manifest_sha256))
+        except BundleError as error:
+            return str(error)
+        return ""
 
     def find(self, sha256: str) -> Path | None:
         """A file with this hash in a complete slot, going by the manifests.

@@ -1,0 +1,59 @@
+"""Whether what serves is to make way for an earlier release, and for which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from jepa_runtime.errors import BundleError
+from jepa_runtime.update.machine import Back
+from jepa_runtime.update.state import State, Work
+from jepa_runtime.update.store import Store
+
+
+def way_back(state: State, work: Work, store: Store) -> tuple[Back | None, str]:
+    """What makes what serves make way: that it was revoked, or that the disk has damaged it.
+
+    Returns:
+        The way back, if it is to be gone; and the alarm that there is, or none.
+    """
+    current, earlier = state.current, state.previous
+    # An update that owes the way back has begun with it: what it finds may be the cure.
+    tried = state.owes_way_back and not work.revokes(state.good)
+    if current is not None and work.revokes(current) and not tried:
+        why = f"release {current.release_seq}, which serves, was revoked"
+        if earlier not in (None, current) and not work.revokes(earlier):
+            return Back(earlier, why), ""
+        return None, f"{why}, and there is no other to go back to: it serves on"
+    if state.owes_way_back:
+        return None, state.alarm
+    if is_offered(state, work) and (harm := store.damage(work.release.manifest_sha256)):
+        why = f"{work.release.name}, which serves, is damaged: {harm}"
+        if state.pinned or earlier in (None, current) or store.damage(earlier.manifest_sha256):
+            return None, f"{why}; it serves on"
+        # It serves again once it has been fetched again.
+        return Back(earlier, why, for_good=False), ""
+    return None, ""
+
+
+def is_offered(state: State, work: Work) -> bool:
+    """Whether what serves is what is offered, under whatever number."""
+    return state.current is not None and state.current.manifest_sha256 == work.release.manifest_sha256
+
+
+def soundly_good(state: State, store: Store, note: Callable[..., None]) -> State:
+    """With what is good or, where the disk has damaged that, what was so before it.
+
+    Args:
+        note: writes to the audit log.
+
+    Raises:
+        BundleError: that is damaged too, or there is none.
+    """
+    if state.good is None or not (harm := store.damage(state.good.manifest_sha256)):
+        return state
+    earlier = state.previous
+    if earlier in (None, state.good, state.current) or store.damage(earlier.manifest_sha256):
+        raise BundleError(harm)
+    note("what is good is damaged", reason=harm)
+    return replace(state, good=earlier, previous=None)
