@@ -110,7 +110,13 @@ def write_student(
         )
         progress(f"step: the same, calibrated on {len(samples['step'])} samples")
         write_graph(
-            student.predictor, samples["step"], "futures", staging / "step", kinds, held=held.get("step")
+            student.predictor,
+            samples["step"],
+            "futures",
+            staging / "step",
+            kinds,
+            held=held.get("step"),
+            extremes=True,
         )
         progress(f"predictor: the same, calibrated on {len(samples['predictor'])} rollouts")
         write_predictor(
@@ -144,10 +150,10 @@ def _samples(
 
 def calibration(followed: list[Sample]) -> dict[str, list[Sample]]:
     """Of :func:`rollouts`, what the predictor is calibrated on, and the step: that predicts the next frame
-    alone, from the action that is executed."""
+    alone, from the action that is executed. (The first candidate is the plan, which has no action yet.)"""
     return {
         "predictor": followed[:: max(1, len(followed) // ROLLOUTS)],
-        "step": [sample | {"actions": sample["actions"][:1, :1]} for sample in followed],
+        "step": [sample | {"actions": sample["actions"][-1:, :1]} for sample in followed],
     }
 
 
@@ -175,7 +181,7 @@ def rollouts(latents: Tensor, settings: Settings, seed: int) -> list[Sample]:
             "actions": candidates(settings, settings.num_samples, seed + start),
         }
         if size > 1:
-            sample["history_actions"] = candidates(settings, size - 1, seed + start)[None, :, 0]
+            sample["history_actions"] = candidates(settings, size, seed + start)[None, 1:, 0]
         samples.append(sample)
     return samples
 

@@ -28,10 +28,12 @@ def write_graph(
     *,
     free_axis: tuple[str, ...] = (),
     held: Held | None = None,
+    extremes: bool = False,
 ) -> None:
     """Write ``module`` as it is, for any number of rows of what is named in ``free_axis`` (NPUs: that of
     ``samples``); what is quantized is calibrated on ``samples`` (its inputs by name), and
-    held to fp32 on those of ``held``."""
+    held to fp32 on those of ``held`` (``extremes``: see
+    :func:`~jepa_export.targets.openvino.transformer_options`)."""
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the bundle's own files: elsewhere may be less room.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
@@ -40,7 +42,7 @@ def write_graph(
         shapes = {name: samples[0][name].shape for name in free_axis}
         irs = {
             "fp32": lambda: convert(path),
-            "int8": lambda: _int8(folder.name, convert(path), samples, held),
+            "int8": lambda: _int8(folder.name, convert(path), samples, held, extremes=extremes),
         }
         write_kinds(path, irs, samples, folder, kinds, shapes=shapes)
 
@@ -89,15 +91,18 @@ def _loop(
     known = min(rollouts[0]["history_latents"].shape[1], WINDOW) - 1
     if quantize:
         # Without a history before the newest frame there is nothing in it to quantize.
-        past = _int8("predictor (history)", past, pasts, held and held.of(_past)) if known else past
+        if known:
+            past = _int8("predictor (history)", past, pasts, held and held.of(_past), extremes=True)
         step = _int8("predictor (a step)", step, steps, held and held.of(steps_of))
     return loop(past, step, known=known, horizon=rollouts[0]["actions"].shape[1])
 
 
-def _int8(graph: str, model: ov.Model, samples: Sequence[Sample], held: Held | None) -> ov.Model:
+def _int8(
+    graph: str, model: ov.Model, samples: Sequence[Sample], held: Held | None, *, extremes: bool = False
+) -> ov.Model:
     if held is None:
-        return quantize_transformer_int8(model, samples)
-    return held.control.quantize(graph, model, samples, held.samples)
+        return quantize_transformer_int8(model, samples, extremes=extremes)
+    return held.control.quantize(graph, model, samples, held.samples, extremes=extremes)
 
 
 def _past(rollout: Sample) -> Iterator[Sample]:

@@ -103,10 +103,11 @@ def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.fl
     futures = np.stack([model.predict(golden.actions, latents=latent).latents for latent in golden.latents])
     found = [("encoder", latents, golden.latents), ("predictor", futures, golden.futures)]
     if model.manifest.graphs.step:
+        # The first candidate may be a plan that stands still.
         steps = np.stack(
-            [model.predict(golden.actions[:1, :1], latents=latent).latents for latent in golden.latents]
+            [model.predict(golden.actions[-1:, :1], latents=latent).latents for latent in golden.latents]
         )
-        found.append(("step", steps, golden.futures[:, :1, :1]))
+        found.append(("step", steps, golden.futures[:, -1:, :1]))
     if golden.energy is not None:
         energies = np.stack([model.energy(latent, golden.goal[0]) for latent in golden.latents])
         found.append(("energy", energies, golden.energy))

@@ -69,8 +69,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def copied(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graphs are taken from ``built`` instead of being made anew."""
 
-    def copy(*arguments: object, held: object) -> None:
-        *_, folder, _ = arguments
+    def copy(*arguments: object, **_: object) -> None:
+        folder = arguments[-2]
         shutil.copytree(built.folder / Path(str(folder)).name, str(folder))
 
     monkeypatch.setattr(student_bundle, "write_graph", copy)

@@ -13,15 +13,19 @@ from jepa_export.bundles import Identity, Measured, Settings
 from jepa_export.commands.build import TWO_ROOMS_ACTIONS
 from jepa_export.student_bundle import write_student
 from jepa_export.students.family import FAMILY, Sizes, create, stir
-from jepa_runtime import Bundle
+from jepa_runtime import Bundle, WorldModel
 
 GRAPHS = ["encoder", "step", "predictor (history)", "predictor (a step)"]
 
 
-def write(folder: Path, **further: Any) -> tuple[Bundle, list[str]]:
-    """A bundle in INT8 alone, and what was said."""
+def write(
+    folder: Path, precisions: tuple[str, ...] = ("int8",), strength: float = 1.0, **further: Any
+) -> tuple[Bundle, list[str]]:
+    """A bundle for OpenVINO, and what was said; actions do so many times what they usually do."""
     student = create("tiny", px=32, action_scale=TWO_ROOMS_ACTIONS.scale, seed=0)
     stir(student.predictor, 0)
+    for layer in (*(block.modulation for block in student.predictor.blocks), student.predictor.out):
+        layer.weight.data *= strength
     settings = Settings(
         actions=TWO_ROOMS_ACTIONS,
         history_size=2,
@@ -29,7 +33,7 @@ def write(folder: Path, **further: Any) -> tuple[Bundle, list[str]]:
         num_samples=4,
         step_s=0.2,
         rate_hz=30.0,
-        variants=(("openvino", "int8"),),
+        variants=tuple(("openvino", precision) for precision in precisions),
         command="a test",
     )
     identity = Identity(
@@ -67,6 +71,26 @@ def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) ->
         assert each["holds"] and each["in_fp32"] == []
         assert each["limits"]["worst"] < each["found"]["worst"] <= each["found"]["mean"] < 1
         assert any(line.startswith(f"{each['graph']} in INT8 on what was held out") for line in said)
+
+
+def test_in_int8_the_action_moves_the_next_frame_as_it_does_in_fp32(tmp_path: Path) -> None:
+    bundle, _ = write(tmp_path / "bundle", precisions=("fp32", "int8"), strength=5.0)
+    low, high = (
+        np.array([[limits]], np.float32) for limits in (TWO_ROOMS_ACTIONS.low, TWO_ROOMS_ACTIONS.high)
+    )
+    moved = {}
+    for precision in ("fp32", "int8"):
+        with WorldModel.open(bundle, precision=precision) as model:
+            seen, still = (
+                np.stack([model.encode(frame) for frame in noise(1)[:2]]),
+                np.zeros((1, 2), np.float32),
+            )
+            ends = [
+                model.predict(action, latents=seen, history_actions=still).latents.copy()
+                for action in (low, high)
+            ]
+        moved[precision] = ends[1] - ends[0]
+    assert np.linalg.norm(moved["int8"] - moved["fp32"]) < 0.4 * np.linalg.norm(moved["fp32"])
 
 
 @pytest.mark.slow

@@ -150,7 +150,15 @@ def write_grafted(
         unseen = {} if held_out is None else followed(held_out, seed + len(frames))
         held = {role: Held(each, control) for role, each in unseen.items()}
         progress(f"step: its graphs, calibrated on {len(samples['step'])} samples")
-        write_graph(predictor, samples["step"], "futures", staging / "step", kinds, held=held.get("step"))
+        write_graph(
+            predictor,
+            samples["step"],
+            "futures",
+            staging / "step",
+            kinds,
+            held=held.get("step"),
+            extremes=True,
+        )
         progress(f"predictor: the same, calibrated on {len(samples['predictor'])} rollouts")
         write_predictor(
             predictor, samples["predictor"], staging / "predictor", kinds, held=held.get("predictor")

@@ -100,17 +100,26 @@ class Control:
         self.outcomes: list[Outcome] = []
 
     def quantize(
-        self, graph: str, model: ov.Model, samples: Sequence[Sample], held_out: Sequence[Sample]
+        self,
+        graph: str,
+        model: ov.Model,
+        samples: Sequence[Sample],
+        held_out: Sequence[Sample],
+        *,
+        extremes: bool = False,
     ) -> ov.Model:
         """The transformer ``model`` in INT8, calibrated on ``samples`` and held to the limits on
-        ``held_out``. (``graph``: what it is called.)"""
-        plain = quantize_transformer_int8(model, samples)
+        ``held_out``. (``graph``: what it is called; ``extremes``: see
+        :func:`~jepa_export.targets.openvino.transformer_options`.)"""
+        plain = quantize_transformer_int8(model, samples, extremes=extremes)
         pairs = _pairs(model, held_out)
         before = after = _closeness(_compiled(plain), pairs)
         best = plain
         if before.used(self.limits) > 1:
             self._progress(f"{graph} in INT8: {before}; looking for what must stay in fp32")
-            best = _with_control(model, samples, pairs, self.limits)
+            best = _with_control(
+                model, samples, pairs, self.limits, transformer_options(samples, extremes=extremes)
+            )
             after = _closeness(_compiled(best), pairs)
         in_fp32 = tuple(sorted(_quantized(plain) - _quantized(best)))
         outcome = Outcome(graph=graph, plain=before, found=after, limits=self.limits, in_fp32=in_fp32)
@@ -136,7 +145,11 @@ class Held:
 
 
 def _with_control(
-    model: ov.Model, samples: Sequence[Sample], pairs: Sequence[_Pair], limits: Closeness
+    model: ov.Model,
+    samples: Sequence[Sample],
+    pairs: Sequence[_Pair],
+    limits: Closeness,
+    options: dict[str, Any],
 ) -> ov.Model:
     import nncf
 
@@ -149,7 +162,6 @@ def _with_control(
     restorer = nncf.AdvancedAccuracyRestorerParameters(
         max_num_iterations=MOST_GROUPS, ranking_subset_size=_RANKED_ON, num_ranking_workers=1
     )
-    options = transformer_options(samples)
     options["advanced_quantization_parameters"] = options.pop("advanced_parameters")
     # On a thread of its own: it leaves the calling one a stack for signals (sigaltstack) that is no longer
     # there, and the next Ctrl-C would be a segmentation fault.

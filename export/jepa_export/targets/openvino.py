@@ -46,30 +46,41 @@ def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
     )
 
 
-def quantize_transformer_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
+def quantize_transformer_int8(
+    model: ov.Model, samples: Sequence[Sample], *, extremes: bool = False
+) -> ov.Model:
     """Post-training quantization of a transformer by NNCF, calibrated on ``samples`` (real inputs by tensor
     name), see :func:`transformer_options`."""
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
-    options = transformer_options(samples)
+    options = transformer_options(samples, extremes=extremes)
     return nncf.quantize(model, nncf.Dataset(samples), **options)
 
 
-def transformer_options(samples: Sequence[Sample]) -> dict[str, Any]:
+def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) -> dict[str, Any]:
     """How NNCF quantizes a transformer: weights and activations of matrix products in INT8; softmax,
     normalisation and residual in fp32.
 
     Asymmetric activations, for which OpenVINO 2026.4 has the faster products (a ViT-S takes a tenth less). No
-    SmoothQuant (Xiao et al. 2022): the factors that it leaves before some products cost the same again."""
+    SmoothQuant (Xiao et al. 2022): the factors that it leaves before some products cost the same again.
+
+    Args:
+        extremes: activations range over all samples, not over a mean one. So it has to be where a sample is
+            one action: the range of a mean action leaves out most.
+    """
     import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     off = nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
+    advanced = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off)
+    if extremes:
+        advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
     return {
         "model_type": nncf.ModelType.TRANSFORMER,
         "preset": nncf.QuantizationPreset.MIXED,
         "subset_size": len(samples),
-        "advanced_parameters": nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off),
+        "advanced_parameters": advanced,
     }
 
 
