@@ -5,6 +5,7 @@ usage: python benchmarks/readme_table.py [--write]        --write: replace the t
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -361,7 +362,9 @@ TABLES = {
 
 def main() -> int:
     """Print the tables, or put them into the README."""
-    if "--write" not in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--write", action="store_true", help="put them into the README")
+    if not parser.parse_args().write:
         print("\n\n".join(table() for table in TABLES.values()))
         return 0
     readme = ROOT / "README.md"

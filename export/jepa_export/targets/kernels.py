@@ -6,6 +6,7 @@ earlier one compiled: for JetPack 6 (CUDA 12) compile on the Jetson."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -191,7 +192,11 @@ def _say(nvcc: Path, words: list[str], folder: Path, limits: Limits) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDERS[0], help="for them (%(default)s)")
     try:
-        print(describe(build(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDERS[0])))
+        print(describe(build(parser.parse_args().folder)))
     except JepaExportError as error:
         sys.exit(str(error))

@@ -8,6 +8,7 @@ OpenVINO here, is unpacked into a cache, and a program of a few lines runs it un
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -195,6 +196,9 @@ def _reason(said: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     try:
         print(install(print).folder)
     except JepaExportError as error:

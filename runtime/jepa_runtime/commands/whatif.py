@@ -53,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
         "--actions",
         action="append",
         metavar="SPEC",
-        help=f"{FORMS}; may be given several times (default: {EXECUTED} and {FAN})",
+        help=f"{FORMS}; may be given several times, with = before a minus (default: {EXECUTED} and {FAN})",
     )
     parser.add_argument(
         "--horizon", type=int, metavar="H", help="steps to follow them for (default: the model's)"
