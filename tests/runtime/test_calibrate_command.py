@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
@@ -68,6 +70,32 @@ def test_nothing_is_written_over(two_rooms_bundle: Path, capsys: pytest.CaptureF
     assert "exists" in capsys.readouterr().err
 
 
+def test_a_folder_in_the_bundle_itself_is_refused(
+    two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calibrate(two_rooms_bundle, two_rooms_bundle / "new", "--source", "two_rooms") == 1
+    assert "which is read: name a folder elsewhere" in capsys.readouterr().err
+
+
+def test_what_came_to_lie_there_while_the_recording_played_stays(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = tmp_path / "new" / "the only copy"
+
+    def play(*_: object) -> Iterator[list[NDArray[np.float64]]]:
+        other.parent.mkdir()
+        other.touch()
+        return iter([[np.ones(8)] * 20])
+
+    monkeypatch.setattr("jepa_runtime.commands.calibrate._errors", play)
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 1
+    assert "new: cannot be written" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [other.parent, other]
+
+
 def test_commands_of_another_robot_are_refused(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,10 +123,11 @@ def test_a_disk_that_fails_leaves_no_half_of_a_bundle(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object) -> None:
+        assert not (tmp_path / "new").exists(), "killed here, it would leave the old one by a new name"
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("jepa_runtime.commands.calibrate.seal", fail)
     source = ("--source", "two_rooms?seed=3", "--duration", "5")
     assert calibrate(two_rooms_bundle, tmp_path / "new", *source) == 1
     assert "No space left" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise JepaRuntimeError(f"{args.out}: exists: name a new folder")
     bundle = Bundle.open(args.bundle)
+    if bundle.path.resolve() in args.out.resolve().parents:
+        raise JepaRuntimeError(f"{args.out}: lies in {args.bundle}, which is read: name a folder elsewhere")
     block = bundle.manifest.horizon
     model = WorldModel.open(
         bundle,
@@ -87,20 +90,29 @@ def run(args: argparse.Namespace) -> int:
         "error_bounds": _rounded(bounds),
         "normal_scores": {"data": played, "block": block, "highest": _rounded(highest)},
     }
-    try:
-        shutil.copytree(args.bundle, args.out)
-        seal(args.out, bundle.manifest.model_dump(mode="json") | learnt)
-    except BaseException as error:
-        # Half a bundle, or one that does not say what is normal, must not pass for the new one.
-        shutil.rmtree(args.out, ignore_errors=True)
-        if isinstance(error, (OSError, shutil.Error)):
-            raise JepaRuntimeError(f"{args.out}: cannot be written: {error}") from error
-        raise
+    _write(bundle, learnt, args.out)
     print(
         f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
         f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
     )
     return 0
+
+
+def _write(bundle: Bundle, learnt: dict[str, Any], out: Path) -> None:
+    """Write a copy of ``bundle`` that says what was ``learnt``.
+
+    Raises:
+        JepaRuntimeError: it cannot be written; what came to be called ``out`` meanwhile stays.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Half a bundle, or one that does not say what is normal, must not pass for the new one.
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+            made = shutil.copytree(bundle.path, Path(temporary) / "bundle")
+            seal(made, bundle.manifest.model_dump(mode="json") | learnt)
+            made.rename(out)
+    except (OSError, shutil.Error) as error:
+        raise JepaRuntimeError(f"{out}: cannot be written: {error}") from error
 
 
 def _scores(errors: Floats, bounds: Floats) -> Floats:
