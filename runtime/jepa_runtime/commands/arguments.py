@@ -115,6 +115,11 @@ def write_text(path: Path, text: str) -> None:
         raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def files_of(*targets: str | Path | None) -> list[Path]:
+    """Those that are given and do not stand for standard output."""
+    return [Path(target) for target in targets if target is not None and target != "-"]
+
+
 def check_writable(path: Path) -> None:
     """See that a file can be written, before minutes are spent on what it is to hold; folders are made.
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    files_of,
     open_model,
     progress_on,
     recording,
@@ -101,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or something could not be computed or written.
     """
     console = Console(stderr=args.json == "-")
-    refuse_to_replace(args.mcap, args.bag, Path(args.compare or args.bag))
+    for out in files_of(args.mcap, args.json):
+        refuse_to_replace(out, args.bag, Path(args.compare or args.bag))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

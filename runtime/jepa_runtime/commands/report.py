@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import positive, progress_on
+from jepa_runtime.commands.arguments import files_of, positive, progress_on
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.figure import draw
@@ -17,6 +17,7 @@ from jepa_runtime.pictures.overlay import add_pictures
 from jepa_runtime.pictures.report import render
 from jepa_runtime.pictures.run import read_run
 from jepa_runtime.profiling.page import write_page
+from jepa_runtime.recording import refuse_to_replace
 
 _RATE_HZ = 5.0
 
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if not (args.html or args.png or args.mcap):
         raise JepaRuntimeError("say what to write: --html FILE, --png FILE or --mcap FILE")
+    for path in files_of(args.html, args.png, args.mcap):
+        refuse_to_replace(path, args.bag)
     console = Console()
     with progress_on(console) as progress:
         task = progress.add_task("reading", total=None)

@@ -22,6 +22,7 @@ from jepa_runtime.bundle import Manifest
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
     check_writable,
+    files_of,
     open_model,
     positive,
     recording,
@@ -119,11 +120,10 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
             kept.
     """
-    if args.mcap is not None:
-        refuse_to_replace(args.mcap, Path(split_spec(args.source)[0]))
-    for path in (args.json, args.html):
-        if path is not None and path != "-":
-            check_writable(Path(path))
+    for path in files_of(args.mcap, args.json, args.html):
+        refuse_to_replace(path, Path(split_spec(args.source)[0]))
+    for path in files_of(args.json, args.html):
+        check_writable(path)
     if args.black_box is not None:
         check_folder(args.black_box)
     if args.robot is not None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    files_of,
     open_model,
     positive,
     progress_on,
@@ -26,6 +27,7 @@ from jepa_runtime.commands.arguments import (
 )
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
+from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
 from jepa_runtime.replay.player import Player
@@ -86,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or something cannot be computed or written.
     """
     console = Console(stderr=args.json == "-")
+    for out in files_of(args.json, args.html):
+        # Actions may be a file; what is none lies nowhere.
+        refuse_to_replace(out, args.bag, *map(Path, args.actions or ()))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

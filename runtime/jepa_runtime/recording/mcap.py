@@ -156,8 +156,8 @@ class McapRecorder:
 
 
 def refuse_to_replace(out: Path, *read: Path) -> None:
-    """Refuse to record into ``out`` where that is one of the bags that are ``read``, or lies in one that is a
-    folder.
+    """Refuse to write ``out`` where that is one of the files and bags that are ``read``, or lies in a bag
+    that is a folder.
 
     Raises:
         RecordingError: it is.

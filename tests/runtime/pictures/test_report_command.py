@@ -46,3 +46,11 @@ def test_a_file_that_is_no_bag_is_refused_in_one_line(
     assert main(["report", str(tmp_path / "nothing.mcap"), "--html", str(tmp_path / "run.html")]) == 1
     said = capsys.readouterr().err
     assert "not a readable bag" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--html", "--png", "--mcap"])
+def test_the_bag_is_not_written_over(bag: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = bag.read_bytes()
+    assert main(["report", str(bag), option, str(bag)]) == 1
+    assert "which is read: write into another file" in capsys.readouterr().err
+    assert bag.read_bytes() == before

@@ -66,9 +66,10 @@ def test_the_bag_that_is_played_is_not_recorded_over(
     bag = tmp_path / "drive.mcap"
     shutil.copy(recorded.bag, bag)
     source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
-    assert main(["record", "--bundle", str(bundle), "--source", source, "--out", str(bag)]) == 1
-    assert "which is read: write into another file" in capsys.readouterr().err
-    assert bag.read_bytes() == recorded.bag.read_bytes()
+    for command, option in (("record", "--out"), ("run", "--json"), ("run", "--html")):
+        assert main([command, "--bundle", str(bundle), "--source", source, option, str(bag)]) == 1
+        assert "which is read: write into another file" in capsys.readouterr().err
+        assert bag.read_bytes() == recorded.bag.read_bytes()
 
 
 def test_stamps_that_go_back_are_told_because_a_replay_has_another_order(

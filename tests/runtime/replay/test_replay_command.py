@@ -285,9 +285,11 @@ def test_a_frame_that_cannot_be_used_leaves_no_file(run: Replay, tmp_path: Path)
 def test_what_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag.mcap", frames(2))
     before = bag.read_bytes()
-    status, said = run(bag, bag, "--action", "none")
-    assert status == 1 and "which is read: write into another file" in said
-    assert bag.read_bytes() == before
+    for mcap, summary in ((bag, tmp_path / "out.json"), (tmp_path / "out.mcap", bag)):
+        status, said = run(bag, mcap, "--json", str(summary), "--action", "none")
+        assert status == 1 and "which is read: write into another file" in said
+        assert [path.name for path in tmp_path.iterdir()] == ["bag.mcap"]
+        assert bag.read_bytes() == before
 
 
 def test_what_is_compared_with_is_not_written_over(recorded: Recorded, run: Replay, tmp_path: Path) -> None:

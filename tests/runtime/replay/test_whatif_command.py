@@ -175,6 +175,18 @@ def test_what_cannot_be_asked_is_answered_in_one_line(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("name", ["drive.mcap", "plan.json"])
+def test_what_is_read_is_not_written_over(
+    recorded: Recorded, run: WhatIf, tmp_path: Path, option: str, name: str
+) -> None:
+    bag, plan = Path(shutil.copy(recorded.bag, tmp_path)), tmp_path / "plan.json"
+    plan.write_text("[[0.5, 0]]")
+    status, said = run("--at", "1", "--actions", str(plan), option, str(tmp_path / name), bag=bag)
+    assert status == 1 and f"{name}, which is read: write into another file" in said
+    assert bag.read_bytes() == recorded.bag.read_bytes() and plan.read_text() == "[[0.5, 0]]"
+
+
 def test_in_a_long_recording_only_what_lies_around_the_moment_is_looked_at(
     run: WhatIf, tmp_path: Path
 ) -> None:
