@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jepa_export.commands import atlas, distill, evaluate, release, train_predictor
+from jepa_export.commands import atlas, distill, evaluate, numbers, release, train_predictor
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
 
@@ -44,10 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, losses and the bundle"
     )
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=numbers.seed, default=0)
     train.add_argument("--layout", choices=["fixed", "random"], help="of two_rooms (default: random)")
     train.add_argument(
-        "--episodes", type=int, default=100, help="evaluation episodes for each of three seeds; 0: none"
+        "--episodes",
+        type=numbers.episodes,
+        default=100,
+        help="evaluation episodes for each of three seeds; 0: none",
     )
     train.add_argument(
         "--distil",

@@ -57,7 +57,8 @@ def test_an_atlas_that_was_there_is_replaced(two_rooms_bundle: Path, tmp_path: P
     [
         (["--max-mb", "0.01"], "fewer frames (--frames), smaller images (--px), or allow more (--max-mb)"),
         (["--frames", "1000", "--max-mb", "0.01"], "at most 156 frames fit"),
-        (["--frames", "0"], "--frames must be more than 0"),
+        (["--frames", "0"], "--frames must be a positive number"),
+        (["--max-mb", "inf"], "--max-mb must be a positive number"),
     ],
 )
 def test_an_atlas_that_is_too_large_or_of_nothing_is_refused(

@@ -37,7 +37,12 @@ def test_a_missing_extra_is_named_with_what_to_install(
         (["train", "atari", "--out", "x"], "invalid choice: 'atari'"),
         (["train", "two_rooms"], "--out"),
         ([*TRAIN, "x", "--layout", "round"], "invalid choice: 'round'"),
-        ([*TRAIN, "x", "--seed", "lucky"], "invalid int value: 'lucky'"),
+        ([*TRAIN, "x", "--seed", "lucky"], "invalid seed value: 'lucky'"),
+        ([*TRAIN, "x", "--seed", "-1"], "--seed: must be between 0 and 4294967295, got -1"),
+        ([*TRAIN, "x", "--episodes", "-1"], "--episodes: must be between 0 and 100000, got -1"),
+        (["distill", "--seed", "-1"], "--seed: must be between 0 and 4294967295, got -1"),
+        (["release", "resign", "x", "--within", "nan"], "--within: must be between 0 and 36500, got nan"),
+        (["release", "resign", "x", "--within", "1e12"], "--within: must be between 0 and 36500, got 1"),
     ],
 )
 def test_wrong_arguments_are_said_with_exit_status_2(

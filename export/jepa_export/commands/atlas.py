@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_runtime.commands.arguments import progress_on
 
     for name in ("frames", "read", "px", "max_mb"):
-        if not getattr(arguments, name) > 0:
+        if not 0 < getattr(arguments, name) < math.inf:
             raise JepaExportError(
-                f"--{name.replace('_', '-')} must be more than 0, got {getattr(arguments, name)}"
+                f"--{name.replace('_', '-')} must be a positive number, got {getattr(arguments, name)}"
             )
     console = Console()
     with progress_on(console) as progress:

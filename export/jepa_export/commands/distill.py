@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jepa_export.commands import numbers
+
 if TYPE_CHECKING:
     from jepa_export.distillation.run import Progress
 
@@ -82,7 +84,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     option("--batch", 64, "clips, over all processes")
     option("--predictor-steps", 20_000, "of the predictor's training")
     option("--learning-rate", 5e-4, "after the warm-up")
-    option("--seed", 0, "of weights and of the order of clips")
+    parser.add_argument(
+        "--seed", type=numbers.seed, default=0, help="of weights and of the order of clips (%(default)s)"
+    )
     option("--held-out", 0.1, "share of the recordings that is only measured on; 0: none")
     option(
         "--int8-cosine",

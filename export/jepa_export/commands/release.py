@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jepa_export.commands import numbers
+
 if TYPE_CHECKING:
     from jepa_export.release.keys import External, KeyRing
     from jepa_export.release.repository import Repository
@@ -118,7 +120,9 @@ def _add_signing(commands: Any) -> None:
             help="a key in a key service or hardware module (securesystemslib), instead of a new one",
         )
     resign = _signing_command(commands, "resign", _resign, "sign anew what expires soon; to be run daily")
-    resign.add_argument("--within", type=float, metavar="DAYS", help="(default: a quarter of its lifetime)")
+    resign.add_argument(
+        "--within", type=numbers.days, metavar="DAYS", help="(default: a quarter of its lifetime)"
+    )
     rotate = _signing_command(commands, "rotate", _rotate, "replace a key of a role by a new one")
     rotate.add_argument("role", metavar="ROLE")
     rotate.add_argument("--key", metavar="ID", help="the key to retire, where the role has several")

@@ -1,0 +1,33 @@
+"""Numbers for ``type=`` of an argument; those of which nothing can be made are refused at once."""
+
+from __future__ import annotations
+
+import argparse
+
+_MOST_EPISODES, _MOST_DAYS = 100_000, 36_500
+
+
+def seed(text: str) -> int:
+    """What every generator of random numbers takes."""
+    value = int(text)
+    _check(value, (1 << 32) - 1)
+    return value
+
+
+def episodes(text: str) -> int:
+    """How many to drive; none at all may be asked for."""
+    value = int(text)
+    _check(value, _MOST_EPISODES)
+    return value
+
+
+def days(text: str) -> float:
+    """A time from now."""
+    value = float(text)
+    _check(value, _MOST_DAYS)
+    return value
+
+
+def _check(value: float, most: int) -> None:
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {most}, got {value}")
