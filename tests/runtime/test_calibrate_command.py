@@ -35,7 +35,9 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     np.testing.assert_allclose(after.error_bounds, before.error_bounds, rtol=0.6)
     learnt = {"normal_scores": None, "error_bounds": ()}
     assert after.model_copy(update=learnt) == before.model_copy(update=learnt)
-    assert "in 2 runs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "in 2 runs" in said
+    assert "With it no alarm is given: " in said and "normal scores are too few" in said
 
 
 def test_a_recording_without_commands_is_refused(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.calibration import highest_of_blocks, score_of
+from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.inference import Inference, Terms
@@ -95,6 +96,15 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
         f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
     )
+    try:
+        Alarms(
+            _rounded(highest),
+            block=block,
+            step_s=bundle.manifest.io.step_s,
+            false_alarm_every_s=_TERMS.false_alarm_every_s,
+        )
+    except JepaRuntimeError as error:
+        print(f"With it no alarm is given: {error}")
     return 0
 
 
