@@ -8,11 +8,13 @@ one video for each camera, and ``meta/episodes.jsonl`` lists them; in v3.0 many 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,10 @@ from jepa_runtime.sources.command_fields import UNKNOWN_UNIT
 from jepa_runtime.sources.commands import Commands, Stamps
 
 INFO = Path("meta/info.json")
+# Of a table, as Python has them: they may hold images.
+_ROWS_AT_ONCE = 256
+# Episodes of one file are prepared at once: the first to come hashes the file, the others wait for it.
+_HASHING = Lock()
 
 
 @dataclass(frozen=True)
@@ -39,32 +45,53 @@ class _Video:
 @dataclass(frozen=True)
 class _Choice:
     """What is read of a data set: a camera, and components ``names`` of the feature ``action`` at ``places``
-    (None: no actions).
+    (None: no actions); ``numbers``: all features of numbers.
     """
 
     camera: str
     action: str | None
     names: tuple[str, ...]
     places: tuple[int, ...]
+    numbers: tuple[str, ...]
 
 
 class EpisodeOrigin:
-    """One episode of a data set."""
+    """One episode of a data set; ``shared``: its table holds others too, or will."""
 
     def __init__(
-        self, folder: Path, index: int, length: int, table: Path, video: _Video | None, choice: _Choice
+        self,
+        folder: Path,
+        index: int,
+        length: int,
+        table: Path,
+        video: _Video | None,
+        choice: _Choice,
+        *,
+        shared: bool,
     ) -> None:
         self.name = f"{folder} (episode {index})"
-        self._index, self._length, self._table = index, length, table
+        self._index, self._length, self._table, self._shared = index, length, table, shared
         self._video, self._choice = video, choice
 
     def identity(self) -> str:
-        return f"{file_hash(self._table)} {self._index}"
+        # Whatever camera and actions are chosen, it is the same recording.
+        return self._rows(*self._choice.numbers)
 
     def frames_key(self) -> str:
+        camera = self._choice.camera
         if self._video is None:
-            return f"{self.identity()} {self._choice.camera}"
-        return f"{self.identity()} {file_hash(self._video.path)} {self._video.start_s}"
+            return f"{self._rows(camera)} {camera}"
+        return f"{self._rows()} {file_hash(self._video.path)} {self._video.start_s}"
+
+    def _rows(self, *columns: str) -> str:
+        """What changes with these columns and the time stamps of this episode, but not when others are added
+        to its table."""
+        content = file_hash(self._table)
+        if self._shared:
+            with _HASHING:
+                hashes = _hashes(self._table, tuple(dict.fromkeys(("timestamp", *columns))), content)
+            content = hashes.get(self._index, "")
+        return f"{content} {self._index}"
 
     def commands(self) -> Commands | None:
         choice = self._choice
@@ -187,6 +214,7 @@ def _listed_v2(folder: Path, info: dict[str, Any], choice: _Choice) -> Iterator[
             folder / info["data_path"].format(**keys),
             _video(folder, info, choice, keys, 0.0),
             choice,
+            shared=False,
         )
 
 
@@ -209,6 +237,7 @@ def _listed_v3(folder: Path, info: dict[str, Any], choice: _Choice) -> Iterator[
                 folder / info["data_path"].format(**{key: entry[column] for key, column in data.items()}),
                 _video(folder, info, choice, place, float(place.get("from_timestamp", 0))),
                 choice,
+                shared=True,
             )
 
 
@@ -244,11 +273,11 @@ def _choose(folder: Path, features: dict[str, Any], options: Mapping[str, str]) 
     if camera not in cameras:
         what = "several cameras, choose one with ?camera=NAME" if camera is None else f"no camera {camera}"
         raise JepaExportError(f"{folder}: {what}; cameras: {', '.join(cameras) or 'none'}")
+    numbers = tuple(name for name, feature in features.items() if str(feature.get("dtype"))[:5] == "float")
     asked = options.get("action", "action" if "action" in features else "none")
     if asked == "none":
-        return _Choice(camera, None, (), ())
+        return _Choice(camera, None, (), (), numbers)
     action, _, listed = asked.partition(":")
-    numbers = [name for name, feature in features.items() if str(feature.get("dtype")).startswith("float")]
     if action not in numbers:
         raise JepaExportError(
             f"{folder}: no action {action}; features of numbers: {', '.join(numbers) or 'none'}"
@@ -258,7 +287,7 @@ def _choose(folder: Path, features: dict[str, Any], options: Mapping[str, str]) 
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise JepaExportError(f"{folder}: {action} has no {', '.join(unknown)}; it has: {', '.join(names)}")
-    return _Choice(camera, action, chosen, tuple(names.index(name) for name in chosen))
+    return _Choice(camera, action, chosen, tuple(names.index(name) for name in chosen), numbers)
 
 
 def _component_names(action: str, feature: dict[str, Any]) -> tuple[str, ...]:
@@ -276,6 +305,18 @@ def _kept(path: Path, columns: tuple[str, ...], content: str) -> Any:
     # Many episodes share a file.
     del content
     return _read(path, columns)
+
+
+@lru_cache(maxsize=64)
+def _hashes(path: Path, columns: tuple[str, ...], content: str) -> dict[int, str]:
+    """By episode, a hash of what its rows of a parquet file hold in ``columns``."""
+    del content
+    found: dict[int, Any] = {}
+    for batch in _read(path, ("episode_index", *columns)).to_batches(max_chunksize=_ROWS_AT_ONCE):
+        lists = [column.to_pylist() for column in batch.columns]
+        for episode, *row in zip(*lists, strict=True):
+            found.setdefault(episode, hashlib.sha256()).update(repr(row).encode())
+    return {episode: rows.hexdigest() for episode, rows in found.items()}
 
 
 def _read(path: Path, columns: tuple[str, ...], *, episode: int | None = None) -> Any:

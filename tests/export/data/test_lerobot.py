@@ -27,7 +27,8 @@ from tests.export.data.recordings import (
 )
 
 pytest.importorskip("av", reason="PyAV is not installed (extra export)")
-pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra export)")
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra export)")
+parquet = pytest.importorskip("pyarrow.parquet")
 LENGTHS = (6, 9, 4)
 MOTORS = ["shoulder_pan.pos", "gripper.pos"]
 
@@ -98,6 +99,37 @@ def test_a_data_set_is_split_by_episode(tmp_path: Path, store: Store) -> None:
     data = open_data([str(folder)], store, held_out=0.4)
     assert len(data.train) + len(data.held_out) == 6
     assert data.held_out and data.train
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_an_episode_is_the_same_recording_when_others_are_added_to_its_file(
+    tmp_path: Path, images: bool
+) -> None:
+    few, more = (
+        episodes(write_lerobot(tmp_path / name, lengths, version="v3.0", images=images), {})
+        for name, lengths in (("few", LENGTHS), ("more", (*LENGTHS, 5)))
+    )
+    before, after = ([episode.identity() for episode in each] for each in (few, more))
+    assert before == after[:3] and len(set(after)) == 4
+    if images:
+        assert [episode.frames_key() for episode in few] == [episode.frames_key() for episode in more[:3]]
+
+
+@pytest.mark.parametrize("column", ["action", CAMERA])
+def test_other_numbers_make_another_recording_and_other_images_other_frames(
+    tmp_path: Path, column: str
+) -> None:
+    folder = write_lerobot(tmp_path / "set", LENGTHS, version="v3.0", images=True)
+    before = [(episode.identity(), episode.frames_key()) for episode in episodes(folder, {})]
+    path = folder / "data/chunk-000/file-000.parquet"
+    rows = parquet.read_table(path).to_pylist()
+    # In the second episode.
+    rows[LENGTHS[0]][column] = rows[0][column]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    after = [(episode.identity(), episode.frames_key()) for episode in episodes(folder, {})]
+    assert (before[0], before[2]) == (after[0], after[2])
+    same = [one == other for one, other in zip(before[1], after[1], strict=True)]
+    assert same == [column == CAMERA, column == "action"]
 
 
 def empty_features(info: dict[str, Any]) -> None:
