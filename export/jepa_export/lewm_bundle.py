@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from jepa_export.bundles import Actions, Identity, Measured, Settings, complete, manifest, write_golden
 from jepa_export.data.recording import Recording
+from jepa_export.data.statistics import ActionStatistics
+from jepa_export.data.statistics import measure as statistics
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import staged
@@ -40,41 +42,37 @@ class Walks:
     Attributes:
         frames: uint8 [n, H + 1, px, px, 3], a step apart.
         actions: [n, H, A] between them, in the units of the recordings.
-        names, units: of the numbers of an action of the recordings, of which A / len(names) make one here.
+        told: of all actions of the recordings, of which A / len(told.names) make one here.
         step_s: from frame to frame.
     """
 
     frames: NDArray[np.uint8]
     actions: Floats32
-    names: tuple[str, ...]
-    units: tuple[str, ...]
+    told: ActionStatistics
     step_s: float
 
     @property
     def skip(self) -> int:
         """How many actions of the recordings make one here."""
-        return self.actions.shape[-1] // len(self.names)
+        return self.actions.shape[-1] // len(self.told.names)
 
     @property
     def limits(self) -> Actions:
         """What a robot may be told: what it was told there."""
-        apart = self.actions.reshape(-1, len(self.names))
         order = range(1, self.skip + 1)
         return Actions(
-            names=tuple(f"{name}@{index}" for index in order for name in self.names),
-            units=self.units * self.skip,
-            low=tuple(apart.min(axis=0).tolist()) * self.skip,
-            high=tuple(apart.max(axis=0).tolist()) * self.skip,
+            names=tuple(f"{name}@{index}" for index in order for name in self.told.names),
+            units=self.told.units * self.skip,
+            low=self.told.low * self.skip,
+            high=self.told.high * self.skip,
             max_norm=None,
         )
 
     @property
     def standard(self) -> tuple[Floats32, Floats32]:
         """Mean and standard deviation [A] of an action; 1 where it never changes."""
-        apart = self.actions.reshape(-1, len(self.names)).astype(np.float64)
-        std = apart.std(axis=0)
-        parts = apart.mean(axis=0), np.where(std > 0, std, 1)
-        mean, deviation = (np.tile(part, self.skip).astype(np.float32) for part in parts)
+        parts = self.told.mean, [std or 1.0 for std in self.told.std]
+        mean, deviation = (np.tile(np.float32(part), self.skip) for part in parts)
         return mean, deviation
 
 
@@ -86,8 +84,8 @@ def walks_through(recordings: Sequence[Recording], *, action_dim: int, horizon: 
             ``action_dim`` numbers; or they are too short.
     """
     first = recordings[0]
-    names, units = first.action_names, first.action_units
-    if names is None or units is None:
+    names = first.action_names
+    if names is None:
         raise JepaExportError(f"{first.name} has no actions, which LeWM needs: say which (?action=…)")
     if action_dim % len(names):
         raise JepaExportError(
@@ -98,10 +96,11 @@ def walks_through(recordings: Sequence[Recording], *, action_dim: int, horizon: 
     windows = Windows(recordings, frames=skip * horizon + 1, rate_hz=first.rate_hz)
     chosen = np.unique(np.linspace(0, len(windows) - 1, WALKS).astype(int))
     clips = [windows[int(index)] for index in chosen]
-    told = [clip.actions[:-1].reshape(horizon, -1) for clip in clips if clip.actions is not None]
-    return Walks(
-        np.stack([clip.frames[::skip] for clip in clips]), np.stack(told), names, units, skip / first.rate_hz
-    )
+    between = [clip.actions[:-1].reshape(horizon, -1) for clip in clips if clip.actions is not None]
+    told = statistics(windows)
+    assert told is not None
+    frames = np.stack([clip.frames[::skip] for clip in clips])
+    return Walks(frames, np.stack(between), told, skip / first.rate_hz)
 
 
 class FrameEncoder(nn.Module):

@@ -13,6 +13,7 @@ from jepa_export.cli import main
 from jepa_export.data.open import open_data
 from jepa_export.data.recording import Recording
 from jepa_export.data.store import Store
+from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_export.lewm_bundle import RawRollout, walks_through
 from jepa_export.teachers.checkpoints import read
@@ -74,10 +75,20 @@ def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Re
     np.testing.assert_array_equal(walks.actions[0].reshape(-1, 2), first.actions(stamps[:-1], stamps[1:]))
     assert walks.limits.names == ("linear.x@1", "linear.y@1", "linear.x@2", "linear.y@2")
     assert walks.limits.units == ("m/s",) * 4
-    apart = walks.actions.reshape(-1, 2)
-    np.testing.assert_allclose(walks.limits.low, np.tile(apart.min(axis=0), 2))
-    mean, std = walks.standard
-    standardised = ((walks.actions - mean) / std).reshape(-1, 2)
+
+
+def test_limits_and_standard_are_those_of_all_recordings(
+    recordings: tuple[Recording, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepa_export.lewm_bundle.WALKS", 2)
+    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    windows = Windows(recordings, frames=2 * HORIZON + 1, rate_hz=recordings[0].rate_hz)
+    assert len(walks.frames) == 2 < len(windows)
+    apart = np.concatenate(list(windows.actions()))
+    np.testing.assert_array_equal(walks.limits.low, np.tile(apart.min(axis=0), 2))
+    np.testing.assert_array_equal(walks.limits.high, np.tile(apart.max(axis=0), 2))
+    mean, std = (part[:2] for part in walks.standard)
+    standardised = (apart - mean) / std
     np.testing.assert_allclose(
         [standardised.mean(axis=0), standardised.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4
     )

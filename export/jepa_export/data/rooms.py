@@ -48,7 +48,13 @@ class DrawnRecording:
         return frames
 
     def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
-        return _draw(*self._drawn)[1].mean(starts_ns, ends_ns)
+        return _commands(*self._drawn).mean(starts_ns, ends_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _commands(seed: int, index: int, frames: int, layout: LayoutKind) -> Commands:
+    # Small, and read of all recordings again and again: no frame is drawn for them twice.
+    return _draw(seed, index, frames, layout)[1]
 
 
 @lru_cache(maxsize=32)

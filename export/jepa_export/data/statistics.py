@@ -1,4 +1,4 @@
-"""What the frames and actions of some clips are like: for normalising them, and for a bundle's spec."""
+"""What the actions of some clips are like: for a bundle's limits, and for bringing them to one scale."""
 
 from __future__ import annotations
 
@@ -23,51 +23,23 @@ class ActionStatistics:
     high: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of the three channels, as fractions of white, their mean and standard deviation; and of the actions
-    (None where there are none); over how many clips.
+def measure(windows: Windows) -> ActionStatistics | None:
+    """Statistics over all clips: what is rare in the data is part of its range too. No frame is read. None
+    where there are no actions.
     """
-
-    clips: int
-    frame_mean: tuple[float, ...]
-    frame_std: tuple[float, ...]
-    actions: ActionStatistics | None
-
-
-def measure(windows: Windows, *, clips: int = 2000) -> Statistics:
-    """Statistics over ``clips`` clips, evenly spaced, or all where there are fewer.
-
-    Raises:
-        JepaExportError: a frame cannot be read.
-    """
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(clips, len(windows))).astype(int))
-    # How often each value occurs in each channel: exact, and the same whatever the order.
-    counts = np.zeros((3, 256), np.int64)
-    actions = []
-    for index in chosen:
-        clip = windows[int(index)]
-        for channel, count in enumerate(counts):
-            count += np.bincount(clip.frames[..., channel].ravel(), minlength=256)
-        if clip.actions is not None:
-            actions.append(clip.actions)
-    values = np.arange(256) / 255
-    weights = counts / counts.sum(axis=1, keepdims=True)
-    mean = weights @ values
-    std = np.sqrt((weights * np.square(values - mean[:, None])).sum(axis=1))
-    return Statistics(
-        len(chosen),
-        tuple(mean.tolist()),
-        tuple(std.tolist()),
-        _of_actions(windows, actions) if actions else None,
-    )
-
-
-def _of_actions(windows: Windows, clips: list[np.ndarray]) -> ActionStatistics:
-    assert windows.action_names is not None and windows.action_units is not None
-    actions = np.concatenate(clips).astype(float)
-    mean, std, low, high = (
-        tuple(np.atleast_1d(of).tolist())
-        for of in (actions.mean(axis=0), actions.std(axis=0), actions.min(axis=0), actions.max(axis=0))
-    )
-    return ActionStatistics(windows.action_names, windows.action_units, mean, std, low, high)
+    if windows.action_names is None or windows.action_units is None:
+        return None
+    size = len(windows.action_names)
+    count, mean, squares = 0, np.zeros(size), np.zeros(size)
+    low, high = np.full(size, np.inf), np.full(size, -np.inf)
+    for actions in windows.actions():
+        low, high = np.minimum(low, actions.min(axis=0)), np.maximum(high, actions.max(axis=0))
+        # Part by part, each about its own mean (Chan et al. 1983): they need not lie in memory at once.
+        own, more = actions.mean(axis=0, dtype=float), len(actions)
+        squares += np.square(actions - own).sum(axis=0)
+        squares += np.square(own - mean) * count * more / (count + more)
+        count += more
+        mean += (own - mean) * more / count
+    std = np.where(high > low, np.sqrt(squares / count), 0)
+    found = (tuple(of.tolist()) for of in (mean, std, low, high))
+    return ActionStatistics(windows.action_names, windows.action_units, *found)

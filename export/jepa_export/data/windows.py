@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,18 @@ class Windows:
         if recording.action_names is not None:
             actions = recording.actions(stamps, np.append(stamps[1:], stamps[-1] + self._step_ns))
         return Clip(recording.frames(rows), stamps, actions)
+
+    def actions(self) -> Iterator[Floats]:
+        """The actions [n, A] of all clips, those of one recording and one place in the clip at a time; only
+        where recordings have actions. No frame is read.
+        """
+        for recording, starts in zip(self.recordings, self._starts, strict=True):
+            if len(starts) == 0:
+                continue
+            stamps = recording.stamps_ns
+            moments = [stamps[_nearest(stamps, stamps[starts] + offset)] for offset in self._offsets_ns]
+            for begun, ended in pairwise([*moments, moments[-1] + self._step_ns]):
+                yield recording.actions(begun, ended)
 
     def _find_starts(self, recording: Recording, rate_hz: float, stride: int) -> NDArray[np.int32]:
         stamps = recording.stamps_ns

@@ -43,7 +43,6 @@ from jepa_export.variants import DEFAULT_KINDS
 from jepa_runtime.bundle import MANIFEST_NAME
 
 _LOG = logging.getLogger(__name__)
-_STATISTICS_CLIPS = 500
 _TELL_EVERY_S = 5.0
 # At once, in memory: enough for a rank, whatever the batch.
 _WATCHED_CLIPS = 32
@@ -363,7 +362,7 @@ def _teacher(spec: str, asked: Common) -> Teacher:
 
 def _actions(windows: Windows) -> Actions:
     """The range of the actions in the data; :data:`~jepa_export.bundles.NO_ACTIONS` where there are none."""
-    found = statistics(windows, clips=_STATISTICS_CLIPS).actions
+    found = statistics(windows)
     if found is None:
         return NO_ACTIONS
     still = [name for name, low, high in zip(found.names, found.low, found.high, strict=True) if low == high]

@@ -96,6 +96,13 @@ class PredictorStage(Stage):
         self._history = history
         self._encoder = (encoder.eval().requires_grad_(False),)
 
+    def get_extra_state(self) -> Tensor:
+        """What its weights were trained to see actions divided by, which they mean nothing without."""
+        return self.predictor.action_scale
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.predictor.action_scale.copy_(state)
+
     def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
         encoder = self._encoder[0].to(device)
         frames = torch.from_numpy(batch.frames).to(device)

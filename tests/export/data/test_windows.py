@@ -300,15 +300,16 @@ def test_two_rooms_are_scaled_to_the_size_asked_for() -> None:
 # ------------------------------------------------------------------ statistics
 
 
-def test_statistics_are_those_of_all_frames_and_actions() -> None:
+class Blind(InMemory):
+    def frames(self, rows: NDArray[np.integer]) -> Image:
+        raise AssertionError("a frame was read")
+
+
+def test_statistics_are_those_of_all_actions() -> None:
     stamps = np.arange(50) * 100 * MS
     values = np.stack([np.arange(50.0), np.full(50, 2.0)], axis=1)
     commands = Commands(("a", "b"), ("m/s", "rad/s"), stamps, values)
-    found = measure(Windows([InMemory(stamps, commands)], frames=1, rate_hz=10.0))
-    assert found.clips == 50
-    np.testing.assert_allclose(found.frame_mean, np.arange(50).mean() / 255)
-    np.testing.assert_allclose(found.frame_std, np.arange(50).std() / 255)
-    actions = found.actions
+    actions = measure(Windows([Blind(stamps, commands)], frames=1, rate_hz=10.0))
     assert actions is not None
     assert (actions.names, actions.units) == (("a", "b"), ("m/s", "rad/s"))
     np.testing.assert_allclose(actions.mean, [24.5, 2])
@@ -316,7 +317,34 @@ def test_statistics_are_those_of_all_frames_and_actions() -> None:
     assert (actions.low, actions.high) == ((0, 2), (49, 2))
 
 
-def test_statistics_of_part_of_the_clips_are_spread_over_all_of_them() -> None:
-    found = measure(ten_clips(200), clips=3)
-    assert (found.clips, found.actions) == (3, None)
-    np.testing.assert_allclose(found.frame_mean, np.mean([0, 99, 199]) / 255)
+def test_what_is_rare_in_the_data_is_in_its_range() -> None:
+    stamps = np.arange(20_000) * 100 * MS
+    values = np.sin(np.arange(20_000.0))
+    values[12_345] = 7
+    found = measure(
+        Windows([Blind(stamps, speeds(stamps.tolist(), values.tolist()))], frames=4, rate_hz=10.0)
+    )
+    assert found is not None and found.high == (7.0,)
+
+
+def test_statistics_are_those_of_the_clips_that_are_trained_on() -> None:
+    rng = np.random.default_rng(0)
+    recordings = []
+    for count in (40, 1, 90):
+        stamps = np.cumsum(rng.integers(80, 120, count)) * MS
+        values = (1000 + rng.normal(size=count)).tolist()
+        recordings.append(InMemory(stamps, speeds((stamps + 30 * MS).tolist(), values)))
+    windows = Windows(recordings, frames=3, rate_hz=5.0)
+    clips = [windows[index].actions for index in range(len(windows))]
+    actions = np.concatenate([clip for clip in clips if clip is not None]).astype(float)
+    found = measure(windows)
+    assert found is not None
+    assert (found.low, found.high) == (tuple(actions.min(axis=0)), tuple(actions.max(axis=0)))
+    np.testing.assert_allclose([found.mean, found.std], [actions.mean(axis=0), actions.std(axis=0)])
+
+
+def test_an_action_that_never_changes_does_not_spread_and_films_have_none() -> None:
+    stamps = np.arange(50) * 100 * MS
+    found = measure(Windows([Blind(stamps, speeds(stamps.tolist(), [0.1] * 50))], frames=1, rate_hz=10.0))
+    assert found is not None and found.std == (0,)
+    assert measure(ten_clips()) is None

@@ -1,0 +1,32 @@
+"""What a stage keeps besides its weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jepa_export.distillation.stages import PredictorStage
+from jepa_export.students.encoder import Encoder, EncoderConfig
+from jepa_export.students.predictor import Predictor, PredictorConfig
+
+ENCODER = EncoderConfig(px=32, patch=16, width=32, depth=1, heads=2, tokens=2, dim=8)
+PREDICTOR = PredictorConfig(tokens=2, dim=8, width=16, depth=1, heads=2, action_scale=(0.5, 2.0))
+
+
+def stage(*action_scale: float) -> PredictorStage:
+    predictor = Predictor(replace(PREDICTOR, action_scale=action_scale))
+    return PredictorStage(predictor, Encoder(ENCODER), history=1)
+
+
+def test_a_predictor_goes_on_with_the_scale_that_it_was_trained_with() -> None:
+    found = stage(1.0, 1.0)
+    found.load_state_dict(stage(0.5, 4.0).state_dict())
+    assert found.predictor.action_scale.tolist() == [0.5, 4.0]
+
+
+def test_a_predictor_of_an_unknown_scale_is_refused() -> None:
+    state = stage(0.5, 4.0).state_dict()
+    del state["_extra_state"]
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        stage(0.5, 4.0).load_state_dict(state)
