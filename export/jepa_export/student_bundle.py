@@ -76,6 +76,7 @@ def write_student(
     report: dict[str, Any] | None = None,
     held_out: NDArray[np.uint8] | None = None,
     limits: Closeness = DEFAULT_LIMITS,
+    seen: bool = False,
 ) -> Bundle:
     """Write the bundle ``folder`` (replaced if it exists) of a student.
 
@@ -86,13 +87,14 @@ def write_student(
         report: for report.json, besides what is found here.
         held_out: frames like ``frames``, which nothing is calibrated on: on them INT8 is measured and held to
             ``limits``, see :class:`~jepa_export.targets.accuracy.Control`. None: INT8 is as it comes.
+        seen: for want of others, ``held_out`` are among those calibrated on.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
             does.
         BundleError: what was made is not a valid bundle.
     """
-    kinds, control = settings.variants, Control(limits, progress)
+    kinds, control = settings.variants, Control(limits, progress, seen=seen)
     with staged(folder) as staging:
         progress("encoding the frames")
         samples = _samples(student, frames, settings, seed)

@@ -68,7 +68,7 @@ def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) ->
     told = bundle.report()["int8"]
     assert [each["graph"] for each in told] == GRAPHS
     for each in told:
-        assert each["holds"] and each["in_fp32"] == []
+        assert each["holds"] and each["held_out"] and each["in_fp32"] == []
         assert each["limits"]["worst"] < each["found"]["worst"] <= each["found"]["mean"] < 1
         assert any(line.startswith(f"{each['graph']} in INT8 on what was held out") for line in said)
 
@@ -91,6 +91,15 @@ def test_in_int8_the_action_moves_the_next_frame_as_it_does_in_fp32(tmp_path: Pa
             ]
         moved[precision] = ends[1] - ends[0]
     assert np.linalg.norm(moved["int8"] - moved["fp32"]) < 0.4 * np.linalg.norm(moved["fp32"])
+
+
+@pytest.mark.slow
+def test_where_nothing_could_be_held_out_nothing_is_said_to_be(tmp_path: Path) -> None:
+    bundle, said = write(tmp_path / "bundle", held_out=noise(0), seen=True)
+    for each in bundle.report()["int8"]:
+        assert each["held_out"] is False
+        assert any(line.startswith(f"{each['graph']} in INT8 on frames that it was calib") for line in said)
+    assert not any("held out" in line for line in said)
 
 
 @pytest.mark.slow

@@ -92,6 +92,14 @@ def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list
     assert said == [str(outcome)] and "encoder in INT8 on what was held out: cosine 0.99" in said[0]
 
 
+def test_where_nothing_could_be_held_out_that_is_said(healthy: ov.Model, frames: list[Sample]) -> None:
+    said: list[str] = []
+    control = Control(LIMITS, said.append, seen=True)
+    control.quantize("encoder", healthy, frames[:16], frames[:16])
+    assert "encoder in INT8 on frames that it was calibrated on: cosine 0.99" in said[0]
+    assert control.report()["int8"][0]["held_out"] is False
+
+
 def test_the_layer_that_hurts_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[Sample]) -> None:
     said: list[str] = []
     control = Control(LIMITS, said.append)

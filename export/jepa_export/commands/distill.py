@@ -91,8 +91,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     option(
         "--int8-cosine",
         0.99,
-        "least mean cosine of INT8 with fp32 on held-out recordings, the worst five times as far from 1 at "
-        "most: what hurts most stays in fp32 until it holds, half an hour at worst; 0: INT8 as it comes",
+        "least mean cosine of INT8 with fp32 on held-out recordings (without any, on frames that it was "
+        "calibrated on), the worst five times as far from 1 at most: what hurts most stays in fp32 until it "
+        "holds, half an hour at worst; 0: INT8 as it comes",
     )
     flag("--skip-bad", "leave out recordings that cannot be used, with a warning each")
     parser.add_argument(

@@ -122,6 +122,7 @@ def write_grafted(
     report: dict[str, Any],
     held_out: NDArray[np.uint8] | None = None,
     limits: Closeness = DEFAULT_LIMITS,
+    seen: bool = False,
 ) -> Bundle:
     """Write the bundle ``folder`` (replaced if it exists) of the encoder of ``base`` and another predictor.
 
@@ -130,14 +131,14 @@ def write_grafted(
         seed: of the actions to calibrate on.
         progress: told in words what comes next.
         report: for report.json, besides what is found here.
-        held_out, limits: see :func:`~jepa_export.student_bundle.write_student`.
+        held_out, limits, seen: see :func:`~jepa_export.student_bundle.write_student`.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
             does.
         BundleError: what was made is not a valid bundle, or ``base`` was changed meanwhile.
     """
-    kinds, known, control = settings.variants, base.golden(), Control(limits, progress)
+    kinds, known, control = settings.variants, base.golden(), Control(limits, progress, seen=seen)
     actions, futures = golden_futures(predictor, torch.tensor(known.latents), settings, seed)
     golden = replace(known, actions=actions.numpy(), futures=futures.numpy())
 

@@ -280,6 +280,7 @@ class _Work:
         if asked.int8_cosine:
             told["limits"] = limits_of(asked.int8_cosine)
             told["held_out"] = fidelity.calibration_frames(pair.held_out)
+            told["seen"] = not self.data.held_out
         if given.bundle:
             write_grafted(
                 given.bundle, given.encoder, network.cpu(), frames, folder, settings, about, measured, **told

@@ -1,4 +1,5 @@
-"""INT8 that is held to fp32 on inputs it was not calibrated on: the layers that hurt most stay in fp32.
+"""INT8 that is held to fp32, on inputs it was not calibrated on where there are any: the layers that hurt
+most stay in fp32.
 
 NNCF finds them. It ranks all groups of quantized products by what is gained where one alone is in fp32, then
 puts back the first of them for good, one after the other, until the limits hold, at most :data:`MOST_GROUPS`.
@@ -62,13 +63,15 @@ DEFAULT_LIMITS = limits_of(0.99)
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of one graph: ``plain`` is INT8 throughout, ``found`` what the bundle has, with the
-    products ``in_fp32`` (by their names in the graph)."""
+    products ``in_fp32`` (by their names in the graph). ``held_out``: it was not calibrated on the frames that
+    this is about."""
 
     graph: str
     plain: Closeness
     found: Closeness
     limits: Closeness
     in_fp32: tuple[str, ...]
+    held_out: bool
 
     @property
     def holds(self) -> bool:
@@ -78,7 +81,8 @@ class Outcome:
         return asdict(self) | {"holds": self.holds}
 
     def __str__(self) -> str:
-        said = f"{self.graph} in INT8 on what was held out: {self.plain}"
+        where = "what was held out" if self.held_out else "frames that it was calibrated on"
+        said = f"{self.graph} in INT8 on {where}: {self.plain}"
         if self.in_fp32:
             said += f"; {self.found} with these in fp32: {', '.join(self.in_fp32)}"
         return (
@@ -93,10 +97,12 @@ class Control:
 
     Args:
         progress: told the same in words.
+        seen: nothing could be held out, so graphs are held to the limits on frames that they are calibrated
+            on; what is told says so.
     """
 
-    def __init__(self, limits: Closeness, progress: Callable[[str], None]) -> None:
-        self.limits, self._progress = limits, progress
+    def __init__(self, limits: Closeness, progress: Callable[[str], None], *, seen: bool = False) -> None:
+        self.limits, self._progress, self._seen = limits, progress, seen
         self.outcomes: list[Outcome] = []
 
     def quantize(
@@ -122,7 +128,14 @@ class Control:
             )
             after = _closeness(_compiled(best), pairs)
         in_fp32 = tuple(sorted(_quantized(plain) - _quantized(best)))
-        outcome = Outcome(graph=graph, plain=before, found=after, limits=self.limits, in_fp32=in_fp32)
+        outcome = Outcome(
+            graph=graph,
+            plain=before,
+            found=after,
+            limits=self.limits,
+            in_fp32=in_fp32,
+            held_out=not self._seen,
+        )
         self.outcomes.append(outcome)
         self._progress(str(outcome))
         return best

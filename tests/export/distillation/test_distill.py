@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,6 +175,20 @@ def test_what_cannot_be_done_is_said_at_once(
     assert "a batch of 400 clips cannot be drawn" in said(*DISTILL, "--batch", "400")
     assert "no actions in this data" in said(*TRAIN, "--encoder", *TEACHER[1:], *film)
     assert "is not the folder of a distillation" in said(*TRAIN, "--encoder", str(tmp_path), *DATA)
+
+
+@pytest.mark.parametrize("share", ["0", "0.2"])
+def test_int8_is_said_to_be_held_to_fp32_on_what_was_held_out_only_if_anything_was(
+    share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jepa_export.distillation import run
+
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(run._Work, "train", lambda *_: None)
+    monkeypatch.setattr(run, "write_student", lambda *_, **named: told.update(named))
+    assert main([*DISTILL, "--held-out", share, "--out", str(tmp_path)]) == 0
+    assert told["seen"] == (share == "0")
+    assert told["report"]["open_loop"]["held_out"] == (share != "0")
 
 
 def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on_it() -> None:
