@@ -63,6 +63,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILY, "tiny", sizes)
 
 
+@pytest.mark.slow
 def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) -> None:
     bundle, said = write(tmp_path / "bundle", held_out=noise(1))
     told = bundle.report()["int8"]

@@ -97,6 +97,7 @@ def test_exported_it_takes_any_number_of_candidates(
     np.testing.assert_allclose(found, by_its_loop(model, inputs).numpy(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_in_int8_it_predicts_about_the_same(model: LeWM, tmp_path: Path) -> None:
     inputs = asked(1, 5, count=32)
     export_onnx(Rollout(model), inputs, ["futures"], tmp_path / "model.onnx", free_axis=("actions",))

@@ -125,8 +125,13 @@ FAULTS: dict[str, tuple[Fault, dict[tuple[str, ...], str]]] = {
 }  # fmt: skip
 
 
+SLOW = "sends a byte now and then"
+
+
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.slow if name == SLOW else ()) for name in FAULTS]
+)
 def test_what_a_server_does_is_told_and_what_serves_serves_on(fleet: Fleet, fault: str, name: str) -> None:
     does, said = FAULTS[fault]
     fleet.server.faults[fleet.served(name)] = does
