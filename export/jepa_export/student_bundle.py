@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jepa_export.bundles import Actions, Identity, Measured, Settings, complete, manifest, write_golden
 from jepa_export.staging import staged
-from jepa_export.student_graphs import write_graph, write_predictor
+from jepa_export.student_graphs import write_graph, write_predictor, write_step
 from jepa_export.students.family import Student
 from jepa_export.students.predictor import Predictor
 from jepa_export.targets.accuracy import DEFAULT_LIMITS, Closeness, Control, Held
@@ -111,15 +111,7 @@ def write_student(
             held=held.get("encoder"),
         )
         progress(f"step: the same, calibrated on {len(samples['step'])} samples")
-        write_graph(
-            student.predictor,
-            samples["step"],
-            "futures",
-            staging / "step",
-            kinds,
-            held=held.get("step"),
-            extremes=True,
-        )
+        write_step(student.predictor, samples["step"], staging / "step", kinds, held=held.get("step"))
         progress(f"predictor: the same, calibrated on {len(samples['predictor'])} rollouts")
         write_predictor(
             student.predictor, samples["predictor"], staging / "predictor", kinds, held=held.get("predictor")

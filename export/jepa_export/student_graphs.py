@@ -47,6 +47,19 @@ def write_graph(
         write_kinds(path, irs, samples, folder, kinds, shapes=shapes)
 
 
+def write_step(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    folder: Path,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    *,
+    held: Held | None = None,
+) -> None:
+    """Write the predictor for the next frame alone, as :func:`write_graph` does; each of ``samples`` has one
+    action."""
+    write_graph(predictor, samples, "futures", folder, kinds, held=held, extremes=True)
+
+
 def write_predictor(
     predictor: Predictor,
     rollouts: Sequence[Sample],

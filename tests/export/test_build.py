@@ -74,6 +74,7 @@ def copied(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copytree(built.folder / Path(str(folder)).name, str(folder))
 
     monkeypatch.setattr(student_bundle, "write_graph", copy)
+    monkeypatch.setattr(student_bundle, "write_step", copy)
     monkeypatch.setattr(student_bundle, "write_predictor", copy)
 
 

@@ -20,7 +20,7 @@ from jepa_export.distillation.encoders import BundleEncoder
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import staged
 from jepa_export.student_bundle import TOLERANCES, calibration, golden_futures, rollouts
-from jepa_export.student_graphs import write_graph, write_predictor
+from jepa_export.student_graphs import write_predictor, write_step
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.accuracy import DEFAULT_LIMITS, Closeness, Control, Held
@@ -151,15 +151,7 @@ def write_grafted(
         unseen = {} if held_out is None else followed(held_out, seed + len(frames))
         held = {role: Held(each, control) for role, each in unseen.items()}
         progress(f"step: its graphs, calibrated on {len(samples['step'])} samples")
-        write_graph(
-            predictor,
-            samples["step"],
-            "futures",
-            staging / "step",
-            kinds,
-            held=held.get("step"),
-            extremes=True,
-        )
+        write_step(predictor, samples["step"], staging / "step", kinds, held=held.get("step"))
         progress(f"predictor: the same, calibrated on {len(samples['predictor'])} rollouts")
         write_predictor(
             predictor, samples["predictor"], staging / "predictor", kinds, held=held.get("predictor")
