@@ -14,7 +14,7 @@ import openvino
 import openvino.opset15 as ops
 import pytest
 
-from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
+from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend, openvino_cache
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError
 from tests.bundles import ACTIONS, DIM, HORIZON, SIZE, TOKENS
@@ -189,6 +189,16 @@ def test_a_cache_that_cannot_be_used_is_told_or_done_without(toy_bundle: Path, t
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
     backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["1.blob"]
+
+
+def test_what_could_not_be_removed_from_a_cache_is_not_taken_for_whole(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.blob").write_text("damaged")
+    monkeypatch.setattr(openvino_cache, "checked", lambda _: False)
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
+    backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["1.blob"]
 
 
 _LOADS = """

@@ -158,10 +158,11 @@ class OpenVINOBackend:
         self.device = device
         self.version: str = get_version()
         self._properties = _properties(device, options)
-        self._cache = options.cache_dir
-        if self._cache is not None and openvino_cache.checked(self._cache):
+        folder = options.cache_dir
+        self._cache = folder if folder is not None and openvino_cache.checked(folder) else None
+        if self._cache is not None:
             self._properties["CACHE_DIR"] = str(self._cache)
-        self._keeps = device == "CPU" and "CACHE_DIR" in self._properties
+        self._keeps = device == "CPU" and self._cache is not None
         self._threads = (options.threads or 1) if device == "CPU" else 1
         self._between = options.between
 
