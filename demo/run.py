@@ -78,7 +78,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("summary.json", "latency.html", "futures.png", "demo.mcap"):
+    for name in ("summary.json", "latency.html", "futures.png", "demo.mcap", "demo.mcap.partial"):
         (out / name).unlink(missing_ok=True)
     for folder in ("log", "reports"):
         shutil.rmtree(out / folder, ignore_errors=True)

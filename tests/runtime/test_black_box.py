@@ -258,10 +258,21 @@ def test_limits_out_of_range_are_refused(tmp_path: Path, limits: dict[str, Any])
         pass
 
 
+def test_a_bag_of_the_same_moment_is_not_replaced(tmp_path: Path) -> None:
+    folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
+    for _ in range(3):
+        folder.complete(folder.begin(0, "a"))
+    names = [f"19700101T000000.000Z_{name}.mcap" for name in ("a", "a_2", "a_3")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    few = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=1)
+    few.complete(few.begin(0, "b"))
+    assert [path.name for path in tmp_path.iterdir()] == ["19700101T000000.000Z_b.mcap"]
+
+
 def test_a_bag_that_cannot_be_completed_is_named(tmp_path: Path) -> None:
-    (tmp_path / "19700101T000000.000Z_a.mcap").mkdir()
     folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
     recorder = folder.begin(0, "a")
+    (tmp_path / "19700101T000000.000Z_a.mcap").mkdir()
     with pytest.raises(RecordingError, match=r"_a\.mcap"):
         folder.complete(recorder)
 

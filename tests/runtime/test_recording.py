@@ -257,6 +257,26 @@ def test_a_recording_that_a_full_disk_cut_off_can_be_given_up(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("left", ["run.mcap", "run.mcap.partial"])
+def test_what_was_recorded_before_is_not_replaced(tmp_path: Path, left: str) -> None:
+    older = tmp_path / left
+    older.write_bytes(b"an older recording")
+    with pytest.raises(RecordingError, match=f"{left}: exists: .*name another file"):
+        McapRecorder(tmp_path / "run.mcap")
+    assert older.read_bytes() == b"an older recording"
+    assert list(tmp_path.iterdir()) == [older]
+
+
+def test_what_came_to_be_there_while_it_was_recorded_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "run.mcap"
+    recorder = McapRecorder(path)
+    path.write_bytes(b"somebody else's")
+    with pytest.raises(RecordingError, match=r"exists: .*what was recorded is in .*run.mcap.partial"):
+        recorder.close()
+    assert path.read_bytes() == b"somebody else's"
+    assert by_mcap_ros2(path.rename(tmp_path / "theirs") and recorder.partial) == {}
+
+
 def test_an_exception_in_the_caller_still_completes_the_file(tmp_path: Path) -> None:
     topic, type_name, fields = everything()[0]
     with pytest.raises(RuntimeError), McapRecorder(tmp_path / "run.mcap") as recorder:

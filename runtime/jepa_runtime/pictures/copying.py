@@ -9,24 +9,20 @@ from mcap.records import Channel, Message, Schema
 from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import CompressionType, Writer
 
-from jepa_runtime.errors import RecordingError
 from jepa_runtime.recording.definitions import definition, type_hash, typestore
+from jepa_runtime.recording.mcap import create, give_name
 
 
 class McapCopy:
     """The copy; it bears the suffix ``.partial`` until it is complete.
 
     Raises:
-        RecordingError: it cannot be written.
+        RecordingError: it cannot be written, or there is one already.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
-        except OSError as error:
-            raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
+        self._path = path
+        self._partial, self._file = create(path)
         self._writer = Writer(self._file, compression=CompressionType.ZSTD)
         self._writer.start(profile="ros2", library="jepa-edge")
         self._schemas: dict[int, int] = {}
@@ -69,6 +65,6 @@ class McapCopy:
                 if kind is None:
                     self._writer.finish()  # type: ignore[no-untyped-call]
             if kind is None:
-                self._partial.replace(self._path)
+                give_name(self._partial, self._path)
         finally:
             self._partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 
 from jepa_runtime.errors import RecordingError
@@ -62,15 +63,21 @@ class BagFolder:
             raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def begin(self, stamp_ns: int, kind: str) -> McapRecorder:
-        """A new recording of something of this ``kind`` that began then, with room made for it.
+        """A new recording of something of this ``kind`` that began then, with room made for it. Where the
+        clock was set back to a moment that has one already, it is counted.
 
         Raises:
             RecordingError: it cannot be written.
         """
         self._make_room(self.max_bytes // 2)
         moment = datetime.fromtimestamp(stamp_ns / 1e9, timezone.utc)
-        name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{kind}.mcap"
-        return McapRecorder(self.path / name)
+        name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{kind}"
+        path = self.path / f"{name}.mcap"
+        for number in count(2):
+            if not path.exists():
+                break
+            path = self.path / f"{name}_{number}.mcap"
+        return McapRecorder(path)
 
     def complete(self, recorder: McapRecorder) -> None:
         """Close ``recorder``; its file is on the disk then, however large it became, or gone after an error.

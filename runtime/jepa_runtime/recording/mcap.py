@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import Any, BinaryIO
 
 from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import CompressionType, Writer
@@ -31,22 +31,20 @@ class McapRecorder:
     :meth:`close` has completed it. Any thread may write.
 
     Args:
-        path: the file to write; folders are made, a file of that name is replaced at the end.
+        path: the file to write; folders are made.
+
+    Attributes:
+        partial: where it is until then.
 
     Raises:
-        RecordingError: the file cannot be created.
+        RecordingError: the file cannot be created, or there is one already; see :func:`create`.
     """
 
     def __init__(self, path: str | Path) -> None:
         # Building the types takes a tenth of a second: now, rather than with the first message.
         typestore()
         self.path = Path(path)
-        self._partial = self.path.with_name(self.path.name + ".partial")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
-        except OSError as error:
-            raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
+        self.partial, self._file = create(self.path)
         self._writer = Writer(self._file, compression=_COMPRESSION)
         self._writer.start(profile="ros2", library="jepa-edge")
         self._schemas: dict[str, int] = {}
@@ -83,7 +81,8 @@ class McapRecorder:
         """Complete the file and give it its name. May be called again.
 
         Raises:
-            RecordingError: something could not be written; what was, is in the ``.partial`` file.
+            RecordingError: something could not be written, or another file came to be called so; what was
+                recorded is in the ``.partial`` file.
         """
         if self._closed:
             return
@@ -98,7 +97,7 @@ class McapRecorder:
                 os.fsync(self._file.fileno())
             finally:
                 self._file.close()
-            self._partial.replace(self.path)
+            give_name(self.partial, self.path)
         except OSError as error:
             raise RecordingError(f"{self.path}: cannot be completed: {error.strerror}") from error
 
@@ -111,7 +110,7 @@ class McapRecorder:
             # A full disk fails once more.
             with suppress(OSError):
                 self._file.close()
-        self._partial.unlink(missing_ok=True)
+        self.partial.unlink(missing_ok=True)
 
     def __enter__(self) -> McapRecorder:
         return self
@@ -152,12 +151,47 @@ class McapRecorder:
         if isinstance(self._error, RecordingError):
             raise self._error
         reason = self._error.strerror if isinstance(self._error, OSError) else self._error
-        raise RecordingError(f"{self.path}: writing failed: {reason}; what came before is in {self._partial}")
+        raise RecordingError(f"{self.path}: writing failed: {reason}; what came before is in {self.partial}")
+
+
+def create(path: Path) -> tuple[Path, BinaryIO]:
+    """The file that is called ``path`` once it is complete, and until then bears the suffix ``.partial``.
+
+    What was recorded cannot be recorded again: neither a file of that name is replaced, nor what is being
+    recorded under it or was until power or the disk failed.
+
+    Raises:
+        RecordingError: there is such a file, or it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_existing(path)
+        if partial.is_file():
+            raise RecordingError(
+                f"{partial}: exists: it is being recorded, or was cut off (mcap recover): name another file, "
+                "or move that one away"
+            )
+        return partial, partial.open("wb")
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def give_name(partial: Path, path: Path) -> None:
+    """Call a file that is complete ``path``.
+
+    Raises:
+        RecordingError: another one came to be called so meanwhile.
+        OSError: it cannot be renamed.
+    """
+    if path.exists():
+        raise RecordingError(f"{path}: exists: came to be there meanwhile; what was recorded is in {partial}")
+    partial.replace(path)
 
 
 def refuse_to_replace(out: Path, *read: Path) -> None:
     """Refuse to write ``out`` where that is one of the files and bags that are ``read``, or lies in a bag
-    that is a folder.
+    that is a folder, or is some other bag.
 
     Raises:
         RecordingError: it is.
@@ -167,3 +201,12 @@ def refuse_to_replace(out: Path, *read: Path) -> None:
     for bag in read:
         if bag.resolve() in holding:
             raise RecordingError(f"{out}: is, or lies in, {bag}, which is read: write into another file")
+    if out.suffix == ".mcap":
+        _refuse_existing(out)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise RecordingError(
+            f"{path}: exists: a recording is not replaced: name another file, or remove that one first"
+        )

@@ -118,10 +118,11 @@ def test_tokens_lie_in_the_square_they_come_from(tokens: int, shape: tuple[int, 
 
 def test_a_copy_that_cannot_take_its_name_leaves_nothing(bag: Path, run: Run, tmp_path: Path) -> None:
     target = tmp_path / "copy.mcap"
-    target.mkdir()
-    with pytest.raises(RecordingError, match=r"copy\.mcap: cannot be written: Is a directory"):
+    target.write_bytes(b"an older recording")
+    with pytest.raises(RecordingError, match=r"copy\.mcap: exists: .*name another file"):
         add_pictures(bag, run, run.atlas, target, rate_hz=5)
     assert [path.name for path in tmp_path.iterdir()] == ["copy.mcap"]
+    assert target.read_bytes() == b"an older recording"
 
 
 def test_pictures_are_not_added_twice(bag: Path, run: Run, tmp_path: Path) -> None:

@@ -54,3 +54,13 @@ def test_the_bag_is_not_written_over(bag: Path, option: str, capsys: pytest.Capt
     assert main(["report", str(bag), option, str(bag)]) == 1
     assert "which is read: write into another file" in capsys.readouterr().err
     assert bag.read_bytes() == before
+
+
+def test_another_recording_is_not_replaced(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older.mcap"
+    older.write_bytes(b"an older recording")
+    assert main(["report", str(bag), "--html", str(tmp_path / "run.html"), "--mcap", str(older)]) == 1
+    assert "older.mcap: exists: a recording is not replaced" in capsys.readouterr().err
+    assert not (tmp_path / "run.html").exists() and older.read_bytes() == b"an older recording"

@@ -72,6 +72,19 @@ def test_the_bag_that_is_played_is_not_recorded_over(
         assert bag.read_bytes() == recorded.bag.read_bytes()
 
 
+def test_what_was_recorded_before_is_not_replaced(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "drive.mcap"
+    older.write_bytes(b"an older recording")
+    for command, option in (("record", "--out"), ("run", "--mcap"), ("run", "--json")):
+        arguments = ["--bundle", str(bundle), "--source", "two_rooms", "--duration", "0.1"]
+        assert main([command, *arguments, option, str(older)]) == 1
+        said = capsys.readouterr().err
+        assert "drive.mcap: exists: a recording is not replaced: name another file, or remove" in said
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
+
+
 def test_stamps_that_go_back_are_told_because_a_replay_has_another_order(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,6 +292,14 @@ def test_what_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> No
         assert bag.read_bytes() == before
 
 
+def test_another_recording_is_not_replaced(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+    older = tmp_path / "older.mcap"
+    older.write_bytes(b"an older recording")
+    status, said = run(recorded.bag, older)
+    assert status == 1 and "older.mcap: exists: a recording is not replaced" in said
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
+
+
 def test_what_is_compared_with_is_not_written_over(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     other = tmp_path / "again.mcap"
     shutil.copy(recorded.bag, other)

@@ -29,7 +29,10 @@ from jepa_runtime.recording import McapRecorder
 
 PARAMETERS = (
     Parameter(
-        name="mcap", default="", description="MCAP file that takes all topics; empty: none.", read_only=True
+        name="mcap",
+        default="",
+        description="MCAP file that takes all topics, and is not there yet; empty: none.",
+        read_only=True,
     ),
     Parameter(
         name="view",
