@@ -178,6 +178,18 @@ def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypat
     assert made.dropped > 0 and took_s < 5, "and what is too much is counted"
 
 
+def test_an_alarm_is_not_lost_where_too_much_waits(tmp_path: Path, monkeypatch: Any) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
+    with box(tmp_path) as made:
+        drive(made, range(600), {599: BEGUN})
+        assert made.dropped > 0
+        blocked.set()
+    assert (made.written, made.fault) == (1, "")
+    (bag,) = tmp_path.iterdir()
+    assert by_mcap_ros2(bag)["/world_model/events"].ongoing
+
+
 def test_who_closes_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(30))

@@ -7,8 +7,8 @@ prolongs it. Latents and futures are left out: they follow from frames and comma
 and are a hundred times as large.
 
 Whoever hands something over never waits: all work is done on a thread of the box's own, and what it cannot
-keep up with is dropped and counted. What goes wrong there is told by :attr:`BlackBox.fault`, and tried
-again with the next alarm.
+keep up with is dropped and counted; alarms, and which model serves, never are. What goes wrong there is told
+by :attr:`BlackBox.fault`, and tried again with the next alarm.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from threading import Thread
 
 import numpy as np
@@ -116,7 +116,7 @@ class BlackBox:
         self._told_model = False
         self._bag: McapRecorder | None = None
         self._until_ns, self._until_s, self._bytes = 0, 0.0, 0
-        self._queue: Queue[Frame | Entry | _Alarm | None] = Queue(_MOST_WAITING)
+        self._queue: Queue[Frame | Entry | _Alarm | None] = Queue()
         self._thread = Thread(target=self._work, name="jepa-black-box", daemon=True)
         self._thread.start()
 
@@ -130,7 +130,7 @@ class BlackBox:
             self._told_model, stamp_ns = True, frame.stamp_ns
             info = messages.model_info(self._model, stamp_ns)
             topic = f"{next(iter(self._streams.values())).results}/model_info"
-            self._put(Entry(topic, messages.MODEL_INFO, info, stamp_ns, lasting=True))
+            self._queue.put(Entry(topic, messages.MODEL_INFO, info, stamp_ns, lasting=True))
         if self._queue.qsize() * frame.image.nbytes > _MOST_WAITING_BYTES:
             self.dropped += 1
         else:
@@ -159,23 +159,22 @@ class BlackBox:
         prefix, stamp_ns = self._streams[result.stream].results, result.stamp_ns
         for alarm in result.alarms:
             event = messages.surprise_event(alarm, result, model)
-            self._put(Entry(f"{prefix}/events", messages.SURPRISE_EVENT, event, stamp_ns))
+            self._queue.put(Entry(f"{prefix}/events", messages.SURPRISE_EVENT, event, stamp_ns))
             if alarm.end_ns is None:
-                self._put(_Alarm(stamp_ns, alarm.kind))
+                self._queue.put(_Alarm(stamp_ns, alarm.kind))
 
     def close(self, timeout_s: float = _CLOSING_S) -> None:
         """Complete the bag in work; a disk that takes longer is left to itself. May be called again."""
         if self._thread.is_alive():
-            with suppress(Full):
-                self._queue.put(None, timeout=timeout_s)
+            self._queue.put(None)
             self._thread.join(timeout_s)
             if self._thread.is_alive():
                 self.fault = f"{self._folder.path}: does not answer within {timeout_s:g} s"
 
-    def _put(self, item: Frame | Entry | _Alarm) -> None:
-        try:
-            self._queue.put_nowait(item)
-        except Full:
+    def _put(self, item: Frame | Entry) -> None:
+        if self._queue.qsize() < _MOST_WAITING:
+            self._queue.put(item)
+        else:
             self.dropped += 1
 
     # --- on the box's own thread
