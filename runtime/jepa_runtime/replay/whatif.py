@@ -119,7 +119,12 @@ def find_moment(
         )
     index = index_at(path, stamps_ns, at_s)
     stamp_ns = int(stamps_ns[index])
-    due = [_nearest(stamps_ns, stamp_ns + step * step_ns, step_ns // 8) for step in range(1, horizon + 1)]
+    # Where the clock was set back, the same times came twice.
+    back = index + 1 + np.flatnonzero(np.diff(stamps_ns[index:]) < 0)
+    since = slice(index, back[0] if len(back) else None)
+    due = [
+        _nearest(stamps_ns, since, stamp_ns + step * step_ns, step_ns // 8) for step in range(1, horizon + 1)
+    ]
     before_ns = max(round(around_s * _NS), (manifest.history_size + 1) * step_ns)
     after_ns = max(round(around_s * _NS), (horizon + 1) * step_ns)
     near = np.flatnonzero((stamps_ns >= stamp_ns - before_ns) & (stamps_ns <= stamp_ns + after_ns))
@@ -283,7 +288,7 @@ def _errors(predicted: Floats, arrived: Sequence[tuple[Image, Floats] | None]) -
     )
 
 
-def _nearest(stamps_ns: NDArray[np.int64], due_ns: int, tolerance_ns: int) -> int | None:
-    away = np.abs(stamps_ns - due_ns)
-    index = int(away.argmin())
-    return index if away[index] <= tolerance_ns else None
+def _nearest(stamps_ns: NDArray[np.int64], since: slice, due_ns: int, tolerance_ns: int) -> int | None:
+    away = np.abs(stamps_ns[since] - due_ns)
+    nearest = int(away.argmin())
+    return since.start + nearest if away[nearest] <= tolerance_ns else None

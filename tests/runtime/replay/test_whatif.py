@@ -47,6 +47,12 @@ def test_each_step_is_due_at_the_image_taken_then_if_there_is_one() -> None:
     assert moment(times, 0.2).due == (4, None, None)
 
 
+def test_what_came_is_looked_for_only_until_the_clock_is_set_back() -> None:
+    times = stamps(0, 100, 200, 300, 400, 500, 200, 300, 400, 500, 600, 700, 800)
+    assert moment(times, 0.1).due == (3, 5, None)
+    assert (moment(times, 0.2).index, moment(times, 0.2).due) == (6, (8, 10, 12))
+
+
 def test_as_much_is_looked_at_as_history_and_steps_take_and_more_if_asked_for() -> None:
     times = stamps(*range(0, 5000, 100))
     few, many = moment(times, 2.0), moment(times, 2.0, around_s=1.5)
