@@ -38,8 +38,6 @@ class MPPI(Search[MPPIConfig]):
     """Model predictive path integral control."""
 
     def _refit(self, elites: Floats32, costs: NDArray[np.floating]) -> None:
-        if not np.isfinite(costs[0]):
-            return  # Of all that is worst nothing can be learnt: the plan stays.
         weights = path_weights(costs, self.config.temperature)
         self.mean = np.tensordot(weights, elites, 1)
         if self.config.refit_std:

@@ -107,7 +107,8 @@ class Search(ABC, Generic[Config]):
         return self._asked
 
     def tell(self, costs: NDArray[np.floating]) -> None:
-        """Refit to what the candidates last asked for cost; ``costs`` [K], not-a-number counts as worst.
+        """Refit to what the candidates last asked for cost; ``costs`` [K]. One that costs no finite number is
+        no elite: of it nothing is known. Where none does, the plan stays.
 
         Raises:
             ValueError: there is not one cost for each of them.
@@ -117,10 +118,11 @@ class Search(ABC, Generic[Config]):
                 f"tell needs one cost for each of the {self.config.num_samples} candidates of the last "
                 f"ask, got {costs.shape}"
             )
-        costs = np.nan_to_num(costs, nan=np.inf, posinf=np.inf)
-        order = np.argsort(costs, kind="stable")[: self.config.topk]
+        order = np.argsort(costs, kind="stable")
+        order = order[np.isfinite(costs[order])][: self.config.topk]
         elites = self._asked[order]
-        self._refit(elites, costs[order])
+        if len(elites):
+            self._refit(elites, costs[order])
         # Of allowed elites the mean is allowed, but for rounding and for what of it comes from before.
         self.mean = self.limits.clip(self.mean, self.executed)
         self._kept = elites[: self.config.keep_elites]
@@ -159,7 +161,7 @@ class Search(ABC, Generic[Config]):
 
     @abstractmethod
     def _refit(self, elites: Floats32, costs: NDArray[np.floating]) -> None:
-        """Fit mean and spread to ``elites`` [topk, H, A], the cheapest first, of ``costs`` [topk]."""
+        """Fit mean and spread to ``elites`` [n, H, A] (1 to topk), the cheapest first, of ``costs`` [n]."""
 
     def _floor(self, std: Floats32) -> Floats32:
         floored: Floats32 = np.maximum(std, self.config.min_std * self._scale).astype(np.float32)

@@ -95,11 +95,23 @@ def test_costs_that_are_not_numbers_count_as_worst() -> None:
     np.testing.assert_allclose(cem.mean, actions[10:18].mean(axis=0), atol=1e-6)
 
 
-def test_even_where_no_cost_is_a_number_the_plan_stays_finite() -> None:
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_what_costs_no_number_is_never_an_elite(nothing: float) -> None:
     cem = search()
+    actions = cem.ask()
+    costs = np.full(SAMPLES, nothing)
+    costs[10:12] = 1, 2
+    cem.tell(costs)
+    np.testing.assert_allclose(cem.mean, actions[10:12].mean(axis=0), atol=1e-6)
+
+
+def test_where_no_cost_is_a_number_the_plan_stays() -> None:
+    cem = search()
+    cem.tell(distance_to(np.float32([0.5, -0.5]), cem.ask()))
+    plan = cem.mean.copy()
     cem.ask()
     cem.tell(np.full(SAMPLES, np.nan))
-    assert np.isfinite(cem.mean).all() and np.isfinite(cem.ask()).all()
+    np.testing.assert_array_equal(cem.mean, plan)
 
 
 def test_a_shift_drops_what_is_done_and_holds_the_last_action() -> None:
