@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import positive, progress_on, stop_on_signals
+from jepa_runtime.commands.arguments import files_of, positive, progress_on, stop_on_signals
 from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
@@ -26,8 +26,9 @@ from jepa_runtime.pictures.run import Run, read_run
 from jepa_runtime.pictures.scrapbook import Scrapbook
 from jepa_runtime.pictures.viewer import Viewer
 from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.sources.base import Source
-from jepa_runtime.sources.open import open_source
+from jepa_runtime.sources.open import open_source, split_spec
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.world_model import WorldModel
 
@@ -70,12 +71,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: neither a bag nor a bundle with a source was named, something cannot be read, or
-            rerun is missing.
+        JepaRuntimeError: neither a bag nor a bundle with a source was named, something cannot be read, what
+            is read would be written over, or rerun is missing.
     """
     live = args.bundle is not None and args.source is not None
     if (args.bag is None) != live or (args.bag is not None and args.source is not None):
         raise JepaRuntimeError("name either a bag, or --bundle FOLDER and --source S")
+    for path in files_of(args.save):
+        refuse_to_replace(path, Path(split_spec(args.source)[0]) if live else args.bag)
     if live:
         _show_live(args)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ def test_without_rerun_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, 
 def test_what_to_show_must_be_said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["view", *arguments]) == 1
     assert "name either a bag, or --bundle FOLDER and --source S" in capsys.readouterr().err
+
+
+def test_the_bag_is_not_written_over(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = runs.write_run(tmp_path / "run.mcap")
+    mine = Path(shutil.copy(bag, tmp_path / "mine.mcap"))
+    for shown in ([str(mine)], ["--bundle", str(toy_bundle), "--source", f"{mine}?topic=/camera/image_raw"]):
+        assert main(["view", *shown, "--save", str(mine)]) == 1
+        assert "which is read: write into another file" in capsys.readouterr().err
+        assert mine.read_bytes() == bag.read_bytes()
 
 
 def test_a_bag_is_logged_with_the_times_of_its_images(tmp_path: Path) -> None:
