@@ -34,6 +34,8 @@ from jepa_runtime.profiling.machine import Monitor, energy
 from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import write_profile_report
 from jepa_runtime.profiling.trace import import_perfetto, write_trace
+from jepa_runtime.recording import refuse_to_replace
+from jepa_runtime.sources.open import split_spec
 from jepa_runtime.world_model import WorldModel
 
 _IDLE_S = 3.0
@@ -110,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None
     ]
     for path, _ in outputs:
+        refuse_to_replace(path, Path(split_spec(args.source)[0]))
         check_writable(path)
     if args.trace is not None:
         import_perfetto(args.trace)
