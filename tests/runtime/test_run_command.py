@@ -235,6 +235,7 @@ def test_commands_of_another_robot_end_the_run(model: FakeModel, tmp_path: Path)
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     with pytest.raises(SourceError, match=r"commands have 6 components, an action of the model has 2"):
         run("--source", f"{bag}?action=/cmd_vel", "--mcap", str(tmp_path / "run.mcap"))
+    assert list(tmp_path.iterdir()) == [bag], "nothing was recorded that would be in the way of the next try"
 
 
 @pytest.mark.parametrize(

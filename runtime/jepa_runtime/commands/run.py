@@ -303,6 +303,10 @@ class _Run:
     def _close_recording(self) -> None:
         if self._recording is None:
             return
+        if not self._recording.frames:
+            # It would only be in the way of the next try.
+            self._recording.discard()
+            return
         try:
             self._recording.close()
         except RecordingError as error:

@@ -37,6 +37,7 @@ class RunRecording:
         half: keep the latents of futures as float16.
 
     Attributes:
+        frames: how many there are.
         went_back: how often a frame was stamped before the one before it, as when a clock is set: whoever
             reads the file then finds messages in the order of their stamps, not in that in which they came.
 
@@ -49,7 +50,7 @@ class RunRecording:
         self._recorder = McapRecorder(path)
         self._model = model
         self._jpeg, self._half = jpeg, half
-        self.went_back = 0
+        self.frames = self.went_back = 0
         self._last_ns = 0
         self._told_model = False
 
@@ -60,6 +61,7 @@ class RunRecording:
 
     def add_frame(self, frame: Frame, command: NDArray[np.float32] | None) -> None:
         """Record a frame, and the command in force from its stamp on."""
+        self.frames += 1
         self.went_back += frame.stamp_ns < self._last_ns
         self._last_ns = frame.stamp_ns
         self.add_model(frame.stamp_ns)
