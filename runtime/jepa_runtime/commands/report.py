@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import files_of, positive, progress_on
+from jepa_runtime.commands.arguments import files_of, positive, progress_on, write_each
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.figure import draw
@@ -70,13 +70,21 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
         atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
-        if args.html is not None:
-            write_page(render(found, atlas), args.html)
-        if args.png is not None:
-            draw(found, args.png, atlas)
-        if args.mcap is not None:
-            progress.reset(task, description="copying", total=None)
-            add_pictures(args.bag, found, atlas or found.atlas, args.mcap, rate_hz=args.rate)
+
+        def write_html() -> None:
+            if args.html is not None:
+                write_page(render(found, atlas), args.html)
+
+        def write_png() -> None:
+            if args.png is not None:
+                draw(found, args.png, atlas)
+
+        def write_mcap() -> None:
+            if args.mcap is not None:
+                progress.reset(task, description="copying", total=None)
+                add_pictures(args.bag, found, atlas or found.atlas, args.mcap, rate_hz=args.rate)
+
+        write_each(write_html, write_png, write_mcap)
     whose = "the run" if atlas is None else "the bundle"
     console.print(
         f"{found.name}: {found.frames} frames in {found.duration_s:.1f} s, futures of {len(found.moments)} "

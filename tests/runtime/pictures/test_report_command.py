@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.cli import main
+from tests.runtime.bags import write_bag
 from tests.runtime.pictures import runs
 
 
@@ -54,6 +55,18 @@ def test_the_bag_is_not_written_over(bag: Path, option: str, capsys: pytest.Capt
     assert main(["report", str(bag), option, str(bag)]) == 1
     assert "which is read: write into another file" in capsys.readouterr().err
     assert bag.read_bytes() == before
+
+
+def test_what_cannot_be_drawn_costs_none_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = [entry for entry in runs.entries() if entry[0] < runs.stamp(4)]
+    bag = write_bag(tmp_path / "short.mcap", first)
+    page, copy = tmp_path / "run.html", tmp_path / "copy.mcap"
+    outputs = ["--png", str(tmp_path / "run.png"), "--html", str(page), "--mcap", str(copy)]
+    assert main(["report", str(bag), *outputs]) == 1
+    assert "no future of it was seen through to its end" in capsys.readouterr().err
+    assert page.exists() and copy.stat().st_size > bag.stat().st_size
 
 
 def test_another_recording_is_not_replaced(
