@@ -60,6 +60,8 @@ def find_topics(bag: Bag, *, node: str | None = None, image: str | None = None) 
     def of_robot(type_name: str) -> str | None:
         return _first(bag.topics(type_name), namespace)
 
+    # Of several, the one that the nodes take by default for what is executed.
+    commands = sorted(bag.topics(messages.TWIST), key=lambda topic: topic != f"{namespace}/cmd_vel")
     goals = [topic for topic in bag.topics(IMAGE) if topic.endswith("goal_image")]
     pictures = (f"{prefix}/", f"{namespace}/pictures/")
     cameras = [
@@ -76,7 +78,7 @@ def find_topics(bag: Bag, *, node: str | None = None, image: str | None = None) 
         futures=_first(bag.topics(messages.PREDICTED_FUTURES), prefix),
         surprise=_first(bag.topics(messages.SURPRISE), prefix),
         goal=_first(goals, namespace),
-        command=of_robot(messages.TWIST),
+        command=_first(commands, namespace),
         planner=of_robot(PLANNER_STATUS),
         episodes=of_robot(EPISODE_RESULT),
     )

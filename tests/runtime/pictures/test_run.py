@@ -83,6 +83,17 @@ def test_without_commands_nothing_is_judged_but_all_is_shown(tmp_path: Path) -> 
     assert len(run.moments) == 4 and all(moment.alike is None for moment in run.moments)
 
 
+def test_what_was_driven_is_cmd_vel_whatever_else_was_proposed(tmp_path: Path) -> None:
+    twist = {"linear": runs.vector(0.5, 0.5), "angular": runs.vector()}
+    proposed = [
+        (runs.stamp(frame), topic, messages.TWIST, twist)
+        for frame in range(runs.FRAMES)
+        for topic in ("/arbiter/cmd_vel", "/autonomy", "/cmd_joystick")
+    ]
+    errors = read_run(write_bag(tmp_path / "run.mcap", [*runs.entries(), *proposed])).errors
+    assert len(errors.distances) == errors.looked_at > 0
+
+
 def test_where_actions_differ_from_all_candidates_nothing_is_judged(tmp_path: Path) -> None:
     other = [entry for entry in runs.entries() if entry[1] != "/cmd_vel"]
     for frame in range(runs.FRAMES):
