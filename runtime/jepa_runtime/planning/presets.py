@@ -2,7 +2,9 @@
 
 What they leave to the robot they leave here too: actions are limited as the bundle says, and standard
 deviations are in fractions of half that range. Plans of the field each begin anew: in V-JEPA 2-AC and eb_jepa
-whatever was planned before, in LeWM because nothing is left of a plan of which all is executed."""
+whatever was planned before, in LeWM because nothing is left of a plan of which all is executed. V-JEPA 2-AC
+and LeWM refit the spread as an estimate (divided by n - 1), here it is that of the n elites: with 10 of them
+5 % less at each iteration, with 30 of them 2 %."""
 
 from __future__ import annotations
 
