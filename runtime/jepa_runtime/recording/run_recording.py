@@ -29,7 +29,8 @@ _TYPES = (
 
 
 class RunRecording:
-    """Frames, goals, commands and results of one run, each logged at its frame's stamp.
+    """Frames, goals, commands and results of one run, each logged at its frame's stamp, or when it is said
+    that the frame was.
 
     Args:
         jpeg: keep frames as JPEG, in a fraction of the room; else every pixel as the model saw it, without
@@ -64,7 +65,7 @@ class RunRecording:
         self.frames += 1
         self.went_back += frame.stamp_ns < self._last_ns
         self._last_ns = frame.stamp_ns
-        self.add_model(frame.stamp_ns)
+        self.add_model(frame.stamp_ns, frame.stamp_ns)
         if self._jpeg:
             fields = messages.compressed_image(frame)
             topic = f"{IMAGE_TOPIC}/compressed"
@@ -81,33 +82,30 @@ class RunRecording:
         shown = np.zeros((0, 0, 3), np.uint8) if image is None else image
         self._write(GOAL_TOPIC, messages.IMAGE, messages.image(shown, stamp_ns, ""), stamp_ns)
 
-    def add_model(self, stamp_ns: int) -> None:
+    def add_model(self, stamp_ns: int, log_ns: int) -> None:
         """Record which model serves, if that is not known yet."""
         if not self._told_model:
             self._told_model = True
             info = messages.model_info(self._model, stamp_ns)
-            self._write(f"{NODE}/model_info", messages.MODEL_INFO, info, stamp_ns)
+            self._write(f"{NODE}/model_info", messages.MODEL_INFO, info, log_ns)
 
-    def add_result(self, result: Result) -> None:
+    def add_result(self, result: Result, log_ns: int | None = None) -> None:
         """Record what came out of a frame."""
+        log_ns = result.stamp_ns if log_ns is None else log_ns
         state = messages.latent_state(result, self._model)
         futures = messages.predicted_futures(result, self._model)
         if self._half and futures is not None and result.futures is not None:
             futures["latents"] = messages.tensor("latents", result.futures.latents.astype(np.float16))
-        self._write(f"{NODE}/latent", messages.LATENT_STATE, state, result.stamp_ns)
-        self._write(f"{NODE}/futures", messages.PREDICTED_FUTURES, futures, result.stamp_ns)
-        self._write(
-            f"{NODE}/surprise",
-            messages.SURPRISE,
-            messages.surprise(result, self._model),
-            result.stamp_ns,
-        )
+        self._write(f"{NODE}/latent", messages.LATENT_STATE, state, log_ns)
+        self._write(f"{NODE}/futures", messages.PREDICTED_FUTURES, futures, log_ns)
+        self._write(f"{NODE}/surprise", messages.SURPRISE, messages.surprise(result, self._model), log_ns)
 
-    def add_alarms(self, result: Result) -> None:
+    def add_alarms(self, result: Result, log_ns: int | None = None) -> None:
         """Record the alarms that began or ended with a frame, when its result was judged."""
+        log_ns = result.stamp_ns if log_ns is None else log_ns
         for alarm in result.alarms:
             event = messages.surprise_event(alarm, result, self._model)
-            self._write(f"{NODE}/events", messages.SURPRISE_EVENT, event, result.stamp_ns)
+            self._write(f"{NODE}/events", messages.SURPRISE_EVENT, event, log_ns)
 
     def add_message(self, topic: str, type_name: str, cdr: bytes, log_ns: int) -> None:
         """Record a message of another bag as it is."""

@@ -41,7 +41,7 @@ def replay(
     copy_inputs: bool = False,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Replayed:
-    """Process every frame of a bag, in order, and write what the nodes would publish.
+    """Process every frame of a bag, in order, and write what the nodes would publish, logged when it was.
 
     Args:
         out: the bag to write; it appears when it is complete.
@@ -59,12 +59,12 @@ def replay(
             if copy_inputs:
                 recording.add_message(entry.topic, entry.type_name, entry.raw, entry.log_ns)
             if isinstance(entry.content, Frame):
-                recording.add_model(entry.content.stamp_ns)
+                recording.add_model(entry.content.stamp_ns, entry.log_ns)
             result = player.feed(entry)
             if result is None:
                 continue
-            recording.add_result(result)
-            recording.add_alarms(result)
+            recording.add_result(result, entry.log_ns)
+            recording.add_alarms(result, entry.log_ns)
             counts["frames"] += 1
             counts["futures"] += result.futures is not None
             counts["surprises"] += result.surprise is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
@@ -179,6 +180,20 @@ def test_every_frame_is_processed_however_fast_they_came(run: Replay, tmp_path: 
     status, said = run(bag, tmp_path / "out.mcap", "--action", "none")
     assert status == 0 and said.startswith("300 frames")
     assert [state.sequence for state in messages_of(tmp_path / "out.mcap")[LATENT]] == list(range(300))
+
+
+def test_outputs_lie_beside_their_frames_also_where_the_clock_was_set_back(
+    run: Replay, tmp_path: Path
+) -> None:
+    shown = [image(S + ms * MS, value=ms % 256) for ms in (0, 100, 200, 300, 50, 150, 250, 350)]
+    logged = [(2 * S + index * 100 * MS, *entry[1:]) for index, entry in enumerate(shown)]
+    bag = write_bag(tmp_path / "bag.mcap", logged)
+    out = tmp_path / "out.mcap"
+    assert run(bag, out, "--action", "none")[0] == 0
+    with out.open("rb") as file:
+        latents = list(make_reader(file).iter_messages([LATENT]))
+    assert [message.log_time for _, _, message in latents] == [entry[0] for entry in logged]
+    assert [message.sequence for message in messages_of(out)[LATENT]] == list(range(8))
 
 
 def test_a_command_counts_from_when_it_was_given(bundle: Path, run: Replay, tmp_path: Path) -> None:
