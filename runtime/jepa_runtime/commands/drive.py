@@ -21,6 +21,7 @@ from jepa_runtime.closed_loop.pictures import captions, png, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.presets import PRESETS, preset
+from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.update import durable
 from jepa_runtime.worlds.find import GROUP, make_world
 
@@ -78,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
     """
     for path in (args.json, args.html, args.png):
-        _check_writable(path)
+        if path is not None:
+            refuse_to_replace(path, args.bundle)
+            _check_writable(path)
     plan = Plan(
         engines=tuple(dict.fromkeys(args.engine)),
         precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),
@@ -133,14 +136,12 @@ def _table(title: str, head: tuple[str, ...], rows: list[list[str]]) -> Table:
     return table
 
 
-def _check_writable(path: Path | None) -> None:
+def _check_writable(path: Path) -> None:
     """Told before minutes are spent.
 
     Raises:
         JepaRuntimeError: nothing can be written there.
     """
-    if path is None:
-        return
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise JepaRuntimeError(f"{path}: cannot be written: name a file in a folder that you may write to")

@@ -19,6 +19,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     check_writable,
+    files_of,
     frame_size,
     positive,
     stop_on_signals,
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None
     ]
     for path, _ in outputs:
-        refuse_to_replace(path, Path(split_spec(args.source)[0]))
+        refuse_to_replace(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
         check_writable(path)
     if args.trace is not None:
         import_perfetto(args.trace)

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     """
     console = Console(stderr=args.json == "-")
     for out in files_of(args.mcap, args.json):
-        refuse_to_replace(out, args.bag, Path(args.compare or args.bag))
+        refuse_to_replace(out, args.bag, Path(args.compare or args.bag), Path(args.bundle))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.html or args.png or args.mcap):
         raise JepaRuntimeError("say what to write: --html FILE, --png FILE or --mcap FILE")
     for path in files_of(args.html, args.png, args.mcap):
-        refuse_to_replace(path, args.bag)
+        refuse_to_replace(path, args.bag, *files_of(args.bundle))
     console = Console()
     with progress_on(console) as progress:
         task = progress.add_task("reading", total=None)

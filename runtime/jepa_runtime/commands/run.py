@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
             kept.
     """
     for path in files_of(args.mcap, args.json, args.html):
-        refuse_to_replace(path, Path(split_spec(args.source)[0]))
+        refuse_to_replace(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
     for path in files_of(args.json, args.html):
         check_writable(path)
     if args.black_box is not None:

@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if (args.bag is None) != live or (args.bag is not None and args.source is not None):
         raise JepaRuntimeError("name either a bag, or --bundle FOLDER and --source S")
     for path in files_of(args.save):
-        refuse_to_replace(path, Path(split_spec(args.source)[0]) if live else args.bag)
+        shown = Path(split_spec(args.source)[0]) if live else args.bag
+        refuse_to_replace(path, shown, *files_of(args.bundle))
     if live:
         _show_live(args)
     else:

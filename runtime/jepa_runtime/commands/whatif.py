@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json == "-")
     for out in files_of(args.json, args.html):
         # Actions may be a file; what is none lies nowhere.
-        refuse_to_replace(out, args.bag, *map(Path, args.actions or ()))
+        refuse_to_replace(out, args.bag, Path(args.bundle), *map(Path, args.actions or ()))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

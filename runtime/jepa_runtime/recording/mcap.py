@@ -190,17 +190,19 @@ def give_name(partial: Path, path: Path) -> None:
 
 
 def refuse_to_replace(out: Path, *read: Path) -> None:
-    """Refuse to write ``out`` where that is one of the files and bags that are ``read``, or lies in a bag
-    that is a folder, or is some other bag.
+    """Refuse to write ``out`` where that is one of the files, bags and bundles that are ``read``, or lies in
+    a bag or bundle that is a folder, or is some other bag. A bundle is refused by all who open it as soon as
+    it holds a file that its manifest does not list.
 
     Raises:
         RecordingError: it is.
     """
     target = out.resolve()
-    holding = {target, target.parent} if (target.parent / "metadata.yaml").exists() else {target}
-    for bag in read:
-        if bag.resolve() in holding:
-            raise RecordingError(f"{out}: is, or lies in, {bag}, which is read: write into another file")
+    marks = ("metadata.yaml", "manifest.json")
+    holding = {target, *(each for each in target.parents if any((each / mark).exists() for mark in marks))}
+    for path in read:
+        if path.resolve() in holding:
+            raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
     if out.suffix == ".mcap":
         _refuse_existing(out)
 
