@@ -131,15 +131,26 @@ def test_everything_is_a_reading_or_absent_with_a_reason() -> None:
     [
         ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
         ("processor\t: 0\nModel\t\t: Raspberry Pi 5\n", "Raspberry Pi 5"),
-        ("processor\t: 0\nCPU part\t: 0xd42\n", None),
+        (
+            "CPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nModel\t\t: Raspberry Pi 4\n",
+            "Raspberry Pi 4 (implementer 0x41, part 0xd08)",
+        ),
+        ("CPU implementer\t: 0x41\nCPU part\t: 0xd42\n" * 2, "aarch64 (implementer 0x41, part 0xd42)"),
+        (
+            "CPU implementer\t: 0x41\nCPU part\t: 0xd05\n\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n",
+            "aarch64 (implementer 0x41, part 0xd05, 0xd0b)",
+        ),
+        ("", "aarch64"),
     ],
 )
 def test_processors_that_give_themselves_the_same_name_are_told_apart(
-    cpuinfo: str, named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpuinfo: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(environment_module, "_CPUINFO", tmp_path / "cpuinfo")
-    assert environment().cpu == (named or platform.processor() or platform.machine())
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert environment().cpu == named
 
 
 def test_the_environment_names_processor_versions_and_settings() -> None:

@@ -59,17 +59,23 @@ def peak_rss_mb(pid: int | None = None) -> float:
 
 
 def _cpu_model() -> str:
-    """As the processor calls itself; with family and model where it tells them: virtual machines give
-    processors of twice the speed the same name."""
+    """As the processor calls itself, and which one it is where it tells (x86: family and model; Arm:
+    implementer and part, or parts): virtual machines give processors of twice the speed the same name, and
+    most of Arm have none."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+    told = dict(pairs)
     name = told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
-    if "cpu family" not in told:
-        return name
-    return f"{name} (family {told['cpu family']}, model {told.get('model', 'unknown')})"
+    which = ("cpu family", "model") if "cpu family" in told else ("CPU implementer", "CPU part")
+    known = [
+        f"{key.split()[-1]} {', '.join(dict.fromkeys(value for of, value in pairs if of == key))}"
+        for key in which
+        if key in told
+    ]
+    return f"{name} ({', '.join(known)})" if known else name
 
 
 def _system() -> str:
