@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,6 +23,7 @@ from jepa_runtime.commands import profile_passes
 from jepa_runtime.errors import BackendError, ProfileError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
+from jepa_runtime.profiling.machine import Monitor, Probe
 from jepa_runtime.profiling.profile import ColdStart, Profile, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
 from tests.runtime.bags import image, write_bag
@@ -95,6 +98,19 @@ def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
     assert "one CUDA graph" in profile.run.absent["copy"]
     assert "by the device's clock" in capsys.readouterr().out
     assert "encode, by the device&#x27;s clock" in files["html"].read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_energy_is_told_where_the_machine_tells_power_and_counts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    power = Probe("total power", "W", partial(next, itertools.count(1.0)))
+    monkeypatch.setattr(profile_command, "Monitor", partial(Monitor, probes=[power]))
+    command = ["profile", "--bundle", str(MODEL), "--rate", "20", "--duration", "5", "--skip", "all"]
+    assert main([*command, "--json", str(tmp_path / "profile.json")]) == 0
+    found = read_profile(tmp_path / "profile.json").energy
+    assert found is not None and found.absent is None
+    assert found.per_frame_j is not None
 
 
 def test_an_engine_that_takes_minutes_to_build_is_started_as_it_serves() -> None:
@@ -205,11 +221,10 @@ def test_a_model_that_computes_nan_has_no_profile(
 
 
 def test_frames_without_futures_are_counted_and_the_reason_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
     bundles.make_bundle(tmp_path / "toy", history_size=2)
-    monkeypatch.setattr(profile_command, "_IDLE_S", 0.0)
     command = ["profile", "--bundle", str(tmp_path / "toy"), "--skip", "all", "--rate", "12.5"]
     assert main([*command, "--duration", "0.8", "--json", str(tmp_path / "p.json")]) == 0
     profile = read_profile(tmp_path / "p.json")

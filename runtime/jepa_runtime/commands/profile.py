@@ -31,7 +31,7 @@ from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.describe import gone_through
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.load import Load, Workload
-from jepa_runtime.profiling.machine import Monitor, energy
+from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import write_profile_report
 from jepa_runtime.profiling.trace import import_perfetto, write_trace
@@ -39,7 +39,6 @@ from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.sources.open import split_spec
 from jepa_runtime.world_model import WorldModel
 
-_IDLE_S = 3.0
 _POLL_S = 0.2
 
 
@@ -138,7 +137,8 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
     with Steps(console) as steps:
         steps.say("idle, to know what the machine takes by itself")
         with Monitor() as idle:
-            stopping.wait(_IDLE_S)
+            if tells_power(idle.readings()):
+                stopping.wait(IDLE_S)
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping)
         with Load(open_model, workload, stopping=stopping) as load:
             subject, passed_over = _subject(args, load.model, workload), load.model.passed_over

@@ -8,8 +8,15 @@ from itertools import pairwise
 from jepa_runtime.profiling.machine.power import TOTAL_ENERGY, TOTAL_POWER
 from jepa_runtime.profiling.profile import Energy, Reading
 
+# For so long a Monitor has to watch an idle machine: it then has a few samples more than are needed.
+IDLE_S = 6.0
 _LEAST_S = 1.0
 _LEAST_SAMPLES = 10  # of power: a few say little of what was drawn between them
+
+
+def tells_power(readings: Sequence[Reading]) -> bool:
+    """Whether it is worth watching this machine idle, from one sample on."""
+    return any(each.name in (TOTAL_ENERGY, TOTAL_POWER) and each.absent is None for each in readings)
 
 
 def energy(idle: Sequence[Reading], busy: Sequence[Reading], *, frames: int, duration_s: float) -> Energy:

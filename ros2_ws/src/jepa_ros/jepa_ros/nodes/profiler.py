@@ -34,8 +34,7 @@ from jepa_ros.profiling.result import profile_of
 from jepa_ros.profiling.view import View, summary
 from jepa_ros.spin import create_executor
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.profiling.machine import Monitor, energy
-from jepa_runtime.profiling.machine.power import TOTAL_ENERGY, TOTAL_POWER
+from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Energy, Reading, Run, write_profile
 
 T = TypeVar("T")
@@ -52,7 +51,6 @@ _SILENCE_S = 2.0
 _LEAD_NS = 100_000_000
 # The system's clock is slewed all the time; more than this is a step.
 _MOVED_MS = 1.0
-_IDLE_S = 6.0
 _POLL_S = 0.05
 
 
@@ -294,9 +292,9 @@ class Profiler:
     def _energy(self, run: Run, busy: Sequence[Reading]) -> Energy:
         """Of an image, if the machine tells power: then it is watched for a moment while nothing is done."""
         idle: Sequence[Reading] = ()
-        if any(reading.name in (TOTAL_ENERGY, TOTAL_POWER) and reading.absent is None for reading in busy):
+        if tells_power(busy):
             with Monitor() as monitor:
-                self._rest(_IDLE_S)
+                self._rest(IDLE_S)
             idle = monitor.readings()
         return energy(idle, busy, frames=len(run.latency_ms), duration_s=run.duration_s)
 
