@@ -131,7 +131,12 @@ class Inference:
             goal_stamp_ns=view.goal_stamp_ns,
             current_energy=current_energy,
             timings_ms=timings,
-            device_ms=dict(model.device_timings),
+            # A model keeps the time of its last prediction, whichever frame that was of.
+            device_ms={
+                stage: took
+                for stage, took in model.device_timings.items()
+                if stage != "predict" or futures is not None
+            },
             deadline_missed=deadline_ms is not None and timings["total"] > deadline_ms,
             stream=frame.stream,
             calibration=calibration,

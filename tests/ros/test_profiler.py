@@ -25,12 +25,15 @@ from jepa_msgs.msg import LatentState, PredictedFutures, StageTimes
 from jepa_ros import qos
 from jepa_ros.conversions import from_time, to_image
 from jepa_ros.profiling.ledger import Inside, Ledger
+from jepa_ros.profiling.view import summary
 from jepa_ros.stage_times import StageClock
+from rich.console import Console
 from sensor_msgs.msg import Image
 
 from jepa_runtime.cli import main as jepa_runtime
 from jepa_runtime.profiling.profile import Profile, read_profile
 from jepa_runtime.sources.base import Frame
+from tests.runtime.profiles import make_profile
 
 pytestmark = pytest.mark.ros
 
@@ -80,6 +83,19 @@ class TestLedger:
         book.add_sent(1, book.due_ns(1))
         book.add_futures(book.due_ns(1) + OFFSET, book.due_ns(1) + 12 * MS)
         assert book.run(10.0).device_ms == {"encode": [3.5, 0.0]}
+
+    def test_what_is_shown_counts_no_stage_that_an_image_did_not_go_through_and_no_lost_one_as_in_time(
+        self, capsys
+    ):
+        book = ledger(3)
+        answer(book, 0, device_ms={"encode": 3.5, "predict": 1.5})
+        answer(book, 1, device_ms={"encode": 3.5}, stages_ms=STAGES | {"predict": 0.0})
+        book.add_sent(2, book.due_ns(2))
+        Console(width=120).print(summary(make_profile(run=book.run(deadline_ms=100.0))))
+        rows = [line.strip("│ ").split("  ") for line in capsys.readouterr().out.splitlines()]
+        shown = {cells[0]: cells[-1].strip() for cells in rows}
+        assert (shown["encode"], shown["predict"], shown["later than 100 ms or never"]) == ("2", "1", "1")
+        assert (shown["encode, by the device's clock"], shown["predict, by the device's clock"]) == ("2", "1")
 
     def test_images_without_a_result_were_dropped_or_failed_and_those_never_sent_do_not_count(self):
         book = ledger(5)

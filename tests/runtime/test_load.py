@@ -52,6 +52,23 @@ def load(make: Callable[[], Any], stopping: Event | None = None) -> Load:
     return Load(make, FRAMES, stopping=stopping or Event())
 
 
+class Clocked(FakeModel):
+    """On a device that tells how long it took."""
+
+    def __init__(self) -> None:
+        super().__init__(history_size=2)
+        self.device_timings = {"encode": 0.5, "predict": 0.25}
+
+
+def test_the_devices_clock_tells_nothing_of_a_prediction_that_a_frame_did_not_have() -> None:
+    # At 7.5 Hz no frame has another a step before it.
+    with load(Clocked) as loaded:
+        alone = loaded.open_loop(7.5, 0.8)
+        together = loaded.open_loop(50, 0.2, in_step=True)
+    assert set(alone.device_ms) == {"encode"}
+    assert together.device_ms["predict"] == [0.25] * len(together.latency_ms)
+
+
 def test_every_frame_that_was_due_is_accounted_for() -> None:
     with load(lambda: FakeModel(encode_s=0.001)) as loaded:
         run = loaded.open_loop(100, 0.5, deadline_ms=10.0)

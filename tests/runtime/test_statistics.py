@@ -22,6 +22,13 @@ from tests.runtime.profiles import make_run
 Floats = NDArray[np.float64]
 
 
+def test_what_the_devices_clock_did_not_tell_is_not_counted_as_zero() -> None:
+    run = make_run(frames=2).model_copy(update={"device_ms": {"encode": [0.5, 0.5], "predict": [0.0, 0.25]}})
+    device = describe(run).device
+    assert (device["predict"].n, device["predict"].max) == (1, 0.25)
+    assert device["encode"].n == 2
+
+
 def run_of(
     scheduled_s: list[float],
     latency_ms: list[float],

@@ -144,7 +144,7 @@ def describe(run: Run) -> RunStatistics:
         latency=total,
         response=distribution(responses(run)),
         stages={name: distribution(gone_through(run, name)) for name in run.stages_ms},
-        device={name: distribution(samples) for name, samples in run.device_ms.items()},
+        device={name: distribution(device_times(run, name)) for name in run.device_ms},
         residual=left,
         residual_share=share,
         misses=None if late is None else int(late.sum()),
@@ -162,6 +162,12 @@ def gone_through(run: Run, stage: str) -> _Floats:
     """What a stage took (ms), of the processed frames that went through it."""
     samples = np.asarray(run.stages_ms.get(stage, ()), np.float64)
     return samples[samples > 0] if stage in PASSED_BY else samples
+
+
+def device_times(run: Run, stage: str) -> _Floats:
+    """What a stage took by the device's own clock (ms), of the processed frames of which it told."""
+    samples = np.asarray(run.device_ms.get(stage, ()), np.float64)
+    return samples[samples > 0]
 
 
 def due_frames(run: Run) -> _Floats:

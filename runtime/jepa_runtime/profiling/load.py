@@ -294,7 +294,7 @@ class Load:
             alone += f": multiples of {1 / self._step_s:.4g} Hz fit"
         device = {
             stage: [round(results[key][2].get(stage, 0.0), 4) for key in done]
-            for stage in results[done[-1]][2]
+            for stage in dict.fromkeys(stage for key in done for stage in results[key][2])
         }
         finished_ns = [results[key][0] for key in done]
         return Run(

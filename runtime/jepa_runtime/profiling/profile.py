@@ -110,7 +110,7 @@ class Run(_Model):
         dropped_s: when frames were due that a newer one replaced.
         failed_s: when frames were due whose processing failed.
         absent: stages that were not measured, and why.
-        device_ms: of some stages, what the device's own clock says.
+        device_ms: of some stages, what the device's own clock says; zero where it told nothing.
         told: instead of samples, in an imported profile.
     """
 

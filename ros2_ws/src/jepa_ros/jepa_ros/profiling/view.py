@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jepa_ros.profiling.ledger import Ledger
+from jepa_runtime.profiling.describe import device_times, gone_through, late_frames
 from jepa_runtime.profiling.profile import Profile, stage_order
 from jepa_runtime.profiling.statistics import Summary, format_ms, summarize
 
@@ -70,9 +71,8 @@ def summary(profile: Profile) -> Panel:
     frames = len(run.scheduled_s) + len(run.dropped_s) + len(run.failed_s)
     facts.add_row("images", f"{len(run.scheduled_s)} of {frames} processed")
     facts.add_row("dropped, failed", f"{len(run.dropped_s)}, {len(run.failed_s)}")
-    if run.deadline_ms is not None:
-        late = sum(latency > run.deadline_ms for latency in run.latency_ms)
-        facts.add_row(f"later than {run.deadline_ms:.4g} ms", str(late))
+    if (late := late_frames(run)) is not None:
+        facts.add_row(f"later than {run.deadline_ms:.4g} ms or never", str(late.sum()))
     subject = profile.subject
     engine = f"{subject.precision} on {subject.engine} ({subject.device})"
     facts.add_row("model", f"{subject.model_id} {subject.model_version}, {engine}")
@@ -84,9 +84,9 @@ def _stages(profile: Profile) -> Table:
     run = profile.run
     rows = {"end to end": summarize(run.latency_ms)}
     for name in stage_order(run.stages_ms):
-        rows[name] = summarize(run.stages_ms[name])
+        rows[name] = summarize(gone_through(run, name))
         if name in run.device_ms:
-            rows[f"{name}, by the device's clock"] = summarize(run.device_ms[name])
+            rows[f"{name}, by the device's clock"] = summarize(device_times(run, name))
     rows["residual"] = summarize(_residual(run.latency_ms, list(run.stages_ms.values())))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("ms")
