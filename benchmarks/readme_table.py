@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def measured() -> str:
     demo = _read("benchmarks/results/demo.json")
     overhead = _read("benchmarks/results/overhead.json")
     success = _read("benchmarks/results/success.json")
-    e2e, cpu = demo["e2e_ms"], demo["cpu"]
+    piloting, e2e = _read("benchmarks/results/piloting.json"), demo["e2e_ms"]
     published, dropped = demo["frames_published"], demo["frames_dropped"]
     encode, predict = demo["encode_ms"], demo["predict_ms"]
     futures = f"{demo['futures_per_frame']} futures of {demo['horizon']} steps"
@@ -54,7 +55,7 @@ def measured() -> str:
         shown = f"{score['rate']:.1%} ({_range(score['interval'])})"
         what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
         rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
-    driven = _read("benchmarks/results/piloting.json")["nodes"]
+    driven = piloting["nodes"]
     shown = f"{driven['rate']:.1%} ({_range(driven['interval'])})"
     of = f"{driven['episodes']} held-out episodes in virtual time, `benchmarks/piloting.py`"
     rows.append(("goals reached as the ROS nodes drive, INT8", shown, of))
@@ -63,7 +64,7 @@ def measured() -> str:
         (
             "one plan (6 iterations of 64 x 8), INT8, one thread",
             f"p50 {planning['plan_ms_p50']:.1f}, p95 {planning['plan_ms_p95']:.1f} ms",
-            "`benchmarks/success.py`",
+            f"the plans of {planning['episodes']} episodes, `benchmarks/success.py`",
         )
     )
     if ratio := success.get("plan_time_ratio"):
@@ -77,9 +78,16 @@ def measured() -> str:
     versions = demo["versions"]
     software = ", ".join(f"{name} {versions[name]}" for name in ("python", "openvino", "numpy"))
     lines = [
-        f"On {cpu['model']}, {cpu['cores']} cores that others share; {versions['system']},",
-        f"ROS 2 {versions['ros']}, {software}.",
-        "No GPU, no NPU. Intervals are 95 % (Wilson).",
+        *_where(
+            {
+                "`make demo`": _processor(demo["cpu"]),
+                "`benchmarks/overhead.py`": _processor(overhead["machine"]["cpu"]),
+                "`benchmarks/success.py`": _processor(success["machine"]["cpu"]),
+                "`benchmarks/piloting.py`": _processor(_cpu(piloting)),
+            }.items()
+        ),
+        f"Of `make demo`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
+        "Cores that others share, no GPU, no NPU. Intervals are 95 % (Wilson).",
         "",
         "| what | measured | of |",
         "|---|---|---|",
@@ -115,7 +123,7 @@ def limits() -> str:
         f"{_model(report)}, {report['threads']} threads, {report['rate_hz']:g} images of "
         f"{'x'.join(map(str, report['camera_frame']))} a second.",
         _machine(report["environment"]),
-        *_measured_when(report["limits"]),
+        *_where((each["check"], f"{each['created'][:10]}, {each['cpu']}") for each in report["limits"]),
         "",
         "| | found | limit | | of |",
         "|---|---|---|---|---|",
@@ -126,14 +134,6 @@ def limits() -> str:
         found = f"{round(limit['value'], 6) + 0.0:.3g} {limit['unit']}"
         lines.append(f"| {limit['check']}: {limit['what']} | {found} | {asked} | {verdict} | {limit['of']} |")
     return "\n".join(lines)
-
-
-def _measured_when(limits: list[dict[str, Any]]) -> list[str]:
-    """When and on which processor, of each check."""
-    checks: dict[tuple[str, str], dict[str, None]] = {}
-    for limit in limits:
-        checks.setdefault((limit["created"][:10], limit["cpu"]), {})[limit["check"]] = None
-    return [f"{', '.join(names)}: {day}, {cpu}." for (day, cpu), names in checks.items()]
 
 
 def updates() -> str:
@@ -172,9 +172,10 @@ def updates() -> str:
             *_deltas(),
             "",
             f"{swaps['swaps']} exchanges under {swaps['rate_hz']:g} images a second: {inside['lost']} of"
-            f" {inside['n']} images lost; p99 of the response {inside['p99']['value']:.1f} ms, between them"
-            f" {between['p99']['value']:.1f} ms ({times:.2f} x, asked for: 1.5); the node grew by"
-            f" {grown:.1f} MB (asked for: 3; `benchmarks/swaps.py`).",
+            f" {inside['n']} images lost; p99 of the response {inside['p99']['value']:.1f} ms, of the"
+            f" {between['n']} between them {between['p99']['value']:.1f} ms ({times:.2f} x, asked for: 1.5);"
+            f" the node grew by {grown:.1f} MB (asked for: 3; {_processor(_cpu(swaps))};"
+            " `benchmarks/swaps.py`).",
             "",
             f"Whole updates and ways back, killed or failed (ENOSPC, EIO) at {crashes['points']} system"
             f" calls, cut off from power on ext4 at {power['points']};",
@@ -210,10 +211,13 @@ def _range(found: list[float]) -> str:
 
 def _deltas() -> list[str]:
     """What deltas save."""
-    cases = _read("benchmarks/results/deltas.json")["cases"]
+    report = _read("benchmarks/results/deltas.json")
+    cases = report["cases"]
     names = list(cases[0]["methods"])
     lines = [
-        "One INT8 model to the next: MB that a robot fetches (ms to make, apply; `benchmarks/deltas.py`).",
+        "One INT8 model to the next: MB that a robot fetches (ms to make, apply, medians of"
+        f" {report['rounds']};",
+        f"{_processor(report['machine']['cpu'])}; `benchmarks/deltas.py`).",
         "",
         f"| | MB that differ | {' | '.join(names)} |",
         "|---|---|" + "---|" * len(names),
@@ -236,9 +240,13 @@ def students() -> str:
         ("torch_eager", "fp32"): "torch eager",
         ("torch_compile", "fp32"): "torch.compile", ("onnxruntime", "fp32"): "onnxruntime",
     }  # fmt: skip
+    counts = {
+        row["stages_ms"]["encode"]["n"] for each in report["students"] for row in each["latency"]["rows"]
+    }
     lines = [
-        f"With random weights at {report['px']} px; encoder; predictor of 64 futures of 8 steps. Times",
-        f"are medians in ms on {report['threads']} threads (`benchmarks/students.py`).",
+        f"With random weights at {report['px']} px; encoder; predictor of 64 futures of 8 steps. Times are",
+        f"medians in ms of {' or '.join(map(str, sorted(counts)))} frames on {report['threads']} threads"
+        " (`benchmarks/students.py`).",
         _machine(report["environment"]),
         "Alone: our encoder with nothing between its frames, as benchmark_app has each graph.",
         "NPU: what the cost model of Intel's compiler expects of the encoder, an estimate.",
@@ -270,7 +278,7 @@ def distilled() -> str:
     teacher, machine = report["teacher"], report["closed_loop"]["machine"]
     lines = [
         "Two Rooms: a vision transformer trained from nothing, and what was distilled from it alone, on",
-        f"layouts that neither was trained on ({machine['cpu']['model']}, {machine['cpu']['cores']} cores):",
+        f"layouts that neither was trained on ({_processor(machine['cpu'])}):",
         "",
         "| | goals reached | episodes | M multiply-adds: a frame | 64 futures of 8 steps |",
         "|---|---|---|---|---|",
@@ -295,7 +303,7 @@ def trusted() -> str:
     surprise = report["surprise"]
     lines = [
         f"Two Rooms, layouts never trained on, {report['engine']}; {report['runs']} runs with each change",
-        f"({report['machine']['cpu']['model']}; `benchmarks/calibration.py`).",
+        f"({_processor(report['machine']['cpu'])}; `benchmarks/calibration.py`).",
         "",
         f"| bounds stated with {report['probability']:.0%}, points off at the worst horizon | "
         f"{' | '.join(_PARTS.values())} |",
@@ -347,9 +355,10 @@ def lewm() -> str:
         [
             *lines,
             "",
-            f"A whole plan in INT8 takes {student:.2f} s by the student's predictor, {ours:.2f} s by LeWM's,"
-            f" of which its matrix products alone take {alone:.2f} s; asked for: {plans[0]['limit']:.2f} s,"
-            f" which its authors report of a GPU. Left of the way to the goal: {', '.join(left)}.",
+            f"A whole plan in INT8 takes {student:.2f} s by the student's predictor, {ours:.2f} s by LeWM's"
+            f" (medians of {plans[0]['of']}), of which its matrix products alone take {alone:.2f} s; asked"
+            f" for: {plans[0]['limit']:.2f} s, which its authors report of a GPU. Left of the way to the"
+            f" goal, means of {report['parity']['problems']} problems: {', '.join(left)}.",
         ]
     )
 
@@ -393,6 +402,23 @@ def _machine(environment: dict[str, Any]) -> str:
     named = ("python", "openvino", "onnxruntime", "torch")
     software = ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
     return f"{environment['cpu']}, {environment['cores']} cores that others share; {software}."
+
+
+def _cpu(report: dict[str, Any]) -> dict[str, Any]:
+    """The processor of a report that has a profile's environment, as reports with a machine have it."""
+    return {"model": report["environment"]["cpu"], "cores": report["environment"]["cores"]}
+
+
+def _processor(cpu: dict[str, Any]) -> str:
+    return f"{cpu['model']}, {cpu['cores']} cores"
+
+
+def _where(measured: Iterable[tuple[str, str]]) -> list[str]:
+    """What was measured where, a line for each place."""
+    places: dict[str, dict[str, None]] = {}
+    for what, where in measured:
+        places.setdefault(where, {})[what] = None
+    return [f"{', '.join(names)}: {where}." for where, names in places.items()]
 
 
 def _read(path: str) -> dict[str, Any]:
