@@ -155,8 +155,9 @@ class Load:
             due_ns = start_ns + index * period_ns
             if self._stopping.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9)):
                 break
+            sent_ns = time.perf_counter_ns()
             sequence = self._submit(stamps_ns)
-            due[sequence], sent[sequence] = due_ns, time.perf_counter_ns()
+            due[sequence], sent[sequence] = due_ns, sent_ns
             if tick is not None and index >= 0 and index % max(1, round(rate_hz / 2)) == 0:
                 tick(Snapshot(index, count, self._recent(due)))
         self._pipeline.wait_idle(_PATIENCE_S)
