@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from jepa_runtime.bundle import seal
 from jepa_runtime.cli import main
+from jepa_runtime.commands import drive
 from jepa_runtime.imaging import decode
 from tests.bundles import make_bundle
 
@@ -31,6 +33,15 @@ def test_it_shows_every_form_and_baseline_and_writes_what_it_is_asked_for(
     assert page.read_text().count("<img") == 12
     assert decode(picture.read_bytes()).shape[2] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.html", "f.json", "f.png"]
+
+
+def test_a_terminal_that_is_gone_does_not_cost_what_was_driven(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive, "_show", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        main(["drive", str(toy_bundle), *BRIEF, "--json", str(tmp_path / "f.json")])
+    assert json.loads((tmp_path / "f.json").read_text())["scores"]
 
 
 def test_engine_precision_planner_and_baselines_are_chosen(

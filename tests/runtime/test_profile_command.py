@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -289,6 +290,15 @@ def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
     assert "response" in told.out
     assert told.err == "jepa-runtime: /dev/full: cannot be written: No space left on device\n"
     assert "<svg" in page.read_text(encoding="utf-8")
+
+
+def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
+    measured: list[Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_command, "show", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        main(["profile", "--bundle", str(MODEL), "--json", str(tmp_path / "p.json")])
+    assert read_profile(tmp_path / "p.json") == measured[0]
 
 
 def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> None:

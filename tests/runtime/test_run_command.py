@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -289,6 +290,15 @@ def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
         run("--source", "two_rooms", "--duration", "0.2", *options)
     assert (tmp_path / "latency.html").stat().st_size > 1000
     assert "total (frame submitted to result)" in capsys.readouterr().out
+
+
+def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
+    model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_command, "final_table", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        run("--source", "two_rooms", "--duration", "0.2", "--json", str(tmp_path / "run.json"))
+    assert json.loads((tmp_path / "run.json").read_text())["frames_published"]
 
 
 @pytest.mark.parametrize("option", ["--rate", "--duration", "--deadline-ms"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
 from jepa_runtime.closed_loop.pictures import captions, png, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
+from jepa_runtime.commands.arguments import write_each
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.presets import PRESETS, preset
 from jepa_runtime.recording import refuse_to_replace
@@ -97,14 +100,21 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)
-    _show(found, console)
-    if args.json:
-        durable.write(args.json, (json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n").encode())
-    if args.html:
-        durable.write(args.html, render(found).encode())
-    if args.png:
-        durable.write(args.png, png(sheet(captions(found))))
+    outputs: tuple[tuple[Path | None, Callable[[], bytes]], ...] = (
+        (args.json, lambda: (json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n").encode()),
+        (args.html, lambda: render(found).encode()),
+        (args.png, lambda: png(sheet(captions(found)))),
+    )
+    # A terminal that is gone takes no table, and must not take the files with it.
+    try:
+        write_each(*(partial(_write, path, content) for path, content in outputs if path is not None))
+    finally:
+        _show(found, console)
     return 0
+
+
+def _write(path: Path, content: Callable[[], bytes]) -> None:
+    durable.write(path, content())
 
 
 def _show(found: ClosedLoop, console: Console) -> None:

@@ -122,8 +122,11 @@ def run(args: argparse.Namespace) -> int:
             profile, status = _from_ros(args, stopping, console)
         else:
             profile, status = _measure(args, stopping, console), 0
-    show(profile, console)
-    write_each(*(partial(write, profile, path) for path, write in outputs))
+    # A terminal that is gone takes no table, and must not take the files with it.
+    try:
+        write_each(*(partial(write, profile, path) for path, write in outputs))
+    finally:
+        show(profile, console)
     return int(status != 0)
 
 

@@ -177,11 +177,13 @@ class _Run:
             except (SourceError, RecordingError) as error:
                 self._fatal = error
             pipeline.wait_idle(_DRAIN_S)
-        summary = self._show(pipeline)
+        summary = self._summary(pipeline)
+        # Before anything is shown: a terminal that is gone must not take the files with it.
         try:
             write_each(partial(self._write_json, summary), partial(self._write_html, summary))
         except JepaRuntimeError as error:
             self._fatal = JepaRuntimeError(f"{self._fatal}; {error}") if self._fatal else error
+        self._show(pipeline, summary)
         if self._fatal is not None:
             raise self._fatal
         return 0
@@ -329,14 +331,14 @@ class _Run:
             f"{box.written} bags of surprises written to {self._args.black_box}", markup=False
         )
 
-    def _show(self, pipeline: Pipeline) -> dict[str, Any]:
-        """The measurements, which are shown."""
+    def _summary(self, pipeline: Pipeline) -> dict[str, Any]:
+        """The measurements."""
         stats = pipeline.stats()
         if stats.received and not stats.processed and self._fatal is None:
             self._fatal = JepaRuntimeError(
                 f"not one of {stats.received} frames was processed; last error: {self._last_error}"
             )
-        summary = summarize_run(
+        return summarize_run(
             self._collector,
             stats,
             pipeline.model,
@@ -346,8 +348,10 @@ class _Run:
             lateness_ms=self._lateness_ms,
             error=str(self._fatal) if self._fatal is not None else self._last_error,
         )
+
+    def _show(self, pipeline: Pipeline, summary: dict[str, Any]) -> None:
         self._console.print(final_table(self._title, summary))
-        if stats.processed and "predict_ms" not in summary:
+        if pipeline.stats().processed and "predict_ms" not in summary:
             step_s = pipeline.model.manifest.io.step_s
             self._console.print(
                 f"no futures: no image had another a step ({step_s:g} s) before it, or what was executed "
@@ -357,7 +361,6 @@ class _Run:
             )
         if self._last_error is not None and self._fatal is None:
             self._console.print(f"last error: {self._last_error}", markup=False)
-        return summary
 
     def _write_json(self, summary: dict[str, Any]) -> None:
         if self._args.json == "-":
