@@ -255,6 +255,18 @@ def test_json_holds_statistics_and_effects(saved: Any, tmp_path: Path) -> None:
     assert table.read_text().startswith("| file |")
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_profile_that_is_read_is_not_written_over(
+    saved: Any, option: str, read: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [saved(f"{seed}.json", make_profile(seed=seed)) for seed in (0, 1)]
+    before = Path(paths[read]).read_bytes()
+    assert main(["compare", *paths, option, paths[read]]) == 2
+    assert "which is read: write into another file" in capsys.readouterr().err
+    assert Path(paths[read]).read_bytes() == before
+
+
 def test_only_one_format_can_go_to_standard_output(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile())]
     assert main(["compare", *files, "--json", "-", "--markdown", "-"]) == 2

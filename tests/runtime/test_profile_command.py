@@ -27,7 +27,6 @@ from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.machine import Monitor, Probe
 from jepa_runtime.profiling.profile import ColdStart, Profile, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
-from tests.runtime.bags import image, write_bag
 from tests.runtime.profiles import make_profile
 from tests.runtime.simulated_tensorrt import SimulatedTensorRT
 
@@ -258,14 +257,14 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
-def test_the_bag_that_is_played_is_not_written_over(
-    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+def test_the_source_is_not_written_over(
+    measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bag = write_bag(tmp_path / "drive.mcap", [image(0), image(10**8)])
-    before = bag.read_bytes()
-    assert main(["profile", "--bundle", str(MODEL), "--source", f"{bag}?topic=/image", option, str(bag)]) == 1
+    clip = tmp_path / "clip.avi"
+    clip.write_bytes(b"RIFF")
+    assert main(["profile", "--bundle", str(MODEL), "--source", str(clip), option, str(clip)]) == 1
     assert "which is read: write into another file" in capsys.readouterr().err
-    assert bag.read_bytes() == before
+    assert clip.read_bytes() == b"RIFF" and not measured
 
 
 def test_a_trace_for_which_the_package_is_missing_is_told_before_anything_is_measured(

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jepa_runtime.commands.arguments import files_of, write_text
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.compare import Measure, Verdict, common_measure, compare, differences, label
 from jepa_runtime.profiling.comparison_table import Entry, cells, markdown, remarks
@@ -22,6 +23,7 @@ from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.importers import read_results
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.statistics import PERCENTILES
+from jepa_runtime.recording import refuse_to_replace
 
 _WORSE, _NOT_COMPARABLE = 1, 2
 _STDOUT = "-"
@@ -82,6 +84,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.markdown == args.json == _STDOUT:
         raise ProfileError("--markdown - and --json - cannot both go to standard output: name a file")
     paths = [args.baseline, *args.others]
+    for out in files_of(args.markdown, args.json):
+        refuse_to_replace(out, *paths)
     profiles = [read_results(path) for path in paths]
     if not args.allow_different:
         _refuse_unlike(paths, profiles)
@@ -181,13 +185,8 @@ def _show(entries: Sequence[Entry], measure: Measure) -> None:
 def _write(target: str, text: str) -> None:
     if target == _STDOUT:
         sys.stdout.write(text)
-        return
-    path = Path(target)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+    else:
+        write_text(Path(target), text)
 
 
 def _percent(text: str) -> float:
