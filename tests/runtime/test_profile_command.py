@@ -256,6 +256,14 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(
     assert not measured
 
 
+def test_two_cold_starts_are_told_as_the_report_tells_them(
+    measured: list[Profile], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--bundle", str(MODEL)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "cold start, cache miss, medians of 2: 1340 ms (import 405, open 20, compile 890" in told
+
+
 @pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
 def test_the_source_is_not_written_over(
     measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

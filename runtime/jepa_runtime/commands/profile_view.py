@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.commands.arguments import progress_on
-from jepa_runtime.profiling.describe import Distribution, RunStatistics, describe, distribution
+from jepa_runtime.profiling.describe import Distribution, RunStatistics, describe
 from jepa_runtime.profiling.load import Snapshot
 from jepa_runtime.profiling.profile import Energy, Profile, Reading
 from jepa_runtime.profiling.statistics import format_ms
@@ -128,8 +129,8 @@ def _counts(profile: Profile, run: RunStatistics) -> str:
 def _show_passes(profile: Profile, console: Console) -> None:
     if profile.closed_loop is not None:
         closed = describe(profile.closed_loop)
-        p50 = format_ms(closed.latency.p50.value)
-        console.print(f"closed loop: {closed.achieved_hz or 0:.1f} Hz at most, p50 {p50} ms")
+        highest, p50 = closed.achieved_hz or 0, format_ms(closed.latency.p50.value)
+        console.print(f"closed loop: {highest:.1f} Hz at most, p50 {p50} ms ({closed.frames} frames)")
     if profile.sweep is not None:
         points = ", ".join(
             f"{point.rate_hz:g} Hz {format_ms(point.p99_ms)}" for point in profile.sweep.points
@@ -138,12 +139,12 @@ def _show_passes(profile: Profile, console: Console) -> None:
         console.print(f"sweep: highest rate kept up with {knee} (p99 by rate: {points})")
     for start in profile.cold_starts:
         phases = ", ".join(
-            f"{name} {distribution(values).p50.value or values[0]:.0f}"
+            f"{name} {median(values):.0f}"
             for name, values in start.phases_ms.items()
             if not name.startswith("steady")
         )
-        total = sorted(start.total_ms)[len(start.total_ms) // 2]
-        console.print(f"cold start, cache {start.cache}: {total:.0f} ms ({phases})")
+        count, total = len(start.total_ms), median(start.total_ms)
+        console.print(f"cold start, cache {start.cache}, medians of {count}: {total:.0f} ms ({phases})")
     for gap in profile.idle_gaps:
         console.print(
             f"after {gap.gap_s:g} s idle: {min(gap.latency_ms):.2f} to {max(gap.latency_ms):.2f} ms "
