@@ -70,6 +70,7 @@ class TestLedger:
         assert stages["receive"] == 0.5 and stages["transport"] == 0.5 and stages["delivery"] == 1.0
         assert sum(stages.values()) == pytest.approx(0.5 + 0.5 + sum(STAGES.values()) + 1.0)
         assert "energy" not in stages and "no goal" in run.absent["energy"]
+        assert "once the futures are sent" in run.absent["surprise"]
 
     def test_a_result_that_is_here_before_the_call_to_publish_returns_is_not_counted_twice(self):
         book = ledger(1)

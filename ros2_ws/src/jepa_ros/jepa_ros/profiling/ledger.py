@@ -20,6 +20,7 @@ _WHY_ABSENT = {
     "energy": "no goal was set",
     "surprise": "nothing had been predicted for any of the images",
 }
+_AFTERWARDS = "it is computed once the futures are sent: it is no part of their latency"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,9 @@ class Ledger:
             else:
                 dropped_s.append(self._seconds(index))
         columns = _columns([self._stages(index) for index in done])
+        absent = {name: why for name, why in _WHY_ABSENT.items() if not any(columns.get(name, ()))}
+        if "surprise" in absent and "predict" not in absent:
+            absent["surprise"] = _AFTERWARDS
         insides = [self._passages[index].inside for index in done]
         ends_ns = [end for index in done if (end := self._passages[index].done_ns) is not None]
         return Run(
@@ -155,7 +159,7 @@ class Ledger:
             dropped_s=dropped_s,
             failed_s=failed_s,
             device_ms=_columns([inside.device_ms if inside else {} for inside in insides]),
-            absent={name: why for name, why in _WHY_ABSENT.items() if not any(columns.get(name, ()))},
+            absent=absent,
         )
 
     def notes(self) -> list[str]:
