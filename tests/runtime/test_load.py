@@ -87,6 +87,25 @@ def test_a_frame_is_at_hand_before_it_is_submitted_and_no_time_is_counted_twice(
     assert (summed <= np.array(run.latency_ms) + 0.01).all()
 
 
+class Surprised(FakeModel):
+    """Takes its time to compare what came with what it had predicted."""
+
+    def surprise(self, *of: Any) -> float:
+        time.sleep(0.002)
+        return super().surprise(*of)
+
+
+def test_what_fills_the_history_comes_before_the_run_and_so_does_what_the_first_surprise_takes() -> None:
+    with load(Surprised) as loaded:
+        run = loaded.open_loop(30, 0.3)
+    with load(Surprised) as loaded:
+        closed = loaded.closed_loop(0.1)
+    with load(Surprised) as loaded:
+        gap = loaded.idle_gap(0.05, 1)
+    assert all(run.stages_ms["surprise"]) and all(closed.stages_ms["surprise"])
+    assert gap.latency_ms[0] > 2
+
+
 def test_every_frame_that_was_due_is_accounted_for() -> None:
     with load(lambda: FakeModel(encode_s=0.001)) as loaded:
         run = loaded.open_loop(100, 0.5, deadline_ms=10.0)

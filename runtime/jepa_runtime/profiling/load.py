@@ -242,7 +242,8 @@ class Load:
         return summarize((finished_ns - due[key]) / 1e6 for key, (finished_ns, *_) in latest if key in due)
 
     def _frames_of_history(self, period_ns: int) -> int:
-        return math.ceil((self._history_size - 1) * self._step_s * 1e9 / period_ns)
+        # With one step more than is predicted from: of that, the first surprise is computed.
+        return math.ceil(self._history_size * self._step_s * 1e9 / period_ns)
 
     def _in_step_ns(self, rate_hz: float) -> int:
         """Of the periods that a step is a multiple of, the one of the nearest rate."""

@@ -172,7 +172,8 @@ class ColdStart(_Model):
 
 
 class IdleGap(_Model):
-    """Latency of one inference (encode and predict) right after the pipeline stood idle for ``gap_s``."""
+    """Latency of the first frame after the pipeline stood idle for ``gap_s``: from submitting it to its
+    result, surprise included."""
 
     gap_s: float
     latency_ms: _Milliseconds

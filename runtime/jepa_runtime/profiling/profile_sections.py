@@ -84,7 +84,8 @@ def cold_start(profile: Profile) -> Html | None:
         figures.append(
             figure(
                 charts.idle_gaps(profile.idle_gaps),
-                "One inference (encode and predict) right after the pipeline stood idle; bars: the median.",
+                "The first frame after the pipeline stood idle, from submitting it to its result; bars: the "
+                "median.",
                 title="After standing idle",
             )
         )
