@@ -49,7 +49,8 @@ class Search(CEM):
 class World:
     """A pilot, the clock it goes by, and the futures that it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_step: bool = False) -> None:
+        self.per_step = per_step
         self.now_s = 100.0
         self.guard = Guard(surprised_after=3, clock=self.clock)
         self.pilot = piloting.Pilot(self.guard, timeout_s=TIMEOUT_S, clock=self.clock)
@@ -70,7 +71,9 @@ class World:
     def exchange(self) -> None:
         self.search = Search(CEMConfig(num_samples=SAMPLES, horizon=HORIZON, topk=2), LIMITS, seed=0)
         seeker = Seeker(self.search, step_s=STEP_S, goal_threshold=1.0, reached_after=2, stuck_after_s=1.0)
-        driver = piloting.Driver(seeker=seeker, limits=LIMITS, step_s=STEP_S, goal_threshold=1.0)
+        driver = piloting.Driver(
+            seeker=seeker, limits=LIMITS, step_s=STEP_S, goal_threshold=1.0, per_step=self.per_step
+        )
         self.pilot.exchange(driver)
 
     def image(self, *, age_s: float = 0.01):

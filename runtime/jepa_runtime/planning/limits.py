@@ -82,12 +82,18 @@ class ActionLimits:
         clipped = np.empty(actions.shape, np.float32)
         before = None if previous is None else self._within(previous, self.low, self.high)
         for step in range(actions.shape[-2]):
-            low, high = self.low, self.high
-            if before is not None:
-                low = np.maximum(low, before - self.max_change)
-                high = np.minimum(high, before + self.max_change)
-            before = clipped[..., step, :] = self._within(actions[..., step, :], low, high)
+            before = clipped[..., step, :] = self._within_reach(actions[..., step, :], before, 1.0)
         return clipped
+
+    def approach(self, action: Floats32, previous: Floats32, share: float) -> Floats32:
+        """How far ``action`` [A] may be approached within this share of a step, float32 [A].
+
+        Args:
+            previous: [A], what is executed until then. Of one that is itself beyond the limits, the nearest
+                allowed counts.
+            share: from 0 to 1, of ``max_change``.
+        """
+        return self._within_reach(action, self._within(previous, self.low, self.high), share)
 
     def forbids(self, action: Floats32, previous: Floats32 | None = None) -> str:
         """Why ``action`` [A] may not be executed after ``previous`` [A] (None: nothing); empty: it may."""
@@ -97,6 +103,15 @@ class ActionLimits:
         if not np.array_equal(nearest, action):
             return f"the action {action.tolist()} is beyond the limits, which allow {nearest.tolist()}"
         return ""
+
+    def _within_reach(self, actions: Floats32, before: Floats32 | None, share: float) -> Floats32:
+        """Inside the limits, and within this share of ``max_change`` of the allowed actions ``before``."""
+        if before is None or self.max_change is None:
+            return self._within(actions, self.low, self.high)
+        reach = self.max_change * np.float32(share)
+        return self._within(
+            actions, np.maximum(self.low, before - reach), np.minimum(self.high, before + reach)
+        )
 
     def _within(self, actions: Floats32, low: Floats32, high: Floats32) -> Floats32:
         """Inside the box, and inside the norm. The box holds an action of allowed norm."""

@@ -87,6 +87,20 @@ def test_between_two_allowed_sequences_all_are_allowed(
     np.testing.assert_allclose(within.clip(between), between, rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=100)
+@given(data=st.data(), within=limits(), share=st.floats(0, 1, width=32))
+def test_in_part_of_a_step_an_action_is_approached_by_as_much_of_the_greatest_change(
+    data: st.DataObject, within: ActionLimits, share: float
+) -> None:
+    before, wanted = within.clip(data.draw(sequences(len(within.low))))[0, :2]
+    approached = within.approach(wanted, before, share)
+    assert_allowed(approached[None, None], within, None)
+    if within.max_change is None:
+        np.testing.assert_array_equal(approached, wanted)
+    else:
+        assert (np.abs(approached - before) <= share * within.max_change + 1e-5).all()
+
+
 def test_a_vector_too_long_keeps_its_direction() -> None:
     within = ActionLimits(low=f32(-9, -9), high=f32(9, 9), max_norm=0.5)
     np.testing.assert_allclose(within.clip(f32(3, 4)), f32(0.3, 0.4), rtol=1e-6)

@@ -5,7 +5,7 @@ at once."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,17 @@ _AT_REST = (State.IDLE, State.REACHED)
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """What a model brings: who plans with it, the limits of its actions, its step and its goal threshold."""
+    """What a model brings: who plans with it, the limits of its actions, its step and its goal threshold.
+
+    Attributes:
+        per_step: an action is a change within one step, of which one is told a step.
+    """
 
     seeker: Seeker
     limits: ActionLimits
     step_s: float
     goal_threshold: float
+    per_step: bool = False
 
     @classmethod
     def by_cem(
@@ -41,6 +46,7 @@ class Driver:
         horizon: int,
         step_s: float,
         goal_threshold: float,
+        per_step: bool = False,
     ) -> Driver:
         """One whose seeker searches by the cross-entropy method, with the parameters ``chosen`` of the
         planner."""
@@ -57,7 +63,14 @@ class Driver:
             reached_after=chosen["reached_after"],
             stuck_after_s=chosen["stuck_after_s"],
         )
-        return cls(seeker=seeker, limits=limits, step_s=step_s, goal_threshold=goal_threshold)
+        return cls(
+            seeker=seeker, limits=limits, step_s=step_s, goal_threshold=goal_threshold, per_step=per_step
+        )
+
+    def approach(self, planned: NDArray[np.floating], passed_ns: int) -> NDArray[np.floating]:
+        """What may be told on the way to the action ``planned`` [A], so long after the image before."""
+        share = 1.0 if self.per_step else min(max(passed_ns / 1e9 / self.step_s, 0.0), 1.0)
+        return self.limits.approach(planned, self.seeker.told, share)
 
 
 class Pilot:
@@ -81,6 +94,8 @@ class Pilot:
         self._clock = clock
         self._driver: Driver | None = None
         self._futures_s = clock()
+        # Stamp of the image before, and how long ago that was.
+        self._stamp_ns = self._passed_ns = 0
         # What ended last, until another goal is sought: the world model may still have it, or take it late.
         self._left_ns: int | None = None
 
@@ -122,6 +137,7 @@ class Pilot:
     def update(self, futures: Futures, *, age_s: float) -> Decision:
         """Take in futures from an image of this age, and decide."""
         self._futures_s = self._clock()
+        self._passed_ns, self._stamp_ns = futures.stamp_ns - self._stamp_ns, futures.stamp_ns
         self.guard.image()
         self.guard.release(Cause.STALE)
         if age_s > self.timeout_s:
@@ -185,6 +201,7 @@ class Pilot:
             if forbidden:
                 self.guard.hold(Cause.FORBIDDEN, forbidden)
                 return self._held()
+            decision = replace(decision, command=driver.approach(decision.command, self._passed_ns))
         if decision.command is not None or decision.state in _AT_REST:
             self.guard.obeyed()
         if reach is not None:

@@ -40,8 +40,8 @@ PARAMETERS = (
     Parameter(
         name="max_change",
         default=1.0,
-        description="Greatest change of each component of the action from one step of the model to the next, "
-        "as a share of its range; 1: any.",
+        description="Greatest change of each component of the action within a step of the model, as a share "
+        "of its range, and of velocities within less time as much less; 1: any.",
         low=0.001,
         high=1.0,
         read_only=True,

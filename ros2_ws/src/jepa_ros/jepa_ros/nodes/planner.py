@@ -127,6 +127,7 @@ class PlannerNode(Node):
             horizon=info.horizon,
             step_s=info.step_s,
             goal_threshold=info.goal_threshold,
+            per_step=actions_of(info.action_names).per_step,
         )
 
     def _on_surprise(self, message: Surprise) -> None:
