@@ -93,13 +93,13 @@ class World:
         )
         try:
             self.decision = self.pilot.update(futures, age_s=age_s)
+            self.told = self.obey(self.decision.command, stamp_ns)
         except RuntimeError as error:
             self.pilot.fail(error)
             self.decision = None
             return None
         if self.decision.question is not None:
             self.asked_ns, self.question = stamp_ns, self.decision.question
-        self.told = self.obey(self.decision.command, stamp_ns)
         self.pilot.told(self.told)
         return self.decision
 

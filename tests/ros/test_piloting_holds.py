@@ -124,6 +124,21 @@ def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
     assert world.images().command is not None
 
 
+def test_commands_that_never_can_be_told_end_an_asked_goal(world):
+    def obey(command, stamp_ns):
+        if command is not None:
+            raise RuntimeError("no room to publish")
+        return np.zeros(2)
+
+    world.obey, world.sought = obey, OTHER_NS
+    reach = world.begin()
+    for _ in range(80):
+        world.energy *= 0.99
+        world.image()
+    assert reach.end.outcome is Outcome.ABORTED and "no room to publish" in reach.end.reason
+    assert world.guard.counts["fault"] == 1
+
+
 @pytest.mark.parametrize("of", ["the image", "the candidates"])
 def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
     world.images()

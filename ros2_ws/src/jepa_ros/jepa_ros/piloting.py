@@ -94,6 +94,8 @@ class Pilot:
         self._clock = clock
         self._driver: Driver | None = None
         self._futures_s = clock()
+        # Whether the last decision is one that nothing stands against.
+        self._may_be_told = False
         # Stamp of the image before, and how long ago that was.
         self._stamp_ns = self._passed_ns = 0
         # What ended last, until another goal is sought: the world model may still have it, or take it late.
@@ -150,13 +152,16 @@ class Pilot:
             self._leave()
             decision = Decision(decision.state, None, None)
         self.state = decision.state
+        self._may_be_told = decision.command is not None or decision.state in _AT_REST
         return decision
 
     def told(self, action: NDArray[np.floating]) -> None:
-        """The robot is told ``action`` [A] from now on: where it changes only so fast, its plan goes on from
-        there."""
+        """The robot is told ``action`` [A] from now on, as decided: where it changes only so fast, its plan
+        goes on from there."""
         if self._driver is not None:
             self._driver.seeker.told = np.asarray(action, np.float32)
+        if self._may_be_told:
+            self.guard.obeyed()
 
     def watch(self) -> None:
         """Time goes by: notice silence, and goals whose time is over."""
@@ -189,7 +194,6 @@ class Pilot:
             return self._held()
         others = futures.goal_asked if reach is None else not reach.concerns(futures.goal_stamp_ns)
         if self._left_ns is not None or others:
-            self.guard.obeyed()
             self._restart()
             return Decision(State.IDLE, None, None)
         if futures.tell_nothing:
@@ -202,8 +206,6 @@ class Pilot:
                 self.guard.hold(Cause.FORBIDDEN, forbidden)
                 return self._held()
             decision = replace(decision, command=driver.approach(decision.command, self._passed_ns))
-        if decision.command is not None or decision.state in _AT_REST:
-            self.guard.obeyed()
         if reach is not None:
             reach.follow(
                 stamp_ns=futures.stamp_ns,
