@@ -89,7 +89,8 @@ class World:
             current_energy=self.energy,
             energies=energies.astype(np.float32) if self.energies is None else self.energies,
             answer_to_ns=self.asked_ns,
-            goal_asked=self.sought_by_service,
+            goal_asked=self.sought_by_service
+            or any(r.is_set and r.terms.goal_ns == self.sought for r in self.reaches),
         )
         try:
             self.decision = self.pilot.update(futures, age_s=age_s)

@@ -61,6 +61,39 @@ def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(w
     assert world.images().command is not None
 
 
+@pytest.mark.parametrize("in_work", [False, True])
+def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_model_starts_anew(
+    world, in_work
+):
+    world.images()
+    world.begin()
+    world.sought = OTHER_NS
+    world.images()
+    if not in_work:
+        world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+        world.sought = None
+        world.images()
+    for _ in range(2):
+        world.exchange()
+        world.sought = LATCHED_NS
+        assert all(world.image().command is None for _ in range(8))
+        assert world.decision.state is State.IDLE and world.reaches[0].end is not None
+    world.sought = LATCHED_NS + 5
+    assert world.images().command is not None
+
+
+def test_a_goal_that_is_latched_anew_is_driven_to_after_one_that_was_asked_for(world):
+    world.images()
+    world.begin()
+    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+    world.sought = None
+    world.images()
+    world.sought = LATCHED_NS
+    assert world.images().command is not None
+    world.exchange()
+    assert world.images().command is not None, "the world model takes again what it had"
+
+
 def test_a_goal_that_nobody_here_asked_for_is_not_driven_to(world):
     # A planner that died while it drove has left it behind.
     world.sought, world.sought_by_service = OTHER_NS, True

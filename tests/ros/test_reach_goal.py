@@ -63,6 +63,7 @@ class Stub:
         message = PredictedFutures(has_goal=self.goal_ns is not None, current_energy=self.energy)
         message.header.stamp = to_time(now_ns())
         message.goal_stamp = to_time(self.goal_ns or 0)
+        message.goal_asked = any(from_time(asked.stamp) == self.goal_ns for asked in self.set)
         energies = np.ones((SAMPLES, HORIZON), np.float32)
         if self.questions:
             asked = self.questions[-1]

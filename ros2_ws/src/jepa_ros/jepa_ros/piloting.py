@@ -100,6 +100,11 @@ class Pilot:
         self._stamp_ns = self._passed_ns = 0
         # What ended last, until another goal is sought: the world model may still have it, or take it late.
         self._left_ns: int | None = None
+        # What is latched, and what was before a goal was asked for: a world model that begins anew, which
+        # takes it again, is not to have it driven to.
+        self._latched_ns: int | None = None
+        self._before_ns: int | None = None
+        self._past_ns: int | None = None
 
     @property
     def may_drive(self) -> bool:
@@ -113,7 +118,7 @@ class Pilot:
 
     def exchange(self, driver: Driver | None, why: str = "") -> None:
         """Another model serves: the plan is forgotten. None: it cannot be driven with, and ``why``."""
-        self._driver = driver
+        self._driver, self._past_ns = driver, self._before_ns
         if driver is None:
             self.guard.hold(Cause.MODEL, why)
             return
@@ -126,7 +131,7 @@ class Pilot:
         """Drive to a goal, once the futures are about it; what was driven to before no longer counts."""
         self.end(Outcome.ABORTED, "another goal took its place")
         self.guard.release(*TRIED_AGAIN)
-        self.reach, self._left_ns = reach, None
+        self.reach, self._left_ns, self._before_ns = reach, None, self._latched_ns
         self._seek_as_asked()
         self._restart()
 
@@ -147,7 +152,7 @@ class Pilot:
         else:
             self.guard.release(Cause.OLD)
         self.watch()
-        decision = self._decide(futures)
+        decision = self._decide(self._without_past_goal(futures))
         if self.reach is not None and self.reach.end is not None:
             self._leave()
             decision = Decision(decision.state, None, None)
@@ -215,6 +220,16 @@ class Pilot:
                 reached=decision.state is State.REACHED,
             )
         return decision
+
+    def _without_past_goal(self, futures: Futures) -> Futures:
+        """``futures``, whose latched goal is noted, or left out where it is over."""
+        latched_ns = futures.goal_stamp_ns
+        if latched_ns is None or futures.goal_asked:
+            return futures
+        if latched_ns == self._past_ns:
+            return replace(futures, goal_stamp_ns=None)
+        self._latched_ns, self._before_ns, self._past_ns = latched_ns, None, None
+        return futures
 
     def _held(self) -> Decision:
         self._restart()
