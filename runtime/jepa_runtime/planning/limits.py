@@ -39,7 +39,8 @@ class ActionLimits:
         if np.shape(self.low) != np.shape(self.high) or not np.all(self.low <= self.high):
             raise ValueError(f"low must not exceed high, got {self.low} and {self.high}")
         if self.max_change is not None and (
-            np.shape(self.max_change) != (size,) or not np.all(self.max_change > 0)
+            np.shape(self.max_change) != (size,)
+            or not np.all((self.max_change > 0) | (self.max_change == self.high - self.low))
         ):
             raise ValueError(f"max_change must be {size} numbers above 0, got {self.max_change}")
         if self.max_norm is None:

@@ -125,6 +125,12 @@ def test_changes_are_limited_from_what_was_executed_last() -> None:
     np.testing.assert_allclose(within.clip(wanted)[0, :, 0], [1, 1, 1, 1])
 
 
+def test_a_component_with_one_value_changes_by_nothing() -> None:
+    low, high = f32(-1, 0.5), f32(1, 0.5)
+    within = ActionLimits(low=low, high=high, max_change=f32(0.25) * (high - low))
+    np.testing.assert_allclose(within.clip(np.ones((1, 1, 2), np.float32), f32(0, 0.5))[0, 0], [0.5, 0.5])
+
+
 def test_of_a_last_action_beyond_the_limits_the_nearest_allowed_counts() -> None:
     within = ActionLimits(low=f32(-1), high=f32(1), max_change=f32(0.25))
     np.testing.assert_allclose(within.clip(np.zeros((1, 2, 1), np.float32), f32(8))[0, :, 0], [0.75, 0.5])
