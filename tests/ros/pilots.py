@@ -108,9 +108,9 @@ class World:
         """What the robot then does."""
         return np.zeros(2) if command is None else command
 
-    def images(self, count: int = 5):
+    def images(self, count: int = 5, **given):
         for _ in range(count):
-            decision = self.image()
+            decision = self.image(**given)
         return decision
 
     def begin(self, goal_ns: int = OTHER_NS, *, is_set: bool = True, **terms) -> Reach:

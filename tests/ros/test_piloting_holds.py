@@ -71,6 +71,14 @@ def test_old_images_make_the_robot_stand(world):
     assert world.images().command is not None
 
 
+def test_images_whose_age_cannot_be_told_make_the_robot_stand(world):
+    world.images()
+    assert world.images(age_s=-0.3).command is not None, "clocks are never quite alike"
+    assert world.image(age_s=-0.6).command is None
+    assert world.pilot.verdict().level is Level.WARN and "0.60 s ahead" in world.pilot.verdict().message
+    assert world.images().command is not None
+
+
 def test_images_that_never_come_in_time_end_an_asked_goal(world):
     world.sought = OTHER_NS
     reach = world.begin()

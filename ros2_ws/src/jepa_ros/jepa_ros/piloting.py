@@ -78,7 +78,8 @@ class Pilot:
 
     Args:
         guard: what makes the robot stand.
-        timeout_s: futures, or their image, that are older make it stand; may be set anew.
+        timeout_s: futures, or their image, that are older make it stand, as does an image whose stamp is
+            further ahead; may be set anew.
         clock: monotonic seconds, the guard's.
 
     Attributes:
@@ -149,6 +150,9 @@ class Pilot:
         self.guard.release(Cause.STALE)
         if age_s > self.timeout_s:
             self.guard.hold(Cause.OLD, f"the image was {age_s:.2f} s old when its futures came")
+        elif age_s < -self.timeout_s:
+            ahead = f"the image's stamp was {-age_s:.2f} s ahead of this clock: its age cannot be told"
+            self.guard.hold(Cause.OLD, ahead)
         else:
             self.guard.release(Cause.OLD)
         self.watch()
