@@ -17,6 +17,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 import psutil
+from jepa_ros.profiling.options import parse
 
 from jepa_runtime.cli import main as jepa_runtime
 from jepa_runtime.profiling.profile import read_profile
@@ -42,6 +43,16 @@ def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
     assert found.subject.threads == 2
     given = {name: value for name, value in found.environment.settings.items() if "parameter" in name}
     assert given == {"parameter max_miss_run": "50"}
+
+
+@pytest.mark.parametrize("given", ["max_mis_run:=50", "max_miss_run=50", "precision:=int8"])
+def test_what_is_no_parameter_of_the_node_with_a_value_is_refused(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--bundle", "b", "--source", "two_rooms", "--out", "o", "--param", given])
+    said = capsys.readouterr().err
+    assert "max_miss_run, " in said and said.rstrip().endswith(f"got {given}")
 
 
 def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jepa_ros.world_model_parameters import PARAMETERS
 from jepa_runtime.commands.arguments import frame_size, positive
+
+# ROS takes any other for granted.
+_KNOWN = tuple(parameter.name for parameter in PARAMETERS)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,8 +71,10 @@ def node_parameters(options: argparse.Namespace) -> dict[str, Any]:
 def _parameter(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition(":=")
     try:
-        if separator:
+        if separator and name in _KNOWN:
             return name, json.loads(value)
     except json.JSONDecodeError:
         pass
-    raise argparse.ArgumentTypeError(f"must read NAME:=VALUE with a value in JSON, got {text}")
+    raise argparse.ArgumentTypeError(
+        f"must read NAME:=VALUE with a value in JSON and NAME one of {', '.join(_KNOWN)}, got {text}"
+    )
