@@ -94,10 +94,15 @@ def test_started_with_a_bundle_that_cannot_be_served_the_node_ends_and_says_why(
     assert "nothing" in ros_graph.log("world_model").read_text()
 
 
-def test_a_parameter_out_of_range_at_the_start_ends_the_node_with_the_reason(ros_graph, toy_bundle):
-    ros_graph.start("world_model", {"bundle": toy_bundle, "deadline_ms": -1.0})
+# ROS takes an empty list of a YAML file for no value.
+@pytest.mark.parametrize(("name", "value"), [("deadline_ms", -1.0), ("cpu_affinity", []), ("cameras", [])])
+def test_a_parameter_that_is_unfit_at_the_start_ends_the_node_with_the_reason(
+    ros_graph, toy_bundle, name, value
+):
+    ros_graph.start("world_model", {"bundle": toy_bundle, name: value})
     assert ros_graph.exit_code("world_model") == 1
-    assert "deadline_ms" in ros_graph.log("world_model").read_text()
+    said = ros_graph.log("world_model").read_text()
+    assert name in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -63,6 +63,8 @@ class Parameter:
 
     def refusal(self, value: Any) -> str:
         """Why ``value`` cannot be taken; empty if it can."""
+        if value is None:
+            return f"{self.name} has no value, or an empty list: leave it out for its default"
         if self.choices and value not in self.choices:
             return f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}"
         if isinstance(value, float) and not math.isfinite(value):
