@@ -131,6 +131,12 @@ def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still
     assert "no futures" in diagnostics[-1].status[0].message
 
 
+def test_a_camera_for_the_planner_that_is_no_relative_topic_ends_it_with_the_reason(ros_graph):
+    ros_graph.start("planner", {"camera": "/front/image_raw"})
+    assert ros_graph.exit_code("planner") == 1
+    assert "parameter camera: '/front/image_raw' is not a relative" in ros_graph.log("planner").read_text()
+
+
 def test_the_planner_drives_by_the_camera_that_it_is_given(ros_graph):
     ros_graph.start("planner", {"camera": "front/image_raw"})
     for topic in ("futures", "surprise"):

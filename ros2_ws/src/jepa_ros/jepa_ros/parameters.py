@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+
+from jepa_runtime.errors import JepaRuntimeError
+
+_RELATIVE_TOPIC = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
 
 Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 
@@ -119,3 +124,16 @@ def declare(
 def values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Any]:
     """The present values by name."""
     return {parameter.name: node.get_parameter(parameter.name).value for parameter in parameters}
+
+
+def require_relative(topic: str, parameter: str) -> None:
+    """Check a topic that a parameter names.
+
+    Raises:
+        JepaRuntimeError: it is not a relative name.
+    """
+    if not _RELATIVE_TOPIC.fullmatch(topic):
+        raise JepaRuntimeError(
+            f"parameter {parameter}: {topic!r} is not a relative topic name such as front/image_raw; remap it"
+            " to reach another namespace"
+        )

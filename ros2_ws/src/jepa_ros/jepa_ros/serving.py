@@ -3,7 +3,6 @@ diagnostics and the report."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import numpy as np
 from jepa_ros.diagnostics import Health, Level, Limits, Verdict, judge
 from jepa_ros.images import ImageReader
 from jepa_ros.outputs import FuturesWriter
+from jepa_ros.parameters import require_relative
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.stage_times import StageClock
 from jepa_ros.trust import figures_of
@@ -23,7 +23,6 @@ from jepa_runtime.pipeline import STAGES, Result, Stats
 
 _TIMES = np.dtype([(stage, np.float32) for stage in STAGES])
 _NEVER = float("inf")
-_RELATIVE_TOPIC = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
 
 
 class Watch:
@@ -173,11 +172,7 @@ def cameras_of(topics: Sequence[str]) -> dict[str, Camera]:
             f"parameter cameras must name at least one topic, each once, got {list(topics)}"
         )
     for topic in topics:
-        if not _RELATIVE_TOPIC.fullmatch(topic):
-            raise JepaRuntimeError(
-                f"parameter cameras: {topic!r} is not a relative topic name such as front/image_raw; remap it"
-                " to reach another namespace"
-            )
+        require_relative(topic, "cameras")
     return {topic: Camera(topic, alone=len(topics) == 1) for topic in topics}
 
 

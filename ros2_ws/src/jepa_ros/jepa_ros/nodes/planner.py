@@ -27,7 +27,7 @@ from jepa_ros.conversions import fill, from_time
 from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.driving import Commands
 from jepa_ros.guarding import Guard
-from jepa_ros.parameters import declare, values
+from jepa_ros.parameters import declare, require_relative, values
 from jepa_ros.piloting import Driver, Pilot
 from jepa_ros.planner_parameters import PARAMETERS
 from jepa_ros.reach_action import ReachAction
@@ -52,6 +52,8 @@ class PlannerNode(Node):
         self.failure = ""
         declare(self, PARAMETERS)
         self._values = values(self, PARAMETERS)
+        if self._values["camera"]:
+            require_relative(self._values["camera"], "camera")
         guard = Guard(surprised_after=self._values["surprised_after"], clock=time.monotonic)
         self._pilot = Pilot(guard, timeout_s=self._values["futures_timeout_s"], clock=time.monotonic)
         # Goals come and go on threads of their own.
