@@ -294,6 +294,9 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordingError, match="cannot be written"):
         McapRecorder(tmp_path / "file" / "run.mcap")
+    with pytest.raises(RecordingError, match="is a folder: name a file in it"):
+        McapRecorder(tmp_path)
+    assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
     with pytest.raises(RecordingError, match="nav_msgs/msg/Nothing is unknown"):
         build("nav_msgs/msg/Nothing", {})
     with pytest.raises(RecordingError, match="has the fields linear, angular; given were x"):

@@ -208,6 +208,8 @@ def refuse_to_replace(out: Path, *read: Path) -> None:
 
 
 def _refuse_existing(path: Path) -> None:
+    if path.is_dir():
+        raise RecordingError(f"{path}: is a folder: name a file in it")
     if path.exists():
         raise RecordingError(
             f"{path}: exists: a recording is not replaced: name another file, or remove that one first"
