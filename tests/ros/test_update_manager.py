@@ -268,3 +268,13 @@ def test_a_robot_that_was_not_set_up_is_told(ros_graph: Any, root: str) -> None:
     told = ros_graph.log("update_manager").read_text()
     assert ("parameter root is empty" if not root else "/nowhere/config.json: cannot be read") in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("parameter", ["world_model", "image_topic", "action_topic"])
+def test_what_is_no_name_is_told_at_the_start(ros_graph: Any, parameter: str, tmp_path: Path) -> None:
+    ros_graph.start("update_manager", {"root": tmp_path, parameter: "a b"})
+    assert ros_graph.exit_code("update_manager") == 1
+    assert (
+        f"error: parameter {parameter}: 'a b': Invalid topic name: "
+        in ros_graph.log("update_manager").read_text()
+    )

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.validate_topic_name import validate_topic_name
 
 from jepa_runtime.errors import JepaRuntimeError
 
@@ -124,6 +126,20 @@ def declare(
 def values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Any]:
     """The present values by name."""
     return {parameter.name: node.get_parameter(parameter.name).value for parameter in parameters}
+
+
+def require_name(name: str, parameter: str) -> None:
+    """Check the name of a topic or a node that a parameter gives.
+
+    Raises:
+        JepaRuntimeError: it is none.
+    """
+    try:
+        validate_topic_name(name)
+    except InvalidTopicNameException as error:
+        # Below the reason it draws where the name is wrong.
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise JepaRuntimeError(f"parameter {parameter}: {name!r}: {reason}") from error
 
 
 def require_relative(topic: str, parameter: str) -> None:

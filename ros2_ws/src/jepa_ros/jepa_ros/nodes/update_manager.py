@@ -24,7 +24,7 @@ from std_msgs.msg import Bool
 
 from jepa_ros import outputs, qos
 from jepa_ros.diagnostics import Level, Verdict
-from jepa_ros.parameters import declare, values
+from jepa_ros.parameters import declare, require_name, values
 from jepa_ros.spin import every, run
 from jepa_ros.updating import messages
 from jepa_ros.updating.doors import Doors
@@ -56,6 +56,9 @@ class UpdateManagerNode(Node):
         chosen = self._chosen = values(self, PARAMETERS)
         if not chosen["root"]:
             raise JepaRuntimeError("parameter root is empty: set it to the folder of a robot")
+        for parameter in ("world_model", "image_topic", "action_topic"):
+            if chosen[parameter] or parameter == "world_model":
+                require_name(chosen[parameter], parameter)
         self._root = Path(chosen["root"]).absolute()
         self._settings = config.load(self._root / robot.CONFIG)
         self._kept = state.load(self._root / robot.STATE)
