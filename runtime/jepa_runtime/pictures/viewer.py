@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from jepa_runtime.pictures.paint import futures_image
 from jepa_runtime.pictures.tiles import tile
 
 TIMELINE = "time"
+# Where rerun's viewer listens unless it is told otherwise.
+_PORT = 9876
 _BEST, _WORST, _CAME = (26, 127, 75), (185, 58, 10), (36, 99, 201)
 _FAINT, _KNOWN = (190, 196, 205), (150, 160, 172)
 
@@ -40,7 +43,9 @@ class Viewer:
         self._atlas: Atlas | None = None
         try:
             if save is None:
-                self._stream.spawn()
+                rerun.spawn(port=_PORT, connect=False, recording=self._stream)
+                _check_listening()
+                self._stream.connect_grpc(f"rerun+http://127.0.0.1:{_PORT}/proxy")
             else:
                 save.parent.mkdir(parents=True, exist_ok=True)
                 self._stream.save(save)
@@ -110,6 +115,17 @@ class Viewer:
     def _log(self, name: str, what: Any, stamp_ns: int) -> None:
         self._stream.set_time(TIMELINE, timestamp=np.datetime64(stamp_ns, "ns"))
         self._stream.log(name, what)
+
+
+def _check_listening() -> None:
+    """Check that the viewer is there: whoever logs for one that never was waits without end."""
+    try:
+        socket.create_connection(("127.0.0.1", _PORT), timeout=1).close()
+    except OSError as error:
+        raise RecordingError(
+            "it did not start, as on a machine without a screen: write a file with --save FILE.rrd, and open "
+            "that where there is one"
+        ) from error
 
 
 def _upwards(places: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from jepa_runtime.cli import main
 from jepa_runtime.errors import RecordingError
+from jepa_runtime.pictures import viewer
 from jepa_runtime.pictures.viewer import Viewer
 from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.sources.base import Frame
@@ -43,6 +45,18 @@ def test_without_rerun_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setitem(sys.modules, "rerun", None)
     with pytest.raises(RecordingError, match=r"pip install 'jepa-edge\[rerun\]'"):
         Viewer(tmp_path / "run.rrd")
+
+
+def test_a_viewer_that_does_not_start_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rerun = pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(viewer, "_PORT", taken.getsockname()[1])
+        monkeypatch.setattr(rerun, "spawn", lambda **_: None)
+        assert main(["view", str(runs.write_run(tmp_path / "run.mcap", error=0.1))]) == 1
+    assert "did not start" in (said := capsys.readouterr().err) and "--save" in said
 
 
 @pytest.mark.parametrize(
