@@ -14,6 +14,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
+from tests.bundles import make_bundle
 
 
 @pytest.fixture
@@ -110,6 +111,18 @@ def test_info_shows_what_the_bundle_is(toy_bundle: Path, capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     for word in ("toy 1.2.3", "linear.x", "m/s", "Apache-2.0", "32 x 32", "2 tokens x 8", "8 x 4 steps"):
         assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("graph", "without"), [("step", "the predictor"), ("energy", "mean squared difference")]
+)
+def test_info_tells_what_a_graph_that_is_not_there_is_replaced_by(
+    graph: str, without: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bundle(tmp_path / "toy", energy=False)
+    assert main(["info", str(tmp_path / "toy")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if f" {graph} " in line]
+    assert f"none: {without} " in line
 
 
 def test_info_as_json_holds_the_manifest(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

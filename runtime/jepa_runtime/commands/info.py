@@ -13,6 +13,9 @@ from rich.text import Text
 
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
 
+# What does the work of a graph that a bundle may lack.
+_WITHOUT: dict[Role, str] = {"step": "none: the predictor", "energy": "none: mean squared difference"}
+
 
 def add_parser(subparsers: Any) -> None:
     """Add ``info`` to the subcommands of ``jepa-runtime``."""
@@ -77,10 +80,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
 
 def _variants(manifest: Manifest, role: Role) -> str:
     variants = manifest.graphs.of(role)
-    return (
-        ", ".join(f"{entry.precision} for {entry.target}" for entry in variants)
-        or "none: mean squared difference"
-    )
+    return ", ".join(f"{entry.precision} for {entry.target}" for entry in variants) or _WITHOUT[role]
 
 
 def _size(manifest: Manifest) -> int:
