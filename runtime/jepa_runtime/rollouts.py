@@ -72,7 +72,8 @@ class Rollouts:
         latents: Floats,
         history_actions: NDArray[np.floating] | None,
     ) -> None:
-        if not np.isfinite(actions).all():
+        before = 0 if history_actions is None else history_actions
+        if not (np.isfinite(actions).all() and np.isfinite(before).all()):
             raise ValueError("actions must be finite, got NaN or infinity")
         if latents.shape not in (self._history, self._latent):
             raise ValueError(
@@ -85,7 +86,7 @@ class Rollouts:
             )
         inputs["history_latents"][0] = latents
         if self._history_actions[0]:
-            inputs["history_actions"][0] = 0 if history_actions is None else history_actions
+            inputs["history_actions"][0] = before
         buffer = inputs["actions"]
         if actions.shape == buffer.shape:
             buffer[:] = actions

@@ -82,6 +82,7 @@ class WorldModel:
         self._latent_shape = manifest.io.latent.tokens, manifest.io.latent.dim
         self._rollouts = Rollouts(manifest)
         self._error_bounds = np.asarray(manifest.error_bounds, np.float32)
+        # A view on what the encoder left: callers may change what they were given.
         self._last: Floats | None = None
 
     @classmethod
@@ -169,7 +170,7 @@ class WorldModel:
         if self._sessions is None:
             return
         sessions = self._open_here()
-        self._sessions = self._scaler = None
+        self._sessions = self._scaler = self._last = None
         sessions.close()
         self._backend.close()
 
@@ -191,11 +192,12 @@ class WorldModel:
         if not self._is_scaled(frame):
             fit(frame, session.inputs["frame"][0])
         fitted = time.perf_counter()
-        latent: Floats = session.run()["latent"][0].copy()
+        self._last = None
+        self._last = session.run()["latent"][0]
+        latent: Floats = self._last.copy()
         self.timings["preprocess"] = (fitted - began) * 1e3
         self.timings["encode"] = (time.perf_counter() - fitted) * 1e3
         self._note_device_time("encode", session)
-        self._last = latent
         return latent
 
     def predict(
@@ -220,10 +222,10 @@ class WorldModel:
             Futures of those actions.
 
         Raises:
-            ValueError: a shape is another, a number is not finite, or nothing was encoded yet.
+            ValueError: a shape is another, an action is not finite, or nothing was encoded yet.
         """
         sessions = self._open_here()
-        chosen = np.asarray(actions, np.float32)
+        chosen = np.array(actions, np.float32)
         horizon, size = self.manifest.horizon, self.manifest.action_size
         if (
             chosen.ndim != 3
@@ -244,8 +246,7 @@ class WorldModel:
         self.timings["predict"] = (time.perf_counter() - began) * 1e3
         self._note_device_time("predict", session)
         energies = None if goal is None else self._energies(session, futures, goal)
-        own = chosen.copy() if chosen is actions else chosen
-        return Futures(futures, own, energies, self._error_bounds[: chosen.shape[1]].copy())
+        return Futures(futures, chosen, energies, self._error_bounds[: chosen.shape[1]].copy())
 
     def follow(self, asked: Sequence[Asked]) -> list[Floats]:
         """What each history leads to under actions of its own, of up to H steps; see
@@ -327,7 +328,7 @@ class WorldModel:
             arrived: [T, D] that came.
 
         Raises:
-            ValueError: a shape is another, or a number is not finite.
+            ValueError: a shape is another, or an action is not finite.
         """
         session = self._open_here().predict_one
         size = self.manifest.action_size

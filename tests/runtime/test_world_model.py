@@ -87,6 +87,9 @@ def test_futures_start_from_the_frame_encoded_last(model: WorldModel, golden: Go
     model.encode(golden.frames[0])
     model.encode(golden.frames[1])
     implied = model.predict(golden.actions).latents
+    # What the caller was given is its own.
+    model.encode(golden.frames[1])[:] = 0
+    assert np.array_equal(implied, model.predict(golden.actions).latents)
     assert np.array_equal(
         implied, model.predict(golden.actions, latents=model.encode(golden.frames[1])).latents
     )
@@ -177,6 +180,8 @@ def test_a_longer_history_counts_and_so_do_the_actions_in_it(long_history: Path)
             model.predict(golden.actions, latents=history, history_actions=np.ones((2, ACTIONS)))
         with pytest.raises(ValueError, match=r"latents must be \[2, 2, 8\] or \[2, 8\]"):
             model.predict(golden.actions, latents=golden.latents[:3])
+        with pytest.raises(ValueError, match="actions must be finite"):
+            model.predict(golden.actions, latents=history, history_actions=np.full((1, ACTIONS), np.nan))
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
