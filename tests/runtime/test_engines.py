@@ -289,6 +289,15 @@ def test_a_folder_that_cannot_be_written_is_told(
         create_backend("tensorrt", options).load(encoder, FRAME)
 
 
+def test_a_folder_that_cannot_be_looked_at_is_told(
+    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
+) -> None:
+    # As one of another account's that is closed to this one; a name that is too long is so for root too.
+    options = BackendOptions(cache_dir=tmp_path / ("x" * 256))
+    with pytest.raises(BackendError, match=r"x: cannot be read: File name too long: build it"):
+        create_backend("tensorrt", options).load(encoder, FRAME)
+
+
 def test_in_the_folder_of_another_account_nothing_is_built(
     tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,11 +95,13 @@ class EngineStore:
         reasons = []
         for folder in self.folders:
             about = folder / f"{key.digest}{_ABOUT}"
-            if about.exists():
-                try:
+            try:
+                if about.exists():
                     return _engine(about, key)
-                except BackendError as error:
-                    reasons.append(str(error))
+            except BackendError as error:
+                reasons.append(str(error))
+            except OSError as error:
+                reasons.append(f"{folder}: cannot be read: {error.strerror}")
         raise BackendError("; ".join(reasons) or self._why_none(key))
 
     @contextmanager

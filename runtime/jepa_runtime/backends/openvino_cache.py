@@ -20,14 +20,14 @@ def checked(folder: Path) -> bool:
     """Remove from ``folder`` every compiled model that is not as it was when :func:`sealed` saw it.
 
     Returns:
-        Whether what is left may be used; not where something else could not be removed.
+        Whether what is left may be used; not where it cannot be looked at, or something else not removed.
 
     Raises:
         BackendError: it is no folder.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BackendError(f"{folder}: is no folder: give --cache-dir a folder, or none")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise BackendError(f"{folder}: is no folder: give --cache-dir a folder, or none")
         for blob in folder.glob(f"*{_BLOB}"):
             if _noted(blob) != _sha256(blob):
                 blob.unlink(missing_ok=True)
