@@ -107,8 +107,12 @@ def service(context: Context, device: str, name: str) -> tuple[str, ...]:
     )
 
 
-def install(context: Context, what: str) -> str:
-    """The command that installs a Python package, named for a shell, where it was looked for."""
+def install(context: Context, what: str, under: str = "") -> str:
+    """The command that installs a Python package, named for a shell, where it was looked for.
+
+    Args:
+        under: what comes before it, behind sudo.
+    """
     facts = context.system.facts
     sudo = "sudo " if facts.needs_root_to_install() else ""
-    return f"{sudo}{facts.program('python3')} -m pip install --upgrade {what}"
+    return f"{sudo}{under}{facts.program('python3')} -m pip install --upgrade {what}"

@@ -222,7 +222,8 @@ JETSON = (
     Fault(
         "no PyCUDA",
         "engine.pycuda",
-        "jepa-edge[jetson]",
+        "sudo env PATH=/usr/local/cuda/bin:$PATH /opt/jepa-edge/bin/python3 -m pip install --upgrade "
+        "'pycuda>=2024.1'",
         _remove(f"{PYTHON}/pycuda-2025.1.2.dist-info"),
         "error",
     ),

@@ -9,6 +9,8 @@ from jepa_runtime.errors import UnknownError
 
 # As pyproject.toml has them; a test holds it.
 OPENVINO, PYCUDA = (2025, 0), (2024, 1)
+# For pip. Not our own package with its extras: no index has it, and the first step that fails ends a script.
+_OPENVINO, _PYCUDA = "openvino>={}.{}".format(*OPENVINO), "pycuda>={}.{}".format(*PYCUDA)
 # One artefact serves all of these (strongly typed networks, precision written into the graph).
 _TENSORRT, _TENSORRT_TOO_NEW = (10, 3), (12, 0)
 _TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
@@ -40,13 +42,14 @@ def _installed(context: Context, name: str, least: tuple[int, int], remedy: tupl
 
 
 def _openvino(context: Context) -> Verdict:
-    return _installed(context, "openvino", OPENVINO, (install(context, "jepa-edge"),))
+    return _installed(context, "openvino", OPENVINO, (install(context, f"'{_OPENVINO}'"),))
 
 
 def _pycuda(context: Context) -> Verdict:
     remedy = (
         "# it is built as it is installed, with the CUDA toolkit: sudo apt-get install nvidia-jetpack",
-        install(context, "'jepa-edge[jetson]'"),
+        # It looks for the toolkit beside nvcc.
+        install(context, f"'{_PYCUDA}'", "env PATH=/usr/local/cuda/bin:$PATH "),
     )
     return _installed(context, "pycuda", PYCUDA, remedy)
 
@@ -94,7 +97,7 @@ CHECKS = (
         "engine.openvino",
         "OpenVINO 2025.0 or later is installed",
         "Python's metadata",
-        "`pip install --upgrade jepa-edge`",
+        f"`pip install --upgrade '{_OPENVINO}'`",
         _openvino,
     ),
     Check(
@@ -109,7 +112,7 @@ CHECKS = (
         "engine.pycuda",
         "PyCUDA 2024.1 or later is installed",
         "Python's metadata",
-        "`pip install --upgrade 'jepa-edge[jetson]'`",
+        f"`pip install --upgrade '{_PYCUDA}'`",
         _pycuda,
         _uses_tensorrt,
     ),
