@@ -10,7 +10,7 @@ from jepa_runtime.errors import UnknownError
 
 # From <linux/capability.h>: who has them is above the limits.
 _CAPABILITIES = {"CAP_IPC_LOCK": 14, "CAP_SYS_NICE": 23}
-# A node with a ViT-S model has been measured at 403 MB (README.md).
+# A node with a ViT-S model has been measured at 415 MB (README.md).
 _LOCKED_BYTES = 512 << 20
 # Shows what adjtimex(2) tells.
 _SHOW_CLOCK = "timedatectl show --property NTPSynchronized"
