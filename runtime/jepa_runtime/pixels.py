@@ -13,29 +13,26 @@ class Encoding:
 
     Attributes:
         pixel_bytes: bytes from one pixel to the next.
-        channels: which byte of a pixel is its red, green and blue; where ``paired``, which byte of two pixels
-            is the first one's luma, their U and their V (the second one's luma comes two bytes later).
         paired: two pixels share their colour (YUV 4:2:2, BT.601, limited range).
     """
 
     pixel_bytes: int
-    channels: tuple[int, int, int]
     paired: bool = False
 
 
-_UYVY, _YUYV = Encoding(2, (1, 0, 2), paired=True), Encoding(2, (0, 1, 3), paired=True)
+_YUV422 = Encoding(2, paired=True)
 
 # By their ROS names (sensor_msgs/image_encodings).
 ENCODINGS = {
-    "rgb8": Encoding(3, (0, 1, 2)),
-    "bgr8": Encoding(3, (2, 1, 0)),
-    "rgba8": Encoding(4, (0, 1, 2)),
-    "bgra8": Encoding(4, (2, 1, 0)),
-    "mono8": Encoding(1, (0, 0, 0)),
-    "yuv422": _UYVY,
-    "uyvy": _UYVY,
-    "yuv422_yuy2": _YUYV,
-    "yuyv": _YUYV,
+    "rgb8": Encoding(3),
+    "bgr8": Encoding(3),
+    "rgba8": Encoding(4),
+    "bgra8": Encoding(4),
+    "mono8": Encoding(1),
+    "yuv422": _YUV422,
+    "uyvy": _YUV422,
+    "yuv422_yuy2": _YUV422,
+    "yuyv": _YUV422,
 }
 
 

@@ -1,4 +1,4 @@
-"""The kernels compile for Jetsons without a warning, to the same bytes each time; what cannot be is told."""
+"""The kernel compiles for Jetsons without a warning, to the same bytes each time; what cannot be is told."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import kernels
 from jepa_export.targets.kernels import Build, Usage, build, choose, describe, find_nvcc, usages
-from jepa_runtime.backends.kernels import ENTRY_POINTS, find_fatbin, source
+from jepa_runtime.backends.kernels import ENTRY_POINT, find_fatbin, source
 
 # What ptxas 13.0 printed of a kernel that was made to spill.
 SAID = """ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function 'paired_to_uint8' for 'sm_87'
-ptxas info    : Function properties for paired_to_uint8
+ptxas info    : Compiling entry function 'scale' for 'sm_87'
+ptxas info    : Function properties for scale
     24 bytes stack frame, 32 bytes spill stores, 28 bytes spill loads
 ptxas info    : Used 16 registers, used 0 barriers, 24 bytes cumulative stack size, 448 bytes cmem[0]
-ptxas info    : Compiling entry function 'interleaved_to_uint8' for 'sm_110'
-ptxas info    : Function properties for interleaved_to_uint8
+ptxas info    : Compiling entry function 'scale' for 'sm_110'
+ptxas info    : Function properties for scale
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 48 registers, used 0 barriers
 """
@@ -46,8 +46,8 @@ def stand_in(folder: Path, script: str) -> Path:
     return program
 
 
-def test_every_kernel_is_compiled_for_orin_without_spilling(made: Build) -> None:
-    assert {usage.entry for usage in made.usages if usage.architecture == "sm_87"} == set(ENTRY_POINTS)
+def test_the_kernel_is_compiled_for_orin_without_spilling(made: Build) -> None:
+    assert {usage.entry for usage in made.usages if usage.architecture == "sm_87"} == {ENTRY_POINT}
     assert all(usage.spilled_bytes == 0 for usage in made.usages)
 
 
@@ -96,8 +96,8 @@ def test_a_compiler_too_old_for_any_of_them_is_refused() -> None:
 
 def test_what_ptxas_says_is_read() -> None:
     assert usages(SAID) == (
-        Usage(entry="paired_to_uint8", architecture="sm_87", registers=16, spilled_bytes=32),
-        Usage(entry="interleaved_to_uint8", architecture="sm_110", registers=48, spilled_bytes=0),
+        Usage(entry="scale", architecture="sm_87", registers=16, spilled_bytes=32),
+        Usage(entry="scale", architecture="sm_110", registers=48, spilled_bytes=0),
     )
 
 

@@ -1,8 +1,8 @@
 // Runs a CUDA kernel on a CPU, thread after thread: an emulation, for what a kernel computes and which bytes it
 // touches. It says nothing of a device. Compiled with the sanitizers, which end it at the first byte out of bounds.
 //
-// Reads jobs from standard input: the entry point's number, grid and block (7 int32), the bytes of the argument, of
-// the image and of the tensor (3 int64), the argument, the image. Answers each with the tensor.
+// Reads jobs from standard input: grid and block (6 int32), the bytes of the argument, of the image and of the frame
+// (3 int64), the argument, the image. Answers each with the frame.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -23,10 +23,10 @@ using std::min;
 #include SOURCE
 
 struct Head {
-  int32_t entry, grid[3], block[3];
+  int32_t grid[3], block[3];
 };
 struct Sizes {
-  int64_t argument, image, tensor;
+  int64_t argument, image, frame;
 };
 
 static void read(void* into, size_t bytes) {
@@ -34,8 +34,6 @@ static void read(void* into, size_t bytes) {
 }
 
 int main() {
-  void (*const entry_points[])(Job) = {interleaved_to_uint8, interleaved_to_float32, paired_to_uint8,
-                                       paired_to_float32};
   for (;;) {
     Head head;
     Sizes sizes;
@@ -48,16 +46,16 @@ int main() {
     }
     read(&job, sizeof job);
     // Exactly as large as they are said to be: what lies beside them is poisoned.
-    std::vector<unsigned char> image(sizes.image), tensor(sizes.tensor, 0xA5);
+    std::vector<unsigned char> image(sizes.image), frame(sizes.frame, 0xA5);
     read(image.data(), image.size());
     job.image = image.data();
-    job.tensor = tensor.data();
+    job.frame = frame.data();
     blockDim = {unsigned(head.block[0]), unsigned(head.block[1]), unsigned(head.block[2])};
     for (blockIdx.y = 0; blockIdx.y < unsigned(head.grid[1]); ++blockIdx.y)
       for (blockIdx.x = 0; blockIdx.x < unsigned(head.grid[0]); ++blockIdx.x)
         for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
-          for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) entry_points[head.entry](job);
-    std::fwrite(tensor.data(), 1, tensor.size(), stdout);
+          for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) scale(job);
+    std::fwrite(frame.data(), 1, frame.size(), stdout);
     std::fflush(stdout);
   }
 }

@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from jepa_runtime.backends.kernels import ENTRY_POINTS, ImageTensor, Launch, Normalisation, launch
+from jepa_runtime.backends.kernels import Launch, launch
 from jepa_runtime.backends.kernels.fatbin import PACKAGE
-from jepa_runtime.imaging import fit, to_rgb
-from jepa_runtime.pixels import RawLayout
+from jepa_runtime.imaging import Image, fit
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def oracle(data: bytes, layout: RawLayout, tensor: ImageTensor) -> NDArray[Any]:
-    """The tensor as the CPU makes it."""
-    levels = np.empty((tensor.height, tensor.width, 3), np.uint8)
-    fit(to_rgb(data, layout.encoding, layout.width, layout.height, layout.step), levels)
-    made: NDArray[Any] = levels
-    if (given := tensor.normalisation) is not None:
-        made = ((levels / 255 - np.array(given.mean)) / np.array(given.std)).astype(np.float32)
-    return (made.transpose(2, 0, 1) if tensor.channels_first else made)[None]
+Size = tuple[int, int]
 
 
-def levels_apart(found: NDArray[Any], expected: NDArray[Any], tensor: ImageTensor) -> float:
-    """The largest difference of two tensors, in levels of the image."""
-    apart = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-    if tensor.normalisation is not None:
-        std = np.array(tensor.normalisation.std) * 255
-        apart *= std[:, None, None] if tensor.channels_first else std
-    return float(apart.max())
+def oracle(image: Image, size: Size) -> Image:
+    """The image in another size (height, width), as the CPU makes it."""
+    made = np.empty((*size, 3), np.uint8)
+    fit(image, made)
+    return made
 
 
-def random_image(layout: RawLayout, seed: int) -> bytes:
+def levels_apart(found: Image, expected: Image) -> int:
+    """The largest difference of two images."""
+    return int(np.abs(found.astype(int) - expected.astype(int)).max())
+
+
+def random_image(size: Size, seed: int) -> Image:
     """Noise, in which each pixel counts."""
-    return np.random.default_rng(seed).bytes(layout.needed_bytes)
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
 def compile_emulation(folder: Path) -> Path:
@@ -61,15 +51,15 @@ class Emulation:
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
-    def run(self, described: Launch, data: bytes, tensor: ImageTensor) -> NDArray[Any]:
-        """What the launch leaves in the tensor.
+    def run(self, described: Launch, data: bytes, room: Size) -> Image:
+        """What the launch leaves in an image of size ``room``, from ``data`` in the place of an image.
 
         Raises:
             AssertionError: the kernel touched what is not its own; with what the sanitizer said.
         """
         (argument,) = described.arguments
-        made = np.empty(tensor.shape, tensor.dtype)
-        head = np.array([ENTRY_POINTS.index(described.entry), *described.grid, *described.block], np.int32)
+        made = np.empty((*room, 3), np.uint8)
+        head = np.array([*described.grid, *described.block], np.int32)
         sizes = np.array([argument.nbytes, len(data), made.nbytes], np.int64)
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(head.tobytes() + sizes.tobytes() + argument.tobytes() + data)
@@ -77,11 +67,11 @@ class Emulation:
         answer = self._process.stdout.read(made.nbytes)
         if len(answer) != made.nbytes:
             raise AssertionError(self._process.communicate()[1].decode())
-        return np.frombuffer(answer, made.dtype).reshape(made.shape)
+        return np.frombuffer(answer, np.uint8).reshape(made.shape)
 
-    def prepare(self, data: bytes, layout: RawLayout, tensor: ImageTensor) -> NDArray[Any]:
-        """The tensor of an image."""
-        return self.run(launch(layout, 0, tensor, 0), data, tensor)
+    def scaled(self, image: Image, size: Size) -> Image:
+        """The image in another size."""
+        return self.run(launch(0, image.shape[:2], 0, size), image.tobytes(), size)
 
     def close(self) -> None:
         """End the process."""

@@ -18,10 +18,9 @@ import pytest
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import BackendOptions, cuda, tensorrt
 from jepa_runtime.backends.cuda import Cuda, CudaBuffer
-from jepa_runtime.backends.kernels import ImageTensor, launch
+from jepa_runtime.backends.kernels import launch
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError
-from jepa_runtime.pixels import RawLayout
 from jepa_runtime.verification import golden_parity
 from tests.runtime.simulated_gpu import BY_STREAM
 from tests.runtime.simulated_tensorrt import SimulatedTensorRT
@@ -170,10 +169,8 @@ def test_another_thread_may_do_anything_while_one_records(gpu: Cuda) -> None:
 def test_kernels_are_launched_when_what_was_recorded_runs(gpu: Cuda) -> None:
     launches = ctypes.c_long.in_dll(DRIVER, "fake_launches")
     image, tensor = gpu.buffer((48, 64, 3), np.uint8), gpu.buffer((1, 32, 32, 3), np.uint8)
-    kernel = launch(
-        RawLayout("rgb8", 64, 48), image.address, ImageTensor(height=32, width=32), tensor.address
-    )
-    gpu.load_kernels(Path("any"))
+    kernel = launch(image.address, (48, 64), tensor.address, (32, 32))
+    gpu.load_kernel(Path("any"))
     recorded = gpu.record(lambda: gpu.launch(kernel))
     assert launches.value == 0
     for count in (1, 2):

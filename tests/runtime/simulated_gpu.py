@@ -97,15 +97,16 @@ class SimulatedGpu:
         device, host = self._memory[buffer.address], buffer.host
         self.enqueue(lambda: np.copyto(host, device))
 
-    def load_kernels(self, path: Path) -> None:
+    def load_kernel(self, path: Path) -> None:
         assert path.name == fatbin_name()
 
     def launch(self, kernel: Launch) -> None:
         """Scale as the CPU does, whose results those of the kernel are within one level of."""
         (job,) = kernel.arguments
-        image, tensor = self.at(int(job["image"])), self.at(int(job["tensor"]))
-        assert kernel.entry == "interleaved_to_uint8" and int(job["step"]) == image.shape[1] * 3
-        self.enqueue(lambda: fit(image, tensor[0]))
+        image, frame = self.at(int(job["image"])), self.at(int(job["frame"]))
+        assert (job["height"] * job["factor"], job["width"] * job["factor"]) == image.shape[:2]
+        assert (job["out_height"], job["out_width"]) == frame.shape[1:3]
+        self.enqueue(lambda: fit(image, frame[0]))
 
     def record(self, work: Work) -> Work:
         self._check()

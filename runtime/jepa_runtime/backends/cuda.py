@@ -20,7 +20,7 @@ import pycuda.driver as driver
 
 from jepa_runtime.backends.base import Array, Shape
 from jepa_runtime.backends.gpu import Buffer, Work
-from jepa_runtime.backends.kernels import ENTRY_POINTS, Launch
+from jepa_runtime.backends.kernels import ENTRY_POINT, Launch
 from jepa_runtime.errors import BackendError
 
 # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do with CUDA meanwhile is their own affair.
@@ -114,7 +114,7 @@ class Cuda:
             self.multiprocessors = int(device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT))
             number = driver.get_driver_version()
             self.driver = f"{number // 1000}.{number % 1000 // 10}"
-            self._kernels: dict[str, Any] = {}
+            self._kernel: Any = None
             self._graphs = _Graphs()
             self._stream: Any = None
             self._began: Any = None
@@ -160,18 +160,15 @@ class Cuda:
         with _told("a copy from the GPU failed"):
             driver.memcpy_dtoh_async(buffer.host, buffer.address, self._stream)
 
-    def load_kernels(self, path: Path) -> None:
+    def load_kernel(self, path: Path) -> None:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
         with _told(f"{path} cannot be loaded"):
-            module = driver.module_from_file(str(path))
-            self._kernels = {entry: module.get_function(entry) for entry in ENTRY_POINTS}
+            self._kernel = driver.module_from_file(str(path)).get_function(ENTRY_POINT)
 
     def launch(self, kernel: Launch) -> None:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
-        with _told(f"{kernel.entry} cannot be launched"):
-            self._kernels[kernel.entry](
-                *kernel.arguments, grid=kernel.grid, block=kernel.block, stream=self._stream
-            )
+        with _told(f"{ENTRY_POINT} cannot be launched"):
+            self._kernel(*kernel.arguments, grid=kernel.grid, block=kernel.block, stream=self._stream)
 
     def record(self, work: Work) -> Work:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
@@ -192,7 +189,7 @@ class Cuda:
         if self._stream is None:
             return
         self._stream = self._began = self._ended = None
-        self._kernels = {}
+        self._kernel = None
         with _told("the GPU cannot be left"):
             _contexts.leave()
 

@@ -64,11 +64,11 @@ class Gpu(Protocol):
     def download(self, buffer: Buffer) -> None:
         """Put a copy from GPU to host on the stream."""
 
-    def load_kernels(self, path: Path) -> None:
-        """Make the kernels of a file of ``python -m jepa_export.targets.kernels`` known."""
+    def load_kernel(self, path: Path) -> None:
+        """Make the kernel of a file of ``python -m jepa_export.targets.kernels`` known."""
 
     def launch(self, kernel: Launch) -> None:
-        """Put a kernel that is known on the stream."""
+        """Put the kernel, which is known, on the stream."""
 
     def record(self, work: Work) -> Work:
         """The same work as one CUDA graph, which costs one launch. ``work`` has run before."""

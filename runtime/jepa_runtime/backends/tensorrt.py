@@ -20,9 +20,8 @@ from jepa_runtime.backends import tensorrt_builder as builder
 from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Session, Shape
 from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folders
 from jepa_runtime.backends.gpu import Buffer, Gpu, Work
-from jepa_runtime.backends.kernels import ImageTensor, Launch, find_fatbin, launch
+from jepa_runtime.backends.kernels import Launch, find_fatbin, launch
 from jepa_runtime.errors import BackendError, FrameError
-from jepa_runtime.pixels import RawLayout
 
 _LOG = logging.getLogger(__name__)
 # Sizes of images for which memory and a graph are kept: of some cameras and of a goal.
@@ -34,7 +33,7 @@ class TensorRTSession:
     computes, and copies the outputs.
 
     Args:
-        scales: whether the GPU's kernels are loaded, so that it can bring images to the size of ``frame``.
+        scales: whether the GPU's kernel is loaded, so that it can bring images to the size of ``frame``.
         filled: inputs that are filled by others, on the GPU.
 
     Attributes:
@@ -158,12 +157,7 @@ class TensorRTSession:
         """Memory for an image of that shape, and the work that starts from there."""
         buffer = self._gpu.buffer(shape, np.uint8)
         height, width = self.inputs["frame"].shape[1:3]
-        kernel = launch(
-            RawLayout("rgb8", shape[1], shape[0]),
-            buffer.address,
-            ImageTensor(height=height, width=width),
-            self._inputs["frame"].address,
-        )
+        kernel = launch(buffer.address, shape[:2], self._inputs["frame"].address, (height, width))
         return buffer, self._recorded(partial(self._enqueue, buffer, kernel))
 
     def _enqueue(self, image: Buffer | None = None, kernel: Launch | None = None) -> None:
@@ -219,7 +213,7 @@ class TensorRTBackend:
         try:
             self._runtime = trt.Runtime(self._listener)
             self.version = f"{trt.__version__} on {self._gpu.name}"
-            self._scales = self._load_kernels(self._gpu)
+            self._scales = self._load_kernel(self._gpu)
         except BaseException:
             self.close()
             raise
@@ -263,9 +257,9 @@ class TensorRTBackend:
             gpu, self._gpu = self._gpu, None
             gpu.close()
 
-    def _load_kernels(self, gpu: Gpu) -> bool:
+    def _load_kernel(self, gpu: Gpu) -> bool:
         try:
-            gpu.load_kernels(find_fatbin())
+            gpu.load_kernel(find_fatbin())
         except BackendError as error:
             _LOG.warning("%s:%s: the CPU scales images: %s", self.engine, self.device, error)
             return False

@@ -4,14 +4,12 @@ Nothing here calls CUDA: a backend loads the file that :func:`find_fatbin` names
 :func:`launch` describes."""
 
 from jepa_runtime.backends.kernels.fatbin import FOLDERS, fatbin_name, find_fatbin, source
-from jepa_runtime.backends.kernels.preprocess import ENTRY_POINTS, ImageTensor, Launch, Normalisation, launch
+from jepa_runtime.backends.kernels.preprocess import ENTRY_POINT, Launch, launch
 
 __all__ = [
-    "ENTRY_POINTS",
+    "ENTRY_POINT",
     "FOLDERS",
-    "ImageTensor",
     "Launch",
-    "Normalisation",
     "fatbin_name",
     "find_fatbin",
     "launch",
