@@ -285,6 +285,7 @@ def test_rows_may_be_shared_out_among_threads(toy_bundle: Path, count: int) -> N
         ("openvino:AUTO", "openvino:AUTO: no such device"),
         ("onnxruntime:CUDA", "onnxruntime serves here on: CPU"),
         ("", "is unknown"),
+        ("openvino:NPU,openvino:CPU", "openvino:NPU,openvino:CPU: names several engines: name one"),
     ],
 )
 def test_what_cannot_serve_is_an_error_and_nothing_takes_its_place(engine: str, told: str) -> None:

@@ -109,6 +109,8 @@ def create_backend(engine: str, options: BackendOptions | None = None) -> Backen
         BackendError: no such engine or device, or its library is not installed; the message lists what exists
             and what to install.
     """
+    if len(alternatives(engine)) > 1:
+        raise BackendError(f"{engine}: names several engines: name one")
     name, device = name_and_device(engine)
     if name not in _ENGINES:
         raise BackendError(f"engine {engine!r} is unknown; there are: {_overview()}")
