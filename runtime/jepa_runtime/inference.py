@@ -115,6 +115,8 @@ class Inference:
         current_energy = None
         if view.goal is not None:
             current_energy = float(model.energy(latent, view.goal))
+            if not math.isfinite(current_energy):
+                raise self._gives_no_numbers("energies")
             timings["energy"] += model.timings["energy"]
         timings["total"] = (clock_ns() - submitted_ns) / 1e6
         deadline_ms = self._terms.deadline_ms
@@ -156,6 +158,8 @@ class Inference:
         )
         if not _are_finite(futures.latents):
             raise self._gives_no_numbers("futures")
+        if futures.energies is not None and not _are_finite(futures.energies):
+            raise self._gives_no_numbers("energies")
         return futures
 
     def with_surprise(self, result: Result) -> Result:
@@ -279,7 +283,8 @@ class Inference:
         self.model.close()
 
     def _gives_no_numbers(self, what: str) -> BackendError:
-        """Nothing is surprising to who compares with NaN: such a frame must not pass for a good one."""
+        """Nothing is surprising, and no plan better than another, to who compares with NaN: such a frame must
+        not pass for a good one."""
         model = self.model
         return BackendError(
             f"{model.engine}:{model.device} ({model.precision}) gives {what} that are not finite: serve "

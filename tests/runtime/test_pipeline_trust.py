@@ -167,7 +167,7 @@ def test_what_cannot_be_promised_is_refused(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("what", ["latents", "futures", "surprises"])
+@pytest.mark.parametrize("what", ["latents", "futures", "surprises", "energies", "present energies"])
 def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprising(
     what: str, number: float
 ) -> None:
@@ -183,17 +183,24 @@ def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprisi
         def predict(self, *args: Any, latents: NDArray[np.float32], **given: Any) -> Futures:
             futures = super().predict(*args, latents=latents, **given)
             self.spoil(futures.latents, seen=latents.mean(), of="futures")
+            if futures.energies is not None:
+                self.spoil(futures.energies, seen=latents.mean(), of="energies")
             return futures
+
+        def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
+            found = np.array(super().energy(latents, goal))
+            return self.spoil(found, seen=latents.mean(), of="present energies")
 
         def surprise(self, *known: Any) -> float:
             found = np.array(super().surprise(*known))
             return float(self.spoil(found, seen=known[-1].mean(), of="surprises"))
 
     with serve(Broken()) as served:
+        served.pipeline.set_goal(np.full((16, 16, 3), 5, np.uint8), 0)
         run(served, [1] * 20 + [9] + [1] * 20)
         assert served.pipeline.stats().failed == 1
     ((error, about),) = served.errors
-    assert f"gives {what} that are not finite" in str(error)
+    assert f"gives {what.removeprefix('present ')} that are not finite" in str(error)
     assert about is not None and about.sequence == 20
     assert len(served.results) == 40
     assert all(np.isfinite(result.surprise or 0) for result in served.results)
