@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(outcome, indent=2))
     else:
-        built = f"{len(phases.graphs)} engines built" if phases.graphs else "all engines were there"
+        built = f"engines of {len(phases.graphs)} graphs built" if phases.graphs else "all engines were there"
         console.print(f"{args.engine}, {precision}: {built}, kept in {escape(str(folder))}")
         for parity in parities:
             console.print(f"  {parity.graph}: {parity.figures}{'' if parity.ok else ' [red]FAILED[/]'}")
@@ -136,7 +136,7 @@ class _Phases:
     """The phases of a build, of which several run inside each other; silent where there is no terminal.
 
     Attributes:
-        graphs: those that were built.
+        graphs: those whose engines were built; some take one for all candidates and one for one.
     """
 
     def __init__(self, console: Console) -> None:
