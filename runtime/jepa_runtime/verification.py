@@ -68,7 +68,8 @@ class Parity:
 def golden_parity(
     bundle: Bundle, *, engine: str, precision: str | None = None, options: BackendOptions | None = None
 ) -> list[Parity]:
-    """Run the golden inputs through each graph by itself and compare with the reference outputs.
+    """Run the golden inputs through each graph by itself, in every size in which it serves, and compare with
+    the reference outputs.
 
     Args:
         bundle: trained or not.
@@ -101,16 +102,22 @@ def golden_parity(
 def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
     latents = np.stack([model.encode(frame) for frame in golden.frames])
     futures = np.stack([model.predict(golden.actions, latents=latent).latents for latent in golden.latents])
-    found = [("encoder", latents, golden.latents), ("predictor", futures, golden.futures)]
+    # One candidate has a graph of its own, or is another size of the predictor. The first may stand still.
+    steps = 1 if model.manifest.graphs.step else model.manifest.horizon
+    one, expected = golden.actions[-1:, :steps], golden.futures[:, -1:, :steps]
+    followed = np.stack([model.predict(one, latents=latent).latents for latent in golden.latents])
+    found = [("encoder", latents, golden.latents)]
     if model.manifest.graphs.step:
-        # The first candidate may be a plan that stands still.
-        steps = np.stack(
-            [model.predict(golden.actions[-1:, :1], latents=latent).latents for latent in golden.latents]
-        )
-        found.append(("step", steps, golden.futures[:, -1:, :1]))
+        found += [("predictor", futures, golden.futures), ("step", followed, expected)]
+    else:
+        every = np.concatenate([futures, followed], axis=1)
+        found.append(("predictor", every, np.concatenate([golden.futures, expected], axis=1)))
     if golden.energy is not None:
-        energies = np.stack([model.energy(latent, golden.goal[0]) for latent in golden.latents])
-        found.append(("energy", energies, golden.energy))
+        # States are judged singly, and futures together.
+        goal, twice = golden.goal[0], np.concatenate([golden.latents, golden.latents])
+        singly = np.stack([model.energy(latent, goal) for latent in golden.latents])
+        energies = np.concatenate([singly, model.energy(twice, goal)])
+        found.append(("energy", energies.reshape(3, -1), np.stack([golden.energy] * 3)))
     return found
 
 

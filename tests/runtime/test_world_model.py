@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from numpy.typing import NDArray
 
 import jepa_runtime
 from jepa_runtime import BackendError, Bundle, BundleError, FrameError, JepaRuntimeError, WorldModel
-from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends.base import BackendOptions, Session
 from jepa_runtime.bundle import Golden
+from jepa_runtime.sessions import Sessions, open_sessions
 from jepa_runtime.verification import golden_parity
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
 
@@ -247,6 +250,36 @@ def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: Golden) ->
     assert model.surprise(previous, no_actions, action, predicted + 0.5) == pytest.approx(0.5, abs=1e-5)
     with pytest.raises(ValueError, match="arrived"):
         model.surprise(previous, no_actions, action, predicted[0])
+
+
+@pytest.mark.parametrize(
+    ("session", "graph"),
+    [
+        ("encoder", "encoder"),
+        ("predictor", "predictor"),
+        ("predict_one", "predictor"),
+        ("energy", "energy"),
+        ("energy_one", "energy"),
+    ],
+)
+def test_each_size_in_which_a_graph_serves_is_held_to_the_golden_outputs(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, session: str, graph: str
+) -> None:
+    class Wrong:
+        def __init__(self, right: Session) -> None:
+            self._right = right
+            self.inputs, self.outputs, self.close = right.inputs, right.outputs, right.close
+
+        def run(self) -> dict[str, NDArray[np.float32]]:
+            return {name: np.zeros_like(output) for name, output in self._right.run().items()}
+
+    def opened(*given: Any) -> Sessions:
+        right = open_sessions(*given)
+        return replace(right, **{session: Wrong(getattr(right, session))})
+
+    monkeypatch.setattr("jepa_runtime.world_model.open_sessions", opened)
+    parities = golden_parity(Bundle.open(toy_bundle), engine="onnxruntime:CPU")
+    assert [parity.graph for parity in parities if not parity.ok] == [graph]
 
 
 def test_every_stage_is_timed(model: WorldModel, golden: Golden) -> None:
