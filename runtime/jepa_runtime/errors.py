@@ -55,6 +55,10 @@ class StorageError(UpdateError):
     """A disk is full, fails, or does not hold what was written to it."""
 
 
+class UndecidedError(UpdateError):
+    """A candidate was compared, and might have been accepted, but neither that nor the contrary was found."""
+
+
 class RefusedError(UpdateError):
     """A release is not for this robot, or did not pass its gate."""
 

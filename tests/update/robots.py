@@ -153,13 +153,13 @@ class Gate:
     Attributes:
         bad: versions that are refused, and in which part of the gate (check, probe, shadow).
         calls: the parts that were asked.
-        refusals: how often what was compared had been refused before.
+        comparisons: how often what was compared had been before.
     """
 
     def __init__(self, bad: Mapping[str, str] | None = None) -> None:
         self.bad = dict(bad or {})
         self.calls: list[str] = []
-        self.refusals: list[int] = []
+        self.comparisons: list[int] = []
 
     def check_release(self, release: Release, robot: Robot) -> None:
         check_meant(release, robot)
@@ -172,9 +172,9 @@ class Gate:
         return {"latency_p99_ms": 1.0}
 
     def shadow(
-        self, current: Path, candidate: Path, budgets: Budgets, *, refusals: int
+        self, current: Path, candidate: Path, budgets: Budgets, *, comparisons: int
     ) -> dict[str, Any] | None:
-        self.refusals.append(refusals)
+        self.comparisons.append(comparisons)
         self._judge("shadow", candidate)
         return None
 

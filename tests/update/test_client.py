@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.errors import SpentError, StorageError, TrustError, UpdateError
+from jepa_runtime.errors import SpentError, StorageError, TrustError, UndecidedError, UpdateError
 from jepa_runtime.update import operator, provision, state
 from jepa_runtime.update.fetch import Limits, Progress
 from jepa_runtime.update.release import Delta
@@ -75,14 +75,25 @@ def test_what_does_not_pass_the_gate_never_serves_and_is_left_alone_for_a_while(
     assert site.update().result == "updated"
 
 
-def test_a_comparison_is_told_how_often_its_candidate_was_refused_before(
-    site: Site, bundles: list[Bundle]
+def test_a_comparison_is_told_how_often_its_candidate_was_compared_before(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.repository.publish(bundles[1], 2)
     site.gate.bad = {"2.0.0": "shadow"}
-    for _ in range(3):
+    for _ in range(2):
         site.update(again=True)
-    assert site.gate.refusals == [0, 1, 2]
+    ends = iter((UndecidedError("the bag ends"), KeyboardInterrupt()))
+
+    def judge(part: str, _: Path) -> None:
+        if part == "shadow":
+            raise next(ends)
+
+    monkeypatch.setattr(site.gate, "_judge", judge)
+    with pytest.raises(KeyboardInterrupt):
+        site.update(again=True)
+    monkeypatch.undo()
+    site.update(again=True)
+    assert site.gate.comparisons == [0, 1, 2, 3, 4]
 
 
 def test_a_refused_release_is_tried_at_once_if_asked_for(site: Site, bundles: list[Bundle]) -> None:

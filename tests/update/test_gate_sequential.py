@@ -169,8 +169,8 @@ def test_blocks_that_are_alike_count_for_fewer() -> None:
     assert half_width(alike, ALPHA) > 1.3 * half_width(fresh, ALPHA) * alike.std() / fresh.std()
 
 
-def test_however_often_a_refused_candidate_is_compared_again_the_chance_to_err_is_bounded() -> None:
-    alphas = [alpha_after(refusals) for refusals in range(10_000)]
+def test_however_often_a_candidate_is_compared_again_the_chance_to_err_is_bounded() -> None:
+    alphas = [alpha_after(tests) for tests in range(10_000)]
     assert alphas[0] == sequential.ALPHA and sum(alphas[1:]) <= sequential.ALPHA
     assert alphas[1:] == sorted(alphas[1:], reverse=True)
     assert PairedTest(alpha_accept=alphas[-1]).verdict is Verdict.CONTINUE

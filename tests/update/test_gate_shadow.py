@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import RefusedError, SourceError, UpdateError
+from jepa_runtime.errors import RefusedError, SourceError, UndecidedError, UpdateError
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.update import robot
@@ -154,16 +154,15 @@ def test_the_gate_compares_models_on_the_source_that_the_robot_names(two_rooms_b
     heard: list[None] = []
     named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
     gate = robot.LocalGate(named, lambda: heard.append(None))
-    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0)
+    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0)
     assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
     with pytest.raises(RefusedError, match=r"at most 0\.5 times that is allowed"):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=0.5), refusals=0)
-    assert (
-        robot.LocalGate(settings()).shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0) is None
-    )
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=0.5), comparisons=0)
+    nowhere = robot.LocalGate(settings())
+    assert nowhere.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0) is None
 
 
-def test_what_was_refused_has_to_be_shown_better_each_time(
+def test_what_was_compared_before_has_to_be_shown_better_each_time(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tests: list[PairedTest] = []
@@ -176,8 +175,8 @@ def test_what_was_refused_has_to_be_shown_better_each_time(
 
     monkeypatch.setattr(shadow, "run", run)
     gate = robot.LocalGate(settings(), frames=Still)
-    for refusals in range(4):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=refusals)
+    for comparisons in range(4):
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=comparisons)
     highs = [test.summary().high for test in tests]
     assert len(highs) == 4 and highs == sorted(set(highs))
 
@@ -199,7 +198,7 @@ def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
     named = settings(model_id="two_rooms", shadow="/nowhere")
     gate = robot.LocalGate(named, frames=lambda: source, compared=told.append)
     began = time.monotonic()
-    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0)
+    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0)
     assert end is not None and source.closed
     assert 2 <= len(told) <= (time.monotonic() - began) / 0.2 + 1
     frames = [report.frames for report in told]
@@ -208,10 +207,35 @@ def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
     assert told[-1].verdict is Verdict.ACCEPT
 
 
+@pytest.mark.parametrize(
+    ("frames", "fails", "error"),
+    [(1199, False, UpdateError), (1201, False, UndecidedError), (1201, True, UndecidedError)],
+)
+def test_a_comparison_that_ends_too_early_counts_once_its_test_has_looked(
+    two_rooms_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frames: int,
+    fails: bool,
+    error: type[UpdateError],
+) -> None:
+    def run(_: object, __: object, ___: object, test: PairedTest, **____: object) -> ShadowReport:
+        for number in range(frames):
+            test.add(0.2, 0.2 + 0.02 * (number // 60 % 2))
+        if fails:
+            raise SourceError("the camera is gone")
+        return ShadowReport(test.verdict, "too few frames", test.summary(), frames, frames, frames)
+
+    monkeypatch.setattr(shadow, "run", run)
+    gate = robot.LocalGate(settings(), frames=Still)
+    with pytest.raises(UpdateError) as raised:
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=1.05), comparisons=0)
+    assert type(raised.value) is error
+
+
 def test_a_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
     gate = robot.LocalGate(settings(model_id="two_rooms"), frames=Still)
     with pytest.raises(UpdateError, match="still: nothing moved on any of"):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), refusals=0)
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0)
 
 
 class Counter(FakeModel):

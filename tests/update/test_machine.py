@@ -241,7 +241,10 @@ def test_a_download_may_be_stopped_as_often_as_somebody_asks_for_it() -> None:
 def test_an_update_that_is_dropped_ends_at_once_without_a_fault_of_its_release(phase: Phase) -> None:
     state = at(phase, attempts={phase: 1}, waits=3, approved=NEW)
     ended = follow(state, Dropped("not on a Friday"), NOW)
-    assert ended == replace(before_update(), result="unchanged", reason="not on a Friday")
+    cut_off = {NEW: 1} if phase is Phase.SHADOW else {}
+    assert ended == replace(
+        before_update(), result="unchanged", reason="not on a Friday", comparisons=cut_off
+    )
 
 
 def test_what_may_be_dropped_is_all_before_the_switch() -> None:
@@ -321,6 +324,24 @@ def test_a_commit_forgets_that_the_release_was_refused_and_remembers_what_was_go
     state = follow(at(Phase.COMMIT, refused=refused, alarm="old"), Done(), NOW)
     assert state.good == installed(NEW, 2) and state.previous == installed()
     assert (state.refused, state.alarm, state.result) == ({}, "", "updated")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "stopped", "counted"),
+    [
+        (Refused("worse"), False, 1),
+        (Done(), False, 1),
+        (Interrupted(), False, 1),
+        (Interrupted(), True, 1),
+        (Failed("no camera"), False, 0),
+    ],
+)
+def test_a_comparison_that_may_have_erred_counts_until_its_release_is_committed_to(
+    outcome: Outcome, stopped: bool, counted: int
+) -> None:
+    state = follow(at(Phase.SHADOW, stopped=stopped, comparisons={OLD: 4, NEW: 2}), outcome, NOW)
+    assert state.comparisons == {OLD: 4, NEW: 2 + counted}
+    assert follow(replace(state, phase=Phase.COMMIT), Done(), NOW).comparisons == {OLD: 4}
 
 
 def test_what_serves_makes_way_and_is_not_wanted_again() -> None:

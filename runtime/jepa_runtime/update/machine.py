@@ -171,6 +171,16 @@ def found(state: State, channel: str, release: Release) -> State:
     return replace(known, attempts={}, waits=0, transitions=0)
 
 
+def compared(state: State) -> State:
+    """The release in work was compared once more."""
+    key = _sha256(None if state.work is None else state.work.installed)
+    if key is None:
+        return state
+    others = [(name, times) for name, times in state.comparisons.items() if name != key]
+    once_more = (key, state.comparisons.get(key, 0) + 1)
+    return replace(state, comparisons=dict([*others, once_more][-_MAX_REFUSED:]))
+
+
 def follow(state: State, outcome: Outcome, now: datetime) -> State:
     """The state after ``outcome`` of the phase in which ``state`` is.
 
@@ -179,6 +189,9 @@ def follow(state: State, outcome: Outcome, now: datetime) -> State:
             takes a clock.
     """
     now = max(now, state.signed_at or now)
+    if state.phase is Phase.SHADOW and not isinstance(outcome, Failed):
+        # Also of one that was cut off nobody knows what it would have said.
+        state = compared(state)
     after = _follow(state, outcome, now)
     over = after.transitions > BUDGET and state.phase in _BEFORE_SLOT + _BEFORE_SWITCH + _SWITCHED
     if over and after.phase is not _GIVEN_UP[state.phase]:
@@ -260,7 +273,7 @@ def _gained(state: State) -> State:
         case Phase.ROLLBACK:
             return replace(state, current=state.good, alarm="")
         case Phase.COMMIT:
-            wanted = {sha: told for sha, told in state.refused.items() if sha != _sha256(candidate)}
+            key = _sha256(candidate)
             return replace(
                 state,
                 result="updated",
@@ -268,7 +281,8 @@ def _gained(state: State) -> State:
                 alarm="",
                 good=candidate,
                 previous=state.good,
-                refused=wanted,
+                refused={sha: told for sha, told in state.refused.items() if sha != key},
+                comparisons={sha: times for sha, times in state.comparisons.items() if sha != key},
             )
         case _:
             return state

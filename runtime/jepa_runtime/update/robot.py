@@ -11,7 +11,7 @@ from typing import Any
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import RefusedError, UpdateError
+from jepa_runtime.errors import JepaRuntimeError, RefusedError, UndecidedError, UpdateError
 from jepa_runtime.sources.base import Source as Frames
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.update import audit, config, durable, state
@@ -109,32 +109,38 @@ class LocalGate:
         }
 
     def shadow(
-        self, current: Path, candidate: Path, budgets: Budgets, *, refusals: int
+        self, current: Path, candidate: Path, budgets: Budgets, *, comparisons: int
     ) -> dict[str, Any] | None:
         """See :func:`jepa_runtime.update.gate.shadow.run`.
 
         Raises:
             RefusedError: the candidate is not as good as what serves.
-            UpdateError: the source gave too few frames to tell.
+            UndecidedError: the frames ended, or something failed, after the test had looked.
+            JepaRuntimeError: the same, before.
         """
         if self._frames is None or budgets.max_error_ratio is None:
             return None
         test = shadow.PairedTest(
-            margin=budgets.max_error_ratio - 1, alpha_accept=sequential.alpha_after(refusals)
+            margin=budgets.max_error_ratio - 1, alpha_accept=sequential.alpha_after(comparisons)
         )
-        with closing(self._frames()) as source:
-            report = shadow.run(
-                lambda: self._open(current),
-                lambda: self._open(candidate),
-                source,
-                test,
-                alive=self._alive,
-                compared=self._compared,
-            )
+        try:
+            with closing(self._frames()) as source:
+                report = shadow.run(
+                    lambda: self._open(current),
+                    lambda: self._open(candidate),
+                    source,
+                    test,
+                    alive=self._alive,
+                    compared=self._compared,
+                )
+            if report.verdict is shadow.Verdict.CONTINUE:
+                raise UpdateError(f"{source.name}: {report.reason}")
+        except JepaRuntimeError as error:
+            if test.has_looked:
+                raise UndecidedError(str(error)) from error
+            raise
         if report.verdict is shadow.Verdict.REFUSE:
             raise RefusedError(f"{candidate}: {report.reason}")
-        if report.verdict is shadow.Verdict.CONTINUE:
-            raise UpdateError(f"{source.name}: {report.reason}")
         return {"reason": report.reason, "frames": report.frames, "moving": report.moving}
 
     def _open(self, folder: Path) -> WorldModel:

@@ -127,6 +127,7 @@ class State:
         versions: the highest version seen of each signed role; signed_at: the latest signature seen.
         release_seqs: the highest seen of each ``channel/model``.
         refused: by the SHA-256 of the manifest.
+        comparisons: in which it might have been accepted by chance, by the SHA-256 of the manifest.
         checked_at: when the repository was last asked with success.
     """
 
@@ -152,6 +153,7 @@ class State:
     signed_at: AwareDatetime | None = None
     release_seqs: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, Refusal] = field(default_factory=dict)
+    comparisons: Mapping[str, int] = field(default_factory=dict)
     checked_at: AwareDatetime | None = None
 
     @property

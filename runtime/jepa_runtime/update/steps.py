@@ -16,6 +16,7 @@ from jepa_runtime.errors import (
     SpentError,
     StorageError,
     TrustError,
+    UndecidedError,
 )
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Download, Files
@@ -31,6 +32,7 @@ from jepa_runtime.update.machine import (
     Refused,
     Unhealthy,
     blocks,
+    compared,
     found,
 )
 from jepa_runtime.update.release import (
@@ -122,6 +124,8 @@ class Steps:
         except TrustError as error:
             # The next look at the repository may find it in order; this one need not be repeated for it.
             return state, Refused(str(error)) if state.phase is Phase.CHECK else Failed(str(error))
+        except UndecidedError as error:
+            return compared(state), Failed(str(error))
         except SpentError as error:
             return state, Dropped(str(error), failed=True)
         except JepaRuntimeError as error:
@@ -228,12 +232,12 @@ class Steps:
             self.note("not compared", reason=f"what serves is damaged: {harm}")
             return state, Done()
         current = self.store.folder(state.current.manifest_sha256)
-        candidate, refusal = release.manifest_sha256, state.refused.get(release.manifest_sha256)
+        candidate = release.manifest_sha256
         told = self.gate.shadow(
             current,
             self.store.folder(candidate),
             release.budgets,
-            refusals=0 if refusal is None else refusal.times,
+            comparisons=state.comparisons.get(candidate, 0),
         )
         if told is None:
             self.note("not compared", reason="config.json names no source of frames (shadow)")

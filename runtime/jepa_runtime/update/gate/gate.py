@@ -26,11 +26,14 @@ class Gate(Protocol):
         ...
 
     def shadow(
-        self, current: Path, candidate: Path, budgets: Budgets, *, refusals: int
+        self, current: Path, candidate: Path, budgets: Budgets, *, comparisons: int
     ) -> Mapping[str, Any] | None:
         """How it predicts beside what serves; None: this robot has nothing to compare them on.
 
         Args:
-            refusals: how often it was refused before.
+            comparisons: how often it was compared before.
+
+        Raises:
+            UndecidedError: it might have passed by chance, and that counts as a comparison.
         """
         ...

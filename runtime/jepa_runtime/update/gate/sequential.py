@@ -22,8 +22,9 @@ differences (Waudby-Smith & Ramdas 2024) need no such assumption, but win no mor
 and so take ln(1 / alpha) / (margin x error) blocks at best: minutes for what this decides in seconds.
 The price: a fault rarer than once in ``min_frames`` frames may not have been seen when it accepts.
 
-Tries. A refused candidate may be compared again, for months; each test has a chance to err, so those that
-follow a refusal have smaller and smaller ones (:func:`alpha_after`).
+Tries. A candidate may be compared again, for months: it was refused, or the frames ended before it was
+decided. Each test that has looked had a chance to err, so later ones have smaller and smaller ones
+(:func:`alpha_after`).
 """
 
 from __future__ import annotations
@@ -89,11 +90,11 @@ def score(error: float, change: float) -> float:
     return error / (error + change) if error + change else 0.5
 
 
-def alpha_after(refusals: int) -> float:
-    """How often a test of what was refused so often may accept it if it is too bad: the first test one in a
+def alpha_after(tests: int) -> float:
+    """How often a test of what was tested so often may accept it if it is too bad: the first test one in a
     hundred times, all others together as often.
     """
-    return ALPHA / (refusals * (refusals + 1)) if refusals else ALPHA
+    return ALPHA / (tests * (tests + 1)) if tests else ALPHA
 
 
 class PairedTest:
@@ -165,6 +166,11 @@ class PairedTest:
         if self.verdict is Verdict.CONTINUE and self._frames >= self._max:
             self._decide(Verdict.REFUSE, UNSHOWN)
         return self.verdict
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether there were frames enough for a verdict."""
+        return self._frames >= self._min
 
     def refuse(self, reason: str) -> Verdict:
         """Whatever was shown, the candidate is not to serve."""
