@@ -190,7 +190,7 @@ def _power() -> list[str]:
     rows = _read("benchmarks/results/gate_power.json")["rows"]
     lines = [
         f"The same test on made-up scores, {rows[0]['runs']} runs each (`benchmarks/gate_power.py`). What is",
-        "as bad as is just allowed may be accepted in one of a hundred, and once it was refused, in one",
+        "as bad as is just allowed may be accepted in one of a hundred first comparisons, and in one",
         "more by all comparisons that follow. Correlation: of neighbouring frames;",
         "at 0.998 they stay alike for longer than a block of the test, and it errs more often than stated.",
         "",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -13,6 +14,8 @@ from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES, SCHEMA_VERSION, Man
 from jepa_runtime.errors import BundleError
 
 _MAX_PROBLEMS = 5
+# Of a model, and of a dataclass.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
@@ -60,13 +63,19 @@ def parse_json(data: bytes, where: str) -> Any:
         raise BundleError(f"{where}: not strict JSON: {error}") from error
 
 
-def describe(error: ValidationError) -> str:
-    """What is wrong with which fields, in one line."""
+def describe(error: ValidationError, unknown: Callable[[tuple[str | int, ...]], str] | None = None) -> str:
+    """What is wrong with which fields, in one line.
+
+    Args:
+        unknown: says of a field that there is none, given where it stands.
+    """
     problems = []
     found = error.errors(include_url=False, include_input=False, include_context=False)
     for problem in found[:_MAX_PROBLEMS]:
         place = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
+        if unknown is not None and problem["type"] in _UNKNOWN:
+            message = unknown(problem["loc"])
         problems.append(f"{_shorten(place, quote=False)}: {message}" if place else message)
     more = len(found) - len(problems)
     return "; ".join(problems) + (f"; and {more} more" if more > 0 else "")

@@ -4,6 +4,8 @@ writes and people edit.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +22,7 @@ from jepa_runtime.update.hawkbit.settings import Hawkbit
 # Without a sign of life for so long, an update counts as hung; above every pause and limit of a step.
 HANG_S = 900.0
 _MAX_CONFIG_BYTES = 1 << 20
+_PAGE = "docs/update-config.md"
 _Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -98,7 +101,18 @@ def load(path: Path) -> Config:
     except UpdateError as error:
         raise UpdateError(f"{path}: fetch: {error}") from error
     except ValidationError as error:
-        raise UpdateError(f"{path}: {describe(error)}") from error
+        raise UpdateError(f"{path}: {describe(error, _no_such_field)}: see {_PAGE}") from error
+
+
+def _no_such_field(place: tuple[str | int, ...]) -> str:
+    """What to write instead of a field that there is not."""
+    *group, name = (str(part) for part in place)
+    parts = {"fetch": Limits, "probe": ProbeLimits, "hawkbit": Hawkbit}
+    names = [*signature(parts[group[0]] if group else Config).parameters]
+    meant = [".".join([*group, close]) for close in get_close_matches(name, names, n=2)]
+    if meant:
+        return f"there is no such field: is {' or '.join(meant)} meant?"
+    return f"there is no such field, but {', '.join(names)}"
 
 
 def save(path: Path, config: Config) -> None:
