@@ -295,11 +295,16 @@ def test_a_revoked_release_stays_revoked(repo: Path, toy_bundle: Path, tmp_path:
     assert release is not None and (release.release_seq, release.revoked) == (4, (2,))
 
 
-def test_the_latest_release_and_one_that_never_was_cannot_be_revoked(repo: Path, first: Bundle) -> None:
+def test_the_latest_version_and_a_release_that_never_was_cannot_be_revoked(
+    repo: Path, first: Bundle, second: Bundle
+) -> None:
     publish(opened(repo), first, STABLE)
-    with pytest.raises(JepaExportError, match="is the latest of channel stable"):
-        revoke(opened(repo), "stable", MODEL, 1)
-    with pytest.raises(JepaExportError, match="no release 7 of toy: there are 1"):
+    publish(opened(repo), second, STABLE)
+    downgrade(opened(repo), "stable", MODEL, "1.2.3")
+    for seq in (1, 3):
+        with pytest.raises(JepaExportError, match=rf"release {seq} of toy is 1\.2\.3, the latest of channel"):
+            revoke(opened(repo), "stable", MODEL, seq)
+    with pytest.raises(JepaExportError, match="no release 7 of toy: there are 1, 2, 3"):
         revoke(opened(repo), "stable", MODEL, 7)
 
 

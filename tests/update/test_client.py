@@ -208,6 +208,18 @@ def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles:
     assert site.update().result == "updated" and site.version == "3.0.0"
 
 
+def test_what_is_offered_is_not_revoked_under_a_number_that_it_had_before(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    for seq, bundle in enumerate((bundles[1], bundles[2]), 2):
+        site.repository.publish(bundle, seq)
+        assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 5, revoked=(3,))
+    kept = site.update()
+    assert (kept.result, kept.alarm, kept.refused, site.version) == ("unchanged", "", {}, "3.0.0")
+    assert kept.current is not None and kept.current.release_seq == 5
+
+
 def test_a_model_that_came_with_the_robot_is_revoked_by_what_it_is(site: Site, bundles: list[Bundle]) -> None:
     """It does not know under which number it was released."""
     gone = {"revoked": (1,), "revoked_manifests": (bundles[0].sha256,)}

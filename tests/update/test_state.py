@@ -39,6 +39,7 @@ FULL = State(
         "1" * 64: Refusal(reason="slow", times=2, not_before=NOW),
         "2" * 64: Refusal(reason="revoked", times=1, not_before=None),
     },
+    comparisons={"1" * 64: 3},
     checked_at=NOW,
 )
 

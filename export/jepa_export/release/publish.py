@@ -175,19 +175,20 @@ def revoke(repository: Repository, channel: str, model_id: str, release_seq: int
     """Let no robot run a release any more; those that do go back to what they know to be good.
 
     Raises:
-        JepaExportError: there is no such release, it is the latest, or too few keys are at hand.
+        JepaExportError: there is no such release, its version is the latest, or too few keys are at hand.
         StorageError: it cannot be written.
     """
     release = _must_have(repository, channel, model_id)
-    known = {seq for seqs in history(repository, channel, model_id).values() for seq in seqs}
+    versions = history(repository, channel, model_id)
+    known = {seq for seqs in versions.values() for seq in seqs}
     if release_seq not in known:
         raise JepaExportError(
             f"channel {channel} has no release {release_seq} of {model_id}: there are {_numbers(known)}"
         )
-    if release_seq == release.release_seq:
+    if release_seq in versions[release.version]:
         raise JepaExportError(
-            f"release {release_seq} of {model_id} is the latest of channel {channel}: publish another or "
-            "downgrade first, then revoke it"
+            f"release {release_seq} of {model_id} is {release.version}, the latest of channel {channel}: "
+            "publish another or downgrade first, then revoke it"
         )
     revoked = sorted({*release.revoked, release_seq})
     return _point(repository, channel, release.model_dump(mode="json") | {"revoked": revoked})

@@ -87,10 +87,11 @@ class Work:
         )
 
     def revokes(self, installed: Installed | None) -> bool:
-        """Whether the release says that no robot is to run this one any more."""
-        if installed is None:
-            return False
+        """Whether the release says that no robot is to run this one any more, which it never says of its own
+        bytes, whatever number they had before."""
         release = self.release
+        if installed is None or installed.manifest_sha256 == release.manifest_sha256:
+            return False
         same = (installed.channel, installed.model_id) == (self.channel, release.model_id)
         return same and (
             installed.release_seq in release.revoked or installed.manifest_sha256 in release.revoked_manifests
