@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,32 @@ def test_a_set_up_that_makes_no_sense_is_told(
     assert fleet.run("apply") == 1
     error = capfd.readouterr().err
     assert reason in error and "config.json" in error
+
+
+def test_a_reason_that_is_no_utf_8_keeps_nobody_from_going_back(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 0
+    assert fleet.run("apply", "--from", os.fsdecode(b"/media/\xfc")) == 1
+    assert fleet.run("rollback", "--reason", os.fsdecode(b"it grips at \xfcber 9 N")) == 0
+    assert fleet.version == "1.0.0"
+    capfd.readouterr()
+    assert fleet.run("status", "--json") == 0
+    assert "it grips at ?ber 9 N" in capfd.readouterr().out
+    assert fleet.run("verify") == 0
+
+
+def test_a_repository_in_a_folder_is_found_from_elsewhere(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fleet.repository.folder)
+    fleet.root = tmp_path / "another"
+    assert fleet.provision("--repository", ".", "--targets", "targets") == 0
+    monkeypatch.chdir("/")
+    assert fleet.run("check") == 1, "nothing is published"
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("check") == 0
 
 
 def test_rollback_pin_and_unpin(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:

@@ -56,8 +56,8 @@ def _provision(args: argparse.Namespace) -> int:
         raise UpdateError(f"{args.root}: to set it up, give {', '.join(missing)} as well")
     try:
         settings = Config(
-            repository=args.repository,
-            targets=args.targets,
+            repository=_address(args.repository),
+            targets=None if args.targets is None else _address(args.targets),
             channel=args.channel,
             model_id=args.model,
             device_id=args.device_id or socket.gethostname(),
@@ -73,6 +73,11 @@ def _provision(args: argparse.Namespace) -> int:
         raise UpdateError(f"{args.trusted_root}: cannot be read: {error.strerror}") from error
     kept = provision.provision(args.root, settings, trusted_root, bundle=args.bundle)
     return _tell(args, kept, f"{args.root} is set up; {args.root / robot.CONFIG} may be edited.")
+
+
+def _address(given: str) -> str:
+    """A folder from its root on: who updates later, a service, works in another one."""
+    return given if given.startswith(("http://", "https://")) else str(Path(given).absolute())
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -142,7 +142,8 @@ class Audit:
         self._next = None
         at = self._now().isoformat(timespec="milliseconds")
         fields = {"n": n, "at": at, "before": before, "event": event, "facts": facts}
-        line = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        # A name that is no UTF-8 is to keep nobody from going back.
+        line = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
         is_new = not self._path.exists()
         with self._path.open("ab") as file:
             file.write(line)

@@ -188,7 +188,7 @@ def follow(state: State, outcome: Outcome, now: datetime) -> State:
         now: when refusals begin to count, if it is not before the latest signature seen; no other decision
             takes a clock.
     """
-    now = max(now, state.signed_at or now)
+    now, outcome = max(now, state.signed_at or now), _as_text(outcome)
     if state.phase is Phase.SHADOW and not isinstance(outcome, Failed):
         # Also of one that was cut off nobody knows what it would have said.
         state = compared(state)
@@ -250,6 +250,14 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             if state.stopped:
                 return replace(state, stopped=False, transitions=0, phase=_RESUMED.get(phase, phase))
             return _attempted(state, f"it was interrupted in {phase}", _RESUMED, now)
+
+
+def _as_text(outcome: Outcome) -> Outcome:
+    """Its reason without bytes that are no UTF-8 (a folder's name, a terminal's umlaut): no state that holds
+    them could be read."""
+    if isinstance(outcome, Done | Interrupted):
+        return outcome
+    return replace(outcome, reason=outcome.reason.encode("utf-8", "replace").decode())
 
 
 def _attempted(state: State, reason: str, then: Mapping[Phase, Phase], now: datetime) -> State:
