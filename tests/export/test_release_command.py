@@ -14,8 +14,10 @@ import pytest
 from jepa_export import cli
 from jepa_export.cli import main
 from jepa_export.release.check import check
+from jepa_export.release.keys import KeyRing
 from jepa_export.release.publish import Terms, publish
 from jepa_export.release.repository import utc_now
+from jepa_export.release.roles import Policy, init
 from jepa_runtime.bundle import Bundle, seal
 from tests.export.releases import WEIGHTS, Client, new_repository, opened, variant
 
@@ -181,6 +183,23 @@ def test_check_tells_when_something_has_expired(
     assert run("check", published) == 1
     said = capsys.readouterr().err
     assert "timestamp.json is expired: sign it anew with jepa-export release resign" in said
+
+
+@pytest.mark.parametrize(("days", "expired"), [(170, None), (190, "targets"), (370, "root, targets")])
+def test_who_publishes_what_no_robot_takes_is_told(
+    toy_bundle: Path, tmp_path: Path, capsys: Output, days: int, expired: str | None
+) -> None:
+    repo, keys = tmp_path / "repo", KeyRing(tmp_path / "repo.keys")
+    began = utc_now() - timedelta(days=days)
+    init(repo, keys, channels=["stable"], policy=Policy(), externals={}, now=lambda: began)
+    of_toy = ("--channel", "stable", "--model", "toy")
+    assert run("publish", repo, toy_bundle, "--channel", "stable") == (expired is not None)
+    assert run("rollout", repo, *of_toy, "--percent", 100) == (expired is not None)
+    shown = capsys.readouterr()
+    assert "toy 1.2.3 is release 1" in shown.out
+    assert (f"no robot takes it: {expired} expired: sign that anew" in shown.err) == (expired is not None)
+    assert run("resign", repo) == 0
+    assert run("rollout", repo, *of_toy, "--percent", 100) == 0
 
 
 def test_check_refuses_metadata_that_was_exchanged(published: Path, capsys: Output) -> None:

@@ -176,6 +176,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     if release.deltas:
         size = sum(delta.bytes for delta in release.deltas) / 1e3
         _say(f"deltas from earlier releases: {len(release.deltas)}, {size:.1f} kB")
+    _check_reach(repository)
     return 0
 
 
@@ -187,6 +188,7 @@ def _rollout(arguments: argparse.Namespace) -> int:
             repository, arguments.channel, arguments.model, arguments.percent, shrink=arguments.shrink
         )
     _tell(arguments.channel, release)
+    _check_reach(repository)
     return 0
 
 
@@ -197,6 +199,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
         release = revoke(repository, arguments.channel, arguments.model, arguments.release_seq)
     revoked = ", ".join(map(str, release.revoked))
     _say(f"revoked releases of {release.model_id} in {arguments.channel}: {revoked}")
+    _check_reach(repository)
     return 0
 
 
@@ -208,6 +211,7 @@ def _downgrade(arguments: argparse.Namespace) -> int:
             repository, arguments.channel, arguments.model, arguments.version, percent=arguments.percent
         )
     _tell(arguments.channel, release)
+    _check_reach(repository)
     return 0
 
 
@@ -325,6 +329,17 @@ def _tell(channel: str, release: Release) -> None:
         f"{release.model_id} {release.version} is release {release.release_seq} of channel {channel}, "
         f"for {release.rollout.percent:g} % of the robots ({', '.join(release.hardware_ids)})"
     )
+
+
+def _check_reach(repository: Repository) -> None:
+    """Raises JepaExportError if no robot takes what was just signed."""
+    from jepa_export.errors import JepaExportError
+
+    if repository.expired:
+        raise JepaExportError(
+            f"{repository.folder}: this is signed and written, but no robot takes it: "
+            f"{', '.join(repository.expired)} expired: sign that anew with jepa-export release resign"
+        )
 
 
 def _say(text: str, style: str | None = None) -> None:

@@ -161,6 +161,11 @@ class Repository:
         """The names of the channels."""
         return sorted(role.removeprefix(_PREFIX) for role in _delegated(self.targets))
 
+    @property
+    def expired(self) -> list[str]:
+        """The roles without which robots take nothing that have expired."""
+        return [role for role in sorted(self.root.roles) if self.signed[role].expires <= self.now()]
+
     def channel(self, name: str) -> Targets:
         """What a channel lists.
 
