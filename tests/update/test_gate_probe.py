@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -103,6 +104,13 @@ def test_a_sound_bundle_is_measured(report: ProbeReport) -> None:
     assert report.peak_memory_mb > 20
     assert [parity.graph for parity in report.parity] == ["encoder", "predictor", "energy"]
     assert all(parity.ok for parity in report.parity)
+
+
+def test_a_disk_that_takes_nothing_is_no_fault_of_a_model(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert probe(toy_bundle, budgets=ANYTHING, limits=LIMITS).latency_p99_ms > 0
 
 
 def test_the_callers_own_process_keeps_its_priority_and_opens_nothing(toy_bundle: Path) -> None:

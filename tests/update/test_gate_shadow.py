@@ -120,6 +120,17 @@ def test_frames_without_actions_are_told_apart_from_frames_without_motion(two_ro
     )
 
 
+def test_a_camera_that_tells_no_actions_is_not_watched_for_ever(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "_BLIND_FRAMES", 100)
+    report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True, frames=10**9))
+    assert (report.verdict, report.frames) == (Verdict.CONTINUE, 100)
+    assert "name a source that tells both" in report.reason
+    known = compare(two_rooms_bundle, two_rooms_bundle, Still(frames=200))
+    assert known.frames == 200, "it stands, and may drive any moment"
+
+
 def test_commands_of_another_robot_are_told(two_rooms_bundle: Path) -> None:
     with pytest.raises(UpdateError, match=r"still: gives 3 numbers as its command, .* linear.x, linear.y: n"):
         compare(two_rooms_bundle, two_rooms_bundle, Still(numbers=3))

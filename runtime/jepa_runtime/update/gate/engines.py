@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from jepa_runtime.backends.select import takes_building
 from jepa_runtime.errors import RefusedError, UpdateError
-from jepa_runtime.update.gate.probe import tail
+from jepa_runtime.update.gate.probe import in_memory, tail
 
 COMMAND = (sys.executable, "-P", "-c", "from jepa_runtime.cli import main; raise SystemExit(main())")
 _POLL_S = 0.2
@@ -50,7 +49,7 @@ def build(
     if precision is not None:
         asked += ["--precision", precision]
     ends = time.monotonic() + wall_s
-    with tempfile.TemporaryFile() as log:
+    with in_memory() as log:
         try:
             child = subprocess.Popen(
                 ["nice", "-n", "19", *COMMAND, *asked],

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -103,7 +102,7 @@ def probe(
         "folder": str(folder), "engine": engine, "precision": precision, "limits": asdict(limits),
         "parent": os.getpid(),
     }  # fmt: skip
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as log:
+    with in_memory() as answer, in_memory() as log:
         try:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", CHILD, json.dumps(told)],
@@ -127,6 +126,11 @@ def probe(
         report = judge(str(folder), status, answer.read(MAX_ANSWER_BYTES), tail(log), limits)
     check_budgets(str(folder), report, budgets)
     return report
+
+
+def in_memory() -> IO[bytes]:
+    """A file for what a child writes: that a disk is full is no fault of a model."""
+    return os.fdopen(os.memfd_create("jepa"), "w+b")
 
 
 def tail(log: IO[bytes]) -> bytes:

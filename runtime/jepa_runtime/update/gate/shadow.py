@@ -34,6 +34,8 @@ from jepa_runtime.world_model import WorldModel
 __all__ = ["PairedTest", "Shadow", "ShadowReport", "Verdict", "run"]
 
 _TELL_S = 1.0
+# Of a source that never tells what was executed, such as a camera, so many frames are enough.
+_BLIND_FRAMES = 18_000
 _FAR, _FAST = 120, 0.9
 
 
@@ -42,7 +44,8 @@ class ShadowReport:
     """What came of it.
 
     Attributes:
-        verdict: CONTINUE if the frames ended, or were ended, before there was one.
+        verdict: CONTINUE if the frames ended, or were ended, before there was one, or would never lead to
+            one.
         reason: in one sentence.
         summary: of the test.
         frames: seen.
@@ -94,6 +97,11 @@ class Shadow:
             return self._test.refuse(UNRELATED)
         return verdict
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether so many frames could not be predicted that none will be."""
+        return not self._predicted and self._frames >= _BLIND_FRAMES
+
     def _coherent(self) -> bool:
         """Whether the candidate's latents follow what is seen about as those of what serves."""
         current, candidate = (model.coherence.share() for model in (self._current, self._candidate))
@@ -111,7 +119,8 @@ class Shadow:
         if not self._predicted:
             return (
                 f"of {self._frames} frames none could be predicted: the actions between them are unknown, or "
-                "they are further apart than the models' steps"
+                "they are further apart than the models' steps: name a source that tells both, such as "
+                "drive.mcap?action=/cmd_vel:linear.x,angular.z"
             )
         if not self._moving:
             return f"nothing moved on any of {self._predicted} frames, so nothing could be compared: drive"
@@ -221,7 +230,7 @@ def run(
                 if compared is not None and time.monotonic() - told >= _TELL_S:
                     compared(shadow.report())
                     told = time.monotonic()
-                if interrupted.is_set() or (stopping is not None and stopping.is_set()):
+                if shadow.is_blind or interrupted.is_set() or (stopping is not None and stopping.is_set()):
                     break
             report = shadow.report()
             if compared is not None:
