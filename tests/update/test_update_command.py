@@ -147,6 +147,29 @@ def test_a_reason_that_is_no_utf_8_keeps_nobody_from_going_back(
     assert fleet.run("verify") == 0
 
 
+@pytest.mark.parametrize("name", ["timestamp.json", "1.root.json", None])
+def test_a_robot_is_not_set_up_with_what_is_no_root(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str | None
+) -> None:
+    given, fleet.root = tmp_path / "given.json", tmp_path / "another"
+    given.write_bytes((fleet.repository.folder / "metadata" / name).read_bytes() if name else b"<html>")
+    if name == "1.root.json":
+        content = json.loads(given.read_bytes())
+        content["signed"]["version"] = 2
+        given.write_text(json.dumps(content))
+    assert fleet.provision("--trusted-root", str(given)) == 1
+    assert f"{given}: is no root of a repository" in capfd.readouterr().err
+    assert not fleet.root.exists()
+
+
+def test_a_repository_that_is_neither_a_web_server_nor_a_folder_is_refused(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.root = tmp_path / "another"
+    assert fleet.provision("--repository", "ftp://updates.example") == 1
+    assert "ftp://updates.example: give http://" in capfd.readouterr().err
+
+
 def test_a_repository_in_a_folder_is_found_from_elsewhere(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

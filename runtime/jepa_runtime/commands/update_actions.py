@@ -71,13 +71,22 @@ def _provision(args: argparse.Namespace) -> int:
         raise UpdateError(f"{args.root}: {describe(error)}") from error
     except OSError as error:
         raise UpdateError(f"{args.trusted_root}: cannot be read: {error.strerror}") from error
+    provision.check_root(trusted_root, str(args.trusted_root))
     kept = provision.provision(args.root, settings, trusted_root, bundle=args.bundle)
     return _tell(args, kept, f"{args.root} is set up; {args.root / robot.CONFIG} may be edited.")
 
 
 def _address(given: str) -> str:
-    """A folder from its root on: who updates later, a service, works in another one."""
-    return given if given.startswith(("http://", "https://")) else str(Path(given).absolute())
+    """A folder from its root on: who updates later, a service, works in another one.
+
+    Raises:
+        UpdateError: it is an address that is neither of a web server nor of a folder.
+    """
+    if given.startswith(("http://", "https://")):
+        return given
+    if "://" in given:
+        raise UpdateError(f"{given}: give http://…, https://… or a folder")
+    return str(Path(given).absolute())
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root
+
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.bundle.files import Folder
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
@@ -55,6 +58,26 @@ def provision(
         audit.Audit(root / AUDIT, now).append("set up", channel=settings.channel, serves=serves)
         state.save(root / STATE, kept)
     return kept
+
+
+def check_root(content: bytes, where: str) -> None:
+    """Check that this is the metadata of a root role, with which trust can begin.
+
+    Args:
+        where: how errors call it.
+
+    Raises:
+        UpdateError: it is not.
+    """
+    try:
+        metadata = Metadata[Root].from_bytes(content)
+        if metadata.signed.type != Root.type:
+            raise RepositoryError(f"it is a {metadata.signed.type}")
+        metadata.signed.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
+    except (RepositoryError, ValueError) as error:
+        raise UpdateError(
+            f"{where}: is no root of a repository ({error}): give its metadata/1.root.json"
+        ) from error
 
 
 def rebuild(root: Path, *, now: Callable[[], datetime] = utc_now) -> State:
