@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+from urllib.parse import unquote, unquote_plus
 
 import pytest
 from cryptography import x509
@@ -58,6 +59,16 @@ NOT_NOW = {
     "sent nowhere": (servers.status(307), FetchError, "sends us on to nowhere"),
     "sent in a circle": (servers.status(308, Location="/small"), FetchError, "the server says 308"),
 }
+
+
+@pytest.mark.parametrize("decode", [unquote, unquote_plus], ids=["as most servers", "as S3"])
+def test_a_version_with_a_plus_is_found(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, decode: Callable[[str], str]
+) -> None:
+    monkeypatch.setattr(servers, "unquote", decode)
+    (server.folder / "1.0.0+orin").write_bytes(SMALL)
+    source = HttpSource(server.url, QUICK)
+    assert fetch_bytes(source, "1.0.0+orin", max_bytes=len(SMALL), limits=QUICK) == SMALL
 
 
 @pytest.mark.parametrize("name", NOT_NOW)

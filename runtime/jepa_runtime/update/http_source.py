@@ -53,7 +53,8 @@ class HttpSource:
     @contextmanager
     def open(self, path: str, offset: int = 0) -> Iterator[Body]:
         """Begin to read a file; see :meth:`~jepa_runtime.update.sources.Source.open`."""
-        url = self._base + path
+        # A version may have one, which S3 takes for a space.
+        url = self._base + path.replace("+", "%2B")
         response = self._answer(url, offset)
         try:
             yield _HttpBody(response, url, _start(response, url, offset), self._patience)
