@@ -195,59 +195,6 @@ def test_what_a_refresh_saw_is_the_floor_of_the_next(site: Site, bundles: list[B
     )
 
 
-def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles: list[Bundle]) -> None:
-    site.repository.publish(bundles[1], 2)
-    site.update()
-    operator.pin(site.root, pinned=True)
-    site.repository.publish(bundles[2], 3, revoked=(2,))
-    kept = site.update()
-    assert site.version == site.good == "1.0.0"
-    assert "pinned" in kept.reason
-    assert site.reports == ["updated", "reverted"]
-    operator.pin(site.root, pinned=False)
-    assert site.update().result == "updated" and site.version == "3.0.0"
-
-
-def test_what_is_offered_is_not_revoked_under_a_number_that_it_had_before(
-    site: Site, bundles: list[Bundle]
-) -> None:
-    for seq, bundle in enumerate((bundles[1], bundles[2]), 2):
-        site.repository.publish(bundle, seq)
-        assert site.update().result == "updated"
-    site.repository.publish(bundles[2], 5, revoked=(3,))
-    kept = site.update()
-    assert (kept.result, kept.alarm, kept.refused, site.version) == ("unchanged", "", {}, "3.0.0")
-    assert kept.current is not None and kept.current.release_seq == 5
-
-
-def test_a_model_that_came_with_the_robot_is_revoked_by_what_it_is(site: Site, bundles: list[Bundle]) -> None:
-    """It does not know under which number it was released."""
-    gone = {"revoked": (1,), "revoked_manifests": (bundles[0].sha256,)}
-    site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"}, **gone)
-    assert "which serves, was revoked, and there is no other" in site.update().alarm
-    site.repository.publish(bundles[1], 2, **gone)
-    assert site.update().alarm == "" and site.version == "2.0.0"
-    gone = {"revoked": (1, 2), "revoked_manifests": (bundles[0].sha256, bundles[1].sha256)}
-    site.repository.publish(bundles[2], 3, rollout={"percent": 0.0, "salt": "s"}, **gone)
-    assert "there is no other to go back to" in site.update().alarm
-    assert site.version == "2.0.0", "what it was before was revoked as well"
-
-
-def test_a_revoked_release_without_another_serves_on_and_says_so_loudly(
-    site: Site, bundles: list[Bundle]
-) -> None:
-    site.repository.publish(bundles[0], 4)
-    site.update()
-    site.repository.publish(bundles[1], 9, revoked=(4,), rollout={"percent": 0.0, "salt": "s"})
-    kept = site.update()
-    assert site.version == "1.0.0"
-    assert kept.alarm == (
-        "release 4, which serves, was revoked, and there is no other to go back to: it serves on"
-    )
-    site.repository.publish(bundles[1], 9, revoked=(4,))
-    assert site.update().alarm == "" and site.version == "2.0.0"
-
-
 def test_going_back_by_hand_is_not_undone_by_the_next_update(site: Site, bundles: list[Bundle]) -> None:
     site.serving = serving = Serving()
     site.repository.publish(bundles[1], 2)

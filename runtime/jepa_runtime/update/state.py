@@ -92,10 +92,10 @@ class Work:
         release = self.release
         if installed is None or installed.manifest_sha256 == release.manifest_sha256:
             return False
+        if installed.manifest_sha256 in release.revoked_manifests:
+            return True
         same = (installed.channel, installed.model_id) == (self.channel, release.model_id)
-        return same and (
-            installed.release_seq in release.revoked or installed.manifest_sha256 in release.revoked_manifests
-        )
+        return same and installed.release_seq in release.revoked
 
 
 @dataclass(frozen=True, kw_only=True)
