@@ -40,6 +40,9 @@ class ProbeLimits:
         wall_s: from start to report.
         threads: for one inference, as it will serve.
         build_s: to build its engines before that, from start to end, where it takes any.
+
+    Raises:
+        ValueError: one is not above 0.
     """
 
     memory_mb: int = 4096
@@ -47,6 +50,11 @@ class ProbeLimits:
     wall_s: float = 600.0
     threads: int = 1
     build_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name, most in asdict(self).items():
+            if most <= 0:
+                raise ValueError(f"{name} must be above 0, got {most:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
