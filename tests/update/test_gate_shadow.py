@@ -127,8 +127,9 @@ def test_a_camera_that_tells_no_actions_is_not_watched_for_ever(
     report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True, frames=10**9))
     assert (report.verdict, report.frames) == (Verdict.CONTINUE, 100)
     assert "name a source that tells both" in report.reason
-    known = compare(two_rooms_bundle, two_rooms_bundle, Still(frames=200))
-    assert known.frames == 200, "it stands, and may drive any moment"
+    for source, ends in ((Still(frames=200), False), (Still(silent=True, frames=200), True)):
+        report = compare(two_rooms_bundle, two_rooms_bundle, source, ends=ends)
+        assert report.frames == 200, "it may drive any moment"
 
 
 def test_commands_of_another_robot_are_told(two_rooms_bundle: Path) -> None:

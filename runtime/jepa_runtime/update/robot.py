@@ -50,7 +50,7 @@ class LocalGate:
 
     Args:
         alive: is called with every frame of a comparison, which may take as long as its source.
-        frames: opens the source for a comparison; None: the one that ``settings`` name.
+        frames: opens the source for a comparison, which ends by itself; None: the one that ``settings`` name.
         compared: is told about once a second how a comparison stands, on a thread of its own.
     """
 
@@ -65,6 +65,7 @@ class LocalGate:
         self._settings, self._alive, self._compared = settings, alive, compared
         spec = settings.shadow
         self._frames = frames or (None if spec is None else lambda: open_source(spec))
+        self._ends = frames is not None
 
     def check_release(self, release: Release, robot: Robot) -> None:
         """See :func:`jepa_runtime.update.gate.static.check_release`."""
@@ -132,6 +133,7 @@ class LocalGate:
                     test,
                     alive=self._alive,
                     compared=self._compared,
+                    ends=self._ends,
                 )
             if report.verdict is shadow.Verdict.CONTINUE:
                 raise UpdateError(f"{source.name}: {report.reason}")

@@ -34,7 +34,7 @@ from jepa_runtime.world_model import WorldModel
 __all__ = ["PairedTest", "Shadow", "ShadowReport", "Verdict", "run"]
 
 _TELL_S = 1.0
-# Of a source that never tells what was executed, such as a camera, so many frames are enough.
+# Of a source without end that never tells what was executed, such as a camera, so many frames are enough.
 _BLIND_FRAMES = 18_000
 _FAR, _FAST = 120, 0.9
 
@@ -198,6 +198,7 @@ def run(
     stopping: threading.Event | None = None,
     alive: Callable[[], None] | None = None,
     compared: Callable[[ShadowReport], None] | None = None,
+    ends: bool = False,
 ) -> ShadowReport:
     """Compare two models on the frames of a source, with the commands it gives, until the test knows.
 
@@ -209,6 +210,7 @@ def run(
         stopping: ends it when set.
         alive: called there with every frame; what it raises ends it too.
         compared: called there about once a second and at the end, with what is known so far.
+        ends: the source ends by itself: what was executed may be told as late as then.
 
     Raises:
         SourceError: the source failed.
@@ -230,7 +232,9 @@ def run(
                 if compared is not None and time.monotonic() - told >= _TELL_S:
                     compared(shadow.report())
                     told = time.monotonic()
-                if shadow.is_blind or interrupted.is_set() or (stopping is not None and stopping.is_set()):
+                if shadow.is_blind and not ends:
+                    break
+                if interrupted.is_set() or (stopping is not None and stopping.is_set()):
                     break
             report = shadow.report()
             if compared is not None:
