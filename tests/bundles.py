@@ -31,6 +31,7 @@ def make_bundle(
     step: bool = False,
     trained: bool = True,
     seed: int = 0,
+    standing: bool = False,
 ) -> Bundle:
     """Write a sealed bundle of random weights into ``folder``, which is made.
 
@@ -41,6 +42,7 @@ def make_bundle(
         energy: whether it has an energy graph.
         step: whether it has a graph for one step of one candidate.
         trained: what the manifest says.
+        standing: the histories of its golden outputs stand still, as in bundles of before.
     """
     random = np.random.default_rng(seed)
     graphs = {"encoder": _encoder(random), "predictor": _predictor(seed, history_size)}
@@ -50,7 +52,7 @@ def make_bundle(
         graphs["energy"] = _energy(random)
     for role, model in graphs.items():
         _write_variants(folder / role, model)
-    np.savez(folder / "golden.npz", **_golden(graphs, history_size, random))
+    np.savez(folder / "golden.npz", **_golden(graphs, history_size, random, standing=standing))
     (folder / "report.json").write_text('{"note": "random weights"}\n', encoding="utf-8")
     return seal(folder, manifest_fields(history_size=history_size, energy=energy, step=step, trained=trained))
 
@@ -125,19 +127,25 @@ def _write_variants(folder: Path, model: onnx.ModelProto) -> None:
         openvino.save_model(core.read_model(content), folder / "openvino" / name, compress_to_fp16=compress)
 
 
-def _golden(graphs: dict[str, onnx.ModelProto], history_size: int, random: np.random.Generator) -> Arrays:
+def _golden(
+    graphs: dict[str, onnx.ModelProto], history_size: int, random: np.random.Generator, *, standing: bool
+) -> Arrays:
     """Inputs, and the outputs that ONNX's own reference implementation gives."""
     frames = random.integers(0, 256, (_GOLDEN_FRAMES, SIZE, SIZE, 3), np.uint8)
     actions = random.uniform(-1, 1, (NUM_SAMPLES, HORIZON, ACTIONS)).astype(np.float32)
     encode, predict = (ReferenceEvaluator(graphs[role]) for role in ("encoder", "predictor"))
     latents = np.concatenate([encode.run(None, {"frame": frame[None]})[0] for frame in frames])
+    past = random.uniform(-1, 1, (history_size - 1, ACTIONS)).astype(np.float32) * (not standing)
     futures = []
-    for latent in latents:
-        feeds = {"history_latents": np.repeat(latent[None, None], history_size, 1), "actions": actions}
+    for number in range(_GOLDEN_FRAMES):
+        rows = [number - back * (not standing) for back in reversed(range(history_size))]
+        feeds = {"history_latents": latents[None, rows], "actions": actions}
         if history_size > 1:
-            feeds["history_actions"] = np.zeros((1, history_size - 1, ACTIONS), np.float32)
+            feeds["history_actions"] = past[None]
         futures.append(predict.run(None, feeds)[0])
     golden = {"frames": frames, "latents": latents, "actions": actions, "futures": np.stack(futures)}
+    if history_size > 1 and not standing:
+        golden["history_actions"] = past
     golden["goal"] = latents[-1:].copy()
     if "energy" in graphs:
         judge = ReferenceEvaluator(graphs["energy"])

@@ -153,10 +153,11 @@ class InTurn:
         count = min(len(golden.actions), len(self._task.actions))
         # As many candidates as are going to be timed: of another number a compiler makes another program.
         actions = np.resize(golden.actions, self._task.actions.shape)
-        for frame, latent, futures in zip(golden.frames, golden.latents, golden.futures, strict=True):
-            self._compare("encoder", self._model.encode(frame[None])[0], latent)
-            latents = np.broadcast_to(latent, self._latents.shape).copy()
-            predicted = self._model.predict(latents, actions, self._past)
+        past = self._past if golden.history_actions is None else golden.history_actions[None]
+        for number, history in enumerate(golden.histories(manifest.history_size)):
+            latent, futures = golden.latents[number], golden.futures[number]
+            self._compare("encoder", self._model.encode(golden.frames[number][None])[0], latent)
+            predicted = self._model.predict(golden.latents[history][None], actions, past)
             self._compare("predictor", predicted[:count, : manifest.horizon], futures[:count])
 
     def _compare(self, graph: str, found: NDArray[np.float32], golden: NDArray[np.float32]) -> None:

@@ -96,7 +96,15 @@ class Measured:
         return cls(error_bounds=(0.0,) * horizon, surprise_threshold=0.0, goal_threshold=0.0)
 
 
-def write_golden(folder: Path, *, frames: Tensor, latents: Tensor, actions: Tensor, futures: Tensor) -> None:
+def write_golden(
+    folder: Path,
+    *,
+    frames: Tensor,
+    latents: Tensor,
+    actions: Tensor,
+    futures: Tensor,
+    history_actions: Tensor | None = None,
+) -> None:
     """Write golden.npz, see :class:`jepa_runtime.bundle.Golden`; the last latent is the goal."""
     np.savez_compressed(
         folder / "golden.npz",
@@ -105,6 +113,7 @@ def write_golden(folder: Path, *, frames: Tensor, latents: Tensor, actions: Tens
         actions=actions.numpy(),
         futures=futures.numpy(),
         goal=latents[-1:].numpy(),
+        **{} if history_actions is None else {"history_actions": history_actions.numpy()},
     )
 
 
@@ -194,8 +203,8 @@ def _parity(bundle: Bundle, target: Target, precision: Precision) -> list[dict[s
     for found in _golden_parity(bundle, target, precision):
         if not found.ok:
             raise JepaExportError(
-                f"the {precision} {found.graph} for {target} does not compute what the network does: worst "
-                f"cosine {found.min_cosine:.4f}, largest difference {found.max_abs:.3f}; nothing was written"
+                f"the {precision} {found.graph} for {target} does not compute what the network does: "
+                f"{found.figures}; nothing was written"
             )
         rows.append(
             {
@@ -204,6 +213,7 @@ def _parity(bundle: Bundle, target: Target, precision: Precision) -> list[dict[s
                 "precision": precision,
                 "min_cosine": found.min_cosine,
                 "max_abs": found.max_abs,
+                "change_error": found.change_error,
             }
         )
     return rows

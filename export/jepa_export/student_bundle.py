@@ -20,7 +20,7 @@ from jepa_export.students.predictor import Predictor
 from jepa_export.targets.accuracy import DEFAULT_LIMITS, Closeness, Control, Held
 from jepa_export.targets.openvino import Sample
 from jepa_export.variants import DEFAULT_KINDS as VARIANTS
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle import Bundle, histories
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 
@@ -28,7 +28,8 @@ __all__ = ["VARIANTS", "Actions", "Settings", "write_student", "write_untrained"
 
 # Each gives a sample a step.
 ROLLOUTS = 8
-GOLDEN_FRAMES = 2
+# Fewer, and a history read backwards would be the same.
+GOLDEN_FRAMES = 3
 GOLDEN_CANDIDATES = 4
 # Random weights amplify rounding more than trained ones: INT8 is checked for sanity, not for accuracy.
 TOLERANCES = {
@@ -181,15 +182,17 @@ def rollouts(latents: Tensor, settings: Settings, seed: int) -> list[Sample]:
 
 
 @torch.no_grad()
-def golden_futures(
-    predictor: Predictor, latents: Tensor, settings: Settings, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Candidates, and the futures of each latent of [n, T, D], standing still until then."""
+def golden_futures(predictor: Predictor, latents: Tensor, settings: Settings, seed: int) -> dict[str, Tensor]:
+    """Candidates, and the futures of each history of latents [n, T, D]: ``actions``, ``futures`` and, of a
+    longer history, ``history_actions`` of :class:`jepa_runtime.bundle.Golden`."""
     size = settings.history_size
     actions = torch.from_numpy(candidates(settings, GOLDEN_CANDIDATES, seed))
-    standing = torch.zeros(1, size - 1, actions.shape[2]) if size > 1 else None
-    futures = [predictor(latent.expand(1, size, *latent.shape), actions, standing) for latent in latents]
-    return actions, torch.stack(futures)
+    given = {"actions": actions}
+    if size > 1:
+        given["history_actions"] = torch.from_numpy(candidates(settings, size, seed)[1:, 0])
+    past = given["history_actions"][None] if size > 1 else None
+    pasts = latents[torch.from_numpy(histories(len(latents), size))]
+    return given | {"futures": torch.stack([predictor(each[None], actions, past) for each in pasts])}
 
 
 def _write_golden(
@@ -197,5 +200,5 @@ def _write_golden(
 ) -> None:
     chosen = frames[:: max(1, len(frames) // GOLDEN_FRAMES)][:GOLDEN_FRAMES]
     latents = _encode(student, chosen)
-    actions, futures = golden_futures(student.predictor, latents, settings, seed)
-    write_golden(folder, frames=torch.from_numpy(chosen), latents=latents, actions=actions, futures=futures)
+    given = golden_futures(student.predictor, latents, settings, seed)
+    write_golden(folder, frames=torch.from_numpy(chosen), latents=latents, **given)

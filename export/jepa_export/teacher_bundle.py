@@ -39,14 +39,15 @@ from jepa_export.teachers.family import Member, shallow
 from jepa_export.teachers.layers import Sizes
 from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
 from jepa_export.variants import KINDS, Kind, write_kinds
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle import Bundle, histories
 
 OFFERED = tuple(kind for kind in KINDS if kind[1] != "int8")
 # V-JEPA 2 was trained on 4 frames a second (Assran et al. 2025), and one step is a tubelet of two.
 STEP_S = 0.5
 # Of the given frames, to measure on; where something is fitted, the first half of them are for that.
 WINDOWS = 8
-GOLDEN_FRAMES = 2
+# Fewer, and a history read backwards would be the same.
+GOLDEN_FRAMES = 3
 QUANTILE = 0.9
 # Of the mean square: how much of it is added, so that what hardly varies does not get huge weights.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -264,10 +265,15 @@ def write_teacher(
         ]
         _write(predictor, asked, "futures", staging / "predictor", settings.variants, progress)
         golden = latents[:GOLDEN_FRAMES]
-        given = [_asked(latent.expand(1, size, *latent.shape), settings) for latent in golden]
-        futures = torch.stack([predictor(*one) for one in given])
-        shown = torch.from_numpy(frames[:GOLDEN_FRAMES])
-        write_golden(staging, frames=shown, latents=golden, actions=given[0][1], futures=futures)
+        given = [_asked(golden[past][None], settings) for past in histories(len(golden), size)]
+        write_golden(
+            staging,
+            frames=torch.from_numpy(frames[:GOLDEN_FRAMES]),
+            latents=golden,
+            actions=given[0][1],
+            futures=torch.stack([predictor(*one) for one in given]),
+            history_actions=given[0][2][0] if size > 1 else None,
+        )
         fields = manifest(
             identity,
             settings,

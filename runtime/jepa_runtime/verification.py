@@ -15,6 +15,11 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle, Golden, Tolerance
 from jepa_runtime.world_model import WorldModel
 
+# Of what actions change: who ignores them is off by all of it. INT8 at random weights, on which actions have
+# little influence, is off by up to 0.4.
+MOST_CHANGE_ERROR = 0.8
+# Of the futures: what changes less drowns in the rounding of fp16.
+_LEAST_CHANGE = 1e-3
 _TINY = 1e-12
 
 
@@ -30,6 +35,9 @@ class Parity:
         finite.
         max_abs: the largest difference of two numbers; NaN if an output is not finite.
         tolerance: what the bundle allows.
+        change_error: of a graph that follows actions: how far off is what they change (the norm of the
+            difference, as a share of the reference's; NaN if an output is not finite). None where they change
+            next to nothing.
     """
 
     graph: str
@@ -38,18 +46,25 @@ class Parity:
     min_cosine: float
     max_abs: float
     tolerance: Tolerance
+    change_error: float | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether it is within the tolerance."""
-        return self.min_cosine >= self.tolerance.min_cosine and self.max_abs <= self.tolerance.max_abs
+        """Whether it is within the tolerance, and follows actions."""
+        follows = self.change_error is None or self.change_error <= MOST_CHANGE_ERROR
+        return follows and (
+            self.min_cosine >= self.tolerance.min_cosine and self.max_abs <= self.tolerance.max_abs
+        )
 
     @property
     def figures(self) -> str:
         """What was found and what is allowed, for messages."""
+        changes = ""
+        if self.change_error is not None:
+            changes = f", change by actions off by {self.change_error:.4g} (at most {MOST_CHANGE_ERROR:g})"
         return (
             f"worst cosine {self.min_cosine:.6f} (at least {self.tolerance.min_cosine:g}), "
-            f"largest difference {self.max_abs:.4g} (at most {self.tolerance.max_abs:g})"
+            f"largest difference {self.max_abs:.4g} (at most {self.tolerance.max_abs:g}){changes}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +75,7 @@ class Parity:
             "precision": self.precision,
             "min_cosine": self.min_cosine if finite else None,
             "max_abs": self.max_abs if finite else None,
+            "change_error": self.change_error if finite else None,
             "tolerance": self.tolerance.model_dump(),
             "ok": self.ok,
         }
@@ -94,24 +110,40 @@ def golden_parity(
             value for name, value in bundle.manifest.golden.tolerances.items() if name == model.precision
         )
         return [
-            Parity(graph, model.precision, *_difference(computed, reference), tolerance)
+            Parity(
+                graph,
+                model.precision,
+                *_difference(computed, reference),
+                tolerance,
+                _change_error(computed, reference) if graph in ("predictor", "step") else None,
+            )
             for graph, computed, reference in _outputs(model, golden)
         ]
 
 
 def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
     latents = np.stack([model.encode(frame) for frame in golden.frames])
-    futures = np.stack([model.predict(golden.actions, latents=latent).latents for latent in golden.latents])
-    # One candidate has a graph of its own, or is another size of the predictor. The first may stand still.
-    steps = 1 if model.manifest.graphs.step else model.manifest.horizon
-    one, expected = golden.actions[-1:, :steps], golden.futures[:, -1:, :steps]
-    followed = np.stack([model.predict(one, latents=latent).latents for latent in golden.latents])
+    pasts = golden.latents[golden.histories(model.manifest.history_size)]
+
+    def follow(actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack(
+            [
+                model.predict(actions, latents=past, history_actions=golden.history_actions).latents
+                for past in pasts
+            ]
+        )
+
     found = [("encoder", latents, golden.latents)]
+    futures = follow(golden.actions)
+    # One candidate has a graph of its own, or is another size of the predictor.
     if model.manifest.graphs.step:
-        found += [("predictor", futures, golden.futures), ("step", followed, expected)]
+        steps = [follow(action[None, :1]) for action in golden.actions]
+        found.append(("predictor", futures, golden.futures))
+        found.append(("step", np.concatenate(steps, axis=1), golden.futures[:, :, :1]))
     else:
-        every = np.concatenate([futures, followed], axis=1)
-        found.append(("predictor", every, np.concatenate([golden.futures, expected], axis=1)))
+        every = np.concatenate([futures, follow(golden.actions[-1:])], axis=1)
+        expected = np.concatenate([golden.futures, golden.futures[:, -1:]], axis=1)
+        found.append(("predictor", every, expected))
     if golden.energy is not None:
         # States are judged singly, and futures together.
         goal, twice = golden.goal[0], np.concatenate([golden.latents, golden.latents])
@@ -127,6 +159,15 @@ def _difference(computed: NDArray[np.float32], reference: NDArray[np.float32]) -
     ours, theirs = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (computed, reference))
     found = cosines(ours, theirs)
     return float(found.mean()), float(found.min()), float(np.abs(ours - theirs).max())
+
+
+def _change_error(computed: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
+    """Of futures [n, K, H, T, D]: what differs between candidates."""
+    ours, theirs = (array - array.mean(axis=1, keepdims=True) for array in (computed, reference))
+    change = float(np.linalg.norm(theirs))
+    if change <= _LEAST_CHANGE * float(np.linalg.norm(reference)):
+        return None
+    return float(np.linalg.norm(ours - theirs)) / change
 
 
 def cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -101,8 +101,16 @@ def test_actions_that_are_not_the_models_are_refused(manifest: Manifest, tmp_pat
         source_clips(spec, manifest, count=2, seed=0)
 
 
-def test_golden_inputs_stand_for_a_whole_history(tmp_path: Path) -> None:
+def test_golden_inputs_are_histories(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", history_size=3)
+    golden = bundle.golden()
+    found = golden_clips(golden, bundle.manifest)
+    assert (found.frames[0] == golden.frames[[1, 2, 0]]).all() and (found.frames[2] == golden.frames).all()
+    assert (found.between == golden.history_actions).all()
+
+
+def test_golden_inputs_of_earlier_bundles_stand_for_a_whole_history(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "toy", history_size=3, standing=True)
     golden = bundle.golden()
     found = golden_clips(golden, bundle.manifest)
     assert found.frames.shape[1] == 3 and not found.executed

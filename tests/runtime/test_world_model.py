@@ -33,7 +33,7 @@ def model(request: pytest.FixtureRequest, toy_bundle: Path) -> Iterator[WorldMod
 @pytest.fixture(scope="module")
 def long_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("long") / "toy"
-    make_bundle(folder, history_size=2, energy=False)
+    make_bundle(folder, history_size=2, energy=False, standing=True)
     return folder
 
 

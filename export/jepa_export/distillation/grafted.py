@@ -139,8 +139,10 @@ def write_grafted(
         BundleError: what was made is not a valid bundle, or ``base`` was changed meanwhile.
     """
     kinds, known, control = settings.variants, base.golden(), Control(limits, progress, seen=seen)
-    actions, futures = golden_futures(predictor, torch.tensor(known.latents), settings, seed)
-    golden = replace(known, actions=actions.numpy(), futures=futures.numpy())
+    given = golden_futures(predictor, torch.tensor(known.latents), settings, seed)
+    # The base may have had a history, and this none.
+    fresh = {"history_actions": None} | {name: tensor.numpy() for name, tensor in given.items()}
+    golden = replace(known, **fresh)
 
     def followed(images: NDArray[np.uint8], seed: int) -> dict[str, list[Sample]]:
         return calibration(rollouts(encoder(torch.from_numpy(images)), settings, seed))

@@ -64,12 +64,15 @@ def clips_of(name: str, frames: Image, executed: Floats | None, manifest: Manife
 
 
 def golden_clips(golden: Golden, manifest: Manifest) -> Clips:
-    """The bundle's golden inputs as clips: each frame stands for a whole history."""
+    """The bundle's golden inputs as clips."""
     count, size = len(golden.frames), manifest.history_size
+    between = np.zeros((size - 1, manifest.action_size), np.float32)
+    if golden.history_actions is not None:
+        between = golden.history_actions
     return Clips(
         name=f"the bundle's {count} golden frames",
-        frames=golden.frames[:, None].repeat(size, axis=1),
-        between=np.zeros((count, size - 1, manifest.action_size), np.float32),
+        frames=golden.frames[golden.histories(size)],
+        between=np.broadcast_to(between, (count, *between.shape)),
         actions=np.broadcast_to(golden.actions, (count, *golden.actions.shape)),
         executed=False,
     )

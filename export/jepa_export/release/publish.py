@@ -98,9 +98,8 @@ def check_bundle(
         for parity in golden_parity(bundle, engine=engine, precision=precision):
             if not parity.ok:
                 raise JepaExportError(
-                    f"{bundle.path}: {precision} {parity.graph} does not reproduce its golden outputs: worst "
-                    f"cosine {parity.min_cosine:.6f}, largest difference {parity.max_abs:.4g}: export it "
-                    "again (jepa-runtime verify shows all)"
+                    f"{bundle.path}: {precision} {parity.graph} does not reproduce its golden outputs: "
+                    f"{parity.figures}: export it again (jepa-runtime verify shows all)"
                 )
     return precisions
 

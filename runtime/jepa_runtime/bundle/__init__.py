@@ -1,6 +1,6 @@
 """What a model bundle is: a folder with a manifest that lists every file and its hash. Data only, no code."""
 
-from jepa_runtime.bundle.golden import Golden
+from jepa_runtime.bundle.golden import Golden, histories
 from jepa_runtime.bundle.manifest import (
     MANIFEST_NAME,
     MAX_TEXT,
@@ -33,6 +33,7 @@ __all__ = [
     "Target",
     "Tolerance",
     "Variant",
+    "histories",
     "manifest_schema",
     "parse_manifest",
     "seal",

@@ -23,10 +23,11 @@ class Golden:
         frames: uint8 [n, H, W, 3].
         latents: [n, T, D], the frames encoded.
         actions: [K, H, A].
-        futures: [n, K, H, T, D], from ``latents[i]`` alone (repeated, with zero actions between, where the
-            history is longer than one).
+        futures: [n, K, H, T, D], of each of :meth:`histories`.
         goal: [1, T, D].
         energy: [n], of ``latents[i]`` to ``goal``; None where the bundle has no energy graph.
+        history_actions: [W-1, A], executed in each history; None where histories are of one frame, or stand
+            still.
     """
 
     frames: NDArray[np.uint8]
@@ -35,6 +36,18 @@ class Golden:
     futures: NDArray[np.float32]
     goal: NDArray[np.float32]
     energy: NDArray[np.float32] | None
+    history_actions: NDArray[np.float32] | None = None
+
+    def histories(self, size: int) -> NDArray[np.intp]:
+        """Which of the frames each history of ``size`` shows: [n, ``size``], the newest last. Without
+        ``history_actions`` (earlier exports have none) one frame stands for all."""
+        count = len(self.frames)
+        return histories(count, 1).repeat(size, 1) if self.history_actions is None else histories(count, size)
+
+
+def histories(count: int, size: int) -> NDArray[np.intp]:
+    """The frames of each history as if ``count`` frames came again and again: [``count``, ``size``]."""
+    return (np.arange(count)[:, None] - np.arange(size)[::-1]) % count
 
 
 def read_golden(data: bytes, manifest: Manifest, where: str) -> Golden:
@@ -60,6 +73,8 @@ def read_golden(data: bytes, manifest: Manifest, where: str) -> Golden:
     }
     if manifest.graphs.energy:
         expected["energy"] = ((n,), np.float32)
+    if "history_actions" in arrays and manifest.history_size > 1:
+        expected["history_actions"] = ((manifest.history_size - 1, manifest.action_size), np.float32)
     if arrays.keys() != expected.keys():
         raise BundleError(f"{where}: must hold {', '.join(expected)}; holds {', '.join(arrays)}")
     for name, (shape, dtype) in expected.items():
@@ -71,13 +86,9 @@ def read_golden(data: bytes, manifest: Manifest, where: str) -> Golden:
             )
         if not np.isfinite(array).all():
             raise BundleError(f"{where}: {name} holds NaN or infinity")
+    floats = {name: arrays[name].astype(np.float32, copy=False) for name in expected if name != "frames"}
     return Golden(
-        frames=arrays["frames"].astype(np.uint8, copy=False),
-        **{
-            name: arrays[name].astype(np.float32, copy=False)
-            for name in ("latents", "actions", "futures", "goal")
-        },
-        energy=arrays["energy"].astype(np.float32, copy=False) if "energy" in expected else None,
+        frames=arrays["frames"].astype(np.uint8, copy=False), energy=floats.pop("energy", None), **floats
     )
 
 
