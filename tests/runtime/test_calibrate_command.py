@@ -36,7 +36,7 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     learnt = {"normal_scores": None, "error_bounds": ()}
     assert after.model_copy(update=learnt) == before.model_copy(update=learnt)
     said = capsys.readouterr().out
-    assert "in 2 runs" in said
+    assert "in 2 runs" in said and "all the time" not in said
     assert "With it no alarm is given: " in said and "normal scores are too few" in said
 
 
@@ -116,6 +116,19 @@ def test_where_it_is_not_known_what_was_executed_nothing_is_learnt(
     source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 0
     assert "in 2 runs" in capsys.readouterr().out
+
+
+def test_numbers_of_the_action_that_never_changed_are_told(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [image(round(step * 2e8), step % 200, size=(64, 64)) for step in range(40)]
+    commands = [twist(round(step * 1e8), 0.01 * step) for step in range(80)]
+    bag = write_bag(tmp_path / "bag.mcap", [*frames, *commands])
+    source = f"{bag}?action=/cmd_vel:linear.x,angular.x"
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 0
+    said = capsys.readouterr().out
+    assert "linear.y was 0 m/s all the time: if the robot did more than that" in said
+    assert "linear.x was" not in said
 
 
 def test_a_disk_that_fails_leaves_no_half_of_a_bundle(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.bundle import Bundle, Manifest, seal
 from jepa_runtime.calibration import highest_of_blocks, score_of
 from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import positive
@@ -74,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
         num_samples=1,
         allow_untrained=args.allow_untrained,
     )
+    # Of what was executed, number by number: the least and the most.
+    executed = np.full((2, bundle.manifest.action_size), np.nan)
     with model, closing(open_source(args.source)) as source:
-        runs = [np.array(run) for run in _errors(model, source, args.duration) if len(run) >= block]
+        runs = [np.array(run) for run in _errors(model, source, args.duration, executed) if len(run) >= block]
         played = source.name if args.duration is None else f"{args.duration:g} s of {source.name}"
     if not runs:
         raise JepaRuntimeError(
@@ -96,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
         f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
     )
+    for told in _still(bundle.manifest, *executed):
+        print(f"{told}: if the robot did more than that, other numbers than ?action=… names are its action")
     try:
         Alarms(
             _rounded(highest),
@@ -135,9 +139,21 @@ def _rounded(values: Floats) -> list[float]:
     return [float(f"{value:.{_DIGITS}g}") for value in values]
 
 
-def _errors(model: WorldModel, source: Source, duration_s: float | None) -> Iterator[list[Floats]]:
+def _still(manifest: Manifest, least: Floats, most: Floats) -> Iterator[str]:
+    """Of each number of the action that could have changed and did not, what it was."""
+    action = manifest.io.action
+    for name, unit, low, high, first, last in zip(
+        action.names, action.units, action.low, action.high, least, most, strict=True
+    ):
+        if low < high and first == last:
+            yield f"{name} was {first:g} {unit} all the time"
+
+
+def _errors(
+    model: WorldModel, source: Source, duration_s: float | None, executed: Floats
+) -> Iterator[list[Floats]]:
     """The errors [H] of each step of each stretch of frames without a gap, in which it is known throughout
-    what was executed."""
+    what was executed; the least and the most of that is left in ``executed`` [2, A]."""
     inference, manifest = Inference(model, _TERMS), model.manifest
     reach_ns = round((manifest.history_size + manifest.horizon) * manifest.io.step_s * 1e9)
     run: list[Floats] = []
@@ -156,6 +172,8 @@ def _errors(model: WorldModel, source: Source, duration_s: float | None) -> Iter
                 raise SourceError(
                     f"{source.name}: {error}; say which with ?action=TOPIC:FIELD,FIELD"
                 ) from error
+            np.fmin(executed[0], source.command, out=executed[0])
+            np.fmax(executed[1], source.command, out=executed[1])
         result = inference.with_surprise(inference.process(frame, time.perf_counter_ns()))
         judged = inference.look_back(result)
         # The last command is held on; a robot that hears no more of them is not.
