@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jepa_export.errors import JepaExportError
-from jepa_export.staging import staged
+from jepa_export.staging import check_target, staged
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.pictures.atlas import ATLAS_NAME, Atlas, spread, thumbnail
 from jepa_runtime.sources.base import Frame
@@ -58,9 +58,13 @@ def add_atlas(
         most_bytes: a larger atlas is refused.
 
     Raises:
-        JepaExportError: ``out`` is something else, the source has too few frames, or the atlas is too large.
+        JepaExportError: ``out`` is something else, lies in the bundle or cannot be written, the source has
+            too few frames, or the atlas is too large.
         JepaRuntimeError: the source or the bundle cannot be read, or the model not run.
     """
+    check_target(out)
+    if bundle.path.resolve() in out.resolve().parents:
+        raise JepaExportError(f"{out}: lies in {bundle.path}, which is copied: name a folder elsewhere")
     latent_bytes = 2 * bundle.manifest.io.latent.tokens * bundle.manifest.io.latent.dim
     read = min(read, _MOST_BYTES // latent_bytes)
     if frames * latent_bytes > most_bytes:

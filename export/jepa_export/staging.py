@@ -34,24 +34,40 @@ def check_target(folder: Path) -> None:
 
 
 @contextmanager
+def nothing_half_written(out: Path) -> Iterator[None]:
+    """Say in our words that ``out`` cannot be written, as when the disk is full.
+
+    Raises:
+        JepaExportError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise JepaExportError(
+            f"{out} cannot be written: {error.strerror or error}; nothing was written"
+        ) from error
+
+
+@contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """An empty folder beside ``folder``, which takes its place when the block ends without an error; until
     then, and after an error, what was there stays. At every moment one of the two is there, but on a file
     system that cannot exchange names.
 
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle.
+        JepaExportError: ``folder`` exists and is not a bundle, or cannot be written.
     """
     check_target(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        staging = Path(temporary) / "bundle"
-        staging.mkdir()
-        yield staging
-        if folder.exists():
-            _replace(folder, staging, Path(temporary) / "replaced")
-        else:
-            staging.rename(folder)
+    with nothing_half_written(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            staging = Path(temporary) / "bundle"
+            staging.mkdir()
+            yield staging
+            if folder.exists():
+                _replace(folder, staging, Path(temporary) / "replaced")
+            else:
+                staging.rename(folder)
 
 
 def exchange(one: Path, other: Path) -> None:

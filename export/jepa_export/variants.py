@@ -11,7 +11,7 @@ import openvino as ov
 
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.npu import static_ir
-from jepa_export.targets.openvino import Sample
+from jepa_export.targets.openvino import Sample, save
 from jepa_export.targets.tensorrt import calibrate, to_fp16, to_int8
 from jepa_runtime.bundle.manifest import MODEL_SUFFIX, Precision, Target
 
@@ -100,14 +100,4 @@ def write_kinds(
             if source not in made:
                 made[source] = irs[source]()
             ir = made[source] if target == "openvino" else static_ir(made[source], shapes or {})
-            _save_ir(ir, path, halve=precision == "fp16")
-
-
-def _save_ir(model: ov.Model, path: Path, *, halve: bool) -> None:
-    try:
-        ov.save_model(model, path, compress_to_fp16=halve)
-    # OpenVINO says no more than that of a full disk.
-    except RuntimeError as error:
-        raise JepaExportError(
-            f"{path.name} cannot be written ({error}): is the disk full? nothing was written"
-        ) from error
+            save(ir, path, halve=precision == "fp16")

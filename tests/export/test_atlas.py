@@ -52,6 +52,15 @@ def test_an_atlas_that_was_there_is_replaced(two_rooms_bundle: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_folder_in_the_bundle_itself_is_refused(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
+    assert make(bundle, bundle / "new") == 1
+    assert "which is copied: name a folder elsewhere" in capsys.readouterr().err
+    Bundle.open(bundle)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -100,14 +100,14 @@ def test_what_could_not_be_put_in_its_place_does_not_cost_the_old_bundle(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(JepaExportError, match="Input/output error"):
         replace(old)
     assert (old / MANIFEST).read_text() == "old" and list(old.parent.iterdir()) == [old]
 
 
 def test_other_errors_of_the_exchange_are_told(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cannot(errno.EACCES, monkeypatch)
-    with pytest.raises(PermissionError):
+    with pytest.raises(JepaExportError, match="cannot be written: refused"):
         replace(old)
     assert (old / MANIFEST).read_text() == "old"
 
@@ -125,3 +125,10 @@ def test_two_names_change_places_or_neither_does(old: Path, tmp_path: Path) -> N
 def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, match="exists and is not a bundle"):
         replace(tmp_path)
+
+
+def test_a_disk_that_is_full_is_told_in_our_words(old: Path) -> None:
+    with pytest.raises(JepaExportError, match="bundle cannot be written: No space left"), staged(old):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (old / MANIFEST).read_text() == "old"
+    assert list(old.parent.iterdir()) == [old]

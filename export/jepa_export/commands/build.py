@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -98,8 +97,7 @@ def build(request: Request) -> int:
         variants=kinds,
         command=request.command,
     )
-    with nothing_half_written(request.out):
-        write_untrained(student, frames, request.out, settings, seed=request.seed, progress=steps_on(console))
+    write_untrained(student, frames, request.out, settings, seed=request.seed, progress=steps_on(console))
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -135,21 +133,6 @@ def check_space(out: Path, weights: int, kinds: Sequence[Kind]) -> None:
             f"{out}: building takes {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free: make room, "
             "or choose another --out"
         )
-
-
-@contextmanager
-def nothing_half_written(out: Path) -> Iterator[None]:
-    """Say in our words that ``out`` cannot be written, as when the disk is full.
-
-    Raises:
-        JepaExportError: it cannot.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise JepaExportError(
-            f"{out} cannot be written: {error.strerror or error}; nothing was written"
-        ) from error
 
 
 def calibration_frames(

@@ -10,13 +10,14 @@ import torch
 from rich.console import Console
 
 from jepa_export.bundles import Identity, Settings
-from jepa_export.commands.build import DEFAULT_RATE_HZ, check_space, nothing_half_written, steps_on
+from jepa_export.commands.build import DEFAULT_RATE_HZ, check_space, steps_on
 from jepa_export.cost import of_network, parameters
 from jepa_export.data.open import open_data
 from jepa_export.data.store import Store
 from jepa_export.distillation.teacher import open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.lewm_bundle import walks_through, write_lewm
+from jepa_export.staging import nothing_half_written
 from jepa_export.teachers.checkpoints import Teacher
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout

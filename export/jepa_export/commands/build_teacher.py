@@ -17,7 +17,6 @@ from jepa_export.commands.build import (
     calibration_frames,
     check_space,
     forms,
-    nothing_half_written,
     steps_on,
 )
 from jepa_export.commands.build_lewm import build_lewm
@@ -126,8 +125,7 @@ def build_teacher(request: TeacherRequest) -> int:
         variants=kinds,
         command=request.command,
     )
-    with nothing_half_written(request.out):
-        write_teacher(model, frames, request.out, settings, identity, steps_on(console))
+    write_teacher(model, frames, request.out, settings, identity, steps_on(console))
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

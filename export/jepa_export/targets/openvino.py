@@ -11,6 +11,8 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from jepa_export.errors import JepaExportError
+
 # Read-outs of this size cost next to nothing, and their outputs are the latent itself: in INT8 they made the
 # robot token five times as wrong (0.24 instead of 0.05, where one step at top speed is 0.66).
 SMALL_WEIGHTS = 8192
@@ -104,7 +106,17 @@ def _small_products(model: ov.Model) -> list[str]:
     return [product.get_friendly_name() for product in products if weights(product) < SMALL_WEIGHTS]
 
 
-def save(model: ov.Model, path: Path) -> None:
-    """Write ``path`` (.xml) and its .bin; weights as they are."""
+def save(model: ov.Model, path: Path, *, halve: bool = False) -> None:
+    """Write ``path`` (.xml) and its .bin; weights as they are, or (``halve``) in fp16.
+
+    Raises:
+        JepaExportError: they cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    ov.save_model(model, path, compress_to_fp16=False)
+    try:
+        ov.save_model(model, path, compress_to_fp16=halve)
+    # OpenVINO says no more than that of a full disk.
+    except RuntimeError as error:
+        raise JepaExportError(
+            f"{path.name} cannot be written ({error}): is the disk full? nothing was written"
+        ) from error
