@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 
 from jepa_export.data.bags import BagOrigin
 from jepa_export.data.lerobot import INFO, episodes
@@ -68,12 +69,13 @@ def open_data(
     recordings: list[Recording] = []
     skipped: list[str] = []
     origins = [origin for spec in specs for origin in _found(spec, store)]
+    stopped = Event()
 
     def prepare(origin: Origin | Recording) -> Recording | str:
         if isinstance(origin, DrawnRecording):
             return origin
         try:
-            return store.prepare(origin)
+            return store.prepare(origin, stopped.is_set)
         except (JepaExportError, JepaRuntimeError) as error:
             if not skip_bad:
                 raise
@@ -89,6 +91,8 @@ def open_data(
                 recordings.append(prepared)
             progress(f"recording {number} of {len(origins)}: {origins[number - 1].name}")
     finally:
+        # An error, or Ctrl-C, is not to wait until the films at hand are decoded.
+        stopped.set()
         pool.shutdown(cancel_futures=True)
     if not recordings:
         raise JepaExportError(f"none of {len(origins)} recordings can be used; the first: {skipped[0]}")

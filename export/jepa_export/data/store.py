@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -58,12 +58,15 @@ class Store:
                 f"{folder}: cannot be made: {error.strerror}; choose another --cache"
             ) from error
 
-    def prepare(self, origin: Origin) -> StoredRecording:
+    def prepare(self, origin: Origin, stopped: Callable[[], bool] = lambda: False) -> StoredRecording:
         """A recording, decoded now unless it already was.
+
+        Args:
+            stopped: asked at every frame; once it says so, the recording is given up.
 
         Raises:
             JepaExportError, JepaRuntimeError: it is damaged, its frames change their size or go back in time,
-                its commands are of another time, or the disk is full.
+                its commands are of another time, the disk is full, or it was given up.
         """
         settings = [_FORMAT, origin.frames_key(), self.height, self.width, self.keep_hz]
         kept = self.folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()
@@ -72,7 +75,7 @@ class Store:
         with self._locked(kept):
             stamps = self._stamps(kept)
             if stamps is None:
-                self._write(origin, kept)
+                self._write(origin, kept, stopped)
                 stamps = self._stamps(kept)
         if stamps is None:
             raise JepaExportError(f"{kept}: what was just written cannot be read: check the disk")
@@ -99,14 +102,14 @@ class Store:
             return None
         return stamps if size == len(stamps) * self.height * self.width * 3 else None
 
-    def _write(self, origin: Origin, kept: Path) -> None:
+    def _write(self, origin: Origin, kept: Path, stopped: Callable[[], bool]) -> None:
         partial = kept.with_suffix(".partial")
         for old in (kept, partial):
             shutil.rmtree(old, ignore_errors=True)
         try:
             partial.mkdir()
             with (partial / _FRAMES).open("wb") as file:
-                stamps = list(self._write_frames(origin, file))
+                stamps = list(self._write_frames(origin, file, stopped))
             np.save(partial / _STAMPS, np.array(stamps, np.int64))
             for name in (_FRAMES, _STAMPS):
                 sync_file(partial / name)
@@ -115,11 +118,13 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
         sync_folder(self.folder)
 
-    def _write_frames(self, origin: Origin, file: BinaryIO) -> Iterator[int]:
+    def _write_frames(self, origin: Origin, file: BinaryIO, stopped: Callable[[], bool]) -> Iterator[int]:
         shape, last_ns, count = None, None, 0
         keep = Pace(self.keep_hz)
         scaled = np.empty((self.height, self.width, 3), np.uint8)
         for stamp_ns, image in origin.frames():
+            if stopped():
+                raise JepaExportError(f"{origin.name}: given up while it was decoded")
             if shape is not None and image.shape != shape:
                 raise JepaExportError(
                     f"{origin.name}: frame {count} is {_size(image.shape)}, those before are {_size(shape)}; "

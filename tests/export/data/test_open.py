@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -12,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_export.data.open import open_data, split
+from jepa_export.data.recording import Recording
 from jepa_export.data.rooms import DrawnRecording
 from jepa_export.data.store import Store
+from jepa_export.data.videos import VideoOrigin
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
-from tests.export.data.recordings import write_video
+from jepa_runtime.imaging import Image
+from tests.export.data.recordings import Numbered, write_video
 from tests.runtime.bags import image, twist, write_bag
 
 pytest.importorskip("av", reason="PyAV is not installed (extra export)")
@@ -51,6 +56,33 @@ def test_a_folder_is_searched_for_videos_and_bags_and_nothing_else(tmp_path: Pat
     (tmp_path / "data/notes.txt").write_text("hello")
     data = open_data([str(tmp_path / "data")], store, held_out=0)
     assert names(data.train) == ["a.mcap", "film.MKV"]
+
+
+def test_who_is_stopped_does_not_wait_for_the_films_at_hand(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "films" / name, range(2))
+    long, begun = Numbered([S * stamp for stamp in range(10_000)]), Event()
+
+    def frames(origin: VideoOrigin) -> Iterator[tuple[int, Image]]:
+        for frame in long.frames() if origin.name.endswith("b.mp4") else iter(()):
+            begun.set()
+            yield frame
+
+    def stop(_: object) -> Recording:
+        begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoOrigin, "frames", frames)
+    monkeypatch.setattr(VideoOrigin, "frames_key", lambda origin: origin.name)
+    monkeypatch.setattr(
+        VideoOrigin, "commands", lambda origin: stop(origin) if "a.mp4" in origin.name else None
+    )
+    with pytest.raises(KeyboardInterrupt):
+        open_data([str(tmp_path / "films")], store, workers=2)
+    assert 0 < long.decoded < 10_000
+    assert [path.suffix for path in store.folder.iterdir()] == [".lock"]
 
 
 def test_several_kinds_of_data_are_taken_together(tmp_path: Path, store: Store) -> None:
