@@ -164,6 +164,10 @@ def write_lewm(
     """
     encoder, predictor = FrameEncoder(model), RawRollout(model, *walks.standard)
     frames, kinds = torch.from_numpy(walks.frames), settings.variants
+    for name in walks.told.still:
+        progress(
+            f"the action {name} never changes in the recordings: robots will not be let change it either"
+        )
     with staged(folder) as staging:
         progress(f"encoding {frames.shape[0] * frames.shape[1]} frames")
         latents = torch.stack([torch.cat([encoder(frame[None]) for frame in walk]) for walk in frames])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from jepa_export.bundles import Identity, Settings
 from jepa_export.cli import main
 from jepa_export.data.open import open_data
 from jepa_export.data.recording import Recording
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
-from jepa_export.lewm_bundle import RawRollout, walks_through
+from jepa_export.lewm_bundle import RawRollout, walks_through, write_lewm
 from jepa_export.teachers.checkpoints import read
 from jepa_export.teachers.family import FAMILY
 from jepa_export.teachers.lewm import LeWM
@@ -92,6 +94,32 @@ def test_limits_and_standard_are_those_of_all_recordings(
     np.testing.assert_allclose(
         [standardised.mean(axis=0), standardised.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4
     )
+
+
+def test_an_action_that_never_changes_is_told(
+    model: LeWM, recordings: tuple[Recording, ...], tmp_path: Path
+) -> None:
+    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    told = replace(walks.told, low=(0.0, -1.0), high=(0.0, 1.0))
+    said: list[str] = []
+
+    def stop(what: str) -> None:
+        said.append(what)
+        if what.startswith("encoding"):
+            raise KeyboardInterrupt
+
+    settings = Settings(
+        actions=walks.limits, history_size=1, horizon=HORIZON, num_samples=4, step_s=0.4, rate_hz=30.0,
+        variants=(), command="a test",
+    )  # fmt: skip
+    identity = Identity(
+        model_id="lewm", version="1.0.0", trained=True, description="", licence="", data="", teacher=None
+    )
+    with pytest.raises(KeyboardInterrupt):
+        write_lewm(
+            model, replace(walks, told=told), tmp_path / "x", settings, identity, seed=0, progress=stop
+        )
+    assert "the action linear.x never changes" in said[0] and len(said) == 2
 
 
 def test_recordings_without_fitting_actions_are_refused(recordings: tuple[Recording, ...]) -> None:

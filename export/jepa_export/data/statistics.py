@@ -22,6 +22,11 @@ class ActionStatistics:
     low: tuple[float, ...]
     high: tuple[float, ...]
 
+    @property
+    def still(self) -> list[str]:
+        """The names of those that never change."""
+        return [name for name, low, high in zip(self.names, self.low, self.high, strict=True) if low == high]
+
 
 def measure(windows: Windows) -> ActionStatistics | None:
     """Statistics over all clips: what is rare in the data is part of its range too. No frame is read. None

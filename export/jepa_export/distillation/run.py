@@ -366,10 +366,10 @@ def _actions(windows: Windows) -> Actions:
     found = statistics(windows)
     if found is None:
         return NO_ACTIONS
-    still = [name for name, low, high in zip(found.names, found.low, found.high, strict=True) if low == high]
-    if still:
+    if found.still:
         raise JepaExportError(
-            f"the action {still[0]} never changes in this data, nothing can be learnt of it: leave it out"
+            f"the action {found.still[0]} never changes in this data, nothing can be learnt of it: leave it "
+            "out"
         )
     return Actions(names=found.names, units=found.units, low=found.low, high=found.high, max_norm=None)
 
