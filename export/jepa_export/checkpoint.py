@@ -1,17 +1,21 @@
-"""What a run keeps on disk besides its tables: checkpoints, and the settings that its folder belongs to."""
+"""What a run keeps on disk besides its tables: checkpoints, and the settings that its folder belongs to; and
+that no other process trains there meanwhile."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from jepa_export.errors import JepaExportError
 
 SETTINGS = "settings.json"
+# Of this process, by folder: one is let go when its file is closed.
+_LOCKS: dict[Path, IO[bytes]] = {}
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -51,6 +55,28 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: no checkpoint, or a damaged one ({reason}): remove it to start this stage over"
         ) from error
     return state
+
+
+def alone(folder: Path) -> None:
+    """Keep other processes from training in ``folder`` until this one ends.
+
+    Raises:
+        JepaExportError: one does, or it cannot be written.
+    """
+    if (place := folder.resolve()) in _LOCKS:
+        return
+    try:
+        file = (folder / ".lock").open("wb")
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise JepaExportError(
+            f"another process is training in {folder}: let it finish, stop it, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise JepaExportError(
+            f"{folder}: cannot be written: {error.strerror}: choose another --out"
+        ) from error
+    _LOCKS[place] = file
 
 
 def claim(folder: Path, settings: dict[str, Any], *, write: bool) -> None:

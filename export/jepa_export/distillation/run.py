@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from jepa_export.bundles import NO_ACTIONS, Actions, Identity, Measured, Settings
-from jepa_export.checkpoint import claim
+from jepa_export.checkpoint import alone, claim
 from jepa_export.data.open import Data, open_data
 from jepa_export.data.statistics import measure as statistics
 from jepa_export.data.store import Store
@@ -215,6 +215,8 @@ class _Work:
         common = {name: getattr(asked, name) for name in (*names, "seed", "precision")}
         digests = {"data": [pair.train.digest for pair in pairs], "size": self.px}
         claim(asked.out, settings | common | digests, write=self.spread.is_global_zero)
+        if self.spread.is_global_zero:
+            alone(asked.out)
         self.spread.barrier()
 
     def train(self, stage: Stage, pair: _Pair, steps: int, *, share: float = 1.0) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from jepa_export.checkpoint import alone
 from jepa_export.data.course import Course
 from jepa_export.data.two_rooms import Recordings
 from jepa_export.errors import JepaExportError
@@ -114,7 +115,8 @@ def train(folder: Path, *, seed: int, course: Course, recipe: Recipe | None = No
     """Train, or resume what ``folder`` holds; losses and checkpoints stay there.
 
     Raises:
-        JepaExportError: the loss diverged, or ``folder`` belongs to a run of other settings.
+        JepaExportError: the loss diverged, or ``folder`` belongs to a run of other settings, or to one that
+            goes on in another process.
     """
     recipe = recipe or RECIPES[course.kind]
     networks = TEACHER if recipe.teacher else DIRECT
@@ -223,4 +225,5 @@ def _claim(folder: Path, settings: str) -> None:
             f"this one is: {settings.strip()}. "
             "Choose another --out, or remove the folder to start over"
         )
+    alone(folder)
     note.write_text(settings)

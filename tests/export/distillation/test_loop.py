@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from jepa_export.checkpoint import claim, load, save
+from jepa_export.checkpoint import alone, claim, load, save
 from jepa_export.data.batches import Batch
 from jepa_export.data.open import open_data
 from jepa_export.data.store import Store
@@ -181,6 +182,21 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     claim(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
     with pytest.raises(JepaExportError, match=r"other settings: seed 0 \(now 1\); give the same"):
         claim(tmp_path / "run", {"seed": 1, "data": ["a"]}, write=True)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys; from jepa_export.checkpoint import alone;"
+        "alone(pathlib.Path(sys.argv[1])); print('alone', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"alone\n"
+        with pytest.raises(JepaExportError, match="another process is training in"):
+            alone(tmp_path)
+        other.kill()
+    alone(tmp_path)
+    alone(tmp_path)
 
 
 def test_a_batch_is_shared_out_without_rest_and_without_overlap(windows: Windows) -> None:
