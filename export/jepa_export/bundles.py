@@ -5,6 +5,7 @@ were asked."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor
 
 from jepa_export.errors import JepaExportError
@@ -20,7 +22,17 @@ from jepa_export.staging import commit, write_report
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.variants import Kind, model_path
 from jepa_export.vendors import ask_vendors
-from jepa_runtime.bundle import MAX_TEXT, Bundle, Precision, Target, seal
+from jepa_runtime.bundle import (
+    MAX_TEXT,
+    SCHEMA_VERSION,
+    Bundle,
+    Manifest,
+    Precision,
+    Target,
+    Variant,
+    seal,
+)
+from jepa_runtime.bundle.parse import describe
 from jepa_runtime.verification import Parity, golden_parity
 
 Tolerances = dict[str, dict[str, float]]
@@ -165,6 +177,21 @@ def manifest(
         **asdict(measured),
         "golden": {"path": "golden.npz", "tolerances": tolerances},
     }
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Refuse, before hours of training, what :func:`manifest` gives if it makes no valid manifest.
+
+    Raises:
+        JepaExportError: it does not; the message says which field, and why.
+    """
+    forms = [Variant(**form) for graph in fields["graphs"].values() for form in graph]
+    paths = {fields["golden"]["path"], *(path for form in forms for path in form.paths)}
+    files = [{"path": path, "bytes": 0, "sha256": "0" * 64} for path in sorted(paths)]
+    try:
+        Manifest.model_validate_json(json.dumps(fields | {"schema_version": SCHEMA_VERSION, "files": files}))
+    except ValidationError as error:
+        raise JepaExportError(f"of this no bundle can be made: {describe(error)}") from error
 
 
 def _shortened(text: str) -> str:

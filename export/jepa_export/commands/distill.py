@@ -108,7 +108,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def common(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
-    """The fields of :class:`~jepa_export.distillation.run.Common`."""
+    """The fields of :class:`~jepa_export.distillation.asked.Common`."""
     same = (
         "out cache history horizon num_samples batch predictor_steps learning_rate seed held_out skip_bad "
         "precision checkpoint_every watch_every accept_non_commercial untrained_teacher depth clip student "
@@ -148,7 +148,8 @@ def _told(arguments: argparse.Namespace) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from jepa_export.distillation.run import Distillation, distill
+    from jepa_export.distillation.asked import Distillation
+    from jepa_export.distillation.run import distill
 
     asked = Distillation(
         teacher=arguments.teacher,

@@ -33,7 +33,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from jepa_export.distillation.run import PostTraining, train_predictor
+    from jepa_export.distillation.asked import PostTraining
+    from jepa_export.distillation.run import train_predictor
 
     asked = PostTraining(
         encoder=arguments.encoder,

@@ -14,13 +14,22 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from jepa_export.bundles import NO_ACTIONS, Actions, Identity, Measured, Settings
+from jepa_export.bundles import (
+    NO_ACTIONS,
+    Actions,
+    Identity,
+    Measured,
+    Settings,
+    check_fields,
+    manifest,
+)
 from jepa_export.checkpoint import alone, claim
 from jepa_export.data.open import Data, open_data
 from jepa_export.data.statistics import measure as statistics
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
 from jepa_export.distillation import fidelity
+from jepa_export.distillation.asked import Common, Distillation, PostTraining
 from jepa_export.distillation.encoders import Given, of_bundle, of_run, of_teacher
 from jepa_export.distillation.grafted import (
     actions_for,
@@ -34,7 +43,7 @@ from jepa_export.distillation.stages import EncoderStage, PredictorStage, Quanti
 from jepa_export.distillation.teacher import Features, open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
-from jepa_export.student_bundle import write_student
+from jepa_export.student_bundle import TOLERANCES, write_student
 from jepa_export.students.family import FAMILY, Student, create
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.accuracy import limits_of
@@ -48,59 +57,6 @@ _TELL_EVERY_S = 5.0
 _WATCHED_CLIPS = 32
 # A trained encoder is not to forget, only to settle where rounding does no harm.
 _INT8_LEARNING_RATE = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common:
-    """What both commands are asked for. ``rate_hz``: of the clips, one frame a step; ``cache``: where decoded
-    frames are kept (None: in ``out``); ``int8_cosine``: of INT8 with fp32, at least (0: whatever it is);
-    ``command``: for the bundle's provenance."""
-
-    data: tuple[str, ...]
-    out: Path
-    cache: Path | None
-    rate_hz: float
-    history: int
-    horizon: int
-    num_samples: int
-    batch: int
-    predictor_steps: int
-    learning_rate: float
-    seed: int
-    held_out: float
-    skip_bad: bool
-    precision: str
-    checkpoint_every: int
-    watch_every: int
-    alarms: int | None
-    board: bool
-    accept_non_commercial: bool
-    untrained_teacher: bool
-    depth: int | None
-    clip: int
-    student: str
-    int8_cosine: float
-    command: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation(Common):
-    """``px``: side of the student's frame (None: the teacher's); ``quantization_aware``: further steps of the
-    encoder, as in INT8."""
-
-    teacher: str
-    px: int | None
-    steps: int
-    quantization_aware: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PostTraining(Common):
-    """``encoder``: the folder of a distillation or of a bundle, or ``TEACHER[=CHECKPOINT]``; ``action_free``:
-    the data may be without actions."""
-
-    encoder: str
-    action_free: bool
 
 
 Progress = Callable[[str], None]
@@ -145,9 +101,6 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
         torch.manual_seed(asked.seed)
         encoder = EncoderStage(student.encoder.train(), features)
         aware = QuantizationAwareStage(encoder) if asked.quantization_aware else None
-    work.train(encoder, clips, asked.steps)
-    if aware is not None:
-        work.train(aware, clips, asked.quantization_aware, share=_INT8_LEARNING_RATE)
     given = Given(
         encoder=student.encoder,
         student=student.name,
@@ -157,6 +110,10 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
         licence=teacher.member.licence,
         teacher=teacher.provenance,
     )
+    work.check(given, actions, frames)
+    work.train(encoder, clips, asked.steps)
+    if aware is not None:
+        work.train(aware, clips, asked.quantization_aware, share=_INT8_LEARNING_RATE)
     return work.finish(given, student.predictor, actions, frames, progress)
 
 
@@ -178,6 +135,7 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
     actions = _actions(frames.train)
     if given.bundle:
         actions = actions_for(actions, given.bundle)
+    work.check(given, actions, frames)
     predictor = _predictor(given, actions, frames.train, asked.seed)
     work.claim({"encoder": given.identity}, frames)
     return work.finish(given, predictor, actions, frames, progress)
@@ -234,23 +192,25 @@ class _Work:
         held_out = fidelity.some_clips(pair.held_out, _WATCHED_CLIPS)
         train(self.spread, stage, pair.train, held_out, asked.out, pace, board=asked.board)
 
-    def finish(
-        self, given: Given, network: Predictor, actions: Actions, pair: _Pair, progress: Progress
-    ) -> Path | None:
-        """Train the predictor, and write the bundle."""
-        asked, folder = self.asked, self.asked.out / "bundle"
-        if pair.train.action_names is None:
-            # Whatever it is told, the prediction is the same.
-            nn.init.zeros_(network.embed_action[0].weight)
-        predictor = PredictorStage(network.train(), given.encoder, history=asked.history)
-        self.train(predictor, pair, asked.predictor_steps)
-        if not self.spread.is_global_zero:
-            return None
-        if not self.data.held_out:
-            _LOG.warning(
-                "nothing is held out: the bundle's error bounds are those of clips it was trained on"
+    def check(self, given: Given, actions: Actions, pair: _Pair) -> None:
+        """Refuse before the training what no bundle can be made of."""
+        settings, about = self._told(given, actions, pair)
+        config = given.encoder.config
+        check_fields(
+            manifest(
+                about,
+                settings,
+                Measured.nothing(settings.horizon),
+                px=config.px,
+                latent=(config.tokens, config.dim),
+                roles=("encoder", "predictor", "step"),
+                tolerances={precision: TOLERANCES[precision] for _, precision in settings.variants},
             )
-        found = fidelity.measure(predictor.eval(), pair.held_out)
+        )
+
+    def _told(self, given: Given, actions: Actions, pair: _Pair) -> tuple[Settings, Identity]:
+        """What the bundle's manifest says besides what is measured."""
+        asked = self.asked
         settings = Settings(
             actions=actions,
             history_size=asked.history,
@@ -271,6 +231,26 @@ class _Work:
             + ", ".join(asked.data),
             teacher=given.teacher,
         )
+        return settings, about
+
+    def finish(
+        self, given: Given, network: Predictor, actions: Actions, pair: _Pair, progress: Progress
+    ) -> Path | None:
+        """Train the predictor, and write the bundle."""
+        asked, folder = self.asked, self.asked.out / "bundle"
+        if pair.train.action_names is None:
+            # Whatever it is told, the prediction is the same.
+            nn.init.zeros_(network.embed_action[0].weight)
+        predictor = PredictorStage(network.train(), given.encoder, history=asked.history)
+        self.train(predictor, pair, asked.predictor_steps)
+        if not self.spread.is_global_zero:
+            return None
+        if not self.data.held_out:
+            _LOG.warning(
+                "nothing is held out: the bundle's error bounds are those of clips it was trained on"
+            )
+        found = fidelity.measure(predictor.eval(), pair.held_out)
+        settings, about = self._told(given, actions, pair)
         measured = Measured(
             error_bounds=tuple(found.error_bounds),
             surprise_threshold=found.surprise_threshold,

@@ -45,6 +45,14 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
     return " ".join(capsys.readouterr().err.split())
 
 
+def test_what_no_bundle_can_be_made_of_is_refused_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refused([*DISTILL, "--num-samples", "70000"], tmp_path / "run", capsys)
+    assert "of this no bundle can be made: num_samples: Input should be less than or equal to 65536" in told
+    assert not (tmp_path / "run/encoder.pt").exists()
+
+
 @pytest.mark.slow
 def test_the_bundle_is_trained_and_says_of_what(distilled: Path) -> None:
     bundle = Bundle.open(distilled / "bundle")
