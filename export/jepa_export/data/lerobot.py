@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jepa_export.data.files import file_hash
-from jepa_export.data.videos import decoded
+from jepa_export.data.videos import decoded, stretch_hash
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import FrameError
 from jepa_runtime.imaging import Image, decode
@@ -81,7 +81,15 @@ class EpisodeOrigin:
         camera = self._choice.camera
         if self._video is None:
             return f"{self._rows(camera)} {camera}"
-        return f"{self._rows()} {file_hash(self._video.path)} {self._video.start_s}"
+        if not self._shared:
+            return f"{self._rows()} {file_hash(self._video.path)} {self._video.start_s}"
+        rows, start_s, stamps = self._rows(), self._video.start_s, self._stamps()
+        # A picture may come half the time between two frames late.
+        late_ns = (stamps[1] - stamps[0]) / 2 if len(stamps) > 1 else 1e6
+        first_s, end_s = stamps[0] / 1e9, (stamps[-1] + late_ns) / 1e9
+        with _HASHING:
+            film = stretch_hash(self._video.path, start_s + first_s, start_s + end_s)
+        return f"{rows} {film} {start_s}"
 
     def _rows(self, *columns: str) -> str:
         """What changes with these columns and the time stamps of this episode, but not when others are added

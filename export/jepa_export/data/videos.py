@@ -4,12 +4,15 @@ LeRobot writes, and which the FFmpeg in OpenCV's wheels cannot decode.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_export.data.files import file_hash
 from jepa_export.errors import JepaExportError
@@ -20,6 +23,7 @@ SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", "
 # Containers estimate their number of frames from duration and rate; a real truncation loses more than this.
 _COUNT_SLACK = 0.02
 _COUNT_SLACK_FRAMES = 3
+_EARLY_S = 1e-3
 
 
 class VideoOrigin:
@@ -82,6 +86,47 @@ def decoded(path: Path, *, start_s: float = 0.0) -> Iterator[tuple[int, Image]]:
             f"{path}: ended after {count} of {announced} frames: it is cut off or damaged; copy it again, or "
             "leave it out"
         )
+
+
+def stretch_hash(path: Path, start_s: float, end_s: float) -> str:
+    """What the frames of a video that begin from ``start_s`` until ``end_s`` follow from: it stays when
+    others are added behind. Nothing is decoded.
+
+    Raises:
+        JepaExportError: as of :func:`decoded`.
+    """
+    header, shown_s, keys, hashes = _packets(path, file_hash(path))
+    # A frame that begins just before has the stamp that was asked for, rounded.
+    first = np.flatnonzero(keys & (shown_s <= start_s + _EARLY_S))[-1:].sum()
+    after = np.flatnonzero(shown_s < end_s)[-1:].sum() + 1
+    found = hashlib.sha256(header)
+    for shown, content in zip(shown_s[first:after], hashes[first:after], strict=True):
+        found.update(f"{shown:.6f}".encode() + content)
+    return found.hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _packets(path: Path, content: str) -> tuple[bytes, NDArray[np.float64], NDArray[np.bool_], list[bytes]]:
+    """What all frames of a video are decoded with, and of its packets, as they come, when each is shown [s],
+    whether decoding can begin there, and a hash."""
+    del content
+    av = _pyav()
+    header, shown_s, keys, hashes = b"", [], [], []
+    try:
+        with av.open(str(path)) as container:
+            for stream in container.streams.video[:1]:
+                header = stream.codec_context.extradata or b""
+                for packet in container.demux(stream):
+                    if packet.pts is not None:
+                        shown_s.append(float(packet.pts * packet.time_base))
+                        keys.append(packet.is_keyframe)
+                        hashes.append(hashlib.sha256(packet).digest())
+    except (av.FFmpegError, OSError) as error:
+        raise JepaExportError(
+            f"{path}: cannot be read ({error.strerror}): it is no video, cut off, or damaged; copy it again, "
+            "or leave it out"
+        ) from error
+    return header, np.array(shown_s, float), np.array(keys, bool), hashes
 
 
 def _upright(frame: Any) -> Image:

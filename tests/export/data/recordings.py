@@ -195,7 +195,31 @@ def _write_v3(folder: Path, lengths: Sequence[int], codec: str, images: bool) ->
     _write_table(folder / "data/chunk-000/file-000.parquet", rows)
     _write_table(folder / "meta/episodes/chunk-000/file-000.parquet", entries)
     if not images:
-        write_video(folder / f"videos/{CAMERA}/chunk-000/file-000.mp4", numbers, codec=codec)
+        films = [
+            write_video(folder / f"{episode}.mp4", frame_numbers(episode, length), codec=codec)
+            for episode, length in enumerate(lengths)
+        ]
+        _join(films, folder / f"videos/{CAMERA}/chunk-000/file-000.mp4")
+
+
+def _join(films: Sequence[Path], path: Path) -> None:
+    """One film behind the other, as they were encoded."""
+    av = pytest.importorskip("av", reason="PyAV is not installed (extra export)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begins, stream = Fraction(0), None
+    with av.open(str(path), "w") as container:
+        for film in films:
+            with av.open(str(film)) as part:
+                source = part.streams.video[0]
+                stream = stream or container.add_stream_from_template(source, opaque=True)
+                for packet in part.demux(source):
+                    if packet.dts is not None:
+                        packet.pts += int(begins / source.time_base)
+                        packet.dts += int(begins / source.time_base)
+                        packet.stream = stream
+                        container.mux(packet)
+                begins += Fraction(source.frames, FPS)
+            film.unlink()
 
 
 def _rows(episode: int, length: int, start: int, images: bool) -> list[dict[str, Any]]:

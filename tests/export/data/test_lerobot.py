@@ -111,8 +111,19 @@ def test_an_episode_is_the_same_recording_when_others_are_added_to_its_file(
     )
     before, after = ([episode.identity() for episode in each] for each in (few, more))
     assert before == after[:3] and len(set(after)) == 4
-    if images:
-        assert [episode.frames_key() for episode in few] == [episode.frames_key() for episode in more[:3]]
+    keys = [episode.frames_key() for episode in more]
+    assert [episode.frames_key() for episode in few] == keys[:3] and len(set(keys)) == 4
+
+
+def test_another_film_of_the_same_length_has_other_frames(tmp_path: Path) -> None:
+    one, other = (write_lerobot(tmp_path / name, LENGTHS, version="v3.0") for name in ("one", "other"))
+    before = [episode.frames_key() for episode in episodes(one, {})]
+    numbers = [number for episode, length in enumerate(LENGTHS) for number in frame_numbers(episode, length)]
+    numbers[LENGTHS[0]] += 1
+    write_video(one / f"videos/{CAMERA}/chunk-000/file-000.mp4", numbers)
+    after = [episode.frames_key() for episode in episodes(one, {})]
+    assert before[1] != after[1]
+    assert before == [episode.frames_key() for episode in episodes(other, {})]
 
 
 @pytest.mark.parametrize("column", ["action", CAMERA])
