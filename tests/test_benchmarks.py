@@ -163,7 +163,7 @@ def test_the_exit_status_is_the_verdict(
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_joined_graph_predicts_from_what_it_encodes(size: int, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle", history_size=size)
+    bundle = make_bundle(tmp_path / "bundle", history_size=size, standing=True)
     irs = {
         stage: (bundle.path / role / "openvino" / "model.xml", {}) for stage, role in overhead.STAGES.items()
     }
