@@ -136,7 +136,30 @@ def test_a_missing_file_is_told(backend: Backend, tmp_path: Path) -> None:
 def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: Path) -> None:
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
     backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
-    assert list((tmp_path / "cache").glob("*.blob"))
+    assert list((tmp_path / "cache").rglob("*.blob"))
+
+
+def test_graphs_used_longest_ago_make_room_in_the_cache(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    (cache / "of somebody else").mkdir(parents=True)
+
+    def kept_after(graph: str) -> set[str]:
+        backend = create_backend("openvino:CPU", BackendOptions(cache_dir=cache))
+        backend.load(model_path(toy_bundle, graph, backend), shapes[graph]).close()
+        backend.close()
+        return {path.parent.name for path in cache.rglob("*.blob")}
+
+    shapes = {"encoder": FRAME, "predictor": predictor_shapes(1)}
+    (encoder,) = kept_after("encoder")
+    both = kept_after("predictor")
+    assert len(both) == 2
+    assert kept_after("encoder") == both
+    monkeypatch.setattr(openvino_cache, "MOST_BYTES", 1)
+    assert kept_after("encoder") == {encoder}
+    assert kept_after("predictor") == both - {encoder}
+    assert (cache / "of somebody else").is_dir()
 
 
 def damage(blob: Path) -> None:
@@ -171,7 +194,7 @@ def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
         return found
 
     whole = outputs()
-    (blob,) = (tmp_path / "cache").glob("*.blob")
+    (blob,) = (tmp_path / "cache").rglob("*.blob")
     written = blob.stat().st_ino, blob.stat().st_mtime_ns
     assert np.array_equal(outputs(), whole)
     assert (blob.stat().st_ino, blob.stat().st_mtime_ns) == written, "it came from the cache"
@@ -185,10 +208,6 @@ def test_a_cache_that_cannot_be_used_is_told_or_done_without(toy_bundle: Path, t
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, match="file: is no folder: give --cache-dir a folder"):
         create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "file"))
-    (tmp_path / "cache" / "1.blob").mkdir(parents=True)
-    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
-    backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["1.blob"]
     # As one that is closed to this account; a name that is too long is so for root too.
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / ("x" * 256)))
     backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
@@ -197,11 +216,17 @@ def test_a_cache_that_cannot_be_used_is_told_or_done_without(toy_bundle: Path, t
 def test_what_could_not_be_removed_from_a_cache_is_not_taken_for_whole(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "1.blob").write_text("damaged")
-    monkeypatch.setattr(openvino_cache, "checked", lambda _: False)
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(f"{path} stays")
+
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
-    backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
-    assert [path.name for path in tmp_path.iterdir()] == ["1.blob"]
+    graph = Graph.read(model_path(toy_bundle, "encoder", backend))
+    damaged = tmp_path / graph.sha256 / "1.blob"
+    damaged.parent.mkdir()
+    damaged.write_text("damaged")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    backend.load(graph, FRAME).close()
+    assert list(damaged.parent.iterdir()) == [damaged]
 
 
 _LOADS = """

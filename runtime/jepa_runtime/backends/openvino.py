@@ -158,11 +158,9 @@ class OpenVINOBackend:
         self.device = device
         self.version: str = get_version()
         self._properties = _properties(device, options)
-        folder = options.cache_dir
-        self._cache = folder if folder is not None and openvino_cache.checked(folder) else None
+        self._cache = options.cache_dir
         if self._cache is not None:
-            self._properties["CACHE_DIR"] = str(self._cache)
-        self._keeps = device == "CPU" and self._cache is not None
+            openvino_cache.check(self._cache)
         self._threads = (options.threads or 1) if device == "CPU" else 1
         self._between = options.between
 
@@ -185,7 +183,8 @@ class OpenVINOBackend:
         with _explained(graph.name, f"compile it for {self.device}"):
             streams = {"NUM_STREAMS": parts} if parts > 1 else {}
             compiled = self._compile(graph, model, **streams)
-            if self._keeps and not compiled.get_property("LOADED_FROM_CACHE"):
+            keeps = self.device == "CPU" and self._cache is not None
+            if keeps and not compiled.get_property("LOADED_FROM_CACHE"):
                 # What compiling leaves holds the weights as they were read; what comes from the cache, only
                 # as they are used: a ViT-S in INT8 takes 24 MB less.
                 compiled = None
@@ -232,9 +231,13 @@ class OpenVINOBackend:
             # By default OpenVINO computes in bf16 what is not quantized, on those processors that have bf16:
             # a model would give other numbers on the workstation than on the robot.
             properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
-        compiled = self._core.compile_model(model, self.device, properties)
-        if self._cache is not None:
-            openvino_cache.sealed(self._cache)
+        folder = self._cache and openvino_cache.folder_of(self._cache, graph.sha256)
+        if folder is None:
+            # One that cannot be used is done without from now on.
+            self._cache = None
+            return self._core.compile_model(model, self.device, properties)
+        compiled = self._core.compile_model(model, self.device, properties | {"CACHE_DIR": str(folder)})
+        openvino_cache.sealed(folder)
         return compiled
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""OpenVINO's cache of compiled models, with a SHA-256 beside each.
+"""OpenVINO's cache of compiled models: a folder for each graph, and in it a SHA-256 beside each.
 
 OpenVINO takes the weights that it finds there as they are: with a page that a power cut left empty, a model
 computes other numbers and says nothing.
@@ -7,33 +7,50 @@ computes other numbers and says nothing.
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from jepa_runtime.compat import file_sha256
 from jepa_runtime.errors import BackendError
 
+# Graphs used last stay; every update brings others.
+MOST_BYTES = 4 << 30
 _BLOB, _HASH = ".blob", ".sha256"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def checked(folder: Path) -> bool:
-    """Remove from ``folder`` every compiled model that is not as it was when :func:`sealed` saw it.
-
-    Returns:
-        Whether what is left may be used; not where it cannot be looked at, or something else not removed.
+def check(cache: Path) -> None:
+    """See that ``cache`` is a folder, if it is there and may be looked at.
 
     Raises:
-        BackendError: it is no folder.
+        BackendError: it is something else.
     """
+    with suppress(OSError):
+        if cache.exists() and not cache.is_dir():
+            raise BackendError(f"{cache}: is no folder: give --cache-dir a folder, or none")
+
+
+def folder_of(cache: Path, graph_sha256: str) -> Path | None:
+    """The folder in ``cache`` for one graph, without the compiled models that are not as they were when
+    :func:`sealed` saw them. Folders of graphs that were used longest ago make room.
+
+    Returns:
+        None where it cannot be made or looked at, or something in it not removed.
+    """
+    folder = cache / graph_sha256
     try:
-        if folder.exists() and not folder.is_dir():
-            raise BackendError(f"{folder}: is no folder: give --cache-dir a folder, or none")
+        folder.mkdir(parents=True, exist_ok=True)
         for blob in folder.glob(f"*{_BLOB}"):
             if _noted(blob) != _sha256(blob):
                 blob.unlink(missing_ok=True)
     except OSError:
-        return False
-    return True
+        return None
+    with suppress(OSError):
+        os.utime(folder)
+        _make_room(cache, folder)
+    return folder
 
 
 def sealed(folder: Path) -> None:
@@ -44,6 +61,16 @@ def sealed(folder: Path) -> None:
             # A later blob of the same name has another hash, or at least was written later.
             if not hashed.exists() or os.stat(hashed).st_mtime_ns < os.stat(blob).st_mtime_ns:
                 hashed.write_text(_sha256(blob), encoding="utf-8")
+
+
+def _make_room(cache: Path, used: Path) -> None:
+    kept = 0
+    for folder in sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        # Nothing else of a folder that somebody may have for other things too.
+        if _SHA256.fullmatch(folder.name) and folder.is_dir():
+            kept += sum(path.stat().st_size for path in folder.iterdir())
+            if kept > MOST_BYTES and folder != used:
+                shutil.rmtree(folder)
 
 
 def _noted(blob: Path) -> str:
