@@ -1,14 +1,17 @@
-"""What the commands of ``jepa-runtime`` write, they do not write into the bundle that they read."""
+"""Where the commands of ``jepa-runtime`` write, and where they do not: into the bundle that they read."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
+from jepa_runtime.commands.arguments import write_text
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,16 @@ def test_nothing_is_written_into_a_bundle(
     assert main(told.split()) == 1
     assert f"lies in, {bundle}, which is read: write into another file" in capsys.readouterr().err
     Bundle.open(bundle)
+
+
+def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "file")
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        write_text(pipe, "told")
+        assert pipe.is_fifo(), "who reads from it waits for ever"
+        assert read.result() == "told"
+    write_text(link, "told")
+    assert link.is_symlink() and (tmp_path / "file").read_text() == "told"

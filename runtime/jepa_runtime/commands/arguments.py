@@ -99,7 +99,7 @@ def write_json(target: str, data: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; folders are made.
+    """Write a file, whole or not at all; folders are made. A pipe, a device and a link stay what they are.
 
     Raises:
         JepaRuntimeError: it cannot be written.
@@ -107,6 +107,9 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+            return
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
