@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from rich.console import Console
+
 import jepa_runtime
 from jepa_runtime.commands import (
     build_engine,
@@ -69,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads the rest (| head).
+        Console().on_broken_pipe()
     except JepaRuntimeError as error:
         print(f"jepa-runtime: {error}", file=sys.stderr)
         return 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,3 +52,15 @@ def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Pat
         assert read.result() == "told"
     write_text(link, "told")
     assert link.is_symlink() and (tmp_path / "file").read_text() == "told"
+
+
+def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Path) -> None:
+    run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open(writes, "w") as gone:
+        ended = subprocess.run(
+            [sys.executable, "-c", run, "info", toy_bundle, "--json"], stdout=gone, stderr=subprocess.PIPE
+        )
+    assert ended.stderr == b""
+    assert ended.returncode == 1
