@@ -165,6 +165,17 @@ def test_a_loss_that_diverges_is_reported_with_stage_and_step_and_keeps_the_chec
     assert all(torch.isfinite(weights).all() for weights in saved["modules"].values())
 
 
+def test_a_gradient_that_is_no_number_is_reported_before_it_reaches_the_weights(tmp_path: Path) -> None:
+    class Rooted(Line):
+        def losses(self, step: int) -> dict[str, Tensor]:
+            # The root of nothing: a loss of 0, whose slope is infinite.
+            return super().losses(step) | {"root": (0 * self.line.weight).sum().abs().sqrt()}
+
+    with pytest.raises(JepaExportError, match="stage line: the gradient is nan at step 0"):
+        run_stage(Rooted(), tmp_path)
+    assert not (tmp_path / "line.pt").exists()
+
+
 def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path) -> None:
     run_stage(Line(), tmp_path)
     with pytest.raises(JepaExportError, match=r"line\.pt was written by a run of 6 steps, this one has 7"):

@@ -53,15 +53,19 @@ class Stage(ABC):
             group["lr"] = self._learning_rate * warmth * cosine
         terms = self.losses(step)
         total = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(total):
-            raise JepaExportError(
-                f"stage {self.name}: the loss is {total.item()} at step {step}; lower the learning rate"
-            )
+        self._check(total, "loss", step)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(self.modules.parameters(), self._clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), self._clip_norm)
+        self._check(norm, "gradient", step)
         self.optimizer.step()
         return {"loss": total.item()} | {key: value.item() for key, value in terms.items()}
+
+    def _check(self, value: Tensor, what: str, step: int) -> None:
+        if not torch.isfinite(value):
+            raise JepaExportError(
+                f"stage {self.name}: the {what} is {value.item()} at step {step}; lower the learning rate"
+            )
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         return {
