@@ -290,3 +290,34 @@ def test_settings_name_the_gpus(tmp_path: Path) -> None:
 def test_a_container_is_told(tmp_path: Path, path: str, content: str, name: str) -> None:
     machine(tmp_path).write({path: content})
     assert settings(tmp_path)["container"] == name
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "told"),
+    [
+        (
+            "0::/a/b",
+            {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"},
+            "1.5 cores",
+        ),
+        (
+            "0::/a/b",
+            {"a/cpu.max": "200000 100000", "a/b/cpu.max": "50000 100000"},
+            "0.5 cores",
+        ),
+        # In a container of version 1 the group's own folder is the root of what is mounted.
+        (
+            "5:cpu,cpuacct:/docker/ab12",
+            {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"},
+            "1 cores",
+        ),
+        ("5:cpu:/\n0::/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("0::/", {}, None),
+    ],
+)
+def test_a_quota_of_the_processor_is_told(
+    tmp_path: Path, groups: str, files: dict[str, str], told: str | None
+) -> None:
+    tree = machine(tmp_path)
+    tree.write({"proc/self/cgroup": groups} | {f"sys/fs/cgroup/{path}": text for path, text in files.items()})
+    assert settings(tmp_path).get("cpu quota") == told

@@ -22,7 +22,8 @@ def settings(root: Path = Path("/")) -> dict[str, str]:
     """The settings that can be read below ``root``; the others are left out.
 
     Keys: ``governor``, ``energy preference``, ``least frequency`` and ``greatest frequency`` (kHz, as the
-    governor may choose), ``turbo``, ``smt``, ``isolated cores``, ``gpu`` (NVIDIA's by name, Intel's by the
+    governor may choose), ``turbo``, ``smt``, ``isolated cores``, ``cpu quota`` (of this process's control
+    groups, as docker's ``--cpus`` sets it), ``gpu`` (NVIDIA's by name, Intel's by the
     number of the model), ``power mode`` (Jetson's nvpmodel), ``platform profile``, ``preemption``, ``swap``,
     ``board``, ``container``, ``virtual machine``.
     """
@@ -31,6 +32,7 @@ def settings(root: Path = Path("/")) -> dict[str, str]:
         "turbo": _turbo(files),
         "smt": files.get(f"{_CPU}/smt/control"),
         "isolated cores": files.get(f"{_CPU}/isolated"),
+        "cpu quota": _quota(files),
         "gpu": _gpus(files),
         "power mode": _power_mode(files),
         "platform profile": files.get("sys/firmware/acpi/platform_profile"),
@@ -54,6 +56,24 @@ def _turbo(files: Files) -> str | None:
     if boost := files.get(f"{_CPU}/cpufreq/boost"):
         return "on" if boost == "1" else "off"
     return None
+
+
+def _quota(files: Files) -> str | None:
+    """The least of this process's control group and of those that hold it, in version 2 and in version 1."""
+    found = []
+    for line in (files.get("proc/self/cgroup") or "").splitlines():
+        _, controllers, group = line.split(":", 2)
+        for folder in (Path(group), *Path(group).parents):
+            if not controllers:
+                told = files.get(f"sys/fs/cgroup{folder}/cpu.max") or ""
+            elif "cpu" in controllers.split(","):
+                own = f"sys/fs/cgroup/cpu{folder}/cpu.cfs"
+                told = f"{files.get(f'{own}_quota_us')} {files.get(f'{own}_period_us')}"
+            else:
+                break
+            if limit := re.fullmatch(r"([0-9]+) ([0-9]+)", told):
+                found.append(int(limit[1]) / int(limit[2]))
+    return f"{min(found):g} cores" if found else None
 
 
 def _gpus(files: Files) -> str | None:
