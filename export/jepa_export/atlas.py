@@ -72,17 +72,19 @@ def add_atlas(
             f"{frames} latents of {latent_bytes / 1e6:.2f} MB are more than {most_bytes / 1e6:g} MB: at most "
             f"{most_bytes // latent_bytes} frames fit (--frames), or allow more (--max-mb)"
         )
-    latents, images, rate_hz = [], [], bundle.manifest.io.frame.rate_hz
+    latents, images, stamps_ns = [], [], []
     with WorldModel.open(bundle, allow_untrained=True) as model:
         for frame in _frames(source, read):
             latents.append(model.encode(frame.image).astype(np.float16))
             images.append(thumbnail(frame.image, px))
+            stamps_ns.append(frame.stamp_ns)
             progress(len(latents), read)
     if len(latents) < 2:
         raise JepaExportError(f"{source}: {len(latents)} frames are too few for an atlas")
     known = np.stack(latents)
     chosen, radius = spread(known, frames)
-    lag = max(1, round(bundle.manifest.horizon * bundle.manifest.io.step_s * rate_hz))
+    period_ns = max(1.0, float(np.median(np.diff(stamps_ns))))
+    lag = max(1, round(bundle.manifest.horizon * bundle.manifest.io.step_s * 1e9 / period_ns))
     atlas = Atlas.of(known, chosen, [images[index] for index in chosen], lag)
     content = atlas.to_bytes()
     if len(content) > most_bytes:

@@ -43,6 +43,18 @@ def test_the_new_bundle_remembers_frames_and_the_old_one_is_as_it_was(
     assert float(away) < 0.5 and np.abs(shown.astype(int) - frame.image).mean() < 10
 
 
+def test_the_plane_of_the_map_is_that_of_a_horizon_of_the_source(
+    two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lags, of = [], Atlas.of
+    monkeypatch.setattr(Atlas, "of", lambda *given: lags.append(given[-1]) or of(*given))
+    monkeypatch.setattr("jepa_export.atlas.open_source", lambda spec: open_source(spec, rate_hz=10))
+    assert make(two_rooms_bundle, tmp_path / "new", "--frames", "10") == 0
+    manifest = Bundle.open(two_rooms_bundle).manifest
+    assert manifest.io.frame.rate_hz != 10
+    assert lags == [round(manifest.horizon * manifest.io.step_s * 10)]
+
+
 def test_an_atlas_that_was_there_is_replaced(two_rooms_bundle: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
     assert make(bundle, bundle, "--frames", "10") == 0
