@@ -10,14 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-from threading import Timer
 from typing import Any
 from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jepa_runtime.commands import run as run_command
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
@@ -177,10 +178,16 @@ def test_a_report_is_written(model: FakeModel, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_and_keeps_its_results(
-    model: FakeModel, tmp_path: Path, number: signal.Signals
+    model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    before = signal.getsignal(number)
-    Timer(0.4, os.kill, (os.getpid(), number)).start()
+    before, encode, frames = signal.getsignal(number), model.encode, count(1)
+
+    def signalled(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if next(frames) == 10:
+            os.kill(os.getpid(), number)
+        return encode(frame)
+
+    monkeypatch.setattr(model, "encode", signalled)
     found = measure(tmp_path / "run.json", "--source", "two_rooms", "--mcap", str(tmp_path / "run.mcap"))
     assert 5 <= found["frames_published"] <= 30
     assert "/world_model/latent" in by_mcap_ros2(tmp_path / "run.mcap")
