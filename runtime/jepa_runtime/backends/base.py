@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,7 +64,7 @@ class Graph:
     precision: str | None = None
     blob: Callable[[str], tuple[bytes, bytes] | None] = lambda _: None
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the model, then the weights."""
         digest = hashlib.sha256(self.model)
