@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +73,16 @@ def run(args: argparse.Namespace) -> int:
         )
         atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
 
-        def write_html() -> None:
-            if args.html is not None:
-                write_page(render(found, atlas), args.html)
+        def copy(out: Path) -> None:
+            progress.reset(task, description="copying", total=None)
+            add_pictures(args.bag, found, atlas or found.atlas, out, rate_hz=args.rate)
 
-        def write_png() -> None:
-            if args.png is not None:
-                draw(found, args.png, atlas)
-
-        def write_mcap() -> None:
-            if args.mcap is not None:
-                progress.reset(task, description="copying", total=None)
-                add_pictures(args.bag, found, atlas or found.atlas, args.mcap, rate_hz=args.rate)
-
-        write_each(write_html, write_png, write_mcap)
+        outputs: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
+            (args.html, lambda out: write_page(render(found, atlas), out)),
+            (args.png, lambda out: draw(found, out, atlas)),
+            (args.mcap, copy),
+        )
+        write_each(*(partial(write, out) for out, write in outputs if out is not None))
     whose = "the run" if atlas is None else "the bundle"
     console.print(
         f"{found.name}: {found.frames} frames in {found.duration_s:.1f} s, futures of {len(found.moments)} "
