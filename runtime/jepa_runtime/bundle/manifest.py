@@ -7,6 +7,7 @@ another is checked here only.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Annotated, Any, Literal, get_args
 
@@ -125,6 +126,12 @@ class ActionSpec(_Model):
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if low > high:
                 raise ValueError(f"action {name}: low must not exceed high, got {low} and {high}")
+        least = math.hypot(*(min(max(0.0, low), high) for low, high in zip(self.low, self.high, strict=True)))
+        if self.max_norm is not None and self.max_norm < least:
+            raise ValueError(
+                f"action max_norm must be at least that of the least action in the box ({least:g}), got "
+                f"{self.max_norm}"
+            )
         return self
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
+from jepa_runtime.planning.limits import ActionLimits
 
 _DIRECTION_SEED = 20
 
@@ -34,12 +35,8 @@ def fan(manifest: Manifest, num_samples: int | None = None) -> NDArray[np.float3
         for direction in _directions(len(low), share, ring):
             reach = np.where(direction > 0, high - rest, rest - low)
             chosen.append(rest + size * direction * reach)
-    actions = np.stack(chosen)
-    if action.max_norm is not None:
-        norm = np.linalg.norm(actions, axis=1, keepdims=True)
-        actions = actions * np.minimum(1.0, action.max_norm / np.maximum(norm, 1e-12))
-    actions = np.clip(actions, low, high)
-    return np.repeat(actions[:, None], manifest.horizon, axis=1).astype(np.float32)
+    actions = ActionLimits.of(manifest).clip(np.stack(chosen).astype(np.float32))
+    return np.repeat(actions[:, None], manifest.horizon, axis=1)
 
 
 def _directions(size: int, count: int, ring: int) -> NDArray[np.float64]:
