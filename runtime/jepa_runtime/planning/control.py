@@ -57,6 +57,8 @@ class ControlConfig:
             raise ValueError(
                 f"replan_every must be between 1 and horizon ({self.search.horizon}), got {self.replan_every}"
             )
+        if self.escape_steps < 1:
+            raise ValueError(f"escape_steps must be at least 1, got {self.escape_steps}")
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,12 @@ class Controller:
         latent = self._model.encode(frame)
         energy = self._energy(latent)
         while energy <= self._threshold():
-            if self._goal == len(self._goals) - 1:
-                return Decision(np.zeros_like(self._search.mean[0]), energy, True, self._goal)
-            self._goal += 1
             self._ahead, self._escaping = [], 0
             self._stuck.reset()
+            if self._goal == len(self._goals) - 1:
+                self._executed = np.zeros_like(self._search.mean[0])
+                return Decision(self._executed, energy, True, self._goal)
+            self._goal += 1
             energy = self._energy(latent)
         return Decision(self._next_action(latent, energy), energy, False, self._goal)
 

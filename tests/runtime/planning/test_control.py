@@ -242,6 +242,20 @@ def test_other_limits_than_the_manifests_are_obeyed_by_plans_and_escapes(
     assert np.abs(np.diff(actions, axis=0)).max() <= 0.01 + 1e-6
 
 
+def test_a_robot_that_leaves_the_goal_again_sets_out_from_where_it_stands(model: WorldModel) -> None:
+    slow = replace(ActionLimits.of(model.manifest), max_change=np.full(ACTIONS, 0.05, np.float32))
+    controller = Controller(model, image(0), replace(CONFIG, replan_every=4), seed=0, limits=slow)
+    seen = [controller.decide(image(frame)) for frame in (1, 1, 1, 1, 1, 0, 1)]
+    assert [decision.reached for decision in seen] == [False] * 5 + [True, False]
+    assert np.abs(seen[4].action).max() > 0.2
+    assert np.abs(seen[6].action).max() <= 0.05 + 1e-6
+
+
+def test_a_stuck_robot_cannot_escape_for_no_step() -> None:
+    with pytest.raises(ValueError, match="escape_steps must be at least 1"):
+        replace(CONFIG, escape_steps=0)
+
+
 @pytest.mark.parametrize("steps", [0, HORIZON + 1])
 def test_more_actions_than_a_plan_has_cannot_be_executed(steps: int) -> None:
     with pytest.raises(ValueError, match="replan_every must be between 1 and horizon"):
