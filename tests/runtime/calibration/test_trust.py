@@ -110,6 +110,7 @@ def test_where_the_history_starts_anew_what_waits_is_not_judged_and_what_was_lea
     live(trust, [[9.0, 9.0, 9.0]] * 20)
     learnt = trust.state(20 * STEP_NS).bounds
     trust.forget()
+    assert trust.is_due(0), "time may have been set back"
     judged = trust.judge(21 * STEP_NS, np.ones(HORIZON), [20 * STEP_NS, 18 * STEP_NS, 18 * STEP_NS])
     assert np.isnan(judged.stated).all()
     assert trust.state(21 * STEP_NS).bounds.tolist() == learnt.tolist()
