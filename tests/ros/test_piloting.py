@@ -10,7 +10,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.ros.pilots import LATCHED_NS, LIMITS, OTHER_NS, TIMEOUT_S, Level, Outcome, State, World
+from tests.ros.pilots import (
+    HORIZON,
+    LATCHED_NS,
+    LIMITS,
+    OTHER_NS,
+    SAMPLES,
+    STEP_S,
+    TIMEOUT_S,
+    Level,
+    Outcome,
+    State,
+    World,
+    piloting,
+)
 
 pytestmark = pytest.mark.ros
 
@@ -149,6 +162,20 @@ def test_a_robot_that_cannot_get_nearer_is_stuck(world):
     for _ in range(120):
         world.image()
     assert reach.end.outcome is Outcome.STUCK
+
+
+def test_a_driver_has_the_planners_parameters(world):
+    # More elites than candidates are as many as there are.
+    chosen = {"topk": 64, "planner_seed": 0, "reached_after": 3, "stuck_after_s": 0.5}
+    driver = piloting.Driver.by_cem(
+        chosen, LIMITS, num_samples=SAMPLES, horizon=HORIZON, step_s=STEP_S, goal_threshold=1.0
+    )
+    world.pilot.exchange(driver)
+    states = [world.image().state for _ in range(20)]
+    assert states == [State.SEEKING] * 16 + [State.STUCK] * 4
+    assert world.decision.question is None or world.decision.question.shape == (SAMPLES, HORIZON, 2)
+    world.energy = 1.0
+    assert [world.image().state is State.REACHED for _ in range(3)] == [False, False, True]
 
 
 def test_an_exchange_of_the_model_begins_plans_anew(world):

@@ -90,6 +90,13 @@ def test_a_latent_that_is_no_number_teaches_nothing(broken: float) -> None:
     assert stated.overall == (Share(0, 0),) * HORIZON
 
 
+@pytest.mark.parametrize("ages", [(1,), (1, 2), (1, 3), (1, 4, 8)])
+def test_the_newest_latent_is_compared_with_a_step_half_a_horizon_and_a_horizon_ago(
+    ages: tuple[int, ...],
+) -> None:
+    assert make((1.0,) * ages[-1]).ages == ages
+
+
 def test_errors_are_taken_once_a_step() -> None:
     trust = make()
     assert trust.is_due(0)
