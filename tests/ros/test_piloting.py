@@ -182,7 +182,9 @@ def test_an_exchange_of_the_model_begins_plans_anew(world):
     world.sought = OTHER_NS
     reach = world.begin()
     world.images()
+    assert reach.best_energy == world.energy
     world.exchange()
+    assert math.isnan(reach.best_energy), "energies of two models do not compare"
     assert world.image().command is None
     assert world.images().command is not None and reach.end is None
 

@@ -125,6 +125,29 @@ def test_an_escape_changes_no_faster_than_the_robot_can() -> None:
         assert np.abs(search.escape()).max() == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("further", [0.25, 8.0])
+def test_a_robot_that_can_do_more_is_planned_for_as_much_further(further: float) -> None:
+    """Spreads are fractions of half the range."""
+
+    def candidates(scale: float) -> list[np.ndarray]:
+        reach = np.array([1, 0.5], np.float32) * np.float32(scale)
+        within, found = ActionLimits(low=-reach, high=reach), []
+        settings = {"num_samples": 32, "horizon": HORIZON, "topk": 6, "min_std": 0.3}
+        for search in (
+            CEM(CEMConfig(**settings), within, seed=3),
+            MPPI(MPPIConfig(refit_std=True, **settings), within, seed=3),
+        ):
+            for _ in range(4):
+                found.append(search.ask() / scale)
+                search.tell(costs_of(found[-1]))
+            search.shift()
+            found += [search.ask() / scale, search.escape() / scale]
+        return found
+
+    for usual, more in zip(candidates(1.0), candidates(further), strict=True):
+        np.testing.assert_array_equal(more, usual)
+
+
 def test_equal_seeds_search_alike() -> None:
     for one, other in zip(both(noise_beta=2.0), both(noise_beta=2.0), strict=True):
         for search in (one, other):
