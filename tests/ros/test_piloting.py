@@ -180,13 +180,16 @@ def test_a_driver_has_the_planners_parameters(world):
 
 def test_an_exchange_of_the_model_begins_plans_anew(world):
     world.sought = OTHER_NS
-    reach = world.begin()
+    reach = world.begin(threshold=4.0)
     world.images()
     assert reach.best_energy == world.energy
     world.exchange()
     assert math.isnan(reach.best_energy), "energies of two models do not compare"
     assert world.image().command is None
     assert world.images().command is not None and reach.end is None
+    world.energy = 3.0
+    world.images()
+    assert reach.end.outcome is Outcome.REACHED
 
 
 class Driving(RuleBasedStateMachine):
