@@ -9,6 +9,7 @@ import pytest
 
 from tests.ros.pilots import (
     HORIZON,
+    LATCHED_NS,
     LIMITS,
     OTHER_NS,
     PATIENCE_S,
@@ -157,7 +158,9 @@ def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
     # For longer than a robot without progress takes to drive any way.
     assert [decision for decision in (world.image() for _ in range(90)) if decision.command is not None] == []
     assert not world.pilot.may_drive and "not finite" in world.pilot.verdict().message
-    world.energy, world.energies = 10.0, None
+    world.sought = None
+    assert world.images().state is State.IDLE and not world.guard.holds, "there are none without a goal"
+    world.sought, world.energy, world.energies = LATCHED_NS, 10.0, None
     assert world.images().command is not None and not world.guard.holds
 
 
