@@ -162,6 +162,9 @@ def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
     assert world.images().state is State.IDLE and not world.guard.holds, "there are none without a goal"
     world.sought, world.energy, world.energies = LATCHED_NS, 10.0, None
     assert world.images().command is not None and not world.guard.holds
+    world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
+    world.energies[1] = 1.0
+    assert world.images().command is not None, "of one candidate something is known"
 
 
 @pytest.mark.parametrize("sought", [None, OTHER_NS])

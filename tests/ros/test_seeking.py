@@ -74,6 +74,14 @@ def test_without_a_goal_the_robot_stands(seeker):
     assert decision.command is None and decision.question is None
 
 
+def test_a_goal_that_was_taken_back_and_comes_again_is_planned_anew(seeker):
+    seeker.update(futures(0))
+    assert seeker.update(futures(1, answer_to=0)).command is not None
+    assert seeker.update(futures(2, goal=None)).command is None
+    again = seeker.update(futures(3))
+    assert again.command is None and again.question is not None
+
+
 def test_a_goal_is_asked_about_first_and_driven_to_once_answered(seeker, search):
     first = seeker.update(futures(0))
     assert first.state is State.SEEKING and first.command is None and first.question is not None

@@ -117,6 +117,21 @@ def test_without_a_bound_to_start_with_it_is_infinite_until_the_first_error() ->
     assert bounds.stated() == pytest.approx([0.2, 0.5])
 
 
+@pytest.mark.parametrize("delay", [1, 20, 100, 1000])
+def test_while_it_waits_for_the_first_error_a_bound_grows_by_a_factor_e_at_most(delay: int) -> None:
+    bounds = make(1, delay, start=1.0)
+    stated = bounds.stated()
+    for _ in range(delay):
+        bounds.update(np.array([9.0]), stated)
+    assert 1.0 < bounds.stated()[0] <= math.e
+
+
+def test_an_error_as_large_as_its_bound_lies_within_it() -> None:
+    bounds = make(1, start=1.0)
+    bounds.update(np.array([1.0]), np.array([1.0]))
+    assert bounds.stated()[0] < 1.0
+
+
 def test_an_error_that_did_not_arrive_changes_nothing() -> None:
     bounds = make(streams=2)
     bounds.update(np.array([math.nan, 9.0]), bounds.stated())

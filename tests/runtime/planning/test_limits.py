@@ -118,6 +118,12 @@ def test_a_robot_that_cannot_stop_is_slowed_down_as_far_as_its_box_allows() -> N
     assert np.linalg.norm(slowed) == pytest.approx(1.0, rel=1e-5)
 
 
+def test_where_rounding_leaves_the_least_action_a_little_too_long_it_is_what_comes_out() -> None:
+    least = f32(0.6, 0.8, 0.0)
+    within = ActionLimits(low=f32(0.6, 0.8, -1), high=f32(2, 2, 1), max_norm=1.0)
+    np.testing.assert_array_equal(within.clip(f32(0.6, 0.8, 1)), least)
+
+
 def test_changes_are_limited_from_what_was_executed_last() -> None:
     within = ActionLimits(low=f32(-1), high=f32(1), max_change=f32(0.25))
     wanted = np.ones((1, 4, 1), np.float32)
