@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from tests.ros.pilots import (
+    FRAME_NS,
     HORIZON,
     LATCHED_NS,
     LIMITS,
     OTHER_NS,
     PATIENCE_S,
     SAMPLES,
+    STEP_S,
     TIMEOUT_S,
     Level,
     Outcome,
@@ -128,9 +130,22 @@ def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
     world.images()
     world.search.broken = "fails"
     world.images()
+    assert world.pilot.state is State.HELD
     assert not world.pilot.may_drive and "RuntimeError: no memory" in world.pilot.verdict().message
     world.search.broken = ""
     assert world.images().command is not None
+
+
+def test_after_what_failed_the_robot_sets_out_from_where_it_stands(world):
+    world.images(60)
+    assert np.abs(world.told).max() > 0.4
+    world.search.broken = "fails"
+    while world.image() is not None:
+        pass
+    world.search.broken = ""
+    while (decision := world.image()).command is None:
+        pass
+    assert np.abs(decision.command).max() <= LIMITS.max_change[0] * FRAME_NS / 1e9 / STEP_S + 1e-6
 
 
 def test_commands_that_never_can_be_told_end_an_asked_goal(world):

@@ -189,7 +189,7 @@ def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprisi
 
         def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
             found = np.array(super().energy(latents, goal))
-            return self.spoil(found, seen=latents.mean(), of="present energies")
+            return self.spoil(found, seen=0 if found.ndim else latents.mean(), of="present energies")
 
         def surprise(self, *known: Any) -> float:
             found = np.array(super().surprise(*known))

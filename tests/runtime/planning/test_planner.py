@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -149,6 +150,12 @@ def test_no_iteration_begins_after_the_budget(
     plan = Planner(cem(), iterations=9, budget_s=0.0499, clock=clock).plan(clock.predict)
     assert plan.iterations == iterations
     assert clock.now_s - 100 == pytest.approx(took_s)
+
+
+def test_the_first_iteration_is_made_however_late_it_is() -> None:
+    moments = itertools.count(step=9.0)
+    planner = Planner(cem(), iterations=9, budget_s=0.05, clock=lambda: next(moments))
+    assert planner.plan(Clock(0.01).predict).iterations == 1
 
 
 def test_more_time_finds_cheaper_plans() -> None:

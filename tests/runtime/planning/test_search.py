@@ -125,6 +125,11 @@ def test_an_escape_changes_no_faster_than_the_robot_can() -> None:
         assert np.abs(search.escape()).max() == pytest.approx(0.1)
 
 
+def test_an_escape_goes_as_far_as_the_limits_allow() -> None:
+    for search in both():
+        assert [np.abs(search.escape()).max() for _ in range(20)] == [1.0] * 20
+
+
 @pytest.mark.parametrize("further", [0.25, 8.0])
 def test_a_robot_that_can_do_more_is_planned_for_as_much_further(further: float) -> None:
     """Spreads are fractions of half the range."""
