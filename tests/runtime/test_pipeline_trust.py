@@ -45,9 +45,12 @@ def test_futures_state_the_bounds_learnt_from_what_came() -> None:
     assert last.futures is not None
     np.testing.assert_allclose(last.futures.error_bounds, last.calibration.bounds.astype(np.float32))
     assert (last.calibration.bounds > np.array(start)).all()
-    judged = [result for result in results if result.judged is not None]
-    errors = judged[-1].judged.errors  # type: ignore[union-attr]
-    np.testing.assert_allclose(errors, PER_STEP * SIZE * np.arange(1, HORIZON + 1))
+    *_, (now, judged) = ((at, result.judged) for at, result in enumerate(results) if result.judged)
+    np.testing.assert_allclose(judged.errors, PER_STEP * SIZE * np.arange(1, HORIZON + 1))
+    # What was foreseen a step ago is judged by what was stated then; what lies further back, a horizon ago.
+    foreseen = [now - age * PER_STEP for age in (1, *[HORIZON] * (HORIZON - 1))]
+    stated = [results[at].calibration.bounds[row] for row, at in enumerate(foreseen)]  # type: ignore[union-attr]
+    assert judged.stated.tolist() == stated
 
 
 def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
@@ -147,6 +150,18 @@ def test_another_model_of_the_same_space_goes_on_with_what_was_learnt() -> None:
     assert learnt is not None and after is not None
     assert (after.bounds > 0.9 * learnt.bounds).all()
     assert [share.errors for share in after.overall] == [0] * HORIZON
+
+
+def test_another_model_that_looks_further_ahead_is_judged_over_its_own_horizon() -> None:
+    other = FakeModel()
+    other.manifest.horizon, other.manifest.error_bounds = HORIZON + 2, (1.0,) * (HORIZON + 2)
+    with serve() as served:
+        run(served, [5] * 60)
+        assert served.pipeline.swap(lambda: other) is True
+        served.model = other
+        after = run(served, [5] * 60, first=60)
+    *_, judged = (result.judged for result in after if result.judged)
+    assert judged.errors.tolist() == [0.0] * (HORIZON + 2)
 
 
 def test_another_space_begins_with_its_own_bounds() -> None:
