@@ -57,6 +57,9 @@ def test_sizes_that_alternate_never_become_the_streams():
     gate.check_size(height=480, width=640)
     sizes = [(240, 320), (120, 160)] * 10
     assert all(gate.check_size(height=height, width=width) for height, width in sizes)
+    for _ in range(10):
+        assert gate.check_size(height=480, width=640) is None
+        assert gate.check_size(height=240, width=320) is not None
 
 
 def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():

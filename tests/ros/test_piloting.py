@@ -44,6 +44,9 @@ def test_without_a_model_or_with_one_that_cannot_be_driven_with_the_robot_stands
     decision = world.images()
     assert decision.command is None and decision.state is State.HELD
     assert world.pilot.verdict().message == "the robot stands: its actions are colours"
+    reach = world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is None and reach.end is None
     world.exchange()
     assert world.images().command is not None
 
@@ -74,9 +77,10 @@ def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(w
     assert world.images().command is not None
 
 
+@pytest.mark.parametrize("new_has_none_at_first", [False, True])
 @pytest.mark.parametrize("in_work", [False, True])
 def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_model_starts_anew(
-    world, in_work
+    world, in_work, new_has_none_at_first
 ):
     world.images()
     world.begin()
@@ -88,6 +92,9 @@ def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_m
         world.images()
     for _ in range(2):
         world.exchange()
+        if new_has_none_at_first:
+            world.sought = None
+            world.images()
         world.sought = LATCHED_NS
         assert all(world.image().command is None for _ in range(8))
         assert world.decision.state is State.IDLE and world.reaches[0].end is not None

@@ -117,8 +117,18 @@ def test_images_a_little_early_or_late_shift_it_by_one_step_each(seeker, search)
     assert [call for call in search.calls if "shift" in call] == ["shift 1"] * 7
 
 
+def test_what_was_asked_before_a_shift_teaches_nothing(seeker, search):
+    seeker.update(futures(0))
+    assert seeker.update(futures(5, answer_to=0)).question is not None
+    assert seeker.update(futures(6)).question is not None and search.calls[-2:] == ["shift 1", "ask"]
+    seeker.update(futures(7, answer_to=5))
+    assert search.calls.count("tell") == 1
+
+
 def test_a_goal_is_reached_when_the_energy_stays_low(seeker):
-    states = [seeker.update(futures(frame, energy=0.9)).state for frame in range(4)]
+    states = [seeker.update(futures(frame, energy=1.1)).state for frame in range(4)]
+    assert states == [State.SEEKING] * 4
+    states = [seeker.update(futures(frame, energy=1.0)).state for frame in range(4, 8)]
     assert states == [State.SEEKING, State.SEEKING, State.REACHED, State.REACHED]
 
 

@@ -163,6 +163,16 @@ def test_a_goal_is_encoded_again_where_latents_mean_something_else(stage: Stage)
     assert stage.results[-1].current_energy == 0 and stage.results[-1].goal_stamp_ns == 7
 
 
+def test_a_latent_that_was_dropped_is_no_goal_when_its_model_serves_again(stage: Stage) -> None:
+    stage.pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 7)
+    stage.feed(0)
+    stage.pipeline.swap(lambda: Named(10.0, space="two"))
+    stage.feed(1)
+    stage.pipeline.rollback()
+    stage.feed(2)
+    assert [result.goal_stamp_ns for result in stage.results] == [7, None, None]
+
+
 def test_a_latent_of_the_old_model_set_while_it_is_exchanged_is_no_goal_of_the_new(first: Named) -> None:
     results: list[Result] = []
 

@@ -139,7 +139,6 @@ class Reach:
     def judged_anew(self) -> None:
         """Another model judges from now on: its energies do not compare with those before."""
         self.energy = self.best_energy = math.nan
-        self._escapes = 0
 
     def watch(self, now_s: float, lasting: str) -> None:
         """Time goes by. ``lasting``: what has made the robot stand for longer than ``patience_s``; the time
