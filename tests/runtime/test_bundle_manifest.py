@@ -102,7 +102,7 @@ def test_a_path_that_may_not_be_is_refused(valid: bytes, path: str, told: str) -
         ("description", "\u001b[31m", "description"),
         ("io.step_s", 0, "io.step_s"),
         ("io.action.low.0", 9.0, "low must not exceed high"),
-        ("io.action.low", [0.9, 0.9], "max_norm must be at least"),
+        ("io.action.low", [1.0, 1.0], "max_norm must be at least that of the least action"),
         ("io.action.units", ["m/s"], "units must have one entry per name"),
         ("io.action.names", ["linear.x", "linear.x"], "must differ"),
         ("error_bounds", [0.1], "one entry per step"),

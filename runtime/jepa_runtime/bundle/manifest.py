@@ -104,6 +104,10 @@ class LatentSpec(_Model):
     dtype: Literal["float32"]
 
 
+# A norm above its limit by no more than this share is what rounding leaves.
+_ROUNDING = 1 + 5e-7
+
+
 class ActionSpec(_Model):
     """What the robot can be told: A numbers, each within [low, high], together within ``max_norm`` (None:
     any).
@@ -127,10 +131,10 @@ class ActionSpec(_Model):
             if low > high:
                 raise ValueError(f"action {name}: low must not exceed high, got {low} and {high}")
         least = math.hypot(*(min(max(0.0, low), high) for low, high in zip(self.low, self.high, strict=True)))
-        if self.max_norm is not None and self.max_norm < least:
+        if self.max_norm is not None and least > self.max_norm * _ROUNDING:
             raise ValueError(
-                f"action max_norm must be at least that of the least action in the box ({least:g}), got "
-                f"{self.max_norm}"
+                f"max_norm must be at least that of the least action in the box ({least:g}), got "
+                f"{self.max_norm:g}"
             )
         return self
 

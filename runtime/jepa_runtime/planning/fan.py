@@ -25,17 +25,17 @@ def fan(manifest: Manifest, num_samples: int | None = None) -> NDArray[np.float3
     count = manifest.num_samples if num_samples is None else num_samples
     if count < 1:
         raise ValueError(f"num_samples must be at least 1, got {count}")
-    action = manifest.io.action
-    low, high = np.asarray(action.low, float), np.asarray(action.high, float)
-    rest = np.clip(0.0, low, high)
+    limits = ActionLimits.of(manifest)
+    rest = limits.clip(np.zeros_like(limits.low))
     sizes = (1.0, 2 / 3, 1 / 3) if count > 12 else (1.0,)
-    chosen = [rest]
+    chosen = [rest[None]]
     for ring, size in enumerate(sizes):
-        share = (count - len(chosen)) // (len(sizes) - ring)
-        for direction in _directions(len(low), share, ring):
-            reach = np.where(direction > 0, high - rest, rest - low)
-            chosen.append(rest + size * direction * reach)
-    actions = ActionLimits.of(manifest).clip(np.stack(chosen).astype(np.float32))
+        share = (count - sum(map(len, chosen))) // (len(sizes) - ring)
+        directions = _directions(len(rest), share, ring).astype(np.float32)
+        reach = np.where(directions > 0, limits.high - rest, rest - limits.low)
+        furthest = limits.clip(rest + directions * reach)
+        chosen.append(rest + size * (furthest - rest))
+    actions = limits.clip(np.concatenate(chosen))
     return np.repeat(actions[:, None], manifest.horizon, axis=1)
 
 
