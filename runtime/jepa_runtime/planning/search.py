@@ -23,8 +23,8 @@ class SearchConfig:
         horizon: H.
         topk: how many of the cheapest candidates (the elites) count.
         init_std, min_std: of the first iteration, and of every later one at least.
-        constant_fraction: of the candidates hold one action over the whole horizon, which finds the way
-            around a wall that independent steps average out.
+        constant_fraction: of the candidates hold one action over the whole horizon, drawn about the least
+            that is allowed, which finds the way around a wall that independent steps average out.
         noise_beta: power of the noise falls with frequency as 1/f^beta along the horizon; 0 is white. Above
             it, candidates go further in one direction (iCEM, Pinneri et al. 2020).
         keep_elites: so many of the last elites are candidates again (iCEM).
@@ -100,7 +100,8 @@ class Search(ABC, Generic[Config]):
             noise = np.matmul(self._colour, noise)
         constant = round(count * self.config.constant_fraction)
         samples: Floats32 = self.mean + noise * self._std
-        samples[count - constant :] = noise[count - constant :, :1] * self.config.init_std * self._scale
+        held = noise[count - constant :, :1] * self.config.init_std * self._scale
+        samples[count - constant :] = self.limits.clip(np.zeros((1, width), np.float32)) + held
         samples[0] = self.mean
         samples[1 : 1 + len(self._kept)] = self._kept
         self._asked = self.limits.clip(samples, self.executed)

@@ -54,6 +54,13 @@ def test_coloured_candidates_go_further_in_one_direction() -> None:
     assert reach(3.0) > 1.25 * reach(0.0)
 
 
+def test_held_actions_differ_where_the_box_does_not_hold_zero() -> None:
+    box = ActionLimits(low=np.float32([0.5, 2]), high=np.float32([1, 3]))
+    for search in (CEM(CEMConfig(), box, seed=3), MPPI(MPPIConfig(), box, seed=3)):
+        held = search.ask()[-16:, 0]
+        assert (held > box.low).any(axis=1).sum() >= 8
+
+
 def test_elites_that_are_kept_are_candidates_again_after_the_plan() -> None:
     for search in both(keep_elites=3):
         asked = search.ask()
