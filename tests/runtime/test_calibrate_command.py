@@ -67,6 +67,18 @@ def test_where_nothing_is_to_be_learnt_nothing_is_written(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_recording_of_more_blocks_than_a_bundle_may_hold_is_told_in_longer_ones(
+    two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = np.random.default_rng(0).uniform(0.5, 1, (100, 8))
+    runs = [list(errors[:60]), list(errors[60:])]
+    monkeypatch.setattr("jepa_runtime.commands.calibrate._errors", lambda *_: iter(runs))
+    monkeypatch.setattr("jepa_runtime.commands.calibrate.MAX_BLOCKS", 5)
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 0
+    normal = Bundle.open(tmp_path / "new").manifest.normal_scores
+    assert normal is not None and (normal.block, len(normal.highest)) == (16, 5)
+
+
 def test_nothing_is_written_over(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(two_rooms_bundle, two_rooms_bundle, "--source", "two_rooms") == 1
     assert "exists" in capsys.readouterr().err

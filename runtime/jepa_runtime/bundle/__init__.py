@@ -3,6 +3,7 @@
 from jepa_runtime.bundle.golden import Golden, histories
 from jepa_runtime.bundle.manifest import (
     MANIFEST_NAME,
+    MAX_BLOCKS,
     MAX_TEXT,
     ROLES,
     SCHEMA_VERSION,
@@ -21,6 +22,7 @@ from jepa_runtime.bundle.writer import seal
 
 __all__ = [
     "MANIFEST_NAME",
+    "MAX_BLOCKS",
     "MAX_TEXT",
     "ROLES",
     "SCHEMA_VERSION",

@@ -246,6 +246,9 @@ class FileRecord(_Model):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+MAX_BLOCKS = 32768
+
+
 class NormalScores(_Model):
     """How surprising what comes is while nothing is wrong: one score a step, in units of ``error_bounds``
     (see :mod:`jepa_runtime.calibration`).
@@ -255,7 +258,7 @@ class NormalScores(_Model):
 
     data: Text
     block: Annotated[int, Field(ge=1, le=65536)]
-    highest: Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=32768)]
+    highest: Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=MAX_BLOCKS)]
 
 
 class Manifest(_Model):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.bundle import Bundle, Manifest, seal
+from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
 from jepa_runtime.calibration import highest_of_blocks, score_of
 from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import positive
@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     bounds = np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
     if not (bounds > 0).all():
         raise JepaRuntimeError(f"{args.source}: nothing to learn: over some horizon no prediction was wrong")
+    while sum(len(run) // block for run in runs) > MAX_BLOCKS:
+        block += bundle.manifest.horizon
     highest = np.concatenate([highest_of_blocks(_scores(run, bounds), block) for run in runs])
     learnt = {
         "error_bounds": _rounded(bounds),
