@@ -57,7 +57,8 @@ def open_data(
             or ``two_rooms``; options follow a question mark (see the error of a wrong one for all of them).
         store: where decoded frames are kept; what is there already is not decoded again.
         held_out: which share of the recordings is held out; a recording is on one side whole, and stays there
-            when others are added.
+            when others are added. Of few, where none falls to the share, one is held out all the same: it may
+            be trained on once there are more.
         skip_bad: leave recordings that cannot be used out, with a warning each, instead of failing.
         workers: threads (default: as many as processors).
         progress: told in words what was done.
