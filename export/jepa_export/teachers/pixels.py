@@ -8,12 +8,6 @@ from torch import Tensor
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 
 
-def short_side(px: int) -> int:
-    """To what a frame's shorter side is scaled (bilinear) before its middle ``px`` x ``px`` are cut out, as
-    in the evaluations of V-JEPA 2."""
-    return int(px * 256 / 224)
-
-
 def normalised(frames: Tensor) -> Tensor:
     """uint8 RGB [..., H, W, 3] -> float32 [..., 3, H, W] by the mean and standard deviation of ImageNet."""
     mean, std = (torch.tensor(values, device=frames.device) for values in (PIXEL_MEAN, PIXEL_STD))

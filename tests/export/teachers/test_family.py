@@ -11,7 +11,7 @@ from torch.nn.functional import conv3d
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.family import FAMILY
 from jepa_export.teachers.layers import PatchEmbedding, Sizes
-from jepa_export.teachers.pixels import normalised, short_side
+from jepa_export.teachers.pixels import normalised
 from jepa_export.teachers.rope import Rope, grid_positions
 from jepa_export.teachers.vjepa2 import VJEPA2Config
 from tests.export.teachers.tiny import TINY, draw
@@ -106,8 +106,3 @@ def test_frames_are_normalised_by_imagenet() -> None:
     assert out.shape == (2, 3, 4, 6)
     expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (0 - 0.406) / 0.225]
     torch.testing.assert_close(out[1, :, 2, 3], torch.tensor(expected), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(("px", "side"), [(256, 292), (384, 438), (224, 256)])
-def test_a_frame_is_scaled_to_a_little_more_than_what_is_cut_out(px: int, side: int) -> None:
-    assert short_side(px) == side
