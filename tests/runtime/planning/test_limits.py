@@ -51,7 +51,8 @@ def assert_allowed(actions: np.ndarray, within: ActionLimits, previous: np.ndarr
     assert (actions >= within.low).all() and (actions <= within.high).all()
     if within.max_norm is not None:
         limited = actions if within.norm_components is None else actions[..., list(within.norm_components)]
-        assert np.linalg.norm(limited, axis=-1).max() <= within.max_norm * (1 + 1e-6)
+        # The square of less than 1e-18 loses digits in single precision.
+        assert np.linalg.norm(limited, axis=-1).max() <= within.max_norm * (1 + 1e-6) + 1e-18
     if within.max_change is not None:
         first = actions[:, :0] if previous is None else np.tile(previous, (len(actions), 1, 1))
         changes = np.abs(np.diff(np.concatenate([first, actions], axis=1), axis=1))
