@@ -12,13 +12,16 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros.reach_action", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, Twist
+from jepa_msgs.action import ReachGoal
 from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise, Tensor
 from jepa_msgs.srv import SetGoal
 from jepa_ros import qos
 from jepa_ros.conversions import fill, from_time, to_time
 from sensor_msgs.msg import Image
+from unique_identifier_msgs.msg import UUID
 
 from jepa_runtime.recording import messages
 from tests.ros.goals import Goal, client, goal_image, now_ns
@@ -56,7 +59,8 @@ class Stub:
         self.infos.publish(info)
         self._futures = graph.publisher(PredictedFutures, "world_model/futures")
         self._surprises = graph.publisher(Surprise, "world_model/surprise")
-        self._client = client(graph)
+        self.client = client(graph)
+        self._cancel = graph.observer.create_client(CancelGoal, "planner/reach_goal/_action/cancel_goal")
 
     def image(self) -> None:
         """The world model has seen an image."""
@@ -86,7 +90,7 @@ class Stub:
         self.graph.until(condition, what, timeout_s, meanwhile=self.image, every_s=PERIOD_S)
 
     def goal(self, **goal: Any) -> Goal:
-        return Goal(self.graph, self._client, meanwhile=self.image, **goal)
+        return Goal(self.graph, self.client, meanwhile=self.image, **goal)
 
     def driving(self, **goal: Any) -> Goal:
         """A goal to which the robot drives already."""
@@ -96,6 +100,14 @@ class Stub:
         self.commands.clear()
         self.until(lambda: len(self.commands) > 3 and self.commands[-1].linear.x > 0.1, "commands")
         return asked
+
+    def cancel(self, goal_id: UUID | None = None) -> CancelGoal.Response:
+        """Ask for the end of one goal, or of all."""
+        request = CancelGoal.Request()
+        request.goal_info.goal_id = goal_id or UUID()
+        answer = self._cancel.call_async(request)
+        self.until(answer.done, "an answer to the cancellation")
+        return answer.result()
 
     def ends(self, asked: Goal, outcome: str, status: int) -> Any:
         found, result = asked.end(meanwhile=self.image)
@@ -165,6 +177,28 @@ def test_cancelled_the_robot_stands_at_once(stub: Stub) -> None:
     stub.until(lambda: stub.goal_ns is None, "the goal given back")
     assert [command == Twist() for command in stub.commands[before:]].count(True) == 1, "told once"
     assert not asked.cancel(), "it has ended"
+
+
+def test_who_cancels_all_goals_stops_the_robot_also_while_one_before_is_ending(stub: Stub) -> None:
+    stub.driving()
+    asked = stub.goal(image=goal_image(now_ns()))
+    assert stub.cancel().goals_canceling
+    stub.ends(asked, "cancelled", GoalStatus.STATUS_CANCELED)
+
+
+def test_a_goal_that_is_cancelled_as_soon_as_it_is_accepted_is_cancelled(stub: Stub) -> None:
+    taken = 0
+    for index in range(60):
+        goal_id = UUID(uuid=[index + 1] * 16)
+        sent = stub.client.send_goal_async(ReachGoal.Goal(image=goal_image(now_ns())), goal_uuid=goal_id)
+        answer = stub.cancel(goal_id)
+        stub.until(sent.done, "an answer to the goal")
+        assert answer.goals_canceling or answer.return_code == CancelGoal.Response.ERROR_UNKNOWN_GOAL_ID
+        taken += bool(answer.goals_canceling)
+    assert taken > 10
+    stub.cancel()
+    stub.until(lambda: stub.goal_ns is None, "the goal given back")
+    assert stub.commands[-1:] in ([], [Twist()]), "the robot stands"
 
 
 @pytest.mark.parametrize("later_ns", [0, 10**6])

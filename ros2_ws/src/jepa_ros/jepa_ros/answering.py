@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+import traceback
 
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException
@@ -47,5 +47,12 @@ class Answering:
         self._thread.join()
 
     def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
+        """Whatever is raised, by rclpy itself too, must not leave the owner without its services."""
+        while True:
+            try:
+                self._executor.spin()
+                return
+            except ExternalShutdownException:
+                return
+            except Exception:
+                self.node.get_logger().error(traceback.format_exc())

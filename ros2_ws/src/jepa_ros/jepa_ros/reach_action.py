@@ -117,6 +117,23 @@ class ReachAction:
         return GoalResponse.REJECT if refusal else GoalResponse.ACCEPT
 
     def _accept(self, handle: Any) -> None:
+        with self._lock:
+            reach = self._reach_of(handle)
+            if reach.end is None:
+                self._newest = (handle, reach)
+                self._pilot.begin(reach)
+                self._stand()
+                if self._closing:
+                    self._end(Outcome.ABORTED, "the planner stops", reach)
+                handle.execute()
+                return
+        # What rclpy cancels while it begins to execute ends its executor.
+        _is_cancelled(handle)
+        handle.execute()
+
+    def _reach_of(self, handle: Any) -> Reach:
+        """Of a goal whose end has not been told; made by whoever is first, who takes it up or who cancels it.
+        The lock is held."""
         asked, chosen = handle.request, self._chosen
         terms = Terms(
             goal_ns=from_time(asked.image.header.stamp) or int(self._clock.now().nanoseconds),
@@ -125,15 +142,7 @@ class ReachAction:
             give_up_after=chosen["give_up_after"],
             patience_s=chosen["patience_s"],
         )
-        reach = Reach(terms, now_s=time.monotonic())
-        with self._lock:
-            self._asked_by[_id(handle)] = reach
-            self._newest = (handle, reach)
-            self._pilot.begin(reach)
-            self._stand()
-            if self._closing:
-                self._end(Outcome.ABORTED, "the planner stops", reach)
-        handle.execute()
+        return self._asked_by.setdefault(_id(handle), Reach(terms, now_s=time.monotonic()))
 
     def _carry_out(self, handle: Any) -> ReachGoal.Result:
         reach = self._asked_by[_id(handle)]
@@ -145,13 +154,15 @@ class ReachAction:
                     self._turn.release()
         end = reach.wait()
         self._log.info(f"goal {end.outcome}: {end.reason}")
-        if end.outcome is Outcome.REACHED:
-            handle.succeed()
-        elif end.outcome is Outcome.CANCELLED and _is_cancelled(handle):
-            handle.canceled()
-        else:
-            handle.abort()
-        del self._asked_by[_id(handle)]
+        cancelled = end.outcome is Outcome.CANCELLED and _is_cancelled(handle)
+        with self._lock:
+            if end.outcome is Outcome.REACHED:
+                handle.succeed()
+            elif cancelled:
+                handle.canceled()
+            else:
+                handle.abort()
+            del self._asked_by[_id(handle)]
         return ReachGoal.Result(
             outcome=str(end.outcome),
             reason=end.reason,
@@ -162,10 +173,14 @@ class ReachAction:
         )
 
     def _cancel(self, handle: Any) -> CancelResponse:
+        """Also before the goal is taken up, and when it has ended and that is still to be told: of all goals
+        that somebody cancels, rclpy leaves out the one that follows on one whose cancellation is rejected."""
         with self._lock:
-            reach = self._asked_by.get(_id(handle))
-            cancelled = self._end(Outcome.CANCELLED, "it was cancelled", reach)
-        return CancelResponse.ACCEPT if cancelled else CancelResponse.REJECT
+            if handle.is_active:
+                reach = self._reach_of(handle)
+                if not self._end(Outcome.CANCELLED, "it was cancelled", reach):
+                    reach.finish(Outcome.CANCELLED, "it was cancelled")
+        return CancelResponse.ACCEPT
 
     def _end(self, outcome: Outcome, reason: str, reach: Reach | None) -> bool:
         """End ``reach``, and let the robot stand; False: it has ended. The lock is held."""

@@ -1,0 +1,57 @@
+"""Services that are answered beside a node."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+import rclpy
+from jepa_ros.answering import Answering
+from rclpy.executors import SingleThreadedExecutor
+from std_srvs.srv import Trigger
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A node in this process, on a domain of its own."""
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rclpy.init(domain_id=random.SystemRandom().randint(1, 100))
+    node = rclpy.create_node("owner")
+    yield node
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: Any) -> None:
+    calls: list[Any] = []
+
+    def answer(request: Any, response: Any) -> Any:
+        calls.append(request)
+        if len(calls) == 1:
+            raise RuntimeError("the cancellation came in between")
+        return response
+
+    answering = Answering(owner, "services", SingleThreadedExecutor())
+    answering.node.create_service(Trigger, f"{answering.prefix}/ask", answer)
+    answering.start()
+    client = owner.create_client(Trigger, "owner/ask")
+    assert client.wait_for_service(10.0)
+    client.call_async(Trigger.Request())
+    ends = time.monotonic() + 10.0
+    while not calls and time.monotonic() < ends:
+        time.sleep(0.01)
+    asked = client.call_async(Trigger.Request())
+    rclpy.spin_until_future_complete(owner, asked, timeout_sec=10.0)
+    assert asked.done()
+    answering.stop()
+    answering.node.destroy_node()
+    assert "the cancellation came in between" in capfd.readouterr().err
