@@ -301,6 +301,7 @@ def test_a_new_episode_of_two_rooms_comes_with_a_new_goal_and_a_gap_in_the_stamp
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
+        ("", "no source is named: it is one of: two_rooms"),
         ("missing.mp4", "missing.mp4: no such file or folder; a source is one of: two_rooms"),
         ("/dev/video77", "/dev/video77: no such camera; present: "),
         ("77", "/dev/video77: no such camera"),

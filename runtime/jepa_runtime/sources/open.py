@@ -37,6 +37,8 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
     if rate_hz is not None and not rate_hz > 0:
         raise SourceError(f"the rate must be positive, got {rate_hz:g} Hz")
     name, options = split_spec(spec)
+    if not name:
+        raise SourceError(f"no source is named: it is one of: {_FORMS}")
     if name == "two_rooms":
         return _two_rooms(options, rate_hz)
     if re.fullmatch(r"\d+|/dev/video\d+", name):
