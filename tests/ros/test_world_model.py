@@ -301,6 +301,21 @@ class TestServing:
             lambda: values(diagnostics).get("refused_candidates") == "1", "a refusal in the diagnostics"
         )
 
+    def test_candidates_beyond_single_precision_are_refused_and_no_frame_fails(self, node):
+        graph, camera, _, diagnostics = node
+        infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
+        graph.until(lambda: infos, "which model serves")
+        refused = int(values(diagnostics)["refused_candidates"])
+        wild = np.full((1, infos[-1].horizon, len(infos[-1].action_names)), 1e300)
+        planner = graph.publisher(ActionCandidates, "world_model/candidates")
+        planner.publish(fill(ActionCandidates(), {"actions": messages.tensor("actions", wild)}))
+        graph.until(
+            lambda: int(values(diagnostics)["refused_candidates"]) == refused + 1,
+            "a refusal in the diagnostics",
+            meanwhile=lambda: camera.publish(image()),
+        )
+        assert values(diagnostics)["failed"] == "0"
+
     def test_a_goal_gives_energies_and_an_empty_image_takes_it_back(self, node):
         graph, camera, futures, _ = node
         goals = graph.publisher(Image, "goal_image", qos.LATCHED)

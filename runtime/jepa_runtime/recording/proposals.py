@@ -54,10 +54,11 @@ class Proposals:
         most, steps, size = self._shape
         if actions.ndim != 3 or actions.shape[1:] != (steps, size) or not 1 <= actions.shape[0] <= most:
             return f"actions must be [1..{most}, {steps}, {size}], got {list(actions.shape)}"
+        # Numbers that are finite in double precision may not be in the model's.
+        with np.errstate(over="ignore"):
+            actions = actions.astype(np.float32)
         if not np.isfinite(actions).all():
             return "actions hold numbers that are not finite"
-        candidates = Candidates(
-            actions.astype(np.float32), message.source or "candidates", from_time(message.header.stamp)
-        )
+        candidates = Candidates(actions, message.source or "candidates", from_time(message.header.stamp))
         self._newest = (self._clock(), candidates)
         return ""
