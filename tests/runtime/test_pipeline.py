@@ -247,6 +247,21 @@ def test_a_bad_action_is_reported_and_the_frame_served() -> None:
     assert "finite" in str(served.errors[0][0])
 
 
+def test_an_action_that_no_robot_executes_is_reported_and_those_after_it_are_known() -> None:
+    with serve() as served:
+        for index in range(14):
+            served.pipeline.add_action(
+                frame(index).stamp_ns, np.array([1e30 if index == 4 else 0.5, 0.0], np.float32)
+            )
+            served.feed(frame(index))
+    assert [str(error) for error, _ in served.errors] == [
+        "action must be finite numbers of at most 1000, got [1.0000000150474662e+30, 0.0]"
+    ]
+    # As far as half a metre a second goes in a step, of which nothing is seen.
+    surprises = [result.surprise for result in served.results if result.surprise is not None]
+    assert surprises == [0.5] * 8
+
+
 def test_a_callback_that_raises_is_counted_and_reported() -> None:
     def fail(result: Result) -> None:
         raise RuntimeError("disk full")
