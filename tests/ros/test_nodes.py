@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -255,3 +257,11 @@ def test_parameters_of_every_node_are_refused_when_unfit(ros_graph):
     assert "range" in ros_graph.set_parameter("planner", "futures_timeout_s", 0.0)
     assert "read-only" in ros_graph.set_parameter("planner", "topk", 4)
     assert ros_graph.set_parameter("planner", "futures_timeout_s", 0.4) == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_node_is_still_being_read_ends_it_cleanly(number):
+    reading = f"lambda name: os.kill(os.getpid(), {int(number)})"
+    code = f"import importlib, os; from jepa_ros import start; importlib.import_module = {reading}; "
+    ended = subprocess.run([sys.executable, "-c", code + "start.planner()"], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")

@@ -1,7 +1,7 @@
 from setuptools import find_packages, setup
 
 package_name = "jepa_ros"
-nodes = ("world_model", "camera", "two_rooms", "planner", "monitor", "profiler", "pictures", "update_manager")
+nodes = ("world_model", "camera", "two_rooms", "planner", "monitor", "pictures", "update_manager")
 
 setup(
     name=package_name,
@@ -18,5 +18,10 @@ setup(
     maintainer_email="jepa-edge@example.com",
     description="Nodes of jepa-edge",
     license="Apache-2.0",
-    entry_points={"console_scripts": [f"{node} = jepa_ros.nodes.{node}:main" for node in nodes]},
+    entry_points={
+        "console_scripts": [
+            *(f"{node} = jepa_ros.start:{node}" for node in nodes),
+            "profiler = jepa_ros.nodes.profiler:main",
+        ]
+    },
 )
