@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 actions = pytest.importorskip(
     "jepa_ros.actions", reason="the workspace is not on the paths: . scripts/env.sh"
 )
-from geometry_msgs.msg import PoseStamped, Twist  # noqa: E402
+from geometry_msgs.msg import PoseStamped, Quaternion, Twist  # noqa: E402
 from std_msgs.msg import Float64, Header  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -93,3 +93,15 @@ def test_angles_are_a_rotation_about_fixed_axes():
 def test_angles_of_a_rotation_come_back(roll, pitch, yaw):
     found = actions.angles_of(actions.quaternion_of(roll, pitch, yaw))
     np.testing.assert_allclose(found, [roll, pitch, yaw], atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1e-200, 0.5, 1e200])
+def test_a_quaternion_of_another_length_is_the_same_rotation(length):
+    one = actions.quaternion_of(0.3, -0.2, 0.1)
+    other = Quaternion(w=length * one.w, x=length * one.x, y=length * one.y, z=length * one.z)
+    np.testing.assert_allclose(actions.angles_of(other), [0.3, -0.2, 0.1])
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_of_numbers_that_are_not_finite_no_angle_is(number):
+    assert np.isnan(actions.angles_of(Quaternion(w=1.0, x=number))).all()

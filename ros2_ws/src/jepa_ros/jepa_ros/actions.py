@@ -154,8 +154,11 @@ def quaternion_of(roll: float, pitch: float, yaw: float) -> Quaternion:
 
 
 def angles_of(q: Quaternion) -> tuple[float, float, float]:
-    """The angles [rad] of :func:`quaternion_of`; pitch lies within a quarter turn."""
-    roll = math.atan2(2 * (q.w * q.x + q.y * q.z), 1 - 2 * (q.x**2 + q.y**2))
-    pitch = math.asin(max(-1.0, min(1.0, 2 * (q.w * q.y - q.z * q.x))))
-    yaw = math.atan2(2 * (q.w * q.z + q.x * q.y), 1 - 2 * (q.y**2 + q.z**2))
+    """The angles [rad] of :func:`quaternion_of`; pitch lies within a quarter turn. Of any length but zero,
+    which is no rotation; NaN where the numbers are not finite."""
+    length = math.hypot(q.w, q.x, q.y, q.z) or 1.0
+    w, x, y, z = q.w / length, q.x / length, q.y / length, q.z / length
+    roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    pitch = math.asin(np.clip(2 * (w * y - z * x), -1.0, 1.0))
+    yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
     return roll, pitch, yaw
