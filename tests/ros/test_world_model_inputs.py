@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,11 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Twist
 from jepa_msgs.srv import SetGoal
 from jepa_ros import qos
 from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_runtime.bundle import Bundle, seal
@@ -56,6 +59,33 @@ def test_an_old_goal_image_does_not_come_back_with_the_next_activation(ros_graph
     futures.clear()
     ros_graph.until(lambda: len(futures) > 10, "futures again", **send)
     assert {message.goal_stamp.sec for message in futures} == {66}
+
+
+def test_images_that_come_while_the_model_is_closed_do_not_end_the_node(ros_graph, toy_bundle):
+    camera, futures = served(ros_graph, toy_bundle)
+    commands = ros_graph.publisher(Twist, "cmd_vel")
+    client = ros_graph.observer.create_client(ChangeState, "world_model/change_state")
+    node = ros_graph.processes["world_model"]
+
+    def ask(*transitions):
+        return [
+            client.call_async(ChangeState.Request(transition=Transition(id=each))) for each in transitions
+        ]
+
+    for _ in range(4):
+        futures.clear()
+        ros_graph.until(lambda: futures, "futures", meanwhile=lambda: camera.publish(image()))
+        # They wait together, as where the node is short of time.
+        node.send_signal(signal.SIGSTOP)
+        answers = ask(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
+        for _ in range(5):
+            camera.publish(image())
+            commands.publish(Twist())
+        node.send_signal(signal.SIGCONT)
+        ros_graph.until(lambda answers=answers: all(each.done() for each in answers), "the model closed")
+        answers = ask(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+        ros_graph.until(lambda answers=answers: all(each.done() for each in answers), "another model")
+    assert ros_graph.stop("world_model") == 0
 
 
 def test_a_model_that_looks_further_back_knows_that_a_robot_stands_from_the_planner(ros_graph, tmp_path):

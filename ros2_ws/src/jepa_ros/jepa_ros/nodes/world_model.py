@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -147,14 +148,14 @@ class WorldModelNode(LifecycleNode):
             camera.begin(self._require_served().pipeline.stats(camera.topic))
         self._goals.resume()
         self._active = True
-        subscribe = self.create_subscription
+        subscribe, only = self.create_subscription, self._while_active
         self._inputs = [
-            *(self._actions.listen(self, self._on_action) if self._actions else ()),
-            subscribe(ActionCandidates, "~/candidates", self._on_candidates, qos.RESULT),
+            *(self._actions.listen(self, only(self._on_action)) if self._actions else ()),
+            subscribe(ActionCandidates, "~/candidates", only(self._on_candidates), qos.RESULT),
         ]
         for camera in self._cameras.values():
-            on_image = functools.partial(self._on_image, camera)
-            on_goal = functools.partial(self._goals.on_image, camera)
+            on_image = only(functools.partial(self._on_image, camera))
+            on_goal = only(functools.partial(self._goals.on_image, camera))
             self._inputs += [
                 subscribe(Image, camera.topic, on_image, qos.SENSOR),
                 subscribe(CompressedImage, f"{camera.topic}/compressed", on_image, qos.SENSOR),
@@ -249,6 +250,15 @@ class WorldModelNode(LifecycleNode):
         return self._served
 
     # --- messages in
+
+    def _while_active(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
+        """What waits in the executor when a subscription is destroyed still comes: it is left out."""
+
+        def taking(message: Any) -> None:
+            if self._active:
+                take(message)
+
+        return taking
 
     def _on_image(self, camera: Camera, message: Image | CompressedImage) -> None:
         received_ns = time.time_ns()
