@@ -194,10 +194,11 @@ def _log(root: Path) -> Audit:
 
 def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[daemon.Alive], State]]) -> int:
     """Work with a client, with what it does shown on standard error."""
+    compares = config.load(args.root / robot.CONFIG).shadow is not None
     with (
         stop_on_signals() as stopping,
         daemon.watched(stopping) as alive,
-        Transfer(Console(stderr=True)) as transfer,
+        Transfer(Console(stderr=True), compares=compares) as transfer,
     ):
         opened = partial(
             robot.open_client,

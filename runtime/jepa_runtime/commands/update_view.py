@@ -27,9 +27,14 @@ _DOING = {
 
 
 class Transfer:
-    """Phases as lines, and a bar for bytes while they come."""
+    """Phases as lines, and a bar for bytes while they come.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        compares: whether the robot names a source on which candidates are compared with what serves.
+    """
+
+    def __init__(self, console: Console, *, compares: bool) -> None:
+        self._compares = compares
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -58,6 +63,8 @@ class Transfer:
     def tell(self, state: State, why: str) -> None:
         """Show a new state, and why it came to it."""
         doing = _DOING.get(state.phase)
+        if state.phase is Phase.SHADOW and (state.current is None or not self._compares):
+            doing = None
         if why and state.phase is not Phase.IDLE:
             self._bar.console.print(why, style="yellow", markup=False)
         if doing is not None and state.phase is not self._phase:

@@ -180,7 +180,10 @@ class Steps:
             return state, NothingNew(f"{name} is offered, but this robot is pinned to what it has")
         if refusal is not None and blocks(refusal, now, state.signed_at) and not self.again:
             until = "" if refusal.not_before is None else f" until {refusal.not_before:%Y-%m-%d %H:%M} UTC"
-            return state, NothingNew(f"{name} was refused{until}: {refusal.reason}", refused=True)
+            return state, NothingNew(
+                f"{name} was refused{until}: {refusal.reason}; `jepa-runtime update apply --again` tries it",
+                refused=True,
+            )
         if not included(release, self.config.device_id):
             return state, NothingNew(_left_out(release))
         self.gate.check_release(release, self._robot(state))
