@@ -217,10 +217,20 @@ def test_a_release_follows_the_last(repo: Path, first: Bundle, second: Bundle, a
     assert publish(opened(repo), second, STABLE).release_seq == 3
 
 
-def test_a_version_is_published_once(repo: Path, first: Bundle) -> None:
+def test_a_version_is_published_once_and_the_error_says_how_to_give_another(
+    repo: Path, first: Bundle, tmp_path: Path
+) -> None:
     publish(opened(repo), first, STABLE)
-    with pytest.raises(JepaExportError, match=r"toy 1\.2\.3 is in channel stable already"):
-        publish(opened(repo), first, STABLE)
+    again = shutil.copytree(first.path, tmp_path / "again")
+    with pytest.raises(
+        JepaExportError, match=r"toy 1\.2\.3 is in channel stable .* \(version in its manifest"
+    ):
+        publish(opened(repo), Bundle.open(again), STABLE)
+
+    manifest = again / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1.2.3"', '"version": "1.2.4"'))
+
+    assert publish(opened(repo), Bundle.open(again), STABLE).version == "1.2.4"
 
 
 def test_terms_that_robots_could_not_read_are_refused_before_anything_is_written(

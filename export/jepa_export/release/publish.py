@@ -119,7 +119,8 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
     if f"{folder}/{MANIFEST_NAME}" in repository.channel(channel).targets:
         raise JepaExportError(
             f"{manifest.model_id} {manifest.version} is in channel {channel} already, and never changes: "
-            "give the bundle a higher version, or release that one again (downgrade)"
+            f"give the bundle another version (version in its {MANIFEST_NAME}), or release that one again "
+            "(downgrade)"
         )
     previous = latest(repository, channel, manifest.model_id)
     fields = {
