@@ -1,14 +1,45 @@
-"""What the README says holds: its figures are the committed ones, and its Python runs."""
+"""What the documents say holds: figures are the committed ones, the README's Python runs, links lead
+somewhere, and commands are ones that the programs take."""
 
+import argparse
 import importlib.util
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import jepa_export.cli
+import jepa_runtime.cli
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(
+        path
+        for folder in ("docs", "examples", "benchmarks", "firmware_configs")
+        for path in (ROOT / folder).rglob("*.md")
+    ),
+    ROOT / "export/TRAINING.md",
+    ROOT / "ros2_ws/README.md",
+]
+PROGRAMS = {"jepa-runtime": jepa_runtime.cli.main, "jepa-export": jepa_export.cli.main}
+
+
+def anchors(document: Path) -> set[str]:
+    """What the headings of a document are called in links, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.*)", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def printed_commands(document: Path) -> list[list[str]]:
+    """The command lines of ours in a document's code blocks that are whole (no …), without comments."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^    (?:sudo )?(?:\S*/)?(jepa-(?:runtime|export) [^…\n]*)$", text, re.MULTILINE)
+    return [shlex.split(re.split(r"&(?:&|$)", line)[0], comments=True) for line in lines]
 
 
 def test_the_measured_figures_come_from_the_committed_results() -> None:
@@ -37,10 +68,35 @@ def test_the_three_lines_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["futures"].latents.shape == (5, 8, 2, 16)  # type: ignore[attr-defined]
 
 
-def test_every_path_it_names_exists() -> None:
-    links = re.findall(r"\]\(([^)#]+)[)#]", README)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8"))
+
+    for name, anchor in links:
+        if "://" not in name:
+            path = document.parent / name if name else document
+            assert path.exists(), name
+            assert not anchor or anchor in anchors(path), f"{name}#{anchor}"
+
+
+def test_every_folder_it_names_exists() -> None:
     folders = re.findall(r"^\| `([a-z0-9_]+/)`", README, re.MULTILINE)
 
-    missing = [name for name in [*links, *folders] if "://" not in name and not (ROOT / name).exists()]
+    assert not [name for name in folders if not (ROOT / name).exists()]
 
-    assert not missing
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_is_one_that_the_program_takes(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Taken(Exception):
+        pass
+
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_only(*args: Any) -> None:
+        parse_args(*args)
+        raise Taken
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for program, *arguments in printed_commands(document):
+        with pytest.raises(Taken):
+            PROGRAMS[program](arguments)
