@@ -204,6 +204,12 @@ def test_going_back_by_hand_is_not_undone_by_the_next_update(site: Site, bundles
     assert (site.version, site.good, kept.result, kept.alarm) == ("1.0.0", "1.0.0", "reverted", "")
     assert serving.swaps == ["2.0.0", "1.0.0"]
     assert "was refused: it drifts" in site.update().reason
+    site.gate.bad = {"2.0.0": "shadow"}
+    assert site.update(again=True).reason == "2.0.0 does not pass shadow"
+    site.clock.sleep(3601)
+    assert "was refused: it drifts" in site.update().reason, (
+        "tried once more by hand, and still refused for good"
+    )
     with site.opened() as client, pytest.raises(UpdateError, match="no earlier release"):
         client.rollback("again")
 

@@ -317,11 +317,14 @@ def _give_up(
 def _refuse(
     state: State, candidate: Installed | None, reason: str, now: datetime | None, *, at_fault: bool = True
 ) -> State:
-    """Remember not to install it: for a while from ``now`` on, or for good."""
+    """Remember not to install it: for a while from ``now`` on, or for good, which stays so."""
     if candidate is None:
         return state
     key = candidate.manifest_sha256
-    times = max(1, at_fault + (state.refused[key].times if key in state.refused else 0))
+    before = state.refused.get(key)
+    if before is not None and before.not_before is None:
+        return state
+    times = max(1, at_fault + (before.times if before is not None else 0))
     until = None if now is None else now + min(FIRST_REFUSAL * 2 ** min(times - 1, 16), LONGEST_REFUSAL)
     others = [(name, refusal) for name, refusal in state.refused.items() if name != key]
     refusal = Refusal(reason=reason[:_MAX_REASON], times=times, not_before=until)
