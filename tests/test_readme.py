@@ -2,7 +2,6 @@
 somewhere, and commands are ones that the programs take."""
 
 import argparse
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 
 import jepa_export.cli
 import jepa_runtime.cli
+from tests.scripts import ROOT, load
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     *ROOT.glob("*.md"),
@@ -43,12 +42,7 @@ def printed_commands(document: Path) -> list[list[str]]:
 
 
 def test_the_measured_figures_come_from_the_committed_results() -> None:
-    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme_table.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    for name, table in module.TABLES.items():
+    for name, table in load("readme_table").TABLES.items():
         shown = README.partition(f"<!-- {name}: begin -->")[2].partition(f"<!-- {name}: end -->")[0]
         assert shown.strip() == table(), name
 

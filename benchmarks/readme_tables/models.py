@@ -1,0 +1,111 @@
+"""What the models are worth: students, what distilling keeps, bounds and surprise."""
+
+from __future__ import annotations
+
+from readme_tables.words import machine, processor, read, span
+
+
+def students() -> str:
+    """What the members of the family weigh, compute and take."""
+    report = read("students")
+    ways = {
+        ("pipeline", "int8"): "ours INT8", ("encoder", "int8"): "alone INT8",
+        ("benchmark_app", "int8"): "benchmark_app INT8", ("pipeline", "fp32"): "ours fp32",
+        ("torch_eager", "fp32"): "torch eager",
+        ("torch_compile", "fp32"): "torch.compile", ("onnxruntime", "fp32"): "onnxruntime",
+    }  # fmt: skip
+    counts = {
+        row["stages_ms"]["encode"]["n"] for each in report["students"] for row in each["latency"]["rows"]
+    }
+    lines = [
+        f"With random weights at {report['px']} px; encoder; predictor of 64 futures of 8 steps. Times are",
+        f"medians in ms of {' or '.join(map(str, sorted(counts)))} frames on {report['threads']} threads"
+        " (`benchmarks/students.py`).",
+        machine(report["environment"]),
+        "Alone: our encoder with nothing between its frames, as benchmark_app has each graph.",
+        "NPU: what the cost model of Intel's compiler expects of the encoder, an estimate.",
+        "",
+        "| | M parameters | G multiply-adds | MB INT8 | MB fp32 | "
+        f"{' | '.join(ways.values())} | NPU 3720; 4000; 5010 |",
+        "|" + "---|" * (6 + len(ways)),
+    ]
+    for member in report["students"]:
+        rows = {(row["row"], row["precision"]): row["stages_ms"] for row in member["latency"]["rows"]}
+        cells = [member["name"]]
+        for of, scale in ((member["parameters"], 1e6), (member["multiply_adds"], 1e9)):
+            cells.append(f"{of['encoder'] / scale:.1f}; {of['predictor'] / scale:.1f}")
+        cells += [f"{member['bytes'][precision] / 1e6:.1f}" for precision in ("int8", "fp32")]
+        cells += [
+            "; ".join(
+                f"{rows[way][stage]['p50']:.1f}" for stage in ("encode", "predict") if stage in rows[way]
+            )
+            for way in ways
+        ]
+        cells.append("; ".join(f"{value:.2f}" for value in member["npu_estimates_ms"].values()))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def distilled() -> str:
+    """What a distillation in Two Rooms kept."""
+    report = read("distil")
+    teacher, machine = report["teacher"], report["closed_loop"]["machine"]
+    lines = [
+        "Two Rooms: a vision transformer trained from nothing, and what was distilled from it alone, on",
+        f"layouts that neither was trained on ({processor(machine['cpu'])}):",
+        "",
+        "| | goals reached | episodes | M multiply-adds: a frame | 64 futures of 8 steps |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [
+        ("teacher, fp32", teacher, "fp32"),
+        ("student, fp32", report, "fp32"),
+        ("student, INT8", report, "int8"),
+    ]
+    for name, of, precision in rows:
+        score, work = of["closed_loop"]["scores"][precision], of["multiply_adds"]
+        lines.append(
+            f"| {name} | {score['rate']:.1%} ({span(score['interval'])}) | {score['episodes']} | "
+            f"{work['encoder'] / 1e6:.1f} | {work['predictor'] / 1e6:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+_PARTS = {
+    "before": "before",
+    "first_50_after": "steps 1 to 50 after it",
+    "from_50_to_200_after": "50 to 200",
+    "from_200_to_400_after": "200 to 400",
+}
+
+
+def trusted() -> str:
+    """How well bounds hold, and what is noticed."""
+    report = read("calibration")
+    surprise = report["surprise"]
+    lines = [
+        f"Two Rooms, layouts never trained on, {report['engine']}; {report['runs']} runs with each change",
+        f"({processor(report['machine']['cpu'])}; `benchmarks/calibration.py`).",
+        "",
+        f"| bounds stated with {report['probability']:.0%}, points off at the worst horizon | "
+        f"{' | '.join(_PARTS.values())} |",
+        "|---" * (1 + len(_PARTS)) + "|",
+    ]
+    for change, parts in report["coverage"].items():
+        points = [f"{parts['farthest_points'][part]:.1f}" for part in _PARTS]
+        lines.append(f"| {change} | {' | '.join(points)} |")
+    lines += ["", "| event | AUROC | alarm before it is a horizon old |", "|---|---|---|"]
+    for event, row in surprise["events"].items():
+        low, high = row["interval"]
+        lines.append(
+            f"| {event} | {row['auroc']:.3f} ({low:.3f} to {high:.3f}) | {row['alarmed']} of {row['runs']} |"
+        )
+    counts = " and ".join(f"{count} of {kind}" for kind, count in surprise["false_alarms"].items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"False alarms in {surprise['normal_seconds_watched']:.0f} s of normal driving: {counts};"
+            f" stated: at most {surprise['stated_at_most_of_each']:.1f} of each.",
+        ]
+    )

@@ -1,0 +1,154 @@
+"""What the runtime does, and what it is compared with and held to."""
+
+from __future__ import annotations
+
+from readme_tables.words import cpu, machine, model, processor, read, span, spread, where
+
+
+def measured() -> str:
+    """What the demo's model does."""
+    demo = read("demo")
+    overhead = read("overhead")
+    success = read("success")
+    piloting, e2e = read("piloting"), demo["e2e_ms"]
+    published, dropped = demo["frames_published"], demo["frames_dropped"]
+    encode, predict = demo["encode_ms"], demo["predict_ms"]
+    futures = f"{demo['futures_per_frame']} futures of {demo['horizon']} steps"
+    rows = [
+        ("image stamp to futures in another process", spread(e2e), f"{e2e['n']} images, `make demo`"),
+        ("images dropped at 30 Hz", f"{dropped} of {published}", "`make demo`"),
+        (
+            f"encode; predict {futures}",
+            f"p50 {encode['p50']:.1f} ms; {predict['p50']:.1f} ms, inside the demo",
+            f"{encode['n']} images, `make demo`",
+        ),
+        ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", "`make demo`"),
+        ("memory of the node at most, with its start", f"{demo['rss_mb']:.0f} MB", "`make demo`"),
+        (
+            "pipeline against OpenVINO's benchmark_app, same graphs",
+            f"{overhead['ratio']:.2f} x",
+            f"{overhead['pipeline_ms']['encode']['n']} frames, `benchmarks/overhead.py`",
+        ),
+    ]
+    names = {
+        "fp32": "goals reached, fp32",
+        "int8": "goals reached, INT8",
+        "torch_cem": "goals reached, plain PyTorch CEM of the same settings",
+    }
+    for name, score in success["scores"].items():
+        shown = f"{score['rate']:.1%} ({span(score['interval'])})"
+        what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
+        rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
+    driven = piloting["nodes"]
+    shown = f"{driven['rate']:.1%} ({span(driven['interval'])})"
+    of = f"{driven['episodes']} held-out episodes in virtual time, `benchmarks/piloting.py`"
+    rows.append(("goals reached as the ROS nodes drive, INT8", shown, of))
+    planning = success["scores"]["int8"]
+    rows.append(
+        (
+            "one plan (6 iterations of 64 x 8), INT8, one thread",
+            f"p50 {planning['plan_ms_p50']:.1f}, p95 {planning['plan_ms_p95']:.1f} ms",
+            f"the plans of {planning['episodes']} episodes, `benchmarks/success.py`",
+        )
+    )
+    if ratio := success.get("plan_time_ratio"):
+        rows.append(
+            (
+                "one plan of the PyTorch CEM, x ours",
+                f"{ratio['int8']:.1f} x INT8, {ratio['fp32']:.1f} x fp32",
+                "`benchmarks/success.py`, in the same episodes",
+            )
+        )
+    versions = demo["versions"]
+    software = ", ".join(f"{name} {versions[name]}" for name in ("python", "openvino", "numpy"))
+    lines = [
+        *where(
+            {
+                "`make demo`": processor(demo["cpu"]),
+                "`benchmarks/overhead.py`": processor(overhead["machine"]["cpu"]),
+                "`benchmarks/success.py`": processor(success["machine"]["cpu"]),
+                "`benchmarks/piloting.py`": processor(cpu(piloting)),
+            }.items()
+        ),
+        f"Of `make demo`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
+        "Cores that others share, no GPU, no NPU. Intervals are 95 % (Wilson).",
+        "",
+        "| what | measured | of |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*lines, *(f"| {what} | {value} | {of} |" for what, value, of in rows)])
+
+
+def latency() -> str:
+    """The ways of running one model."""
+    report = read("latency")
+    lines = [
+        f"{model(report)}, {report['threads']} threads, in {report['rounds']} rounds that take turns.",
+        machine(report["environment"]),
+        "",
+        "| | | p50 ms | p99 ms | n | CPU ms a frame | memory MB | dropped |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        dropped = f"{row['dropped']} of {row['due']}" if "dropped" in row else ""
+        p99 = row["p99_ms"]["value"]
+        lines.append(
+            f"| {row['label']} | {row['precision']} | {row['p50_ms']['value']:.1f} | "
+            f"{'' if p99 is None else f'{p99:.1f}'} | {row['n']} | {1e3 * row['cpu_s_per_frame']:.1f} | "
+            f"{row['peak_rss_mb']:.0f} | {dropped} |"
+        )
+    return "\n".join(lines)
+
+
+def limits() -> str:
+    """What the runtime is held to."""
+    report = read("limits")
+    lines = [
+        f"{model(report)}, {report['threads']} threads, {report['rate_hz']:g} images of "
+        f"{'x'.join(map(str, report['camera_frame']))} a second.",
+        machine(report["environment"]),
+        *where((each["check"], f"{each['created'][:10]}, {each['cpu']}") for each in report["limits"]),
+        "",
+        "| | found | limit | | of |",
+        "|---|---|---|---|---|",
+    ]
+    for limit in report["limits"]:
+        asked = "" if limit["limit"] is None else f"{limit['limit']:.4g} {limit['unit']}"
+        verdict = "" if limit["limit"] is None else "met" if limit["met"] else "**missed**"
+        found = f"{round(limit['value'], 6) + 0.0:.3g} {limit['unit']}"
+        lines.append(f"| {limit['check']}: {limit['what']} | {found} | {asked} | {verdict} | {limit['of']} |")
+    return "\n".join(lines)
+
+
+def lewm() -> str:
+    """LeWM's planning problem."""
+    report = read("lewm")
+    count, horizon, _ = report["candidates"]
+    plans = [limit for limit in report["limits"] if limit["check"] == "plan"]
+    student, ours = (limit["value"] for limit in plans)
+    sizes = {name: f"{number / 1e6:.1f} million" for name, number in report["parameters"].items()}
+    alone = report["iterations"] * report["products_ms"]["int8"]["p50"] / 1e3
+    left = [f"{of['distance']['mean']:.2%} by {name}" for name, of in report["parity"]["left"].items()]
+    lines = [
+        f"LeWM's planning problem: {count} candidates of {horizon} steps, {report['iterations']} iterations,"
+        f" by its predictor (ours and loop, {sizes['ours']} parameters) and by a student's of its size"
+        f" ({sizes['student']}), trained alike.",
+        machine(report["environment"]),
+        "",
+        "| futures of one iteration | p50 ms | p95 ms | n |",
+        "|---|---|---|---|",
+    ]
+    rows = report["iteration_ms"] | {
+        f"matrix products of ours alone, {name}": of for name, of in report["products_ms"].items()
+    }
+    lines += [f"| {name} | {of['p50']:.1f} | {of['p95']:.1f} | {of['n']} |" for name, of in rows.items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"A whole plan in INT8 takes {student:.2f} s by the student's predictor, {ours:.2f} s by LeWM's"
+            f" (medians of {plans[0]['of']}), of which its matrix products alone take {alone:.2f} s; asked"
+            f" for: {plans[0]['limit']:.2f} s, which its authors report of a GPU. Left of the way to the"
+            f" goal, means of {report['parity']['problems']} problems: {', '.join(left)}.",
+        ]
+    )
