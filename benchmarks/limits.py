@@ -45,12 +45,11 @@ from jepa_ros import qos
 from jepa_ros.profiling.processes import Child, node_command, prepare_environment
 from peers.bare_openvino import bare_infer
 from peers.figures import growth, known, reading
-from peers.limit import Limit, rows
+from peers.limit import Limit, rows, show
 from peers.quiet import Probe
 from peers.students import vit_s
 from rclpy.time import Time
 from rich.console import Console
-from rich.table import Table
 
 from jepa_runtime import realtime
 from jepa_runtime.backends.base import BackendOptions
@@ -370,21 +369,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     show(found, report, console)
     return 0 if all(limit.met for limit in found) else 1
-
-
-def show(found: Sequence[Limit], report: dict[str, Any], console: Console) -> None:
-    """What was found, as a table."""
-    title = (
-        f"{report['bundle']['id']} at {report['model_frame'][0]} px, {report['candidates']} futures of "
-        f"{report['horizon']} steps, {report['threads']} thread(s), {report['rate_hz']:g} Hz"
-    )
-    table = Table("check", "what", "found", "limit", "", "of", title=title, title_justify="left")
-    for limit in found:
-        asked = "" if limit.limit is None else f"{limit.limit:.4g} {limit.unit}"
-        verdict = "" if limit.limit is None else "[green]met[/]" if limit.met else "[red]missed[/]"
-        table.add_row(limit.check, limit.what, f"{limit.value:.4g} {limit.unit}", asked, verdict, limit.of)
-    console.print(table)
-    console.print(f"{report['environment']['cpu']}, {report['environment']['cores']} cores", highlight=False)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,8 +35,8 @@ from jepa_ros.profiling.ledger import Ledger
 from jepa_ros.profiling.listener import Listener
 from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
 from jepa_ros.spin import create_executor
-from limits import growth, reading, show
-from peers.limit import Limit
+from peers.figures import growth, reading
+from peers.limit import Limit, show
 from peers.variants import full_precision
 from rclpy.node import Node
 from rich.console import Console

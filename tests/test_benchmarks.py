@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,22 +11,12 @@ import numpy as np
 import openvino
 import pytest
 
-from jepa_runtime.errors import ProfileError
 from tests.bundles import make_bundle
-from tests.runtime.profiles import make_profile, make_run
-from tests.scripts import ROOT, load
+from tests.scripts import load, script, skip_without_ros
 
 latency, overhead, success, gate = map(load, ("latency", "overhead", "success", "gate"))
 students = load("students")
 app, rows = load("peers.benchmark_app"), load("peers.rows")
-
-
-def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A benchmark as a user runs it."""
-    return subprocess.run(
-        [sys.executable, f"benchmarks/{name}.py", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,
-    )  # fmt: skip
 
 
 def row(
@@ -210,150 +198,9 @@ def test_help_tells_when_a_benchmark_fails(module: ModuleType, capsys: pytest.Ca
     assert "--bundle" in said and "--json" in said and "Exit status 1 if" in said
 
 
-@pytest.fixture(scope="module")
-def limits() -> ModuleType:
-    """limits.py, which takes ROS to be imported."""
-    from tests.ros.conftest import missing
-
-    if reason := missing():
-        pytest.skip(reason)
-    return load("limits")
-
-
-class Quiet:
-    """Says of which images the machine was quiet."""
-
-    def __init__(self, but: slice) -> None:
-        self.but = but
-
-    def quiet(self, begin_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
-        assert (end_s > begin_s).all()
-        found = np.ones(len(begin_s), bool)
-        found[self.but] = False
-        return found
-
-
 @pytest.mark.ros
-@pytest.mark.parametrize(
-    ("disturbed", "dropped", "met"),
-    [(slice(0), 60, False), (slice(9_900, 10_030), 30, False), (slice(9_900, 10_100), 0, True)],
-)
-def test_images_dropped_count_in_the_tail_as_long_as_the_machine_was_quiet(
-    limits: ModuleType, disturbed: slice, dropped: int, met: bool
-) -> None:
-    run = make_run(frames=20_000)
-    lost = range(10_000, 10_060)
-    kept = [index for index in range(len(run.scheduled_s)) if index not in lost]
-    stalled = run.model_copy(
-        update={
-            "scheduled_s": [run.scheduled_s[index] for index in kept],
-            "latency_ms": [run.latency_ms[index] for index in kept],
-            "stages_ms": {},
-            "dropped_s": [run.scheduled_s[index] for index in lost],
-            "failed_s": [],
-        }
-    )
-    due_s = 7.0 + limits.due_frames(stalled)
-    found = {
-        each.what: each for each in limits.tailed(stalled, due_s, Quiet(disturbed), np.ones(100), "images")
-    }
-    assert found["images dropped while it was quiet"].value == dropped
-    assert found["images dropped"].value == 60 and found["images dropped"].met
-    tail = found["p99.9 / p50 while the machine was quiet"]
-    assert (tail.met, found["images dropped while it was quiet"].met) == (met, met)
-    assert tail.of == f"{len(due_s) - len(due_s[disturbed])} of {len(due_s)} images"
-    assert found["p99.9 / p50 of all"].value > 10 and tail.value > (1 if met else 10)
-
-
-@pytest.mark.ros
-def test_a_machine_that_is_never_quiet_tells_no_tail(limits: ModuleType) -> None:
-    run = make_run(frames=2000)
-    with pytest.raises(ProfileError, match="quiet for only 45% of the images"):
-        limits.tailed(run, limits.due_frames(run), Quiet(slice(1100)), np.ones(100), "images")
-
-
-@pytest.mark.ros
-@pytest.mark.parametrize(
-    ("frames", "without", "unknown"),
-    [(50, (), "p99 of the response"), (1800, ("decode",), "p50 of decode")],
-)
-def test_what_too_few_samples_carry_is_an_error_and_no_zero_that_is_met(
-    limits: ModuleType, frames: int, without: tuple[str, ...], unknown: str
-) -> None:
-    run = make_run(frames=frames)
-    names = [name for name in (*limits.OURS, *limits.THEIRS) if name not in without]
-    stages = {name: [1.0] * len(run.scheduled_s) for name in names}
-    profile = make_profile(run=run.model_copy(update={"stages_ms": stages}))
-    setting = limits.Setting(Path(), 1, 30.0, Path())
-    with pytest.raises(ProfileError, match=f"{unknown} is not known"):
-        limits.served(setting, profile, 1.0)
-
-
-@pytest.mark.ros
-def test_growth_is_what_a_line_rises_after_the_first_tenth(limits: ModuleType) -> None:
-    times = np.linspace(0, 60, 100)
-    assert limits.growth(times, 2 + 0.5 * times) == pytest.approx(0.5 * (times[-1] - times[10]))
-    steady = np.full(100, 5.0)
-    steady[:10], steady[54] = 500.0, 50.0
-    assert abs(limits.growth(times, steady)) < 0.1
-    assert limits.growth([0.0, 1.0], [0.0, 100.0]) == 0.0
-
-
-@pytest.mark.ros
-@pytest.mark.parametrize(
-    ("value", "limit", "met"), [(1.5, 1.5, True), (1.51, 1.5, False), (0, 0, True), (9.0, None, True)]
-)
-def test_a_limit_is_met_up_to_its_value(limits: ModuleType, value: float, limit: float, met: bool) -> None:
-    assert limits.Limit("serving", "what", value, limit, "ms", "9 images").met is met
-
-
-def test_results_of_checks_that_were_not_run_stay_where_model_and_settings_are_the_same(
-    tmp_path: Path,
-) -> None:
-    module, path = load("peers.limit"), tmp_path / "limits.json"
-
-    def written(created: str, rate_hz: float, check: str, value: float) -> list[tuple[str, float, str, str]]:
-        report = {
-            "created": created,
-            "environment": {"cpu": f"that of {created}"},
-            "bundle": {"id": "vit_s", "version": "1.0.0", "sha256": created},
-            "camera_frame": (640, 480),
-            "rate_hz": rate_hz,
-        }
-        report["limits"] = module.rows([module.Limit(check, "p99", value, 33.0, "ms", "9")], report, path)
-        path.write_text(json.dumps(report))
-        assert all(row["met"] for row in report["limits"])
-        return [(row["check"], row["value"], row["created"], row["cpu"]) for row in report["limits"]]
-
-    serving = ("serving", 20.0, "monday", "that of monday")
-    assert written("monday", 30.0, "serving", 20.0) == [serving]
-    assert written("tuesday", 30.0, "tail", 9.0) == [serving, ("tail", 9.0, "tuesday", "that of tuesday")]
-    again = [serving, ("tail", 8.0, "friday", "that of friday")]
-    assert written("friday", 30.0, "tail", 8.0) == again
-    assert len(written("sunday", 60.0, "tail", 8.0)) == 1
-
-
-@pytest.mark.ros
-@pytest.mark.parametrize("dropped", [0, 1])
-def test_the_exit_status_of_limits_is_its_verdict(
-    limits: ModuleType, dropped: int, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    found = [
-        limits.Limit("serving", "images dropped", dropped, 0, "images", "9 images"),
-        limits.Limit("serving", "p50 of encode", 99.0, None, "ms", "9 images"),
-    ]
-    monkeypatch.setattr(limits, "serving", lambda *_: found)
-    monkeypatch.setattr(limits, "prepare_environment", lambda **_: None)
-    out = tmp_path / "new" / "limits.json"
-    assert limits.main(["--bundle", str(toy_bundle), "--checks", "serving", "--json", str(out)]) == dropped
-    assert [limit["met"] for limit in json.loads(out.read_text())["limits"]] == [not dropped, True]
-    assert ("missed" in capsys.readouterr().out) is bool(dropped)
-
-
-@pytest.mark.ros
-@pytest.mark.usefixtures("limits")
 def test_the_nodes_drive_the_episodes_that_plans_drive(two_rooms_bundle: Path, tmp_path: Path) -> None:
+    skip_without_ros()
     options = ("--bundle", str(two_rooms_bundle), "--episodes", "2", "--seed", "0", "--goal")
     done = script("piloting", *options, "0.5", "--json", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stderr
@@ -364,19 +211,9 @@ def test_the_nodes_drive_the_episodes_that_plans_drive(two_rooms_bundle: Path, t
 
 
 @pytest.mark.ros
-def test_limits_tells_its_checks_and_what_it_misses(limits: ModuleType, tmp_path: Path) -> None:
-    told = script("limits", "--help")
-    assert told.returncode == 0
-    assert all(name in told.stdout for name in ("serving", "tail", "neighbour", "start", "cameras", "soak"))
-    done = script("limits", "--bundle", str(tmp_path / "nowhere"), "--json", str(tmp_path / "out.json"))
-    assert done.returncode == 2 and done.stderr.startswith("limits: ") and "nowhere" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.ros
 @pytest.mark.slow
-@pytest.mark.usefixtures("limits")
 def test_over_ros_the_node_and_a_plain_one_are_measured(toy_bundle: Path, tmp_path: Path) -> None:
+    skip_without_ros()
     out = tmp_path / "latency.json"
     done = script(
         "latency", "--bundle", str(toy_bundle), "--rows", "node", "plain_node", "--precision", "fp32",

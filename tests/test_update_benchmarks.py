@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.profiling.profile import Reading, Run
-from tests.scripts import load
+from tests.scripts import load, skip_without_ros
 
 gate, gate_power = load("gate"), load("gate_power")
 GOOD, WORSE = "it was shown to be as good", "it was shown to be worse"
@@ -134,10 +134,7 @@ def test_trials_go_on_where_they_were_stopped(
 @pytest.fixture(scope="module")
 def swaps() -> ModuleType:
     """swaps.py, which takes ROS to be imported."""
-    from tests.ros.conftest import missing
-
-    if reason := missing():
-        pytest.skip(reason)
+    skip_without_ros()
     return load("swaps")
 
 

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 _NOT_SETTINGS = {"created", "environment", "limits"}
 
 
@@ -43,3 +46,18 @@ def rows(found: Sequence[Limit], report: Mapping[str, Any], path: Path) -> list[
         return new
     again = {limit.check for limit in found}
     return [row for row in before["limits"] if row["check"] not in again] + new
+
+
+def show(found: Sequence[Limit], report: dict[str, Any], console: Console) -> None:
+    """What was found, as a table."""
+    title = (
+        f"{report['bundle']['id']} at {report['model_frame'][0]} px, {report['candidates']} futures of "
+        f"{report['horizon']} steps, {report['threads']} thread(s), {report['rate_hz']:g} Hz"
+    )
+    table = Table("check", "what", "found", "limit", "", "of", title=title, title_justify="left")
+    for limit in found:
+        asked = "" if limit.limit is None else f"{limit.limit:.4g} {limit.unit}"
+        verdict = "" if limit.limit is None else "[green]met[/]" if limit.met else "[red]missed[/]"
+        table.add_row(limit.check, limit.what, f"{limit.value:.4g} {limit.unit}", asked, verdict, limit.of)
+    console.print(table)
+    console.print(f"{report['environment']['cpu']}, {report['environment']['cores']} cores", highlight=False)

@@ -120,33 +120,6 @@ def test_proposed_candidates_are_followed(wrap: Callable[[np.ndarray], Any]) -> 
     assert (result.candidates.source, result.candidates.stamp_ns) in {("candidates", 0), ("planner", 42)}
 
 
-def test_energies_are_those_of_the_goal_set_last() -> None:
-    with serve() as served:
-        served.feed(frame(0, 3))
-        served.pipeline.set_goal(np.full((8, 8, 3), 3, np.uint8), 11)
-        served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 22)
-        served.feed(frame(1, 3))
-        served.pipeline.set_goal(None)
-        served.feed(frame(2, 3))
-    before, sought, after = served.results
-    assert before.current_energy is None and before.goal_stamp_ns is None
-    assert sought.current_energy == pytest.approx(4.0)
-    assert sought.goal_stamp_ns == 22
-    assert sought.futures is not None and sought.futures.energies is not None
-    assert sought.futures.energies.shape == (NUM_SAMPLES, HORIZON)
-    assert after.current_energy is None and after.futures is not None and after.futures.energies is None
-
-
-def test_a_goal_that_cannot_be_encoded_leaves_no_goal_rather_than_the_old_one() -> None:
-    with serve() as served:
-        served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 11)
-        served.feed(frame(0))
-        served.pipeline.set_goal(np.zeros(3, np.uint8), 22)
-        served.feed(frame(1))
-    assert [result.goal_stamp_ns for result in served.results] == [11, None]
-    assert [str(error) for error, _ in served.errors] == ["not an image"]
-
-
 def test_surprise_is_the_error_of_the_prediction_one_step_ago() -> None:
     with serve() as served:
         served.pipeline.add_action(frame(0).stamp_ns, np.array([1.0, 0.0], np.float32))

@@ -358,38 +358,6 @@ def test_the_next_frame_is_that_of_whichever_stream_is_due_first() -> None:
     assert timetable.due_ns(175) == 200
 
 
-def test_a_goal_may_be_a_latent() -> None:
-    with serve() as served:
-        served.pipeline.set_goal(np.full((TOKENS, DIM), 5.0, np.float32), 11)
-        served.feed(frame(0, 3))
-    (result,) = served.results
-    assert result.current_energy == pytest.approx(4.0) and result.goal_stamp_ns == 11
-
-
-@pytest.mark.parametrize(
-    "goal", [np.zeros((TOKENS, DIM + 1), np.float32), np.full((TOKENS, DIM), np.nan, np.float32)]
-)
-def test_a_latent_of_another_model_is_refused_and_the_goal_stays(goal: np.ndarray) -> None:
-    with serve() as served:
-        served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 11)
-        with pytest.raises(ValueError, match=r"the goal must be \[2, 4\] finite numbers"):
-            served.pipeline.set_goal(goal, 22)
-        served.feed(frame(0))
-    assert served.results[0].goal_stamp_ns == 11
-
-
-@pytest.mark.parametrize(("space", "goals"), [("fake", [11, 11]), ("other", [11, None])])
-def test_a_latent_goal_outlives_an_exchange_if_it_means_the_same(space: str, goals: list[int | None]) -> None:
-    other = FakeModel()
-    other.latent_space = space
-    with serve() as served:
-        served.pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 11)
-        served.feed(frame(0))
-        served.pipeline.swap(lambda: other)
-        served.feed(frame(1))
-    assert [result.goal_stamp_ns for result in served.results] == goals
-
-
 def test_an_exchange_does_not_wait_for_a_question_of_many_runs() -> None:
     first = Slow(predict_s=0.01)
     second = Slow(predict_s=0.0)

@@ -13,8 +13,8 @@ import pytest
 
 from jepa_runtime.commands import run_robot
 from tests.update.fleets import COMMAND, Fleet, until
+from tests.update.following import running
 from tests.update.robots import Site
-from tests.update.test_follower import running
 
 
 def test_a_process_tells_systemd_from_its_first_frame_to_its_end(

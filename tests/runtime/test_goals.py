@@ -1,0 +1,68 @@
+"""Goals of a pipeline: images and latents, the newest counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, frame
+from tests.runtime.served import serve
+
+
+def test_energies_are_those_of_the_goal_set_last() -> None:
+    with serve() as served:
+        served.feed(frame(0, 3))
+        served.pipeline.set_goal(np.full((8, 8, 3), 3, np.uint8), 11)
+        served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 22)
+        served.feed(frame(1, 3))
+        served.pipeline.set_goal(None)
+        served.feed(frame(2, 3))
+    before, sought, after = served.results
+    assert before.current_energy is None and before.goal_stamp_ns is None
+    assert sought.current_energy == pytest.approx(4.0)
+    assert sought.goal_stamp_ns == 22
+    assert sought.futures is not None and sought.futures.energies is not None
+    assert sought.futures.energies.shape == (NUM_SAMPLES, HORIZON)
+    assert after.current_energy is None and after.futures is not None and after.futures.energies is None
+
+
+def test_a_goal_that_cannot_be_encoded_leaves_no_goal_rather_than_the_old_one() -> None:
+    with serve() as served:
+        served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 11)
+        served.feed(frame(0))
+        served.pipeline.set_goal(np.zeros(3, np.uint8), 22)
+        served.feed(frame(1))
+    assert [result.goal_stamp_ns for result in served.results] == [11, None]
+    assert [str(error) for error, _ in served.errors] == ["not an image"]
+
+
+def test_a_goal_may_be_a_latent() -> None:
+    with serve() as served:
+        served.pipeline.set_goal(np.full((TOKENS, DIM), 5.0, np.float32), 11)
+        served.feed(frame(0, 3))
+    (result,) = served.results
+    assert result.current_energy == pytest.approx(4.0) and result.goal_stamp_ns == 11
+
+
+@pytest.mark.parametrize(
+    "goal", [np.zeros((TOKENS, DIM + 1), np.float32), np.full((TOKENS, DIM), np.nan, np.float32)]
+)
+def test_a_latent_of_another_model_is_refused_and_the_goal_stays(goal: np.ndarray) -> None:
+    with serve() as served:
+        served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 11)
+        with pytest.raises(ValueError, match=r"the goal must be \[2, 4\] finite numbers"):
+            served.pipeline.set_goal(goal, 22)
+        served.feed(frame(0))
+    assert served.results[0].goal_stamp_ns == 11
+
+
+@pytest.mark.parametrize(("space", "goals"), [("fake", [11, 11]), ("other", [11, None])])
+def test_a_latent_goal_outlives_an_exchange_if_it_means_the_same(space: str, goals: list[int | None]) -> None:
+    other = FakeModel()
+    other.latent_space = space
+    with serve() as served:
+        served.pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 11)
+        served.feed(frame(0))
+        served.pipeline.swap(lambda: other)
+        served.feed(frame(1))
+    assert [result.goal_stamp_ns for result in served.results] == goals
