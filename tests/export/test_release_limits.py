@@ -17,7 +17,8 @@ from jepa_export.release.roles import resign, rotate
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import TrustError
 from jepa_runtime.update.fetch import FolderSource, Limits
-from jepa_runtime.update.trust import Floors, Trust
+from jepa_runtime.update.metadata import Floors
+from jepa_runtime.update.trust import Trust
 from tests.export.releases import MODEL, Client, fetch, killed_after, new_repository, opened, variant
 
 STABLE = Terms(channel="stable")
@@ -104,7 +105,7 @@ def test_metadata_that_is_longer_than_robots_read_is_not_written(
 ) -> None:
     before = metadata(repo)
     most = len(before[f"1.{role}.json"])
-    monkeypatch.setattr(f"jepa_runtime.update.trust.{limit}", most)
+    monkeypatch.setattr(f"jepa_runtime.update.metadata.{limit}", most)
     why = rf"2\.{role}\.json would have \d+ bytes, and robots read {most}"
     with pytest.raises(JepaExportError, match=why):
         publish(opened(repo), bundles[0], STABLE)

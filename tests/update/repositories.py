@@ -20,7 +20,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from jepa_runtime.update.trust import SIGNED_AT
+from jepa_runtime.update.metadata import SIGNED_AT
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 LIVES = {

@@ -15,12 +15,12 @@ from jepa_runtime.errors import FetchError, RefusedError, TrustError
 from jepa_runtime.update import robot
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Progress
+from jepa_runtime.update.metadata import Floors, Seen
 from jepa_runtime.update.provision import provision
 from jepa_runtime.update.release import Budgets, Release, Robot, check_meant, pointer_path, told_of
 from jepa_runtime.update.serving import Health
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
-from jepa_runtime.update.trust import Floors, Seen
 
 CHANNEL, MODEL, HARDWARE = "stable", "toy", "bench"
 NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)

@@ -11,10 +11,10 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import SpentError, StorageError, TrustError, UndecidedError, UpdateError
 from jepa_runtime.update import operator, provision, state
 from jepa_runtime.update.fetch import Limits, Progress
+from jepa_runtime.update.metadata import Seen
 from jepa_runtime.update.release import Delta
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
-from jepa_runtime.update.trust import Seen
 from tests.update.robots import NOW, Clock, Died, Repository, Serving, Site, dies_in, factory, unreachable
 
 

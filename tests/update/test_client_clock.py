@@ -8,7 +8,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.update.machine import FIRST_REFUSAL
-from jepa_runtime.update.trust import Seen
+from jepa_runtime.update.metadata import Seen
 from tests.update.robots import NOW, Clock, Serving, Site
 
 SIGNED = NOW - timedelta(days=4)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError, StorageError, TrustError, UpdateError
 from jepa_runtime.update.fetch import HttpSource, NotFoundError
-from jepa_runtime.update.trust import SIGNED_AT, Trust
+from jepa_runtime.update.metadata import SIGNED_AT
+from jepa_runtime.update.trust import Trust
 from tests.update.repositories import CONTENT, FILE, START, Repository
 from tests.update.servers import FaultServer
 from tests.update.trusting import DAY, LIMITS, NOTHING, Robot, resign

@@ -9,7 +9,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from jepa_runtime.errors import TrustError
-from jepa_runtime.update.trust import Floors
+from jepa_runtime.update.metadata import Floors
 from tests.update.repositories import CONTENT, START, Repository
 from tests.update.trusting import DAY, Robot
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from securesystemslib.formats import encode_canonical
 
 from jepa_runtime.update.fetch import FolderSource, Limits
-from jepa_runtime.update.trust import Floors, Seen, Trust
+from jepa_runtime.update.metadata import Floors, Seen
+from jepa_runtime.update.trust import Trust
 from tests.update.repositories import FILE, Repository
 
 NOTHING = Floors({}, None)

@@ -38,7 +38,7 @@ from tuf.ngclient.config import EnvelopeType
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import KeyRing, short_id
 from jepa_runtime.update import durable
-from jepa_runtime.update.trust import SIGNED_AT, most_bytes, signed_at
+from jepa_runtime.update.metadata import SIGNED_AT, most_bytes, signed_at
 
 METADATA, TARGETS = "metadata", "targets"
 _PREFIX = "channel-"

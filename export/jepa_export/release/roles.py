@@ -19,7 +19,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import External, KeyRing, short_id
 from jepa_export.release.repository import METADATA, TARGETS, Repository, channel_role, lifetime, utc_now
 from jepa_runtime.update import durable
-from jepa_runtime.update.trust import SIGNED_AT
+from jepa_runtime.update.metadata import SIGNED_AT
 
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # models/CHANNEL/MODEL_ID/latest.json has four segments; a star stands for one.

@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.update.fetch import HttpSource, Limits
-from jepa_runtime.update.trust import Floors, Trust
+from jepa_runtime.update.metadata import Floors
+from jepa_runtime.update.trust import Trust
 
 _ROOT = "provisioned_root"
 

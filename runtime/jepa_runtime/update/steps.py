@@ -35,6 +35,7 @@ from jepa_runtime.update.machine import (
     compared,
     found,
 )
+from jepa_runtime.update.metadata import Floors, Seen
 from jepa_runtime.update.release import (
     MAX_POINTER_BYTES,
     Release,
@@ -47,7 +48,6 @@ from jepa_runtime.update.release import (
 from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
-from jepa_runtime.update.trust import Floors, Seen
 from jepa_runtime.update.way_back import is_offered, soundly_good, way_back
 
 _LOOK_S = 1.0

@@ -1,21 +1,13 @@
 """Which files of a repository are authentic and current: The Update Framework, with python-tuf as the judge.
 
-What it leaves to its user is done here:
-
-1. The root that came with the robot is where every refresh begins, whatever the stored metadata is.
-2. Stored metadata is synchronised before anything that it says is used, and what a power cut tore is fetched
-   again.
-3. Floors, kept elsewhere, stand in for stored metadata that got lost: no role may fall below them. They end
-   as in the specification (5.3.11): once the root names other keys for the timestamp or the snapshot, what
-   the old keys signed counts no more, so that who stole them cannot stop a robot for ever with a high number.
-4. The time that decides on expiry is that of the latest signature seen, or of the clock if that is later: a
-   clock that was set back revives nothing.
-5. Bytes come through :mod:`jepa_runtime.update.fetch`, with its limits, and errors say what to do.
+Stored metadata is synchronised before anything that it says is used, and what a power cut tore is fetched
+again. Bytes come through :mod:`jepa_runtime.update.fetch`, with its limits, and errors say what to do. What
+else python-tuf leaves to its user is done in :mod:`jepa_runtime.update.metadata`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,10 +15,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Timestamp
+from tuf.api.metadata import TargetFile
 from tuf.api.serialization import DeserializationError
-from tuf.ngclient import Updater
-from tuf.ngclient.fetcher import FetcherInterface
 
 from jepa_runtime.errors import StorageError, TrustError, UpdateError
 from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
@@ -39,11 +29,7 @@ from jepa_runtime.update.fetch import (
     fetch_bytes,
     fetch_file,
 )
-
-SIGNED_AT = "x-jepa-signed-at"
-# Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
-# names are kept in the state, which has to stay well below its own limit.
-_MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
+from jepa_runtime.update.metadata import Floors, MetadataFetcher, MetadataUpdater, Seen
 
 # The first that fits.
 _REASONS = (
@@ -53,35 +39,6 @@ _REASONS = (
     (DeserializationError, "is no signed metadata"),
     (exceptions.RepositoryError, "cannot be trusted"),
 )
-
-
-@dataclass(frozen=True)
-class Floors:
-    """What a robot remembers of its last refresh, in another place than the metadata.
-
-    Attributes:
-        versions: the lowest that is acceptable, of each role.
-        signed_at: the latest time at which a timestamp was signed, as far as seen; None: none was seen.
-    """
-
-    versions: Mapping[str, int]
-    signed_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a refresh found. Versions and time are the next floors, in place of the last ones: they are not
-    lower, except where floors have ended.
-
-    Attributes:
-        versions: of each role; of roles that have gone, what their floor was.
-        signed_at: see :class:`Floors`.
-        expires: when each top-level role does.
-    """
-
-    versions: Mapping[str, int]
-    signed_at: datetime | None
-    expires: Mapping[str, datetime]
 
 
 @dataclass(frozen=True)
@@ -129,8 +86,8 @@ class Trust:
         self._limits = limits
         self._allowance = Allowance(limits)
         self._now = now
-        self._fetcher = _Fetcher(metadata, limits)
-        self._updater: _Updater | None = None
+        self._fetcher = MetadataFetcher(metadata, limits)
+        self._updater: MetadataUpdater | None = None
 
     def refresh(self, floors: Floors) -> Seen:
         """Learn what is current; everything else follows what this found.
@@ -145,7 +102,9 @@ class Trust:
         with self._judged():
             for rest in self._meta.glob("tmp????????"):
                 rest.unlink()
-            updater = _Updater(self._meta, self._fetcher, root=self._root, now=self._now(), floors=floors)
+            updater = MetadataUpdater(
+                self._meta, self._fetcher, root=self._root, now=self._now(), floors=floors
+            )
             updater.refresh()
             seen = updater.seen()
         self._updater = updater
@@ -249,156 +208,3 @@ class Trust:
             sync_folder(history)
             sync_folder(self._meta)
             self._fetcher.fetched = False
-
-
-class _Updater(Updater):
-    """One refresh of python-tuf, with our time and our floors."""
-
-    def __init__(
-        self, meta: Path, fetcher: FetcherInterface, *, root: bytes, now: datetime, floors: Floors
-    ) -> None:
-        super().__init__(str(meta), "/", fetcher=fetcher, bootstrap=root)
-        self._history = meta / "root_history"
-        self._now = now
-        self._floors = floors
-
-    def refresh(self) -> None:
-        with self._timed():
-            super().refresh()
-
-    def get_targetinfo(self, target_path: str) -> TargetFile | None:
-        with self._timed():
-            return super().get_targetinfo(target_path)
-
-    def _load_timestamp(self) -> None:
-        # Only here is it known which root counts; python-tuf itself takes the clock when it is made.
-        self._floors = self._holding()
-        self._trusted_set.reference_time = max(self._now, self._floors.signed_at or self._now)
-        super()._load_timestamp()
-
-    def seen(self) -> Seen:
-        trusted = self._trusted_set
-        top = {
-            role.type: role for role in (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
-        }
-        versions = {name.removesuffix(".json"): file.version for name, file in trusted.snapshot.meta.items()}
-        versions |= {name: role.version for name, role in top.items()}
-        for name, floor in self._floors.versions.items():
-            if versions.setdefault(name, floor) < floor:
-                raise TrustError(
-                    f"{name}: version {versions[name]} is offered, but version {floor} was seen before: "
-                    "somebody offers an old state of the repository, or it was restored from a backup: sign "
-                    "it again with higher versions"
-                )
-        times = [time for time in (self._floors.signed_at, signed_at(trusted.timestamp)) if time is not None]
-        return Seen(versions, max(times, default=None), {name: role.expires for name, role in top.items()})
-
-    def stored_path(self, info: TargetFile) -> str:
-        if not self._trusted_set.root.consistent_snapshot:
-            return info.path
-        folder, slash, name = info.path.rpartition("/")
-        return f"{folder}{slash}{next(iter(info.hashes.values()))}.{name}"
-
-    def _holding(self) -> Floors:
-        """The floors without those that end with the keys that signed what they were learnt from."""
-        root = self._trusted_set.root
-        version = self._floors.versions.get(Root.type, root.version)
-        if version >= root.version:
-            return self._floors
-        try:
-            before = Metadata.from_bytes((self._history / f"{version}.root.json").read_bytes()).signed
-        except (OSError, exceptions.RepositoryError):
-            before = None
-        if not isinstance(before, Root):
-            # From before the root that came with the robot, and lost: nothing tells which keys signed then.
-            return self._floors
-        ended = {
-            role
-            for role in (Timestamp.type, Snapshot.type)
-            if len({*before.roles[role].keyids} & {*root.roles[role].keyids}) < root.roles[role].threshold
-        }
-        # The snapshot holds the versions of all roles but these two.
-        held_by = {Root.type: Root.type, Timestamp.type: Timestamp.type}
-        return Floors(
-            {
-                name: floor
-                for name, floor in self._floors.versions.items()
-                if held_by.get(name, Snapshot.type) not in ended
-            },
-            None if Timestamp.type in ended else self._floors.signed_at,
-        )
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        try:
-            yield
-        except exceptions.ExpiredMetadataError as error:
-            time = self._trusted_set.reference_time
-            if time > self._now:
-                told = (
-                    f"the latest signature seen; the clock of this robot says {self._now:%F %R}: set it, or, "
-                    "if it is right, whoever signs had a clock that was ahead: ask them to rotate the key of "
-                    "the timestamp (jepa-export release rotate)"
-                )
-            else:
-                told = (
-                    "by the clock of this robot: if it is right, nobody has signed the repository since, or "
-                    "somebody keeps its newer state back: ask who runs it; if it is ahead, set it"
-                )
-            raise TrustError(f"{error} at {time:%F %R} UTC, {told}") from error
-
-
-class _Fetcher(FetcherInterface):
-    """Metadata from a source; python-tuf's own way to the bytes has no limits but a length.
-
-    Attributes:
-        last: what was asked for last.
-        fetched: whether something came that may have been stored since this was set to False.
-    """
-
-    def __init__(self, source: Source, limits: Limits) -> None:
-        self._source = source
-        self._limits = limits
-        self.last = "the root that came with the robot"
-        self.fetched = False
-
-    def download_bytes(self, url: str, max_length: int) -> bytes:
-        self.last = url.removeprefix("/")
-        max_bytes = min(max_length, most_bytes(self.last))
-        try:
-            content = fetch_bytes(self._source, self.last, max_bytes=max_bytes, limits=self._limits)
-        except NotFoundError as error:
-            # After the newest root there is none; python-tuf knows that by this error.
-            raise exceptions.DownloadHTTPError(str(error), 404) from error
-        self.fetched = True
-        return content
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        raise NotImplementedError("download_bytes needs no file")
-
-
-def most_bytes(name: str) -> int:
-    """How long a file of metadata may be."""
-    return _MAX_SNAPSHOT_BYTES if name.endswith("snapshot.json") else _MAX_METADATA_BYTES
-
-
-def signed_at(signed: Signed) -> datetime | None:
-    """When a role was signed; None: it does not say.
-
-    Raises:
-        TrustError: it says no time that can be.
-    """
-    text = signed.unrecognized_fields.get(SIGNED_AT)
-    if text is None:
-        return None
-    try:
-        # Python 3.10 does not read the Z at the end.
-        time = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-        if time.tzinfo is not None and time < signed.expires:
-            return time
-    except ValueError:
-        pass
-    raise TrustError(
-        f"{signed.type}: {SIGNED_AT} is {str(text)[:80]!r}, which is no time in UTC before it expires: sign "
-        "it again"
-    )

@@ -34,8 +34,9 @@ from jepa_runtime.update import audit, config, deltas, state
 from jepa_runtime.update.fetch import HttpSource, Limits, NotFoundError, fetch_bytes
 from jepa_runtime.update.gate import probe
 from jepa_runtime.update.hawkbit import kept, messages
+from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Delta, Release, parse_release
-from jepa_runtime.update.trust import Floors, Trust
+from jepa_runtime.update.trust import Trust
 from tests.update import robots
 from tests.update.repositories import FILE, LIVES, START, Repository
 from tests.update.servers import FakeClock

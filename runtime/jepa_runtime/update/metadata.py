@@ -1,0 +1,218 @@
+"""The signed metadata of a repository: refreshes of python-tuf, with a robot's own floors, time and limits.
+
+1. The root that came with the robot is where every refresh begins, whatever the stored metadata is.
+2. Floors, kept elsewhere, stand in for stored metadata that got lost: no role may fall below them. They end
+   as in the specification (5.3.11): once the root names other keys for the timestamp or the snapshot, what
+   the old keys signed counts no more, so that who stole them cannot stop a robot for ever with a high number.
+3. The time that decides on expiry is that of the latest signature seen, or of the clock if that is later: a
+   clock that was set back revives nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Timestamp
+from tuf.ngclient import Updater
+from tuf.ngclient.fetcher import FetcherInterface
+
+from jepa_runtime.errors import TrustError
+from jepa_runtime.update.fetch import Limits, NotFoundError, Source, fetch_bytes
+
+SIGNED_AT = "x-jepa-signed-at"
+# Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
+# names are kept in the state, which has to stay well below its own limit.
+_MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What a robot remembers of its last refresh, in another place than the metadata.
+
+    Attributes:
+        versions: the lowest that is acceptable, of each role.
+        signed_at: the latest time at which a timestamp was signed, as far as seen; None: none was seen.
+    """
+
+    versions: Mapping[str, int]
+    signed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a refresh found. Versions and time are the next floors, in place of the last ones: they are not
+    lower, except where floors have ended.
+
+    Attributes:
+        versions: of each role; of roles that have gone, what their floor was.
+        signed_at: see :class:`Floors`.
+        expires: when each top-level role does.
+    """
+
+    versions: Mapping[str, int]
+    signed_at: datetime | None
+    expires: Mapping[str, datetime]
+
+
+class MetadataUpdater(Updater):
+    """One refresh of python-tuf, with our time and our floors."""
+
+    def __init__(
+        self, meta: Path, fetcher: FetcherInterface, *, root: bytes, now: datetime, floors: Floors
+    ) -> None:
+        super().__init__(str(meta), "/", fetcher=fetcher, bootstrap=root)
+        self._history = meta / "root_history"
+        self._now = now
+        self._floors = floors
+
+    def refresh(self) -> None:
+        with self._timed():
+            super().refresh()
+
+    def get_targetinfo(self, target_path: str) -> TargetFile | None:
+        with self._timed():
+            return super().get_targetinfo(target_path)
+
+    def _load_timestamp(self) -> None:
+        # Only here is it known which root counts; python-tuf itself takes the clock when it is made.
+        self._floors = self._holding()
+        self._trusted_set.reference_time = max(self._now, self._floors.signed_at or self._now)
+        super()._load_timestamp()
+
+    def seen(self) -> Seen:
+        """What the refresh found.
+
+        Raises:
+            TrustError: a role is older than its floor.
+        """
+        trusted = self._trusted_set
+        top = {
+            role.type: role for role in (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+        }
+        versions = {name.removesuffix(".json"): file.version for name, file in trusted.snapshot.meta.items()}
+        versions |= {name: role.version for name, role in top.items()}
+        for name, floor in self._floors.versions.items():
+            if versions.setdefault(name, floor) < floor:
+                raise TrustError(
+                    f"{name}: version {versions[name]} is offered, but version {floor} was seen before: "
+                    "somebody offers an old state of the repository, or it was restored from a backup: sign "
+                    "it again with higher versions"
+                )
+        times = [time for time in (self._floors.signed_at, signed_at(trusted.timestamp)) if time is not None]
+        return Seen(versions, max(times, default=None), {name: role.expires for name, role in top.items()})
+
+    def stored_path(self, info: TargetFile) -> str:
+        """The name of a file in the repository."""
+        if not self._trusted_set.root.consistent_snapshot:
+            return info.path
+        folder, slash, name = info.path.rpartition("/")
+        return f"{folder}{slash}{next(iter(info.hashes.values()))}.{name}"
+
+    def _holding(self) -> Floors:
+        """The floors without those that end with the keys that signed what they were learnt from."""
+        root = self._trusted_set.root
+        version = self._floors.versions.get(Root.type, root.version)
+        if version >= root.version:
+            return self._floors
+        try:
+            before = Metadata.from_bytes((self._history / f"{version}.root.json").read_bytes()).signed
+        except (OSError, exceptions.RepositoryError):
+            before = None
+        if not isinstance(before, Root):
+            # From before the root that came with the robot, and lost: nothing tells which keys signed then.
+            return self._floors
+        ended = {
+            role
+            for role in (Timestamp.type, Snapshot.type)
+            if len({*before.roles[role].keyids} & {*root.roles[role].keyids}) < root.roles[role].threshold
+        }
+        # The snapshot holds the versions of all roles but these two.
+        held_by = {Root.type: Root.type, Timestamp.type: Timestamp.type}
+        return Floors(
+            {
+                name: floor
+                for name, floor in self._floors.versions.items()
+                if held_by.get(name, Snapshot.type) not in ended
+            },
+            None if Timestamp.type in ended else self._floors.signed_at,
+        )
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.ExpiredMetadataError as error:
+            time = self._trusted_set.reference_time
+            if time > self._now:
+                told = (
+                    f"the latest signature seen; the clock of this robot says {self._now:%F %R}: set it, or, "
+                    "if it is right, whoever signs had a clock that was ahead: ask them to rotate the key of "
+                    "the timestamp (jepa-export release rotate)"
+                )
+            else:
+                told = (
+                    "by the clock of this robot: if it is right, nobody has signed the repository since, or "
+                    "somebody keeps its newer state back: ask who runs it; if it is ahead, set it"
+                )
+            raise TrustError(f"{error} at {time:%F %R} UTC, {told}") from error
+
+
+class MetadataFetcher(FetcherInterface):
+    """Metadata from a source; python-tuf's own way to the bytes has no limits but a length.
+
+    Attributes:
+        last: what was asked for last.
+        fetched: whether something came that may have been stored since this was set to False.
+    """
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self._source = source
+        self._limits = limits
+        self.last = "the root that came with the robot"
+        self.fetched = False
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        self.last = url.removeprefix("/")
+        max_bytes = min(max_length, most_bytes(self.last))
+        try:
+            content = fetch_bytes(self._source, self.last, max_bytes=max_bytes, limits=self._limits)
+        except NotFoundError as error:
+            # After the newest root there is none; python-tuf knows that by this error.
+            raise exceptions.DownloadHTTPError(str(error), 404) from error
+        self.fetched = True
+        return content
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        raise NotImplementedError("download_bytes needs no file")
+
+
+def most_bytes(name: str) -> int:
+    """How long a file of metadata may be."""
+    return _MAX_SNAPSHOT_BYTES if name.endswith("snapshot.json") else _MAX_METADATA_BYTES
+
+
+def signed_at(signed: Signed) -> datetime | None:
+    """When a role was signed; None: it does not say.
+
+    Raises:
+        TrustError: it says no time that can be.
+    """
+    text = signed.unrecognized_fields.get(SIGNED_AT)
+    if text is None:
+        return None
+    try:
+        # Python 3.10 does not read the Z at the end.
+        time = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+        if time.tzinfo is not None and time < signed.expires:
+            return time
+    except ValueError:
+        pass
+    raise TrustError(
+        f"{signed.type}: {SIGNED_AT} is {str(text)[:80]!r}, which is no time in UTC before it expires: sign "
+        "it again"
+    )
