@@ -16,7 +16,6 @@ without losing one, and give it back (:meth:`Pipeline.rollback`): the one replac
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,13 +28,13 @@ from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.goals import Goal, Goals, is_image
 from jepa_runtime.host import Host
 from jepa_runtime.inference import Inference, Terms
+from jepa_runtime.listeners import Listeners
 from jepa_runtime.mailbox import Mailbox
 from jepa_runtime.questions import Evaluation, Question, Questions
 from jepa_runtime.results import STAGES, Candidates, Result, Stats, Tally, total
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
 
-_LOG = logging.getLogger(__name__)
 _MAX_WAITING_ACTIONS = 1024
 _PATIENCE_S = 5.0
 # Where frames are further apart, work beside them hardly meets one.
@@ -89,10 +88,7 @@ class Pipeline:
         streams: Sequence[str] = ("",),
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._on_result = on_result
-        self._on_futures = on_futures
-        self._on_judged = on_judged
-        self._on_error = on_error
+        self._listeners = Listeners(on_result, on_futures, on_judged, on_error)
         self._on_model = on_model
         self._terms = Terms(
             streams=tuple(streams),
@@ -363,42 +359,33 @@ class Pipeline:
             return
         stream, (frame, submitted_ns) = taken
         self._questions.frame_came(stream, submitted_ns)
-        tally, delivered = self._tallies[stream], True
+        tally, listeners, delivered = self._tallies[stream], self._listeners, True
         try:
             result = inference.process(frame, submitted_ns)
             if result.futures is not None:
-                delivered = self._deliver(self._on_futures, result, frame)
+                delivered = listeners.deliver(listeners.on_futures, result, frame)
             result = inference.with_surprise(result)
-            delivered = self._deliver(self._on_result, result, frame) and delivered
+            delivered = listeners.deliver(listeners.on_result, result, frame) and delivered
             judged = inference.look_back(result)
             if judged is not None:
-                delivered = self._deliver(self._on_judged, judged, frame) and delivered
+                delivered = listeners.deliver(listeners.on_judged, judged, frame) and delivered
         except Exception as error:
             with self._progress:
                 tally.failed += 1
                 self._progress.notify_all()
-            self._report(error, frame)
+            listeners.report(error, frame)
             return
         # Only now: who waits for an idle pipeline wants all of it delivered too.
         with self._progress:
             tally.add(result, delivered=delivered)
             self._progress.notify_all()
 
-    def _deliver(self, callback: Callable[[Result], None] | None, result: Result, frame: Frame) -> bool:
-        try:
-            if callback is not None:
-                callback(result)
-        except Exception as error:
-            self._report(error, frame)
-            return False
-        return True
-
     def _take_goals(self, inference: Inference) -> None:
         for stream, goal, stamp_ns in self._goals.take(inference.model.latent_space):
             try:
                 inference.seek(stream, goal, stamp_ns)
             except Exception as error:
-                self._report(error, None)
+                self._listeners.report(error, None)
 
     def _take_actions(self, inference: Inference) -> None:
         while self._actions:
@@ -406,14 +393,4 @@ class Pipeline:
             try:
                 inference.add_action(stamp_ns, action)
             except ValueError as error:
-                self._report(error, None)
-
-    def _report(self, error: Exception, frame: Frame | None) -> None:
-        about = "" if frame is None else f" (frame {frame.sequence}, stamp {frame.stamp_ns} ns)"
-        if self._on_error is None:
-            _LOG.error("%s%s", error, about, exc_info=error)
-            return
-        try:
-            self._on_error(error, frame)
-        except Exception:
-            _LOG.exception("the error callback failed while reporting: %s%s", error, about)
+                self._listeners.report(error, None)
