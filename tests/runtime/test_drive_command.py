@@ -86,7 +86,7 @@ def test_a_model_of_another_robot_is_told_from_which_its_actions_differ(
     [
         (["--world", "maze"], "no world is called 'maze'; there are: reacher, two_rooms, two_rooms_fixed"),
         (["--engine", "nowhere:CPU"], "nowhere"),
-        (["--json", "/no/such/folder/f.json"], "/no/such/folder/f.json: cannot be written"),
+        (["--json", "/dev/null/f.json"], "/dev/null/f.json: cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_was_driven(

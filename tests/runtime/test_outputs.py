@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
-from jepa_runtime.commands.arguments import write_text
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import check_writable, write
 
 
 @pytest.mark.parametrize(
@@ -41,16 +45,59 @@ def test_nothing_is_written_into_a_bundle(
     Bundle.open(bundle)
 
 
+def test_a_file_is_written_where_asked_or_what_is_there_stays_and_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "new" / "report.html"
+    write(target, "told")
+    with pytest.raises(JepaRuntimeError, match="new: cannot be written: Is a directory"):
+        write(target.parent, "told")
+    with pytest.raises(JepaRuntimeError, match=r"report.html/x: cannot be written: File exists"):
+        check_writable(target / "x")
+    monkeypatch.setattr(Path, "replace", refused(errno.ENOSPC))
+    with pytest.raises(JepaRuntimeError, match=r"report\.html: cannot be written: No space left"):
+        write(target, "more")
+    assert [path.read_text() for path in target.parent.iterdir()] == ["told"]
+
+
+@pytest.mark.parametrize(
+    ("step", "number"), [("replace", errno.EBUSY), ("replace", errno.EPERM), ("open", errno.EROFS)]
+)
+def test_a_file_that_no_other_can_take_the_place_of_is_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    """Mounted by itself; another account's, in a sticky folder; in one that is read only."""
+    target = tmp_path / "report.json"
+    target.write_text("before")
+    monkeypatch.setattr(Path, step, refused(number, of=".part"))
+    check_writable(target)
+    write(target, "told")
+    monkeypatch.undo()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["told"]
+
+
+def refused(number: int, of: str = "") -> Callable[..., Any]:
+    """A method of Path that a system refuses with this error, for names that end so; else it opens."""
+    opens = Path.open
+
+    def method(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name.endswith(of):
+            raise OSError(number, os.strerror(number))
+        return opens(path, *args, **kwargs)
+
+    return method
+
+
 def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Path) -> None:
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
     link.symlink_to(tmp_path / "file")
     with ThreadPoolExecutor(1) as reader:
         read = reader.submit(pipe.read_text)
-        write_text(pipe, "told")
+        write(pipe, "told")
         assert pipe.is_fifo(), "who reads from it waits for ever"
         assert read.result() == "told"
-    write_text(link, "told")
+    write(link, "told")
     assert link.is_symlink() and (tmp_path / "file").read_text() == "told"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -14,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.page import ms
 from jepa_runtime.profiling.profile import (
@@ -28,7 +26,7 @@ from jepa_runtime.profiling.profile import (
     Sweep,
     Told,
 )
-from jepa_runtime.profiling.profile_report import render_profile, write_profile_report
+from jepa_runtime.profiling.profile_report import render_profile
 from tests.runtime.profiles import make_profile, make_run
 
 HOSTILE = "<script>alert('1')</script>&\"'>"
@@ -335,11 +333,3 @@ def test_any_run_makes_a_well_formed_page(
         dropped_s=dropped,
     )
     assert sections(parse(minimal(run)))
-
-
-def test_the_report_is_written_where_asked_or_says_why_not(tmp_path: Path) -> None:
-    target = tmp_path / "out" / "profile.html"
-    write_profile_report(make_profile(frames=10), target)
-    assert "Latency of vit_s 1.0.0" in target.read_text(encoding="utf-8")
-    with pytest.raises(ProfileError, match="cannot be written: Is a directory"):
-        write_profile_report(make_profile(frames=10), target.parent)

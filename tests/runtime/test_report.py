@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.report import Report, render, write_report
+from jepa_runtime.profiling.report import Report, render
 
 
 def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: object) -> Report:
@@ -68,15 +66,3 @@ def test_a_report_whose_parts_do_not_agree_is_refused() -> None:
         report([1.0], main="elsewhere")
     with pytest.raises(ValueError, match="one entry per sample"):
         report([1.0, 2.0], times_s=[0.0])
-
-
-def test_the_page_is_written_where_asked(tmp_path: Path) -> None:
-    target = tmp_path / "out" / "latency.html"
-    write_report(report([1.0, 2.0]), target)
-    assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-
-
-def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file, not a folder")
-    with pytest.raises(ProfileError, match=r"out/latency\.html: cannot be written"):
-        write_report(report([1.0]), tmp_path / "out" / "latency.html")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,19 +54,21 @@ def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from jepa_export.errors import JepaExportError
     from jepa_export.evaluation.page import render
     from jepa_export.evaluation.run import Plan, evaluate
     from jepa_export.evaluation.sheets import missing, sheets
     from jepa_export.evaluation.writing import write_evaluation
     from jepa_runtime.bundle import Bundle
-    from jepa_runtime.update import durable
+    from jepa_runtime.outputs import check_writable, files_of, write, write_each, write_json
 
     names = ("data", "clips", "episodes", "layout", "seed")
     plan = Plan(**{name: getattr(arguments, name) for name in names})
     bundle = Bundle.open(arguments.bundle)
-    json_path, html_path = _file(arguments.json), _file(arguments.html)
-    if arguments.write:
-        _file(bundle.path.resolve() / "report.json")
+    for path in files_of(arguments.json, arguments.html):
+        check_writable(path)
+    if arguments.write and not os.access(beside := bundle.path.resolve().parent, os.W_OK):
+        raise JepaExportError(f"{beside}: cannot be written: --write makes the bundle anew in there")
     columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
 
@@ -75,17 +77,20 @@ def _run(arguments: argparse.Namespace) -> int:
             return lambda: progress.advance(task)
 
         found = evaluate(bundle, plan, begin=begin)
-    console = Console()
-    for sheet in sheets(found):
-        console.print(_table(sheet))
-    for line in missing(found):
-        console.print(f"not measured: {line}", markup=False, highlight=False, soft_wrap=True)
-    if json_path is not None:
-        durable.write(json_path, (json.dumps(found.as_dict(), indent=2) + "\n").encode())
-    if html_path is not None:
-        durable.write(html_path, render(found).encode())
-    if arguments.write:
-        write_evaluation(bundle, found.as_dict(samples=False))
+    outputs: tuple[tuple[Any, Callable[[], object]], ...] = (
+        (arguments.json, lambda: write_json(arguments.json, found.as_dict())),
+        (arguments.html, lambda: write(arguments.html, render(found))),
+        (arguments.write, lambda: write_evaluation(bundle, found.as_dict(samples=False))),
+    )
+    # A terminal that is gone takes no table, and must not take the files with it.
+    try:
+        write_each(*(put for wanted, put in outputs if wanted))
+    finally:
+        console = Console()
+        for sheet in sheets(found):
+            console.print(_table(sheet))
+        for line in missing(found):
+            console.print(f"not measured: {line}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -101,19 +106,3 @@ def _table(sheet: Sheet) -> Table:
     for row in sheet.rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def _file(path: Path | None) -> Path | None:
-    """Where a file is to be written; told before minutes are spent, if it cannot be.
-
-    Raises:
-        JepaExportError: it cannot.
-    """
-    from jepa_export.errors import JepaExportError
-
-    if path is None:
-        return None
-    path = path.absolute()
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise JepaExportError(f"{path}: cannot be written: name a file in a folder that you may write to")
-    return path

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.world_model import WorldModel
 
 
@@ -83,78 +79,6 @@ def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldMo
         options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
         allow_untrained=args.allow_untrained,
     )
-
-
-def write_json(target: str, data: Any) -> None:
-    """Write JSON data to a file, or to standard output where that is called ``-``.
-
-    Raises:
-        JepaRuntimeError: the file cannot be written.
-    """
-    text = json.dumps(data, indent=2, allow_nan=False)
-    if target == "-":
-        print(text, flush=True)
-    else:
-        write_text(Path(target), f"{text}\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; folders are made. A pipe, a device and a link stay what they are.
-
-    Raises:
-        JepaRuntimeError: it cannot be written.
-    """
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            path.write_text(text, encoding="utf-8")
-            return
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def files_of(*targets: str | Path | None) -> list[Path]:
-    """Those that are given and do not stand for standard output."""
-    return [Path(target) for target in targets if target is not None and target != "-"]
-
-
-def check_writable(path: Path) -> None:
-    """See that a file can be written, before minutes are spent on what it is to hold; folders are made.
-
-    Raises:
-        JepaRuntimeError: it cannot.
-    """
-    is_new = not os.path.lexists(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever reads from a pipe would take it for the end.
-        if is_new or path.is_file() or path.is_dir():
-            path.open("ab").close()
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def write_each(*writes: Callable[[], None]) -> None:
-    """Write several files; one that cannot be written does not cost the others.
-
-    Raises:
-        JepaRuntimeError: which could not be written.
-    """
-    faults = []
-    for write in writes:
-        try:
-            write()
-        except JepaRuntimeError as error:
-            faults.append(str(error))
-    if faults:
-        raise JepaRuntimeError("; ".join(faults))
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jepa_runtime.commands.arguments import files_of, write_text
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.outputs import files_of, write
 from jepa_runtime.profiling.compare import Measure, Verdict, common_measure, compare, differences, label
 from jepa_runtime.profiling.comparison_table import Entry, cells, markdown, remarks
 from jepa_runtime.profiling.describe import describe
@@ -186,7 +186,7 @@ def _write(target: str, text: str) -> None:
     if target == _STDOUT:
         sys.stdout.write(text)
     else:
-        write_text(Path(target), text)
+        write(Path(target), text)
 
 
 def _percent(text: str) -> float:

@@ -23,7 +23,8 @@ from jepa_runtime.doctor import (
     examine,
     fix_script,
 )
-from jepa_runtime.errors import DoctorError, JepaRuntimeError
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write
 
 _FAILED = 2
 _STYLES = {
@@ -77,9 +78,9 @@ def run(args: argparse.Namespace) -> int:
         facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
         diagnosis = examine(System(args.root, facts), needs)
         if args.fix_script is not None:
-            _write(args.fix_script, fix_script(diagnosis))
+            write(args.fix_script, fix_script(diagnosis))
         if args.json not in (None, "-"):
-            _write(Path(args.json), as_json(diagnosis) + "\n")
+            write(Path(args.json), as_json(diagnosis) + "\n")
     except JepaRuntimeError as error:
         print(f"jepa-runtime doctor: {error}", file=sys.stderr)
         return _FAILED
@@ -88,13 +89,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(diagnosis, verbose=args.verbose)
     return 1 if diagnosis.wrong else 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DoctorError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _show(diagnosis: Diagnosis, *, verbose: bool) -> None:

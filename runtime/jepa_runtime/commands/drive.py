@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -21,11 +19,9 @@ from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
 from jepa_runtime.closed_loop.pictures import captions, png, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
-from jepa_runtime.commands.arguments import write_each
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import check_writable, files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
 from jepa_runtime.recording import refuse_to_replace
-from jepa_runtime.update import durable
 from jepa_runtime.worlds.find import GROUP, make_world
 
 _FILMS = 3
@@ -81,10 +77,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
     """
-    for path in (args.json, args.html, args.png):
-        if path is not None:
-            refuse_to_replace(path, args.bundle)
-            _check_writable(path)
+    for path in files_of(args.json, args.html, args.png):
+        refuse_to_replace(path, args.bundle)
+        check_writable(path)
     plan = Plan(
         engines=tuple(dict.fromkeys(args.engine)),
         precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),
@@ -100,21 +95,17 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)
-    outputs: tuple[tuple[Path | None, Callable[[], bytes]], ...] = (
-        (args.json, lambda: (json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n").encode()),
-        (args.html, lambda: render(found).encode()),
-        (args.png, lambda: png(sheet(captions(found)))),
+    outputs: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
+        (args.json, lambda path: write_json(path, found.as_dict())),
+        (args.html, lambda path: write(path, render(found))),
+        (args.png, lambda path: write(path, png(sheet(captions(found))))),
     )
     # A terminal that is gone takes no table, and must not take the files with it.
     try:
-        write_each(*(partial(_write, path, content) for path, content in outputs if path is not None))
+        write_each(*(partial(put, path) for path, put in outputs if path is not None))
     finally:
         _show(found, console)
     return 0
-
-
-def _write(path: Path, content: Callable[[], bytes]) -> None:
-    durable.write(path, content())
 
 
 def _show(found: ClosedLoop, console: Console) -> None:
@@ -144,17 +135,6 @@ def _table(title: str, head: tuple[str, ...], rows: list[list[str]]) -> Table:
     for row in rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def _check_writable(path: Path) -> None:
-    """Told before minutes are spent.
-
-    Raises:
-        JepaRuntimeError: nothing can be written there.
-    """
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise JepaRuntimeError(f"{path}: cannot be written: name a file in a folder that you may write to")
 
 
 def _count(text: str) -> int:

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -18,22 +19,20 @@ import jepa_runtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
-    check_writable,
-    files_of,
     frame_size,
     positive,
     stop_on_signals,
-    write_each,
 )
 from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.outputs import check_writable, files_of, write, write_each
 from jepa_runtime.profiling.describe import gone_through
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.load import Load, Workload
 from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
-from jepa_runtime.profiling.profile_report import write_profile_report
+from jepa_runtime.profiling.profile_report import render_profile
 from jepa_runtime.profiling.trace import import_perfetto, write_trace
 from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.sources.open import split_spec
@@ -102,11 +101,11 @@ def run(args: argparse.Namespace) -> int:
     """
     if (args.bundle is None) == (args.attach is None):
         raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
-    outputs = [
-        (path, write)
-        for path, write in (
+    outputs: list[tuple[Path, Callable[[Profile, Path], None]]] = [
+        (path, put)
+        for path, put in (
             (args.json, write_profile),
-            (args.html, write_profile_report),
+            (args.html, lambda profile, path: write(path, render_profile(profile))),
             (args.trace, write_trace),
         )
         if path is not None
@@ -124,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
             profile, status = _measure(args, stopping, console), 0
     # A terminal that is gone takes no table, and must not take the files with it.
     try:
-        write_each(*(partial(write, profile, path) for path, write in outputs))
+        write_each(*(partial(put, profile, path) for path, put in outputs))
     finally:
         show(profile, console)
     return int(status != 0)

@@ -15,14 +15,13 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
-    files_of,
     open_model,
     progress_on,
     recording,
     stop_on_signals,
-    write_json,
 )
 from jepa_runtime.commands.run_summary import model_facts
+from jepa_runtime.outputs import files_of, write_json
 from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.replay.comparison import Comparison, Difference, compare
 from jepa_runtime.replay.inputs import NONE, BagInputs, Topics

@@ -11,14 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import files_of, positive, progress_on, write_each
+from jepa_runtime.commands.arguments import positive, progress_on
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import files_of, write, write_each
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.figure import draw
 from jepa_runtime.pictures.overlay import add_pictures
 from jepa_runtime.pictures.report import render
 from jepa_runtime.pictures.run import read_run
-from jepa_runtime.profiling.page import write_page
 from jepa_runtime.recording import refuse_to_replace
 
 _RATE_HZ = 5.0
@@ -78,11 +78,11 @@ def run(args: argparse.Namespace) -> int:
             add_pictures(args.bag, found, atlas or found.atlas, out, rate_hz=args.rate)
 
         outputs: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
-            (args.html, lambda out: write_page(render(found, atlas), out)),
+            (args.html, lambda out: write(out, render(found, atlas))),
             (args.png, lambda out: draw(found, out, atlas)),
             (args.mcap, copy),
         )
-        write_each(*(partial(write, out) for out, write in outputs if out is not None))
+        write_each(*(partial(put, out) for out, put in outputs if out is not None))
     whose = "the run" if atlas is None else "the bundle"
     console.print(
         f"{found.name}: {found.frames} frames in {found.duration_s:.1f} s, futures of {len(found.moments)} "

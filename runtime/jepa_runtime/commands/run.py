@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -21,20 +20,18 @@ from rich.live import Live
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
-    check_writable,
-    files_of,
     open_model,
     positive,
     recording,
     stop_on_signals,
-    write_each,
 )
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.outputs import check_writable, files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
-from jepa_runtime.profiling.report import write_report
+from jepa_runtime.profiling.report import render
 from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
@@ -363,14 +360,12 @@ class _Run:
             self._console.print(f"last error: {self._last_error}", markup=False)
 
     def _write_json(self, summary: dict[str, Any]) -> None:
-        if self._args.json == "-":
-            print(json.dumps(summary, indent=2), flush=True)
-        elif self._args.json is not None:
-            _write_text(Path(self._args.json), json.dumps(summary, indent=2) + "\n")
+        if self._args.json is not None:
+            write_json(self._args.json, summary)
 
     def _write_html(self, summary: dict[str, Any]) -> None:
         if self._args.html is not None:
-            write_report(html_report(self._title, self._collector, summary), self._args.html)
+            write(Path(self._args.html), render(html_report(self._title, self._collector, summary)))
 
 
 def _read_image(path: str) -> Image:
@@ -378,10 +373,3 @@ def _read_image(path: str) -> Image:
     if image is None:
         raise SourceError(f"{path}: no such image, or not a readable one")
     return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error

@@ -14,9 +14,10 @@ import numpy as np
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import files_of, positive, progress_on, stop_on_signals
+from jepa_runtime.commands.arguments import positive, progress_on, stop_on_signals
 from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import files_of
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.pictures.embedding import Image

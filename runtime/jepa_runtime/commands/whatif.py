@@ -17,16 +17,14 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
-    files_of,
     open_model,
     positive,
     progress_on,
     stop_on_signals,
-    write_json,
-    write_text,
 )
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
+from jepa_runtime.outputs import files_of, write, write_json
 from jepa_runtime.recording import refuse_to_replace
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
@@ -102,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         name = f"{model['id']} {model['version']}, {model['precision']} on {model['engine']}"
         title = f"What if: {args.bag.name} at {found.moment.time_s:.3f} s"
-        write_text(args.html, render(found, title=title, subtitle=name))
+        write(args.html, render(found, title=title, subtitle=name))
     _show(console, found)
     return 0
 

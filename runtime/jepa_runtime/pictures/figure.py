@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.imaging import decode
+from jepa_runtime.outputs import write
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.embedding import Image
 from jepa_runtime.pictures.held import Moment
@@ -28,8 +30,8 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
         atlas: of the bundle, to look predicted latents up in; left out: frames of the run itself.
 
     Raises:
-        RecordingError: nothing was foreseen long enough to be drawn, matplotlib is missing, or the file
-            cannot be written.
+        RecordingError: nothing was foreseen long enough to be drawn, or matplotlib is missing.
+        JepaRuntimeError: the file cannot be written.
     """
     if not run.moments:
         raise RecordingError(
@@ -59,13 +61,10 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
         f"a prediction is shown as the {which} whose latent is most similar to it.",
         fontsize=10,
     )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=_DPI, format="png")
-    except OSError as error:
-        raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        plt.close(figure)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=_DPI, format="png")
+    plt.close(figure)
+    write(target, drawn.getvalue())
 
 
 def _travelled(run: Run, moment: Moment) -> float:

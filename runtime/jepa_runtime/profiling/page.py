@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
-
-from jepa_runtime.errors import ProfileError
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #566273; --line: #dde2e9; --paper: #ffffff;
@@ -122,19 +119,6 @@ def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
-
-
-def write_page(text: str, path: Path) -> None:
-    """Write a page; folders are made.
-
-    Raises:
-        ProfileError: it cannot be written there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def section(title: str, *parts: str) -> Html:

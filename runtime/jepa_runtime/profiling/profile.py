@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.outputs import write
 
 PROFILE_VERSION = 1
 UNKNOWN = "unknown"
@@ -252,13 +253,9 @@ def write_profile(profile: Profile, path: Path) -> None:
     """Write a profile as JSON; folders are made.
 
     Raises:
-        ProfileError: it cannot be written there.
+        JepaRuntimeError: it cannot be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(profile.model_dump_json(exclude_defaults=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+    write(path, profile.model_dump_json(exclude_defaults=False) + "\n")
 
 
 def read_profile(path: Path) -> Profile:

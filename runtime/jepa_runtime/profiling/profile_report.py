@@ -7,7 +7,6 @@ hold is left out; what it tells to be absent stands there with the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from jepa_runtime.profiling.charts import histogram, tail, timeline
 from jepa_runtime.profiling.describe import Distribution, Quantile, RunStatistics, describe, responses
@@ -26,7 +25,6 @@ from jepa_runtime.profiling.page import (
     page,
     section,
     with_unit,
-    write_page,
 )
 from jepa_runtime.profiling.profile import UNKNOWN, Environment, Parity, Profile, Subject, stage_order
 from jepa_runtime.profiling.profile_charts import Bar, waterfall
@@ -43,17 +41,8 @@ _KINDS = {
 }
 
 
-def write_profile_report(profile: Profile, path: Path) -> None:
-    """Write ``profile`` as an HTML page that needs nothing else; folders are made.
-
-    Raises:
-        ProfileError: it cannot be written there.
-    """
-    write_page(render_profile(profile), path)
-
-
 def render_profile(profile: Profile) -> str:
-    """The page."""
+    """``profile`` as an HTML page that needs nothing else."""
     run = describe(profile.run)
     model = " ".join(filter(None, (profile.subject.model_id, profile.subject.model_version)))
     sections = [

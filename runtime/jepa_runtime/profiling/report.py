@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from jepa_runtime.profiling.charts import histogram, timeline
-from jepa_runtime.profiling.page import block, card, facts, figure, note, numbers, page, section, write_page
+from jepa_runtime.profiling.page import block, card, facts, figure, note, numbers, page, section
 from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
 
 
@@ -44,15 +43,6 @@ class Report:
                 f"times_s must have one entry per sample of {self.main} ({len(self.stages[self.main])}), "
                 f"got {len(self.times_s)}"
             )
-
-
-def write_report(report: Report, path: str | Path) -> None:
-    """Write ``report`` to ``path``; folders are made.
-
-    Raises:
-        ProfileError: it cannot be written there.
-    """
-    write_page(render(report), Path(path))
 
 
 def render(report: Report) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.outputs import write
 from jepa_runtime.profiling.profile import Profile, Run, stage_order
 
 _SEQUENCE = 1
@@ -43,15 +45,13 @@ def write_trace(profile: Profile, path: Path) -> None:
     how long each took, not when it began. What they leave of the frame, at its end, is the residual.
 
     Raises:
-        ProfileError: the perfetto package is missing, or the file cannot be written.
+        ProfileError: the perfetto package is missing.
+        JepaRuntimeError: the file cannot be written.
     """
     protos, builders = import_perfetto(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            _Trace(builders.StreamingTraceProtoBuilder(file), protos.TrackEvent, profile).write()
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+    made = BytesIO()
+    _Trace(builders.StreamingTraceProtoBuilder(made), protos.TrackEvent, profile).write()
+    write(path, made.getvalue())
 
 
 class _Trace:
