@@ -26,6 +26,14 @@ def positive(text: str) -> float:
     return value
 
 
+def rate(text: str) -> float:
+    """Times a second, from once in a thousand seconds to 10000 times, for ``type=`` of an argument."""
+    value = positive(text)
+    if not 1e-3 <= value <= 1e4:
+        raise argparse.ArgumentTypeError(f"must be from 0.001 to 10000, got {text}")
+    return value
+
+
 def frame_size(text: str) -> tuple[int, int]:
     """Width and height, written 640x480, for ``type=`` of an argument."""
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)

@@ -21,6 +21,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     frame_size,
     positive,
+    rate,
     stop_on_signals,
 )
 from jepa_runtime.commands.profile_passes import PASSES, Passes
@@ -58,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
         "--source", default="two_rooms", metavar="S", help="as for run; read ahead (default: %(default)s)"
     )
     parser.add_argument("--size", type=frame_size, metavar="WxH", help="scale frames (default: as they come)")
-    parser.add_argument("--rate", type=positive, default=30.0, metavar="HZ", help="default: %(default)g")
+    parser.add_argument("--rate", type=rate, default=30.0, metavar="HZ", help="default: %(default)g")
     parser.add_argument(
         "--duration", type=positive, default=60.0, metavar="S", help="of the main pass (default: %(default)g)"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import positive, progress_on
+from jepa_runtime.commands.arguments import progress_on, rate
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of, write, write_each
 from jepa_runtime.pictures.atlas import Atlas
@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
         help="copy the bag there, with latent/image, futures/image, map/image",
     )
     parser.add_argument(
-        "--rate", type=positive, default=_RATE_HZ, metavar="HZ", help="pictures a second in it (%(default)s)"
+        "--rate", type=rate, default=_RATE_HZ, metavar="HZ", help="pictures a second in it (%(default)s)"
     )
     parser.set_defaults(run=run)
 

@@ -22,6 +22,7 @@ from jepa_runtime.commands.arguments import (
     add_model_arguments,
     open_model,
     positive,
+    rate,
     recording,
     stop_on_signals,
 )
@@ -81,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "BAG.mcap[?topic=/name]",
     )
     parser.add_argument(
-        "--rate", type=positive, metavar="HZ", help="frames per second (default: the source's own, else 30)"
+        "--rate", type=rate, metavar="HZ", help="frames per second (default: the source's own, else 30)"
     )
     parser.add_argument(
         "--duration", type=positive, metavar="S", help="seconds to run (default: until the source ends)"

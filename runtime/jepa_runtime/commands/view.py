@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import positive, progress_on, stop_on_signals
+from jepa_runtime.commands.arguments import positive, progress_on, rate, stop_on_signals
 from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of
@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--node", metavar="NAME", help="bag: the world model, where it has several")
     parser.add_argument("--image", metavar="TOPIC", help="bag: its camera, where it has several")
     parser.add_argument(
-        "--rate", type=positive, default=_RATE_HZ, metavar="HZ", help="futures a second (%(default)s)"
+        "--rate", type=rate, default=_RATE_HZ, metavar="HZ", help="futures a second (%(default)s)"
     )
     parser.add_argument("--save", type=Path, metavar="FILE", help="write an .rrd file instead of showing it")
     parser.set_defaults(run=run)
