@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.cli import main
+from jepa_runtime.errors import BackendError
+from jepa_runtime.world_model import WorldModel
 
 
 @pytest.mark.parametrize("rate", ["1e10", "1e-300", "nan", "-1"])
@@ -15,3 +21,29 @@ def test_a_rate_that_no_robot_has_is_refused(
     with pytest.raises(SystemExit, match="2"):
         main([name, f"--rate={rate}"])
     assert "argument --rate: must be " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --bundle BUNDLE --source two_rooms",
+        "verify BUNDLE",
+        "profile --bundle BUNDLE",
+        "drive BUNDLE",
+        "view --bundle BUNDLE --source two_rooms --save OUT.rrd",
+        "calibrate --bundle BUNDLE --source two_rooms --out OUT",
+    ],
+)
+def test_what_was_built_into_a_folder_is_found_there_by_all_that_open_a_model(
+    toy_bundle: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def looks(*_: Any, options: BackendOptions, **__: Any) -> None:
+        raise BackendError(f"looked in {options.cache_dir}")
+
+    monkeypatch.setattr(WorldModel, "open", looks)
+    if command.startswith("view"):
+        pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
+    filled = command.replace("BUNDLE", str(toy_bundle)).replace("OUT", str(tmp_path / "out"))
+    assert main([*filled.split(), "--cache-dir", str(tmp_path / "kept")]) == 1
+    assert f"looked in {tmp_path / 'kept'}" in capsys.readouterr().err

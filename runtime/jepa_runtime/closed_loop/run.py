@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -46,6 +47,7 @@ class Plan:
         seeds, episodes: so many episodes for each seed.
         planner: settings, brought to what the model can predict (:func:`fitted`).
         threads: of each engine.
+        cache_dir: see :class:`~jepa_runtime.backends.base.BackendOptions`.
         baselines: drive them too.
         films: of so many episodes, the first ones, all frames are kept.
         allow_untrained: accept random weights.
@@ -57,9 +59,15 @@ class Plan:
     episodes: int = 100
     planner: ControlConfig = field(default_factory=ControlConfig)
     threads: int = 1
+    cache_dir: Path | None = None
     baselines: bool = True
     films: int = 0
     allow_untrained: bool = False
+
+    @property
+    def options(self) -> BackendOptions:
+        """Of each engine."""
+        return BackendOptions(threads=self.threads, cache_dir=self.cache_dir)
 
 
 @dataclass(frozen=True)
@@ -229,7 +237,7 @@ def _forms(bundle: Bundle, plan: Plan) -> dict[str, tuple[str, str]]:
     engine."""
     forms: list[tuple[str, str]] = []
     for engine in plan.engines:
-        backend = create_backend(engine, BackendOptions(threads=plan.threads))
+        backend = create_backend(engine, plan.options)
         precisions = plan.precisions or runnable_precisions(bundle.manifest, backend.targets)
         backend.close()
         if not precisions:
@@ -248,7 +256,7 @@ def _open(bundle: Bundle, plan: Plan, engine: str, precision: str) -> WorldModel
         engine=engine,
         precision=precision,
         num_samples=plan.planner.search.num_samples,
-        options=BackendOptions(threads=plan.threads),
+        options=plan.options,
         allow_untrained=plan.allow_untrained,
     )
 

@@ -69,8 +69,13 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> 
     parser.add_argument(
         "--num-samples", type=int, metavar="K", help="futures per frame (default: the bundle's)"
     )
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep compiled models there")
+    add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the folder for :attr:`~jepa_runtime.backends.base.BackendOptions.cache_dir`."""
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep compiled models there")
 
 
 def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldModel:

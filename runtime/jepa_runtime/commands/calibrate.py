@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
 from jepa_runtime.calibration import highest_of_blocks, score_of
 from jepa_runtime.calibration.alarms import Alarms
-from jepa_runtime.commands.arguments import positive
+from jepa_runtime.commands.arguments import add_cache_argument, positive
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.sources.base import Source
@@ -51,6 +52,7 @@ def add_parser(subparsers: Any) -> None:
         "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
     )
     parser.add_argument("--precision", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
+    add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
     parser.set_defaults(run=run)
 
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         engine=args.engine,
         precision=args.precision,
         num_samples=1,
+        options=BackendOptions(cache_dir=args.cache_dir),
         allow_untrained=args.allow_untrained,
     )
     # Of what was executed, number by number: the least and the most.

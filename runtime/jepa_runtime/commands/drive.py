@@ -19,6 +19,7 @@ from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
 from jepa_runtime.closed_loop.pictures import captions, png, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
+from jepa_runtime.commands.arguments import add_cache_argument
 from jepa_runtime.outputs import check_writable, files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
 from jepa_runtime.recording import refuse_to_replace
@@ -62,6 +63,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--no-baselines", dest="baselines", action="store_false", help="leave the baselines out"
     )
+    add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
@@ -87,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         episodes=args.episodes,
         planner=preset(args.planner),
         threads=args.threads,
+        cache_dir=args.cache_dir,
         baselines=args.baselines,
         films=_FILMS if args.html or args.png else 0,
         allow_untrained=args.allow_untrained,

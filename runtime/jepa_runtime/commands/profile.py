@@ -19,6 +19,7 @@ import jepa_runtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
+    add_cache_argument,
     frame_size,
     positive,
     rate,
@@ -74,6 +75,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
     )
+    add_cache_argument(parser)
     parser.add_argument(
         "--skip", type=_passes, default=(), metavar="PASS,…", help=f"leave out: {', '.join(PASSES)}, or all"
     )
@@ -135,14 +137,15 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
     workload = Workload.read(args.source, rate_hz=args.rate, size=args.size)
     open_model = partial(
         WorldModel.open, bundle, engine=args.engine, precision=args.precision, num_samples=args.futures,
-        options=BackendOptions(threads=args.threads), allow_untrained=args.allow_untrained,
+        options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
+        allow_untrained=args.allow_untrained,
     )  # fmt: skip
     with Steps(console) as steps:
         steps.say("idle, to know what the machine takes by itself")
         with Monitor() as idle:
             if tells_power(idle.readings()):
                 stopping.wait(IDLE_S)
-        passes = Passes(set(PASSES) - set(args.skip), steps, stopping)
+        passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
         with Load(open_model, workload, stopping=stopping) as load:
             subject, passed_over = _subject(args, load.model, workload), load.model.passed_over
             with Monitor() as busy:
@@ -226,7 +229,7 @@ def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tu
     if missing := [name for name in PASSES if name not in ("parity", *args.skip)]:
         notes.append(f"{', '.join(missing)}: not measured: there are no such passes over ROS 2")
     with Steps(console) as steps:
-        passes = Passes({"parity"} - set(args.skip), steps, stopping)
+        passes = Passes({"parity"} - set(args.skip), steps, stopping, args.cache_dir)
         if bundle is not None:
             passes.by_themselves(bundle, profile.subject)
         elif "parity" not in args.skip:
@@ -238,7 +241,7 @@ def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
     options = {
         "--bundle": args.bundle, "--source": args.source, "--rate": args.rate,
         "--duration": args.duration, "--engine": args.engine, "--threads": args.threads, "--out": out,
-        "--futures": args.futures,
+        "--futures": args.futures, "--cache-dir": args.cache_dir,
         "--precision": args.precision, "--attach": args.attach, "--topic": args.topic,
         "--deadline-ms": args.deadline_ms, "--size": args.size and "x".join(map(str, args.size)),
     }  # fmt: skip

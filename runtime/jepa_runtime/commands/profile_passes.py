@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -36,16 +37,18 @@ class Passes:
         asked: which, of :data:`PASSES`; the sweep takes the closed loop with it, which tells what to sweep.
         steps: told what is being done.
         stopping: set from elsewhere: the pass in work ends, and no other begins.
+        cache_dir: see :class:`~jepa_runtime.backends.base.BackendOptions`.
 
     Attributes:
         found: fields of the profile.
     """
 
-    def __init__(self, asked: Collection[str], steps: Steps, stopping: Event) -> None:
+    def __init__(self, asked: Collection[str], steps: Steps, stopping: Event, cache_dir: Path | None) -> None:
         self.found: dict[str, Any] = {}
         self._asked = {*asked, "closed"} if "sweep" in asked else set(asked)
         self._steps = steps
         self._stopping = stopping
+        self._cache_dir = cache_dir
         self._failures: list[str] = []
         self._left_out: list[str] = []
 
@@ -113,7 +116,10 @@ class Passes:
             self._steps.say("parity")
             measured.extend(
                 verification.golden_parity(
-                    bundle, engine=_serving(subject), precision=subject.precision, options=_options(subject)
+                    bundle,
+                    engine=_serving(subject),
+                    precision=subject.precision,
+                    options=self._options(subject),
                 )
             )
 
@@ -135,7 +141,7 @@ class Passes:
     def _cold(self, bundle: Bundle, subject: Subject) -> None:
         start = cold_start.Start(
             bundle=bundle.path, engine=_serving(subject), precision=subject.precision,
-            num_samples=subject.futures, threads=subject.threads,
+            num_samples=subject.futures, threads=subject.threads, cache_dir=self._cache_dir,
         )  # fmt: skip
         tick = self._steps.counter("cold starts", len(cold_start.caches(start.engine)) * _COLD_STARTS)
         self.found["cold_starts"] = cold_start.measure(
@@ -144,7 +150,7 @@ class Passes:
 
     def _layers(self, bundle: Bundle, subject: Subject) -> None:
         self._steps.say("layers")
-        backend = create_backend(_serving(subject), _options(subject))
+        backend = create_backend(_serving(subject), self._options(subject))
         try:
             self.found["layers"] = [
                 Layer(
@@ -159,11 +165,10 @@ class Passes:
         finally:
             backend.close()
 
+    def _options(self, subject: Subject) -> BackendOptions:
+        return BackendOptions(threads=subject.threads, cache_dir=self._cache_dir)
+
 
 def _serving(subject: Subject) -> str:
     """The engine that served, where several were allowed."""
     return f"{subject.engine}:{subject.device}"
-
-
-def _options(subject: Subject) -> BackendOptions:
-    return BackendOptions(threads=subject.threads)

@@ -16,6 +16,7 @@ from rich.table import Table
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import add_cache_argument
 from jepa_runtime.errors import BundleError, JepaRuntimeError
 from jepa_runtime.sessions import runnable_precisions
 from jepa_runtime.verification import Parity, golden_parity
@@ -42,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
     )
+    add_cache_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.set_defaults(run=run)
 
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _parities(bundle: Bundle, args: argparse.Namespace, outcome: dict[str, Any]) -> list[Parity]:
-    options = BackendOptions(threads=args.threads)
+    options = BackendOptions(threads=args.threads, cache_dir=args.cache_dir)
     backend = create_backend(args.engine, options)
     try:
         outcome["engine_version"] = backend.version

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import positive, progress_on, rate, stop_on_signals
+from jepa_runtime.commands.arguments import add_cache_argument, positive, progress_on, rate, stop_on_signals
 from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of
@@ -58,6 +59,7 @@ def add_parser(subparsers: Any) -> None:
         "--duration", type=positive, metavar="S", help="live: seconds (default: until it ends)"
     )
     parser.add_argument("--engine", default="openvino:CPU", metavar="E", help="live: engine (%(default)s)")
+    add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="live: accept random weights")
     parser.add_argument("--node", metavar="NAME", help="bag: the world model, where it has several")
     parser.add_argument("--image", metavar="TOPIC", help="bag: its camera, where it has several")
@@ -138,7 +140,12 @@ def _show_live(args: argparse.Namespace) -> None:
         rate_hz = source.rate_hz or bundle.manifest.io.frame.rate_hz
         shown = _Live(viewer, bundle, rate_hz=rate_hz, shown_hz=min(args.rate, rate_hz))
         pipeline = Pipeline(
-            lambda: WorldModel.open(bundle, engine=args.engine, allow_untrained=args.allow_untrained),
+            lambda: WorldModel.open(
+                bundle,
+                engine=args.engine,
+                options=BackendOptions(cache_dir=args.cache_dir),
+                allow_untrained=args.allow_untrained,
+            ),
             on_result=shown.result,
             on_error=lambda error, frame: shown.errors.append(error),
         )

@@ -35,14 +35,18 @@ _PATIENCE_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What is to be started: see :meth:`jepa_runtime.WorldModel.open`."""
+    """What is to be started: see :meth:`jepa_runtime.WorldModel.open`.
+
+    Attributes:
+        cache_dir: of an engine that takes minutes to build, where it was built into.
+    """
 
     bundle: Path
     engine: str
     precision: str | None
     num_samples: int | None
     threads: int | None
-    pinning: bool = True
+    cache_dir: Path | None = None
 
 
 def caches(engine: str) -> tuple[Literal["miss", "hit"], ...]:
@@ -68,7 +72,7 @@ def measure(
         for repetition, kind in product(range(repetitions), found):
             if stopping.is_set():
                 break
-            cache = None if takes_building(start.engine) else Path(folder) / str(repetition)
+            cache = start.cache_dir if takes_building(start.engine) else Path(folder) / str(repetition)
             found[kind].append(_run(start, cache))
             tick()
     return [
@@ -85,7 +89,7 @@ def measure(
 def _run(start: Start, cache: Path | None) -> dict[str, float]:
     told = {
         "bundle": str(start.bundle), "engine": start.engine, "precision": start.precision,
-        "num_samples": start.num_samples, "threads": start.threads, "pinning": start.pinning,
+        "num_samples": start.num_samples, "threads": start.threads,
         "cache_dir": None if cache is None else str(cache), "spawned_ns": time.perf_counter_ns(),
     }  # fmt: skip
     try:
@@ -116,9 +120,7 @@ def _phases(told: dict[str, Any], imported_ns: int) -> dict[str, float]:
     bundle = Bundle.open(told["bundle"])
     note("open")
     cache = told["cache_dir"]
-    options = BackendOptions(
-        threads=told["threads"], cache_dir=None if cache is None else Path(cache), pinning=told["pinning"]
-    )
+    options = BackendOptions(threads=told["threads"], cache_dir=None if cache is None else Path(cache))
     with WorldModel.open(
         bundle, engine=told["engine"], precision=told["precision"], num_samples=told["num_samples"],
         options=options, allow_untrained=True,
