@@ -111,8 +111,8 @@ def test_a_bundle_is_judged_for_the_machine(two_rooms_bundle: Path, tmp_path: Pa
     [
         ["--root", "/nowhere"],
         ["--bundle", "/nowhere"],
-        ["--json", "/nowhere/report.json"],
-        ["--fix-script", "/nowhere/fix.sh"],
+        ["--json", "/dev/null/nowhere"],
+        ["--fix-script", "/dev/null/nowhere"],
     ],
 )
 def test_what_it_cannot_do_gives_2_and_the_reason(
