@@ -98,10 +98,10 @@ def configs(context: Context, device: str) -> str:
     return f"sudo {context.system.facts.program('jepa-runtime')} configs apply --device {device}"
 
 
-def service(context: Context, device: str, name: str) -> tuple[str, ...]:
-    """The commands that have a service of our system files run, now and at each start."""
+def service(context: Context, name: str) -> tuple[str, ...]:
+    """The commands that have a service of a Jetson's system files run, now and at each start."""
     return (
-        configs(context, device),
+        configs(context, "jetson"),
         "sudo systemctl daemon-reload",
         f"sudo systemctl enable --now {name}.service",
     )

@@ -98,7 +98,7 @@ class RunStatistics:
     over_two_periods: int | None
 
 
-def distribution(samples: Sequence[float] | _Floats, *, seed: int = 0) -> Distribution:
+def distribution(samples: Sequence[float] | _Floats) -> Distribution:
     """Percentiles, intervals, mean and maximum of ``samples``, given in the order they were taken.
 
     Raises:
@@ -106,7 +106,7 @@ def distribution(samples: Sequence[float] | _Floats, *, seed: int = 0) -> Distri
     """
     values = np.asarray(samples, np.float64)
     ordered = sort_samples(values)
-    bootstrap = BlockBootstrap(values, seed=seed) if len(values) >= MIN_SAMPLES else None
+    bootstrap = BlockBootstrap(values, seed=0) if len(values) >= MIN_SAMPLES else None
     quantiles = {}
     for name, permille in PERCENTILES.items():
         value = percentile(ordered, permille)

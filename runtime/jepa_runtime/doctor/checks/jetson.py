@@ -124,7 +124,7 @@ def _gpu_clocks(context: Context) -> Verdict:
         Severity.WARNING,
         "the GPU's clock follows its load: inferences after a pause are slow",
         tuple(seen),
-        service(context, "jetson", "jepa-clocks"),
+        service(context, "jepa-clocks"),
     )
 
 

@@ -45,7 +45,7 @@ def _governor(context: Context) -> Verdict:
         return ok("the processor's clocks are held up", *evidence)
     kind = context.machine.kind
     if kind == "jetson":
-        remedy = service(context, "jetson", "jepa-clocks")
+        remedy = service(context, "jepa-clocks")
     else:
         remedy = (
             f"echo performance | sudo tee /{_CPU}/cpu*/cpufreq/scaling_governor > /dev/null",
@@ -76,7 +76,7 @@ def _temperature(context: Context) -> Verdict:
         )
         hot += [name] if at is not None and now >= at else []
     if hot:
-        fan = service(context, "jetson", "jepa-fan-profile") if context.machine.kind == "jetson" else ()
+        fan = service(context, "jepa-fan-profile") if context.machine.kind == "jetson" else ()
         return Verdict(
             Severity.WARNING,
             f"too hot, and slowed down for it: {', '.join(hot)}",
