@@ -137,3 +137,32 @@ def test_where_what_was_to_be_gone_back_to_is_revoked_as_well_the_one_before_ser
     updated.repository.publish(bundles[3], 4, revoked=(2, 3), rollout={"percent": 0.0, "salt": "s"})
     assert updated.update().alarm == ""
     assert choosy.version == updated.version == updated.good == "1.0.0"
+
+
+def test_the_way_back_by_hand_to_what_is_good_keeps_the_one_before_it(
+    updated: Site, bundles: list[Bundle], choosy: Choosy
+) -> None:
+    updated.repository.publish(bundles[2], 3)
+    choosy.errors = {"2.0.0": REFUSED}
+    assert updated.update().alarm
+    choosy.errors = {}
+    go_back(updated)
+    assert choosy.version == updated.version == updated.good == "2.0.0"
+    updated.repository.publish(bundles[3], 4, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
+    assert updated.update().alarm == ""
+    assert choosy.version == updated.version == updated.good == "1.0.0"
+
+
+def test_what_could_not_be_gone_back_to_and_is_offered_again_is_taken_like_any_other(
+    updated: Site, bundles: list[Bundle], choosy: Choosy
+) -> None:
+    updated.repository.publish(bundles[2], 3)
+    choosy.errors = {"2.0.0": REFUSED}
+    assert updated.update().alarm
+    updated.repository.publish(bundles[1], 4)
+    kept = updated.update(tell=lambda kept, _: choosy.errors.clear() if kept.phase is Phase.CHECK else None)
+    assert (kept.result, choosy.version, updated.good) == ("updated", "2.0.0", "2.0.0")
+    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    for _ in range(2):
+        kept = updated.update()
+        assert (kept.result, kept.reason) == ("unchanged", "release 4 (2.0.0) serves")

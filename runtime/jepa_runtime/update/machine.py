@@ -242,7 +242,8 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             return _give_up(state, "failed" if phase is Phase.CHECK else "refused", reason, now)
         case Back(to, reason, for_good):
             kept = _refuse(state, state.current, reason, None) if for_good else state
-            kept = replace(kept, good=to, previous=None, work=None, attempts={})
+            earlier = state.previous if to == state.good else None
+            kept = replace(kept, good=to, previous=earlier, work=None, attempts={})
             return _enter(_ended(kept, "reverted", reason), Phase.ROLLBACK)
         case Failed(reason):
             return _attempted(state, reason, _AGAIN, now)
@@ -288,7 +289,7 @@ def _gained(state: State) -> State:
                 reason="",
                 alarm="",
                 good=candidate,
-                previous=state.good,
+                previous=state.previous if _sha256(state.good) == key else state.good,
                 refused={sha: told for sha, told in state.refused.items() if sha != key},
                 comparisons={sha: times for sha, times in state.comparisons.items() if sha != key},
             )
