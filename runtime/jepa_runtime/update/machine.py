@@ -70,16 +70,15 @@ _RESUMED: Mapping[Phase, Phase] = dict.fromkeys(_BEFORE_SLOT, Phase.CHECK)
 
 @dataclass(frozen=True)
 class Limit:
-    """How many attempts a phase has, and the pause after the first of them and at most."""
+    """How many attempts a phase has, and the pause after the first of them."""
 
     attempts: int
     first_s: float = 1.0
-    most_s: float = 60.0
 
 
 LIMITS: Mapping[Phase, Limit] = dict.fromkeys(Phase, Limit(3)) | {
     Phase.CHECK: Limit(5, 2.0),
-    Phase.DOWNLOAD: Limit(8, 5.0, 600.0),
+    Phase.DOWNLOAD: Limit(8, 5.0),
     Phase.VERIFY: Limit(2),
     Phase.REPORT: Limit(5, 2.0),
 }
@@ -205,8 +204,7 @@ def pause_s(before: State, outcome: Outcome, after: State) -> float:
         # What serves already is not left out of sight.
         return _UNWATCHED_S if before.phase is Phase.OBSERVE and not outcome.alone else WAIT_S
     if isinstance(outcome, Failed) and after.phase is _AGAIN.get(before.phase, before.phase):
-        limit = LIMITS[before.phase]
-        return min(limit.first_s * 2.0 ** (after.attempts[before.phase] - 1), limit.most_s)
+        return LIMITS[before.phase].first_s * 2.0 ** (after.attempts[before.phase] - 1)
     return 0.0
 
 
