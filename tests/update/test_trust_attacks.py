@@ -15,7 +15,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile
 
-from jepa_runtime.errors import FetchError, TrustError
+from jepa_runtime.errors import FetchError, TrustError, UpdateError
 from jepa_runtime.update.fetch import HttpSource, NotFoundError
 from jepa_runtime.update.trust import Trust
 from tests.update import servers
@@ -238,6 +238,8 @@ def test_an_attack_is_told_by_its_name_and_gives_nothing(
     with pytest.raises(TrustError, match=message):
         robot.fetch()
     assert not robot.part.exists()
+    with pytest.raises(UpdateError):
+        robot.trust.read(FILE, len(CONTENT))
 
 
 def test_a_role_that_is_withheld_stops_the_update(robot: Robot, repository: Repository) -> None:
