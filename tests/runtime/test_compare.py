@@ -95,6 +95,15 @@ def test_a_rise_within_the_noise_is_not_worse() -> None:
     assert not any(reason.startswith("p99") for reason in found.reasons)
 
 
+def test_what_a_percentile_rose_by_decides_and_not_what_it_may_have_risen_by() -> None:
+    baseline, other = make_profile(frames=400), make_profile(seed=7, frames=400, scale=1.2)
+    rise = judged(baseline, other).times["p50"]
+    assert rise.low < rise.point
+    for allowed, is_worse in (((rise.low + rise.point) / 2, True), (rise.point, False)):
+        reasons = judged(baseline, other, max_regression=allowed).reasons
+        assert any(reason.startswith("p50") for reason in reasons) is is_worse
+
+
 def test_equal_distributions_seldom_raise_an_alarm() -> None:
     """Two in a hundred frames are dropped at random. Lost frames and missed deadlines are the same frames
     here, so that one of forty is expected to raise an alarm.

@@ -265,7 +265,9 @@ def test_a_probe_that_dies_because_all_is_stopped_is_not_held_against_its_model(
     assert site.update().result == "updated"
 
 
-def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bundles: list[Bundle]) -> None:
+def test_a_delta_makes_the_file_where_it_is_wanted_and_a_bad_one_costs_only_time(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
     release_deltas = pytest.importorskip("jepa_export.release.deltas", reason="extra export is not installed")
     path = "encoder/openvino/model.bin"
     base = next(record for record in bundles[0].manifest.files if record.path == path)
@@ -275,14 +277,15 @@ def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bu
     (target / path).write_bytes(new)
     bundle = seal(target, bundles[1].manifest)
     content = release_deltas.make(old, new)
-    for damaged in (False, True):
-        site = Site(tmp_path / f"robot-{damaged}", bundles[0])
+    for damaged, wanted in ((False, True), (True, True), (False, False)):
+        site = Site(tmp_path / f"robot-{damaged}-{wanted}", bundles[0], deltas=wanted)
         delta = Delta(path=path, base_sha256=base.sha256, target="deltas/one", bytes=len(content))
         release = site.repository.publish(bundle, 2, deltas=(delta,))
         site.repository.files["deltas/one"] = content[: len(content) // 2] if damaged else content
         assert site.update().result == "updated"
         whole = f"{release.folder}/{path}" in site.repository.fetched
-        assert whole == damaged
+        assert whole == (damaged or not wanted)
+        assert ("deltas/one" in site.repository.fetched) == wanted
         told = (site.root / "audit.log").read_text()
         assert ("a delta was of no use" in told) == damaged
 

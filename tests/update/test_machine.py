@@ -53,6 +53,22 @@ def test_a_pause_doubles_and_has_an_end() -> None:
     assert pause_s(state, Failed("cut"), follow(state, Failed("cut"), NOW)) == 0
 
 
+@pytest.mark.parametrize(
+    ("phase", "outcome", "pause"),
+    [
+        (Phase.ARMED, NotYet("arm is raised"), 30),
+        (Phase.OBSERVE, NotYet("whoever serves is not there", alone=True), 30),
+        # It serves, and may fail at any moment.
+        (Phase.OBSERVE, NotYet("no images"), 1),
+        # What it works on is fetched again first, from whoever gave what was wrong.
+        (Phase.VERIFY, Failed("damaged"), 1),
+        (Phase.VERIFY, Done(), 0),
+    ],
+)
+def test_what_is_tried_again_is_waited_for(phase: Phase, outcome: Outcome, pause: float) -> None:
+    assert pause_s(at(phase), outcome, follow(at(phase), outcome, NOW)) == pause
+
+
 def test_a_stop_that_was_asked_for_is_no_failed_attempt() -> None:
     state = follow(at(Phase.OBSERVE, stopped=True), Interrupted(), NOW)
     assert (state.phase, state.attempts, state.stopped) == (Phase.OBSERVE, {}, False)
@@ -109,6 +125,16 @@ def test_a_refusal_lasts_longer_each_time_and_at_most_a_week() -> None:
     assert lasted[:3] == [FIRST_REFUSAL, 2 * FIRST_REFUSAL, 4 * FIRST_REFUSAL]
     assert lasted[-1] == LONGEST_REFUSAL
     assert state.refused[NEW].times == 12
+
+
+def test_of_many_releases_the_latest_are_remembered_and_a_reason_can_be_read_again() -> None:
+    state = before_update()
+    for seq in range(70):
+        state = replace(found(state, "stable", release(2 + seq, f"{seq:064x}")), phase=Phase.SHADOW)
+        state = follow(state, Refused("/models/caf\udce9: worse" + 2000 * "!"), NOW)
+    assert [*state.refused] == [*state.comparisons] == [f"{seq:064x}" for seq in range(6, 70)]
+    reasons = {state.reason, *(refusal.reason for refusal in state.refused.values())}
+    assert reasons == {"/models/caf?: worse" + 981 * "!"}
 
 
 def test_what_was_no_fault_of_a_release_does_not_keep_it_away_for_longer() -> None:
@@ -178,8 +204,10 @@ def test_a_comparison_that_may_have_erred_counts_until_its_release_is_committed_
 
 def test_what_serves_makes_way_and_is_not_wanted_again() -> None:
     now_serving = replace(at(Phase.RESOLVE), current=installed(NEW, 2), good=installed(NEW, 2))
+    now_serving = replace(now_serving, previous=installed(), attempts={Phase.ROLLBACK: 2})
     state = follow(now_serving, Back(installed(), "release 2 was revoked"), NOW)
     assert (state.phase, state.good, state.work) == (Phase.ROLLBACK, installed(), None)
+    assert (state.previous, state.attempts) == (None, {})
     assert state.refused[NEW].not_before is None
     state = follow(state, Done(), NOW)
     assert (state.phase, state.current, state.result) == (Phase.REJECTED, installed(), "reverted")
