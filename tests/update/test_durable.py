@@ -60,23 +60,29 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    fsync, replace = os.fsync, os.replace
+    fsync, rename = os.fsync, os.rename
 
     def told_fsync(fd: int) -> None:
-        calls.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        calls.append(f"folder {path.relative_to(tmp_path)}" if path.is_dir() else "file")
         fsync(fd)
 
-    def told_replace(source: Path, target: Path) -> None:
+    def told_rename(source: Path, target: Path) -> None:
         calls.append("rename")
-        replace(source, target)
+        rename(source, target)
+
+    def made(*_: None) -> list[str]:
+        made, calls[:] = calls[:], []
+        return made
 
     monkeypatch.setattr(os, "fsync", told_fsync)
-    monkeypatch.setattr(os, "replace", told_replace)
-    durable.write(tmp_path / "file", b"content")
-    assert calls == ["file", "rename", "folder"]
-    calls.clear()
-    durable.point(tmp_path / "link", "file")
-    assert calls == ["rename", "folder"]
+    monkeypatch.setattr(os, "replace", told_rename)
+    monkeypatch.setattr(os, "rename", told_rename)
+    assert made(durable.write(tmp_path / "file", b"content")) == ["file", "rename", "folder ."]
+    assert made(durable.point(tmp_path / "link", "file")) == ["rename", "folder ."]
+    assert made(durable.make_folder(tmp_path / "a" / "b")) == ["folder .", "folder a"]
+    moved = made(durable.move(tmp_path / "file", tmp_path / "a" / "b" / "file"))
+    assert moved == ["rename", "folder a/b", "folder ."]
 
 
 def test_a_link_leads_somewhere_else_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +118,8 @@ def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
 
 def test_what_is_discarded_is_gone_and_what_a_power_cut_left_of_it_can_be_emptied(tmp_path: Path) -> None:
     trash = tmp_path / "trash"
-    for name in ("folder", "file", "link", "nothing"):
+    (tmp_path / "kept" / "below").mkdir(parents=True)
+    for name in ("folder", "file", "kept by others", "link", "nothing"):
         path = tmp_path / name
         if name == "folder":
             (path / "below").mkdir(parents=True)
@@ -120,12 +127,15 @@ def test_what_is_discarded_is_gone_and_what_a_power_cut_left_of_it_can_be_emptie
             path.touch()
         elif name == "link":
             path.symlink_to("nowhere")
+        elif name == "kept by others":
+            path.symlink_to("kept")
         durable.discard(path, trash)
         assert not path.is_symlink() and not path.exists()
     (trash / "left" / "over").mkdir(parents=True)
     durable.empty(trash)
     assert os.listdir(trash) == []
     durable.empty(tmp_path / "never made")
+    assert os.listdir(tmp_path / "kept") == ["below"]
 
 
 def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) -> None:
@@ -134,6 +144,7 @@ def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) ->
         "with durable.locked(Path(sys.argv[1]), who='another'): pass\n"
     )
     command = [sys.executable, "-c", other, str(tmp_path / "lock")]
+    (tmp_path / "lock").write_text("12345678901\n", encoding="ascii")
     with durable.locked(tmp_path / "lock", who="the first"):
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1

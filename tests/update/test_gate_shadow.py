@@ -162,14 +162,16 @@ def test_a_source_that_fails_is_not_taken_for_a_verdict(two_rooms_bundle: Path) 
         compare(two_rooms_bundle, two_rooms_bundle, Broken())
 
 
-def test_the_gate_compares_models_on_the_source_that_the_robot_names(two_rooms_bundle: Path) -> None:
+def test_the_gate_compares_models_on_the_source_that_the_robot_names(
+    two_rooms_bundle: Path, noisy: Bundle
+) -> None:
     heard: list[None] = []
     named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
     gate = robot.LocalGate(named, lambda: heard.append(None))
     told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0)
     assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
-    with pytest.raises(RefusedError, match=r"at most 0\.5 times that is allowed"):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=0.5), comparisons=0)
+    with pytest.raises(RefusedError, match=rf"^{noisy.path}: .* at most 1\.25 times that is allowed"):
+        gate.shadow(two_rooms_bundle, noisy.path, Budgets(), comparisons=0)
     nowhere = robot.LocalGate(settings())
     assert nowhere.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0) is None
 

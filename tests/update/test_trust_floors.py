@@ -136,10 +136,51 @@ def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
     repository.publish()
     robot.refresh()
     repository.now = honest
+    repository.rotate("snapshot")
+    repository.publish("root", "targets", "channel-stable")
+    with pytest.raises(TrustError, match="the latest signature seen"):
+        robot.refresh()
     repository.rotate("timestamp")
     repository.publish("root", "targets", "channel-stable")
     assert robot.fetch() == CONTENT
     assert robot.floors.signed_at == START
+
+
+@pytest.mark.parametrize(
+    ("before", "kept", "after", "ends"),
+    [
+        # Of how many keys of the timestamp how many had to sign, those that stay, and how many have to now.
+        ((3, 2), 2, 2, False),
+        ((3, 2), 1, 2, True),
+        ((1, 1), 1, 2, True),
+    ],
+)
+def test_floors_end_once_fewer_of_the_old_keys_are_left_than_have_to_sign(
+    robot: Robot, repository: Repository, before: tuple[int, int], kept: int, after: int, ends: bool
+) -> None:
+    root = repository.signed["root"]
+
+    def sign_with(signers: list[CryptoSigner], threshold: int) -> None:
+        for keyid in list(root.roles["timestamp"].keyids):
+            root.revoke_key(keyid, "timestamp")
+        for signer in signers:
+            root.add_key(signer.public_key, "timestamp")
+        root.roles["timestamp"].threshold = threshold
+        repository.signers["timestamp"] = signers
+        repository.publish("root")
+
+    old, new = ([CryptoSigner.generate_ed25519() for _ in range(3)] for _ in range(2))
+    sign_with(old[: before[0]], before[1])
+    robot.refresh()
+    sign_with(old[:kept] + new, after)
+    repository.signed["timestamp"].version = 1
+    repository.seal("timestamp")
+    (robot.meta / "timestamp.json").unlink()
+    if ends:
+        assert robot.refresh().versions["timestamp"] == 1
+    else:
+        with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+            robot.refresh()
 
 
 @pytest.mark.parametrize("lost", ["nothing", "the root before", "the root before, and another file is there"])
