@@ -197,7 +197,8 @@ def test_a_robot_that_became_busy_while_the_repository_was_asked_is_left_alone(
     assert busy_at and wait.serving.swaps == ["2.0.0"]
 
 
-@pytest.mark.parametrize(("hours", "asked"), [(0, 1), (1, 2)])
+# A clock that was set back does not tell for how long.
+@pytest.mark.parametrize(("hours", "asked"), [(0, 1), (1, 2), (-1, 2)])
 def test_an_update_that_was_cut_off_before_its_switch_asks_again_if_that_was_a_while_ago(
     site: Site, bundles: list[Bundle], hours: int, asked: int
 ) -> None:

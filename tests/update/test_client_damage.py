@@ -106,6 +106,18 @@ def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(
     assert "what is good is damaged" in logged(updated)
 
 
+def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    for bundle in bundles[:2]:
+        damage(updated, bundle, "report.json")
+    updated.serving = serving = Serving(bad=("3.0.0",))
+    updated.repository.publish(bundles[2], 3)
+    kept = updated.update()
+    assert kept.alarm.startswith("could not go back: ") and "report.json" in kept.alarm
+    assert serving.swaps == ["3.0.0"] and kept.good is not None and kept.good.version == "2.0.0"
+
+
 @pytest.mark.parametrize("name", [MANIFEST_NAME, "report.json"])
 def test_a_release_cures_a_robot_whose_model_is_damaged(
     updated: Site, bundles: list[Bundle], name: str

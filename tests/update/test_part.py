@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,28 @@ def test_after_an_error_of_the_disk_the_part_is_gone(
     with pytest.raises(StorageError, match=r"file.part: .*: Input/output error: it was removed"):
         fetch(FolderSource(served), part, SMALL, "small")
     assert not part.exists()
+
+
+def test_what_counts_is_on_the_disk_before_it_counts(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def telling(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            return real(*arguments)
+
+        return call
+
+    with Part(part, 10, free_bytes=0) as file:
+        for name in ("pwrite", "fsync", "ftruncate"):
+            monkeypatch.setattr(os, name, telling(name, getattr(os, name)))
+        file.write(b"12345")
+        file.keep()
+        file.write(b"67890")
+        file.finish()
+    # The second of them says how much counts, as the length does in the end.
+    assert calls == ["pwrite", "fsync", "pwrite", "pwrite", "fsync", "ftruncate", "fsync"]
+    assert part.read_bytes() == b"1234567890"
 
 
 @pytest.mark.parametrize("what", ["link", "pipe", "folder"])

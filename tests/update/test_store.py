@@ -10,6 +10,7 @@ import pytest
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.errors import StorageError
+from jepa_runtime.update import durable
 from jepa_runtime.update.store import BUNDLE, MARK, Store
 from tests.update.robots import sha256, tree
 
@@ -56,6 +57,13 @@ def test_a_slot_without_its_mark_is_removed(store: Store, bundles: list[Bundle])
     (store.slots / half / MARK).unlink()
     assert store.recover() == [f"slots/{half}"]
     assert store.present() == [whole]
+
+
+def test_what_a_full_disk_left_without_its_mark_is_replaced(store: Store, bundles: list[Bundle]) -> None:
+    slot = fill(store, bundles[0])
+    (store.slots / slot / MARK).unlink()
+    fill(store, bundles[0])
+    assert store.present() == [slot] and Bundle.open(store.folder(slot)).sha256 == slot
 
 
 def test_what_a_power_cut_left_is_cleared_away_and_what_can_be_used_stays(
@@ -113,13 +121,18 @@ def test_what_links_lead_to_and_what_is_kept_is_never_collected(store: Store, bu
     assert set(store.present()) == set(slots[:2])
 
 
-def test_a_file_is_found_by_its_hash_and_copied_never_linked(store: Store, bundles: list[Bundle]) -> None:
+def test_a_file_is_found_by_its_hash_and_copied_never_linked(
+    store: Store, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    safe: list[bytes] = []
+    monkeypatch.setattr(durable, "sync_file", lambda path: safe.append(path.read_bytes()))
     slot = fill(store, bundles[0])
     record = bundles[0].manifest.files[0]
     found = store.find(record.sha256)
     assert found == store.folder(slot) / record.path
     copied = store.copy(found, record.sha256)
     assert copied is not None and copied.read_bytes() == found.read_bytes()
+    assert safe == [found.read_bytes()]
     assert found.stat().st_nlink == 1 and copied.stat().st_ino != found.stat().st_ino
     assert store.find("f" * 64) is None
 
@@ -159,9 +172,10 @@ def test_only_what_is_wanted_stays_in_staging(store: Store, bundles: list[Bundle
     assert other not in os.listdir(store.staging)
 
 
-def test_dropping_a_release_spares_what_serves(store: Store, bundles: list[Bundle]) -> None:
-    serving, other = fill(store, bundles[0]), fill(store, bundles[1])
+def test_dropping_a_release_spares_what_serves_and_what_is_good(store: Store, bundles: list[Bundle]) -> None:
+    serving, good, other = (fill(store, bundle) for bundle in bundles[:3])
     store.point("current", serving)
-    for slot in (serving, other):
+    store.point("good", good)
+    for slot in (serving, good, other):
         store.drop(slot)
-    assert store.present() == [serving]
+    assert {*store.present()} == {serving, good}
