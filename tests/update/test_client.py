@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -125,8 +126,10 @@ def test_a_model_that_fails_in_service_makes_way(site: Site, bundles: list[Bundl
 def test_a_model_is_watched_for_the_whole_window(site: Site, bundles: list[Bundle]) -> None:
     site.serving = Serving()
     site.repository.publish(bundles[1], 2)
-    site.update()
+    lived: list[float] = []
+    site.update(alive=lambda: lived.append(site.clock.seconds))
     assert 30 <= site.clock.seconds < 32
+    assert all(later - sooner <= 1 for sooner, later in pairwise(lived)), "else its watchdog ends it"
     assert site.gate.calls.count("probe") == 1
 
 
@@ -265,9 +268,7 @@ def test_a_probe_that_dies_because_all_is_stopped_is_not_held_against_its_model(
     assert site.update().result == "updated"
 
 
-def test_a_delta_makes_the_file_where_it_is_wanted_and_a_bad_one_costs_only_time(
-    tmp_path: Path, bundles: list[Bundle]
-) -> None:
+def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bundles: list[Bundle]) -> None:
     release_deltas = pytest.importorskip("jepa_export.release.deltas", reason="extra export is not installed")
     path = "encoder/openvino/model.bin"
     base = next(record for record in bundles[0].manifest.files if record.path == path)

@@ -103,6 +103,7 @@ def test_an_approval_and_what_was_waited_for_end_with_the_wait() -> None:
     state = at(Phase.ARMED, reason="it waits for approval", waits=2, approved=NEW)
     switching = follow(state, Done(), NOW)
     assert (switching.phase, switching.reason, switching.approved) == (Phase.SWITCH, "", NEW)
+    assert switching.waits == 0
     assert follow(replace(switching, phase=Phase.GC), Done(), NOW).approved == ""
 
 
@@ -115,10 +116,16 @@ def test_waiting_for_a_safe_moment_is_no_failed_attempt_but_has_an_end() -> None
     assert (state.phase, state.result, state.reason) == (Phase.REJECTED, "failed", "arm is raised")
 
 
-def test_a_refusal_lasts_longer_each_time_and_at_most_a_week() -> None:
+@pytest.mark.parametrize(
+    ("phase", "outcome"),
+    [(Phase.PROBE, Refused("slow")), (Phase.OBSERVE, Failed("it took the machine down"))],
+)
+def test_a_refusal_lasts_longer_each_time_and_at_most_a_week(phase: Phase, outcome: Outcome) -> None:
     state, lasted = before_update(), []
     for _ in range(12):
-        state = follow(replace(found(state, "stable", release()), phase=Phase.PROBE), Refused("slow"), NOW)
+        last = {phase: LIMITS[phase].attempts - 1}
+        state = replace(found(state, "stable", release()), phase=phase, attempts=last)
+        state = follow(state, outcome, NOW)
         until = state.refused[NEW].not_before
         assert until is not None
         lasted.append(until - NOW)
@@ -150,8 +157,9 @@ def test_what_was_no_fault_of_a_release_does_not_keep_it_away_for_longer() -> No
 def test_an_update_goes_on_where_the_way_back_with_which_it_began_is_shut() -> None:
     state = start(replace(before_update(), current=installed(NEW, 2)))
     assert state.phase is Phase.ROLLBACK
-    state = follow(state, Refused("damaged"), NOW)
-    assert (state.phase, state.alarm) == (Phase.CHECK, "could not go back: damaged")
+    state = follow(replace(state, attempts={Phase.ROLLBACK: 2}), Failed("damaged"), NOW)
+    assert (state.phase, state.attempts) == (Phase.CHECK, {})
+    assert state.alarm == "could not go back: damaged"
 
 
 def test_an_update_goes_on_after_the_way_back_with_which_it_began() -> None:
