@@ -116,6 +116,8 @@ def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
     kept = updated.update()
     assert kept.alarm.startswith("could not go back: ") and "report.json" in kept.alarm
     assert serving.swaps == ["3.0.0"] and kept.good is not None and kept.good.version == "2.0.0"
+    store = Store(updated.root)
+    assert (store.current(), store.good()) == (bundles[2].sha256, bundles[1].sha256)
 
 
 @pytest.mark.parametrize("name", [MANIFEST_NAME, "report.json"])
