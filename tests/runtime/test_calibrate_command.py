@@ -158,3 +158,34 @@ def test_a_disk_that_fails_leaves_no_half_of_a_bundle(
     assert calibrate(two_rooms_bundle, tmp_path / "new", *source) == 1
     assert "No space left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_are_as_long_as_scores_remember(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Errors are alike for 40 steps; in blocks of a horizon, changes would be told falsely too often."""
+    rng = np.random.default_rng(0)
+    runs = [list(np.repeat(rng.uniform(0.5, 1, (50, 1)), 40, axis=0).repeat(8, axis=1)) for _ in range(4)]
+    monkeypatch.setattr("jepa_runtime.commands.calibrate._errors", lambda *_: iter(runs))
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 0
+    normal = Bundle.open(tmp_path / "new").manifest.normal_scores
+    assert normal is not None and 16 <= normal.block <= 40
+    assert f"blocks of {normal.block} steps" in capsys.readouterr().out
+
+
+def test_scores_that_remember_for_longer_than_a_block_may_last_are_told(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calm, rough = (list(np.full((12_000, 8), level)) for level in (0.5, 1.0))
+    monkeypatch.setattr(
+        "jepa_runtime.commands.calibrate._errors", lambda *_: iter([calm * 6, rough, calm * 6])
+    )
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 0
+    said = capsys.readouterr().out
+    assert "Scores remember more than" in said

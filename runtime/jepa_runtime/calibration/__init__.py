@@ -13,6 +13,7 @@ from jepa_runtime.calibration.surprise import (
     Score,
     Threshold,
     highest_of_blocks,
+    remembered,
     score,
     threshold_of,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Trust",
     "clearly_below",
     "highest_of_blocks",
+    "remembered",
     "score",
     "score_of",
     "threshold_of",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
-from jepa_runtime.calibration import highest_of_blocks, score_of
+from jepa_runtime.calibration import highest_of_blocks, remembered, score_of
 from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import add_cache_argument, positive
 from jepa_runtime.errors import JepaRuntimeError, SourceError
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     if bundle.path.resolve() in args.out.resolve().parents:
         raise JepaRuntimeError(f"{args.out}: lies in {args.bundle}, which is read: name a folder elsewhere")
-    block = bundle.manifest.horizon
+    horizon = bundle.manifest.horizon
     model = WorldModel.open(
         bundle,
         engine=args.engine,
@@ -80,20 +80,22 @@ def run(args: argparse.Namespace) -> int:
     # Of what was executed, number by number: the least and the most.
     executed = np.full((2, bundle.manifest.action_size), np.nan)
     with model, closing(open_source(args.source)) as source:
-        runs = [np.array(run) for run in _errors(model, source, args.duration, executed) if len(run) >= block]
+        runs = [
+            np.array(run) for run in _errors(model, source, args.duration, executed) if len(run) >= horizon
+        ]
         played = source.name if args.duration is None else f"{args.duration:g} s of {source.name}"
     if not runs:
         raise JepaRuntimeError(
             f"{args.source}: nothing could be compared: it needs commands (?action=…), and more than"
-            f" {2 * block} steps of {bundle.manifest.io.step_s:g} s without a gap"
+            f" {2 * horizon} steps of {bundle.manifest.io.step_s:g} s without a gap"
         )
     came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
     bounds = np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
     if not (bounds > 0).all():
         raise JepaRuntimeError(f"{args.source}: nothing to learn: over some horizon no prediction was wrong")
-    while sum(len(run) // block for run in runs) > MAX_BLOCKS:
-        block += bundle.manifest.horizon
-    highest = np.concatenate([highest_of_blocks(_scores(run, bounds), block) for run in runs])
+    scores = [_scores(run, bounds) for run in runs]
+    block = _block(scores, horizon, round(_TERMS.false_alarm_every_s / bundle.manifest.io.step_s))
+    highest = np.concatenate([highest_of_blocks(run, block) for run in scores])
     learnt = {
         "error_bounds": _rounded(bounds),
         "normal_scores": {"data": played, "block": block, "highest": _rounded(highest)},
@@ -103,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
         f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
     )
+    if remembered(scores, block):
+        print(f"Scores remember more than {block} steps: changes are told falsely more often than asked for")
     for told in _still(bundle.manifest, *executed):
         print(f"{told}: if the robot did more than that, other numbers than ?action=… names are its action")
     try:
@@ -138,6 +142,17 @@ def _scores(errors: Floats, bounds: Floats) -> Floats:
     """Of a run of errors [n, H]."""
     found = (score_of(row, bounds) for row in errors)
     return np.array([score.value for score in found if score is not None])
+
+
+def _block(runs: list[Floats], horizon: int, every: int) -> int:
+    """How many scores are a block: as many horizons as they are not remembered beyond, up to a tenth of
+    ``every``, and more where a bundle could not hold so many blocks."""
+    block = horizon
+    while sum(len(run) // block for run in runs) > MAX_BLOCKS or (
+        block + horizon <= every // 10 and remembered(runs, block)
+    ):
+        block += horizon
+    return block
 
 
 def _rounded(values: Floats) -> list[float]:

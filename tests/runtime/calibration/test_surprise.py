@@ -15,6 +15,7 @@ from jepa_runtime.calibration import (
     Score,
     Threshold,
     highest_of_blocks,
+    remembered,
     score,
     threshold_of,
 )
@@ -67,6 +68,18 @@ def test_false_alarms_come_no_more_often_than_stated_over_a_million_normal_score
     found = [detector.update(step, Score(value, 1)) for step, value in enumerate(later.tolist())]
     alarms = sum(event is not None for event in found) + (detector.current is not None)
     assert 0 < alarms <= len(later) / EVERY
+
+
+def test_what_scores_remember_is_told_from_blocks_that_do_not_touch() -> None:
+    normal = [normal_scores(10_000, seed) for seed in range(3)]
+    assert remembered(normal, MEMORY // 4)
+    assert not remembered(normal, MEMORY)
+    assert not remembered([np.ones(1000)], 1) and not remembered([np.arange(3.0)], 1)
+
+
+def test_scores_that_remember_nothing_are_hardly_ever_said_to_remember() -> None:
+    rng = np.random.default_rng(4)
+    assert sum(remembered([rng.exponential(size=1000)], 5) for _ in range(300)) <= 8
 
 
 def test_the_stated_rate_holds_with_the_stated_confidence_over_calibrations() -> None:
