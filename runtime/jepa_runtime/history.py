@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+# Evenly spaced where more come in the time that is looked back over.
 _MAX_LATENTS = 512
-_MAX_ACTIONS = 4096
+# Half a minute of commands at 1 kHz.
+_MAX_ACTIONS = 32768
 
 
 class Reset(Enum):
@@ -73,7 +75,7 @@ class History:
         action_size: A, the number of components of an action.
         tolerance_ns: how far a latent may lie from the moment it is taken for (less than half a step).
         max_gap_ns: frames further apart than this are not one sequence.
-        reach: how many steps :meth:`hindsight` can look back (>= 1).
+        reach: how many steps :meth:`hindsight` can look back (>= 1); may be changed.
 
     Raises:
         ValueError: an argument is out of range.
@@ -169,15 +171,11 @@ class History:
             self._forget_actions(slice(None))
             for action in in_force:
                 self.add_action(stamp_ns, action)
-        if self._stamps and self._stamps[-1] == stamp_ns:
-            self._latents[-1] = latent
-            return reset
+        if self._stamps[-1:] == [stamp_ns] or self._newest_is_close():
+            del self._stamps[-1], self._latents[-1]
         self._stamps.append(stamp_ns)
         self._latents.append(latent)
-        # What is taken for a moment in the past may lie before it, and what came before that likewise.
-        self._forget_before(
-            stamp_ns - (self.history_size - 1 + self.reach) * self.step_ns - 2 * self.tolerance_ns
-        )
+        self._forget_before(stamp_ns - self._span_ns)
         return reset
 
     def context(self) -> Context | None:
@@ -238,6 +236,16 @@ class History:
         """Of what was held until ``stamp_ns``, when the action at ``index`` is in force."""
         return self._integrals[index] + self._actions[index] * float(stamp_ns - self._action_stamps[index])
 
+    @property
+    def _span_ns(self) -> int:
+        """How far is looked back: what is taken for a moment in the past may lie before it, and what came
+        before that likewise."""
+        return (self.history_size - 1 + self.reach) * self.step_ns + 2 * self.tolerance_ns
+
+    def _newest_is_close(self) -> bool:
+        """Whether the newest latent can be spared once another comes."""
+        return len(self._stamps) > 1 and self._stamps[-1] - self._stamps[-2] < self._span_ns / _MAX_LATENTS
+
     def _reason_to_reset(self, stamp_ns: int) -> Reset | None:
         if not self._stamps:
             return self._first
@@ -277,9 +285,8 @@ class History:
         return Context(latents, actions, stamp_ns)
 
     def _forget_before(self, oldest_ns: int) -> None:
-        stale = max(bisect_left(self._stamps, oldest_ns), len(self._stamps) - _MAX_LATENTS)
-        if stale > 0:
-            del self._stamps[:stale], self._latents[:stale]
+        stale = bisect_left(self._stamps, oldest_ns)
+        del self._stamps[:stale], self._latents[:stale]
         # The action in force at that moment is still needed, those before it are not.
         stale = bisect_right(self._action_stamps, oldest_ns) - 1
         self._forget_actions(slice(0, max(0, stale)))

@@ -146,6 +146,22 @@ def test_hindsight_finds_the_past_of_what_it_takes_for_a_moment_whatever_the_rat
     assert history.hindsight(8) is not None
 
 
+def test_hindsight_reaches_back_however_many_frames_and_commands_come() -> None:
+    step_ns = 1_000_000_000
+    history = History(2, step_ns, action_size=1, tolerance_ns=step_ns // 8, max_gap_ns=2 * step_ns, reach=8)
+    for millisecond in range(10_000):
+        now = millisecond * 1_000_000
+        history.add_action(now, np.array([float(millisecond % 2)]))
+        if millisecond % 10 == 0:
+            history.add_latent(now, latent(now / step_ns))
+    found = history.hindsight(8)
+    assert found is not None and history.context() is not None
+    np.testing.assert_allclose(found.actions, 0.5, atol=0.01)
+    for step, came in enumerate(found.arrived):
+        assert came is not None
+        np.testing.assert_allclose(came, 9.99 - 7 + step, atol=0.02)
+
+
 def test_the_same_stamp_again_replaces_the_latent() -> None:
     history = make()
     history.add_latent(100, latent(0))
@@ -237,18 +253,21 @@ def test_memory_is_bounded_however_long_it_runs(periods: list[int], size: int) -
         now += period
         history.add_action(now, np.zeros(2))
         history.add_latent(now, latent(0))
-    assert len(history) <= 512
-    assert history._stamps[0] >= now - size * STEP_NS - 2 * history.tolerance_ns
-    assert len(history._actions) <= len(history) + 2
+    assert len(history) <= 514
+    oldest = now - size * STEP_NS - 2 * history.tolerance_ns
+    assert history._stamps[0] >= oldest
+    assert all(stamp > oldest for stamp in history._action_stamps[1:])
 
 
 def test_memory_is_bounded_even_if_time_hardly_moves() -> None:
     history = make()
     for now in range(6000):
         history.add_action(now, np.zeros(2))
-        history.add_latent(now, latent(0))
-    assert len(history) == 512
-    assert len(history._actions) <= 4096
+        history.add_latent(now, latent(now))
+    assert len(history) == 2 and history._latents[-1][0, 0] == 5999
+    for now in range(6000, 50_000):
+        history.add_action(now, np.zeros(2))
+    assert len(history._actions) <= 32768
 
 
 def reaching(steps: int, size: int = 1) -> History:
