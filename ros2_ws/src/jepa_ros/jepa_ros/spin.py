@@ -7,7 +7,6 @@ set an event.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write
 from jepa_runtime.profiling.environment import peak_rss_mb
 
 try:
@@ -119,6 +119,9 @@ def _close(node: Any) -> int:
     for step in [*steps, rclpy.try_shutdown]:
         try:
             step()
+        except JepaRuntimeError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            code = 1
         except Exception:
             traceback.print_exc()
             code = 1
@@ -129,9 +132,5 @@ def _write_report(node: Any) -> None:
     path = node.get_parameter("report_path").value
     if not path:
         return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     whole = {"node": node.get_fully_qualified_name(), "rss_mb": round(peak_rss_mb(), 1), **node.report()}
-    partial = target.with_name(target.name + ".part")
-    partial.write_text(json.dumps(whole), encoding="utf-8")
-    os.replace(partial, target)
+    write(Path(path), json.dumps(whole))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
+
+from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus, Surprise
 
 from jepa_runtime.profiling.statistics import format_ms, summarize
 
@@ -23,11 +26,36 @@ class Picture:
     rates_hz: dict[str, float] = field(default_factory=dict)
     e2e_ms: deque[float] = field(default_factory=lambda: deque(maxlen=300))
     energies: deque[float] = field(default_factory=lambda: deque(maxlen=60))
-    state: int = 0
+    state: str = _STATES[0]
     surprise: str = "none yet"
     health: dict[str, tuple[int, str]] = field(default_factory=dict)
     episodes: list[str] = field(default_factory=list)
     recorded: str = ""
+
+    def model_is(self, info: ModelInfo) -> None:
+        """Which model serves."""
+        self.model = (
+            f"{info.model_id} {info.version}, {info.precision} on {info.engine}:{info.device}:"
+            f" {info.num_samples} futures of {info.horizon} steps, {info.step_s:g} s each"
+        )
+
+    def plans(self, status: PlannerStatus) -> None:
+        """What a planner does, ours or another."""
+        known = status.state < len(_STATES)
+        self.state = _STATES[status.state] if known else f"state {status.state}"
+        for values, value in ((self.e2e_ms, status.e2e_ms), (self.energies, status.energy)):
+            if math.isfinite(value):
+                values.append(value)
+
+    def surprises(self, surprise: Surprise) -> None:
+        """What came against what was foreseen."""
+        mark = "  SURPRISED" if surprise.surprising else ""
+        self.surprise = f"{surprise.value:.3f} (threshold {surprise.threshold:.3f}){mark}"
+
+    def ended(self, result: EpisodeResult) -> None:
+        """An episode."""
+        ending = f"after {result.duration_s:.1f} s, {result.distance_m:.2f} m from the goal"
+        self.episodes.append(f"{result.index}: {result.outcome} {ending}")
 
     def line(self) -> str:
         """Everything that matters, in one line."""
@@ -36,7 +64,7 @@ class Picture:
         reached = sum("reached" in episode for episode in self.episodes)
         rates = f"images {self.rate('image_raw'):.1f} Hz  futures {self.rate('futures'):.1f} Hz"
         latency = f"end to end p50 {format_ms(e2e.p50)} max {format_ms(e2e.max)} ms"
-        goals = f"{_STATES[self.state]}  goals {reached}/{len(self.episodes)}"
+        goals = f"{self.state}  goals {reached}/{len(self.episodes)}"
         return f"[{self.elapsed_s:5.1f} s] {rates}  {latency}  {goals}  {_LEVELS[worst[1][0]]}: {worst[1][1]}"
 
     def rate(self, ending: str) -> float:
@@ -46,11 +74,10 @@ class Picture:
 
 def sparkline(values: deque[float]) -> str:
     """``values`` as a row of bars, lowest to highest."""
-    finite = [value for value in values if value == value]
-    if not finite:
+    if not values:
         return ""
-    low, span = min(finite), (max(finite) - min(finite)) or 1.0
-    return "".join(_BARS[min(7, int((value - low) / span * 8))] for value in finite)
+    low, span = min(values), (max(values) - min(values)) or 1.0
+    return "".join(_BARS[min(7, int((value - low) / span * 8))] for value in values)
 
 
 class Terminal:
@@ -75,20 +102,20 @@ class Terminal:
 
         grid = Table.grid(padding=(0, 2))
         e2e = summarize(picture.e2e_ms)
-        grid.add_row("model", picture.model)
+        grid.add_row("model", Text(picture.model))
         grid.add_row(
             "rates", f"images {picture.rate('image_raw'):.1f} Hz · futures {picture.rate('futures'):.1f} Hz"
         )
         grid.add_row(
             "end to end", f"p50 {format_ms(e2e.p50)} · p99 {format_ms(e2e.p99)} · max {format_ms(e2e.max)} ms"
         )
-        grid.add_row("planner", f"{_STATES[picture.state]}  energy {sparkline(picture.energies)}")
+        grid.add_row("planner", f"{picture.state}  energy {sparkline(picture.energies)}")
         grid.add_row("surprise", picture.surprise)
-        grid.add_row("episodes", "\n".join(picture.episodes[-5:]) or "first one under way")
+        grid.add_row("episodes", Text("\n".join(picture.episodes[-5:]) or "first one under way"))
         for name, (level, message) in sorted(picture.health.items()):
-            grid.add_row(name, Text(f"{_LEVELS[level]} {message}", style=_COLOURS[level]))
+            grid.add_row(Text(name), Text(f"{_LEVELS[level]} {message}", style=_COLOURS[level]))
         if picture.recorded:
-            grid.add_row("recording", picture.recorded)
+            grid.add_row("recording", Text(picture.recorded))
         self._live.update(
             Panel(grid, title=f"jepa-edge · {picture.elapsed_s:.0f} s", width=100), refresh=True
         )

@@ -74,10 +74,10 @@ class MonitorNode(Node):
         self._began = self._drawn_at = time.monotonic()
         self._view = self._open_view(chosen["view"], chosen["line_period_s"])
         self._readers: dict[type[Any], Callable[[Any], None]] = {
-            ModelInfo: self._read_model,
-            PlannerStatus: self._read_status,
-            Surprise: self._read_surprise,
-            EpisodeResult: self._read_episode,
+            ModelInfo: self._picture.model_is,
+            PlannerStatus: self._picture.plans,
+            Surprise: self._picture.surprises,
+            EpisodeResult: self._picture.ended,
             DiagnosticArray: self._read_diagnostics,
         }
         self._discover()
@@ -137,25 +137,6 @@ class MonitorNode(Node):
             self.finished.set()
 
     # --- what is shown
-
-    def _read_model(self, info: ModelInfo) -> None:
-        self._picture.model = (
-            f"{info.model_id} {info.version}, {info.precision} on {info.engine}:{info.device}:"
-            f" {info.num_samples} futures of {info.horizon} steps, {info.step_s:g} s each"
-        )
-
-    def _read_status(self, status: PlannerStatus) -> None:
-        self._picture.state = status.state
-        self._picture.e2e_ms.append(status.e2e_ms)
-        self._picture.energies.append(status.energy)
-
-    def _read_surprise(self, surprise: Surprise) -> None:
-        mark = "  SURPRISED" if surprise.surprising else ""
-        self._picture.surprise = f"{surprise.value:.3f} (threshold {surprise.threshold:.3f}){mark}"
-
-    def _read_episode(self, result: EpisodeResult) -> None:
-        ending = f"after {result.duration_s:.1f} s, {result.distance_m:.2f} m from the goal"
-        self._picture.episodes.append(f"{result.index}: {result.outcome} {ending}")
 
     def _read_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -1,0 +1,40 @@
+"""What the monitor shows: nothing that is told it ends the recording."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+view = pytest.importorskip("jepa_ros.view", reason="the workspace is not on the paths: . scripts/env.sh")
+from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+def told() -> view.Picture:
+    picture = view.Picture()
+    picture.model_is(ModelInfo(model_id="mine [/red]", version="[1"))
+    picture.plans(PlannerStatus(state=PlannerStatus.SEEKING, e2e_ms=7.0, energy=2.0))
+    picture.plans(PlannerStatus(state=200, e2e_ms=math.nan, energy=math.inf))
+    picture.ended(EpisodeResult(index=3, outcome="reached [/]", duration_s=1.0))
+    picture.elapsed_s = 9.0
+    return picture
+
+
+def test_a_line_tells_of_a_planner_by_others(capsys: pytest.CaptureFixture[str]) -> None:
+    view.PlainLines(1.0).show(told())
+    said = capsys.readouterr().out
+    assert "max 7.00 ms" in said and "state 200" in said and "goals 1/1" in said
+
+
+def test_a_terminal_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr("rich.console.Console", lambda: Console(file=written, width=120))
+    terminal = view.Terminal()
+    terminal.show(told())
+    terminal.close()
+    for name in ("mine [/red] [1", "reached [/]", "state 200", "▁"):
+        assert name in written.getvalue()
