@@ -91,15 +91,15 @@ def test_written_into_the_bundle_the_report_keeps_what_it_had_and_nothing_else_c
 def test_a_link_to_a_bundle_stays_a_link(bundle: Path) -> None:
     link = bundle.with_name("current")
     link.symlink_to(bundle.name)
-    writing.write_evaluation(Bundle.open(link), {"found": 1})
+    writing.add_to_report(Bundle.open(link), {"evaluation": {"found": 1}})
     assert link.is_symlink() and Bundle.open(bundle).report()["evaluation"] == {"found": 1}
 
 
 def test_a_bundle_that_was_changed_meanwhile_is_left_alone(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    writing.write_evaluation(opened, {"found": 1})
+    writing.add_to_report(opened, {"evaluation": {"found": 1}})
     with pytest.raises(JepaExportError, match="was changed while it was evaluated: evaluate it again"):
-        writing.write_evaluation(opened, {"found": 2})
+        writing.add_to_report(opened, {"evaluation": {"found": 2}})
     assert Bundle.open(bundle).report()["evaluation"] == {"found": 1}
     assert [path.name for path in bundle.parent.iterdir()] == ["two_rooms"]
 
@@ -115,7 +115,7 @@ def test_a_file_system_that_cannot_exchange_leaves_the_old_bundle(
     with pytest.raises(
         JepaRuntimeError, match="its evaluation cannot be written beside it: Invalid argument"
     ):
-        writing.write_evaluation(before, {"found": 1})
+        writing.add_to_report(before, {"evaluation": {"found": 1}})
     assert Bundle.open(bundle).sha256 == before.sha256
     assert [path.name for path in bundle.parent.iterdir()] == ["two_rooms"]
 
@@ -135,7 +135,7 @@ started = False
 sys.addaudithook(count_down)
 bundle = Bundle.open(sys.argv[1])
 started = True
-writing.write_evaluation(bundle, {"found": 1})
+writing.add_to_report(bundle, {"evaluation": {"found": 1}})
 print(count)
 """
 

@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.evaluation.page import render
     from jepa_export.evaluation.run import Plan, evaluate
     from jepa_export.evaluation.sheets import missing, sheets
-    from jepa_export.evaluation.writing import write_evaluation
+    from jepa_export.evaluation.writing import add_to_report
     from jepa_runtime.bundle import Bundle
     from jepa_runtime.outputs import check_writable, files_of, write, write_each, write_json
 
@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     outputs: tuple[tuple[Any, Callable[[], object]], ...] = (
         (arguments.json, lambda: write_json(arguments.json, found.as_dict())),
         (arguments.html, lambda: write(arguments.html, render(found))),
-        (arguments.write, lambda: write_evaluation(bundle, found.as_dict(samples=False))),
+        (arguments.write, lambda: add_to_report(bundle, {"evaluation": found.as_dict(samples=False)})),
     )
     # A terminal that is gone takes no table, and must not take the files with it.
     try:

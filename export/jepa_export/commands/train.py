@@ -11,10 +11,11 @@ from rich.table import Table
 
 from jepa_export.cost import of_bundle
 from jepa_export.data.course import Course
+from jepa_export.evaluation.writing import add_to_report
 from jepa_export.pack import pack
-from jepa_export.staging import check_target, write_report
+from jepa_export.staging import check_target
 from jepa_export.training.two_rooms import TEACHER_RECIPES, distil, train
-from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.closed_loop.run import Plan, closed_loop, progress
 
 
@@ -46,8 +47,7 @@ def train_course(
     fidelity = pack(model, folder, model_id=course.model_id, teacher=name, **identity)
     bundle = Bundle.open(folder)
     report |= {"open_loop": fidelity.as_dict()} | _measured(bundle, course, episodes, baselines=True)
-    write_report(folder, report)
-    seal(folder, bundle.manifest)
+    add_to_report(bundle, report)
     for title, found in (("teacher", report.get("teacher", {})), (course.model_id, report)):
         if "closed_loop" in found:
             console.print(success_table(title, found["closed_loop"]))

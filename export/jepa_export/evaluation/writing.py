@@ -1,4 +1,4 @@
-"""An evaluation into the bundle it is of: report.json is one of its files, so it is sealed again."""
+"""What was found of a bundle, into it: report.json is one of its files, so it is sealed again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.update import durable
 
 
-def write_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
-    """Put ``evaluation`` into the report of ``bundle``; what else is in there stays, and so does the manifest
-    but for the report's hash. At every moment the folder holds the old bundle or the new one.
+def add_to_report(bundle: Bundle, found: dict[str, Any]) -> Bundle:
+    """Put what was ``found`` into the report of ``bundle``; what else is in there stays, and so does the
+    manifest but for the report's hash. At every moment the folder holds the old bundle or the new one.
 
     Raises:
         JepaExportError: the report is not a table of names, or the bundle was changed meanwhile.
@@ -36,7 +36,7 @@ def write_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
     ):
         staging = Path(shutil.copytree(folder, Path(temporary) / "bundle"))
-        write_report(staging, report | {"evaluation": evaluation})
+        write_report(staging, report | found)
         seal(staging, bundle.manifest)
         for path in (*staging.rglob("*"), staging):
             (durable.sync_folder if path.is_dir() else durable.sync_file)(path)

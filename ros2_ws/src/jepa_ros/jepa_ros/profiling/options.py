@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_ros.world_model_parameters import PARAMETERS
-from jepa_runtime.commands.arguments import frame_size, positive
+from jepa_runtime.commands.arguments import frame_size, positive, rate
 
 # ROS takes any other for granted.
 _KNOWN = tuple(parameter.name for parameter in PARAMETERS)
@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--bundle", type=Path, metavar="FOLDER", help="start a world model with this bundle")
     add("--attach", metavar="/NODE", help="measure a world model that runs already instead")
     add("--source", required=True, metavar="S", help="two_rooms, a video, a folder of images, or a bag")
-    add("--rate", type=positive, default=30.0, metavar="HZ", help="images per second (default: %(default)g)")
+    add("--rate", type=rate, default=30.0, metavar="HZ", help="images per second (default: %(default)g)")
     add("--duration", type=positive, default=60.0, metavar="S", help="seconds (default: %(default)g)")
     add("--size", type=frame_size, metavar="WxH", help="scale the images to this size")
     add("--topic", default="camera/image_raw", help="topic of the images (default: %(default)s)")
