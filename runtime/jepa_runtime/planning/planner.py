@@ -83,8 +83,9 @@ class Planner:
                 costs = plan_costs(costs, self._reduction, discount=self._discount)
             self.search.tell(costs)
             done += 1
-            cheapest = int(np.argmin(np.where(np.isnan(costs), np.inf, costs)))
-            if costs[cheapest] < least:
-                best, least = candidates[cheapest], float(costs[cheapest])
+            known = np.where(np.isfinite(costs), costs, np.inf)
+            cheapest = int(np.argmin(known))
+            if known[cheapest] < least:
+                best, least = candidates[cheapest], float(known[cheapest])
         best = best if least < math.inf else self.search.mean
         return Plan(self.search.mean.copy(), best.copy(), least, done)

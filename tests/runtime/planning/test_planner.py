@@ -104,8 +104,9 @@ def test_candidates_are_predicted_in_one_call_an_iteration() -> None:
     assert shapes == [(64, HORIZON, 2)] * 4
 
 
-def test_where_no_cost_is_a_number_the_plan_is_what_the_search_holds() -> None:
-    plan = Planner(mppi(), iterations=2).plan(lambda actions: np.full(len(actions), np.nan))
+@pytest.mark.parametrize("cost", [np.nan, np.inf, -np.inf])
+def test_where_no_cost_is_a_number_the_plan_is_what_the_search_holds(cost: float) -> None:
+    plan = Planner(mppi(), iterations=2).plan(lambda actions: np.full(len(actions), cost))
     assert plan.cost == np.inf
     np.testing.assert_array_equal(plan.best, plan.mean)
 
