@@ -1,4 +1,4 @@
-"""Lifecycle transitions whose failures are seen."""
+"""Lifecycle transitions whose failures are seen, and that are answered whatever is asked for."""
 
 from __future__ import annotations
 
@@ -52,3 +52,21 @@ def reported(transition: Transition[Node]) -> Transition[Node]:
         return answer
 
     return reporting
+
+
+def answer_impossible(node: Any) -> None:
+    """rclpy raises out of spin when a client asks ``node`` for a transition that its present state does not
+    have."""
+    change_state = node._service_change_state.callback
+
+    def answering(request: Any, response: Any) -> Any:
+        try:
+            return change_state(request, response)
+        except Exception as error:
+            node.get_logger().error(
+                f"transition {request.transition.id} {request.transition.label} refused: {error}"
+            )
+            response.success = False
+            return response
+
+    node._service_change_state.callback = answering

@@ -42,7 +42,7 @@ from jepa_ros.parameters import declare, values
 from jepa_ros.serving import Camera, cameras_of
 from jepa_ros.spin import every, run
 from jepa_ros.stage_times import StageClock
-from jepa_ros.transitions import reported
+from jepa_ros.transitions import answer_impossible, reported
 from jepa_ros.trust import complaints_about, figures_of_box
 from jepa_ros.world_model_parameters import PARAMETERS
 from jepa_runtime.errors import JepaRuntimeError
@@ -75,7 +75,7 @@ class WorldModelNode(LifecycleNode):
         self._cameras = cameras_of(self._values["cameras"])
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
         every(self, 1.0, self.publish_diagnostics)
-        self._answer_impossible_transitions()
+        answer_impossible(self)
         self._model_services = ModelServices(self, self._require_served)
         self._goals = Goals(self, self._require_served, lambda: self._cameras)
         self._evaluations = Evaluations(
@@ -87,23 +87,6 @@ class WorldModelNode(LifecycleNode):
     def _read_parameters(self) -> None:
         self._values = values(self, PARAMETERS)
         self._proposals.timeout_s = self._values["candidates_timeout_s"]
-
-    def _answer_impossible_transitions(self) -> None:
-        """rclpy raises out of spin when a client asks for a transition that the present state does not
-        have."""
-        change_state = self._service_change_state.callback
-
-        def answering(request: Any, response: Any) -> Any:
-            try:
-                return change_state(request, response)
-            except Exception as error:
-                self.get_logger().error(
-                    f"transition {request.transition.id} {request.transition.label} refused: {error}"
-                )
-                response.success = False
-                return response
-
-        self._service_change_state.callback = answering
 
     def _autostart(self) -> None:
         self._start_timer.cancel()
