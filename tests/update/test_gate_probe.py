@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,13 @@ import pytest
 
 from jepa_runtime.bundle import Bundle, Tolerance, seal
 from jepa_runtime.errors import RefusedError
+from jepa_runtime.update import robot
+from jepa_runtime.update.gate import probe_child
 from jepa_runtime.update.gate.probe import CHILD, Answer, ProbeLimits, ProbeReport, judge, probe
 from jepa_runtime.update.release import Budgets
 from jepa_runtime.verification import Parity
+from jepa_runtime.world_model import WorldModel
+from tests.update.robots import settings
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
 psutil = pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
@@ -104,6 +109,43 @@ def test_a_sound_bundle_is_measured(report: ProbeReport) -> None:
     assert report.peak_memory_mb > 20
     assert [parity.graph for parity in report.parity] == ["encoder", "predictor", "energy"]
     assert all(parity.ok for parity in report.parity)
+
+
+def test_a_bundle_is_compared_and_timed_as_it_would_serve(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def noted(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda bundle, **how: asked.append(how) or call(bundle, **how)
+
+    monkeypatch.setattr(probe_child, "golden_parity", noted(probe_child.golden_parity))
+    monkeypatch.setattr(WorldModel, "open", noted(WorldModel.open))
+    probe_child.measure(toy_bundle, engine="openvino:CPU", precision="fp32", threads=2, network_cut=True)
+    assert len(asked) > 1
+    for how in asked:
+        assert (how["engine"], how["precision"]) == ("openvino:CPU", "fp32")
+        assert (how["options"].threads, how["options"].pinning) == (2, False)
+
+
+def test_the_quietest_round_counts_and_neither_what_warms_up_nor_what_else_runs(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took_s = iter([0.05] * 20 + [0.004] * 200 + [0.002] * 197 + [0.003] * 3 + [0.005] * 200)
+    now = 0.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(probe_child, "golden_parity", lambda *_, **__: [])
+    monkeypatch.setattr(WorldModel, "encode", lambda *_: passes(next(took_s)))
+    monkeypatch.setattr(WorldModel, "predict", lambda *_: passes(0.001))
+    monkeypatch.setattr(probe_child, "time", SimpleNamespace(perf_counter=lambda: now))
+    found = probe_child.measure(
+        toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True
+    )
+    assert (found.latency_p50_ms, found.latency_p99_ms) == (pytest.approx(3), pytest.approx(4))
 
 
 def test_a_disk_that_takes_nothing_is_no_fault_of_a_model(
@@ -236,7 +278,7 @@ CONFINED = (
     "except OSError:\n"
     "    reached = False\n"
     "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines())\n"
-    "names = 'CORE', 'DATA', 'CPU'\n"
+    "names = 'CORE', 'DATA', 'CPU', 'FSIZE'\n"
     "limits = {name: resource.getrlimit(getattr(resource, f'RLIMIT_{name}')) for name in names}\n"
     "told = {'cut': cut, 'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
     "print(json.dumps(told))\n"
@@ -252,7 +294,15 @@ def test_a_probe_gives_up_network_privileges_and_resources() -> None:
     found = json.loads(done.stdout)
     assert found["cut"] and not found["reached"]
     assert found["privileges"] == "1"
-    assert found["limits"] == {"CORE": [0, 0], "DATA": [10**9, 10**9], "CPU": [7, 8]}
+    fixed = {"CORE": [0, 0], "FSIZE": [1 << 20, 1 << 20]}
+    assert found["limits"] == fixed | {"DATA": [10**9, 10**9], "CPU": [7, 8]}
+
+
+def test_a_probe_whose_caller_died_before_it_was_confined_ends() -> None:
+    code = CONFINED.replace("os.getppid()", "-1")
+    done = subprocess.run([sys.executable, "-c", code, "0"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "whoever wanted this probe has died" in done.stderr
 
 
 def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> None:
@@ -322,3 +372,18 @@ def test_every_other_end_of_a_probe_is_a_refusal(status: int, answer: bytes, log
     with pytest.raises(RefusedError) as refused:
         judge("b", status, answer, log, LIMITS)
     assert str(refused.value).startswith(reason)
+
+
+def test_the_gate_builds_and_probes_with_the_engine_and_within_the_limits_that_the_robot_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(robot.engines, "build", lambda _, **how: asked.append(how))
+    monkeypatch.setattr(robot.probe, "probe", lambda _, **how: asked.append(how) or GOOD)
+    limits, budgets = ProbeLimits(threads=2, build_s=7.0), Budgets(latency_p99_ms=5.0)
+    gate = robot.LocalGate(settings(engine="tensorrt", precision="fp16", probe=limits))
+    assert gate.probe(Path("bundle"), budgets)["latency_p99_ms"] == GOOD.latency_p99_ms
+    built, probed = asked
+    assert built["wall_s"] == 7.0
+    assert (probed["limits"], probed["budgets"]) == (limits, budgets)
+    assert all((how["engine"], how["precision"]) == ("tensorrt", "fp16") for how in asked)

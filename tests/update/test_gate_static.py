@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError, RefusedError
 from jepa_runtime.update.gate import static
 from jepa_runtime.update.release import Budgets, Release, Robot, Rollout, told_of
+from jepa_runtime.update.robot import LocalGate
+from tests.update.robots import settings
 
 ROBOT = Robot(device_id="robot-7", hardware_ids=("kestrel-2",))
 
@@ -66,6 +69,9 @@ def test_random_weights_are_refused_unless_they_are_asked_for(tmp_path: Path) ->
     with pytest.raises(RefusedError, match="release 9 of toy holds random weights"):
         static.check(untrained, release(untrained), ROBOT)
     static.check(untrained, release(untrained), ROBOT, allow_untrained=True)
+    LocalGate(settings(allow_untrained=True)).check(untrained, release(untrained), ROBOT)
+    with pytest.raises(RefusedError, match="random weights"):
+        LocalGate(settings()).check(untrained, release(untrained), ROBOT)
 
 
 def test_a_bundle_with_nothing_for_this_robots_engine_is_refused(bundle: Bundle) -> None:
@@ -83,6 +89,37 @@ def test_what_an_older_release_does_not_tell_is_read_from_its_bundle(bundle: Bun
         static.check(bundle, silent, ROBOT, precision="int8")
 
 
+@pytest.mark.parametrize(
+    ("changes", "precision", "reason"),
+    [
+        ({}, None, None),
+        ({"variants": ("tensorrt/int8", "openvino/fp16")}, None, None),
+        ({"variants": ("tensorrt/int8", "openvino/fp16")}, "fp16", None),
+        ({"variants": ("tensorrt/int8", "openvino/fp16")}, "int8", "in int8; it has: int8 for tensorrt"),
+        ({"variants": ("tensorrt/int8",)}, None, "can run; it has: int8 for tensorrt"),
+        ({"hardware_ids": ("heron",)}, None, "is for heron; this robot is kestrel-2"),
+    ],
+)
+def test_a_release_that_this_robot_cannot_run_is_refused_before_it_is_fetched(
+    bundle: Bundle, changes: dict[str, object], precision: str | None, reason: str | None
+) -> None:
+    with nullcontext() if reason is None else pytest.raises(RefusedError, match=reason):
+        static.check_release(release(bundle, **changes), ROBOT, precision=precision)
+
+
 def test_an_engine_that_the_robot_lacks_is_no_fault_of_the_release(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="engine 'steam' is unknown"):
         static.check(bundle, release(bundle), ROBOT, engine="steam")
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [({}, None), ({"precision": "int8"}, RefusedError), ({"engine": "steam"}, BackendError)],
+)
+def test_the_gate_asks_for_the_engine_and_precision_that_the_robot_names(
+    bundle: Bundle, named: dict[str, str], error: type[Exception] | None
+) -> None:
+    gate = LocalGate(settings(**named))
+    for asks in (gate.check_release, lambda release, robot: gate.check(bundle, release, robot)):
+        with nullcontext() if error is None else pytest.raises(error):
+            asks(release(bundle), ROBOT)
