@@ -184,14 +184,16 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int], reason: 
 
 
 def test_momentum_keeps_a_share_of_the_old_mean_and_spread() -> None:
-    plain = search(constant_fraction=0.0, min_std=0.0)
-    heavy = search(constant_fraction=0.0, min_std=0.0, momentum_mean=0.25, momentum_std=0.75)
+    first = {"constant_fraction": 0.0, "min_std": 0.0, "init_std": 0.1}
+    plain, heavy = search(**first), search(**first, momentum_mean=0.25, momentum_std=0.75)
     for cem in (plain, heavy):
-        cem.tell(distance_to(np.float32([0.5, 0.5]), cem.ask()))
-    # Both began at a mean of 0 and a spread of init_std.
+        costs = distance_to(np.float32([0.5, 0.5]), candidates := cem.ask())
+        cem.tell(costs)
+    # Both began at a mean of 0 and a spread of 0.1, and draw the same noise.
     np.testing.assert_allclose(heavy.mean, 0.75 * plain.mean, rtol=1e-5)
-    again = [(cem.ask()[1:] - cem.mean).std() for cem in (plain, heavy)]
-    assert again[1] > 1.2 * again[0]
+    spread = candidates[np.argsort(costs)[:8]].std(axis=0)
+    narrow, wide = ((cem.ask()[1:] - cem.mean).std(axis=0) for cem in (plain, heavy))
+    np.testing.assert_allclose(wide / narrow, (0.25 * spread + 0.75 * 0.1) / spread, rtol=1e-3)
 
 
 def test_with_momentum_too_the_plan_starts_from_where_the_robot_is() -> None:

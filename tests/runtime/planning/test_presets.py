@@ -22,7 +22,8 @@ from jepa_runtime.planning.presets import PRESETS, preset
         (
             "vjepa2_ac",
             {"iterations": 10, "energy": "l1", "reduction": "last_step", "replan_every": 1},
-            {"num_samples": 400, "horizon": 2, "topk": 10, "momentum_mean": 0.15, "momentum_std": 0.15},
+            {"num_samples": 400, "horizon": 2, "topk": 10, "init_std": 1.0}
+            | {"momentum_mean": 0.15, "momentum_std": 0.15},
         ),
         (
             "lewm",
@@ -32,7 +33,8 @@ from jepa_runtime.planning.presets import PRESETS, preset
         (
             "eb_jepa",
             {"iterations": 20, "energy": "mean_squared", "reduction": "sum", "replan_every": 1},
-            {"num_samples": 200, "horizon": 90, "topk": 20, "temperature": 200.0, "refit_std": True},
+            {"num_samples": 200, "horizon": 90, "topk": 20, "temperature": 200.0, "refit_std": True}
+            | {"init_std": pytest.approx(2 / 2.45)},
         ),
         (
             "two_rooms",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import RefusedError, StorageError
@@ -67,6 +67,8 @@ def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[
     asked=st.booleans(),
     held=st.booleans(),
 )
+@example(phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", asked=True, held=False)
+@example(phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", asked=False, held=True)
 def test_only_what_was_committed_to_is_a_success(
     phase: Phase, result: str, current: str, good: str, asked: bool, held: bool
 ) -> None:
@@ -76,7 +78,10 @@ def test_only_what_was_committed_to_is_a_success(
         reason="too slow",
         current=installed(current),
         good=installed(good),
-        refused={"2" * 64: Refusal(reason="too slow" if held else "NaN", times=1, not_before=None)},
+        refused={
+            "2" * 64: Refusal(reason="too slow" if held else "NaN", times=1, not_before=None),
+            "3" * 64: Refusal(reason="too large", times=1, not_before=None),
+        },
     )
     answer = agent.concluded(ORDER, state, [], asked=asked)
     is_success = answer is not None and answer.finished == "success"
@@ -123,7 +128,7 @@ def test_an_approval_is_of_one_release() -> None:
 def test_attributes_keep_the_servers_limits(alarm: str, device: str) -> None:
     told = agent.attributes(settings(engine=device), State(alarm=alarm, good=installed("2.0.0")), "1.0")
     assert all(ATTRIBUTE.fullmatch(key) and ATTRIBUTE.fullmatch(value) for key, value in told.items())
-    assert told["jepa.version"] == "2.0.0"
+    assert (told["jepa.version"], told["jepa.release_seq"]) == ("2.0.0", "2")
 
 
 def test_an_answer_ends_the_order_that_it_is_for_and_only_the_last_are_kept(tmp_path: Path) -> None:
