@@ -88,6 +88,15 @@ def test_the_effect_is_within_its_interval_and_near_the_truth() -> None:
     assert change.low < 0.097 < change.high, "10 % of the inferences, which are 97 % of the latency"
 
 
+def test_a_tail_that_rose_is_worse_although_the_median_did_not() -> None:
+    baseline, other = (with_run(make_profile(seed=seed), deadline_ms=None) for seed in (0, 7))
+    rare = np.random.default_rng(0).random(len(other.run.latency_ms)) < 0.03
+    slower = np.where(rare, 1.3, 1.0) * other.run.latency_ms
+    found = judged(baseline, with_run(other, latency_ms=slower.tolist()))
+    assert (found.verdict, len(found.reasons)) == ("worse", 1)
+    assert found.reasons[0].startswith("p99 rose by ")
+
+
 def test_a_rise_within_the_noise_is_not_worse() -> None:
     few = make_profile(frames=400)
     found = judged(few, make_profile(seed=3, frames=400, scale=1.005), max_regression=0.0)
@@ -117,6 +126,16 @@ def test_equal_distributions_seldom_raise_an_alarm() -> None:
     runs = 80
     alarms = sum(judged(profile(2 * seed), profile(2 * seed + 1)).verdict == "worse" for seed in range(runs))
     assert alarms <= 0.075 * runs
+
+
+def test_where_a_profile_has_no_rate_the_latencies_are_compared() -> None:
+    """A stall of frames that were dropped shows in the response alone."""
+    baseline, other = make_profile(), make_profile(seed=7)
+    stalled = with_run(other, **losing(other.run, range(500, 1500)))
+    assert judged(baseline, stalled).times["p50"].point > 1
+    closed = with_run(baseline, rate_hz=None)
+    assert common_measure((closed, stalled)) == "latency"
+    assert abs(judged(closed, stalled).times["p50"].point) < 0.01
 
 
 def test_lost_frames_that_rose_are_worse_although_the_latency_did_not() -> None:
@@ -181,6 +200,18 @@ def test_unlike_conditions_are_named(other: Profile, what: str) -> None:
     found = differences(make_profile(), other)
     assert len(found) == 1
     assert found[0].startswith(f"{what}: ")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (with_subject(make_profile(), threads=None), "threads: 1 against not told"),
+        (with_run(make_profile(), rate_hz=None), "rate: 30 Hz against not told"),
+        (with_run(make_profile(), deadline_ms=None), "deadline: 33.3333 ms against not told"),
+    ],
+)
+def test_what_one_profile_does_not_tell_is_unlike(other: Profile, said: str) -> None:
+    assert differences(make_profile(), other) == (said,)
 
 
 def test_versions_may_differ_for_that_is_what_is_compared() -> None:

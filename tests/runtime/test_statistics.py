@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from jepa_runtime.profiling.describe import Distribution, describe, distribution, late_frames, responses
 from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap
 from jepa_runtime.profiling.profile import Run, Told
-from jepa_runtime.profiling.statistics import PERCENTILES, format_ms, summarize
+from jepa_runtime.profiling.statistics import PERCENTILES, format_ms, percentile, summarize
 from jepa_runtime.shares import chance_of, wilson
 from tests.runtime.profiles import make_run
 
@@ -236,7 +236,9 @@ def test_intervals_that_took_frames_for_independent_would_be_too_narrow() -> Non
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=20, max_size=80), st.sampled_from(list(PERCENTILES.values())))
 def test_resampled_percentiles_are_samples(samples: list[float], permille: int) -> None:
-    resampled = BlockBootstrap(np.asarray(samples), seed=0).quantiles(permille)
+    bootstrap = BlockBootstrap(np.asarray(samples), seed=0)
+    assert bootstrap.quantile(permille) == percentile(np.sort(samples * 50), permille)
+    resampled = bootstrap.quantiles(permille)
     assert len(resampled) == RESAMPLES
     assert set(resampled.tolist()) <= set(samples)
 
