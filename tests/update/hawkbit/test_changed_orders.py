@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import UpdateError
+from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.update import operator
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.daemon import Yield
@@ -64,6 +64,24 @@ def test_a_cancellation_after_the_switch_is_rejected_and_the_success_told(
     assert action.status == "finished" and fleet_robot.version == "2.0.0"
 
 
+def test_a_cancellation_that_cannot_be_written_down_is_not_rejected(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("state.json: cannot be written: No space left on device")
+
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0", window=False)
+    fleet_robot.rounds(5)
+    ddi.cancel(action)
+    with monkeypatch.context() as patch:
+        patch.setattr(operator, "cancel", full)
+        fleet_robot.rounds(2)
+    assert action.ends == [] and "No space left" in fleet_robot.lines[-1]
+    fleet_robot.rounds(1)
+    assert action.ends == [("cancel closed", "success")] and fleet_robot.state.phase is Phase.IDLE
+
+
 def test_an_action_that_vanished_is_dropped(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
@@ -90,6 +108,23 @@ def test_the_latest_of_several_deployments_is_what_serves_in_the_end(
     fleet_robot.rounds(3)
     assert (first.status, second.status) == ("canceled", "finished")
     assert (fleet_robot.version, fleet_robot.serving.swaps) == ("3.0.0", ["3.0.0"])
+
+
+@pytest.mark.parametrize("was_bad", [False, True])
+def test_a_server_that_numbers_its_deployments_anew_is_not_told_how_an_earlier_one_ended(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], was_bad: bool
+) -> None:
+    fleet_robot.gate.bad = {"2.0.0": "probe"} if was_bad else {}
+    fleet_robot.repository.publish(bundles[1], 2)
+    first = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    ddi.actions.clear()
+    ddi.installed = None
+    fleet_robot.repository.publish(bundles[2], 3)
+    second = ddi.assign("3.0.0")
+    assert second.id == first.id
+    fleet_robot.rounds(2)
+    assert (second.ends, fleet_robot.version) == ([("closed", "success")], "3.0.0")
 
 
 def test_a_confirmation_is_given_by_itself_unless_somebody_is_to_approve(

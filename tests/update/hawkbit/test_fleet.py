@@ -75,6 +75,7 @@ def test_what_the_repository_does_not_offer_to_this_robot_fails_without_a_fetch(
     action = ddi.assign(version, **more)
     fleet_robot.rounds(2)
     assert action.ends == [("closed", "failure")] and why in action.told[-1][2][0]
+    assert sum(f"deployment {action.id}: closed" in line for line in fleet_robot.lines) == 1
     assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
 
 

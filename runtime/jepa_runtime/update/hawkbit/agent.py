@@ -110,12 +110,12 @@ def concluded(order: Order, state: State, measured: Iterable[str], *, asked: boo
     """
     if serves(state, order.version):
         told = details([f"{order.version} serves, and is committed to", *measured])
-        return Answer(execution="closed", finished="success", details=told)
+        return Answer(execution="closed", finished="success", details=told, version=order.version)
     held_against = any(refusal.reason == state.reason for refusal in state.refused.values())
     if state.result == "failed" and not (asked and held_against):
         return None
     told = details([f"{state.result}: {state.reason}", *measured])
-    return Answer(execution="closed", finished="failure", details=told)
+    return Answer(execution="closed", finished="failure", details=told, version=order.version)
 
 
 def details(lines: Iterable[str]) -> tuple[str, ...]:

@@ -124,17 +124,18 @@ class Fleet:
         if order is not None and order.action != offered:
             self._drop(f"deployment {order.action} is not asked for any more")
             self._keep(replace(self._kept, order=None))
-        ended = self._kept.answers.get(offered or "")
-        if offered is None or (ended is not None and ended.execution != "canceled"):
+        if offered is None:
             return
         try:
             order = self._ordered(offer)
         except RefusedError as error:
-            told = agent.details([str(error)])
-            self._end(offered, Answer(execution="closed", finished="failure", details=told))
+            if not self._kept.has_answered(offered, ""):
+                told = agent.details([str(error)])
+                self._end(offered, Answer(execution="closed", finished="failure", details=told))
             return
-        if order != self._kept.order:
-            self._keep(replace(self._kept, order=order))
+        if order is None or order == self._kept.order or self._kept.has_answered(offered, order.version):
+            return
+        self._keep(self._kept.ordered(order))
 
     def _ordered(self, offer: Offer) -> Order | None:
         model = self._config.model_id
@@ -257,7 +258,7 @@ class Fleet:
             return LEAST_SLEEP_S
         elif order.only_fetch:
             told = agent.details(["it is here and has passed its gate", *measured(self._root, self._now)])
-            answer = Answer(execution="downloaded", finished="none", details=told)
+            answer = Answer(execution="downloaded", finished="none", details=told, version=order.version)
             self._drop(f"deployment {order.action} was to be fetched and tried, no more")
         if answer is None:
             self._say(order, *agent.progress(order, now))

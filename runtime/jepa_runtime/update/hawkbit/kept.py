@@ -56,6 +56,8 @@ class Answer:
 
     Attributes:
         sent: whether the server has taken it, or has no such action any more.
+        version: that it had ordered, since a server that is set up anew numbers its actions anew; empty: none
+            was told.
     """
 
     __pydantic_config__ = _STRICT
@@ -64,6 +66,7 @@ class Answer:
     finished: Finished
     details: tuple[str, ...]
     sent: bool = False
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,16 @@ class Kept:
     order: Order | None = None
     answers: Mapping[ActionId, Answer] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def ordered(self, order: Order) -> Kept:
+        """With an order in work, which has no answer yet."""
+        others = {one: told for one, told in self.answers.items() if one != order.action}
+        return replace(self, order=order, answers=others)
+
+    def has_answered(self, action: str, version: str) -> bool:
+        """Whether an action that ordered this version has ended, but not by being cancelled."""
+        answer = self.answers.get(action)
+        return answer is not None and answer.execution != "canceled" and answer.version == version
 
     def answered(self, action: str, answer: Answer) -> Kept:
         """With one more answer; an order that it ends is no longer in work."""
