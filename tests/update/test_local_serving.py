@@ -136,6 +136,7 @@ def test_what_may_still_come_is_waited_for(
             serving.swap(slot(site, bundles[1]))
         assert not isinstance(raised.value, RefusedError)
         monkeypatch.setattr(local_serving, "_PASSING_S", 30)
+        says.append(replace(says[0], refused=bundles[2].sha256, passing=False))
         later = threading.Timer(0.3, lambda: says.append(replace(says[0], serves=wanted, refused="")))
         later.start()
         serving.swap(slot(site, bundles[1]))
@@ -175,6 +176,8 @@ def test_one_that_died_is_no_obstacle_on_the_way_back(
     health = serving.health()
     assert (health.serves, health.may_switch, health.failure) == ("", True, health.absent)
     assert "whoever served died" in health.failure and "jepa-runtime run --robot" in health.failure
+    (site.root / HOLD).touch()
+    assert not serving.health().may_switch
     serving.swap(slot(site, bundles[0]))
 
 
@@ -193,6 +196,8 @@ def test_one_that_died_of_what_it_was_to_serve_refuses_that_and_another_may_be_t
 def test_one_that_cannot_open_what_is_good_does_not_keep_the_cure_away(
     site: Site, serving: LocalServing
 ) -> None:
+    with somebody(site.root):
+        assert not serving.health().may_switch, "it may still succeed"
     death(site.root)
     with somebody(site.root):
         health = serving.health()
@@ -219,6 +224,41 @@ def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
     finally:
         ending.set()
         dying.join()
+
+
+def test_one_that_died_once_opening_a_model_may_succeed_when_it_is_started_again(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
+    with somebody(site.root, serves=bundles[0].sha256):
+        serving.health()
+    with suppress(Died), somebody(site.root, at_work=wanted):
+        raise Died
+    with somebody(site.root, at_work=wanted) as says:
+        assert says[0].blamed == wanted
+        later = threading.Timer(0.5, lambda: says.append(replace(says[0], serves=wanted)))
+        later.start()
+        serving.swap(slot(site, bundles[1]))
+        later.join()
+
+
+def test_planned_restarts_while_a_model_is_opened_do_not_refuse_it(site: Site, bundles: list[Bundle]) -> None:
+    serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
+    with ExitStack() as stack:
+
+        def restarts() -> None:
+            for _ in range(3):
+                with somebody(site.root, at_work=wanted):
+                    time.sleep(0.3)
+            stack.enter_context(somebody(site.root, serves=wanted))
+
+        restarting = threading.Thread(target=restarts)
+        restarting.start()
+        until(lambda: (site.root / SOCKET).exists())
+        try:
+            serving.swap(slot(site, bundles[1]))
+        finally:
+            restarting.join()
 
 
 def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watched_before_the_commit(
