@@ -16,6 +16,7 @@ from jepa_runtime.errors import ProfileError, SourceError
 from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.load import Load, Snapshot, Workload
+from jepa_runtime.profiling.profile import Run
 from jepa_runtime.sources.base import Frame
 from tests.runtime.fakes import FakeModel
 
@@ -115,6 +116,36 @@ def test_every_frame_that_was_due_is_accounted_for() -> None:
     assert describe(run).residual.max is not None
 
 
+def test_a_frame_that_was_sent_late_counts_from_when_it_was_due() -> None:
+    def hold_up(snapshot: Snapshot) -> None:
+        if snapshot.sent == 5:
+            time.sleep(0.3)
+
+    with load(FakeModel) as loaded:
+        run = loaded.open_loop(10, 0.7, tick=hold_up)
+    assert run.scheduled_s[-1] == pytest.approx(0.6)
+    assert 200 <= run.stages_ms["receive"][-1] <= run.latency_ms[-1]
+    assert run.duration_s >= 0.8
+
+
+class Faltering(FakeModel):
+    """Fails at every other frame."""
+
+    encoded = 0
+
+    def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        self.encoded += 1
+        if self.encoded % 2 == 0:
+            raise RuntimeError("out of order")
+        return super().encode(frame)
+
+
+def test_frames_that_failed_are_not_told_as_dropped() -> None:
+    with load(Faltering) as loaded:
+        run = loaded.open_loop(10, 0.6)
+    assert (len(run.scheduled_s), len(run.failed_s), run.dropped_s) == (3, 3, [])
+
+
 def test_a_stall_shows_in_the_response_though_the_frames_it_cost_were_dropped() -> None:
     with load(lambda: Stalling(after=60, seconds=0.4)) as loaded:
         run = loaded.open_loop(100, 2.0)
@@ -200,6 +231,29 @@ def test_a_sweep_finds_the_knee_between_what_is_kept_up_with_and_what_is_not() -
     assert told == [point.rate_hz for point in sweep.points]
 
 
+def test_the_knee_is_the_highest_rate_at_which_one_frame_in_a_hundred_was_late_or_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = {25.0: 0, 50.0: 2, 60.0: 3, 70.0: 2, 80.0: 60, 90.0: 101}
+
+    def measured(_: Load, rate_hz: float, *__: object, deadline_ms: float, in_step: bool) -> Run:
+        assert deadline_ms == 1e3 / rate_hz and in_step
+        due, few = (np.arange(200) / rate_hz).tolist(), lost[rate_hz]
+        latency_ms = [1.0 + 0.01 * number for number in range(200 - few)]
+        return Run(
+            rate_hz=rate_hz, deadline_ms=deadline_ms, duration_s=200 / rate_hz, scheduled_s=due[few:],
+            latency_ms=latency_ms, stages_ms={}, dropped_s=due[:few],
+        )  # fmt: skip
+
+    monkeypatch.setattr(Load, "open_loop", measured)
+    sweep = load(FakeModel).sweep(100, 1.0)
+    assert (sweep.knee_hz, sweep.max_late) == (70.0, 0.01)
+    assert {point.rate_hz: point.misses for point in sweep.points} == lost, "and no rate beyond"
+    assert [point.dropped for point in sweep.points] == list(lost.values())
+    first = sweep.points[0]
+    assert (first.frames, first.p50_ms, first.p99_ms, first.max_ms) == pytest.approx((200, 1.99, 2.97, 2.99))
+
+
 @pytest.mark.parametrize(("stopped_at", "kept"), [(2, 1), (3, 2)])
 def test_a_sweep_that_is_stopped_keeps_the_rates_that_it_measured_to_their_end(
     stopped_at: int, kept: int
@@ -231,20 +285,31 @@ def test_an_idle_gap_lies_before_every_latency() -> None:
 
 
 def test_a_pass_that_is_stopped_keeps_what_it_measured() -> None:
-    stopping = Event()
+    stopping, told = Event(), list[Snapshot]()
 
     def stop(snapshot: Snapshot) -> None:
+        told.append(snapshot)
         if snapshot.sent >= 20:
             stopping.set()
 
-    with load(FakeModel, stopping) as loaded:
+    with load(lambda: FakeModel(encode_s=0.002), stopping) as loaded:
         run = loaded.open_loop(40, 60, tick=stop)
-    assert 19 <= len(run.scheduled_s) <= 21
+    assert 19 <= len(run.scheduled_s) + len(run.dropped_s) <= 21
+    assert [(snapshot.sent, snapshot.of) for snapshot in told] == [(0, 2400), (20, 2400)]
+    assert told[-1].recent.p50 is not None and 2 <= told[-1].recent.p50 < 500
 
 
-def test_a_model_that_always_fails_is_an_error_with_its_reason() -> None:
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda loaded: loaded.open_loop(50, 0.2),
+        lambda loaded: loaded.closed_loop(0.2),
+        lambda loaded: loaded.idle_gap(0.0, 1),
+    ],
+)
+def test_a_model_that_always_fails_is_an_error_with_its_reason(measure: Callable[[Load], object]) -> None:
     with load(Failing) as loaded, pytest.raises(ProfileError, match="out of order"):
-        loaded.open_loop(50, 0.2)
+        measure(loaded)
 
 
 def test_frames_come_from_a_source_and_can_be_scaled(tmp_path: Path) -> None:

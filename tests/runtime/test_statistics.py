@@ -157,6 +157,7 @@ def test_a_distribution_gives_what_its_samples_carry(count: int, carried: tuple[
 
 def test_too_few_samples_have_no_intervals() -> None:
     assert [quantile.low for quantile in distribution(list(range(19))).quantiles().values()] == [None] * 5
+    assert distribution(list(range(20))).p50.low is not None
 
 
 def test_an_interval_that_would_end_at_the_largest_sample_is_open() -> None:
@@ -285,9 +286,10 @@ def test_frames_that_nothing_answered_count_until_the_end() -> None:
 
 def test_misses_are_late_dropped_and_failed_frames_and_their_longest_run_crosses_kinds() -> None:
     run = run_of(
-        [0.0, 0.1, 0.4, 0.5, 0.6], [10, 150, 10, 150, 10], dropped_s=(0.2,), failed_s=(0.3,), deadline_ms=100
+        [0.0, 0.1, 0.4, 0.5, 0.6], [100, 150, 10, 150, 10], dropped_s=(0.2,), failed_s=(0.3,), deadline_ms=100
     )
     found = describe(run)
+    assert (found.frames, found.processed, found.dropped, found.failed) == (7, 5, 1, 1)
     assert (found.misses, found.longest_miss_run) == (4, 3)
     late = late_frames(run)
     assert late is not None and late.tolist() == [False, True, True, True, False, True, False]
@@ -314,12 +316,13 @@ def test_jitter_is_the_deviation_from_the_period_and_a_drop_is_a_whole_one() -> 
     assert found.period_jitter.n == 2
     assert found.period_jitter.max == pytest.approx(100)
     assert found.period_jitter_rms == pytest.approx(np.sqrt((6**2 + 100**2) / 2))
-    assert describe(run_of([0.0, 0.1], [10, 10], rate_hz=None)).period_jitter.n == 0
+    without = describe(run_of([0.0, 0.1], [10, 10], rate_hz=None))
+    assert (without.period_jitter.n, without.period_jitter_rms, without.over_two_periods) == (0, None, None)
 
 
 def test_peak_age_is_that_of_the_older_data_just_before_it_was_replaced() -> None:
-    found = describe(run_of([0.0, 0.1, 0.4], [50, 50, 50], dropped_s=(0.2, 0.3)))
-    assert found.peak_age.n == 2
+    found = describe(run_of([0.0, 0.1, 0.2, 0.5], [50] * 4, dropped_s=(0.3, 0.4)))
+    assert found.peak_age.n == 3
     assert found.peak_age.max == pytest.approx(350)
     assert found.over_two_periods == 1
 
@@ -347,7 +350,7 @@ def test_frames_that_a_stage_passed_by_are_no_samples_of_it() -> None:
 
 
 def test_the_achieved_rate_is_that_between_results() -> None:
-    assert describe(run_of([0.0, 0.1, 0.2], [10, 10, 10])).achieved_hz == pytest.approx(10)
+    assert describe(run_of([0.0, 0.1, 0.2], [10, 20, 30])).achieved_hz == pytest.approx(1 / 0.11)
     assert describe(run_of([0.0], [10])).achieved_hz is None
 
 
