@@ -15,6 +15,7 @@ from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
 from tests.update.hawkbit.ddi_faults import says
 from tests.update.hawkbit.ddi_server import DdiServer
+from tests.update.robots import unreachable
 
 
 def test_a_deployment_that_is_cancelled_before_its_switch_is_dropped(
@@ -48,6 +49,21 @@ def test_a_cancellation_is_accepted_before_anything_was_begun(fleet_robot: Robot
     assert action.active
     fleet_robot.rounds(1)
     assert action.ends == [("cancel closed", "success")]
+
+
+def test_a_cancellation_is_accepted_while_the_repository_cannot_be_reached(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.error = unreachable()
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    assert action.told[-1][0] == "proceeding" and fleet_robot.state.phase is Phase.IDLE
+    ddi.cancel(action)
+    fleet_robot.rounds(1)
+    fleet_robot.repository.error = None
+    fleet_robot.rounds(2)
+    assert action.ends == [("cancel closed", "success")] and fleet_robot.version == "1.0.0"
 
 
 def test_a_cancellation_after_the_switch_is_rejected_and_the_success_told(
@@ -162,11 +178,20 @@ def test_what_the_gate_refuses_before_it_was_confirmed_is_denied_once(
     robot.repository.publish(bundles[1], 2)
     ddi.confirms = True
     action = ddi.assign("2.0.0")
-    robot.rounds(4)
+    with ddi.fails(f"/{action.id}/feedback", says(503)):
+        robot.rounds(2)
+    robot.rounds(2)
     assert action.ends == [("denied", "none")] and "does not pass shadow" in action.told[-1][2][0]
     ddi.confirm(action)
     robot.rounds(1)
     assert action.ends[-1] == ("closed", "failure"), "whoever confirms it all the same is told"
+
+
+def test_what_names_no_version_of_this_model_is_denied_once(fleet_robot: Robot, ddi: DdiServer) -> None:
+    ddi.confirms = True
+    action = ddi.assign("2.0.0", name="another")
+    fleet_robot.rounds(4)
+    assert action.ends == [("denied", "none")] and "names 0 versions of toy" in action.told[-1][2][0]
 
 
 def test_forced_deployments_do_not_stand_for_the_approval_of_somebody_here(

@@ -75,7 +75,6 @@ def test_what_the_repository_does_not_offer_to_this_robot_fails_without_a_fetch(
     action = ddi.assign(version, **more)
     fleet_robot.rounds(2)
     assert action.ends == [("closed", "failure")] and why in action.told[-1][2][0]
-    assert sum(f"deployment {action.id}: closed" in line for line in fleet_robot.lines) == 1
     assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
 
 
@@ -340,3 +339,15 @@ def test_feedback_that_the_server_never_takes_holds_no_other_deployment_up(
         second = ddi.assign("2.0.0")
         fleet_robot.rounds(1)
     assert second.status == "finished" and first.told == []
+
+
+def test_an_answer_to_an_action_that_vanished_is_sent_once_more_and_then_no_more(
+    fleet_robot: Robot, ddi: DdiServer
+) -> None:
+    action = ddi.assign("1.0.0")
+    with ddi.fails(f"/{action.id}/feedback", says(503)):
+        fleet_robot.rounds(1)
+    ddi.force_quit(action)
+    fleet_robot.rounds(4)
+    answered = [one.status for one in ddi.seen if one.path.endswith(f"/{action.id}/feedback")]
+    assert sum(status in (404, 410) for status in answered) == 1

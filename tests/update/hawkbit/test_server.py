@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 
 from jepa_runtime.errors import FetchError, UpdateError
 from jepa_runtime.update.hawkbit import server as module
-from jepa_runtime.update.hawkbit.messages import Base, CancelAction, ConfirmationBase, DeploymentBase, parse
+from jepa_runtime.update.hawkbit.messages import (
+    Base,
+    CancelAction,
+    ConfirmationBase,
+    DeploymentBase,
+    feedback,
+    parse,
+)
 from jepa_runtime.update.hawkbit.server import BusyError, Offer, Server
 from jepa_runtime.update.hawkbit.settings import Hawkbit
 from jepa_runtime.update.sources import NotFoundError
@@ -98,10 +106,14 @@ def test_a_token_that_is_missing_or_no_file_is_an_error(
     file.mkdir(mode=0o700)
     with pytest.raises(UpdateError, match=r"token"):
         server.poll()
+    file.rmdir()
+    os.mkfifo(file, mode=0o600)
+    with pytest.raises(UpdateError, match="holds no token"):
+        server.poll()
 
 
 def test_any_name_of_a_robot_or_tenant_stays_one_part_of_the_address(tmp_path: Path) -> None:
-    with DdiServer(controller="rover 7/\u00e4?#../x", tenant="a b") as ddi:
+    with DdiServer(controller="rover 7/\u00e4?#../x", tenant="a+b/\u00e4?c") as ddi:
         server = connected(tmp_path, ddi)
         action = ddi.assign("2.0.0")
         assert server.poll().deployment == str(action.id)
@@ -285,3 +297,10 @@ def test_fields_that_are_not_known_do_no_harm(extra: dict[str, object]) -> None:
     text = json.dumps(content)
     if "NaN" not in text and "Infinity" not in text:
         assert parse(Base, text.encode(), "somewhere").sleep_s == 30
+
+
+@pytest.mark.parametrize("percent", [0, 30])
+def test_how_far_a_download_is_is_told_in_per_cent(percent: int) -> None:
+    told = feedback("download", "none", ("download: 2.0.0",), percent)["status"]
+    assert told["result"] == {"finished": "none", "progress": {"cnt": percent, "of": 100}}
+    assert feedback("download", "none", ())["status"]["result"] == {"finished": "none"}
