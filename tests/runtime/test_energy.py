@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.profiling.machine import energy
+from jepa_runtime.profiling.machine import energy, tells_power
 from jepa_runtime.profiling.profile import Reading
 from tests.runtime.machines import Clock, orin_nano, watch
 
@@ -14,13 +14,16 @@ from tests.runtime.machines import Clock, orin_nano, watch
 def counted(*values: float) -> list[Reading]:
     return [
         Reading(
-            name="total energy", unit="J", times_s=[5.0 * n for n in range(len(values))], values=list(values)
+            name="total energy",
+            unit="J",
+            times_s=[2.0 + 5.0 * number for number in range(len(values))],
+            values=list(values),
         )
     ]
 
 
 def sampled(*values: float, period_s: float = 0.5) -> list[Reading]:
-    times = [period_s * number for number in range(len(values))]
+    times = [2.0 + period_s * number for number in range(len(values))]
     return [Reading(name="total power", unit="W", times_s=times, values=list(values))]
 
 
@@ -35,6 +38,13 @@ def test_without_counters_the_sampled_power_is_integrated() -> None:
     found = energy(sampled(*[3.0] * 12), sampled(*ramp), frames=10, duration_s=5)
     assert found.busy_w == pytest.approx(9.0)
     assert found.per_frame_j == pytest.approx((9 - 3) * 5 / 10)
+
+
+def test_a_machine_tells_power_by_counters_or_monitors_that_can_be_read() -> None:
+    denied = Reading(name="total energy", unit="J", absent="denied")
+    load = Reading(name="cpu busy", unit="%", times_s=[0.0], values=[50.0])
+    assert tells_power([load, *counted(0)]) and tells_power([denied, *sampled(1.0)])
+    assert not tells_power([]) and not tells_power([load, denied])
 
 
 def test_counters_are_preferred_to_sampled_power() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from jepa_runtime.profiling.machine import Monitor, settings
 from jepa_runtime.profiling.machine.files import Files
-from jepa_runtime.profiling.machine.power import power_probes
+from jepa_runtime.profiling.machine.power import power_probes, rail_probes
 from jepa_runtime.profiling.machine.probes import Machine
 from jepa_runtime.profiling.profile import Reading
 from tests.runtime.machines import PID, Clock, agx_orin, by_name, laptop, machine, orin_nano, watch
@@ -38,6 +38,11 @@ def test_agx_orin_has_no_input_and_its_total_counts_memory_once(tmp_path: Path, 
     assert found["VDDQ_VDD2_1V8AO power"].values[0] == 0.5
     assert found["total power"].values[0] == pytest.approx(6.0 + 1.2 + 4.0)
     assert monitor.notes() == ["total power: that of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0"]
+
+
+def test_a_total_of_which_a_part_is_not_told_is_none() -> None:
+    found = {probe.name: probe for probe in rail_probes({"VDD_GPU": lambda: 2.0, "VDD_CPU": lambda: None})}
+    assert (found["VDD_GPU power"].read(), found["total power"].read()) == (2.0, None)
 
 
 def test_thor_has_a_monitor_of_one_rail_beside_those_of_three(tmp_path: Path, clock: Clock) -> None:
