@@ -89,6 +89,21 @@ result = dict(cores=cores, applied=applied, mine=mine, started=started, others=o
     assert result["undone"] == [result["cores"]] * 2
 
 
+@needs_cores
+def test_threads_that_came_later_join_and_one_that_has_ended_is_no_obstacle() -> None:
+    applied, affinity, policy, last = child("""
+later = threading.Thread(target=threading.Event().wait, daemon=True)
+later.start()
+settings = RealtimeSettings(cpu_affinity=(cores[-1],), fifo_priority=7)
+applied = on_a_thread(lambda: [each.achieved for each in realtime.apply(settings)])
+realtime.join(settings, [on_a_thread(own), later.native_id])
+thread = later.native_id
+result = [applied, sorted(os.sched_getaffinity(thread)), os.sched_getscheduler(thread), cores[-1]]
+""")
+    assert affinity == [last]
+    assert policy == (os.SCHED_FIFO if applied[1] else os.SCHED_OTHER)
+
+
 def test_cores_that_the_process_may_not_use_are_named_and_nothing_changes() -> None:
     result = child("""
 applied = apply(cpu_affinity=(cores[0], 1023))
