@@ -56,7 +56,8 @@ class Alarms:
         highest: the highest score of each block of normal data.
         block: scores in a block.
         step_s: from one score to the next.
-        false_alarm_every_s: one false alarm of each kind in so many seconds of normal data, at most.
+        false_alarm_every_s: one false alarm of each kind in so many seconds of normal data, at most, and in
+            two blocks: from less no change can be told.
 
     Raises:
         ValueError: an argument is out of range.
@@ -66,7 +67,8 @@ class Alarms:
     def __init__(
         self, highest: Sequence[float], *, block: int, step_s: float, false_alarm_every_s: float
     ) -> None:
-        scores, every = np.asarray(highest, np.float64), round(false_alarm_every_s / step_s)
+        scores = np.asarray(highest, np.float64)
+        every = max(round(false_alarm_every_s / step_s), 2 * block)
         often = threshold_of(scores, block=block, every=_CHANGE_BLOCKS * block)
         self._false_alarm_every_s = false_alarm_every_s
         self._events = EventDetector(threshold_of(scores, block=block, every=every))

@@ -75,3 +75,13 @@ def test_every_alarm_that_begins_ends_before_the_next_of_its_kind(
 def test_alarms_rarer_than_the_normal_data_allow_are_refused() -> None:
     with pytest.raises(JepaRuntimeError, match="record at least"):
         make(every_s=1e6)
+
+
+@pytest.mark.parametrize("every_s", [STEP_S / 2, BLOCK * STEP_S, 2 * BLOCK * STEP_S - STEP_S])
+def test_alarms_that_may_be_more_frequent_than_blocks_can_tell_are_given_all_the_same(every_s: float) -> None:
+    alarms = make(every_s)
+    found = watched(alarms, np.random.default_rng(1).exponential(size=20_000).tolist())
+    for kind in ("surprise", "change"):
+        begun = sum(alarm.kind == kind and alarm.end_ns is None for alarm in found)
+        assert 0 < begun <= 20_000 / (2 * BLOCK), kind
+    assert found[0].false_alarm_every_s == every_s
