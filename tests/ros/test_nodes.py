@@ -260,6 +260,17 @@ def test_the_monitor_records_every_topic_as_it_came(ros_graph, tmp_path):
     assert ros_graph.report("monitor")["messages"]["/planner/status"] == 20
 
 
+def test_the_monitor_records_although_the_time_of_the_graph_has_not_begun(ros_graph, tmp_path):
+    recording = tmp_path / "all.mcap"
+    ros_graph.start("monitor", {"use_sim_time": True, "mcap": recording, "line_period_s": 0.5})
+    ros_graph.until(lambda: "idle" in ros_graph.log("monitor").read_text(), "a line")
+    ros_graph.publisher(PlannerStatus, "planner/status").publish(PlannerStatus(state=PlannerStatus.SEEKING))
+    ros_graph.until(lambda: "seeking" in ros_graph.log("monitor").read_text(), "what the planner says")
+    assert ros_graph.stop("monitor") == 0
+    with recording.open("rb") as file:
+        assert len(list(make_reader(file).iter_messages(["/planner/status"]))) == 1
+
+
 def test_parameters_of_every_node_are_refused_when_unfit(ros_graph):
     ros_graph.start("planner", {"futures_timeout_s": 0.3})
     assert "range" in ros_graph.set_parameter("planner", "futures_timeout_s", 0.0)

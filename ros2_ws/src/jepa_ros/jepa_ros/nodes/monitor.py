@@ -22,7 +22,7 @@ from rclpy.serialization import deserialize_message
 from jepa_ros import raw
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.samples import Samples, rounded
-from jepa_ros.spin import run
+from jepa_ros.spin import every, run
 from jepa_ros.view import Picture, PlainLines, Terminal
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.recording import McapRecorder
@@ -81,8 +81,8 @@ class MonitorNode(Node):
             DiagnosticArray: self._read_diagnostics,
         }
         self._discover()
-        self.create_timer(_DISCOVERY_PERIOD_S, self._discover)
-        self.create_timer(_VIEW_PERIOD_S, self._draw)
+        every(self, _DISCOVERY_PERIOD_S, self._discover)
+        every(self, _VIEW_PERIOD_S, self._draw)
 
     def _open_view(self, kind: str, line_period_s: float) -> Terminal | PlainLines | None:
         if kind == "none":
