@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,30 @@ def test_half_done_bags_of_a_power_cut_go(tmp_path: Path) -> None:
     with box(tmp_path):
         until(lambda: not half.exists())
     assert [path.name for path in tmp_path.iterdir()] == ["drive.mcap.partial"]
+
+
+def test_boxes_that_share_a_folder_leave_the_bags_of_the_others_alone(tmp_path: Path) -> None:
+    with box(tmp_path) as first:
+        drive(first, range(31), {30: BEGUN})
+        until(lambda: bool(list(tmp_path.glob("*.partial"))))
+        with box(tmp_path) as second:
+            drive(second, range(60), {30: BEGUN})
+            until(lambda: second.written == 1)
+        drive(first, range(31, 60), {})
+    assert [(made.written, made.fault) for made in (first, second)] == [(1, "")] * 2
+    assert {path.suffix for path in tmp_path.iterdir()} == {".mcap"} and len(list(tmp_path.iterdir())) == 2
+
+
+def test_boxes_that_share_a_folder_make_room_at_the_same_time(tmp_path: Path) -> None:
+    def keep(kind: str) -> None:
+        folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
+        for at in range(40):
+            folder.complete(folder.begin(at * 10**9, kind))
+
+    with ThreadPoolExecutor() as pool:
+        for kept in [pool.submit(keep, kind) for kind in ("surprise", "change", "surprise")]:
+            kept.result()
+    assert len(list(tmp_path.iterdir())) <= 4
 
 
 def test_the_oldest_bags_give_way(tmp_path: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
 
 from jepa_runtime.errors import RecordingError
-from jepa_runtime.recording.mcap import McapRecorder
+from jepa_runtime.recording.mcap import McapRecorder, is_open
 
 # 20260131T101500.250Z_surprise.mcap: whatever else lies in the folder is somebody else's.
 _OURS = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"
@@ -25,13 +24,14 @@ def check_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         trial.touch()
-        trial.unlink()
+        trial.unlink(missing_ok=True)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 class BagFolder:
-    """Bags named by time in one folder; the oldest give way to new ones. Other files are left alone.
+    """Bags named by time in one folder, of one process or several; the oldest give way to new ones. Other
+    files are left alone.
 
     Args:
         path: made when it is needed.
@@ -58,13 +58,15 @@ class BagFolder:
         check_folder(self.path)
         try:
             for left in self.path.glob(f"{_OURS}.partial"):
-                left.unlink()
+                with suppress(FileNotFoundError):
+                    if not is_open(left):
+                        left.unlink()
         except OSError as error:
             raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def begin(self, stamp_ns: int, kind: str) -> McapRecorder:
-        """A new recording of something of this ``kind`` that began then, with room made for it. Where the
-        clock was set back to a moment that has one already, it is counted.
+        """A new recording of something of this ``kind`` that began then, with room made for it. Where that
+        moment has one already, because the clock was set back or others record too, it is counted.
 
         Raises:
             RecordingError: it cannot be written.
@@ -72,12 +74,15 @@ class BagFolder:
         self._make_room(self.max_bytes // 2)
         moment = datetime.fromtimestamp(stamp_ns / 1e9, timezone.utc)
         name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{kind}"
-        path = self.path / f"{name}.mcap"
-        for number in count(2):
-            if not path.exists():
-                break
+        path, number = self.path / f"{name}.mcap", 1
+        while True:
+            try:
+                return McapRecorder(path)
+            except RecordingError:
+                if not path.exists() and not path.with_name(f"{path.name}.partial").is_file():
+                    raise
+            number += 1
             path = self.path / f"{name}_{number}.mcap"
-        return McapRecorder(path)
 
     def complete(self, recorder: McapRecorder) -> None:
         """Close ``recorder``; its file is on the disk then, however large it became, or gone after an error.
@@ -100,14 +105,15 @@ class BagFolder:
         total = more_bytes
         try:
             for path in self.path.glob(_OURS):
-                found = path.stat()
-                total += found.st_size
-                if path != new:
-                    bags.append((found.st_mtime_ns, found.st_size, path))
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    total += found.st_size
+                    if path != new:
+                        bags.append((found.st_mtime_ns, found.st_size, path))
             bags.sort()
             while bags and (total > self.max_bytes or len(bags) >= self._max_bags):
                 _, size, oldest = bags.pop(0)
-                oldest.unlink()
+                oldest.unlink(missing_ok=True)
                 total -= size
         except OSError as error:
             raise RecordingError(f"{self.path}: no room can be made: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -158,7 +159,7 @@ def create(path: Path) -> tuple[Path, BinaryIO]:
     """The file that is called ``path`` once it is complete, and until then bears the suffix ``.partial``.
 
     What was recorded cannot be recorded again: neither a file of that name is replaced, nor what is being
-    recorded under it or was until power or the disk failed.
+    recorded under it or was until power or the disk failed. While it is open :func:`is_open` says so.
 
     Raises:
         RecordingError: there is such a file, or it cannot be written.
@@ -166,15 +167,41 @@ def create(path: Path) -> tuple[Path, BinaryIO]:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_existing(path)
         if partial.is_file():
             raise RecordingError(
                 f"{partial}: exists: it is being recorded, or was cut off (mcap recover): name another file, "
                 "or move that one away"
             )
-        return partial, partial.open("wb")
+        # A device in its place is written into.
+        file = partial.open("wb" if partial.exists() else "xb")
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        # Only now nobody else can complete one.
+        _refuse_existing(path)
+    except RecordingError:
+        file.close()
+        partial.unlink()
+        raise
+    return partial, file
+
+
+def is_open(partial: Path) -> bool:
+    """Whether somebody writes a file that :func:`create` made, as far as its file system can tell.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with partial.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+    return False
 
 
 def give_name(partial: Path, path: Path) -> None:
