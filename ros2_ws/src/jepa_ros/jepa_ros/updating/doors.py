@@ -26,7 +26,7 @@ from jepa_runtime.update.state import State, Work
 
 # One waits with the goal, the others with whoever asks meanwhile.
 _THREADS = 8
-_PATIENCE_S, _SLICE_S = 5.0, 0.02
+_PATIENCE_S, _SLICE_S, _SENDING_S = 5.0, 0.02, 0.2
 
 
 @dataclass(eq=False)
@@ -90,7 +90,12 @@ class Doors:
             goal.handle.publish_feedback(feedback)
 
     def close(self) -> None:
-        """Answer no more; the worker has stopped."""
+        """Answer no more, once whoever waits for the goal in work has heard of it; the worker has stopped."""
+        ends = time.monotonic() + _PATIENCE_S
+        while self._goal is not None and time.monotonic() < ends:
+            time.sleep(_SLICE_S)
+        # What the callback returns is still to be sent.
+        time.sleep(_SENDING_S)
         self._answering.stop()
         self._action.destroy()
         self._answering.node.destroy_node()
