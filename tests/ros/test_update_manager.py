@@ -71,7 +71,8 @@ def test_what_the_probe_refuses_leaves_the_node_alone(fleet: Fleet) -> None:
     status, result = fleet.update().end()
     assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "refused")
     assert "does not reproduce its golden outputs" in result.reason
-    assert fleet.events[-1].state == "idle" and fleet.events[-1].reason == result.reason
+    fleet.until_state("idle")
+    assert fleet.events[-1].reason == result.reason
     assert fleet.serves == before and len(fleet.infos) == told
 
 

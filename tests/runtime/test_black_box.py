@@ -228,10 +228,12 @@ def test_boxes_that_share_a_folder_make_room_at_the_same_time(tmp_path: Path) ->
     def keep(kind: str) -> None:
         folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
         for at in range(40):
+            # As a node that starts.
+            folder.check()
             folder.complete(folder.begin(at * 10**9, kind))
 
     with ThreadPoolExecutor() as pool:
-        for kept in [pool.submit(keep, kind) for kind in ("surprise", "change", "surprise")]:
+        for kept in [pool.submit(keep, kind) for kind in ("surprise", "change", "surprise", "surprise")]:
             kept.result()
     assert len(list(tmp_path.iterdir())) <= 4
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from jepa_runtime.errors import RecordingError
-from jepa_runtime.recording.mcap import McapRecorder, is_open
+from jepa_runtime.recording.mcap import McapRecorder, NameTakenError, remove_left
 
 # 20260131T101500.250Z_surprise.mcap: whatever else lies in the folder is somebody else's.
 _OURS = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"
@@ -58,9 +58,7 @@ class BagFolder:
         check_folder(self.path)
         try:
             for left in self.path.glob(f"{_OURS}.partial"):
-                with suppress(FileNotFoundError):
-                    if not is_open(left):
-                        left.unlink()
+                remove_left(left)
         except OSError as error:
             raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
 
@@ -78,11 +76,9 @@ class BagFolder:
         while True:
             try:
                 return McapRecorder(path)
-            except RecordingError:
-                if not path.exists() and not path.with_name(f"{path.name}.partial").is_file():
-                    raise
-            number += 1
-            path = self.path / f"{name}_{number}.mcap"
+            except NameTakenError:
+                number += 1
+                path = self.path / f"{name}_{number}.mcap"
 
     def complete(self, recorder: McapRecorder) -> None:
         """Close ``recorder``; its file is on the disk then, however large it became, or gone after an error.

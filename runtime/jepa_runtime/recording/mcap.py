@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from queue import Queue
@@ -21,6 +22,10 @@ _QUEUE_MESSAGES = 256
 # images to 0.87 at 625 MB/s; lz4 leaves both at 1.00, futures at 220 MB/s. Both are built into rosbag2 and
 # Foxglove.
 _COMPRESSION = CompressionType.ZSTD
+
+
+class NameTakenError(RecordingError):
+    """There is, or is being recorded, a file of that name."""
 
 
 class McapRecorder:
@@ -96,9 +101,10 @@ class McapRecorder:
                 self._writer.finish()  # type: ignore[no-untyped-call]
                 self._file.flush()
                 os.fsync(self._file.fileno())
+                # Closed, it would be taken for one that was cut off.
+                give_name(self.partial, self.path)
             finally:
                 self._file.close()
-            give_name(self.partial, self.path)
         except OSError as error:
             raise RecordingError(f"{self.path}: cannot be completed: {error.strerror}") from error
 
@@ -159,49 +165,75 @@ def create(path: Path) -> tuple[Path, BinaryIO]:
     """The file that is called ``path`` once it is complete, and until then bears the suffix ``.partial``.
 
     What was recorded cannot be recorded again: neither a file of that name is replaced, nor what is being
-    recorded under it or was until power or the disk failed. While it is open :func:`is_open` says so.
+    recorded under it or was until power or the disk failed. While it is open, :func:`remove_left` leaves it.
 
     Raises:
-        RecordingError: there is such a file, or it cannot be written.
+        NameTakenError: there is such a file.
+        RecordingError: it cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if partial.is_file():
-            raise RecordingError(
-                f"{partial}: exists: it is being recorded, or was cut off (mcap recover): name another file, "
-                "or move that one away"
-            )
-        # A device in its place is written into.
-        file = partial.open("wb" if partial.exists() else "xb")
+        file = _begin(partial)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         # Only now nobody else can complete one.
         _refuse_existing(path)
     except RecordingError:
+        if partial.is_file():
+            partial.unlink()
         file.close()
-        partial.unlink()
         raise
     return partial, file
 
 
-def is_open(partial: Path) -> bool:
-    """Whether somebody writes a file that :func:`create` made, as far as its file system can tell.
+def _begin(partial: Path) -> BinaryIO:
+    """A new file, locked while it is open; a device in its place is written into."""
+    while True:
+        try:
+            file = partial.open("xb")
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISREG(partial.stat().st_mode):
+                    return os.fdopen(os.open(partial, os.O_WRONLY), "wb")
+            raise NameTakenError(
+                f"{partial}: exists: it is being recorded, or was cut off (mcap recover): name another file, "
+                "or move that one away"
+            ) from None
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Until it was locked it could be taken for one that was cut off.
+        if _is_called(file, partial):
+            return file
+        file.close()
+
+
+def _is_called(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file still bears that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def remove_left(partial: Path) -> None:
+    """Remove a file that :func:`create` made, unless it is still being recorded, as far as its file system
+    can tell.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be removed.
     """
-    with partial.open("rb") as file:
+    with suppress(FileNotFoundError), partial.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
+            return
         except OSError:
             pass
-    return False
+        # Until it was locked it could be completed, and the next one be begun.
+        if _is_called(file, partial):
+            partial.unlink()
 
 
 def give_name(partial: Path, path: Path) -> None:
@@ -238,6 +270,6 @@ def _refuse_existing(path: Path) -> None:
     if path.is_dir():
         raise RecordingError(f"{path}: is a folder: name a file in it")
     if path.exists():
-        raise RecordingError(
+        raise NameTakenError(
             f"{path}: exists: a recording is not replaced: name another file, or remove that one first"
         )
