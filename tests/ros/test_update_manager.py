@@ -249,24 +249,6 @@ def test_the_robot_looks_by_itself_and_goes_on_after_a_stop(fleet: Fleet) -> Non
     assert fleet.events[-1].result == "updated" and fleet.serves == bundle.manifest.version
 
 
-def test_whoever_waits_for_an_update_hears_that_the_manager_stops(fleet: Fleet) -> None:
-    repository = fleet.repository.folder
-    away = repository.rename(repository.with_name("away"))
-    try:
-        for _ in range(4):
-            update = fleet.update()
-            fleet.until_state("check")
-            assert fleet.graph.stop("update_manager") == 0
-            assert "never retrieved" not in fleet.graph.log("update_manager").read_text()
-            status, result = update.end()
-            assert (status, result.reason) == (GoalStatus.STATUS_ABORTED, "the update manager stops")
-            fleet.events.clear()
-            fleet.start_manager()
-    finally:
-        away.rename(repository)
-    fleet.update().end()
-
-
 def test_diagnostics_tell_what_serves(fleet: Fleet) -> None:
     heard = fleet.graph.listen(DiagnosticArray, "/diagnostics")
 
