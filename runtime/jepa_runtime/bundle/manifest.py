@@ -105,7 +105,7 @@ class LatentSpec(_Model):
 
 
 # A norm above its limit by no more than this share is what rounding leaves.
-_ROUNDING = 1 + 5e-7
+NORM_ROUNDING = 1 + 5e-7
 
 
 class ActionSpec(_Model):
@@ -131,7 +131,7 @@ class ActionSpec(_Model):
             if low > high:
                 raise ValueError(f"action {name}: low must not exceed high, got {low} and {high}")
         least = math.hypot(*(min(max(0.0, low), high) for low, high in zip(self.low, self.high, strict=True)))
-        if self.max_norm is not None and least > self.max_norm * _ROUNDING:
+        if self.max_norm is not None and least > self.max_norm * NORM_ROUNDING:
             raise ValueError(
                 f"max_norm must be at least that of the least action in the box ({least:g}), got "
                 f"{self.max_norm:g}"

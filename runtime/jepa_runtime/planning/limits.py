@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.bundle import Manifest
+from jepa_runtime.bundle import NORM_ROUNDING, Manifest
 
 Floats32 = NDArray[np.float32]
-# Norms above their limit by no more than this share are what rounding leaves of vectors brought to it.
-_ROUNDING = 1 + 5e-7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class ActionLimits:
         if self.norm_components is not None and not set(self.norm_components) <= set(range(size)):
             raise ValueError(f"norm_components must be within 0 … {size - 1}, got {self.norm_components}")
         least = float(np.linalg.norm(self._limited(np.clip(np.zeros(size), self.low, self.high))))
-        if not least <= self.max_norm * _ROUNDING:
+        if not least <= self.max_norm * NORM_ROUNDING:
             raise ValueError(
                 f"max_norm must be at least that of the least action in the box ({least:g}), got "
                 f"{self.max_norm}"
@@ -121,14 +119,14 @@ class ActionLimits:
             return actions
         limited = self._limited(actions)
         norm = np.linalg.norm(limited, axis=-1, keepdims=True)
-        if not (norm > self.max_norm * _ROUNDING).any():
+        if not (norm > self.max_norm * NORM_ROUNDING).any():
             return actions
         least = self._limited(np.clip(np.float32(0), low, high))
         if least.any():
             shorter = _drawn_back(limited, least, self.max_norm)
         else:
             shorter = limited * np.minimum(1.0, self.max_norm / np.maximum(norm, 1e-9)).astype(np.float32)
-        shorter = np.where(norm > self.max_norm * _ROUNDING, shorter, limited)
+        shorter = np.where(norm > self.max_norm * NORM_ROUNDING, shorter, limited)
         if self.norm_components is None:
             return shorter
         actions[..., list(self.norm_components)] = shorter
@@ -143,7 +141,7 @@ def _drawn_back(actions: Floats32, least: Floats32, max_norm: float) -> Floats32
     """The points of the way from ``least`` to ``actions`` where the norm is ``max_norm``.
 
     With a = least and d = actions - least: the root t of |a + t d|² = max_norm². In double precision, so that
-    rounding to single precision afterwards leaves less than :data:`_ROUNDING`."""
+    rounding to single precision afterwards leaves less than :data:`NORM_ROUNDING`."""
     start = least.astype(np.float64)
     way = actions - start
     along = np.sum(start * way, axis=-1, keepdims=True)
