@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,16 @@ def test_an_attack_is_told_by_its_name_and_gives_nothing(
     with pytest.raises(TrustError, match=message):
         robot.fetch()
     assert not robot.part.exists()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_gives_no_small_file_either(robot: Robot, repository: Repository, name: str) -> None:
+    attack, _ = ATTACKS[name]
+    repository.publish("root", "targets", "channel-stable")
+    robot.refresh()
+    attack(repository)
+    with suppress(UpdateError):
+        robot.refresh()
     with pytest.raises(UpdateError):
         robot.trust.read(FILE, len(CONTENT))
 
