@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,21 +20,21 @@ from jepa_runtime.cli import main
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import check_writable, write
 
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "run --bundle BUNDLE --source two_rooms --json OUT",
-        "record --bundle BUNDLE --source two_rooms --out OUT.mcap",
-        "replay none.mcap --bundle BUNDLE --mcap OUT.mcap",
-        "whatif none.mcap --bundle BUNDLE --at 0 --html OUT",
-        "report none.mcap --bundle BUNDLE --png OUT",
-        "view none.mcap --bundle BUNDLE --save OUT",
-        "view --bundle BUNDLE --source two_rooms --save OUT",
-        "profile --bundle BUNDLE --json OUT",
-        "drive BUNDLE --json OUT",
-    ],
+COMMANDS = (
+    "run --bundle BUNDLE --source two_rooms --json OUT",
+    "record --bundle BUNDLE --source two_rooms --out OUT.mcap",
+    "replay none.mcap --bundle BUNDLE --mcap OUT.mcap",
+    "replay none.mcap --bundle BUNDLE --mcap new.mcap --json OUT",
+    "whatif none.mcap --bundle BUNDLE --at 0 --html OUT",
+    "report none.mcap --bundle BUNDLE --png OUT",
+    "view none.mcap --bundle BUNDLE --save OUT",
+    "view --bundle BUNDLE --source two_rooms --save OUT",
+    "profile --bundle BUNDLE --json OUT",
+    "drive BUNDLE --json OUT",
 )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("out", ["report.json", "new", "encoder/new"])
 def test_nothing_is_written_into_a_bundle(
     toy_bundle: Path, tmp_path: Path, command: str, out: str, capsys: pytest.CaptureFixture[str]
@@ -43,6 +44,17 @@ def test_nothing_is_written_into_a_bundle(
     assert main(told.split()) == 1
     assert f"lies in, {bundle}, which is read: write into another file" in capsys.readouterr().err
     Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "compare none.json none.json --json OUT"])
+def test_what_cannot_be_written_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes").write_text("kept")
+    assert main(command.replace("BUNDLE", "none").replace("OUT", "notes/new").split()) in (1, 2)
+    assert re.search(r"notes/new(\.mcap)?: cannot be written: ", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 def test_a_file_is_written_where_asked_or_what_is_there_stays_and_the_error_names_it(

@@ -23,7 +23,7 @@ from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.importers import read_results
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.statistics import PERCENTILES
-from jepa_runtime.recording import refuse_to_replace
+from jepa_runtime.recording import check_output
 
 _WORSE, _NOT_COMPARABLE = 1, 2
 _STDOUT = "-"
@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ProfileError("--markdown - and --json - cannot both go to standard output: name a file")
     paths = [args.baseline, *args.others]
     for out in files_of(args.markdown, args.json):
-        refuse_to_replace(out, *paths)
+        check_output(out, *paths)
     profiles = [read_results(path) for path in paths]
     if not args.allow_different:
         _refuse_unlike(paths, profiles)

@@ -20,9 +20,9 @@ from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_row
 from jepa_runtime.closed_loop.pictures import captions, png, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
 from jepa_runtime.commands.arguments import add_cache_argument
-from jepa_runtime.outputs import check_writable, files_of, write, write_each, write_json
+from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
-from jepa_runtime.recording import refuse_to_replace
+from jepa_runtime.recording import check_output
 from jepa_runtime.worlds.find import GROUP, make_world
 
 _FILMS = 3
@@ -80,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
     """
     for path in files_of(args.json, args.html, args.png):
-        refuse_to_replace(path, args.bundle)
-        check_writable(path)
+        check_output(path, args.bundle)
     plan = Plan(
         engines=tuple(dict.fromkeys(args.engine)),
         precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),

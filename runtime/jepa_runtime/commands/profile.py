@@ -28,7 +28,7 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.outputs import check_writable, files_of, write, write_each
+from jepa_runtime.outputs import files_of, write, write_each
 from jepa_runtime.profiling.describe import gone_through
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.load import Load, Workload
@@ -36,7 +36,7 @@ from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import render_profile
 from jepa_runtime.profiling.trace import import_perfetto, write_trace
-from jepa_runtime.recording import refuse_to_replace
+from jepa_runtime.recording import check_output
 from jepa_runtime.sources.open import split_spec
 from jepa_runtime.world_model import WorldModel
 
@@ -114,8 +114,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None
     ]
     for path, _ in outputs:
-        refuse_to_replace(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
-        check_writable(path)
+        check_output(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
     console = Console()

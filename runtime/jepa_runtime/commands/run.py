@@ -29,11 +29,11 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
-from jepa_runtime.outputs import check_writable, files_of, write, write_each, write_json
+from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import render
-from jepa_runtime.recording import refuse_to_replace
+from jepa_runtime.recording import check_output
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
@@ -119,9 +119,7 @@ def run(args: argparse.Namespace) -> int:
             kept.
     """
     for path in files_of(args.mcap, args.json, args.html):
-        refuse_to_replace(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
-    for path in files_of(args.json, args.html):
-        check_writable(path)
+        check_output(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
     if args.black_box is not None:
         check_folder(args.black_box)
     if args.robot is not None:

@@ -25,7 +25,7 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.outputs import files_of, write, write_json
-from jepa_runtime.recording import refuse_to_replace
+from jepa_runtime.recording import check_output
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
 from jepa_runtime.replay.player import Player
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json == "-")
     for out in files_of(args.json, args.html):
         # Actions may be a file; what is none lies nowhere.
-        refuse_to_replace(out, args.bag, Path(args.bundle), *map(Path, args.actions or ()))
+        check_output(out, args.bag, Path(args.bundle), *map(Path, args.actions or ()))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

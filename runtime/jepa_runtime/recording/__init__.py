@@ -1,5 +1,5 @@
 """Recording: ROS 2 messages in MCAP files, readable by rosbag2 and Foxglove, written without ROS."""
 
-from jepa_runtime.recording.mcap import McapRecorder, refuse_to_replace
+from jepa_runtime.recording.mcap import McapRecorder, check_output
 
-__all__ = ["McapRecorder", "refuse_to_replace"]
+__all__ = ["McapRecorder", "check_output"]

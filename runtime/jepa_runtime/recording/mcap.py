@@ -15,6 +15,7 @@ from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import CompressionType, Writer
 
 from jepa_runtime.errors import RecordingError
+from jepa_runtime.outputs import check_writable
 from jepa_runtime.recording.definitions import definition, type_hash, typestore
 
 _QUEUE_MESSAGES = 256
@@ -248,13 +249,15 @@ def give_name(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def refuse_to_replace(out: Path, *read: Path) -> None:
-    """Refuse to write ``out`` where that is one of the files, bags and bundles that are ``read``, or lies in
-    a bag or bundle that is a folder, or is some other bag. A bundle is refused by all who open it as soon as
-    it holds a file that its manifest does not list.
+def check_output(out: Path, *read: Path) -> None:
+    """See that ``out`` may be written, before minutes are spent on what it is to hold: it can be, and is none
+    of the files, bags and bundles that are ``read``, nor lies in a bag or bundle that is a folder, nor is
+    some other bag. A bundle is refused by all who open it as soon as it holds a file that its manifest does
+    not list.
 
     Raises:
         RecordingError: it is.
+        JepaRuntimeError: it cannot be written.
     """
     target = out.resolve()
     marks = ("metadata.yaml", "manifest.json")
@@ -264,6 +267,7 @@ def refuse_to_replace(out: Path, *read: Path) -> None:
             raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
     if out.suffix == ".mcap":
         _refuse_existing(out)
+    check_writable(out)
 
 
 def _refuse_existing(path: Path) -> None:
