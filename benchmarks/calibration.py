@@ -13,7 +13,6 @@ another way of driving (``jepa-runtime calibrate --source two_rooms``)."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging import Image
 from jepa_runtime.inference import Inference, Terms
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import cpu, versions
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.worlds import TwoRooms
@@ -297,8 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for line in lines(report):
         print(line)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     return 0 if holds(report) else 1
 
 

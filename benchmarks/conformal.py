@@ -11,7 +11,6 @@ stream's name says so."""
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Bounds
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import cpu, versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": {"cpu": cpu(), "versions": versions()},
         "rows": rows,
     }
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     return 0
 
 

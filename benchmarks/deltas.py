@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import importlib
 import importlib.util
-import json
 import shutil
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from rich.table import Table
 from jepa_export.release import deltas
 from jepa_runtime.bundle import ROLES, Bundle, seal
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import cpu, versions
 from jepa_runtime.update.deltas import apply
 
@@ -78,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JepaRuntimeError as error:
         print(f"deltas: {error}", file=sys.stderr)
         return 2
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     show(report, console)
     return 0
 

@@ -9,7 +9,6 @@ Shares have Wilson's 95 % interval."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any
 
 from rich.progress import track
 
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.update.gate.sequential import PairedTest, power
 from jepa_runtime.update.release import Budgets
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             track(pool.map(partial(simulate, runs=arguments.runs), cases), "simulating", total=len(cases))
         )
     report = {"current": CURRENT, "sd": SD, "rows": rows, "environment": environment().model_dump()}
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     for row in rows:
         ended = f"accepted {row['accepted']}, shown worse {row['refused']}, neither {row['undecided']}"
         print(f"correlation {row['correlation']:g}, {row['candidate']}: {ended} of {row['runs']}")

@@ -23,7 +23,6 @@ Exit status 1 if a goal is missed (see goals), 2 if something could not be measu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -46,6 +45,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import frame_size, positive
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.intervals import METHOD as INTERVALS
 from jepa_runtime.profiling.statistics import METHOD as PERCENTILES
@@ -112,8 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JepaRuntimeError, RowError, BenchmarkAppError) as error:
         print(f"latency: {error}", file=sys.stderr)
         return 2
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     show(report, console)
     return 0 if all(goal["met"] for goal in report["goals"]) else 1
 

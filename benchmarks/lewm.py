@@ -21,7 +21,6 @@ than a hundredth of it; 2 if something cannot be measured."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -55,6 +54,7 @@ from rich.table import Table
 from jepa_export.cost import parameters
 from jepa_export.targets.openvino import Sample
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.planning.control import ControlConfig, search_of
 from jepa_runtime.planning.energies import mean_squared
 from jepa_runtime.planning.limits import ActionLimits
@@ -82,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JepaRuntimeError, OSError) as error:
         print(f"lewm: {error}", file=sys.stderr)
         return 2
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     show(report, Console())
     return 0 if all(limit["met"] for limit in report["limits"]) else 1
 

@@ -18,7 +18,7 @@
 
 Results of checks that were not run stay in the file, each with when and where it was measured.
 
-Exit status 1 if a limit is missed, 2 if something could not be measured."""
+Exit status 1 if a limit is missed, 2 if something could not be measured; the rest is, all the same."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.describe import describe, distribution, due_frames, lost_frames, responses
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.load import Load, Workload
@@ -341,16 +342,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "soak": lambda setting: soak(setting, arguments.soak_minutes),
     }
     found: list[Limit] = []
+    failed = False
     try:
         path = arguments.bundle or vit_s(only="openvino/int8")
         bundle = Bundle.open(path)
-        with tempfile.TemporaryDirectory(prefix="jepa-limits-") as scratch:
-            setting = Setting(path, arguments.threads, arguments.rate, Path(scratch))
-            for name in arguments.checks:
+    except (JepaRuntimeError, OSError) as error:
+        print(f"limits: {error}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="jepa-limits-") as scratch:
+        setting = Setting(path, arguments.threads, arguments.rate, Path(scratch))
+        for name in arguments.checks:
+            try:
                 with console.status(f"measuring {name}"):
                     found += checks[name](setting)
-    except (JepaRuntimeError, OSError, subprocess.TimeoutExpired) as error:
-        print(f"limits: {error}", file=sys.stderr)
+            except (JepaRuntimeError, OSError, subprocess.TimeoutExpired) as error:
+                # It costs nothing of the rest.
+                print(f"limits: {name}: {error}", file=sys.stderr)
+                failed = True
+    if not found:
         return 2
     manifest = bundle.manifest
     report = {
@@ -365,10 +374,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "environment": environment().model_dump(),
     }
     report["limits"] = rows(found, report, arguments.json)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     show(found, report, console)
-    return 0 if all(limit.met for limit in found) else 1
+    return 2 if failed else 0 if all(limit.met for limit in found) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

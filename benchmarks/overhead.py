@@ -16,7 +16,6 @@ percent faster or slower, and whatever else the machine does hits both. Compared
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import cpu, versions
 from jepa_runtime.profiling.statistics import summarize
 from jepa_runtime.sessions import graphs
@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JepaRuntimeError, RowError, BenchmarkAppError) as error:
         print(f"overhead: {error}", file=sys.stderr)
         return 2
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     show(report, console)
     return 0 if report["ratio"] <= arguments.limit else 1
 

@@ -8,7 +8,6 @@ model, and nothing that stops the robot. Exit status 1 if the nodes reach fewer 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from jepa_runtime.closed_loop.scores import Goals
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.inference import Inference, Terms
+from jepa_runtime.outputs import write_json
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.results import Candidates, Result
@@ -163,8 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{name:<8} {found['successes']}/{found['episodes']} {found['rate']:.1%} [{low:.1%}, {high:.1%}]"
         )
     print(f"{report['mean_s']:.1f} s a goal reached, {report['stops']} stops, {report['escapes']} escapes")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     return int(report["nodes"]["rate"] < arguments.goal)
 
 

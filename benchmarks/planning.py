@@ -6,7 +6,6 @@ predictor of LeWM's size: benchmarks/lewm.py."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jepa_runtime.outputs import write_json
 from jepa_runtime.planning.control import search_of
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.planning.presets import PRESETS, preset
@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "method": METHOD,
         "machine": {"cpu": cpu(), "versions": versions()},
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     show(report, Console())
     return 0
 

@@ -34,6 +34,7 @@ from jepa_export.students.family import FAMILY, create
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.sessions import graphs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "limits": [vars(limit) | {"met": limit.met} for limit in limits],
         "environment": members[0]["latency"]["environment"],
     }
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     for limit in limits:
         verdict = "[green]met[/]" if limit.met else "[red]missed[/]"
         console.print(f"{verdict}: {limit.check}, {limit.what}: {limit.value:.3g}, limit {limit.limit:.3g}")

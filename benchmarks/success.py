@@ -9,7 +9,6 @@ than --plan-ms."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.closed_loop.episodes import SEEDS, Driver
 from jepa_runtime.closed_loop.run import Plan, closed_loop, progress
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(line(name, score))
     for name, ratio in report["plan_time_ratio"].items():
         print(f"a plan of {PEER} takes {ratio:.1f} x that of {name}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, report)
     failures = judge(report["scores"], arguments.goal, arguments.plan_ms)
     for failure in failures:
         print(f"success: {failure}", file=sys.stderr)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import sys
 import tempfile
@@ -46,6 +45,7 @@ from std_srvs.srv import Trigger
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.describe import distribution, lost_frames, responses
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.intervals import BlockBootstrap, interval
@@ -296,8 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "limits": [asdict(limit) | {"met": limit.met} for limit in found],
         "environment": environment().model_dump(),
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, report)
     show(found, report, console)
     return 0 if all(limit.met for limit in found) else 1
 

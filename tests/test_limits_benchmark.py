@@ -153,6 +153,26 @@ def test_the_exit_status_of_limits_is_its_verdict(
 
 
 @pytest.mark.ros
+def test_what_cannot_be_measured_costs_nothing_of_the_rest(
+    limits: ModuleType, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def noisy(*_: object) -> None:
+        raise ProfileError("the machine was not quiet")
+
+    monkeypatch.setattr(limits, "tail", noisy)
+    for check in ("serving", "start"):
+        found = [limits.Limit(check, "p50", 9.0, 99.0, "ms", "9 images")]
+        monkeypatch.setattr(limits, check, lambda *_, found=found: found)
+    monkeypatch.setattr(limits, "prepare_environment", lambda **_: None)
+    out = tmp_path / "limits.json"
+    command = ["--bundle", str(toy_bundle), "--json", str(out), "--checks", "serving", "tail", "start"]
+    assert limits.main(command) == 2
+    assert [limit["check"] for limit in json.loads(out.read_text())["limits"]] == ["serving", "start"]
+    assert capsys.readouterr().err == "limits: tail: the machine was not quiet\n"
+
+
+@pytest.mark.ros
 def test_limits_tells_its_checks_and_what_it_misses(limits: ModuleType, tmp_path: Path) -> None:
     told = script("limits", "--help")
     assert told.returncode == 0
