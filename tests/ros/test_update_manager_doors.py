@@ -1,0 +1,83 @@
+"""What may be asked of the update manager, in this process: its updates are made up."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+import rclpy
+from action_msgs.msg import GoalStatus
+from jepa_msgs.action import UpdateModel
+from jepa_ros.updating.doors import Doors, Goal
+from jepa_ros.updating.worker import Request
+from rclpy.action import ActionClient
+
+pytestmark = pytest.mark.ros
+
+
+class Endless:
+    """A worker whose updates do not end before it stops."""
+
+    free = True
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self._asked: Request | None = None
+
+    def ask(self, request: Request) -> bool:
+        self._asked = request
+        self.began.set()
+        return True
+
+    def stop(self) -> None:
+        assert self._asked is not None
+        self._asked.done.set()
+
+
+@pytest.fixture
+def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rclpy.init(domain_id=random.SystemRandom().randint(1, 100))
+    yield
+    rclpy.shutdown()
+
+
+@pytest.mark.usefixtures("ros")
+def test_whoever_waits_for_an_update_hears_that_the_manager_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, asker, worker = rclpy.create_node("manager"), rclpy.create_node("asker"), Endless()
+
+    def slowly(_: Goal) -> bool:
+        time.sleep(0.1)
+        return False
+
+    # The result is on its way.
+    monkeypatch.setattr(Doors, "_is_cancelled", staticmethod(slowly))
+
+    def until(future: Any) -> Any:
+        rclpy.spin_until_future_complete(asker, future, timeout_sec=20.0)
+        assert future.done(), "nothing was heard"
+        return future.result()
+
+    doors = Doors(owner, tmp_path, worker, rollback=pytest.fail, changed=pytest.fail)
+    client = ActionClient(asker, UpdateModel, "manager/update")
+    assert client.wait_for_server(10.0)
+    heard = until(client.send_goal_async(UpdateModel.Goal())).get_result_async()
+    assert worker.began.wait(10.0)
+    worker.stop()
+    doors.close()
+    told = until(heard)
+    assert (told.status, told.result.reason) == (GoalStatus.STATUS_ABORTED, "the update manager stops")
+    client.destroy()
+    asker.destroy_node()
+    owner.destroy_node()
