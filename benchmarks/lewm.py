@@ -12,7 +12,8 @@ All futures of one iteration, in ways that take turns on the same candidates:
 
 Then whole plans from a cold start, and how good they are: plans for --problems problems of the made-up world
 that both predictors were trained in (peers/lewm_world.py; once, kept in out/), by each, and by LeWM's in fp32
-from another seed; the world tells where they end. A frame's encoding is not in the times.
+from another seed; the world tells where they end. A frame's encoding is not in the times. The student's are
+also made with no more than --limit seconds, whatever iterations those are enough for, as a robot would.
 
 Exit status 1 if a limit is missed: a plan in INT8 takes more than --limit seconds (what LeWM's authors report
 of a GPU), or INT8's plans leave more of the way to their goals than those of LeWM's predictor in fp32 by more
@@ -58,13 +59,14 @@ from jepa_runtime.outputs import write_json
 from jepa_runtime.planning.control import ControlConfig, search_of
 from jepa_runtime.planning.energies import mean_squared
 from jepa_runtime.planning.limits import ActionLimits
-from jepa_runtime.planning.planner import Planner
+from jepa_runtime.planning.planner import Plan, Planner
 from jepa_runtime.planning.presets import preset
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT, INT8, FP32, OTHER_SEED = "student int8", "ours int8", "ours fp32", "ours fp32, another seed"
+ANYTIME = "student int8, as long as there is time"
 # INT8 is calibrated on so many rollouts of so many candidates.
 CALIBRATION = (8, 64)
 GPU_S, MOST_LOST = 0.98, 0.01
@@ -121,7 +123,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             name: [timed_plan(predicts[name], world, settings, seed) for seed in range(arguments.plans)]
             for name in (STUDENT, INT8, FP32)
         }
-        judged = parity(predicts, world, settings, arguments.problems)
+        # No iteration begins that would end too late.
+        budget_s = max(arguments.limit - max(ms[STUDENT]) / 1e3, 1e-9)
+        judged = parity(predicts, world, settings, arguments.problems, budget_s)
     return {
         "candidates": [count, horizon, model.config.action_dim],
         "iterations": settings.iterations,
@@ -176,12 +180,19 @@ def in_turns(
     return ms
 
 
-def plan(predict: Predict, settings: ControlConfig, latent: Floats32, goal: Floats32, seed: int) -> Floats32:
-    """Actions [H, A] from one latent [D] to another, from a cold start."""
+def plan(
+    predict: Predict,
+    settings: ControlConfig,
+    latent: Floats32,
+    goal: Floats32,
+    seed: int,
+    budget_s: float | None = None,
+) -> Plan:
+    """A plan from one latent [D] to another, from a cold start."""
     side = np.ones(10, np.float32)
     search = search_of(settings.search, ActionLimits(low=-side, high=side), seed=seed)
-    planner = Planner(search, iterations=settings.iterations, reduction=settings.reduction)
-    return planner.plan(lambda candidates: _energies(predict(latent, candidates), goal)).mean
+    planner = Planner(search, iterations=settings.iterations, budget_s=budget_s, reduction=settings.reduction)
+    return planner.plan(lambda candidates: _energies(predict(latent, candidates), goal))
 
 
 def timed_plan(predict: Predict, world: World, settings: ControlConfig, seed: int) -> float:
@@ -193,19 +204,27 @@ def timed_plan(predict: Predict, world: World, settings: ControlConfig, seed: in
 
 
 def parity(
-    predicts: Mapping[str, Predict], world: World, settings: ControlConfig, problems: int
+    predicts: Mapping[str, Predict], world: World, settings: ControlConfig, problems: int, budget_s: float
 ) -> dict[str, Any]:
     """What is left of the way to the goal by the plans of each: shares of the first distance in the world,
-    and of the first energy as LeWM's predictor in fp32 sees it, means over the problems."""
-    makers = {name: (predicts[name], 0) for name in (STUDENT, INT8, FP32)}
-    makers[OTHER_SEED] = predicts[FP32], problems
+    and of the first energy as LeWM's predictor in fp32 sees it, means over the problems; and what those took
+    that had ``budget_s``."""
+    makers: dict[str, tuple[Predict, int, float | None]]
+    makers = {name: (predicts[name], 0, None) for name in (STUDENT, INT8, FP32)}
+    makers[OTHER_SEED] = predicts[FP32], problems, None
+    makers[ANYTIME] = predicts[STUDENT], 0, budget_s
     left: dict[str, dict[str, list[float]]] = {name: {"distance": [], "energy": []} for name in makers}
+    iterations, seconds = [], []
     for number in range(problems):
         start, goal = _problem(number)
         latent, wanted = world.see(start), world.see(goal)
-        for name, (predict, other) in makers.items():
-            actions = plan(predict, settings, latent, wanted, number + other)
-            end = start
+        for name, (predict, other, budget) in makers.items():
+            began = time.perf_counter()
+            made = plan(predict, settings, latent, wanted, number + other, budget)
+            if budget is not None:
+                iterations.append(made.iterations)
+                seconds.append(round(time.perf_counter() - began, 3))
+            end, actions = start, made.mean
             for action in actions:
                 end = world.move(end, action)
             many = np.broadcast_to(actions, (settings.search.num_samples, *actions.shape))
@@ -215,6 +234,7 @@ def parity(
             left[name]["energy"].append(float(foreseen / first))
     return {
         "problems": problems,
+        "anytime": {"iterations": iterations, "seconds": seconds},
         "left": {
             name: {
                 what: {"mean": float(np.mean(values)), "worst": max(values)} for what, values in of.items()
@@ -240,6 +260,15 @@ def limits(plans_s: Mapping[str, Sequence[float]], judged: Mapping[str, Any], li
                 round(left[name] - left[FP32], 5), MOST_LOST, "of it", f"{judged['problems']} problems",
             ),
         ]  # fmt: skip
+    anytime = judged["anytime"]
+    many = f"{judged['problems']} plans of {median(anytime['iterations']):g} iterations (median)"
+    asked += [
+        Limit("anytime", f"{ANYTIME}: longest", max(anytime["seconds"]), limit_s, "s", many),
+        Limit(
+            "anytime", f"{ANYTIME}: left of the way to the goal, beyond LeWM's in fp32",
+            round(left[ANYTIME] - left[FP32], 5), MOST_LOST, "of it", many,
+        ),
+    ]  # fmt: skip
     return asked
 
 

@@ -112,9 +112,9 @@ def test_a_plan_drives_to_its_goal_where_the_model_knows_the_world() -> None:
         return world.see(places)[:, None]
 
     start, goal = np.float32([-0.4, 0.2]), np.float32([0.5, -0.3])
-    actions = lewm.plan(perfect, settings, world.see(start), world.see(goal), seed=0)
+    plan = lewm.plan(perfect, settings, world.see(start), world.see(goal), seed=0)
     end = start
-    for action in actions:
+    for action in plan.mean:
         end = world.move(end, action)
     assert np.linalg.norm(end - goal) < 0.05
 
@@ -133,16 +133,21 @@ def test_a_small_run_times_every_way_and_judges_int8(
     arguments += ["--problems", "2", "--threads", "1", "--ways", "loop torch", "--json", str(out)]
     assert lewm.main([*arguments, "--limit", "1e-4"]) == 1
     report = json.loads(out.read_text())
-    assert set(report["iteration_ms"]) == {"student int8", "ours int8", "ours fp32", "loop torch"}
+    made = set(report["iteration_ms"])
+    assert made == {"student int8", "ours int8", "ours fp32", "loop torch"}
     timed = [*report["iteration_ms"].values(), *report["products_ms"].values()]
     assert all(of["n"] == 2 and of["p50"] > 0 for of in timed)
     assert {len(values) for values in report["plan_s"].values()} == {2}
     left = report["parity"]["left"]
-    assert set(left) == {"student int8", "ours int8", "ours fp32", "ours fp32, another seed"}
+    assert set(left) == {*(name for name in made if name != "loop torch"), lewm.ANYTIME, lewm.OTHER_SEED}
     said = capsys.readouterr().out
     for name, (plan, parity) in zip(
-        ("student int8", "ours int8"), (report["limits"][:2], report["limits"][2:]), strict=True
+        ("student int8", "ours int8"), (report["limits"][:2], report["limits"][2:4]), strict=True
     ):
         assert not plan["met"] and f"missed: plan: {plan['what']}" in said
         difference = left[name]["distance"]["mean"] - left["ours fp32"]["distance"]["mean"]
         assert parity["value"] == pytest.approx(difference, abs=1e-5)
+    longest, parity = report["limits"][4:]
+    assert not longest["met"] and report["parity"]["anytime"]["iterations"] == [1, 1]
+    difference = left[lewm.ANYTIME]["distance"]["mean"] - left["ours fp32"]["distance"]["mean"]
+    assert parity["value"] == pytest.approx(difference, abs=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from readme_tables.words import cpu, machine, model, processor, read, span, spread, where
 
 
@@ -128,6 +130,7 @@ def lewm() -> str:
     student, ours = (limit["value"] for limit in plans)
     sizes = {name: f"{number / 1e6:.1f} million" for name, number in report["parameters"].items()}
     alone = report["iterations"] * report["products_ms"]["int8"]["p50"] / 1e3
+    anytime = report["parity"]["anytime"]
     left = [f"{of['distance']['mean']:.2%} by {name}" for name, of in report["parity"]["left"].items()]
     lines = [
         f"LeWM's planning problem: {count} candidates of {horizon} steps, {report['iterations']} iterations,"
@@ -148,7 +151,9 @@ def lewm() -> str:
             "",
             f"A whole plan in INT8 takes {student:.2f} s by the student's predictor, {ours:.2f} s by LeWM's"
             f" (medians of {plans[0]['of']}), of which its matrix products alone take {alone:.2f} s; asked"
-            f" for: {plans[0]['limit']:.2f} s, which its authors report of a GPU. Left of the way to the"
-            f" goal, means of {report['parity']['problems']} problems: {', '.join(left)}.",
+            f" for: {plans[0]['limit']:.2f} s, which its authors report of a GPU. Who has no more time makes"
+            f" {median(anytime['iterations']):g} iterations of them by the student's (longest plan:"
+            f" {max(anytime['seconds']):.2f} s). Left of the way to the goal, means of"
+            f" {report['parity']['problems']} problems: {', '.join(left)}.",
         ]
     )
