@@ -74,6 +74,17 @@ def test_old_images_make_the_robot_stand(world):
     assert world.images().command is not None
 
 
+def test_an_image_that_grows_too_old_makes_the_robot_stand_however_new_its_futures_are(world):
+    assert world.images(age_s=0.3).command is not None
+    for passed_s, drives in ((TIMEOUT_S - 0.31, True), (0.02, False)):
+        world.now_s += passed_s
+        world.pilot.watch()
+        assert world.pilot.may_drive is drives
+    assert "no futures for 0.21 s" in world.pilot.verdict().message
+    assert "0.51 s old" in world.pilot.verdict().message
+    assert world.images(age_s=0.3).command is not None
+
+
 def test_images_whose_age_cannot_be_told_make_the_robot_stand(world):
     world.images()
     assert world.images(age_s=-0.3).command is not None, "clocks are never quite alike"

@@ -94,7 +94,8 @@ class Pilot:
         self.state = State.IDLE
         self._clock = clock
         self._driver: Driver | None = None
-        self._futures_s = clock()
+        # When the newest futures came, and when their image was new.
+        self._futures_s = self._image_s = clock()
         # Whether the last decision is one that nothing stands against.
         self._may_be_told = False
         # Stamp of the image before, and how long ago that was.
@@ -144,7 +145,7 @@ class Pilot:
 
     def update(self, futures: Futures, *, age_s: float) -> Decision:
         """Take in futures from an image of this age, and decide."""
-        self._futures_s = self._clock()
+        self._futures_s = self._image_s = self._clock()
         self._passed_ns, self._stamp_ns = futures.stamp_ns - self._stamp_ns, futures.stamp_ns
         self.guard.image()
         self.guard.release(Cause.STALE)
@@ -155,6 +156,7 @@ class Pilot:
             self.guard.hold(Cause.OLD, ahead)
         else:
             self.guard.release(Cause.OLD)
+            self._image_s -= max(age_s, 0.0)
         self.watch()
         decision = self._decide(self._without_past_goal(futures))
         if self.reach is not None and self.reach.end is not None:
@@ -174,9 +176,13 @@ class Pilot:
 
     def watch(self) -> None:
         """Time goes by: notice silence, and goals whose time is over."""
-        silence_s = self._clock() - self._futures_s
-        if silence_s > self.timeout_s:
-            self.guard.hold(Cause.STALE, f"no futures for {silence_s:.2f} s")
+        now_s = self._clock()
+        age_s = now_s - self._image_s
+        if age_s > self.timeout_s:
+            why = f"no futures for {now_s - self._futures_s:.2f} s"
+            if self._image_s < self._futures_s:
+                why += f", and the image of the last is {age_s:.2f} s old"
+            self.guard.hold(Cause.STALE, why)
             self._restart()
         if self.reach is not None:
             lasting = self.guard.lasting(self.reach.terms.patience_s)

@@ -24,7 +24,8 @@ PARAMETERS = (
     Parameter(
         name="futures_timeout_s",
         default=0.5,
-        description="The robot is stopped when the newest futures, or their image, are older than this [s].",
+        description="The robot is stopped when the newest futures, or their image, are older than this [s]: "
+        "more than the latency of futures and the time between two images.",
         low=0.02,
         high=60.0,
     ),
