@@ -4,8 +4,10 @@ skipped."""
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,18 @@ def missing() -> str:
     if not any((Path(prefix) / "lib" / "jepa_ros" / "world_model").is_file() for prefix in prefixes):
         return "the workspace is not on the paths: scripts/setup.sh --with ros,viz,dev, then . scripts/env.sh"
     return ""
+
+
+@pytest.fixture
+def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A node in this process, on a domain of its own."""
+    rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rclpy.init(domain_id=random.SystemRandom().randint(1, 100))
+    node = rclpy.create_node("owner")
+    yield node
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,17 +16,6 @@ from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A node in this process, on a domain of its own."""
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    rclpy.init(domain_id=random.SystemRandom().randint(1, 100))
-    node = rclpy.create_node("owner")
-    yield node
-    node.destroy_node()
-    rclpy.shutdown()
 
 
 def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: Any) -> None:
