@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,25 @@ def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
     return found
 
 
+def kept_of_every_frame(bundle: Path, bag: Path, folder: Path) -> list[Path]:
+    """The bags that a run of ``bag`` keeps, of the first run that drops none of its frames.
+
+    The jump is amid 0.2 s of frames: a machine that stands still for as long drops all that would surprise.
+    """
+    for attempt in range(8):
+        kept, measured = folder / f"kept {attempt}", folder / f"{attempt}.json"
+        options = ["--source", f"{bag}?action={ACTION}", "--black-box", str(kept), "--json", str(measured)]
+        assert main(["run", "--bundle", str(bundle), *options]) == 0
+        if json.loads(measured.read_text())["frames_dropped"] == 0:
+            return list(kept.iterdir())
+    pytest.fail("this machine has not once run for 3.3 s without a drop")
+
+
 def test_what_a_run_keeps_of_a_surprise_surprises_again(
     two_rooms_bundle: Path, jump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = tmp_path / "kept"
-    source = f"{jump}?action={ACTION}"
-    assert main(["run", "--bundle", str(two_rooms_bundle), "--source", source, "--black-box", str(kept)]) == 0
+    (bag,) = kept_of_every_frame(two_rooms_bundle, jump, tmp_path)
     assert "1 bags of surprises written" in capsys.readouterr().out
-    (bag,) = kept.iterdir()
     ((kind, stamp_ns),) = alarms(two_rooms_bundle, bag)
     jumped_ns = 10**9 + round(JUMP / 30 * 1e9)
     assert kind == "surprise" and 0 <= stamp_ns - jumped_ns < WITHIN_NS
