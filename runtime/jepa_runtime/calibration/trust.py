@@ -85,7 +85,8 @@ class Trust:
         start: [H] bounds of the bundle; zero: it knows none.
         probability: that the bounds hold with.
         step_ns: how long the model holds one action.
-        tolerance_ns: by how much errors may be taken before a step is over.
+        tolerance_ns: by how much errors may be taken before a step is over; the next one ends none the
+            earlier, so that they are not taken more often than once a step.
         latent_space: see :attr:`jepa_runtime.world_model.WorldModel.latent_space`.
         alarms: None: scores are given, and no alarm, because of ``no_alarms``.
 
@@ -123,8 +124,9 @@ class Trust:
         self._shares = self._coverage.overall(), self._coverage.recent()
         self._stated: dict[int, Floats] = {}
         self._remember_ns = (horizon + 1) * step_ns
-        self._pause_ns = step_ns - tolerance_ns
+        self._step_ns, self._tolerance_ns = step_ns, tolerance_ns
         self._newest_ns: int | None = None
+        self._due_ns: int | None = None
         self._alarms = alarms
         self._news: list[Alarm] = []
 
@@ -143,7 +145,7 @@ class Trust:
 
     def is_due(self, stamp_ns: int) -> bool:
         """Whether a step is over since the last errors."""
-        return self._newest_ns is None or stamp_ns - self._newest_ns >= self._pause_ns
+        return self._due_ns is None or stamp_ns >= self._due_ns - self._tolerance_ns
 
     def judge(self, stamp_ns: int, errors: Floats, foreseen_ns: Sequence[int]) -> Judged:
         """Learn from the errors of what came until the image of ``stamp_ns``.
@@ -153,6 +155,8 @@ class Trust:
             foreseen_ns: [H] stamps of the images from which it was foreseen.
         """
         self._newest_ns = stamp_ns
+        due_ns = stamp_ns if self._due_ns is None else max(self._due_ns, stamp_ns - self._tolerance_ns)
+        self._due_ns = due_ns + self._step_ns
         nothing = np.full(len(errors), np.nan)
         stated = np.array([self._stated.get(at, nothing)[row] for row, at in enumerate(foreseen_ns)])
         judged = np.where(np.isfinite(errors) & ~np.isnan(stated), errors, np.nan)
@@ -175,7 +179,7 @@ class Trust:
         self._stated.clear()
         if self._alarms is not None and self._newest_ns is not None:
             self._news += self._alarms.close(self._newest_ns)
-        self._newest_ns = None
+        self._newest_ns = self._due_ns = None
 
     def take_over(self, other: Trust) -> None:
         """Go on with what ``other``, of the model before this one, has learnt, where that means the same.

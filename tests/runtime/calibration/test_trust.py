@@ -105,6 +105,23 @@ def test_errors_are_taken_once_a_step() -> None:
     assert trust.is_due(STEP_NS - TOLERANCE_NS)
 
 
+@pytest.mark.parametrize("frame_ns", [10, 34, 36, 44, 59, 150, 180, 199])
+def test_errors_are_not_taken_more_often_than_once_a_step_however_frames_come(frame_ns: int) -> None:
+    trust, taken, steps = make(), 0, 500
+    for stamp_ns in range(0, steps * STEP_NS, frame_ns):
+        if trust.is_due(stamp_ns):
+            trust.judge(stamp_ns, np.ones(HORIZON), [stamp_ns - STEP_NS] * HORIZON)
+            taken += 1
+    assert 0.75 * steps < taken <= steps + 1
+
+
+def test_after_a_pause_errors_are_taken_once_a_step_again() -> None:
+    trust = make()
+    for stamp_ns in (0, 10 * STEP_NS):
+        trust.judge(stamp_ns, np.ones(HORIZON), [stamp_ns - STEP_NS] * HORIZON)
+    assert not trust.is_due(11 * STEP_NS - 2 * TOLERANCE_NS - 1) and trust.is_due(11 * STEP_NS)
+
+
 def test_what_waits_does_not_grow() -> None:
     trust = make()
     for frame in range(10_000):
