@@ -67,7 +67,9 @@ def test_the_devices_clock_tells_nothing_of_a_prediction_that_a_frame_did_not_ha
     # At 7.5 Hz no frame has another a step before it.
     with load(Clocked) as loaded:
         alone = loaded.open_loop(7.5, 0.8)
-        together = loaded.open_loop(50, 0.2, in_step=True)
+        # A frame that the machine lets drop may leave the next ones none a step before them.
+        runs = (loaded.open_loop(50, 0.2, in_step=True) for _ in range(20))
+        together = next(run for run in runs if not run.dropped_s)
     assert set(alone.device_ms) == {"encode"}
     assert together.device_ms["predict"] == [0.25] * len(together.latency_ms)
 
