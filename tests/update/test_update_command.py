@@ -101,6 +101,22 @@ def test_an_update_comes_on_a_stick_as_well(
     assert fleet.version == "2.0.0"
 
 
+@pytest.mark.parametrize("action", ["apply", "check"])
+def test_a_folder_that_holds_no_repository_is_a_mistake_and_no_failed_update(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
+) -> None:
+    def kept() -> str:
+        assert fleet.run("status", "--json") == fleet.run("history", "--json") == 0
+        return capfd.readouterr().out
+
+    before, stick = kept(), tmp_path / "stick"
+    for _ in range(2):
+        assert fleet.run(action, "--from", str(stick)) == 1
+        assert f"{stick}: no repository" in capfd.readouterr().err
+        stick.mkdir(exist_ok=True)
+    assert kept() == before
+
+
 def test_an_update_comes_over_the_network_with_its_targets_from_another_server(fleet: Fleet) -> None:
     fleet.publish(fleet.bundles[1], 1)
     with (

@@ -192,7 +192,7 @@ def open_client(
         wait_s: see :func:`jepa_runtime.update.durable.locked`.
 
     Raises:
-        UpdateError: the robot is not set up.
+        UpdateError: the robot is not set up, or there is no repository in ``source``.
         StorageError: something else has the lock, or the state or the disk is damaged.
     """
     settings = config.load(root / CONFIG)
@@ -283,6 +283,9 @@ def _repository(
     now: Callable[[], datetime],
     alive: Callable[[], None],
 ) -> Repository:
+    if source is not None and not (source / "metadata").is_dir():
+        # Whoever names a folder is there to name another; one that is set up may be mounted later.
+        raise UpdateError(f"{source}: no repository (a folder with metadata/): check that it is mounted")
     base = str(source) if source is not None else settings.repository.rstrip("/")
     targets = settings.targets if source is None and settings.targets else f"{base}/targets"
     path = root / TRUSTED_ROOT
