@@ -168,7 +168,7 @@ def test_a_stall_shows_in_the_response_though_the_frames_it_cost_were_dropped() 
 @pytest.mark.parametrize("history_size", [1, 3])
 def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None:
     with load(lambda: FakeModel(history_size=history_size)) as loaded:
-        run = loaded.open_loop(50, 0.4)
+        run = of_every_frame(lambda: loaded.open_loop(50, 0.4))
     assert len(run.scheduled_s) == 20
     assert min(run.stages_ms["predict"]) > 0
 
@@ -218,7 +218,7 @@ def test_a_run_begins_when_its_first_frame_that_counts_is_due() -> None:
             return super().encode(frame)
 
     with load(lambda: Timed(history_size=2)) as loaded:
-        run = loaded.open_loop(10, 0.3)
+        run = of_every_frame(lambda: loaded.open_loop(10, 0.3))
     assert run.scheduled_s == pytest.approx([0.0, 0.1, 0.2])
     assert 0 <= moments[-3] - loaded.began_s < 0.09
 
