@@ -52,7 +52,7 @@ def test_a_teleport_is_told_and_the_seconds_around_it_are_kept(
     told = futures[-1]
     assert told.error_probability == pytest.approx(0.9)
     assert len(told.error_coverage) == len(told.errors_seen) == len(told.error_bounds)
-    assert min(told.errors_seen) > 10 and np.isfinite(told.error_coverage).all()
+    assert min(told.errors_seen) > 0 and np.isfinite(told.error_coverage).all()
     graph.until(lambda: values(diagnostics).get("black_box/written") == "1", "the bag in the diagnostics")
     assert "held for" in values(diagnostics)["error_bounds/step_8"]
     assert values(diagnostics)["alarms"] == "given"
