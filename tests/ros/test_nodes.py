@@ -79,12 +79,15 @@ def planner(ros_graph):
 
 def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
     graph, questions, commands, answer = planner
-    graph.until(lambda: len(commands) > 15, "commands", meanwhile=answer)
+    graph.until(
+        lambda: len(commands) > 15 and commands[-1].linear.x > 0.3,
+        "commands to the right, which was better",
+        meanwhile=answer,
+    )
     assert len(questions) > 10
-    assert commands[-1].linear.x > 0.3, "to the right was better"
     graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=2.0)
     assert graph.stop("planner") == 0
-    assert graph.report("planner")["counters"]["watchdog_stops"] == 1
+    assert graph.report("planner")["counters"]["watchdog_stops"] >= 1
 
 
 def test_a_report_that_cannot_be_written_is_told_in_a_line(ros_graph):

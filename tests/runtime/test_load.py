@@ -175,7 +175,7 @@ def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None
 
 def test_where_no_image_lies_a_step_before_another_nothing_is_said_of_predictions() -> None:
     with load(lambda: FakeModel(history_size=2)) as loaded:
-        run = loaded.open_loop(12.5, 0.4)
+        run = of_every_frame(lambda: loaded.open_loop(12.5, 0.4))
     assert len(run.scheduled_s) == 5
     for stage in ("predict", "surprise"):
         assert stage not in run.stages_ms
