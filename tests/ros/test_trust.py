@@ -44,9 +44,10 @@ def test_a_teleport_is_told_and_the_seconds_around_it_are_kept(
     graph.until(lambda: list(bags.glob("*.mcap")), "a bag", meanwhile=lambda: commands.publish(Twist()))
 
     # The end of an episode puts the robot elsewhere, into other rooms.
-    jump_ns, event = from_time(episodes[0].header.stamp), events[0]
+    event = events[0]
+    jump_ns = max(at for each in episodes if (at := from_time(each.header.stamp)) <= from_time(event.start))
     assert event.kind == "surprise" and event.ongoing and event.score > event.threshold > 0
-    assert 0 <= from_time(event.start) - jump_ns < 1.6e9, "within a horizon"
+    assert from_time(event.start) - jump_ns < 1.6e9, "within a horizon"
     assert (event.false_alarm_every_s, event.confidence) == (600.0, pytest.approx(0.95))
 
     told = futures[-1]
