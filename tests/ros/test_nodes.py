@@ -79,15 +79,12 @@ def planner(ros_graph):
 
 def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
     graph, questions, commands, answer = planner
-    graph.until(
-        lambda: len(commands) > 15 and commands[-1].linear.x > 0.3,
-        "commands to the right, which was better",
-        meanwhile=answer,
-    )
+    graph.until(lambda: len(commands) > 15, "commands", meanwhile=answer)
     assert len(questions) > 10
+    assert commands[-1].linear.x > 0.3, "to the right was better"
     graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=2.0)
     assert graph.stop("planner") == 0
-    assert graph.report("planner")["counters"]["watchdog_stops"] >= 1
+    assert graph.report("planner")["counters"]["watchdog_stops"] == 1
 
 
 def test_a_report_that_cannot_be_written_is_told_in_a_line(ros_graph):
@@ -141,7 +138,7 @@ def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still
     diagnostics.clear()
     ros_graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=2.0)
     ros_graph.until(
-        lambda: diagnostics and "no futures" in diagnostics[-1].status[0].message, "the reason", timeout_s=3.0
+        lambda: diagnostics and "no futures" in diagnostics[-1].status[0].message, "the reason", timeout_s=2.0
     )
 
 

@@ -249,7 +249,7 @@ def test_a_profile_accounts_for_every_image_and_for_its_time(two_rooms_bundle, t
         *("--futures", 16, "--size", "96x64"),
     )
     run, subject = found.run, found.subject
-    assert frames(found) == 120 and len(run.latency_ms) > 60
+    assert frames(found) == 120 and len(run.latency_ms) > 100
     assert min(run.latency_ms) > 0 and run.deadline_ms == 50.0
     expected = [
         "receive",

@@ -193,11 +193,6 @@ def test_a_goal_that_is_cancelled_as_soon_as_it_is_accepted_is_cancelled(stub: S
         sent = stub.client.send_goal_async(ReachGoal.Goal(image=goal_image(now_ns())), goal_uuid=goal_id)
         answer = stub.cancel(goal_id)
         stub.until(sent.done, "an answer to the goal")
-        if not answer.goals_canceling and answer.return_code == CancelGoal.Response.ERROR_NONE:
-            # It ended of itself just then: the images came too late.
-            answer = stub.cancel(goal_id)
-            assert answer.return_code == CancelGoal.Response.ERROR_GOAL_TERMINATED
-            continue
         assert answer.goals_canceling or answer.return_code == CancelGoal.Response.ERROR_UNKNOWN_GOAL_ID
         taken += bool(answer.goals_canceling)
     assert taken > 10
@@ -265,7 +260,9 @@ def test_it_stands_while_energies_are_no_numbers_and_gives_up_if_that_lasts(stub
 
 def test_it_stands_when_futures_stop_and_gives_up_if_that_lasts(stub: Stub) -> None:
     asked = stub.driving()
-    stub.graph.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 3.0)
+    began = time.monotonic()
+    stub.graph.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 1.0)
+    assert time.monotonic() - began < 0.8
     _, result = asked.end()
     assert result.outcome == "aborted" and "no futures for" in result.reason
     stub.graph.until(lambda: stub.says(3, "no futures for"), "STALE in the diagnostics")

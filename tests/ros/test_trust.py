@@ -44,16 +44,15 @@ def test_a_teleport_is_told_and_the_seconds_around_it_are_kept(
     graph.until(lambda: list(bags.glob("*.mcap")), "a bag", meanwhile=lambda: commands.publish(Twist()))
 
     # The end of an episode puts the robot elsewhere, into other rooms.
-    event = events[0]
-    jump_ns = max(at for each in episodes if (at := from_time(each.header.stamp)) <= from_time(event.start))
+    jump_ns, event = from_time(episodes[0].header.stamp), events[0]
     assert event.kind == "surprise" and event.ongoing and event.score > event.threshold > 0
-    assert from_time(event.start) - jump_ns < 1.6e9, "within a horizon"
+    assert 0 <= from_time(event.start) - jump_ns < 0.5e9
     assert (event.false_alarm_every_s, event.confidence) == (600.0, pytest.approx(0.95))
 
     told = futures[-1]
     assert told.error_probability == pytest.approx(0.9)
     assert len(told.error_coverage) == len(told.errors_seen) == len(told.error_bounds)
-    assert min(told.errors_seen) > 0 and np.isfinite(told.error_coverage).all()
+    assert min(told.errors_seen) > 10 and np.isfinite(told.error_coverage).all()
     graph.until(lambda: values(diagnostics).get("black_box/written") == "1", "the bag in the diagnostics")
     assert "held for" in values(diagnostics)["error_bounds/step_8"]
     assert values(diagnostics)["alarms"] == "given"
@@ -63,13 +62,12 @@ def test_a_teleport_is_told_and_the_seconds_around_it_are_kept(
     frames = [(frame.stamp_ns, frame.image.astype(int), source.command) for frame in source.frames()]
     source.close()
     begun_ns = from_time(event.header.stamp)
-    served = [from_time(message.header.stamp) for message in futures]
-    within = [stamp for stamp in served if begun_ns - 2.9e9 < stamp < begun_ns + 0.9e9]
-    assert begun_ns - 3.1e9 < frames[0][0] <= within[0] < within[-1] <= frames[-1][0] < begun_ns + 1.2e9
+    assert begun_ns - 3.1e9 < frames[0][0] < begun_ns - 2.8e9
+    assert begun_ns + 0.9e9 < frames[-1][0] < begun_ns + 1.2e9
     assert all(command is not None for *_, command in frames)
     changes = [np.abs(later[1] - earlier[1]).mean() for earlier, later in pairwise(frames)]
     jumped_ns = frames[int(np.argmax(changes)) + 1][0]
-    assert 0 <= jumped_ns - jump_ns < 1.6e9, "the jump is in it"
+    assert 0 <= jumped_ns - jump_ns < 0.2e9, "the jump is in it"
     assert graph.stop("world_model") == 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures
 from jepa_ros import qos
-from jepa_ros.conversions import fill, from_time, to_image
+from jepa_ros.conversions import fill, to_image
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image
 
@@ -189,9 +188,7 @@ def test_two_cameras_are_served_side_by_side_and_a_gap_of_one_is_none_of_the_oth
     ros_graph.until(
         lambda: "gap" in {message.history_reset for message in latents["front"]}, "a gap of the front camera"
     )
-    for before, after in pairwise(latents["rear"]):
-        since_ns = from_time(after.header.stamp) - from_time(before.header.stamp)
-        assert after.history_reset == "" or (after.history_reset == "gap" and since_ns > 3e8), "only its own"
+    assert {message.history_reset for message in latents["rear"]} <= {"first", ""}
     names = {status.name for message in diagnostics for status in message.status}
     assert names >= {"world_model: inference front", "world_model: inference rear"}
 
