@@ -100,6 +100,17 @@ def test_each_alarm_after_a_bag_has_one_of_its_own(tmp_path: Path) -> None:
     assert made.written == 2 and len(list(tmp_path.iterdir())) == 2
 
 
+def test_an_alarm_soon_after_a_bag_has_all_of_the_time_before_it_too(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(100), {40: BEGUN, 53: BEGUN})
+    _, bag = sorted(tmp_path.iterdir())
+    source = BagSource(bag)
+    stamps = [each.stamp_ns for each in source.frames()]
+    source.close()
+    # The first bag holds what came until 49.
+    assert stamps == [frame(sequence).stamp_ns for sequence in range(53 - 15, 53 + 9 + 1)]
+
+
 def test_an_alarm_in_a_bag_at_work_prolongs_it(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(120), {40: BEGUN, 48: BEGUN})
@@ -325,9 +336,8 @@ def test_a_ring_keeps_its_time_and_what_lasts_of_the_time_before() -> None:
     for stamp_ns in range(0, 50, 5):
         ring.add(entry(stamp_ns))
         ring.add(entry(stamp_ns, topic="command", lasting=True))
-    taken = [(each.topic, each.stamp_ns) for each in ring.take()]
-    assert taken == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
-    assert [each.stamp_ns for each in ring.take()] == [45] and len(ring) == 0
+    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
+    assert held == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
 
 
 def test_time_set_back_empties_a_ring() -> None:
@@ -336,7 +346,7 @@ def test_time_set_back_empties_a_ring() -> None:
     ring.add(entry(95))
     assert len(ring) == 2, "a little disorder is none"
     ring.add(entry(5))
-    assert [each.stamp_ns for each in ring.take()] == [5]
+    assert [each.stamp_ns for each in ring.entries()] == [5]
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))

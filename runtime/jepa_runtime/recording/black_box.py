@@ -3,8 +3,8 @@ as a bag that can be played again.
 
 Frames (as JPEG), commands, surprise and alarms of the last seconds are kept in memory. When an alarm begins,
 they are written to a bag, and so is what comes until ``after_s`` later; an alarm that begins meanwhile
-prolongs it. Latents and futures are left out: they follow from frames and commands when the bag is played,
-and are a hundred times as large.
+prolongs it, one soon after has in its own bag once more what was before it. Latents and futures are left out:
+they follow from frames and commands when the bag is played, and are a hundred times as large.
 
 Whoever hands something over never waits: all work is done on a thread of the box's own, and what it cannot
 keep up with is dropped and counted; alarms, and which model serves, never are. What goes wrong there is told
@@ -216,8 +216,7 @@ class BlackBox:
                 self._begin(item)
             return
         entry = self._entry_of(item) if isinstance(item, Frame) else item
-        if self._bag is None or entry.lasting:
-            self._ring.add(entry)
+        self._ring.add(entry)
         if self._bag is not None:
             self._write(self._bag, entry)
             over = entry.stamp_ns >= self._until_ns or self._clock() > self._until_s
@@ -232,7 +231,7 @@ class BlackBox:
     def _begin(self, alarm: _Alarm) -> None:
         self._bytes = 0
         self._bag = self._folder.begin(alarm.stamp_ns, alarm.kind)
-        for entry in self._ring.take():
+        for entry in self._ring.entries():
             self._write(self._bag, entry)
 
     def _write(self, bag: McapRecorder, entry: Entry) -> None:

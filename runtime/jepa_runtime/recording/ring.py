@@ -56,12 +56,9 @@ class Ring:
         while self._entries and (self._entries[0].stamp_ns < oldest_ns or self._bytes > self._max_bytes):
             self._drop_oldest()
 
-    def take(self) -> list[Entry]:
-        """All that it holds, in the order of time; of it, only what lasts stays."""
-        found = [*self._held.values(), *self._entries]
-        while self._entries:
-            self._drop_oldest()
-        return sorted(found, key=lambda entry: entry.stamp_ns)
+    def entries(self) -> list[Entry]:
+        """All that it holds, in the order of time."""
+        return sorted([*self._held.values(), *self._entries], key=lambda entry: entry.stamp_ns)
 
     def _drop_oldest(self) -> None:
         entry = self._entries.popleft()
