@@ -19,10 +19,6 @@ from jepa_runtime.results import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import Futures, WorldModel
 
-# What is told a robot may be beyond its limits, which it keeps. Beyond so many times of them nothing is
-# executed, the model gives no numbers, and no mean of what came after could be told from a sum that holds it.
-_TIMES_ITS_LIMITS = 1000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
@@ -224,9 +220,8 @@ class Inference:
         Raises:
             ValueError: it is no action of this model.
         """
-        limits = self.model.manifest.io.action
-        most = _TIMES_ITS_LIMITS * max(map(abs, (*limits.low, *limits.high)))
-        if most and (np.abs(action) > most).any():
+        most = self.model.manifest.io.action.most
+        if (np.abs(action) > most).any():
             raise ValueError(f"action must be finite numbers of at most {most:g}, got {action.tolist()}")
         for view in self._views.values():
             view.history.add_action(stamp_ns, action)

@@ -73,12 +73,12 @@ class Question:
         self, manifest: Manifest, actions: NDArray[np.floating], stream: str, *, latents: bool
     ) -> None:
         asked = np.array(actions, np.float32)
-        horizon, size = manifest.horizon, len(manifest.io.action.names)
+        horizon, size, most = manifest.horizon, manifest.action_size, manifest.io.action.most
         fits = asked.ndim == 3 and 1 <= asked.shape[1] <= horizon and asked.shape[2] == size
-        if not fits or not 1 <= len(asked) <= _MOST_SEQUENCES or not np.isfinite(asked).all():
+        if not fits or not 1 <= len(asked) <= _MOST_SEQUENCES or not (np.abs(asked) <= most).all():
             raise ValueError(
-                f"actions must be [1..{_MOST_SEQUENCES}, 1..{horizon}, {size}] finite numbers, got "
-                f"{list(asked.shape)}"
+                f"actions must be [1..{_MOST_SEQUENCES}, 1..{horizon}, {size}] finite numbers of at most "
+                f"{most:g}, got {list(asked.shape)}"
             )
         if latents:
             check_futures_size(manifest, len(asked))

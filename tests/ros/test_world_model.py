@@ -301,12 +301,13 @@ class TestServing:
             lambda: values(diagnostics).get("refused_candidates") == "1", "a refusal in the diagnostics"
         )
 
-    def test_candidates_beyond_single_precision_are_refused_and_no_frame_fails(self, node):
+    @pytest.mark.parametrize("value", [1e300, 1e38])
+    def test_candidates_of_which_a_model_gives_no_numbers_are_refused_and_no_frame_fails(self, node, value):
         graph, camera, _, diagnostics = node
         infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
         graph.until(lambda: infos, "which model serves")
         refused = int(values(diagnostics)["refused_candidates"])
-        wild = np.full((1, infos[-1].horizon, len(infos[-1].action_names)), 1e300)
+        wild = np.full((1, infos[-1].horizon, len(infos[-1].action_names)), value)
         planner = graph.publisher(ActionCandidates, "world_model/candidates")
         planner.publish(fill(ActionCandidates(), {"actions": messages.tensor("actions", wild)}))
         graph.until(

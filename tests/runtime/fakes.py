@@ -25,7 +25,12 @@ def manifest(
     """What the pipeline reads of a manifest."""
     names = ["linear.x", "linear.y", "angular.z"][: len(low)]
     action = SimpleNamespace(
-        names=names, units=["m/s"] * len(low), low=list(low), high=list(high), max_norm=max_norm
+        names=names,
+        units=["m/s"] * len(low),
+        low=list(low),
+        high=list(high),
+        max_norm=max_norm,
+        most=1000 * max(map(abs, (*low, *high))),
     )
     io = SimpleNamespace(
         frame=SimpleNamespace(height=16, width=16, rate_hz=30.0),

@@ -94,6 +94,7 @@ def test_without_a_goal_and_without_latents_there_is_nothing_to_tell() -> None:
         np.zeros((2, HORIZON, 3)),
         np.zeros((HORIZON, 2)),
         np.full((2, HORIZON, 2), np.nan),
+        np.full((2, HORIZON, 2), 1001.0),
     ],
 )
 def test_what_is_no_action_sequence_of_the_model_is_refused_at_once(asked: np.ndarray) -> None:

@@ -108,6 +108,11 @@ class LatentSpec(_Model):
 NORM_ROUNDING = 1 + 5e-7
 
 
+# A robot may be told what is beyond its limits, which it keeps. Beyond so many times of them nothing is
+# executed, a model gives no numbers, and no mean of what came after could be told from a sum that holds it.
+_TIMES_ITS_LIMITS = 1000
+
+
 class ActionSpec(_Model):
     """What the robot can be told: A numbers, each within [low, high], together within ``max_norm`` (None:
     any).
@@ -118,6 +123,11 @@ class ActionSpec(_Model):
     low: tuple[float, ...]
     high: tuple[float, ...]
     max_norm: Positive | None
+
+    @property
+    def most(self) -> float:
+        """No component of what anybody means as an action is greater, in its unit."""
+        return _TIMES_ITS_LIMITS * (max(map(abs, (*self.low, *self.high))) or 1.0)
 
     @model_validator(mode="after")
     def _agree(self) -> ActionSpec:

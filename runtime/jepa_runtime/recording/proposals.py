@@ -10,6 +10,7 @@ import numpy as np
 
 from jepa_runtime.pipeline import Candidates
 from jepa_runtime.recording.messages import array_of, from_time
+from jepa_runtime.world_model import WorldModel
 
 
 class Proposals:
@@ -24,15 +25,18 @@ class Proposals:
         self.timeout_s = 1.0
         self.refused = 0
         self._clock = clock
-        self._shape = (0, 0, 0)
+        self._shape, self._most = (0, 0, 0), 0.0
         # One tuple, replaced whole: the other thread sees the old one or the new one.
         self._newest: tuple[float, Candidates] | None = None
 
-    def expect(self, shape: tuple[int, int, int]) -> None:
-        """``shape``: the largest [K, H, A] that the model can follow. What was offered to another model is
-        forgotten."""
-        if shape != self._shape:
-            self._shape, self._newest = shape, None
+    def expect(self, model: WorldModel) -> None:
+        """They are to be followed by ``model``. What was offered to one that follows others is forgotten."""
+        manifest = model.manifest
+        before = self._shape, self._most
+        self._shape = model.num_samples, manifest.horizon, manifest.action_size
+        self._most = manifest.io.action.most
+        if (self._shape, self._most) != before:
+            self._newest = None
 
     def offer(self, message: Any) -> str:
         """Take the candidates of a jepa_msgs/ActionCandidates, or return why they are refused."""
@@ -57,8 +61,8 @@ class Proposals:
         # Numbers that are finite in double precision may not be in the model's.
         with np.errstate(over="ignore"):
             actions = actions.astype(np.float32)
-        if not np.isfinite(actions).all():
-            return "actions hold numbers that are not finite"
+        if not (np.abs(actions) <= self._most).all():
+            return f"actions must be finite numbers of at most {self._most:g}"
         candidates = Candidates(actions, message.source or "candidates", from_time(message.header.stamp))
         self._newest = (self._clock(), candidates)
         return ""

@@ -51,8 +51,7 @@ class Player:
             candidates=self._candidates,
         )
         self._pipeline.start()
-        manifest = self.model.manifest
-        self._proposals.expect((self.model.num_samples, manifest.horizon, manifest.action_size))
+        self._proposals.expect(self.model)
 
     @property
     def model(self) -> WorldModel:

@@ -50,8 +50,10 @@ def frames(count: int, *, every_ms: int = 100) -> list[Entry]:
     return [image(S + index * every_ms * MS, value=10 * index % 256) for index in range(count)]
 
 
-def candidates(log_ns: int, stamp_ns: int, count: int = 2, steps: int = HORIZON) -> Entry:
-    actions = np.full((count, steps, 2), 0.25, np.float32)
+def candidates(
+    log_ns: int, stamp_ns: int, count: int = 2, steps: int = HORIZON, value: float = 0.25
+) -> Entry:
+    actions = np.full((count, steps, 2), value, np.float32)
     fields = {
         "header": messages.header(stamp_ns, "front"),
         "actions": messages.tensor("actions", actions),
@@ -233,6 +235,15 @@ def test_candidates_that_do_not_fit_are_refused_as_in_service(run: Replay, tmp_p
     status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
     assert status == 0
     assert "1 inputs refused, as in service; the last: candidates: actions must be [1..8, 4, 2]" in said
+
+
+def test_candidates_of_which_a_model_gives_no_numbers_are_refused_and_no_frame_fails(
+    run: Replay, tmp_path: Path
+) -> None:
+    entries = [twist(0, 0.0), candidates(S, S, value=1e38), *frames(5)]
+    status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
+    assert status == 0
+    assert "the last: candidates: actions must be finite numbers of at most " in said
 
 
 def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ class WorldModelNode(LifecycleNode):
     def _describe(self, model: WorldModel) -> None:
         """Tell, and have the candidates judged by, what ``model`` is."""
         info = self._info = outputs.model_info(model, stamp_ns=self._now_ns())
-        self._proposals.expect((info.num_samples, info.horizon, len(info.action_names)))
+        self._proposals.expect(model)
         self.get_logger().info(
             f"loaded {info.model_id} {info.version} ({info.precision}) on {info.engine}:{info.device}:"
             f" {info.num_samples} futures of {info.horizon} steps"
