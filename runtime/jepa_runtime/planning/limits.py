@@ -17,13 +17,13 @@ class ActionLimits:
     """A box and, where the robot has them, a greatest norm and a greatest change.
 
     Attributes:
-        low, high: [A], the box.
+        low, high: [A], the box, of which all is searched: finite.
         max_norm: of an action, or of its ``norm_components`` (None: all), in their unit.
         max_change: [A], from one action of a sequence to the next, and to its first from the one executed
             last.
 
     Raises:
-        ValueError: the limits contradict each other.
+        ValueError: the limits contradict each other, or leave a component unlimited.
     """
 
     low: Floats32
@@ -36,6 +36,9 @@ class ActionLimits:
         size = len(self.low)
         if np.shape(self.low) != np.shape(self.high) or not np.all(self.low <= self.high):
             raise ValueError(f"low must not exceed high, got {self.low} and {self.high}")
+        # Searches draw from all of the box.
+        if not np.isfinite([self.low, self.high]).all():
+            raise ValueError(f"low and high must be finite, got {self.low} and {self.high}")
         if self.max_change is not None and (
             np.shape(self.max_change) != (size,)
             or not np.all((self.max_change > 0) | (self.max_change == self.high - self.low))

@@ -148,6 +148,7 @@ def test_of_a_last_action_beyond_the_limits_the_nearest_allowed_counts() -> None
     [
         ({"low": f32(1, 0)}, "low must not exceed high"),
         ({"low": f32(0)}, "low must not exceed high"),
+        ({"low": f32(-np.inf, 0), "max_norm": 1.0}, "low and high must be finite"),
         ({"max_change": f32(0.1)}, "max_change must be 2 numbers above 0"),
         ({"max_change": f32(0.1, 0)}, "max_change must be 2 numbers above 0"),
         ({"max_norm": 1.0, "norm_components": (2,)}, r"norm_components must be within 0 … 1"),
