@@ -4,6 +4,7 @@ cost."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -48,8 +49,8 @@ class SearchConfig:
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {self.horizon}")
         for name in ("init_std", "min_std", "noise_beta"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if not 0 <= self.constant_fraction <= 1:
             raise ValueError(f"constant_fraction must be between 0 and 1, got {self.constant_fraction}")
         if not 0 <= self.keep_elites <= min(self.topk, self.num_samples - 1):

@@ -174,6 +174,8 @@ def test_equal_seeds_search_alike() -> None:
         ({"init_std": -0.1}, "init_std must be at least 0"),
         ({"min_std": -0.1}, "min_std must be at least 0"),
         ({"noise_beta": -1.0}, "noise_beta must be at least 0"),
+        ({"init_std": float("nan")}, "init_std must be at least 0 and finite, got nan"),
+        ({"noise_beta": float("inf")}, "noise_beta must be at least 0 and finite, got inf"),
         ({"constant_fraction": 1.5}, "constant_fraction must be between 0 and 1"),
         ({"keep_elites": 9}, r"keep_elites must be between 0 and topk \(8\)"),
         ({"keep_elites": 8, "num_samples": 8}, "leave room for the plan"),
