@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-PROGRAMS = ROOT / "firmware_configs" / "jetson" / "usr" / "local" / "lib" / "jepa-edge"
+JETSON = ROOT / "firmware_configs" / "jetson"
+PROGRAMS = JETSON / "usr" / "local" / "lib" / "jepa-edge"
 # The modes that the developer guides list for each module, in the layout that they describe.
 ORIN_NANO = ("15W", "25W", "MAXN_SUPER", "7W")
 AGX_ORIN = ("MAXN", "MODE_15W", "MODE_30W", "MODE_50W")
@@ -132,10 +133,27 @@ FAN = """POLLING_INTERVAL 2
 """
 
 
+# Keeps in its file of status, when it ends, the profile that it began with.
+SYSTEMCTL = """#!/bin/sh
+cd "$(dirname "$0")"
+echo "$*" >>asked
+case "$*" in
+  "-q is-active nvfancontrol.service") [ -e running ] ;;
+  "stop nvfancontrol.service") mv running status ;;
+  "--no-block start nvfancontrol.service") [ -e status ] || grep FAN_DEFAULT_PROFILE nvfancontrol.conf >status
+    mv status running ;;
+  *) exit 1 ;;
+esac
+"""
+
+
 def fan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "systemctl").write_text(SYSTEMCTL)
+    (folder / "systemctl").chmod(0o755)
     environment = os.environ | {
         "NVFANCONTROL_CONF": str(folder / "nvfancontrol.conf"),
         "NVFANCONTROL_STATUS": str(folder / "status"),
+        "PATH": f"{folder}:{os.environ['PATH']}",
     }
     command = ["sh", PROGRAMS / "fan-profile", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -158,3 +176,38 @@ def test_a_fan_profile_that_is_missing_is_told_with_those_that_are_there(tmp_pat
     done = fan(tmp_path, "set", "silent", str(tmp_path / "before"))
     assert done.returncode == 1 and "has no profile silent; it has: quiet cool" in done.stderr
     assert (tmp_path / "nvfancontrol.conf").read_text() == FAN
+
+
+def test_the_fan_profile_of_before_outlives_a_power_cut(tmp_path: Path) -> None:
+    (tmp_path / "nvfancontrol.conf").write_text(FAN)
+    before = tmp_path / "before"
+    for _ in range(2):
+        assert fan(tmp_path, "set", "cool", str(before)).returncode == 0
+    assert fan(tmp_path, "restore", str(before)).returncode == 0
+    assert (tmp_path / "nvfancontrol.conf").read_text() == FAN and not before.exists()
+    unit = (JETSON / "etc/systemd/system/jepa-fan-profile.service").read_text()
+    assert "StateDirectory=jepa-fan-profile" in unit and "/var/lib/jepa-fan-profile/before" in unit
+
+
+def test_a_fan_that_runs_follows_the_profile_at_once(tmp_path: Path) -> None:
+    (tmp_path / "nvfancontrol.conf").write_text(FAN)
+    running = tmp_path / "running"
+    running.write_text("FAN_DEFAULT_PROFILE quiet")
+    assert fan(tmp_path, "set", "cool", str(tmp_path / "before")).returncode == 0
+    assert running.read_text().split() == ["FAN_DEFAULT_PROFILE", "cool"]
+    assert fan(tmp_path, "restore", str(tmp_path / "before")).returncode == 0
+    assert running.read_text().split() == ["FAN_DEFAULT_PROFILE", "quiet"]
+
+
+def test_a_fan_that_runs_does_so_again_when_its_profile_cannot_be_set(tmp_path: Path) -> None:
+    (tmp_path / "nvfancontrol.conf").write_text(FAN)
+    (tmp_path / "running").touch()
+    (tmp_path / "status").mkdir()
+    assert fan(tmp_path, "set", "cool", str(tmp_path / "before")).returncode != 0
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == "--no-block start nvfancontrol.service"
+
+
+def test_a_fan_that_is_about_to_start_is_not_kept_from_it(tmp_path: Path) -> None:
+    (tmp_path / "nvfancontrol.conf").write_text(FAN)
+    assert fan(tmp_path, "set", "cool", str(tmp_path / "before")).returncode == 0
+    assert (tmp_path / "asked").read_text().splitlines() == ["-q is-active nvfancontrol.service"]

@@ -49,7 +49,9 @@ def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
     def told(*missed):
         for late in missed:
             times = dict.fromkeys(STAGES, 1.0)
-            watch.result_came(SimpleNamespace(calibration=None, deadline_missed=late, timings_ms=times))
+            watch.result_came(
+                SimpleNamespace(futures=None, calibration=None, deadline_missed=late, timings_ms=times)
+            )
         given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
         watch.frame_came()
         return watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)[0].level
@@ -58,6 +60,33 @@ def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
     assert told(False) is not Level.ERROR
     assert told(*[True] * 6) is not Level.ERROR
     assert told(*[True] * 6) is Level.ERROR, "a run goes on over verdicts"
+
+
+def test_images_of_which_nothing_is_foreseen_are_a_warning_that_says_why():
+    assert verdict(unforeseen_s=0.9).level is Level.OK, "a history begins with images without futures"
+    found = verdict(unforeseen_s=3.0)
+    assert found.level is Level.WARN
+    assert "no futures for 3.0 s" in found.message and "what was executed" in found.message
+
+
+def test_how_long_nothing_was_foreseen_counts_from_the_first_image_without_futures():
+    serving = pytest.importorskip("jepa_ros.serving")
+    nothing, now = Stats(*[0] * 7, resets={}), [0.0]
+    watch = serving.Watch(nothing, clock=lambda: now[0])
+    times = dict.fromkeys(STAGES, 1.0)
+    given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
+
+    def unforeseen_s(at_s, futures):
+        now[0] = at_s
+        watch.result_came(
+            SimpleNamespace(futures=futures, calibration=None, deadline_missed=False, timings_ms=times)
+        )
+        _, figures = watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)
+        return figures["unforeseen_s"]
+
+    assert [unforeseen_s(at_s, None) for at_s in (20.0, 20.5, 22.0)] == [0.0, 0.5, 2.0]
+    assert unforeseen_s(22.1, object()) == 0.0
+    assert unforeseen_s(30.0, None) == 0.0
 
 
 def test_misses_of_an_earlier_period_are_forgiven():

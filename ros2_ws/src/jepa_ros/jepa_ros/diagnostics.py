@@ -34,11 +34,13 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """A node's counters since activation, at one moment. Ages are seconds, infinite if nothing came yet."""
+    """A node's counters since activation, at one moment. Ages are seconds, infinite if nothing came yet;
+    ``unforeseen_s``: since when results have been without futures, 0 if the last one had some."""
 
     active_for_s: float
     frame_age_s: float
     result_age_s: float
+    unforeseen_s: float = 0.0
     received: int = 0
     processed: int = 0
     dropped: int = 0
@@ -88,6 +90,12 @@ def judge(now: Health, before: Health, limits: Limits) -> Verdict:
         )
     if refused > 0:
         return Verdict(Level.WARN, f"{refused} frames refused: {_worst(now, before)}")
+    if now.unforeseen_s > limits.stale_after_s:
+        return Verdict(
+            Level.WARN,
+            f"no futures for {now.unforeseen_s:.1f} s: images have no others whole steps of the model before "
+            "them, or what was executed between them is not known",
+        )
     late, done = now.deadline_misses - before.deadline_misses, now.processed - before.processed
     if late > 0:
         return Verdict(Level.WARN, f"{late} of {done} results were later than {limits.deadline_ms:g} ms")

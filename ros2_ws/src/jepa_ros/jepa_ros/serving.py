@@ -40,6 +40,8 @@ class Watch:
         self._clock = clock
         self._began = clock()
         self._frame_at = self._result_at = -_NEVER
+        # When the first image came of which nothing could be foreseen, since the last of which it could.
+        self._unforeseen_at: float | None = None
         # Of late results, now and at most since the last verdict.
         self._miss_run = self._longest = 0
         self._before: Health | None = None
@@ -52,6 +54,10 @@ class Watch:
     def result_came(self, result: Result) -> None:
         """An image was processed."""
         self._result_at = self._clock()
+        if result.futures is not None:
+            self._unforeseen_at = None
+        elif self._unforeseen_at is None:
+            self._unforeseen_at = self._result_at
         self.calibration = result.calibration or self.calibration
         self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
         self._longest = max(self._longest, self._miss_run)
@@ -100,11 +106,14 @@ class Watch:
         return {"counters": counters, "samples_ms": samples}
 
     def _health(self, stats: Stats, bad_frames: dict[str, int]) -> Health:
+        # Set on the inference thread.
+        unforeseen_at = self._unforeseen_at
         moment, since = self._clock(), self._since_base(stats)
         return Health(
             active_for_s=round(moment - self._began, 3),
             frame_age_s=round(moment - self._frame_at, 3),
             result_age_s=round(moment - self._result_at, 3),
+            unforeseen_s=0.0 if unforeseen_at is None else round(moment - unforeseen_at, 3),
             received=since["received"] + sum(bad_frames.values()),
             processed=since["processed"],
             dropped=since["dropped"],
