@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from jepa_runtime.commands.run import _read_image
 from jepa_runtime.errors import SourceError
+from jepa_runtime.imaging import decode
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build, typestore
 from jepa_runtime.sources import Frame, open_source
@@ -174,6 +177,21 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     next(frames)
     with pytest.raises(SourceError, match=r"b\.png: not a readable image"):
         next(frames)
+
+
+def test_a_tag_of_orientation_turns_neither_images_of_a_camera_nor_those_of_a_folder_nor_goals(
+    tmp_path: Path,
+) -> None:
+    # A quarter turn, in Exif: one entry (0x112, a short) of the first directory.
+    tag = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
+    jpeg = cv2.imencode(".jpg", picture(1))[1].tobytes()
+    tagged = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(tag) + 2) + tag + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(tagged, np.uint8), cv2.IMREAD_COLOR).shape == (8, 6, 3), "it is heeded"
+    file = tmp_path / "a.jpg"
+    file.write_bytes(tagged)
+    (frame,) = open_source(str(tmp_path)).frames()
+    for image in (decode(tagged), frame.image, _read_image(str(file))):
+        np.testing.assert_array_equal(image, decode(jpeg))
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
