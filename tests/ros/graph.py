@@ -23,6 +23,8 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
 TIMEOUT_S = 20.0
+# The domains of this process, which has a graph for a module beside one for a test.
+_OPEN: set[int] = set()
 
 
 def executable(node: str) -> str:
@@ -46,7 +48,8 @@ class Graph:
         self.folder = folder
         # Neither this graph nor its nodes are to meet others on the network.
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        self._domain = domain or random.SystemRandom().randint(1, 100)
+        self._domain = domain or random.SystemRandom().choice(sorted(set(range(1, 101)) - _OPEN))
+        _OPEN.add(self._domain)
         self._context = Context()
         arguments = ["--ros-args", "--enclave", "/observer"]
         rclpy.init(args=arguments, context=self._context, domain_id=self._domain)
@@ -182,6 +185,7 @@ class Graph:
         self._executor.shutdown()
         self.observer.destroy_node()
         self._context.try_shutdown()
+        _OPEN.discard(self._domain)
 
 
 @contextmanager

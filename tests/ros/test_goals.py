@@ -34,7 +34,9 @@ class Owner:
         self.sought = None if goal is None else stamp_ns
 
     def ask(self, stamp_ns):
-        request = SetGoal.Request(stamp=to_time(stamp_ns), image=picture(stamp_ns))
+        return self.request(SetGoal.Request(stamp=to_time(stamp_ns), image=picture(stamp_ns)))
+
+    def request(self, request):
         return self.answer(request, SetGoal.Response()).success
 
     def show(self, message):
@@ -71,3 +73,13 @@ def test_a_goal_image_that_is_refused_leaves_the_goal_to_whoever_set_it(owner):
     owner.ask(7)
     owner.show(picture(8, encoding="bayer_rggb8"))
     assert owner.sought == 7 and owner.is_asked
+
+
+def test_futures_that_are_under_way_when_an_asked_goal_is_taken_back_are_still_about_an_asked_goal(owner):
+    owner.ask(7)
+    assert owner.request(SetGoal.Request())
+    assert owner.sought is None and not owner.is_asked
+    owner.sought = 7
+    assert owner.is_asked
+    owner.show(picture(7))
+    assert not owner.is_asked, "now it is latched"

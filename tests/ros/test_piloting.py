@@ -36,13 +36,14 @@ def world():
 def test_the_latched_goal_is_driven_to(world):
     decision = world.images()
     assert decision.state is world.pilot.state is State.SEEKING and decision.command[0] > 0
+    assert world.pilot.iterations == 4, "one for each image after that on which was asked first"
     assert world.pilot.may_drive and world.pilot.verdict().level is Level.OK
 
 
 def test_without_a_model_or_with_one_that_cannot_be_driven_with_the_robot_stands(world):
     world.pilot.exchange(None, "its actions are colours")
     decision = world.images()
-    assert decision.command is None and decision.state is State.HELD
+    assert decision.command is None and decision.state is State.HELD and world.pilot.iterations == 0
     assert world.pilot.verdict().message == "the robot stands: its actions are colours"
     reach = world.begin()
     world.sought = OTHER_NS
@@ -75,6 +76,30 @@ def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(w
     assert world.images().command is None, "it took it late"
     world.sought = LATCHED_NS
     assert world.images().command is not None
+
+
+def test_futures_that_come_before_any_model_make_the_robot_stand(world):
+    world.pilot = type(world.pilot)(world.guard, timeout_s=TIMEOUT_S, clock=world.clock)
+    assert world.images().state is State.HELD and not world.guard.counts["fault"]
+
+
+def test_after_a_goal_that_another_asked_for_the_plan_to_the_latched_one_is_made_anew(world):
+    assert world.images().command is not None
+    world.sought, world.sought_by_service = OTHER_NS, True
+    assert world.images(2).state is State.IDLE
+    world.sought, world.sought_by_service = LATCHED_NS, False
+    assert world.image().command is None, "nothing is known yet of what would be told now"
+    assert world.images().command is not None
+
+
+def test_a_goal_that_is_latched_as_soon_as_an_asked_one_has_ended_is_driven_to(world):
+    world.begin()
+    world.sought = OTHER_NS
+    world.images()
+    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+    assert not world.pilot.may_drive
+    world.sought = LATCHED_NS
+    assert world.images().command is not None and world.pilot.may_drive
 
 
 @pytest.mark.parametrize("new_has_none_at_first", [False, True])

@@ -93,6 +93,13 @@ def test_images_whose_age_cannot_be_told_make_the_robot_stand(world):
     assert world.images().command is not None
 
 
+def test_an_image_that_is_ahead_of_the_clock_buys_no_time(world):
+    assert world.images(age_s=-0.4).command is not None
+    world.now_s += TIMEOUT_S + 0.01
+    world.pilot.watch()
+    assert not world.pilot.may_drive
+
+
 def test_images_that_never_come_in_time_end_an_asked_goal(world):
     world.sought = OTHER_NS
     reach = world.begin()
@@ -203,5 +210,6 @@ def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
         assert world.pilot.verdict().level is Level.OK, "nothing is to be done"
     world.now_s += PATIENCE_S + 1.0
     reach = world.begin()
+    assert not world.guard.holds, "nor is it told as the reason why the robot stands now"
     world.sought = OTHER_NS
     assert world.images().command is not None and reach.end is None

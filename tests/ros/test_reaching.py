@@ -45,6 +45,13 @@ def test_a_goal_is_followed_by_energy_and_steps():
     assert (goal.energy, goal.best_energy, goal.steps, goal.end) == (4.0, 3.0, 2, None)
 
 
+def test_until_it_is_set_no_futures_are_about_it_even_of_the_same_stamp():
+    goal = Reach(reach().terms, now_s=100.0)
+    assert not goal.concerns(GOAL_NS) and not goal.replaced
+    goal.is_set = True
+    assert goal.concerns(GOAL_NS)
+
+
 def test_it_ends_as_reached_when_the_seeker_says_so():
     goal = reach()
     follow(goal, energy=0.5, reached=True)

@@ -17,6 +17,7 @@ from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFut
 from jepa_ros import qos
 from jepa_ros.conversions import fill, to_image
 from lifecycle_msgs.msg import Transition
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from jepa_runtime.recording import messages
@@ -35,7 +36,8 @@ def served(graph, toy_bundle, **parameters):
     """Start an active world_model; its image publisher and the futures that it sends."""
     futures = graph.listen(PredictedFutures, "world_model/futures")
     graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True, **parameters})
-    return graph.publisher(Image, "image", qos.SENSOR), futures
+    # As drivers of cameras offer them.
+    return graph.publisher(Image, "image", qos_profile_sensor_data), futures
 
 
 def levels(received: list[DiagnosticArray]) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from jepa_msgs.srv import SetGoal
 from jepa_ros import qos
+from jepa_ros.nodes.world_model import WorldModelNode
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import CompressedImage, Image
@@ -86,6 +88,18 @@ def test_images_that_come_while_the_model_is_closed_do_not_end_the_node(ros_grap
         answers = ask(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
         ros_graph.until(lambda answers=answers: all(each.done() for each in answers), "another model")
     assert ros_graph.stop("world_model") == 0
+
+
+def test_what_the_robot_does_is_known_from_the_time_of_the_graph_on(owner, monkeypatch):
+    node = WorldModelNode()
+    served, action = Mock(), np.array([0.5, -1.0], np.float32)
+    with monkeypatch.context() as patched:
+        patched.setattr(node, "get_clock", lambda: Mock(now=lambda: Mock(nanoseconds=7)))
+        patched.setattr(node, "_served", served)
+        node._on_action(action)
+    served.add_action.assert_called_once_with(7, action)
+    node.stop()
+    node.destroy_node()
 
 
 def test_a_model_that_looks_further_back_knows_that_a_robot_stands_from_the_planner(ros_graph, tmp_path):

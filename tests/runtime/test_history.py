@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jepa_runtime import history as histories
 from jepa_runtime.history import History, Reset
 
 STEP_NS = 200_000_000
@@ -316,3 +317,33 @@ def test_what_reaches_back_stays_bounded() -> None:
     assert len(history) == 9
     with pytest.raises(ValueError, match="reach must be at least 1"):
         reaching(0)
+
+
+@pytest.mark.parametrize(("count", "kept_from"), [(6, 0), (8, 0), (20, 12)])
+def test_of_too_many_actions_the_latest_are_kept(
+    count: int, kept_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(histories, "_MAX_ACTIONS", 8)
+    history = make()
+    for number in range(count):
+        history.add_action(10 * number, np.full(2, number, np.float32))
+    assert history.mean_action(10 * kept_from - 1, 10 * count) is None
+    np.testing.assert_allclose(
+        history.mean_action(10 * kept_from, 10 * count), np.mean(range(kept_from, count))
+    )
+
+
+def test_over_no_time_there_is_no_mean_action() -> None:
+    history = make()
+    for stamp_ns in (0, 10, 20):
+        history.add_action(stamp_ns, np.ones(2))
+    assert history.mean_action(15, 15) is None and history.mean_action(15, 5) is None
+
+
+def test_the_only_action_stays_in_force_where_time_is_set_back() -> None:
+    history = make()
+    history.add_action(0, np.array([1.0, 2.0]))
+    history.add_latent(100, latent(1))
+    assert history.add_latent(50, latent(2)) is Reset.CLOCK_BACKWARDS
+    assert history.mean_action(40, 60) is None
+    np.testing.assert_array_equal(history.mean_action(50, 60), [1.0, 2.0])

@@ -179,3 +179,11 @@ def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
 def test_a_frame_that_is_no_rgb_image_is_refused(image: NDArray[np.generic]) -> None:
     with pytest.raises(FrameError, match="frame must be uint8"):
         fit(image, np.empty((4, 4, 3), np.uint8))
+
+
+def test_squares_of_pixels_are_averaged_whatever_the_sides() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    out = np.empty((3, 4, 3), np.uint8)
+    fit(image, out)
+    means = image.reshape(3, 2, 4, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(out, means, atol=0.5)

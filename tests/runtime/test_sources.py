@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Timer
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from jepa_runtime.commands.run import _read_image
 from jepa_runtime.errors import SourceError
+from jepa_runtime.imaging import decode
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build, typestore
-from jepa_runtime.sources import Frame, open_source
+from jepa_runtime.sources import Frame, camera, open_source
 from jepa_runtime.sources.images import ImageFolderSource
-from jepa_runtime.sources.pace import paced
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.sources.video import VideoSource
 
@@ -176,6 +178,21 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         next(frames)
 
 
+def test_a_tag_of_orientation_turns_neither_images_of_a_camera_nor_those_of_a_folder_nor_goals(
+    tmp_path: Path,
+) -> None:
+    # A quarter turn, in Exif: one entry (0x112, a short) of the first directory.
+    tag = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
+    jpeg = cv2.imencode(".jpg", picture(1))[1].tobytes()
+    tagged = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(tag) + 2) + tag + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(tagged, np.uint8), cv2.IMREAD_COLOR).shape == (8, 6, 3), "it is heeded"
+    file = tmp_path / "a.jpg"
+    file.write_bytes(tagged)
+    (frame,) = open_source(str(tmp_path)).frames()
+    for image in (decode(tagged), frame.image, _read_image(str(file))):
+        np.testing.assert_array_equal(image, decode(jpeg))
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no PNG or JPEG image"):
         open_source(str(tmp_path))
@@ -323,37 +340,39 @@ def test_the_rate_must_be_positive() -> None:
         open_source("two_rooms", rate_hz=0.0)
 
 
-# ------------------------------------------------------------------ pace
+# ------------------------------------------------------------------ camera
 
 
-def test_frames_are_due_at_their_own_time_even_after_a_late_one() -> None:
-    now = {"ns": 0}
-    waits: list[float] = []
+class Capture:
+    """A camera of OpenCV: two frames, each of which takes 7 ns to come and 5 to be decoded."""
 
-    class Patient(Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            assert timeout is not None
-            waits.append(timeout)
-            now["ns"] += round(timeout * 1e9)
-            return False
+    def __init__(self) -> None:
+        self.now_ns, self.left, self.told = 100, 2, dict[int, float]()
+        self.isOpened, self.set, self.get = lambda: True, self.told.__setitem__, {cv2.CAP_PROP_FPS: 15.0}.get
 
-    published = []
-    source = TwoRoomsSource(rate_hz=10.0)
-    for index, (_, late_ms) in enumerate(
-        paced(source, rate_hz=10.0, duration_s=1.0, stopping=Patient(), clock_ns=lambda: now["ns"])
-    ):
-        published.append((now["ns"], late_ms))
-        if index == 2:
-            now["ns"] += 250_000_000
-    assert len(published) == 10
-    assert published[2] == (200_000_000, 0.0)
-    assert published[3] == (450_000_000, 150.0)
-    assert published[4] == (450_000_000, 50.0)
-    assert published[5] == (500_000_000, 0.0)
+    def grab(self) -> bool:
+        self.now_ns += 7
+        self.left -= 1
+        return self.left >= 0
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        self.now_ns += 5
+        return True, cv2.cvtColor(picture(self.left), cv2.COLOR_RGB2BGR)
 
 
-def test_playing_ends_when_asked_to() -> None:
-    stopping = Event()
-    Timer(0.1, stopping.set).start()
-    frames = list(paced(TwoRoomsSource(), rate_hz=30.0, duration_s=None, stopping=stopping))
-    assert 1 <= len(frames) <= 10
+def test_a_camera_gives_rgb_stamped_as_it_comes_and_its_end_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = Capture()
+    monkeypatch.setattr(camera.cv2, "VideoCapture", lambda *_: capture)
+    monkeypatch.setattr(camera, "time", SimpleNamespace(time_ns=lambda: capture.now_ns))
+    source = camera.CameraSource(str(tmp_path), rate_hz=20.0)
+    assert source.live and source.rate_hz == 15.0, "what the camera chose"
+    assert capture.told == {cv2.CAP_PROP_BUFFERSIZE: 1, cv2.CAP_PROP_FPS: 20.0}
+    frames = source.frames()
+    for sequence in (0, 1):
+        frame = next(frames)
+        assert (frame.sequence, frame.stamp_ns) == (sequence, 107 + 12 * sequence)
+        np.testing.assert_array_equal(frame.image, picture(1 - sequence))
+    with pytest.raises(SourceError, match="no frame came after 2"):
+        next(frames)

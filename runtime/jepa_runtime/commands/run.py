@@ -368,7 +368,8 @@ class _Run:
 
 
 def _read_image(path: str) -> Image:
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    # As images of a camera: a tag of orientation turns none.
+    image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise SourceError(f"{path}: no such image, or not a readable one")
     return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

@@ -7,12 +7,10 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
-import cv2
-
-from jepa_runtime.errors import SourceError
-from jepa_runtime.sources.base import Frame, Image, PassiveSource
+from jepa_runtime.errors import FrameError, SourceError
+from jepa_runtime.imaging import decode
+from jepa_runtime.sources.base import Frame, PassiveSource
 
 _LOG = logging.getLogger(__name__)
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -59,10 +57,12 @@ class ImageFolderSource(PassiveSource):
             SourceError: one of them cannot be decoded.
         """
         for sequence, file in enumerate(self._files):
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise SourceError(f"{file}: not a readable image (damaged, cut off, or wrongly named)")
-            rgb = cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            try:
+                rgb = decode(file.read_bytes())
+            except (OSError, FrameError) as error:
+                raise SourceError(
+                    f"{file}: not a readable image (damaged, cut off, or wrongly named)"
+                ) from error
             yield Frame(
                 rgb, self._start_ns + round(sequence * self._period_ns), Path(self.name).name, sequence
             )

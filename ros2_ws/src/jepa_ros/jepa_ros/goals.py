@@ -74,7 +74,9 @@ class Goals:
             else:
                 request.image.header.stamp = request.stamp
                 self._seek(camera, request.image)
-            self._asked[camera.topic] = from_time(request.stamp)
+            # Futures of images before one is taken back are still about it.
+            if request.latent.data or request.image.data:
+                self._asked[camera.topic] = from_time(request.stamp)
             response.success = True
         except (JepaRuntimeError, ValueError) as error:
             response.message = str(error)

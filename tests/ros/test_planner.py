@@ -1,0 +1,138 @@
+"""What the planner's node makes of messages: in this process, and nobody spins it."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import PlannerStatus
+from jepa_ros.nodes.planner import PlannerNode
+from rclpy.parameter import Parameter
+
+from tests.ros.test_driving import Publisher
+from tests.ros.test_nodes import futures, model_info
+
+pytestmark = pytest.mark.ros
+
+
+class Planner:
+    """The node with a model, the time of its graph, and what it publishes."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.node = PlannerNode()
+        self.now_ns = 10**18
+        self.commands, self.questions, self.statuses, self.diagnostics = (Publisher() for _ in range(4))
+        for name, replacement in {
+            "create_publisher": lambda *_: self.commands,
+            "get_clock": lambda: Mock(now=lambda: Mock(nanoseconds=self.now_ns)),
+            "_candidates": self.questions,
+            "_statuses": self.statuses,
+            "_diagnostics": self.diagnostics,
+        }.items():
+            monkeypatch.setattr(self.node, name, replacement)
+        self.node._on_model(model_info())
+
+    def image(self, *, age_s: float = 0.0, source: str = "cem") -> float:
+        """Futures of an image that answer the last question; the velocity to the right that is told then."""
+        self.now_ns += 33_000_000
+        asked = self.questions.sent[-1] if self.questions.sent else None
+        message = futures(self.now_ns - round(age_s * 1e9), asked)
+        message.candidates_source = source
+        self.node._on_futures(message)
+        return self.commands.sent[-1].linear.x
+
+    def drives(self, **given) -> bool:
+        """Whether it does after some images."""
+        return [self.image(**given) for _ in range(5)][-1] > 0
+
+
+@pytest.fixture
+def planner(owner, monkeypatch):
+    made = Planner(monkeypatch)
+    yield made
+    made.node.stop()
+    made.node.destroy_node()
+
+
+def test_the_limits_are_those_of_the_model_and_of_the_greatest_change(planner, monkeypatch):
+    monkeypatch.setitem(planner.node._values, "max_change", 0.25)
+    info = model_info()
+    info.action_low, info.action_max_norm, info.goal_threshold, info.step_s = [-0.5, -1.0], 0.75, 1.5, 0.4
+    driver = planner.node._driver_of(info)
+    np.testing.assert_array_equal(driver.limits.low, [-0.5, -1.0])
+    np.testing.assert_array_equal(driver.limits.high, [1.0, 1.0])
+    np.testing.assert_array_equal(driver.limits.max_change, [0.375, 0.5])
+    assert (driver.limits.max_norm, driver.goal_threshold) == (0.75, 1.5)
+    assert driver.step_s == pytest.approx(0.4) and not driver.per_step
+    monkeypatch.setitem(planner.node._values, "max_change", 1.0)
+    info.action_max_norm, info.action_names = 0.0, ["x", "y"]
+    driver = planner.node._driver_of(info)
+    assert driver.limits.max_norm is driver.limits.max_change is None and driver.per_step
+
+
+def test_another_model_makes_the_robot_stand_before_futures_of_it_come(planner):
+    assert planner.drives()
+    before = planner.node._commands
+    planner.node._on_model(model_info())
+    assert planner.commands.sent[-1] == Twist()
+    assert planner.node._commands is before and planner.drives(), "it is told as before"
+
+
+@pytest.mark.parametrize(("field", "value"), [("step_s", 0.4), ("action_names", ["linear.y", "linear.x"])])
+def test_with_other_actions_who_told_the_robot_before_has_told_it_to_stand(planner, field, value):
+    assert planner.drives()
+    before = planner.node._commands
+    before.close = Mock()
+    info = model_info()
+    setattr(info, field, value)
+    planner.node._on_model(info)
+    before.close.assert_called_once_with()
+    assert planner.node._commands is not before
+
+
+def test_only_candidates_of_its_own_teach_it(planner):
+    assert [planner.image(source="another") for _ in range(5)] == [0.0] * 5
+    assert planner.drives()
+
+
+def test_images_are_as_old_as_the_time_of_the_graph_says_and_the_timeout_holds_once_it_is_set(planner):
+    planner.node.set_parameters([Parameter("futures_timeout_s", value=60.0)])
+    assert planner.drives(age_s=30.0)
+    assert planner.statuses.sent[-1].e2e_ms == 30e3
+    planner.node.set_parameters([Parameter("futures_timeout_s", value=20.0)])
+    assert planner.image(age_s=30.0) == 0
+    assert planner.statuses.sent[-1].state == PlannerStatus.HELD
+    assert planner.node.report()["counters"]["old_futures"] == 1
+
+
+def test_what_fails_makes_the_robot_stand_and_is_told(planner, monkeypatch):
+    assert planner.drives()
+    with monkeypatch.context() as broken:
+        broken.setattr(planner.node._pilot, "update", Mock(side_effect=RuntimeError("no memory")))
+        assert planner.image() == 0
+        status = planner.statuses.sent[-1]
+        assert (status.state, status.command) == (PlannerStatus.HELD, Twist())
+        assert not planner.node._pilot.may_drive and planner.node.report()["counters"]["faults"] == 1
+    assert planner.drives()
+
+
+def test_plans_go_on_from_what_the_robot_was_told(planner):
+    assert planner.drives()
+    sent = planner.commands.sent[-1]
+    assert planner.statuses.sent[-1].command == sent
+    np.testing.assert_allclose(
+        planner.node._pilot._driver.seeker.told, [sent.linear.x, sent.linear.y], rtol=1e-6
+    )
+
+
+def test_who_listens_and_has_not_heard_that_the_robot_is_to_stand_is_an_error(planner, monkeypatch):
+    for unheard, level in ((False, 0), (True, 2)):
+        monkeypatch.setattr(planner.node._commands, "is_unheard", lambda unheard=unheard: unheard)
+        planner.node._publish_diagnostics()
+        assert planner.diagnostics.sent[-1].status[0].level == bytes([level])
