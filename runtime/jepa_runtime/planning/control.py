@@ -59,6 +59,8 @@ class ControlConfig:
             )
         if self.escape_steps < 1:
             raise ValueError(f"escape_steps must be at least 1, got {self.escape_steps}")
+        if self.energy is not None and self.energy not in ENERGIES:
+            raise ValueError(f"energy must be {', '.join(ENERGIES)} or None, got {self.energy!r}")
 
 
 @dataclass(frozen=True)

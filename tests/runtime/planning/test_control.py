@@ -256,6 +256,11 @@ def test_a_stuck_robot_cannot_escape_for_no_step() -> None:
         replace(CONFIG, escape_steps=0)
 
 
+def test_an_energy_that_there_is_not_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"energy must be l1, l2, .* or None, got 'L1'"):
+        replace(CONFIG, energy="L1")
+
+
 @pytest.mark.parametrize("steps", [0, HORIZON + 1])
 def test_more_actions_than_a_plan_has_cannot_be_executed(steps: int) -> None:
     with pytest.raises(ValueError, match="replan_every must be between 1 and horizon"):
