@@ -310,6 +310,15 @@ def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
     assert read_profile(tmp_path / "p.json") == measured[0]
 
 
+def test_a_main_pass_that_was_stopped_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_command.Steps, "live", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    out = tmp_path / "p.json"
+    brief = ["--rate", "5", "--duration", "60", "--skip", "all", "--json", str(out)]
+    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    profile = read_profile(out)
+    assert "stopped after 1 of 300 frames" in profile.notes and len(profile.run.latency_ms) == 1
+
+
 def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
     out = tmp_path / "p.json"

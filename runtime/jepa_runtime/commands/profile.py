@@ -29,9 +29,9 @@ from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.outputs import files_of, write, write_each
-from jepa_runtime.profiling.describe import gone_through
+from jepa_runtime.profiling.describe import due_frames, gone_through
 from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.load import Load, Workload
+from jepa_runtime.profiling.load import Load, Workload, count_frames
 from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import render_profile
@@ -167,6 +167,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         notes=[
             f"{len(workload.frames)} frames of {workload.name} were read ahead ({workload.read_ms:.2f} ms "
             "each) and shown in turn; latency counts from the moment a frame was due",
+            *_stopped(main, args),
             *_without_futures(main, bundle),
             *(f"preferred, but does not serve: {refused}" for refused in passed_over),
             *busy.notes(),
@@ -174,6 +175,11 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         ],
         **passes.found,
     )
+
+
+def _stopped(run: Run, args: argparse.Namespace) -> list[str]:
+    sent, asked = len(due_frames(run)), count_frames(args.rate, args.duration)
+    return [f"stopped after {sent} of {asked} frames"] if sent < asked else []
 
 
 def _without_futures(run: Run, bundle: Bundle) -> list[str]:

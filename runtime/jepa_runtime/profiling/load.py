@@ -146,7 +146,7 @@ class Load:
         period_ns = round(1e9 / rate_hz)
         stamps_ns = self._in_step_ns(rate_hz) if in_step else period_ns
         lead = self._frames_of_history(stamps_ns) + 2
-        count = max(1, round(duration_s * rate_hz))
+        count = count_frames(rate_hz, duration_s)
         due: dict[int, int] = {}
         sent: dict[int, int] = {}
         start_ns = time.perf_counter_ns() + _LEAD_NS + lead * period_ns
@@ -327,6 +327,11 @@ _ABSENT = {
     "message": "no messages without ROS 2 (--ros)",
     "publish": "no messages without ROS 2 (--ros)",
 }
+
+
+def count_frames(rate_hz: float, duration_s: float) -> int:
+    """How many frames are due in an open loop that is not stopped."""
+    return max(1, round(duration_s * rate_hz))
 
 
 def _seconds(due: dict[int, int], keys: list[int], start_ns: int) -> list[float]:
