@@ -17,16 +17,18 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from rich.console import Console
 
 from jepa_runtime.bundle import Tolerance
 from jepa_runtime.cli import main
 from jepa_runtime.commands import profile as profile_command
 from jepa_runtime.commands import profile_passes
+from jepa_runtime.commands.profile_view import show
 from jepa_runtime.errors import BackendError, ProfileError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.machine import Monitor, Probe
-from jepa_runtime.profiling.profile import ColdStart, Profile, read_profile, why_no_copy
+from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
 from tests.runtime.profiles import make_profile
 from tests.runtime.simulated_tensorrt import SimulatedTensorRT
@@ -255,6 +257,16 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(
     assert main(["profile", "--bundle", str(MODEL), option, str(tmp_path)]) == 1
     assert f"{tmp_path}: cannot be written: Is a directory" in capsys.readouterr().err
     assert not measured
+
+
+def test_a_sweep_without_a_knee_and_a_percentile_of_a_thousand_read_as_the_report_has_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = Sweep(points=[], max_late=0.01, knee_hz=None)
+    show(make_profile(frames=2000, sweep=sweep), Console(width=200))
+    told = capsys.readouterr().out
+    assert "sweep: no rate was kept up with (" in told
+    assert ", p99.9 " in told and "p999" not in told
 
 
 def test_two_cold_starts_are_told_as_the_report_tells_them(

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.commands.arguments import progress_on
+from jepa_runtime.profiling.compare import label
 from jepa_runtime.profiling.describe import Distribution, RunStatistics, describe
 from jepa_runtime.profiling.load import Snapshot
 from jepa_runtime.profiling.profile import Energy, Profile, Reading
@@ -107,7 +108,7 @@ def _add(table: Table, name: str, measured: Distribution) -> None:
 
 def _intervals(measured: Distribution) -> str:
     told = [
-        f"{name} {quantile.low:.2f} to {'?' if quantile.high is None else f'{quantile.high:.2f}'}"
+        f"{label(name)} {quantile.low:.2f} to {'?' if quantile.high is None else f'{quantile.high:.2f}'}"
         for name, quantile in measured.quantiles().items()
         if quantile.low is not None
     ]
@@ -135,8 +136,9 @@ def _show_passes(profile: Profile, console: Console) -> None:
         points = ", ".join(
             f"{point.rate_hz:g} Hz {format_ms(point.p99_ms)}" for point in profile.sweep.points
         )
-        knee = "none was kept up with" if profile.sweep.knee_hz is None else f"{profile.sweep.knee_hz:g} Hz"
-        console.print(f"sweep: highest rate kept up with {knee} (p99 by rate: {points})")
+        knee_hz = profile.sweep.knee_hz
+        knee = "no rate was kept up with" if knee_hz is None else f"highest rate kept up with {knee_hz:g} Hz"
+        console.print(f"sweep: {knee} (p99 by rate: {points})")
     for start in profile.cold_starts:
         phases = ", ".join(
             f"{name} {median(values):.0f}"
