@@ -269,6 +269,15 @@ def test_a_sweep_without_a_knee_and_a_percentile_of_a_thousand_read_as_the_repor
     assert ", p99.9 " in told and "p999" not in told
 
 
+@pytest.mark.parametrize("option", [["--topic", "image"], ["--ros-param", "cpu_affinity:=[1]"]])
+def test_what_is_for_a_running_graph_is_refused_where_none_is_measured(
+    measured: list[Profile], option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--bundle", str(MODEL), *option]) == 1
+    assert "take --ros or --attach" in capsys.readouterr().err
+    assert not measured
+
+
 def test_two_cold_starts_are_told_as_the_report_tells_them(
     measured: list[Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:

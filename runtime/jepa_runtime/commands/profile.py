@@ -104,6 +104,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if (args.bundle is None) == (args.attach is None):
         raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
+    on_graph = bool(args.ros or args.attach)
+    if (args.topic or args.ros_param) and not on_graph:
+        raise ProfileError("--topic and --ros-param take --ros or --attach: without, no graph is measured")
     outputs: list[tuple[Path, Callable[[Profile, Path], None]]] = [
         (path, put)
         for path, put in (
@@ -119,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         import_perfetto(args.trace)
     console = Console()
     with stop_on_signals() as stopping:
-        if args.ros or args.attach:
+        if on_graph:
             profile, status = _from_ros(args, stopping, console)
         else:
             profile, status = _measure(args, stopping, console), 0
