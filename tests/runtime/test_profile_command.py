@@ -27,6 +27,7 @@ from jepa_runtime.commands.profile_view import show
 from jepa_runtime.errors import BackendError, ProfileError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
+from jepa_runtime.profiling.load import Load
 from jepa_runtime.profiling.machine import Monitor, Probe
 from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
@@ -329,6 +330,24 @@ def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
     monkeypatch.setattr("rich.console.Console.on_broken_pipe", Mock(side_effect=SystemExit(1)))
     assert main(["profile", "--bundle", str(MODEL), "--json", str(tmp_path / "p.json")]) == 141
     assert read_profile(tmp_path / "p.json") == measured[0]
+
+
+def test_what_the_machine_did_ends_with_the_last_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sum_up = Load._run
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1.5)
+        return sum_up(*arguments)
+
+    monkeypatch.setattr(Load, "_run", slow)
+    out = tmp_path / "p.json"
+    brief = ["--duration", "0.5", "--skip", "all", "--json", str(out)]
+    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    profile = read_profile(out)
+    last_s = max(reading.times_s[-1] for reading in profile.readings if reading.values)
+    assert last_s == pytest.approx(profile.run.duration_s, abs=1)
 
 
 def test_a_main_pass_that_was_stopped_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

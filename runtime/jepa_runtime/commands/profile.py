@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -150,10 +151,12 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
         with Load(open_model, workload, stopping=stopping) as load:
             subject, passed_over = _subject(args, load.model, workload), load.model.passed_over
-            with Monitor() as busy:
+            with ExitStack() as watched:
+                busy = watched.enter_context(Monitor())
                 main = load.open_loop(
-                    args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate, tick=steps.live
-                )
+                    args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate,
+                    tick=steps.live, over=watched.close,
+                )  # fmt: skip
             # The frames that fill the history came before the run began.
             readings = busy.readings(since_s=load.began_s)
             passes.under_load(load)

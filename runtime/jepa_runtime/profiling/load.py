@@ -131,12 +131,14 @@ class Load:
         *,
         deadline_ms: float | None = None,
         tick: Callable[[Snapshot], None] | None = None,
+        over: Callable[[], None] = lambda: None,
         in_step: bool = False,
     ) -> Run:
         """Frames on a fixed schedule for ``duration_s``. The frames that fill the history come before it.
 
         Args:
             tick: called twice a second.
+            over: called when no more results come, before the run is summed up, which costs time and memory.
             in_step: stamp frames so that each has another a step before it, whatever the rate: without one
                 there are no futures and no surprise, and what costs most is not measured.
 
@@ -161,6 +163,7 @@ class Load:
             if tick is not None and index >= 0 and index % max(1, round(rate_hz / 2)) == 0:
                 tick(Snapshot(index, count, self._recent(due)))
         self._pipeline.wait_idle(_PATIENCE_S)
+        over()
         counted = list(due)[lead:]
         return self._run(rate_hz, deadline_ms, {key: due[key] for key in counted}, sent)
 
