@@ -279,6 +279,13 @@ def test_what_is_for_a_running_graph_is_refused_where_none_is_measured(
     assert not measured
 
 
+def test_threads_that_a_node_does_not_tell_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = make_profile(frames=50)
+    unknown = profile.subject.model_copy(update={"threads": None, "engine_version": None})
+    show(profile.model_copy(update={"subject": unknown}), Console(width=200))
+    assert "8 steps; 30 Hz" in (told := capsys.readouterr().out) and "None" not in told
+
+
 def test_two_cold_starts_are_told_as_the_report_tells_them(
     measured: list[Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:

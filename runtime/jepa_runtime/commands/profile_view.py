@@ -77,7 +77,9 @@ def _latencies(profile: Profile, run: RunStatistics) -> Table:
     subject = profile.subject
     rate = "as fast as it goes" if run.rate_hz is None else f"{run.rate_hz:g} Hz, open loop"
     model = f"{subject.model_id} {subject.model_version} {subject.precision}"
-    work = f"{subject.futures} futures x {subject.horizon} steps, {subject.threads} thread(s)"
+    work = f"{subject.futures} futures x {subject.horizon} steps"
+    if subject.threads is not None:
+        work += f", {subject.threads} thread(s)"
     title = escape(f"{model} on {subject.engine} ({subject.device}), {work}; {rate}")
     caption = (
         "response: of every frame due, until the first result at least as new; latency: of the frames "
