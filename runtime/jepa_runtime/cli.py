@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console
 
@@ -47,7 +48,8 @@ _COMMANDS = (
     update,
     configs,
 )
-_INTERRUPTED = 130
+# As a shell tells of a program that the signal ended: SIGINT, SIGPIPE.
+_INTERRUPTED, _UNREAD = 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status that the subcommand gives; 1 after an error, which is told in one line on standard
-        error.
+        error; 130 after Ctrl-C; 141 where nobody read its output to the end, which is no verdict.
     """
     parser = argparse.ArgumentParser(
         prog="jepa-runtime",
@@ -74,7 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # Nobody reads the rest (| head).
-        Console().on_broken_pipe()
+        with suppress(SystemExit):
+            Console().on_broken_pipe()
+        return _UNREAD
+    except SystemExit:
+        # From a console that has done the same by itself; its status, 1, would be a verdict.
+        return _UNREAD
     except JepaRuntimeError as error:
         print(f"jepa-runtime: {error}", file=sys.stderr)
         return 1

@@ -300,6 +300,19 @@ def test_a_world_model_that_runs_already_is_measured_and_left_running(ros_graph,
     assert ros_graph.stop("world_model") == 0
 
 
+@pytest.mark.slow
+def test_of_several_cameras_the_one_whose_images_are_published_is_measured(ros_graph, toy_bundle, tmp_path):
+    domain = {"ROS_DOMAIN_ID": str(ros_graph.observer.context.get_domain_id())}
+    cameras = {"bundle": toy_bundle, "allow_untrained": True, "cameras": ["front/image", "rear"]}
+    ros_graph.start("world_model", cameras, ("__ns:=/robot",))
+    ros_graph.until(lambda: ros_graph.log("world_model").read_text(), "the world model")
+    options = ("--attach", "/robot/world_model", "--source", "two_rooms", "--rate", 20, "--duration", 2)
+    found, _ = profile(tmp_path / "p.json", *options, "--topic", "robot/front/image", **domain)
+    assert frames(found) == 40 and found.run.latency_ms and found.run.stages_ms["transport"]
+    assert not any("STALE" in note for note in found.notes), "that is the other camera"
+    assert ros_graph.stop("world_model") == 0
+
+
 def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A profile of a minute that has begun to measure, and its processes: the world model and the camera."""
     options = (

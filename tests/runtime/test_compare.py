@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
@@ -366,3 +369,15 @@ def test_the_terminal_shows_names_from_files_as_they_are(
     odd = with_subject(make_profile(), model_id="[red]x[/]")
     assert main(["compare", saved("a.json", odd), saved("b.json", odd)]) == 0
     assert "[red]x[/]" in capsys.readouterr().out
+
+
+def test_where_nobody_reads_the_table_the_exit_status_is_that_of_a_pipe_and_no_verdict(saved: Any) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7))]
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    compared = subprocess.run(
+        [sys.executable, "-c", run, "compare", *files], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (compared.returncode, compared.stderr) == (141, b"")

@@ -321,6 +321,24 @@ def test_a_process_is_busy_for_its_ticks_over_the_time(tmp_path: Path, clock: Cl
     assert found["descriptors"].values == [2, 2, 2]
 
 
+def test_a_last_sample_soon_after_the_one_before_tells_no_share_of_a_tick_or_two(
+    tmp_path: Path, clock: Clock
+) -> None:
+    tree = machine(tmp_path)
+    ticks = os.sysconf("SC_CLK_TCK")
+    with watch(tree, clock) as monitor:
+        clock.now += 2
+        tree.process(user=100 + ticks, system=50)
+        tree.tick(busy=130, idle=170)
+        monitor.sample()
+        clock.now += 0.01
+        tree.process(user=101 + ticks, system=50)
+        tree.tick(busy=131, idle=171)
+    found = by_name(monitor)
+    assert found["process busy"].values == [0.5]
+    assert found["cpu0 busy"].values == [30.0]
+
+
 def test_a_virtual_machine_tells_no_frequency(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     tree.write({"proc/cpuinfo": "processor\t: 0\ncpu MHz\t\t: 2300.0\nflags\t\t: fpu hypervisor sse"})

@@ -18,16 +18,19 @@ from typing import Any
 from unittest.mock import MagicMock, Mock, PropertyMock
 
 import pytest
+from rich.console import Console
 
 from jepa_runtime.bundle import Tolerance
 from jepa_runtime.cli import main
 from jepa_runtime.commands import profile as profile_command
 from jepa_runtime.commands import profile_passes
+from jepa_runtime.commands.profile_view import show
 from jepa_runtime.errors import BackendError, ProfileError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
+from jepa_runtime.profiling.load import Load
 from jepa_runtime.profiling.machine import Monitor, Probe
-from jepa_runtime.profiling.profile import ColdStart, Profile, read_profile, why_no_copy
+from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
 from tests.runtime.profiles import make_profile
 from tests.runtime.simulated_tensorrt import SimulatedTensorRT
@@ -309,6 +312,32 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(
     assert not measured
 
 
+def test_a_sweep_without_a_knee_and_a_percentile_of_a_thousand_read_as_the_report_has_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = Sweep(points=[], max_late=0.01, knee_hz=None)
+    show(make_profile(frames=2000, sweep=sweep), Console(width=200))
+    told = capsys.readouterr().out
+    assert "sweep: no rate was kept up with (" in told
+    assert ", p99.9 " in told and "p999" not in told
+
+
+@pytest.mark.parametrize("option", [["--topic", "image"], ["--ros-param", "cpu_affinity:=[1]"]])
+def test_what_is_for_a_running_graph_is_refused_where_none_is_measured(
+    measured: list[Profile], option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--bundle", str(MODEL), *option]) == 1
+    assert "take --ros or --attach" in capsys.readouterr().err
+    assert not measured
+
+
+def test_threads_that_a_node_does_not_tell_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = make_profile(frames=50)
+    unknown = profile.subject.model_copy(update={"threads": None, "engine_version": None})
+    show(profile.model_copy(update={"subject": unknown}), Console(width=200))
+    assert "8 steps; 30 Hz" in (told := capsys.readouterr().out) and "None" not in told
+
+
 def test_two_cold_starts_are_told_as_the_report_tells_them(
     measured: list[Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,9 +387,35 @@ def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
     monkeypatch.setattr(profile_command, "show", Mock(side_effect=BrokenPipeError))
     # It closes standard output, which is that of the tests too.
     monkeypatch.setattr("rich.console.Console.on_broken_pipe", Mock(side_effect=SystemExit(1)))
-    with pytest.raises(SystemExit):
-        main(["profile", "--bundle", str(MODEL), "--json", str(tmp_path / "p.json")])
+    assert main(["profile", "--bundle", str(MODEL), "--json", str(tmp_path / "p.json")]) == 141
     assert read_profile(tmp_path / "p.json") == measured[0]
+
+
+def test_what_the_machine_did_ends_with_the_last_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sum_up = Load._run
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1.5)
+        return sum_up(*arguments)
+
+    monkeypatch.setattr(Load, "_run", slow)
+    out = tmp_path / "p.json"
+    brief = ["--duration", "0.5", "--skip", "all", "--json", str(out)]
+    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    profile = read_profile(out)
+    last_s = max(reading.times_s[-1] for reading in profile.readings if reading.values)
+    assert last_s == pytest.approx(profile.run.duration_s, abs=1)
+
+
+def test_a_main_pass_that_was_stopped_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_command.Steps, "live", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    out = tmp_path / "p.json"
+    brief = ["--rate", "5", "--duration", "60", "--skip", "all", "--json", str(out)]
+    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    profile = read_profile(out)
+    assert "stopped after 1 of 300 frames" in profile.notes and len(profile.run.latency_ms) == 1
 
 
 def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> None:

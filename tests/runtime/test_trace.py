@@ -109,6 +109,13 @@ def test_its_stages_lie_inside_one_after_another_in_their_order(tmp_path: Path) 
         assert at <= frame.end
 
 
+def test_a_stage_that_a_frame_did_not_go_through_is_no_slice_of_it(tmp_path: Path) -> None:
+    run = make_run(frames=4)
+    stages = {"wait": [0.0, 0.0, 0.1, 0.1], "predict": [0.0, 1.0, 0.0, 1.0]}
+    frames = written(make_profile(run=run.model_copy(update={"stages_ms": stages})), tmp_path).frames()
+    assert [[stage.name for stage in frame.inside] for frame in frames] == 2 * [["wait"], ["wait", "predict"]]
+
+
 def test_frames_that_overlap_lie_on_lanes_of_their_own(tmp_path: Path) -> None:
     run = Run(
         rate_hz=10,

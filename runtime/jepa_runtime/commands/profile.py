@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,9 @@ from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.outputs import files_of, write, write_each
-from jepa_runtime.profiling.describe import gone_through
+from jepa_runtime.profiling.describe import due_frames, gone_through
 from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.load import Load, Workload
+from jepa_runtime.profiling.load import Load, Workload, count_frames
 from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import render_profile
@@ -104,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if (args.bundle is None) == (args.attach is None):
         raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
+    on_graph = bool(args.ros or args.attach)
+    if (args.topic or args.ros_param) and not on_graph:
+        raise ProfileError("--topic and --ros-param take --ros or --attach: without, no graph is measured")
     outputs: list[tuple[Path, Callable[[Profile, Path], None]]] = [
         (path, put)
         for path, put in (
@@ -119,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         import_perfetto(args.trace)
     console = Console()
     with stop_on_signals() as stopping:
-        if args.ros or args.attach:
+        if on_graph:
             profile, status = _from_ros(args, stopping, console)
         else:
             profile, status = _measure(args, stopping, console), 0
@@ -147,10 +151,12 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
         with Load(open_model, workload, stopping=stopping) as load:
             subject, passed_over = _subject(args, load.model, workload), load.model.passed_over
-            with Monitor() as busy:
+            with ExitStack() as watched:
+                busy = watched.enter_context(Monitor())
                 main = load.open_loop(
-                    args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate, tick=steps.live
-                )
+                    args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate,
+                    tick=steps.live, over=watched.close,
+                )  # fmt: skip
             # The frames that fill the history came before the run began.
             readings = busy.readings(since_s=load.began_s)
             passes.under_load(load)
@@ -167,6 +173,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         notes=[
             f"{len(workload.frames)} frames of {workload.name} were read ahead ({workload.read_ms:.2f} ms "
             "each) and shown in turn; latency counts from the moment a frame was due",
+            *_stopped(main, args),
             *_without_futures(main, bundle),
             *(f"preferred, but does not serve: {refused}" for refused in passed_over),
             *busy.notes(),
@@ -174,6 +181,11 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         ],
         **passes.found,
     )
+
+
+def _stopped(run: Run, args: argparse.Namespace) -> list[str]:
+    sent, asked = len(due_frames(run)), count_frames(args.rate, args.duration)
+    return [f"stopped after {sent} of {asked} frames"] if sent < asked else []
 
 
 def _without_futures(run: Run, bundle: Bundle) -> list[str]:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.commands.arguments import progress_on
+from jepa_runtime.profiling.compare import label
 from jepa_runtime.profiling.describe import Distribution, RunStatistics, describe
 from jepa_runtime.profiling.load import Snapshot
 from jepa_runtime.profiling.profile import Energy, Profile, Reading
@@ -76,7 +77,9 @@ def _latencies(profile: Profile, run: RunStatistics) -> Table:
     subject = profile.subject
     rate = "as fast as it goes" if run.rate_hz is None else f"{run.rate_hz:g} Hz, open loop"
     model = f"{subject.model_id} {subject.model_version} {subject.precision}"
-    work = f"{subject.futures} futures x {subject.horizon} steps, {subject.threads} thread(s)"
+    work = f"{subject.futures} futures x {subject.horizon} steps"
+    if subject.threads is not None:
+        work += f", {subject.threads} thread(s)"
     title = escape(f"{model} on {subject.engine} ({subject.device}), {work}; {rate}")
     caption = (
         "response: of every frame due, until the first result at least as new; latency: of the frames "
@@ -107,7 +110,7 @@ def _add(table: Table, name: str, measured: Distribution) -> None:
 
 def _intervals(measured: Distribution) -> str:
     told = [
-        f"{name} {quantile.low:.2f} to {'?' if quantile.high is None else f'{quantile.high:.2f}'}"
+        f"{label(name)} {quantile.low:.2f} to {'?' if quantile.high is None else f'{quantile.high:.2f}'}"
         for name, quantile in measured.quantiles().items()
         if quantile.low is not None
     ]
@@ -135,8 +138,9 @@ def _show_passes(profile: Profile, console: Console) -> None:
         points = ", ".join(
             f"{point.rate_hz:g} Hz {format_ms(point.p99_ms)}" for point in profile.sweep.points
         )
-        knee = "none was kept up with" if profile.sweep.knee_hz is None else f"{profile.sweep.knee_hz:g} Hz"
-        console.print(f"sweep: highest rate kept up with {knee} (p99 by rate: {points})")
+        knee_hz = profile.sweep.knee_hz
+        knee = "no rate was kept up with" if knee_hz is None else f"highest rate kept up with {knee_hz:g} Hz"
+        console.print(f"sweep: {knee} (p99 by rate: {points})")
     for start in profile.cold_starts:
         phases = ", ".join(
             f"{name} {median(values):.0f}"

@@ -131,12 +131,14 @@ class Load:
         *,
         deadline_ms: float | None = None,
         tick: Callable[[Snapshot], None] | None = None,
+        over: Callable[[], None] = lambda: None,
         in_step: bool = False,
     ) -> Run:
         """Frames on a fixed schedule for ``duration_s``. The frames that fill the history come before it.
 
         Args:
             tick: called twice a second.
+            over: called when no more results come, before the run is summed up, which costs time and memory.
             in_step: stamp frames so that each has another a step before it, whatever the rate: without one
                 there are no futures and no surprise, and what costs most is not measured.
 
@@ -146,7 +148,7 @@ class Load:
         period_ns = round(1e9 / rate_hz)
         stamps_ns = self._in_step_ns(rate_hz) if in_step else period_ns
         lead = self._frames_of_history(stamps_ns) + 2
-        count = max(1, round(duration_s * rate_hz))
+        count = count_frames(rate_hz, duration_s)
         due: dict[int, int] = {}
         sent: dict[int, int] = {}
         start_ns = time.perf_counter_ns() + _LEAD_NS + lead * period_ns
@@ -161,6 +163,7 @@ class Load:
             if tick is not None and index >= 0 and index % max(1, round(rate_hz / 2)) == 0:
                 tick(Snapshot(index, count, self._recent(due)))
         self._pipeline.wait_idle(_PATIENCE_S)
+        over()
         counted = list(due)[lead:]
         return self._run(rate_hz, deadline_ms, {key: due[key] for key in counted}, sent)
 
@@ -327,6 +330,11 @@ _ABSENT = {
     "message": "no messages without ROS 2 (--ros)",
     "publish": "no messages without ROS 2 (--ros)",
 }
+
+
+def count_frames(rate_hz: float, duration_s: float) -> int:
+    """How many frames are due in an open loop that is not stopped."""
+    return max(1, round(duration_s * rate_hz))
 
 
 def _seconds(due: dict[int, int], keys: list[int], start_ns: int) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.outputs import write
-from jepa_runtime.profiling.profile import Profile, Run, stage_order
+from jepa_runtime.profiling.profile import PASSED_BY, Profile, Run, stage_order
 
 _SEQUENCE = 1
 _PID = 1
@@ -41,8 +41,9 @@ def write_trace(profile: Profile, path: Path) -> None:
     """Write the run of ``profile`` as a Perfetto trace (protobuf); folders are made.
 
     A frame is a slice from the moment it was due to its result; frames that overlap lie on lanes of their
-    own. Its stages are slices inside it, one after another in the order of ``STAGES``: a profile tells
-    how long each took, not when it began. What they leave of the frame, at its end, is the residual.
+    own. The stages that it went through are slices inside it, one after another in the order of ``STAGES``: a
+    profile tells how long each took, not when it began. What they leave of the frame, at its end, is the
+    residual.
 
     Raises:
         ProfileError: the perfetto package is missing.
@@ -97,6 +98,8 @@ class _Trace:
             self._write(self._event.TYPE_SLICE_BEGIN, lanes[lane], begin, name="frame", details=details)
             at = begin
             for name in names:
+                if name in PASSED_BY and not run.stages_ms[name][index]:
+                    continue
                 self._write(self._event.TYPE_SLICE_BEGIN, lanes[lane], at, name=name)
                 # Stages are rounded one by one: their sum may pass the end of the frame by a hair.
                 at = min(at + max(round(run.stages_ms[name][index] * 1e6), 0), end)

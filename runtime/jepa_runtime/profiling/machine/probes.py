@@ -35,6 +35,9 @@ class Machine:
     clock: Callable[[], float]
 
 
+# Processor time is counted in ticks of mostly 10 ms: over fewer than these a share of it says nothing.
+LEAST_TICKS = 5
+
 # What a search for probes yields: probes, and readings that say why there are none.
 Found = Probe | Reading
 
@@ -90,13 +93,17 @@ def since_first(counter: Callable[[], float]) -> Callable[[], float]:
     return read
 
 
-def percentage(parts: Callable[[], tuple[float, float]]) -> Callable[[], float | None]:
-    """The share, in %, that the first of two counters had in the rise of the second since the last call."""
+def percentage(parts: Callable[[], tuple[float, float]], *, least: float) -> Callable[[], float | None]:
+    """The share, in %, that the first of two counters had in the rise of the second since the last call; None
+    while that is below ``least``."""
     last: tuple[float, float] | None = None
 
     def read() -> float | None:
         nonlocal last
-        before, last = last, parts()
+        now = parts()
+        if last is not None and 0 <= now[1] - last[1] < least:
+            return None
+        before, last = last, now
         if before is None or last[1] <= before[1]:
             return None
         return min(100.0, max(0.0, 100 * (last[0] - before[0]) / (last[1] - before[1])))

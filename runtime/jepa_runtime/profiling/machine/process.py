@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, rate, since_first
+from jepa_runtime.profiling.machine.probes import LEAST_TICKS, Found, Machine, Probe, rate, since_first
 
 # Positions behind the command's closing parenthesis in /proc/PID/stat (proc_pid_stat(5)).
 _MINOR_FAULTS, _MAJOR_FAULTS, _USER_TICKS, _SYSTEM_TICKS = 7, 9, 11, 12
@@ -37,7 +37,7 @@ def process_probes(machine: Machine) -> list[Found]:
     own = int(machine.pid == os.getpid() and files.root == Path("/"))
     switches = _Switches(machine)
     return [
-        Probe("process busy", "cores", rate(cpu_s, machine.clock)),
+        Probe("process busy", "cores", rate(cpu_s, machine.clock, least_s=LEAST_TICKS / ticks_per_s)),
         Probe("rss", "MB", lambda: status("VmRSS") * _KB_TO_MB),
         Probe("peak rss", "MB", lambda: status("VmHWM") * _KB_TO_MB),
         Probe("minor faults", "count", since_first(lambda: stat(_MINOR_FAULTS))),

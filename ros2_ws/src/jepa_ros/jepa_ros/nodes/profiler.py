@@ -98,6 +98,7 @@ class Profiler:
         info, pid = self._await_server()
         if self._server is not None:
             self._check_alone()
+        self._listener.listen(self._options.topic)
         camera, size, distinct = self._start_camera(info)
         self._warm_up(camera)
         with Monitor(pid=pid) as monitor:

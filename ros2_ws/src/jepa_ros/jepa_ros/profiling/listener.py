@@ -21,7 +21,7 @@ _EVERYTHING = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Listener(Node):
-    """Listens to one world model.
+    """Listens to one world model, and from :meth:`listen` on to its results.
 
     Args:
         server: the name of its node.
@@ -31,7 +31,7 @@ class Listener(Node):
         ledger: takes the moments; None: nothing is measured yet.
         answers: how many messages came, by ``futures``, ``latent`` and ``stage_times``.
         answered_ns: when the last one came, on CLOCK_MONOTONIC.
-        verdict: what its diagnostics said last; empty while that is OK.
+        verdict: what its diagnostics said last of the camera; empty while that is OK.
         pid: its process on this host; None: not known.
     """
 
@@ -43,14 +43,26 @@ class Listener(Node):
         self.answered_ns = 0
         self.verdict = ""
         self.pid: int | None = None
-        # The futures first: of several messages that have come they are taken first.
-        self.create_subscription(PredictedFutures, f"{server}/futures", self._on_futures, _EVERYTHING)
-        self.create_subscription(LatentState, f"{server}/latent", self._on_latent, _EVERYTHING, raw=True)
-        self.create_subscription(StageTimes, f"{server}/stage_times", self._on_times, _EVERYTHING)
         self.create_subscription(ModelInfo, f"{server}/model_info", self._on_info, qos.LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _EVERYTHING)
         self._server = self.resolve_topic_name(server)
         self._status_prefix = f"{self._server[1:]}: inference"
+        self._camera = ""
+
+    def listen(self, topic: str) -> None:
+        """Listen to the results on the images of ``topic``: of several cameras each has its own, by its name
+        in the namespace of the world model, which is to be known already."""
+        space = self._server.rpartition("/")[0]
+        camera = self.resolve_topic_name(topic).removeprefix(f"{space}/").lstrip("/")
+        results = f"{self._server}/{camera}"
+        if self.count_publishers(f"{results}/latent"):
+            self._camera, self.verdict = f" {camera}", ""
+        else:
+            results = self._server
+        # The futures first: of several messages that have come they are taken first.
+        self.create_subscription(PredictedFutures, f"{results}/futures", self._on_futures, _EVERYTHING)
+        self.create_subscription(LatentState, f"{results}/latent", self._on_latent, _EVERYTHING, raw=True)
+        self.create_subscription(StageTimes, f"{results}/stage_times", self._on_times, _EVERYTHING)
 
     def seen(self) -> str:
         """Which world models are on this graph, for an error message."""
@@ -102,8 +114,9 @@ class Listener(Node):
         for status in message.status:
             if not status.name.startswith(self._status_prefix):
                 continue
-            level = Level(status.level[0])
-            self.verdict = "" if level is Level.OK else f"{level.name}: {status.message}"
+            if status.name == f"{self._status_prefix}{self._camera}":
+                level = Level(status.level[0])
+                self.verdict = "" if level is Level.OK else f"{level.name}: {status.message}"
             pids = [int(pair.value) for pair in status.values if pair.key == "pid" and pair.value.isdigit()]
             # A node on another host has a process of another number there.
             self.pid = next((pid for pid in pids if _is_world_model(pid)), None)
