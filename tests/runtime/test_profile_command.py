@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
-from unittest.mock import MagicMock, Mock, PropertyMock
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -25,7 +22,7 @@ from jepa_runtime.cli import main
 from jepa_runtime.commands import profile as profile_command
 from jepa_runtime.commands import profile_passes
 from jepa_runtime.commands.profile_view import show
-from jepa_runtime.errors import BackendError, ProfileError
+from jepa_runtime.errors import BackendError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.load import Load
@@ -37,10 +34,6 @@ from tests.runtime.simulated_tensorrt import SimulatedTensorRT
 
 MODEL = Path(__file__).parents[2] / "models" / "two_rooms"
 RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
-
-
-def start(bundle: Path) -> cold_start.Start:
-    return cold_start.Start(bundle=bundle, engine="openvino:CPU", precision=None, num_samples=16, threads=1)
 
 
 def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
@@ -118,11 +111,6 @@ def test_energy_is_told_where_the_machine_tells_power_and_counts_none(
     assert found.per_frame_j is not None
 
 
-def test_an_engine_that_takes_minutes_to_build_is_started_as_it_serves() -> None:
-    assert cold_start.caches("tensorrt:0") == ("hit",)
-    assert cold_start.caches("openvino:NPU") == ("miss", "hit")
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -145,86 +133,6 @@ def test_what_cannot_be_measured_is_an_error_of_one_line(
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         main(["profile", "--bundle", str(MODEL), *arguments])
-
-
-def test_cold_starts_are_split_into_phases_with_an_empty_and_a_full_cache(toy_bundle: Path) -> None:
-    done: list[None] = []
-    miss, hit = cold_start.measure(
-        start(toy_bundle), stopping=Event(), repetitions=1, tick=lambda: done.append(None)
-    )
-    assert (miss.cache, hit.cache) == ("miss", "hit")
-    assert len(done) == 2
-    for found in (miss, hit):
-        phases = {name: values[0] for name, values in found.phases_ms.items()}
-        assert min(phases.values()) > 0
-        assert phases["import"] > 10
-        counted = sum(value for name, value in phases.items() if not name.startswith("steady"))
-        assert found.total_ms[0] == pytest.approx(counted, abs=0.01)
-
-
-@pytest.mark.parametrize("builds", [False, True])
-def test_the_cache_is_empty_then_full_in_each_repetition_or_where_the_engine_was_built(
-    builds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    caches: list[Path] = []
-
-    def run(asked: cold_start.Start, cache: Path) -> dict[str, float]:
-        caches.append(cache)
-        names = ("import", "open", "compile", "first_encode", "first_predict", "steady_encode")
-        return {name: len(caches) + 10.0**index for index, name in enumerate(names)}
-
-    monkeypatch.setattr(cold_start, "_run", run)
-    engine = "tensorrt:0" if builds else "openvino:CPU"
-    found = cold_start.measure(
-        replace(start(tmp_path), engine=engine, cache_dir=tmp_path), stopping=Event(), repetitions=2
-    )
-    if builds:
-        assert caches == [tmp_path] * 2
-    else:
-        assert caches[0] == caches[1] != caches[2] == caches[3] and tmp_path not in caches
-    assert [each.cache for each in found] == (["hit"] if builds else ["miss", "hit"])
-    assert found[-1].phases_ms["open"] == ([11.0, 12.0] if builds else [12.0, 14.0])
-    assert found[-1].total_ms == ([11116.0, 11121.0] if builds else [11121.0, 11131.0])
-
-
-def test_a_cold_start_times_each_phase_from_the_last_of_the_model_that_is_asked_for(
-    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moments_ns = iter([17_000_000, 19_000_000, 22_000_000, 27_000_000])
-    monkeypatch.setattr(cold_start, "time", Mock(perf_counter_ns=partial(next, moments_ns)))
-    timings = [{"encode": float(run), "predict": 10.0} for run in range(1, 21)]
-    model = MagicMock(num_samples=7)
-    model.__enter__.return_value = model
-    type(model).timings = PropertyMock(side_effect=[each for each in timings for _ in each])
-    monkeypatch.setattr(cold_start, "WorldModel", Mock(open=Mock(return_value=model)))
-    told = {
-        "bundle": str(toy_bundle), "engine": "openvino:CPU", "precision": "fp32", "num_samples": 7,
-        "threads": 2, "cache_dir": str(tmp_path), "spawned_ns": 5_000_000,
-    }  # fmt: skip
-    assert cold_start._phases(told, 16_000_000) == {
-        "import": 11.0, "open": 1.0, "compile": 2.0, "first_encode": 3.0, "first_predict": 5.0,
-        "steady_encode": 10.5, "steady_predict": 10.0,
-    }  # fmt: skip
-    asked = cold_start.WorldModel.open.call_args.kwargs
-    options = asked.pop("options")
-    assert (options.threads, options.cache_dir) == (2, tmp_path)
-    assert asked == {
-        "engine": "openvino:CPU", "precision": "fp32", "num_samples": 7, "allow_untrained": True,
-    }  # fmt: skip
-
-
-def test_a_cold_start_that_fails_tells_what_its_process_told(toy_bundle: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(toy_bundle, broken)
-    (broken / "golden.npz").write_bytes(b"")
-    with pytest.raises(ProfileError, match=r"golden\.npz"):
-        cold_start.measure(start(broken), stopping=Event(), repetitions=1)
-
-
-def test_cold_starts_that_are_stopped_keep_those_before(toy_bundle: Path) -> None:
-    stopping = Event()
-    (miss,) = cold_start.measure(start(toy_bundle), stopping=stopping, tick=stopping.set)
-    assert miss.cache == "miss" and len(miss.total_ms) == 1
 
 
 def profiled(out: Path, *arguments: str) -> Profile:
