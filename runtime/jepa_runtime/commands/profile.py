@@ -88,7 +88,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
     ros = parser.add_argument_group("ROS 2", "the main pass on a running graph, seen from another process")
     ros.add_argument("--ros", action="store_true", help="publish frames to a world_model node of its own")
-    ros.add_argument("--attach", metavar="NODE", help="… or to this one, which runs already")
+    ros.add_argument(
+        "--attach", metavar="NODE",
+        help="… or to this one, which runs already; its own are engine, precision, threads and futures",
+    )  # fmt: skip
     ros.add_argument(
         "--ros-param", action="append", default=[], metavar="NAME:=VALUE",
         help="a further parameter of the node that is started, such as cpu_affinity:=[1]",
