@@ -157,6 +157,9 @@ class Pilot:
         else:
             self.guard.release(Cause.OLD)
             self._image_s -= max(age_s, 0.0)
+        if self._passed_ns > self.timeout_s * 1e9:
+            # Nobody noticed so long a silence: time was set forward, and the plan is for another moment.
+            self._restart()
         self.watch()
         decision = self._decide(self._without_past_goal(futures))
         if self.reach is not None and self.reach.end is not None:
