@@ -87,12 +87,22 @@ def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
     assert graph.report("planner")["counters"]["watchdog_stops"] == 1
 
 
-def test_a_report_that_cannot_be_written_is_told_in_a_line(ros_graph):
+def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_graph):
     ros_graph.start("planner", {"report_path": "/dev/null/planner.json"})
+    assert ros_graph.exit_code("planner") == 1
+    said = ros_graph.log("planner").read_text(encoding="utf-8")
+    assert said.startswith("error: /dev/null/planner.json: cannot be written") and said.count("\n") == 1
+
+
+def test_a_report_that_can_no_longer_be_written_is_told_in_a_line(ros_graph, tmp_path):
+    report = tmp_path / "reports" / "planner.json"
+    ros_graph.start("planner", {"report_path": report})
     ros_graph.until(lambda: "planner" in ros_graph.observer.get_node_names(), "the planner")
+    report.parent.rmdir()
+    report.parent.touch()
     assert ros_graph.stop("planner") == 1
     said = ros_graph.log("planner").read_text(encoding="utf-8")
-    assert "error: /dev/null/planner.json: cannot be written" in said and "Traceback" not in said
+    assert f"error: {report}: cannot be written" in said and "Traceback" not in said
 
 
 def test_the_planner_stands_at_the_goal_and_says_so(planner):
