@@ -109,6 +109,7 @@ def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_m
 ):
     world.images()
     world.begin()
+    assert world.images(2).state is State.IDLE, "the world model does not seek it yet"
     world.sought = OTHER_NS
     world.images()
     if not in_work:
