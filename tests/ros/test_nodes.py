@@ -87,6 +87,21 @@ def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
     assert graph.report("planner")["counters"]["watchdog_stops"] == 1
 
 
+def test_with_other_actions_the_planner_tells_the_robot_by_their_topics_alone(planner):
+    graph, _, commands, answer = planner
+    graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
+    models, info = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED), model_info()
+    for step_s, names, count in ((0.1, ["linear.x", "linear.y"], 1), (0.2, ["x", "y"], 0)):
+        info.step_s, info.action_names = step_s, names
+        models.publish(info)
+        commands.clear()
+        graph.until(lambda: Twist() in commands, "the robot told to stand by who told it before")
+        graph.until(
+            lambda count=count: graph.observer.count_publishers("cmd_vel") == count, "the topic's publishers"
+        )
+    assert graph.observer.count_publishers("pose_delta") == 1
+
+
 def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_graph):
     ros_graph.start("planner", {"report_path": "/dev/null/planner.json"})
     assert ros_graph.exit_code("planner") == 1

@@ -109,6 +109,8 @@ class PlannerNode(Node):
         actions = actions_of(info.action_names)
         if self._commands is not None:
             self._commands.close()
+            for publisher in self._commands.publishers:
+                self.destroy_publisher(publisher)
         self._told_by = told_by
         self._commands = Commands(
             self,
