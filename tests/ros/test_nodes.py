@@ -24,6 +24,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from jepa_runtime.recording import messages
+from tests.ros.graph import executable
 
 pytestmark = pytest.mark.ros
 
@@ -302,6 +303,14 @@ def test_parameters_of_every_node_are_refused_when_unfit(ros_graph):
     assert "range" in ros_graph.set_parameter("planner", "futures_timeout_s", 0.0)
     assert "read-only" in ros_graph.set_parameter("planner", "topk", 4)
     assert ros_graph.set_parameter("planner", "futures_timeout_s", 0.4) == ""
+
+
+def test_arguments_that_ros_does_not_take_are_told_in_a_line(ros_graph):
+    command = [executable("planner"), "--ros-args", "--params-file", str(ros_graph.folder / "none.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = ended.stderr.splitlines()[-1]
+    assert said.startswith("error: ROS 2 does not start: ") and "none.yaml" in said
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
