@@ -241,10 +241,9 @@ class Pilot:
             return futures
         if latched_ns == self._past_ns:
             return replace(futures, goal_stamp_ns=None)
-        if latched_ns == self._before_ns and self.reach is not None and not self.reach.taken:
-            # It is not latched anew: the world model is yet to hear of the goal in work.
-            return futures
-        self._latched_ns, self._before_ns, self._past_ns = latched_ns, None, None
+        # Until the world model has heard of the goal in work, what is latched was so before.
+        waits = self.reach is not None and not self.reach.taken
+        self._latched_ns, self._before_ns, self._past_ns = latched_ns, latched_ns if waits else None, None
         return futures
 
     def _held(self) -> Decision:
