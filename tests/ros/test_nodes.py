@@ -24,6 +24,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from jepa_runtime.recording import messages
+from tests.ros.graph import executable
 
 pytestmark = pytest.mark.ros
 
@@ -87,12 +88,37 @@ def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
     assert graph.report("planner")["counters"]["watchdog_stops"] == 1
 
 
-def test_a_report_that_cannot_be_written_is_told_in_a_line(ros_graph):
+def test_with_other_actions_the_planner_tells_the_robot_by_their_topics_alone(planner):
+    graph, _, commands, answer = planner
+    graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
+    models, info = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED), model_info()
+    for step_s, names, count in ((0.1, ["linear.x", "linear.y"], 1), (0.2, ["x", "y"], 0)):
+        info.step_s, info.action_names = step_s, names
+        models.publish(info)
+        commands.clear()
+        graph.until(lambda: Twist() in commands, "the robot told to stand by who told it before")
+        graph.until(
+            lambda count=count: graph.observer.count_publishers("cmd_vel") == count, "the topic's publishers"
+        )
+    assert graph.observer.count_publishers("pose_delta") == 1
+
+
+def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_graph):
     ros_graph.start("planner", {"report_path": "/dev/null/planner.json"})
+    assert ros_graph.exit_code("planner") == 1
+    said = ros_graph.log("planner").read_text(encoding="utf-8")
+    assert said.startswith("error: /dev/null/planner.json: cannot be written") and said.count("\n") == 1
+
+
+def test_a_report_that_can_no_longer_be_written_is_told_in_a_line(ros_graph, tmp_path):
+    report = tmp_path / "reports" / "planner.json"
+    ros_graph.start("planner", {"report_path": report})
     ros_graph.until(lambda: "planner" in ros_graph.observer.get_node_names(), "the planner")
+    report.parent.rmdir()
+    report.parent.touch()
     assert ros_graph.stop("planner") == 1
     said = ros_graph.log("planner").read_text(encoding="utf-8")
-    assert "error: /dev/null/planner.json: cannot be written" in said and "Traceback" not in said
+    assert f"error: {report}: cannot be written" in said and "Traceback" not in said
 
 
 def test_the_planner_stands_at_the_goal_and_says_so(planner):
@@ -277,6 +303,14 @@ def test_parameters_of_every_node_are_refused_when_unfit(ros_graph):
     assert "range" in ros_graph.set_parameter("planner", "futures_timeout_s", 0.0)
     assert "read-only" in ros_graph.set_parameter("planner", "topk", 4)
     assert ros_graph.set_parameter("planner", "futures_timeout_s", 0.4) == ""
+
+
+def test_arguments_that_ros_does_not_take_are_told_in_a_line(ros_graph):
+    command = [executable("planner"), "--ros-args", "--params-file", str(ros_graph.folder / "none.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = ended.stderr.splitlines()[-1]
+    assert said.startswith("error: ROS 2 does not start: ") and "none.yaml" in said
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

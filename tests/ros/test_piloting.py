@@ -104,11 +104,14 @@ def test_a_goal_that_is_latched_as_soon_as_an_asked_one_has_ended_is_driven_to(w
 
 @pytest.mark.parametrize("new_has_none_at_first", [False, True])
 @pytest.mark.parametrize("in_work", [False, True])
+@pytest.mark.parametrize("known", [False, True])
 def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_model_starts_anew(
-    world, in_work, new_has_none_at_first
+    world, known, in_work, new_has_none_at_first
 ):
-    world.images()
+    if known:
+        world.images()
     world.begin()
+    assert world.images(2).state is State.IDLE, "the world model does not seek it yet"
     world.sought = OTHER_NS
     world.images()
     if not in_work:

@@ -100,6 +100,17 @@ def test_an_image_that_is_ahead_of_the_clock_buys_no_time(world):
     assert not world.pilot.may_drive
 
 
+def test_time_that_is_set_forward_between_two_images_has_not_passed_without_progress(world):
+    reach = world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is not None
+    for _ in range(3):
+        world.frame += 10_000
+        assert world.image().command is None, "nothing is known yet of what would be told now"
+        assert world.images().state is State.SEEKING and world.decision.command is not None
+    assert reach.end is None and world.pilot.may_drive
+
+
 def test_images_that_never_come_in_time_end_an_asked_goal(world):
     world.sought = OTHER_NS
     reach = world.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from unittest.mock import Mock
 
 import numpy as np
@@ -109,6 +110,18 @@ def test_images_are_as_old_as_the_time_of_the_graph_says_and_the_timeout_holds_o
     assert planner.image(age_s=30.0) == 0
     assert planner.statuses.sent[-1].state == PlannerStatus.HELD
     assert planner.node.report()["counters"]["old_futures"] == 1
+
+
+def test_a_shorter_timeout_holds_although_no_more_futures_come(planner, monkeypatch):
+    planner.node.set_parameters([Parameter("futures_timeout_s", value=60.0)])
+    assert planner.drives()
+    later_s = time.monotonic() + 1.0
+    monkeypatch.setattr(planner.node._pilot, "_clock", lambda: later_s)
+    planner.node._watch()
+    assert planner.commands.sent[-1].linear.x > 0
+    planner.node.set_parameters([Parameter("futures_timeout_s", value=0.5)])
+    planner.node._watch()
+    assert planner.commands.sent[-1] == Twist()
 
 
 def test_what_fails_makes_the_robot_stand_and_is_told(planner, monkeypatch):

@@ -109,6 +109,20 @@ def test_a_model_that_looks_further_back_knows_that_a_robot_stands_from_the_plan
     ros_graph.until(lambda: futures, "futures of an image", meanwhile=lambda: camera.publish(image()))
 
 
+def test_a_model_whose_actions_cannot_be_told_is_refused_with_their_names(ros_graph, toy_bundle, tmp_path):
+    arm = Path(shutil.copytree(toy_bundle, tmp_path / "arm"))
+    fields = Bundle.open(arm).manifest.model_dump(mode="json")
+    fields["io"]["action"]["names"] = ["shoulder", "elbow"]
+    seal(arm, fields)
+    ros_graph.start("world_model", {"bundle": arm, "allow_untrained": True, "autostart": False})
+    assert not ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
+    assert ros_graph.state("world_model") == "unconfigured"
+    said = ros_graph.log("world_model").read_text(encoding="utf-8")
+    assert f"configure failed: {arm}: action names ['shoulder', 'elbow']" in said and "Traceback" not in said
+    assert ros_graph.set_parameter("world_model", "bundle", str(toy_bundle)) == ""
+    assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
+
+
 def test_a_model_without_actions_is_served(ros_graph, toy_bundle, tmp_path):
     still = Path(shutil.copytree(toy_bundle, tmp_path / "still"))
     fields = Bundle.open(still).manifest.model_dump(mode="json")

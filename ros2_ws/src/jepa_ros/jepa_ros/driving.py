@@ -29,12 +29,13 @@ class Commands:
         frame_id: of the frame in which pose deltas are.
 
     Attributes:
+        publishers: made on ``node``, for whoever takes them back.
         told: [A], what it was told last.
     """
 
     def __init__(self, node: Node, actions: Actions, *, size: int, step_s: float, frame_id: str) -> None:
         self._actions = actions
-        self._publishers = actions.publishers(node)
+        self.publishers = actions.publishers(node)
         self._rest = np.zeros(size)
         self._step_ns = round(step_s * 1e9) if actions.per_step else 0
         # By which images are off that are a step apart, as for the world model.
@@ -68,7 +69,7 @@ class Commands:
     def stand(self) -> bool:
         """Tell the robot to stand, once, and everybody who listens from later on: what else may command it is
         not to be overruled for ever. Whether it was told to move before."""
-        listeners = sum(publisher.get_subscription_count() for publisher in self._publishers)
+        listeners = sum(publisher.get_subscription_count() for publisher in self.publishers)
         moved, joined = self._moving, listeners > self._listeners
         self._listeners, self._moving = listeners, False
         if moved is not False or joined:
@@ -91,10 +92,10 @@ class Commands:
 
     def _is_acknowledged(self, patience_s: float) -> bool:
         return all(
-            publisher.wait_for_all_acked(Duration(seconds=patience_s)) for publisher in self._publishers
+            publisher.wait_for_all_acked(Duration(seconds=patience_s)) for publisher in self.publishers
         )
 
     def _publish(self, action: NDArray[Any], stamp_ns: int) -> None:
         header = Header(stamp=to_time(stamp_ns), frame_id=self._frame_id)
-        for publisher, message in zip(self._publishers, self._actions.messages(action, header), strict=True):
+        for publisher, message in zip(self.publishers, self._actions.messages(action, header), strict=True):
             publisher.publish(message)

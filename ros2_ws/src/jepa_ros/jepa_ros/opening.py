@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_ros.actions import actions_of
 from jepa_runtime import realtime
 from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BundleError
 from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.realtime import RealtimeSettings
@@ -147,11 +149,17 @@ def open_model(chosen: Mapping[str, Any], *, between: Callable[[], None] = lambd
     """The model, on this thread; ``between``: see :class:`~jepa_runtime.backends.base.BackendOptions`.
 
     Raises:
-        BundleError: no bundle is named, or see :meth:`WorldModel.open`.
+        BundleError: no bundle is named, its actions cannot be told, or see :meth:`WorldModel.open`.
         BackendError: see :meth:`WorldModel.open`.
     """
     if not chosen["bundle"]:
         raise BundleError("parameter bundle is empty: set it to the folder of a model bundle")
+    bundle = Bundle.open(chosen["bundle"])
+    if bundle.manifest.takes_actions:
+        try:
+            actions_of(bundle.manifest.io.action.names)
+        except ValueError as error:
+            raise BundleError(f"{bundle.path}: {error}") from error
     options = BackendOptions(
         threads=chosen["threads"],
         cache_dir=Path(chosen["cache_dir"]) if chosen["cache_dir"] else None,
@@ -160,7 +168,7 @@ def open_model(chosen: Mapping[str, Any], *, between: Callable[[], None] = lambd
         between=between,
     )
     return WorldModel.open(
-        chosen["bundle"],
+        bundle,
         engine=chosen["engine"],
         precision=chosen["precision"] or None,
         num_samples=chosen["num_samples"] or None,

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -15,6 +16,7 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import check_writable
 
 _RELATIVE_TOPIC = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
 
@@ -101,6 +103,7 @@ def declare(
 
     Raises:
         rclpy.exceptions.InvalidParameterValueException: a value given at start is out of range or unfit.
+        JepaRuntimeError: the report could not be written.
     """
     known = {parameter.name: parameter for parameter in parameters}
 
@@ -121,6 +124,8 @@ def declare(
     node.add_on_set_parameters_callback(check)
     for parameter in parameters:
         node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+    if REPORT_PATH in parameters and (report := node.get_parameter(REPORT_PATH.name).value):
+        check_writable(Path(report))
 
 
 def values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Any]:

@@ -157,6 +157,9 @@ class Pilot:
         else:
             self.guard.release(Cause.OLD)
             self._image_s -= max(age_s, 0.0)
+        if self._passed_ns > self.timeout_s * 1e9:
+            # Nobody noticed so long a silence: time was set forward, and the plan is for another moment.
+            self._restart()
         self.watch()
         decision = self._decide(self._without_past_goal(futures))
         if self.reach is not None and self.reach.end is not None:
@@ -238,7 +241,9 @@ class Pilot:
             return futures
         if latched_ns == self._past_ns:
             return replace(futures, goal_stamp_ns=None)
-        self._latched_ns, self._before_ns, self._past_ns = latched_ns, None, None
+        # Until the world model has heard of the goal in work, what is latched was so before.
+        waits = self.reach is not None and not self.reach.taken
+        self._latched_ns, self._before_ns, self._past_ns = latched_ns, latched_ns if waits else None, None
         return futures
 
     def _held(self) -> Decision:

@@ -62,13 +62,17 @@ def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """Run the node that ``create`` makes until SIGINT, SIGTERM or its ``finished`` event; return the exit
     code.
 
-    0 after a clean stop; 1 after an error, which was printed: a wrong parameter, a :class:`JepaRuntimeError`,
-    an exception in a callback, or ``failure`` set by the node.
+    0 after a clean stop; 1 after an error, which was printed: arguments that ROS 2 does not take, a wrong
+    parameter, a :class:`JepaRuntimeError`, an exception in a callback, or ``failure`` set by the node.
     """
     stop = threading.Event()
     for number in _SIGNALS:
         signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        print(f"error: ROS 2 does not start: {error}", file=sys.stderr, flush=True)
+        return 1
     node, code = None, 0
     try:
         node = create()

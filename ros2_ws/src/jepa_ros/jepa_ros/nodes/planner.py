@@ -78,8 +78,13 @@ class PlannerNode(Node):
         of_camera = "/".join(filter(None, ("world_model", self._values["camera"])))
         self.create_subscription(PredictedFutures, f"{of_camera}/futures", self._on_futures, qos.RESULT)
         self.create_subscription(Surprise, f"{of_camera}/surprise", self._on_surprise, qos.RESULT)
+        self.add_post_set_parameters_callback(lambda _: self._take_timeout())
         every(self, _WATCHDOG_PERIOD_S, self._watch)
         every(self, _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+
+    def _take_timeout(self) -> None:
+        with self._lock:
+            self._pilot.timeout_s = self.get_parameter("futures_timeout_s").value
 
     def _on_model(self, info: ModelInfo) -> None:
         with self._lock:
@@ -104,6 +109,8 @@ class PlannerNode(Node):
         actions = actions_of(info.action_names)
         if self._commands is not None:
             self._commands.close()
+            for publisher in self._commands.publishers:
+                self.destroy_publisher(publisher)
         self._told_by = told_by
         self._commands = Commands(
             self,
@@ -157,7 +164,6 @@ class PlannerNode(Node):
     def _drive(self, message: PredictedFutures, e2e_ms: float) -> Twist:
         """Decide and obey; whatever goes wrong on the way, the robot stands."""
         pilot = self._pilot
-        pilot.timeout_s = self.get_parameter("futures_timeout_s").value
         self._counts["old_futures"] += e2e_ms > pilot.timeout_s * 1e3
         try:
             return self._obey(pilot.update(_read(message), age_s=e2e_ms / 1e3), message)
