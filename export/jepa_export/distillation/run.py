@@ -233,7 +233,7 @@ class _Work:
         about = Identity(
             model_id=given.name,
             version=given.version,
-            trained=True,
+            trained=given.trained,
             description=given.description,
             licence=given.licence,
             data=f"{len(self.data.train)} recordings to train on, {len(self.data.held_out)} held out: "
@@ -339,7 +339,8 @@ def _given(asked: PostTraining) -> Given:
         return given
     if path.is_dir():
         return of_run(path)
-    return of_teacher(_teacher(asked.encoder, asked), clip=asked.clip, student=asked.student)
+    teacher = _teacher(asked.encoder, asked)
+    return of_teacher(teacher, clip=asked.clip, student=asked.student, trained=not asked.untrained_teacher)
 
 
 def _teacher(spec: str, asked: Common) -> Teacher:

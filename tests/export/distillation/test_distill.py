@@ -157,6 +157,7 @@ def test_a_predictor_is_trained_on_a_teacher_as_it_is(tmp_path: Path) -> None:
     assert main(arguments) == 0
     manifest = Bundle.open(tmp_path / "run" / "bundle").manifest
     assert manifest.model_id == "tiny_vjepa2" and manifest.io.latent.tokens == 9
+    assert not manifest.trained, "its encoder has random weights"
     assert runtime(["verify", str(tmp_path / "run" / "bundle")]) == 0
 
 
@@ -237,7 +238,7 @@ def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on
             name="vjepa2_vitg_256", member=member, model=member.config.build(), weights="", source=""
         )
     with pytest.raises(JepaExportError, match=r"its encoder takes 4\.0 GB"):
-        of_teacher(teacher, clip=2, student="tiny")
+        of_teacher(teacher, clip=2, student="tiny", trained=True)
 
 
 def test_a_folder_of_other_settings_or_data_is_refused(
