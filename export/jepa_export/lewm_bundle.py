@@ -77,30 +77,30 @@ class Walks:
 
 
 def walks_through(recordings: Sequence[Recording], *, action_dim: int, horizon: int) -> Walks:
-    """At most :data:`WALKS` walks, evenly spaced.
+    """At most :data:`WALKS` walks, evenly spaced, at the rate of the longest recording.
 
     Raises:
         JepaExportError: the recordings have no actions, or such of which no whole number makes
             ``action_dim`` numbers; or they are too short.
     """
-    first = recordings[0]
-    names = first.action_names
+    longest = max(recordings, key=lambda recording: len(recording.stamps_ns))
+    names = longest.action_names
     if names is None:
-        raise JepaExportError(f"{first.name} has no actions, which LeWM needs: say which (?action=…)")
+        raise JepaExportError(f"{longest.name} has no actions, which LeWM needs: say which (?action=…)")
     if action_dim % len(names):
         raise JepaExportError(
-            f"an action of this LeWM is {action_dim} numbers, one of {first.name} {len(names)} "
+            f"an action of this LeWM is {action_dim} numbers, one of {longest.name} {len(names)} "
             f"({', '.join(names)}): choose those that it was trained with (?action=…)"
         )
     skip = action_dim // len(names)
-    windows = Windows(recordings, frames=skip * horizon + 1, rate_hz=first.rate_hz)
+    windows = Windows(recordings, frames=skip * horizon + 1, rate_hz=longest.rate_hz)
     chosen = np.unique(np.linspace(0, len(windows) - 1, WALKS).astype(int))
     clips = [windows[int(index)] for index in chosen]
     between = [clip.actions[:-1].reshape(horizon, -1) for clip in clips if clip.actions is not None]
     told = statistics(windows)
     assert told is not None
     frames = np.stack([clip.frames[::skip] for clip in clips])
-    return Walks(frames, np.stack(between), told, skip / first.rate_hz)
+    return Walks(frames, np.stack(between), told, skip / longest.rate_hz)
 
 
 class FrameEncoder(nn.Module):

@@ -14,6 +14,7 @@ from jepa_export.bundles import Identity, Settings
 from jepa_export.cli import main
 from jepa_export.data.open import open_data
 from jepa_export.data.recording import Recording
+from jepa_export.data.rooms import DrawnRecording
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
@@ -77,6 +78,15 @@ def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Re
     np.testing.assert_array_equal(walks.actions[0].reshape(-1, 2), first.actions(stamps[:-1], stamps[1:]))
     assert walks.limits.names == ("linear.x@1", "linear.y@1", "linear.x@2", "linear.y@2")
     assert walks.limits.units == ("m/s",) * 4
+
+
+def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
+    recordings: tuple[Recording, ...],
+) -> None:
+    lone = DrawnRecording(0, 6, frames=1, layout="random", height=PX, width=PX)
+    lone.rate_hz = 0.0  # As of one that is stored.
+    walks = walks_through((lone, *recordings), action_dim=ACTION_DIM, horizon=HORIZON)
+    assert walks.step_s == pytest.approx(0.4)
 
 
 def test_limits_and_standard_are_those_of_all_recordings(

@@ -15,7 +15,7 @@ from jepa_export.data.bags import BagOrigin
 from jepa_export.data.lerobot import INFO, episodes
 from jepa_export.data.recording import Origin, Recording
 from jepa_export.data.rooms import DrawnRecording
-from jepa_export.data.store import Store
+from jepa_export.data.store import Store, StoreError
 from jepa_export.data.videos import SUFFIXES, VideoOrigin
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
@@ -78,7 +78,7 @@ def open_data(
         try:
             return store.prepare(origin, stopped.is_set)
         except (JepaExportError, JepaRuntimeError) as error:
-            if not skip_bad:
+            if not skip_bad or isinstance(error, StoreError):
                 raise
             return str(error)
 

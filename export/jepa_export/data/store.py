@@ -32,6 +32,10 @@ _FRAMES, _STAMPS = "frames.rgb", "stamps.npy"
 _EARLY = 0.1
 
 
+class StoreError(JepaExportError):
+    """The store cannot be written or read, whatever the recording is like."""
+
+
 class Store:
     """A folder of prepared recordings; several processes may share it.
 
@@ -65,8 +69,9 @@ class Store:
             stopped: asked at every frame; once it says so, the recording is given up.
 
         Raises:
+            StoreError: the disk is full or damaged.
             JepaExportError, JepaRuntimeError: it is damaged, its frames change their size or go back in time,
-                its commands are of another time, the disk is full, or it was given up.
+                its commands are of another time, or it was given up.
         """
         settings = [_FORMAT, origin.frames_key(), self.height, self.width, self.keep_hz]
         kept = self.folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()
@@ -78,7 +83,7 @@ class Store:
                 self._write(origin, kept, stopped)
                 stamps = self._stamps(kept)
         if stamps is None:
-            raise JepaExportError(f"{kept}: what was just written cannot be read: check the disk")
+            raise StoreError(f"{kept}: what was just written cannot be read: check the disk")
         if commands is not None and not commands.known(stamps).any():
             raise JepaExportError(
                 f"{origin.name}: at no frame is it known what was executed: frames from {_span(stamps)}, "
@@ -195,7 +200,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise JepaExportError(
+        raise StoreError(
             f"{path}: {error.strerror}; make room, or choose another --cache, smaller frames, fewer a second"
         ) from error
 

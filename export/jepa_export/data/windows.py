@@ -62,7 +62,7 @@ class Windows:
             )
         if not recordings:
             raise JepaExportError("there is no recording to take clips from")
-        _check_alike(recordings)
+        check_alike(recordings)
         self.recordings = tuple(recordings)
         self.action_names, self.action_units = recordings[0].action_names, recordings[0].action_units
         self._offsets_ns = np.round(np.arange(frames) * (1e9 / rate_hz)).astype(np.int64)
@@ -156,7 +156,12 @@ def _nearest(stamps: Stamps, targets: Stamps) -> NDArray[np.intp]:
     return rows
 
 
-def _check_alike(recordings: Sequence[Recording]) -> None:
+def check_alike(recordings: Sequence[Recording]) -> None:
+    """Refuse recordings that are not all of one size and with the same actions.
+
+    Raises:
+        JepaExportError: two of them differ.
+    """
     first = recordings[0]
     for other in recordings[1:]:
         if (other.height, other.width) != (first.height, first.width):

@@ -93,7 +93,8 @@ FrozenEncoder = Encoder | PooledTeacher | BundleEncoder
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """An encoder, and what is to be told of it. ``student``: the member of the family whose predictor goes
-    with it; ``identity``: changes with its weights; ``bundle``: that it is of, and stays in."""
+    with it; ``identity``: changes with its weights; ``bundle``: that it is of, and stays in; ``trained``:
+    its weights are not random."""
 
     encoder: FrozenEncoder
     student: str
@@ -104,6 +105,7 @@ class Given:
     teacher: str | None
     version: str = "1.0.0"
     bundle: Bundle | None = None
+    trained: bool = True
 
 
 def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commercial: bool) -> Given:
@@ -159,10 +161,11 @@ def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commerc
         teacher=manifest.provenance.teacher,
         version=f"{major}.{int(minor) + 1}.0",
         bundle=bundle,
+        trained=manifest.trained,
     )
 
 
-def of_teacher(teacher: Teacher, *, clip: int, student: str) -> Given:
+def of_teacher(teacher: Teacher, *, clip: int, student: str, trained: bool) -> Given:
     """A whole teacher, whose predictor has the sizes of ``student``'s.
 
     Raises:
@@ -178,6 +181,7 @@ def of_teacher(teacher: Teacher, *, clip: int, student: str) -> Given:
         description=f"{teacher.name} as it is, its tokens averaged, and a predictor of {student}",
         licence=teacher.member.licence,
         teacher=teacher.provenance,
+        trained=trained,
     )
 
 

@@ -16,7 +16,6 @@ from jepa_export.fidelity import FALSE_ALARMS, QUANTILE
 
 MEASURED_CLIPS = 256
 CALIBRATION_FRAMES = 64
-_AT_ONCE = 8
 _SEED = 0
 
 
@@ -42,15 +41,16 @@ class Fidelity:
 
 @torch.no_grad()
 def measure(stage: PredictorStage, windows: Windows) -> Fidelity:
-    """Roll ``stage`` out over clips of ``windows``.
+    """Roll ``stage`` out over clips of ``windows``, all where there are no more than
+    :data:`MEASURED_CLIPS`.
 
     Raises:
         JepaExportError: a frame cannot be read.
     """
     device = next(stage.parameters()).device
-    batches = Batches(windows, size=min(_AT_ONCE, len(windows)), seed=_SEED)
+    batches = Batches(windows, size=1, seed=_SEED)
     errors, changes = [], []
-    for batch in batches.iterate(0, min(MEASURED_CLIPS // _AT_ONCE, batches.per_epoch)):
+    for batch in batches.iterate(0, min(MEASURED_CLIPS, len(windows))):
         latents, actions = stage.inputs(batch, device)
         futures = stage.roll_out(latents, actions)
         arrived, newest = latents[:, -futures.shape[1] :], latents[:, -futures.shape[1] - 1]

@@ -24,10 +24,11 @@ from jepa_export.bundles import (
     manifest,
 )
 from jepa_export.checkpoint import alone, claim
+from jepa_export.data.batches import Batches
 from jepa_export.data.open import Data, open_data
 from jepa_export.data.statistics import measure as statistics
 from jepa_export.data.store import Store
-from jepa_export.data.windows import Windows
+from jepa_export.data.windows import Windows, check_alike
 from jepa_export.distillation import fidelity
 from jepa_export.distillation.asked import Common, Distillation, PostTraining
 from jepa_export.distillation.encoders import Given, of_bundle, of_run, of_teacher
@@ -159,12 +160,20 @@ class _Work:
     px: int
 
     def windows(self, frames: int) -> _Pair:
-        train, held = (
-            Windows(part, frames=frames, rate_hz=self.asked.rate_hz) if part else None
-            for part in (self.data.train, self.data.held_out)
-        )
-        assert train is not None
-        return _Pair(train, held or train)
+        """Clips of so many frames, enough for a batch: no stage is to find that out after hours of another.
+
+        Raises:
+            JepaExportError: there are too few on a side, or the sides do not go together.
+        """
+        asked, data = self.asked, self.data
+        check_alike([*data.train, *data.held_out])
+        train = Windows(data.train, frames=frames, rate_hz=asked.rate_hz)
+        Batches(train, size=asked.batch, seed=asked.seed)
+        try:
+            held = Windows(data.held_out, frames=frames, rate_hz=asked.rate_hz) if data.held_out else train
+        except JepaExportError as error:
+            raise JepaExportError(f"held out (--held-out {asked.held_out:g}): {error}") from error
+        return _Pair(train, held)
 
     def claim(self, settings: dict[str, Any], *pairs: _Pair) -> None:
         """Take the folder for these settings, and those in common that losses follow from."""
@@ -224,7 +233,7 @@ class _Work:
         about = Identity(
             model_id=given.name,
             version=given.version,
-            trained=True,
+            trained=given.trained,
             description=given.description,
             licence=given.licence,
             data=f"{len(self.data.train)} recordings to train on, {len(self.data.held_out)} held out: "
@@ -330,7 +339,8 @@ def _given(asked: PostTraining) -> Given:
         return given
     if path.is_dir():
         return of_run(path)
-    return of_teacher(_teacher(asked.encoder, asked), clip=asked.clip, student=asked.student)
+    teacher = _teacher(asked.encoder, asked)
+    return of_teacher(teacher, clip=asked.clip, student=asked.student, trained=not asked.untrained_teacher)
 
 
 def _teacher(spec: str, asked: Common) -> Teacher:

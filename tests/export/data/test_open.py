@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,18 @@ def test_a_bad_recording_is_an_error_unless_it_may_be_left_out(
     assert names(data.train) == ["good.mp4"]
     assert len(data.skipped) == 2
     assert caplog.text.count("left out: ") == 2
+
+
+def test_a_full_disk_makes_no_recording_a_bad_one(tmp_path: Path, store: Store) -> None:
+    write_video(tmp_path / "data/a.mp4", range(3))
+    write_video(tmp_path / "data/b.mp4", range(30))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(JepaExportError, match="File too large; make room"):
+            open_data([str(tmp_path / "data")], store, held_out=0, skip_bad=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_only_bad_recordings_are_an_error_all_the_same(tmp_path: Path, store: Store) -> None:

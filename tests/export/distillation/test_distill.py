@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from jepa_export.cli import main
+from jepa_export.data import open as open_module
 from jepa_export.distillation.encoders import of_run, of_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.checkpoints.read import Teacher
@@ -19,6 +20,7 @@ from jepa_export.teachers.family import find
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from tests.export.data.conftest import bikes, carphone  # noqa: F401
+from tests.export.data.recordings import write_video
 from tests.export.distillation.tiny import DATA, DISTILL, PACE, SHAPE, TEACHER, families
 
 TRAIN = ["train-predictor", "--student", "tiny", *SHAPE, *PACE[2:], "--allow-collapse"]
@@ -50,6 +52,35 @@ def test_what_no_bundle_can_be_made_of_is_refused_before_the_training(
 ) -> None:
     told = refused([*DISTILL, "--num-samples", "70000"], tmp_path / "run", capsys)
     assert "of this no bundle can be made: num_samples: Input should be less than or equal to 65536" in told
+    assert not (tmp_path / "run/encoder.pt").exists()
+
+
+def test_too_few_clips_for_a_batch_of_the_second_stage_are_told_before_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refused([*DISTILL, "--batch", "90"], tmp_path / "run", capsys)
+    assert "a batch of 90 clips cannot be drawn from 70" in told
+    assert not (tmp_path / "run/encoder.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("others", "complaint"),
+    [
+        ("{film}", "film.mp4: its actions are none, those of two_rooms"),
+        ("two_rooms?trajectories=1&frames=3", "held out (--held-out 0.1): not one clip of 4 frames"),
+    ],
+)
+def test_what_was_held_out_and_does_not_fit_is_told_before_the_training(
+    others: str,
+    complaint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    film = write_video(tmp_path / "film.mp4", range(20))
+    monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
+    arguments = [*DISTILL, "--data", others.format(film=film)]
+    assert complaint in refused(arguments, tmp_path / "run", capsys)
     assert not (tmp_path / "run/encoder.pt").exists()
 
 
@@ -126,6 +157,7 @@ def test_a_predictor_is_trained_on_a_teacher_as_it_is(tmp_path: Path) -> None:
     assert main(arguments) == 0
     manifest = Bundle.open(tmp_path / "run" / "bundle").manifest
     assert manifest.model_id == "tiny_vjepa2" and manifest.io.latent.tokens == 9
+    assert not manifest.trained, "its encoder has random weights"
     assert runtime(["verify", str(tmp_path / "run" / "bundle")]) == 0
 
 
@@ -206,7 +238,7 @@ def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on
             name="vjepa2_vitg_256", member=member, model=member.config.build(), weights="", source=""
         )
     with pytest.raises(JepaExportError, match=r"its encoder takes 4\.0 GB"):
-        of_teacher(teacher, clip=2, student="tiny")
+        of_teacher(teacher, clip=2, student="tiny", trained=True)
 
 
 def test_a_folder_of_other_settings_or_data_is_refused(

@@ -112,7 +112,9 @@ def test_a_bundle_of_a_student_is_taken_as_well(tmp_path: Path) -> None:
     for engine, precision in kinds:
         how = {"engine": engine, "precision": precision, "allow_untrained": True}
         assert same_latents(given, out / "bundle", **how)
-    assert Bundle.open(out / "bundle").manifest.history_size == 2
+    manifest = Bundle.open(out / "bundle").manifest
+    assert manifest.history_size == 2
+    assert not manifest.trained, "its encoder has random weights as before"
     assert runtime(["verify", str(out / "bundle")]) == 0
 
 
