@@ -160,6 +160,9 @@ class Steps:
     def _resolve(self, state: State) -> Step:
         work, now = _work(state), self.now()
         release, name = work.release, work.release.name
+        if state.previous is not None and work.revokes(state.previous):
+            self.note("what served before was revoked", before=state.previous.version)
+            state = replace(state, previous=None)
         back, alarm = way_back(state, work, self.store)
         if back is not None:
             return state, self._cannot_switch(f"{back.reason}; ") or back

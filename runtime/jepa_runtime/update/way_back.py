@@ -22,7 +22,7 @@ def way_back(state: State, work: Work, store: Store) -> tuple[Back | None, str]:
     tried = state.owes_way_back and not work.revokes(state.good)
     if current is not None and work.revokes(current) and not tried:
         why = f"release {current.release_seq}, which serves, was revoked"
-        if earlier not in (None, current) and not work.revokes(earlier):
+        if earlier not in (None, current):
             return Back(earlier, why), ""
         return None, f"{why}, and there is no other to go back to: it serves on"
     if state.owes_way_back:
