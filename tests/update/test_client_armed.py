@@ -118,6 +118,25 @@ def test_what_serves_and_was_revoked_makes_way_once_the_robot_may_switch(
     assert entries.count("resolve -> resolve") == 1
 
 
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, Died])
+def test_what_is_known_to_be_revoked_makes_way_though_the_repository_has_gone_since(
+    site: Site, bundles: list[Bundle], ends: type[BaseException]
+) -> None:
+    def stop() -> None:
+        raise ends
+
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    Wait(site, stop)
+    with pytest.raises(ends):
+        site.update()
+    site.repository.error = unreachable()
+    kept = site.update()
+    assert site.version == site.good == "1.0.0"
+    assert kept.refused[bundles[1].sha256].not_before is None
+
+
 def test_a_look_does_not_wait_until_the_robot_may_switch(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
