@@ -36,6 +36,18 @@ def way_back(state: State, work: Work, store: Store) -> tuple[Back | None, str]:
     return None, ""
 
 
+def without_revoked(state: State, work: Work, note: Callable[..., None]) -> State:
+    """Without what served before, where that was revoked: it is not gone back to.
+
+    Args:
+        note: writes to the audit log.
+    """
+    if state.previous is None or not work.revokes(state.previous):
+        return state
+    note("what served before was revoked", before=state.previous.version)
+    return replace(state, previous=None)
+
+
 def is_offered(state: State, work: Work) -> bool:
     """Whether what serves is what is offered, under whatever number."""
     return state.current is not None and state.current.manifest_sha256 == work.release.manifest_sha256
