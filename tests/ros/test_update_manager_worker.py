@@ -132,14 +132,15 @@ def test_another_update_waits_for_the_robots_own_one_and_can_be_withdrawn(at_wor
     assert not work.worker.withdraw(request)
 
 
-def test_an_update_that_was_left_goes_on_and_begins_nothing_anew(at_work: Any) -> None:
+@pytest.mark.parametrize("waits", [State(phase=Phase.ARMED, work=WORK), State(phase=Phase.RESOLVE, waits=1)])
+def test_an_update_that_was_left_goes_on_and_begins_nothing_anew(at_work: Any, waits: State) -> None:
     work = at_work()
     request = work.ask()
     work.until_opened(1)
     work.worker.hurry()
     time.sleep(0.1)
     assert len(work.client.opened) == 1, "it does not wait for the robot"
-    work.worker.follow(State(phase=Phase.ARMED, work=WORK))
+    work.worker.follow(waits)
     work.worker.hurry()
     work.until_opened(2)
     work.client.let_go.set()

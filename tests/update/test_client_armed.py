@@ -48,8 +48,8 @@ def cautious(tmp_path: Path, bundles: list[Bundle]) -> Site:
     return site
 
 
-def wait_for_approval(site: Site) -> None:
-    ends = site.clock.seconds + 60
+def wait_for_approval(site: Site, seconds: float = 60) -> None:
+    ends = site.clock.seconds + seconds
 
     def alive() -> None:
         if site.clock.seconds > ends:
@@ -116,6 +116,42 @@ def test_what_serves_and_was_revoked_makes_way_once_the_robot_may_switch(
     assert kept.refused[bundles[1].sha256].not_before is None
     entries = [entry.event for entry in audit.Audit(site.root / robot.AUDIT, robot.utc_now).entries()]
     assert entries.count("resolve -> resolve") == 1
+
+
+def test_what_serves_and_was_revoked_makes_way_though_what_follows_it_waits_for_approval(
+    cautious: Site, bundles: list[Bundle]
+) -> None:
+    """Who mends a model publishes the new one first: the latest release cannot be revoked."""
+    cautious.repository.publish(bundles[1], 2)
+    wait_for_approval(cautious)
+    operator.approve(cautious.root)
+    assert cautious.update().result == "updated"
+    cautious.repository.publish(bundles[2], 3)
+    wait_for_approval(cautious)
+    cautious.repository.publish(bundles[2], 3, revoked=(2,))
+    wait_for_approval(cautious, 3700)
+    assert cautious.version == cautious.good == "1.0.0"
+    operator.approve(cautious.root)
+    assert cautious.update().result == "updated" and cautious.version == "3.0.0"
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, Died])
+def test_what_is_known_to_be_revoked_makes_way_though_the_repository_has_gone_since(
+    site: Site, bundles: list[Bundle], ends: type[BaseException]
+) -> None:
+    def stop() -> None:
+        raise ends
+
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    Wait(site, stop)
+    with pytest.raises(ends):
+        site.update()
+    site.repository.error = unreachable()
+    kept = site.update()
+    assert site.version == site.good == "1.0.0"
+    assert kept.refused[bundles[1].sha256].not_before is None
 
 
 def test_a_look_does_not_wait_until_the_robot_may_switch(site: Site, bundles: list[Bundle]) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import UpdateError
 from jepa_runtime.update import operator, state
+from jepa_runtime.update.store import Store
 from tests.update.robots import Site
 
 
@@ -75,3 +79,33 @@ def test_a_revoked_release_without_another_serves_on_and_says_so_loudly(
     )
     site.repository.publish(bundles[1], 9, revoked=(4,))
     assert site.update().alarm == "" and site.version == "2.0.0"
+
+
+def _before_it_revoked(site: Site, bundles: list[Bundle]) -> None:
+    """3.0.0 serves; 2.0.0 served before it, and is revoked since."""
+    for seq, bundle in enumerate((bundles[1], bundles[2]), 2):
+        site.repository.publish(bundle, seq)
+        assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+
+
+def test_what_served_before_and_was_revoked_since_is_not_gone_back_to_by_hand(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    _before_it_revoked(site, bundles)
+    assert site.update().result == "unchanged"
+    with pytest.raises(UpdateError, match="no earlier release"):
+        operator.rollback(site.root, "by hand", now=site.clock.now)
+    assert site.version == site.good == "3.0.0"
+
+
+def test_what_the_disk_has_damaged_does_not_make_way_for_what_was_revoked(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    _before_it_revoked(site, bundles)
+    report = (site.root / "current" / "report.json").resolve()
+    report.chmod(0o644)
+    report.write_bytes(b"{}")
+    kept = site.update()
+    assert "which serves, is damaged" in kept.alarm and kept.alarm.endswith("it serves on")
+    assert Store(site.root).manifest(Store(site.root).current() or "").version == "3.0.0"

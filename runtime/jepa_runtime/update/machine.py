@@ -12,8 +12,9 @@ Rules:
    then the update is given up. VERIFY and STAGE are made again from DOWNLOAD: what they work on may be at
    fault.
 2. A phase in which the process died is made again: up to STAGE from CHECK, since what is offered may have
-   changed (what was fetched is still there), later in its place. It counts as an attempt, unless the process
-   was asked to stop, or to make way for somebody who had something to say.
+   changed (what was fetched is still there), later in its place, and so a RESOLVE that waits for the moment
+   in which what serves may make way. It counts as an attempt, unless the process was asked to stop, or to
+   make way for somebody who had something to say.
 3. So a candidate is tried at most three times in OBSERVE. Once committed, nothing is counted any more.
 4. A release that was refused, or given up, is remembered and left alone for a while: longer each time that
    it was refused, or given up after the switch. That the network failed, the robot stood still or nobody said
@@ -246,9 +247,11 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
         case Failed(reason):
             return _attempted(state, reason, _AGAIN, now)
         case Interrupted():
+            # What is known to be revoked is to make way, whether or not anybody can be asked again.
+            resumed = {} if phase is Phase.RESOLVE and state.waits else _RESUMED
             if state.stopped:
-                return replace(state, stopped=False, transitions=0, phase=_RESUMED.get(phase, phase))
-            return _attempted(state, f"it was interrupted in {phase}", _RESUMED, now)
+                return replace(state, stopped=False, transitions=0, phase=resumed.get(phase, phase))
+            return _attempted(state, f"it was interrupted in {phase}", resumed, now)
 
 
 def _as_text(outcome: Outcome) -> Outcome:

@@ -123,7 +123,8 @@ class State:
         approved: the SHA-256 of the manifest that may be switched to, in this update; empty: none.
         result, reason: of the update in work as far as known, or of the last one.
         alarm: what needs a person; empty: nothing.
-        current: what serves. good: what served well, and is gone back to. previous: what was good before.
+        current: what serves. good: what served well, and is gone back to. previous: what was good before,
+            unless it was seen to be revoked.
         pinned: no update is wanted.
         versions: the highest version seen of each signed role; signed_at: the latest signature seen.
         release_seqs: the highest seen of each ``channel/model``.

@@ -23,6 +23,7 @@ from jepa_runtime.update.download import Download, Files
 from jepa_runtime.update.fetch import Clock, Progress
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.machine import (
+    WAIT_S,
     Done,
     Dropped,
     Failed,
@@ -48,7 +49,7 @@ from jepa_runtime.update.release import (
 from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
-from jepa_runtime.update.way_back import is_offered, soundly_good, way_back
+from jepa_runtime.update.way_back import is_offered, soundly_good, way_back, without_revoked
 
 _LOOK_S = 1.0
 # A server that gives all but a delta is not to keep a release away for good.
@@ -160,6 +161,7 @@ class Steps:
     def _resolve(self, state: State) -> Step:
         work, now = _work(state), self.now()
         release, name = work.release, work.release.name
+        state = without_revoked(state, work, self.note)
         back, alarm = way_back(state, work, self.store)
         if back is not None:
             return state, self._cannot_switch(f"{back.reason}; ") or back
@@ -251,7 +253,8 @@ class Steps:
     def _armed(self, state: State) -> Step:
         release = _work(state).release
         if self.config.approval and state.approved != release.manifest_sha256:
-            return state, NotYet(f"{release.name} waits for approval: `jepa-runtime update approve`")
+            told = f"{release.name} waits for approval: `jepa-runtime update approve`"
+            return self._back_meanwhile(state, NotYet(told))
         if (wait := self._cannot_switch()) is not None:
             return state, wait
         asked = state.checked_at
@@ -260,6 +263,20 @@ class Steps:
             # Asking may have taken a while.
             return state, self._cannot_switch() or outcome
         return state, Done()
+
+    def _back_meanwhile(self, state: State, wait: NotYet) -> Step:
+        """What was revoked makes way without approval: whether what serves was, is asked every ``poll_s``."""
+        if not state.waits or state.waits % max(1, round(self.config.poll_s / WAIT_S)):
+            return state, wait
+        try:
+            state, offered = self._offered(state)
+        except (FetchError, TrustError) as error:
+            self.note("not asked again while it waits", reason=str(error))
+            return state, wait
+        work = Work(channel=self.config.channel, release=offered)
+        state = without_revoked(state, work, self.note)
+        back, _ = way_back(state, work, self.store)
+        return state, wait if back is None or self._cannot_switch() else back
 
     def _cannot_switch(self, why: str = "") -> NotYet | None:
         health = self.serving.health()

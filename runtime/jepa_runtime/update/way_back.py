@@ -22,7 +22,7 @@ def way_back(state: State, work: Work, store: Store) -> tuple[Back | None, str]:
     tried = state.owes_way_back and not work.revokes(state.good)
     if current is not None and work.revokes(current) and not tried:
         why = f"release {current.release_seq}, which serves, was revoked"
-        if earlier not in (None, current) and not work.revokes(earlier):
+        if earlier not in (None, current):
             return Back(earlier, why), ""
         return None, f"{why}, and there is no other to go back to: it serves on"
     if state.owes_way_back:
@@ -34,6 +34,18 @@ def way_back(state: State, work: Work, store: Store) -> tuple[Back | None, str]:
         # It serves again once it has been fetched again.
         return Back(earlier, why, for_good=False), ""
     return None, ""
+
+
+def without_revoked(state: State, work: Work, note: Callable[..., None]) -> State:
+    """Without what served before, where that was revoked: it is not gone back to.
+
+    Args:
+        note: writes to the audit log.
+    """
+    if state.previous is None or not work.revokes(state.previous):
+        return state
+    note("what served before was revoked", before=state.previous.version)
+    return replace(state, previous=None)
 
 
 def is_offered(state: State, work: Work) -> bool:

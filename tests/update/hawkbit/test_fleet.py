@@ -238,6 +238,53 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_nothing(
     assert any("takes 2.0.0 for installed, but 1.0.0 serves" in line for line in fleet_robot.lines)
 
 
+def test_a_release_that_is_revoked_makes_way_though_the_server_of_the_fleet_is_gone(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    with ddi.fails("robot-1", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0"
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for_later(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    action = ddi.assign("3.0.0")
+    later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
+    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    with ddi.fails(f"/deploymentBase/{action.id}", says(200, json.dumps(later).encode())):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0"
+
+
+def test_the_server_is_asked_on_while_what_was_revoked_waits_for_a_moment_to_make_way(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    fleet_robot.serving.may_switch = False
+    while fleet_robot.state.phase is not Phase.RESOLVE:
+        fleet_robot.rounds(1)
+    began = fleet_robot.clock.seconds
+    fleet_robot.repository.error = unreachable()
+    fleet_robot.rounds(5)
+    assert fleet_robot.clock.seconds - began < 3600
+    assert fleet_robot.state.phase is Phase.RESOLVE and fleet_robot.version == "2.0.0"
+    fleet_robot.restart()
+    fleet_robot.serving.may_switch = True
+    fleet_robot.rounds(1)
+    assert fleet_robot.version == fleet_robot.good == "1.0.0"
+
+
 def test_an_update_of_somebody_here_that_has_switched_is_ended_first(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
@@ -325,7 +372,7 @@ def test_what_may_not_be_fetched_yet_is_not(
 def test_a_server_that_asks_to_be_left_alone_is(fleet_robot: Robot, ddi: DdiServer) -> None:
     with ddi.fails("robot-1", says(429, Retry_After="3600")):
         assert 3240 <= fleet_robot.round() <= 3960
-    assert "asked to come back after 3600 s" in fleet_robot.lines[-1]
+    assert "asked to come back after 3600 s" in fleet_robot.lines[0]
 
 
 def test_feedback_that_the_server_never_takes_holds_no_other_deployment_up(

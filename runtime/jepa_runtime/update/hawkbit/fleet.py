@@ -84,21 +84,20 @@ class Fleet:
         self._server = self._connected()
         try:
             offer = self._poll()
-        except UpdateError:
-            if self._kept.order is not None:
-                self._work(alive)
-            raise
+        except UpdateError as error:
+            self._log(f"error: {error}")
+            self._go_on(alive)
+            return self._pause_after(error)
         self._follow(offer)
         self._answer(offer)
         try:
             self._describe(offer)
         except FetchError as error:
             self._log(f"error: {error}")
-        if self._kept.order is not None:
-            return self._confirmed(offer) or self._work(alive)
-        if self._clock.monotonic() >= self._next_look:
-            self._look(alive)
-        return self._sleep_s
+        return self._confirmed(offer) or self._go_on(alive)
+
+    def _go_on(self, alive: Callable[[], None]) -> float:
+        return self._look(alive) if self._kept.order is None else self._work(alive)
 
     def _connected(self) -> Server:
         """The server, the same as before unless it is another: it knows what was answered last."""
@@ -110,6 +109,7 @@ class Fleet:
         return self._server
 
     def _poll(self) -> Offer:
+        self._next_poll = self._clock.monotonic() + self._sleep_s
         offer = self._server.poll()
         self._sleep_s = offer.sleep_s
         self._next_poll = self._clock.monotonic() + offer.sleep_s
@@ -231,7 +231,7 @@ class Fleet:
         if not agent.serves(now, order.version) and not agent.is_ready(order, now):
             if not order.fetch:
                 self._say(order, "scheduled", ("it may not be fetched yet",))
-                return self._sleep_s
+                return self._look(alive)
             return self._settle(order, self._updated(alive, order))
         return self._settle(order, Run(now))
 
@@ -277,17 +277,24 @@ class Fleet:
         told = f": {answer.details[0]}" if answer.details else ""
         self._log(f"deployment {action}: {answer.execution}, {answer.finished}{told}")
 
-    def _look(self, alive: Callable[[], None]) -> None:
-        """Ask the repository whether what serves was revoked: that has to go whatever the fleet orders."""
+    def _look(self, alive: Callable[[], None]) -> float:
+        """Ask the repository now and then whether what serves was revoked: that has to go whatever the fleet
+        orders, once the robot may switch. Gives the pause."""
+        waits = agent.waits_to_go_back(self._state())
+        if not waits and self._clock.monotonic() < self._next_look:
+            return self._sleep_s
         self._next_look = self._clock.monotonic() + self._config.poll_s
-        if agent.may_drop(self._state()):
+        if not waits and agent.may_drop(self._state()):
             # Whoever is still at it has the lock, and is not asked for it.
             operator.cancel(self._root, "the fleet orders nothing", wait_s=0.0, now=self._now)
         now = self._updated(alive, None).state
+        if agent.waits_to_go_back(now):
+            return LEAST_SLEEP_S
         if now.result != "unchanged":
             self._log(f"{now.result}: {now.reason}")
         if now.alarm:
             self._log(f"ALARM: {now.alarm}")
+        return self._sleep_s
 
     def _updated(self, alive: Callable[[], None], order: Order | None) -> Run:
         """Update, and install nothing but what was ordered."""
@@ -296,7 +303,10 @@ class Fleet:
         begin, self._interrupted = order is None or self._interrupted != order.action, None
 
         def watch(now: State, percent: int | None) -> None:
-            if order is not None and agent.may_drop(now):
+            if order is None:
+                if agent.waits_to_go_back(now) and self._clock.monotonic() >= self._next_poll:
+                    raise Leave
+            elif agent.may_drop(now):
                 if agent.is_ready(order, now):
                     raise Leave
                 self._talk(order, now, percent)

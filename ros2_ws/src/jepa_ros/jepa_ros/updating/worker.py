@@ -120,13 +120,14 @@ class Worker:
         return True
 
     def hurry(self) -> None:
-        """The robot may switch: an update that waits for that need not wait until it would look again."""
+        """The robot may switch: an update, or a way back, that waits for that need not wait until it would
+        look again."""
         if self._waits:
             self._hurry.set()
 
     def follow(self, state: State) -> None:
         """A state was entered."""
-        self._waits = state.phase is Phase.ARMED
+        self._waits = state.phase is Phase.ARMED or (state.phase is Phase.RESOLVE and state.waits > 0)
 
     def _round(self, alive: daemon.Alive) -> float:
         request = self._next()
