@@ -286,7 +286,7 @@ class Fleet:
         self._next_look = self._clock.monotonic() + self._config.poll_s
         if not waits and agent.may_drop(self._state()):
             # Whoever is still at it has the lock, and is not asked for it.
-            operator.cancel(self._root, "the fleet orders nothing", wait_s=0.0, now=self._now)
+            operator.cancel(self._root, "the fleet orders nothing now", wait_s=0.0, now=self._now)
         now = self._updated(alive, None).state
         if agent.waits_to_go_back(now):
             return LEAST_SLEEP_S
