@@ -349,6 +349,15 @@ def test_time_set_back_empties_a_ring() -> None:
     assert [each.stamp_ns for each in ring.entries()] == [5]
 
 
+def test_what_lasts_is_still_in_force_where_time_is_set_back() -> None:
+    ring = Ring(10, 1000)
+    ring.add(entry(100, topic="command", lasting=True))
+    for stamp_ns in (5, 6):
+        ring.add(entry(stamp_ns))
+    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
+    assert held == [("command", 5), ("a", 5), ("a", 6)], "and not from a time that is still to come"
+
+
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))
 def test_a_ring_never_holds_more_than_it_may(added: list[tuple[int, int]]) -> None:
     ring = Ring(20, 100)
