@@ -155,6 +155,27 @@ def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -
     assert by_mcap_ros2(bag)["/cmd_vel"].linear.x == 0.25
 
 
+def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        model = FakeModel()
+        model.manifest.io.action.names = ["joint_1", "joint_2"]
+        made.serve(model)
+        drive(made, range(30), {})
+        made.add_result(replace(result(29), surprise=None))
+        drive(made, range(30, 60), {30: BEGUN})
+    assert (made.written, made.fault) == (1, "")
+    (bag,) = tmp_path.iterdir()
+    recorded = by_mcap_ros2(bag)
+    assert "/cmd_vel" not in recorded and "/world_model/surprise" in recorded
+
+
+def test_before_a_model_serves_there_are_only_frames(tmp_path: Path) -> None:
+    made = BlackBox(tmp_path, streams={"": Topics()})
+    drive(made, range(10), {5: BEGUN})
+    made.close()
+    assert (made.written, made.fault, list(tmp_path.iterdir())) == (0, "", [])
+
+
 def test_a_folder_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with box(tmp_path / "file" / "box") as made:
