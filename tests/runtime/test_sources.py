@@ -128,6 +128,20 @@ def test_a_video_may_lack_three_frames_or_two_in_a_hundred(
         assert len(list(source.frames())) == decoded
 
 
+@pytest.mark.parametrize("rate_hz", [0.0, -25.0, 1e4, float("nan")])
+def test_a_video_without_a_usable_rate_is_refused_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate_hz: float
+) -> None:
+    closed: list[bool] = []
+    capture = SimpleNamespace(
+        isOpened=lambda: True, get=lambda _: rate_hz, release=lambda: closed.append(True)
+    )
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: capture)
+    with pytest.raises(SourceError, match="no usable frame rate"):
+        VideoSource(write_video(tmp_path / "clip.avi", 1))
+    assert closed == [True]
+
+
 def test_an_mp4_without_its_index_is_refused(tmp_path: Path, clip: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip.read_bytes()[:2000])
