@@ -103,6 +103,8 @@ def test_what_only_another_plan_can_end_does_not_keep_from_planning(guard):
     assert guard.holds and not guard.blocks
     guard.hold(Cause.OLD, "old")
     assert guard.blocks
+    guard.obeyed()
+    assert guard.holds == {Cause.OLD: "old"}, "and the other plan was found"
 
 
 def test_so_many_surprises_in_a_row_are_a_reason_and_fewer_are_none(guard):

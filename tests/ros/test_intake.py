@@ -50,6 +50,15 @@ def test_a_size_that_lasts_becomes_the_streams():
     refused = [gate.check_size(height=240, width=320) for _ in range(intake.NEW_SIZE_AFTER)]
     assert all(refused[:-1]) and refused[-1] is None
     assert gate.check_size(height=240, width=320) is None
+    assert gate.check_size(height=480, width=640) is not None, "which is another one now"
+
+
+def test_a_size_that_comes_and_goes_lasts_from_when_it_last_came():
+    gate = intake.Intake()
+    for height, width in [(480, 640), (240, 320), (480, 640)]:
+        gate.check_size(height=height, width=width)
+    refused = [gate.check_size(height=240, width=320) for _ in range(intake.NEW_SIZE_AFTER)]
+    assert all(refused[:-1]) and refused[-1] is None
 
 
 def test_sizes_that_alternate_never_become_the_streams():

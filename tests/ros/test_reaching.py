@@ -42,6 +42,7 @@ def test_a_goal_is_followed_by_energy_and_steps():
     assert math.isnan(goal.energy) and math.isnan(goal.best_energy) and goal.steps == 0
     for step, energy in enumerate([5.0, 3.0, 4.0]):
         follow(goal, step, energy=energy)
+        assert goal.steps == step
     assert (goal.energy, goal.best_energy, goal.steps, goal.end) == (4.0, 3.0, 2, None)
 
 
@@ -76,7 +77,8 @@ def test_getting_nearer_makes_up_for_having_been_stuck():
 
 def test_energies_that_are_no_numbers_are_no_progress():
     goal = reach()
-    for escapes in range(3):
+    for escapes in (10, 11, 12):
+        assert goal.end is None
         follow(goal, energy=math.nan, escapes=escapes)
     assert goal.end.outcome is Outcome.STUCK
 

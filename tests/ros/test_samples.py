@@ -19,6 +19,7 @@ def test_the_latest_stay_in_their_order(values: list[int], most: int) -> None:
         kept.add(value)
     assert kept.latest().tolist() == values[-most:]
     assert len(kept) == min(len(values), most)
+    assert kept.last() == (values[-1] if values else None)
 
 
 def test_a_row_has_its_fields() -> None:

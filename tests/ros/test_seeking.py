@@ -27,6 +27,7 @@ class Recorder:
         self.executed = None
         self.calls: list[str] = []
         self.costs = None
+        self.escaped_from = None
 
     def ask(self):
         self.calls.append("ask")
@@ -45,6 +46,7 @@ class Recorder:
 
     def escape(self):
         self.calls.append("escape")
+        self.escaped_from = self.executed
         return np.array([0.0, 1.25])
 
 
@@ -100,8 +102,9 @@ def test_futures_of_other_candidates_teach_nothing(seeker, search):
 
 
 def test_a_question_that_is_lost_is_asked_again(seeker):
-    asked = [seeker.update(futures(frame)).question is not None for frame in range(8)]
-    assert asked[0] and any(asked[2:])
+    asked = [frame for frame in range(8) if seeker.update(futures(frame)).question is not None]
+    # At frame 6 a step is over, which is asked about in any case.
+    assert asked == [0, 5, 6]
 
 
 def test_the_plan_is_shifted_as_time_passes(seeker, search):
@@ -115,6 +118,13 @@ def test_images_a_little_early_or_late_shift_it_by_one_step_each(seeker, search)
         early_ns = -1_000_000 if step % 2 else 1_000_000
         seeker.update(replace(futures(0), stamp_ns=START_NS + step * STEP_NS + early_ns))
     assert [call for call in search.calls if "shift" in call] == ["shift 1"] * 7
+
+
+@pytest.mark.parametrize(("early_ns", "shifts"), [(STEP_NS // 8, ["shift 1"]), (STEP_NS // 8 + 1, [])])
+def test_an_image_up_to_an_eighth_of_a_step_early_begins_the_step(seeker, search, early_ns, shifts):
+    seeker.update(futures(0))
+    seeker.update(replace(futures(0), stamp_ns=START_NS + STEP_NS - early_ns))
+    assert [call for call in search.calls if "shift" in call] == shifts
 
 
 def test_what_was_asked_before_a_shift_teaches_nothing(seeker, search):
@@ -139,10 +149,13 @@ def test_one_low_energy_is_not_enough(seeker):
 
 
 def test_at_the_goal_the_robot_stands_and_is_not_moved_by_noise(seeker):
-    for frame in range(3):
-        seeker.update(futures(frame, energy=0.9))
-    decision = seeker.update(futures(3, energy=1.5))
-    assert decision.state is State.REACHED and decision.command is None
+    first, second, third = (
+        seeker.update(futures(frame, energy=0.9, answer_to=frame - 1)) for frame in range(3)
+    )
+    assert first.question is not None and second.command is not None, "it has a plan"
+    for decision in (third, seeker.update(futures(3, energy=1.5, answer_to=1))):
+        assert decision.state is State.REACHED
+        assert decision.command is None and decision.question is None
 
 
 def test_pushed_away_from_the_goal_it_is_sought_again(seeker):
@@ -165,6 +178,18 @@ def test_without_progress_it_says_so_drives_another_way_for_a_moment_and_plans_a
     assert np.array_equal(decisions[stuck + 1].command, [0.0, 1.25])
     assert decisions[stuck + 21].command is not None
     assert np.array_equal(decisions[stuck + 21].command, search.mean[0])
+
+
+def test_a_stuck_robot_escapes_from_what_it_was_told_and_then_waits_for_an_answer(seeker, search):
+    decisions = []
+    for frame in range(90):
+        open_until_stuck = frame - 1 if "escape" not in search.calls else None
+        decisions.append(seeker.update(futures(frame, answer_to=open_until_stuck)))
+        seeker.told = np.array([0.25, 0.0])
+    np.testing.assert_array_equal(search.escaped_from, [0.25, 0.0])
+    stuck = next(index for index, decision in enumerate(decisions) if decision.state is State.STUCK)
+    assert decisions[stuck].question is not None
+    assert decisions[stuck + 18].command is not None and decisions[stuck + 19].command is None
 
 
 def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(seeker):
@@ -214,6 +239,30 @@ def test_when_time_is_set_back_it_begins_anew_and_escapes_no_more(seeker, search
         decision = seeker.update(futures(frame))
         assert decision.state is State.SEEKING and decision.command is None
     assert search.calls.count("reset") == 1
+
+
+def test_two_images_of_one_stamp_are_no_time_set_back(seeker, search):
+    seeker.update(futures(0))
+    assert seeker.update(futures(0, answer_to=0)).command is not None
+    assert search.calls.count("reset") == 2, "as it was made, and with the goal"
+
+
+@pytest.mark.parametrize(
+    ("energy", "energies", "nothing"),
+    [
+        (1.0, [[1.0, 2.0], [3.0, 4.0]], False),
+        (1.0, [[1.0, np.nan], [3.0, 4.0]], False),
+        (1.0, [[1.0, np.nan], [np.inf, 4.0]], True),
+        (np.nan, [[1.0, 2.0], [3.0, 4.0]], True),
+        (np.inf, [[1.0, 2.0], [3.0, 4.0]], True),
+    ],
+)
+def test_futures_tell_nothing_of_a_goal_without_one_candidate_whose_energies_are_numbers(
+    energy, energies, nothing
+):
+    told = replace(futures(0, energy=energy), energies=np.array(energies))
+    assert told.tell_nothing is nothing
+    assert not replace(told, goal_stamp_ns=None).tell_nothing, "without a goal there are none"
 
 
 def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(seeker, search):

@@ -155,6 +155,27 @@ def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -
     assert by_mcap_ros2(bag)["/cmd_vel"].linear.x == 0.25
 
 
+def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        model = FakeModel()
+        model.manifest.io.action.names = ["joint_1", "joint_2"]
+        made.serve(model)
+        drive(made, range(30), {})
+        made.add_result(replace(result(29), surprise=None))
+        drive(made, range(30, 60), {30: BEGUN})
+    assert (made.written, made.fault) == (1, "")
+    (bag,) = tmp_path.iterdir()
+    recorded = by_mcap_ros2(bag)
+    assert "/cmd_vel" not in recorded and "/world_model/surprise" in recorded
+
+
+def test_before_a_model_serves_there_are_only_frames(tmp_path: Path) -> None:
+    made = BlackBox(tmp_path, streams={"": Topics()})
+    drive(made, range(10), {5: BEGUN})
+    made.close()
+    assert (made.written, made.fault, list(tmp_path.iterdir())) == (0, "", [])
+
+
 def test_a_folder_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with box(tmp_path / "file" / "box") as made:
@@ -347,6 +368,15 @@ def test_time_set_back_empties_a_ring() -> None:
     assert len(ring) == 2, "a little disorder is none"
     ring.add(entry(5))
     assert [each.stamp_ns for each in ring.entries()] == [5]
+
+
+def test_what_lasts_is_still_in_force_where_time_is_set_back() -> None:
+    ring = Ring(10, 1000)
+    ring.add(entry(100, topic="command", lasting=True))
+    for stamp_ns in (5, 6):
+        ring.add(entry(stamp_ns))
+    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
+    assert held == [("command", 5), ("a", 5), ("a", 6)], "and not from a time that is still to come"
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))

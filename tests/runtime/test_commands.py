@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,12 @@ def test_a_bag_gives_the_command_executed_from_each_frame_on(tmp_path: Path) -> 
     assert isinstance(source, BagSource) and source.commands is not None
     assert source.commands.names == ("linear.x", "angular.z")
     assert source.commands.units == ("m/s", "rad/s")
+
+
+def test_a_unit_is_told_only_where_the_type_says_what_a_field_is() -> None:
+    odometry = SimpleNamespace(position=SimpleNamespace(x=1.0), linear=SimpleNamespace(x=2.0))
+    fields = ("position.x", "linear.x")
+    assert CommandFields("some_msgs/msg/Odometry", fields, odometry).units == ("unknown", "unknown")
 
 
 def test_without_an_action_nothing_is_known_of_commands(tmp_path: Path) -> None:

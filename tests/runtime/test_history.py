@@ -90,12 +90,13 @@ def test_previous_is_the_latent_one_step_ago_and_the_mean_action_since() -> None
     np.testing.assert_allclose(action, [1.0, 0.0])
 
 
-def test_there_is_no_previous_where_no_frame_lies_one_step_ago() -> None:
+@pytest.mark.parametrize(("late_ns", "found"), [(20_000_000, True), (20_000_001, False)])
+def test_there_is_no_previous_where_no_frame_lies_one_step_ago(late_ns: int, found: bool) -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
     history.add_latent(0, latent(0))
-    history.add_latent(STEP_NS + 20_000_001, latent(1))
-    assert history.previous() is None
+    history.add_latent(STEP_NS + late_ns, latent(1))
+    assert (history.previous() is not None) is found
 
 
 def test_a_longer_context_holds_latents_one_step_apart_and_the_actions_between() -> None:
@@ -165,11 +166,12 @@ def test_hindsight_reaches_back_however_many_frames_and_commands_come() -> None:
 
 def test_the_same_stamp_again_replaces_the_latent() -> None:
     history = make()
-    history.add_latent(100, latent(0))
-    assert history.add_latent(100, latent(1)) is None
-    context = history.context()
-    assert len(history) == 1
-    assert context is not None and context.latents[0, 0, 0] == 1
+    for count, stamp_ns in enumerate((100, 100 + FRAME_NS), start=1):
+        history.add_latent(stamp_ns, latent(0))
+        assert history.add_latent(stamp_ns, latent(count)) is None
+        context = history.context()
+        assert len(history) == count
+        assert context is not None and context.latents[0, 0, 0] == count
 
 
 @pytest.mark.parametrize("action", [[1.0], [1.0, np.nan], [1.0, 2.0, 3.0], [np.inf, 0.0]])

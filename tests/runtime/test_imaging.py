@@ -128,9 +128,9 @@ def test_other_formats_and_damage_are_refused() -> None:
 
 
 def test_an_image_of_the_right_size_is_copied_as_it_is(rgb: Image) -> None:
-    out = np.empty_like(rgb)
+    out, before = np.empty_like(rgb), rgb.copy()
     fit(rgb, out)
-    assert np.array_equal(out, rgb) and not np.shares_memory(out, rgb)
+    assert np.array_equal(out, before) and np.array_equal(rgb, before) and not np.shares_memory(out, rgb)
 
 
 def test_shrinking_averages_areas() -> None:
@@ -181,9 +181,18 @@ def test_a_frame_that_is_no_rgb_image_is_refused(image: NDArray[np.generic]) -> 
         fit(image, np.empty((4, 4, 3), np.uint8))
 
 
-def test_squares_of_pixels_are_averaged_whatever_the_sides() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+def test_what_averages_leave_is_interpolated_if_it_is_less_than_halved() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    out = np.empty((224, 300, 3), np.uint8)
+    fit(image, out)
+    halved = cv2.resize(image, (320, 240), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(out, cv2.resize(halved, (300, 224), interpolation=cv2.INTER_LINEAR))
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_squares_of_pixels_are_averaged_whatever_the_sides(side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3 * side, 4 * side, 3), np.uint8)
     out = np.empty((3, 4, 3), np.uint8)
     fit(image, out)
-    means = image.reshape(3, 2, 4, 2, 3).mean(axis=(1, 3))
+    means = image.reshape(3, side, 4, side, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(out, means, atol=0.5)

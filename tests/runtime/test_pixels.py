@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import FrameError
-from jepa_runtime.pixels import ENCODINGS, RawLayout, scaling
+from jepa_runtime.pixels import ENCODINGS, RawLayout, Scaling, scaling
 
 sides = st.integers(1, 5000)
 
@@ -43,6 +43,23 @@ def test_the_first_step_divides_evenly_and_leaves_enough(
         assert steps.factor == 1 and not steps.averaged
     else:
         assert height // steps.factor >= out_height and width // steps.factor >= out_width
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "out", "factor", "averaged"),
+    [
+        (480, 640, 224, 2, False),
+        (479, 640, 224, 1, True),
+        (300, 600, 100, 3, True),
+        (600, 300, 100, 3, True),
+        (400, 796, 100, 4, False),
+        (100, 640, 224, 1, False),
+    ],
+)
+def test_what_the_first_step_leaves_is_interpolated_unless_a_side_is_still_to_be_halved(
+    height: int, width: int, out: int, factor: int, averaged: bool
+) -> None:
+    assert scaling(height, width, out, out) == Scaling(factor, averaged)
 
 
 @given(sides, sides, sides, sides)

@@ -235,6 +235,36 @@ def test_the_file_bears_its_name_only_when_complete(tmp_path: Path) -> None:
         recorder.write_message(topic, build(type_name, fields), STAMP_NS)
 
 
+def test_the_messages_of_each_topic_are_numbered(tmp_path: Path) -> None:
+    topic, type_name, fields = everything()[-1]
+    with McapRecorder(tmp_path / "run.mcap") as recorder:
+        for offset, name in enumerate((topic, topic, "/other", topic)):
+            recorder.write_message(name, build(type_name, fields), STAMP_NS + offset)
+    with (tmp_path / "run.mcap").open("rb") as file:
+        found = [(channel.topic, each.sequence) for _, channel, each in make_reader(file).iter_messages()]
+    assert found == [(topic, 0), (topic, 1), ("/other", 0), (topic, 2)]
+
+
+def test_all_of_it_is_on_the_disk_before_it_bears_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, synced = McapRecorder(tmp_path / "run.mcap"), []
+    monkeypatch.setattr("os.fsync", lambda _: synced.append(recorder.partial.stat().st_size))
+    topic, type_name, fields = everything()[-1]
+    recorder.write_message(topic, build(type_name, fields), STAMP_NS)
+    recorder.close()
+    assert synced == [recorder.path.stat().st_size]
+
+
+def test_a_message_of_an_unknown_type_is_refused_at_once_and_the_recording_goes_on(tmp_path: Path) -> None:
+    with McapRecorder(tmp_path / "run.mcap") as recorder:
+        with pytest.raises(RecordingError, match="nav_msgs/msg/Nothing is unknown"):
+            recorder.write("/nothing", "nav_msgs/msg/Nothing", b"\0\1\0\0", STAMP_NS)
+        topic, type_name, fields = everything()[-1]
+        recorder.write_message(topic, build(type_name, fields), STAMP_NS)
+    assert list(by_mcap_ros2(tmp_path / "run.mcap")) == [topic]
+
+
 def test_a_recording_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
     recorder = McapRecorder(tmp_path / "run.mcap")
     topic, type_name, fields = everything()[-1]

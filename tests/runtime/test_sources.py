@@ -7,6 +7,7 @@ import itertools
 import logging
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,34 @@ def test_a_video_cut_off_in_the_middle_gives_its_frames_and_then_an_error(tmp_pa
         for frame in open_source(str(path)).frames():
             frames.append(frame)
     assert 30 < len(frames) < 70
+
+
+@pytest.mark.parametrize(
+    ("announced", "decoded", "cut_off"), [(9, 6, False), (9, 5, True), (500, 490, False), (500, 489, True)]
+)
+def test_a_video_may_lack_three_frames_or_two_in_a_hundred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: int, decoded: int, cut_off: bool
+) -> None:
+    source = VideoSource(write_video(tmp_path / "clip.avi", 1))
+    monkeypatch.setattr(source, "_announced", announced)
+    left = iter([(True, np.zeros((4, 4, 3), np.uint8))] * decoded)
+    monkeypatch.setattr(source, "_capture", SimpleNamespace(read=lambda: next(left, (False, None))))
+    with pytest.raises(SourceError, match="cut off") if cut_off else nullcontext():
+        assert len(list(source.frames())) == decoded
+
+
+@pytest.mark.parametrize("rate_hz", [0.0, -25.0, 1e4, float("nan")])
+def test_a_video_without_a_usable_rate_is_refused_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate_hz: float
+) -> None:
+    closed: list[bool] = []
+    capture = SimpleNamespace(
+        isOpened=lambda: True, get=lambda _: rate_hz, release=lambda: closed.append(True)
+    )
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: capture)
+    with pytest.raises(SourceError, match="no usable frame rate"):
+        VideoSource(write_video(tmp_path / "clip.avi", 1))
+    assert closed == [True]
 
 
 def test_an_mp4_without_its_index_is_refused(tmp_path: Path, clip: Path) -> None:

@@ -56,7 +56,7 @@ class Proposals:
         except ValueError as error:
             return str(error)
         most, steps, size = self._shape
-        if actions.ndim != 3 or actions.shape[1:] != (steps, size) or not 1 <= actions.shape[0] <= most:
+        if actions.shape[1:] != (steps, size) or not 1 <= actions.shape[0] <= most:
             return f"actions must be [1..{most}, {steps}, {size}], got {list(actions.shape)}"
         # Numbers that are finite in double precision may not be in the model's.
         with np.errstate(over="ignore"):

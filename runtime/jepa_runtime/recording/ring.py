@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -30,7 +30,8 @@ class Ring:
     """Entries of the last ``span_ns`` before the newest, of ``max_bytes`` at most; the oldest give way. Of
     what lasts, the last one before that is kept too.
 
-    Time set back by more than ``span_ns`` empties it: what was belongs to another course of events.
+    Time set back by more than ``span_ns`` empties it: what was belongs to another course of events. What
+    lasts is still in force, and counts from then on.
     """
 
     def __init__(self, span_ns: int, max_bytes: int) -> None:
@@ -49,6 +50,7 @@ class Ring:
             self._newest_ns = 0
             while self._entries:
                 self._drop_oldest()
+            self._held = {topic: replace(each, stamp_ns=entry.stamp_ns) for topic, each in self._held.items()}
         self._newest_ns = max(self._newest_ns, entry.stamp_ns)
         self._entries.append(entry)
         self._bytes += entry.size

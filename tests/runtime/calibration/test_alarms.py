@@ -31,6 +31,7 @@ def test_a_surprise_is_told_when_it_begins_and_when_it_is_over() -> None:
     assert (begun.kind, begun.end_ns, begun.event.start_ns, begun.event.score) == ("surprise", None, 5, 90.0)
     assert (ended.end_ns, ended.event.start_ns, ended.event.peak_ns, ended.event.score) == (11, 5, 6, 99.0)
     assert begun.false_alarm_every_s == EVERY_S and begun.threshold.value < 90
+    assert begun.threshold.every == EVERY_S / STEP_S
 
 
 def test_what_lasts_is_told_once_and_ends_long_after_it_was_gone() -> None:
@@ -39,7 +40,9 @@ def test_what_lasts_is_told_once_and_ends_long_after_it_was_gone() -> None:
     raised, usual = [often * 1.01] * 100 * BLOCK, [often / 2] * 45 * BLOCK
     begun, ended = [alarm for alarm in watched(alarms, raised + usual) if alarm.kind == "change"]
     assert begun.end_ns is None and begun.event.start_ns < len(raised)
-    assert ended.end_ns is not None and ended.end_ns > len(raised)
+    # It shows every few pairs of blocks, and is over twenty pairs after it last did.
+    assert ended.end_ns is not None and 10 < (ended.end_ns - len(raised)) / (2 * BLOCK) <= 20
+    assert begun.threshold.every == 10 * BLOCK
     assert ended.event.start_ns == begun.event.start_ns
 
 

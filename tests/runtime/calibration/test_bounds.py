@@ -172,10 +172,13 @@ def test_a_state_with_a_bound_that_is_none_is_refused(bound: float) -> None:
     [
         ([], 0.9, [], "start"),
         ([-1.0], 0.9, [0], "start"),
+        ([1.0, math.nan], 0.9, [0, 0], "start"),
+        ([[1.0]], 0.9, [[0]], "start"),
         ([math.inf], 0.9, [0], "start"),
         ([1.0], 1.0, [0], "probability"),
         ([1.0], 0.9, [0, 1], "delays"),
         ([1.0], 0.9, [-1], "delays"),
+        ([1.0, 1.0], 0.9, [0, -1], "delays"),
     ],
 )
 def test_arguments_out_of_range_are_named(

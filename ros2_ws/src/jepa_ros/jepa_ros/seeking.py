@@ -157,7 +157,7 @@ class Seeker:
         self.told = self._search.executed = np.zeros_like(self._search.mean[0])
         self._search.reset()
         self._goal_ns = goal_ns
-        self._state = State.SEEKING if goal_ns is not None else State.IDLE
+        self._state = State.SEEKING
         self._near = 0
         self._learned = False
         self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0

@@ -76,7 +76,6 @@ class Watch:
         if fault:
             return Verdict(Level.ERROR, fault), {}
         if not active or stats is None:
-            self._before = None
             return Verdict(Level.OK, "not active" if stats else "not configured"), {}
         now = self._health(stats, bad_frames)
         self._longest = self._miss_run

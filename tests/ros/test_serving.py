@@ -1,0 +1,116 @@
+"""How a camera is served, since its activation and since the last verdict."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jepa_runtime.calibration import Calibration, Share
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.pipeline import STAGES, Stats
+
+serving = pytest.importorskip(
+    "jepa_ros.serving", reason="the workspace is not on the paths: . scripts/env.sh"
+)
+from jepa_ros.diagnostics import Level, Verdict  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+COUNTERS = ("received", "processed", "dropped", "failed", "callback_errors", "deadline_misses")
+BASE = Stats(*range(100, 106), longest_miss_run=7, resets={})
+NOW = Stats(*range(200, 212, 2), longest_miss_run=8, resets={})
+
+
+class Served:
+    """A camera since its activation; its clock is set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 50.0
+        self.watch = serving.Watch(BASE, clock=lambda: self.now_s)
+
+    def result(self, total_ms: float = 1.0, calibration: Calibration | None = None) -> None:
+        times = dict.fromkeys(STAGES, 1.0) | {"total": total_ms}
+        self.watch.frame_came()
+        self.watch.result_came(
+            SimpleNamespace(
+                futures=object(), calibration=calibration, deadline_missed=False, timings_ms=times
+            )
+        )
+
+    def verdict(self, **changes):
+        given = {"stats": NOW, "bad_frames": {}, "active": True, "fault": ""}
+        limits = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
+        return self.watch.verdict(**given | changes, limits=limits)
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+def test_figures_count_from_the_activation_and_ages_from_the_last_image(served):
+    _, figures = served.verdict()
+    assert figures["frame_age_s"] == figures["result_age_s"] == float("inf"), "none came"
+    served.now_s = 51.0
+    served.result(total_ms=12.3456)
+    served.now_s = 51.25
+    served.watch.frame_came()
+    served.now_s = 51.75
+    _, figures = served.verdict(bad_frames={"bad_stamp": 3, "zero_size": 1})
+    assert (figures["active_for_s"], figures["frame_age_s"], figures["result_age_s"]) == (1.75, 0.5, 0.75)
+    assert (figures["received"], figures["processed"], figures["dropped"]) == (100 + 4, 101, 102)
+    assert (figures["failed"], figures["deadline_misses"]) == (103, 105)
+    assert figures["miss_run"] == 0
+    assert (figures["bad_frames/bad_stamp"], figures["bad_frames/zero_size"]) == (3, 1)
+    assert (figures["total_ms"], figures["encode_ms"]) == (12.346, 1.0)
+
+
+def test_what_an_earlier_verdict_told_is_not_told_again(served):
+    served.watch.last_error = "engine gone"
+    served.result()
+    told = [served.verdict(bad_frames={"bad_stamp": 1})[0].message for _ in range(2)]
+    assert told == ["103 frames failed: engine gone", "running"]
+
+
+def test_a_node_that_does_not_serve_says_why(served):
+    assert served.verdict(fault="it broke", active=False) == (Verdict(Level.ERROR, "it broke"), {})
+    assert served.verdict(active=False) == (Verdict(Level.OK, "not active"), {})
+    assert served.verdict(active=False, stats=None) == (Verdict(Level.OK, "not configured"), {})
+
+
+def test_the_last_known_bounds_stay_in_the_figures_where_a_result_has_none(served):
+    served.result(calibration=Calibration(0.9, np.array([0.25]), (Share(1, 2),), (Share(1, 2),)))
+    served.result()
+    assert served.verdict()[1]["error_bounds/step_1"].startswith("0.25, held for 0.500 of the last 2")
+
+
+def test_the_report_has_every_sample_and_the_counters_once_they_are_final(served):
+    assert served.watch.report() == {"counters": {}, "samples_ms": {}}
+    for total_ms in (1.0, 2.5):
+        served.result(total_ms)
+    served.watch.final = NOW
+    report = served.watch.report()
+    assert report["samples_ms"]["total"] == [1.0, 2.5] and set(report["samples_ms"]) == set(STAGES)
+    assert [report["counters"][name] for name in COUNTERS] == [100, 101, 102, 103, 104, 105]
+
+
+def test_a_new_activation_forgets_what_came_before():
+    (camera,) = serving.cameras_of(["image"]).values()
+    camera.reader.refused["bad_stamp"] += 1
+    camera.watch.final = NOW
+    assert camera.report()["bad_frames"] == {"bad_stamp": 1}
+    camera.begin(BASE)
+    assert camera.report() == {"bad_frames": {}, "counters": {}, "samples_ms": {}}
+    camera.watch.final = NOW
+    assert camera.report()["counters"]["received"] == 100
+
+
+def test_a_camera_must_be_named_where_there_are_several():
+    one, two = serving.cameras_of(["image"]), serving.cameras_of(["front", "rear"])
+    assert serving.camera_named(one, "") is serving.camera_named(one, "image") is one["image"]
+    assert serving.camera_named(two, "rear") is two["rear"]
+    for cameras, name in ((one, "rear"), (two, ""), (two, "image")):
+        with pytest.raises(JepaRuntimeError, match=f"camera must be one of {', '.join(cameras)}, got"):
+            serving.camera_named(cameras, name)
