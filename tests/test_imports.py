@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,25 @@ def test_the_runtime_starts_where_torch_and_ros_cannot_be_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["jepa_runtime.backends.openvino", "jepa_export.targets.openvino"])
+def test_nobody_is_told_that_openvino_was_started(module: str, tmp_path: Path) -> None:
+    """By itself it reports to Google Analytics, from a fork of the process, and keeps an identity in the home
+    folder; not on machines that are known to be of continuous integration."""
+    if module.startswith("jepa_export"):
+        pytest.importorskip("nncf", reason="nncf is not installed (extra export)")
+    program = (
+        "import importlib, os, sys\n"
+        "sys.addaudithook(lambda event, _: event == 'urllib.Request' and os.write(2, b'a request'))\n"
+        f"importlib.import_module({module!r})\n"
+    )
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())

@@ -5,6 +5,8 @@ latent = model.encode(frame)
 futures = model.predict(actions)
 """
 
+import sys
+
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import (
     BackendError,
@@ -17,6 +19,9 @@ from jepa_runtime.errors import (
 from jepa_runtime.world_model import Futures, WorldModel
 
 __version__ = "0.1.0"
+
+# OpenVINO reports each start to Google Analytics, from a fork of the process, unless this package is missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = [
     "BackendError",
