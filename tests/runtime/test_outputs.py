@@ -122,4 +122,4 @@ def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Pa
             [sys.executable, "-c", run, "info", toy_bundle, "--json"], stdout=gone, stderr=subprocess.PIPE
         )
     assert ended.stderr == b""
-    assert ended.returncode == 1
+    assert ended.returncode == 141

@@ -109,8 +109,8 @@ def test_a_bundle_is_judged_for_the_machine(two_rooms_bundle: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "args",
     [
-        ["--root", "/nowhere"],
-        ["--bundle", "/nowhere"],
+        ["--root", "/dev/null/nowhere"],
+        ["--bundle", "/dev/null/nowhere"],
         ["--json", "/dev/null/nowhere"],
         ["--fix-script", "/dev/null/nowhere"],
     ],
@@ -119,7 +119,7 @@ def test_what_it_cannot_do_gives_2_and_the_reason(
     args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["doctor", *args]) == 2
-    assert "/nowhere" in capsys.readouterr().err
+    assert "/dev/null/nowhere" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
