@@ -133,6 +133,7 @@ class Stream:
         self._model = stack.enter_context(Child("world_model", command, scratch / "world_model.log"))
         self._running = [self._model]
         self._until(lambda: self._listener.info, "no model serves")
+        self._listener.listen(TOPIC)
         # More images than can be needed: whoever closes the camera ends it.
         self._most = round(args.rate * (args.swaps * (args.pause + _LONG_S) + _PATIENCE_S))
         camera = camera_command(
