@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.update import durable
 from jepa_runtime.update.hawkbit.server import Server
+from tests.update.campaigns.scene import remove
 from tests.update.hawkbit.conftest import Robot
 from tests.update.hawkbit.ddi_server import DdiServer
 
@@ -103,7 +103,7 @@ def lives(
                 life.robot.restart()
                 life.live()
                 life.check()
-            shutil.rmtree(life.robot.root)
+            remove(life.robot.root)
             at += step
         assert at > 10
 
