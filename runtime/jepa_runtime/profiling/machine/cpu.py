@@ -6,15 +6,7 @@ import re
 from functools import partial
 
 from jepa_runtime.profiling.machine.files import Files, cores
-from jepa_runtime.profiling.machine.probes import (
-    LEAST_TICKS,
-    Found,
-    Machine,
-    Probe,
-    absent,
-    number_in,
-    percentage,
-)
+from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, absent, number_in, percentage
 
 _CPU = "sys/devices/system/cpu"
 # Positions in a line of /proc/stat: user nice system idle iowait irq softirq steal (proc_stat(5)). The guest
@@ -27,9 +19,8 @@ def cpu_probes(machine: Machine) -> list[Found]:
     stolen is the time that a hypervisor gave to others."""
     files, allowed = machine.files, allowed_cores(machine)
     rows = ["cpu", *(f"cpu{core}" for core in allowed)]
-    share = partial(percentage, least=LEAST_TICKS)
-    busy = [Probe(f"{row} busy", "%", share(partial(_ticks, files, row))) for row in rows]
-    stolen = Probe("cpu stolen", "%", share(partial(_ticks, files, "cpu", stolen=True)))
+    busy = [Probe(f"{row} busy", "%", percentage(partial(_ticks, files, row))) for row in rows]
+    stolen = Probe("cpu stolen", "%", percentage(partial(_ticks, files, "cpu", stolen=True)))
     return [*busy, stolen, *_frequencies(files, allowed)]
 
 

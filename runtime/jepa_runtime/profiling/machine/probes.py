@@ -93,15 +93,15 @@ def since_first(counter: Callable[[], float]) -> Callable[[], float]:
     return read
 
 
-def percentage(parts: Callable[[], tuple[float, float]], *, least: float) -> Callable[[], float | None]:
-    """The share, in %, that the first of two counters had in the rise of the second since the last call; None
-    while that is below ``least``."""
+def percentage(parts: Callable[[], tuple[float, float]]) -> Callable[[], float | None]:
+    """The share, in %, that the first of two counters of ticks had in the rise of the second since the last
+    call; None while that is below :data:`LEAST_TICKS`."""
     last: tuple[float, float] | None = None
 
     def read() -> float | None:
         nonlocal last
         now = parts()
-        if last is not None and 0 <= now[1] - last[1] < least:
+        if last is not None and 0 <= now[1] - last[1] < LEAST_TICKS:
             return None
         before, last = last, now
         if before is None or last[1] <= before[1]:
