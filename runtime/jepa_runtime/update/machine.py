@@ -248,7 +248,7 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             return _attempted(state, reason, _AGAIN, now)
         case Interrupted():
             # What is known to be revoked is to make way, whether or not anybody can be asked again.
-            resumed = {} if phase is Phase.RESOLVE and state.waits else _RESUMED
+            resumed = {} if state.waits_to_go_back else _RESUMED
             if state.stopped:
                 return replace(state, stopped=False, transitions=0, phase=resumed.get(phase, phase))
             return _attempted(state, f"it was interrupted in {phase}", resumed, now)

@@ -163,6 +163,11 @@ class State:
         """Whether what serves is still to make way for what is good."""
         return self.good not in (None, self.current)
 
+    @property
+    def waits_to_go_back(self) -> bool:
+        """Whether what serves is to make way once the robot may switch."""
+        return self.phase is Phase.RESOLVE and self.waits > 0
+
 
 _ADAPTER = TypeAdapter(State)
 

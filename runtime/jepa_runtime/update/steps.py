@@ -49,7 +49,7 @@ from jepa_runtime.update.release import (
 from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
-from jepa_runtime.update.way_back import is_offered, soundly_good, way_back, without_revoked
+from jepa_runtime.update.way_back import is_offered, soundly_good, way_back
 
 _LOOK_S = 1.0
 # A server that gives all but a delta is not to keep a release away for good.
@@ -161,8 +161,7 @@ class Steps:
     def _resolve(self, state: State) -> Step:
         work, now = _work(state), self.now()
         release, name = work.release, work.release.name
-        state = without_revoked(state, work, self.note)
-        back, alarm = way_back(state, work, self.store)
+        state, back, alarm = way_back(state, work, self.store, self.note)
         if back is not None:
             return state, self._cannot_switch(f"{back.reason}; ") or back
         if alarm and alarm != state.alarm:
@@ -274,8 +273,7 @@ class Steps:
             self.note("not asked again while it waits", reason=str(error))
             return state, wait
         work = Work(channel=self.config.channel, release=offered)
-        state = without_revoked(state, work, self.note)
-        back, _ = way_back(state, work, self.store)
+        state, back, _ = way_back(state, work, self.store, self.note)
         return state, wait if back is None or self._cannot_switch() else back
 
     def _cannot_switch(self, why: str = "") -> NotYet | None:

@@ -11,41 +11,38 @@ from jepa_runtime.update.state import State, Work
 from jepa_runtime.update.store import Store
 
 
-def way_back(state: State, work: Work, store: Store) -> tuple[Back | None, str]:
+def way_back(
+    state: State, work: Work, store: Store, note: Callable[..., None]
+) -> tuple[State, Back | None, str]:
     """What makes what serves make way: that it was revoked, or that the disk has damaged it.
 
+    Args:
+        note: writes to the audit log.
+
     Returns:
-        The way back, if it is to be gone; and the alarm that there is, or none.
+        The state, without what served before where that was revoked, since it is not gone back to; the way
+        back, if it is to be gone; and the alarm that there is, or none.
     """
+    if state.previous is not None and work.revokes(state.previous):
+        note("what served before was revoked", before=state.previous.version)
+        state = replace(state, previous=None)
     current, earlier = state.current, state.previous
     # An update that owes the way back has begun with it: what it finds may be the cure.
     tried = state.owes_way_back and not work.revokes(state.good)
     if current is not None and work.revokes(current) and not tried:
         why = f"release {current.release_seq}, which serves, was revoked"
         if earlier not in (None, current):
-            return Back(earlier, why), ""
-        return None, f"{why}, and there is no other to go back to: it serves on"
+            return state, Back(earlier, why), ""
+        return state, None, f"{why}, and there is no other to go back to: it serves on"
     if state.owes_way_back:
-        return None, state.alarm
+        return state, None, state.alarm
     if is_offered(state, work) and (harm := store.damage(work.release.manifest_sha256)):
         why = f"{work.release.name}, which serves, is damaged: {harm}"
         if state.pinned or earlier in (None, current) or store.damage(earlier.manifest_sha256):
-            return None, f"{why}; it serves on"
+            return state, None, f"{why}; it serves on"
         # It serves again once it has been fetched again.
-        return Back(earlier, why, for_good=False), ""
-    return None, ""
-
-
-def without_revoked(state: State, work: Work, note: Callable[..., None]) -> State:
-    """Without what served before, where that was revoked: it is not gone back to.
-
-    Args:
-        note: writes to the audit log.
-    """
-    if state.previous is None or not work.revokes(state.previous):
-        return state
-    note("what served before was revoked", before=state.previous.version)
-    return replace(state, previous=None)
+        return state, Back(earlier, why, for_good=False), ""
+    return state, None, ""
 
 
 def is_offered(state: State, work: Work) -> bool:

@@ -225,13 +225,18 @@ def test_an_order_that_was_accepted_is_carried_out_without_the_server(
     assert fleet_robot.version == "2.0.0"
 
 
+def serve_what_is_revoked(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
+    """2.0.0 serves and is revoked since; 3.0.0 is offered, and nobody has ordered it."""
+    robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    robot.rounds(2)
+    robot.repository.publish(bundles[2], 3, revoked=(2,))
+
+
 def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_nothing(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    fleet_robot.repository.publish(bundles[1], 2)
-    ddi.assign("2.0.0")
-    fleet_robot.rounds(2)
-    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
     fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0", "and nothing newer is installed that nobody ordered"
     assert ddi.attributes["jepa.version"] == "1.0.0"
@@ -241,10 +246,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_nothing(
 def test_a_release_that_is_revoked_makes_way_though_the_server_of_the_fleet_is_gone(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    fleet_robot.repository.publish(bundles[1], 2)
-    ddi.assign("2.0.0")
-    fleet_robot.rounds(2)
-    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
     with ddi.fails("robot-1", says(500)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0"
@@ -253,12 +255,9 @@ def test_a_release_that_is_revoked_makes_way_though_the_server_of_the_fleet_is_g
 def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for_later(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    fleet_robot.repository.publish(bundles[1], 2)
-    ddi.assign("2.0.0")
-    fleet_robot.rounds(2)
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
     action = ddi.assign("3.0.0")
     later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
-    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
     with ddi.fails(f"/deploymentBase/{action.id}", says(200, json.dumps(later).encode())):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0"
@@ -267,10 +266,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for
 def test_the_server_is_asked_on_while_what_was_revoked_waits_for_a_moment_to_make_way(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    fleet_robot.repository.publish(bundles[1], 2)
-    ddi.assign("2.0.0")
-    fleet_robot.rounds(2)
-    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
     fleet_robot.serving.may_switch = False
     while fleet_robot.state.phase is not Phase.RESOLVE:
         fleet_robot.rounds(1)

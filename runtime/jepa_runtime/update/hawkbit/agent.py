@@ -83,11 +83,6 @@ def may_drop(state: State) -> bool:
     return state.phase is not Phase.IDLE and state.phase in DROPPABLE
 
 
-def waits_to_go_back(state: State) -> bool:
-    """Whether what serves is to make way once the robot may switch."""
-    return state.phase is Phase.RESOLVE and state.waits > 0
-
-
 def must_end(state: State) -> bool:
     """Whether the robot has an update in work that has gone too far for anybody to have a say in it."""
     return state.phase is not Phase.IDLE and state.phase not in DROPPABLE

@@ -280,7 +280,7 @@ class Fleet:
     def _look(self, alive: Callable[[], None]) -> float:
         """Ask the repository now and then whether what serves was revoked: that has to go whatever the fleet
         orders, once the robot may switch. Gives the pause."""
-        waits = agent.waits_to_go_back(self._state())
+        waits = self._state().waits_to_go_back
         if not waits and self._clock.monotonic() < self._next_look:
             return self._sleep_s
         self._next_look = self._clock.monotonic() + self._config.poll_s
@@ -288,7 +288,7 @@ class Fleet:
             # Whoever is still at it has the lock, and is not asked for it.
             operator.cancel(self._root, "the fleet orders nothing now", wait_s=0.0, now=self._now)
         now = self._updated(alive, None).state
-        if agent.waits_to_go_back(now):
+        if now.waits_to_go_back:
             return LEAST_SLEEP_S
         if now.result != "unchanged":
             self._log(f"{now.result}: {now.reason}")
@@ -304,7 +304,7 @@ class Fleet:
 
         def watch(now: State, percent: int | None) -> None:
             if order is None:
-                if agent.waits_to_go_back(now) and self._clock.monotonic() >= self._next_poll:
+                if now.waits_to_go_back and self._clock.monotonic() >= self._next_poll:
                     raise Leave
             elif agent.may_drop(now):
                 if agent.is_ready(order, now):

@@ -127,7 +127,7 @@ class Worker:
 
     def follow(self, state: State) -> None:
         """A state was entered."""
-        self._waits = state.phase is Phase.ARMED or (state.phase is Phase.RESOLVE and state.waits > 0)
+        self._waits = state.phase is Phase.ARMED or state.waits_to_go_back
 
     def _round(self, alive: daemon.Alive) -> float:
         request = self._next()
