@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -196,20 +199,26 @@ def _write_v3(folder: Path, lengths: Sequence[int], codec: str, images: bool) ->
     _write_table(folder / "meta/episodes/chunk-000/file-000.parquet", entries)
     if not images:
         films = [
-            write_video(folder / f"{episode}.mp4", frame_numbers(episode, length), codec=codec)
-            for episode, length in enumerate(lengths)
+            _film(tuple(frame_numbers(episode, length)), codec) for episode, length in enumerate(lengths)
         ]
         _join(films, folder / f"videos/{CAMERA}/chunk-000/file-000.mp4")
 
 
-def _join(films: Sequence[Path], path: Path) -> None:
+@cache
+def _film(numbers: tuple[int, ...], codec: str) -> bytes:
+    """A video of numbered frames, the same bytes each time: an encoder may compute others the next time."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_video(Path(folder) / "film.mp4", numbers, codec=codec).read_bytes()
+
+
+def _join(films: Sequence[bytes], path: Path) -> None:
     """One film behind the other, as they were encoded."""
     av = pytest.importorskip("av", reason="PyAV is not installed (extra export)")
     path.parent.mkdir(parents=True, exist_ok=True)
     begins, stream = Fraction(0), None
     with av.open(str(path), "w") as container:
         for film in films:
-            with av.open(str(film)) as part:
+            with av.open(io.BytesIO(film)) as part:
                 source = part.streams.video[0]
                 stream = stream or container.add_stream_from_template(source, opaque=True)
                 for packet in part.demux(source):
@@ -219,7 +228,6 @@ def _join(films: Sequence[Path], path: Path) -> None:
                         packet.stream = stream
                         container.mux(packet)
                 begins += Fraction(source.frames, FPS)
-            film.unlink()
 
 
 def _rows(episode: int, length: int, start: int, images: bool) -> list[dict[str, Any]]:
