@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
 from jepa_export.targets.accuracy import Closeness, Control
 from jepa_export.targets.onnx import export_onnx
-from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8
+from jepa_export.targets.openvino import Sample, convert, quantize_int8, quantize_transformer_int8
 
 SIZES = EncoderConfig(px=32, patch=16, width=32, depth=2, heads=2, tokens=3, dim=16)
 RUINED = "/blocks/blocks.0/mlp/mlp.2/MatMul"
@@ -45,13 +46,27 @@ def test_an_input_goes_by_its_own_name_in_fp32_and_in_int8(tmp_path: Path) -> No
         assert [port.get_names() for port in each.inputs] == [{"action"}]
 
 
+class Convolutions(nn.Module):
+    """Two, of enough weights to be quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3))
+
+    def forward(self, frame: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layers(frame.permute(0, 3, 1, 2).float())
+        return out
+
+
 @pytest.fixture(scope="module")
 def frames() -> list[Sample]:
     rng = np.random.default_rng(0)
     return [{"frame": rng.integers(0, 256, (1, 32, 32, 3), np.uint8)} for _ in range(24)]
 
 
-def converted(encoder: Encoder, folder: Path) -> ov.Model:
+def converted(encoder: nn.Module, folder: Path) -> ov.Model:
     example = {"frame": torch.zeros(1, 32, 32, 3, dtype=torch.uint8)}
     export_onnx(encoder, example, ["latent"], folder / "model.onnx")
     return convert(folder / "model.onnx")
@@ -80,6 +95,27 @@ def hurt(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
     out.weight *= 4
     out.weight[:, 5] = 1000
     return converted(encoder, tmp_path_factory.mktemp("hurt"))
+
+
+@pytest.mark.parametrize(
+    ("network", "quantize"),
+    [(make_encoder, quantize_transformer_int8), (Convolutions, quantize_int8)],
+    ids=["transformer", "convolutions"],
+)
+def test_two_products_fit_the_16_bits_of_a_processor_without_vnni(
+    network: Callable[[], nn.Module],
+    quantize: Callable[[ov.Model, Sequence[Sample]], ov.Model],
+    frames: list[Sample],
+    tmp_path: Path,
+) -> None:
+    made = quantize(converted(network(), tmp_path), frames[:16])
+    weights = [
+        operation.get_data()
+        for operation in made.get_ops()
+        if operation.get_type_name() == "Constant" and operation.get_element_type() == ov.Type.i8
+    ]
+    largest = [int(np.abs(each.astype(int)).max()) for each in weights]
+    assert largest and all(each > 60 and 2 * 255 * each < 2**15 for each in largest)
 
 
 def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list[Sample]) -> None:

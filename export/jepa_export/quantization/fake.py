@@ -2,9 +2,9 @@
 not (straight-through, Bengio et al. 2013).
 
 It is done to the products with weights that post-training quantization takes, the same way (see
-:mod:`jepa_export.targets.openvino`): weights symmetric with a scale for each output, activations asymmetric
-with one range for the tensor, here that of the batch. Networks and checkpoints stay as they are: it is the
-product that is replaced."""
+:mod:`jepa_export.targets.openvino`): weights symmetric, in half their range, with a scale for each output;
+activations asymmetric with one range for the tensor, here that of the batch. Networks and checkpoints stay as
+they are: it is the product that is replaced."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class FakeInt8(TorchFunctionMode):
 
 
 def weights(values: Tensor) -> Tensor:
-    """[outputs, inputs]: for each output, 255 of one distance."""
-    scale = values.detach().float().abs().amax(dim=1, keepdim=True).clamp_min(_LEAST) / 127
+    """[outputs, inputs]: for each output, 127 of one distance."""
+    scale = values.detach().float().abs().amax(dim=1, keepdim=True).clamp_min(_LEAST) / 63
     return _straight_through(values, (values / scale).round() * scale)
 
 

@@ -1,4 +1,9 @@
-"""ONNX -> OpenVINO IR, and INT8 by NNCF."""
+"""ONNX -> OpenVINO IR, and INT8 by NNCF.
+
+Weights that meet INT8 activations use half of their range. A processor without VNNI (AMD's before Zen 4, most
+of Intel's before 2021) adds two products in 16 bits and cuts off what does not fit: with the whole range, the
+latents of a ViT-S had a cosine of 0.914 with those of fp32 there; with half of it, 0.9993. So INT8 means the
+same on the machine that exports and on the robot."""
 
 from __future__ import annotations
 
@@ -35,7 +40,8 @@ def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
     weights, asymmetric activations. Matrix products of fewer than :data:`SMALL_WEIGHTS`
     weights stay in fp32.
     """
-    import nncf  # Takes seconds to load, and only this function needs it.
+    import nncf  # Takes seconds to load, and only what quantizes needs it.
+    from nncf.quantization.advanced_parameters import OverflowFix
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     return nncf.quantize(
@@ -44,6 +50,7 @@ def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(samples),
         fast_bias_correction=False,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
         ignored_scope=nncf.IgnoredScope(names=_small_products(model)),
     )
 
@@ -72,10 +79,11 @@ def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) ->
             one action: the range of a mean action leaves out most.
     """
     import nncf
+    from nncf.quantization.advanced_parameters import OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     off = nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
-    advanced = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off)
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE, smooth_quant_alphas=off)
     if extremes:
         advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
     return {
