@@ -207,7 +207,7 @@ def thor(path: Path) -> Root:
 
 def _laptop(path: Path, kernel: str, processor: str, device: str) -> Root:
     root = _linux(
-        path, "x86_64", kernel, f"processor\t: 0\nmodel name\t: {processor}\nflags\t\t: fpu vme sse2"
+        path, "x86_64", kernel, f"processor\t: 0\nmodel name\t: {processor}\nflags\t\t: fpu vme sse2 avx_vnni"
     )
     root.write(
         {
@@ -260,8 +260,8 @@ def lunar_lake(path: Path) -> Root:
 
 def desktop(path: Path) -> Root:
     """A PC without an accelerator of ours."""
-    processor = "processor\t: 0\nmodel name\t: AMD Ryzen 7 7700X 8-Core Processor\nflags\t\t: fpu vme sse2"
-    root = _linux(path, "x86_64", "6.12.41+deb13-amd64", processor)
+    processor = "processor\t: 0\nmodel name\t: AMD Ryzen 7 7700X 8-Core Processor\n"
+    root = _linux(path, "x86_64", "6.12.41+deb13-amd64", f"{processor}flags\t\t: fpu vme sse2 avx512_vnni")
     root.policies("performance", 545000, 5573000)
     return root
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.doctor import Severity
+from jepa_runtime.doctor.finding import Verdict
 from jepa_runtime.doctor.machine import NPUS
 from tests.runtime.doctor import roots
 from tests.runtime.doctor.roots import HEALTHY, NPU, Root
@@ -87,3 +88,27 @@ def test_a_pc_on_which_something_for_a_jetson_is_built_is_none(tmp_path: Path) -
     root.write({"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0"})
 
     assert root.diagnose().machine.kind == "plain"
+
+
+@pytest.mark.parametrize("build", [roots.meteor_lake, roots.desktop])
+def test_a_processor_without_vnni_is_told_of(build: Builder, tmp_path: Path) -> None:
+    def verdict(root: Root) -> Verdict:
+        return next(each.verdict for each in root.diagnose().findings if each.check == "cpu.int8")
+
+    root = build(tmp_path / "root")
+    assert verdict(root).severity is Severity.OK
+    cpuinfo = root.root / "proc/cpuinfo"
+    told = cpuinfo.read_text()
+    cpuinfo.write_text(told.replace("avx_vnni", "avx2").replace("avx512_vnni", "avx2 avx512_bitalg"))
+    found = verdict(root)
+    assert found.severity is Severity.INFO and "no VNNI" in found.summary
+    assert [(seen.source, seen.value) for seen in found.evidence] == [
+        ("/proc/cpuinfo", "flags: neither avx512_vnni nor avx_vnni")
+    ]
+    cpuinfo.write_text("processor\t: 0\n")
+    assert verdict(root).severity is Severity.UNKNOWN
+
+
+def test_vnni_is_not_looked_for_on_arm(tmp_path: Path) -> None:
+    findings = roots.raspberry_pi(tmp_path / "root").diagnose().findings
+    assert "cpu.int8" not in [finding.check for finding in findings]

@@ -48,7 +48,15 @@ _KINDS: dict[str, Callable[[Path], object]] = {
     "huge": _huge,
 }
 _ANY_CONTENT = ("binary", "huge")
-_OF_SOME_MACHINES = ("jetson.", "npu.", "bundle.", "memory.bundle", "engine.tensorrt", "engine.pycuda")
+_OF_SOME_MACHINES = (
+    "jetson.",
+    "npu.",
+    "bundle.",
+    "memory.bundle",
+    "engine.tensorrt",
+    "engine.pycuda",
+    "cpu.int8",
+)
 
 
 @pytest.fixture(scope="module", params=_MACHINES)

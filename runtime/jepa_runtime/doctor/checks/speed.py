@@ -1,4 +1,4 @@
-"""Clocks of the processor, heat, and cores set aside."""
+"""Clocks of the processor, heat, cores set aside, and what it computes INT8 with."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _THROTTLED = 0.01
 # Trips at which the system acts. "passive" on a Jetson alone: on PCs, thermald uses such trips to be woken.
 _TRIPS = {"jetson": ("passive", "hot", "critical")}
 _PC_TRIPS = ("hot", "critical")
+_VNNI = ("avx512_vnni", "avx_vnni")
 
 
 def _governor(context: Context) -> Verdict:
@@ -141,6 +142,20 @@ def _isolation(context: Context) -> Verdict:
     )
 
 
+def _int8(context: Context) -> Verdict:
+    found = re.search(r"^flags\s*:(.*)$", context.system.text("proc/cpuinfo"), re.MULTILINE)
+    if found is None:
+        raise UnknownError("/proc/cpuinfo tells no flags")
+    if vnni := [flag for flag in _VNNI if flag in found[1].split()]:
+        return ok("INT8 products are added in full (VNNI)", Evidence("/proc/cpuinfo", f"flags: {vnni[0]}"))
+    return info(
+        "this processor has no VNNI: it adds INT8 products in 16 bits and cuts off what does not fit; models "
+        "whose INT8 weights use their whole range are wrong here (`jepa-runtime verify` shows it), and INT8 "
+        "may be no faster than fp32 (`jepa-runtime profile` does)",
+        Evidence("/proc/cpuinfo", f"flags: neither {' nor '.join(_VNNI)}"),
+    )
+
+
 CHECKS = (
     Check(
         "cpu.governor",
@@ -164,4 +179,12 @@ CHECKS = (
         _throttling,
     ),
     Check("cpu.isolation", "told only: which cores are set aside", f"`/{_CPU}/isolated`", "none", _isolation),
+    Check(
+        "cpu.int8",
+        "told only: whether INT8 products are added in full (VNNI), or in 16 bits",
+        "`/proc/cpuinfo`",
+        "none",
+        _int8,
+        applies=lambda context: context.machine.architecture == "x86_64",
+    ),
 )
