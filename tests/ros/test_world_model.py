@@ -201,10 +201,17 @@ def test_two_cameras_are_served_side_by_side_and_a_gap_of_one_is_none_of_the_oth
         assert counters["received"] - counters["processed"] - counters["dropped"] <= 1, "the one in work"
 
 
-def test_the_cameras_need_different_relative_topics(ros_graph, toy_bundle):
-    ros_graph.start("world_model", {"bundle": toy_bundle, "cameras": ["front", "/rear"]})
+@pytest.mark.parametrize(
+    ("camera", "told"),
+    [
+        ("/rear", "'/rear' is not a relative topic name"),
+        ("front/compressed", "parameter cameras: 'front/compressed' has compressed images; name 'front'"),
+    ],
+)
+def test_the_cameras_need_relative_topics_of_raw_images(ros_graph, toy_bundle, camera, told):
+    ros_graph.start("world_model", {"bundle": toy_bundle, "cameras": ["front", camera]})
     assert ros_graph.exit_code("world_model") == 1
-    assert "'/rear' is not a relative topic name" in ros_graph.log("world_model").read_text()
+    assert told in ros_graph.log("world_model").read_text()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")

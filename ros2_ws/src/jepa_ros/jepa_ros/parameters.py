@@ -137,8 +137,9 @@ def require_name(name: str, parameter: str) -> None:
     """Check the name of a topic or a node that a parameter gives.
 
     Raises:
-        JepaRuntimeError: it is none.
+        JepaRuntimeError: it is none, or that of compressed images.
     """
+    _require_raw(name, parameter)
     try:
         validate_topic_name(name)
     except InvalidTopicNameException as error:
@@ -151,10 +152,18 @@ def require_relative(topic: str, parameter: str) -> None:
     """Check a topic that a parameter names.
 
     Raises:
-        JepaRuntimeError: it is not a relative name.
+        JepaRuntimeError: it is not a relative name, or that of compressed images.
     """
+    _require_raw(topic, parameter)
     if not _RELATIVE_TOPIC.fullmatch(topic):
         raise JepaRuntimeError(
             f"parameter {parameter}: {topic!r} is not a relative topic name such as front/image_raw; remap it"
             " to reach another namespace"
+        )
+
+
+def _require_raw(topic: str, parameter: str) -> None:
+    if topic != (raw := topic.removesuffix("/compressed")):
+        raise JepaRuntimeError(
+            f"parameter {parameter}: {topic!r} has compressed images; name {raw!r}: they are heard with it"
         )
