@@ -131,6 +131,11 @@ def test_each_node_is_in_the_enclave_of_its_full_name(name, given, namespace, pr
     }
 
 
+def test_the_images_are_named_by_the_topic_of_the_raw_ones():
+    with pytest.raises(ValueError, match="image_topic:=front/compressed has compressed images; name front:"):
+        launched("world_model", image_topic="front/compressed")
+
+
 def test_without_a_keystore_the_environment_decides_about_security():
     assert not any(key.startswith("ROS_SECURITY") for key in launched("demo").environment)
 

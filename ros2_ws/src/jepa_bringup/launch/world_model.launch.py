@@ -57,6 +57,8 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given["bundle"]:
         chosen["bundle"] = given["bundle"]
     image = given["image_topic"]
+    if image != (raw := image.removesuffix("/compressed")):
+        raise ValueError(f"image_topic:={image} has compressed images; name {raw}: they are heard with it")
     # Not a LifecycleNode: for that launch makes a node of its own, and that would need keys too.
     nodes: list[LaunchDescriptionEntity] = [
         Node(
