@@ -58,6 +58,7 @@ def test_the_encoder_comes_to_see_what_its_teacher_sees(tmp_path: Path) -> None:
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+@pytest.mark.timeout(300)
 def test_predictor_and_energy_come_to_imagine_what_their_teacher_imagines(
     teacher_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from jepa_export.students.layers import Block
 from jepa_export.targets.accuracy import Closeness, Control
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_int8, quantize_transformer_int8
+from jepa_runtime.backends import int8
 
 SIZES = EncoderConfig(px=32, patch=16, width=32, depth=2, heads=2, tokens=3, dim=16)
 RUINED = "/blocks/blocks.0/mlp/mlp.2/MatMul"
@@ -97,25 +98,30 @@ def hurt(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
     return converted(encoder, tmp_path_factory.mktemp("hurt"))
 
 
+@pytest.mark.parametrize(("flags", "half"), [("avx2", True), ("avx2 avx_vnni", False)])
 @pytest.mark.parametrize(
     ("network", "quantize"),
     [(make_encoder, quantize_transformer_int8), (Convolutions, quantize_int8)],
     ids=["transformer", "convolutions"],
 )
-def test_two_products_fit_the_16_bits_of_a_processor_without_vnni(
+def test_weights_use_half_of_their_range_where_two_products_must_fit_16_bits(
     network: Callable[[], nn.Module],
     quantize: Callable[[ov.Model, Sequence[Sample]], ov.Model],
+    flags: str,
+    half: bool,
     frames: list[Sample],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(int8, "CPUINFO", tmp_path / "cpuinfo")
     made = quantize(converted(network(), tmp_path), frames[:16])
-    weights = [
-        operation.get_data()
+    largest = [
+        int(np.abs(operation.get_data().astype(int)).max())
         for operation in made.get_ops()
         if operation.get_type_name() == "Constant" and operation.get_element_type() == ov.Type.i8
     ]
-    largest = [int(np.abs(each.astype(int)).max()) for each in weights]
-    assert largest and all(each > 60 and 2 * 255 * each < 2**15 for each in largest)
+    assert min(largest) > 60 and (2 * 255 * max(largest) < 2**15) is half
 
 
 def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list[Sample]) -> None:

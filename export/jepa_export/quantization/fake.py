@@ -2,9 +2,9 @@
 not (straight-through, Bengio et al. 2013).
 
 It is done to the products with weights that post-training quantization takes, the same way (see
-:mod:`jepa_export.targets.openvino`): weights symmetric, in half their range, with a scale for each output;
-activations asymmetric with one range for the tensor, here that of the batch. Networks and checkpoints stay as
-they are: it is the product that is replaced."""
+:mod:`jepa_export.targets.openvino`): weights symmetric with a scale for each output, activations asymmetric
+with one range for the tensor, here that of the batch. Networks and checkpoints stay as they are: it is the
+product that is replaced."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from torch import Tensor, distributed
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from jepa_runtime.backends import int8
+
+# The largest weight on this machine.
+MOST = 63 if int8.cut_off_here() else 127
 _LEAST = 1e-12
 
 
@@ -36,8 +40,8 @@ class FakeInt8(TorchFunctionMode):
 
 
 def weights(values: Tensor) -> Tensor:
-    """[outputs, inputs]: for each output, 127 of one distance."""
-    scale = values.detach().float().abs().amax(dim=1, keepdim=True).clamp_min(_LEAST) / 63
+    """[outputs, inputs]: for each output, multiples of one distance up to :data:`MOST` of it."""
+    scale = values.detach().float().abs().amax(dim=1, keepdim=True).clamp_min(_LEAST) / MOST
     return _straight_through(values, (values / scale).round() * scale)
 
 

@@ -1,9 +1,9 @@
 """ONNX -> OpenVINO IR, and INT8 by NNCF.
 
-Weights that meet INT8 activations use half of their range. A processor without VNNI (AMD's before Zen 4, most
-of Intel's before 2021) adds two products in 16 bits and cuts off what does not fit: with the whole range, the
-latents of a ViT-S had a cosine of 0.914 with those of fp32 there; with half of it, 0.9993. So INT8 means the
-same on the machine that exports and on the robot."""
+NNCF corrects biases, and holds INT8 to fp32, by what this machine computes. Where that cuts off sums of INT8
+products (:mod:`jepa_runtime.backends.int8`), weights use half of their range, with which it does not: of a
+ViT-S, the latents then have a cosine of 0.9993 with those of fp32; with the whole range 0.914, and 0.9998
+where nothing is cut off."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from jepa_export.errors import JepaExportError
+from jepa_runtime.backends import int8
 
 # Read-outs of this size cost next to nothing, and their outputs are the latent itself: in INT8 they made the
 # robot token five times as wrong (0.24 instead of 0.05, where one step at top speed is 0.66).
@@ -41,7 +42,6 @@ def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
     weights stay in fp32.
     """
     import nncf  # Takes seconds to load, and only what quantizes needs it.
-    from nncf.quantization.advanced_parameters import OverflowFix
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     return nncf.quantize(
@@ -50,7 +50,7 @@ def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(samples),
         fast_bias_correction=False,
-        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=_overflow_fix()),
         ignored_scope=nncf.IgnoredScope(names=_small_products(model)),
     )
 
@@ -79,11 +79,10 @@ def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) ->
             one action: the range of a mean action leaves out most.
     """
     import nncf
-    from nncf.quantization.advanced_parameters import OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     off = nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
-    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE, smooth_quant_alphas=off)
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=_overflow_fix(), smooth_quant_alphas=off)
     if extremes:
         advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
     return {
@@ -102,6 +101,12 @@ def compress_int8(model: ov.Model) -> ov.Model:
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+
+
+def _overflow_fix() -> Any:
+    from nncf.quantization.advanced_parameters import OverflowFix
+
+    return OverflowFix.ENABLE if int8.cut_off_here() else None
 
 
 def _small_products(model: ov.Model) -> list[str]:

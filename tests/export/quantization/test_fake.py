@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jepa_export.quantization.fake import FakeInt8, activations, weights
+from jepa_export.quantization.fake import MOST, FakeInt8, activations, weights
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
 from jepa_export.targets.onnx import export_onnx
@@ -42,8 +42,8 @@ def test_each_output_has_weights_of_its_own_scale() -> None:
     values = noise(3, 1000) * torch.tensor([[1.0], [100.0], [0.0]])
     held = weights(values)
     for row, found in zip(values, held, strict=True):
-        assert len(found.unique()) <= 127
-        assert (found - row).abs().max() <= 0.501 * row.abs().max() / 63
+        assert len(found.unique()) <= 2 * MOST + 1
+        assert (found - row).abs().max() <= 0.501 * row.abs().max() / MOST
 
 
 def test_gradients_pass_as_if_nothing_had_been_rounded() -> None:

@@ -31,7 +31,8 @@ OLD_NAMES = [
 
 def close(actual: Tensor, expected: Tensor) -> None:
     assert expected.std() > 0.1
-    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+    # fp32 sums of another length of vector instructions differ by as much.
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
 
 def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def test_a_processor_without_vnni_is_told_of(build: Builder, tmp_path: Path) -> 
     found = verdict(root)
     assert found.severity is Severity.INFO and "no VNNI" in found.summary
     assert [(seen.source, seen.value) for seen in found.evidence] == [
-        ("/proc/cpuinfo", "flags: neither avx512_vnni nor avx_vnni")
+        ("/proc/cpuinfo", "flags: none of avx512_vnni, avx_vnni")
     ]
     cpuinfo.write_text("processor\t: 0\n")
     assert verdict(root).severity is Severity.UNKNOWN

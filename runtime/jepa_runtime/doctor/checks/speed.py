@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from jepa_runtime.backends.int8 import VNNI, adds_in_full
 from jepa_runtime.doctor.finding import (
     Check,
     Context,
@@ -23,7 +24,6 @@ _THROTTLED = 0.01
 # Trips at which the system acts. "passive" on a Jetson alone: on PCs, thermald uses such trips to be woken.
 _TRIPS = {"jetson": ("passive", "hot", "critical")}
 _PC_TRIPS = ("hot", "critical")
-_VNNI = ("avx512_vnni", "avx_vnni")
 
 
 def _governor(context: Context) -> Verdict:
@@ -143,16 +143,16 @@ def _isolation(context: Context) -> Verdict:
 
 
 def _int8(context: Context) -> Verdict:
-    found = re.search(r"^flags\s*:(.*)$", context.system.text("proc/cpuinfo"), re.MULTILINE)
-    if found is None:
+    in_full = adds_in_full(context.system.text("proc/cpuinfo"))
+    if in_full is None:
         raise UnknownError("/proc/cpuinfo tells no flags")
-    if vnni := [flag for flag in _VNNI if flag in found[1].split()]:
-        return ok("INT8 products are added in full (VNNI)", Evidence("/proc/cpuinfo", f"flags: {vnni[0]}"))
+    flags = Evidence("/proc/cpuinfo", f"flags: {'one' if in_full else 'none'} of {', '.join(VNNI)}")
+    if in_full:
+        return ok("INT8 products are added in full", flags)
     return info(
-        "this processor has no VNNI: it adds INT8 products in 16 bits and cuts off what does not fit; models "
-        "whose INT8 weights use their whole range are wrong here (`jepa-runtime verify` shows it), and INT8 "
-        "may be no faster than fp32 (`jepa-runtime profile` does)",
-        Evidence("/proc/cpuinfo", f"flags: neither {' nor '.join(_VNNI)}"),
+        "this processor has no VNNI and cuts off sums of INT8 products: models in INT8 are computed in fp32 "
+        "with the same rounded numbers; `jepa-runtime profile` tells whether fp32 itself is faster",
+        flags,
     )
 
 
@@ -181,7 +181,7 @@ CHECKS = (
     Check("cpu.isolation", "told only: which cores are set aside", f"`/{_CPU}/isolated`", "none", _isolation),
     Check(
         "cpu.int8",
-        "told only: whether INT8 products are added in full (VNNI), or in 16 bits",
+        "told only: whether INT8 products are added in full (VNNI), or INT8 is computed in fp32",
         "`/proc/cpuinfo`",
         "none",
         _int8,
