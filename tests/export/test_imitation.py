@@ -15,6 +15,7 @@ import torch
 from jepa_export.cli import main
 from jepa_export.data.two_rooms import Recordings, TwoRoomsCourse, record
 from jepa_export.errors import JepaExportError
+from jepa_export.teachers import two_rooms as teacher
 from jepa_export.training import two_rooms
 from jepa_export.training.imitation import ImaginationStage, SightStage
 from jepa_export.training.latents import read_library
@@ -56,6 +57,18 @@ def test_the_encoder_comes_to_see_what_its_teacher_sees(tmp_path: Path) -> None:
     run_stage(stage, tmp_path)
     losses = [float(row.split(",")[1]) for row in (tmp_path / "sight.csv").read_text().splitlines()[1:]]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_the_teacher_learns_in_bf16_where_the_processor_has_it(
+    has_bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "multiplies_bf16", lambda: has_bf16)
+    trunk, seen = teacher.ViTTrunk(), []
+    trunk.blocks[0].mlp.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    for training in (True, False):
+        trunk.train(training)(torch.zeros(1, 3, 128, 128))
+    assert seen == [torch.bfloat16 if has_bf16 else torch.float32, torch.float32]
 
 
 @pytest.mark.timeout(300)
