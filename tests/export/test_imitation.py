@@ -23,6 +23,8 @@ from jepa_export.training.stage import run_stage
 from jepa_export.training.two_rooms import STUDENT, TEACHER, Imitation, Recipe, TrainedModel
 from jepa_runtime.bundle import Bundle
 
+pytestmark = pytest.mark.timeout(300)
+
 TINY = Imitation(sight_steps=2, imagination_steps=4)
 
 
@@ -71,7 +73,6 @@ def test_the_teacher_learns_in_bf16_where_the_processor_has_it(
     assert seen == [torch.bfloat16 if has_bf16 else torch.float32, torch.float32]
 
 
-@pytest.mark.timeout(300)
 def test_predictor_and_energy_come_to_imagine_what_their_teacher_imagines(
     teacher_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
