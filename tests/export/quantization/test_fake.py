@@ -7,11 +7,13 @@ import copy
 from pathlib import Path
 
 import openvino as ov
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jepa_export.quantization.fake import MOST, FakeInt8, activations, weights
+from jepa_export.quantization import fake
+from jepa_export.quantization.fake import FakeInt8, activations, weights
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
 from jepa_export.targets.onnx import export_onnx
@@ -38,12 +40,17 @@ def test_activations_have_256_values_between_the_least_and_the_largest() -> None
     assert (held - values).abs().max() < 1.01 * step
 
 
-def test_each_output_has_weights_of_its_own_scale() -> None:
+@pytest.mark.parametrize(("most", "distances"), [(127, 255), (63, 127)])
+def test_each_output_has_weights_of_its_own_scale(
+    most: int, distances: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fake.MOST in (127, 63)
+    monkeypatch.setattr(fake, "MOST", most)
     values = noise(3, 1000) * torch.tensor([[1.0], [100.0], [0.0]])
     held = weights(values)
     for row, found in zip(values, held, strict=True):
-        assert len(found.unique()) <= 2 * MOST + 1
-        assert (found - row).abs().max() <= 0.501 * row.abs().max() / MOST
+        assert len(found.unique()) <= distances
+        assert (found - row).abs().max() <= 0.501 * row.abs().max() / most
 
 
 def test_gradients_pass_as_if_nothing_had_been_rounded() -> None:
