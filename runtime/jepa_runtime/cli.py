@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status that the subcommand gives; 1 after an error, which is told in one line on standard
-        error; 130 after Ctrl-C; 141 where nobody read its output to the end, which is no verdict.
+        error; 130 after Ctrl-C. No verdict are 141, where nobody read its output to the end, and 74, where
+        that could not be written or another file failed unforeseen.
     """
     parser = argparse.ArgumentParser(
         prog="jepa-runtime",
@@ -73,12 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Nobody reads the rest (| head).
-        with suppress(SystemExit):
+        print(end="", flush=True)
+    except OSError as error:
+        # Python would try at its end to write what is left.
+        with suppress(SystemExit, OSError):
             Console().on_broken_pipe()
-        return _UNREAD
+        if isinstance(error, BrokenPipeError):
+            # Nobody reads the rest (| head).
+            return _UNREAD
+        with suppress(OSError):
+            where = error.filename or "standard output"
+            print(f"jepa-runtime: {where}: {error.strerror}", file=sys.stderr)
+        return os.EX_IOERR
     except SystemExit:
         # From a console that has done the same by itself; its status, 1, would be a verdict.
         return _UNREAD

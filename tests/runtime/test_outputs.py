@@ -123,3 +123,27 @@ def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Pa
         )
     assert ended.stderr == b""
     assert ended.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_told_and_gives_no_verdict(toy_bundle: Path) -> None:
+    ended = ended_with(">/dev/full", "info", toy_bundle)
+    assert ended.stderr == b"jepa-runtime: standard output: No space left on device\n"
+    assert ended.returncode == os.EX_IOERR
+    # Python has a status of its own for a standard error that cannot be written.
+    assert ended_with("2>/dev/full", "compare", "none.json", "none.json").returncode == 120
+
+
+def test_where_standard_output_is_closed_the_exit_status_is_the_verdict(toy_bundle: Path) -> None:
+    ended = ended_with(">&-", "info", toy_bundle)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def ended_with(redirection: str, *args: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """A run of the command, its output redirected as a shell does."""
+    run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", run, *args],
+        stderr=subprocess.PIPE, env=buffered,
+    )  # fmt: skip
