@@ -18,7 +18,7 @@ from jepa_runtime.cli import main
 from jepa_runtime.profiling.compare import Change, Comparison, common_measure, compare, differences
 from jepa_runtime.profiling.comparison_table import Entry, cells, remarks
 from jepa_runtime.profiling.describe import Quantile, describe
-from jepa_runtime.profiling.profile import Parity, Profile, Run, Subject, write_profile
+from jepa_runtime.profiling.profile import MOST, Parity, Profile, Run, Subject, write_profile
 from jepa_runtime.profiling.statistics import format_ms
 from tests.runtime.profiles import make_profile
 
@@ -355,6 +355,22 @@ def test_a_profile_that_is_read_is_not_written_over(
     assert main(["compare", *paths, option, paths[read]]) == 2
     assert "which is read: write into another file" in capsys.readouterr().err
     assert Path(paths[read]).read_bytes() == before
+
+
+@pytest.mark.parametrize("field", ["scheduled_s", "latency_ms", "dropped_s"])
+def test_numbers_are_read_as_far_as_what_is_computed_from_them_is_finite(
+    saved: Any, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = getattr(make_profile().run, field)
+    plain, far, further = (
+        saved(f"{value:g}.json", with_run(make_profile(), **{field: [value, *[-value] * len(others)]}))
+        for value in (first, MOST, 1e308)
+    )
+    out = tmp_path / "out.json"
+    main(["compare", plain, far, "--json", str(out)])
+    assert json.loads(out.read_text())
+    assert main(["compare", plain, further]) == 2
+    assert f"not a jepa-edge profile of version 1: run.{field}.0" in capsys.readouterr().err
 
 
 def test_only_one_format_can_go_to_standard_output(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,11 +121,12 @@ def test_a_trace_without_copies_says_so(tmp_path: Path) -> None:
         (TENSORRT_11.replace('"computeMs" : 4', '"computeMs" : "4"'), "1.computeMs"),
         (TENSORRT_11.replace('"computeMs" : 4', '"computeMs" : -4'), "1.computeMs"),
         (TENSORRT_11.replace('"latencyMs" : 4.75', '"latencyMs" : NaN'), "1.latencyMs"),
+        (TENSORRT_11.replace('"latencyMs" : 4.75', '"latencyMs" : 1e300'), "1.latencyMs"),
         (TENSORRT_11[:-40], "Invalid JSON"),
         ("[" * 100_000, "Invalid JSON"),
         ('[{ "count" : 100 }, { "name" : "conv", "timeMs" : 1.0 }]', "0.startH2dMs"),
     ],
-    ids=["empty", "no keys", "text", "negative", "nan", "cut", "deep", "exportProfile"],
+    ids=["empty", "no keys", "text", "negative", "nan", "huge", "cut", "deep", "exportProfile"],
 )
 def test_a_bad_trace_is_refused_with_the_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ProfileError, match="not a file of trtexec --exportTimes") as refused:
@@ -187,6 +188,7 @@ def test_a_percentile_without_a_column_becomes_a_note(tmp_path: Path) -> None:
         (results(**{"total number of iterations": None}), "without iterations"),
         (results(**{"total number of iterations": "0"}), "without iterations"),
         (results(**{"total execution time (ms)": "soon"}), "without iterations or execution time"),
+        (results(**{"total execution time (ms)": "1e308"}), "without iterations or execution time"),
         ({"execution_results": [1]}, "not a JSON report of benchmark_app: execution_results"),
     ],
 )

@@ -17,9 +17,12 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, Va
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import (
     MAX_PROFILE_BYTES,
+    MOST,
     UNKNOWN,
+    Duration,
     Environment,
     Kind,
+    Number,
     Profile,
     Run,
     Subject,
@@ -27,8 +30,6 @@ from jepa_runtime.profiling.profile import (
     read_profile,
 )
 from jepa_runtime.profiling.statistics import PERCENTILES
-
-_Duration = Annotated[float, Field(ge=0)]
 
 
 class _Query(BaseModel):
@@ -39,12 +40,12 @@ class _Query(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
-    start: float = Field(validation_alias=AliasChoices("startH2dMs", "startInMs"))
-    end: float = Field(validation_alias=AliasChoices("endD2hMs", "endOutMs"))
-    h2d: _Duration = Field(validation_alias=AliasChoices("h2dMs", "inMs"))
-    compute: _Duration = Field(validation_alias="computeMs")
-    d2h: _Duration = Field(validation_alias=AliasChoices("d2hMs", "outMs"))
-    latency: _Duration = Field(validation_alias="latencyMs")
+    start: Number = Field(validation_alias=AliasChoices("startH2dMs", "startInMs"))
+    end: Number = Field(validation_alias=AliasChoices("endD2hMs", "endOutMs"))
+    h2d: Duration = Field(validation_alias=AliasChoices("h2dMs", "inMs"))
+    compute: Duration = Field(validation_alias="computeMs")
+    d2h: Duration = Field(validation_alias=AliasChoices("d2hMs", "outMs"))
+    latency: Duration = Field(validation_alias="latencyMs")
 
 
 class _Report(BaseModel):
@@ -247,4 +248,4 @@ def _number(values: dict[str, Any], *names: str) -> float | None:
         number = math.nan if text is None else float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= MOST else None

@@ -48,7 +48,11 @@ def why_no_copy(engine: str, device: str) -> str:
 
 
 Kind = Literal["pipeline", "ros", "trtexec", "benchmark_app"]
-_Milliseconds = Annotated[list[float], Field(max_length=10_000_000)]
+# No measurement exceeds it, and what is computed from numbers below it is finite.
+MOST = 1e12
+Number = Annotated[float, Field(ge=-MOST, le=MOST)]
+Duration = Annotated[float, Field(ge=0, le=MOST)]
+_Milliseconds = Annotated[list[Number], Field(max_length=10_000_000)]
 
 
 class _Model(BaseModel):
@@ -115,9 +119,9 @@ class Run(_Model):
         told: instead of samples, in an imported profile.
     """
 
-    rate_hz: Annotated[float, Field(gt=0)] | None
+    rate_hz: Annotated[float, Field(ge=1 / MOST, le=MOST)] | None
     deadline_ms: Annotated[float, Field(gt=0)] | None
-    duration_s: Annotated[float, Field(ge=0)]
+    duration_s: Duration
     scheduled_s: _Milliseconds
     latency_ms: _Milliseconds
     stages_ms: dict[str, _Milliseconds]
