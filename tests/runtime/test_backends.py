@@ -204,13 +204,29 @@ def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
         assert blob.stat().st_mtime_ns > written[1]
 
 
-def test_a_cache_that_cannot_be_used_is_told_or_done_without(toy_bundle: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
+    toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, match="file: is no folder: give --cache-dir a folder"):
         create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "file"))
     # As one that is closed to this account; a name that is too long is so for root too.
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / ("x" * 256)))
-    backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    for _ in range(2):
+        backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    (told,) = caplog.messages
+    assert told.endswith("x: compiled models are not kept there: File name too long")
+
+
+def test_a_cache_into_which_openvino_does_not_write_is_told_once(
+    toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There root cannot write either.
+    monkeypatch.setattr(openvino_cache, "folder_of", lambda *_: Path("/proc"))
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
+    for _ in range(2):
+        backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    assert caplog.messages == [f"{tmp_path}: compiled models are not kept there: OpenVINO cannot write there"]
 
 
 def test_what_could_not_be_removed_from_a_cache_is_not_taken_for_whole(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from jepa_runtime.backends.base import (
     first_line,
 )
 from jepa_runtime.errors import BackendError
+
+_LOG = logging.getLogger(__name__)
 
 # Fewer rows keep no thread busy. (With 2 to 8, OpenVINO 2026.4 crashes on INT8 rollouts without a loop.)
 _FEWEST_ROWS = 16
@@ -193,6 +196,8 @@ class OpenVINOBackend:
                 compiled = None
                 self._between()
                 compiled = self._compile(graph, model, **streams)
+                if self._cache is not None and not compiled.get_property("LOADED_FROM_CACHE"):
+                    self._do_without_cache("OpenVINO cannot write there")
             if parts == 1:
                 return OpenVINOSession(graph.name, model, compiled)
             return OpenVINOSplitSession(graph.name, model, compiled, rows, parts)
@@ -236,14 +241,20 @@ class OpenVINOBackend:
             properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
         if self._simulates_int8:
             properties["LP_TRANSFORMS_MODE"] = False
-        folder = self._cache and openvino_cache.folder_of(self._cache, graph.sha256)
-        if folder is None:
-            # One that cannot be used is done without from now on.
-            self._cache = None
-            return self._core.compile_model(model, self.device, properties)
-        compiled = self._core.compile_model(model, self.device, properties | {"CACHE_DIR": str(folder)})
-        openvino_cache.sealed(folder)
+        if self._cache is not None:
+            try:
+                folder = openvino_cache.folder_of(self._cache, graph.sha256)
+                properties["CACHE_DIR"] = str(folder)
+            except OSError as error:
+                self._do_without_cache(str(error.strerror))
+        compiled = self._core.compile_model(model, self.device, properties)
+        if self._cache is not None:
+            openvino_cache.sealed(folder)
         return compiled
+
+    def _do_without_cache(self, why: str) -> None:
+        _LOG.warning("%s: compiled models are not kept there: %s", self._cache, why)
+        self._cache = None
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.base.Backend`."""

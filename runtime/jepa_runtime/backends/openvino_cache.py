@@ -32,21 +32,18 @@ def check(cache: Path) -> None:
             raise BackendError(f"{cache}: is no folder: give --cache-dir a folder, or none")
 
 
-def folder_of(cache: Path, graph_sha256: str) -> Path | None:
+def folder_of(cache: Path, graph_sha256: str) -> Path:
     """The folder in ``cache`` for one graph, without the compiled models that are not as they were when
     :func:`sealed` saw them. Folders of graphs that were used longest ago make room.
 
-    Returns:
-        None where it cannot be made or looked at, or something in it not removed.
+    Raises:
+        OSError: it cannot be made or looked at, or something in it not removed.
     """
     folder = cache / graph_sha256
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for blob in folder.glob(f"*{_BLOB}"):
-            if _noted(blob) != _sha256(blob):
-                blob.unlink(missing_ok=True)
-    except OSError:
-        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    for blob in folder.glob(f"*{_BLOB}"):
+        if _noted(blob) != _sha256(blob):
+            blob.unlink(missing_ok=True)
     with suppress(OSError):
         os.utime(folder)
         _make_room(cache, folder)
