@@ -12,6 +12,7 @@ import pytest
 from jepa_export import cli
 from jepa_export.cli import main
 
+PUBLISH = ["release", "publish", "repository", "bundle", "--channel", "stable"]
 TRAIN = ["train", "two_rooms", "--out"]
 
 
@@ -43,6 +44,12 @@ def test_a_missing_extra_is_named_with_what_to_install(
         (["distill", "--seed", "-1"], "--seed: must be between 0 and 4294967295, got -1"),
         (["release", "resign", "x", "--within", "nan"], "--within: must be between 0 and 36500, got nan"),
         (["release", "resign", "x", "--within", "1e12"], "--within: must be between 0 and 36500, got 1"),
+        (["release", "rollout", "x", "--percent", "nan"], "--percent: must be between 0 and 100, got nan"),
+        (["release", "downgrade", "x", "--percent", "101"], "--percent: must be between 0 and 100, got 101"),
+        ([*PUBLISH, "--percent=-1"], "--percent: must be between 0 and 100, got -1"),
+        ([*PUBLISH, "--max-error-ratio", "nan"], "--max-error-ratio: must be a positive number, got nan"),
+        ([*PUBLISH, "--latency-p99-ms", "inf"], "--latency-p99-ms: must be a positive number, got inf"),
+        ([*PUBLISH, "--peak-memory-mb", "0"], "--peak-memory-mb: must be a positive number, got 0"),
     ],
 )
 def test_wrong_arguments_are_said_with_exit_status_2(

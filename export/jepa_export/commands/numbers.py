@@ -28,6 +28,21 @@ def days(text: str) -> float:
     return value
 
 
+def percent(text: str) -> float:
+    """A part of the robots."""
+    value = float(text)
+    _check(value, 100)
+    return value
+
+
+def positive(text: str) -> float:
+    """A limit."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
 def _check(value: float, most: int) -> None:
     if not 0 <= value <= most:
         raise argparse.ArgumentTypeError(f"must be between 0 and {most}, got {value}")

@@ -67,15 +67,22 @@ def _add_publishing(commands: Any) -> None:
     publish.add_argument(
         "--release-seq", type=_sequence, metavar="auto|N", help="above that of the last (default: by one)"
     )
-    publish.add_argument("--percent", type=float, default=100.0, help="of the robots (%(default)g)")
+    publish.add_argument("--percent", type=numbers.percent, default=100.0, help="of the robots (%(default)g)")
     publish.add_argument("--salt", help="chooses these robots (default: the model's name)")
     publish.add_argument(
         "--hardware", action="append", metavar="ID", help="kind of robot, again for others (default: any)"
     )
-    publish.add_argument("--latency-p99-ms", type=float, metavar="MS", help="that a frame may take")
-    publish.add_argument("--peak-memory-mb", type=float, metavar="MB", help="that the model may take")
     publish.add_argument(
-        "--max-error-ratio", type=float, metavar="R", help="its prediction error over the model's before it"
+        "--latency-p99-ms", type=numbers.positive, metavar="MS", help="that a frame may take"
+    )
+    publish.add_argument(
+        "--peak-memory-mb", type=numbers.positive, metavar="MB", help="that the model may take"
+    )
+    publish.add_argument(
+        "--max-error-ratio",
+        type=numbers.positive,
+        metavar="R",
+        help="its prediction error over the model's before it",
     )
     publish.add_argument(
         "--deltas", type=int, default=3, metavar="N", help="from the last N releases (%(default)s)"
@@ -84,13 +91,15 @@ def _add_publishing(commands: Any) -> None:
     publish.add_argument("--accept-non-commercial", action="store_true", help="a model that is so licensed")
     publish.add_argument("--engine", default="openvino:CPU", metavar="E", help="that checks it (%(default)s)")
     rollout = _signing_command(commands, "rollout", _rollout, "offer the latest release to more robots")
-    rollout.add_argument("--percent", type=float, required=True)
+    rollout.add_argument("--percent", type=numbers.percent, required=True)
     rollout.add_argument("--shrink", action="store_true", help="allow a smaller part than before")
     revoke = _signing_command(commands, "revoke", _revoke, "let no robot run a release any more")
     revoke.add_argument("--release-seq", type=int, required=True, metavar="N")
     downgrade = _signing_command(commands, "downgrade", _downgrade, "release an old version again")
     downgrade.add_argument("--version", required=True)
-    downgrade.add_argument("--percent", type=float, default=100.0, help="of the robots (%(default)g)")
+    downgrade.add_argument(
+        "--percent", type=numbers.percent, default=100.0, help="of the robots (%(default)g)"
+    )
     for parser in (rollout, revoke, downgrade):
         parser.add_argument("--channel", required=True)
         parser.add_argument("--model", required=True)
