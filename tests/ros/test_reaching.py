@@ -29,7 +29,7 @@ def reach(timeout_s=None):
 def follow(goal, step=0, *, energy=5.0, escapes=0, reached=False):
     assert goal.concerns(GOAL_NS)
     goal.follow(
-        stamp_ns=1_000_000_000 + step * STEP_NS,
+        stamp_ns=1_000_000_000 + round(step * STEP_NS),
         step_ns=STEP_NS,
         energy=energy,
         escapes=escapes,
@@ -44,6 +44,13 @@ def test_a_goal_is_followed_by_energy_and_steps():
         follow(goal, step, energy=energy)
         assert goal.steps == step
     assert (goal.energy, goal.best_energy, goal.steps, goal.end) == (4.0, 3.0, 2, None)
+
+
+def test_a_jump_of_the_clock_is_no_step_either_way():
+    goal = reach()
+    for step in (0, 0.5, 1, 1_000_000_000, 1_000_000_001, -5, -4):
+        follow(goal, step)
+    assert goal.steps == 3
 
 
 def test_until_it_is_set_no_futures_are_about_it_even_of_the_same_stamp():

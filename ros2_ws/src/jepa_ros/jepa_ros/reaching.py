@@ -59,7 +59,7 @@ class Reach:
             was sought until then, which may bear the same stamp.
         replaced: it ended because somebody else set another goal.
         energy, best_energy: to the goal, now and at best; NaN: not known.
-        steps: of the model, by the stamps of the images.
+        steps: of the model, by the stamps of the images; where their clock jumped, none.
         duration_s: since it was accepted.
     """
 
@@ -73,13 +73,14 @@ class Reach:
         self.steps = 0
         self.duration_s = 0.0
         self._began_s = now_s
-        self._began_ns: int | None = None
+        self._newest_ns: int | None = None
+        self._passed_ns = 0
         self._escapes = 0
 
     @property
     def taken(self) -> bool:
         """Whether futures to this goal have come."""
-        return self._began_ns is not None
+        return self._newest_ns is not None
 
     def finish(self, outcome: Outcome, reason: str) -> bool:
         """End it; False: it had ended before."""
@@ -117,11 +118,13 @@ class Reach:
             escapes: how often the robot was stuck, of any goal.
             reached: it is there.
         """
-        if self._began_ns is None:
-            self._began_ns = stamp_ns
+        if self._newest_ns is None:
             self._escapes = escapes
+        elif 0 < stamp_ns - self._newest_ns <= self.terms.patience_s * 1e9:
+            self._passed_ns += stamp_ns - self._newest_ns
+        self._newest_ns = stamp_ns
         self.energy = energy
-        self.steps = max(0, (stamp_ns - self._began_ns) // step_ns)
+        self.steps = self._passed_ns // step_ns
         best = math.inf if math.isnan(self.best_energy) else self.best_energy
         if energy < PROGRESS * best:
             self._escapes = escapes
