@@ -86,7 +86,7 @@ class Controller:
         clock: seconds, for ``budget_s``.
 
     Raises:
-        ValueError: no goal was given.
+        ValueError: no goal was given, or the model predicts fewer candidates or steps than are configured.
     """
 
     def __init__(
@@ -102,6 +102,12 @@ class Controller:
         images = [goal] if isinstance(goal, np.ndarray) else goal
         if not images:
             raise ValueError("there must be a goal to drive to, got none")
+        candidates, horizon = config.search.num_samples, config.search.horizon
+        if candidates > model.num_samples or horizon > model.manifest.horizon:
+            raise ValueError(
+                f"this model predicts at most {model.num_samples} candidates of {model.manifest.horizon} "
+                f"steps, the search asks for {candidates} of {horizon}"
+            )
         self._model, self._config = model, config
         self._search = search_of(config.search, limits or ActionLimits.of(model.manifest), seed=seed)
         self._planner = Planner(

@@ -77,12 +77,6 @@ def test_more_iterations_find_cheaper_plans(model: WorldModel) -> None:
     assert many < few
 
 
-def test_more_candidates_than_the_model_has_room_for_are_refused(model: WorldModel) -> None:
-    config = ControlConfig(search=CEMConfig(num_samples=NUM_SAMPLES + 1, horizon=HORIZON, topk=2))
-    with pytest.raises(ValueError, match="actions must be"):
-        Controller(model, image(0), config, seed=0).decide(image(1))
-
-
 def test_a_robot_that_gets_no_nearer_drives_another_way_and_plans_anew(model: WorldModel) -> None:
     frame, goal = (np.full((32, 32, 3), value, np.uint8) for value in (10, 250))
     config = ControlConfig(
@@ -201,6 +195,15 @@ def test_energies_ahead_are_discounted_as_asked_for(model: WorldModel) -> None:
 def test_without_a_goal_there_is_nothing_to_drive_to(model: WorldModel) -> None:
     with pytest.raises(ValueError, match="must be a goal"):
         Controller(model, [], CONFIG, seed=0)
+
+
+@pytest.mark.parametrize("further", [{"horizon": HORIZON + 1}, {"num_samples": NUM_SAMPLES + 1}])
+def test_a_search_that_the_model_cannot_follow_is_refused_at_once(
+    model: WorldModel, further: dict[str, int]
+) -> None:
+    config = replace(CONFIG, search=replace(CONFIG.search, **further))
+    with pytest.raises(ValueError, match=f"at most {NUM_SAMPLES} candidates of {HORIZON} steps, the search"):
+        Controller(model, image(0), config, seed=0)
 
 
 def test_a_plan_takes_no_longer_than_its_budget_and_an_iteration(
