@@ -24,6 +24,34 @@ def test_a_rate_that_no_robot_has_is_refused(
 
 
 @pytest.mark.parametrize(
+    "option",
+    [
+        "run --duration", "run --deadline-ms", "record --duration", "profile --duration",
+        "profile --deadline-ms", "calibrate --duration", "view --duration", "whatif --around",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["0", "nan", "inf", "1e308"])
+def test_a_time_that_overflows_or_is_none_is_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(f"{option}={value}".split())
+    assert f"must be a positive number of at most 1e+09, got {value}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["99999x99999", "640x0", "640", "640x480x3"])
+def test_a_size_that_no_camera_has_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["profile", f"--size={size}"])
+    assert "argument --size: must be WIDTHxHEIGHT of at most 9999" in capsys.readouterr().err
+
+
+def test_a_bundle_without_a_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--bundle", "", "--source", "two_rooms"]) == 1
+    assert "manifest.json: is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "run --bundle BUNDLE --source two_rooms",

@@ -17,12 +17,15 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.world_model import WorldModel
 
+# 31 years, if seconds: their nanoseconds, and sums of them with a stamp, fit 64 bits.
+_MOST = 1e9
+
 
 def positive(text: str) -> float:
     """A number above zero, for ``type=`` of an argument."""
     value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    if not 0 < value <= _MOST:
+        raise argparse.ArgumentTypeError(f"must be a positive number of at most {_MOST:g}, got {text}")
     return value
 
 
@@ -36,9 +39,9 @@ def rate(text: str) -> float:
 
 def frame_size(text: str) -> tuple[int, int]:
     """Width and height, written 640x480, for ``type=`` of an argument."""
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 640x480, got {text}")
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT of at most 9999, such as 640x480, got {text}")
     return int(found[1]), int(found[2])
 
 

@@ -157,7 +157,8 @@ class _Run:
         self._lateness_ms: deque[float] = deque(maxlen=MOST_SAMPLES)
         self._last_error: str | None = None
         self._fatal: JepaRuntimeError | None = None
-        self._title = f"{Path(args.bundle or args.robot).name} on {Path(args.source.partition('?')[0]).name}"
+        served = args.robot if args.bundle is None else args.bundle
+        self._title = f"{Path(served).name} on {Path(args.source.partition('?')[0]).name}"
 
     def play(self) -> int:
         with self._serving() as pipeline:
