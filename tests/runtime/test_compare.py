@@ -277,6 +277,9 @@ def test_markdown_is_a_table_with_a_row_for_each_file(saved: Any, capsys: pytest
     assert columns[5:11] == ["p50", "p90", "p95", "p99", "p99.9", "max"]
     assert columns[11:] == ["misses", "drops", "parity", "change", "verdict"]
     assert rule.count("|") == header.count("|") == first.count("|") == second.replace("\\|", "").count("|")
+    marks = [mark.strip() for mark in rule.strip("|").split("|")]
+    texts = [column for column, mark in zip(columns, marks, strict=True) if mark != "---:"]
+    assert texts == ["file", "model", "engine", "precision", "change", "verdict"]
     cells = [cell.strip().replace("\\", "") for cell in first.strip("|").split(" | ")]
     row = dict(zip(columns, cells, strict=True))
     assert row["model"] == "vit_s 1.0.0 (00000000)"

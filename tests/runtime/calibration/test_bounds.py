@@ -117,6 +117,12 @@ def test_without_a_bound_to_start_with_it_is_infinite_until_the_first_error() ->
     assert bounds.stated() == pytest.approx([0.2, 0.5])
 
 
+def test_an_error_of_zero_tells_no_bound() -> None:
+    bounds = Bounds([0.0], probability=0.9, delays=[0], latent_space="a")
+    bounds.update(np.zeros(1), bounds.stated())
+    assert bounds.stated().tolist() == [math.inf]
+
+
 @pytest.mark.parametrize("delay", [1, 20, 100, 1000])
 def test_while_it_waits_for_the_first_error_a_bound_grows_by_a_factor_e_at_most(delay: int) -> None:
     bounds = make(1, delay, start=1.0)
@@ -145,6 +151,8 @@ def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
     held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
     assert second.take_over(first.state())
     assert second.stated() == pytest.approx(first.stated())
+    assert second.take_over(BoundsState("a", 0.9, (0.5, 0.01, 1e-9)))
+    assert second.stated() == pytest.approx([0.5, 0.01, 1.6e-3]), "none lies below a thousandth of its start"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +184,7 @@ def test_a_state_with_a_bound_that_is_none_is_refused(bound: float) -> None:
         ([[1.0]], 0.9, [[0]], "start"),
         ([math.inf], 0.9, [0], "start"),
         ([1.0], 1.0, [0], "probability"),
+        ([1.0], 0.0, [0], "probability"),
         ([1.0], 0.9, [0, 1], "delays"),
         ([1.0], 0.9, [-1], "delays"),
         ([1.0, 1.0], 0.9, [0, -1], "delays"),
@@ -193,3 +202,9 @@ def test_an_error_that_is_no_norm_is_refused(error: float) -> None:
     bounds = make(streams=1)
     with pytest.raises(ValueError, match="finite and not negative"):
         bounds.update(np.array([error]), bounds.stated())
+
+
+@pytest.mark.parametrize(("errors", "stated"), [(1, 2), (2, 1), (3, 3)])
+def test_errors_of_other_horizons_are_refused(errors: int, stated: int) -> None:
+    with pytest.raises(ValueError, match=rf"must be \[2\], got \[{errors}\] and \[{stated}\]"):
+        make(streams=2).update(np.ones(errors), np.ones(stated))
