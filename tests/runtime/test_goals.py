@@ -10,7 +10,9 @@ from tests.runtime.served import serve
 
 
 def test_energies_are_those_of_the_goal_set_last() -> None:
-    with serve() as served:
+    model = FakeModel()
+    model.timings["energy"] = 0.25
+    with serve(model) as served:
         served.feed(frame(0, 3))
         served.pipeline.set_goal(np.full((8, 8, 3), 3, np.uint8), 11)
         served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 22)
@@ -24,6 +26,10 @@ def test_energies_are_those_of_the_goal_set_last() -> None:
     assert sought.futures is not None and sought.futures.energies is not None
     assert sought.futures.energies.shape == (NUM_SAMPLES, HORIZON)
     assert after.current_energy is None and after.futures is not None and after.futures.energies is None
+    # Of the futures, and of the frame itself.
+    assert [result.timings_ms["energy"] for result in served.results] == [0.0, 0.5, 0.0]
+    assert sought.timings_ms["predict"] == 0.01
+    assert served.errors == []
 
 
 def test_a_goal_that_cannot_be_encoded_leaves_no_goal_rather_than_the_old_one() -> None:

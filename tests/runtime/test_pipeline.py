@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.history import Reset
+from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.pipeline import STAGES, Candidates, Pipeline, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
@@ -88,14 +90,27 @@ def test_stop_does_not_wait_for_ever_for_a_model_that_hangs() -> None:
 
 
 def test_a_result_carries_its_frame_and_all_stages() -> None:
-    with serve() as served:
+    model = FakeModel(encode_s=0.002)
+    model.timings["preprocess"] = 0.5
+    with serve(model) as served:
         served.feed(frame(3, 7))
     (result,) = served.results
     assert (result.sequence, result.frame_id, result.stamp_ns) == (3, "camera", frame(3).stamp_ns)
     assert result.reset is Reset.FIRST
     assert result.latent[0, 0] == 7
     assert tuple(result.timings_ms) == STAGES
-    assert result.timings_ms["total"] >= result.timings_ms["wait"] >= 0
+    assert result.timings_ms["total"] >= result.timings_ms["wait"] > 0
+    assert (result.timings_ms["preprocess"], result.timings_ms["encode"]) == (0.5, 2.0)
+
+
+def test_every_graph_has_run_once_before_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graphs = FakeModel(), ("encode", "predict", "surprise", "energy")
+    ran = {name: Mock(wraps=getattr(model, name)) for name in graphs}
+    for name, graph in ran.items():
+        monkeypatch.setattr(model, name, graph)
+    Inference(model, Terms())
+    # Energies of futures are another graph than that of one state.
+    assert [graph.call_count for graph in ran.values()] == [1, 1, 1, 2]
 
 
 def test_the_fan_is_followed_when_nobody_proposes() -> None:
@@ -146,6 +161,7 @@ def test_futures_are_handed_out_before_the_surprise_is_computed() -> None:
     assert early[2] == late[2] - 1
     assert early[1].futures is late[1].futures is not None
     assert early[1].timings_ms["total"] == late[1].timings_ms["total"]
+    assert late[1].timings_ms["surprise"] > 0
 
 
 def test_without_futures_there_is_only_the_result() -> None:

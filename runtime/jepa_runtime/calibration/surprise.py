@@ -237,7 +237,6 @@ class ChangeDetector:
                 f"average_run must be at least two blocks ({2 * threshold.block} scores), got {average_run}"
             )
         self.threshold = threshold
-        self.average_run = average_run
         self._limit = average_run / (2 * threshold.block)
         self._statistic = 0.0
         self._seen = 0

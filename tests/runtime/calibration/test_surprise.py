@@ -117,12 +117,19 @@ def test_too_few_normal_data_are_refused_with_how_many_are_needed() -> None:
         normal_threshold(np.ones(needed - 1), block=BLOCK, every=EVERY)
 
 
+@pytest.mark.parametrize(("blocks", "rank"), [(29, 1), (45, 1), (46, 2), (60, 2), (61, 3)])
+def test_a_threshold_is_the_order_statistic_of_wilks(blocks: int, rank: int) -> None:
+    highest = np.arange(float(blocks))
+    assert threshold_of(highest, block=1, every=10).value == blocks - rank
+
+
 @pytest.mark.parametrize(
     ("block", "every", "confidence", "normal"),
     [
         (0, 10, 0.9, np.ones(100)),
         (10, 10, 0.9, np.ones(100)),
         (1, 10, 1.0, np.ones(100)),
+        (1, 10, 0.0, np.ones(100)),
         (1, 10, 0.9, np.array([math.nan])),
     ],
 )
@@ -197,3 +204,4 @@ def test_a_detector_of_what_is_normal_half_of_the_time_is_refused() -> None:
         ChangeDetector(some_threshold(block=1, every=2), average_run=100)
     with pytest.raises(ValueError, match="at least two blocks"):
         ChangeDetector(some_threshold(block=10, every=100), average_run=19)
+    ChangeDetector(some_threshold(block=10, every=100), average_run=20)
