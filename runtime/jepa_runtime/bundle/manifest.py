@@ -67,6 +67,8 @@ Text = Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00-\
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+# Of an action: in fp32, many times it and the squares of norms are finite.
+Limit = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
 class _Model(BaseModel):
@@ -120,8 +122,8 @@ class ActionSpec(_Model):
 
     names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
     units: tuple[Name, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: tuple[Limit, ...]
+    high: tuple[Limit, ...]
     max_norm: Positive | None
 
     @property
@@ -155,7 +157,7 @@ class IO(_Model):
     frame: FrameSpec
     latent: LatentSpec
     action: ActionSpec
-    step_s: Annotated[float, Field(gt=0, le=3600)]
+    step_s: Annotated[float, Field(ge=1e-6, le=3600)]
 
 
 class Variant(_Model):
