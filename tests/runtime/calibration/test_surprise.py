@@ -193,6 +193,19 @@ def test_of_two_blocks_the_second_is_judged() -> None:
     assert [detector.update(Score(value, 1)) for value in [0, 2] * 2] == [False, False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("judged", "average_run", "noticed"),
+    [([2, 2, 2], 120, 2), ([2, 2, 2], 122, 3), ([1, 2, 2], 120, 3), ([1, 2, 2], 172, 3)],
+)
+def test_a_change_shows_when_the_stakes_reach_the_average_run(
+    judged: list[int], average_run: int, noticed: int
+) -> None:
+    # A tenth of normal blocks are high: such a one makes stakes 5 times, another 5 / 9 times as large.
+    detector = ChangeDetector(some_threshold(block=2, every=20), average_run=average_run)
+    shows = [detector.update(Score(value, 1)) for each in judged for value in (0, 0, each, each)]
+    assert shows.index(True) + 1 == 4 * noticed
+
+
 def test_steps_without_a_score_count_for_nothing_in_a_change() -> None:
     detector = ChangeDetector(some_threshold(block=1, every=10), average_run=20)
     scores = [None, Score(0, 1), None, Score(2, 1), Score(0, 1), None, Score(2, 1)]
