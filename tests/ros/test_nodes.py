@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from geometry_msgs.msg import Twist
 from jepa_msgs.msg import ActionCandidates, EpisodeResult, ModelInfo, PlannerStatus, PredictedFutures
 from jepa_ros import qos
 from jepa_ros.conversions import fill, from_time, to_time
+from jepa_ros.nodes.camera import CameraNode
 from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from jepa_runtime.recording import messages
+from jepa_runtime.sources.base import Frame
 from tests.ros.graph import executable
 
 pytestmark = pytest.mark.ros
@@ -264,6 +267,21 @@ def test_a_camera_that_is_not_there_is_an_error_with_the_reason(ros_graph):
     ros_graph.start("camera", {"source": "/dev/video97"})
     assert ros_graph.exit_code("camera") == 1
     assert "/dev/video97" in ros_graph.log("camera").read_text()
+
+
+@pytest.mark.parametrize(("clock_ns", "stamp_ns"), [(7_000_000_000, 6_000_000_000), (0, 0)])
+def test_live_images_bear_the_time_of_the_graph_when_they_were_taken(owner, monkeypatch, clock_ns, stamp_ns):
+    device = Mock(frames=lambda: iter(()))
+    monkeypatch.setattr("jepa_ros.nodes.camera.open_source", lambda *_, **__: device)
+    monkeypatch.setattr(time, "time_ns", lambda: 5_000_000_000)
+    node = CameraNode()
+    monkeypatch.setattr(node, "get_clock", lambda: Mock(now=lambda: Mock(nanoseconds=clock_ns)))
+    monkeypatch.setattr(node, "_images", Mock())
+    node._publish(Frame(np.zeros((8, 8, 3), np.uint8), 4_000_000_000, "eye", 0), live=True)
+    published = node._images.publish.call_args.args[0]
+    assert from_time(published.header.stamp) == stamp_ns
+    node.stop()
+    node.destroy_node()
 
 
 def test_the_monitor_records_every_topic_as_it_came(ros_graph, tmp_path):

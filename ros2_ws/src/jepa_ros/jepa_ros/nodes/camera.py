@@ -114,8 +114,10 @@ class CameraNode(Node):
         return count
 
     def _publish(self, frame: Frame, *, live: bool) -> None:
-        # What is played back is seen now: stamps of the past would look like a camera that hangs.
-        stamp_ns = frame.stamp_ns if live else int(self.get_clock().now().nanoseconds)
+        # The time of the graph need not be the wall clock's. What is played back is seen now: stamps of the
+        # past would look like a camera that hangs.
+        age_ns = time.time_ns() - frame.stamp_ns if live else 0
+        stamp_ns = max(0, int(self.get_clock().now().nanoseconds) - age_ns)
         self._images.publish(to_image(frame.image, stamp_ns=stamp_ns, frame_id=self._values["frame_id"]))
         self._published += 1
         self._frame_at = time.monotonic()
