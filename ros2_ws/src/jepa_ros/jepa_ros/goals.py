@@ -3,7 +3,7 @@ The newest word holds."""
 
 from __future__ import annotations
 
-import zlib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +12,7 @@ from jepa_msgs.srv import SetGoal
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
+from jepa_ros import qos
 from jepa_ros.conversions import from_time
 from jepa_ros.images import ImageReader
 from jepa_ros.opening import Served
@@ -31,23 +32,25 @@ class Goals:
     def __init__(
         self, owner: Node, served: Callable[[], Served], cameras: Callable[[], Mapping[str, Camera]]
     ) -> None:
-        self._served, self._cameras = served, cameras
+        self._owner, self._served, self._cameras = owner, served, cameras
         self._log = owner.get_logger()
-        # By camera: the stamp of what was asked for, the last image, and that image while it may come again
-        # only because it is latched.
+        # The stamp of what was asked for, by camera.
         self._asked: dict[str, int] = {}
-        self._heard: dict[str, tuple[int, int]] = {}
-        self._latched: dict[str, tuple[int, int]] = {}
+        self._images: list[Any] = []
         owner.create_service(SetGoal, "~/set_goal", self._answer)
 
-    def resume(self) -> None:
-        """The node listens again: the last goal image, which comes again, is older than what was asked for
-        since."""
-        self._latched = dict(self._heard)
+    def listen(self) -> None:
+        """Take goal images until :meth:`forget`, while the node is not active too: whoever listens anew is
+        told all that is latched, however old."""
+        for camera in self._cameras().values():
+            take = functools.partial(self.on_image, camera)
+            self._images.append(self._owner.create_subscription(Image, camera.goal_topic, take, qos.LATCHED))
 
     def forget(self) -> None:
         """The model is closed, and the goals with it."""
-        self._asked, self._heard, self._latched = {}, {}, {}
+        for subscription in self._images:
+            self._owner.destroy_subscription(subscription)
+        self._asked, self._images = {}, []
 
     def is_asked(self, camera: Camera, stamp_ns: int | None) -> bool:
         """Whether the goal of this stamp was set through the service."""
@@ -55,9 +58,6 @@ class Goals:
 
     def on_image(self, camera: Camera, message: Image) -> None:
         """A goal image came; one of size zero takes the goal back."""
-        known = self._heard[camera.topic] = from_time(message.header.stamp), zlib.crc32(message.data)
-        if self._latched.pop(camera.topic, None) == known:
-            return
         try:
             self._seek(camera, message)
             # What was asked for is still sought where the image is refused.

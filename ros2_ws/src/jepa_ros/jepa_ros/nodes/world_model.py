@@ -121,6 +121,7 @@ class WorldModelNode(LifecycleNode):
                 )
             }
             camera.clock = StageClock(camera.outputs)
+        self._goals.listen()
         return super().on_configure(state)
 
     @reported
@@ -129,7 +130,6 @@ class WorldModelNode(LifecycleNode):
         answer = super().on_activate(state)
         for camera in self._cameras.values():
             camera.begin(self._require_served().pipeline.stats(camera.topic))
-        self._goals.resume()
         self._active = True
         subscribe, only = self.create_subscription, self._while_active
         self._inputs = [
@@ -138,11 +138,9 @@ class WorldModelNode(LifecycleNode):
         ]
         for camera in self._cameras.values():
             on_image = only(functools.partial(self._on_image, camera))
-            on_goal = only(functools.partial(self._goals.on_image, camera))
             self._inputs += [
                 subscribe(Image, camera.topic, on_image, qos.SENSOR),
                 subscribe(CompressedImage, f"{camera.topic}/compressed", on_image, qos.SENSOR),
-                subscribe(Image, camera.goal_topic, on_goal, qos.LATCHED),
             ]
         self._model_info.publish(self._info)
         return answer
