@@ -211,9 +211,11 @@ def test_a_name_on_the_hub_needs_its_client(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_name_on_the_hub_that_cannot_be_fetched_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (extra dev)")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    hub = pytest.importorskip(
+        "huggingface_hub.constants", reason="huggingface_hub is not installed (extra dev)"
+    )
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     refused(
         r"facebook/nothing could not be fetched from the Hugging Face Hub \(\w+\): check",
         "vjepa2",
