@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import numpy as np
@@ -64,3 +65,20 @@ def test_models_are_exchanged_while_images_are_served(ros_graph, toy_bundle, tmp
     refused = graph.call(Trigger, "/world_model/rollback_model", Trigger.Request())
     assert not refused.success and "none to go back to" in refused.message
     assert graph.stop("world_model") == 0
+
+
+def test_a_node_that_is_told_to_end_gives_up_the_model_that_it_opens_and_does_not_refuse_it(
+    ros_graph, toy_bundle
+):
+    ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
+    ros_graph.publisher(Image, "image", qos.SENSOR)
+    client = ros_graph.observer.create_client(SwapModel, "/world_model/swap_model")
+    ros_graph.until(client.service_is_ready, "the service")
+    answer = client.call_async(SwapModel.Request(bundle=str(toy_bundle)))
+    # Without images every gap of the opening takes a tenth of a second.
+    ros_graph.spin_for(0.5)
+    assert ros_graph.stop("world_model", signal.SIGTERM) == 0
+    ros_graph.spin_for(0.2)
+    assert not answer.done()
+    said = ros_graph.log("world_model").read_text()
+    assert "serves" not in said and "refused" not in said and "Traceback" not in said

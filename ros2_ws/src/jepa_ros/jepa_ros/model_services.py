@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jepa_msgs.srv import SwapModel
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
@@ -25,6 +25,7 @@ class ModelServices:
     def __init__(self, owner: Node, served: Callable[[], Served]) -> None:
         self._served = served
         self._log = owner.get_logger()
+        self._closing = False
         self._answering = Answering(owner, "models", SingleThreadedExecutor())
         node, name = self._answering.node, self._answering.prefix
         node.create_service(SwapModel, f"{name}/swap_model", self._swap)
@@ -33,13 +34,15 @@ class ModelServices:
         self._answering.start()
 
     def close(self) -> None:
-        """Answer no more."""
+        """Answer no more. A model that is being opened is given up without an answer, as where the node is
+        killed: whoever asked is not to take that for a refusal of the model."""
+        self._closing = True
         self._answering.stop()
         self._answering.node.destroy_node()
 
     def _swap(self, request: Any, response: Any) -> Any:
         def swap() -> str:
-            response.history_kept = self._served().swap(request.bundle)
+            response.history_kept = self._served().swap(request.bundle, self._go_on)
             return f"{request.bundle} serves"
 
         return self._answer("swap", swap, response)
@@ -58,12 +61,18 @@ class ModelServices:
 
         return self._answer("commit", commit, response)
 
+    def _go_on(self) -> None:
+        if self._closing:
+            raise ExternalShutdownException
+
     def _answer(self, what: str, act: Callable[[], str], response: Any) -> Any:
         # Whatever opening a model raises: it must not end the thread, and the old model serves on.
         try:
             response.message = act()
             response.success = True
             self._log.info(response.message)
+        except ExternalShutdownException:
+            raise
         except Exception as error:
             response.message = str(error)
             response.success = False

@@ -74,13 +74,17 @@ class Served:
         """The model that serves."""
         return self.pipeline.model
 
-    def swap(self, bundle: str) -> bool:
-        """See :meth:`~jepa_runtime.pipeline.Pipeline.swap`."""
+    def swap(self, bundle: str, go_on: Callable[[], None]) -> bool:
+        """See :meth:`~jepa_runtime.pipeline.Pipeline.swap`. ``go_on`` is called between the parts of the
+        work; what it raises ends that."""
+
+        def between() -> None:
+            go_on()
+            self.pipeline.wait_gap()
+
         self._before = realtime.threads()
         try:
-            return self.pipeline.swap(
-                lambda: open_model(self._chosen | {"bundle": bundle}, between=self.pipeline.wait_gap)
-            )
+            return self.pipeline.swap(lambda: open_model(self._chosen | {"bundle": bundle}, between=between))
         finally:
             self._before = None
 
