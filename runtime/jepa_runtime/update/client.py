@@ -9,6 +9,7 @@ from datetime import datetime
 from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.update.machine import (
     Back,
+    Done,
     Interrupted,
     NothingNew,
     NotYet,
@@ -99,6 +100,26 @@ class Client:
         release = self.state.work.release
         self._keep(self.state, NothingNew(f"{release.name} is offered"))
         return release
+
+    def make_way(self) -> State:
+        """While a candidate waits for its switch: ask whether what serves is to make way. If so, the way back
+        takes the place of the candidate, for the next update to go.
+
+        Raises:
+            UpdateError: the repository could not be asked.
+            StorageError: as :meth:`update`.
+        """
+        armed = self.state
+        known, outcome = self._steps(replace(armed, phase=Phase.CHECK, waits=0, stopped=True))
+        if not isinstance(outcome, Done):
+            raise UpdateError(f"not asked while a candidate waits: {getattr(outcome, 'reason', '')}")
+        known, outcome = self._steps(replace(known, phase=Phase.RESOLVE))
+        if isinstance(outcome, Back | NotYet):
+            self._keep(known, outcome)
+        else:
+            learnt = ("versions", "signed_at", "release_seqs", "checked_at", "previous", "alarm")
+            self._set(None, replace(armed, **{name: getattr(known, name) for name in learnt}))
+        return self.state
 
     def rollback(self, reason: str) -> State:
         """Go back to what served before, and do not install again what serves now.

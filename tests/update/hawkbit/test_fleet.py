@@ -11,7 +11,7 @@ from jepa_runtime.update import config, operator
 from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
 from tests.update.hawkbit.ddi_faults import says
-from tests.update.hawkbit.ddi_server import DdiServer
+from tests.update.hawkbit.ddi_server import Action, DdiServer
 from tests.update.robots import Died, Serving, dies_in, unreachable
 
 
@@ -261,6 +261,81 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for
     with ddi.fails(f"/deploymentBase/{action.id}", says(200, json.dumps(later).encode())):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0"
+
+
+def wait_for_its_window(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> Action:
+    """2.0.0 serves, and 3.0.0 has passed the gate and may not be switched to yet."""
+    robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    robot.rounds(2)
+    robot.repository.publish(bundles[2], 3)
+    action = ddi.assign("3.0.0", window=False)
+    robot.rounds(2)
+    assert (robot.state.phase, robot.version) == (Phase.ARMED, "2.0.0")
+    return action
+
+
+def test_a_release_that_is_revoked_makes_way_though_another_waits_for_its_window(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    asked, tried = fleet_robot.repository.asked, list(fleet_robot.gate.calls)
+    fleet_robot.repository.publish(bundles[3], 4)
+    fleet_robot.rounds(40)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "2.0.0")
+    assert fleet_robot.repository.asked - asked in (3, 4) and fleet_robot.gate.calls == tried
+    assert (fleet_robot.clock.now() - fleet_robot.state.checked_at).total_seconds() < 4000
+    fleet_robot.repository.publish(bundles[3], 5, revoked=(2,))
+    fleet_robot.rounds(20)
+    assert fleet_robot.version == fleet_robot.good == "1.0.0"
+    assert action.ends == [("closed", "failure")] and "the channel offers 4.0.0" in action.told[-1][2][0]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_was_revoked_makes_way_at_the_first_moment_though_another_waits_for_its_window(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], restarts: bool
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    fleet_robot.serving.may_switch = False
+
+    def died_waiting() -> None:
+        if fleet_robot.state.waits_to_go_back:
+            raise Died
+
+    fleet_robot.on_alive = died_waiting
+    with pytest.raises(Died):
+        fleet_robot.rounds(40)
+    if restarts:
+        fleet_robot.repository.error = unreachable()
+        fleet_robot.restart()
+    ends = fleet_robot.clock.seconds + 600
+
+    def alive() -> None:
+        fleet_robot.serving.may_switch = fleet_robot.clock.seconds > ends
+
+    fleet_robot.on_alive = alive
+    fleet_robot.rounds(1)
+    assert fleet_robot.version == "1.0.0" and fleet_robot.clock.seconds < ends + 400
+    fleet_robot.repository.error = None
+    fleet_robot.rounds(5)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "1.0.0")
+    action.window = True
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
+
+
+def test_a_candidate_waits_on_for_its_window_though_its_repository_cannot_be_reached(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    fleet_robot.repository.error = unreachable()
+    fleet_robot.rounds(40)
+    assert 2 <= sum("not asked while a candidate waits" in line for line in fleet_robot.lines) <= 4
+    fleet_robot.repository.error = None
+    action.window = True
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
 
 
 def test_the_server_is_asked_on_while_what_was_revoked_waits_for_a_moment_to_make_way(

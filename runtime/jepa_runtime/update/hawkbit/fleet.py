@@ -233,6 +233,10 @@ class Fleet:
                 self._say(order, "scheduled", ("it may not be fetched yet",))
                 return self._look(alive)
             return self._settle(order, self._updated(alive, order))
+        if agent.is_ready(order, now) and self._clock.monotonic() >= self._next_look:
+            self._next_look = self._clock.monotonic() + self._config.poll_s
+            with self._opened(alive=alive) as client:
+                now = client.make_way()
         return self._settle(order, Run(now))
 
     def _end_what_switched(self, alive: Callable[[], None]) -> None:
