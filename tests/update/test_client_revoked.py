@@ -8,9 +8,9 @@ import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import UpdateError
-from jepa_runtime.update import operator, state
+from jepa_runtime.update import machine, operator, state
 from jepa_runtime.update.store import Store
-from tests.update.robots import Site
+from tests.update.robots import Serving, Site
 
 
 def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles: list[Bundle]) -> None:
@@ -23,6 +23,23 @@ def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles:
     assert "pinned" in kept.reason
     assert site.reports == ["updated", "reverted"]
     operator.pin(site.root, pinned=False)
+    assert site.update().result == "updated" and site.version == "3.0.0"
+
+
+def test_a_way_back_that_finds_no_moment_is_held_against_no_release(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "MAX_WAITS", 20)
+    site.serving = serving = Serving()
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    serving.may_switch = False
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    kept = site.update()
+    assert (kept.result, site.version) == ("failed", "2.0.0")
+    assert kept.reason == "release 2, which serves, was revoked; the robot cannot switch now"
+    assert kept.refused == {} and site.reports == ["updated", "failed"]
+    serving.may_switch = True
     assert site.update().result == "updated" and site.version == "3.0.0"
 
 

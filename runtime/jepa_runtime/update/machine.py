@@ -310,7 +310,8 @@ def _give_up(
         return _enter(replace(told, result="failed"), to)
     if phase not in _BEFORE_SWITCH + _SWITCHED:
         return _enter(_ended(state, result, reason) if phase is Phase.CHECK else state, to)
-    candidate = None if state.work is None else state.work.installed
+    # What is offered has no part in a way back that found no moment.
+    candidate = None if state.work is None or state.waits_to_go_back else state.work.installed
     if at_fault is None:
         at_fault = result == "refused" or phase in _SWITCHED
     return _enter(_refuse(_ended(state, result, reason), candidate, reason, now, at_fault=at_fault), to)

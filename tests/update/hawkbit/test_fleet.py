@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.update import config, operator
+from jepa_runtime.update import config, machine, operator
 from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
 from tests.update.hawkbit.ddi_faults import says
@@ -322,6 +322,20 @@ def test_what_was_revoked_makes_way_at_the_first_moment_though_another_waits_for
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "1.0.0")
     action.window = True
     fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
+
+
+def test_what_was_ordered_does_not_fail_because_what_was_revoked_finds_no_moment_to_make_way(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "MAX_WAITS", 20)
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    fleet_robot.serving.may_switch = False
+    action = ddi.assign("3.0.0")
+    fleet_robot.rounds(3)
+    assert action.active and fleet_robot.version == "2.0.0"
+    fleet_robot.serving.may_switch = True
+    fleet_robot.rounds(2)
     assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
 
 
