@@ -20,6 +20,7 @@ from jepa_runtime.update.fetch import (
     NotFoundError,
     fetch_bytes,
 )
+from jepa_runtime.update.sources import BusyError
 from tests.update import servers
 from tests.update.fetching import LARGE, QUICK, SMALL, fetch
 from tests.update.servers import FakeClock, FaultServer
@@ -91,6 +92,24 @@ def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: P
     with pytest.raises(FetchError, match=r"the server says 503 \(Service Unavailable\)"):
         fetch(HttpSource(server.url, QUICK, FakeClock()), part, SMALL, "small")
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_server_that_is_busy_is_asked_once_and_says_for_how_long(server: FaultServer, code: int) -> None:
+    server.faults["small"] = servers.status(code, Retry_After="120")
+    with pytest.raises(BusyError, match=rf"the server says {code} .*asked to come back after 120 s") as busy:
+        fetch_bytes(HttpSource(server.url, QUICK), "small", max_bytes=len(SMALL), limits=QUICK)
+    assert busy.value.after_s == 120 and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("after", ["soon", "-1", "Fri, 31 Dec 1999 23:59:59 GMT", "9" * 400])
+def test_a_busy_server_that_does_not_say_for_how_long_fails_like_others(
+    server: FaultServer, after: str
+) -> None:
+    server.faults["small"] = servers.status(503, Retry_After=after)
+    with pytest.raises(FetchError) as other:
+        fetch_bytes(HttpSource(server.url, QUICK, FakeClock()), "small", max_bytes=9, limits=QUICK)
+    assert type(other.value) is FetchError and len(server.requests) == 3
 
 
 def test_trailers_without_end_do_not_hold_anybody(server: FaultServer) -> None:

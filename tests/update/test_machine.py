@@ -53,6 +53,12 @@ def test_a_pause_doubles_and_has_an_end() -> None:
     assert pause_s(state, Failed("cut"), follow(state, Failed("cut"), NOW)) == 0
 
 
+@pytest.mark.parametrize(("asked_s", "pause"), [(0, 5), (7, 7), (86400, 120)])
+def test_a_pause_is_as_long_as_the_server_asks_for_within_bounds(asked_s: float, pause: float) -> None:
+    state, outcome = at(Phase.DOWNLOAD), Failed("busy", asked_s)
+    assert pause_s(state, outcome, follow(state, outcome, NOW)) == pause
+
+
 @pytest.mark.parametrize(
     ("phase", "outcome", "pause"),
     [

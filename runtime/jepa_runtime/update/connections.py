@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import http.client
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
@@ -18,7 +18,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.sources import Clock
+from jepa_runtime.update.sources import BusyError, Clock
 
 # The first that fits.
 _REASONS = (
@@ -126,6 +126,20 @@ def told(url: str) -> Iterator[None]:
     except (exceptions.HTTPError, OSError) as error:
         reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
         raise FetchError(f"{url}: {reason} ({_detail(error)})") from error
+
+
+def check_busy(said: str, status: int, headers: Mapping[str, str]) -> None:
+    """Check that an answer does not ask to be left alone for a while.
+
+    Args:
+        said: the answer, for the message.
+
+    Raises:
+        BusyError: it does.
+    """
+    after = headers.get("Retry-After", "")
+    if status in (429, 503) and after.isascii() and after.isdecimal() and len(after) < 10:
+        raise BusyError(f"{said}: asked to come back after {after} s", float(after))
 
 
 def _detail(error: BaseException) -> str:

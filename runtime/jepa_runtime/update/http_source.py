@@ -15,7 +15,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import parse_url
 
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.connections import Patience, checked, pools, told
+from jepa_runtime.update.connections import Patience, check_busy, checked, pools, told
 from jepa_runtime.update.sources import Body, Clock, Limits, NotFoundError
 
 _HEADERS = {"User-Agent": "jepa-edge", "Accept-Encoding": "identity"}
@@ -68,6 +68,9 @@ class HttpSource:
             if response.status in (200, 206):
                 return response
             response.close()
+            reason = http.client.responses.get(response.status, "of unknown meaning")
+            said = f"{url}: the server says {response.status} ({reason})"
+            check_busy(said, response.status, response.headers)
             if response.status in _REDIRECTS and redirects < _MAX_REDIRECTS:
                 url = self._followed(url, response.headers.get("Location", ""))
                 redirects += 1
@@ -77,9 +80,7 @@ class HttpSource:
                 failures += 1
                 self._clock.sleep(_PAUSE_S * failures)
             else:
-                kind = NotFoundError if response.status in (403, 404) else FetchError
-                reason = http.client.responses.get(response.status, "of unknown meaning")
-                raise kind(f"{url}: the server says {response.status} ({reason})")
+                raise (NotFoundError if response.status in (403, 404) else FetchError)(said)
 
     def _request(self, url: str, offset: int) -> BaseHTTPResponse:
         with told(url):

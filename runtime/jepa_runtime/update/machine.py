@@ -8,9 +8,9 @@
 
 Rules:
 
-1. An attempt that failed is made again, after a pause that doubles; so many of each phase (:data:`LIMITS`),
-   then the update is given up. VERIFY and STAGE are made again from DOWNLOAD: what they work on may be at
-   fault.
+1. An attempt that failed is made again, after a pause that doubles, or as long as the server asks for, up to
+   :data:`MOST_ASKED_S`; so many of each phase (:data:`LIMITS`), then the update is given up. VERIFY and STAGE
+   are made again from DOWNLOAD: what they work on may be at fault.
 2. A phase in which the process died is made again: up to STAGE from CHECK, since what is offered may have
    changed (what was fetched is still there), later in its place, and so a RESOLVE that waits for the moment
    in which what serves may make way. It counts as an attempt, unless the process was asked to stop, or to
@@ -40,6 +40,7 @@ from jepa_runtime.update.state import Installed, Phase, Refusal, Result, State, 
 
 BUDGET = 40
 WAIT_S = 30.0
+MOST_ASKED_S = 120.0
 _UNWATCHED_S = 1.0
 MAX_WAITS = 2880
 FIRST_REFUSAL = timedelta(hours=1)
@@ -116,9 +117,10 @@ class NotYet:
 
 @dataclass(frozen=True)
 class Failed:
-    """Another attempt may succeed."""
+    """Another attempt may succeed; ``after_s``: if it is not made before so many seconds have passed."""
 
     reason: str
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ def pause_s(before: State, outcome: Outcome, after: State) -> float:
         # What serves already is not left out of sight.
         return _UNWATCHED_S if before.phase is Phase.OBSERVE and not outcome.alone else WAIT_S
     if isinstance(outcome, Failed) and after.phase is _AGAIN.get(before.phase, before.phase):
-        return LIMITS[before.phase].first_s * 2.0 ** (after.attempts[before.phase] - 1)
+        doubled = LIMITS[before.phase].first_s * 2.0 ** (after.attempts[before.phase] - 1)
+        return max(doubled, min(outcome.after_s, MOST_ASKED_S))
     return 0.0
 
 

@@ -23,6 +23,18 @@ class NotFoundError(FetchError):
     """The source has no such file, or says so (object stores may say 403 for what is missing)."""
 
 
+class BusyError(FetchError):
+    """The server wants to be left alone.
+
+    Attributes:
+        after_s: for so many seconds.
+    """
+
+    def __init__(self, message: str, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
 class Clock(Protocol):
     """Monotonic time in seconds; the module ``time`` is one."""
 

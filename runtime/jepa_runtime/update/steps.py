@@ -47,6 +47,7 @@ from jepa_runtime.update.release import (
     pointer_path,
 )
 from jepa_runtime.update.serving import Serving
+from jepa_runtime.update.sources import BusyError
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.way_back import is_offered, soundly_good, way_back
@@ -129,6 +130,8 @@ class Steps:
             return compared(state), Failed(str(error))
         except SpentError as error:
             return state, Dropped(str(error), failed=True)
+        except BusyError as error:
+            return state, Failed(str(error), error.after_s)
         except JepaRuntimeError as error:
             return state, Failed(str(error))
 

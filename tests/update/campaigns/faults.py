@@ -71,7 +71,8 @@ class Recorder:
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         kept = self._errors.setdefault(item.nodeid, [])
 
-        def keep(error: JepaRuntimeError, *_: object) -> None:
+        def keep(error: JepaRuntimeError, *told: object) -> None:
+            Exception.__init__(error, *told)
             kept.append(error)
 
         JepaRuntimeError.__init__ = keep  # type: ignore[method-assign,assignment]

@@ -150,6 +150,14 @@ def test_a_server_that_fails_now_and_then_is_not_noticed(fleet: Fleet, name: str
     assert fleet.update().result == "updated"
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(fleet: Fleet, name: str) -> None:
+    fleet.server.faults[fleet.served(name)] = servers.first(2, servers.status(429, Retry_After="60"))
+    clock = FakeClock()
+    assert fleet.update(clock=clock).result == "updated"
+    assert 120 <= clock.now < 130
+
+
 def test_ten_years_ahead_updates_stop_and_what_serves_serves_on(fleet: Fleet) -> None:
     fleet.now += timedelta(days=3650)
     kept = fleet.update()

@@ -21,9 +21,9 @@ from jepa_runtime.update.hawkbit.messages import (
     feedback,
     parse,
 )
-from jepa_runtime.update.hawkbit.server import BusyError, Offer, Server
+from jepa_runtime.update.hawkbit.server import Offer, Server
 from jepa_runtime.update.hawkbit.settings import Hawkbit
-from jepa_runtime.update.sources import NotFoundError
+from jepa_runtime.update.sources import BusyError, NotFoundError
 from tests.update.hawkbit.ddi_faults import says, silent, trickles
 from tests.update.hawkbit.ddi_server import DdiServer, Fault, Request
 

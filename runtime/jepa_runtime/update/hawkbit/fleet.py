@@ -23,8 +23,8 @@ from jepa_runtime.update.hawkbit import agent, kept
 from jepa_runtime.update.hawkbit.kept import Answer, Kept, Order
 from jepa_runtime.update.hawkbit.messages import LEAST_SLEEP_S, MOST_SLEEP_S, feedback
 from jepa_runtime.update.hawkbit.running import Leave, Opened, Run, measured, updated
-from jepa_runtime.update.hawkbit.server import BusyError, Offer, Server
-from jepa_runtime.update.sources import Clock, NotFoundError
+from jepa_runtime.update.hawkbit.server import Offer, Server
+from jepa_runtime.update.sources import BusyError, Clock, NotFoundError
 from jepa_runtime.update.state import Phase, State
 
 KEPT, LOCK = "hawkbit.json", "hawkbit.lock"

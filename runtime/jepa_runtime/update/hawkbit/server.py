@@ -22,7 +22,7 @@ import urllib3
 from urllib3 import exceptions
 
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.connections import Patience, checked, pools, told
+from jepa_runtime.update.connections import Patience, check_busy, checked, pools, told
 from jepa_runtime.update.hawkbit.messages import (
     Base,
     CancelAction,
@@ -51,18 +51,6 @@ _HINTS = {
 _Kind = TypeVar("_Kind", Base, CancelAction, ConfirmationBase, DeploymentBase)
 
 
-class BusyError(FetchError):
-    """The server wants to be left alone.
-
-    Attributes:
-        after_s: for so many seconds.
-    """
-
-    def __init__(self, message: str, after_s: float) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
-
 @dataclass(frozen=True, kw_only=True)
 class Offer:
     """What a poll brought: at most one of the first three actions, by its id.
@@ -89,7 +77,8 @@ class Server:
         root: the robot's folder.
         controller: the robot's name on the server.
 
-    Every method raises FetchError if it does not work now (:class:`BusyError`: for a while;
+    Every method raises FetchError if it does not work now
+    (:class:`~jepa_runtime.update.sources.BusyError`: for a while;
     :class:`~jepa_runtime.update.sources.NotFoundError`: the server has no such action any more), and
     UpdateError if the address or the token cannot be used.
     """
@@ -221,9 +210,7 @@ def _check(url: str, status: int, headers: Mapping[str, str]) -> None:
     said = f"{url}: the server says {status} ({http.client.responses.get(status, 'of unknown meaning')})"
     if status in (404, 405, 410):
         raise NotFoundError(f"{said}: it knows no such robot or action, or no longer")
-    after = headers.get("Retry-After", "")
-    if status in (429, 503) and after.isascii() and after.isdecimal() and len(after) < 10:
-        raise BusyError(f"{said}: asked to come back after {after} s", float(after))
+    check_busy(said, status, headers)
     if 300 <= status < 400:
         elsewhere = headers.get("Location", "nowhere")[:200]
         said += f", and sends us on to {elsewhere!r}: give that address as url if it is the right one"
