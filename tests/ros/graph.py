@@ -59,18 +59,25 @@ class Graph:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(
-        self, node: str, parameters: dict[str, Any] | None = None, remaps: tuple[str, ...] = ()
+        self,
+        node: str,
+        parameters: dict[str, Any] | None = None,
+        remaps: tuple[str, ...] = (),
+        *,
+        called: str = "",
     ) -> None:
-        """Start ``node``; its output and its report are in the test's folder."""
-        given = {"report_path": str(self.folder / f"{node}.json"), **(parameters or {})}
+        """Start ``node``; its output and its report are in the test's folder, under the name ``called``, by
+        which it is stopped as well; empty: that of the node."""
+        called = called or node
+        given = {"report_path": str(self.folder / f"{called}.json"), **(parameters or {})}
         command = [executable(node), "--ros-args", "--enclave", f"/{node}"]
         command += [part for remap in remaps for part in ("-r", remap)]
         for name, value in given.items():
             text = json.dumps(str(value) if isinstance(value, Path) else value)
             command += ["-p", f"{name}:={text}"]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self._domain), "OMP_NUM_THREADS": "1"}
-        with self.log(node).open("ab") as log:
-            self.processes[node] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        with self.log(called).open("ab") as log:
+            self.processes[called] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def log(self, node: str) -> Path:
         """What ``node`` printed."""

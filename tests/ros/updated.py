@@ -31,23 +31,29 @@ FRAME_NS = 33_000_000
 
 
 class Fleet:
-    """A signed repository, a robot that follows it, and the two nodes of that robot."""
+    """A signed repository, a robot that follows it, and the two nodes of that robot.
 
-    def __init__(self, graph: Any, folder: Path, toy: Path) -> None:
-        self.graph, self.folder, self._toy = graph, folder, toy
+    Args:
+        namespace: of the robot, with a slash behind it; empty: none.
+    """
+
+    def __init__(self, graph: Any, folder: Path, toy: Path, namespace: str = "") -> None:
+        self.graph, self.folder, self._toy, self._namespace = graph, folder, toy, namespace
         self.repository = Repository(folder / "repository", now=datetime.now(timezone.utc))
         self.root = folder / "robot"
         self._seq = 0
         first = self._bundle()
         self.configured = settings(repository=str(self.repository.folder), health_window_s=1.0)
         provision(self.root, self.configured, self.repository.first_root, bundle=first.path)
-        self.infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
-        self.latents = graph.listen(LatentState, "world_model/latent")
-        self.events = graph.listen(UpdateEvent, "update_manager/events", qos.EVENTS)
-        self.camera = graph.observer.create_publisher(Image, "image", qos.SENSOR)
-        self.safe = graph.observer.create_publisher(Bool, "update_manager/safe_to_switch", qos.LATCHED)
-        self.commands = graph.observer.create_publisher(Twist, "cmd_vel", qos.RESULT)
-        self._updates = ActionClient(graph.observer, UpdateModel, "update_manager/update")
+        self.infos = graph.listen(ModelInfo, f"{namespace}world_model/model_info", qos.LATCHED)
+        self.latents = graph.listen(LatentState, f"{namespace}world_model/latent")
+        self.events = graph.listen(UpdateEvent, f"{namespace}update_manager/events", qos.EVENTS)
+        self.camera = graph.observer.create_publisher(Image, f"{namespace}image", qos.SENSOR)
+        self.safe = graph.observer.create_publisher(
+            Bool, f"{namespace}update_manager/safe_to_switch", qos.LATCHED
+        )
+        self.commands = graph.observer.create_publisher(Twist, f"{namespace}cmd_vel", qos.RESULT)
+        self._updates = ActionClient(graph.observer, UpdateModel, f"{namespace}update_manager/update")
         self._stamp_ns = time.time_ns()
         self._pixels = np.random.default_rng(0)
         self.safe.publish(Bool(data=True))
@@ -55,7 +61,7 @@ class Fleet:
         self.start_manager()
 
     def start_world_model(self) -> None:
-        self.graph.start("world_model", {"bundle": self.root / "current"})
+        self._start("world_model", {"bundle": self.root / "current"})
 
     def start_manager(self, **parameters: Any) -> None:
         given = {
@@ -67,7 +73,15 @@ class Fleet:
             "silent_after_s": 3.0,
             "discovery_s": 5.0,
         }
-        self.graph.start("update_manager", given | parameters)
+        self._start("update_manager", given | parameters)
+
+    def _start(self, node: str, parameters: dict[str, Any]) -> None:
+        remaps = (f"__ns:=/{self._namespace.rstrip('/')}",)
+        self.graph.start(node, parameters, remaps, called=self.called(node))
+
+    def called(self, node: str) -> str:
+        """By what name the graph knows a node of this robot."""
+        return f"{self._namespace.replace('/', '_')}{node}"
 
     def _bundle(self) -> Bundle:
         self._seq += 1
@@ -105,7 +119,7 @@ class Fleet:
         return Update(self, self._updates, UpdateModel.Goal(**goal))
 
     def ask(self, kind: type[Any], service: str, **request: Any) -> Any:
-        return self.graph.call(kind, f"/update_manager/{service}", kind.Request(**request))
+        return self.graph.call(kind, f"/{self._namespace}update_manager/{service}", kind.Request(**request))
 
     def until_state(self, wanted: str) -> None:
         self.until(lambda: self.events and self.events[-1].state == wanted, f"the state {wanted}")

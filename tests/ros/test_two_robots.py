@@ -1,0 +1,126 @@
+"""Two robots in one ROS domain, each with nodes, a folder and a repository of its own: neither notices what
+becomes of the other."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from jepa_msgs.srv import CheckUpdate, GetUpdateStatus
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from jepa_runtime.update import durable
+from jepa_runtime.update.robot import LOCK
+from tests.ros.updated import Fleet
+from tests.update.robots import tree
+
+pytestmark = pytest.mark.ros
+
+
+class Pair:
+    """One that is updated, and the other."""
+
+    def __init__(self, graph: Any, folder: Path, toy: Path) -> None:
+        self.one, self.other = (Fleet(graph, folder / name, toy, f"fleet/{name}/") for name in ("a", "a_b"))
+        self.one.until(lambda: self.one.infos and self.one.events, "both nodes of one robot")
+        self.other.until(lambda: self.other.infos and self.other.events, "both nodes of the other")
+
+    def look(self) -> None:
+        """Both cameras take an image."""
+        self.one.look()
+        self.other.look()
+
+
+@pytest.fixture(scope="module")
+def pair(shared_graph: Any, toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    made = Pair(shared_graph, tmp_path_factory.mktemp("pair"), toy_bundle)
+    yield made
+    for robot in (made.one, made.other):
+        for node in ("update_manager", "world_model"):
+            assert shared_graph.stop(robot.called(node)) == 0
+
+
+def test_of_an_update_the_other_robot_hears_nothing(pair: Pair) -> None:
+    one, other = pair.one, pair.other
+    bundle = one.publish()
+    other.publish()
+    told, before = (len(other.infos), len(other.events)), tree(other.root)
+    other.latents.clear()
+    with durable.locked(other.root / LOCK, who="this test"):
+        status, result = one.update().end(meanwhile=pair.look)
+    assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
+    assert (one.serves, other.serves) == (bundle.manifest.version, "1.0.0")
+    assert (len(other.infos), len(other.events)) == told
+    assert {name for name, content in tree(other.root).items() if before.get(name) != content} <= {LOCK}
+    numbers = [latent.sequence for latent in other.latents]
+    assert len(numbers) > 5 and numbers == sorted(set(numbers))
+    assert not other.ask(GetUpdateStatus, "status").status.awaits_approval
+
+
+def test_a_word_that_one_may_switch_is_no_word_for_the_other(pair: Pair) -> None:
+    one, other = pair.one, pair.other
+    for robot in (one, other):
+        robot.publish()
+        robot.safe.publish(Bool(data=False))
+    updates = one.update(), other.update()
+    for robot in (one, other):
+        robot.until(lambda robot=robot: robot.events[-1].state == "armed", "armed", meanwhile=pair.look)
+    before = other.serves
+    one.safe.publish(Bool(data=True))
+    _, result = updates[0].end(meanwhile=pair.look)
+    assert result.result == "updated"
+    assert other.events[-1].state == "armed" and other.serves == before
+    other.safe.publish(Bool(data=True))
+    _, result = updates[1].end(meanwhile=pair.look)
+    assert result.result == "updated"
+
+
+def test_a_node_of_the_other_robot_that_fails_and_dies_condemns_no_model_here(
+    pair: Pair, shared_graph: Any
+) -> None:
+    one, other = pair.one, pair.other
+    bundle, before = one.publish(), other.serves
+    one.configure(health_window_s=10.0)
+    update, heard = one.update(), shared_graph.listen(DiagnosticArray, "/diagnostics")
+
+    def look_in_vain() -> None:
+        one.look()
+        other.camera.publish(Image(encoding="nonsense", width=1, height=1))
+
+    def fails() -> bool:
+        told = [status for message in heard for status in message.status]
+        return any(status.level == b"\x02" and "a_b/world_model" in status.name for status in told)
+
+    one.until(lambda: one.events[-1].state == "observe", "observed", meanwhile=pair.look)
+    one.until(fails, "the node of the other robot fails", meanwhile=look_in_vain)
+    assert shared_graph.stop(other.called("world_model"), signal.SIGKILL) == -signal.SIGKILL
+    assert one.events[-1].state == "observe"
+    _, result = update.end(meanwhile=one.look)
+    assert (result.result, one.serves) == ("updated", bundle.manifest.version), result.reason
+    other.infos.clear()
+    other.start_world_model()
+    other.until(lambda: other.infos, "the other robot again", meanwhile=pair.look)
+    assert other.serves == before
+
+
+def test_what_is_asked_of_one_is_not_asked_of_the_other(pair: Pair) -> None:
+    one, other = pair.one, pair.other
+    here, there, before = one.serves, other.serves, tree(other.root)
+    assert one.ask(SetBool, "pin", data=True).success
+    assert one.ask(Trigger, "rollback").success
+    assert one.serves != here
+    assert one.ask(CheckUpdate, "check").success
+    assert one.ask(GetUpdateStatus, "status").status.pinned
+    assert not other.ask(GetUpdateStatus, "status").status.pinned
+    assert other.serves == there and tree(other.root) == before
