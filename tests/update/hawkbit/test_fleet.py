@@ -263,6 +263,53 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for
     assert fleet_robot.version == "1.0.0"
 
 
+def test_a_release_that_is_revoked_makes_way_though_the_server_does_not_say_what_it_orders(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    action = ddi.assign("3.0.0")
+    with ddi.fails(f"/deploymentBase/{action.id}", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0" and action.told == []
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_feedback(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    action = ddi.assign("3.0.0")
+    later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
+    said = says(200, json.dumps(later).encode())
+    with ddi.fails(f"/deploymentBase/{action.id}", said), ddi.fails("/feedback", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0" and action.told == []
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_confirmation(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    ddi.confirms = True
+    action = ddi.assign("3.0.0")
+    with ddi.fails(f"confirmationBase/{action.id}/feedback", says(500)):
+        fleet_robot.rounds(20)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "1.0.0")
+
+
+def test_what_the_server_cancels_and_does_not_say_how_is_not_carried_on(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    action.window = True
+    ddi.cancel(action)
+    with ddi.fails(f"cancelAction/{action.id}", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0" and action.told[-1][0] == "scheduled"
+    fleet_robot.rounds(1)
+    assert action.status == "canceled" and fleet_robot.version == "1.0.0"
+
+
 def wait_for_its_window(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> Action:
     """2.0.0 serves, and 3.0.0 has passed the gate and may not be switched to yet."""
     robot.repository.publish(bundles[1], 2)

@@ -85,16 +85,28 @@ class Fleet:
         try:
             offer = self._poll()
         except UpdateError as error:
-            self._log(f"error: {error}")
-            self._go_on(alive)
-            return self._pause_after(error)
-        self._follow(offer)
+            return self._without(error, self._go_on, alive)
+        try:
+            self._follow(offer)
+        except FetchError as error:
+            # What may have been cancelled is not carried on.
+            return self._without(error, self._look if offer.cancellation else self._go_on, alive)
         self._answer(offer)
         try:
             self._describe(offer)
         except FetchError as error:
             self._log(f"error: {error}")
         return self._confirmed(offer) or self._go_on(alive)
+
+    def _without(
+        self,
+        error: UpdateError,
+        act: Callable[[Callable[[], None]], float],
+        alive: Callable[[], None],
+    ) -> float:
+        self._log(f"error: {error}")
+        act(alive)
+        return self._pause_after(error)
 
     def _go_on(self, alive: Callable[[], None]) -> float:
         return self._look(alive) if self._kept.order is None else self._work(alive)
@@ -217,7 +229,12 @@ class Fleet:
         if asks and not agent.is_approved(order, self._state()):
             return None
         by = "it was approved here" if asks else "this robot takes what its repository offers"
-        self._server.tell("confirmationBase", order.action, {"confirmation": "confirmed", "details": [by]})
+        body = {"confirmation": "confirmed", "details": [by]}
+        try:
+            self._server.tell("confirmationBase", order.action, body)
+        except FetchError as error:
+            self._log(f"error: {error}")
+            return None
         return LEAST_SLEEP_S
 
     def _work(self, alive: Callable[[], None]) -> float:
@@ -230,8 +247,9 @@ class Fleet:
             now = self._state()
         if not agent.serves(now, order.version) and not agent.is_ready(order, now):
             if not order.fetch:
+                pause_s = self._look(alive)
                 self._say(order, "scheduled", ("it may not be fetched yet",))
-                return self._look(alive)
+                return pause_s
             return self._settle(order, self._updated(alive, order))
         if agent.is_ready(order, now) and self._clock.monotonic() >= self._next_look:
             self._next_look = self._clock.monotonic() + self._config.poll_s
