@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -296,6 +297,23 @@ def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_confirma
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "1.0.0")
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["nothing ordered", "one waits for its window"])
+@pytest.mark.parametrize("busy", [False, True], ids=["asked once a day", "busy for a day"])
+def test_a_server_that_is_asked_seldom_keeps_no_release_that_is_revoked(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], busy: bool, waits: bool
+) -> None:
+    (wait_for_its_window if waits else serve_what_is_revoked)(fleet_robot, ddi, bundles)
+    ddi.sleep = "00:05:00" if busy else "24:00:00"
+    with ddi.fails("robot-1", says(429, Retry_After="86400")) if busy else nullcontext():
+        fleet_robot.rounds(1)
+        fleet_robot.repository.publish(bundles[3], 4, revoked=(2,))
+        began, polled = fleet_robot.clock.seconds, len(ddi.seen)
+        while fleet_robot.version == "2.0.0" and fleet_robot.clock.seconds < began + 86400:
+            fleet_robot.rounds(1)
+    assert fleet_robot.version == "1.0.0" and fleet_robot.clock.seconds < began + 2.5 * 3600
+    assert len(ddi.seen) - polled < 10, "no more than one that went back has to tell"
+
+
 def test_what_the_server_cancels_and_does_not_say_how_is_not_carried_on(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
@@ -330,7 +348,7 @@ def test_a_release_that_is_revoked_makes_way_though_another_waits_for_its_window
     fleet_robot.repository.publish(bundles[3], 4)
     fleet_robot.rounds(40)
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "2.0.0")
-    assert fleet_robot.repository.asked - asked in (3, 4) and fleet_robot.gate.calls == tried
+    assert fleet_robot.repository.asked - asked in (2, 3, 4) and fleet_robot.gate.calls == tried
     assert (fleet_robot.clock.now() - fleet_robot.state.checked_at).total_seconds() < 4000
     fleet_robot.repository.publish(bundles[3], 5, revoked=(2,))
     fleet_robot.rounds(20)

@@ -54,7 +54,8 @@ class Fleet:
         self._root, self._opened, self._log, self._clock, self._now = root, opened, log, clock, now
         self._kept = Kept()
         self._sleep_s = _FIRST_SLEEP_S
-        self._next_poll = self._next_look = self._quiet_until = clock.monotonic()
+        self._next_poll = self._next_look = self._next_round = self._quiet_until = clock.monotonic()
+        self._only_looks = False
         # What the server was told last of an action that goes on.
         self._said: object = None
         # The action from whose update somebody took the lock.
@@ -68,13 +69,19 @@ class Fleet:
         Raises:
             KeyboardInterrupt: ``alive`` did.
         """
+        only_looks, act = self._only_looks, self._go_on if self._only_looks else self._round
         try:
             with durable.locked(self._root / LOCK, who="an agent of hawkBit"):
-                pause_s = self._round(alive)
+                pause_s = act(alive)
         except UpdateError as error:
             self._log(f"error: {error}")
             pause_s = self._pause_after(error)
-        return _within(pause_s * daemon.jitter())
+        now = self._clock.monotonic()
+        next_round = now + _within(pause_s * daemon.jitter())
+        self._next_round = min(self._next_round, next_round) if only_looks else next_round
+        # A server that is to be asked seldom keeps nobody from asking the repository.
+        self._only_looks = now < self._next_look < self._next_round
+        return _within((self._next_look if self._only_looks else self._next_round) - now)
 
     def _round(self, alive: Callable[[], None]) -> float:
         self._config = config.load(self._root / robot.CONFIG)
@@ -252,7 +259,7 @@ class Fleet:
                 return pause_s
             return self._settle(order, self._updated(alive, order))
         if agent.is_ready(order, now) and self._clock.monotonic() >= self._next_look:
-            self._next_look = self._clock.monotonic() + self._config.poll_s
+            self._put_off_look()
             with self._opened(alive=alive) as client:
                 now = client.make_way()
         return self._settle(order, Run(now))
@@ -305,7 +312,6 @@ class Fleet:
         waits = self._state().waits_to_go_back
         if not waits and self._clock.monotonic() < self._next_look:
             return self._sleep_s
-        self._next_look = self._clock.monotonic() + self._config.poll_s
         if not waits and agent.may_drop(self._state()):
             # Whoever is still at it has the lock, and is not asked for it.
             operator.cancel(self._root, "the fleet orders nothing now", wait_s=0.0, now=self._now)
@@ -318,8 +324,12 @@ class Fleet:
             self._log(f"ALARM: {now.alarm}")
         return self._sleep_s
 
+    def _put_off_look(self) -> None:
+        self._next_look = self._clock.monotonic() + self._config.poll_s * daemon.jitter()
+
     def _updated(self, alive: Callable[[], None], order: Order | None) -> Run:
         """Update, and install nothing but what was ordered."""
+        self._put_off_look()
         current = self._state().current
         version = order.version if order else current.version if current else "nothing"
         begin, self._interrupted = order is None or self._interrupted != order.action, None
