@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
+from jepa_runtime.errors import TrustError
 from jepa_runtime.update import audit, operator
 from jepa_runtime.update.release import Delta
 from jepa_runtime.update.robot import AUDIT
 from jepa_runtime.update.state import Phase
 from jepa_runtime.update.store import Store
-from tests.update.robots import Died, Serving, Site, dies_in
+from tests.update.robots import Died, Serving, Site, dies_in, unreachable
 
 
 @pytest.fixture
@@ -141,6 +142,40 @@ def test_what_serves_and_is_damaged_makes_way_until_it_has_been_fetched_again(
     assert serving.swaps == ["1.0.0", "2.0.0"] and updated.version == updated.good == "2.0.0"
     assert kept.previous is not None and kept.previous.version == "1.0.0"
     assert updated.update().result == "unchanged"
+
+
+@pytest.mark.parametrize("made", [unreachable, lambda: TrustError("expired")], ids=["away", "expired"])
+def test_what_serves_and_is_damaged_makes_way_though_nobody_can_be_asked(
+    updated: Site, bundles: list[Bundle], made: Callable[[], Exception]
+) -> None:
+    """Else a robot in the field has no model after its next start."""
+    updated.serving = serving = Serving()
+    damage(updated, bundles[1], "report.json")
+    updated.repository.error = made()
+    serving.may_switch = False
+    assert updated.update().result == "failed" and serving.swaps == []
+    serving.may_switch = True
+    kept = updated.update()
+    assert (kept.result, kept.alarm, kept.refused) == ("failed", "", {})
+    assert serving.swaps == ["1.0.0"] and updated.version == updated.good == "1.0.0"
+    assert "reverted" in updated.reports
+    updated.repository.error = None
+    assert updated.update().result == "updated" and updated.version == "2.0.0"
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_cannot_make_way_though_nobody_can_be_asked_serves_on(
+    updated: Site, bundles: list[Bundle], pinned: bool
+) -> None:
+    if pinned:
+        operator.pin(updated.root, pinned=True)
+    else:
+        damage(updated, bundles[0], "report.json")
+    damage(updated, bundles[1], "report.json")
+    updated.repository.error = unreachable()
+    kept = updated.update()
+    assert kept.result == "failed" and "cannot be reached" in kept.reason
+    assert kept.current is not None and kept.current.version == "2.0.0"
 
 
 def test_a_look_says_that_what_serves_is_damaged(updated: Site, bundles: list[Bundle]) -> None:

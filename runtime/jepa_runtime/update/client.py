@@ -10,10 +10,12 @@ from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.update.machine import (
     Back,
     Done,
+    Failed,
     Interrupted,
     NothingNew,
     NotYet,
     Outcome,
+    Refused,
     Unhealthy,
     follow,
     pause_s,
@@ -111,9 +113,10 @@ class Client:
         """
         armed = self.state
         known, outcome = self._steps(replace(armed, phase=Phase.CHECK, waits=0, stopped=True))
-        if not isinstance(outcome, Done):
-            raise UpdateError(f"not asked while a candidate waits: {getattr(outcome, 'reason', '')}")
-        known, outcome = self._steps(replace(known, phase=Phase.RESOLVE))
+        if isinstance(outcome, Failed | Refused):
+            raise UpdateError(f"not asked while a candidate waits: {outcome.reason}")
+        if isinstance(outcome, Done):
+            known, outcome = self._steps(replace(known, phase=Phase.RESOLVE))
         if isinstance(outcome, Back | NotYet):
             self._keep(known, outcome)
         else:

@@ -50,7 +50,7 @@ from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.sources import BusyError
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
-from jepa_runtime.update.way_back import is_offered, soundly_good, way_back
+from jepa_runtime.update.way_back import is_offered, soundly_good, way_back, way_back_from_damage
 
 _LOOK_S = 1.0
 # A server that gives all but a delta is not to keep a release away for good.
@@ -136,7 +136,14 @@ class Steps:
             return state, Failed(str(error))
 
     def _check(self, state: State) -> Step:
-        state, release = self._offered(state)
+        try:
+            state, release = self._offered(state)
+        except (FetchError, TrustError):
+            # Nobody says whether another release is the cure.
+            back = None if state.attempts else way_back_from_damage(state, self.store)[0]
+            if back is None or self._cannot_switch():
+                raise
+            return state, back
         return found(state, self.config.channel, release), Done()
 
     def _offered(self, state: State) -> tuple[State, Release]:

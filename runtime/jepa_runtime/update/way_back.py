@@ -36,13 +36,19 @@ def way_back(
         return state, None, f"{why}, and there is no other to go back to: it serves on"
     if state.owes_way_back:
         return state, None, state.alarm
-    if is_offered(state, work) and (harm := store.damage(work.release.manifest_sha256)):
-        why = f"{work.release.name}, which serves, is damaged: {harm}"
-        if state.pinned or earlier in (None, current) or store.damage(earlier.manifest_sha256):
-            return state, None, f"{why}; it serves on"
-        # It serves again once it has been fetched again.
-        return state, Back(earlier, why, for_good=False), ""
-    return state, None, ""
+    return state, *(way_back_from_damage(state, store) if is_offered(state, work) else (None, ""))
+
+
+def way_back_from_damage(state: State, store: Store) -> tuple[Back | None, str]:
+    """The way back from what serves where the disk has damaged that, and the alarm where there is none."""
+    current, earlier = state.current, state.previous
+    if current is None or state.owes_way_back or not (harm := store.damage(current.manifest_sha256)):
+        return None, ""
+    why = f"{current.model_id} ({current.version}), which serves, is damaged: {harm}"
+    if state.pinned or earlier in (None, current) or store.damage(earlier.manifest_sha256):
+        return None, f"{why}; it serves on"
+    # It serves again once it has been fetched again.
+    return Back(earlier, why, for_good=False), ""
 
 
 def is_offered(state: State, work: Work) -> bool:

@@ -257,6 +257,7 @@ class Fleet:
                 pause_s = self._look(alive)
                 self._say(order, "scheduled", ("it may not be fetched yet",))
                 return pause_s
+            self._put_off_look()
             return self._settle(order, self._updated(alive, order))
         if agent.is_ready(order, now) and self._clock.monotonic() >= self._next_look:
             self._put_off_look()
@@ -312,6 +313,7 @@ class Fleet:
         waits = self._state().waits_to_go_back
         if not waits and self._clock.monotonic() < self._next_look:
             return self._sleep_s
+        self._put_off_look()
         if not waits and agent.may_drop(self._state()):
             # Whoever is still at it has the lock, and is not asked for it.
             operator.cancel(self._root, "the fleet orders nothing now", wait_s=0.0, now=self._now)
@@ -329,7 +331,6 @@ class Fleet:
 
     def _updated(self, alive: Callable[[], None], order: Order | None) -> Run:
         """Update, and install nothing but what was ordered."""
-        self._put_off_look()
         current = self._state().current
         version = order.version if order else current.version if current else "nothing"
         begin, self._interrupted = order is None or self._interrupted != order.action, None
