@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +63,54 @@ def test_products_stay_in_int8_where_they_are_added_in_full(
     layers = create_backend("openvino:CPU").layer_times(Graph.read(product), SHAPE, 1)
     (implementation,) = [each.implementation for each in layers if "Connected" in each.kind]
     assert implementation.upper().endswith("_I8") is (flags == WITH)
+
+
+EMULATOR = "qemu-x86_64"
+ON_HASWELL = f"""
+import sys
+from pathlib import Path
+from jepa_runtime.backends import create_backend
+session = create_backend("onnxruntime:CPU").load(Path(sys.argv[1]), {SHAPE})
+session.inputs["values"][:] = 255
+print(session.run()["sum"].max())
+"""
+
+
+@pytest.mark.skipif(shutil.which(EMULATOR) is None, reason=f"there is no {EMULATOR}")
+def test_onnxruntime_adds_in_full_on_a_processor_without_vnni(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    constants = {
+        "one": np.float32(1),
+        "none": np.uint8(0),
+        "unit": np.float32(1 / 127),
+        "weights": np.full((WIDTH, WIDTH), 127, np.int8),
+    }
+    steps = [
+        ("QuantizeLinear", ["values", "one", "none"], "bytes"),
+        ("DequantizeLinear", ["bytes", "one", "none"], "held"),
+        ("DequantizeLinear", ["weights", "unit"], "matrix"),
+        ("MatMul", ["held", "matrix"], "sum"),
+    ]
+    values, total = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, WIDTH])
+        for name in ("values", "sum")
+    )
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps],
+        "product",
+        [values],
+        [total],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "product.onnx")
+    told = subprocess.run(
+        [EMULATOR, "-cpu", "Haswell", os.path.realpath(sys.executable), "-c", ON_HASWELL, "product.onnx"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert float(told.stdout) == pytest.approx(255 * WIDTH, rel=1e-3)

@@ -24,6 +24,8 @@ from jepa_runtime.errors import BackendError
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
+# INT8 products are added in full: of effect only where the processor would cut them off (backends.int8).
+_IN_FULL = ("session.x64quantprecision", "1")
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
     "tensor(float)": np.float32,
@@ -121,6 +123,7 @@ class OnnxRuntimeBackend:
     def _open(self, graph: Graph, shapes: Mapping[str, Shape], options: Any) -> OnnxRuntimeSession:
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
+        options.add_session_config_entry(*_IN_FULL)
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         try:
