@@ -169,12 +169,16 @@ def check_alike(recordings: Sequence[Recording]) -> None:
                 f"{other.name}: frames of {other.width} x {other.height}, those of {first.name} are "
                 f"{first.width} x {first.height}; prepare all in one size"
             )
-        if other.action_names != first.action_names:
+        if (found := _actions(other)) != (wanted := _actions(first)):
             raise JepaExportError(
-                f"{other.name}: its actions are {_listed(other)}, those of {first.name} {_listed(first)}; "
-                "choose the same for all (?action=TOPIC:FIELD,FIELD), or train on one kind at a time"
+                f"{other.name}: its actions are {found}, those of {first.name} {wanted}; choose the same "
+                "for all (?action=TOPIC:FIELD,FIELD), or train on one kind at a time"
             )
 
 
-def _listed(recording: Recording) -> str:
-    return "none" if recording.action_names is None else ", ".join(recording.action_names)
+def _actions(recording: Recording) -> str:
+    """Their names and units, in words."""
+    names, units = recording.action_names, recording.action_units
+    if names is None or units is None:
+        return "none"
+    return ", ".join(f"{name} [{unit}]" for name, unit in zip(names, units, strict=True))

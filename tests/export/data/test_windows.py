@@ -148,9 +148,13 @@ def test_clips_that_cannot_be_made_are_an_error(
 def test_recordings_that_do_not_fit_together_are_refused(store: Store, tmp_path: Path) -> None:
     plain = store.prepare(Numbered(AT_10_HZ))
     commanded = store.prepare(Numbered(AT_10_HZ, speeds([0], [1.0]), name="commanded"))
+    other = Commands(("linear.x",), ("unknown",), np.array([0]), np.ones((1, 1)))
+    unlike = store.prepare(Numbered(AT_10_HZ, other, name="unlike"))
     smaller = Store(tmp_path, height=8, width=8).prepare(Numbered(AT_10_HZ))
-    with pytest.raises(JepaExportError, match=r"its actions are linear\.x, those of numbered none"):
+    with pytest.raises(JepaExportError, match=r"its actions are linear\.x \[m/s\], those of numbered none"):
         Windows([plain, commanded], frames=2, rate_hz=10.0)
+    with pytest.raises(JepaExportError, match=r"unlike: its actions are linear\.x \[unknown\], those of c"):
+        Windows([commanded, unlike], frames=2, rate_hz=10.0)
     with pytest.raises(JepaExportError, match="frames of 8 x 8, those of numbered are 64 x 48"):
         Windows([plain, smaller], frames=2, rate_hz=10.0)
 
