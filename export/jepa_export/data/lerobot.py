@@ -286,6 +286,12 @@ def _choose(folder: Path, features: dict[str, Any], options: Mapping[str, str]) 
     if asked == "none":
         return _Choice(camera, None, (), (), numbers)
     action, _, listed = asked.partition(":")
+    if str(features.get(action, {}).get("dtype")).startswith(("int", "uint", "bool")):
+        raise JepaExportError(
+            f"{folder}: {action} holds {features[action]['dtype']}, which may name choices, and of choices "
+            "there is no mean to train on: store it as float32 if its numbers are quantities, choose another "
+            "(?action=NAME), or none (?action=none)"
+        )
     if action not in numbers:
         raise JepaExportError(
             f"{folder}: no action {action}; features of numbers: {', '.join(numbers) or 'none'}"

@@ -147,6 +147,10 @@ def empty_features(info: dict[str, Any]) -> None:
     info["features"] = {"action": info["features"]["action"]}
 
 
+def whole_actions(info: dict[str, Any]) -> None:
+    info["features"]["action"]["dtype"] = "int64"
+
+
 def second_camera(info: dict[str, Any]) -> None:
     info["features"]["wrist"] = info["features"][CAMERA]
 
@@ -177,6 +181,7 @@ def second_camera(info: dict[str, Any]) -> None:
         (empty_features, {}, "several cameras, choose one with ?camera=NAME; cameras: none"),
         (second_camera, {}, f"several cameras, choose one with ?camera=NAME; cameras: {CAMERA}, wrist"),
         (second_camera, {"camera": "rear"}, f"no camera rear; cameras: {CAMERA}, wrist"),
+        (whole_actions, {}, "action holds int64, which may name choices"),
         (lambda info: None, {"action": "torque"}, "no action torque; features of numbers: action, timestamp"),
         (lambda info: None, {"action": "action:x"}, "action has no x; it has: action[0], action[1]"),
     ],
