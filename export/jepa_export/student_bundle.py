@@ -49,7 +49,7 @@ def write_untrained(
     progress: Callable[[str], None],
 ) -> Bundle:
     """Write the bundle of a student with random weights, whose errors were not measured: see
-    :func:`write_student`.
+    :func:`write_student`. ``frames``: uint8 [n, px, px, 3] that follow each other.
     """
     identity = Identity(
         model_id=student.name,
@@ -61,12 +61,14 @@ def write_untrained(
         teacher=None,
     )
     nothing = Measured.nothing(settings.horizon)
-    return write_student(student, frames, folder, settings, identity, nothing, seed=seed, progress=progress)
+    return write_student(
+        student, frames[None], folder, settings, identity, nothing, seed=seed, progress=progress
+    )
 
 
 def write_student(
     student: Student,
-    frames: NDArray[np.uint8],
+    clips: NDArray[np.uint8],
     folder: Path,
     settings: Settings,
     identity: Identity,
@@ -82,11 +84,12 @@ def write_student(
     """Write the bundle ``folder`` (replaced if it exists) of a student.
 
     Args:
-        frames: uint8 [n, px, px, 3] to calibrate on, at least ``history_size`` and two.
+        clips: uint8 [C, n, px, px, 3] to calibrate on, of at least ``history_size`` frames each; at least
+            two frames.
         seed: of the actions to calibrate on.
         progress: told in words what comes next.
         report: for report.json, besides what is found here.
-        held_out: frames like ``frames``, which nothing is calibrated on: on them INT8 is measured and held to
+        held_out: clips like ``clips``, which nothing is calibrated on: on them INT8 is measured and held to
             ``limits``, see :class:`~jepa_export.targets.accuracy.Control`. None: INT8 is as it comes.
         seen: for want of others, ``held_out`` are among those calibrated on.
 
@@ -98,11 +101,12 @@ def write_student(
     kinds, control = settings.variants, Control(limits, progress, seen=seen)
     with staged(folder) as staging:
         progress("encoding the frames")
-        samples = _samples(student, frames, settings, seed)
+        samples = _samples(student, clips, settings, seed)
         # The others have candidates of their own.
-        unseen = {} if held_out is None else _samples(student, held_out, settings, seed + len(frames))
+        others = seed + len(samples["step"])
+        unseen = {} if held_out is None else _samples(student, held_out, settings, others)
         held = {role: Held(each, control) for role, each in unseen.items()}
-        progress(f"encoder: its graphs, calibrated on {len(frames)} frames")
+        progress(f"encoder: its graphs, calibrated on {len(samples['encoder'])} frames")
         write_graph(
             student.encoder,
             samples["encoder"],
@@ -117,7 +121,7 @@ def write_student(
         write_predictor(
             student.predictor, samples["predictor"], staging / "predictor", kinds, held=held.get("predictor")
         )
-        _write_golden(student, frames, settings, staging, seed)
+        _write_golden(student, clips.reshape(-1, *clips.shape[2:]), settings, staging, seed)
         config = student.encoder.config
         fields = manifest(
             identity,
@@ -133,12 +137,12 @@ def write_student(
 
 
 def _samples(
-    student: Student, frames: NDArray[np.uint8], settings: Settings, seed: int
+    student: Student, clips: NDArray[np.uint8], settings: Settings, seed: int
 ) -> dict[str, list[Sample]]:
     """Inputs of each graph."""
-    followed = rollouts(_encode(student, frames), settings, seed)
+    followed = rollouts(torch.stack([_encode(student, clip) for clip in clips]), settings, seed)
     return {
-        "encoder": [{"frame": frame[None]} for frame in frames],
+        "encoder": [{"frame": frame[None]} for clip in clips for frame in clip],
         **calibration(followed),
     }
 
@@ -166,17 +170,18 @@ def candidates(settings: Settings, count: int, seed: int) -> NDArray[np.float32]
 
 
 def rollouts(latents: Tensor, settings: Settings, seed: int) -> list[Sample]:
-    """Inputs of the predictor: latents [n, T, D] of frames that follow each other, and candidates of a
+    """Inputs of the predictor: every history in the latents [C, n, T, D] of clips, and candidates of a
     planner."""
     size = settings.history_size
     samples: list[Sample] = []
-    for start in range(len(latents) - size + 1):
+    for history in latents.unfold(1, size, 1).movedim(-1, 2).flatten(0, 1):
+        own = seed + len(samples)
         sample: Sample = {
-            "history_latents": latents[None, start : start + size].numpy(),
-            "actions": candidates(settings, settings.num_samples, seed + start),
+            "history_latents": history[None].numpy(),
+            "actions": candidates(settings, settings.num_samples, own),
         }
         if size > 1:
-            sample["history_actions"] = candidates(settings, size, seed + start)[None, 1:, 0]
+            sample["history_actions"] = candidates(settings, size, own)[None, 1:, 0]
         samples.append(sample)
     return samples
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jepa_export.bundles import Identity, Measured, Settings
 from jepa_export.commands.build import TWO_ROOMS_ACTIONS
-from jepa_export.student_bundle import write_student
+from jepa_export.student_bundle import rollouts, write_student
 from jepa_export.students.family import FAMILY, Sizes, create, stir
 from jepa_runtime import Bundle, WorldModel
 
@@ -26,16 +27,7 @@ def write(
     stir(student.predictor, 0)
     for layer in (*(block.modulation for block in student.predictor.blocks), student.predictor.out):
         layer.weight.data *= strength
-    settings = Settings(
-        actions=TWO_ROOMS_ACTIONS,
-        history_size=2,
-        horizon=2,
-        num_samples=4,
-        step_s=0.2,
-        rate_hz=30.0,
-        variants=tuple(("openvino", precision) for precision in precisions),
-        command="a test",
-    )
+    settings = told_to_be(precisions)
     identity = Identity(
         model_id="tiny",
         version="1.0.0",
@@ -48,9 +40,22 @@ def write(
     measured = Measured(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=1.0)
     said: list[str] = []
     bundle = write_student(
-        student, noise(0), folder, settings, identity, measured, seed=0, progress=said.append, **further
+        student, noise(0)[None], folder, settings, identity, measured, seed=0, progress=said.append, **further
     )
     return bundle, said
+
+
+def told_to_be(precisions: tuple[str, ...] = ("int8",)) -> Settings:
+    return Settings(
+        actions=TWO_ROOMS_ACTIONS,
+        history_size=2,
+        horizon=2,
+        num_samples=4,
+        step_s=0.2,
+        rate_hz=30.0,
+        variants=tuple(("openvino", precision) for precision in precisions),
+        command="a test",
+    )
 
 
 def noise(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -63,9 +68,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILY, "tiny", sizes)
 
 
+def test_no_history_to_calibrate_on_crosses_from_one_clip_to_another() -> None:
+    latents = torch.arange(15.0).reshape(3, 5, 1, 1)
+    found = [sample["history_latents"].flatten().tolist() for sample in rollouts(latents, told_to_be(), 0)]
+    assert found == [[first, first + 1] for first in range(15) if first % 5 != 4]
+
+
 @pytest.mark.slow
 def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) -> None:
-    bundle, said = write(tmp_path / "bundle", held_out=noise(1))
+    bundle, said = write(tmp_path / "bundle", held_out=noise(1)[None])
     told = bundle.report()["int8"]
     assert [each["graph"] for each in told] == GRAPHS
     for each in told:
@@ -96,7 +107,7 @@ def test_in_int8_the_action_moves_the_next_frame_as_it_does_in_fp32(tmp_path: Pa
 
 @pytest.mark.slow
 def test_where_nothing_could_be_held_out_nothing_is_said_to_be(tmp_path: Path) -> None:
-    bundle, said = write(tmp_path / "bundle", held_out=noise(0), seen=True)
+    bundle, said = write(tmp_path / "bundle", held_out=noise(0)[None], seen=True)
     for each in bundle.report()["int8"]:
         assert each["held_out"] is False
         assert any(line.startswith(f"{each['graph']} in INT8 on frames that it was calib") for line in said)

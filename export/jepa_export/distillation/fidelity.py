@@ -1,4 +1,4 @@
-"""How well a student predicts on clips, for its manifest; and frames on which to calibrate it."""
+"""How well a student predicts on clips, for its manifest; and clips on which to calibrate it."""
 
 from __future__ import annotations
 
@@ -73,12 +73,10 @@ def some_clips(windows: Windows, count: int) -> Batch:
     return Batches(windows, size=min(count, len(windows)), seed=_SEED).batch(0)
 
 
-def calibration_frames(windows: Windows) -> NDArray[np.uint8]:
-    """Frames uint8 [n, px, px, 3] of some clips, those of a clip in their order."""
+def calibration_clips(windows: Windows) -> NDArray[np.uint8]:
+    """Some clips of T frames, uint8 [C, T, px, px, 3]."""
     length = len(windows[0].stamps_ns)
-    frames = some_clips(windows, -(-CALIBRATION_FRAMES // length)).frames
-    flat: NDArray[np.uint8] = frames.reshape(-1, *frames.shape[2:])
-    return flat
+    return some_clips(windows, -(-CALIBRATION_FRAMES // length)).frames
 
 
 def _squares(difference: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def write_grafted(
     base: Bundle,
     encoder: BundleEncoder,
     predictor: Predictor,
-    frames: NDArray[np.uint8],
+    clips: NDArray[np.uint8],
     folder: Path,
     settings: Settings,
     identity: Identity,
@@ -127,7 +127,7 @@ def write_grafted(
     """Write the bundle ``folder`` (replaced if it exists) of the encoder of ``base`` and another predictor.
 
     Args:
-        frames: uint8 [n, px, px, 3] to calibrate the predictor on, at least ``history_size``.
+        clips: uint8 [C, n, px, px, 3] to calibrate the predictor on, of at least ``history_size`` frames.
         seed: of the actions to calibrate on.
         progress: told in words what comes next.
         report: for report.json, besides what is found here.
@@ -144,13 +144,14 @@ def write_grafted(
     fresh = {"history_actions": None} | {name: tensor.numpy() for name, tensor in given.items()}
     golden = replace(known, **fresh)
 
-    def followed(images: NDArray[np.uint8], seed: int) -> dict[str, list[Sample]]:
-        return calibration(rollouts(encoder(torch.from_numpy(images)), settings, seed))
+    def followed(films: NDArray[np.uint8], seed: int) -> dict[str, list[Sample]]:
+        latents = torch.stack([encoder(torch.from_numpy(film)) for film in films])
+        return calibration(rollouts(latents, settings, seed))
 
     with staged(folder) as staging:
         _take_over(base, "encoder", staging)
-        samples = followed(frames, seed)
-        unseen = {} if held_out is None else followed(held_out, seed + len(frames))
+        samples = followed(clips, seed)
+        unseen = {} if held_out is None else followed(held_out, seed + len(samples["step"]))
         held = {role: Held(each, control) for role, each in unseen.items()}
         progress(f"step: its graphs, calibrated on {len(samples['step'])} samples")
         write_step(predictor, samples["step"], staging / "step", kinds, held=held.get("step"))

@@ -265,20 +265,20 @@ class _Work:
             surprise_threshold=found.surprise_threshold,
             goal_threshold=found.goal_threshold,
         )
-        frames = fidelity.calibration_frames(pair.train)
+        clips = fidelity.calibration_clips(pair.train)
         report = {"open_loop": found.as_dict() | {"held_out": bool(self.data.held_out)}}
         told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}
         if asked.int8_cosine:
             told["limits"] = limits_of(asked.int8_cosine)
-            told["held_out"] = fidelity.calibration_frames(pair.held_out)
+            told["held_out"] = fidelity.calibration_clips(pair.held_out)
             told["seen"] = not self.data.held_out
         if given.bundle:
             write_grafted(
-                given.bundle, given.encoder, network.cpu(), frames, folder, settings, about, measured, **told
+                given.bundle, given.encoder, network.cpu(), clips, folder, settings, about, measured, **told
             )
         else:
             student = Student(given.name, given.encoder.cpu(), network.cpu())
-            write_student(student, frames, folder, settings, about, measured, **told)
+            write_student(student, clips, folder, settings, about, measured, **told)
         return folder
 
 
