@@ -94,7 +94,7 @@ FrozenEncoder = Encoder | PooledTeacher | BundleEncoder
 class Given:
     """An encoder, and what is to be told of it. ``student``: the member of the family whose predictor goes
     with it; ``identity``: changes with its weights; ``bundle``: that it is of, and stays in; ``trained``:
-    its weights are not random."""
+    neither its weights nor those that it was distilled from are random."""
 
     encoder: FrozenEncoder
     student: str
@@ -226,4 +226,5 @@ def of_run(folder: Path) -> Given:
         description=f"{name} distilled from {teacher.split(' ')[0]}",
         licence=licence,
         teacher=teacher,
+        trained=not settings.get("untrained_teacher"),
     )

@@ -94,6 +94,7 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
             "steps": asked.steps,
             "clip": asked.clip,
         }
+        | ({"untrained_teacher": True} if asked.untrained_teacher else {})
         | ({"quantization_aware": asked.quantization_aware} if asked.quantization_aware else {}),
         clips,
         frames,
@@ -110,6 +111,7 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
         description=f"{student.name} distilled from {teacher.name} ({teacher.weights})",
         licence=teacher.member.licence,
         teacher=teacher.provenance,
+        trained=not asked.untrained_teacher,
     )
     work.check(given, actions, frames)
     work.train(encoder, clips, asked.steps)

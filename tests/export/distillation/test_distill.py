@@ -14,6 +14,7 @@ import torch
 from jepa_export.cli import main
 from jepa_export.data import open as open_module
 from jepa_export.distillation.encoders import of_run, of_teacher
+from jepa_export.distillation.teacher import open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.teachers.family import find
@@ -85,10 +86,10 @@ def test_what_was_held_out_and_does_not_fit_is_told_before_the_training(
 
 
 @pytest.mark.slow
-def test_the_bundle_is_trained_and_says_of_what(distilled: Path) -> None:
+def test_the_bundle_says_of_what_it_was_trained(distilled: Path) -> None:
     bundle = Bundle.open(distilled / "bundle")
     manifest = bundle.manifest
-    assert (manifest.model_id, manifest.version, manifest.trained) == ("tiny", "1.0.0", True)
+    assert (manifest.model_id, manifest.version, manifest.trained) == ("tiny", "1.0.0", False)
     assert "tiny_vjepa2" in manifest.provenance.teacher and "random weights" in manifest.provenance.teacher
     assert "two_rooms" in manifest.provenance.data and "held out" in manifest.provenance.data
     assert manifest.io.step_s == pytest.approx(0.2)
@@ -107,7 +108,7 @@ def test_the_weights_in_the_bundle_are_those_that_were_trained(distilled: Path) 
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     with torch.no_grad():
         expected = given.encoder(torch.from_numpy(frames)).numpy()
-    with WorldModel.open(distilled / "bundle", precision="fp32") as model:
+    with WorldModel.open(distilled / "bundle", precision="fp32", allow_untrained=True) as model:
         found = np.stack([model.encode(frame) for frame in frames])
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -125,7 +126,7 @@ def test_what_was_trained_for_int8_is_what_the_bundle_and_later_predictors_have(
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     with torch.no_grad():
         expected = of_run(out).encoder(torch.from_numpy(frames)).numpy()
-    with WorldModel.open(out / "bundle", precision="fp32") as model:
+    with WorldModel.open(out / "bundle", precision="fp32", allow_untrained=True) as model:
         found = np.stack([model.encode(frame) for frame in frames])
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert "--quantization-aware 3" in Bundle.open(out / "bundle").manifest.provenance.command
@@ -136,7 +137,8 @@ def test_a_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_pat
     out = tmp_path / "more"
     assert main([*TRAIN, "--encoder", str(distilled), *DATA, "--seed", "1", "--out", str(out)]) == 0
     ours, theirs = (Bundle.open(run / "bundle") for run in (out, distilled))
-    assert ours.manifest.trained and ours.manifest.provenance.teacher == theirs.manifest.provenance.teacher
+    assert ours.manifest.provenance.teacher == theirs.manifest.provenance.teacher
+    assert not ours.manifest.trained, "its encoder learnt random weights"
     file = "encoder/onnx/model_fp32.onnx"
     assert (ours.path / file).read_bytes() == (theirs.path / file).read_bytes()
     file = "predictor/onnx/model_fp32.onnx"
@@ -174,18 +176,18 @@ def test_real_films_and_a_vjepa2_become_a_bundle_that_the_runtime_plays(
     out = tmp_path / "run"
     assert main(["distill", *teacher, "--student", "tiny", *data, *SHAPE, *pace, "--out", str(out)]) == 0
     manifest = Bundle.open(out / "bundle").manifest
-    assert manifest.trained and "1 of 24 blocks: not the published model" in manifest.provenance.teacher
+    assert not manifest.trained and "1 of 24 blocks: not the published model" in manifest.provenance.teacher
     played = tmp_path / "played.json"
-    bundle = ["--bundle", str(out / "bundle")]
+    bundle = ["--bundle", str(out / "bundle"), "--allow-untrained"]
     assert runtime(["run", *bundle, "--source", str(bikes), "--duration", "3", "--json", str(played)]) == 0
     assert json.loads(played.read_text())["frames_processed"] > 30
     told = json.loads(played.read_text())
     assert told["predict_ms"]["n"] > 0, "nobody has to say what is executed"
     again = tmp_path / "again"
     arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--out", str(again)]
-    assert main(arguments) == 0
+    assert main([*arguments, "--untrained-teacher"]) == 0
     for folder in (out / "bundle", again / "bundle"):
-        with WorldModel.open(folder) as model:
+        with WorldModel.open(folder, allow_untrained=True) as model:
             latents = np.stack([model.encode(np.full((64, 64, 3), grey, np.uint8)) for grey in (0, 200)])
             actions = np.zeros((2, 2, 1), np.float32)
             actions[1] = 1
@@ -215,6 +217,22 @@ def test_what_cannot_be_done_is_said_at_once(
     assert "a batch of 400 clips cannot be drawn" in said(*DISTILL, "--batch", "400")
     assert "no actions in this data" in said(*TRAIN, "--encoder", *TEACHER[1:], *film)
     assert "is not the folder of a distillation" in said(*TRAIN, "--encoder", str(tmp_path), *DATA)
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_a_student_is_trained_if_its_teacher_is(
+    untrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jepa_export.distillation import run
+
+    told = []
+    random = open_teacher(TEACHER[1], untrained=True, depth=None, seed=0, accept_non_commercial=False)
+    monkeypatch.setattr(run, "open_teacher", lambda *_, **__: random)
+    monkeypatch.setattr(run._Work, "finish", lambda work, given, *_: told.append(given.trained))
+    arguments = [word for word in DISTILL if untrained or word != "--untrained-teacher"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    told.append(of_run(tmp_path).trained)
+    assert told == [not untrained] * 2
 
 
 @pytest.mark.parametrize("share", ["0", "0.2"])
