@@ -35,6 +35,8 @@ from jepa_runtime.bundle import (
 from jepa_runtime.bundle.parse import describe
 from jepa_runtime.verification import Parity, golden_parity
 
+# A mean squared difference of latents of about unit scale: no two images of a camera differ by less.
+_STILL = 1e-6
 Tolerances = dict[str, dict[str, float]]
 # What computes a form here: those for other devices are checked in the form of one that every machine has.
 _ENGINES: dict[Target, tuple[Target, str]] = {
@@ -213,6 +215,12 @@ def complete(
         JepaExportError: a form does not compute what the network does.
         BundleError: these files and fields make no valid bundle.
     """
+    if fields["trained"] and fields["goal_threshold"] < _STILL:
+        progress(
+            "WARNING: in most of the clips that were measured nothing changes from one step to the next, so "
+            f"no goal will count as reached (goal_threshold {fields['goal_threshold']:.2g}): give recordings "
+            "in which the robot moves, and leave out those in which it stands"
+        )
     progress("whether each graph reproduces the golden outputs")
     write_report(staging, report)
     bundle = seal(staging, fields)

@@ -20,7 +20,11 @@ GRAPHS = ["encoder", "step", "predictor (history)", "predictor (a step)"]
 
 
 def write(
-    folder: Path, precisions: tuple[str, ...] = ("int8",), strength: float = 1.0, **further: Any
+    folder: Path,
+    precisions: tuple[str, ...] = ("int8",),
+    strength: float = 1.0,
+    goal: float = 1.0,
+    **further: Any,
 ) -> tuple[Bundle, list[str]]:
     """A bundle for OpenVINO, and what was said; actions do so many times what they usually do."""
     student = create("tiny", px=32, action_scale=TWO_ROOMS_ACTIONS.scale, seed=0)
@@ -37,7 +41,7 @@ def write(
         data="noise",
         teacher=None,
     )
-    measured = Measured(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=1.0)
+    measured = Measured(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=goal)
     said: list[str] = []
     bundle = write_student(
         student, noise(0)[None], folder, settings, identity, measured, seed=0, progress=said.append, **further
@@ -112,6 +116,12 @@ def test_where_nothing_could_be_held_out_nothing_is_said_to_be(tmp_path: Path) -
         assert each["held_out"] is False
         assert any(line.startswith(f"{each['graph']} in INT8 on frames that it was calib") for line in said)
     assert not any("held out" in line for line in said)
+
+
+def test_a_threshold_that_no_goal_is_reached_by_is_told(tmp_path: Path) -> None:
+    for goal, told in ((1e-12, True), (1e-3, False)):
+        _, said = write(tmp_path / "bundle", precisions=("fp32",), goal=goal)
+        assert any("no goal will count as reached" in line for line in said) == told
 
 
 @pytest.mark.slow

@@ -138,6 +138,8 @@ def write_grafted(
             does.
         BundleError: what was made is not a valid bundle, or ``base`` was changed meanwhile.
     """
+    if base.manifest.graphs.energy:
+        measured = replace(measured, goal_threshold=base.manifest.goal_threshold)
     kinds, known, control = settings.variants, base.golden(), Control(limits, progress, seen=seen)
     given = golden_futures(predictor, torch.tensor(known.latents), settings, seed)
     # The base may have had a history, and this none.
@@ -175,7 +177,6 @@ def write_grafted(
         if base.manifest.graphs.energy:
             # Neither its graph nor what it computes has changed since the bundle was proved.
             fields["graphs"]["energy"] = _take_over(base, "energy", staging)
-            fields["goal_threshold"] = base.manifest.goal_threshold
             _write_golden(staging, golden)
             seal(staging, fields)
     return Bundle.open(folder)
