@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle, Golden, Tolerance
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.world_model import Futures, WorldModel
 
 # Of what actions change: who ignores them is off by all of it.
 MOST_CHANGE_ERROR = 0.8
@@ -127,16 +127,18 @@ def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.fl
     latents = np.stack([model.encode(frame) for frame in golden.frames])
     pasts = golden.latents[golden.histories(model.manifest.history_size)]
 
+    goal = golden.goal[0]
+
+    def predict(actions: NDArray[np.float32]) -> list[Futures]:
+        told = golden.history_actions
+        return [model.predict(actions, latents=past, history_actions=told, goal=goal) for past in pasts]
+
     def follow(actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.stack(
-            [
-                model.predict(actions, latents=past, history_actions=golden.history_actions).latents
-                for past in pasts
-            ]
-        )
+        return np.stack([each.latents for each in predict(actions)])
 
     found = [("encoder", latents, golden.latents)]
-    futures = follow(golden.actions)
+    predicted = predict(golden.actions)
+    futures = np.stack([each.latents for each in predicted])
     # One candidate has a graph of its own, or is another size of the predictor.
     if model.manifest.graphs.step:
         steps = [follow(action[None, :1]) for action in golden.actions]
@@ -147,11 +149,14 @@ def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.fl
         expected = np.concatenate([golden.futures, golden.futures[:, -1:]], axis=1)
         found.append(("predictor", every, expected))
     if golden.energy is not None:
-        # States are judged singly, and futures together.
-        goal, twice = golden.goal[0], np.concatenate([golden.latents, golden.latents])
+        # States are judged singly, and futures together: by some engines where they lie, as if handed over.
+        twice = np.concatenate([golden.latents, golden.latents])
         singly = np.stack([model.energy(latent, goal) for latent in golden.latents])
-        energies = np.concatenate([singly, model.energy(twice, goal)])
-        found.append(("energy", energies.reshape(3, -1), np.stack([golden.energy] * 3)))
+        states = np.concatenate([singly, model.energy(twice, goal)]).reshape(3, -1)
+        there = np.stack([each.energies for each in predicted if each.energies is not None])
+        left, handed = (each.reshape(len(pasts), -1).T for each in (there, model.energy(futures, goal)))
+        expected = np.concatenate([np.stack([golden.energy] * 3), handed])
+        found.append(("energy", np.concatenate([states, left]), expected))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from jepa_runtime import WorldModel
 from jepa_runtime.backends import Backend, BackendOptions, Graph
 from jepa_runtime.backends.base import ScalesImages
 from jepa_runtime.backends.kernels import fatbin_name
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.backends.tensorrt import TensorRTSession
+from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError, FrameError
 from jepa_runtime.imaging import fit
 from jepa_runtime.verification import golden_parity
@@ -207,6 +209,31 @@ def test_energies_of_futures_are_computed_where_the_futures_lie(
         assert short.energies == pytest.approx(model.energy(short.latents, goal), rel=1e-5)
         gpu = gpu_of(model._backend)
     assert gpu.used_bytes == 0 and not gpu.leaked
+
+
+def test_energies_of_other_futures_than_were_predicted_are_found_by_the_golden_outputs(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(toy_bundle, tmp_path / "toy")
+    fields = Bundle.open(toy_bundle).manifest.model_dump(mode="json")
+    bundle = seal(folder, fields | {"num_samples": 16})
+
+    def refused() -> list[str]:
+        options = BackendOptions(cache_dir=tmp_path / "engines", build=lambda *_: True)
+        found = golden_parity(bundle, engine="tensorrt", options=options)
+        return [each.graph for each in found if not each.ok]
+
+    assert refused() == []
+    link, others = TensorRTSession.link, []
+
+    def to_another(self: TensorRTSession, name: str, source: Any, output: str) -> TensorRTSession | None:
+        others.append(TensorRTSession(*source._made_of))
+        return link(self, name, others[-1], output)
+
+    monkeypatch.setattr(TensorRTSession, "link", to_another)
+    assert refused() == ["energy"]
+    for each in others:
+        each.close()
 
 
 def test_where_the_sizes_differ_energies_are_computed_all_the_same(
