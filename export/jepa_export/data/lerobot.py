@@ -45,11 +45,12 @@ class _Video:
 @dataclass(frozen=True)
 class _Choice:
     """What is read of a data set: a camera, and components ``names`` of the feature ``action`` at ``places``
-    (None: no actions); ``numbers``: all features of numbers.
+    of all ``size`` (None: no actions); ``numbers``: all features of numbers.
     """
 
     camera: str
     action: str | None
+    size: int
     names: tuple[str, ...]
     places: tuple[int, ...]
     numbers: tuple[str, ...]
@@ -106,7 +107,8 @@ class EpisodeOrigin:
         if choice.action is None:
             return None
         try:
-            values = [np.ravel(value)[list(choice.places)] for value in self._numbers(choice.action)]
+            rows = [np.reshape(value, choice.size) for value in self._numbers(choice.action)]
+            values = [row[list(choice.places)] for row in rows]
             units = (UNKNOWN_UNIT,) * len(choice.names)
             return Commands(choice.names, units, self._stamps(), np.array(values, np.float32))
         except (ValueError, IndexError, TypeError) as error:
@@ -155,7 +157,11 @@ class EpisodeOrigin:
                 raise JepaExportError(f"{self.name}: image {number} in {self._table}: {error}") from error
 
     def _stamps(self) -> Stamps:
-        seconds = np.array([np.ravel(value)[0] for value in self._numbers("timestamp")], np.float64)
+        found = [np.ravel(value)[:1] for value in self._numbers("timestamp")]
+        try:
+            seconds = np.array(found, np.float64).ravel()
+        except ValueError as error:
+            raise JepaExportError(f"{self.name}: timestamp in {self._table}: {error}") from error
         if len(seconds) == 0 or len(seconds) != self._length or not np.isfinite(seconds).all():
             raise JepaExportError(
                 f"{self.name}: {self._table} has {int(np.isfinite(seconds).sum())} time stamps of it, "
@@ -187,8 +193,8 @@ def episodes(folder: Path, options: Mapping[str, str]) -> list[EpisodeOrigin]:
     """
     info = _read_info(folder)
     version = str(info["codebase_version"])
-    choice = _choose(folder, info["features"], options)
     try:
+        choice = _choose(folder, info["features"], options)
         if version.startswith("v2."):
             found = list(_listed_v2(folder, info, choice))
         elif version.startswith("v3."):
@@ -198,8 +204,8 @@ def episodes(folder: Path, options: Mapping[str, str]) -> list[EpisodeOrigin]:
                 f"{folder}: a LeRobot data set of format {version}; v2.0, v2.1 and v3.0 can be read: "
                 "convert it with LeRobot's own scripts"
             )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise JepaExportError(f"{folder}: meta/ does not say where an episode is: {error!r}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise JepaExportError(f"{folder}: meta/ does not describe its episodes: {error!r}") from error
     if not found:
         raise JepaExportError(f"{folder}: there is no episode in this data set")
     return found
@@ -266,7 +272,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
     path = folder / INFO
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JepaExportError(f"{path}: cannot be read: {error}") from error
     needed = {"codebase_version", "features", "data_path"}
     missing = sorted(needed - info.keys()) if isinstance(info, dict) else sorted(needed)
@@ -284,7 +290,7 @@ def _choose(folder: Path, features: dict[str, Any], options: Mapping[str, str]) 
     numbers = tuple(name for name, feature in features.items() if str(feature.get("dtype"))[:5] == "float")
     asked = options.get("action", "action" if "action" in features else "none")
     if asked == "none":
-        return _Choice(camera, None, (), (), numbers)
+        return _Choice(camera, None, 0, (), (), numbers)
     action, _, listed = asked.partition(":")
     if str(features.get(action, {}).get("dtype")).startswith(("int", "uint", "bool")):
         raise JepaExportError(
@@ -301,7 +307,9 @@ def _choose(folder: Path, features: dict[str, Any], options: Mapping[str, str]) 
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise JepaExportError(f"{folder}: {action} has no {', '.join(unknown)}; it has: {', '.join(names)}")
-    return _Choice(camera, action, chosen, tuple(names.index(name) for name in chosen), numbers)
+    if len(set(chosen)) < len(chosen):
+        raise JepaExportError(f"{folder}: an action is made of different numbers, got {', '.join(chosen)}")
+    return _Choice(camera, action, len(names), chosen, tuple(map(names.index, chosen)), numbers)
 
 
 def _component_names(action: str, feature: dict[str, Any]) -> tuple[str, ...]:
@@ -344,6 +352,6 @@ def _read(path: Path, columns: tuple[str, ...], *, episode: int | None = None) -
         ) from None
     filters = None if episode is None else [("episode_index", "==", episode)]
     try:
-        return parquet.read_table(path, columns=list(columns), filters=filters)
+        return parquet.read_table(path, columns=list(dict.fromkeys(columns)), filters=filters)
     except (OSError, pyarrow.ArrowException) as error:
         raise JepaExportError(f"{path}: cannot be read ({error}); copy the data set again") from error

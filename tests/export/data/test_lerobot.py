@@ -147,8 +147,9 @@ def empty_features(info: dict[str, Any]) -> None:
     info["features"] = {"action": info["features"]["action"]}
 
 
-def whole_actions(info: dict[str, Any]) -> None:
-    info["features"]["action"]["dtype"] = "int64"
+def feature(**told: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of what is said of ``action``."""
+    return lambda info: info["features"]["action"].update(told)
 
 
 def second_camera(info: dict[str, Any]) -> None:
@@ -171,18 +172,27 @@ def second_camera(info: dict[str, Any]) -> None:
         (
             lambda info: info.pop("chunks_size"),
             {},
-            "meta/ does not say where an episode is: KeyError('chunks_size')",
+            "meta/ does not describe its episodes: KeyError('chunks_size')",
         ),
         (
             lambda info: info.update(data_path="{wrong}"),
             {},
-            "meta/ does not say where an episode is: KeyError('wrong')",
+            "meta/ does not describe its episodes: KeyError('wrong')",
         ),
         (empty_features, {}, "several cameras, choose one with ?camera=NAME; cameras: none"),
         (second_camera, {}, f"several cameras, choose one with ?camera=NAME; cameras: {CAMERA}, wrist"),
         (second_camera, {"camera": "rear"}, f"no camera rear; cameras: {CAMERA}, wrist"),
-        (whole_actions, {}, "action holds int64, which may name choices"),
+        (lambda info: info["features"].update(wrist=None), {}, "meta/ does not describe its episodes"),
+        (feature(shape=None), {}, "meta/ does not describe its episodes: TypeError"),
+        (feature(names=5), {}, "meta/ does not describe its episodes: TypeError"),
+        (lambda info: info.update(chunks_size=0), {}, "its episodes: ZeroDivisionError"),
+        (feature(dtype="int64"), {}, "action holds int64, which may name choices"),
         (lambda info: None, {"action": "torque"}, "no action torque; features of numbers: action, timestamp"),
+        (
+            lambda info: None,
+            {"action": "action:action[0],action[0]"},
+            "an action is made of different numbers",
+        ),
         (lambda info: None, {"action": "action:x"}, "action has no x; it has: action[0], action[1]"),
     ],
 )
@@ -194,6 +204,20 @@ def test_what_a_data_set_says_wrongly_of_itself_is_named(
     with pytest.raises(JepaExportError, match=re.escape(complaint)) as caught:
         episodes(folder, options)
     assert str(folder) in str(caught.value)
+
+
+def test_stamps_that_are_no_numbers_are_an_error(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [3], version="v3.0")
+    path = folder / "data/chunk-000/file-000.parquet"
+    rows = [row | {"timestamp": "now"} for row in parquet.read_table(path).to_pylist()]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(JepaExportError, match=r"timestamp in .*: could not convert string"):
+        prepared(folder, store, action="none")
+
+
+def test_the_time_itself_can_be_the_action(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [3], version="v3.0")
+    assert prepared(folder, store, action="timestamp")[0].action_names == ("timestamp[0]",)
 
 
 @pytest.mark.parametrize(
@@ -249,11 +273,13 @@ def test_an_episode_of_another_length_than_listed_is_an_error(tmp_path: Path, st
         prepared(folder, store)
 
 
-def test_actions_narrower_than_described_are_an_error(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("size", [1, 3])
+def test_actions_of_another_size_than_described_are_an_error(tmp_path: Path, store: Store, size: int) -> None:
     folder = write_lerobot(tmp_path / "set", [3], version="v2.1")
-    change_info(folder, lambda info: info["features"]["action"].update(shape=[3]))
+    change_info(folder, feature(shape=[size]))
     with pytest.raises(
-        JepaExportError, match=r"\(episode 0\): action in .*episode_000000\.parquet: .* out of bounds"
+        JepaExportError,
+        match=rf"\(episode 0\): action in .*episode_000000\.parquet: .* size 2 into shape \({size},\)",
     ):
         prepared(folder, store)
 
