@@ -58,7 +58,7 @@ def decoded(path: Path, *, start_s: float = 0.0) -> Iterator[tuple[int, Image]]:
     av = _pyav()
     count = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise JepaExportError(f"{path}: there is no video in this file")
             stream = container.streams.video[0]
@@ -113,7 +113,7 @@ def _packets(path: Path, content: str) -> tuple[bytes, NDArray[np.float64], NDAr
     av = _pyav()
     header, shown_s, keys, hashes = b"", [], [], []
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             for stream in container.streams.video[:1]:
                 header = stream.codec_context.extradata or b""
                 for packet in container.demux(stream):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jepa_export.data.store import Store
-from jepa_export.data.videos import VideoOrigin, decoded
+from jepa_export.data.videos import VideoOrigin, decoded, stretch_hash
 from jepa_export.errors import JepaExportError
 from tests.export.data.recordings import numbers_of, write_video
 
@@ -64,6 +64,13 @@ def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: Store) -
     small.write_bytes(small.read_bytes() + large.read_bytes())
     with pytest.raises(JepaExportError, match=r"a\.ts: frame 5 is 128 x 96, those before are 64 x 48"):
         store.prepare(VideoOrigin(small))
+
+
+def test_what_a_film_says_of_itself_in_another_encoding_does_no_harm(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", range(5))
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"L\xe4vf"))
+    assert numbers_of([image for _, image in VideoOrigin(path).frames()]) == list(range(5))
+    assert stretch_hash(path, 0, 1)
 
 
 @pytest.mark.parametrize("start", [1, 7, 8, 19])
