@@ -152,6 +152,11 @@ def _found(spec: str, store: Store) -> list[Origin] | list[Recording]:
 
 def _recordings_in(path: Path, options: Mapping[str, str]) -> Iterator[Origin]:
     """Videos and bags, in the order of their names."""
+    if (path / INFO).is_file():
+        raise JepaExportError(
+            f"{path} is a LeRobot data set: name it by itself, as films alone it has neither actions nor "
+            "episodes"
+        )
     if path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file():
         yield BagOrigin(path, options)
     elif path.is_dir():

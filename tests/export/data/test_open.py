@@ -23,7 +23,7 @@ from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging import Image
-from tests.export.data.recordings import Numbered, write_video
+from tests.export.data.recordings import Numbered, write_lerobot, write_video
 from tests.runtime.bags import image, twist, write_bag
 
 pytest.importorskip("av", reason="PyAV is not installed (extra export)")
@@ -57,6 +57,13 @@ def test_a_folder_is_searched_for_videos_and_bags_and_nothing_else(tmp_path: Pat
     (tmp_path / "data/notes.txt").write_text("hello")
     data = open_data([str(tmp_path / "data")], store, held_out=0)
     assert names(data.train) == ["a.mcap", "film.MKV"]
+
+
+def test_a_lerobot_data_set_among_films_is_not_taken_for_films(tmp_path: Path, store: Store) -> None:
+    write_video(tmp_path / "data/film.mp4", range(3))
+    folder = write_lerobot(tmp_path / "data/set", [3, 4], version="v3.0")
+    with pytest.raises(JepaExportError, match=f"{folder} is a LeRobot data set: name it by itself"):
+        open_data([str(tmp_path / "data")], store, held_out=0)
 
 
 def test_who_is_stopped_does_not_wait_for_the_films_at_hand(
