@@ -96,7 +96,7 @@ def claim(folder: Path, settings: dict[str, Any], *, write: bool) -> None:
                 os.replace(partial, note)
             return
         before = dict(json.loads(note.read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise JepaExportError(f"{note}: cannot be read or written ({error}): choose another --out") from error
     now = json.loads(text)
     differ = [

@@ -76,6 +76,8 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     _check_student(asked.student)
     if asked.steps < 1:
         raise JepaExportError(f"--steps must be at least 1, got {asked.steps}")
+    if asked.px is not None and not 16 <= asked.px <= 4096:
+        raise JepaExportError(f"--size must be between 16 and 4096, got {asked.px}")
     if asked.quantization_aware < 0:
         raise JepaExportError(f"--quantization-aware must be at least 0, got {asked.quantization_aware}")
     spread = _start(asked)
@@ -296,6 +298,8 @@ def _start(asked: Common) -> Fabric:
     }.items():
         if value < 1:
             raise JepaExportError(f"{option} must be at least 1, got {value}")
+    if not 0 < asked.learning_rate < math.inf:
+        raise JepaExportError(f"--learning-rate must be a positive number, got {asked.learning_rate:g}")
     if asked.int8_cosine:
         limits_of(asked.int8_cosine)
     check_target(asked.out / "bundle")

@@ -209,6 +209,10 @@ def test_what_cannot_be_done_is_said_at_once(
     film = ["--data", str(bikes), "--held-out", "0"]
     assert "no student is called 'nobody'" in said(*DISTILL, "--student", "nobody")
     assert "--steps must be at least 1, got 0" in said(*DISTILL, "--steps", "0")
+    assert "--size must be between 16 and 4096, got 0" in said(*DISTILL, "--size", "0")
+    assert "--size must be between 16 and 4096, got 100000" in said(*DISTILL, "--size", "100000")
+    for rate in ("0", "-1", "nan", "inf"):
+        assert f"must be a positive number, got {rate}" in said(*DISTILL, "--learning-rate", rate)
     assert "--batch must be at least 1, got 0" in said(*DISTILL, "--batch", "0")
     assert "--quantization-aware must be at least 0" in said(*DISTILL, "--quantization-aware", "-1")
     assert "--int8-cosine must be above 0 and below 1" in said(*DISTILL, "--int8-cosine", "1")
@@ -272,3 +276,5 @@ def test_a_folder_of_other_settings_or_data_is_refused(
     assert "learning_rate 0.0005 (now 0.1)" in refused([*DISTILL, "--learning-rate", "0.1"], out, capsys)
     other = [*DISTILL[:6], "--data", "two_rooms?trajectories=13&frames=10", *DISTILL[8:]]
     assert "other settings: data" in refused(other, out, capsys)
+    (out / "settings.json").write_text("[1]")
+    assert "settings.json: cannot be read or written" in refused(DISTILL, out, capsys)
