@@ -24,13 +24,14 @@ def check_target(folder: Path) -> None:
     """Refuse to replace what is not a bundle.
 
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle, or lies below a file.
+        JepaExportError: ``folder`` exists and is not a bundle, lies below a file, or cannot be looked at.
     """
-    file = next((parent for parent in folder.parents if parent.is_file()), None)
-    if file is not None:
-        raise JepaExportError(f"{folder} cannot be made: {file} is a file: choose another --out")
-    if folder.exists() and not (folder / "manifest.json").exists():
-        raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
+    with nothing_half_written(folder):
+        file = next((parent for parent in folder.parents if parent.is_file()), None)
+        if file is not None:
+            raise JepaExportError(f"{folder} cannot be made: {file} is a file: choose another --out")
+        if folder.exists() and not (folder / "manifest.json").exists():
+            raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
 
 
 @contextmanager

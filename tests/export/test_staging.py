@@ -12,7 +12,7 @@ import pytest
 
 from jepa_export import staging
 from jepa_export.errors import JepaExportError
-from jepa_export.staging import exchange, staged
+from jepa_export.staging import check_target, exchange, staged
 
 MANIFEST = "manifest.json"
 KILLED = """
@@ -47,6 +47,11 @@ def cannot(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(number, "refused")
 
     monkeypatch.setattr(staging, "exchange", refuse)
+
+
+def test_a_folder_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    with pytest.raises(JepaExportError, match="cannot be written: File name too long; nothing was written"):
+        check_target(tmp_path / ("x" * 300))
 
 
 def replace(folder: Path) -> None:
