@@ -95,7 +95,7 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "--horizon", type=int, help="steps of a future (default: 8; of a teacher 4, of LeWM 5)"
     )
-    build.add_argument("--seed", type=int, default=0, help="of random weights (%(default)s)")
+    build.add_argument("--seed", type=numbers.seed, default=0, help="of random weights (%(default)s)")
     build.add_argument(
         "--calibration",
         default="two_rooms",

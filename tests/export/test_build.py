@@ -216,7 +216,6 @@ def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[s
         (["--history", "5"], "--history must be between 1 and 4, got 5"),
         (["--size", "0"], "--size must be between 16 and 4096, got 0"),
         (["--size", "-16"], "--size must be between 16 and 4096, got -16"),
-        (["--seed", "-1"], "--seed must be between 0 and 4294967295, got -1"),
         (["--calibration", "nowhere.mp4"], "nowhere.mp4: no such file or folder"),
     ],
 )

@@ -42,6 +42,7 @@ def test_a_missing_extra_is_named_with_what_to_install(
         ([*TRAIN, "x", "--seed", "-1"], "--seed: must be between 0 and 4294967295, got -1"),
         ([*TRAIN, "x", "--episodes", "-1"], "--episodes: must be between 0 and 100000, got -1"),
         (["distill", "--seed", "-1"], "--seed: must be between 0 and 4294967295, got -1"),
+        (["build", "--seed", "-1"], "--seed: must be between 0 and 4294967295, got -1"),
         (["release", "resign", "x", "--within", "nan"], "--within: must be between 0 and 36500, got nan"),
         (["release", "resign", "x", "--within", "1e12"], "--within: must be between 0 and 36500, got 1"),
         (["release", "rollout", "x", "--percent", "nan"], "--percent: must be between 0 and 100, got nan"),

@@ -195,7 +195,6 @@ def cost_table(student: Student, request: Request) -> Table:
 def _check(request: Request) -> None:
     limits = {
         "--size": (request.px, 16, 4096),
-        "--seed": (request.seed, 0, 2**32 - 1),
         "--horizon": (request.horizon, 1, 32),
         "--num-samples": (request.num_samples, 1, 4096),
         "--history": (request.history_size, 1, 4),
