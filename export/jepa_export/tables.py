@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,24 +42,30 @@ class Table:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         writer = csv.writer(self._file)
-        if not self._headed:
-            writer.writerow(["step", *values])
-            self._headed = True
-        writer.writerow([step, *(repr(value) for value in values.values())])
+        with self._told():
+            if not self._headed:
+                writer.writerow(["step", *values])
+                self._headed = True
+            writer.writerow([step, *(repr(value) for value in values.values())])
 
     def flush(self) -> None:
-        try:
+        with self._told():
             self._file.flush()
-        except OSError as error:
-            raise JepaExportError(
-                f"{self._path}: cannot be written ({error.strerror}): make room, and the same command goes "
-                "on from the last checkpoint"
-            ) from error
 
     def close(self) -> None:
         # What is lost here is written again when the run goes on from its checkpoint.
         with contextlib.suppress(OSError):
             self._file.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise JepaExportError(
+                f"{self._path}: cannot be written ({error.strerror}): make room, and the same command goes "
+                "on from the last checkpoint"
+            ) from error
 
 
 def progress_bar() -> Progress:

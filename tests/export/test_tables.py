@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from jepa_export.errors import JepaExportError
 from jepa_export.tables import Table
 
 
@@ -33,3 +35,14 @@ def test_a_run_goes_on_whatever_little_is_there(tmp_path: Path, left: str) -> No
     table.write(100, {"loss": 1.0})
     table.close()
     assert rows(path)[0] == "step,loss" and rows(path)[-1] == "100,1.0"
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_a_full_disk_is_told_wherever_it_is_found_out(tmp_path: Path, count: int) -> None:
+    table = Table(tmp_path / "losses.csv", 0)
+    table._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    with pytest.raises(JepaExportError, match=r"losses\.csv: cannot be written \(No space left on device"):
+        for step in range(count):
+            table.write(step, {"loss": 0.1})
+        table.flush()
+    table.close()
