@@ -92,6 +92,13 @@ def test_a_target_that_is_no_bundle_is_refused_before_hours_of_training(
     assert "is not a bundle" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_the_training(
+    train: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRAIN, "/proc/run"]) == 1
+    assert "/proc/run/checkpoints cannot be written: No such file" in capsys.readouterr().err
+
+
 def test_an_interrupt_says_how_to_go_on(
     train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ from jepa_export.checkpoint import alone
 from jepa_export.data.course import Course
 from jepa_export.data.two_rooms import Recordings
 from jepa_export.errors import JepaExportError
+from jepa_export.staging import nothing_half_written
 from jepa_export.students.two_rooms import Encoder, Energy, Predictor
 from jepa_export.teachers.two_rooms import ViTTrunk
 from jepa_export.training.dynamics import HORIZON, DynamicsStage
@@ -115,12 +116,11 @@ def train(folder: Path, *, seed: int, course: Course, recipe: Recipe | None = No
     """Train, or resume what ``folder`` holds; losses and checkpoints stay there.
 
     Raises:
-        JepaExportError: the loss diverged, or ``folder`` belongs to a run of other settings, or to one that
-            goes on in another process.
+        JepaExportError: the loss diverged, or ``folder`` cannot be written, or belongs to a run of other
+            settings, or to one that goes on in another process.
     """
     recipe = recipe or RECIPES[course.kind]
     networks = TEACHER if recipe.teacher else DIRECT
-    folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, f"seed {seed}, layout {course.kind}, {recipe}\n")
     torch.set_num_threads(_LARGE_THREADS if recipe.teacher else 1)
     with _renderer() as renderer:
@@ -180,7 +180,6 @@ def distil(
     """
     course = teacher.course
     imitation = imitation or IMITATIONS[course.kind]
-    folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, f"seed {seed}, layout {course.kind}, {imitation}\n")
     torch.set_num_threads(_LARGE_THREADS)
     with _renderer() as renderer:
@@ -219,11 +218,13 @@ def _renderer() -> ProcessPoolExecutor:
 
 def _claim(folder: Path, settings: str) -> None:
     note = folder / "settings.txt"
-    if note.exists() and note.read_text() != settings:
-        raise JepaExportError(
-            f"{folder} holds a run with other settings ({note.read_text().strip()}); "
-            f"this one is: {settings.strip()}. "
-            "Choose another --out, or remove the folder to start over"
-        )
-    alone(folder)
-    note.write_text(settings)
+    with nothing_half_written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if note.exists() and note.read_text() != settings:
+            raise JepaExportError(
+                f"{folder} holds a run with other settings ({note.read_text().strip()}); "
+                f"this one is: {settings.strip()}. "
+                "Choose another --out, or remove the folder to start over"
+            )
+        alone(folder)
+        note.write_text(settings)
