@@ -87,6 +87,11 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     clips = work.windows(features.frames)
     frames = work.windows(asked.history + asked.horizon)
     actions = _actions(frames.train)
+    if actions is NO_ACTIONS and spread.is_global_zero:
+        _LOG.warning(
+            "there are no actions in this data, so the model will not tell what they change; of a bag they "
+            "must be named (?action=TOPIC:FIELD,…)"
+        )
     student = create(asked.student, px=work.px, action_scale=actions.scale, seed=asked.seed)
     work.claim(
         {

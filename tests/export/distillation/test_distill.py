@@ -239,6 +239,20 @@ def test_a_student_is_trained_if_its_teacher_is(
     assert told == [not untrained] * 2
 
 
+@pytest.mark.parametrize("films", [True, False])
+def test_where_the_data_has_no_actions_this_is_told_before_the_training(
+    films: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from jepa_export.distillation import run
+
+    monkeypatch.setattr(run._Work, "train", lambda *_, **__: None)
+    monkeypatch.setattr(run._Work, "finish", lambda *_: None)
+    film = write_video(tmp_path / "film.mp4", range(40))
+    arguments = [str(film) if films and word == DATA[1] else word for word in DISTILL]
+    assert main([*arguments, "--held-out", "0", "--out", str(tmp_path / "run")]) == 0
+    assert ("there are no actions in this data" in caplog.text) == films
+
+
 @pytest.mark.parametrize("share", ["0", "0.2"])
 def test_int8_is_said_to_be_held_to_fp32_on_what_was_held_out_only_if_anything_was(
     share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
