@@ -32,10 +32,13 @@ class Ears:
         return topic
 
 
-def test_velocities_are_fields_of_a_twist():
-    told = actions.actions_of(["angular.z", "linear.x"])
+@pytest.mark.parametrize("stamped", [False, True])
+def test_velocities_are_fields_of_a_twist(stamped):
+    told = actions.actions_of(["angular.z", "linear.x"], stamped=stamped)
     (message,) = told.messages(np.array([0.5, -1.0]), HEADER)
-    assert isinstance(message, Twist) and (message.angular.z, message.linear.x) == (0.5, -1.0)
+    assert not stamped or message.header == HEADER
+    twist = message.twist if stamped else message
+    assert isinstance(twist, Twist) and (twist.angular.z, twist.linear.x) == (0.5, -1.0)
     assert not told.per_step
     ears, executed = Ears(), []
     told.listen(ears, executed.append)

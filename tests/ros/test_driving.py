@@ -3,13 +3,17 @@ here can be deaf."""
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
 driving = pytest.importorskip(
     "jepa_ros.driving", reason="the workspace is not on the paths: . scripts/env.sh"
 )
+from builtin_interfaces.msg import Time  # noqa: E402
 from jepa_ros.actions import actions_of  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -31,8 +35,11 @@ class Publisher:
         return self.acknowledged
 
 
+NOW = Time(sec=9)
+
+
 class Node:
-    """It makes one publisher."""
+    """It makes one publisher, and its clock stands still."""
 
     def __init__(self) -> None:
         self.publisher = Publisher()
@@ -40,10 +47,13 @@ class Node:
     def create_publisher(self, kind, topic, qos):
         return self.publisher
 
+    def get_clock(self):
+        return Mock(now=lambda: Mock(to_msg=lambda: NOW))
 
-def commands(*names):
-    node = Node()
-    made = driving.Commands(node, actions_of(names), size=len(names), step_s=0.2, frame_id="base_link")
+
+def commands(*names, stamped=False):
+    node, told = Node(), actions_of(names, stamped=stamped)
+    made = driving.Commands(node, told, size=len(names), step_s=0.2, frame_id="base_link")
     return made, node.publisher
 
 
@@ -53,6 +63,14 @@ def test_velocities_are_told_for_each_image_and_to_stand_once():
         told.send(np.array([0.5]), stamp_ns)
     assert told.stand() and not told.stand()
     assert [message.linear.x for message in publisher.sent] == [0.5, 0.5, 0.5, 0.0]
+
+
+def test_a_stamped_velocity_bears_the_time_at_which_it_was_told():
+    told, publisher = commands("linear.x", stamped=True)
+    told.send(np.array([0.5]), 33_000_000)
+    told.stand()
+    assert [message.twist.linear.x for message in publisher.sent] == [0.5, 0.0]
+    assert [message.header for message in publisher.sent] == [Header(stamp=NOW, frame_id="base_link")] * 2
 
 
 def test_what_another_process_told_before_is_not_known_so_the_robot_is_told_to_stand_once():

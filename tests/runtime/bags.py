@@ -14,7 +14,6 @@ from jepa_runtime.recording.definitions import build
 IMAGE = "sensor_msgs/msg/Image"
 JOINTS = "sensor_msgs/msg/JointState"
 FLOATS = "std_msgs/msg/Float32MultiArray"
-TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
 
 Entry = tuple[int, str, str, dict[str, Any]]
 
@@ -47,7 +46,7 @@ def twist_stamped(log_ns: int, stamp_ns: int, forward: float) -> Entry:
         "header": messages.header(stamp_ns, "base"),
         "twist": {"linear": vector(forward), "angular": vector()},
     }
-    return log_ns, "/cmd_vel", TWIST_STAMPED, fields
+    return log_ns, "/cmd_vel", messages.TWIST_STAMPED, fields
 
 
 def floats(log_ns: int, *values: float) -> Entry:

@@ -18,7 +18,6 @@ from jepa_runtime.pictures.embedding import Image, Latents
 from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
 from jepa_runtime.pictures.held import Errors, Judge, Moment
 from jepa_runtime.pictures.topics import Topics, find_topics
-from jepa_runtime.recording import messages
 from jepa_runtime.recording.messages import array_of
 from jepa_runtime.sources.bag_file import image_in
 from jepa_runtime.sources.command_fields import CommandFields
@@ -266,7 +265,8 @@ class _Reading:
         if not self._commands:
             return None
         try:
-            fields = CommandFields(messages.TWIST, names, self._commands[0][1])
+            first = self._commands[0][1]
+            fields = CommandFields(first.__msgtype__, names, first)
             values = np.array([fields.read(message) for _, message in self._commands])
             stamps = np.array([log_ns for log_ns, _ in self._commands])
             return Commands(fields.names, fields.units, stamps, values, max_age_s=1.0)

@@ -61,7 +61,8 @@ def find_topics(bag: Bag, *, node: str | None = None, image: str | None = None) 
         return _first(bag.topics(type_name), namespace)
 
     # Of several, the one that the nodes take by default for what is executed.
-    commands = sorted(bag.topics(messages.TWIST), key=lambda topic: topic != f"{namespace}/cmd_vel")
+    twists = bag.topics(messages.TWIST, messages.TWIST_STAMPED)
+    commands = sorted(twists, key=lambda topic: topic != f"{namespace}/cmd_vel")
     goals = [topic for topic in bag.topics(IMAGE) if topic.endswith("goal_image")]
     pictures = (f"{prefix}/", f"{namespace}/pictures/")
     cameras = [

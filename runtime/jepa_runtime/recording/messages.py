@@ -30,7 +30,7 @@ MODEL_INFO = "jepa_msgs/msg/ModelInfo"
 ACTION_CANDIDATES = "jepa_msgs/msg/ActionCandidates"
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-TWIST = "geometry_msgs/msg/Twist"
+TWIST, TWIST_STAMPED = "geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"
 
 _JPEG_QUALITY = 90
 

@@ -18,7 +18,7 @@ from rosbags.interfaces import Connection
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
 from jepa_runtime.recording.definitions import definition
-from jepa_runtime.recording.messages import ACTION_CANDIDATES, from_time
+from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAMPED, from_time
 from jepa_runtime.sources.bag import choose_images, read_frame
 from jepa_runtime.sources.bag_file import BagFile, image_in, is_goal
 from jepa_runtime.sources.base import Frame, Image
@@ -26,7 +26,7 @@ from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import Commands
 
 NONE = "none"
-_TWISTS = {"geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"}
+_TWISTS = {TWIST, TWIST_STAMPED}
 
 
 @dataclass(frozen=True, kw_only=True)

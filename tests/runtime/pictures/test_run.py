@@ -94,6 +94,17 @@ def test_what_was_driven_is_cmd_vel_whatever_else_was_proposed(tmp_path: Path) -
     assert len(errors.distances) == errors.looked_at > 0
 
 
+def test_what_was_driven_may_be_told_with_a_stamp(tmp_path: Path) -> None:
+    stamped = [
+        (log_ns, topic, messages.TWIST_STAMPED, {"header": messages.header(log_ns, "base"), "twist": fields})
+        if topic == "/cmd_vel"
+        else (log_ns, topic, kind, fields)
+        for log_ns, topic, kind, fields in runs.entries()
+    ]
+    errors = read_run(write_bag(tmp_path / "run.mcap", stamped)).errors
+    assert len(errors.distances) == errors.looked_at > 0
+
+
 def test_where_actions_differ_from_all_candidates_nothing_is_judged(tmp_path: Path) -> None:
     other = [entry for entry in runs.entries() if entry[1] != "/cmd_vel"]
     for frame in range(runs.FRAMES):

@@ -1,10 +1,11 @@
 """How actions of a model are told to a robot, by their names.
 
 *Velocities* are fields of a geometry_msgs/Twist on ``cmd_vel`` (``linear.x`` … ``angular.z``), which hold
-until the next. *Pose deltas* (``x``, ``y``, ``z`` in m; ``roll``, ``pitch``, ``yaw`` in rad; ``gripper``), as
-V-JEPA 2-AC has them, are how the pose of an end effector is to change within one step of the model: a
-geometry_msgs/PoseStamped on ``pose_delta`` whose position is the displacement and whose orientation the
-rotation about the fixed axes x, y, z, in this order, and a std_msgs/Float64 on ``gripper_delta`` before it.
+until the next; or of a TwistStamped, the only command that many bases take since ROS 2 Jazzy. *Pose deltas*
+(``x``, ``y``, ``z`` in m; ``roll``, ``pitch``, ``yaw`` in rad; ``gripper``), as V-JEPA 2-AC has them, are how
+the pose of an end effector is to change within one step of the model: a geometry_msgs/PoseStamped on
+``pose_delta`` whose position is the displacement and whose orientation the rotation about the fixed axes x,
+y, z, in this order, and a std_msgs/Float64 on ``gripper_delta`` before it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped, Quaternion, Twist
+from geometry_msgs.msg import PoseStamped, Quaternion, Twist, TwistStamped
 from numpy.typing import NDArray
 from rclpy.node import Node
 from std_msgs.msg import Float64, Header
 
 from jepa_ros import qos
 from jepa_ros.conversions import TwistActions
+from jepa_ros.parameters import STAMPED
 
+CMD_VEL = "cmd_vel"
 POSE_DELTA = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 _ANGLES = POSE_DELTA[3:6]
 
@@ -50,27 +53,41 @@ class Actions(Protocol):
         """Subscriptions that hand the actions [A] which a robot executes to ``take``; of the velocities, or
         the poses, on ``topic`` (empty: as they are published)."""
 
+    def conflicts(self, node: Node) -> list[str]:
+        """That others do not hear what is told, nor are heard, since their messages have another type: of
+        which the middleware says nothing."""
+
 
 class Velocities:
-    """Fields of a Twist."""
+    """Fields of a Twist; ``stamped``: of one in a TwistStamped."""
 
     per_step = False
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, stamped: bool = False) -> None:
         fields = TwistActions(tuple(names))
         self.twist, self._read = fields.to_twist, fields.from_twist
+        self._stamped = stamped
+        self._kind = TwistStamped if stamped else Twist
 
     def publishers(self, node: Node) -> list[Any]:
-        return [node.create_publisher(Twist, "cmd_vel", qos.RESULT)]
+        return [node.create_publisher(self._kind, CMD_VEL, qos.RESULT)]
 
     def messages(self, action: NDArray[np.floating], header: Header) -> list[Any]:
-        return [self.twist(action)]
+        twist = self.twist(action)
+        return [TwistStamped(header=header, twist=twist) if self._stamped else twist]
 
     def listen(self, node: Node, take: Take, topic: str = "") -> list[Any]:
-        def on_velocities(message: Twist) -> None:
-            take(self._read(message))
+        def on_velocities(message: Twist | TwistStamped) -> None:
+            take(self._read(message.twist if self._stamped else message))
 
-        return [node.create_subscription(Twist, topic or "cmd_vel", on_velocities, qos.RESULT)]
+        return [node.create_subscription(self._kind, topic or CMD_VEL, on_velocities, qos.RESULT)]
+
+    def conflicts(self, node: Node) -> list[str]:
+        asked = (node.get_publishers_info_by_topic, node.get_subscriptions_info_by_topic)
+        types = sorted({info.topic_type for ask in asked for info in ask(CMD_VEL)})
+        if len(types) < 2:
+            return []
+        return [f"{CMD_VEL} is {' for some and '.join(types)} for others: {STAMPED.name} must fit the base"]
 
 
 class PoseDeltas:
@@ -116,6 +133,9 @@ class PoseDeltas:
             return [pose]
         return [pose, subscribe(Float64, "gripper_delta", on_gripper, qos.RESULT)]
 
+    def conflicts(self, node: Node) -> list[str]:
+        return []
+
     def read(self, message: PoseStamped) -> NDArray[np.float32]:
         """The action [A] in ``message``, with what was heard of the gripper last."""
         place, angles = message.pose.position, angles_of(message.pose.orientation)
@@ -126,8 +146,8 @@ class PoseDeltas:
         return dict.fromkeys(POSE_DELTA, 0.0) | dict(zip(self._names, map(float, action), strict=True))
 
 
-def actions_of(names: Sequence[str]) -> Actions:
-    """How actions with these names are told.
+def actions_of(names: Sequence[str], *, stamped: bool = False) -> Actions:
+    """How actions with these names are told; ``stamped``: velocities in a TwistStamped.
 
     Raises:
         ValueError: they are neither velocities nor pose deltas.
@@ -135,7 +155,7 @@ def actions_of(names: Sequence[str]) -> Actions:
     if set(names) <= set(POSE_DELTA):
         return PoseDeltas(names)
     try:
-        return Velocities(names)
+        return Velocities(names, stamped=stamped)
     except ValueError as error:
         raise ValueError(f"{error}, nor are all of them pose deltas ({', '.join(POSE_DELTA)})") from None
 

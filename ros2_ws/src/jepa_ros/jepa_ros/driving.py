@@ -26,7 +26,7 @@ class Commands:
     Args:
         size: A, the components of an action.
         step_s: of the model.
-        frame_id: of the frame in which pose deltas are.
+        frame_id: of the frame in which they are.
 
     Attributes:
         publishers: made on ``node``, for whoever takes them back.
@@ -34,7 +34,7 @@ class Commands:
     """
 
     def __init__(self, node: Node, actions: Actions, *, size: int, step_s: float, frame_id: str) -> None:
-        self._actions = actions
+        self._actions, self._clock = actions, node.get_clock()
         self.publishers = actions.publishers(node)
         self._rest = np.zeros(size)
         self._step_ns = round(step_s * 1e9) if actions.per_step else 0
@@ -61,6 +61,10 @@ class Commands:
         # Images are a little early and a little late, and there is one action for each step all the same.
         begins_ns = due_ns if stamp_ns <= due_ns + self._tolerance_ns else stamp_ns
         self._sent_ns, self._due_ns = stamp_ns, begins_ns + self._step_ns
+
+    def conflicts(self, node: Node) -> list[str]:
+        """See :meth:`~jepa_ros.actions.Actions.conflicts`."""
+        return self._actions.conflicts(node)
 
     def twist(self, action: NDArray[np.floating]) -> Twist:
         """``action`` [A] for people."""
@@ -96,6 +100,8 @@ class Commands:
         )
 
     def _publish(self, action: NDArray[Any], stamp_ns: int) -> None:
-        header = Header(stamp=to_time(stamp_ns), frame_id=self._frame_id)
+        # Bases stop where a velocity was told too long ago; a change of pose belongs to its image.
+        stamp = to_time(stamp_ns) if self._actions.per_step else self._clock.now().to_msg()
+        header = Header(stamp=stamp, frame_id=self._frame_id)
         for publisher, message in zip(self.publishers, self._actions.messages(action, header), strict=True):
             publisher.publish(message)

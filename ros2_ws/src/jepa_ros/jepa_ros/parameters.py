@@ -92,6 +92,13 @@ REPORT_PATH = Parameter(
     read_only=True,
 )
 
+STAMPED = Parameter(
+    name="enable_stamped_cmd_vel",
+    default=False,
+    description="cmd_vel is a geometry_msgs/TwistStamped, not a Twist (nav2's parameter of this name).",
+    read_only=True,
+)
+
 
 def declare(
     node: Node, parameters: Sequence[Parameter], *, configured: Callable[[], bool] = lambda: False

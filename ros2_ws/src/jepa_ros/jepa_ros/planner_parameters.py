@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jepa_ros.parameters import REPORT_PATH, Parameter
+from jepa_ros.parameters import REPORT_PATH, STAMPED, Parameter
 
 PARAMETERS = (
     Parameter(
@@ -89,8 +89,9 @@ PARAMETERS = (
     Parameter(
         name="action_frame",
         default="base_link",
-        description="frame_id of pose deltas.",
+        description="frame_id of pose deltas, and of velocities that have one.",
         read_only=True,
     ),
+    STAMPED,
     REPORT_PATH,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jepa_ros.parameters import REPORT_PATH, Parameter
+from jepa_ros.parameters import REPORT_PATH, STAMPED, Parameter
 
 PARAMETERS = (
     Parameter(name="bundle", default="", description="Folder of the model bundle.", when_unconfigured=True),
@@ -164,5 +164,6 @@ PARAMETERS = (
         description="Configure and activate at start; if that fails the node exits with an error.",
         read_only=True,
     ),
+    STAMPED,
     REPORT_PATH,
 )

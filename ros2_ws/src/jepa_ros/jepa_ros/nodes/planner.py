@@ -24,10 +24,10 @@ from std_msgs.msg import Header
 from jepa_ros import outputs, qos
 from jepa_ros.actions import actions_of
 from jepa_ros.conversions import fill, from_time
-from jepa_ros.diagnostics import Level, Verdict
+from jepa_ros.diagnostics import Level, Verdict, with_complaints
 from jepa_ros.driving import Commands
 from jepa_ros.guarding import Guard
-from jepa_ros.parameters import declare, require_relative, values
+from jepa_ros.parameters import STAMPED, declare, require_relative, values
 from jepa_ros.piloting import Driver, Pilot
 from jepa_ros.planner_parameters import PARAMETERS
 from jepa_ros.reach_action import ReachAction
@@ -106,7 +106,7 @@ class PlannerNode(Node):
         told_by = (*info.action_names, info.step_s)
         if self._commands is not None and told_by == self._told_by:
             return
-        actions = actions_of(info.action_names)
+        actions = actions_of(info.action_names, stamped=self._values[STAMPED.name])
         if self._commands is not None:
             self._commands.close()
             for publisher in self._commands.publishers:
@@ -208,6 +208,8 @@ class PlannerNode(Node):
     def _publish_diagnostics(self) -> None:
         with self._lock:
             verdict = self._pilot.verdict()
+            if self._commands is not None:
+                verdict = with_complaints(verdict, self._commands.conflicts(self))
             if self._commands is not None and self._commands.is_unheard():
                 verdict = Verdict(
                     Level.ERROR, "who listens to commands has not heard that the robot is to stand"

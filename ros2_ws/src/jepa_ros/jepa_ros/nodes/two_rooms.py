@@ -13,7 +13,6 @@ import time
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Twist
 from jepa_msgs.msg import EpisodeResult, PlannerStatus
 from numpy.typing import NDArray
 from rclpy.node import Node
@@ -21,8 +20,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from jepa_ros import qos
-from jepa_ros.conversions import TwistActions, from_time, to_image, to_time
-from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.actions import Velocities
+from jepa_ros.conversions import from_time, to_image, to_time
+from jepa_ros.parameters import REPORT_PATH, STAMPED, Parameter, declare, values
 from jepa_ros.spin import run
 from jepa_runtime.worlds.two_rooms import TwoRooms
 
@@ -81,6 +81,7 @@ PARAMETERS = (
         high=1e6,
         read_only=True,
     ),
+    STAMPED,
     REPORT_PATH,
 )
 
@@ -99,7 +100,6 @@ class TwoRoomsNode(Node):
         self._min_subscribers: int = chosen["min_subscribers"]
         self._last_image: float = chosen["duration_s"] * chosen["rate_hz"] or float("inf")
         self._world = TwoRooms(layout=chosen["layout"], seed=chosen["seed"])
-        self._velocity_of = TwistActions(("linear.x", "linear.y")).from_twist
         self._command: NDArray[np.float64] = np.zeros(2)
         self._command_at = -float("inf")
         self._published = self._episodes = self._successes = 0
@@ -107,7 +107,8 @@ class TwoRoomsNode(Node):
         self._images = self.create_publisher(Image, "camera/image_raw", qos.SENSOR)
         self._goals = self.create_publisher(Image, "goal_image", qos.LATCHED)
         self._results = self.create_publisher(EpisodeResult, "episode", qos.RESULT)
-        self.create_subscription(Twist, "cmd_vel", self._on_command, qos.RESULT)
+        commands = Velocities(("linear.x", "linear.y"), stamped=chosen[STAMPED.name])
+        commands.listen(self, self._on_command)
         self.create_subscription(PlannerStatus, "planner/status", self._on_status, qos.RESULT)
         self._announce_goal()
         self.create_timer(self._period_s, self._tick)
@@ -129,8 +130,8 @@ class TwoRoomsNode(Node):
         elif self._world.time_s > self.get_parameter("episode_timeout_s").value:
             self._end_episode("timeout")
 
-    def _on_command(self, message: Twist) -> None:
-        velocity = self._velocity_of(message).astype(np.float64)
+    def _on_command(self, action: NDArray[np.float32]) -> None:
+        velocity = action.astype(np.float64)
         if np.isfinite(velocity).all():
             self._command, self._command_at = velocity, time.monotonic()
 

@@ -24,7 +24,7 @@ from std_msgs.msg import Bool
 
 from jepa_ros import outputs, qos
 from jepa_ros.diagnostics import Level, Verdict
-from jepa_ros.parameters import declare, require_name, values
+from jepa_ros.parameters import STAMPED, declare, require_name, values
 from jepa_ros.spin import every, run
 from jepa_ros.updating import messages
 from jepa_ros.updating.doors import Doors
@@ -154,6 +154,7 @@ class UpdateManagerNode(Node):
                 images=chosen["image_topic"],
                 commands=chosen["action_topic"],
                 action_names=store.manifest(serves).io.action.names,
+                stamped=chosen[STAMPED.name],
                 patience_s=chosen["frames_timeout_s"],
                 duration_s=chosen["compare_for_s"],
             )

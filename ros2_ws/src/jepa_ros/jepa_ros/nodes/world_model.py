@@ -38,7 +38,7 @@ from jepa_ros.evaluating import Evaluations
 from jepa_ros.goals import Goals
 from jepa_ros.model_services import ModelServices
 from jepa_ros.opening import Served
-from jepa_ros.parameters import declare, values
+from jepa_ros.parameters import STAMPED, declare, values
 from jepa_ros.serving import Camera, cameras_of
 from jepa_ros.spin import every, run
 from jepa_ros.stage_times import StageClock
@@ -106,7 +106,8 @@ class WorldModelNode(LifecycleNode):
         self._served = self._serve(chosen)
         model = self._served.model
         manifest = model.manifest
-        self._actions = actions_of(manifest.io.action.names) if manifest.takes_actions else None
+        names, stamped = manifest.io.action.names, chosen[STAMPED.name]
+        self._actions = actions_of(names, stamped=stamped) if manifest.takes_actions else None
         self._describe(model)
         self._model_info = self._publisher(ModelInfo, "~/model_info", qos.LATCHED)
         for camera in self._cameras.values():
@@ -333,6 +334,7 @@ class WorldModelNode(LifecycleNode):
         of_node |= figures_of_box(box)
         if self._served is not None:
             of_node["alarms"] = self._served.pipeline.no_alarms or "given"
+        conflicts = self._actions.conflicts(self) if self._actions and self._active else []
         for camera in self._cameras.values():
             verdict, figures = camera.watch.verdict(
                 stats=self._served.pipeline.stats(camera.topic) if self._served else None,
@@ -344,7 +346,8 @@ class WorldModelNode(LifecycleNode):
             self._diagnostics.publish(
                 outputs.diagnostics(
                     with_complaints(
-                        with_engine(verdict, passed_over), complaints_about(camera.watch.calibration, box)
+                        with_engine(verdict, passed_over),
+                        [*conflicts, *complaints_about(camera.watch.calibration, box)],
                     ),
                     name=f"{self.get_fully_qualified_name()[1:]}: {camera.label}",
                     hardware_id=hardware,

@@ -58,6 +58,7 @@ class TopicSource(PassiveSource):
         node: subscribes; spun by another thread than the one that takes the frames.
         images, commands: the topics; of commands empty: as the names of the actions say.
         action_names: of the models that are compared.
+        stamped: see :func:`~jepa_ros.actions.actions_of`.
         patience_s: without an image for so long it fails.
         duration_s: it ends after so long.
 
@@ -75,6 +76,7 @@ class TopicSource(PassiveSource):
         images: str,
         commands: str,
         action_names: tuple[str, ...],
+        stamped: bool = False,
         patience_s: float,
         duration_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -82,7 +84,7 @@ class TopicSource(PassiveSource):
         self.name = images
         self._node, self._clock = node, clock
         self._patience_s, self._ends_at = patience_s, clock() + duration_s
-        actions = actions_of(action_names)
+        actions = actions_of(action_names, stamped=stamped)
         self._executed = Executed(len(action_names))
         self._command: NDArray[np.float32] | None = None
         self._reader = ImageReader()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jepa_ros.parameters import REPORT_PATH, Parameter
+from jepa_ros.parameters import REPORT_PATH, STAMPED, Parameter
 
 PARAMETERS = (
     Parameter(
@@ -35,6 +35,7 @@ PARAMETERS = (
         description="Commands that the robot executes meanwhile; empty: cmd_vel, or pose_delta of an arm.",
         read_only=True,
     ),
+    STAMPED,
     Parameter(
         name="frames_timeout_s",
         default=10.0,
