@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _UNREAD
         with suppress(OSError):
             where = error.filename or "standard output"
-            print(f"jepa-runtime: {where}: {error.strerror}", file=sys.stderr)
+            print(f"jepa-runtime: {where}: {error.strerror or error}", file=sys.stderr)
         return os.EX_IOERR
     except SystemExit:
         # From a console that has done the same by itself; its status, 1, would be a verdict.
