@@ -86,6 +86,7 @@ def test_a_word_that_one_may_switch_is_no_word_for_the_other(pair: Pair) -> None
     assert result.result == "updated"
 
 
+@pytest.mark.slow
 def test_a_node_of_the_other_robot_that_fails_and_dies_condemns_no_model_here(
     pair: Pair, shared_graph: Any
 ) -> None:
