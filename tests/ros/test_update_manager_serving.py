@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from geometry_msgs.msg import PoseStamped, Twist, Vector3
+from geometry_msgs.msg import PoseStamped, Twist, TwistStamped, Vector3
 from jepa_msgs.msg import ModelInfo
 from jepa_msgs.srv import SwapModel
 from jepa_ros.conversions import to_image
@@ -239,12 +239,14 @@ def source(
     commands: str = "/cmd_vel",
     names: tuple[str, ...] = ("linear.x", "linear.y"),
     duration_s: float = 60.0,
+    stamped: bool = False,
 ) -> TopicSource:
     return TopicSource(
         owner,
         images="/image",
         commands=commands,
         action_names=names,
+        stamped=stamped,
         patience_s=0.05,
         duration_s=duration_s,
     )
@@ -271,6 +273,12 @@ def test_a_frame_comes_with_the_mean_of_what_was_executed_until_the_next_one() -
     second = next(iterator)
     assert (second.stamp_ns, second.sequence) == (2 * NS, 1)
     assert frames.command == pytest.approx([0.75, -1.0])
+
+
+def test_commands_may_have_a_stamp() -> None:
+    owner = Owner()
+    source(owner, stamped=True)
+    assert (TwistStamped, "/cmd_vel") in owner.heard
 
 
 @pytest.mark.parametrize("commands", ["", "/left/pose_delta"])

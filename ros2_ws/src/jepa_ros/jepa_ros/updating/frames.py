@@ -76,7 +76,7 @@ class TopicSource(PassiveSource):
         images: str,
         commands: str,
         action_names: tuple[str, ...],
-        stamped: bool = False,
+        stamped: bool,
         patience_s: float,
         duration_s: float,
         clock: Callable[[], float] = time.monotonic,
