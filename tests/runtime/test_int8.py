@@ -68,7 +68,9 @@ EMULATOR = "qemu-x86_64"
 ON_HASWELL = f"""
 import sys
 from pathlib import Path
-from jepa_runtime.backends import create_backend
+from jepa_runtime.backends import create_backend, int8
+# The emulator shows that of the processor beneath it.
+int8.CPUINFO = Path("cpuinfo")
 session = create_backend("onnxruntime:CPU").load(Path(sys.argv[1]), {SHAPE})
 session.inputs["values"][:] = 255
 print(session.run()["sum"].max())
@@ -105,6 +107,7 @@ def test_onnxruntime_adds_in_full_on_a_processor_without_vnni(tmp_path: Path) ->
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "product.onnx")
+    (tmp_path / "cpuinfo").write_text(WITHOUT)
     told = subprocess.run(
         [EMULATOR, "-cpu", "Haswell", sys.executable, "-c", ON_HASWELL, "product.onnx"],
         cwd=tmp_path,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from jepa_runtime.backends import int8
 from jepa_runtime.backends.base import (
     Array,
     BackendOptions,
@@ -24,8 +25,8 @@ from jepa_runtime.errors import BackendError
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
-# INT8 products are added in full: of effect only where the processor would cut them off (backends.int8).
-_IN_FULL = ("session.x64quantprecision", "1")
+# INT8 in fp32, on numbers rounded as for INT8.
+_SIMULATED = ("session.disable_quant_qdq", "1")
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
     "tensor(float)": np.float32,
@@ -123,7 +124,8 @@ class OnnxRuntimeBackend:
     def _open(self, graph: Graph, shapes: Mapping[str, Shape], options: Any) -> OnnxRuntimeSession:
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
-        options.add_session_config_entry(*_IN_FULL)
+        if int8.cut_off_here():
+            options.add_session_config_entry(*_SIMULATED)
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         try:
