@@ -148,7 +148,8 @@ def test_a_comparison_of_which_nothing_is_known_yet_can_be_told() -> None:
 def test_the_parameter_file_holds_every_parameter_with_its_default() -> None:
     yaml = pytest.importorskip("yaml")
     shipped = yaml.safe_load((WORKSPACE / "src/jepa_bringup/config/jepa.yaml").read_text(encoding="utf-8"))
-    given = shipped["/**/update_manager"]["ros__parameters"] | {"report_path": ""}
+    own, common = (shipped[name]["ros__parameters"] for name in ("/**/update_manager", "/**"))
+    given = own | {name: common[name] for name in ("report_path", "enable_stamped_cmd_vel")}
     assert given == {parameter.name: parameter.default for parameter in PARAMETERS}
 
 
