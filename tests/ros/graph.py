@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -147,14 +148,20 @@ class Graph:
         )
         return publisher
 
-    def call(self, kind: type[Any], service: str, request: Any) -> Any:
-        """The answer of a service, waiting for it to exist."""
+    def call(self, kind: type[Any], service: str, request: Any, *, again_s: float = math.inf) -> Any:
+        """The answer of a service, waiting for it to exist. It is asked again every ``again_s``, where that
+        does no harm: a server that stood still drops its answer to a client that it has not matched yet."""
         client = self.observer.create_client(kind, service)
         self.until(client.service_is_ready, f"service {service}")
-        future = client.call_async(request)
-        self.until(future.done, f"answer of {service}")
+        asked: list[Any] = []
+        self.until(
+            lambda: any(future.done() for future in asked),
+            f"answer of {service}",
+            meanwhile=lambda: asked.append(client.call_async(request)),
+            every_s=again_s,
+        )
         self.observer.destroy_client(client)
-        return future.result()
+        return next(future.result() for future in asked if future.done())
 
     def change_state(self, node: str, transition: int) -> bool:
         """Ask for a lifecycle transition; whether it succeeded."""
@@ -164,12 +171,14 @@ class Graph:
 
     def state(self, node: str) -> str:
         """The lifecycle state."""
-        return str(self.call(GetState, f"/{node}/get_state", GetState.Request()).current_state.label)
+        return str(
+            self.call(GetState, f"/{node}/get_state", GetState.Request(), again_s=5.0).current_state.label
+        )
 
     def set_parameter(self, node: str, name: str, value: Any) -> str:
         """Set a parameter; the reason of a refusal, or nothing."""
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        result = self.call(SetParameters, f"/{node}/set_parameters", request).results[0]
+        result = self.call(SetParameters, f"/{node}/set_parameters", request, again_s=5.0).results[0]
         return "" if result.successful else str(result.reason) or "no reason"
 
     def describe(self, node: str, names: list[str]) -> list[Any]:
