@@ -128,18 +128,17 @@ def told(url: str) -> Iterator[None]:
         raise FetchError(f"{url}: {reason} ({_detail(error)})") from error
 
 
-def check_busy(said: str, status: int, headers: Mapping[str, str]) -> None:
-    """Check that an answer does not ask to be left alone for a while.
-
-    Args:
-        said: the answer, for the message.
+def answer_in_words(url: str, status: int, headers: Mapping[str, str]) -> str:
+    """What a server says that does not give what it was asked for.
 
     Raises:
-        BusyError: it does.
+        BusyError: that it wants to be left alone for a while.
     """
+    said = f"{url}: the server says {status} ({http.client.responses.get(status, 'of unknown meaning')})"
     after = headers.get("Retry-After", "")
     if status in (429, 503) and after.isascii() and after.isdecimal() and len(after) < 10:
         raise BusyError(f"{said}: asked to come back after {after} s", float(after))
+    return said
 
 
 def _detail(error: BaseException) -> str:

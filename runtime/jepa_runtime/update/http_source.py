@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import parse_url
 
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.connections import Patience, check_busy, checked, pools, told
+from jepa_runtime.update.connections import Patience, answer_in_words, checked, pools, told
 from jepa_runtime.update.sources import Body, Clock, Limits, NotFoundError
 
 _HEADERS = {"User-Agent": "jepa-edge", "Accept-Encoding": "identity"}
@@ -68,9 +67,7 @@ class HttpSource:
             if response.status in (200, 206):
                 return response
             response.close()
-            reason = http.client.responses.get(response.status, "of unknown meaning")
-            said = f"{url}: the server says {response.status} ({reason})"
-            check_busy(said, response.status, response.headers)
+            said = answer_in_words(url, response.status, response.headers)
             if response.status in _REDIRECTS and redirects < _MAX_REDIRECTS:
                 url = self._followed(url, response.headers.get("Location", ""))
                 redirects += 1

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from tests.update.hawkbit.ddi_server import Fault, Request
+import json
+
+from tests.update.hawkbit.ddi_server import Action, Fault, Request
 
 
 def says(status: int, content: bytes = b"", **headers: str) -> Fault:
     """Only this."""
     return lambda request: request.send(status, content, **headers)
+
+
+def puts_off(action: Action) -> Fault:
+    """That the deployment of ``action`` is neither to be fetched nor switched to yet."""
+    later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
+    return says(200, json.dumps(later).encode())
 
 
 def silent(request: Request) -> None:

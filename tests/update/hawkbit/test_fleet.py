@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.update import config, operator
 from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
-from tests.update.hawkbit.ddi_faults import says
+from tests.update.hawkbit.ddi_faults import puts_off, says
 from tests.update.hawkbit.ddi_server import DdiServer
 from tests.update.robots import Died, Serving, dies_in, unreachable
 
@@ -286,8 +284,7 @@ def test_what_may_not_be_fetched_yet_is_not(
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
-    later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
-    with ddi.fails(f"/deploymentBase/{action.id}", says(200, json.dumps(later).encode())):
+    with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
         fleet_robot.rounds(3)
     assert [told[:1] for told in action.told] == [("scheduled",)] and not fleet_robot.repository.fetched
     fleet_robot.rounds(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 
 import pytest
@@ -11,7 +10,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.update import machine
 from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
-from tests.update.hawkbit.ddi_faults import says
+from tests.update.hawkbit.ddi_faults import puts_off, says
 from tests.update.hawkbit.ddi_server import Action, DdiServer
 from tests.update.robots import Died, dies_in, unreachable
 
@@ -48,8 +47,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
     action = ddi.assign("3.0.0")
-    later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
-    with ddi.fails(f"/deploymentBase/{action.id}", says(200, json.dumps(later).encode())):
+    with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0"
 
@@ -69,9 +67,8 @@ def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_feedback
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
     action = ddi.assign("3.0.0")
-    later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
-    said = says(200, json.dumps(later).encode())
-    with ddi.fails(f"/deploymentBase/{action.id}", said), ddi.fails("/feedback", says(500)):
+    later = puts_off(action)
+    with ddi.fails(f"/deploymentBase/{action.id}", later), ddi.fails("/feedback", says(500)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0" and action.told == []
 

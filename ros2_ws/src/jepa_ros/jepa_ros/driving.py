@@ -34,7 +34,7 @@ class Commands:
     """
 
     def __init__(self, node: Node, actions: Actions, *, size: int, step_s: float, frame_id: str) -> None:
-        self._actions, self._clock = actions, node.get_clock()
+        self._node, self._actions = node, actions
         self.publishers = actions.publishers(node)
         self._rest = np.zeros(size)
         self._step_ns = round(step_s * 1e9) if actions.per_step else 0
@@ -62,9 +62,9 @@ class Commands:
         begins_ns = due_ns if stamp_ns <= due_ns + self._tolerance_ns else stamp_ns
         self._sent_ns, self._due_ns = stamp_ns, begins_ns + self._step_ns
 
-    def conflicts(self, node: Node) -> list[str]:
+    def conflicts(self) -> list[str]:
         """See :meth:`~jepa_ros.actions.Actions.conflicts`."""
-        return self._actions.conflicts(node)
+        return self._actions.conflicts(self._node)
 
     def twist(self, action: NDArray[np.floating]) -> Twist:
         """``action`` [A] for people."""
@@ -101,7 +101,7 @@ class Commands:
 
     def _publish(self, action: NDArray[Any], stamp_ns: int) -> None:
         # Bases stop where a velocity was told too long ago; a change of pose belongs to its image.
-        stamp = to_time(stamp_ns) if self._actions.per_step else self._clock.now().to_msg()
+        stamp = to_time(stamp_ns) if self._actions.per_step else self._node.get_clock().now().to_msg()
         header = Header(stamp=stamp, frame_id=self._frame_id)
         for publisher, message in zip(self.publishers, self._actions.messages(action, header), strict=True):
             publisher.publish(message)

@@ -6,7 +6,6 @@ links to only the ids of actions are taken: the token is sent to the address in 
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
@@ -22,7 +21,7 @@ import urllib3
 from urllib3 import exceptions
 
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.connections import Patience, check_busy, checked, pools, told
+from jepa_runtime.update.connections import Patience, answer_in_words, checked, pools, told
 from jepa_runtime.update.hawkbit.messages import (
     Base,
     CancelAction,
@@ -207,10 +206,9 @@ class Server:
 def _check(url: str, status: int, headers: Mapping[str, str]) -> None:
     if status in (200, 201, 202, 204, 304):
         return
-    said = f"{url}: the server says {status} ({http.client.responses.get(status, 'of unknown meaning')})"
+    said = answer_in_words(url, status, headers)
     if status in (404, 405, 410):
         raise NotFoundError(f"{said}: it knows no such robot or action, or no longer")
-    check_busy(said, status, headers)
     if 300 <= status < 400:
         elsewhere = headers.get("Location", "nowhere")[:200]
         said += f", and sends us on to {elsewhere!r}: give that address as url if it is the right one"

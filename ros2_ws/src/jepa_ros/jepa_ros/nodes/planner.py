@@ -209,11 +209,11 @@ class PlannerNode(Node):
         with self._lock:
             verdict = self._pilot.verdict()
             if self._commands is not None:
-                verdict = with_complaints(verdict, self._commands.conflicts(self))
-            if self._commands is not None and self._commands.is_unheard():
-                verdict = Verdict(
-                    Level.ERROR, "who listens to commands has not heard that the robot is to stand"
-                )
+                verdict = with_complaints(verdict, self._commands.conflicts())
+                if self._commands.is_unheard():
+                    verdict = Verdict(
+                        Level.ERROR, "who listens to commands has not heard that the robot is to stand"
+                    )
             figures = {
                 "state": self._pilot.state.name.lower(),
                 "goal": "asked for" if self._pilot.reach is not None else "as latched, if any",
