@@ -11,13 +11,14 @@ from typing import Any
 
 from jepa_export.commands import atlas, distill, evaluate, numbers, release, train_predictor
 from jepa_export.errors import JepaExportError
+from jepa_runtime.commands.ending import status_of
 from jepa_runtime.errors import JepaRuntimeError
 
 _NEEDED = ("torch", "onnx", "nncf", "scipy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command; returns the exit status, see :func:`~jepa_runtime.commands.ending.status_of`."""
     arguments = _parser().parse_args(argv)
     missing = [name for name in arguments.needs if importlib.util.find_spec(name) is None]
     if missing:
@@ -26,14 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    try:
-        return int(arguments.run(arguments))
-    except (JepaExportError, JepaRuntimeError) as error:
-        print(f"jepa-export: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\njepa-export: stopped; {arguments.stopped}", file=sys.stderr)
-        return 130
+    return status_of(
+        "jepa-export",
+        lambda: int(arguments.run(arguments)),
+        errors=(JepaExportError, JepaRuntimeError),
+        stopped=f"stopped; {arguments.stopped}",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

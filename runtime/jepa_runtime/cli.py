@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
-
-from rich.console import Console
 
 import jepa_runtime
 from jepa_runtime.commands import (
@@ -29,6 +24,7 @@ from jepa_runtime.commands import (
     view,
     whatif,
 )
+from jepa_runtime.commands.ending import status_of
 from jepa_runtime.errors import JepaRuntimeError
 
 _COMMANDS = (
@@ -49,8 +45,6 @@ _COMMANDS = (
     update,
     configs,
 )
-# As a shell tells of a program that the signal ended: SIGINT, SIGPIPE.
-_INTERRUPTED, _UNREAD = 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; those of the process if left out.
 
     Returns:
-        The exit status that the subcommand gives; 1 after an error, which is told in one line on standard
-        error; 130 after Ctrl-C. No verdict are 141, where nobody read its output to the end, and 74, where
-        that could not be written or another file failed unforeseen.
+        The exit status, see :func:`~jepa_runtime.commands.ending.status_of`.
     """
     parser = argparse.ArgumentParser(
         prog="jepa-runtime",
@@ -73,26 +65,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in _COMMANDS:
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
-    try:
-        status: int = args.run(args)
-        print(end="", flush=True)
-    except OSError as error:
-        # Python would try at its end to write what is left.
-        with suppress(SystemExit, OSError):
-            Console().on_broken_pipe()
-        if isinstance(error, BrokenPipeError):
-            # Nobody reads the rest (| head).
-            return _UNREAD
-        with suppress(OSError):
-            where = error.filename or "standard output"
-            print(f"jepa-runtime: {where}: {error.strerror or error}", file=sys.stderr)
-        return os.EX_IOERR
-    except SystemExit:
-        # From a console that has done the same by itself; its status, 1, would be a verdict.
-        return _UNREAD
-    except JepaRuntimeError as error:
-        print(f"jepa-runtime: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    return status
+    return status_of("jepa-runtime", lambda: int(args.run(args)), errors=(JepaRuntimeError,))

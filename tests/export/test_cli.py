@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,6 +63,19 @@ def test_wrong_arguments_are_said_with_exit_status_2(
         main(arguments)
     assert ended.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    run = "import sys; from jepa_export.cli import main; sys.exit(main())"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", run, "release", "init", tmp_path / "repo"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert ended.stderr == b"jepa-export: standard output: No space left on device\n"
+    assert ended.returncode == os.EX_IOERR
 
 
 @pytest.fixture
