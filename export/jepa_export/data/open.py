@@ -142,7 +142,7 @@ def _found(spec: str, store: Store) -> list[Origin] | list[Recording]:
     if (path / INFO).is_file():
         refuse_options(name, options, allowed=("camera", "action"))
         return list(episodes(path, options))
-    found = list(_recordings_in(path, options))
+    found = list(_recordings_in(path, options, set()))
     if not found:
         raise JepaExportError(f"{name}: neither a video nor a bag; --data is one of: {_FORMS}")
     allowed = _BAG_OPTIONS if any(isinstance(origin, BagOrigin) for origin in found) else ()
@@ -150,8 +150,11 @@ def _found(spec: str, store: Store) -> list[Origin] | list[Recording]:
     return found
 
 
-def _recordings_in(path: Path, options: Mapping[str, str]) -> Iterator[Origin]:
-    """Videos and bags, in the order of their names."""
+def _recordings_in(path: Path, options: Mapping[str, str], seen: set[str]) -> Iterator[Origin]:
+    """Videos and bags, in the order of their names; what links lead to again (``seen``), once."""
+    if (real := os.path.realpath(path)) in seen:
+        return
+    seen.add(real)
     if (path / INFO).is_file():
         raise JepaExportError(
             f"{path} is a LeRobot data set: name it by itself, as films alone it has neither actions nor "
@@ -162,7 +165,7 @@ def _recordings_in(path: Path, options: Mapping[str, str]) -> Iterator[Origin]:
     elif path.is_dir():
         for entry in sorted(path.iterdir()):
             if not entry.name.startswith("."):
-                yield from _recordings_in(entry, options)
+                yield from _recordings_in(entry, options, seen)
     elif path.suffix.lower() in SUFFIXES:
         yield VideoOrigin(path)
 

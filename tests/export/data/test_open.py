@@ -59,6 +59,15 @@ def test_a_folder_is_searched_for_videos_and_bags_and_nothing_else(tmp_path: Pat
     assert names(data.train) == ["a.mcap", "film.MKV"]
 
 
+def test_a_film_that_links_lead_to_again_is_taken_once(tmp_path: Path, store: Store) -> None:
+    film = write_video(tmp_path / "data/film.mp4", range(3))
+    (tmp_path / "data/loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data/same.mp4").symlink_to(film)
+    (tmp_path / "data/itself").symlink_to(tmp_path / "data/itself")
+    data = open_data([str(tmp_path / "data")], store, held_out=0)
+    assert names(data.train) == ["film.mp4"]
+
+
 def test_a_lerobot_data_set_among_films_is_not_taken_for_films(tmp_path: Path, store: Store) -> None:
     write_video(tmp_path / "data/film.mp4", range(3))
     folder = write_lerobot(tmp_path / "data/set", [3, 4], version="v3.0")
