@@ -57,6 +57,27 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --bundle none --source two_rooms --json OUT --html OUT",
+        "replay none.mcap --bundle none --mcap OUT.mcap --json OUT.mcap",
+        "whatif none.mcap --bundle none --at 0 --json OUT --html new/../OUT",
+        "report none.mcap --html OUT --png OUT",
+        "compare none.json none.json --json OUT --markdown OUT",
+        "profile --bundle none --json OUT --html OUT",
+        "drive none --html OUT --png OUT",
+    ],
+)
+def test_two_outputs_are_not_written_into_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.replace("OUT", "out").split()) in (1, 2)
+    assert "is asked for twice: name another file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_is_written_where_asked_or_what_is_there_stays_and_the_error_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,14 +61,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.evaluation.writing import add_to_report
     from jepa_runtime.bundle import Bundle
     from jepa_runtime.outputs import files_of, write, write_each, write_json
-    from jepa_runtime.recording import check_output
+    from jepa_runtime.recording import check_outputs
     from jepa_runtime.sources.open import split_spec
 
     names = ("data", "clips", "episodes", "layout", "seed")
     plan = Plan(**{name: getattr(arguments, name) for name in names})
     bundle = Bundle.open(arguments.bundle)
-    for path in files_of(arguments.json, arguments.html):
-        check_output(path, bundle.path, Path(split_spec(arguments.data)[0]))
+    outs = files_of(arguments.json, arguments.html)
+    check_outputs(outs, bundle.path, Path(split_spec(arguments.data)[0]))
     if arguments.write and not os.access(beside := bundle.path.resolve().parent, os.W_OK):
         raise JepaExportError(f"{beside}: cannot be written: --write makes the bundle anew in there")
     columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()

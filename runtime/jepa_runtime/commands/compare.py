@@ -23,7 +23,7 @@ from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.importers import read_results
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.statistics import PERCENTILES
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 
 _WORSE, _NOT_COMPARABLE = 1, 2
 _STDOUT = "-"
@@ -84,8 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.markdown == args.json == _STDOUT:
         raise ProfileError("--markdown - and --json - cannot both go to standard output: name a file")
     paths = [args.baseline, *args.others]
-    for out in files_of(args.markdown, args.json):
-        check_output(out, *paths)
+    check_outputs(files_of(args.markdown, args.json), *paths)
     profiles = [read_results(path) for path in paths]
     if not args.allow_different:
         _refuse_unlike(paths, profiles)

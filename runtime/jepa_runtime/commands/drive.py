@@ -22,7 +22,7 @@ from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
 from jepa_runtime.commands.arguments import add_cache_argument
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 from jepa_runtime.worlds.find import GROUP, make_world
 
 _FILMS = 3
@@ -79,8 +79,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
     """
-    for path in files_of(args.json, args.html, args.png):
-        check_output(path, args.bundle)
+    check_outputs(files_of(args.json, args.html, args.png), args.bundle)
     plan = Plan(
         engines=tuple(dict.fromkeys(args.engine)),
         precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),

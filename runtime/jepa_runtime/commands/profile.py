@@ -37,7 +37,7 @@ from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.profile_report import render_profile
 from jepa_runtime.profiling.trace import import_perfetto, write_trace
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 from jepa_runtime.sources.open import split_spec
 from jepa_runtime.world_model import WorldModel
 
@@ -120,8 +120,7 @@ def run(args: argparse.Namespace) -> int:
         )
         if path is not None
     ]
-    for path, _ in outputs:
-        check_output(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
+    check_outputs([path for path, _ in outputs], Path(split_spec(args.source)[0]), *files_of(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
     console = Console()

@@ -22,7 +22,7 @@ from jepa_runtime.commands.arguments import (
 )
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.outputs import files_of, write_json
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.comparison import Comparison, Difference, compare
 from jepa_runtime.replay.inputs import NONE, BagInputs, Topics
 from jepa_runtime.replay.player import Player
@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or something could not be computed or written.
     """
     console = Console(stderr=args.json == "-")
-    for out in files_of(args.mcap, args.json):
-        check_output(out, args.bag, Path(args.compare or args.bag), Path(args.bundle))
+    outs = files_of(args.mcap, args.json)
+    check_outputs(outs, args.bag, Path(args.compare or args.bag), Path(args.bundle))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

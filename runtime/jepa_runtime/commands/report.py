@@ -19,7 +19,7 @@ from jepa_runtime.pictures.figure import draw
 from jepa_runtime.pictures.overlay import add_pictures
 from jepa_runtime.pictures.report import render
 from jepa_runtime.pictures.run import read_run
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 
 _RATE_HZ = 5.0
 
@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if not (args.html or args.png or args.mcap):
         raise JepaRuntimeError("say what to write: --html FILE, --png FILE or --mcap FILE")
-    for path in files_of(args.html, args.png, args.mcap):
-        check_output(path, args.bag, *files_of(args.bundle))
+    check_outputs(files_of(args.html, args.png, args.mcap), args.bag, *files_of(args.bundle))
     console = Console()
     with progress_on(console) as progress:
         task = progress.add_task("reading", total=None)

@@ -33,7 +33,7 @@ from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import render
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
             kept.
     """
-    for path in files_of(args.mcap, args.json, args.html):
-        check_output(path, Path(split_spec(args.source)[0]), *files_of(args.bundle))
+    outs = files_of(args.mcap, args.json, args.html)
+    check_outputs(outs, Path(split_spec(args.source)[0]), *files_of(args.bundle))
     if args.black_box is not None:
         check_folder(args.black_box)
     if args.robot is not None:

@@ -28,7 +28,7 @@ from jepa_runtime.pictures.run import Run, read_run
 from jepa_runtime.pictures.scrapbook import Scrapbook
 from jepa_runtime.pictures.viewer import Viewer
 from jepa_runtime.pipeline import Pipeline, Result
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 from jepa_runtime.sources.base import Source
 from jepa_runtime.sources.open import open_source, split_spec
 from jepa_runtime.sources.pace import paced
@@ -80,9 +80,8 @@ def run(args: argparse.Namespace) -> int:
     live = args.bundle is not None and args.source is not None
     if (args.bag is None) != live or (args.bag is not None and args.source is not None):
         raise JepaRuntimeError("name either a bag, or --bundle FOLDER and --source S")
-    for path in files_of(args.save):
-        shown = Path(split_spec(args.source)[0]) if live else args.bag
-        check_output(path, shown, *files_of(args.bundle))
+    shown = Path(split_spec(args.source)[0]) if live else args.bag
+    check_outputs(files_of(args.save), shown, *files_of(args.bundle))
     if live:
         _show_live(args)
     else:

@@ -25,7 +25,7 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.outputs import files_of, write, write_json
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
 from jepa_runtime.replay.player import Player
@@ -86,9 +86,8 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or something cannot be computed or written.
     """
     console = Console(stderr=args.json == "-")
-    for out in files_of(args.json, args.html):
-        # Actions may be a file; what is none lies nowhere.
-        check_output(out, args.bag, Path(args.bundle), *map(Path, args.actions or ()))
+    # Actions may be a file; what is none lies nowhere.
+    check_outputs(files_of(args.json, args.html), args.bag, Path(args.bundle), *map(Path, args.actions or ()))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

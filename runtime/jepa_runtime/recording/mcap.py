@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Queue
@@ -249,25 +250,31 @@ def give_name(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def check_output(out: Path, *read: Path) -> None:
-    """See that ``out`` may be written, before minutes are spent on what it is to hold: it can be, and is none
-    of the files, bags and bundles that are ``read``, nor lies in a bag or bundle that is a folder, nor is
-    some other bag. A bundle is refused by all who open it as soon as it holds a file that its manifest does
-    not list.
+def check_outputs(outs: Sequence[Path], *read: Path) -> None:
+    """See that ``outs`` may be written, before minutes are spent on what they are to hold: they can be, no
+    two are one file, and none is of the files, bags and bundles that are ``read``, nor lies in a bag or
+    bundle that is a folder, nor is some other bag. A bundle is refused by all who open it as soon as it
+    holds a file that its manifest does not list.
 
     Raises:
-        RecordingError: it is.
-        JepaRuntimeError: it cannot be written.
+        RecordingError: one may not.
+        JepaRuntimeError: one cannot be written.
     """
-    target = out.resolve()
-    marks = ("metadata.yaml", "manifest.json")
-    holding = {target, *(each for each in target.parents if any((each / mark).exists() for mark in marks))}
-    for path in read:
-        if path.resolve() in holding:
-            raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
-    if out.suffix == ".mcap":
-        _refuse_existing(out)
-    check_writable(out)
+    targets: list[Path] = []
+    for out in outs:
+        target = out.resolve()
+        # What is no file, such as /dev/null, may take all.
+        if target in targets and (target.is_file() or not target.exists()):
+            raise RecordingError(f"{out}: is asked for twice: name another file")
+        targets.append(target)
+        marks = ("metadata.yaml", "manifest.json")
+        holding = [each for each in target.parents if any((each / mark).exists() for mark in marks)]
+        for path in read:
+            if path.resolve() in (target, *holding):
+                raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
+        if out.suffix == ".mcap":
+            _refuse_existing(out)
+        check_writable(out)
 
 
 def _refuse_existing(path: Path) -> None:
