@@ -35,14 +35,6 @@ def percent(text: str) -> float:
     return value
 
 
-def positive(text: str) -> float:
-    """A limit."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value
-
-
 def _check(value: float, most: int) -> None:
     if not 0 <= value <= most:
         raise argparse.ArgumentTypeError(f"must be between 0 and {most}, got {value}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import numbers
+from jepa_runtime.commands.arguments import positive
 
 if TYPE_CHECKING:
     from jepa_export.release.keys import External, KeyRing
@@ -72,15 +73,11 @@ def _add_publishing(commands: Any) -> None:
     publish.add_argument(
         "--hardware", action="append", metavar="ID", help="kind of robot, again for others (default: any)"
     )
-    publish.add_argument(
-        "--latency-p99-ms", type=numbers.positive, metavar="MS", help="that a frame may take"
-    )
-    publish.add_argument(
-        "--peak-memory-mb", type=numbers.positive, metavar="MB", help="that the model may take"
-    )
+    publish.add_argument("--latency-p99-ms", type=positive, metavar="MS", help="that a frame may take")
+    publish.add_argument("--peak-memory-mb", type=positive, metavar="MB", help="that the model may take")
     publish.add_argument(
         "--max-error-ratio",
-        type=numbers.positive,
+        type=positive,
         metavar="R",
         help="its prediction error over the model's before it",
     )
