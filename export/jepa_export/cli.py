@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--layout", choices=["fixed", "random"], help="of two_rooms (default: random)")
     train.add_argument(
         "--episodes",
-        type=numbers.episodes,
+        type=numbers.count,
         default=100,
         help="evaluation episodes for each of three seeds; 0: none",
     )

@@ -52,6 +52,7 @@ def test_a_missing_extra_is_named_with_what_to_install(
         (["release", "rollout", "x", "--percent", "nan"], "--percent: must be between 0 and 100, got nan"),
         (["release", "downgrade", "x", "--percent", "101"], "--percent: must be between 0 and 100, got 101"),
         ([*PUBLISH, "--percent=-1"], "--percent: must be between 0 and 100, got -1"),
+        ([*PUBLISH, "--deltas=-1"], "--deltas: must be between 0 and 100000, got -1"),
         ([*PUBLISH, "--max-error-ratio", "nan"], f"--max-error-ratio: {POSITIVE}, got nan"),
         ([*PUBLISH, "--latency-p99-ms", "inf"], f"--latency-p99-ms: {POSITIVE}, got inf"),
         ([*PUBLISH, "--peak-memory-mb", "0"], f"--peak-memory-mb: {POSITIVE}, got 0"),

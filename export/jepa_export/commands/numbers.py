@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_MOST_EPISODES, _MOST_DAYS = 100_000, 36_500
+_MOST, _MOST_DAYS = 100_000, 36_500
 
 
 def seed(text: str) -> int:
@@ -14,10 +14,10 @@ def seed(text: str) -> int:
     return value
 
 
-def episodes(text: str) -> int:
-    """How many to drive; none at all may be asked for."""
+def count(text: str) -> int:
+    """How many; none at all may be asked for."""
     value = int(text)
-    _check(value, _MOST_EPISODES)
+    _check(value, _MOST)
     return value
 
 

@@ -82,7 +82,7 @@ def _add_publishing(commands: Any) -> None:
         help="its prediction error over the model's before it",
     )
     publish.add_argument(
-        "--deltas", type=int, default=3, metavar="N", help="from the last N releases (%(default)s)"
+        "--deltas", type=numbers.count, default=3, metavar="N", help="from the last N releases (%(default)s)"
     )
     publish.add_argument("--allow-untrained", action="store_true", help="random weights, to measure speed")
     publish.add_argument("--accept-non-commercial", action="store_true", help="a model that is so licensed")

@@ -327,7 +327,7 @@ def _offer(
         for other, numbers in history(repository, channel, model_id).items()
         if other != version
     }
-    bases = sorted(earlier, key=lambda other: earlier[other], reverse=True)[: max(0, count)]
+    bases = sorted(earlier, key=lambda other: earlier[other], reverse=True)[:count]
     offered: dict[tuple[str, str], dict[str, Any]] = {}
     for target in [entry for path, entry in targets.items() if path.startswith(f"{folder}/")]:
         path = target.path.removeprefix(f"{folder}/")
