@@ -68,6 +68,18 @@ def test_of_a_bag_frames_a_step_apart_and_the_mean_of_what_was_executed(
     assert (executed[..., 1] == 0).all()
 
 
+def test_of_commands_between_images_the_mean_of_all_is_what_was_executed(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    """Four commands an image: one in force at the image, three that are not."""
+    entries = [image(10**9 + index * STEP_NS, index) for index in range(12)]
+    entries += [twist(10**9 + index * STEP_NS // 4, 0.1 * (index % 4)) for index in range(48)]
+    spec = f"{write_bag(tmp_path / 'drive.mcap', entries)}?action=/cmd_vel:linear.x,linear.y"
+    found = source_clips(spec, manifest, count=3, seed=0)
+    np.testing.assert_allclose(found.between[..., 0], 0.15, atol=1e-6)
+    np.testing.assert_allclose(found.actions[:, 0, :, 0], 0.15, atol=1e-6)
+
+
 def test_no_clip_spans_a_gap(manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 6, gap=70) + "?action=/cmd_vel:linear.x,linear.y"
     greys = source_clips(spec, manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)
@@ -95,10 +107,22 @@ def test_a_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> 
         source_clips(str(path), manifest, count=2, seed=0)
 
 
-def test_actions_that_are_not_the_models_are_refused(manifest: Manifest, tmp_path: Path) -> None:
-    spec = drive(tmp_path, 2) + "?action=/cmd_vel:linear.x,linear.y,angular.z"
+@pytest.mark.parametrize("fields", ["linear.x,linear.y,angular.z", "linear.y,linear.x", "linear.x,angular.z"])
+def test_actions_that_are_not_the_models_are_refused(fields: str, manifest: Manifest, tmp_path: Path) -> None:
+    spec = drive(tmp_path, 2) + f"?action=/cmd_vel:{fields}"
     with pytest.raises(JepaExportError, match=r"the model's actions are linear\.x, linear\.y: name these"):
         source_clips(spec, manifest, count=2, seed=0)
+
+
+def test_a_model_of_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path: Path) -> None:
+    manifest = make_bundle(tmp_path / "toy").manifest
+    action = manifest.io.action.model_copy(
+        update={"names": ("linear.x", "angular.z"), "units": ("m/s", "rad/s")}
+    )
+    other = manifest.model_copy(update={"io": manifest.io.model_copy(update={"action": action})})
+    assert source_clips("two_rooms?seed=3", manifest, count=2, seed=0).executed
+    with pytest.raises(JepaExportError, match=r"the model's actions are linear\.x, angular\.z"):
+        source_clips("two_rooms?seed=3", other, count=2, seed=0)
 
 
 def test_golden_inputs_are_histories(tmp_path: Path) -> None:

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_export.data.two_rooms import TwoRoomsCourse
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_runtime.bundle import Golden, Manifest
 from jepa_runtime.imaging import Image, fit
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.sources.bag import BagSource
 from jepa_runtime.sources.base import Source
+from jepa_runtime.sources.command_fields import UNKNOWN_UNIT
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 from jepa_runtime.sources.open import open_source
 
 # Action sequences that are followed from each clip.
 CANDIDATES = 4
+# Units that say nothing of what is measured.
+_UNTOLD = {UNKNOWN_UNIT, "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +144,9 @@ class _Thinned:
                 break
         self.stamps_ns: Stamps = np.array(stamps, np.int64)
         self.known = np.ones(len(stamps), bool)
-        if commands:
-            self._commands = _commands(source.name, commands, manifest)
+        executed = source.commands if isinstance(source, BagSource) else _driven(commands)
+        if executed is not None:
+            self._commands = _checked(source.name, executed, manifest)
             self.action_names, self.action_units = self._commands.names, self._commands.units
             self.known = self._commands.known(self.stamps_ns)
 
@@ -151,13 +157,24 @@ class _Thinned:
         return self._commands.mean(starts_ns, ends_ns)
 
 
-def _commands(name: str, found: dict[int, Floats], manifest: Manifest) -> Commands:
-    action, stamps = manifest.io.action, sorted(found)
-    try:
-        values = np.stack([found[stamp] for stamp in stamps])
-        return Commands(action.names, action.units, np.array(stamps), values)
-    except ValueError as error:
+def _driven(found: dict[int, Floats]) -> Commands | None:
+    """What a simulated robot obeyed, told at each frame."""
+    if not found:
+        return None
+    stamps, values = np.array(sorted(found)), np.stack([found[each] for each in sorted(found)])
+    return Commands(TwoRoomsCourse.action_names, TwoRoomsCourse.action_units, stamps, values)
+
+
+def _checked(name: str, commands: Commands, manifest: Manifest) -> Commands:
+    """Commands whose numbers are the model's, as far as their names and units tell."""
+    action = manifest.io.action
+    pairs = zip(commands.names, action.names, commands.units, action.units, strict=False)
+    if len(commands.names) != len(action.names) or any(
+        (ours != theirs and ours in action.names) or (unit != wanted and not _UNTOLD & {unit, wanted})
+        for ours, theirs, unit, wanted in pairs
+    ):
         raise JepaExportError(
-            f"{name}: {error}; the model's actions are {', '.join(action.names)}: name these "
-            "(?action=TOPIC:FIELD,FIELD)"
-        ) from error
+            f"{name}: its actions are {', '.join(commands.names)}; the model's actions are "
+            f"{', '.join(action.names)}: name these (?action=TOPIC:FIELD,FIELD)"
+        )
+    return commands
