@@ -72,6 +72,20 @@ def test_names_in_a_bundle_do_not_become_markup(tmp_path: Path, monkeypatch: pyt
     assert "<b>x" not in page and "&lt;b&gt;x" in page and "Random weights" in page
 
 
+def test_what_was_measured_on_is_told_and_that_two_rooms_is_not_what_another_robot_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jepa_export.evaluation.run.ENGINES", ("openvino:CPU",))
+    make_bundle(tmp_path / "toy")
+    fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
+    fields["io"]["action"] |= {"names": ["linear.x", "angular.z"], "units": ["m/s", "rad/s"]}
+    seal(tmp_path / "toy", fields)
+    assert main(["evaluate", str(tmp_path / "toy"), "--clips", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "measured on 2 clips of Two Rooms, random layouts never trained on" in shown
+    assert "not measured: what the robot of this model sees: name a recording of it (--data)" in shown
+
+
 def test_written_into_the_bundle_the_report_keeps_what_it_had_and_nothing_else_changes(bundle: Path) -> None:
     before = Bundle.open(bundle)
     before_report = before.report()

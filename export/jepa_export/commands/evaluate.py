@@ -28,8 +28,8 @@ def add_parser(subparsers: Any) -> None:
         "--data",
         default="two_rooms",
         metavar="SOURCE",
-        help="real frames to compare on: two_rooms (held-out layouts), a video, a folder of images, or a bag "
-        "(BAG.mcap?action=/cmd_vel:linear.x,linear.y) (%(default)s)",
+        help="frames to compare on, such as the model will see: two_rooms (held-out layouts), a video, a "
+        "folder of images, or a bag (BAG.mcap?action=/cmd_vel:linear.x,linear.y) (%(default)s)",
     )
     parser.add_argument(
         "--clips", type=int, default=128, metavar="N", help="and as many scenes of Two Rooms (%(default)s)"
@@ -89,6 +89,8 @@ def _run(arguments: argparse.Namespace) -> int:
         write_each(*(put for wanted, put in outputs if wanted))
     finally:
         console = Console()
+        on = f"measured on {found.clips} clips of {found.data}"
+        console.print(on, markup=False, highlight=False, soft_wrap=True)
         for sheet in sheets(found):
             console.print(_table(sheet))
         for line in missing(found):

@@ -115,6 +115,8 @@ def evaluate(
     given = source_clips(plan.data, manifest, count=plan.clips, seed=plan.seed) if others else None
     drawn, scenes = draw(manifest, layout=plan.layout, count=plan.clips, seed=plan.seed)
     clips = drawn if given is None else given
+    if given is None and not drives(manifest):
+        notes.append("what the robot of this model sees: name a recording of it (--data)")
     if not clips.executed:
         notes.append(f"foresight: of {clips.name} it is not known what was executed (of a bag: ?action=)")
     expected = _fp32(bundle, forms, clips, begin)
