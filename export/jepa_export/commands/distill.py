@@ -130,7 +130,7 @@ def finish(work: Callable[[Progress], Path | None]) -> int:
 
     console = Console()
     logging.getLogger("jepa_export").addHandler(RichHandler(console=console, show_path=False))
-    folder = work(lambda what: console.print(what, markup=False, highlight=False))
+    folder = work(lambda what: console.print(what, markup=False, highlight=False, soft_wrap=True))
     if folder is not None:
         console.print(f"bundle: {folder}", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -44,7 +44,9 @@ class Windows:
         stride: from the start of a clip to the next, in frames of the recording.
 
     Attributes:
-        camera_hz: of the frames of those recordings that have clips (the median).
+        used, unused: the recordings that have clips, and those that are too short for one, or of which it is
+            not known long enough what was executed.
+        camera_hz: of the frames of those that have clips (the median).
         digest: changes with the recordings, their actions and the arguments: a training that goes on from a
             checkpoint must find the one it began with.
 
@@ -66,7 +68,7 @@ class Windows:
         self.recordings = tuple(recordings)
         self.action_names, self.action_units = recordings[0].action_names, recordings[0].action_units
         self._offsets_ns = np.round(np.arange(frames) * (1e9 / rate_hz)).astype(np.int64)
-        self._step_ns = round(1e9 / rate_hz)
+        self._step_ns, self._rate_hz = round(1e9 / rate_hz), rate_hz
         self._starts = [self._find_starts(recording, rate_hz, stride) for recording in self.recordings]
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if len(self) == 0:
@@ -74,10 +76,13 @@ class Windows:
             raise JepaExportError(
                 f"not one clip of {frames} frames at {rate_hz:g} Hz in {len(recordings)} recordings (the "
                 f"longest, {longest.name}, has {len(longest.stamps_ns)} frames, with known actions at "
-                f"{int(longest.known.sum())} of them); ask for shorter clips"
+                f"{int(longest.known.sum())} of them); ask for shorter clips, or say of a bag how long a "
+                "command holds (?max_age_s=)"
             )
         pairs = list(zip(self.recordings, self._starts, strict=True))
-        self.camera_hz = float(np.median([recording.rate_hz for recording, starts in pairs if len(starts)]))
+        self.used = tuple(recording for recording, starts in pairs if len(starts))
+        self.unused = tuple(recording for recording, starts in pairs if not len(starts))
+        self.camera_hz = float(np.median([recording.rate_hz for recording in self.used]))
         described = [(recording.key, self._told(recording, starts)) for recording, starts in pairs]
         arguments = (frames, rate_hz, stride, self.action_names)
         self.digest = hashlib.sha256(repr((arguments, described)).encode()).hexdigest()
@@ -92,6 +97,10 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def __str__(self) -> str:
+        clips = f"{len(self)} clips of {len(self._offsets_ns)} frames at {self._rate_hz:g} Hz"
+        return f"{clips} in {len(self.used)} of {len(self.recordings)} recordings"
 
     def __getitem__(self, index: int) -> Clip:
         """The clip of this number.

@@ -40,6 +40,7 @@ from jepa_export.distillation.grafted import (
     write_grafted,
 )
 from jepa_export.distillation.loop import Pace, fabric, train
+from jepa_export.distillation.pair import Pair
 from jepa_export.distillation.stages import EncoderStage, PredictorStage, QuantizationAwareStage, Stage
 from jepa_export.distillation.teacher import Features, open_teacher
 from jepa_export.errors import JepaExportError
@@ -86,6 +87,8 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     work = _prepare(asked, spread, asked.px or features.px, progress)
     clips = work.windows(features.frames)
     frames = work.windows(asked.history + asked.horizon)
+    if spread.is_global_zero:
+        frames.tell(progress)
     actions = _actions(frames.train)
     if actions is NO_ACTIONS and spread.is_global_zero:
         _LOG.warning(
@@ -137,6 +140,8 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
     given = _given(asked)
     work = _prepare(asked, spread, given.encoder.config.px, progress)
     frames = work.windows(asked.history + asked.horizon)
+    if spread.is_global_zero:
+        frames.tell(progress)
     if frames.train.action_names is None and not asked.action_free:
         raise JepaExportError(
             f"{', '.join(asked.data)}: there are no actions in this data: name them (?action=TOPIC:FIELD,… "
@@ -152,14 +157,6 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Clips to train on, and those held out: of the same recordings where there are no others."""
-
-    train: Windows
-    held_out: Windows
-
-
-@dataclass(frozen=True)
 class _Work:
     """A run under way."""
 
@@ -168,7 +165,7 @@ class _Work:
     data: Data
     px: int
 
-    def windows(self, frames: int) -> _Pair:
+    def windows(self, frames: int) -> Pair:
         """Clips of so many frames, enough for a batch: no stage is to find that out after hours of another.
 
         Raises:
@@ -182,9 +179,9 @@ class _Work:
             held = Windows(data.held_out, frames=frames, rate_hz=asked.rate_hz) if data.held_out else train
         except JepaExportError as error:
             raise JepaExportError(f"held out (--held-out {asked.held_out:g}): {error}") from error
-        return _Pair(train, held)
+        return Pair(train, held)
 
-    def claim(self, settings: dict[str, Any], *pairs: _Pair) -> None:
+    def claim(self, settings: dict[str, Any], *pairs: Pair) -> None:
         """Take the folder for these settings, and those in common that losses follow from."""
         asked = self.asked
         names = ("student", "rate_hz", "history", "horizon", "batch", "predictor_steps", "learning_rate")
@@ -195,7 +192,7 @@ class _Work:
             alone(asked.out)
         self.spread.barrier()
 
-    def train(self, stage: Stage, pair: _Pair, steps: int, *, share: float = 1.0) -> None:
+    def train(self, stage: Stage, pair: Pair, steps: int, *, share: float = 1.0) -> None:
         """Train a stage at this share of the learning rate."""
         asked = self.asked
         pace = Pace(
@@ -210,7 +207,7 @@ class _Work:
         held_out = fidelity.some_clips(pair.held_out, _WATCHED_CLIPS)
         train(self.spread, stage, pair.train, held_out, asked.out, pace, board=asked.board)
 
-    def check(self, given: Given, actions: Actions, pair: _Pair) -> None:
+    def check(self, given: Given, actions: Actions, pair: Pair) -> None:
         """Refuse before the training what no bundle can be made of."""
         settings, about = self._told(given, actions, pair)
         config = given.encoder.config
@@ -226,7 +223,7 @@ class _Work:
             )
         )
 
-    def _told(self, given: Given, actions: Actions, pair: _Pair) -> tuple[Settings, Identity]:
+    def _told(self, given: Given, actions: Actions, pair: Pair) -> tuple[Settings, Identity]:
         """What the bundle's manifest says besides what is measured."""
         asked = self.asked
         settings = Settings(
@@ -245,14 +242,13 @@ class _Work:
             trained=given.trained,
             description=given.description,
             licence=given.licence,
-            data=f"{len(self.data.train)} recordings to train on, {len(self.data.held_out)} held out: "
-            + ", ".join(asked.data),
+            data=f"{pair}: {', '.join(asked.data)}",
             teacher=given.teacher,
         )
         return settings, about
 
     def finish(
-        self, given: Given, network: Predictor, actions: Actions, pair: _Pair, progress: Progress
+        self, given: Given, network: Predictor, actions: Actions, pair: Pair, progress: Progress
     ) -> Path | None:
         """Train the predictor, and write the bundle."""
         asked, folder = self.asked, self.asked.out / "bundle"
@@ -275,7 +271,11 @@ class _Work:
             goal_threshold=found.goal_threshold,
         )
         clips = fidelity.calibration_clips(pair.train)
-        report = {"open_loop": found.as_dict() | {"held_out": bool(self.data.held_out)}}
+        of = {
+            "held_out": bool(self.data.held_out),
+            "recordings": [recording.name for recording in pair.held_out.used],
+        }
+        report = {"open_loop": found.as_dict() | of}
         told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}
         if asked.int8_cosine:
             told["limits"] = limits_of(asked.int8_cosine)

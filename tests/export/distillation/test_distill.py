@@ -85,6 +85,26 @@ def test_what_was_held_out_and_does_not_fit_is_told_before_the_training(
     assert not (tmp_path / "run/encoder.pt").exists()
 
 
+def test_what_is_learnt_from_is_told_and_so_is_what_holds_no_clip(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, length in {"a": 20, "b": 3, "c": 30}.items():
+        write_video(tmp_path / f"films/{name}.mp4", range(length))
+    monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
+    films = ["--data", str(tmp_path / "films"), "--rate", "10"]
+    # Refused after the data was read.
+    arguments = ["distill", *TEACHER, "--student", "tiny", *films, *SHAPE, *PACE, "--num-samples", "70000"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "to train on: 17 clips of 4 frames at 10 Hz in 1 of 2 recordings; " in told
+    assert "held out: 27 clips of 4 frames at 10 Hz in 1 of 1 recordings" in told
+    assert f"held out: {tmp_path}/films/c.mp4" in told
+    assert f"the predictor learns nothing from them: {tmp_path}/films/b.mp4" in caplog.text
+
+
 @pytest.mark.slow
 def test_the_bundle_says_of_what_it_was_trained(distilled: Path) -> None:
     bundle = Bundle.open(distilled / "bundle")
@@ -98,6 +118,8 @@ def test_the_bundle_says_of_what_it_was_trained(distilled: Path) -> None:
     assert all(-1.6 < low < 0 < high < 1.6 for low, high in limits)
     assert min(manifest.error_bounds) > 0 and manifest.surprise_threshold > 0
     assert bundle.report()["open_loop"]["held_out"] is True
+    measured_on = bundle.report()["open_loop"]["recordings"]
+    assert f"held out: {7 * len(measured_on)} clips of 4 frames at 5 Hz" in manifest.provenance.data
     assert [each["graph"] for each in bundle.report()["int8"]][:2] == ["encoder", "step"]
     assert runtime(["verify", str(bundle.path)]) == 0
 

@@ -1,0 +1,46 @@
+"""Clips to train on, and those held out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jepa_export.data.recording import Recording
+from jepa_export.data.windows import Windows
+
+_LOG = logging.getLogger(__name__)
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Clips to train on, and those held out: the same where no recording is."""
+
+    train: Windows
+    held_out: Windows
+
+    def __str__(self) -> str:
+        held = "none" if self.held_out is self.train else str(self.held_out)
+        return f"to train on: {self.train}; held out: {held}"
+
+    def tell(self, progress: Callable[[str], None]) -> None:
+        """Say what is learnt from and what is held out."""
+        progress(str(self))
+        without = list(self.train.unused)
+        if self.held_out is not self.train:
+            progress(f"held out: {_listed(self.held_out.used)}")
+            without += self.held_out.unused
+        if without:
+            _LOG.warning(
+                "%d recordings are too short for a clip, or it is not known long enough what was executed; "
+                "the predictor learns nothing from them: %s",
+                len(without),
+                _listed(without),
+            )
+
+
+def _listed(recordings: Sequence[Recording]) -> str:
+    """The names of the first few."""
+    more = f" and {len(recordings) - _NAMED} more" if len(recordings) > _NAMED else ""
+    return ", ".join(recording.name for recording in recordings[:_NAMED]) + more
