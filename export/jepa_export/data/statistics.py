@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jepa_export.data.recording import Recording
 from jepa_export.data.windows import Windows
+from jepa_runtime.sources.commands import Floats
+
+# Between a unit and the next: degrees are 57 times radians.
+_FAR = 30
 
 
 @dataclass(frozen=True)
@@ -48,3 +53,25 @@ def measure(windows: Windows) -> ActionStatistics | None:
     std = np.where(high > low, np.sqrt(squares / count), 0)
     found = (tuple(of.tolist()) for of in (mean, std, low, high))
     return ActionStatistics(windows.action_names, windows.action_units, *found)
+
+
+def outliers(windows: Windows) -> list[str]:
+    """Recordings in which an action is far larger than in most, in words: it has another unit there, or is an
+    error, and yet the range of all actions follows from it. No frame is read."""
+    if windows.action_names is None:
+        return []
+    peaks = np.stack([_peak(recording) for recording in windows.used])
+    usual = np.median(np.abs(peaks), axis=0)
+    return [
+        f"{windows.action_names[part]} reaches {peaks[row, part]:g} in {windows.used[row].name}, "
+        f"{usual[part]:g} in most recordings"
+        for row, part in np.argwhere((np.abs(peaks) > _FAR * usual) & (usual > 0))
+    ]
+
+
+def _peak(recording: Recording) -> Floats:
+    """The largest [A] of what was executed from one frame to the next."""
+    begun = recording.stamps_ns[recording.known]
+    actions = recording.actions(begun, begun + round(1e9 / recording.rate_hz))
+    peak: Floats = actions[np.abs(actions).argmax(axis=0), np.arange(actions.shape[1])]
+    return peak

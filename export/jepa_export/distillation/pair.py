@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jepa_export.data.recording import Recording
+from jepa_export.data.statistics import outliers
 from jepa_export.data.windows import Windows
 
 _LOG = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class Pair:
         return f"to train on: {self.train}; held out: {held}"
 
     def tell(self, progress: Callable[[str], None]) -> None:
-        """Say what is learnt from and what is held out."""
+        """Say what is learnt from and what is held out, and what is wrong with either."""
         progress(str(self))
         without = list(self.train.unused)
         if self.held_out is not self.train:
@@ -37,6 +38,12 @@ class Pair:
                 "the predictor learns nothing from them: %s",
                 len(without),
                 _listed(without),
+            )
+        for outlier in outliers(self.train)[:_NAMED]:
+            _LOG.warning(
+                "the action %s: look for another unit, or an error there; the bundle's limits of actions and "
+                "the scale at which it sees them follow from the largest",
+                outlier,
             )
 
 

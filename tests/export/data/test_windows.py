@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jepa_export.data.batches import Batches
 from jepa_export.data.rooms import DrawnRecording
-from jepa_export.data.statistics import measure
+from jepa_export.data.statistics import measure, outliers
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
@@ -29,8 +29,10 @@ class InMemory:
 
     height = width = 1
 
-    def __init__(self, stamps_ns: Stamps, commands: Commands | None = None) -> None:
-        self.name = self.identity = self.key = "in memory"
+    def __init__(
+        self, stamps_ns: Stamps, commands: Commands | None = None, *, name: str = "in memory"
+    ) -> None:
+        self.name = self.identity = self.key = name
         self.stamps_ns, self._commands = stamps_ns, commands
         self.rate_hz = 1e9 / float(np.median(np.diff(stamps_ns))) if len(stamps_ns) > 1 else 0.0
         self.action_names = None if commands is None else commands.names
@@ -329,6 +331,26 @@ def test_what_is_rare_in_the_data_is_in_its_range() -> None:
         Windows([Blind(stamps, speeds(stamps.tolist(), values.tolist()))], frames=4, rate_hz=10.0)
     )
     assert found is not None and found.high == (7.0,)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([50.0] * 5, []),
+        ([0.1, 0.2, 0.3, 0.4, 2.0], []),
+        ([0.0, 0.0, 0.0, 0.0, 2.0], []),
+        ([0.2, 0.2, 0.2, -200.0, 0.2], ["linear.x reaches -200 in drive 3, 0.2 in most recordings"]),
+    ],
+)
+def test_a_recording_of_another_magnitude_is_named(values: list[float], told: list[str]) -> None:
+    """Millimetres among metres, or one number that a cable made."""
+    stamps = np.arange(50) * 100 * MS
+    recordings = []
+    for number, value in enumerate(values):
+        rows = np.zeros(50)
+        rows[17] = value
+        recordings.append(Blind(stamps, speeds(stamps.tolist(), rows.tolist()), name=f"drive {number}"))
+    assert outliers(Windows(recordings, frames=2, rate_hz=10.0)) == told
 
 
 def test_statistics_are_those_of_the_clips_that_are_trained_on() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_export.cli import main
+from jepa_export.data import open as open_module
 from jepa_runtime import Bundle
 from jepa_runtime.cli import main as runtime
 from tests.export.data.recordings import write_lerobot
@@ -50,3 +51,22 @@ def test_what_a_robot_recorded_becomes_a_bundle_that_knows_its_actions(
     assert not manifest.trained and list(manifest.io.action.names) == names
     assert manifest.io.step_s == pytest.approx(0.1)
     assert runtime(["verify", str(out / "bundle")]) == 0
+
+
+def test_a_recording_whose_actions_have_another_unit_is_named_before_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One drive of five in mm/s: the planner would be let ask for 500 m/s."""
+    for drive in range(5):
+        entries = [image(S + index * 100 * MS, 20 * drive + index) for index in range(12)]
+        unit = 1000 if drive == 3 else 1
+        entries += [twist(S + index * 100 * MS - 20 * MS, 0.1 * (index % 7) * unit) for index in range(12)]
+        write_bag(tmp_path / f"bags/drive_{drive}.mcap", entries)
+    monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
+    data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x", "--rate", "10"]
+    # Refused after the data was read.
+    arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--num-samples", "70000"]
+    with families():
+        assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    told = f"the action linear.x reaches 520 in {tmp_path}/bags/drive_3.mcap, 0.52 in most recordings: "
+    assert told in caplog.text
