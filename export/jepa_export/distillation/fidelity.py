@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,9 +16,10 @@ from jepa_export.data.windows import Windows
 from jepa_export.distillation.stages import PredictorStage
 from jepa_export.fidelity import FALSE_ALARMS, QUANTILE
 
+_LOG = logging.getLogger(__name__)
 MEASURED_CLIPS = 256
 CALIBRATION_FRAMES = 64
-_SEED = 0
+_SEED, _TINY = 0, 1e-12
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,22 @@ class Fidelity:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
+
+    def tell(self, which: str, progress: Callable[[str], None]) -> None:
+        """Say how far off predictions are in clips ``which``, and warn where they are in vain."""
+        pairs = zip(self.rmse, self.copy_last_rmse, strict=True)
+        shares = [error / max(change, _TINY) for error, change in pairs]
+        progress(
+            f"in {self.clips} clips {which}, predictions are {shares[0]:.2f} x as far off as if nothing "
+            f"moved, {len(shares)} steps ahead {shares[-1]:.2f} x"
+        )
+        if vain := sum(share >= 1 for share in shares):
+            _LOG.warning(
+                "it foresees no more than that nothing moves at %d of %d steps: train the predictor longer "
+                "(--predictor-steps), and see whether actions and --rate are right",
+                vain,
+                len(shares),
+            )
 
 
 @torch.no_grad()

@@ -264,6 +264,7 @@ class _Work:
                 "nothing is held out: the bundle's error bounds are those of clips it was trained on"
             )
         found = fidelity.measure(predictor.eval(), pair.held_out)
+        found.tell("held out" if self.data.held_out else "trained on", progress)
         settings, about = self._told(given, actions, pair)
         measured = Measured(
             error_bounds=tuple(found.error_bounds),

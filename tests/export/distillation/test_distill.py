@@ -13,7 +13,9 @@ import torch
 
 from jepa_export.cli import main
 from jepa_export.data import open as open_module
+from jepa_export.distillation import run
 from jepa_export.distillation.encoders import of_run, of_teacher
+from jepa_export.distillation.fidelity import Fidelity
 from jepa_export.distillation.teacher import open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.checkpoints.read import Teacher
@@ -103,6 +105,24 @@ def test_what_is_learnt_from_is_told_and_so_is_what_holds_no_clip(
     assert "held out: 27 clips of 4 frames at 10 Hz in 1 of 1 recordings" in told
     assert f"held out: {tmp_path}/films/c.mp4" in told
     assert f"the predictor learns nothing from them: {tmp_path}/films/b.mp4" in caplog.text
+
+
+def test_a_predictor_that_foresees_no_more_than_that_nothing_moves_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = {"rmse": [0.3, 0.2], "copy_last_rmse": [0.2, 0.4], "error_bounds": [1.0, 1.0]}
+    found = Fidelity(clips=9, **errors, surprise_threshold=1.0, goal_threshold=1.0)
+    monkeypatch.setattr(run.fidelity, "measure", lambda *_: found)
+    monkeypatch.setattr(run, "write_student", lambda *_, **__: None)
+    assert main([*DISTILL, "--out", str(tmp_path / "run")]) == 0
+    assert (
+        "in 9 clips held out, predictions are 1.50 x as far off as if nothing moved, 2 steps ahead 0.50 x"
+        in capsys.readouterr().out
+    )
+    assert "it foresees no more than that nothing moves at 1 of 2 steps" in caplog.text
 
 
 @pytest.mark.slow
@@ -249,8 +269,6 @@ def test_what_cannot_be_done_is_said_at_once(
 def test_a_student_is_trained_if_its_teacher_is(
     untrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jepa_export.distillation import run
-
     told = []
     random = open_teacher(TEACHER[1], untrained=True, depth=None, seed=0, accept_non_commercial=False)
     monkeypatch.setattr(run, "open_teacher", lambda *_, **__: random)
@@ -265,8 +283,6 @@ def test_a_student_is_trained_if_its_teacher_is(
 def test_where_the_data_has_no_actions_this_is_told_before_the_training(
     films: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from jepa_export.distillation import run
-
     monkeypatch.setattr(run._Work, "train", lambda *_, **__: None)
     monkeypatch.setattr(run._Work, "finish", lambda *_: None)
     film = write_video(tmp_path / "film.mp4", range(40))
@@ -279,8 +295,6 @@ def test_where_the_data_has_no_actions_this_is_told_before_the_training(
 def test_int8_is_said_to_be_held_to_fp32_on_what_was_held_out_only_if_anything_was(
     share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jepa_export.distillation import run
-
     told: dict[str, Any] = {}
     monkeypatch.setattr(run._Work, "train", lambda *_: None)
     monkeypatch.setattr(run, "write_student", lambda *_, **named: told.update(named))
@@ -302,8 +316,6 @@ def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on
 def test_a_folder_of_other_settings_or_data_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jepa_export.distillation import run
-
     monkeypatch.setattr(run._Work, "train", lambda *_: None)
     monkeypatch.setattr(run._Work, "finish", lambda *_: None)
     out = tmp_path / "run"
