@@ -80,6 +80,14 @@ def test_of_commands_between_images_the_mean_of_all_is_what_was_executed(
     np.testing.assert_allclose(found.actions[:, 0, :, 0], 0.15, atol=1e-6)
 
 
+def test_of_a_long_recording_it_is_told_how_much_was_looked_at(manifest: Manifest, tmp_path: Path) -> None:
+    spec = drive(tmp_path, 8) + "?action=/cmd_vel:linear.x,linear.y"
+    whole, begun = (source_clips(spec, manifest, count=count, seed=0) for count in (20, 3))
+    assert whole.name.endswith("drive.mcap?topic=/image")
+    # Three clips of six frames, 0.2 s apart.
+    assert begun.name == f"the first 3.4 s of {whole.name}"
+
+
 def test_no_clip_spans_a_gap(manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 6, gap=70) + "?action=/cmd_vel:linear.x,linear.y"
     greys = source_clips(spec, manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)

@@ -85,7 +85,7 @@ def golden_clips(golden: Golden, manifest: Manifest) -> Clips:
 
 def source_clips(spec: str, manifest: Manifest, *, count: int, seed: int) -> Clips:
     """Clips of a video, a folder of images (taken as a step apart), a bag or a camera; up to ``count`` of
-    them, evenly spread.
+    them, evenly spread over as many steps as they have, from its beginning.
 
     Raises:
         SourceError: there is no such source, or it cannot be read.
@@ -115,7 +115,8 @@ def source_clips(spec: str, manifest: Manifest, *, count: int, seed: int) -> Cli
 
 
 class _Thinned:
-    """A source as a recording of at most ``limit`` frames a step apart, at the size of the model."""
+    """A source as a recording of at most ``limit`` frames a step apart, at the size of the model; its name
+    says where that is not all."""
 
     action_names: tuple[str, ...] | None = None
     action_units: tuple[str, ...] | None = None
@@ -130,6 +131,9 @@ class _Thinned:
         self._frames: list[Image] = []
         due_ns = -math.inf
         for frame in source.frames():
+            if len(stamps) == limit:
+                self.name = f"the first {(stamps[-1] - stamps[0]) / 1e9:.3g} s of {source.name}"
+                break
             if source.command is not None:
                 commands[frame.stamp_ns] = source.command
             if frame.stamp_ns < due_ns - half_ns:
@@ -140,8 +144,6 @@ class _Thinned:
             stamps.append(frame.stamp_ns)
             self._frames.append(np.empty((self.height, self.width, 3), np.uint8))
             fit(frame.image, self._frames[-1])
-            if len(stamps) == limit:
-                break
         self.stamps_ns: Stamps = np.array(stamps, np.int64)
         self.known = np.ones(len(stamps), bool)
         executed = source.commands if isinstance(source, BagSource) else _driven(commands)
