@@ -201,7 +201,7 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path}: {error.strerror}; make room, or choose another --cache, smaller frames, fewer a second"
+            f"{path}: {error.strerror}; make room, or choose another --cache or --out"
         ) from error
 
 

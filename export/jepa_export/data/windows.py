@@ -139,7 +139,7 @@ class Windows:
         if len(stamps) > 1 and len(self._offsets_ns) > 1 and rate_hz > recording.rate_hz * _RATE_SLACK:
             raise JepaExportError(
                 f"{recording.name}: has {recording.rate_hz:.3g} frames a second, clips of {rate_hz:g} Hz "
-                "cannot be made of it: ask for a lower rate, or keep more frames"
+                "cannot be made of it: ask for a lower --rate, or leave it out"
             )
         # Within one period of the camera, and never so far that two moments share a frame.
         tolerance_ns = min(

@@ -133,7 +133,11 @@ def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_miss
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"frames": 3, "rate_hz": 20.0}, "has 10 frames a second, clips of 20 Hz cannot be made"),
+        (
+            {"frames": 3, "rate_hz": 20.0},
+            "has 10 frames a second, clips of 20 Hz cannot be made of it: ask for a lower --rate, or leave "
+            "it out",
+        ),
         ({"frames": 31, "rate_hz": 10.0}, "not one clip of 31 frames at 10 Hz in 1 recordings"),
         ({"frames": 0, "rate_hz": 10.0}, "clips need at least one frame"),
         ({"frames": 1, "rate_hz": 0.0}, "a positive rate"),
