@@ -36,7 +36,10 @@ def add_parser(subparsers: Any) -> None:
         help="such as vjepa2_vitl_256; its checkpoint is a file, a folder or a name on the Hugging Face Hub",
     )
     parser.add_argument(
-        "--size", type=int, help="side of the student's frame in pixels (default: the teacher's)"
+        "--size",
+        type=int,
+        help="side of the student's frame in pixels, and no more of it is shown to the teacher, scaled up "
+        "(default: the teacher's)",
     )
     parser.add_argument("--steps", type=int, default=20_000, help="of the encoder's training (%(default)s)")
     parser.add_argument(
