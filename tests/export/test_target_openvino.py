@@ -16,7 +16,7 @@ from torch import nn
 
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
-from jepa_export.targets.accuracy import Closeness, Control
+from jepa_export.targets.accuracy import Closeness, Control, Outcome
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_int8, quantize_transformer_int8
 from jepa_runtime.backends import int8
@@ -180,6 +180,15 @@ def test_what_no_layer_alone_can_mend_is_said(
     (outcome,) = control.outcomes
     assert not outcome.holds and not outcome.as_dict()["holds"]
     assert "the limit is cosine 1.0000" in said[-1] and "--quantization-aware, or serve fp32" in said[-1]
+
+
+@pytest.mark.parametrize("graph", ["encoder", "step", "predictor (a step)"])
+def test_of_a_graph_that_misses_the_limit_is_said_what_helps(graph: str) -> None:
+    """Training as in INT8 is the encoder's alone."""
+    far = Closeness(worst=0.5, mean=0.7)
+    outcome = Outcome(graph=graph, plain=far, found=far, limits=LIMITS, in_fp32=(), held_out=True)
+    assert str(outcome).startswith(f"WARNING: {graph} in INT8") and str(outcome).endswith("serve fp32")
+    assert ("--quantization-aware" in str(outcome)) == (graph == "encoder")
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,10 @@ class Outcome:
         said = f"{self.graph} in INT8 on {where}: {self.plain}"
         if self.in_fp32:
             said += f"; {self.found} with these in fp32: {', '.join(self.in_fp32)}"
-        return (
-            said
-            if self.holds
-            else f"{said}; the limit is {self.limits}: distil with --quantization-aware, or serve fp32"
-        )
+        if self.holds:
+            return said
+        training = "distil with --quantization-aware, or " if self.graph == "encoder" else ""
+        return f"WARNING: {said}; the limit is {self.limits}: {training}serve fp32"
 
 
 class Control:
