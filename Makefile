@@ -19,8 +19,8 @@ test:            ## run the tests; PYTEST_ARGS="-k bundle" for some of them
 
 # The ROS 2 nodes of the tests have the machine for themselves: they are held to real time.
 ALL_TESTS = failed=0; \
-	python -m pytest --durations=10 --numprocesses 2 --dist worksteal --ignore tests/ros || failed=1; \
-	python -m pytest --durations=10 tests/ros || failed=1; \
+	python -m pytest --durations=10 -rs --numprocesses 2 --dist worksteal --ignore tests/ros || failed=1; \
+	python -m pytest --durations=10 -rs tests/ros || failed=1; \
 	exit $$failed
 
 lint:            ## check style, types and the direction of imports
