@@ -52,7 +52,11 @@ class Nodes:
         self._now_ns = 10**12
         self._asked: Candidates | None = None
         self.inference = Inference(model, Terms(candidates=lambda: self._asked))
-        self.guard = Guard(surprised_after=DEFAULTS["surprised_after"], clock=lambda: self._now_ns / 1e9)
+        self.guard = Guard(
+            surprised_after=DEFAULTS["surprised_after"],
+            frozen_after_s=DEFAULTS["frozen_after_s"],
+            clock=lambda: self._now_ns / 1e9,
+        )
         driver = Driver.by_cem(
             DEFAULTS,
             ActionLimits.of(manifest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 guarding = pytest.importorskip(
@@ -53,6 +54,7 @@ def test_without_a_reason_the_robot_may_drive(guard):
         ("MODEL", Level.ERROR),
         ("FAULT", Level.ERROR),
         ("FORBIDDEN", Level.ERROR),
+        ("FROZEN", Level.ERROR),
         ("SURPRISE", Level.WARN),
         ("OLD", Level.WARN),
         ("STALE", Level.STALE),
@@ -127,4 +129,44 @@ def test_it_is_over_when_as_many_other_images_came_judged_or_not(guard):
 def test_surprise_may_be_no_reason(clock):
     guard = Guard(surprised_after=0, clock=clock)
     images(guard, *[True] * 100)
+    assert not guard.holds
+
+
+@pytest.fixture
+def looks(clock):
+    """A guard whom images come every 0.4 s, of an energy and after the robot was told to move or to stand."""
+    guard = Guard(surprised_after=0, frozen_after_s=1.0, clock=clock)
+
+    def look(energy, *, moving, times=1):
+        for _ in range(times):
+            clock.now_s += 0.4
+            guard.looked(energy, moving=moving)
+        return guard.holds
+
+    return look
+
+
+def test_images_that_stay_the_same_while_the_robot_moves_are_a_reason_until_another_comes(looks):
+    assert not looks(5.0, moving=True, times=3)
+    assert "the same while it was to move for 1.2 s" in looks(5.0, moving=True)[Cause.FROZEN]
+    assert looks(5.0, moving=False, times=9), "it stands now, and the camera may still hang"
+    assert not looks(np.nextafter(5.0, 6.0), moving=True)
+
+
+def test_a_robot_that_stands_may_see_the_same_for_ever(looks):
+    assert not looks(5.0, moving=False, times=99)
+    assert not looks(5.0, moving=True, times=2)
+
+
+def test_a_robot_that_other_reasons_make_stand_now_and_then_moves_as_blindly(looks):
+    assert not looks(5.0, moving=True, times=2)
+    assert not looks(5.0, moving=False, times=9)
+    assert looks(5.0, moving=True, times=2)
+
+
+def test_without_a_goal_and_without_a_limit_nothing_is_the_same(looks, clock, guard):
+    assert not looks(float("nan"), moving=True, times=99)
+    for _ in range(99):
+        clock.now_s += 1.0
+        guard.looked(5.0, moving=True)
     assert not guard.holds

@@ -224,3 +224,26 @@ def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
     assert not world.guard.holds, "nor is it told as the reason why the robot stands now"
     world.sought = OTHER_NS
     assert world.images().command is not None and reach.end is None
+
+
+def test_images_that_are_the_same_while_it_is_driven_make_the_robot_stand_and_end_an_asked_goal():
+    world = World(frozen_after_s=1.0)
+    world.sought = OTHER_NS
+    reach = world.begin()
+    world.images(30)
+    assert world.told.any() and world.pilot.verdict().level is Level.OK
+    world.images(10)
+    assert not world.told.any() and world.pilot.verdict().level is Level.ERROR
+    world.images(round(PATIENCE_S * 1e9 / FRAME_NS))
+    assert reach.end.outcome is Outcome.ABORTED and "the image has stayed the same" in reach.end.reason
+
+
+def test_a_robot_that_stood_in_a_silence_may_see_the_same_after_it():
+    world = World(frozen_after_s=1.0)
+    world.images()
+    assert world.told.any()
+    world.now_s += 5.0
+    world.pilot.watch()
+    assert not world.pilot.may_drive
+    world.images()
+    assert world.told.any()

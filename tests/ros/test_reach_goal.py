@@ -54,7 +54,8 @@ class Stub:
         self.statuses = graph.listen(PlannerStatus, "planner/status")
         self.diagnostics = graph.listen(DiagnosticArray, "/diagnostics")
         self.commands = graph.listen(Twist, "cmd_vel")
-        graph.start("planner", parameters)
+        # No image of a stub differs from the one before.
+        graph.start("planner", {"frozen_after_s": 0.0, **parameters})
         self.infos = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED)
         self.infos.publish(info)
         self._futures = graph.publisher(PredictedFutures, "world_model/futures")

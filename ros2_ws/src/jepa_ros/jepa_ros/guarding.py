@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
@@ -19,6 +20,7 @@ class Cause(Enum):
     MODEL = "model", Level.ERROR
     FAULT = "fault", Level.ERROR
     FORBIDDEN = "forbidden", Level.ERROR
+    FROZEN = "frozen", Level.ERROR
     SURPRISE = "surprise", Level.WARN
     OLD = "old", Level.WARN
     STALE = "stale", Level.STALE
@@ -38,6 +40,8 @@ class Guard:
     Args:
         surprised_after: so many images in a row that surprised the model are a reason, until as many others
             came; 0: they never are.
+        frozen_after_s: images that are the same while the robot is told to move for so long are a reason
+            until another comes; 0: they never are.
         clock: monotonic seconds.
 
     Attributes:
@@ -45,11 +49,15 @@ class Guard:
         counts: how often each began.
     """
 
-    def __init__(self, *, surprised_after: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, surprised_after: int, clock: Callable[[], float], frozen_after_s: float = 0.0
+    ) -> None:
         self.holds: dict[Cause, str] = {}
         self.counts: Counter[str] = Counter()
-        self._surprised_after = surprised_after
+        self._surprised_after, self._frozen_after_s = surprised_after, frozen_after_s
         self._clock = clock
+        # Of the newest image, when it came, and for how long the robot moved while it was the same.
+        self._energy, self._looked_s, self._blind_s = math.nan, clock(), 0.0
         self._surprises = self._calm = 0
         # Of the first reason since the robot last did as decided.
         self._since_s: float | None = None
@@ -94,6 +102,19 @@ class Guard:
         self._calm += 1
         if self._calm > self._surprised_after:
             self.release(Cause.SURPRISE)
+
+    def looked(self, energy: float, *, moving: bool) -> None:
+        """An image of this ``energy`` came after the robot was told to be ``moving``, or to stand. Of two
+        images of a live camera it is never the same to the bit."""
+        before_s, self._looked_s = self._looked_s, self._clock()
+        if energy != self._energy:
+            self._energy, self._blind_s = energy, 0.0
+            self.release(Cause.FROZEN)
+        elif moving:
+            self._blind_s += self._looked_s - before_s
+        if self._frozen_after_s and self._blind_s > self._frozen_after_s:
+            same = f"the image has stayed the same while it was to move for {self._blind_s:.1f} s"
+            self.hold(Cause.FROZEN, f"{same}: does the camera hang, or has it no noise (frozen_after_s)?")
 
     def lasting(self, longer_than_s: float) -> str:
         """The gravest reason, if the robot has stood for so long; empty: it has not, or there is none now.

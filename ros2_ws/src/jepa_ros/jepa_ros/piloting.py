@@ -148,6 +148,8 @@ class Pilot:
         self._futures_s = self._image_s = self._clock()
         self._passed_ns, self._stamp_ns = futures.stamp_ns - self._stamp_ns, futures.stamp_ns
         self.guard.image()
+        moving = self._driver is not None and bool(np.any(self._driver.seeker.told))
+        self.guard.looked(futures.current_energy, moving=moving)
         self.guard.release(Cause.STALE)
         if age_s > self.timeout_s:
             self.guard.hold(Cause.OLD, f"the image was {age_s:.2f} s old when its futures came")

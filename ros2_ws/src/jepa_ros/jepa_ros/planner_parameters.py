@@ -39,6 +39,15 @@ PARAMETERS = (
         read_only=True,
     ),
     Parameter(
+        name="frozen_after_s",
+        default=1.0,
+        description="An image that stays the same to the bit while the robot is told to move for so long "
+        "stops it until another comes [s]; 0: it never does, as for a simulator whose images have no noise.",
+        low=0.0,
+        high=3600.0,
+        read_only=True,
+    ),
+    Parameter(
         name="max_change",
         default=1.0,
         description="Greatest change of each component of the action within a step of the model, as a share "

@@ -1,8 +1,8 @@
 """Drives to a goal by the world model's futures: to the latched goal image, or to what ``~/reach_goal`` asks.
 
 Safe by default: the robot is told to stand when futures stop coming or are old, when images surprise the
-model, when a command is not allowed, when the model is exchanged, when something fails here, when there is no
-goal, when the goal is reached and when the node stops.
+model or stay the same, when a command is not allowed, when the model is exchanged, when something fails here,
+when there is no goal, when the goal is reached and when the node stops.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class PlannerNode(Node):
         self._values = values(self, PARAMETERS)
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
-        guard = Guard(surprised_after=self._values["surprised_after"], clock=time.monotonic)
+        guard = Guard(
+            surprised_after=self._values["surprised_after"],
+            frozen_after_s=self._values["frozen_after_s"],
+            clock=time.monotonic,
+        )
         self._pilot = Pilot(guard, timeout_s=self._values["futures_timeout_s"], clock=time.monotonic)
         # Goals come and go on threads of their own.
         self._lock = threading.RLock()
