@@ -50,7 +50,9 @@ def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
         for late in missed:
             times = dict.fromkeys(STAGES, 1.0)
             watch.result_came(
-                SimpleNamespace(futures=None, calibration=None, deadline_missed=late, timings_ms=times)
+                SimpleNamespace(
+                    futures=None, surprise=None, calibration=None, deadline_missed=late, timings_ms=times
+                )
             )
         given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
         watch.frame_came()
@@ -69,24 +71,39 @@ def test_images_of_which_nothing_is_foreseen_are_a_warning_that_says_why():
     assert "no futures for 3.0 s" in found.message and "what was executed" in found.message
 
 
-def test_how_long_nothing_was_foreseen_counts_from_the_first_image_without_futures():
+def test_images_that_nothing_can_be_held_against_are_a_warning_that_says_why():
+    assert verdict(unjudged_s=2.9).level is Level.OK, "a history begins with images without surprise"
+    found = verdict(unjudged_s=4.0)
+    assert found.level is Level.WARN
+    assert "no surprise for 4.0 s" in found.message and "what was executed" in found.message
+
+
+@pytest.mark.parametrize(("age_s", "words"), [(7.0, "7.0 s behind"), (-7.0, "7.0 s ahead of")])
+def test_stamps_by_another_clock_than_that_of_the_commands_are_a_warning(age_s, words):
+    assert verdict(stamp_age_s=age_s / 10).level is Level.OK
+    found = verdict(stamp_age_s=age_s)
+    assert found.level is Level.WARN and f"{words} this node's clock" in found.message
+
+
+@pytest.mark.parametrize(("what", "figure"), [("futures", "unforeseen_s"), ("surprise", "unjudged_s")])
+def test_how_long_an_image_had_none_counts_from_the_first_that_had_not(what, figure):
     serving = pytest.importorskip("jepa_ros.serving")
     nothing, now = Stats(*[0] * 7, resets={}), [0.0]
     watch = serving.Watch(nothing, clock=lambda: now[0])
     times = dict.fromkeys(STAGES, 1.0)
     given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
 
-    def unforeseen_s(at_s, futures):
+    def since(at_s, found):
         now[0] = at_s
-        watch.result_came(
-            SimpleNamespace(futures=futures, calibration=None, deadline_missed=False, timings_ms=times)
-        )
+        watch.frame_came()
+        fields = {"futures": object(), "surprise": 1.0, "calibration": None, "deadline_missed": False}
+        watch.result_came(SimpleNamespace(**fields | {what: found}, timings_ms=times))
         _, figures = watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)
-        return figures["unforeseen_s"]
+        return figures[figure]
 
-    assert [unforeseen_s(at_s, None) for at_s in (20.0, 20.5, 22.0)] == [0.0, 0.5, 2.0]
-    assert unforeseen_s(22.1, object()) == 0.0
-    assert unforeseen_s(30.0, None) == 0.0
+    assert [since(at_s, None) for at_s in (20.0, 20.5, 22.0)] == [0.0, 0.5, 2.0]
+    assert since(22.1, object()) == 0.0
+    assert since(30.0, None) == 0.0
 
 
 def test_misses_of_an_earlier_period_are_forgiven():

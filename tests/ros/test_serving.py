@@ -30,12 +30,18 @@ class Served:
         self.now_s = 50.0
         self.watch = serving.Watch(BASE, clock=lambda: self.now_s)
 
-    def result(self, total_ms: float = 1.0, calibration: Calibration | None = None) -> None:
+    def result(
+        self, total_ms: float = 1.0, calibration: Calibration | None = None, surprise: float | None = 1.0
+    ) -> None:
         times = dict.fromkeys(STAGES, 1.0) | {"total": total_ms}
         self.watch.frame_came()
         self.watch.result_came(
             SimpleNamespace(
-                futures=object(), calibration=calibration, deadline_missed=False, timings_ms=times
+                futures=object(),
+                surprise=surprise,
+                calibration=calibration,
+                deadline_missed=False,
+                timings_ms=times,
             )
         )
 
@@ -84,6 +90,17 @@ def test_the_last_known_bounds_stay_in_the_figures_where_a_result_has_none(serve
     served.result(calibration=Calibration(0.9, np.array([0.25]), (Share(1, 2),), (Share(1, 2),)))
     served.result()
     assert served.verdict()[1]["error_bounds/step_1"].startswith("0.25, held for 0.500 of the last 2")
+
+
+def test_how_long_images_could_not_be_judged_counts_from_the_end_of_a_silence(served):
+    for served.now_s in (50.0, 54.0):
+        served.result(surprise=None)
+    assert served.verdict()[1]["unjudged_s"] == 4.0
+    served.now_s = 56.0
+    assert served.verdict()[0].level is Level.STALE
+    for served.now_s in (60.0, 60.5):
+        served.result(surprise=None)
+    assert served.verdict()[1]["unjudged_s"] == 0.5
 
 
 def test_the_report_has_every_sample_and_the_counters_once_they_are_final(served):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
+from itertools import cycle
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,6 +17,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.srv import SetGoal
 from jepa_ros import qos
@@ -92,6 +95,34 @@ def test_images_that_come_while_the_model_is_closed_do_not_end_the_node(ros_grap
         answers = ask(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
         ros_graph.until(lambda answers=answers: all(each.done() for each in answers), "another model")
     assert ros_graph.stop("world_model") == 0
+
+
+def test_that_images_cannot_be_judged_by_commands_is_told(ros_graph, toy_bundle):
+    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    # Surprises and bounds of noise by a toy are nothing to complain of here.
+    camera, _ = served(ros_graph, toy_bundle, error_probability=0.5)
+    commands = ros_graph.publisher(Twist, "cmd_vel")
+
+    def until_told(words, *offsets_s, commanded=True):
+        told.clear()
+        offsets_ns = cycle(round(offset_s * 1e9) for offset_s in offsets_s)
+
+        def look():
+            camera.publish(image(time.time_ns() + next(offsets_ns)))
+            if commanded:
+                commands.publish(Twist())
+
+        def is_told():
+            return any(words in status.message for message in told for status in message.status)
+
+        ros_graph.until(is_told, words, meanwhile=look)
+
+    until_told("no surprise for", 0.0, commanded=False)
+    until_told("running", 0.0)
+    until_told("s behind this node's clock", -60.0)
+    until_told("s ahead of this node's clock", 60.0)
+    # Two drivers that send on one topic.
+    until_told("no surprise for", 0.0, -0.9)
 
 
 def test_what_the_robot_does_is_known_from_the_time_of_the_graph_on(owner, monkeypatch):

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+# A history needs a step of the model and a command before an image can be judged by it.
+_JUDGED_WITHIN = 3
+
 
 class Level(IntEnum):
     """Levels of diagnostic_msgs/DiagnosticStatus."""
@@ -35,12 +38,15 @@ class Limits:
 @dataclass(frozen=True, kw_only=True)
 class Health:
     """A node's counters since activation, at one moment. Ages are seconds, infinite if nothing came yet;
-    ``unforeseen_s``: since when results have been without futures, 0 if the last one had some."""
+    ``unforeseen_s``, ``unjudged_s``: since when results have been without futures, and without surprise, 0 if
+    the last one had them; ``stamp_age_s``: how old the last frame was when it came, by the node's clock."""
 
     active_for_s: float
     frame_age_s: float
     result_age_s: float
     unforeseen_s: float = 0.0
+    unjudged_s: float = 0.0
+    stamp_age_s: float = 0.0
     received: int = 0
     processed: int = 0
     dropped: int = 0
@@ -95,6 +101,19 @@ def judge(now: Health, before: Health, limits: Limits) -> Verdict:
             Level.WARN,
             f"no futures for {now.unforeseen_s:.1f} s: images have no others whole steps of the model before "
             "them, or what was executed between them is not known",
+        )
+    if abs(now.stamp_age_s) > limits.stale_after_s:
+        where = "behind" if now.stamp_age_s > 0 else "ahead of"
+        return Verdict(
+            Level.WARN,
+            f"stamps of images are {abs(now.stamp_age_s):.1f} s {where} this node's clock, by which commands "
+            "are taken for those of another moment: is use_sim_time, or the camera's clock, right?",
+        )
+    if now.unjudged_s > _JUDGED_WITHIN * limits.stale_after_s:
+        return Verdict(
+            Level.WARN,
+            f"no surprise for {now.unjudged_s:.1f} s: images have no other a step of the model before them"
+            " (do stamps go back and forth?), or what was executed since is not known (are commands heard?)",
         )
     late, done = now.deadline_misses - before.deadline_misses, now.processed - before.processed
     if late > 0:

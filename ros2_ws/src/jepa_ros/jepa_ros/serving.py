@@ -40,8 +40,11 @@ class Watch:
         self._clock = clock
         self._began = clock()
         self._frame_at = self._result_at = -_NEVER
-        # When the first image came of which nothing could be foreseen, since the last of which it could.
+        self._stamp_age_s = 0.0
+        # When the first image came of which nothing could be foreseen, since the last of which it could; and
+        # that could not be judged by what was foreseen of it.
         self._unforeseen_at: float | None = None
+        self._unjudged_at: float | None = None
         # Of late results, now and at most since the last verdict.
         self._miss_run = self._longest = 0
         self._before: Health | None = None
@@ -51,6 +54,10 @@ class Watch:
         """An image arrived, fit or not."""
         self._frame_at = self._clock()
 
+    def frame_is_fit(self, stamp_age_s: float) -> None:
+        """It is going to be processed; so old is its stamp."""
+        self._stamp_age_s = stamp_age_s
+
     def result_came(self, result: Result) -> None:
         """An image was processed."""
         self._result_at = self._clock()
@@ -58,6 +65,10 @@ class Watch:
             self._unforeseen_at = None
         elif self._unforeseen_at is None:
             self._unforeseen_at = self._result_at
+        if result.surprise is not None:
+            self._unjudged_at = None
+        elif self._unjudged_at is None:
+            self._unjudged_at = self._result_at
         self.calibration = result.calibration or self.calibration
         self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
         self._longest = max(self._longest, self._miss_run)
@@ -79,6 +90,9 @@ class Watch:
             return Verdict(Level.OK, "not active" if stats else "not configured"), {}
         now = self._health(stats, bad_frames)
         self._longest = self._miss_run
+        if now.frame_age_s > limits["stale_after_s"]:
+            # After a silence a history begins anew.
+            self._unforeseen_at = self._unjudged_at = None
         before = self._before or Health(active_for_s=0.0, frame_age_s=_NEVER, result_age_s=_NEVER)
         self._before = now
         figures = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
@@ -106,13 +120,15 @@ class Watch:
 
     def _health(self, stats: Stats, bad_frames: dict[str, int]) -> Health:
         # Set on the inference thread.
-        unforeseen_at = self._unforeseen_at
+        unforeseen_at, unjudged_at = self._unforeseen_at, self._unjudged_at
         moment, since = self._clock(), self._since_base(stats)
         return Health(
             active_for_s=round(moment - self._began, 3),
             frame_age_s=round(moment - self._frame_at, 3),
             result_age_s=round(moment - self._result_at, 3),
             unforeseen_s=0.0 if unforeseen_at is None else round(moment - unforeseen_at, 3),
+            unjudged_s=0.0 if unjudged_at is None else round(moment - unjudged_at, 3),
+            stamp_age_s=round(self._stamp_age_s, 3),
             received=since["received"] + sum(bad_frames.values()),
             processed=since["processed"],
             dropped=since["dropped"],

@@ -260,6 +260,7 @@ class WorldModelNode(LifecycleNode):
             sequence=camera.reader.accepted,
             stream=camera.topic,
         )
+        camera.watch.frame_is_fit((self._now_ns() - frame.stamp_ns) / 1e9)
         camera.clock.arrived(frame.stamp_ns, received_ns)
         self._require_served().submit(frame)
 
