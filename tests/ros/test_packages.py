@@ -56,12 +56,13 @@ def test_parameters_say_what_they_are():
 
 class Launched(NamedTuple):
     """What a launch file declares, the command of each node by its executable, the environment of all, and
-    the variables that a node has of its own."""
+    the variables and the topics that a node has of its own."""
 
     declared: set[str]
     commands: dict[str, list[str]]
     environment: dict[str, str]
     own: dict[str, dict[str, str]]
+    topics: dict[str, dict[str, str]]
 
 
 def launched(name: str, **given: str) -> Launched:
@@ -73,7 +74,7 @@ def launched(name: str, **given: str) -> Launched:
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
     described = get_launch_description_from_python_launch_file(str(BRINGUP / "launch" / f"{name}.launch.py"))
-    context, commands, own = LaunchContext(), {}, {}
+    context, commands, own, topics = LaunchContext(), {}, {}, {}
 
     def text(pieces) -> str:
         return "".join(getattr(piece, "text", "") for piece in pieces)
@@ -86,6 +87,8 @@ def launched(name: str, **given: str) -> Launched:
             commands[entity.node_executable] = [text(part) for part in entity.cmd]
             variables = entity.additional_env or []
             own[entity.node_executable] = {text(name): text(value) for name, value in variables}
+            entity._perform_substitutions(context)
+            topics[entity.node_executable] = dict(entity.expanded_remapping_rules or ())
             return
         if getattr(entity, "condition", None) is not None and not entity.condition.evaluate(context):
             return
@@ -97,7 +100,7 @@ def launched(name: str, **given: str) -> Launched:
         walk(described)
         environment = dict(os.environ)
     declared = {argument.name for argument in described.get_launch_arguments()}
-    return Launched(declared, commands, environment, own)
+    return Launched(declared, commands, environment, own, topics)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +131,23 @@ def test_each_node_is_in_the_enclave_of_its_full_name(name, given, namespace, pr
         "ROS_SECURITY_KEYSTORE": "/keys",
         "ROS_SECURITY_ENABLE": "true",
         "ROS_SECURITY_STRATEGY": "Enforce",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "planner", "robot"),
+    [
+        ({}, "cmd_vel", "cmd_vel"),
+        ({"cmd_vel_topic": "base/cmd_vel"}, "base/cmd_vel", "base/cmd_vel"),
+        ({"cmd_vel_topic": "base/cmd_vel", "planner_cmd_vel_topic": "raw"}, "raw", "base/cmd_vel"),
+    ],
+)
+def test_between_planner_and_robot_there_may_be_others(given, planner, robot):
+    topics = launched("world_model", planner="true", update_root="/robot", **given).topics
+    assert {node: own["cmd_vel"] for node, own in topics.items()} == {
+        "planner": planner,
+        "world_model": robot,
+        "update_manager": robot,
     }
 
 

@@ -30,6 +30,7 @@ ARGUMENTS = (
         "Folder of the robot; empty: the one in params_file.",
     ),
     ("image_topic", "", "Images on which candidates are compared; empty: as config.json says."),
+    ("cmd_vel_topic", "cmd_vel", "Topic of the velocities that the robot executes."),
 )
 
 
@@ -60,6 +61,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 f"{namespace}/update_manager",
             ],
             parameters=[ParameterFile(given["params_file"], allow_substs=True), chosen],
+            remappings=[("cmd_vel", given["cmd_vel_topic"])],
         )
     ]
 

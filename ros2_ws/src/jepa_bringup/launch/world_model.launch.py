@@ -30,13 +30,20 @@ ARGUMENTS = (
     ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
     ("bundle", "", "Folder of the model bundle; empty: the one in update_root, or in params_file."),
     ("image_topic", "camera/image_raw", "Topic of the images."),
+    ("cmd_vel_topic", "cmd_vel", "Topic of the velocities that the robot executes."),
+    (
+        "planner_cmd_vel_topic",
+        "",
+        "Topic of the planner's velocities, where a mux or a collision monitor passes them on; empty: "
+        "cmd_vel_topic.",
+    ),
     ("source", "", "Start a camera with this source (device, video, folder, bag); empty: no camera."),
     ("planner", "false", "Start the planner, which drives to goals."),
     ("update_root", "", "Start the update manager for the robot in this folder; empty: no updates."),
 )
 PASSED_ON = (
     "namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level", "keystore",
-    "update_root", "image_topic",
+    "update_root", "image_topic", "cmd_vel_topic",
 )  # fmt: skip
 
 
@@ -67,7 +74,11 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name="world_model",
             arguments=[*arguments, f"{namespace}/world_model"],
             parameters=[file, chosen],
-            remappings=[("image", image), ("image/compressed", f"{image}/compressed")],
+            remappings=[
+                ("image", image),
+                ("image/compressed", f"{image}/compressed"),
+                ("cmd_vel", given["cmd_vel_topic"]),
+            ],
         )
     ]
     if given["source"]:
@@ -90,6 +101,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 name="planner",
                 arguments=[*arguments, f"{namespace}/planner"],
                 parameters=[file],
+                remappings=[("cmd_vel", given["planner_cmd_vel_topic"] or given["cmd_vel_topic"])],
             )
         )
     return nodes
