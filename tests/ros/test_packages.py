@@ -19,6 +19,7 @@ pytestmark = pytest.mark.ros
 WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
 NODES = ("world_model", "camera", "two_rooms", "planner", "monitor", "pictures")
 BRINGUP = WORKSPACE / "src" / "jepa_bringup"
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 NAV2_ARGUMENTS = {"namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level"}
 
 
@@ -65,7 +66,7 @@ class Launched(NamedTuple):
     topics: dict[str, dict[str, str]]
 
 
-def launched(name: str, **given: str) -> Launched:
+def launched(name: str, environment: dict[str, str] | None = None, **given: str) -> Launched:
     """What becomes of a launch file."""
     pytest.importorskip(
         "launch_ros", reason="launch and launch_ros are not among the wheels; install ROS 2 to test them"
@@ -95,12 +96,13 @@ def launched(name: str, **given: str) -> Launched:
         for inner in entity.visit(context) or []:
             walk(inner)
 
-    # A launch file sets variables of this very process.
-    with mock.patch.dict(os.environ):
+    # A launch file sets variables of this very process, whose own profile is nobody's business here.
+    unset = dict.fromkeys(PROFILES, "")
+    with mock.patch.dict(os.environ, unset | (environment or {})):
         walk(described)
-        environment = dict(os.environ)
+        found = dict(os.environ)
     declared = {argument.name for argument in described.get_launch_arguments()}
-    return Launched(declared, commands, environment, own, topics)
+    return Launched(declared, commands, found, own, topics)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_without_a_keystore_the_environment_decides_about_security():
 )
 def test_nodes_that_send_images_alone_have_room_for_them(name, given):
     found = launched(name, **given)
-    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for variable in PROFILES:
         profiles = {
             node: Path(own.get(variable, found.environment[variable])).name for node, own in found.own.items()
         }
@@ -177,6 +179,18 @@ def test_nodes_that_send_images_alone_have_room_for_them(name, given):
             node: "fastdds.xml" if node in ("camera", "two_rooms") else "fastdds_results.xml"
             for node in found.commands
         }
+
+
+@pytest.mark.parametrize("variable", PROFILES)
+@pytest.mark.parametrize(
+    ("name", "given"), [("world_model", {"source": "/dev/video0", "planner": "true"}), ("demo", {})]
+)
+def test_a_robot_that_has_a_dds_profile_keeps_it(name, given, variable):
+    found = launched(name, {variable: "/etc/robot.xml"}, **given)
+    assert {each: found.environment[each] for each in PROFILES} == dict.fromkeys(PROFILES, "") | {
+        variable: "/etc/robot.xml"
+    }
+    assert not any(own.keys() & set(PROFILES) for own in found.own.values())
 
 
 def test_the_dds_profile_has_room_for_images():

@@ -34,8 +34,12 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
     file = ParameterFile(given["params_file"], allow_substs=True)
-    images = os.path.join(SHARE, "config", "fastdds.xml")
-    sends_images = {"FASTRTPS_DEFAULT_PROFILES_FILE": images, "FASTDDS_DEFAULT_PROFILES_FILE": images}
+    config = os.path.join(SHARE, "config")
+    sends_images = {
+        name: os.path.join(config, "fastdds.xml")
+        for name, profile in context.environment.items()
+        if profile == os.path.join(config, "fastdds_results.xml")
+    }
     nodes = {
         "two_rooms": ([file], sends_images),
         "planner": ([file], {}),

@@ -14,11 +14,6 @@ from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
 SHARE = get_package_share_directory("jepa_bringup")
 CONFIG = os.path.join(SHARE, "config")
-# Of nodes that send images.
-LARGE_SEGMENT = {
-    name: os.path.join(CONFIG, "fastdds.xml")
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-}
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
@@ -63,6 +58,11 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         chosen["bundle"] = os.path.join(given["update_root"], "current")
     if given["bundle"]:
         chosen["bundle"] = given["bundle"]
+    sends_images = {
+        name: os.path.join(CONFIG, "fastdds.xml")
+        for name, profile in context.environment.items()
+        if profile == os.path.join(CONFIG, "fastdds_results.xml")
+    }
     image = given["image_topic"]
     if image != (raw := image.removesuffix("/compressed")):
         raise ValueError(f"image_topic:={image} has compressed images; name {raw}: they are heard with it")
@@ -87,7 +87,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 **common,
                 executable="camera",
                 name="camera",
-                additional_env=LARGE_SEGMENT,
+                additional_env=sends_images,
                 arguments=[*arguments, f"{namespace}/camera"],
                 parameters=[file, {"source": given["source"]}],
                 remappings=[("camera/image_raw", image)],
