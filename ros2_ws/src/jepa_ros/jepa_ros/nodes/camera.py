@@ -26,7 +26,7 @@ PARAMETERS = (
     Parameter(
         name="source",
         default="/dev/video0",
-        description="/dev/videoN or N, a video file, a folder of images, or a bag (FILE.mcap?topic=/name).",
+        description="/dev/videoN, a video file, a folder of images, or a bag (FILE.mcap?topic=/name).",
         read_only=True,
     ),
     Parameter(
