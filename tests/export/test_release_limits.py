@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from jepa_export.release.publish import Terms, downgrade, publish, revoke, rollo
 from jepa_export.release.repository import Repository, utc_now
 from jepa_export.release.roles import resign, rotate
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import TrustError
 from jepa_runtime.update.fetch import FolderSource, Limits
 from jepa_runtime.update.metadata import Floors
@@ -51,8 +53,7 @@ class Robot:
             limits=Limits(),
             now=utc_now,
         )
-        seen = trust.refresh(self.floors)
-        self.floors = Floors(seen.versions, seen.signed_at)
+        self.floors = trust.refresh(self.floors)
         return trust
 
 
@@ -154,5 +155,6 @@ def test_a_signature_of_a_clock_that_was_ahead_ends_with_the_key_of_the_timestam
     rotate(opened(repo), "timestamp")
     release = publish(opened(repo), bundles[1], STABLE)
     for robot in robots:
-        assert robot.refresh().target(release.manifest_target).sha256 == bundles[1].sha256
+        manifest = robot.refresh().read(release.manifest_target, MAX_MANIFEST_BYTES)
+        assert hashlib.sha256(manifest).hexdigest() == bundles[1].sha256
     assert robots[0].floors.signed_at is not None and robots[0].floors.signed_at < utc_now() + DAY

@@ -15,7 +15,7 @@ from jepa_runtime.errors import FetchError, RefusedError, TrustError
 from jepa_runtime.update import robot
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Progress
-from jepa_runtime.update.metadata import Floors, Seen
+from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.provision import provision
 from jepa_runtime.update.release import Budgets, Release, Robot, check_meant, pointer_path, told_of
 from jepa_runtime.update.serving import Health
@@ -113,7 +113,7 @@ class Repository:
         self.files: dict[str, bytes] = {}
         self.fetched: list[str] = []
         self.asked = 0
-        self.seen = Seen({"timestamp": 1}, NOW, {})
+        self.seen = Floors({"timestamp": 1}, NOW)
         self.floors: Floors | None = None
         self.error: Exception | None = None
 
@@ -125,7 +125,7 @@ class Repository:
         self.files[pointer_path(CHANNEL, MODEL)] = release.model_dump_json().encode()
         return release
 
-    def refresh(self, floors: Floors) -> Seen:
+    def refresh(self, floors: Floors) -> Floors:
         self.floors = floors
         self.asked += 1
         if self.error is not None:

@@ -12,7 +12,7 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import SpentError, StorageError, TrustError, UndecidedError, UpdateError
 from jepa_runtime.update import operator, provision, state
 from jepa_runtime.update.fetch import Limits, Progress
-from jepa_runtime.update.metadata import Seen
+from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Delta
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
@@ -188,7 +188,7 @@ def test_an_older_release_is_not_taken_even_if_it_is_signed(site: Site, bundles:
 
 def test_what_a_refresh_saw_is_the_floor_of_the_next(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
-    site.repository.seen = Seen({"timestamp": 41, "snapshot": 7}, NOW, {})
+    site.repository.seen = Floors({"timestamp": 41, "snapshot": 7}, NOW)
     site.update()
     site.update()
     assert site.repository.floors is not None

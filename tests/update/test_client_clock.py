@@ -8,7 +8,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.update.machine import FIRST_REFUSAL
-from jepa_runtime.update.metadata import Seen
+from jepa_runtime.update.metadata import Floors
 from tests.update.robots import NOW, Clock, Serving, Site
 
 SIGNED = NOW - timedelta(days=4)
@@ -29,7 +29,7 @@ class Unset(Clock):
 def unset(site: Site, bundles: list[Bundle]) -> Site:
     """It is offered what does not serve well; the repository was signed four days ago."""
     site.clock, site.serving = Unset(), Serving(bad=("2.0.0",))
-    site.repository.seen = Seen({"timestamp": 1}, SIGNED, {})
+    site.repository.seen = Floors({"timestamp": 1}, SIGNED)
     site.repository.publish(bundles[1], 2)
     return site
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from securesystemslib.formats import encode_canonical
 
 from jepa_runtime.update.fetch import FolderSource, Limits
-from jepa_runtime.update.metadata import Floors, Seen
+from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.trust import Trust
 from tests.update.repositories import FILE, Repository
 
@@ -40,11 +40,10 @@ class Robot:
             now=lambda: self.now,
         )
 
-    def refresh(self) -> Seen:
+    def refresh(self) -> Floors:
         self.trust = self._trust()
-        seen = self.trust.refresh(self.floors)
-        self.floors = Floors(seen.versions, seen.signed_at)
-        return seen
+        self.floors = self.trust.refresh(self.floors)
+        return self.floors
 
     def fetch(self) -> bytes:
         """All of it: what is current, and the file."""

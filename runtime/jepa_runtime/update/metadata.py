@@ -32,31 +32,16 @@ _MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
 
 @dataclass(frozen=True)
 class Floors:
-    """What a robot remembers of its last refresh, in another place than the metadata.
+    """What a robot remembers of its last refresh, in another place than the metadata. Those that a refresh
+    finds are not lower than those before, except where floors have ended.
 
     Attributes:
-        versions: the lowest that is acceptable, of each role.
+        versions: the lowest that is acceptable, of each role; also of those that have gone.
         signed_at: the latest time at which a timestamp was signed, as far as seen; None: none was seen.
     """
 
     versions: Mapping[str, int]
     signed_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a refresh found. Versions and time are the next floors, in place of the last ones: they are not
-    lower, except where floors have ended.
-
-    Attributes:
-        versions: of each role; of roles that have gone, what their floor was.
-        signed_at: see :class:`Floors`.
-        expires: when each top-level role does.
-    """
-
-    versions: Mapping[str, int]
-    signed_at: datetime | None
-    expires: Mapping[str, datetime]
 
 
 class MetadataUpdater(Updater):
@@ -84,18 +69,16 @@ class MetadataUpdater(Updater):
         self._trusted_set.reference_time = max(self._now, self._floors.signed_at or self._now)
         super()._load_timestamp()
 
-    def seen(self) -> Seen:
-        """What the refresh found.
+    def seen(self) -> Floors:
+        """The next floors.
 
         Raises:
             TrustError: a role is older than its floor.
         """
         trusted = self._trusted_set
-        top = {
-            role.type: role for role in (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
-        }
         versions = {name.removesuffix(".json"): file.version for name, file in trusted.snapshot.meta.items()}
-        versions |= {name: role.version for name, role in top.items()}
+        for role in (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets):
+            versions[role.type] = role.version
         for name, floor in self._floors.versions.items():
             if versions.setdefault(name, floor) < floor:
                 raise TrustError(
@@ -104,7 +87,7 @@ class MetadataUpdater(Updater):
                     "it again with higher versions"
                 )
         times = [time for time in (self._floors.signed_at, signed_at(trusted.timestamp)) if time is not None]
-        return Seen(versions, max(times, default=None), {name: role.expires for name, role in top.items()})
+        return Floors(versions, max(times, default=None))
 
     def stored_path(self, info: TargetFile) -> str:
         """The name of a file in the repository."""

@@ -36,7 +36,7 @@ from jepa_runtime.update.machine import (
     compared,
     found,
 )
-from jepa_runtime.update.metadata import Floors, Seen
+from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import (
     MAX_POINTER_BYTES,
     Release,
@@ -66,7 +66,7 @@ Step = tuple[State, Outcome]
 class Repository(Files, Protocol):
     """A signed repository; :class:`~jepa_runtime.update.trust.Trust` is one."""
 
-    def refresh(self, floors: Floors) -> Seen: ...
+    def refresh(self, floors: Floors) -> Floors: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
@@ -29,7 +28,7 @@ from jepa_runtime.update.fetch import (
     fetch_bytes,
     fetch_file,
 )
-from jepa_runtime.update.metadata import Floors, MetadataFetcher, MetadataUpdater, Seen
+from jepa_runtime.update.metadata import Floors, MetadataFetcher, MetadataUpdater
 
 # The first that fits.
 _REASONS = (
@@ -39,23 +38,6 @@ _REASONS = (
     (DeserializationError, "is no signed metadata"),
     (exceptions.RepositoryError, "cannot be trusted"),
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """A file that a trusted role lists.
-
-    Attributes:
-        path: its name.
-        length: in bytes.
-        sha256: of its content.
-        stored_path: its name in the repository, which has a hash in it.
-    """
-
-    path: str
-    length: int
-    sha256: str
-    stored_path: str
 
 
 class Trust:
@@ -89,8 +71,8 @@ class Trust:
         self._fetcher = MetadataFetcher(metadata, limits)
         self._updater: MetadataUpdater | None = None
 
-    def refresh(self, floors: Floors) -> Seen:
-        """Learn what is current; everything else follows what this found.
+    def refresh(self, floors: Floors) -> Floors:
+        """Learn what is current, and the next floors; everything else follows what this found.
 
         Raises:
             TrustError: the repository is not signed as it must be, older than what was seen, or expired.
@@ -110,25 +92,14 @@ class Trust:
         self._updater = updater
         return seen
 
-    def target(self, path: str) -> Target:
-        """What is known of a file.
-
-        Raises:
-            TrustError: no role that is trusted for it lists it, or that role is not to be trusted.
-            FetchError: what that role says cannot be fetched now.
-            StorageError: it cannot be stored.
-        """
-        info, stored = self._found(path)
-        if "sha256" not in info.hashes:
-            raise TrustError(f"{path}: is listed without its SHA-256: publish it with jepa-export release")
-        return Target(path, info.length, info.hashes["sha256"], stored)
-
     def read(self, path: str, max_bytes: int) -> bytes:
         """The content of a small file.
 
         Raises:
-            TrustError: as :meth:`target`, it is longer than ``max_bytes``, or is not what was signed.
-            FetchError, StorageError: as :meth:`target`.
+            TrustError: no role that is trusted for it lists it, that role is not to be trusted, it is longer
+                than ``max_bytes``, or is not what was signed.
+            FetchError: it, or what that role says, cannot be fetched now.
+            StorageError: what that role says cannot be stored.
         """
         info, stored = self._found(path)
         if info.length > max_bytes:
@@ -146,7 +117,7 @@ class Trust:
         """The content of a large file, into ``part``; see :func:`jepa_runtime.update.fetch.fetch_file`.
 
         Raises:
-            TrustError: as :meth:`target`, or it is not what was signed; then ``part`` was removed.
+            TrustError: as :meth:`read`; where it is not what was signed, ``part`` was removed.
             SpentError: all that was downloaded here has taken what it may; ``part`` stays.
             FetchError: it cannot be fetched now; ``part`` stays for the next attempt.
             StorageError: the disk is full or fails.

@@ -261,8 +261,9 @@ def _metadata(home: Path) -> Iterator[Target]:
 
 
 def _refreshing(home: Path, repository: Repository, role: str, signs: bool) -> Callable[[bytes], object]:
-    folder = repository.folder / "metadata"
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = {path.name: path.read_bytes() for path in (repository.folder / "metadata").iterdir()}
+    served = repository.folder / "targets"
+    files |= {str(path.relative_to(served)): path.read_bytes() for path in served.rglob("*.bin")}
     name, signers = repository.file(role).name, list(repository.signers[role])
 
     def read(data: bytes) -> None:
@@ -287,7 +288,7 @@ def _refreshing(home: Path, repository: Repository, role: str, signs: bool) -> C
                 now=lambda: START,
             )
             trust.refresh(Floors({"timestamp": 1}, START))
-            trust.target(FILE)
+            trust.read(FILE, 1 << 20)
         finally:
             shutil.rmtree(meta)
 
