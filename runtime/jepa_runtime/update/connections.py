@@ -12,7 +12,7 @@ from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3 import exceptions
+from urllib3 import BaseHTTPResponse, exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
@@ -71,12 +71,45 @@ class _Impatient(io.RawIOBase):
         super().close()
 
 
-def checked(base_url: str) -> tuple[str, str]:
-    """Scheme and host of the address of a web server.
+class Connections:
+    """Connections to a web server, through the proxy that the environment names.
+
+    Args:
+        connect_s, read_s: the longest to get a connection, and to wait for bytes or for all headers.
+
+    Attributes:
+        patience: of ``read_s``, to be renewed where an answer may be long.
 
     Raises:
-        UpdateError: it is no such address.
+        UpdateError: that is no address of a web server, or the proxy cannot be used.
     """
+
+    def __init__(self, base_url: str, *, connect_s: float, read_s: float, clock: Clock) -> None:
+        self.patience = Patience(clock, read_s)
+        self._timeout = urllib3.Timeout(connect=connect_s, read=read_s)
+        try:
+            self._pools = _pools(base_url, self.patience)
+        except exceptions.HTTPError as error:
+            raise UpdateError(f"{base_url}: cannot be used: {error}") from error
+
+    def ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> BaseHTTPResponse:
+        """An answer that is to be read, whatever it says; to be closed. Fails as :func:`told` knows it."""
+        return self._pools.urlopen(
+            method,
+            url,
+            body=body,
+            headers={"User-Agent": "jepa-edge", "Accept-Encoding": "identity"} | dict(headers),
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            decode_content=False,
+            timeout=self._timeout,
+        )
+
+
+def _pools(base_url: str, patience: Patience) -> urllib3.PoolManager:
     parts = parse_url(base_url)
     if parts.scheme not in ("http", "https") or not parts.host:
         raise UpdateError(f"{base_url}: is no address of a web server: give https://… or http://…")
@@ -85,13 +118,6 @@ def checked(base_url: str) -> tuple[str, str]:
             f"the address of a web server ({parts.host}) may have no user, no '?' and no '#': give the "
             "plain address of the folder"
         )
-    return parts.scheme, parts.host
-
-
-def pools(scheme: str, host: str, patience: Patience) -> urllib3.PoolManager:
-    """What makes connections to a server, through the proxy that the environment names, and waits for bytes
-    no longer than ``patience`` lasts.
-    """
 
     class Response(http.client.HTTPResponse):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -111,8 +137,8 @@ def pools(scheme: str, host: str, patience: Patience) -> urllib3.PoolManager:
     class HttpsPool(HTTPSConnectionPool):
         ConnectionCls = Https
 
-    proxies = {} if proxy_bypass(host) else getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
+    proxies = {} if proxy_bypass(parts.host) else getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
     manager = urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
     manager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
     return manager

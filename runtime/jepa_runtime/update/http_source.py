@@ -8,16 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urljoin
 
-import urllib3
-from urllib3 import exceptions
-from urllib3.response import BaseHTTPResponse
+from urllib3 import BaseHTTPResponse
 from urllib3.util import parse_url
 
-from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.connections import Patience, answer_in_words, checked, pools, told
+from jepa_runtime.errors import FetchError
+from jepa_runtime.update.connections import Connections, Patience, answer_in_words, told
 from jepa_runtime.update.sources import Body, Clock, Limits, NotFoundError
 
-_HEADERS = {"User-Agent": "jepa-edge", "Accept-Encoding": "identity"}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 # What passes by itself within a second or two is no reason to give up an update.
@@ -41,13 +38,8 @@ class HttpSource:
 
     def __init__(self, base_url: str, limits: Limits, clock: Clock = time) -> None:
         self._base = base_url.rstrip("/") + "/"
-        self._limits = limits
         self._clock = clock
-        self._patience = Patience(clock, limits.read_s)
-        try:
-            self._pools = pools(*checked(self._base), self._patience)
-        except exceptions.HTTPError as error:
-            raise UpdateError(f"{base_url}: cannot be used: {error}") from error
+        self._server = Connections(base_url, connect_s=limits.connect_s, read_s=limits.read_s, clock=clock)
 
     @contextmanager
     def open(self, path: str, offset: int = 0) -> Iterator[Body]:
@@ -56,7 +48,7 @@ class HttpSource:
         url = self._base + path.replace("+", "%2B")
         response = self._answer(url, offset)
         try:
-            yield _HttpBody(response, url, _start(response, url, offset), self._patience)
+            yield _HttpBody(response, url, _start(response, url, offset), self._server.patience)
         finally:
             response.close()
 
@@ -81,16 +73,7 @@ class HttpSource:
 
     def _request(self, url: str, offset: int) -> BaseHTTPResponse:
         with told(url):
-            return self._pools.urlopen(
-                "GET",
-                url,
-                headers=_HEADERS | ({"Range": f"bytes={offset}-"} if offset else {}),
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=urllib3.Timeout(connect=self._limits.connect_s, read=self._limits.read_s),
-            )
+            return self._server.ask("GET", url, {"Range": f"bytes={offset}-"} if offset else {})
 
     def _followed(self, url: str, location: str) -> str:
         try:

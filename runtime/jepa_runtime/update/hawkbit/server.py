@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-import urllib3
-from urllib3 import exceptions
-
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.connections import Patience, answer_in_words, checked, pools, told
+from jepa_runtime.update.connections import Connections, answer_in_words, told
 from jepa_runtime.update.hawkbit.messages import (
     Base,
     CancelAction,
@@ -42,12 +39,13 @@ _MAX_TOKEN_BYTES = 1024
 _MAX_KNOWN = 4
 _TOKEN, _ETAG = re.compile(r"[!-~]+"), re.compile(r"[ -~]{1,256}")
 _SCHEMES = {"target": "TargetToken", "gateway": "GatewayToken"}
-_JSON = {"Accept": "application/hal+json, application/json", "Accept-Encoding": "identity"}
+_ACCEPT = "application/hal+json, application/json"
 _HINTS = {
     401: ": it does not take this robot's token: check token_file, token, tenant and device_id",
     403: ": it does not let this robot in: check token, tenant, and what the server forbids",
 }
-_Kind = TypeVar("_Kind", Base, CancelAction, ConfirmationBase, DeploymentBase)
+_Action = TypeVar("_Action", CancelAction, ConfirmationBase, DeploymentBase)
+_Answer = TypeVar("_Answer", Base, CancelAction, ConfirmationBase, DeploymentBase)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +83,8 @@ class Server:
     def __init__(self, root: Path, settings: Hawkbit, controller: str, clock: Clock = time) -> None:
         self._settings, self._controller = settings, controller
         self._token_file = root / settings.token_file
-        self._patience = Patience(clock, READ_S)
         base = settings.url.rstrip("/")
-        try:
-            self._pools = pools(*checked(base), self._patience)
-        except exceptions.HTTPError as error:
-            raise UpdateError(f"{base}: cannot be used: {error}") from error
+        self._connections = Connections(base, connect_s=CONNECT_S, read_s=READ_S, clock=clock)
         self._base = f"{base}/{quote(settings.tenant, safe='')}/controller/v1/{quote(controller, safe='')}"
         self._known: dict[str, tuple[str, bytes]] = {}
 
@@ -112,19 +106,19 @@ class Server:
 
     def deployment(self, action: str) -> Deployment:
         """What is to be installed."""
-        return self._own(action, self._get(f"/deploymentBase/{action}", DeploymentBase)).deployment
+        return self._action("deploymentBase", action, DeploymentBase).deployment
 
     def installed(self, action: str) -> Deployment:
         """What the server takes for installed."""
-        return self._own(action, self._get(f"/installedBase/{action}", DeploymentBase)).deployment
+        return self._action("installedBase", action, DeploymentBase).deployment
 
     def confirmation(self, action: str) -> Deployment:
         """What is to be installed once it is confirmed."""
-        return self._own(action, self._get(f"/confirmationBase/{action}", ConfirmationBase)).confirmation
+        return self._action("confirmationBase", action, ConfirmationBase).confirmation
 
     def stopped_by(self, action: str) -> str:
         """Which action a cancellation is to stop."""
-        return self._own(action, self._get(f"/cancelAction/{action}", CancelAction)).stop.stop_id
+        return self._action("cancelAction", action, CancelAction).stop.stop_id
 
     def tell(self, channel: Channel, action: str, body: Mapping[str, Any]) -> None:
         """Give a feedback."""
@@ -134,12 +128,13 @@ class Server:
         """Say what this robot is; what the server knows beside that stays."""
         self._send("PUT", "/configData", {"mode": "merge", "data": dict(attributes)})
 
-    def _own(self, action: str, answer: _Kind) -> _Kind:
-        if not isinstance(answer, Base) and answer.id != action:
+    def _action(self, resource: str, action: str, kind: type[_Action]) -> _Action:
+        answer = self._get(f"/{resource}/{action}", kind)
+        if answer.id != action:
             raise FetchError(f"{self._base}: the server answers for action {answer.id} instead of {action}")
         return answer
 
-    def _get(self, path: str, kind: type[_Kind]) -> _Kind:
+    def _get(self, path: str, kind: type[_Answer]) -> _Answer:
         etag, content = self._known.get(path, ("", b""))
         status, headers, new = self._exchange("GET", path, {"If-None-Match": etag} if etag else {})
         if status != 304 or not etag:
@@ -158,19 +153,9 @@ class Server:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
         url = self._base + path
-        mine = {"User-Agent": "jepa-edge", "Authorization": self._authorization()}
+        headers = {"Accept": _ACCEPT, "Authorization": self._authorization(), **headers}
         with told(url):
-            response = self._pools.urlopen(
-                method,
-                url,
-                body=body,
-                headers=_JSON | mine | dict(headers),
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-            )
+            response = self._connections.ask(method, url, headers, body)
             try:
                 content = b""
                 # All of an answer has to come within the time for its headers.
