@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def compare(current: Path, candidate: Path | Bundle, source: Any = None, **chang
         lambda: WorldModel.open(candidate, precision="fp32"),
         source or TwoRoomsSource(seed=3, start_ns=0),
         quick(),
-        **changes,
+        **{"alive": robot.nothing, "compared": robot.nothing, "ends": False} | changes,
     )
 
 
@@ -83,8 +84,8 @@ def test_both_models_make_way_for_everything_and_the_caller_keeps_its_policy(two
         seen.append(os.sched_getscheduler(0))
         return WorldModel.open(two_rooms_bundle)
 
-    before = os.sched_getscheduler(0)
-    run(open_model, open_model, TwoRoomsSource(seed=0, start_ns=0), quick())
+    before, source = os.sched_getscheduler(0), TwoRoomsSource(seed=0, start_ns=0)
+    run(open_model, open_model, source, quick(), alive=robot.nothing, compared=robot.nothing, ends=False)
     assert seen == [os.SCHED_IDLE] * 2
     assert os.sched_getscheduler(0) == before
 
@@ -138,10 +139,10 @@ def test_commands_of_another_robot_are_told(two_rooms_bundle: Path) -> None:
 
 
 def test_it_ends_when_it_is_told_to(two_rooms_bundle: Path) -> None:
-    stopping = threading.Event()
-    stopping.set()
-    report = compare(two_rooms_bundle, two_rooms_bundle, stopping=stopping)
-    assert (report.verdict, report.frames) == (Verdict.CONTINUE, 1)
+    alive = Mock(side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compare(two_rooms_bundle, two_rooms_bundle, alive=alive)
+    assert alive.call_count == 1
 
 
 def test_an_interrupted_caller_does_not_wait_for_the_verdict(two_rooms_bundle: Path) -> None:

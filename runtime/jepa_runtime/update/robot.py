@@ -18,8 +18,9 @@ from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source, Watched
-from jepa_runtime.update.gate import engines, probe, sequential, shadow, static
+from jepa_runtime.update.gate import engines, probe, shadow, static
 from jepa_runtime.update.gate.gate import Gate
+from jepa_runtime.update.gate.sequential import PairedTest, Verdict, alpha_after
 from jepa_runtime.update.local_serving import LocalServing
 from jepa_runtime.update.machine import Back, NothingNew, NotYet, Outcome, follow
 from jepa_runtime.update.release import Budgets, Release, Robot
@@ -121,9 +122,7 @@ class LocalGate:
         """
         if self._frames is None or budgets.max_error_ratio is None:
             return None
-        test = shadow.PairedTest(
-            margin=budgets.max_error_ratio - 1, alpha_accept=sequential.alpha_after(comparisons)
-        )
+        test = PairedTest(margin=budgets.max_error_ratio - 1, alpha_accept=alpha_after(comparisons))
         try:
             with closing(self._frames()) as source:
                 report = shadow.run(
@@ -135,13 +134,13 @@ class LocalGate:
                     compared=self._compared,
                     ends=self._ends,
                 )
-            if report.verdict is shadow.Verdict.CONTINUE:
+            if report.verdict is Verdict.CONTINUE:
                 raise UpdateError(f"{source.name}: {report.reason}")
         except JepaRuntimeError as error:
             if test.has_looked:
                 raise UndecidedError(str(error)) from error
             raise
-        if report.verdict is shadow.Verdict.REFUSE:
+        if report.verdict is Verdict.REFUSE:
             raise RefusedError(f"{candidate}: {report.reason}")
         return {"reason": report.reason, "frames": report.frames, "moving": report.moving}
 

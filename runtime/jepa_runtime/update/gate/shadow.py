@@ -31,8 +31,6 @@ from jepa_runtime.sources.base import Frame, Source
 from jepa_runtime.update.gate.sequential import UNRELATED, PairedTest, Summary, Verdict, score
 from jepa_runtime.world_model import WorldModel
 
-__all__ = ["PairedTest", "Shadow", "ShadowReport", "Verdict", "run"]
-
 _TELL_S = 1.0
 # Of a source without end that never tells what was executed, such as a camera, so many frames are enough.
 _BLIND_FRAMES = 18_000
@@ -44,8 +42,7 @@ class ShadowReport:
     """What came of it.
 
     Attributes:
-        verdict: CONTINUE if the frames ended, or were ended, before there was one, or would never lead to
-            one.
+        verdict: CONTINUE if the frames ended before there was one, or would never lead to one.
         reason: in one sentence.
         summary: of the test.
         frames: seen.
@@ -195,10 +192,9 @@ def run(
     source: Source,
     test: PairedTest,
     *,
-    stopping: threading.Event | None = None,
-    alive: Callable[[], None] | None = None,
-    compared: Callable[[ShadowReport], None] | None = None,
-    ends: bool = False,
+    alive: Callable[[], None],
+    compared: Callable[[ShadowReport], None],
+    ends: bool,
 ) -> ShadowReport:
     """Compare two models on the frames of a source, with the commands it gives, until the test knows.
 
@@ -207,7 +203,6 @@ def run(
     Args:
         open_current, open_candidate: called on that thread; what they return is closed there.
         source: not closed here.
-        stopping: ends it when set.
         alive: called there with every frame; what it raises ends it too.
         compared: called there about once a second and at the end, with what is known so far.
         ends: the source ends by itself: what was executed may be told as late as then.
@@ -225,20 +220,16 @@ def run(
             shadow = Shadow(current, candidate, test)
             told = time.monotonic()
             for frame in source.frames():
-                if alive is not None:
-                    alive()
+                alive()
                 if shadow.add(frame, _command(source, current)) is not Verdict.CONTINUE:
                     break
-                if compared is not None and time.monotonic() - told >= _TELL_S:
+                if time.monotonic() - told >= _TELL_S:
                     compared(shadow.report())
                     told = time.monotonic()
-                if shadow.is_blind and not ends:
-                    break
-                if interrupted.is_set() or (stopping is not None and stopping.is_set()):
+                if (shadow.is_blind and not ends) or interrupted.is_set():
                     break
             report = shadow.report()
-            if compared is not None:
-                compared(report)
+            compared(report)
             return report
 
     with ThreadPoolExecutor(1, "jepa-shadow") as pool:
