@@ -172,7 +172,7 @@ class Gate:
         return {"latency_p99_ms": 1.0}
 
     def shadow(
-        self, current: Path, candidate: Path, budgets: Budgets, *, comparisons: int
+        self, current: Path, candidate: Path, max_error_ratio: float, *, comparisons: int
     ) -> dict[str, Any] | None:
         self.comparisons.append(comparisons)
         self._judge("shadow", candidate)

@@ -10,7 +10,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import SpentError, StorageError, TrustError, UndecidedError, UpdateError
-from jepa_runtime.update import operator, provision, state
+from jepa_runtime.update import audit, operator, provision, state
 from jepa_runtime.update.fetch import Limits, Progress
 from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Delta
@@ -28,6 +28,20 @@ def test_a_release_is_installed_and_serves(site: Site, bundles: list[Bundle]) ->
     # Without anybody to watch, the model is tried once more from its new place.
     assert site.gate.calls == ["check", "probe", "shadow", "probe"]
     assert state.load(site.root / "state.json") == kept
+
+
+@pytest.mark.parametrize(
+    ("budgets", "reason"),
+    [({}, "names no source of frames"), ({"max_error_ratio": None}, "its release allows any error")],
+)
+def test_why_nothing_was_compared_is_in_the_log(
+    site: Site, bundles: list[Bundle], budgets: dict[str, None], reason: str
+) -> None:
+    site.repository.publish(bundles[1], 2, budgets=budgets)
+    assert site.update().result == "updated"
+    log = audit.Audit(site.root / "audit.log", site.clock.now).entries()
+    (why,) = (entry.facts["reason"] for entry in log if entry.event == "not compared")
+    assert reason in why
 
 
 def test_only_what_no_slot_has_is_fetched(site: Site, bundles: list[Bundle]) -> None:

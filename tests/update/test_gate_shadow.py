@@ -22,13 +22,13 @@ from jepa_runtime.update import robot
 from jepa_runtime.update.gate import shadow
 from jepa_runtime.update.gate.sequential import PairedTest, Verdict
 from jepa_runtime.update.gate.shadow import Shadow, ShadowReport, run
-from jepa_runtime.update.release import Budgets
 from jepa_runtime.world_model import WorldModel
 from tests.runtime.fakes import FakeModel
 from tests.scripts import load
 from tests.update.robots import settings
 
 STEP_NS = 200_000_000
+RATIO = 1.25
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +169,12 @@ def test_the_gate_compares_models_on_the_source_that_the_robot_names(
     heard: list[None] = []
     named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
     gate = robot.LocalGate(named, lambda: heard.append(None))
-    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0)
+    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
     assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
     with pytest.raises(RefusedError, match=rf"^{noisy.path}: .* at most 1\.25 times that is allowed"):
-        gate.shadow(two_rooms_bundle, noisy.path, Budgets(), comparisons=0)
+        gate.shadow(two_rooms_bundle, noisy.path, RATIO, comparisons=0)
     nowhere = robot.LocalGate(settings())
-    assert nowhere.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0) is None
+    assert nowhere.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0) is None
 
 
 def test_what_was_compared_before_has_to_be_shown_better_each_time(
@@ -191,7 +191,7 @@ def test_what_was_compared_before_has_to_be_shown_better_each_time(
     monkeypatch.setattr(shadow, "run", run)
     gate = robot.LocalGate(settings(), frames=Still)
     for comparisons in range(4):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=comparisons)
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=comparisons)
     highs = [test.summary().high for test in tests]
     assert len(highs) == 4 and highs == sorted(set(highs))
 
@@ -213,7 +213,7 @@ def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
     named = settings(model_id="two_rooms", shadow="/nowhere")
     gate = robot.LocalGate(named, frames=lambda: source, compared=told.append)
     began = time.monotonic()
-    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0)
+    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
     assert end is not None and source.closed
     assert 2 <= len(told) <= (time.monotonic() - began) / 0.2 + 1
     frames = [report.frames for report in told]
@@ -243,14 +243,14 @@ def test_a_comparison_that_ends_too_early_counts_once_its_test_has_looked(
     monkeypatch.setattr(shadow, "run", run)
     gate = robot.LocalGate(settings(), frames=Still)
     with pytest.raises(UpdateError) as raised:
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(max_error_ratio=1.05), comparisons=0)
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, 1.05, comparisons=0)
     assert type(raised.value) is error
 
 
 def test_a_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
     gate = robot.LocalGate(settings(model_id="two_rooms"), frames=Still)
     with pytest.raises(UpdateError, match="still: nothing moved on any of"):
-        gate.shadow(two_rooms_bundle, two_rooms_bundle, Budgets(), comparisons=0)
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
 
 
 class Counter(FakeModel):

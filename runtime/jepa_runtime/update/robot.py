@@ -111,7 +111,7 @@ class LocalGate:
         }
 
     def shadow(
-        self, current: Path, candidate: Path, budgets: Budgets, *, comparisons: int
+        self, current: Path, candidate: Path, max_error_ratio: float, *, comparisons: int
     ) -> dict[str, Any] | None:
         """See :func:`jepa_runtime.update.gate.shadow.run`.
 
@@ -120,9 +120,9 @@ class LocalGate:
             UndecidedError: the frames ended, or something failed, after the test had looked.
             JepaRuntimeError: the same, before.
         """
-        if self._frames is None or budgets.max_error_ratio is None:
+        if self._frames is None:
             return None
-        test = PairedTest(margin=budgets.max_error_ratio - 1, alpha_accept=alpha_after(comparisons))
+        test = PairedTest(margin=max_error_ratio - 1, alpha_accept=alpha_after(comparisons))
         try:
             with closing(self._frames()) as source:
                 report = shadow.run(

@@ -237,24 +237,22 @@ class Steps:
         return state, Done()
 
     def _shadow(self, state: State) -> Step:
-        release = _work(state).release
-        if state.current is None:
-            self.note("not compared", reason="nothing serves yet")
-            return state, Done()
-        if harm := self.store.damage(state.current.manifest_sha256):
+        release, current = _work(state).release, state.current
+        candidate, ratio = release.manifest_sha256, release.budgets.max_error_ratio
+        told = None
+        if current is None:
+            why = "nothing serves yet"
+        elif ratio is None:
+            why = "its release allows any error (max_error_ratio)"
+        elif harm := self.store.damage(current.manifest_sha256):
             # The candidate is the cure.
-            self.note("not compared", reason=f"what serves is damaged: {harm}")
-            return state, Done()
-        current = self.store.folder(state.current.manifest_sha256)
-        candidate = release.manifest_sha256
-        told = self.gate.shadow(
-            current,
-            self.store.folder(candidate),
-            release.budgets,
-            comparisons=state.comparisons.get(candidate, 0),
-        )
+            why = f"what serves is damaged: {harm}"
+        else:
+            serves, tried = self.store.folder(current.manifest_sha256), self.store.folder(candidate)
+            told = self.gate.shadow(serves, tried, ratio, comparisons=state.comparisons.get(candidate, 0))
+            why = "config.json names no source of frames (shadow)"
         if told is None:
-            self.note("not compared", reason="config.json names no source of frames (shadow)")
+            self.note("not compared", reason=why)
         else:
             self.note("compared", **told)
         return state, Done()

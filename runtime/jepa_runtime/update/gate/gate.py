@@ -26,11 +26,12 @@ class Gate(Protocol):
         ...
 
     def shadow(
-        self, current: Path, candidate: Path, budgets: Budgets, *, comparisons: int
+        self, current: Path, candidate: Path, max_error_ratio: float, *, comparisons: int
     ) -> Mapping[str, Any] | None:
         """How it predicts beside what serves; None: this robot has nothing to compare them on.
 
         Args:
+            max_error_ratio: see :class:`~jepa_runtime.update.release.Budgets`.
             comparisons: how often it was compared before.
 
         Raises:
