@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,43 +15,40 @@ from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import FetchError, StorageError, TrustError, UpdateError
 from jepa_runtime.update import deltas, durable
 from jepa_runtime.update.fetch import NotFoundError, Progress
+from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Release
 from jepa_runtime.update.store import Store
 
 
-class Files(Protocol):
-    """Where verified files come from; :class:`~jepa_runtime.update.trust.Trust` is one."""
+class Repository(Protocol):
+    """A signed repository; :class:`~jepa_runtime.update.trust.Trust` is one."""
+
+    def refresh(self, floors: Floors) -> Floors: ...
 
     def read(self, path: str, max_bytes: int) -> bytes: ...
 
     def download(self, path: str, part: Path, progress: Progress | None = None) -> None: ...
 
 
+@dataclass(kw_only=True)
 class Download:
     """Gathers the files of one release in the staging folder.
 
-    Args:
+    Attributes:
         use_deltas: whether files may be made from others.
         free_bytes: to be left free on the disk.
         note: is told what came from where.
         progress: is told how many bytes of the release are there, and of how many.
     """
 
-    def __init__(
-        self,
-        release: Release,
-        files: Files,
-        store: Store,
-        *,
-        use_deltas: bool,
-        free_bytes: int,
-        note: Callable[..., None],
-        progress: Progress,
-    ) -> None:
-        self._release, self._files, self._store = release, files, store
-        self._deltas = release.deltas if use_deltas else ()
-        self._free_bytes, self._note, self._progress = free_bytes, note, progress
-        self._there = 0
+    release: Release
+    repository: Repository
+    store: Store
+    use_deltas: bool
+    free_bytes: int
+    note: Callable[..., None]
+    progress: Progress
+    _there: int = field(default=0, init=False)
 
     def run(self) -> None:
         """Gather what is missing. May be called again; what has come stays.
@@ -60,9 +58,9 @@ class Download:
             BundleError: the manifest is not valid.
             FetchError, StorageError: another attempt may succeed.
         """
-        release, store = self._release, self._store
+        release, store = self.release, self.store
         sha256 = release.manifest_sha256
-        content = self._files.read(release.manifest_target, MAX_MANIFEST_BYTES)
+        content = self.repository.read(release.manifest_target, MAX_MANIFEST_BYTES)
         if hashlib.sha256(content).hexdigest() != sha256:
             raise TrustError(
                 f"{release.manifest_target}: is not the manifest that release {release.release_seq} names: "
@@ -80,68 +78,64 @@ class Download:
             store.place(made, sha256, record.path)
             came[how] = came.get(how, 0) + record.bytes
             self._there += record.bytes
-            self._progress(self._there, total)
+            self.progress(self._there, total)
         if not (store.staged(sha256) / MANIFEST_NAME).exists():
             part = store.part(sha256)
             durable.write(part, content)
             store.place(part, sha256, MANIFEST_NAME)
-        self._note("gathered", bytes_from=came)
+        self.note("gathered", bytes_from=came)
 
     def _check_room(self, missing: list[FileRecord]) -> None:
         """Before the first byte: an update that cannot end is not to fill the disk."""
-        parts = [self._store.part(record.sha256) for record in missing]
+        parts = [self.store.part(record.sha256) for record in missing]
         begun = sum(part.stat().st_size for part in parts if part.exists())
         needed = sum(record.bytes for record in missing) - begun
-        what = f"{self._store.root}: release {self._release.release_seq}"
-        durable.check_room(what, self._store.staging, needed, self._free_bytes)
+        what = f"{self.store.root}: release {self.release.release_seq}"
+        durable.check_room(what, self.store.staging, needed, self.free_bytes)
 
     def _obtain(self, record: FileRecord, total: int) -> tuple[str, Path]:
-        made = self._from_slots(record)
-        if made is not None:
+        if made := self._from_slots(record):
             return "slots", made
-        made = self._from_delta(record, total)
-        if made is not None:
+        if made := self._from_delta(record, total):
             return "deltas", made
-        part = self._store.part(record.sha256)
-        self._files.download(
-            f"{self._release.folder}/{record.path}",
+        part = self.store.part(record.sha256)
+        self.repository.download(
+            f"{self.release.folder}/{record.path}",
             part,
-            lambda done, _: self._progress(self._there + done, total),
+            lambda done, _: self.progress(self._there + done, total),
         )
         return "repository", part
 
     def _from_slots(self, record: FileRecord) -> Path | None:
         """A file that is here already; None: it is not, or the disk does not give it any more."""
         try:
-            file = self._store.find(record.sha256)
-            return None if file is None else self._store.copy(file, record.sha256)
+            file = self.store.find(record.sha256)
+            return None if file is None else self.store.copy(file, record.sha256)
         except StorageError as error:
             # A disk that takes nothing more says so again when the file is fetched.
-            self._note("a slot was of no use, the file is fetched", path=record.path, reason=str(error))
+            self.note("a slot was of no use, the file is fetched", path=record.path, reason=str(error))
             return None
 
     def _from_delta(self, record: FileRecord, total: int) -> Path | None:
         """A file that a delta made; None: no delta did, which is told and costs time only."""
-        for delta in self._deltas:
+        change = self.store.part(f"{record.sha256}.delta")
+        for delta in self.release.deltas if self.use_deltas else ():
             if delta.path != record.path or delta.bytes >= record.bytes:
                 continue
-            base = self._store.find(delta.base_sha256)
+            base = self.store.find(delta.base_sha256)
             if base is None:
                 continue
-            change = self._store.part(f"{record.sha256}.delta")
-            made = self._store.staging / f"{record.sha256}.made.tmp"
+            made, why = self.store.staging / f"{record.sha256}.made.tmp", ""
             try:
-                self._files.download(delta.target, change, lambda *_: self._progress(self._there, total))
+                self.repository.download(delta.target, change, lambda *_: self.progress(self._there, total))
                 deltas.apply(base, change, made, sha256=record.sha256, length=record.bytes)
-                with durable.told(change, "cannot be removed"):
-                    change.unlink()
-                return made
             except UpdateError as error:
                 if isinstance(error, FetchError) and not isinstance(error, NotFoundError):
                     raise
-                self._note(
-                    "a delta was of no use, the whole file is fetched", path=record.path, reason=str(error)
-                )
-                with durable.told(change, "cannot be removed"):
-                    change.unlink(missing_ok=True)
+                why = str(error)
+            with durable.told(change, "cannot be removed"):
+                change.unlink(missing_ok=True)
+            if not why:
+                return made
+            self.note("a delta was of no use, the whole file is fetched", path=record.path, reason=why)
         return None

@@ -17,6 +17,7 @@ from jepa_runtime.sources.open import open_source
 from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
+from jepa_runtime.update.download import Repository
 from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source, Watched
 from jepa_runtime.update.gate import engines, probe, shadow, static
 from jepa_runtime.update.gate.gate import Gate
@@ -26,7 +27,7 @@ from jepa_runtime.update.machine import Back, NothingNew, NotYet, Outcome, follo
 from jepa_runtime.update.release import Budgets, Release, Robot
 from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.state import Phase, State
-from jepa_runtime.update.steps import Repository, Steps
+from jepa_runtime.update.steps import Steps
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trust import Trust
 from jepa_runtime.world_model import WorldModel

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import (
@@ -19,7 +18,7 @@ from jepa_runtime.errors import (
     UndecidedError,
 )
 from jepa_runtime.update.config import Config
-from jepa_runtime.update.download import Download, Files
+from jepa_runtime.update.download import Download, Repository
 from jepa_runtime.update.fetch import Clock, Progress
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.machine import (
@@ -61,12 +60,6 @@ _RECENT = timedelta(minutes=10)
 _SWITCHED_AWAY = Unhealthy("it was switched away from before its commit")
 
 Step = tuple[State, Outcome]
-
-
-class Repository(Files, Protocol):
-    """A signed repository; :class:`~jepa_runtime.update.trust.Trust` is one."""
-
-    def refresh(self, floors: Floors) -> Floors: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,9 +197,9 @@ class Steps:
         release = _work(state).release
         if not self.store.complete(release.manifest_sha256):
             Download(
-                release,
-                self.repository,
-                self.store,
+                release=release,
+                repository=self.repository,
+                store=self.store,
                 use_deltas=self.config.deltas and state.attempts.get(Phase.DOWNLOAD, 0) < _DELTA_ATTEMPTS,
                 free_bytes=self.config.fetch.free_bytes,
                 note=self.note,
