@@ -31,10 +31,9 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import StorageError, TrustError
 from jepa_runtime.update import deltas, durable
-from jepa_runtime.update.fetch import Limits
 from jepa_runtime.update.metadata import SIGNED_AT, Floors
 from jepa_runtime.update.release import MAX_POINTER_BYTES, interface_of, parse_release
-from jepa_runtime.update.sources import FolderSource
+from jepa_runtime.update.sources import FolderSource, Limits
 from jepa_runtime.update.trust import Trust
 from tests.bundles import make_bundle, manifest_fields
 from tests.export.releases import (

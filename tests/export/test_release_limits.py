@@ -18,8 +18,8 @@ from jepa_export.release.roles import resign, rotate
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import TrustError
-from jepa_runtime.update.fetch import FolderSource, Limits
 from jepa_runtime.update.metadata import Floors
+from jepa_runtime.update.sources import FolderSource, Limits
 from jepa_runtime.update.trust import Trust
 from tests.export.releases import MODEL, Client, fetch, killed_after, new_repository, opened, variant
 

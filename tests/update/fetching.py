@@ -7,13 +7,8 @@ from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 
-from jepa_runtime.update.fetch import (
-    Allowance,
-    Clock,
-    Limits,
-    Source,
-    fetch_file,
-)
+from jepa_runtime.update.fetch import Allowance, fetch_file
+from jepa_runtime.update.sources import Clock, Limits, Source
 
 MIB = 1 << 20
 SMALL = random.Random(1).randbytes(100_000)

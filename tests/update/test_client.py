@@ -11,9 +11,10 @@ import pytest
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import SpentError, StorageError, TrustError, UndecidedError, UpdateError
 from jepa_runtime.update import audit, operator, provision, state
-from jepa_runtime.update.fetch import Limits, Progress
+from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Delta
+from jepa_runtime.update.sources import Limits
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from tests.update.robots import NOW, Clock, Died, Repository, Serving, Site, dies_in, factory, unreachable

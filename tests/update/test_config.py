@@ -6,8 +6,8 @@ import re
 from dataclasses import fields
 
 from jepa_runtime.update.config import Config
-from jepa_runtime.update.fetch import Limits
 from jepa_runtime.update.gate.probe import ProbeLimits
+from jepa_runtime.update.sources import Limits
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "update-config.md"

@@ -12,16 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import FetchError, TrustError
-from jepa_runtime.update.fetch import (
-    Allowance,
-    Body,
-    FolderSource,
-    HttpSource,
-    NotFoundError,
-    fetch_bytes,
-    fetch_file,
-)
+from jepa_runtime.update.fetch import Allowance, fetch_bytes, fetch_file
+from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.part import SYNC_BYTES, Part
+from jepa_runtime.update.sources import Body, FolderSource, NotFoundError
 from tests.update import servers
 from tests.update.fetching import LARGE, MIB, QUICK, SMALL, fetch, having
 from tests.update.servers import FaultServer

@@ -9,15 +9,9 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.errors import FetchError, SpentError, TrustError, UpdateError
-from jepa_runtime.update.fetch import (
-    Allowance,
-    Body,
-    FolderSource,
-    HttpSource,
-    Limits,
-    fetch_bytes,
-    fetch_file,
-)
+from jepa_runtime.update.fetch import Allowance, fetch_bytes, fetch_file
+from jepa_runtime.update.http_source import HttpSource
+from jepa_runtime.update.sources import Body, FolderSource, Limits
 from tests.update import servers
 from tests.update.fetching import LARGE, MIB, QUICK, SMALL, fetch, having
 from tests.update.servers import FakeClock, FastClock, FaultServer

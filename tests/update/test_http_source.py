@@ -15,12 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.fetch import (
-    HttpSource,
-    NotFoundError,
-    fetch_bytes,
-)
-from jepa_runtime.update.sources import BusyError
+from jepa_runtime.update.fetch import fetch_bytes
+from jepa_runtime.update.http_source import HttpSource
+from jepa_runtime.update.sources import BusyError, NotFoundError
 from tests.update import servers
 from tests.update.fetching import LARGE, QUICK, SMALL, fetch
 from tests.update.servers import FakeClock, FaultServer

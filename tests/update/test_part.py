@@ -11,12 +11,9 @@ from typing import Any
 import pytest
 
 from jepa_runtime.errors import FetchError, StorageError
-from jepa_runtime.update.fetch import (
-    FolderSource,
-    HttpSource,
-    Limits,
-)
+from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.part import Part
+from jepa_runtime.update.sources import FolderSource, Limits
 from tests.update import servers
 from tests.update.fetching import LARGE, QUICK, SMALL, fetch
 from tests.update.servers import FaultServer

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.errors import FetchError
-from jepa_runtime.update.fetch import (
-    FolderSource,
-    NotFoundError,
-)
+from jepa_runtime.update.sources import FolderSource, NotFoundError
 from tests.update.fetching import SMALL, fetch
 
 

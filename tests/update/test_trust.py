@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError, StorageError, TrustError, UpdateError
-from jepa_runtime.update.fetch import HttpSource, NotFoundError
+from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.metadata import SIGNED_AT
+from jepa_runtime.update.sources import NotFoundError
 from jepa_runtime.update.trust import Trust
 from tests.update.repositories import CONTENT, FILE, START, Repository
 from tests.update.servers import FaultServer

@@ -17,7 +17,8 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile
 
 from jepa_runtime.errors import FetchError, TrustError, UpdateError
-from jepa_runtime.update.fetch import HttpSource, NotFoundError
+from jepa_runtime.update.http_source import HttpSource
+from jepa_runtime.update.sources import NotFoundError
 from jepa_runtime.update.trust import Trust
 from tests.update import servers
 from tests.update.repositories import CONTENT, FILE, START, Repository

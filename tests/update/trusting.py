@@ -8,8 +8,8 @@ from pathlib import Path
 
 from securesystemslib.formats import encode_canonical
 
-from jepa_runtime.update.fetch import FolderSource, Limits
 from jepa_runtime.update.metadata import Floors
+from jepa_runtime.update.sources import FolderSource, Limits
 from jepa_runtime.update.trust import Trust
 from tests.update.repositories import FILE, Repository
 

@@ -15,9 +15,9 @@ from jepa_runtime.bundle import Precision
 from jepa_runtime.bundle.parse import describe, parse_json
 from jepa_runtime.errors import BundleError, UpdateError
 from jepa_runtime.update import durable
-from jepa_runtime.update.fetch import Limits
 from jepa_runtime.update.gate.probe import ProbeLimits
 from jepa_runtime.update.hawkbit.settings import Hawkbit
+from jepa_runtime.update.sources import Limits
 
 # Without a sign of life for so long, an update counts as hung; above every pause and limit of a step.
 HANG_S = 900.0

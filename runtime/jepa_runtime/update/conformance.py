@@ -17,8 +17,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jepa_runtime.errors import UpdateError
-from jepa_runtime.update.fetch import HttpSource, Limits
+from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.metadata import Floors
+from jepa_runtime.update.sources import Limits
 from jepa_runtime.update.trust import Trust
 
 _ROOT = "provisioned_root"

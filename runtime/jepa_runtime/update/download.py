@@ -14,9 +14,10 @@ from jepa_runtime.bundle import MANIFEST_NAME, FileRecord, parse_manifest
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import FetchError, StorageError, TrustError, UpdateError
 from jepa_runtime.update import deltas, durable
-from jepa_runtime.update.fetch import NotFoundError, Progress
+from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Release
+from jepa_runtime.update.sources import NotFoundError
 from jepa_runtime.update.store import Store
 
 

@@ -20,32 +20,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from jepa_runtime.errors import FetchError, SpentError, TrustError
-from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.part import Part
-from jepa_runtime.update.sources import (
-    Body,
-    Clock,
-    FolderSource,
-    Limits,
-    NotFoundError,
-    Source,
-    Watched,
-)
-
-__all__ = [
-    "Allowance",
-    "Body",
-    "Clock",
-    "FolderSource",
-    "HttpSource",
-    "Limits",
-    "NotFoundError",
-    "Progress",
-    "Source",
-    "Watched",
-    "fetch_bytes",
-    "fetch_file",
-]
+from jepa_runtime.update.sources import Clock, Limits, Source
 
 Progress = Callable[[int, int], None]
 _WINDOW_S = 30.0

@@ -22,7 +22,8 @@ from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
 from jepa_runtime.errors import TrustError
-from jepa_runtime.update.fetch import Limits, NotFoundError, Source, fetch_bytes
+from jepa_runtime.update.fetch import fetch_bytes
+from jepa_runtime.update.sources import Limits, NotFoundError, Source
 
 SIGNED_AT = "x-jepa-signed-at"
 # Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot

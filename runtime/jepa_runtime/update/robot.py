@@ -18,14 +18,16 @@ from jepa_runtime.update import audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Repository
-from jepa_runtime.update.fetch import Clock, FolderSource, HttpSource, Progress, Source, Watched
+from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.gate import engines, probe, shadow, static
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.gate.sequential import PairedTest, Verdict, alpha_after
+from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.local_serving import LocalServing
 from jepa_runtime.update.machine import Back, NothingNew, NotYet, Outcome, follow
 from jepa_runtime.update.release import Budgets, Release, Robot
 from jepa_runtime.update.serving import Serving
+from jepa_runtime.update.sources import Clock, FolderSource, Source, Watched
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.steps import Steps
 from jepa_runtime.update.store import Store

@@ -19,7 +19,7 @@ from jepa_runtime.errors import (
 )
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Download, Repository
-from jepa_runtime.update.fetch import Clock, Progress
+from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.gate.gate import Gate
 from jepa_runtime.update.machine import (
     WAIT_S,
@@ -46,7 +46,7 @@ from jepa_runtime.update.release import (
     pointer_path,
 )
 from jepa_runtime.update.serving import Serving
-from jepa_runtime.update.sources import BusyError
+from jepa_runtime.update.sources import BusyError, Clock
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.way_back import is_offered, soundly_good, way_back, way_back_from_damage

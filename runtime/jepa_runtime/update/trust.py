@@ -19,16 +19,9 @@ from tuf.api.serialization import DeserializationError
 
 from jepa_runtime.errors import StorageError, TrustError, UpdateError
 from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
-from jepa_runtime.update.fetch import (
-    Allowance,
-    Limits,
-    NotFoundError,
-    Progress,
-    Source,
-    fetch_bytes,
-    fetch_file,
-)
+from jepa_runtime.update.fetch import Allowance, Progress, fetch_bytes, fetch_file
 from jepa_runtime.update.metadata import Floors, MetadataFetcher, MetadataUpdater
+from jepa_runtime.update.sources import Limits, NotFoundError, Source
 
 # The first that fits.
 _REASONS = (

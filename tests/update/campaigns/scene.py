@@ -30,8 +30,8 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.update import audit, config, fetch, part, robot, state
 from jepa_runtime.update.client import Client
-from jepa_runtime.update.fetch import Limits
 from jepa_runtime.update.provision import provision
+from jepa_runtime.update.sources import Limits
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from tests.update import robots

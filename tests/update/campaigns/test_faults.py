@@ -20,9 +20,9 @@ import pytest
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
 from jepa_runtime.update import http_source, robot, state
-from jepa_runtime.update.fetch import Limits
 from jepa_runtime.update.provision import provision
 from jepa_runtime.update.release import MAX_POINTER_BYTES, pointer_path
+from jepa_runtime.update.sources import Limits
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from tests.update import robots, servers

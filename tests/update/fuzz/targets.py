@@ -31,11 +31,13 @@ from jepa_runtime.bundle.parse import parse_manifest
 from jepa_runtime.bundle.reader import _check_onnx
 from jepa_runtime.errors import BundleError, FetchError, RefusedError, StorageError, TrustError, UpdateError
 from jepa_runtime.update import audit, config, deltas, state
-from jepa_runtime.update.fetch import HttpSource, Limits, NotFoundError, fetch_bytes
+from jepa_runtime.update.fetch import fetch_bytes
 from jepa_runtime.update.gate import probe
 from jepa_runtime.update.hawkbit import kept, messages
+from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Delta, Release, parse_release
+from jepa_runtime.update.sources import Limits, NotFoundError
 from jepa_runtime.update.trust import Trust
 from tests.update import robots
 from tests.update.repositories import FILE, LIVES, START, Repository
