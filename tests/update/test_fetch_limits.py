@@ -167,5 +167,5 @@ def test_a_small_file_is_not_kept_back_by_the_limit_of_an_attempt(server: FaultS
     ],
 )
 def test_limits_that_nothing_can_keep_are_refused(fields: dict[str, float], message: str) -> None:
-    with pytest.raises(UpdateError, match=message):
+    with pytest.raises(ValueError, match=message):
         Limits(**fields)

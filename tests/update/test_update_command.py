@@ -138,7 +138,7 @@ def test_an_update_comes_over_the_network_with_its_targets_from_another_server(f
         ({"hawkbit": {"url": "u", "x": 1}}, "no such field, but url, tenant, token_file, token: see docs"),
         ({"poll_s": 0}, "poll_s: Input should be greater than or equal to 1"),
         ({"fetch": {"red_s": 5}}, "fetch.red_s: there is no such field: is fetch.read_s meant?"),
-        ({"fetch": {"connect_s": 0}}, "connect_s must be above 0"),
+        ({"fetch": {"connect_s": 0}}, "fetch: connect_s must be above 0, got 0: see docs"),
         ({"probe": {"wall_s": 0}}, "probe: wall_s must be above 0, got 0: see docs"),
         ({"probe": {"memory_mb": -1}}, "probe: memory_mb must be above 0, got -1"),
         ({"probe": {"wall_s": 900}}, "no limit on waiting may reach 900 s, got 900"),

@@ -64,6 +64,8 @@ BundlePath = Annotated[
 MAX_TEXT = 4096
 # Shown in terminals and logs: control characters have no business there.
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -255,7 +257,7 @@ class FileRecord(_Model):
 
     path: BundlePath
     bytes: Annotated[int, Field(ge=0, le=1 << 40)]
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 MAX_BLOCKS = 32768
@@ -286,7 +288,7 @@ class Manifest(_Model):
     model_config = ConfigDict(title="jepa-edge bundle manifest, format 1")
 
     schema_version: Literal[1]
-    model_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+    model_id: ModelId
     version: Annotated[
         str,
         StringConstraints(

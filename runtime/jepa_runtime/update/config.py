@@ -11,19 +11,19 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from jepa_runtime.bundle import Precision
+from jepa_runtime.bundle.manifest import ModelId, Precision
 from jepa_runtime.bundle.parse import describe, parse_json
 from jepa_runtime.errors import BundleError, UpdateError
 from jepa_runtime.update import durable
 from jepa_runtime.update.gate.probe import ProbeLimits
 from jepa_runtime.update.hawkbit.settings import Hawkbit
+from jepa_runtime.update.release import Identifier
 from jepa_runtime.update.sources import Limits
 
 # Without a sign of life for so long, an update counts as hung; above every pause and limit of a step.
 HANG_S = 900.0
 _MAX_CONFIG_BYTES = 1 << 20
 _PAGE = "docs/update-config.md"
-_Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
@@ -55,10 +55,10 @@ class Config(BaseModel):
     schema_version: Literal[1] = 1
     repository: _Text
     targets: _Text | None = None
-    channel: _Identifier
-    model_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+    channel: Identifier
+    model_id: ModelId
     device_id: _Text
-    hardware_ids: Annotated[tuple[_Identifier, ...], Field(min_length=1, max_length=64)]
+    hardware_ids: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=64)]
     engine: Annotated[_Text, StringConstraints(pattern=r"^[^,]+$")] = "openvino:CPU"
     precision: Precision | None = None
     allow_untrained: bool = False
@@ -98,8 +98,6 @@ def load(path: Path) -> Config:
         ) from error
     except BundleError as error:
         raise UpdateError(str(error)) from error
-    except UpdateError as error:
-        raise UpdateError(f"{path}: fetch: {error}") from error
     except ValidationError as error:
         raise UpdateError(f"{path}: {describe(error, _no_such_field)}: see {_PAGE}") from error
 

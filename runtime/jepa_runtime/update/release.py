@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from jepa_runtime.bundle.manifest import MANIFEST_NAME, BundlePath, Manifest
+from jepa_runtime.bundle.manifest import MANIFEST_NAME, BundlePath, Manifest, ModelId, Sha256
 from jepa_runtime.bundle.parse import describe, parse_json
 from jepa_runtime.errors import BundleError, RefusedError, TrustError
 
@@ -25,8 +25,7 @@ RUNTIME_ABI = 1
 MAX_POINTER_BYTES = 1 << 18
 POINTER_NAME = "latest.json"
 
-_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-_Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 _Sequence = Annotated[int, Field(ge=1, le=2**63 - 1)]
 _Variant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[a-z0-9]+$", max_length=64)]
 
@@ -69,7 +68,7 @@ class Delta(_Model):
     """
 
     path: BundlePath
-    base_sha256: _Digest
+    base_sha256: Sha256
     target: Annotated[str, StringConstraints(min_length=1, max_length=512)]
     bytes: Annotated[int, Field(ge=1, le=1 << 40)]
 
@@ -92,21 +91,21 @@ class Release(_Model):
     """
 
     schema_version: Literal[1]
-    model_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+    model_id: ModelId
     version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     release_seq: _Sequence
     folder: Annotated[str, StringConstraints(min_length=1, max_length=255)]
-    manifest_sha256: _Digest
+    manifest_sha256: Sha256
     runtime_abi: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    hardware_ids: Annotated[tuple[_Identifier, ...], Field(min_length=1, max_length=64)]
-    interface: _Digest
+    hardware_ids: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=64)]
+    interface: Sha256
     budgets: Budgets
     rollout: Rollout
     variants: Annotated[tuple[_Variant, ...], Field(max_length=64)] = ()
-    golden_sha256: _Digest | None = None
+    golden_sha256: Sha256 | None = None
     deltas: Annotated[tuple[Delta, ...], Field(max_length=1000)] = ()
     revoked: Annotated[tuple[_Sequence, ...], Field(max_length=1000)] = ()
-    revoked_manifests: Annotated[tuple[_Digest, ...], Field(max_length=1000)] = ()
+    revoked_manifests: Annotated[tuple[Sha256, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
     def _agree(self) -> Release:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
-from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.errors import FetchError
 
 # Without O_NONBLOCK, opening a pipe that somebody put there would wait for ever.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -123,6 +123,9 @@ class Limits:
         max_bytes_s: the highest mean rate, in bytes per second; None: any.
         max_bytes: of all files of one update, as total_s; None: any.
         free_bytes: left free on the disk.
+
+    Raises:
+        ValueError: nothing can keep one.
     """
 
     connect_s: float = 10
@@ -136,14 +139,14 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("connect_s", "read_s", "total_s"):
             if getattr(self, name) <= 0:
-                raise UpdateError(f"{name} must be above 0, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name):g}")
         if self.max_bytes_s is not None and self.max_bytes_s < 2 * self.min_bytes_s:
-            raise UpdateError(
+            raise ValueError(
                 f"max_bytes_s must be at least twice min_bytes_s ({self.min_bytes_s:g}), got "
                 f"{self.max_bytes_s:g}: lower min_bytes_s as well"
             )
         if self.max_bytes is not None and self.max_bytes < 1:
-            raise UpdateError(f"max_bytes must be at least 1, got {self.max_bytes}")
+            raise ValueError(f"max_bytes must be at least 1, got {self.max_bytes}")
 
 
 class FolderSource:
