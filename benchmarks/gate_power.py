@@ -9,20 +9,23 @@ Shares have Wilson's 95 % interval."""
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 
 from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import environment
-from jepa_runtime.update.gate.sequential import PairedTest, power
+from jepa_runtime.shares import wilson
+from jepa_runtime.update.gate.sequential import GOOD, UNSHOWN, WORSE, PairedTest, Verdict
 from jepa_runtime.update.release import Budgets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,11 +41,60 @@ def shipped() -> PairedTest:
     return PairedTest(margin=allowed - 1)
 
 
+@dataclass(frozen=True)
+class Power:
+    """How a test ended in so many runs: accepted, shown to be too bad, or neither by its last frame."""
+
+    runs: int
+    accepted: int
+    refused: int
+    undecided: int
+    median_frames: float
+
+    def interval(self, count: int) -> tuple[float, float]:
+        """The Wilson 95 % interval of the share ``count / runs``."""
+        return wilson(count, self.runs)
+
+
+def power(
+    make: Callable[[], PairedTest],
+    *,
+    effect: float,
+    sd: float,
+    runs: int,
+    seed: int,
+    correlation: float,
+) -> Power:
+    """Try a test on made-up scores.
+
+    Args:
+        make: a new test for each run.
+        effect: how far the candidate's mean score lies above :data:`CURRENT`, the other model's.
+        sd: of their difference on one frame, which is Gaussian.
+        correlation: of that difference between one frame and the next (autoregressive, first order).
+    """
+    ends: list[PairedTest] = []
+    for run in range(runs):
+        random, test = np.random.default_rng([seed, run]), make()
+        noise, fresh = random.standard_normal(), math.sqrt(1 - correlation**2)
+        while test.add(CURRENT, CURRENT + effect + sd * noise) is Verdict.CONTINUE:
+            noise = correlation * noise + fresh * random.standard_normal()
+        ends.append(test)
+    reasons = [test.reason for test in ends]
+    return Power(
+        runs=len(ends),
+        accepted=reasons.count(GOOD),
+        refused=reasons.count(WORSE),
+        undecided=reasons.count(UNSHOWN),
+        median_frames=float(np.median([test.summary().frames for test in ends])),
+    )
+
+
 def simulate(case: tuple[float, tuple[str, float]], runs: int) -> dict[str, Any]:
     """One row."""
     correlation, (name, times) = case
     effect = times * shipped().margin * CURRENT
-    found = power(shipped, effect=effect, sd=SD, runs=runs, seed=0, current=CURRENT, correlation=correlation)
+    found = power(shipped, effect=effect, sd=SD, runs=runs, seed=0, correlation=correlation)
     shares = {"accepted": found.interval(found.accepted), "refused": found.interval(found.refused)}
     return {"candidate": name, "correlation": correlation, **asdict(found), "intervals": shares}
 

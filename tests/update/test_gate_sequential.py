@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.shares import wilson
 from jepa_runtime.update.gate import sequential
-from jepa_runtime.update.gate.sequential import PairedTest, Verdict, alpha_after, half_width, power, score
+from jepa_runtime.update.gate.sequential import PairedTest, Verdict, alpha_after, half_width, score
 from jepa_runtime.update.release import Budgets
+from tests.scripts import load
 
+power = load("gate_power").power
 CURRENT, MARGIN, ALPHA = 0.2, 0.05, 0.05
 MEASURED = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "gate.json"
 
@@ -114,9 +116,7 @@ def test_a_fault_on_one_frame_in_twenty_is_seen_in_the_mean() -> None:
 def test_a_candidate_on_the_margin_is_accepted_and_refused_no_more_often_than_stated(
     correlation: float,
 ) -> None:
-    found = power(
-        quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, current=CURRENT, correlation=correlation
-    )
+    found = power(quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, correlation=correlation)
     assert found.interval(found.accepted)[0] <= ALPHA
     assert found.interval(found.refused)[0] <= ALPHA
     assert found.accepted + found.refused + found.undecided == 400
@@ -125,9 +125,7 @@ def test_a_candidate_on_the_margin_is_accepted_and_refused_no_more_often_than_st
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_what_is_as_good_is_accepted_and_what_is_worse_is_refused(correlation: float) -> None:
     def rate(effect: float) -> tuple[int, int]:
-        found = power(
-            quick, effect=effect, sd=0.02, runs=50, seed=2, current=CURRENT, correlation=correlation
-        )
+        found = power(quick, effect=effect, sd=0.02, runs=50, seed=2, correlation=correlation)
         return found.accepted, found.refused
 
     assert rate(0.0) == (50, 0)

@@ -17,9 +17,10 @@ Test. A confidence sequence for a mean at unknown variance: the mixture sequenti
 mixture over the effect, of scale one standard deviation (Wang & Ramdas, "Anytime-valid t-tests and confidence
 sequences for Gaussian means with unknown variance", arXiv:2310.03722, after Lai 1976). It may be looked at
 after every block: that it ever misses the true mean has at most the stated probability, for Gaussian blocks
-exactly; means of bounded scores are near to that, and :func:`power` measures what is left. Bets on bounded
-differences (Waudby-Smith & Ramdas 2024) need no such assumption, but win no more than the margin per block
-and so take ln(1 / alpha) / (margin x error) blocks at best: minutes for what this decides in seconds.
+exactly; means of bounded scores are near to that, and benchmarks/gate_power.py measures what is left. Bets
+on bounded differences (Waudby-Smith & Ramdas 2024) need no such assumption, but win no more than the margin
+per block and so take ln(1 / alpha) / (margin x error) blocks at best: minutes for what this decides in
+seconds.
 The price: a fault rarer than once in ``min_frames`` frames may not have been seen when it accepts.
 
 Tries. A candidate may be compared again, for months: it was refused, or the frames ended before it was
@@ -30,7 +31,6 @@ decided. Each test that has looked had a chance to err, so later ones have small
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -38,7 +38,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import UpdateError
-from jepa_runtime.shares import wilson
 
 ALPHA = 0.01
 
@@ -217,58 +216,3 @@ def half_width(values: Floats, alpha: float) -> float:
         return math.inf
     q = (k - 1) / (1 - k / r)
     return math.sqrt(q * (n - 1) / n * squares / (len(values) - 1))
-
-
-@dataclass(frozen=True)
-class Power:
-    """How a test ended in so many runs: accepted, shown to be too bad, or neither by its last frame."""
-
-    runs: int
-    accepted: int
-    refused: int
-    undecided: int
-    median_frames: float
-
-    def interval(self, count: int) -> tuple[float, float]:
-        """The Wilson 95 % interval of the share ``count / runs``."""
-        return wilson(count, self.runs)
-
-
-def power(
-    make: Callable[[], PairedTest],
-    *,
-    effect: float,
-    sd: float,
-    runs: int,
-    seed: int,
-    current: float = 0.2,
-    correlation: float = 0.0,
-) -> Power:
-    """Try a test on made-up scores.
-
-    Args:
-        make: a new test for each run.
-        effect: how far the candidate's mean score lies above ``current``, the other model's.
-        sd: of their difference on one frame, which is Gaussian.
-        correlation: of that difference between one frame and the next (autoregressive, first order).
-    """
-    ends: list[PairedTest] = []
-    for run in range(runs):
-        random, test = np.random.default_rng([seed, run]), make()
-        noise, fresh = random.standard_normal(), math.sqrt(1 - correlation**2)
-        while test.add(current, current + effect + sd * noise) is Verdict.CONTINUE:
-            noise = correlation * noise + fresh * random.standard_normal()
-        ends.append(test)
-    return tally(ends)
-
-
-def tally(ends: list[PairedTest]) -> Power:
-    """Count how tests ended."""
-    reasons = [test.reason for test in ends]
-    return Power(
-        runs=len(ends),
-        accepted=reasons.count(GOOD),
-        refused=reasons.count(WORSE),
-        undecided=reasons.count(UNSHOWN),
-        median_frames=float(np.median([test.summary().frames for test in ends])),
-    )
