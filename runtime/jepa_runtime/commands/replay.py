@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -21,6 +20,7 @@ from jepa_runtime.commands.arguments import (
     stop_on_signals,
 )
 from jepa_runtime.commands.run_summary import model_facts
+from jepa_runtime.compat import file_sha256
 from jepa_runtime.outputs import files_of, write_json
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.comparison import Comparison, Difference, compare
@@ -147,10 +147,12 @@ def _replay(
 def _summary(
     args: argparse.Namespace, model: WorldModel, replayed: Replayed, comparison: Comparison | None
 ) -> dict[str, Any]:
+    with args.mcap.open("rb") as written:
+        sha256 = file_sha256(written)
     return {
         "bag": str(args.bag),
         "out": str(args.mcap),
-        "sha256": _sha256(args.mcap),
+        "sha256": sha256,
         "frames": replayed.frames,
         "futures": replayed.futures,
         "surprises": replayed.surprises,
@@ -180,14 +182,6 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
             for topic in comparison.topics
         },
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _show(console: Console, out: Path, replayed: Replayed) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _parities(bundle: Bundle, args: argparse.Namespace, outcome: dict[str, Any]) -> list[Parity]:
     options = BackendOptions(threads=args.threads, cache_dir=args.cache_dir)
-    backend = create_backend(args.engine, options)
-    try:
+    with closing(create_backend(args.engine, options)) as backend:
         outcome["engine_version"] = backend.version
         precisions = runnable_precisions(bundle.manifest, backend.targets)
-    finally:
-        backend.close()
     if args.precision is not None:
         precisions = [args.precision]
     if not precisions:

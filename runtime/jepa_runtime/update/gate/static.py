@@ -4,6 +4,7 @@ Nothing of them runs."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
@@ -70,9 +71,8 @@ def check(
 
 
 def _check_runnable(release: Release, variants: Iterable[str], engine: str, precision: str | None) -> None:
-    backend = create_backend(engine)
-    targets = backend.targets
-    backend.close()
+    with closing(create_backend(engine)) as backend:
+        targets = backend.targets
     kinds = [variant.partition("/") for variant in variants]
     if not any(target in targets and precision in (None, kind) for target, _, kind in kinds):
         there = ", ".join(f"{kind} for {target}" for target, _, kind in kinds)
