@@ -141,13 +141,8 @@ class _Run:
     def __init__(
         self, args: argparse.Namespace, source: Source, goal: Image | None, stopping: Event, console: Console
     ) -> None:
-        self._args, self._source, self._goal, self._stopping, self._console = (
-            args,
-            source,
-            goal,
-            stopping,
-            console,
-        )
+        self._args, self._source, self._goal = args, source, goal
+        self._stopping, self._console = stopping, console
         self._rate_hz = args.rate or source.rate_hz or _DEFAULT_RATE_HZ
         self._deadline_ms: float = args.deadline_ms or 1000.0 / self._rate_hz
         self._collector = Collector()
@@ -273,23 +268,21 @@ class _Run:
         self._collector.add(result)
         if self._follower is not None:
             self._follower.result(result)
-        if self._recording is not None:
-            self._recording.add_result(result)
-        if self._black_box is not None:
-            self._black_box.add_result(result)
+        for bag in self._bags():
+            bag.add_result(result)
 
     def _on_judged(self, result: Result) -> None:
-        for kept in (self._recording, self._black_box):
-            if kept is not None:
-                kept.add_alarms(result)
+        for bag in self._bags():
+            bag.add_alarms(result)
 
     def _on_model(self, model: WorldModel, _: bool) -> None:
         if self._follower is not None:
             self._follower.serves(model)
-        if self._recording is not None:
-            self._recording.serve(model)
-        if self._black_box is not None:
-            self._black_box.serve(model)
+        for bag in self._bags():
+            bag.serve(model)
+
+    def _bags(self) -> list[RunRecording | BlackBox]:
+        return [bag for bag in (self._recording, self._black_box) if bag is not None]
 
     def _on_error(self, error: Exception, frame: Frame | None) -> None:
         self._last_error = f"{type(error).__name__}: {error}"

@@ -32,7 +32,7 @@ def summarize_run(
     *,
     source: str,
     target_rate_hz: float,
-    deadline_ms: float | None,
+    deadline_ms: float,
     lateness_ms: Sequence[float],
     error: str | None,
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def summarize_run(
         **{f"{name}_ms": summarize(samples).as_dict() for name, samples in stages.items()},
         "publish_late_ms": summarize(lateness_ms).as_dict(),
         "percentiles": METHOD,
-        "deadline_ms": None if deadline_ms is None else round(deadline_ms, 3),
+        "deadline_ms": round(deadline_ms, 3),
         "deadline_misses": stats.deadline_misses,
         "longest_miss_run": stats.longest_miss_run,
         "resets": stats.resets,

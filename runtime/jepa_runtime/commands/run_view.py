@@ -14,7 +14,7 @@ from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
 from jepa_runtime.profiling.statistics import Summary, format_ms
 
 
-def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float | None) -> Panel:
+def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float) -> Panel:
     """The panel of this moment; times are those of the last frames."""
     summaries, rate_hz = collector.recent()
     result = collector.latest
@@ -26,13 +26,15 @@ def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float
         f"{stats.processed} of {stats.received}",
     )
     facts.add_row("dropped", str(stats.dropped), "failed", str(stats.failed))
-    facts.add_row("late", _late(stats, deadline_ms), "history", _resets(stats.resets))
+    facts.add_row(
+        "late", f"{stats.deadline_misses} beyond {deadline_ms:.4g} ms", "history", _resets(stats.resets)
+    )
     if result is not None:
         facts.add_row("surprise", _surprise(result), "energy", _energy(result))
     return Panel(Group(facts, _stage_table(summaries)), title=title, expand=False)
 
 
-def final_table(title: str, summary: dict[str, Any]) -> Group:
+def final_table(title: str, summary: dict[str, Any]) -> Panel:
     """The table at the end, from the summary that ``--json`` writes."""
     stages = {
         name: Summary(**summary[f"{name}_ms"]) for name in STAGE_DESCRIPTIONS if f"{name}_ms" in summary
@@ -42,11 +44,10 @@ def final_table(title: str, summary: dict[str, Any]) -> Group:
     facts.add_row("frames", f"{summary['frames_processed']} of {summary['frames_published']}")
     facts.add_row("dropped, failed", f"{summary['frames_dropped']}, {summary['frames_failed']}")
     facts.add_row("rate", "-" if rate_hz is None else f"{rate_hz:.2f} Hz")
-    if summary["deadline_ms"] is not None:
-        facts.add_row(
-            f"later than {summary['deadline_ms']:g} ms",
-            f"{summary['deadline_misses']} (longest run {summary['longest_miss_run']})",
-        )
+    facts.add_row(
+        f"later than {summary['deadline_ms']:g} ms",
+        f"{summary['deadline_misses']} (longest run {summary['longest_miss_run']})",
+    )
     facts.add_row("history", _resets(summary["resets"]))
     surprise = summary["surprise"]
     if surprise["n"]:
@@ -59,7 +60,7 @@ def final_table(title: str, summary: dict[str, Any]) -> Group:
         "model",
         f"{model['id']} {model['version']}, {model['precision']} on {model['engine']} ({model['device']})",
     )
-    return Group(Panel(Group(facts, _stage_table(stages)), title=title, expand=False))
+    return Panel(Group(facts, _stage_table(stages)), title=title, expand=False)
 
 
 def _stage_table(summaries: dict[str, Summary]) -> Table:
@@ -73,10 +74,6 @@ def _stage_table(summaries: dict[str, Summary]) -> Table:
             times = (summary.p50, summary.p95, summary.p99, summary.max)
             table.add_row(description, *(format_ms(value) for value in times), str(summary.n))
     return table
-
-
-def _late(stats: Stats, deadline_ms: float | None) -> str:
-    return "no deadline" if deadline_ms is None else f"{stats.deadline_misses} beyond {deadline_ms:.4g} ms"
 
 
 def _resets(resets: dict[str, int]) -> str:
