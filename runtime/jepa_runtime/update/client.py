@@ -8,6 +8,7 @@ from datetime import datetime
 
 from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.update.machine import (
+    SWITCHED,
     Back,
     Done,
     Failed,
@@ -24,7 +25,6 @@ from jepa_runtime.update.machine import (
 from jepa_runtime.update.release import Release
 from jepa_runtime.update.state import Phase, State
 
-_SWITCHED = (Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT)
 _GOING_BACK = (Phase.ROLLBACK, Phase.REJECTED)
 
 
@@ -132,7 +132,7 @@ class Client:
             StorageError: as :meth:`update`.
         """
         state = self.state
-        if state.phase in _SWITCHED:
+        if state.phase in SWITCHED:
             self._keep(state, Unhealthy(reason))
         elif state.phase not in _GOING_BACK or state.result == "none":
             earlier = next(

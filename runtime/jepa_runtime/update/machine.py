@@ -52,8 +52,8 @@ _ROAD = (
     Phase.CHECK, Phase.RESOLVE, Phase.DOWNLOAD, Phase.VERIFY, Phase.STAGE, Phase.PROBE, Phase.SHADOW,
     Phase.ARMED, Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT, Phase.REPORT, Phase.GC, Phase.IDLE,
 )  # fmt: skip
-_BEFORE_SLOT, _BEFORE_SWITCH, _SWITCHED = _ROAD[:5], _ROAD[1:8], _ROAD[8:11]
-DROPPABLE = _ROAD[:8]
+_BEFORE_SLOT, _BEFORE_SWITCH = _ROAD[:5], _ROAD[1:8]
+DROPPABLE, SWITCHED = _ROAD[:8], _ROAD[8:11]
 
 NEXT: Mapping[Phase, Phase] = {
     **dict(pairwise(_ROAD)),
@@ -64,7 +64,7 @@ _GIVEN_UP: Mapping[Phase, Phase] = {
     **NEXT,
     Phase.CHECK: Phase.IDLE,
     **dict.fromkeys(_BEFORE_SWITCH, Phase.REJECTED),
-    **dict.fromkeys(_SWITCHED, Phase.ROLLBACK),
+    **dict.fromkeys(SWITCHED, Phase.ROLLBACK),
 }
 _AGAIN: Mapping[Phase, Phase] = {Phase.VERIFY: Phase.DOWNLOAD, Phase.STAGE: Phase.DOWNLOAD}
 _RESUMED: Mapping[Phase, Phase] = dict.fromkeys(_BEFORE_SLOT, Phase.CHECK)
@@ -175,9 +175,9 @@ def found(state: State, channel: str, release: Release) -> State:
 
 def compared(state: State) -> State:
     """The release in work was compared once more."""
-    key = _sha256(None if state.work is None else state.work.installed)
-    if key is None:
+    if state.work is None:
         return state
+    key = state.work.release.manifest_sha256
     others = [(name, times) for name, times in state.comparisons.items() if name != key]
     once_more = (key, state.comparisons.get(key, 0) + 1)
     return replace(state, comparisons=dict([*others, once_more][-_MAX_REFUSED:]))
@@ -195,7 +195,7 @@ def follow(state: State, outcome: Outcome, now: datetime) -> State:
         # Also of one that was cut off nobody knows what it would have said.
         state = compared(state)
     after = _follow(state, outcome, now)
-    over = after.transitions > BUDGET and state.phase in _BEFORE_SLOT + _BEFORE_SWITCH + _SWITCHED
+    over = after.transitions > BUDGET and state.phase in DROPPABLE + SWITCHED
     if over and after.phase is not _GIVEN_UP[state.phase]:
         return _give_up(state, "failed", f"it took more than {BUDGET} transitions", now)
     return after
@@ -311,12 +311,12 @@ def _give_up(
         if state.result == "none":
             return _enter(replace(told, attempts={}), Phase.CHECK)
         return _enter(replace(told, result="failed"), to)
-    if phase not in _BEFORE_SWITCH + _SWITCHED:
+    if phase not in _BEFORE_SWITCH + SWITCHED:
         return _enter(_ended(state, result, reason) if phase is Phase.CHECK else state, to)
     # What is offered has no part in a way back that found no moment.
     candidate = None if state.work is None or state.waits_to_go_back else state.work.installed
     if at_fault is None:
-        at_fault = result == "refused" or phase in _SWITCHED
+        at_fault = result == "refused" or phase in SWITCHED
     return _enter(_refuse(_ended(state, result, reason), candidate, reason, now, at_fault=at_fault), to)
 
 

@@ -80,7 +80,7 @@ def is_approved(order: Order, state: State) -> bool:
 
 def may_drop(state: State) -> bool:
     """Whether the robot has an update in work that can still be dropped."""
-    return state.phase is not Phase.IDLE and state.phase in DROPPABLE
+    return state.phase in DROPPABLE
 
 
 def must_end(state: State) -> bool:

@@ -12,12 +12,13 @@ from jepa_runtime.errors import StorageError
 from jepa_runtime.update import robot, state
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.client import Client
+from jepa_runtime.update.machine import SWITCHED
 from jepa_runtime.update.state import Phase, State
 
 Opened = Callable[..., AbstractContextManager[Client]]
 _GATE = ("probed", "compared", "not compared")
 _TRIED = f"{Phase.STAGE} -> {Phase.PROBE}"
-_AFTER_PROBE = {Phase.PROBE, Phase.SHADOW, Phase.ARMED, Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT}
+_AFTER_STAGE = {Phase.PROBE, Phase.SHADOW, Phase.ARMED, *SWITCHED}
 
 
 class Leave(KeyboardInterrupt):
@@ -45,7 +46,7 @@ def updated(
     *,
     version: str,
     begin: bool,
-    watch: Callable[[State, int | None], None] | None = None,
+    watch: Callable[[State, int | None], None],
 ) -> Run:
     """Update a robot.
 
@@ -73,8 +74,7 @@ def updated(
 
     def going_on() -> None:
         alive()
-        if watch is not None:
-            watch(latest, percent if latest.phase is Phase.DOWNLOAD else None)
+        watch(latest, percent if latest.phase is Phase.DOWNLOAD else None)
 
     with (
         suppress(Leave),
@@ -84,7 +84,7 @@ def updated(
     return Run(
         state.load(root / robot.STATE),
         asked=bool(through - {Phase.IDLE, Phase.CHECK}),
-        tried=bool(through & _AFTER_PROBE),
+        tried=bool(through & _AFTER_STAGE),
     )
 
 
