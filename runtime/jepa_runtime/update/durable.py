@@ -65,18 +65,13 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         StorageError: it cannot be written; the old content stays.
     """
-    temporary = _beside(path)
-    try:
-        with told(path, "cannot be written"):
-            with os.fdopen(os.open(temporary, _NEW_FILE, 0o644), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except BaseException:
-        give_up(temporary)
-        raise
-    sync_folder(path.parent)
+    with (
+        _replacing(path, "cannot be written") as temporary,
+        os.fdopen(os.open(temporary, _NEW_FILE, 0o644), "wb") as file,
+    ):
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def point(link: Path, target: str) -> None:
@@ -85,15 +80,8 @@ def point(link: Path, target: str) -> None:
     Raises:
         StorageError: it cannot be made; what it pointed to stays.
     """
-    temporary = _beside(link)
-    try:
-        with told(link, f"cannot be made to point to {target}"):
-            os.symlink(target, temporary)
-            os.replace(temporary, link)
-    except BaseException:
-        give_up(temporary)
-        raise
-    sync_folder(link.parent)
+    with _replacing(link, f"cannot be made to point to {target}") as temporary:
+        os.symlink(target, temporary)
 
 
 def move(source: Path, target: Path) -> None:
@@ -253,8 +241,18 @@ def _sync(path: Path, flags: int) -> None:
         os.close(fd)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+@contextmanager
+def _replacing(path: Path, what: str) -> Iterator[Path]:
+    """A name beside ``path``; what is made there takes its place on the disk at the end of the block."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with told(path, what):
+            yield temporary
+            os.replace(temporary, path)
+    except BaseException:
+        give_up(temporary)
+        raise
+    sync_folder(path.parent)
 
 
 @contextmanager
