@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from jepa_runtime.doctor.examine import Diagnosis
@@ -26,9 +27,7 @@ def as_json(diagnosis: Diagnosis) -> str:
                 "check": finding.check,
                 "severity": finding.verdict.severity.name.lower(),
                 "summary": finding.verdict.summary,
-                "evidence": [
-                    {"source": seen.source, "value": seen.value} for seen in finding.verdict.evidence
-                ],
+                "evidence": [asdict(seen) for seen in finding.verdict.evidence],
                 "remedy": list(finding.verdict.remedy),
             }
             for finding in diagnosis.findings

@@ -118,6 +118,16 @@ class System:
                 raise UnknownError(f"/{path} holds no text") from None
         return self._texts[path]
 
+    def field(self, path: str, pattern: str, lacking: str) -> str:
+        """What the group of ``pattern`` finds in a file of lines.
+
+        Raises:
+            UnknownError: it cannot be read, or has no such line; the message says that it ``lacking``.
+        """
+        if found := re.search(pattern, self.text(path), re.MULTILINE):
+            return found[1]
+        raise UnknownError(f"/{path} {lacking}")
+
     def strings(self, path: str) -> list[str]:
         """A property of the device tree: strings that end with NUL.
 
@@ -205,9 +215,7 @@ class System:
         for folder in self.facts.library_folders():
             for file in ("dist-info/METADATA", "egg-info/PKG-INFO"):
                 for path in self.find(f"{glob.escape(folder)}/{name}-*.{file}"):
-                    if found := re.search(r"^Version: (\S+)$", self.text(path), re.MULTILINE):
-                        return found[1]
-                    raise UnknownError(f"/{path} tells no version")
+                    return self.field(path, r"^Version: (\S+)$", "tells no version")
         return None
 
     def _inside(self, path: str) -> Path:

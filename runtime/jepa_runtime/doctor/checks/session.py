@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from jepa_runtime.doctor.checks.access import join
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, ok
-from jepa_runtime.errors import UnknownError
 
 # From <linux/capability.h>: who has them is above the limits.
 _CAPABILITIES = {"CAP_IPC_LOCK": 14, "CAP_SYS_NICE": 23}
@@ -18,19 +15,16 @@ _SHOW_CLOCK = "timedatectl show --property NTPSynchronized"
 
 def _limit(context: Context, name: str) -> float:
     """The soft limit of this process."""
-    path = "proc/self/limits"
-    found = re.search(rf"^{name}\s+([0-9]{{1,20}}|unlimited)\s", context.system.text(path), re.MULTILINE)
-    if found is None:
-        raise UnknownError(f"/{path} has no line {name!r}")
-    return float("inf") if found[1] == "unlimited" else int(found[1])
+    line = rf"^{name}\s+([0-9]{{1,20}}|unlimited)\s"
+    limit = context.system.field("proc/self/limits", line, f"has no line {name!r}")
+    return float("inf") if limit == "unlimited" else int(limit)
 
 
 def _may(context: Context, capability: str) -> bool:
-    path = "proc/self/status"
-    found = re.search(r"^CapEff:\s*([0-9a-f]{16})$", context.system.text(path), re.MULTILINE)
-    if found is None:
-        raise UnknownError(f"/{path} does not tell CapEff")
-    return bool(int(found[1], 16) >> _CAPABILITIES[capability] & 1)
+    effective = context.system.field(
+        "proc/self/status", r"^CapEff:\s*([0-9a-f]{16})$", "does not tell CapEff"
+    )
+    return bool(int(effective, 16) >> _CAPABILITIES[capability] & 1)
 
 
 def _asked(

@@ -110,10 +110,7 @@ def _throttling(context: Context) -> Verdict:
     if path is None:
         raise UnknownError("neither /sys/devices/system/cpu/cpu*/thermal_throttle nor oc*_event_cnt (Orin)")
     throttled = system.integer(path) / 1000
-    found = re.match(r"[0-9]{1,15}\.[0-9]+ ", system.text("proc/uptime"))
-    if found is None:
-        raise UnknownError("/proc/uptime holds no time")
-    up = float(found[0])
+    up = float(system.field("proc/uptime", r"\A([0-9]{1,15}\.[0-9]+) ", "holds no time"))
     if not 0 <= throttled <= up:
         raise UnknownError(f"/{path} tells {throttled:g} s of {up:g} s since the start")
     seen = (Evidence(f"/{path}", f"{throttled:g} s"), Evidence("/proc/uptime", f"{up:g} s"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, info, ok
 from jepa_runtime.errors import UnknownError
 
@@ -19,10 +17,8 @@ def memory_kb(context: Context, name: str) -> int:
     Raises:
         UnknownError: there is none.
     """
-    found = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB$", context.system.text("proc/meminfo"), re.MULTILINE)
-    if found is None:
-        raise UnknownError(f"/proc/meminfo has no line {name}")
-    return int(found[1])
+    line = rf"^{name}:\s*([0-9]{{1,15}}) kB$"
+    return int(context.system.field("proc/meminfo", line, f"has no line {name}"))
 
 
 def _disk(context: Context, path: str, what: str) -> Verdict:
