@@ -129,7 +129,7 @@ def test_feedback_tells_bytes_a_few_times_a_second_and_always_the_last() -> None
 def test_feedback_of_one_update_does_not_stay_for_the_next() -> None:
     sent: list[float] = []
     feedback = Feedback(lambda told: sent.append(told.shadow_error_ratio))
-    known = Summary(60, 0.2, 0.3, 0.09, -0.1, 0.2)
+    known = Summary(60, 0.2, 0.3, -0.1, 0.2)
     feedback.compared(ShadowReport(Verdict.CONTINUE, "", known, 90, 80, 60))
     assert sent[-1] == pytest.approx(1.5)
     feedback.entered(State(phase=Phase.CHECK), "")
@@ -138,7 +138,7 @@ def test_feedback_of_one_update_does_not_stay_for_the_next() -> None:
 
 def test_a_comparison_of_which_nothing_is_known_yet_can_be_told() -> None:
     sent: list[float] = []
-    nothing = Summary(0, math.nan, math.nan, math.nan, -math.inf, math.inf)
+    nothing = Summary(0, math.nan, math.nan, -math.inf, math.inf)
     Feedback(lambda told: sent.append(told.shadow_error_ratio)).compared(
         ShadowReport(Verdict.CONTINUE, "", nothing, 1, 0, 0)
     )

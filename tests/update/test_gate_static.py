@@ -14,7 +14,7 @@ from jepa_runtime.update.release import Budgets, Release, Robot, Rollout, told_o
 from jepa_runtime.update.robot import LocalGate
 from tests.update.robots import settings
 
-ROBOT = Robot(device_id="robot-7", hardware_ids=("kestrel-2",))
+ROBOT = Robot(hardware_ids=("kestrel-2",))
 
 
 @pytest.fixture(scope="module")

@@ -120,18 +120,21 @@ def test_without_an_earlier_release_there_is_no_way_back(site: Site) -> None:
 WISHES: list[Callable[..., State]] = [
     partial(operator.pin, pinned=True),
     operator.approve,
-    partial(operator.cancel, reason="by hand"),
+    partial(operator.cancel, reason="by hand", wait_s=0.05),
     partial(operator.rollback, reason="by hand"),
 ]
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])
-def test_whoever_holds_the_lock_for_longer_than_told_is_named(site: Site, wish: Callable[..., State]) -> None:
+def test_whoever_holds_the_lock_for_longer_than_told_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch, wish: Callable[..., State]
+) -> None:
+    monkeypatch.setattr(operator, "WAIT_S", 0.05)
     with (
         site.opened(),
         pytest.raises(StorageError, match=r"\(pid \d+\) and did not let it go within 0\.05 s"),
     ):
-        wish(site.root, wait_s=0.05)
+        wish(site.root)
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])

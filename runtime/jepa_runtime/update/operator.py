@@ -18,14 +18,12 @@ from jepa_runtime.update.robot import AUDIT, LOCK, STATE, facts, open_client, ut
 from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.state import Phase, State
 
+# At most, for the lock.
 WAIT_S = 600.0
 
 
-def pin(root: Path, *, pinned: bool, wait_s: float = WAIT_S, now: Callable[[], datetime] = utc_now) -> State:
+def pin(root: Path, *, pinned: bool, now: Callable[[], datetime] = utc_now) -> State:
     """Stay with what serves, or no longer. An update in work that has not switched yet is dropped.
-
-    Args:
-        wait_s: at most, for the lock.
 
     Returns:
         What was kept.
@@ -41,10 +39,10 @@ def pin(root: Path, *, pinned: bool, wait_s: float = WAIT_S, now: Callable[[], d
         reason = "this robot was pinned to what it has"
         return follow(kept, Dropped(reason), now()), reason
 
-    return _changed(root, "pinned" if pinned else "unpinned", change, wait_s, now)
+    return _changed(root, "pinned" if pinned else "unpinned", change, wait_s=WAIT_S, now=now)
 
 
-def approve(root: Path, *, wait_s: float = WAIT_S, now: Callable[[], datetime] = utc_now) -> State:
+def approve(root: Path) -> State:
     """Let the candidate that waits for it be switched to (``approval`` in config.json).
 
     Raises:
@@ -57,13 +55,16 @@ def approve(root: Path, *, wait_s: float = WAIT_S, now: Callable[[], datetime] =
             raise UpdateError(f"{root}: no candidate waits for approval ({kept.phase}): look again later")
         return replace(kept, approved=kept.work.release.manifest_sha256), ""
 
-    return _changed(root, "approved", change, wait_s, now)
+    return _changed(root, "approved", change, wait_s=WAIT_S)
 
 
 def cancel(
     root: Path, reason: str, *, wait_s: float = WAIT_S, now: Callable[[], datetime] = utc_now
 ) -> State:
     """Drop the update in work; what it has fetched stays for another one.
+
+    Args:
+        wait_s: at most, for the lock.
 
     Raises:
         UpdateError: there is none, or it is too late: it has switched, or has ended.
@@ -80,7 +81,7 @@ def cancel(
             )
         return follow(kept, Dropped(reason), now()), reason
 
-    return _changed(root, "cancelled", change, wait_s, now)
+    return _changed(root, "cancelled", change, wait_s=wait_s, now=now)
 
 
 def rollback(
@@ -88,7 +89,6 @@ def rollback(
     reason: str,
     *,
     serving: Serving | None = None,
-    wait_s: float = WAIT_S,
     now: Callable[[], datetime] = utc_now,
 ) -> State:
     """Go back to what served before, and do not install again what serves now; an update in work ends.
@@ -100,7 +100,7 @@ def rollback(
         UpdateError: there is nothing to go back to.
         StorageError: as :func:`pin`.
     """
-    with open_client(root, serving=serving, now=now, wait_s=wait_s) as client:
+    with open_client(root, serving=serving, now=now, wait_s=WAIT_S) as client:
         return client.rollback(reason)
 
 
@@ -108,8 +108,9 @@ def _changed(
     root: Path,
     event: str,
     change: Callable[[State], tuple[State, str]],
+    *,
     wait_s: float,
-    now: Callable[[], datetime],
+    now: Callable[[], datetime] = utc_now,
 ) -> State:
     """Change the state, and log it with the reason that comes with it."""
     # Where no robot was set up, not even the file of the lock is made.

@@ -80,7 +80,7 @@ def check_root(content: bytes, where: str) -> None:
         ) from error
 
 
-def rebuild(root: Path, *, now: Callable[[], datetime] = utc_now) -> State:
+def rebuild(root: Path) -> State:
     """Make the state again from the links and slots. What was refused, pinned or offered is forgotten; if an
     update was between switch and commit, the next one begins with the way back.
 
@@ -96,7 +96,7 @@ def rebuild(root: Path, *, now: Callable[[], datetime] = utc_now) -> State:
             _installed(store, slot, settings.channel) for slot in (store.current(), store.good())
         )
         kept = State(current=current, good=good)
-        audit.Audit(root / AUDIT, now).append("state made again from the slots")
+        audit.Audit(root / AUDIT, utc_now).append("state made again from the slots")
         state.save(root / STATE, kept)
     return kept
 

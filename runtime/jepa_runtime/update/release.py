@@ -135,12 +135,10 @@ class Robot:
     """What a release is compared with.
 
     Attributes:
-        device_id: this robot's name; it decides in which part of a rollout it is.
         hardware_ids: what it is.
         interface: that its software expects; None: any.
     """
 
-    device_id: str
     hardware_ids: tuple[str, ...]
     interface: str | None = None
 

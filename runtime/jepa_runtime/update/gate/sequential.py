@@ -66,14 +66,13 @@ class Summary:
     Attributes:
         frames: compared; those of an unfinished block count, but are not in the other numbers.
         current, candidate: mean scores.
-        excess: mean of candidate - (1 + margin) current; above 0 the candidate is too bad.
-        low, high: its confidence sequence; ``low`` holds at ``alpha_refuse``, ``high`` at ``alpha_accept``.
+        low, high: of the mean of candidate - (1 + margin) current, above 0 of which the candidate is too bad:
+            its confidence sequence; ``low`` holds at ``alpha_refuse``, ``high`` at ``alpha_accept``.
     """
 
     frames: int
     current: float
     candidate: float
-    excess: float
     low: float
     high: float
 
@@ -178,13 +177,13 @@ class PairedTest:
     def summary(self) -> Summary:
         """What is known now; NaN and infinity where that is nothing."""
         if not self._means:
-            return Summary(self._frames, math.nan, math.nan, math.nan, -math.inf, math.inf)
+            return Summary(self._frames, math.nan, math.nan, -math.inf, math.inf)
         means = np.array(self._means)
         current, candidate = means.mean(axis=0)
         excess = means @ (-(1 + self.margin), 1)
         below, above = (half_width(excess, alpha) for alpha in self._alphas)
         middle = float(excess.mean())
-        return Summary(self._frames, float(current), float(candidate), middle, middle - below, middle + above)
+        return Summary(self._frames, float(current), float(candidate), middle - below, middle + above)
 
     def _look(self) -> None:
         known = self.summary()

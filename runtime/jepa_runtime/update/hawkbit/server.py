@@ -29,7 +29,7 @@ from jepa_runtime.update.hawkbit.messages import (
     parse,
 )
 from jepa_runtime.update.hawkbit.settings import Hawkbit
-from jepa_runtime.update.sources import Clock, NotFoundError
+from jepa_runtime.update.sources import NotFoundError
 
 MAX_ANSWER_BYTES = 1 << 20
 CONNECT_S, READ_S = 5.0, 10.0
@@ -80,11 +80,11 @@ class Server:
     UpdateError if the address or the token cannot be used.
     """
 
-    def __init__(self, root: Path, settings: Hawkbit, controller: str, clock: Clock = time) -> None:
+    def __init__(self, root: Path, settings: Hawkbit, controller: str) -> None:
         self._settings, self._controller = settings, controller
         self._token_file = root / settings.token_file
         base = settings.url.rstrip("/")
-        self._connections = Connections(base, connect_s=CONNECT_S, read_s=READ_S, clock=clock)
+        self._connections = Connections(base, connect_s=CONNECT_S, read_s=READ_S, clock=time)
         self._base = f"{base}/{quote(settings.tenant, safe='')}/controller/v1/{quote(controller, safe='')}"
         self._known: dict[str, tuple[str, bytes]] = {}
 
