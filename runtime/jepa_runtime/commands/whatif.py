@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -24,7 +24,7 @@ from jepa_runtime.commands.arguments import (
 )
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
-from jepa_runtime.outputs import files_of, write, write_json
+from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
@@ -94,13 +94,17 @@ def run(args: argparse.Namespace) -> int:
         closing(BagInputs(args.bag, bundle.manifest, topics(args))) as inputs,
     ):
         found, model = _branch(args, bundle, inputs, stopping, console)
-    if args.json is not None:
-        write_json(args.json, _as_json(args, found, model))
-    if args.html is not None:
-        name = f"{model['id']} {model['version']}, {model['precision']} on {model['engine']}"
-        title = f"What if: {args.bag.name} at {found.moment.time_s:.3f} s"
-        write(args.html, render(found, title=title, subtitle=name))
-    _show(console, found)
+    name = f"{model['id']} {model['version']}, {model['precision']} on {model['engine']}"
+    title = f"What if: {args.bag.name} at {found.moment.time_s:.3f} s"
+    outputs: tuple[tuple[object, Callable[[], None]], ...] = (
+        (args.json, lambda: write_json(args.json, _as_json(args, found, model))),
+        (args.html, lambda: write(args.html, render(found, title=title, subtitle=name))),
+    )
+    # A terminal that is gone takes no table, and must not take the files with it.
+    try:
+        write_each(*(put for wanted, put in outputs if wanted is not None))
+    finally:
+        _show(console, found)
     return 0
 
 

@@ -175,6 +175,16 @@ def test_what_cannot_be_asked_is_answered_in_one_line(
     assert said.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_file_that_cannot_be_written_costs_neither_the_other_nor_the_table(
+    run: WhatIf, tmp_path: Path
+) -> None:
+    page = tmp_path / "whatif.html"
+    status, said = run("--at", "1", "--json", "/dev/full", "--html", str(page))
+    assert status == 1 and "/dev/full: cannot be written" in said
+    assert page.exists() and "error bound" in said
+
+
 @pytest.mark.parametrize("option", ["--json", "--html"])
 @pytest.mark.parametrize("name", ["drive.mcap", "plan.json"])
 def test_what_is_read_is_not_written_over(
