@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jepa_runtime.errors import RefusedError, UpdateError
 from jepa_runtime.update.release import Budgets
-from jepa_runtime.verification import Parity
 
 CHILD = "jepa_runtime.update.gate.probe_child"
 MAX_ANSWER_BYTES = 1 << 20
@@ -65,14 +64,12 @@ class ProbeReport:
         latency_p50_ms, latency_p99_ms: of one golden frame, encode and predict; of several rounds, the
             quietest.
         peak_memory_mb: resident memory of the process at its largest.
-        parity: each graph against its golden outputs, all within their tolerances.
         network_cut: whether the process could be denied the network.
     """
 
     latency_p50_ms: float
     latency_p99_ms: float
     peak_memory_mb: float
-    parity: tuple[Parity, ...]
     network_cut: bool
 
 

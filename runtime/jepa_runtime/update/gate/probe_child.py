@@ -78,8 +78,8 @@ def measure(
     # Pinned, it would compete with what serves for that one core.
     options = BackendOptions(threads=threads, pinning=False)
     bundle = Bundle.open(folder)
-    parity = tuple(golden_parity(bundle, engine=engine, precision=precision, options=options))
-    failed = [_explain(entry) for entry in parity if not entry.ok]
+    parities = golden_parity(bundle, engine=engine, precision=precision, options=options)
+    failed = [_explain(parity) for parity in parities if not parity.ok]
     if failed:
         raise RefusedError(f"{folder}: {'; '.join(failed)}")
     with WorldModel.open(
@@ -90,7 +90,6 @@ def measure(
         latency_p50_ms=p50,
         latency_p99_ms=p99,
         peak_memory_mb=peak_rss_mb(),
-        parity=parity,
         network_cut=network_cut,
     )
 
