@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 
 from jepa_runtime.configs import transaction
 from jepa_runtime.configs.items import File
-from jepa_runtime.configs.planning import Action, Change, next_steps
+from jepa_runtime.configs.planning import TO_DO, Action, Change, next_steps
 from jepa_runtime.configs.shipped import DEVICES, shipped
 from jepa_runtime.configs.transaction import Undone
 from jepa_runtime.errors import ConfigsError
@@ -99,7 +99,7 @@ def _modes(change: Change) -> str:
 
 
 def _next(changes: Sequence[Change]) -> list[str]:
-    return next_steps(change.file.path for change in changes if change.action in (Action.NEW, Action.CHANGED))
+    return next_steps(change.file.path for change in changes if change.action in TO_DO)
 
 
 def _show_next(console: Console, steps: Sequence[str]) -> None:

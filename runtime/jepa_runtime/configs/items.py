@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
@@ -45,6 +46,13 @@ class Link(_Data):
 
 
 Item = File | Link | None
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What lies at a path and can neither be replaced nor brought back."""
+
+    why: str
 
 
 class Entry(_Data):

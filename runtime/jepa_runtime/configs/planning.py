@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jepa_runtime.compat import StrEnum
-from jepa_runtime.configs.items import File, Item, Journal, Link
+from jepa_runtime.configs.items import File, Item, Journal, Link, Obstacle
 from jepa_runtime.configs.shipped import Shipped
 
 
@@ -21,11 +21,7 @@ class Action(StrEnum):
     BLOCKED = "blocked"
 
 
-@dataclass(frozen=True)
-class Obstacle:
-    """What lies at a path and can neither be replaced nor brought back."""
-
-    why: str
+TO_DO = (Action.NEW, Action.CHANGED)
 
 
 @dataclass(frozen=True, kw_only=True)

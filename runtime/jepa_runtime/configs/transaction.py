@@ -11,14 +11,13 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from jepa_runtime.bundle.parse import describe
-from jepa_runtime.configs.items import Entry, File, Item, Journal, same
-from jepa_runtime.configs.planning import Action, Change, Obstacle, plan
+from jepa_runtime.configs.items import Entry, File, Item, Journal, Obstacle, same
+from jepa_runtime.configs.planning import TO_DO, Action, Change, plan
 from jepa_runtime.configs.shipped import Shipped
 from jepa_runtime.configs.store import STATE, Store
 from jepa_runtime.configs.tree import Tree
 from jepa_runtime.errors import ConfigsError
 
-_TO_DO = (Action.NEW, Action.CHANGED)
 # What lay at a path before ours, where `undo` leaves what a person made of ours.
 BESIDE = ".before-jepa-edge"
 
@@ -66,7 +65,7 @@ def apply(root: Path, files: Sequence[Shipped], *, keep_changed: bool = False) -
         before = store.load()
         changes = _plan(tree, files, before)
         _refuse(root, changes, keep_changed)
-        to_do = [change for change in changes if change.action in _TO_DO]
+        to_do = [change for change in changes if change.action in TO_DO]
         if to_do:
             _install(tree, store, before, to_do)
         return changes
@@ -245,8 +244,7 @@ def _missing(tree: Tree, paths: Sequence[str]) -> list[str]:
 
 
 def _check_free(tree: Tree, path: str, item: Item) -> None:
-    found = tree.read(path)
-    if found is not None and (isinstance(found, Obstacle) or not same(found, item)):
+    if tree.read(path) is not None and not _lies(tree, path, item):
         raise ConfigsError(f"{tree.root / path}: is in the way of what is to be kept there: move it away")
 
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from jepa_runtime.configs.items import File, Item, Link
-from jepa_runtime.configs.planning import Obstacle
+from jepa_runtime.configs.items import File, Item, Link, Obstacle
 from jepa_runtime.errors import ConfigsError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -127,6 +126,7 @@ class Tree:
 
     def unstage(self, path: str) -> None:
         """Remove what was staged and never committed."""
+        # A file system that is read only lets nobody unlink what is not there either.
         if self.is_staged(path):
             with self._at(path) as (fd, _, temporary):
                 os.unlink(temporary, dir_fd=fd)

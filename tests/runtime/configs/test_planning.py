@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jepa_runtime.configs.items import Entry, File, Item, Journal, Link
-from jepa_runtime.configs.planning import Action, Obstacle, next_steps, plan
+from jepa_runtime.configs.items import Entry, File, Item, Journal, Link, Obstacle
+from jepa_runtime.configs.planning import Action, next_steps, plan
 from jepa_runtime.configs.shipped import DEVICES, shipped
 from tests.runtime.configs.roots import file
 
