@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from jepa_runtime.errors import BackendError, RefusedError
 from jepa_runtime.update.gate import static
 from jepa_runtime.update.release import Budgets, Release, Robot, Rollout, told_of
 from jepa_runtime.update.robot import LocalGate
-from tests.update.robots import settings
+from tests.update.robots import Site, settings
 
 ROBOT = Robot(hardware_ids=("kestrel-2",))
 
@@ -78,15 +79,15 @@ def test_a_bundle_with_nothing_for_this_robots_engine_is_refused(bundle: Bundle)
     with pytest.raises(
         RefusedError, match=r"nothing that openvino:CPU can run in int8; it has: fp32 for openvino"
     ):
-        static.check(bundle, release(bundle), ROBOT, precision="int8")
+        static.check(bundle, release(bundle), replace(ROBOT, precision="int8"))
 
 
 def test_what_an_older_release_does_not_tell_is_read_from_its_bundle(bundle: Bundle) -> None:
     silent = release(bundle, variants=(), golden_sha256=None)
-    static.check_release(silent, ROBOT, precision="int8")
+    static.check_release(silent, replace(ROBOT, precision="int8"))
     static.check(bundle, silent, ROBOT)
     with pytest.raises(RefusedError, match=r"nothing that openvino:CPU can run in int8"):
-        static.check(bundle, silent, ROBOT, precision="int8")
+        static.check(bundle, silent, replace(ROBOT, precision="int8"))
 
 
 @pytest.mark.parametrize(
@@ -104,22 +105,23 @@ def test_a_release_that_this_robot_cannot_run_is_refused_before_it_is_fetched(
     bundle: Bundle, changes: dict[str, object], precision: str | None, reason: str | None
 ) -> None:
     with nullcontext() if reason is None else pytest.raises(RefusedError, match=reason):
-        static.check_release(release(bundle, **changes), ROBOT, precision=precision)
+        static.check_release(release(bundle, **changes), replace(ROBOT, precision=precision))
 
 
 def test_an_engine_that_the_robot_lacks_is_no_fault_of_the_release(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="engine 'steam' is unknown"):
-        static.check(bundle, release(bundle), ROBOT, engine="steam")
+        static.check(bundle, release(bundle), replace(ROBOT, engine="steam"))
 
 
+@pytest.mark.parametrize("told", [{}, {"variants": ()}], ids=["by its release", "by its bundle"])
 @pytest.mark.parametrize(
-    ("named", "error"),
-    [({}, None), ({"precision": "int8"}, RefusedError), ({"engine": "steam"}, BackendError)],
+    ("named", "reason"),
+    [({"precision": "int8"}, "nothing that openvino:CPU can run in int8"), ({"engine": "steam"}, "'steam'")],
 )
-def test_the_gate_asks_for_the_engine_and_precision_that_the_robot_names(
-    bundle: Bundle, named: dict[str, str], error: type[Exception] | None
+def test_an_update_asks_for_the_engine_and_precision_that_the_robot_names(
+    tmp_path: Path, bundle: Bundle, named: dict[str, str], told: dict[str, object], reason: str
 ) -> None:
-    gate = LocalGate(settings(**named))
-    for asks in (gate.check_release, lambda release, robot: gate.check(bundle, release, robot)):
-        with nullcontext() if error is None else pytest.raises(error):
-            asks(release(bundle), ROBOT)
+    site = Site(tmp_path / "robot", None, **named)
+    site.repository.publish(bundle, 9, **told)
+    kept = site.update(gate=LocalGate(settings(**named)))
+    assert kept.result in ("refused", "failed") and reason in kept.reason

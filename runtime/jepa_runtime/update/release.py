@@ -136,10 +136,13 @@ class Robot:
 
     Attributes:
         hardware_ids: what it is.
+        engine, precision: that will serve; precision None: any.
         interface: that its software expects; None: any.
     """
 
     hardware_ids: tuple[str, ...]
+    engine: str = "openvino:CPU"
+    precision: str | None = None
     interface: str | None = None
 
 

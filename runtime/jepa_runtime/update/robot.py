@@ -73,20 +73,11 @@ class LocalGate:
 
     def check_release(self, release: Release, robot: Robot) -> None:
         """See :func:`jepa_runtime.update.gate.static.check_release`."""
-        settings = self._settings
-        static.check_release(release, robot, engine=settings.engine, precision=settings.precision)
+        static.check_release(release, robot)
 
     def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
         """See :func:`jepa_runtime.update.gate.static.check`."""
-        settings = self._settings
-        static.check(
-            bundle,
-            release,
-            robot,
-            engine=settings.engine,
-            precision=settings.precision,
-            allow_untrained=settings.allow_untrained,
-        )
+        static.check(bundle, release, robot, allow_untrained=self._settings.allow_untrained)
 
     def probe(self, folder: Path, budgets: Budgets) -> dict[str, Any]:
         """Build its engines (:mod:`jepa_runtime.update.gate.engines`), then try it

@@ -372,7 +372,7 @@ class Steps:
         expected = None
         if state.current is not None and not self.any_interface:
             expected = interface_of(self._a_manifest(state))
-        return Robot(self.config.hardware_ids, expected)
+        return Robot(self.config.hardware_ids, self.config.engine, self.config.precision, expected)
 
     def _a_manifest(self, state: State) -> Manifest:
         """The first that the disk has not damaged."""

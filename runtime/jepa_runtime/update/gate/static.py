@@ -12,13 +12,8 @@ from jepa_runtime.errors import RefusedError
 from jepa_runtime.update.release import Release, Robot, check_meant, told_of
 
 
-def check_release(
-    release: Release, robot: Robot, *, engine: str = "openvino:CPU", precision: str | None = None
-) -> None:
+def check_release(release: Release, robot: Robot) -> None:
     """Check that a release is for this robot and its engine, before anything of it is fetched.
-
-    Args:
-        engine, precision: that will serve it; precision None: any.
 
     Raises:
         RefusedError: it is not; the message says why.
@@ -26,23 +21,14 @@ def check_release(
     """
     check_meant(release, robot)
     if release.variants:
-        _check_runnable(release, release.variants, engine, precision)
+        _check_runnable(release, release.variants, robot)
 
 
-def check(
-    bundle: Bundle,
-    release: Release,
-    robot: Robot,
-    *,
-    engine: str = "openvino:CPU",
-    precision: str | None = None,
-    allow_untrained: bool = False,
-) -> None:
+def check(bundle: Bundle, release: Release, robot: Robot, *, allow_untrained: bool = False) -> None:
     """Check that a bundle is what its release says, and that this robot can run it.
 
     Args:
         bundle: opened by the strict reader: schema, listing, hashes and formats are in order.
-        engine, precision: see :func:`check_release`.
         allow_untrained: accept random weights, for tests.
 
     Raises:
@@ -67,10 +53,11 @@ def check(
             f"{bundle.path}: {what} holds random weights (trained: false), its predictions mean nothing: "
             "publish a trained model"
         )
-    _check_runnable(release, told_here["variants"], engine, precision)
+    _check_runnable(release, told_here["variants"], robot)
 
 
-def _check_runnable(release: Release, variants: Iterable[str], engine: str, precision: str | None) -> None:
+def _check_runnable(release: Release, variants: Iterable[str], robot: Robot) -> None:
+    engine, precision = robot.engine, robot.precision
     with closing(create_backend(engine)) as backend:
         targets = backend.targets
     kinds = [variant.partition("/") for variant in variants]
