@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.cli import main
 from jepa_runtime.update.local_serving import SOCKET, LocalServing
 from tests.update.fleets import COMMAND, Fleet, edit, until
 
@@ -69,6 +70,18 @@ def test_a_model_is_exchanged_while_it_serves(fleet: Fleet, start: Start, tmp_pa
     assert measured["model"]["version"] == "1.0.0" and measured["frames_failed"] == 0
     assert measured["error"] is None
     assert not (fleet.root / SOCKET).exists()
+
+
+@pytest.mark.parametrize("out", ["current/run.json", "config.json", "state.json"])
+def test_what_a_robot_has_is_not_written_over(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    kept = [(fleet.root / name).read_bytes() for name in ("config.json", "state.json")]
+    options = ["--source", "two_rooms", "--duration", "0.2", "--json", str(fleet.root / out)]
+    assert main(["run", "--robot", str(fleet.root), *options]) == 1
+    assert "which is read: write into another file" in capsys.readouterr().err
+    assert [(fleet.root / name).read_bytes() for name in ("config.json", "state.json")] == kept
+    assert Bundle.open(fleet.root / "current").manifest.version == "1.0.0"
 
 
 def test_what_cannot_be_served_is_refused_by_who_serves(

@@ -118,15 +118,15 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
             kept.
     """
-    outs = files_of(args.mcap, args.json, args.html)
-    check_outputs(outs, Path(split_spec(args.source)[0]), *files_of(args.bundle))
-    if args.black_box is not None:
-        check_folder(args.black_box)
+    read = [Path(split_spec(args.source)[0]), *files_of(args.bundle)]
     if args.robot is not None:
         # Whoever runs a bundle need not wait until all of the updates is imported.
         from jepa_runtime.commands.run_robot import adopt
 
-        adopt(args)
+        read += adopt(args)
+    check_outputs(files_of(args.mcap, args.json, args.html), *read)
+    if args.black_box is not None:
+        check_folder(args.black_box)
     console = Console(stderr=args.json == "-")
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())

@@ -36,8 +36,11 @@ _OPENING_S = 900.0
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 2.0, 300.0
 
 
-def adopt(args: argparse.Namespace) -> None:
+def adopt(args: argparse.Namespace) -> list[Path]:
     """Let what the robot's config.json says hold for what ``args`` leave open.
+
+    Returns:
+        What is read of the robot.
 
     Raises:
         UpdateError: the robot is not set up, or has no model yet.
@@ -48,6 +51,7 @@ def adopt(args: argparse.Namespace) -> None:
     args.engine = args.engine or settings.engine
     args.precision = args.precision or settings.precision
     args.allow_untrained = args.allow_untrained or settings.allow_untrained
+    return [args.robot / name for name in ("current", robot.CONFIG, robot.STATE)]
 
 
 def _end(why: str) -> None:
