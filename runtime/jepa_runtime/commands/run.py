@@ -33,7 +33,7 @@ from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import render
-from jepa_runtime.recording import check_outputs
+from jepa_runtime.recording import check_apart, check_outputs
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         read += adopt(args)
     check_outputs(files_of(args.mcap, args.json, args.html), *read)
     if args.black_box is not None:
+        check_apart(args.black_box, *read)
         check_folder(args.black_box)
     console = Console(stderr=args.json == "-")
     with ExitStack() as stack:

@@ -252,9 +252,7 @@ def give_name(partial: Path, path: Path) -> None:
 
 def check_outputs(outs: Sequence[Path], *read: Path) -> None:
     """See that ``outs`` may be written, before minutes are spent on what they are to hold: they can be, no
-    two are one file, and none is of the files, bags and bundles that are ``read``, nor lies in a bag or
-    bundle that is a folder, nor is some other bag. A bundle is refused by all who open it as soon as it
-    holds a file that its manifest does not list.
+    two are one file, and each lies apart from what is ``read`` (:func:`check_apart`), and is no other bag.
 
     Raises:
         RecordingError: one may not.
@@ -267,14 +265,26 @@ def check_outputs(outs: Sequence[Path], *read: Path) -> None:
         if target in targets and (target.is_file() or not target.exists()):
             raise RecordingError(f"{out}: is asked for twice: name another file")
         targets.append(target)
-        marks = ("metadata.yaml", "manifest.json")
-        holding = [each for each in target.parents if any((each / mark).exists() for mark in marks)]
-        for path in read:
-            if path.resolve() in (target, *holding):
-                raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
+        check_apart(out, *read)
         if out.suffix == ".mcap":
             _refuse_existing(out)
         check_writable(out)
+
+
+def check_apart(out: Path, *read: Path) -> None:
+    """See that ``out`` is none of the files, bags and bundles that are ``read``, nor lies in a bag or bundle
+    that is a folder. A bundle is refused by all who open it as soon as it holds a file that its manifest does
+    not list.
+
+    Raises:
+        RecordingError: it is, or does.
+    """
+    target = out.resolve()
+    marks = ("metadata.yaml", "manifest.json")
+    holding = {target, *(each for each in target.parents if any((each / mark).exists() for mark in marks))}
+    for path in read:
+        if path.resolve() in holding:
+            raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
 
 
 def _refuse_existing(path: Path) -> None:
