@@ -24,7 +24,8 @@ from jepa_runtime.doctor import (
     fix_script,
 )
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write
+from jepa_runtime.outputs import files_of, write
+from jepa_runtime.recording import check_output
 
 _FAILED = 2
 _STYLES = {
@@ -74,6 +75,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     try:
+        for path in files_of(args.fix_script, args.json):
+            check_output(path, *files_of(args.bundle))
         needs = None if args.bundle is None else Needs.of(args.bundle)
         facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
         diagnosis = examine(System(args.root, facts), needs)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
 from jepa_runtime.doctor.checks import CHECKS
 from tests.runtime.doctor import roots
@@ -120,6 +121,16 @@ def test_what_it_cannot_do_gives_2_and_the_reason(
 ) -> None:
     assert main(["doctor", *args]) == 2
     assert "/dev/null/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--fix-script"])
+def test_the_bundle_that_it_judges_by_is_not_written_into(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
+    assert main(["doctor", "--bundle", str(bundle), option, str(bundle / "written")]) == 2
+    assert "which is read: write into another file" in capsys.readouterr().err
+    assert Bundle.open(bundle).path == bundle
 
 
 @pytest.mark.parametrize(
