@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -109,7 +110,7 @@ class WorldModel:
 
         Raises:
             BundleError: the bundle is not valid, untrained, or has nothing for this engine and precision.
-            BackendError: no such engine or device, or it cannot run the graphs.
+            BackendError: no such engine or device, it cannot run the graphs, or the cache lies in the bundle.
             JepaRuntimeError: ``num_samples`` is out of range.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -118,6 +119,13 @@ class WorldModel:
                 f"{opened.path}: holds random weights (trained: false), its predictions mean nothing; to "
                 "test with it all the same, say allow_untrained=True (--allow-untrained)"
             )
+        if options is not None and options.cache_dir is not None:
+            cache = Path(os.path.realpath(options.cache_dir))
+            if opened.path.resolve() in (cache, *cache.parents):
+                raise BackendError(
+                    f"{options.cache_dir}: lies in {opened.path}, which may hold nothing else: keep compiled "
+                    "models elsewhere"
+                )
         count = opened.manifest.num_samples if num_samples is None else num_samples
         first, *others = alternatives(engine)
         try:

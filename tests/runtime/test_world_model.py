@@ -51,6 +51,16 @@ def test_three_lines_are_enough(toy_bundle: Path) -> None:
     assert futures.energies is None
 
 
+def test_compiled_models_are_not_kept_in_the_bundle(toy_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
+    (tmp_path / "link").symlink_to(folder)
+    for cache in (folder / "cache", folder, tmp_path / "link" / "cache"):
+        with pytest.raises(BackendError, match=r"lies in .*bundle, which may hold nothing else"):
+            WorldModel.open(folder, options=BackendOptions(cache_dir=cache))
+    WorldModel.open(folder, options=BackendOptions(cache_dir=tmp_path / "cache")).close()
+    assert Bundle.open(folder).path == folder
+
+
 def test_it_says_what_serves(model: WorldModel) -> None:
     assert (model.engine, model.device) in {("openvino", "CPU"), ("onnxruntime", "CPU")}
     assert model.precision == "fp32"
