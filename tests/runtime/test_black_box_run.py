@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from jepa_runtime import WorldModel
-from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
 from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.recording import McapRecorder, messages
@@ -43,16 +41,6 @@ def jump(tmp_path: Path) -> Path:
             for topic, kind in (("/eye", messages.IMAGE), ("/cmd_vel", messages.TWIST)):
                 recorder.write_message(topic, build(kind, fields[kind]), stamp_ns)
     return path
-
-
-def test_a_black_box_is_not_put_into_the_bundle(
-    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
-    options = ["--source", "two_rooms", "--duration", "0.2", "--black-box", str(bundle / "box")]
-    assert main(["run", "--bundle", str(bundle), *options]) == 1
-    assert "which is read: write into another file" in capsys.readouterr().err
-    assert Bundle.open(bundle).path == bundle
 
 
 def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:

@@ -22,6 +22,7 @@ from jepa_runtime.outputs import check_writable, write
 
 COMMANDS = (
     "run --bundle BUNDLE --source two_rooms --json OUT",
+    "run --bundle BUNDLE --source two_rooms --black-box OUT",
     "record --bundle BUNDLE --source two_rooms --out OUT.mcap",
     "replay none.mcap --bundle BUNDLE --mcap OUT.mcap",
     "replay none.mcap --bundle BUNDLE --mcap new.mcap --json OUT",
@@ -47,11 +48,19 @@ def test_nothing_is_written_into_a_bundle(
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "compare none.json none.json --json OUT"])
+@pytest.mark.parametrize("circle", [False, True], ids=["below a file", "below links in a circle"])
 def test_what_cannot_be_written_is_told_before_anything_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    circle: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("notes").write_text("kept")
+    if circle:
+        Path("notes").symlink_to("notes")
+    else:
+        Path("notes").write_text("kept")
     assert main(command.replace("BUNDLE", "none").replace("OUT", "notes/new").split()) in (1, 2)
     assert re.search(r"notes/new(\.mcap)?: cannot be written: ", capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]

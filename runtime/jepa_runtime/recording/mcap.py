@@ -279,11 +279,12 @@ def check_apart(out: Path, *read: Path) -> None:
     Raises:
         RecordingError: it is, or does.
     """
-    target = out.resolve()
+    # Of links in a circle, Path.resolve makes an error before Python 3.13.
+    target = Path(os.path.realpath(out))
     marks = ("metadata.yaml", "manifest.json")
     holding = {target, *(each for each in target.parents if any((each / mark).exists() for mark in marks))}
     for path in read:
-        if path.resolve() in holding:
+        if Path(os.path.realpath(path)) in holding:
             raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
 
 
