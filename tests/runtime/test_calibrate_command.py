@@ -91,6 +91,18 @@ def test_a_folder_in_the_bundle_itself_is_refused(
     assert "which is read: name a folder elsewhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("circle", [False, True], ids=["below a file", "below links in a circle"])
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_played(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], circle: bool
+) -> None:
+    if circle:
+        (tmp_path / "notes").symlink_to("notes")
+    else:
+        (tmp_path / "notes").write_text("kept")
+    assert calibrate(two_rooms_bundle, tmp_path / "notes" / "new", "--source", "none.mcap") == 1
+    assert "notes/new: cannot be written: " in capsys.readouterr().err
+
+
 def test_what_came_to_lie_there_while_the_recording_played_stays(
     two_rooms_bundle: Path,
     tmp_path: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -21,6 +22,7 @@ from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import add_cache_argument, positive
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.inference import Inference, Terms
+from jepa_runtime.outputs import check_writable
 from jepa_runtime.sources.base import Source
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
@@ -66,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise JepaRuntimeError(f"{args.out}: exists: name a new folder")
     bundle = Bundle.open(args.bundle)
-    if bundle.path.resolve() in args.out.resolve().parents:
+    if bundle.path.resolve() in Path(os.path.realpath(args.out)).parents:
         raise JepaRuntimeError(f"{args.out}: lies in {args.bundle}, which is read: name a folder elsewhere")
+    check_writable(args.out)
     horizon = bundle.manifest.horizon
     model = WorldModel.open(
         bundle,
