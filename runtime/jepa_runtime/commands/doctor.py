@@ -75,10 +75,11 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     try:
-        for path in files_of(args.fix_script, args.json):
-            check_output(path, *files_of(args.bundle))
-        needs = None if args.bundle is None else Needs.of(args.bundle)
         facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
+        read = files_of(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
+        for path in files_of(args.fix_script, args.json):
+            check_output(path, *read)
+        needs = None if args.bundle is None else Needs.of(args.bundle)
         diagnosis = examine(System(args.root, facts), needs)
         if args.fix_script is not None:
             write(args.fix_script, fix_script(diagnosis))

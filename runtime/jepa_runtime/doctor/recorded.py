@@ -56,7 +56,11 @@ class Recording(_Model):
 
 
 class RecordedFacts:
-    """Implements :class:`jepa_runtime.doctor.system.Facts` for a root."""
+    """Implements :class:`jepa_runtime.doctor.system.Facts` for a root.
+
+    Attributes:
+        path: of the file beside it.
+    """
 
     def __init__(self, root: Path) -> None:
         """Read what lies beside ``root``.
@@ -67,8 +71,8 @@ class RecordedFacts:
         if not os.path.isdir(root):
             raise DoctorError(f"{root}: is no folder: name the root of a machine, such as a mounted disk")
         self._root = root.resolve()
-        self._path = self._root.with_name(self._root.name + ".json")
-        self._recording = _read(self._path)
+        self.path = self._root.with_name(self._root.name + ".json")
+        self._recording = _read(self.path)
 
     def kernel(self) -> str:
         """The recorded release."""
@@ -98,7 +102,7 @@ class RecordedFacts:
         for place in (path, *map(str, PurePosixPath(path).parents)):
             if place in free:
                 return place, free[place]
-        raise UnknownError(f"{self._path} tells the free bytes of nothing at or above {path}")
+        raise UnknownError(f"{self.path} tells the free bytes of nothing at or above {path}")
 
     def clock_synchronized(self) -> bool:
         """As recorded."""
@@ -131,7 +135,7 @@ class RecordedFacts:
 
     def _told(self, value: _T | None, name: str) -> _T:
         if value is None:
-            raise UnknownError(f"no file of a root tells it, and {self._path} has no {name!r}")
+            raise UnknownError(f"no file of a root tells it, and {self.path} has no {name!r}")
         return value
 
 

@@ -133,6 +133,18 @@ def test_the_bundle_that_it_judges_by_is_not_written_into(
     assert Bundle.open(bundle).path == bundle
 
 
+def test_what_is_recorded_beside_a_root_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = roots.desktop(tmp_path / "root")
+    root.diagnose()
+    recorded = tmp_path / "root.json"
+    kept = recorded.read_bytes()
+    assert main(["doctor", "--root", str(root.root), "--json", str(recorded)]) == 2
+    assert "root.json, which is read: write into another file" in capsys.readouterr().err
+    assert recorded.read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("build", "faults"), [(roots.orin_nano, JETSON), (roots.meteor_lake, NPU_LAPTOP), (roots.desktop, ())]
 )
