@@ -130,6 +130,15 @@ def test_a_goal_image_gives_energies(model: FakeModel, tmp_path: Path) -> None:
     assert found["energy_ms"]["n"] == found["frames_processed"]
 
 
+def test_the_image_of_the_goal_is_not_written_over(model: FakeModel, tmp_path: Path) -> None:
+    goal = tmp_path / "goal.png"
+    cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
+    kept = goal.read_bytes()
+    with pytest.raises(JepaRuntimeError, match=r"goal.png, which is read: write into another file"):
+        run("--source", "two_rooms", "--duration", "0.1", "--goal", str(goal), "--html", str(goal))
+    assert goal.read_bytes() == kept
+
+
 def test_a_slow_model_drops_frames_and_misses_deadlines(
     model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

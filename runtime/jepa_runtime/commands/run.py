@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
             kept.
     """
-    read = [Path(split_spec(args.source)[0]), *files_of(args.bundle)]
+    read = [Path(split_spec(args.source)[0]), *files_of(args.bundle, args.goal)]
     if args.robot is not None:
         # Whoever runs a bundle need not wait until all of the updates is imported.
         from jepa_runtime.commands.run_robot import adopt
