@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, cast
@@ -171,9 +170,14 @@ class _Run:
                 self._fatal = error
             pipeline.wait_idle(_DRAIN_S)
         summary = self._summary(pipeline)
+        args, title = self._args, self._title
+        outputs: tuple[tuple[str | None, Callable[[], None]], ...] = (
+            (args.json, lambda: write_json(args.json, summary)),
+            (args.html, lambda: write(Path(args.html), render(html_report(title, self._collector, summary)))),
+        )
         # Before anything is shown: a terminal that is gone must not take the files with it.
         try:
-            write_each(partial(self._write_json, summary), partial(self._write_html, summary))
+            write_each(*(put for wanted, put in outputs if wanted is not None))
         except JepaRuntimeError as error:
             self._fatal = JepaRuntimeError(f"{self._fatal}; {error}") if self._fatal else error
         self._show(pipeline, summary)
@@ -352,14 +356,6 @@ class _Run:
             )
         if self._last_error is not None and self._fatal is None:
             self._console.print(f"last error: {self._last_error}", markup=False)
-
-    def _write_json(self, summary: dict[str, Any]) -> None:
-        if self._args.json is not None:
-            write_json(self._args.json, summary)
-
-    def _write_html(self, summary: dict[str, Any]) -> None:
-        if self._args.html is not None:
-            write(Path(self._args.html), render(html_report(self._title, self._collector, summary)))
 
 
 def _read_image(path: str) -> Image:
