@@ -15,7 +15,7 @@ _SHARED_BYTES = 64 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-def wanted_sysctls() -> dict[str, int]:
+def _wanted_sysctls() -> dict[str, int]:
     """What our own file of firmware_configs sets."""
     path = files("jepa_runtime").joinpath("firmware_configs/common/etc/sysctl.d/60-jepa-dds.conf")
     lines = re.findall(r"^([a-z0-9_.]+)\s*=\s*([0-9]+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -24,7 +24,7 @@ def wanted_sysctls() -> dict[str, int]:
 
 def _buffers(context: Context) -> Verdict:
     seen, wrong = [], []
-    for name, wanted in wanted_sysctls().items():
+    for name, wanted in _wanted_sysctls().items():
         path = f"proc/sys/{name.replace('.', '/')}"
         value = context.system.integer(path)
         seen.append(Evidence(f"/{path}", str(value)))

@@ -129,7 +129,7 @@ def probe(
             child.wait()
         answer.seek(0)
         report = judge(str(folder), status, answer.read(MAX_ANSWER_BYTES), tail(log), limits)
-    check_budgets(str(folder), report, budgets)
+    _check_budgets(str(folder), report, budgets)
     return report
 
 
@@ -156,10 +156,13 @@ def judge(where: str, status: int, answer: bytes, log: bytes, limits: ProbeLimit
         RefusedError: it did not end with a report.
     """
     told = log.decode("utf-8", "replace").strip()
+    no_memory = RefusedError(
+        f"{where}: its probe needs more than the {limits.memory_mb} MB of memory that it may have"
+    )
     if status == -signal.SIGXCPU:
         raise RefusedError(f"{where}: its probe took more than {limits.cpu_s} s of processor time")
     if status and any(sign in told for sign in _NO_MEMORY):
-        raise RefusedError(out_of_memory(where, limits))
+        raise no_memory
     if status < 0:
         # Real-time signals have no names.
         name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
@@ -174,17 +177,12 @@ def judge(where: str, status: int, answer: bytes, log: bytes, limits: ProbeLimit
         raise RefusedError(f"{where}: its probe answered what is no report: {shown!r}") from None
     if read.report is None:
         if any(sign in read.reason for sign in _NO_MEMORY):
-            raise RefusedError(out_of_memory(where, limits))
+            raise no_memory
         raise RefusedError(read.reason or f"{where}: its probe gave neither report nor reason")
     return read.report
 
 
-def check_budgets(where: str, report: ProbeReport, budgets: Budgets) -> None:
-    """Check what was measured against what a release allows.
-
-    Raises:
-        RefusedError: it is more.
-    """
+def _check_budgets(where: str, report: ProbeReport, budgets: Budgets) -> None:
     for what, measured, most, unit in (
         ("p99 of one frame", report.latency_p99_ms, budgets.latency_p99_ms, "ms"),
         ("peak memory", report.peak_memory_mb, budgets.peak_memory_mb, "MB"),
@@ -193,11 +191,6 @@ def check_budgets(where: str, report: ProbeReport, budgets: Budgets) -> None:
             raise RefusedError(
                 f"{where}: {what} is {measured:.4g} {unit} on this robot, its release allows {most:g} {unit}"
             )
-
-
-def out_of_memory(where: str, limits: ProbeLimits) -> str:
-    """The reason when a probe needs more memory than it may have."""
-    return f"{where}: its probe needs more than the {limits.memory_mb} MB of memory that it may have"
 
 
 def _last_line(told: str) -> str:
