@@ -25,7 +25,7 @@ from jepa_runtime.doctor import (
 )
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of, write
-from jepa_runtime.recording import check_output
+from jepa_runtime.recording import check_outputs
 
 _FAILED = 2
 _STYLES = {
@@ -77,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
         read = files_of(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
-        for path in files_of(args.fix_script, args.json):
-            check_output(path, *read)
+        check_outputs(files_of(args.fix_script, args.json), *read)
         needs = None if args.bundle is None else Needs.of(args.bundle)
         diagnosis = examine(System(args.root, facts), needs)
         if args.fix_script is not None:

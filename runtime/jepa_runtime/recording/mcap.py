@@ -260,7 +260,8 @@ def check_outputs(outs: Sequence[Path], *read: Path) -> None:
     """
     targets: list[Path] = []
     for out in outs:
-        target = out.resolve()
+        # Of links in a circle, Path.resolve makes an error before Python 3.13.
+        target = Path(os.path.realpath(out))
         # What is no file, such as /dev/null, may take all.
         if target in targets and (target.is_file() or not target.exists()):
             raise RecordingError(f"{out}: is asked for twice: name another file")
@@ -279,7 +280,6 @@ def check_apart(out: Path, *read: Path) -> None:
     Raises:
         RecordingError: it is, or does.
     """
-    # Of links in a circle, Path.resolve makes an error before Python 3.13.
     target = Path(os.path.realpath(out))
     marks = ("metadata.yaml", "manifest.json")
     holding = {target, *(each for each in target.parents if any((each / mark).exists() for mark in marks))}
