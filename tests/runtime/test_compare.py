@@ -111,6 +111,20 @@ def test_a_rise_within_the_noise_is_not_worse() -> None:
     assert not any(reason.startswith("p99") for reason in found.reasons)
 
 
+def test_a_rise_beyond_what_is_allowed_that_may_be_chance_is_not_passed(saved: Any) -> None:
+    """One stall of two seconds has more than doubled the p99."""
+    baseline, other = make_profile(), make_profile(seed=7, scale=0.98)
+    slower = np.asarray(other.run.latency_ms)
+    slower[500:560] *= 3
+    stalled = with_run(other, latency_ms=slower.tolist())
+    found = judged(baseline, stalled)
+    assert found.times["p50"].high < 0 and found.times["p99"].point > 1 and found.times["p99"].low < 0
+    assert found.verdict == "not judged"
+    assert found.reasons == ("too few samples to tell a rise of p99 by 148.9% from chance; measure longer",)
+    assert judged(baseline, stalled, max_regression=3).verdict == "better"
+    assert main(["compare", saved("a.json", baseline), saved("b.json", stalled)]) == 2
+
+
 def test_what_a_percentile_rose_by_decides_and_not_what_it_may_have_risen_by() -> None:
     baseline, other = make_profile(frames=400), make_profile(seed=7, frames=400, scale=1.2)
     rise = judged(baseline, other).times["p50"]

@@ -9,7 +9,8 @@ would take for evidence. The verdict is
 - ``worse`` if a percentile rose by more than is allowed and its interval lies above zero; if the interval
   of the rise in lost frames or missed deadlines lies above zero; or if a graph of the other profile does not
   reproduce its golden outputs;
-- ``not judged`` if the samples do not carry one of the percentiles or do not bound it;
+- ``not judged`` if the samples do not carry one of the percentiles or do not bound it, or if one rose by more
+  than is allowed and its interval reaches down to zero: a rare stall is not passed for being rare;
 - ``better`` if the interval of a percentile lies below zero, else ``same``.
 
 In simulated pairs of equal runs of 400 and 1800 frames, with losses and stalls alone and in bursts, each of
@@ -117,16 +118,17 @@ def compare(
             if not parity.ok
         ),
     ]
+    unjudged = [*unbounded, *_by_chance(times, max_regression)]
     verdict: Verdict = "same"
     if worse:
         verdict = "worse"
-    elif unbounded:
+    elif unjudged:
         verdict = "not judged"
     elif any(change.high < 0 for change in times.values()):
         verdict = "better"
     return Comparison(
         verdict=verdict,
-        reasons=(*worse, *unbounded),
+        reasons=(*worse, *unjudged),
         differences=differences(baseline, other),
         times=times,
         lost=lost,
@@ -146,6 +148,14 @@ def _regressions(
         f"{what} rose by {change.point:.2%} of the frames"
         for what, change in shares.items()
         if change is not None and change.low > 0
+    ]
+
+
+def _by_chance(times: dict[PercentileName, Change], max_regression: float) -> list[str]:
+    return [
+        f"too few samples to tell a rise of {label(name)} by {change.point:.1%} from chance; measure longer"
+        for name, change in times.items()
+        if change.point > max_regression and change.low <= 0
     ]
 
 
