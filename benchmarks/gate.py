@@ -36,7 +36,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_policy, run_episode
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.planning.control import ControlConfig
-from jepa_runtime.profiling.intervals import MIN_SAMPLES, BlockBootstrap, interval
+from jepa_runtime.profiling.intervals import MIN_SAMPLES, drawn_means, interval
 from jepa_runtime.shares import wilson
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.update.gate.sequential import GOOD, WORSE, PairedTest, Verdict
@@ -184,9 +184,7 @@ def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
         "episodes": sum(len(end.goals) for end in ends),
         "goals_lost": float(lost.mean() / played) if played else None,
         "goals_lost_interval": (
-            interval(BlockBootstrap(lost / played, seed=0).means())
-            if played and len(lost) >= MIN_SAMPLES
-            else None
+            interval(drawn_means(lost / played, seed=0)) if played and len(lost) >= MIN_SAMPLES else None
         ),
     }
 

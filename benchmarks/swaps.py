@@ -48,7 +48,7 @@ from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.describe import distribution, lost_frames, responses
 from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.intervals import BlockBootstrap, interval
+from jepa_runtime.profiling.intervals import drawn_quantiles, interval
 from jepa_runtime.profiling.machine import Monitor
 from jepa_runtime.profiling.profile import Reading, Run
 
@@ -222,9 +222,7 @@ def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
     during, between = distribution(took[inside]), distribution(took[~inside])
     if during.p99.value is None or between.p99.value is None:
         raise ProfileError(f"{images} images of exchanges and {others} others carry no p99: more --swaps")
-    ratios = BlockBootstrap(took[inside], seed=0).quantiles(990) / BlockBootstrap(
-        took[~inside], seed=1
-    ).quantiles(990)
+    ratios = drawn_quantiles(took[inside], 990, seed=0) / drawn_quantiles(took[~inside], 990, seed=1)
     low, high = interval(ratios)
     lost_inside, lost_between = int(lost[inside].sum()), int(lost[~inside].sum())
     lasted = distribution([1e3 * (end - begin) for begin, end in measured.exchanges])

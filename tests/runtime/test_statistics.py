@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jepa_runtime.profiling.describe import Distribution, describe, distribution, late_frames, responses
-from jepa_runtime.profiling.intervals import RESAMPLES, BlockBootstrap
+from jepa_runtime.profiling.intervals import RESAMPLES, drawn_means, drawn_quantiles
 from jepa_runtime.profiling.profile import Run, Told
-from jepa_runtime.profiling.statistics import PERCENTILES, format_ms, percentile, summarize
+from jepa_runtime.profiling.statistics import PERCENTILES, format_ms, summarize
 from jepa_runtime.shares import chance_of, wilson
 from tests.runtime.profiles import make_run
 
@@ -191,13 +192,13 @@ def mixture(rng: np.random.Generator, count: int) -> Floats:
     return np.asarray(np.where(slow, rng.normal(40, 2, count), rng.normal(10, 1, count)))
 
 
-def correlated(rng: np.random.Generator, count: int) -> Floats:
-    """Standard normal, with a correlation of 0.7 from one to the next."""
-    noise = rng.normal(0, np.sqrt(1 - 0.7**2), count)
+def correlated(rng: np.random.Generator, count: int, correlation: float = 0.7) -> Floats:
+    """Standard normal, with a correlation from one to the next."""
+    noise = rng.normal(0, np.sqrt(1 - correlation**2), count)
     values = np.empty(count)
     value = rng.normal()
     for index in range(count):
-        value = values[index] = 0.7 * value + noise[index]
+        value = values[index] = correlation * value + noise[index]
     return values
 
 
@@ -207,6 +208,7 @@ def correlated(rng: np.random.Generator, count: int) -> Floats:
         (exponential, {"p50": 0.6931, "p90": 2.3026, "p95": 2.9957, "p99": 4.6052}),
         (mixture, {"p50": 10.1397, "p95": 40.0, "p99": 42.5631}),
         (correlated, {"p50": 0.0, "p90": 1.2816, "p95": 1.6449, "p99": 2.3263}),
+        (partial(correlated, correlation=0.95), {"p50": 0.0, "p90": 1.2816, "p95": 1.6449, "p99": 2.3263}),
     ],
 )
 def test_intervals_hold_the_true_percentiles_about_as_often_as_they_say(
@@ -236,26 +238,32 @@ def test_intervals_that_took_frames_for_independent_would_be_too_narrow() -> Non
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=20, max_size=80), st.sampled_from(list(PERCENTILES.values())))
-def test_resampled_percentiles_are_samples(samples: list[float], permille: int) -> None:
-    bootstrap = BlockBootstrap(np.asarray(samples), seed=0)
-    assert bootstrap.quantile(permille) == percentile(np.sort(samples * 50), permille)
-    resampled = bootstrap.quantiles(permille)
-    assert len(resampled) == RESAMPLES
-    assert set(resampled.tolist()) <= set(samples)
+def test_drawn_percentiles_are_samples(samples: list[float], permille: int) -> None:
+    drawn = drawn_quantiles(np.asarray(samples), permille, seed=0)
+    assert len(drawn) == RESAMPLES
+    assert set(drawn.tolist()) <= set(samples)
 
 
-def test_resampled_percentiles_are_those_of_resampled_blocks() -> None:
-    """Against the definition, written out: ten blocks of four quarters each, laid end to end and sorted."""
+def test_drawn_percentiles_lie_as_those_of_as_many_independent_samples_as_these_are_worth() -> None:
+    """Against the order statistics of runs of that many: what comes in tens is worth a tenth."""
+    samples = np.repeat(np.random.default_rng(0).permutation(400), 10).astype(np.float64)
+    drawn = np.sort(drawn_quantiles(samples, 900, seed=0))
+    ranks = [np.sort(np.random.default_rng(seed).integers(400, size=400))[359] for seed in range(RESAMPLES)]
+    spread = float(np.std(ranks))
+    assert drawn.mean() == pytest.approx(np.mean(ranks), abs=0.3 * spread)
+    assert drawn.std() == pytest.approx(spread, rel=0.3)
+
+
+def test_drawn_means_are_those_of_resampled_blocks() -> None:
+    """Against the definition, written out: ten blocks of four quarters each, laid end to end."""
     samples = np.random.default_rng(0).exponential(1, 100)
-    bootstrap = BlockBootstrap(samples, seed=3)
     starts = np.random.default_rng(3).integers(40, size=(RESAMPLES, 10))
     cells = [samples[np.arange(100) * 40 // 100 == cell] for cell in range(40)]
-    plain = []
-    for row in starts:
-        pieces = [cells[(start + step) % 40] for start in row for step in range(4)]
-        resample = np.sort(np.concatenate(pieces))
-        plain.append(resample[-(-len(resample) * 900 // 1000) - 1])
-    assert bootstrap.quantiles(900).tolist() == plain
+    plain = [
+        np.concatenate([cells[(start + step) % 40] for start in row for step in range(4)]).mean()
+        for row in starts
+    ]
+    assert drawn_means(samples, seed=3).tolist() == pytest.approx(plain)
 
 
 def test_a_stall_shows_in_the_response_although_it_hides_from_the_latencies() -> None:

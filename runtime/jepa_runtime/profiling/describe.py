@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.profiling.intervals import MIN_SAMPLES, BlockBootstrap, interval
+from jepa_runtime.profiling.intervals import MIN_SAMPLES, drawn_quantiles, interval
 from jepa_runtime.profiling.profile import PASSED_BY, Run, Told
 from jepa_runtime.profiling.statistics import PERCENTILES, PercentileName, carried, percentile, sort_samples
 
@@ -106,14 +106,13 @@ def distribution(samples: Sequence[float] | _Floats) -> Distribution:
     """
     values = np.asarray(samples, np.float64)
     ordered = sort_samples(values)
-    bootstrap = BlockBootstrap(values, seed=0) if len(values) >= MIN_SAMPLES else None
     quantiles = {}
     for name, permille in PERCENTILES.items():
         value = percentile(ordered, permille)
         low: float | None = None
         high: float | None = None
-        if value is not None and bootstrap is not None:
-            low, high = interval(bootstrap.quantiles(permille))
+        if value is not None and len(values) >= MIN_SAMPLES:
+            low, high = interval(drawn_quantiles(values, permille, seed=0))
             high = None if ordered[0] < high == ordered[-1] else high
         quantiles[name] = Quantile(value, low, high)
     return Distribution(

@@ -79,6 +79,11 @@ def percentile(ordered: NDArray[np.float64], permille: int) -> float | None:
     """The percentile of sorted samples by nearest rank; None: they do not carry it."""
     if not carried(len(ordered), permille):
         return None
+    return nearest_rank(ordered, permille)
+
+
+def nearest_rank(ordered: NDArray[np.float64], permille: int) -> float:
+    """The percentile of sorted samples, of which there is one at least, carried or not."""
     return float(ordered[-(-len(ordered) * permille // 1000) - 1])
 
 
