@@ -235,6 +235,18 @@ def test_what_one_profile_does_not_tell_is_unlike(other: Profile, said: str) -> 
     assert differences(make_profile(), other) == (said,)
 
 
+def test_what_most_frames_went_through_must_be_the_same() -> None:
+    """A model whose steps do not fit the rate predicts nothing, and is fast for it."""
+    baseline = make_profile()
+    stages = baseline.run.stages_ms
+    encoded = with_run(baseline, stages_ms={name: stages[name] for name in stages if name != "predict"})
+    seldom = [took if index % 3 == 0 else 0.0 for index, took in enumerate(stages["predict"])]
+    assert differences(baseline, encoded) == ("predict in most frames: yes against no",)
+    assert differences(baseline, with_run(baseline, stages_ms=stages | {"predict": seldom})) == (
+        "predict in most frames: yes against no",
+    )
+
+
 def test_versions_may_differ_for_that_is_what_is_compared() -> None:
     newer = with_subject(make_profile(), model_version="2.0.0", sha256="1" * 64, engine_version="2027.0")
     assert differences(make_profile(), newer) == ()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from jepa_runtime.cli import main
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.profiling.compare import differences
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.importers import import_benchmark_app, import_trtexec, read_results
 from jepa_runtime.profiling.profile import write_profile
@@ -111,6 +112,18 @@ def test_a_trace_without_copies_says_so(tmp_path: Path) -> None:
     text = TENSORRT_11.replace('"h2dMs" : 0.5', '"h2dMs" : 0').replace('"d2hMs" : 0.25', '"d2hMs" : 0')
     assert any("noDataTransfers" in note for note in import_trtexec(saved(tmp_path, text)).notes)
     assert not any("noDataTransfers" in note for note in import_trtexec(saved(tmp_path, TENSORRT_11)).notes)
+
+
+def test_traces_with_and_without_copies_are_unlike(tmp_path: Path) -> None:
+    """TensorRT 11 leaves them out unless it is asked for them: by what they took it would seem faster."""
+    query = json.loads(TENSORRT_11)[0]
+    bare = query | {"h2dMs": 0.0, "d2hMs": 0.0, "latencyMs": query["computeMs"]}
+    profiles = [import_trtexec(saved(tmp_path, json.dumps([each] * 30))) for each in (query, bare)]
+    assert differences(*profiles) == (
+        "h2d in most frames: yes against no",
+        "d2h in most frames: yes against no",
+    )
+    assert describe(profiles[1].run).stages["h2d"].n == 0
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.profiling.describe import Distribution, distribution, late_frames, lost_frames, responses
+from jepa_runtime.profiling.describe import (
+    Distribution,
+    distribution,
+    gone_through,
+    late_frames,
+    lost_frames,
+    responses,
+)
 from jepa_runtime.profiling.intervals import MIN_SAMPLES, drawn_means, drawn_quantiles, interval
-from jepa_runtime.profiling.profile import Profile
+from jepa_runtime.profiling.profile import PASSED_BY, Profile
 from jepa_runtime.profiling.statistics import PERCENTILES, PercentileName, nearest_rank
 
 Measure = Literal["response", "latency"]
@@ -183,6 +190,12 @@ def _conditions(profile: Profile) -> dict[str, str]:
         "deadline": run.deadline_ms and f"{run.deadline_ms:g} ms",
     }
     told = {name: str(value) for name, value in facts.items() if value is not None}
+    frames = len(run.scheduled_s)
+    if frames:
+        told |= {
+            f"{stage} in most frames": "yes" if 2 * len(gone_through(run, stage)) > frames else "no"
+            for stage in PASSED_BY
+        }
     return told | {f"setting {name}": value for name, value in environment.settings.items()}
 
 

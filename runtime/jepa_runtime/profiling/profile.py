@@ -29,8 +29,8 @@ STAGES = (
     "message", "publish", "delivery",
 )  # fmt: skip
 
-# Stages that not every frame goes through: zero in those that one did not.
-PASSED_BY = ("predict", "energy", "surprise")
+# Stages that not every frame goes through, nor every run of trtexec: zero in those that one did not.
+PASSED_BY = ("predict", "energy", "surprise", "h2d", "d2h")
 
 
 def stage_order(names: Iterable[str]) -> list[str]:
