@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -143,6 +144,22 @@ class Faltering(FakeModel):
         if self.encoded % 2 == 0:
             raise RuntimeError("out of order")
         return super().encode(frame)
+
+
+def test_showing_where_a_run_is_costs_the_same_however_long_it_has_lasted() -> None:
+    """What goes through all results holds up the thread that infers."""
+    loaded, count = load(FakeModel), 100_000
+    loaded._results = {key: (key + 2_000_000, {}, {}) for key in range(1, count + 1)}
+    loaded._sequence = count
+    due = {key: key for key in range(1, count + 1)}
+    tracemalloc.start()
+    try:
+        recent = loaded._recent(due)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (recent.n, recent.p50) == (300, 2.0)
+    assert peak < 100_000, "bytes; a copy of so many results takes megabytes"
 
 
 def test_frames_that_failed_are_not_told_as_dropped() -> None:

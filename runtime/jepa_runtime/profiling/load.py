@@ -78,7 +78,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An open-loop pass at one moment: frames sent, of how many; latencies (ms) of the last results."""
+    """An open-loop pass at one moment: frames sent, of how many; latencies (ms) of the last of them."""
 
     sent: int
     of: int
@@ -241,8 +241,10 @@ class Load:
         return IdleGap(gap_s=gap_s, latency_ms=latencies)
 
     def _recent(self, due: dict[int, int]) -> Summary:
-        latest = islice(reversed(self._results.copy().items()), _RECENT)
-        return summarize((finished_ns - due[key]) / 1e6 for key, (finished_ns, *_) in latest if key in due)
+        results, latest = self._results, range(self._sequence, self._sequence - _RECENT, -1)
+        return summarize(
+            (results[key][0] - due[key]) / 1e6 for key in latest if key in results and key in due
+        )
 
     def _frames_of_history(self, period_ns: int) -> int:
         # With one step more than is predicted from: of that, the first surprise is computed.
