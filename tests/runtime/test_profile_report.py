@@ -233,6 +233,19 @@ def test_a_sweep_without_a_knee_says_so() -> None:
     assert "No rate was kept up with: more than 1 %" in words(sections(page)["How fast it can go"])
 
 
+def test_by_how_much_medians_miss_the_median_of_the_whole_is_told() -> None:
+    """A stall meets another stage each time, so that no stage's median knows of it."""
+    run = make_run(frames=100)
+    stages = {
+        name: [1.0, 1.0, 7.0][at:] + [1.0, 1.0, 7.0][:at]
+        for at, name in enumerate(("wait", "encode", "predict"))
+    }
+    kept = {"scheduled_s": run.scheduled_s[:3], "latency_ms": [9.0] * 3, "stages_ms": stages}
+    page = parse(make_profile(run=run.model_copy(update=kept | {"device_ms": {}})))
+    told = words(sections(page)["Stages"])
+    assert "Medians do not add up to the median of the whole: these give 3.00 ms of 9.00 ms." in told
+
+
 def test_the_slowest_layers_come_first_and_the_others_are_folded() -> None:
     layers = sections(parse(make_profile()))["Layers"]
     (folded,) = layers.iter("details")

@@ -234,6 +234,7 @@ def _stages(profile: Profile, run: RunStatistics) -> Html | None:
         bars.append(Bar(name, start, stage.p50.value, stage.p99.value, 0))
         start += stage.p50.value or 0.0
     bars.append(Bar("residual", start, run.residual.p50.value, run.residual.p99.value, 5))
+    start += run.residual.p50.value or 0.0
     bars.append(Bar("end to end", 0.0, run.latency.p50.value, run.latency.p99.value, 1))
     rows = []
     for name in names:
@@ -243,12 +244,14 @@ def _stages(profile: Profile, run: RunStatistics) -> Html | None:
     rows += [["residual", *_cells(run.residual)], ["end to end", *_cells(run.latency)]]
     share = run.residual_share
     told_share = "" if share is None else f" It is {100 * share:.1f} % of the mean latency."
+    whole = run.latency.p50.value
+    sums = "" if whole is None else f": these give {with_unit(start)} of {with_unit(whole)}"
     return section(
         "Stages",
         figure(
             waterfall(bars),
             "Bars: p50, each from where the one before ends; whiskers: to p99. Residual: what the stages do "
-            f"not account for.{told_share} Medians do not add up exactly to the median of the whole.",
+            f"not account for.{told_share} Medians do not add up to the median of the whole{sums}.",
             wide=True,
         ),
         numbers(["ms", *_HEAD], rows),
