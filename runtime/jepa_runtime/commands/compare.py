@@ -38,8 +38,9 @@ def add_parser(subparsers: Any) -> None:
         description="Compare latency profiles with the first one. Worse is a percentile that rose by more "
         "than --max-regression and whose interval lies above zero, a rise of lost frames or missed deadlines "
         "whose interval lies above zero, or a graph that does not reproduce its golden outputs. A percentile "
-        "that rose by more and may have done so by chance is not judged. Also reads what trtexec "
-        "--exportTimes and benchmark_app -json_stats write.",
+        "that rose by more and may have done so by chance is not judged. What changed between the runs and "
+        "not within them (a neighbour, heat) is in no interval: measure both again, in turns. Also reads "
+        "what trtexec --exportTimes and benchmark_app -json_stats write.",
         epilog="Exit status: 0 better or the same, 1 worse, 2 not judged, not comparable or unreadable.",
     )
     parser.add_argument(

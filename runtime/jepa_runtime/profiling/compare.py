@@ -16,7 +16,9 @@ would take for evidence. The verdict is
 In simulated pairs of equal runs of 20 s to 3 min at 30 Hz the verdict was ``worse`` in 0 or 1 of a hundred
 where frames are alike for up to half a second or stall for 0.3 s every 6 s, and in 0 to 11 where they are
 alike for seconds or stall for 2 s every 20 s; where the other run was a tenth slower, in 91 to 100. Losses,
-alone and in bursts, raised an alarm in 0 to 6 of a hundred equal ones.
+alone and in bursts, raised an alarm in 0 to 6 of a hundred equal ones. What changed between two runs and not
+within them (a neighbour, heat) is in no interval: of six runs of one model on cores that others share, 12 of
+the 30 pairs were told to be worse.
 """
 
 from __future__ import annotations
