@@ -1,12 +1,13 @@
-"""How far a statistic of a run can be trusted. Of a share, :mod:`jepa_runtime.shares` tells.
+"""How far a statistic of a run can be trusted: by bootstrap. Of a share, :mod:`jepa_runtime.shares` tells.
 
 Frames that follow one another are alike (a stall delays many), so samples must not be taken for independent:
 
-- Of a percentile: n samples are worth as many independent ones as their number below it, and below the
-  median, varies between batches of the run more than chance has it (Kish, "Survey sampling", 1965, on the
-  design effect; Asmussen & Glynn, "Stochastic simulation", 2007, on batch means). How far beside its rank a
-  percentile of so many lies is a beta distribution, as of order statistics. A block bootstrap would be too
-  narrow here: a tail consists of few bursts, and of what those did not show it has nothing to draw from.
+- Of a percentile: n samples are worth m independent ones, by how much more than chance has it their number
+  below it, and below the median, varies between batches of the run (Kish, "Survey sampling", 1965, on the
+  design effect; Asmussen & Glynn, "Stochastic simulation", 2007, on batch means). Resampled are m out of n
+  (Bickel, Goetze & van Zwet, "Resampling fewer than n observations", 1997): the rank of the percentile of
+  such a resample has a beta distribution, from which it is drawn. Blocks would give too narrow an interval
+  here: a tail consists of few bursts, and of what those did not show they have nothing to draw from.
 - Of a mean: a circular block bootstrap, with blocks of sqrt(n) neighbours that start at every quarter of a
   block (Politis & Romano, "A circular block-resampling procedure for stationary data", 1992): longer than
   the n^(1/3) that suits short dependence, because stalls last.
@@ -27,8 +28,8 @@ from jepa_runtime.profiling.statistics import PERCENTILES, nearest_rank
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 METHOD = (
-    f"{CONFIDENCE:.0%} intervals of percentiles by the order statistics of as many independent samples as "
-    "these are worth, of shares by circular block bootstrap, blocks of sqrt(n)"
+    f"{CONFIDENCE:.0%} intervals by bootstrap: of percentiles m out of n (m: the independent samples that "
+    "n are worth), of shares circular blocks of sqrt(n)"
 )
 
 # Intervals of fewer samples than this would be too narrow to be honest.
