@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from threading import Event
 
 from jepa_export.data.bags import BagOrigin
 from jepa_export.data.lerobot import INFO, episodes
+from jepa_export.data.marks import mark
 from jepa_export.data.recording import Origin, Recording
 from jepa_export.data.rooms import DrawnRecording
 from jepa_export.data.store import Store, StoreError
@@ -114,7 +114,7 @@ def split(
         raise JepaExportError(f"the share to hold out must lie in [0, 1), got {held_out:g}")
     if held_out == 0:
         return tuple(recordings), ()
-    places = {recording.identity: _place(recording.identity) for recording in recordings}
+    places = {recording.identity: _place(recording) for recording in recordings}
     if len(places) < 2:
         raise JepaExportError(
             f"{recordings[0].name} is the only recording: nothing can be held out of one; give more, "
@@ -127,9 +127,9 @@ def split(
     return train, held
 
 
-def _place(identity: str) -> float:
+def _place(recording: Recording) -> float:
     """Evenly spread over [0, 1)."""
-    return int.from_bytes(sha256(identity.encode()).digest()[:6]) / 2**48
+    return int(mark(recording), 16) / 2**48
 
 
 def _found(spec: str, store: Store) -> list[Origin] | list[Recording]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jepa_export.checkpoint import SETTINGS, load
 from jepa_export.cost import parameters
 from jepa_export.data.files import file_hash
+from jepa_export.data.marks import trained_on
 from jepa_export.distillation.teacher import Features
 from jepa_export.errors import JepaExportError
 from jepa_export.licence import forbids_commerce
@@ -94,7 +95,8 @@ FrozenEncoder = Encoder | PooledTeacher | BundleEncoder
 class Given:
     """An encoder, and what is to be told of it. ``student``: the member of the family whose predictor goes
     with it; ``identity``: changes with its weights; ``bundle``: that it is of, and stays in; ``trained``:
-    neither its weights nor those that it was distilled from are random."""
+    neither its weights nor those that it was distilled from are random; ``trained_on``: marks of the
+    recordings that it learnt from here (None: not known)."""
 
     encoder: FrozenEncoder
     student: str
@@ -106,6 +108,7 @@ class Given:
     version: str = "1.0.0"
     bundle: Bundle | None = None
     trained: bool = True
+    trained_on: frozenset[str] | None = frozenset()
 
 
 def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commercial: bool) -> Given:
@@ -162,6 +165,7 @@ def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commerc
         version=f"{major}.{int(minor) + 1}.0",
         bundle=bundle,
         trained=manifest.trained,
+        trained_on=trained_on(bundle),
     )
 
 
@@ -227,4 +231,5 @@ def of_run(folder: Path) -> Given:
         licence=licence,
         teacher=teacher,
         trained=not settings.get("untrained_teacher"),
+        trained_on=None,
     )

@@ -25,6 +25,7 @@ from jepa_export.bundles import (
 )
 from jepa_export.checkpoint import alone, claim
 from jepa_export.data.batches import Batches
+from jepa_export.data.marks import TRAINED_ON, mark
 from jepa_export.data.open import Data, open_data
 from jepa_export.data.statistics import measure as statistics
 from jepa_export.data.store import Store
@@ -276,7 +277,9 @@ class _Work:
             "held_out": bool(self.data.held_out),
             "recordings": [recording.name for recording in pair.held_out.used],
         }
-        report = {"open_loop": found.as_dict() | of}
+        report: dict[str, Any] = {"open_loop": found.as_dict() | of}
+        if given.trained_on is not None:
+            report[TRAINED_ON] = sorted(given.trained_on.union(map(mark, self.data.train)))
         told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}
         if asked.int8_cosine:
             told["limits"] = limits_of(asked.int8_cosine)

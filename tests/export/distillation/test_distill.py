@@ -13,6 +13,8 @@ import torch
 
 from jepa_export.cli import main
 from jepa_export.data import open as open_module
+from jepa_export.data.marks import mark
+from jepa_export.data.store import Store
 from jepa_export.distillation import run
 from jepa_export.distillation.encoders import of_run, of_teacher
 from jepa_export.distillation.fidelity import Fidelity
@@ -301,6 +303,19 @@ def test_int8_is_said_to_be_held_to_fp32_on_what_was_held_out_only_if_anything_w
     assert main([*DISTILL, "--held-out", share, "--out", str(tmp_path)]) == 0
     assert told["seen"] == (share == "0")
     assert told["report"]["open_loop"]["held_out"] == (share != "0")
+
+
+@pytest.mark.parametrize("share", ["0", "0.2"])
+def test_the_report_marks_what_was_trained_on_and_nothing_else(
+    share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(run._Work, "train", lambda *_: None)
+    monkeypatch.setattr(run, "write_student", lambda *_, **named: told.update(named))
+    assert main([*DISTILL, "--held-out", share, "--out", str(tmp_path)]) == 0
+    found = open_module.open_data([DATA[1]], Store(tmp_path, height=48, width=48), held_out=float(share))
+    assert told["report"]["trained_on"] == sorted(map(mark, found.train))
+    assert (len(found.train) < 12) == (share != "0")
 
 
 def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on_it() -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from jepa_export.cli import main
+from jepa_export.distillation import run
 from jepa_export.distillation.encoders import BundleEncoder
 from jepa_export.distillation.grafted import ScaledPredictor, actions_for, predictor_for
+from jepa_export.staging import write_report
 from jepa_export.student_bundle import Actions
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
@@ -78,6 +80,22 @@ def test_it_is_the_next_version_of_the_same_model_and_verifies(post_trained: Pat
     assert min(manifest.error_bounds) > 0
     assert manifest.io.frame.mean == (128.0, 128.0, 128.0)
     assert runtime(["verify", str(post_trained)]) == 0
+
+
+@pytest.mark.parametrize("earlier", [["0123456789ab"], None])
+def test_what_its_encoder_was_trained_on_stays_marked(
+    earlier: list[str] | None, two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that is not known, nothing is marked: the predictor's recordings are not all."""
+    folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "earlier"))
+    write_report(folder, {} if earlier is None else {"trained_on": earlier})
+    seal(folder, Bundle.open(two_rooms_bundle).manifest)
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(run._Work, "train", lambda *_: None)
+    monkeypatch.setattr(run, "write_grafted", lambda *_, **named: told.update(named))
+    assert main([*TRAIN, "--encoder", str(folder), "--out", str(tmp_path / "run")]) == 0
+    marks = told["report"].get("trained_on")
+    assert marks is None if earlier is None else "0123456789ab" in marks and 1 < len(marks) < 13
 
 
 def test_goals_mean_what_they_meant(two_rooms_bundle: Path, post_trained: Path) -> None:
