@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.clips import CANDIDATES, golden_clips, source_clips
+from jepa_export.evaluation.clips import CANDIDATES, golden_clips
+from jepa_export.evaluation.recorded import recorded_clips
 from jepa_export.evaluation.rooms import TELEPORT_M, Scenes, draw, drives
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import SourceError
@@ -46,7 +47,7 @@ def drive(folder: Path, seconds: float, *, gap: int | None = None) -> str:
 def test_of_images_every_one_is_a_step_and_candidates_are_followed(
     manifest: Manifest, tmp_path: Path
 ) -> None:
-    found = source_clips(film(tmp_path / "film", 9), manifest, count=4, seed=0)
+    found = recorded_clips([film(tmp_path / "film", 9)], manifest, count=4, seed=0)
     greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
     assert greys == [[0, 1], [2, 3], [5, 6], [7, 8]]
     assert not found.executed and found.actions.shape == (4, CANDIDATES, manifest.horizon, 2)
@@ -57,7 +58,7 @@ def test_of_a_bag_frames_a_step_apart_and_the_mean_of_what_was_executed(
     manifest: Manifest, tmp_path: Path
 ) -> None:
     spec = drive(tmp_path, 4) + "?action=/cmd_vel:linear.x,linear.y"
-    found = source_clips(spec, manifest, count=3, seed=0)
+    found = recorded_clips([spec], manifest, count=3, seed=0)
     assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
     greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert (np.diff(greys, axis=1) == 6).all()
@@ -75,22 +76,22 @@ def test_of_commands_between_images_the_mean_of_all_is_what_was_executed(
     entries = [image(10**9 + index * STEP_NS, index) for index in range(12)]
     entries += [twist(10**9 + index * STEP_NS // 4, 0.1 * (index % 4)) for index in range(48)]
     spec = f"{write_bag(tmp_path / 'drive.mcap', entries)}?action=/cmd_vel:linear.x,linear.y"
-    found = source_clips(spec, manifest, count=3, seed=0)
+    found = recorded_clips([spec], manifest, count=3, seed=0)
     np.testing.assert_allclose(found.between[..., 0], 0.15, atol=1e-6)
     np.testing.assert_allclose(found.actions[:, 0, :, 0], 0.15, atol=1e-6)
 
 
-def test_of_a_long_recording_it_is_told_how_much_was_looked_at(manifest: Manifest, tmp_path: Path) -> None:
+def test_of_a_long_recording_clips_come_from_all_of_it(manifest: Manifest, tmp_path: Path) -> None:
+    """The last clip of six frames, six images apart, ends with the last image of 240."""
     spec = drive(tmp_path, 8) + "?action=/cmd_vel:linear.x,linear.y"
-    whole, begun = (source_clips(spec, manifest, count=count, seed=0) for count in (20, 3))
-    assert whole.name.endswith("drive.mcap?topic=/image")
-    # Three clips of six frames, 0.2 s apart.
-    assert begun.name == f"the first 3.4 s of {whole.name}"
+    found = recorded_clips([spec], manifest, count=3, seed=0)
+    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert greys[:, 0].tolist() == [0, 104, 209] and greys[-1, -1] == 239
 
 
 def test_no_clip_spans_a_gap(manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 6, gap=70) + "?action=/cmd_vel:linear.x,linear.y"
-    greys = source_clips(spec, manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)
+    greys = recorded_clips([spec], manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert (np.diff(greys, axis=1) == 6).all()
     assert (greys < 70).any() and (greys > 90).any()
 
@@ -105,21 +106,21 @@ def test_no_clip_spans_a_gap(manifest: Manifest, tmp_path: Path) -> None:
 def test_what_holds_no_clip_is_named(name: str, reason: str, manifest: Manifest, tmp_path: Path) -> None:
     film(tmp_path / "short", 1)
     with pytest.raises((JepaExportError, SourceError), match=reason):
-        source_clips(str(tmp_path / name), manifest, count=2, seed=0)
+        recorded_clips([str(tmp_path / name)], manifest, count=2, seed=0)
 
 
 def test_a_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> None:
     path = tmp_path / "empty.avi"
     cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48)).release()
-    with pytest.raises(SourceError, match=r"empty\.avi"):
-        source_clips(str(path), manifest, count=2, seed=0)
+    with pytest.raises(JepaExportError, match=r"empty\.avi"):
+        recorded_clips([str(path)], manifest, count=2, seed=0)
 
 
 @pytest.mark.parametrize("fields", ["linear.x,linear.y,angular.z", "linear.y,linear.x", "linear.x,angular.z"])
 def test_actions_that_are_not_the_models_are_refused(fields: str, manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 2) + f"?action=/cmd_vel:{fields}"
     with pytest.raises(JepaExportError, match=r"the model's actions are linear\.x, linear\.y: name these"):
-        source_clips(spec, manifest, count=2, seed=0)
+        recorded_clips([spec], manifest, count=2, seed=0)
 
 
 def test_a_model_of_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path: Path) -> None:
@@ -128,9 +129,9 @@ def test_a_model_of_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path
         update={"names": ("linear.x", "angular.z"), "units": ("m/s", "rad/s")}
     )
     other = manifest.model_copy(update={"io": manifest.io.model_copy(update={"action": action})})
-    assert source_clips("two_rooms?seed=3", manifest, count=2, seed=0).executed
+    assert recorded_clips(["two_rooms?seed=3"], manifest, count=2, seed=0).executed
     with pytest.raises(JepaExportError, match=r"the model's actions are linear\.x, angular\.z"):
-        source_clips("two_rooms?seed=3", other, count=2, seed=0)
+        recorded_clips(["two_rooms?seed=3"], other, count=2, seed=0)
 
 
 def test_golden_inputs_are_histories(tmp_path: Path) -> None:

@@ -180,13 +180,17 @@ def test_killed_at_any_moment_of_writing_it_leaves_the_old_bundle_or_the_new_one
         (["{tmp}/nothing"], "nothing: no bundle there"),
         (["{tmp}"], "manifest.json: is missing"),
         (["{bundle}", "--data", "{tmp}/no.mp4"], "no.mp4: no such file or folder"),
-        (["{bundle}", "--data", "{tmp}/film.mp4"], "film.mp4: not a video that OpenCV can open"),
+        (["{bundle}", "--data", "{tmp}/film.mp4"], "film.mp4: cannot be decoded after 0 frames"),
         (["{bundle}", "--clips", "0"], "--clips must be between 1"),
         (["{bundle}", "--html", "{tmp}"], "cannot be written: Is a directory"),
         (["{bundle}", "--json", "{tmp}/film.mp4/x.json"], "cannot be written: "),
         (["{bundle}", "--json", "{tmp}/x"], "is asked for twice: name another file"),
         (["{bundle}", "--json", "{bundle}/new.json"], "two_rooms, which is read: write into another file"),
         (["{bundle}", "--data", "{tmp}/film.mp4", "--html", "{tmp}/film.mp4"], "film.mp4, which is read: "),
+        (
+            ["{bundle}", "--data", "{tmp}/film.mp4", "--data", "two_rooms", "--html", "{tmp}/film.mp4"],
+            "film.mp4, which is read: ",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(

@@ -26,10 +26,23 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument(
         "--data",
-        default="two_rooms",
-        metavar="SOURCE",
-        help="frames to compare on, such as the model will see: two_rooms (held-out layouts), a video, a "
-        "folder of images, or a bag (BAG.mcap?action=/cmd_vel:linear.x,linear.y) (%(default)s)",
+        action="append",
+        metavar="DATA",
+        help="frames to compare on, such as the model will see: what distill takes (a video, a folder of "
+        "videos or bags, BAG.mcap?action=/cmd_vel:linear.x,angular.z, a LeRobot data set), of which "
+        "recordings that the model was trained on are left out; a folder of images, or a camera; may be "
+        "given again (default: two_rooms, held-out layouts)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder for decoded frames, all of up to N recordings, such as distill's OUT/frames, which has "
+        "them already (default: a temporary one)",
+    )
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out recordings that cannot be used, with a warning each",
     )
     parser.add_argument(
         "--clips", type=int, default=128, metavar="N", help="and as many scenes of Two Rooms (%(default)s)"
@@ -56,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from jepa_export.errors import JepaExportError
     from jepa_export.evaluation.page import render
-    from jepa_export.evaluation.run import Plan, evaluate
+    from jepa_export.evaluation.run import DEFAULT_DATA, Plan, evaluate
     from jepa_export.evaluation.sheets import missing, sheets
     from jepa_export.evaluation.writing import add_to_report
     from jepa_runtime.bundle import Bundle
@@ -64,11 +77,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_runtime.recording import check_outputs
     from jepa_runtime.sources.open import split_spec
 
-    names = ("data", "clips", "episodes", "layout", "seed")
-    plan = Plan(**{name: getattr(arguments, name) for name in names})
+    names = ("clips", "cache", "skip_bad", "episodes", "layout", "seed")
+    data = tuple(arguments.data or DEFAULT_DATA)
+    plan = Plan(data=data, **{name: getattr(arguments, name) for name in names})
     bundle = Bundle.open(arguments.bundle)
     outs = files_of(arguments.json, arguments.html)
-    check_outputs(outs, bundle.path, Path(split_spec(arguments.data)[0]))
+    check_outputs(outs, bundle.path, *(Path(split_spec(spec)[0]) for spec in data))
     if arguments.write and not os.access(beside := bundle.path.resolve().parent, os.W_OK):
         raise JepaExportError(f"{beside}: cannot be written: --write makes the bundle anew in there")
     columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()

@@ -67,12 +67,29 @@ def open_data(
         JepaExportError, JepaRuntimeError: there is no such thing, a recording cannot be used, or there are
             too few to hold one out.
     """
+    origins = [origin for spec in specs for origin in find(spec, store)]
+    recordings, skipped = prepare(origins, store, skip_bad=skip_bad, workers=workers, progress=progress)
+    train, held = split(recordings, held_out)
+    return Data(train, held, tuple(skipped))
+
+
+def prepare(
+    origins: Sequence[Origin | Recording],
+    store: Store,
+    *,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Recording], list[str]]:
+    """What was found as recordings, and what was wrong with those left out.
+
+    Args, Raises: as :func:`open_data`.
+    """
     recordings: list[Recording] = []
     skipped: list[str] = []
-    origins = [origin for spec in specs for origin in _found(spec, store)]
     stopped = Event()
 
-    def prepare(origin: Origin | Recording) -> Recording | str:
+    def prepared_or_why(origin: Origin | Recording) -> Recording | str:
         if isinstance(origin, DrawnRecording):
             return origin
         try:
@@ -84,7 +101,7 @@ def open_data(
 
     pool = ThreadPoolExecutor(workers or os.cpu_count(), "jepa-decode")
     try:
-        for number, prepared in enumerate(pool.map(prepare, origins), 1):
+        for number, prepared in enumerate(pool.map(prepared_or_why, origins), 1):
             if isinstance(prepared, str):
                 _LOG.warning("left out: %s", prepared)
                 skipped.append(prepared)
@@ -97,8 +114,7 @@ def open_data(
         pool.shutdown(cancel_futures=True)
     if not recordings:
         raise JepaExportError(f"none of {len(origins)} recordings can be used; the first: {skipped[0]}")
-    train, held = split(recordings, held_out)
-    return Data(train, held, tuple(skipped))
+    return recordings, skipped
 
 
 def split(
@@ -132,7 +148,12 @@ def _place(recording: Recording) -> float:
     return int(mark(recording), 16) / 2**48
 
 
-def _found(spec: str, store: Store) -> list[Origin] | list[Recording]:
+def find(spec: str, store: Store) -> list[Origin] | list[Recording]:
+    """The recordings that a user names, of which nothing is decoded yet.
+
+    Raises:
+        JepaExportError, JepaRuntimeError: there is no such thing, or it has no such options.
+    """
     name, options = split_spec(spec)
     if name == "two_rooms":
         return _two_rooms(options, store)
@@ -148,6 +169,15 @@ def _found(spec: str, store: Store) -> list[Origin] | list[Recording]:
     allowed = _BAG_OPTIONS if any(isinstance(origin, BagOrigin) for origin in found) else ()
     refuse_options(name, options, allowed=allowed)
     return found
+
+
+def holds_recordings(folder: Path) -> bool:
+    """Whether there is a data set, a video or a bag in it.
+
+    Raises:
+        JepaExportError: there is a data set below.
+    """
+    return (folder / INFO).is_file() or any(_recordings_in(folder, {}, set()))
 
 
 def _recordings_in(path: Path, options: Mapping[str, str], seen: set[str]) -> Iterator[Origin]:

@@ -42,6 +42,7 @@ class Windows:
         frames: T, of a clip.
         rate_hz: of a clip: its frames are 1 / ``rate_hz`` apart.
         stride: from the start of a clip to the next, in frames of the recording.
+        off: how far from its moment a frame may be, in periods of the camera.
 
     Attributes:
         used, unused: the recordings that have clips, and those that are too short for one, or of which it is
@@ -55,7 +56,13 @@ class Windows:
     """
 
     def __init__(
-        self, recordings: Sequence[Recording], *, frames: int, rate_hz: float, stride: int = 1
+        self,
+        recordings: Sequence[Recording],
+        *,
+        frames: int,
+        rate_hz: float,
+        stride: int = 1,
+        off: float = 1.0,
     ) -> None:
         if frames < 1 or stride < 1 or not rate_hz > 0:
             raise JepaExportError(
@@ -69,7 +76,7 @@ class Windows:
         self.action_names, self.action_units = recordings[0].action_names, recordings[0].action_units
         self._offsets_ns = np.round(np.arange(frames) * (1e9 / rate_hz)).astype(np.int64)
         self._step_ns, self._rate_hz = round(1e9 / rate_hz), rate_hz
-        self._starts = [self._find_starts(recording, rate_hz, stride) for recording in self.recordings]
+        self._starts = [self._find_starts(recording, rate_hz, stride, off) for recording in self.recordings]
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if len(self) == 0:
             longest = max(self.recordings, key=lambda recording: len(recording.stamps_ns))
@@ -134,16 +141,18 @@ class Windows:
             for begun, ended in pairwise([*moments, moments[-1] + self._step_ns]):
                 yield recording.actions(begun, ended)
 
-    def _find_starts(self, recording: Recording, rate_hz: float, stride: int) -> NDArray[np.int32]:
+    def _find_starts(
+        self, recording: Recording, rate_hz: float, stride: int, off: float
+    ) -> NDArray[np.int32]:
         stamps = recording.stamps_ns
         if len(stamps) > 1 and len(self._offsets_ns) > 1 and rate_hz > recording.rate_hz * _RATE_SLACK:
             raise JepaExportError(
                 f"{recording.name}: has {recording.rate_hz:.3g} frames a second, clips of {rate_hz:g} Hz "
                 "cannot be made of it: ask for a lower --rate, or leave it out"
             )
-        # Within one period of the camera, and never so far that two moments share a frame.
+        # Never so far that two moments share a frame.
         tolerance_ns = min(
-            (self._step_ns - 1) // 2, round(1e9 / recording.rate_hz) if recording.rate_hz else 0
+            (self._step_ns - 1) // 2, round(off * 1e9 / recording.rate_hz) if recording.rate_hz else 0
         )
         whole = np.ones(len(stamps), bool)
         for offset_ns in self._offsets_ns:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jepa_export.cost import multiply_adds
+from jepa_export.data.marks import trained_on
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.clips import Clips, golden_clips, source_clips
+from jepa_export.evaluation.clips import Clips, golden_clips
 from jepa_export.evaluation.fidelity import compare, foresee
+from jepa_export.evaluation.recorded import recorded_clips
 from jepa_export.evaluation.reference import Outputs, Reference, Served, compute, golden_outputs
 from jepa_export.evaluation.results import Cost, Evaluation, Variant
 from jepa_export.evaluation.rooms import draw, drives
@@ -34,7 +37,7 @@ from jepa_runtime.worlds import TwoRooms
 from jepa_runtime.worlds.geometry import LayoutKind
 
 ENGINES = ("openvino:CPU", "openvino:GPU", "openvino:NPU", "onnxruntime:CPU")
-DEFAULT_DATA = "two_rooms"
+DEFAULT_DATA = ("two_rooms",)
 DEFAULT_CLIPS = 128
 # For each of three seeds.
 DEFAULT_EPISODES = 100
@@ -49,8 +52,10 @@ class Plan:
     """What to measure.
 
     Attributes:
-        data: two_rooms (held out), or a source of the runtime.
+        data: two_rooms (held out), or what :func:`~jepa_export.evaluation.recorded.recorded_clips` takes.
         clips: how many of them, and how many scenes of Two Rooms.
+        cache: where decoded frames are kept (None: nowhere).
+        skip_bad: recordings that cannot be used are left out.
         episodes: in closed loop, for each of three seeds; None: as many as make sense.
         layout: of Two Rooms.
         seed: everything that is drawn follows from it.
@@ -59,8 +64,10 @@ class Plan:
         JepaExportError: a number is out of range.
     """
 
-    data: str = DEFAULT_DATA
+    data: tuple[str, ...] = DEFAULT_DATA
     clips: int = DEFAULT_CLIPS
+    cache: Path | None = None
+    skip_bad: bool = False
     episodes: int | None = None
     layout: LayoutKind = "random"
     seed: int = 0
@@ -111,8 +118,7 @@ def evaluate(
     episodes = _episodes(bundle, plan, notes)
     forms, absent = _forms(bundle)
     # What is wrong with the data is told first.
-    others = plan.data != DEFAULT_DATA
-    given = source_clips(plan.data, manifest, count=plan.clips, seed=plan.seed) if others else None
+    given = None if plan.data == DEFAULT_DATA else _recorded(bundle, plan, begin)
     drawn, scenes = draw(manifest, layout=plan.layout, count=plan.clips, seed=plan.seed)
     clips = drawn if given is None else given
     if given is None and not drives(manifest):
@@ -173,6 +179,19 @@ def evaluate(
         baselines=_baselines(plan, manifest.io.step_s, episodes, begin) if episodes else {},
         notes=notes,
         machine={"cpu": cpu(), "versions": versions()},
+    )
+
+
+def _recorded(bundle: Bundle, plan: Plan, begin: Begin) -> Clips:
+    return recorded_clips(
+        plan.data,
+        bundle.manifest,
+        count=plan.clips,
+        seed=plan.seed,
+        trained_on=trained_on(bundle),
+        cache=plan.cache,
+        skip_bad=plan.skip_bad,
+        begin=begin,
     )
 
 

@@ -13,7 +13,7 @@ from jepa_runtime.imaging import decode
 from jepa_runtime.sources.base import Frame, PassiveSource
 
 _LOG = logging.getLogger(__name__)
-_SUFFIXES = {".png", ".jpg", ".jpeg"}
+SUFFIXES = {".png", ".jpg", ".jpeg"}
 _DEFAULT_RATE_HZ = 30.0
 
 
@@ -38,8 +38,8 @@ class ImageFolderSource(PassiveSource):
         self._period_ns = 1e9 / self.rate_hz
         self._start_ns = time.time_ns() if start_ns is None else start_ns
         files = [entry for entry in path.iterdir() if entry.is_file()]
-        self._files = sorted((entry for entry in files if entry.suffix.lower() in _SUFFIXES), key=_natural)
-        others = sorted(entry.name for entry in files if entry.suffix.lower() not in _SUFFIXES)
+        self._files = sorted((entry for entry in files if entry.suffix.lower() in SUFFIXES), key=_natural)
+        others = sorted(entry.name for entry in files if entry.suffix.lower() not in SUFFIXES)
         if not self._files:
             raise SourceError(f"{path}: no PNG or JPEG image in this folder")
         if others:

@@ -41,7 +41,7 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
         raise SourceError(f"no source is named: it is one of: {_FORMS}")
     if name == "two_rooms":
         return _two_rooms(options, rate_hz)
-    if re.fullmatch(r"\d+|/dev/video\d+", name):
+    if is_camera(name):
         from jepa_runtime.sources.camera import CameraSource
 
         refuse_options(name, options, allowed=())
@@ -59,6 +59,11 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
     from jepa_runtime.sources.video import VideoSource
 
     return VideoSource(path)
+
+
+def is_camera(name: str) -> bool:
+    """Whether this is the name of a camera."""
+    return re.fullmatch(r"\d+|/dev/video\d+", name) is not None
 
 
 def open_bag(path: Path, options: Mapping[str, str]) -> BagSource:

@@ -40,7 +40,7 @@ def lerobot(folder: Path) -> str:
     ("record", "names"), [(bag, ["linear.x", "angular.z"]), (lerobot, ["x", "y"])], ids=["bag", "lerobot"]
 )
 def test_what_a_robot_recorded_becomes_a_bundle_that_knows_its_actions(
-    record: Callable[[Path], str], names: list[str], tmp_path: Path
+    record: Callable[[Path], str], names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data", record(tmp_path), "--rate", "10"]
     out = tmp_path / "run"
@@ -51,6 +51,11 @@ def test_what_a_robot_recorded_becomes_a_bundle_that_knows_its_actions(
     assert not manifest.trained and list(manifest.io.action.names) == names
     assert manifest.io.step_s == pytest.approx(0.1)
     assert runtime(["verify", str(out / "bundle")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(out / "bundle"), *data[:2], "--clips", "4"]) == 0
+    told = f"measured on 4 clips of {data[1]} (1 of 3 recordings; the model was not trained on these)"
+    shown = capsys.readouterr().out
+    assert told in shown and "Drift of the futures from what" in shown
 
 
 def test_a_recording_whose_actions_have_another_unit_is_named_before_the_training(
