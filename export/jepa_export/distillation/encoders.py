@@ -194,6 +194,7 @@ def of_run(folder: Path) -> Given:
 
     Raises:
         JepaExportError: there is none, or it is not finished.
+        JepaRuntimeError: its bundle is damaged.
     """
     note = folder / SETTINGS
     try:
@@ -231,5 +232,5 @@ def of_run(folder: Path) -> Given:
         licence=licence,
         teacher=teacher,
         trained=not settings.get("untrained_teacher"),
-        trained_on=None,
+        trained_on=trained_on(Bundle.open(finished)) if (finished := folder / "bundle").exists() else None,
     )
