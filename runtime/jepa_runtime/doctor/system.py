@@ -48,15 +48,13 @@ class Node:
     def __str__(self) -> str:
         return f"{self.owner}:{self.group} {self.mode:04o}"
 
-    def open_to(self, account: Account) -> bool:
-        """Whether the account may read and write it; the first class that fits decides, and no other."""
+    def open_to(self, account: Account, bits: int = 6) -> bool:
+        """Whether the account may read and write it (``bits`` 4: read it); the first class that fits decides,
+        and no other."""
         if self.granted or account.uid == 0:
             return True
-        if self.owner == account.name:
-            return self.mode & 0o600 == 0o600
-        if self.group in account.groups:
-            return self.mode & 0o060 == 0o060
-        return self.mode & 0o006 == 0o006
+        shift = 6 if self.owner == account.name else 3 if self.group in account.groups else 0
+        return self.mode >> shift & bits == bits
 
 
 class Facts(Protocol):

@@ -197,6 +197,7 @@ def thor(path: Path) -> Root:
             "opt/jepa-edge/pyvenv.cfg": "home = /usr/bin\ninclude-system-site-packages = true",
         }
     )
+    root.node("/dev/nvmap", "video", "0440")
     root.node("/dev/nvidia0", "video")
     root.node("/dev/nvidiactl", "video")
     root.policies("performance", 54000, 2601000)

@@ -171,6 +171,14 @@ def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path)
     assert "sudo nvpmodel -m 4" in finding.verdict.remedy
 
 
+def test_memory_that_its_group_may_only_read_takes_being_in_the_group_alone(tmp_path: Path) -> None:
+    root = roots.thor(tmp_path / "root")
+    root.facts["account"]["groups"].remove("video")
+    (finding,) = (finding for finding in root.diagnose().wrong if finding.check == "jetson.node")
+
+    assert finding.verdict.remedy == ("sudo usermod -aG video robot", "# then log in again")
+
+
 def test_the_least_versions_are_those_that_the_package_asks_for() -> None:
     project = pytest.importorskip("tomllib", reason="Python 3.11").loads(
         (Path(__file__).parents[3] / "pyproject.toml").read_text()

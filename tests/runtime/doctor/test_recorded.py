@@ -114,3 +114,19 @@ def test_an_environment_sees_the_packages_of_its_own_python_alone(
 )
 def test_who_may_open_a_node_is_decided_as_the_kernel_does(node: Node, account: Account, opens: bool) -> None:
     assert node.open_to(account) is opens
+
+
+@pytest.mark.parametrize(
+    ("node", "groups", "reads"),
+    [
+        (Node("root", "video", 0o440), {"video"}, True),
+        (Node("root", "video", 0o440), set(), False),
+        (Node("root", "video", 0o220), {"video"}, False),
+        (Node("robot", "robot", 0o400), set(), True),
+        (Node("root", "video", 0o404), {"video"}, False),
+    ],
+)
+def test_who_may_read_a_node_is_decided_likewise(node: Node, groups: set[str], reads: bool) -> None:
+    account = Account("robot", 1000, frozenset(groups))
+
+    assert node.open_to(account, 4) is reads and not node.open_to(account)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, info, ok
 from jepa_runtime.doctor.system import Account, Node
@@ -16,6 +16,7 @@ def access(
     group: str,
     device: str | None,
     severity: Severity = Severity.ERROR,
+    read_only: Collection[str] = (),
 ) -> Verdict:
     """Whether the account may read and write all ``nodes``.
 
@@ -24,18 +25,20 @@ def access(
         group: that to which its nodes should belong.
         device: of our system files, those that set group and mode; None: there are none.
         severity: of a node that is closed.
+        read_only: paths of nodes that need not be written.
 
     Raises:
         UnknownError: who the account is cannot be told.
     """
     account = context.system.facts.account()
     seen = tuple(Evidence(path, str(node)) for path, node in nodes.items())
-    closed = [node for node in nodes.values() if not node.open_to(account)]
+    asked = [(node, 4 if path in read_only else 6) for path, node in nodes.items()]
+    closed = [(node, bits) for node, bits in asked if not node.open_to(account, bits)]
     if not closed:
         return ok(f"the account {account.name} may open {what}", *seen)
     who = Evidence(f"id -nG {account.name}", " ".join(sorted(account.groups)))
     remedy: list[str] = []
-    if device and any(node.group != group or node.mode & 0o060 != 0o060 for node in closed):
+    if device and any(node.group != group or node.mode >> 3 & bits != bits for node, bits in closed):
         remedy += [configs(context, device), "sudo udevadm control --reload", "sudo udevadm trigger"]
     remedy += join(group, account)
     return Verdict(

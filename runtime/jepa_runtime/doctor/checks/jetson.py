@@ -11,6 +11,8 @@ from jepa_runtime.errors import UnknownError
 
 # Orin has nvgpu, Thor the driver of NVIDIA's other GPUs.
 _DRIVERS = ("nvgpu", "nvidia")
+# Recent releases of L4T close it to writing, for its group too: CUDA only reads it.
+_MEMORY = "/dev/nvmap"
 # What computing takes; profilers and power tools have nodes of their own, closed to most accounts.
 _GPU_NODES = (
     "/dev/nvhost-gpu",
@@ -59,7 +61,7 @@ def _nodes(context: Context) -> Verdict:
     driver, facts = _loaded(context), context.system.facts
     if driver is None:
         raise UnknownError("cannot be told before the GPU's driver is loaded (jetson.driver)")
-    memory = facts.nodes("/dev/nvmap")
+    memory = facts.nodes(_MEMORY)
     gpu: dict[str, Node] = {}
     for pattern in _GPU_NODES:
         gpu |= facts.nodes(pattern)
@@ -69,12 +71,12 @@ def _nodes(context: Context) -> Verdict:
             "the GPU has no device nodes; in a container, they were not passed to it",
             tuple(
                 Evidence(path, "no such device")
-                for path in ("/dev/nvmap", *_GPU_NODES)
+                for path in (_MEMORY, *_GPU_NODES)
                 if path not in memory | gpu
             ),
             ("# in a container: start it with --runtime nvidia", "sudo udevadm trigger"),
         )
-    return access(context, memory | gpu, "the GPU", "video", "jetson")
+    return access(context, memory | gpu, "the GPU", "video", "jetson", read_only=(_MEMORY,))
 
 
 def _power_mode(context: Context) -> Verdict:
