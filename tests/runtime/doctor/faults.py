@@ -159,7 +159,7 @@ JETSON = (
         "modprobe nvgpu",
         _remove("sys/module/nvgpu"),
         "error",
-        frozenset({"jetson.node"}),
+        frozenset({"jetson.node", "jetson.render"}),
     ),
     Fault(
         "account not in the group video",
@@ -168,6 +168,13 @@ JETSON = (
         _without_group("video"),
         "error",
         also=frozenset({"camera.node"}),
+    ),
+    Fault(
+        "account not in the group render",
+        "jetson.render",
+        "usermod -aG render robot",
+        _without_group("render"),
+        "error",
     ),
     Fault(
         "GPU not passed to a container", "jetson.node", "--runtime nvidia", _without_nodes("/dev/nv"), "error"

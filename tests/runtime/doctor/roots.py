@@ -137,6 +137,8 @@ def _orin(path: Path, model: str, compatible: str, modes: dict[str, int]) -> Roo
     )
     for name in ("nvhost-gpu", "nvhost-ctrl-gpu", "nvgpu/igpu0/ctrl", "nvgpu/igpu0/as"):
         root.node(f"/dev/{name}", "video")
+    for number in (128, 129):
+        root.node(f"/dev/dri/renderD{number}", "render")
     root.policies("schedutil", 1728000, 1728000)
     for number, name in enumerate(("cpu-thermal", "gpu-thermal", "tj-thermal")):
         root.zone(number, name, 47500, {"passive": 99000, "critical": 104500})

@@ -79,6 +79,18 @@ def _nodes(context: Context) -> Verdict:
     return access(context, memory | gpu, "the GPU", "video", "jetson", read_only=(_MEMORY,))
 
 
+def _render(context: Context) -> Verdict:
+    if _loaded(context) != "nvgpu":
+        raise UnknownError("nvgpu (Orin) is not loaded; what CUDA takes of them on Thor is not known")
+    nodes = context.system.facts.nodes("/dev/dri/renderD*")
+    if not nodes:
+        raise UnknownError(
+            "no /dev/dri/renderD*: CUDA of JetPack 6 and later does not start without (earlier ones do); a "
+            "container must be given them"
+        )
+    return access(context, nodes, "the render nodes, without which CUDA does not start", "render", None)
+
+
 def _power_mode(context: Context) -> Verdict:
     conf, status = "etc/nvpmodel.conf", "var/lib/nvpmodel/status"
     pattern = r"^\s*<\s*POWER_MODEL\s+ID=([0-9]{1,9})\s+NAME=([A-Za-z0-9_.-]+)\s*>"
@@ -145,6 +157,14 @@ CHECKS = (
         "`/dev/nvmap`, `/dev/nvhost-*gpu`, `/dev/nvgpu/igpu0/`, `/dev/nvidia*`",
         "`usermod -aG video`, `configs apply --device jetson`",
         _nodes,
+        _is_jetson,
+    ),
+    Check(
+        "jetson.render",
+        "on Orin: the account may open the render nodes, which CUDA of JetPack 6 and later takes",
+        "`/dev/dri/renderD*`",
+        "`usermod -aG render`",
+        _render,
         _is_jetson,
     ),
     Check(
