@@ -19,6 +19,7 @@ UNITS = sorted(path.name for path in (ROOT / "firmware_configs").glob("*/etc/sys
 # What they start, and what is not installed here.
 PROGRAMS = ("bin/bash", "usr/bin/systemctl", "usr/bin/jetson_clocks", "opt/jepa-edge/bin/jepa-runtime")
 _AS_ROOT = ("jepa-clocks.service", "jepa-fan-profile.service", "jepa-power-mode.service")
+_WITHOUT_GPU = ("jepa-fan-profile.service",)
 
 
 def needs(program: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -144,6 +145,23 @@ def test_the_governor_is_written_to_every_policy_of_the_processors(root: Path) -
 def test_the_rules_are_ones_that_udev_takes(root: Path) -> None:
     done = run("udevadm", "verify", "--resolve-names=never", f"--root={root}")
     assert done.returncode == 0 and "Success: 3" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("unit", "key", "others"),
+    [
+        *((unit, "After", {"nv-load-display-modules.service"}) for unit in UNITS if unit not in _WITHOUT_GPU),
+        ("jepa-power-mode.service", "Before", {"jepa-build-engine.service", "jepa-run.service"}),
+        ("jepa-clocks.service", "Before", {"jepa-build-engine.service", "jepa-run.service"}),
+        ("jepa-build-engine.service", "Before", {"jepa-run.service", "jepa-bringup.service"}),
+    ],
+)
+def test_a_gpu_is_taken_once_its_driver_is_loaded_and_its_clocks_are_held(
+    root: Path, unit: str, key: str, others: set[str]
+) -> None:
+    text = (root / "etc/systemd/system" / unit).read_text()
+    named = re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
+    assert others <= set(" ".join(named).split())
 
 
 @needs("systemd-analyze")
