@@ -36,6 +36,8 @@ struct CUctx_st {
 };
 
 _Atomic long fake_live[KINDS], fake_launches;
+// Whether the GPUs share the memory of the processor, as a Jetson's.
+int fake_integrated;
 static struct CUctx_st primary[DEVICES];
 static CUstream _Atomic capturing_blocking;
 static __thread CUcontext stack[DEPTH];
@@ -114,7 +116,8 @@ DRIVER(anywhere, cuDeviceGetCount, (int *count), *count = DEVICES)
 DRIVER(anywhere, cuDeviceGet, (CUdevice *device, int index), *device = index)
 DRIVER(anywhere, cuDeviceGetName, (char *name, int size, CUdevice device), strncpy(name, "Fake GPU", size))
 DRIVER(anywhere, cuDeviceComputeCapability, (int *major, int *minor, CUdevice device), *major = 8, *minor = 7)
-DRIVER(anywhere, cuDeviceGetAttribute, (int *value, CUdevice_attribute attribute, CUdevice device), *value = 8)
+DRIVER(anywhere, cuDeviceGetAttribute, (int *value, CUdevice_attribute attribute, CUdevice device),
+       *value = attribute == CU_DEVICE_ATTRIBUTE_INTEGRATED ? fake_integrated : 8)
 CUresult cuGetErrorName(CUresult status, const char **name) {
   *name = status == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "an error of the fake driver";
   return CUDA_SUCCESS;

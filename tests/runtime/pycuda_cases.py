@@ -90,6 +90,17 @@ def test_one_of_another_number_needs_a_thread_of_its_own(gpu: Cuda) -> None:
     gpu.buffer((4,), np.uint8)
 
 
+@pytest.mark.parametrize("integrated", [0, 1])
+def test_memory_that_holds_files_can_be_had_where_the_gpu_shares_it(
+    integrated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes.c_int.in_dll(DRIVER, "fake_integrated"), "value", integrated)
+    gpu = Cuda(0)
+    free, of_cuda, of_system = gpu.free_bytes, 1 << 30, psutil.virtual_memory().available
+    gpu.close()
+    assert free == pytest.approx(max(of_system, of_cuda) if integrated else of_cuda, rel=0.2)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_two_on_one_thread_are_closed_in_any_order(first: int) -> None:
     both = [Cuda(0), Cuda(0)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import re
 import threading
 import weakref
 from collections.abc import Iterator
@@ -112,6 +113,7 @@ class Cuda:
             self.name: str = device.name()
             self.compute_capability: tuple[int, int] = device.compute_capability()
             self.multiprocessors = int(device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT))
+            self._integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
             number = driver.get_driver_version()
             self.driver = f"{number // 1000}.{number % 1000 // 10}"
             self._kernel: Any = None
@@ -134,7 +136,9 @@ class Cuda:
     def free_bytes(self) -> int:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
         with _told("the GPU does not tell its memory"):
-            return int(driver.mem_get_info()[0])
+            free = int(driver.mem_get_info()[0])
+        # Of memory that is the processor's too, CUDA counts as taken what the system holds of files.
+        return max(free, _available_bytes()) if self._integrated else free
 
     @property
     def stream(self) -> int:
@@ -227,6 +231,12 @@ class _Graphs:
             name = ctypes.c_char_p()
             _library.cuGetErrorName(status, ctypes.byref(name))
             raise BackendError(f"CUDA: {function} failed: {(name.value or b'unknown').decode('ascii')}")
+
+
+def _available_bytes() -> int:
+    """What the system can give without swapping."""
+    found = re.search(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.M)
+    return int(found[1]) << 10 if found else 0
 
 
 @contextmanager

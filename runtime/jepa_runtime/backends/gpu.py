@@ -49,7 +49,7 @@ class Gpu(Protocol):
 
     @property
     def free_bytes(self) -> int:
-        """Memory that nobody has; on a Jetson that of the whole machine."""
+        """Memory that can be had; on a Jetson of the whole machine, also what the system holds of files."""
 
     @property
     def stream(self) -> int:
