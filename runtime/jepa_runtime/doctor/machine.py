@@ -31,11 +31,13 @@ _INTEL = "0x8086"
 
 @dataclass(frozen=True)
 class Npu:
-    """A generation of Intel's NPU: the platform as OpenVINO counts it, and the firmware's generation."""
+    """A generation of Intel's NPU: the platform as OpenVINO counts it, the firmware's generation, and the
+    first Linux that drives it."""
 
     platform: str
     product: str
     firmware: str
+    linux: tuple[int, int] = (6, 6)
 
 
 # Linux: drivers/accel/ivpu/ivpu_drv.h, ivpu_fw.c.
@@ -43,8 +45,9 @@ NPUS = {
     "0x7d1d": Npu("3720", "Meteor Lake", "37xx"),
     "0xad1d": Npu("3720", "Arrow Lake", "37xx"),
     "0x643e": Npu("4000", "Lunar Lake", "40xx"),
-    "0xb03e": Npu("5010", "Panther Lake", "50xx"),
-    "0xfd3e": Npu("50xx", "Wildcat Lake", "50xx"),
+    # Of 6.12 the updates from June 2025 on.
+    "0xb03e": Npu("5010", "Panther Lake", "50xx", (6, 12)),
+    "0xfd3e": Npu("50xx", "Wildcat Lake", "50xx", (6, 17)),
 }
 
 

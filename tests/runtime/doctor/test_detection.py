@@ -60,6 +60,34 @@ def test_a_generation_of_the_npu_looks_for_its_own_firmware(device: str, npu: ob
     )
 
 
+@pytest.mark.parametrize(
+    ("device", "kernel", "needed"),
+    [
+        ("0x643e", "6.8.0-90-generic", None),
+        ("0xb03e", "6.8.0-90-generic", "6.12"),
+        ("0xb03e", "6.12.41+deb13-amd64", None),
+        ("0xfd3e", "6.14.0-37-generic", "6.17"),
+    ],
+)
+@pytest.mark.parametrize("driven", [False, True])
+def test_a_kernel_from_before_the_npu_drives_it_only_where_it_was_brought_to_it(
+    device: str, kernel: str, needed: str | None, driven: bool, tmp_path: Path
+) -> None:
+    root = roots.meteor_lake(tmp_path / "root")
+    root.write({f"{NPU}/device": device})
+    root.facts["kernel"] = kernel
+    if not driven:
+        (root.root / NPU / "driver").unlink()
+    wrong = {finding.check: finding.verdict for finding in root.diagnose().wrong}
+
+    if needed is None or driven:
+        assert "npu.kernel" not in wrong
+    else:
+        assert f"it takes {needed} or later" in wrong["npu.kernel"].summary
+        assert "sudo apt-get install linux-generic-hwe-24.04" in wrong["npu.kernel"].remedy
+        assert "npu.module" not in wrong
+
+
 def test_an_npu_of_another_maker_is_not_taken_for_intels(tmp_path: Path) -> None:
     root = roots.meteor_lake(tmp_path / "root")
     root.write({f"{NPU}/vendor": "0x1022"})

@@ -9,7 +9,9 @@ from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verd
 from jepa_runtime.doctor.machine import Npu
 from jepa_runtime.errors import UnknownError
 
-_OLDEST, _COUNTS = (6, 6), (6, 10)
+_COUNTS = (6, 10)
+# What Ubuntu 22.04 offers beside its own kernel.
+_OF_JAMMY = (6, 8)
 _RELEASES = "https://github.com/intel/linux-npu-driver/releases"
 # Where the kernel looks for firmware (Documentation/driver-api/firmware/fw_search_path), compressed or not.
 _FIRMWARE = ("lib/firmware/updates", "lib/firmware")
@@ -36,16 +38,20 @@ def _release(context: Context) -> tuple[str, tuple[int, int]]:
 
 
 def _kernel(context: Context) -> Verdict:
+    npu = context.machine.npu
+    assert npu is not None
     text, release = _release(context)
     seen = Evidence("uname -r", text)
-    if release < _OLDEST:
+    # Distributions bring drivers to earlier kernels.
+    if release < npu.linux and _driver(context) != "intel_vpu":
+        needed, ubuntu = "{}.{}".format(*npu.linux), "22.04" if npu.linux <= _OF_JAMMY else "24.04"
         return Verdict(
             Severity.ERROR,
-            f"Linux {text} has no driver for the NPU: it takes 6.6 or later",
+            f"Linux {text} has no driver for the NPU of {npu.product}: it takes {needed} or later",
             (seen,),
             (
-                "# Ubuntu 22.04; other systems: install a kernel of 6.6 or later",
-                "sudo apt-get install linux-generic-hwe-22.04",
+                f"# Ubuntu {ubuntu}; other systems: install a kernel of {needed} or later",
+                f"sudo apt-get install linux-generic-hwe-{ubuntu}",
                 "# then restart",
             ),
         )
@@ -95,8 +101,8 @@ def _module(context: Context) -> Verdict:
             (seen,),
             (f"# give it back: it was bound to {driver} on purpose, for a virtual machine say",),
         )
-    if _release(context)[1] < _OLDEST:
-        raise UnknownError("cannot be told before the kernel is 6.6 or later (npu.kernel)")
+    if _release(context)[1] < context.machine.npu.linux:
+        raise UnknownError("cannot be told before the kernel has the driver (npu.kernel)")
     if not system.exists("sys/module/intel_vpu"):
         return Verdict(
             Severity.ERROR,
@@ -168,7 +174,7 @@ def _libraries(context: Context) -> Verdict:
 CHECKS = (
     Check(
         "npu.kernel",
-        "Linux 6.6 or later, which has the driver (6.10 counts busy time)",
+        "Linux has this NPU's driver: 6.6, Panther Lake 6.12, Wildcat Lake 6.17 (6.10 counts busy time)",
         "`uname -r`",
         "a newer kernel by apt",
         _kernel,
