@@ -98,6 +98,14 @@ def test_a_capability_is_above_its_limit(tmp_path: Path) -> None:
     assert root.diagnose().wrong == ()
 
 
+def test_memory_that_may_be_locked_has_no_limit(tmp_path: Path) -> None:
+    root = roots.orin_nano(tmp_path / "root")
+    limits = (root.root / "proc/self/limits").read_text()
+    root.write({"proc/self/limits": limits.replace("memory         unlimited", "memory         1073741824")})
+
+    assert [finding.check for finding in root.diagnose().wrong] == ["limits.memlock"]
+
+
 @pytest.mark.parametrize(
     ("option", "told"),
     [
