@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ class Repository:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return self.seen
+        return replace(self.seen, release_seqs=floors.release_seqs)
 
     def read(self, path: str, max_bytes: int) -> bytes:
         if self.error is not None:

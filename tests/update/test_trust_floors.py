@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -127,6 +128,18 @@ def test_after_a_theft_new_keys_undo_versions_that_the_thief_drove_up(
         assert robot.fetch() == CONTENT
     assert robot.floors.versions["timestamp"] == 3
     assert robot.floors.signed_at == repository.now
+
+
+@pytest.mark.parametrize(("roles", "ends"), [(("timestamp",), False), (("timestamp", "snapshot"), True)])
+def test_release_numbers_that_a_thief_drove_up_end_with_the_keys_of_the_snapshot(
+    robot: Robot, repository: Repository, roles: tuple[str, ...], ends: bool
+) -> None:
+    robot.refresh()
+    robot.floors = replace(robot.floors, release_seqs={"stable/toy": 2**63 - 1})
+    repository.rotate(*roles)
+    repository.publish("channel-stable")
+    for _ in range(2):
+        assert robot.refresh().release_seqs == ({} if ends else {"stable/toy": 2**63 - 1})
 
 
 def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(

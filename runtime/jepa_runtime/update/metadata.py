@@ -3,7 +3,8 @@
 1. The root that came with the robot is where every refresh begins, whatever the stored metadata is.
 2. Floors, kept elsewhere, stand in for stored metadata that got lost: no role may fall below them. They end
    as in the specification (5.3.11): once the root names other keys for the timestamp or the snapshot, what
-   the old keys signed counts no more, so that who stole them cannot stop a robot for ever with a high number.
+   the old keys signed counts no more, so that who stole them cannot stop a robot for ever with a high number,
+   be it that of a role or of a release.
 3. The time that decides on expiry is that of the latest signature seen, or of the clock if that is later: a
    clock that was set back revives nothing.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -39,10 +40,13 @@ class Floors:
     Attributes:
         versions: the lowest that is acceptable, of each role; also of those that have gone.
         signed_at: the latest time at which a timestamp was signed, as far as seen; None: none was seen.
+        release_seqs: the lowest that is acceptable of each ``channel/model``; for whoever reads what a
+            channel offers.
     """
 
     versions: Mapping[str, int]
     signed_at: datetime | None
+    release_seqs: Mapping[str, int] = field(default_factory=dict)
 
 
 class MetadataUpdater(Updater):
@@ -84,11 +88,11 @@ class MetadataUpdater(Updater):
             if versions.setdefault(name, floor) < floor:
                 raise TrustError(
                     f"{name}: version {versions[name]} is offered, but version {floor} was seen before: "
-                    "somebody offers an old state of the repository, or it was restored from a backup: sign "
-                    "it again with higher versions"
+                    "somebody offers an old state of the repository, or it was restored from a backup: give "
+                    "snapshot and timestamp other keys (jepa-export release rotate)"
                 )
         times = [time for time in (self._floors.signed_at, signed_at(trusted.timestamp)) if time is not None]
-        return Floors(versions, max(times, default=None))
+        return Floors(versions, max(times, default=None), self._floors.release_seqs)
 
     def stored_path(self, info: TargetFile) -> str:
         """The name of a file in the repository."""
@@ -115,7 +119,7 @@ class MetadataUpdater(Updater):
             for role in (Timestamp.type, Snapshot.type)
             if len({*before.roles[role].keyids} & {*root.roles[role].keyids}) < root.roles[role].threshold
         }
-        # The snapshot holds the versions of all roles but these two.
+        # The snapshot holds the versions of all roles but these two, and with them what channels offer.
         held_by = {Root.type: Root.type, Timestamp.type: Timestamp.type}
         return Floors(
             {
@@ -124,6 +128,7 @@ class MetadataUpdater(Updater):
                 if held_by.get(name, Snapshot.type) not in ended
             },
             None if Timestamp.type in ended else self._floors.signed_at,
+            {} if Snapshot.type in ended else self._floors.release_seqs,
         )
 
     @contextmanager

@@ -142,8 +142,8 @@ class Steps:
     def _offered(self, state: State) -> tuple[State, Release]:
         """What the channel offers now, and the state with the floors that follow."""
         channel, model_id = self.config.channel, self.config.model_id
-        seen = self.repository.refresh(Floors(versions=state.versions, signed_at=state.signed_at))
-        state = replace(state, versions=seen.versions, signed_at=seen.signed_at, checked_at=self.now())
+        seen = self.repository.refresh(Floors(state.versions, state.signed_at, state.release_seqs))
+        state = replace(state, **vars(seen), checked_at=self.now())
         path = pointer_path(channel, model_id)
         release = parse_release(self.repository.read(path, MAX_POINTER_BYTES), path)
         floor = state.release_seqs.get(floor_key(channel, model_id), 0)
