@@ -403,3 +403,17 @@ def test_a_pointer_in_the_metadata_is_what_robots_parse(repo: Path, first: Bundl
     repository: Repository = opened(repo)
     target = repository.channel("stable").targets["models/stable/toy/latest.json"]
     assert parse_release(repository.content(target)) == release
+
+
+def test_what_a_later_publisher_says_more_is_read_and_kept_by_an_earlier_one(
+    repo: Path, first: Bundle, tmp_path: Path
+) -> None:
+    fields = publish(opened(repo), first, STABLE).model_dump(mode="json")
+    fields["later"] = fields["rollout"]["later"] = {"more": [1]}
+    repository = opened(repo)
+    repository.add("stable", "models/stable/toy/latest.json", json.dumps(fields).encode())
+    repository.commit("channel-stable")
+    rollout(opened(repo), "stable", MODEL, 100.0)
+    release = Client(repo, tmp_path / "robot").latest()
+    assert release is not None
+    assert release.model_dump(mode="json") == fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -303,6 +304,19 @@ def test_one_that_hangs_is_told_and_is_no_way_back(
             serving.health()
         with pytest.raises(UpdateError, match="whoever serves does not answer: restart it"):
             serving.swap(slot(site, bundles[0]))
+
+
+def test_one_of_a_later_version_that_says_more_is_understood(site: Site, serving: LocalServing) -> None:
+    with listening(site.root) as seat:
+
+        def serve() -> None:
+            with seat.server.accept()[0] as connection:
+                connection.sendall(json.dumps({"token": "t", "serves": "0" * 64, "later": 1}).encode())
+
+        later = threading.Thread(target=serve)
+        later.start()
+        assert serving.health() == Health(serves="0" * 64)
+        later.join()
 
 
 def test_whoever_waits_shows_that_it_lives(site: Site) -> None:

@@ -71,6 +71,15 @@ def test_a_state_that_was_kept_before_there_were_approvals_is_read(tmp_path: Pat
     assert state.load(tmp_path / "state.json") == replace(FULL, approved="")
 
 
+def test_a_state_with_fields_of_a_later_version_is_read(tmp_path: Path) -> None:
+    fields = state.as_json(FULL)
+    for known in (fields, fields["current"], *fields["refused"].values()):
+        known["later"] = {"more": 1}
+    content = {"sha256": state._checksum(fields), "state": fields}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    assert state.load(tmp_path / "state.json") == FULL
+
+
 def test_a_file_of_another_version_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     fields = state.as_json(FULL) | {"schema_version": 2}
     content = {"sha256": state._checksum(fields), "state": fields}

@@ -46,7 +46,8 @@ class Told:
         passing: whether another attempt may succeed.
     """
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+    # Whoever asks may be of an earlier version: after an upgrade, not all start again at the same moment.
+    __pydantic_config__ = ConfigDict(strict=True)
 
     token: str
     blamed: str = ""

@@ -31,7 +31,10 @@ _Variant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[a-z0-9]+$", m
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    """Fields that are not known here may come, from a later publisher, and stay where an earlier one signs
+    them again: what no robot may miss raises :data:`SCHEMA_VERSION`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
 
 
 class Rollout(_Model):

@@ -3,6 +3,9 @@
 The file is replaced as a whole and carries a checksum, so that what is read is what was written. If it is
 lost, the slots still tell what serves; refusals are then forgotten, and the floors are those of the metadata
 alone.
+
+Fields that are not known here are those of a later version that was taken back, and are forgotten: what must
+not be raises ``schema_version``.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from jepa_runtime.update.release import Release
 
 MAX_STATE_BYTES = 1 << 22
 _REBUILD = "`jepa-runtime update provision --rebuild` makes it again from the slots"
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 # How the last update ended; ``reverted``: what served was taken back, by hand or because it was revoked.
 Result = Literal["none", "updated", "unchanged", "refused", "failed", "reverted"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,15 @@ def test_an_answer_ends_the_order_that_it_is_for_and_only_the_last_are_kept(tmp_
     kept.save(tmp_path / "kept", some)
     assert kept.load(tmp_path / "kept") == some
     assert kept.load(tmp_path / "nothing") == Kept()
+
+
+def test_an_order_that_a_later_version_kept_with_more_fields_is_read(tmp_path: Path) -> None:
+    path, some = tmp_path / "kept", Kept(order=ORDER)
+    kept.save(path, some)
+    fields = json.loads(path.read_text())
+    fields["later"] = fields["order"]["later"] = 1
+    path.write_text(json.dumps(fields))
+    assert kept.load(path) == some
 
 
 @given(content=st.binary(max_size=200))

@@ -21,7 +21,7 @@ from jepa_runtime.update.hawkbit.messages import ActionId
 
 MAX_KEPT_BYTES = 1 << 20
 _MAX_ANSWERS = 16
-_STRICT = ConfigDict(strict=True, extra="forbid")
+_STRICT = ConfigDict(strict=True)
 
 Execution = Literal["proceeding", "download", "downloaded", "scheduled", "closed", "canceled"]
 Finished = Literal["none", "success", "failure"]
