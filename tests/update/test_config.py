@@ -1,14 +1,18 @@
-"""The page about config.json has every field, with the default that the code has."""
+"""The page about config.json has every field, with the default that the code has; the file, what differs."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
+from pathlib import Path
 
+from jepa_runtime.update import config
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.gate.probe import ProbeLimits
 from jepa_runtime.update.sources import Limits
 from tests.conftest import ROOT
+from tests.update.robots import settings
 
 PAGE = ROOT / "docs" / "update-config.md"
 ROW = re.compile(r"\| `([a-z_.]+)` \|[^|]+\|([^|]*)\|[^|]+\|")
@@ -24,3 +28,22 @@ def test_every_field_is_on_the_page_with_its_default() -> None:
     del known["schema_version"]
     shown = {name: "" if value is None else f"{value}".removesuffix(".0") for name, value in known.items()}
     assert told == {name: text.lower() if text in ("True", "False") else text for name, text in shown.items()}
+
+
+def test_a_robot_is_set_up_with_what_differs_from_the_defaults_which_other_versions_know(
+    tmp_path: Path,
+) -> None:
+    wanted = settings(poll_s=60.0, fetch=Limits(max_bytes_s=1e6))
+    config.save(tmp_path / "config.json", wanted)
+    assert config.load(tmp_path / "config.json") == wanted
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "schema_version": 1,
+        "repository": "/nowhere",
+        "channel": "stable",
+        "model_id": "toy",
+        "device_id": "robot-1",
+        "hardware_ids": ["bench"],
+        "keep_slots": 0,
+        "poll_s": 60.0,
+        "fetch": {"max_bytes_s": 1e6},
+    }

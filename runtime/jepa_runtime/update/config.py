@@ -4,6 +4,7 @@ writes and people edit.
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
@@ -114,9 +115,11 @@ def _no_such_field(place: tuple[str | int, ...]) -> str:
 
 
 def save(path: Path, config: Config) -> None:
-    """Write ``config.json``.
+    """Write ``config.json``, without what has its default: another version may not know that field.
 
     Raises:
         StorageError: it cannot be written.
     """
-    durable.write(path, config.model_dump_json(indent=2).encode() + b"\n")
+    fields = config.model_dump(mode="json", exclude_defaults=True)
+    content = {"schema_version": config.schema_version, **fields}
+    durable.write(path, json.dumps(content, indent=2).encode() + b"\n")

@@ -78,7 +78,10 @@ def targets(home: Path, toy: Path) -> list[Target]:
     bundle = Bundle.open(toy)
     state_file, config_file, log = home / "state.json", home / "config.json", home / "audit.log"
     state.save(state_file, FULL)
-    config.save(config_file, robots.settings(shadow="camera:0", targets="https://cdn.example/targets"))
+    config.save(
+        config_file,
+        robots.settings(shadow="camera:0", targets="https://cdn.example/targets", fetch=Limits(max_bytes=9)),
+    )
     writer = audit.Audit(log, lambda: robots.NOW)
     for number in range(4):
         writer.append("probed", latency_p99_ms=1.5, number=number, text='é "quoted"')
