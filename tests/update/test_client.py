@@ -17,7 +17,18 @@ from jepa_runtime.update.release import Delta
 from jepa_runtime.update.sources import Limits
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
-from tests.update.robots import NOW, Clock, Died, Repository, Serving, Site, dies_in, factory, unreachable
+from tests.update.fleets import edit
+from tests.update.robots import (
+    NOW,
+    Clock,
+    Died,
+    Repository,
+    Serving,
+    Site,
+    dies_in,
+    factory,
+    unreachable,
+)
 
 
 def test_a_release_is_installed_and_serves(site: Site, bundles: list[Bundle]) -> None:
@@ -127,6 +138,16 @@ def test_a_release_for_other_software_is_refused_unless_that_is_allowed(
     site.repository.publish(bundles[1], 2, interface="e" * 64)
     assert "other actions, limits or steps" in site.update().reason
     assert site.update(any_interface=True, again=True).result == "updated"
+
+
+def test_what_was_not_for_this_robot_is_taken_as_soon_as_it_is(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2, hardware_ids=("orin",))
+    for _ in range(5):
+        kept = site.update()
+        assert kept.result == "refused" and "is for orin; this robot is bench" in kept.reason
+        site.clock.sleep(3601)
+    edit(site.root, hardware_ids=["bench", "orin"])
+    assert site.update().result == "updated" and site.version == "2.0.0"
 
 
 def test_a_model_that_fails_in_service_makes_way(site: Site, bundles: list[Bundle]) -> None:

@@ -93,7 +93,8 @@ class Done:
 
 @dataclass(frozen=True)
 class NothingNew:
-    """There is nothing to install, and why; ``refused``: because that was refused before."""
+    """There is nothing to install, and why; ``refused``: because that is not for this robot as it is now, or
+    was refused before."""
 
     reason: str
     refused: bool = False

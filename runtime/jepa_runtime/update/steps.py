@@ -185,7 +185,11 @@ class Steps:
             )
         if not included(release, self.config.device_id):
             return state, NothingNew(_left_out(release))
-        self.gate.check_release(release, self._robot(state))
+        try:
+            self.gate.check_release(release, self._robot(state))
+        except RefusedError as error:
+            # Not remembered: what this robot lacks (software, a field of its config.json) it may have soon.
+            return state, NothingNew(str(error), refused=True)
         return state, Done()
 
     def _download(self, state: State) -> Step:
