@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +28,8 @@ from tests.update.robots import (
     Site,
     dies_in,
     factory,
+    settings,
+    tree,
     unreachable,
 )
 
@@ -148,6 +151,29 @@ def test_what_was_not_for_this_robot_is_taken_as_soon_as_it_is(site: Site, bundl
         site.clock.sleep(3601)
     edit(site.root, hardware_ids=["bench", "orin"])
     assert site.update().result == "updated" and site.version == "2.0.0"
+
+
+def test_slots_that_nobody_needs_make_way_for_a_release_that_has_no_room(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(site.root, keep_slots=1)
+    for seq in (1, 2):
+        site.repository.publish(bundles[seq], seq + 1)
+        site.update()
+
+    def used() -> int:
+        return sum(map(len, tree(site.root / "slots").values()))
+
+    assert (site.slots, site.version) == (3, "3.0.0")
+    disk = used() + used() // 6 + settings().fetch.free_bytes
+
+    def disk_usage(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=disk - used())
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    site.repository.publish(bundles[3], 4)
+    assert site.update().result == "updated" and site.version == "4.0.0"
+    assert site.slots == 3
 
 
 def test_a_model_that_fails_in_service_makes_way(site: Site, bundles: list[Bundle]) -> None:

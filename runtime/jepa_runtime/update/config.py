@@ -46,7 +46,8 @@ class Config(BaseModel):
         health_window_s: for how long a new model must serve well before it is committed to.
         poll_s: between two looks at the repository; each a tenth longer or shorter at random.
         deltas: make files from those that are there where that saves traffic.
-        keep_slots: kept beside what serves, what served well and what did before.
+        keep_slots: kept beside what serves, what served well and what did before, unless a release finds no
+            room.
         fetch, probe: limits.
         hawkbit: the server that orders updates; None: this robot looks for them by itself.
     """

@@ -40,6 +40,7 @@ class Download:
         free_bytes: to be left free on the disk.
         note: is told what came from where.
         progress: is told how many bytes of the release are there, and of how many.
+        make_room: removes what nobody needs, where there is no room.
     """
 
     release: Release
@@ -49,6 +50,7 @@ class Download:
     free_bytes: int
     note: Callable[..., None]
     progress: Progress
+    make_room: Callable[[], None]
     _there: int = field(default=0, init=False)
 
     def run(self) -> None:
@@ -92,7 +94,12 @@ class Download:
         begun = sum(part.stat().st_size for part in parts if part.exists())
         needed = sum(record.bytes for record in missing) - begun
         what = f"{self.store.root}: release {self.release.release_seq}"
-        durable.check_room(what, self.store.staging, needed, self.free_bytes)
+        room = what, self.store.staging, needed, self.free_bytes
+        try:
+            durable.check_room(*room)
+        except StorageError:
+            self.make_room()
+            durable.check_room(*room)
 
     def _obtain(self, record: FileRecord, total: int) -> tuple[str, Path]:
         if made := self._from_slots(record):

@@ -203,6 +203,7 @@ class Steps:
                 free_bytes=self.config.fetch.free_bytes,
                 note=self.note,
                 progress=self._progress,
+                make_room=lambda: self._collect(state, 0),
             ).run()
         return state, Done()
 
@@ -338,16 +339,17 @@ class Steps:
         return state, Done()
 
     def _gc(self, state: State) -> Step:
-        kept = (state.current, state.good, state.previous)
-        removed = self.store.collect(
-            [installed.manifest_sha256 for installed in kept if installed], self.config.keep_slots
-        )
-        if removed:
-            self.note("removed slots", slots=removed)
+        self._collect(state, self.config.keep_slots)
         if state.result == "updated":
             # What came for it and was not needed in the end.
             self.store.keep_staged("", ())
         return state, Done()
+
+    def _collect(self, state: State, others: int) -> None:
+        kept = (state.current, state.good, state.previous)
+        removed = self.store.collect([one.manifest_sha256 for one in kept if one], others)
+        if removed:
+            self.note("removed slots", slots=removed)
 
     def _rollback(self, state: State) -> Step:
         state = soundly_good(state, self.store, self.note)
