@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any, cast
 
 import cv2
@@ -75,6 +76,23 @@ def decode(data: Any) -> Image:
     if image is None:
         raise FrameError(f"compressed image of {content.size} bytes cannot be decoded: it is damaged")
     return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def to_jpeg(image: Image, quality: int = 90) -> bytes:
+    """``image`` (uint8 [h, w, 3] RGB) as a JPEG file.
+
+    Raises:
+        FrameError: it has no pixels.
+    """
+    if not image.size:
+        raise FrameError("an image without pixels cannot be drawn")
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def image_uri(data: bytes, kind: str = "jpeg") -> str:
+    """An image file as part of a page."""
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
 
 
 def check_rgb(image: Image) -> None:

@@ -21,9 +21,10 @@ from jepa_runtime.pipeline import STAGES, Candidates, Result
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.definitions import build, definition, type_hash, typestore
 from jepa_runtime.world_model import Futures
-from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, STEP_S, TOKENS, FakeModel, frame
+from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, STEP_S, TOKENS, FakeModel
 
 STAMP_NS = 1_700_000_000_123_456_789
+JPEG = messages.compressed_image(np.zeros((8, 8, 3), np.uint8), STAMP_NS, "camera")
 
 
 def result(*, goal: bool = True, futures: bool = True) -> Result:
@@ -68,7 +69,6 @@ def record(path: Path, *entries: tuple[str, str, dict[str, Any]]) -> Path:
 
 def everything() -> list[tuple[str, str, dict[str, Any]]]:
     model = FakeModel()
-    image = messages.compressed_image(frame(0))
     twist = messages.twist(["linear.x", "angular.z"], np.array([0.5, -1.0], np.float32))
     futures, surprise = messages.predicted_futures(result(), model), messages.surprise(result(), model)
     event = messages.surprise_event(result().alarms[0], result(), model)
@@ -79,7 +79,7 @@ def everything() -> list[tuple[str, str, dict[str, Any]]]:
         ("/surprise", messages.SURPRISE, surprise),
         ("/events", messages.SURPRISE_EVENT, event),
         ("/info", messages.MODEL_INFO, messages.model_info(model, STAMP_NS)),
-        ("/image", messages.COMPRESSED_IMAGE, image),
+        ("/image", messages.COMPRESSED_IMAGE, JPEG),
         ("/cmd_vel", messages.TWIST, twist),
     ]
 
@@ -139,7 +139,7 @@ def test_what_was_recorded_is_read_back(tmp_path: Path, read: Callable[[Path], d
     assert list(info.action_names) == ["linear.x", "linear.y"]
     assert list(info.action_low) == [-1.0, -1.0]
     assert (info.tokens, info.dim, info.trained) == (TOKENS, DIM, False)
-    assert bytes(found["/image"].data) == messages.compressed_image(frame(0))["data"].tobytes()
+    assert bytes(found["/image"].data) == JPEG["data"].tobytes()
     assert (found["/cmd_vel"].linear.x, found["/cmd_vel"].angular.z) == (0.5, -1.0)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
 
 from jepa_runtime.closed_loop.pictures import captions, png, strip
 from jepa_runtime.closed_loop.run import ClosedLoop
 from jepa_runtime.closed_loop.scores import Difference, Goals, PlanTime
+from jepa_runtime.imaging import image_uri
 from jepa_runtime.profiling.page import Html, block, card, facts, figure, note, numbers, page, section
 from jepa_runtime.profiling.plot import Plot, line, rect, text
 
@@ -120,7 +120,7 @@ def _films(found: ClosedLoop) -> Html:
         figure(
             Html(
                 f"<img alt='{escape(caption, quote=True)}' style='max-width: 100%' "
-                f"src='data:image/png;base64,{b64encode(png(strip(film))).decode()}'/>"
+                f"src='{image_uri(png(strip(film)), 'png')}'/>"
             ),
             caption,
         )

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.golden import read_npz
-from jepa_runtime.errors import BundleError, FrameError
-from jepa_runtime.imaging import decode
+from jepa_runtime.errors import BundleError
+from jepa_runtime.imaging import decode, to_jpeg
 from jepa_runtime.pictures.embedding import (
     Embedding,
     Floats,
@@ -181,17 +181,3 @@ def thumbnail(image: Image, px: int = THUMBNAIL_PX) -> bytes:
         size = max(1, round(width * share)), max(1, round(height * share))
         image = cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     return to_jpeg(image, _JPEG_QUALITY)
-
-
-def to_jpeg(image: Image, quality: int = 90) -> bytes:
-    """``image`` (uint8 [h, w, 3] RGB) as a JPEG file.
-
-    Raises:
-        FrameError: it has no pixels.
-    """
-    if not image.size:
-        raise FrameError("an image without pixels cannot be drawn")
-    _, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    return encoded.tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.imaging import image_uri
 from jepa_runtime.pictures.embedding import Floats, Image
 from jepa_runtime.profiling.page import Html
 from jepa_runtime.profiling.plot import Plot, empty, nice, rect, text
@@ -18,11 +18,6 @@ Points = NDArray[np.floating]
 _COLUMNS = 400
 _CELL, _GAP, _LABEL, _HEAD = 112, 6, 150, 26
 _LINE = 16
-
-
-def image_uri(data: bytes, kind: str = "jpeg") -> str:
-    """An image file as part of a page."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def film_strip(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None], Sequence[str]]]) -> Html:

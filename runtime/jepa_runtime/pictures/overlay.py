@@ -9,10 +9,9 @@ import numpy as np
 from mcap.reader import make_reader
 
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
-from jepa_runtime.pictures.atlas import Atlas, to_jpeg
+from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.pictures.copying import McapCopy
-from jepa_runtime.pictures.embedding import Image
 from jepa_runtime.pictures.foreseen import Foreseen
 from jepa_runtime.pictures.paint import paint
 from jepa_runtime.pictures.run import Run
@@ -54,7 +53,8 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
                 foreseen = Foreseen.of_message(decoder.decode(channel.topic, message.data, message.sequence))
                 trail = trail_of(run, foreseen.stamp_ns)
                 for name, image in paint(trail, foreseen, atlas, TRAIL_S).items():
-                    shown = build(messages.COMPRESSED_IMAGE, image_message(image, foreseen.stamp_ns))
+                    fields = messages.compressed_image(image, foreseen.stamp_ns, "")
+                    shown = build(messages.COMPRESSED_IMAGE, fields)
                     copy.add(f"{pictures}{name}/image", shown, message.log_time)
     except JepaRuntimeError:
         raise
@@ -69,9 +69,3 @@ def trail_of(run: Run, stamp_ns: int) -> Any:
     end = max(1, int(np.searchsorted(run.stamps_ns, stamp_ns, side="right")))
     start = int(np.searchsorted(run.stamps_ns, stamp_ns - round(TRAIL_S * _NS)))
     return run.latents[min(start, end - 1) : end]
-
-
-def image_message(image: Image, stamp_ns: int) -> dict[str, Any]:
-    """A sensor_msgs/CompressedImage of ``image``."""
-    data = np.frombuffer(to_jpeg(image), np.uint8)
-    return {"header": messages.header(stamp_ns, ""), "format": "jpeg", "data": data}

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from jepa_runtime.imaging import image_uri, to_jpeg
 from jepa_runtime.pictures import charts
-from jepa_runtime.pictures.atlas import Atlas, to_jpeg
+from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.embedding import Image
 from jepa_runtime.pictures.held import Errors, Moment
 from jepa_runtime.pictures.run import Run
@@ -247,11 +248,11 @@ def _facts(run: Run, atlas: Atlas | None) -> dict[str, str]:
 
 def _goal(run: Run, stamp_ns: int) -> str | None:
     before = [jpeg for stamp, jpeg in run.goals if stamp <= stamp_ns]
-    return charts.image_uri(before[-1]) if before else None
+    return image_uri(before[-1]) if before else None
 
 
 def _uri(image: Image) -> str:
-    return charts.image_uri(to_jpeg(image, 85))
+    return image_uri(to_jpeg(image, 85))
 
 
 def _enlarged(image: Image) -> Image:

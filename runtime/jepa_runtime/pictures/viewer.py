@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jepa_runtime.errors import RecordingError
-from jepa_runtime.pictures.atlas import Atlas, to_jpeg
+from jepa_runtime.imaging import to_jpeg
+from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.embedding import Latents
 from jepa_runtime.pictures.foreseen import Foreseen
 from jepa_runtime.pictures.paint import futures_image

@@ -224,7 +224,7 @@ class BlackBox:
                 self._end()
 
     def _entry_of(self, frame: Frame) -> Entry:
-        image = messages.compressed_image(frame)
+        image = messages.compressed_image(frame.image, frame.stamp_ns, frame.frame_id)
         topic = f"{self._streams[frame.stream].images}/compressed"
         return Entry(topic, messages.COMPRESSED_IMAGE, image, frame.stamp_ns, len(image["data"]))
 

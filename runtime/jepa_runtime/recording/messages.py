@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Alarm
+from jepa_runtime.imaging import to_jpeg
 from jepa_runtime.pipeline import Result
-from jepa_runtime.sources.base import Frame, Image
+from jepa_runtime.sources.base import Image
 from jepa_runtime.world_model import WorldModel
 
 LATENT_STATE = "jepa_msgs/msg/LatentState"
@@ -31,8 +31,6 @@ ACTION_CANDIDATES = "jepa_msgs/msg/ActionCandidates"
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 TWIST, TWIST_STAMPED = "geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"
-
-_JPEG_QUALITY = 90
 
 # Codes 1-10 are those of isaac_ros_tensor_list_interfaces; see Tensor.msg.
 DTYPE_CODES = {
@@ -218,12 +216,10 @@ def image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
     }
 
 
-def compressed_image(frame: Frame) -> Fields:
-    """sensor_msgs/CompressedImage of ``frame``, as JPEG."""
-    bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    jpeg = np.asarray(encoded, np.uint8).reshape(-1)
-    return {"header": header(frame.stamp_ns, frame.frame_id), "format": "jpeg", "data": jpeg}
+def compressed_image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
+    """sensor_msgs/CompressedImage of ``rgb`` (uint8 [h, w, 3]), as JPEG."""
+    data = np.frombuffer(to_jpeg(rgb), np.uint8)
+    return {"header": header(stamp_ns, frame_id), "format": "jpeg", "data": data}
 
 
 def twist(names: Sequence[str], action: NDArray[np.float32]) -> Fields | None:

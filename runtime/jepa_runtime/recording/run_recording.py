@@ -67,7 +67,7 @@ class RunRecording:
         self._last_ns = frame.stamp_ns
         self.add_model(frame.stamp_ns, frame.stamp_ns)
         if self._jpeg:
-            fields = messages.compressed_image(frame)
+            fields = messages.compressed_image(frame.image, frame.stamp_ns, frame.frame_id)
             topic = f"{IMAGE_TOPIC}/compressed"
             self._write(topic, messages.COMPRESSED_IMAGE, fields, frame.stamp_ns)
         else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.imaging import image_uri, to_jpeg
 from jepa_runtime.profiling.page import Html, block, card, figure, html, note, numbers, page, section
 from jepa_runtime.profiling.plot import Plot, nice
 from jepa_runtime.replay.actions import EXECUTED
@@ -17,7 +16,6 @@ from jepa_runtime.sources.base import Image
 
 # As many as a page has colours for.
 _MOST_SHOWN = 6
-_JPEG_QUALITY = 90
 
 
 def ranked(branches: Sequence[Branch]) -> list[Branch]:
@@ -79,12 +77,8 @@ def _captioned(picture: Html, caption: str) -> Html:
 
 def _picture(image: Image, what: str) -> Html:
     height, width = image.shape[:2]
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    data = base64.b64encode(np.asarray(encoded).tobytes()).decode("ascii")
-    return Html(
-        f"<img src='data:image/jpeg;base64,{data}' width='{width}' height='{height}' alt='{html(what)}'/>"
-    )
+    uri = image_uri(to_jpeg(image))
+    return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{html(what)}'/>")
 
 
 def _charts(found: WhatIf, shown: Sequence[Branch]) -> list[Html]:

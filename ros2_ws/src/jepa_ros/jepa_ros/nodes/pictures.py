@@ -26,10 +26,9 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
-from jepa_runtime.pictures.overlay import image_message
 from jepa_runtime.pictures.paint import paint
 from jepa_runtime.pictures.scrapbook import Scrapbook
-from jepa_runtime.recording.messages import array_of
+from jepa_runtime.recording.messages import array_of, compressed_image
 
 PARAMETERS = (
     Parameter(
@@ -135,7 +134,7 @@ class PicturesNode(Node):
         if foreseen.latents.shape[2:] != trail.shape[1:]:
             return
         for name, image in paint(trail, foreseen, atlas, self._trail_ns / _NS).items():
-            shown = fill(CompressedImage(), image_message(image, foreseen.stamp_ns))
+            shown = fill(CompressedImage(), compressed_image(image, foreseen.stamp_ns, ""))
             self._outputs[name].publish(shown)
         self._drawn += 1
 
