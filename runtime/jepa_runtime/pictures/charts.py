@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import cv2
@@ -18,6 +18,7 @@ Points = NDArray[np.floating]
 _COLUMNS = 400
 _CELL, _GAP, _LABEL, _HEAD = 112, 6, 150, 26
 _LINE = 16
+_FAINT = "whisker faint"
 
 
 def film_strip(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None], Sequence[str]]]) -> Html:
@@ -114,12 +115,13 @@ def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points], un
     plot = Plot()
     every = [*curves, *chosen.values()]
     top = nice(1.02 * max((float(np.nanmax(curve)) for curve in every), default=0.0))
-    shares = ahead_s / ahead_s[-1]
+
+    def line(curve: Points, kind: str) -> str:
+        return plot.polyline(zip(ahead_s / ahead_s[-1], np.clip(curve / top, 0, 1), strict=True), kind)
+
     parts = [*plot.values(top, unit), *plot.quarters(float(ahead_s[-1]), "s ahead")]
-    place = _scaled(plot, lambda points: np.stack([points[:, 0], np.clip(points[:, 1] / top, 0, 1)], axis=1))
-    parts += [_faint(place(np.stack([shares, curve], axis=1))) for curve in curves]
-    for index, curve in enumerate(chosen.values()):
-        parts.append(_path(place(np.stack([shares, curve], axis=1)), f"s{index} stroke"))
+    parts += [line(curve, _FAINT) for curve in curves]
+    parts += [line(curve, f"s{index} stroke") for index, curve in enumerate(chosen.values())]
     return plot.svg(parts, f"{unit} over the time ahead: {', '.join(chosen)}")
 
 
@@ -133,33 +135,33 @@ def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Flo
     # One scale for both directions: on a map distances mean something.
     scale = 0.94 * float((room / np.maximum(high - low, 1e-9)).min())
     middle = (low + high) / 2
-    place = _scaled(plot, lambda points: 0.5 + (points - middle) * scale / room)
-    dots = place(known[:: -(-len(known) // 1500)])
-    parts = [f"<circle fill='currentColor' opacity='.16' cx='{x:.1f}' cy='{y:.1f}' r='2'/>"
-             for x, y in dots]  # fmt: skip
-    parts += [_faint(place(np.vstack([start, path]))) for path in paths]
+
+    def shares(points: Floats) -> Points:
+        found: Points = 0.5 + (points - middle) * scale / room
+        return found
+
+    def dot(place: Points, look: str, radius: int) -> str:
+        return f"<circle {look} cx='{plot.x(place[0]):.1f}' cy='{plot.y(place[1]):.1f}' r='{radius}'/>"
+
+    parts = [dot(place, "fill='currentColor' opacity='.16'", 2)
+             for place in shares(known[:: -(-len(known) // 1500)])]  # fmt: skip
+    parts += [plot.polyline(shares(np.vstack([start, path])), _FAINT) for path in paths]
     for index, path in enumerate(chosen.values()):
-        points = place(np.vstack([start, path]))
-        parts.append(_path(points, f"s{index} stroke"))
-        parts += [f"<circle class='s{index} fill' cx='{x:.1f}' cy='{y:.1f}' r='3'/>" for x, y in points[1:]]
-    x, y = place(start[None])[0]
-    parts.append(f"<circle class='whisker' fill='none' cx='{x:.1f}' cy='{y:.1f}' r='6'/>")
+        parts.append(plot.polyline(shares(np.vstack([start, path])), f"s{index} stroke"))
+        parts += [dot(place, f"class='s{index} fill'", 3) for place in shares(path)]
+    parts.append(dot(shares(start), "class='whisker' fill='none'", 6))
     return plot.svg(parts, f"Map of futures: {', '.join(chosen)}")
 
 
 def held(ahead_s: Points, usual: Points, most: Points, bounds: Points, still: Points) -> Html:
     """Distances over the time ahead [H]: the median and the 90 % quantile of those that came, what had been
     stated, and the median for who says that nothing moves."""
-    curves = {"median": usual, "nine of ten": most, "nothing moves": still}
     plot = Plot(left=84)
-    every = np.array([*curves.values(), bounds])
+    every = np.array([usual, most, still, bounds])
     top = nice(1.05 * float(every[np.isfinite(every)].max()))
     parts = [*plot.values(top, "distance"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
-    for index, curve in enumerate(curves.values()):
-        points = [(x, y) for x, y in zip(ahead_s / ahead_s[-1], curve / top, strict=True) if np.isfinite(y)]
-        parts.append(plot.polyline(points, f"s{index} stroke"))
-    points = [(x, y) for x, y in zip(ahead_s / ahead_s[-1], bounds / top, strict=True) if np.isfinite(y)]
-    parts.append(plot.polyline(points, "limit"))
+    for curve, kind in zip(every, ("s0 stroke", "s1 stroke", "s2 stroke", "limit"), strict=True):
+        parts.append(plot.polyline(zip(ahead_s / ahead_s[-1], curve / top, strict=True), kind))
     return plot.svg(parts, "Errors of predictions against their bounds, over the time ahead")
 
 
@@ -170,22 +172,3 @@ def _outline(times: Points, values: Points, length_s: float, top: float) -> list
     np.maximum.at(highest, columns, values)
     used = np.flatnonzero(np.isfinite(highest))
     return [((column + 0.5) / _COLUMNS, float(highest[column]) / top) for column in used]
-
-
-def _scaled(plot: Plot, shares: Callable[[Points], Points]) -> Callable[[Points], Points]:
-    def place(points: Points) -> Points:
-        found = shares(np.asarray(points, np.float64))
-        return np.stack([plot.x(0) + found[:, 0] * (plot.x(1) - plot.x(0)),
-                         plot.y(0) + found[:, 1] * (plot.y(1) - plot.y(0))], axis=1)  # fmt: skip
-
-    return place
-
-
-def _path(points: Points, kind: str) -> str:
-    shown = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if np.isfinite(y))
-    return f"<polyline class='{kind}' points='{shown}'/>"
-
-
-def _faint(points: Points) -> str:
-    shown = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if np.isfinite(y))
-    return f"<polyline class='whisker' fill='none' opacity='.13' points='{shown}'/>"

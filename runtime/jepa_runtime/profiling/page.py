@@ -80,6 +80,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .85rem; }
 .axis { stroke: var(--line); }
 .limit { fill: none; stroke: var(--alert); stroke-dasharray: 5 4; }
 .whisker { stroke: var(--ink); stroke-width: 1.2; }
+.faint { fill: none; opacity: .13; }
 text { fill: var(--soft); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 text.strong { fill: var(--ink); }
 text.alert { fill: var(--alert); }

@@ -81,8 +81,8 @@ class Plot:
         ]
 
     def polyline(self, points: Iterable[tuple[float, float]], kind: str) -> str:
-        """A line through points given as shares."""
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        """A line through points given as shares; those that are not finite are left out."""
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points if math.isfinite(y))
         return f"<polyline class='{kind}' points='{path}'/>"
 
 

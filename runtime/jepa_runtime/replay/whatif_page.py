@@ -112,6 +112,5 @@ def _lines(series: Sequence[NDArray[np.floating]], step_s: float, unit: str) -> 
     parts = [*plot.values(top, unit), *plot.quarters(steps * step_s, "s")]
     for index, values in enumerate(series):
         points = [((step + 1) / steps, float(value) / top) for step, value in enumerate(values)]
-        known = [point for point in points if np.isfinite(point[1])]
-        parts.append(plot.polyline(known, f"stroke s{index}"))
+        parts.append(plot.polyline(points, f"stroke s{index}"))
     return plot.svg(parts, f"{unit} over {steps} steps")
