@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jepa_runtime.imaging import image_uri
 from jepa_runtime.pictures.embedding import Floats, Image
 from jepa_runtime.profiling.page import Html
-from jepa_runtime.profiling.plot import Plot, empty, nice, rect, text
+from jepa_runtime.profiling.plot import Plot, empty, nice, text
 
 Points = NDArray[np.floating]
 _COLUMNS = 400
@@ -100,13 +100,8 @@ def over_time(
         parts.append(plot.polyline(_outline(times, values, length_s, top), f"s{index} stroke"))
     if limit is not None and len(limit[0]):
         parts.append(plot.polyline(_outline(*limit, length_s, top), "limit"))
-    for row, (name, moments) in enumerate(rows.items()):
-        y = 6.0 + 20 * row
-        parts.append(text(plot.left - 8, y + 10, name, anchor="end", kind="alert" if alert else ""))
-        parts += [
-            rect("late" if alert else "s1 fill", plot.x(min(moment / length_s, 1.0)), y, 2.4, 12)
-            for moment in moments
-        ]
+    shares = {name: [min(moment / length_s, 1.0) for moment in moments] for name, moments in rows.items()}
+    parts += plot.marks(shares, alert=alert)
     return plot.svg(parts, f"{', '.join(told)} over time")
 
 

@@ -86,13 +86,9 @@ def timeline(
                 low - high + size,
             )
         )
-    for row, (name, moments) in enumerate(rows.items()):
-        y = 6.0 + 20 * row
-        parts.append(text(plot.left - 8, y + 10, name, anchor="end", kind="alert"))
-        parts += [
-            rect("late", plot.x(column / _COLUMNS), y, 2.4, 12)
-            for column in np.unique(_columns(moments, length))
-        ]
+    parts += plot.marks(
+        {name: np.unique(_columns(moments, length)) / _COLUMNS for name, moments in rows.items()}
+    )
     if deadline_ms is not None:
         parts += plot.deadline(deadline_ms / upper, f"deadline {deadline_ms:.4g} ms")
     lost = "".join(f", {len(moments)} {name}" for name, moments in rows.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -79,6 +79,15 @@ class Plot:
             line("limit", self.left, y, self.width - self.right, y),
             text(self.width - self.right, y - 5, label, anchor="end", kind="alert"),
         ]
+
+    def marks(self, rows: Mapping[str, Iterable[float]], *, alert: bool = True) -> list[str]:
+        """Marks by name, a row each above the area; ``alert``: they are bad news."""
+        parts = []
+        for row, (name, shares) in enumerate(rows.items()):
+            y = 6.0 + 20 * row
+            parts.append(text(self.left - 8, y + 10, name, anchor="end", kind="alert" if alert else ""))
+            parts += [rect("late" if alert else "s1 fill", self.x(share), y, 2.4, 12) for share in shares]
+        return parts
 
     def polyline(self, points: Iterable[tuple[float, float]], kind: str) -> str:
         """A line through points given as shares; those that are not finite are left out."""
