@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from jepa_runtime.cli import main
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.compare import differences
 from jepa_runtime.profiling.describe import describe
-from jepa_runtime.profiling.importers import import_benchmark_app, import_trtexec, read_results
+from jepa_runtime.profiling.importers import read_results
 from jepa_runtime.profiling.profile import write_profile
 from tests.runtime.profiles import make_profile
 
@@ -101,7 +102,7 @@ def test_every_layout_of_trtexec_gives_its_queries(tmp_path: Path, text: str) ->
 
 
 def test_what_trtexec_does_not_tell_is_not_made_up(tmp_path: Path) -> None:
-    profile = import_trtexec(saved(tmp_path, TENSORRT_11))
+    profile = read_results(saved(tmp_path, TENSORRT_11))
     assert (profile.environment.cpu, profile.environment.cores) == ("unknown", 0)
     assert (profile.subject.model_id, profile.subject.precision) == (None, None)
     assert (profile.run.rate_hz, profile.run.deadline_ms) == (None, None)
@@ -110,15 +111,15 @@ def test_what_trtexec_does_not_tell_is_not_made_up(tmp_path: Path) -> None:
 
 def test_a_trace_without_copies_says_so(tmp_path: Path) -> None:
     text = TENSORRT_11.replace('"h2dMs" : 0.5', '"h2dMs" : 0').replace('"d2hMs" : 0.25', '"d2hMs" : 0')
-    assert any("noDataTransfers" in note for note in import_trtexec(saved(tmp_path, text)).notes)
-    assert not any("noDataTransfers" in note for note in import_trtexec(saved(tmp_path, TENSORRT_11)).notes)
+    assert any("noDataTransfers" in note for note in read_results(saved(tmp_path, text)).notes)
+    assert not any("noDataTransfers" in note for note in read_results(saved(tmp_path, TENSORRT_11)).notes)
 
 
 def test_traces_with_and_without_copies_are_unlike(tmp_path: Path) -> None:
     """TensorRT 11 leaves them out unless it is asked for them: by what they took it would seem faster."""
     query = json.loads(TENSORRT_11)[0]
     bare = query | {"h2dMs": 0.0, "d2hMs": 0.0, "latencyMs": query["computeMs"]}
-    profiles = [import_trtexec(saved(tmp_path, json.dumps([each] * 30))) for each in (query, bare)]
+    profiles = [read_results(saved(tmp_path, json.dumps([each] * 30))) for each in (query, bare)]
     assert differences(*profiles) == (
         "h2d in most frames: yes against no",
         "d2h in most frames: yes against no",
@@ -175,7 +176,7 @@ def test_a_report_of_the_python_benchmark_app(tmp_path: Path) -> None:
 
 
 def test_a_report_of_the_cpp_benchmark_app_whose_median_is_the_percentile_asked_for(tmp_path: Path) -> None:
-    profile = import_benchmark_app(saved(tmp_path, CPP_REPORT))
+    profile = read_results(saved(tmp_path, CPP_REPORT))
     assert profile.run.told is not None
     assert profile.run.told.quantiles_ms == {"p99": 0.2134}
     assert (profile.subject.device, profile.environment.settings["inference requests"]) == ("NPU", "4")
@@ -183,13 +184,13 @@ def test_a_report_of_the_cpp_benchmark_app_whose_median_is_the_percentile_asked_
 
 def test_another_percentile_is_kept_under_its_name(tmp_path: Path) -> None:
     asked = results(**{"latency (ms)": None, "latency (95 percentile) (ms)": "0.28"})
-    told = import_benchmark_app(saved(tmp_path, asked)).run.told
+    told = read_results(saved(tmp_path, asked)).run.told
     assert told is not None and told.quantiles_ms == {"p95": 0.28}
 
 
 def test_a_percentile_without_a_column_becomes_a_note(tmp_path: Path) -> None:
     asked = results(**{"latency (ms)": None, "latency (75 percentile) (ms)": "0.28"})
-    profile = import_benchmark_app(saved(tmp_path, asked))
+    profile = read_results(saved(tmp_path, asked))
     assert profile.run.told is not None and profile.run.told.quantiles_ms == {}
     assert "75 % of the inferences took at most 0.28 ms" in profile.notes
 
@@ -217,9 +218,18 @@ def test_a_profile_of_ours_is_read_as_one(tmp_path: Path) -> None:
 
 
 def test_an_imported_profile_can_be_kept(tmp_path: Path) -> None:
-    profile = import_benchmark_app(saved(tmp_path, PYTHON_REPORT))
+    profile = read_results(saved(tmp_path, PYTHON_REPORT))
     write_profile(profile, tmp_path / "kept.json")
     assert read_results(tmp_path / "kept.json") == profile
+
+
+@pytest.mark.parametrize("content", [PYTHON_REPORT, TENSORRT_11, make_profile(frames=20).model_dump_json()])
+def test_results_that_come_through_a_pipe_are_read(tmp_path: Path, content: str | dict[str, Any]) -> None:
+    file, pipe = saved(tmp_path, content), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["dd", f"if={file}", f"of={pipe}", "status=none"])
+    assert read_results(pipe).run == read_results(file).run
+    assert writer.wait() == 0
 
 
 def test_foreign_results_stand_in_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

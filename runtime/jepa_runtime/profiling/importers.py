@@ -16,7 +16,6 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, Va
 
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import (
-    MAX_PROFILE_BYTES,
     MOST,
     UNKNOWN,
     Duration,
@@ -27,7 +26,9 @@ from jepa_runtime.profiling.profile import (
     Run,
     Subject,
     Told,
-    read_profile,
+    explain,
+    parse_profile,
+    read_measurement,
 )
 from jepa_runtime.profiling.statistics import PERCENTILES
 
@@ -66,24 +67,20 @@ def read_results(path: Path) -> Profile:
     Raises:
         ProfileError: it cannot be read, or is none of them.
     """
-    text = _read(path).lstrip()
-    if text.startswith(b"["):
-        return import_trtexec(path)
-    if b'"execution_results"' in text and b'"profile_version"' not in text:
-        return import_benchmark_app(path)
-    return read_profile(path)
+    content = read_measurement(path)
+    if content.lstrip().startswith(b"["):
+        return _import_trtexec(path, content)
+    if b'"execution_results"' in content and b'"profile_version"' not in content:
+        return _import_benchmark_app(path, content)
+    return parse_profile(path, content)
 
 
-def import_trtexec(path: Path) -> Profile:
-    """Read what ``trtexec --exportTimes=FILE`` wrote (TensorRT 7 to 11).
-
-    Raises:
-        ProfileError: it cannot be read, or is not such a file.
-    """
+def _import_trtexec(path: Path, content: bytes) -> Profile:
+    """What ``trtexec --exportTimes=FILE`` wrote (TensorRT 7 to 11)."""
     try:
-        queries = _QUERIES.validate_json(_read(path))
+        queries = _QUERIES.validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a file of trtexec --exportTimes: {_explain(error)}") from error
+        raise ProfileError(f"{path}: not a file of trtexec --exportTimes: {explain(error)}") from error
     begin = min(query.start for query in queries)
     notes = [
         "closed loop: the next query is enqueued as soon as possible, not when a frame is due",
@@ -111,18 +108,15 @@ def import_trtexec(path: Path) -> Profile:
     )
 
 
-def import_benchmark_app(path: Path) -> Profile:
-    """Read what OpenVINO's ``benchmark_app -report_type no_counters -json_stats`` wrote (Python or C++).
+def _import_benchmark_app(path: Path, content: bytes) -> Profile:
+    """What OpenVINO's ``benchmark_app -report_type no_counters -json_stats`` wrote (Python or C++).
 
     It holds no samples: percentiles are as told, without intervals.
-
-    Raises:
-        ProfileError: it cannot be read, or is not such a file.
     """
     try:
-        report = _Report.model_validate_json(_read(path))
+        report = _Report.model_validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a JSON report of benchmark_app: {_explain(error)}") from error
+        raise ProfileError(f"{path}: not a JSON report of benchmark_app: {explain(error)}") from error
     options, setup = report.cmd_options or {}, report.configuration_setup or {}
     if "error" in report.execution_results:
         raise ProfileError(f"{path}: benchmark_app failed: {report.execution_results['error']}")
@@ -199,23 +193,6 @@ def _profile(
         run=run,
         notes=notes,
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_PROFILE_BYTES:
-            raise ProfileError(
-                f"{path}: larger than {MAX_PROFILE_BYTES >> 20} MiB: no results of a measurement"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def _percentile(results: dict[str, Any]) -> tuple[float, float | None]:

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.outputs import write
 
-PROFILE_VERSION = 1
 UNKNOWN = "unknown"
-MAX_PROFILE_BYTES = 1 << 28
+_MAX_BYTES = 1 << 28
 
 # How a frame spends its time, in order. ``receive``: from the scheduled moment until the frame was at hand;
 # ``wait``: in the mailbox; only where messages are sent: ``transport`` of the image to the model's process,
@@ -259,7 +258,7 @@ def write_profile(profile: Profile, path: Path) -> None:
     Raises:
         JepaRuntimeError: it cannot be written there.
     """
-    write(path, profile.model_dump_json(exclude_defaults=False) + "\n")
+    write(path, profile.model_dump_json() + "\n")
 
 
 def read_profile(path: Path) -> Profile:
@@ -268,17 +267,37 @@ def read_profile(path: Path) -> Profile:
     Raises:
         ProfileError: it cannot be read, is of another version, or is not a profile.
     """
+    return parse_profile(path, read_measurement(path))
+
+
+def parse_profile(path: Path, content: bytes) -> Profile:
+    """The profile that a file holds.
+
+    Raises:
+        ProfileError: it is of another version, or is not a profile.
+    """
     try:
-        if path.stat().st_size > MAX_PROFILE_BYTES:
-            raise ProfileError(f"{path}: larger than {MAX_PROFILE_BYTES >> 20} MiB: not a profile")
-        text = path.read_bytes()
+        return Profile.model_validate_json(content)
+    except ValidationError as error:
+        raise ProfileError(f"{path}: not a jepa-edge profile of version 1: {explain(error)}") from error
+
+
+def read_measurement(path: Path) -> bytes:
+    """What a file holds, of whatever tool.
+
+    Raises:
+        ProfileError: it cannot be read, or is larger than any measurement.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ProfileError(f"{path}: larger than {_MAX_BYTES >> 20} MiB: no results of a measurement")
+        return path.read_bytes()
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return Profile.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ProfileError(
-            f"{path}: not a jepa-edge profile of version {PROFILE_VERSION}: {where}: {first['msg']}"
-        ) from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault of a file, and where it is."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
