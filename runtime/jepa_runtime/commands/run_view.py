@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jepa_runtime.pipeline import Result, Stats
 from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
-from jepa_runtime.profiling.statistics import Summary, format_ms
+from jepa_runtime.profiling.statistics import Summary
 
 
 def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float) -> Panel:
@@ -70,9 +70,7 @@ def _stage_table(summaries: dict[str, Summary]) -> Table:
         table.add_column(column, justify="right")
     for name, description in STAGE_DESCRIPTIONS.items():
         if name in summaries:
-            summary = summaries[name]
-            times = (summary.p50, summary.p95, summary.p99, summary.max)
-            table.add_row(description, *(format_ms(value) for value in times), str(summary.n))
+            table.add_row(description, *summaries[name].cells())
     return table
 
 

@@ -75,8 +75,8 @@ def _headline(run: Run) -> Html:
     if len(run.surprise.times_s):
         cards.append(card("Surprises", str(len(surprises(run))), "times above the threshold"))
     for name, series in run.latency_ms.items():
-        found = summarize(series.values).as_dict()
-        cards.append(card(name.capitalize(), f"{format_ms(found['p50'])} ms", f"median of {found['n']}"))
+        found = summarize(series.values)
+        cards.append(card(name.capitalize(), f"{format_ms(found.p50)} ms", f"median of {found.n}"))
     return block("cards", cards)
 
 
@@ -223,10 +223,7 @@ def _latency(run: Run) -> Html | None:
         run.duration_s,
         "ms",
     )
-    rows = []
-    for name, series in run.latency_ms.items():
-        found = summarize(series.values).as_dict()
-        rows.append((name, *(format_ms(found[key]) for key in ("p50", "p95", "p99", "max")), str(found["n"])))
+    rows = [[name, *summarize(series.values).cells()] for name, series in run.latency_ms.items()]
     return section(
         "Latency",
         figure(chart, "The slowest of each moment.", legend=list(run.latency_ms), wide=True),

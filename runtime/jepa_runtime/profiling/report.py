@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from jepa_runtime.profiling.charts import histogram, timeline
 from jepa_runtime.profiling.page import block, card, facts, figure, note, numbers, page, section
-from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
+from jepa_runtime.profiling.statistics import METHOD, summarize
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,9 @@ def render(report: Report) -> str:
     """The page."""
     samples, deadline_ms = report.stages[report.main], report.deadline_ms
     what = report.descriptions.get(report.main, report.main)
-    summaries = {name: summarize(values) for name, values in report.stages.items()}
     rows = [
-        [report.descriptions.get(name, name), *map(format_ms, (s.p50, s.p95, s.p99, s.max)), str(s.n)]
-        for name, s in summaries.items()
+        [report.descriptions.get(name, name), *summarize(values).cells()]
+        for name, values in report.stages.items()
     ]
     sections = [
         block("cards", (card(label, value) for label, value in report.headline)),

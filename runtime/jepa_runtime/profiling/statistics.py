@@ -33,6 +33,10 @@ class Summary:
     max: float | None
     n: int
 
+    def cells(self) -> list[str]:
+        """For a table, times in milliseconds: p50, p95, p99, max, n."""
+        return [*map(format_ms, (self.p50, self.p95, self.p99, self.max)), str(self.n)]
+
     def as_dict(self, digits: int = 3) -> dict[str, float | int | None]:
         """For JSON, rounded to ``digits`` decimals."""
         return {

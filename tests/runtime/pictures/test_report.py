@@ -16,7 +16,7 @@ from jepa_runtime.errors import RecordingError
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.pictures.figure import draw
 from jepa_runtime.pictures.report import render, surprises
-from jepa_runtime.pictures.run import Run, read_run
+from jepa_runtime.pictures.run import Run, Series, read_run
 from tests.runtime.bags import write_bag
 from tests.runtime.pictures import runs
 from tests.runtime.test_report_in_browser import DESK, PHONE, Browser, browser
@@ -54,6 +54,12 @@ def test_errors_stand_beside_the_bounds_they_are_held_against(run: Run) -> None:
 
 def test_surprise_is_told_when_it_begins(run: Run) -> None:
     assert surprises(run) == [pytest.approx(4.0)]
+
+
+def test_times_are_rounded_once(run: Run) -> None:
+    encode = Series(np.arange(2.0), np.full(2, 1.2346))
+    page = render(dataclasses.replace(run, latency_ms={"encode": encode}))
+    assert "<b>1.23 ms</b>" in page and "<td>1.23</td>" in page
 
 
 def test_frames_of_a_bundle_are_shown_and_said_to_be(run: Run) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from jepa_ros.profiling.ledger import Ledger
 from jepa_runtime.profiling.describe import device_times, gone_through, late_frames
 from jepa_runtime.profiling.profile import Profile, stage_order
-from jepa_runtime.profiling.statistics import Summary, format_ms, summarize
+from jepa_runtime.profiling.statistics import format_ms, summarize
 
 _PERIOD_S = 1.0
 _LONGEST_S = 5.0
@@ -93,12 +93,8 @@ def _stages(profile: Profile) -> Table:
     for column in ("p50", "p95", "p99", "max", "n"):
         table.add_column(column, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(format_ms(value) for value in _times(row)), str(row.n))
+        table.add_row(name, *row.cells())
     return table
-
-
-def _times(row: Summary) -> tuple[float | None, ...]:
-    return row.p50, row.p95, row.p99, row.max
 
 
 def _residual(latency_ms: Sequence[float], stages_ms: Sequence[Sequence[float]]) -> list[float]:
