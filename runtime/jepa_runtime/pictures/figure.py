@@ -13,8 +13,8 @@ from jepa_runtime.imaging import decode
 from jepa_runtime.outputs import write
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.embedding import Image
-from jepa_runtime.pictures.held import Moment
-from jepa_runtime.pictures.report import columns, rows_of
+from jepa_runtime.pictures.held import Moment, norms
+from jepa_runtime.pictures.report import rows_of
 from jepa_runtime.pictures.run import Run
 
 _COLOURS = ("tab:blue", "tab:green", "tab:red")
@@ -44,9 +44,9 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    moment = max(run.moments, key=lambda each: _travelled(run, each))
+    moment = max(run.moments, key=lambda each: each.worth)
     album = atlas or run.atlas
-    rows, steps = rows_of(moment), columns(len(moment.course))
+    rows, steps = rows_of(moment), moment.foreseen.columns()
     figure = plt.figure(
         figsize=(2.2 + 1.35 * (len(steps) + 1), 1.5 * len(rows) + 5.4), constrained_layout=True
     )
@@ -65,11 +65,6 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
     figure.savefig(drawn, dpi=_DPI, format="png")
     plt.close(figure)
     write(target, drawn.getvalue())
-
-
-def _travelled(run: Run, moment: Moment) -> float:
-    first, last = run.latents[moment.frame], run.latents[moment.course[-1]]
-    return float(np.linalg.norm(np.asarray(last, np.float32) - first)) / (1.0 + 4.0 * moment.mismatch)
 
 
 def _draw_strip(strip: Any, run: Run, album: Atlas, moment: Moment, steps: list[int]) -> None:
@@ -137,16 +132,12 @@ def _draw_errors(axes: Any, run: Run, moment: Moment) -> None:
     came = np.asarray(run.latents[moment.course], np.float32)
     first = np.asarray(run.latents[moment.frame], np.float32)
     if moment.alike is not None:
-        away = _norms(np.asarray(foreseen.latents[moment.alike], np.float32) - came)
+        away = norms(np.asarray(foreseen.latents[moment.alike], np.float32) - came)
         axes.plot(foreseen.ahead_s, away, color="tab:blue", label="nearest to what was driven")
-    axes.plot(foreseen.ahead_s, _norms(came - first), color="0.5", linestyle="--", label="if nothing moved")
+    axes.plot(foreseen.ahead_s, norms(came - first), color="0.5", linestyle="--", label="if nothing moved")
     axes.plot(
         foreseen.ahead_s, foreseen.bounds, color="tab:orange", linestyle=":", label="bound that was published"
     )
     axes.set(xlabel="time ahead [s]", ylabel="distance of latents", title="foreseen against what came",
              ylim=(0, None))  # fmt: skip
     axes.legend(fontsize=7)
-
-
-def _norms(differences: Any) -> Any:
-    return np.sqrt(np.square(differences).sum(axis=(-2, -1)))

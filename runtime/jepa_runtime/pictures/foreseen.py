@@ -80,6 +80,11 @@ class Foreseen:
         cost = self.energies.sum(axis=1)
         return int(cost.argmin()), int(cost.argmax())
 
+    def columns(self, most: int = 8) -> list[int]:
+        """Which of its steps are shown, from 0, at most so many."""
+        steps = len(self.ahead_s)
+        return sorted({round(step) for step in np.linspace(0, steps - 1, min(steps, most))})
+
     def alike(self, taken: Floats) -> tuple[int, float]:
         """The candidate whose actions are nearest to those ``taken`` [H, A], and their mean difference."""
         differences = np.abs(self.actions - taken).mean(axis=(1, 2))

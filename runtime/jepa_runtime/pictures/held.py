@@ -25,6 +25,7 @@ class Moment:
         course: [H], the frames that then came, one for each step.
         alike: the candidate nearest to what was then driven; None where that is not known.
         mismatch: how far its actions were from those, on average.
+        worth: of being shown: how much happened, if a candidate was about the same actions.
     """
 
     foreseen: Foreseen
@@ -32,6 +33,7 @@ class Moment:
     course: NDArray[np.intp]
     alike: int | None
     mismatch: float
+    worth: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Judge:
         self._every = -(-expected // _MOST_JUDGED) if expected else 1
         self._seen = self._looked_at = 0
         self._judged: list[tuple[int, Floats, Floats, Floats]] = []
-        self._best: dict[int, tuple[float, Moment]] = {}
+        self._best: dict[int, Moment] = {}
 
     def add(self, foreseen: Foreseen) -> None:
         """What was foreseen from the next image."""
@@ -99,14 +101,12 @@ class Judge:
         if alike is not None:
             self._looked_at += 1
             if mismatch <= self._tolerance:
-                away = _norms(np.asarray(foreseen.latents[alike], np.float32) - came[1:])
-                self._judged.append((foreseen.stamp_ns, away, foreseen.bounds, _norms(came[:1] - came[1:])))
-        # Worth showing: where much happened, and a candidate was about the same actions.
-        score = float(_norms(came[-1:] - came[:1])[0]) / (1.0 + 4.0 * mismatch)
+                away = norms(np.asarray(foreseen.latents[alike], np.float32) - came[1:])
+                self._judged.append((foreseen.stamp_ns, away, foreseen.bounds, norms(came[:1] - came[1:])))
+        worth = float(norms(came[-1] - came[0])) / (1.0 + 4.0 * mismatch)
         place = self._place(foreseen.stamp_ns)
-        if place not in self._best or score > self._best[place][0]:
-            moment = Moment(foreseen, int(frames[0]), frames[1:], alike, mismatch)
-            self._best[place] = score, moment
+        if place not in self._best or worth > self._best[place].worth:
+            self._best[place] = Moment(foreseen, int(frames[0]), frames[1:], alike, mismatch, worth)
 
     def errors(self) -> Errors:
         """What came of those that were judged."""
@@ -118,7 +118,7 @@ class Judge:
 
     def moments(self) -> tuple[Moment, ...]:
         """At most one from each quarter of the run, in their order."""
-        return tuple(moment for _, (_, moment) in sorted(self._best.items()))
+        return tuple(self._best[place] for place in sorted(self._best))
 
     def _place(self, stamp_ns: int) -> int:
         share = (stamp_ns - self._stamps[0]) / max(self._stamps[-1] - self._stamps[0], 1)
@@ -149,6 +149,7 @@ class Judge:
         return self._commands.mean(starts, ends)
 
 
-def _norms(differences: Floats) -> Floats:
-    norms: Floats = np.sqrt(np.square(differences).sum(axis=(-2, -1)))
-    return norms
+def norms(differences: Floats) -> Floats:
+    """[...] of ``differences`` [..., T, D], over tokens and dimensions."""
+    found: Floats = np.sqrt(np.square(differences).sum(axis=(-2, -1)))
+    return found

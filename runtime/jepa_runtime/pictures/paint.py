@@ -14,7 +14,7 @@ from jepa_runtime.pictures.foreseen import Foreseen
 from jepa_runtime.pictures.tiles import tile
 
 _INK, _SOFT, _PAPER, _FAINT = (28, 36, 48), (86, 98, 115), (255, 255, 255), (205, 211, 219)
-_BEST, _WORST, _CAME = (26, 127, 75), (185, 58, 10), (36, 99, 201)
+BEST, WORST, CAME = (26, 127, 75), (185, 58, 10), (36, 99, 201)
 _STEPS = 6
 _CELL, _GAP, _LEFT, _TOP = 96, 4, 92, 26
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -46,9 +46,7 @@ def futures_image(foreseen: Foreseen, atlas: Atlas) -> Image:
     """The best and the worst candidate as most similar remembered frames; without a goal the first one."""
     ends = foreseen.ends
     rows = [("first", 0)] if ends is None else [("best", ends[0]), ("worst", ends[1])]
-    steps = sorted(
-        {round(s) for s in np.linspace(0, len(foreseen.bounds) - 1, min(len(foreseen.bounds), _STEPS))}
-    )
+    steps = foreseen.columns(_STEPS)
     canvas = _blank(_LEFT + len(steps) * (_CELL + _GAP), _TOP + len(rows) * (_CELL + 20))
     for column, step in enumerate(steps):
         _write(canvas, f"+{foreseen.ahead_s[step]:.1f} s", (_LEFT + column * (_CELL + _GAP) + 20, 18))
@@ -76,12 +74,12 @@ def map_image(trail: Latents, foreseen: Foreseen, atlas: Atlas) -> Image:
     for path in paths:
         _path(canvas, place(np.vstack([came[-1], path])), _FAINT)
     ends = foreseen.ends
-    for index, colour in zip(ends or (), (_BEST, _WORST), strict=False):
+    for index, colour in zip(ends or (), (BEST, WORST), strict=False):
         _path(canvas, place(np.vstack([came[-1], paths[index]])), colour, 2)
-    _path(canvas, place(came), _CAME, 2)
+    _path(canvas, place(came), CAME, 2)
     x, y = place(came[-1:])[0]
     cv2.circle(canvas, (int(x), int(y)), 5, _INK, 2, cv2.LINE_AA)
-    labels = (("came", _CAME), ("best", _BEST), ("worst", _WORST))
+    labels = (("came", CAME), ("best", BEST), ("worst", WORST))
     for row, (label, colour) in enumerate(labels[: 1 if ends is None else 3]):
         _write(canvas, label, (12, 20 + 18 * row), colour)
     return canvas

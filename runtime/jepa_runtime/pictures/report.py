@@ -50,11 +50,6 @@ def surprises(run: Run) -> list[float]:
     return [float(moment) for moment in run.surprise.times_s[began]]
 
 
-def columns(horizon: int) -> list[int]:
-    """Which steps of a future are shown, from 0."""
-    return sorted({round(step) for step in np.linspace(0, horizon - 1, min(horizon, _STRIP))})
-
-
 def rows_of(moment: Moment) -> list[tuple[str, int]]:
     """The candidates that are shown, each with what it is called."""
     rows = [] if moment.alike is None else [("nearest to what\nwas driven", moment.alike)]
@@ -101,7 +96,7 @@ def _seen(run: Run) -> Html:
 
 
 def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
-    foreseen, steps = moment.foreseen, columns(len(moment.course))
+    foreseen, steps = moment.foreseen, moment.foreseen.columns()
     at_s = (foreseen.stamp_ns - run.start_ns) / 1e9
     came = [_uri(run.picture(moment.frame)), *(_uri(run.picture(int(moment.course[step]))) for step in steps)]
     strips: list[tuple[str, Sequence[str | None], Sequence[str]]] = [("what came", came, ())]

@@ -8,7 +8,6 @@ from jepa_runtime.errors import SourceError
 from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.recording import messages
 
-IMAGE = "sensor_msgs/msg/Image"
 PLANNER_STATUS = "jepa_msgs/msg/PlannerStatus"
 EPISODE_RESULT = "jepa_msgs/msg/EpisodeResult"
 
@@ -63,11 +62,11 @@ def find_topics(bag: Bag, *, node: str | None = None, image: str | None = None) 
     # Of several, the one that the nodes take by default for what is executed.
     twists = bag.topics(messages.TWIST, messages.TWIST_STAMPED)
     commands = sorted(twists, key=lambda topic: topic != f"{namespace}/cmd_vel")
-    goals = [topic for topic in bag.topics(IMAGE) if topic.endswith("goal_image")]
+    goals = [topic for topic in bag.topics(messages.IMAGE) if topic.endswith("goal_image")]
     pictures = (f"{prefix}/", f"{namespace}/pictures/")
     cameras = [
         topic
-        for topic in bag.topics(IMAGE, messages.COMPRESSED_IMAGE)
+        for topic in bag.topics(messages.IMAGE, messages.COMPRESSED_IMAGE)
         if topic not in goals and not topic.startswith(pictures)
     ]
     return Topics(

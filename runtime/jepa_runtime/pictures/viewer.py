@@ -13,13 +13,12 @@ from jepa_runtime.imaging import to_jpeg
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.embedding import Latents
 from jepa_runtime.pictures.foreseen import Foreseen
-from jepa_runtime.pictures.paint import futures_image
+from jepa_runtime.pictures.paint import BEST, CAME, WORST, futures_image
 from jepa_runtime.pictures.tiles import tile
 
 TIMELINE = "time"
 # Where rerun's viewer listens unless it is told otherwise.
 _PORT = 9876
-_BEST, _WORST, _CAME = (26, 127, 75), (185, 58, 10), (36, 99, 201)
 _FAINT, _KNOWN = (190, 196, 205), (150, 160, 172)
 
 
@@ -76,8 +75,8 @@ class Viewer:
         colours = tile(atlas.palette.colours(trail[-1]))
         self._log("latent", self._rr.Image(colours), stamp_ns)
         places = _upwards(atlas.project(trail))
-        self._log("map/came", self._rr.LineStrips2D([places], colors=[_CAME]), stamp_ns)
-        self._log("map/now", self._rr.Points2D(places[-1:], colors=[_CAME], radii=[-4.0]), stamp_ns)
+        self._log("map/came", self._rr.LineStrips2D([places], colors=[CAME]), stamp_ns)
+        self._log("map/now", self._rr.Points2D(places[-1:], colors=[CAME], radii=[-4.0]), stamp_ns)
 
     def foreseen(self, foreseen: Foreseen, latent: Latents, atlas: Atlas) -> None:
         """Futures from an image whose latent is ``latent`` [T, D]."""
@@ -91,8 +90,8 @@ class Viewer:
         self.figure("latency/predict", foreseen.predict_ms, stamp)
         ends = foreseen.ends
         if ends is not None and foreseen.energies is not None:
-            self._log("map/best", rr.LineStrips2D([paths[ends[0]]], colors=[_BEST]), stamp)
-            self._log("map/worst", rr.LineStrips2D([paths[ends[1]]], colors=[_WORST]), stamp)
+            self._log("map/best", rr.LineStrips2D([paths[ends[0]]], colors=[BEST]), stamp)
+            self._log("map/worst", rr.LineStrips2D([paths[ends[1]]], colors=[WORST]), stamp)
             self._log("energies", rr.BarChart(foreseen.energies.sum(axis=1)), stamp)
             self.figure("energy/now", foreseen.current_energy, stamp)
             self.figure("energy/best", float(foreseen.energies[ends[0], -1]), stamp)

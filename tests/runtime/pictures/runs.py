@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jepa_runtime.calibration import Calibration
 from jepa_runtime.calibration.coverage import Share
 from jepa_runtime.history import Reset
-from jepa_runtime.pictures.topics import EPISODE_RESULT, IMAGE, PLANNER_STATUS
+from jepa_runtime.pictures.topics import EPISODE_RESULT, PLANNER_STATUS
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording import messages
 from jepa_runtime.results import STAGES, Candidates
@@ -93,7 +93,7 @@ def image(topic: str, stamp_ns: int, value: int, size: tuple[int, int] = (24, 32
         "step": width * 3,
         "data": np.full(height * width * 3, value, np.uint8),
     }
-    return stamp_ns, topic, IMAGE, fields
+    return stamp_ns, topic, messages.IMAGE, fields
 
 
 def entries(
