@@ -31,11 +31,11 @@ class Bag:
         """Topics that have messages of one of these types (``package/msg/Name``), in alphabetical order."""
         return sorted({entry.topic for entry in self._file.connections if entry.msgtype in type_names})
 
-    def count(self, topics: Collection[str]) -> int:
-        """How many messages these topics have together."""
+    def count(self, topics: Collection[str | None]) -> int:
+        """How many messages these topics have together; None: one that the bag does not have."""
         return sum(entry.msgcount for entry in self._file.connections if entry.topic in topics)
 
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+    def messages(self, topics: Collection[str | None]) -> Iterator[tuple[str, int, Any]]:
         """Topic, time of recording [ns] and content of each message, in the order of recording.
 
         Raises:

@@ -142,9 +142,9 @@ class _Reading:
         self._small = {
             topics.latent, topics.info, topics.surprise, topics.goal, topics.command, topics.planner,
             topics.episodes,
-        } - {None}  # fmt: skip
-        self._large = {topics.image, topics.futures} - {None}
-        self._total = bag.count([*self._small, *self._large])  # type: ignore[list-item]
+        }  # fmt: skip
+        self._large = {topics.image, topics.futures}
+        self._total = bag.count(self._small | self._large)
         self._done = 0
         self._info: Any = None
         self._latents: dict[int, Latents] = {}
@@ -179,7 +179,7 @@ class _Reading:
             step_s=facts.step_s,
             breaks=np.array(sorted(self._breaks), np.int64),
             tolerance=0.1 * facts.action_range,
-            expected=0 if self._topics.futures is None else self._bag.count([self._topics.futures]),
+            expected=self._bag.count([self._topics.futures]),
         )
         self._read_large(stamps, judge)
         pictured = np.flatnonzero(np.isin(stamps, list(self._images)))
@@ -216,7 +216,7 @@ class _Reading:
         )
 
     def _messages(self, topics: set[str | None]) -> Any:
-        for topic, log_ns, message in self._bag.messages([name for name in topics if name]):
+        for topic, log_ns, message in self._bag.messages(topics):
             self._done += 1
             self._progress(self._done, self._total)
             yield topic, log_ns, message
