@@ -26,7 +26,7 @@ def test_the_runtime_starts_where_torch_and_ros_cannot_be_imported() -> None:
         "import sys\n"
         "for name in ('torch', 'rclpy', 'jepa_export', 'onnx', 'onnxruntime', 'matplotlib', 'scipy'):\n"
         "    sys.modules[name] = None\n"
-        "import jepa_runtime.cli, jepa_runtime.recording.definitions, jepa_runtime.planning.cem\n"
+        "import jepa_runtime.cli, jepa_runtime.definitions, jepa_runtime.planning.cem\n"
         "from jepa_runtime.backends import create_backend\n"
         "create_backend('openvino:CPU')\n"
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jepa_runtime.definitions import build
 from jepa_runtime.recording import McapRecorder, messages
-from jepa_runtime.recording.definitions import build
 
 IMAGE = "sensor_msgs/msg/Image"
 JOINTS = "sensor_msgs/msg/JointState"
@@ -20,17 +20,8 @@ Entry = tuple[int, str, str, dict[str, Any]]
 
 def image(stamp_ns: int, value: int = 0, *, size: tuple[int, int] = (6, 8), topic: str = "/image") -> Entry:
     """An image of one grey, logged at its stamp."""
-    height, width = size
-    fields = {
-        "header": messages.header(stamp_ns, "front"),
-        "height": height,
-        "width": width,
-        "encoding": "rgb8",
-        "is_bigendian": 0,
-        "step": width * 3,
-        "data": np.full(height * width * 3, value, np.uint8),
-    }
-    return stamp_ns, topic, IMAGE, fields
+    shown = np.full((*size, 3), value, np.uint8)
+    return stamp_ns, topic, IMAGE, messages.image(shown, stamp_ns, "front")
 
 
 def vector(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> dict[str, float]:

@@ -11,9 +11,9 @@ import pytest
 
 from jepa_runtime import WorldModel
 from jepa_runtime.cli import main
+from jepa_runtime.definitions import build
 from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.recording import McapRecorder, messages
-from jepa_runtime.recording.definitions import build
 from jepa_runtime.sources.bag import BagSource
 from jepa_runtime.worlds import TwoRooms
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jepa_runtime.definitions import build
 from jepa_runtime.errors import SourceError
 from jepa_runtime.history import History
 from jepa_runtime.recording import messages
-from jepa_runtime.recording.definitions import build
 from jepa_runtime.sources import open_source
 from jepa_runtime.sources.bag import BagSource
 from jepa_runtime.sources.command_fields import CommandFields

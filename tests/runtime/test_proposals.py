@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jepa_runtime.definitions import build
 from jepa_runtime.recording import messages
-from jepa_runtime.recording.definitions import build
 from jepa_runtime.recording.proposals import Proposals
 from tests.runtime.fakes import HORIZON, NUM_SAMPLES, FakeModel
 

@@ -15,11 +15,11 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import get_types_from_msg
 
 from jepa_runtime.calibration import Alarm, Calibration, Event, Share, Threshold
+from jepa_runtime.definitions import build, definition, type_hash, typestore
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import STAGES, Candidates, Result
 from jepa_runtime.recording import McapRecorder, messages
-from jepa_runtime.recording.definitions import build, definition, type_hash, typestore
 from jepa_runtime.world_model import Futures
 from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, STEP_S, TOKENS, FakeModel
 

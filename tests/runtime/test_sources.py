@@ -6,28 +6,21 @@ import importlib.util
 import itertools
 import logging
 import struct
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
 
 from jepa_runtime.commands.run import _read_image
 from jepa_runtime.errors import SourceError
 from jepa_runtime.imaging import decode
-from jepa_runtime.recording import McapRecorder, messages
-from jepa_runtime.recording.definitions import build, typestore
 from jepa_runtime.sources import Frame, camera, open_source
 from jepa_runtime.sources.images import ImageFolderSource
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.sources.video import VideoSource
-
-IMAGE = "sensor_msgs/msg/Image"
 
 
 @pytest.fixture(scope="session")
@@ -43,31 +36,6 @@ def picture(value: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
     image = np.zeros((*shape, 3), np.uint8)
     image[...] = (value, 10, 200)
     return image
-
-
-def raw_image(image: np.ndarray, stamp_ns: int, encoding: str = "rgb8") -> dict[str, Any]:
-    height, width = image.shape[:2]
-    return {
-        "header": messages.header(stamp_ns, "front"),
-        "height": height,
-        "width": width,
-        "encoding": encoding,
-        "is_bigendian": 0,
-        "step": width * 3,
-        "data": image.reshape(-1),
-    }
-
-
-def png_image(image: np.ndarray, stamp_ns: int) -> dict[str, Any]:
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].reshape(-1)
-    return {"header": messages.header(stamp_ns, "front"), "format": "png", "data": encoded}
-
-
-def mcap_bag(path: Path, *entries: tuple[str, str, dict[str, Any]]) -> Path:
-    with McapRecorder(path) as recorder:
-        for index, (topic, type_name, fields) in enumerate(entries):
-            recorder.write_message(topic, build(type_name, fields), 1 + index * 50_000_000)
-    return path
 
 
 # ------------------------------------------------------------------ video
@@ -225,80 +193,6 @@ def test_a_tag_of_orientation_turns_neither_images_of_a_camera_nor_those_of_a_fo
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no PNG or JPEG image"):
         open_source(str(tmp_path))
-
-
-# ------------------------------------------------------------------ bag
-
-
-def test_raw_and_compressed_images_of_an_mcap_are_read(tmp_path: Path) -> None:
-    stamps = [7_000_000_001 + index * 50_000_000 for index in range(4)]
-    raw = mcap_bag(
-        tmp_path / "raw.mcap", *(("/image", IMAGE, raw_image(picture(i), s)) for i, s in enumerate(stamps))
-    )
-    packed = mcap_bag(
-        tmp_path / "packed.mcap",
-        *(("/image", messages.COMPRESSED_IMAGE, png_image(picture(i), s)) for i, s in enumerate(stamps)),
-    )
-    for path in (raw, packed):
-        source = open_source(str(path))
-        frames = list(source.frames())
-        source.close()
-        source.close()
-        assert source.rate_hz == pytest.approx(20.0)
-        assert [frame.stamp_ns for frame in frames] == stamps
-        assert [frame.image[2, 3].tolist() for frame in frames] == [[i, 10, 200] for i in range(4)]
-        assert frames[0].frame_id == "front"
-
-
-@pytest.mark.parametrize("storage", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
-def test_a_rosbag2_folder_is_read(tmp_path: Path, storage: StoragePlugin) -> None:
-    with Writer(tmp_path / "bag", version=9, storage_plugin=storage) as writer:
-        connection = writer.add_connection("/front/image", IMAGE, typestore=typestore())
-        for index in range(3):
-            message = build(IMAGE, raw_image(picture(index), 100 + index))
-            writer.write(connection, 100 + index, typestore().serialize_cdr(message, IMAGE))
-    frames = list(open_source(str(tmp_path / "bag")).frames())
-    assert [int(frame.image[0, 0, 0]) for frame in frames] == [0, 1, 2]
-
-
-def test_the_topic_is_chosen_where_there_are_several(tmp_path: Path) -> None:
-    path = mcap_bag(
-        tmp_path / "bag.mcap",
-        ("/left", IMAGE, raw_image(picture(1), 1)),
-        ("/right", IMAGE, raw_image(picture(2), 2)),
-    )
-    with pytest.raises(SourceError, match=r"choose one with \?topic=NAME: /left, /right"):
-        open_source(str(path))
-    with pytest.raises(SourceError, match="no image on topic /up; image topics: /left, /right"):
-        open_source(f"{path}?topic=/up")
-    (frame,) = open_source(f"{path}?topic=/right").frames()
-    assert frame.image[0, 0, 0] == 2
-
-
-def test_a_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
-    twist = messages.twist(["linear.x"], np.zeros(1, np.float32))
-    assert twist is not None
-    path = mcap_bag(tmp_path / "bag.mcap", ("/cmd_vel", messages.TWIST, twist))
-    with pytest.raises(
-        SourceError, match=r"no images in this bag; its topics: /cmd_vel \(geometry_msgs/msg/Twist\)"
-    ):
-        open_source(str(path))
-
-
-def test_an_image_of_an_unknown_encoding_is_named(tmp_path: Path) -> None:
-    path = mcap_bag(tmp_path / "bag.mcap", ("/image", IMAGE, raw_image(picture(1), 1, encoding="rgbx77")))
-    with pytest.raises(SourceError, match=r"image 0 cannot be used: .*rgbx77"):
-        list(open_source(str(path)).frames())
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 500]
-)
-def test_a_damaged_bag_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = mcap_bag(tmp_path / "bag.mcap", ("/image", IMAGE, raw_image(picture(1), 1)))
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(SourceError, match=r"bag\.mcap: not a readable bag"):
-        open_source(str(path))
 
 
 # ------------------------------------------------------------------ two rooms

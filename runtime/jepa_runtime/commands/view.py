@@ -20,7 +20,6 @@ from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
-from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.pictures.embedding import Image
 from jepa_runtime.pictures.foreseen import Foreseen
 from jepa_runtime.pictures.overlay import TRAIL_S, trail_of
@@ -29,6 +28,7 @@ from jepa_runtime.pictures.scrapbook import Scrapbook
 from jepa_runtime.pictures.viewer import Viewer
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.recording import check_outputs
+from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.sources.base import Source
 from jepa_runtime.sources.open import open_source, split_spec
 from jepa_runtime.sources.pace import paced
@@ -119,8 +119,8 @@ def _show_figures(found: Run, viewer: Viewer) -> None:
 
 def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: Viewer) -> None:
     due_ns = 0
-    with Bag(args.bag) as bag:
-        for _, _, message in bag.messages([f"{found.prefix}/futures"]):
+    with BagFile(args.bag) as bag:
+        for _, _, message in bag.read([f"{found.prefix}/futures"]):
             foreseen = Foreseen.of_message(message)
             if foreseen.stamp_ns < due_ns:
                 continue

@@ -9,7 +9,7 @@ from mcap.records import Channel, Message, Schema
 from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import CompressionType, Writer
 
-from jepa_runtime.recording.definitions import definition, type_hash, typestore
+from jepa_runtime.definitions import definition, type_hash, typestore
 from jepa_runtime.recording.mcap import create, give_name
 
 

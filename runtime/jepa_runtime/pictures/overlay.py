@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from mcap.reader import make_reader
 
+from jepa_runtime.definitions import build
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.pictures.atlas import Atlas
-from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.pictures.copying import McapCopy
 from jepa_runtime.pictures.foreseen import Foreseen
 from jepa_runtime.pictures.paint import paint
 from jepa_runtime.pictures.run import Run
 from jepa_runtime.recording import messages
-from jepa_runtime.recording.definitions import build
+from jepa_runtime.sources.bag_file import BagFile
 
 TRAIL_S = 10.0
 _NS = 1_000_000_000
@@ -39,7 +39,7 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
         raise RecordingError(f"{target}: is the bag itself: choose another name for the copy")
     futures, due_ns = f"{run.prefix}/futures", 0
     try:
-        with Bag(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
+        with BagFile(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
             pictures = f"{run.namespace}/pictures/"
             if any(topic.startswith(pictures) for topic in decoder.topics(messages.COMPRESSED_IMAGE)):
                 raise RecordingError(f"{bag}: has pictures already, on topics of {pictures}")
@@ -50,7 +50,9 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
                 if channel.topic != futures or message.log_time < due_ns:
                     continue
                 due_ns = message.log_time + round(_NS / rate_hz)
-                foreseen = Foreseen.of_message(decoder.decode(channel.topic, message.data, message.sequence))
+                connection = decoder.on({futures})[0]
+                told = decoder.deserialize(connection, message.data, message.sequence)
+                foreseen = Foreseen.of_message(told)
                 trail = trail_of(run, foreseen.stamp_ns)
                 for name, image in paint(trail, foreseen, atlas, TRAIL_S).items():
                     fields = messages.compressed_image(image, foreseen.stamp_ns, "")

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from jepa_runtime.errors import FrameError, SourceError
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
-from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.pictures.embedding import Image, Latents
 from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
 from jepa_runtime.pictures.held import Errors, Judge, Moment
 from jepa_runtime.pictures.topics import Topics, find_topics
 from jepa_runtime.recording.messages import array_of
-from jepa_runtime.sources.bag_file import image_in
+from jepa_runtime.sources.bag_file import BagFile, image_in
 from jepa_runtime.sources.command_fields import CommandFields
 from jepa_runtime.sources.commands import Commands
 
@@ -113,7 +112,7 @@ def read_run(
     Raises:
         SourceError: it is no bag, is damaged, or lacks what a picture needs.
     """
-    with Bag(path) as bag:
+    with BagFile(path) as bag:
         topics = find_topics(bag, node=node, image=image)
         return _Reading(bag, topics, progress).run()
 
@@ -137,14 +136,14 @@ class _Points:
 class _Reading:
     """First what is small (latents, commands, figures), then images and futures; of those some are kept."""
 
-    def __init__(self, bag: Bag, topics: Topics, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, bag: BagFile, topics: Topics, progress: Callable[[int, int], None]) -> None:
         self._bag, self._topics, self._progress = bag, topics, progress
         self._small = {
             topics.latent, topics.info, topics.surprise, topics.goal, topics.command, topics.planner,
             topics.episodes,
         }  # fmt: skip
         self._large = {topics.image, topics.futures}
-        self._total = bag.count(self._small | self._large)
+        self._total = self._count(self._small | self._large)
         self._done = 0
         self._info: Any = None
         self._latents: dict[int, Latents] = {}
@@ -179,7 +178,7 @@ class _Reading:
             step_s=facts.step_s,
             breaks=np.array(sorted(self._breaks), np.int64),
             tolerance=0.1 * facts.action_range,
-            expected=self._bag.count([self._topics.futures]),
+            expected=self._count({self._topics.futures}),
         )
         self._read_large(stamps, judge)
         pictured = np.flatnonzero(np.isin(stamps, list(self._images)))
@@ -215,8 +214,11 @@ class _Reading:
             outcomes=tuple(((stamp - start) / 1e9, outcome) for stamp, outcome in self._outcomes),
         )
 
+    def _count(self, topics: set[str | None]) -> int:
+        return sum(entry.msgcount for entry in self._bag.on(topics))
+
     def _messages(self, topics: set[str | None]) -> Any:
-        for topic, log_ns, message in self._bag.messages(topics):
+        for topic, log_ns, message in self._bag.read(topics):
             self._done += 1
             self._progress(self._done, self._total)
             yield topic, log_ns, message
@@ -227,7 +229,7 @@ class _Reading:
             if topic == topics.latent:
                 latent = self._latent(message)
                 if not self._frames:
-                    every = 1 + self._bag.count([topic]) * latent.nbytes // _MOST_LATENT_BYTES
+                    every = 1 + self._count({topic}) * latent.nbytes // _MOST_LATENT_BYTES
                 self._take_latent(message, latent, keep=self._frames % every == 0)
             elif topic == topics.info:
                 self._info = message

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jepa_runtime.errors import SourceError
-from jepa_runtime.pictures.bag import Bag
 from jepa_runtime.recording import messages
+from jepa_runtime.sources.bag_file import BagFile
 
 PLANNER_STATUS = "jepa_msgs/msg/PlannerStatus"
 EPISODE_RESULT = "jepa_msgs/msg/EpisodeResult"
@@ -33,7 +33,7 @@ class Topics:
     episodes: str | None
 
 
-def find_topics(bag: Bag, *, node: str | None = None, image: str | None = None) -> Topics:
+def find_topics(bag: BagFile, *, node: str | None = None, image: str | None = None) -> Topics:
     """Find them.
 
     Args:
@@ -92,7 +92,7 @@ def _first(topics: list[str], prefix: str) -> str | None:
     return next((topic for topic in topics if topic.startswith(f"{prefix}/")), None)
 
 
-def _one(bag: Bag, found: list[str], asked: str | None, what: str, option: str) -> str:
+def _one(bag: BagFile, found: list[str], asked: str | None, what: str, option: str) -> str:
     chosen = found if asked is None else [topic for topic in found if topic == f"/{asked.strip('/')}"]
     if len(chosen) == 1:
         return chosen[0]

@@ -25,11 +25,11 @@ from threading import Thread
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.definitions import build, prepare
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.bag_folder import BagFolder
-from jepa_runtime.recording.definitions import build, prepare
 from jepa_runtime.recording.ring import Entry, Ring
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import CompressionType, Writer
 
+from jepa_runtime.definitions import definition, type_hash, typestore
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.outputs import check_writable
-from jepa_runtime.recording.definitions import definition, type_hash, typestore
 
 _QUEUE_MESSAGES = 256
 # Measured on one core, chunks of 1 MiB: zstd compresses float32 futures to 0.93 at 520 MB/s and raw 128 x 128
@@ -81,7 +81,7 @@ class McapRecorder:
         self._queue.put((topic, type_name, cdr, stamp_ns))
 
     def write_message(self, topic: str, message: Any, stamp_ns: int) -> None:
-        """Record a message of rosbags (see :func:`~jepa_runtime.recording.definitions.build`)."""
+        """Record a message of rosbags (see :func:`~jepa_runtime.definitions.build`)."""
         type_name = message.__msgtype__
         self.write(topic, type_name, typestore().serialize_cdr(message, type_name), stamp_ns)
 

@@ -1,7 +1,7 @@
 """What the pipeline produced as ROS messages: nested mappings of field names, of the types that rosbags
 wants.
 
-Both ways of writing messages start here: rosbags (:func:`jepa_runtime.recording.definitions.build`) and rclpy
+Both ways of writing messages start here: rosbags (:func:`jepa_runtime.definitions.build`) and rclpy
 (a node assigns the same names). Arrays are numpy; a Tensor's data is a flat uint8 view of the array, without
 a copy.
 """

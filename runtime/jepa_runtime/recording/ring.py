@@ -12,7 +12,7 @@ class Entry:
     """A message to be recorded.
 
     Attributes:
-        topic, type_name, fields: see :func:`jepa_runtime.recording.definitions.build`.
+        topic, type_name, fields: see :func:`jepa_runtime.definitions.build`.
         stamp_ns: when it is logged.
         size: about how many bytes it takes.
         lasting: what it says holds until the next one of its topic, as a command does.

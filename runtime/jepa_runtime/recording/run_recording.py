@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.definitions import build, prepare
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording import McapRecorder, messages
-from jepa_runtime.recording.definitions import build, prepare
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.world_model import WorldModel
 

@@ -7,7 +7,6 @@ were counted. Latents that one side keeps as float16 are compared as such.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 
 from jepa_runtime.errors import SourceError
 from jepa_runtime.recording import messages
-from jepa_runtime.recording.definitions import definition
 from jepa_runtime.recording.run_recording import NODE
 from jepa_runtime.sources.bag_file import BagFile, stamp_of
 
@@ -81,7 +79,7 @@ def compare(first: Path, second: Path) -> Comparison:
     Raises:
         SourceError: a bag cannot be read, or the second has no outputs, or those of several cameras.
     """
-    with closing(BagFile(first, definition)) as ours, closing(BagFile(second, definition)) as theirs:
+    with BagFile(first) as ours, BagFile(second) as theirs:
         named = dict.fromkeys(_ALWAYS_COMPARED, "")
         for entry in ours.connections:
             if entry.topic.startswith(f"{NODE}/") and entry.msgtype not in _NOT_COMPARED:
@@ -89,7 +87,7 @@ def compare(first: Path, second: Path) -> Comparison:
         pairs = [(topic, _partner(theirs, topic, type_name)) for type_name, topic in named.items()]
         if not any(other for _, other in pairs):
             raise SourceError(
-                f"{second}: has no outputs of a model to compare with; its topics: {theirs.topics()}"
+                f"{second}: has no outputs of a model to compare with; its topics: {theirs.listed()}"
             )
         topics = tuple(
             _compare(topic or other, _read(ours, topic), _read(theirs, other))
@@ -100,18 +98,16 @@ def compare(first: Path, second: Path) -> Comparison:
 
 
 def _partner(bag: BagFile, topic: str, type_name: str) -> str:
-    topics = {entry.topic for entry in bag.connections if entry.msgtype == type_name}
+    topics = bag.topics(type_name)
     if topic in topics:
         return topic
     if len(topics) > 1:
-        raise SourceError(f"{bag.path}: several topics of {type_name}: {', '.join(sorted(topics))}")
+        raise SourceError(f"{bag.path}: several topics of {type_name}: {', '.join(topics)}")
     return next(iter(topics), "")
 
 
 def _read(bag: BagFile, topic: str) -> Iterator[tuple[int, Values]]:
-    connections = [entry for entry in bag.connections if entry.topic == topic]
-    for sequence, (connection, log_ns, raw) in enumerate(bag.messages(connections)):
-        message = bag.deserialize(connection, raw, sequence)
+    for _, log_ns, message in bag.read({topic}):
         yield stamp_of(message, log_ns), _values(message)
 
 
@@ -181,7 +177,5 @@ def _models(ours: BagFile, theirs: BagFile) -> dict[str, tuple[Any, Any]]:
 
 
 def _model(bag: BagFile) -> Values:
-    topics = [entry for entry in bag.connections if entry.msgtype == messages.MODEL_INFO]
-    for connection, _, raw in bag.messages(topics):
-        return _values(bag.deserialize(connection, raw, 0))
-    return {}
+    _, _, info = next(bag.read(bag.topics(messages.MODEL_INFO)), (None, None, None))
+    return {} if info is None else _values(info)

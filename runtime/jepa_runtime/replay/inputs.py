@@ -17,7 +17,6 @@ from rosbags.interfaces import Connection
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.recording.definitions import definition
 from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAMPED, from_time
 from jepa_runtime.sources.bag import choose_images, read_frame
 from jepa_runtime.sources.bag_file import BagFile, image_in, is_goal
@@ -106,7 +105,7 @@ class BagInputs:
     def __init__(self, path: Path, manifest: Manifest, topics: Topics | None = None) -> None:
         self.path = path
         self._manifest = manifest
-        self._bag = BagFile(path, definition)
+        self._bag = BagFile(path)
         chosen = Topics() if topics is None else topics
         try:
             self._images = choose_images(self._bag, chosen.image, option="--topic")
@@ -213,7 +212,7 @@ class BagInputs:
             raise SourceError(
                 f"{self.path}: no commands: no Twist on a topic cmd_vel; name the topic of the commands that "
                 f"the robot executed with --action TOPIC[:FIELD,FIELD], or go without with --action {NONE}; "
-                f"its topics: {self._bag.topics()}"
+                f"its topics: {self._bag.listed()}"
             )
         if not listed and found[0].msgtype in _TWISTS:
             listed = ",".join(action.names)
@@ -232,7 +231,7 @@ class BagInputs:
             )
         chosen = [entry for entry in fitting if wanted is None or _same(entry.topic, wanted)]
         if wanted is not None and not chosen:
-            raise SourceError(f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.topics()}")
+            raise SourceError(f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.listed()}")
         return chosen
 
     def _check_width(self, size: int) -> None:

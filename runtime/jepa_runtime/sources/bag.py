@@ -112,7 +112,7 @@ def choose_images(bag: BagFile, topic: str | None, *, option: str) -> list[Conne
         raise SourceError(f"{bag.path}: several image topics, choose one with {option}: {listed}")
     if topics:
         raise SourceError(f"{bag.path}: no image on topic {topic}; image topics: {listed}")
-    raise SourceError(f"{bag.path}: no images in this bag; its topics: {bag.topics()}")
+    raise SourceError(f"{bag.path}: no images in this bag; its topics: {bag.listed()}")
 
 
 def read_frame(bag: BagFile, connection: Connection, log_ns: int, raw: bytes, sequence: int) -> Frame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from jepa_runtime.definitions import definition
 from jepa_runtime.errors import SourceError
 from jepa_runtime.imaging import decode, to_rgb
 from jepa_runtime.sources.base import Image
@@ -22,17 +23,12 @@ IMAGE_TYPES = (RAW_IMAGE, COMPRESSED_IMAGE)
 class BagFile:
     """An open bag: an ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
 
-    Args:
-        described: gives the definition of a type that neither ROS 2 knows nor the bag describes, as those of
-            ROS 2 Humble do not.
-
     Raises:
         SourceError: not a bag, or cut off.
     """
 
-    def __init__(self, path: Path, described: Callable[[str], str] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._described = described
         self._store = get_typestore(Stores.ROS2_JAZZY)
         try:
             self._reader = Reader(path)
@@ -44,12 +40,26 @@ class BagFile:
                 "first (mcap recover)"
             ) from error
 
+    def __enter__(self) -> BagFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def connections(self) -> list[Connection]:
         """The topics that have messages, several connections of one where several published it."""
         return [entry for entry in self._reader.connections if entry.msgcount]
 
-    def topics(self) -> str:
+    def on(self, topics: Collection[str | None]) -> list[Connection]:
+        """The connections of these topics; None: one that the bag does not have."""
+        return [entry for entry in self.connections if entry.topic in topics]
+
+    def topics(self, *type_names: str) -> list[str]:
+        """Topics that have messages of one of these types (``package/msg/Name``), in alphabetical order."""
+        return sorted({entry.topic for entry in self.connections if entry.msgtype in type_names})
+
+    def listed(self) -> str:
         """For people: every topic with its type."""
         entries = {f"{entry.topic} ({entry.msgtype})" for entry in self.connections}
         return ", ".join(sorted(entries)) or "none"
@@ -67,6 +77,15 @@ class BagFile:
             yield from self._reader.messages(connections)
         except Exception as error:
             raise SourceError(f"{self.path}: the bag is damaged: {error}") from error
+
+    def read(self, topics: Collection[str | None]) -> Iterator[tuple[str, int, Any]]:
+        """Topic, time of recording [ns] and content of each message of ``topics``, in the order of recording.
+
+        Raises:
+            SourceError: the bag is damaged, or a message is not what its topic says.
+        """
+        for sequence, (connection, log_ns, raw) in enumerate(self.messages(self.on(topics))):
+            yield connection.topic, log_ns, self.deserialize(connection, raw, sequence)
 
     def deserialize(self, connection: Connection, raw: bytes, sequence: int) -> Any:
         """A message; ``sequence`` names it in errors.
@@ -88,16 +107,13 @@ class BagFile:
             self._reader.close()
 
     def _learn_type(self, connection: Connection) -> None:
-        """A type that ROS 2 does not have is learned from the bag, or from who can describe it."""
+        """A type that ROS 2 does not have is learned from the bag, or is one of ours: bags of ROS 2 Humble
+        describe none."""
         known, name = self._store.fielddefs, connection.msgtype
         if name in known:
             return
-        if connection.msgdef.format == MessageDefinitionFormat.MSG:
-            text = connection.msgdef.data
-        elif self._described is not None:
-            text = self._described(name)
-        else:
-            return
+        described = connection.msgdef.format == MessageDefinitionFormat.MSG
+        text = connection.msgdef.data if described else definition(name)
         types = get_types_from_msg(text, name)
         self._store.register({name: fields for name, fields in types.items() if name not in known})
 

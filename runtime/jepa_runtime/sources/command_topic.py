@@ -36,7 +36,7 @@ class CommandTopic:
             entry for entry in bag.connections if entry.topic.lstrip("/") == self.topic.lstrip("/")
         ]
         if not self.connections:
-            raise SourceError(f"{bag.path}: no commands on topic {self.topic}; its topics: {bag.topics()}")
+            raise SourceError(f"{bag.path}: no commands on topic {self.topic}; its topics: {bag.listed()}")
 
     def read(self, connection: Connection, log_ns: int, raw: bytes) -> tuple[int, list[float]]:
         """The next command: from when on it counts [ns], and its components.

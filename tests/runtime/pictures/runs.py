@@ -83,17 +83,8 @@ def result(frame: int, *, error: float = 0.0, goal: bool = True, bound: float = 
 
 
 def image(topic: str, stamp_ns: int, value: int, size: tuple[int, int] = (24, 32)) -> Entry:
-    height, width = size
-    fields = {
-        "header": messages.header(stamp_ns, "camera"),
-        "height": height,
-        "width": width,
-        "encoding": "rgb8",
-        "is_bigendian": 0,
-        "step": width * 3,
-        "data": np.full(height * width * 3, value, np.uint8),
-    }
-    return stamp_ns, topic, messages.IMAGE, fields
+    shown = np.full((*size, 3), value, np.uint8)
+    return stamp_ns, topic, messages.IMAGE, messages.image(shown, stamp_ns, "camera")
 
 
 def entries(

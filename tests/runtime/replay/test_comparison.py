@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jepa_runtime.definitions import build
 from jepa_runtime.errors import SourceError
 from jepa_runtime.recording import McapRecorder, messages
-from jepa_runtime.recording.definitions import build
 from jepa_runtime.replay.comparison import Comparison, compare
 from tests.runtime.fakes import FakeModel
 from tests.runtime.test_black_box import BEGUN
