@@ -12,7 +12,7 @@ from jepa_export.cli import main
 from jepa_runtime import WorldModel
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.pictures.atlas import ATLAS_NAME, Atlas
-from jepa_runtime.sources import open_source
+from jepa_runtime.sources.open import open_source
 
 SOURCE = "two_rooms?seed=5&layout=fixed"
 

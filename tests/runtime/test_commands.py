@@ -15,10 +15,10 @@ from jepa_runtime.definitions import build
 from jepa_runtime.errors import SourceError
 from jepa_runtime.history import History
 from jepa_runtime.recording import messages
-from jepa_runtime.sources import open_source
 from jepa_runtime.sources.bag import BagSource
 from jepa_runtime.sources.command_fields import CommandFields
 from jepa_runtime.sources.commands import Commands
+from jepa_runtime.sources.open import open_source
 from tests.runtime.bags import Entry, floats, image, joints, twist, twist_stamped, vector, write_bag
 
 MS = 1_000_000

@@ -19,9 +19,10 @@ import pytest
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling import environment as environment_module
 from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.machine import Monitor, Probe, settings
+from jepa_runtime.profiling.machine import Monitor
 from jepa_runtime.profiling.machine.files import cores
-from jepa_runtime.profiling.machine.probes import rate
+from jepa_runtime.profiling.machine.probes import Probe, rate
+from jepa_runtime.profiling.machine.settings import settings
 from tests.runtime.machines import NEVER, PID, Clock, by_name, machine, watch
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.profiling.machine import Monitor, settings
+from jepa_runtime.profiling.machine import Monitor
 from jepa_runtime.profiling.machine.files import Files
 from jepa_runtime.profiling.machine.power import power_probes, rail_probes
 from jepa_runtime.profiling.machine.probes import Machine
+from jepa_runtime.profiling.machine.settings import settings
 from jepa_runtime.profiling.profile import Reading
 from tests.runtime.machines import PID, Clock, agx_orin, by_name, laptop, machine, orin_nano, watch
 

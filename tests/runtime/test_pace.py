@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from threading import Event, Timer
 
-from jepa_runtime.sources import Frame
-from jepa_runtime.sources.base import PassiveSource
+from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from tests.runtime.fakes import frame

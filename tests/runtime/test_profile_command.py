@@ -26,7 +26,8 @@ from jepa_runtime.errors import BackendError
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.load import Load
-from jepa_runtime.profiling.machine import Monitor, Probe
+from jepa_runtime.profiling.machine import Monitor
+from jepa_runtime.profiling.machine.probes import Probe
 from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
 from tests.runtime.profiles import make_profile

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.commands import run as run_command
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
-from jepa_runtime.sources import open_source
+from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
 from tests.runtime.bags import image, twist, write_bag
 from tests.runtime.fakes import FakeModel

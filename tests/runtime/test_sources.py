@@ -17,8 +17,10 @@ import pytest
 from jepa_runtime.commands.run import _read_image
 from jepa_runtime.errors import SourceError
 from jepa_runtime.imaging import decode
-from jepa_runtime.sources import Frame, camera, open_source
+from jepa_runtime.sources import camera
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.images import ImageFolderSource
+from jepa_runtime.sources.open import open_source
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.sources.video import VideoSource
 

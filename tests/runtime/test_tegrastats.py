@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_runtime.profiling.machine import parse_tegrastats
+from jepa_runtime.profiling.machine.tegrastats import parse_tegrastats
 
 MIB = 1.048576
 

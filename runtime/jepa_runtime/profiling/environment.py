@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from jepa_runtime.profiling.machine import settings
+from jepa_runtime.profiling.machine.settings import settings
 from jepa_runtime.profiling.profile import Environment
 
 _CPUINFO = Path("/proc/cpuinfo")

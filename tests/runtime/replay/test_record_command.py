@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.cli import main
-from jepa_runtime.sources import open_source
+from jepa_runtime.sources.open import open_source
 from tests.runtime.bags import image, write_bag
 from tests.runtime.replay.conftest import Recorded
 from tests.runtime.replay.reading import messages_of

@@ -14,7 +14,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
-from jepa_runtime.sources import open_source
+from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
 from tests.bundles import HORIZON, NUM_SAMPLES
 from tests.runtime.bags import image, twist, write_bag
