@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mcap.records import Channel, Message, Schema
-from mcap.well_known import MessageEncoding, SchemaEncoding
-from mcap.writer import CompressionType, Writer
 
-from jepa_runtime.definitions import definition, type_hash, typestore
-from jepa_runtime.recording.mcap import create, give_name
+from jepa_runtime.definitions import typestore
+from jepa_runtime.recording.mcap import RosWriter, create, give_name
 
 
 class McapCopy:
@@ -23,12 +21,9 @@ class McapCopy:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._partial, self._file = create(path)
-        self._writer = Writer(self._file, compression=CompressionType.ZSTD)
-        self._writer.start(profile="ros2", library="jepa-edge")
+        self._writer = RosWriter(self._file)
         self._schemas: dict[int, int] = {}
         self._channels: dict[int, int] = {}
-        self._types: dict[str, int] = {}
-        self._added: dict[str, int] = {}
 
     def copy(self, schema: Schema, channel: Channel, message: Message) -> None:
         """A message as it was read, with its channel and schema."""
@@ -45,16 +40,7 @@ class McapCopy:
     def add(self, topic: str, message: Any, stamp_ns: int) -> None:
         """A message of rosbags on a topic that the copied file does not have."""
         name = message.__msgtype__
-        if name not in self._types:
-            self._types[name] = self._writer.register_schema(
-                name, SchemaEncoding.ROS2, definition(name).encode()
-            )
-        if topic not in self._added:
-            self._added[topic] = self._writer.register_channel(
-                topic, MessageEncoding.CDR, self._types[name], {"topic_type_hash": type_hash(name)}
-            )
-        cdr = bytes(typestore().serialize_cdr(message, name))
-        self._writer.add_message(self._added[topic], stamp_ns, cdr, stamp_ns)
+        self._writer.add(topic, name, typestore().serialize_cdr(message, name), stamp_ns)
 
     def __enter__(self) -> McapCopy:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,29 @@ class NameTakenError(RecordingError):
     """There is, or is being recorded, a file of that name."""
 
 
+class RosWriter(Writer):
+    """Writes serialised ROS 2 messages into an MCAP file, with the full definitions of their types."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, compression=_COMPRESSION)
+        self.start(profile="ros2", library="jepa-edge")
+        self._types: dict[str, int] = {}
+        self._topics: dict[str, int] = {}
+
+    def add(
+        self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int, sequence: int = 0
+    ) -> None:
+        """The next message of ``topic``, whose messages are all of ``type_name``, logged at ``stamp_ns``."""
+        if type_name not in self._types:
+            text = definition(type_name).encode()
+            self._types[type_name] = self.register_schema(type_name, SchemaEncoding.ROS2, text)
+        if topic not in self._topics:
+            self._topics[topic] = self.register_channel(
+                topic, MessageEncoding.CDR, self._types[type_name], {"topic_type_hash": type_hash(type_name)}
+            )
+        self.add_message(self._topics[topic], stamp_ns, bytes(cdr), stamp_ns, sequence)
+
+
 class McapRecorder:
     """One recording: CDR messages with their full definitions (profile ``ros2``), indexed, in compressed
     chunks.
@@ -53,11 +77,9 @@ class McapRecorder:
         typestore()
         self.path = Path(path)
         self.partial, self._file = create(self.path)
-        self._writer = Writer(self._file, compression=_COMPRESSION)
-        self._writer.start(profile="ros2", library="jepa-edge")
-        self._schemas: dict[str, int] = {}
-        self._channels: dict[str, tuple[int, str]] = {}
-        self._sequences: dict[str, int] = {}
+        self._writer = RosWriter(self._file)
+        self._types: dict[str, str] = {}
+        self._counts = Counter[str]()
         self._queue: Queue[tuple[str, str, bytes | memoryview, int] | None] = Queue(_QUEUE_MESSAGES)
         self._error: Exception | None = None
         self._closed = False
@@ -137,22 +159,11 @@ class McapRecorder:
                     self._error = error
 
     def _add(self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int) -> None:
-        channel, recorded = self._channels.get(topic) or self._register(topic, type_name)
+        recorded = self._types.setdefault(topic, type_name)
         if recorded != type_name:
             raise RecordingError(f"{self.path}: topic {topic} holds {recorded}, not {type_name}")
-        sequence = self._sequences.get(topic, 0)
-        self._sequences[topic] = sequence + 1
-        self._writer.add_message(channel, stamp_ns, bytes(cdr), stamp_ns, sequence)
-
-    def _register(self, topic: str, type_name: str) -> tuple[int, str]:
-        if type_name not in self._schemas:
-            text = definition(type_name).encode()
-            self._schemas[type_name] = self._writer.register_schema(type_name, SchemaEncoding.ROS2, text)
-        channel = self._writer.register_channel(
-            topic, MessageEncoding.CDR, self._schemas[type_name], {"topic_type_hash": type_hash(type_name)}
-        )
-        self._channels[topic] = (channel, type_name)
-        return self._channels[topic]
+        self._writer.add(topic, type_name, cdr, stamp_ns, self._counts[topic])
+        self._counts[topic] += 1
 
     def _raise_error(self) -> None:
         if self._error is None:
