@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -87,15 +87,11 @@ def measure(
 
 
 def _run(start: Start, cache: Path | None) -> dict[str, float]:
-    told = {
-        "bundle": str(start.bundle), "engine": start.engine, "precision": start.precision,
-        "num_samples": start.num_samples, "threads": start.threads,
-        "cache_dir": None if cache is None else str(cache), "spawned_ns": time.perf_counter_ns(),
-    }  # fmt: skip
+    told = asdict(start) | {"cache_dir": cache, "spawned_ns": time.perf_counter_ns()}
     try:
         # A session of its own: Ctrl-C is for the one who measures, who lets a start come to its end.
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps(told)],
+            [sys.executable, "-m", __name__, json.dumps(told, default=str)],
             capture_output=True, text=True, check=False, timeout=_PATIENCE_S, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -111,7 +111,7 @@ class Load:
     def __enter__(self) -> Load:
         self._pipeline.start()
         manifest = self.model.manifest
-        self._step_s, self._history_size = manifest.io.step_s, manifest.history_size
+        self._step_s = manifest.io.step_s
         # The robot stands still: with a known action every frame is compared with what was predicted.
         self._pipeline.add_action(0, np.zeros(manifest.action_size, np.float32))
         return self
@@ -147,7 +147,7 @@ class Load:
         """
         period_ns = round(1e9 / rate_hz)
         stamps_ns = self._in_step_ns(rate_hz) if in_step else period_ns
-        lead = self._frames_of_history(stamps_ns) + 2
+        lead = self._lead(stamps_ns)
         count = count_frames(rate_hz, duration_s)
         due: dict[int, int] = {}
         sent: dict[int, int] = {}
@@ -174,7 +174,7 @@ class Load:
             ProfileError: no frame was processed, or one took longer than 10 s.
         """
         period_ns = self._in_step_ns(self.model.manifest.io.frame.rate_hz)
-        lead = self._frames_of_history(period_ns) + 2
+        lead = self._lead(period_ns)
         sent: dict[int, int] = {}
         until_ns = None
         while until_ns is None or time.perf_counter_ns() < until_ns:
@@ -229,7 +229,7 @@ class Load:
         """Latency of the first frame after nothing was to do for ``gap_s``."""
         latencies: list[float] = []
         period_ns = self._in_step_ns(self.model.manifest.io.frame.rate_hz)
-        lead = self._frames_of_history(period_ns) + 2
+        lead = self._lead(period_ns)
         for _ in range(repetitions):
             for _ in range(lead):
                 self._one(period_ns)
@@ -246,9 +246,10 @@ class Load:
             (results[key][0] - due[key]) / 1e6 for key in latest if key in results and key in due
         )
 
-    def _frames_of_history(self, period_ns: int) -> int:
-        # With one step more than is predicted from: of that, the first surprise is computed.
-        return math.ceil(self._history_size * self._step_s * 1e9 / period_ns)
+    def _lead(self, period_ns: int) -> int:
+        """How many frames come before the first that counts: they fill the history, and a step more, of which
+        the first surprise is computed."""
+        return math.ceil(self.model.manifest.history_size * self._step_s * 1e9 / period_ns) + 2
 
     def _in_step_ns(self, rate_hz: float) -> int:
         """Of the periods that a step is a multiple of, the one of the nearest rate."""
