@@ -365,7 +365,7 @@ def test_time_set_back_empties_a_ring() -> None:
     ring = Ring(10, 1000)
     ring.add(entry(100))
     ring.add(entry(95))
-    assert len(ring) == 2, "a little disorder is none"
+    assert len(ring.entries()) == 2, "a little disorder is none"
     ring.add(entry(5))
     assert [each.stamp_ns for each in ring.entries()] == [5]
 

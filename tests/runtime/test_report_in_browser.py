@@ -111,7 +111,17 @@ def reports() -> dict[str, str]:
         ),
         "what if": render_whatif(several(), title="What if", subtitle="of a test"),
         "run": render(
-            Report("A run", "for a test", {"total": samples}, "total", [i / 30 for i in range(500)], 33.3)
+            Report(
+                "A run",
+                "for a test",
+                {"total": samples},
+                "total",
+                [i / 30 for i in range(500)],
+                33.3,
+                [("frames per second", "30.0")],
+                {"Processor": "one"},
+                {"total": "end to end"},
+            )
         ),
     }
 

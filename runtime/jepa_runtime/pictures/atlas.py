@@ -35,7 +35,6 @@ from jepa_runtime.replay.album import nearest
 ATLAS_NAME = "atlas.npz"
 THUMBNAIL_PX = 128
 _JPEG_QUALITY = 85
-_FLOATS = {"mean": 1, "axes": 2, "explained": 1, "token_mean": 2, "token_axes": 2, "low": 1, "high": 1}
 
 
 @dataclass(frozen=True)
@@ -122,17 +121,17 @@ def read_atlas(data: bytes, latent: tuple[int, int], where: str) -> Atlas:
         BundleError: an array is missing, of another type or shape, or its pictures are not whole.
     """
     arrays = read_npz(data, where)
-    if arrays.keys() != {"latents", "jpeg", "offsets", *_FLOATS}:
+    tokens, dim = latent
+    count = len(np.atleast_1d(arrays.get("latents", np.zeros(0))))
+    sizes = {
+        "mean": (tokens * dim,), "axes": (2, tokens * dim), "explained": (2,), "token_mean": (tokens, dim),
+        "token_axes": (3, dim), "low": (3,), "high": (3,), "latents": (count, tokens, dim),
+        "offsets": (count + 1,),
+    }  # fmt: skip
+    if arrays.keys() != {"jpeg", *sizes}:
         raise BundleError(
             f"{where}: is no atlas (it holds {', '.join(arrays)}): make it with jepa-export atlas"
         )
-    tokens, dim = latent
-    latents, jpeg, offsets = np.atleast_1d(arrays["latents"]), arrays["jpeg"], arrays["offsets"]
-    sizes = {
-        "mean": (tokens * dim,), "axes": (2, tokens * dim), "explained": (2,), "token_mean": (tokens, dim),
-        "token_axes": (3, dim), "low": (3,), "high": (3,), "latents": (len(latents), tokens, dim),
-        "offsets": (len(latents) + 1,),
-    }  # fmt: skip
     for name, shape in sizes.items():
         array = arrays[name]
         kind = np.float16 if name == "latents" else np.int64 if name == "offsets" else np.float32
@@ -141,12 +140,12 @@ def read_atlas(data: bytes, latent: tuple[int, int], where: str) -> Atlas:
                 f"{where}: {name} must be finite {np.dtype(kind)} {list(shape)}, is {array.dtype} "
                 f"{list(array.shape)}: it was made for another model"
             )
-    content, ends = jpeg.tobytes(), [int(end) for end in offsets]
-    if not len(latents) or ends != sorted(ends) or ends[0] != 0 or ends[-1] != len(content):
+    content, ends = arrays["jpeg"].tobytes(), [int(end) for end in arrays["offsets"]]
+    if not count or ends != sorted(ends) or ends[0] != 0 or ends[-1] != len(content):
         raise BundleError(f"{where}: its pictures do not fill it: make it again with jepa-export atlas")
-    pick = {name: cast(Floats, arrays[name]) for name in _FLOATS}
+    pick = cast("dict[str, Floats]", arrays)
     return Atlas(
-        cast("NDArray[np.float16]", latents),
+        cast("NDArray[np.float16]", arrays["latents"]),
         tuple(content[start:end] for start, end in pairwise(ends)),
         Embedding(pick["mean"], pick["axes"], pick["explained"]),
         Palette(pick["token_mean"], pick["token_axes"], pick["low"], pick["high"]),

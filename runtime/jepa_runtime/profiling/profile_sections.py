@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 from statistics import fmean, median
 
 from jepa_runtime.profiling import profile_charts as charts
@@ -166,15 +167,11 @@ def layers(measured: Sequence[Layer]) -> Html | None:
     """Operations by time, a table for each graph; all but the slowest are folded away."""
     if not measured:
         return None
-    tables = [
-        _graph(graph, list(group)) for graph, group in groupby(sorted(measured, key=_by_graph), key=_by_graph)
-    ]
+    graph_of = attrgetter("graph")
+    grouped = groupby(sorted(measured, key=graph_of), key=graph_of)
+    tables = [_graph(graph, list(group)) for graph, group in grouped]
     warning = "From a pass of its own: counting slows the graph down, so shares matter more than times."
     return section("Layers", note(warning), *tables)
-
-
-def _by_graph(layer: Layer) -> str:
-    return layer.graph
 
 
 def _graph(graph: str, group: list[Layer]) -> Html:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jepa_runtime.profiling.charts import histogram, timeline
 from jepa_runtime.profiling.page import block, card, facts, figure, note, numbers, page, section
@@ -30,10 +30,10 @@ class Report:
     stages: Mapping[str, Sequence[float]]
     main: str
     times_s: Sequence[float]
-    deadline_ms: float | None = None
-    headline: Sequence[tuple[str, str]] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    descriptions: Mapping[str, str] = field(default_factory=dict)
+    deadline_ms: float | None
+    headline: Sequence[tuple[str, str]]
+    facts: Mapping[str, str]
+    descriptions: Mapping[str, str]
 
     def __post_init__(self) -> None:
         if self.main not in self.stages:

@@ -226,10 +226,10 @@ def twist(names: Sequence[str], action: NDArray[np.float32]) -> Fields | None:
     """geometry_msgs/Twist of an action whose components are named ``linear.x`` … ``angular.z``; None if
     others are.
     """
-    parts: dict[str, dict[str, float]] = {kind: dict.fromkeys("xyz", 0.0) for kind in ("linear", "angular")}
+    parts: Fields = {kind: dict.fromkeys("xyz", 0.0) for kind in ("linear", "angular")}
     for name, value in zip(names, action, strict=True):
         kind, _, axis = name.partition(".")
         if kind not in parts or axis not in parts[kind]:
             return None
         parts[kind][axis] = float(value)
-    return {kind: dict(part) for kind, part in parts.items()}
+    return parts

@@ -40,10 +40,6 @@ class Ring:
         self._held: dict[str, Entry] = {}
         self._bytes, self._newest_ns = 0, 0
 
-    def __len__(self) -> int:
-        """How many entries it holds, those before its time left out."""
-        return len(self._entries)
-
     def add(self, entry: Entry) -> None:
         """The newest entry."""
         if entry.stamp_ns < self._newest_ns - self._span_ns:

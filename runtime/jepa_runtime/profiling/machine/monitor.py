@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
-from types import TracebackType
 
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.machine.accelerators import GPU_LOAD, accelerator_probes
@@ -115,9 +114,7 @@ class Monitor:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.sample()
         self._stack.close()
 
