@@ -40,7 +40,7 @@ class Collector:
         self._clock_ns, self._most = clock_ns, most
         self._lock = Lock()
         self._start_ns: int | None = None
-        self._stages = {stage: array("d") for stage in STAGES}
+        self._stages = {stage: array("d") for stage in ("total", *STAGES)}
         self._times_s = array("d")
         self._surprises = array("d")
         self._surprising = array("b")
@@ -53,16 +53,19 @@ class Collector:
             if self._start_ns is None:
                 self._start_ns = now_ns
             self._times_s.append((now_ns - self._start_ns) / 1e9)
+            came = {"predict": result.futures, "energy": result.current_energy, "surprise": result.surprise}
             for stage, samples in self._stages.items():
-                if self._went_through(result, stage):
+                if came.get(stage, result) is not None:
                     samples.append(result.timings_ms[stage])
             if result.surprise is not None:
                 self._surprises.append(result.surprise)
                 self._surprising.append(result.surprising)
             self._latest = result
-            for kept in (self._times_s, self._surprises, *self._stages.values()):
-                self._trim(kept)
-            self._trim(self._surprising)
+            series: list[array[Any]] = [self._times_s, self._surprises, self._surprising]
+            for kept in (*series, *self._stages.values()):
+                if len(kept) > self._most:
+                    # Seldom, since it moves all the others.
+                    del kept[: max(1, self._most // 10)]
 
     @property
     def latest(self) -> Result | None:
@@ -79,11 +82,10 @@ class Collector:
     def stages_ms(self) -> dict[str, list[float]]:
         """All samples by stage, ``total`` first; stages that never ran are left out."""
         with self._lock:
-            names = ("total", *(stage for stage in STAGES if stage != "total"))
             return {
-                name: self._stages[name].tolist()
-                for name in names
-                if len(self._stages[name]) or name == "total"
+                stage: samples.tolist()
+                for stage, samples in self._stages.items()
+                if len(samples) or stage == "total"
             }
 
     def recent(self) -> tuple[dict[str, Summary], float | None]:
@@ -102,19 +104,6 @@ class Collector:
         """Summary of the surprises, and how many exceeded the threshold."""
         with self._lock:
             return summarize(self._surprises), sum(self._surprising)
-
-    def _trim(self, kept: array[Any]) -> None:
-        if len(kept) > self._most:
-            # Seldom, since it moves all the others.
-            del kept[: max(1, self._most // 10)]
-
-    @staticmethod
-    def _went_through(result: Result, stage: str) -> bool:
-        if stage == "predict":
-            return result.futures is not None
-        if stage == "energy":
-            return result.current_energy is not None
-        return stage != "surprise" or result.surprise is not None
 
 
 def _rate(times_s: array[float]) -> float | None:
