@@ -142,3 +142,15 @@ def make_profile(*, seed: int = 0, frames: int = 1800, scale: float = 1.0, **cha
         "notes": ["made for a test"],
     }
     return Profile(**(fields | changes))
+
+
+def with_subject(profile: Profile, **changes: Any) -> Profile:
+    return profile.model_copy(update={"subject": profile.subject.model_copy(update=changes)})
+
+
+def with_environment(profile: Profile, **changes: Any) -> Profile:
+    return profile.model_copy(update={"environment": profile.environment.model_copy(update=changes)})
+
+
+def with_run(profile: Profile, **changes: Any) -> Profile:
+    return profile.model_copy(update={"run": profile.run.model_copy(update=changes)})
