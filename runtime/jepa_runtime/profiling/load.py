@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -292,38 +292,37 @@ class Load:
             told = next(iter(failed.values()), "the pass was stopped" if not due else "nothing came back")
             raise ProfileError(f"not one of {len(due)} frames was processed: {told}")
         start_ns = min(due.values())
+        ends_ns, timings, device = zip(*(results[key] for key in done), strict=True)
         stages = {"receive": [(sent[key] - due[key]) / 1e6 for key in done]}
         for stage in STAGES[:-1]:
-            samples = [results[key][1][stage] for key in done]
+            samples = [times[stage] for times in timings]
             if any(samples):
                 stages[stage] = samples
         alone = f"no image had another a step ({self._step_s:g} s) before it"
         if rate_hz is not None:
             alone += f": multiples of {1 / self._step_s:.4g} Hz fit"
-        device = {
-            stage: [round(results[key][2].get(stage, 0.0), 4) for key in done]
-            for stage in dict.fromkeys(stage for key in done for stage in results[key][2])
-        }
-        finished_ns = [results[key][0] for key in done]
+        absent = _ABSENT | {
+            "copy": why_no_copy(self.model.engine, self.model.device),
+            "predict": alone, "energy": "no goal was set", "surprise": alone,
+        }  # fmt: skip
+
+        def moments_s(keys: Iterable[int]) -> list[float]:
+            return [round((due[key] - start_ns) / 1e9, 7) for key in keys]
+
         return Run(
             rate_hz=rate_hz,
             deadline_ms=deadline_ms,
-            duration_s=(max(finished_ns) - start_ns) / 1e9,
-            scheduled_s=_seconds(due, done, start_ns),
-            latency_ms=[round((end - due[key]) / 1e6, 4) for key, end in zip(done, finished_ns, strict=True)],
+            duration_s=(max(ends_ns) - start_ns) / 1e9,
+            scheduled_s=moments_s(done),
+            latency_ms=[round((end - due[key]) / 1e6, 4) for key, end in zip(done, ends_ns, strict=True)],
             stages_ms={name: [round(value, 4) for value in values] for name, values in stages.items()},
-            dropped_s=_seconds(
-                due, [key for key in due if key not in results and key not in failed], start_ns
-            ),
-            failed_s=_seconds(due, [key for key in due if key in failed], start_ns),
-            device_ms=device,
-            absent=_ABSENT
-            | {"copy": why_no_copy(self.model.engine, self.model.device)}
-            | {
-                stage: reason
-                for stage, reason in (("predict", alone), ("energy", "no goal was set"), ("surprise", alone))
-                if stage not in stages
+            dropped_s=moments_s(key for key in due if key not in results and key not in failed),
+            failed_s=moments_s(key for key in due if key in failed),
+            device_ms={
+                stage: [round(times.get(stage, 0.0), 4) for times in device]
+                for stage in dict.fromkeys(stage for times in device for stage in times)
             },
+            absent={stage: reason for stage, reason in absent.items() if stage not in stages},
         )
 
 
@@ -338,10 +337,6 @@ _ABSENT = {
 def count_frames(rate_hz: float, duration_s: float) -> int:
     """How many frames are due in an open loop that is not stopped."""
     return max(1, round(duration_s * rate_hz))
-
-
-def _seconds(due: dict[int, int], keys: list[int], start_ns: int) -> list[float]:
-    return [round((due[key] - start_ns) / 1e9, 7) for key in keys]
 
 
 def _scaled(image: Image, size: tuple[int, int]) -> Image:
