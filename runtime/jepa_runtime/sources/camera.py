@@ -26,8 +26,8 @@ class CameraSource(PassiveSource):
 
     live = True
 
-    def __init__(self, device: int | str, *, rate_hz: float | None = None) -> None:
-        path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
+    def __init__(self, device: str, *, rate_hz: float | None = None) -> None:
+        path = Path(f"/dev/video{int(device)}" if device.isdigit() else device)
         self.name = str(path)
         if not path.exists():
             present = ", ".join(sorted(str(found) for found in path.parent.glob("video*"))) or "none"

@@ -45,7 +45,7 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
         from jepa_runtime.sources.camera import CameraSource
 
         refuse_options(name, options, allowed=())
-        return CameraSource(int(name) if name.isdigit() else name, rate_hz=rate_hz)
+        return CameraSource(name, rate_hz=rate_hz)
     path = Path(name)
     if not path.exists():
         raise SourceError(f"{name}: no such file or folder; a source is one of: {_FORMS}")
