@@ -127,7 +127,7 @@ def states(updates: Sequence[Update]) -> Html:
         return empty()
     plot = Plot(width=1120, height=44 + _ROW * len(shown), left=150, right=30, top=8, bottom=36)
     upper = nice(max(update.states[-1].time_s for update in shown))
-    parts = plot.verticals(upper, "s")
+    parts = plot.quarters(upper, "s", lines=True)
     for row, update in enumerate(shown):
         y = plot.top + _ROW * row
         label = f"{update.version}: {update.result}"

@@ -75,7 +75,7 @@ def difference_rows(differences: Mapping[str, Difference]) -> list[list[str]]:
 def bars(goals: Mapping[str, Goals]) -> Html:
     """Goals reached (%), with their intervals as whiskers."""
     plot = Plot(width=1120, height=44 + _ROW * len(goals), left=190, right=60, top=8, bottom=36)
-    parts = plot.verticals(100, "%")
+    parts = plot.quarters(100, "%", lines=True)
     for row, (name, each) in enumerate(goals.items()):
         y = plot.top + _ROW * row
         low, high = (plot.x(end) for end in each.interval)

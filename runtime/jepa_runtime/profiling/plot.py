@@ -58,17 +58,11 @@ class Plot:
             )
         return parts
 
-    def quarters(self, right: float, unit: str) -> list[str]:
-        """Five labels under the area, from 0 to ``right``."""
+    def quarters(self, right: float, unit: str, *, lines: bool = False) -> list[str]:
+        """Five labels under the area, from 0 to ``right``; ``lines``: with a vertical line each."""
         labels = [f"{right * step / 4:.4g}" for step in range(5)]
         labels[-1] += f" {unit}"
-        return self.ticks([(step / 4, label) for step, label in enumerate(labels)])
-
-    def verticals(self, right: float, unit: str) -> list[str]:
-        """Vertical lines from 0 to ``right`` with their labels."""
-        shares = [step / 4 for step in range(5)]
-        lines = [line("axis", self.x(share), self.y(1), self.x(share), self.y(0)) for share in shares]
-        return lines + self.quarters(right, unit)
+        return self.ticks([(step / 4, label) for step, label in enumerate(labels)], lines=lines)
 
     def deadline(self, share: float, label: str) -> list[str]:
         """A horizontal limit, if it lies within the area."""
