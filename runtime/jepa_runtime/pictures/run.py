@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +117,6 @@ def read_run(
         return _Reading(bag, topics, progress).run()
 
 
-@dataclass
-class _Points:
-    stamps_ns: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-    def add(self, stamp_ns: int, value: float) -> None:
-        self.stamps_ns.append(stamp_ns)
-        self.values.append(value)
-
-    def since(self, start_ns: int) -> Series:
-        times = (np.array(self.stamps_ns, np.int64) - start_ns) / 1e9
-        values = np.array(self.values, np.float64)
-        told = np.isfinite(values)
-        return Series(times[told], values[told])
-
-
 class _Reading:
     """First what is small (latents, commands, figures), then images and futures; of those some are kept."""
 
@@ -151,7 +135,7 @@ class _Reading:
         self._breaks: list[int] = []
         self._goals: list[tuple[int, bytes]] = []
         self._commands: list[tuple[int, Any]] = []
-        self._points: dict[str, _Points] = defaultdict(_Points)
+        self._points: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self._outcomes: list[tuple[int, str]] = []
         self._images: dict[int, bytes] = {}
 
@@ -191,8 +175,10 @@ class _Reading:
         images = [self._images[int(stamp)] for stamp in stamps[pictured]]
         atlas = Atlas.of(latents, pictured, images, lag)
         start = int(stamps[0])
-        told = {name: points.since(start) for name, points in self._points.items()}
-        empty = Series(np.zeros(0), np.zeros(0))
+        surprise, threshold, energy = (
+            _since(start, self._points.pop(name, [])) for name in ("surprise", "threshold", "energy")
+        )
+        latency = {name: _since(start, points) for name, points in self._points.items()}
         return Run(
             name=self._bag.path.name,
             prefix=self._topics.prefix,
@@ -205,10 +191,10 @@ class _Reading:
             atlas=atlas,
             frames=self._frames,
             goals=tuple(self._goals),
-            surprise=told.pop("surprise", empty),
-            threshold=told.pop("threshold", empty),
-            energy=told.pop("energy", empty),
-            latency_ms={name: series for name, series in told.items() if series.values.any()},
+            surprise=surprise,
+            threshold=threshold,
+            energy=energy,
+            latency_ms={name: series for name, series in latency.items() if series.values.any()},
             errors=judge.errors(),
             moments=judge.moments(),
             outcomes=tuple(((stamp - start) / 1e9, outcome) for stamp, outcome in self._outcomes),
@@ -234,8 +220,8 @@ class _Reading:
             elif topic == topics.info:
                 self._info = message
             elif topic == topics.surprise:
-                self._points["surprise"].add(stamp_of(message), message.value)
-                self._points["threshold"].add(stamp_of(message), message.threshold)
+                self._points["surprise"].append((stamp_of(message), message.value))
+                self._points["threshold"].append((stamp_of(message), message.threshold))
             elif topic == topics.goal:
                 self._breaks.append(stamp_of(message))
                 if message.height and message.width:
@@ -243,7 +229,7 @@ class _Reading:
             elif topic == topics.command:
                 self._commands.append((log_ns, message))
             elif topic == topics.planner:
-                self._points["image to futures in the planner"].add(stamp_of(message), message.e2e_ms)
+                self._points["image to futures in the planner"].append((stamp_of(message), message.e2e_ms))
             else:
                 self._outcomes.append((stamp_of(message), message.outcome))
 
@@ -260,7 +246,7 @@ class _Reading:
             self._breaks.append(stamp)
         if keep:
             self._latents[stamp] = latent
-        self._points["encode"].add(stamp, message.encode_ms)
+        self._points["encode"].append((stamp, message.encode_ms))
 
     def _held_commands(self, names: tuple[str, ...]) -> Commands | None:
         """The commands as the model's actions; None where the bag has none that are."""
@@ -288,8 +274,8 @@ class _Reading:
                 foreseen = Foreseen.of_message(message)
             except ValueError as error:
                 raise SourceError(f"{self._bag.path}: futures at {stamp} ns: {error}") from error
-            self._points["predict"].add(stamp, foreseen.predict_ms)
-            self._points["energy"].add(stamp, foreseen.current_energy)
+            self._points["predict"].append((stamp, foreseen.predict_ms))
+            self._points["energy"].append((stamp, foreseen.current_energy))
             judge.add(foreseen)
 
     def _thumbnail(self, message: Any) -> bytes:
@@ -297,6 +283,14 @@ class _Reading:
             return thumbnail(image_in(message))
         except FrameError as error:
             raise SourceError(f"{self._bag.path}: an image of {self._topics.image}: {error}") from error
+
+
+def _since(start_ns: int, points: list[tuple[int, float]]) -> Series:
+    """The finite ones of stamps [ns] with their values."""
+    times = np.array([stamp_ns - start_ns for stamp_ns, _ in points]) / 1e9
+    values = np.array([value for _, value in points], np.float64)
+    told = np.isfinite(values)
+    return Series(times[told], values[told])
 
 
 def _facts(info: Any) -> Facts:
