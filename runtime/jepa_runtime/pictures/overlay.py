@@ -16,6 +16,7 @@ from jepa_runtime.pictures.foreseen import Foreseen
 from jepa_runtime.pictures.paint import paint
 from jepa_runtime.pictures.run import Run
 from jepa_runtime.recording import messages
+from jepa_runtime.recording.mcap import explained
 from jepa_runtime.sources.bag_file import BagFile
 
 TRAIL_S = 10.0
@@ -39,7 +40,7 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
         raise RecordingError(f"{target}: is the bag itself: choose another name for the copy")
     futures, due_ns = f"{run.prefix}/futures", 0
     try:
-        with BagFile(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
+        with explained(target), BagFile(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
             pictures = f"{run.namespace}/pictures/"
             if any(topic.startswith(pictures) for topic in decoder.topics(messages.COMPRESSED_IMAGE)):
                 raise RecordingError(f"{bag}: has pictures already, on topics of {pictures}")
@@ -60,8 +61,6 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
                     copy.add(f"{pictures}{name}/image", shown, message.log_time)
     except JepaRuntimeError:
         raise
-    except OSError as error:
-        raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
     except Exception as error:
         raise SourceError(f"{bag}: the bag is damaged: {error}") from error
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from jepa_runtime.errors import RecordingError
-from jepa_runtime.recording.mcap import McapRecorder, NameTakenError, remove_left
+from jepa_runtime.recording.mcap import McapRecorder, NameTakenError, explained, remove_left
 
 # 20260131T101500.250Z_surprise.mcap: whatever else lies in the folder is somebody else's.
 _OURS = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"
@@ -21,12 +21,10 @@ def check_folder(path: Path) -> None:
         RecordingError: they cannot.
     """
     trial = path / ".writable"
-    try:
+    with explained(path):
         path.mkdir(parents=True, exist_ok=True)
         trial.touch()
         trial.unlink(missing_ok=True)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 class BagFolder:
@@ -56,11 +54,9 @@ class BagFolder:
             RecordingError: they cannot.
         """
         check_folder(self.path)
-        try:
+        with explained(self.path):
             for left in self.path.glob(f"{_OURS}.partial"):
                 remove_left(left)
-        except OSError as error:
-            raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def begin(self, stamp_ns: int, kind: str) -> McapRecorder:
         """A new recording of something of this ``kind`` that began then, with room made for it. Where that
@@ -99,7 +95,7 @@ class BagFolder:
         """For one bag more: of ``more_bytes``, or ``new``, which is there already and stays."""
         bags = []
         total = more_bytes
-        try:
+        with explained(self.path, "no room can be made"):
             for path in self.path.glob(_OURS):
                 with suppress(FileNotFoundError):
                     found = path.stat()
@@ -111,15 +107,11 @@ class BagFolder:
                 _, size, oldest = bags.pop(0)
                 oldest.unlink(missing_ok=True)
                 total -= size
-        except OSError as error:
-            raise RecordingError(f"{self.path}: no room can be made: {error.strerror}") from error
 
     def _sync(self) -> None:
-        try:
+        with explained(self.path):
             folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        except OSError as error:
-            raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from error

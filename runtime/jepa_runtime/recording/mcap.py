@@ -6,8 +6,8 @@ import fcntl
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -119,18 +119,13 @@ class McapRecorder:
         self._closed = True
         self._queue.put(None)
         self._thread.join()
-        try:
-            try:
-                self._raise_error()
-                self._writer.finish()  # type: ignore[no-untyped-call]
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                # Closed, it would be taken for one that was cut off.
-                give_name(self.partial, self.path)
-            finally:
-                self._file.close()
-        except OSError as error:
-            raise RecordingError(f"{self.path}: cannot be completed: {error.strerror}") from error
+        with explained(self.path, "cannot be completed"), self._file:
+            self._raise_error()
+            self._writer.finish()  # type: ignore[no-untyped-call]
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            # Closed, it would be taken for one that was cut off.
+            give_name(self.partial, self.path)
 
     def discard(self) -> None:
         """Leave no file: remove what was written so far, also where it could not be completed."""
@@ -174,6 +169,15 @@ class McapRecorder:
         raise RecordingError(f"{self.path}: writing failed: {reason}; what came before is in {self.partial}")
 
 
+@contextmanager
+def explained(path: Path, fault: str = "cannot be written") -> Iterator[None]:
+    """Raises RecordingError for what the system says of a file."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordingError(f"{path}: {fault}: {error.strerror}") from error
+
+
 def create(path: Path) -> tuple[Path, BinaryIO]:
     """The file that is called ``path`` once it is complete, and until then bears the suffix ``.partial``.
 
@@ -185,11 +189,9 @@ def create(path: Path) -> tuple[Path, BinaryIO]:
         RecordingError: it cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _begin(partial)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         # Only now nobody else can complete one.
         _refuse_existing(path)
