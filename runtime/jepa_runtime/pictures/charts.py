@@ -105,8 +105,8 @@ def over_time(
     return plot.svg(parts, f"{', '.join(told)} over time")
 
 
-def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points], unit: str) -> Html:
-    """A curve for each candidate [K, H] over the time ahead, and those ``chosen`` in colours."""
+def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) -> Html:
+    """The energy of each candidate [K, H] over the time ahead, those ``chosen`` in colours."""
     plot = Plot()
     every = [*curves, *chosen.values()]
     top = nice(1.02 * max((float(np.nanmax(curve)) for curve in every), default=0.0))
@@ -114,10 +114,10 @@ def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points], un
     def line(curve: Points, kind: str) -> str:
         return plot.polyline(zip(ahead_s / ahead_s[-1], np.clip(curve / top, 0, 1), strict=True), kind)
 
-    parts = [*plot.values(top, unit), *plot.quarters(float(ahead_s[-1]), "s ahead")]
+    parts = [*plot.values(top, "energy"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
     parts += [line(curve, _FAINT) for curve in curves]
     parts += [line(curve, f"s{index} stroke") for index, curve in enumerate(chosen.values())]
-    return plot.svg(parts, f"{unit} over the time ahead: {', '.join(chosen)}")
+    return plot.svg(parts, f"energy over the time ahead: {', '.join(chosen)}")
 
 
 def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Floats) -> Html:

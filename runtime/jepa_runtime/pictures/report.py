@@ -110,7 +110,7 @@ def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
     shown = [_map(run, album, moment)]
     if foreseen.energies is not None:
         chosen = {name: foreseen.energies[index] for name, index in _named(moment).items()}
-        chart = charts.candidates(foreseen.ahead_s, foreseen.energies, chosen, "energy")
+        chart = charts.candidates(foreseen.ahead_s, foreseen.energies, chosen)
         about = f"Energy, the distance to the goal, of {len(foreseen.energies)} candidates."
         shown.append(figure(chart, about, title="Energy of each candidate", legend=list(chosen)))
     caption = "Below each foreseen image: how far its latent lies from what was predicted."

@@ -46,6 +46,7 @@ DTYPE_CODES = {
     "float64": 10,
     "float16": 11,
 }
+_DTYPES = {code: np.dtype(name).newbyteorder("<") for name, code in DTYPE_CODES.items()}
 
 Fields = dict[str, Any]
 
@@ -88,10 +89,9 @@ def array_of(message: Any) -> NDArray[Any]:
     Raises:
         ValueError: unknown code, or the data do not fill the shape.
     """
-    names = {code: name for name, code in DTYPE_CODES.items()}
-    if message.dtype not in names:
+    dtype = _DTYPES.get(message.dtype)
+    if dtype is None:
         raise ValueError(f"tensor {message.name}: unknown dtype code {message.dtype}")
-    dtype = np.dtype(names[message.dtype]).newbyteorder("<")
     return np.frombuffer(message.data, dtype).reshape(tuple(int(size) for size in message.shape))
 
 
