@@ -223,16 +223,16 @@ class BagInputs:
     ) -> list[Connection]:
         if wanted == NONE:
             return []
-        fitting = [entry for entry in self._bag.connections if fits(entry)]
+        among = self._bag.connections if wanted is None else self._bag.on({wanted})
+        fitting = [entry for entry in among if fits(entry)]
+        if wanted is not None and not fitting:
+            raise SourceError(f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.listed()}")
         topics = sorted({entry.topic for entry in fitting})
-        if wanted is None and len(topics) > 1:
+        if len(topics) > 1:
             raise SourceError(
                 f"{self.path}: several topics with {what}, choose one with {option}: {', '.join(topics)}"
             )
-        chosen = [entry for entry in fitting if wanted is None or _same(entry.topic, wanted)]
-        if wanted is not None and not chosen:
-            raise SourceError(f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.listed()}")
-        return chosen
+        return fitting
 
     def _check_width(self, size: int) -> None:
         names = self._manifest.io.action.names
@@ -253,10 +253,6 @@ def _is_candidates(connection: Connection) -> bool:
 
 def _is_cmd_vel(connection: Connection) -> bool:
     return connection.msgtype in _TWISTS and connection.topic.rpartition("/")[2] == "cmd_vel"
-
-
-def _same(topic: str, wanted: str) -> bool:
-    return topic.lstrip("/") == wanted.lstrip("/")
 
 
 def _stamp(raw: bytes, log_ns: int) -> int:

@@ -104,7 +104,7 @@ def choose_images(bag: BagFile, topic: str | None, *, option: str) -> list[Conne
     if topic is None and len(topics) == 1:
         return cameras
     # An image of a goal is shown too, to who asks for it by its name.
-    chosen = [entry for entry in bag.connections if entry.topic == topic and entry.msgtype in IMAGE_TYPES]
+    chosen = [entry for entry in bag.on({topic}) if entry.msgtype in IMAGE_TYPES]
     if chosen:
         return chosen
     listed = ", ".join(topics)

@@ -52,8 +52,10 @@ class BagFile:
         return [entry for entry in self._reader.connections if entry.msgcount]
 
     def on(self, topics: Collection[str | None]) -> list[Connection]:
-        """The connections of these topics; None: one that the bag does not have."""
-        return [entry for entry in self.connections if entry.topic in topics]
+        """The connections of these topics, with or without a slash before them; None: one that the bag does
+        not have."""
+        names = {topic.lstrip("/") for topic in topics if topic is not None}
+        return [entry for entry in self.connections if entry.topic.lstrip("/") in names]
 
     def topics(self, *type_names: str) -> list[str]:
         """Topics that have messages of one of these types (``package/msg/Name``), in alphabetical order."""

@@ -32,9 +32,7 @@ class CommandTopic:
         self._listed = listed.split(",") if listed else []
         self._fields: CommandFields | None = None
         self._count = 0
-        self.connections = [
-            entry for entry in bag.connections if entry.topic.lstrip("/") == self.topic.lstrip("/")
-        ]
+        self.connections = bag.on({self.topic})
         if not self.connections:
             raise SourceError(f"{bag.path}: no commands on topic {self.topic}; its topics: {bag.listed()}")
 
