@@ -31,6 +31,7 @@ from jepa_runtime.pipeline import Result
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.bag_folder import BagFolder
 from jepa_runtime.recording.ring import Entry, Ring
+from jepa_runtime.recording.run_recording import COMMAND_TOPIC, IMAGE_TOPIC, NODE
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
 
@@ -59,8 +60,8 @@ class Topics:
     the topics of its results.
     """
 
-    images: str = "/camera/image_raw"
-    results: str = "/world_model"
+    images: str = IMAGE_TOPIC
+    results: str = NODE
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class BlackBox:
         model = self._model
         twist = None if model is None else messages.twist(model.manifest.io.action.names, action)
         if twist is not None:
-            self._put(Entry("/cmd_vel", messages.TWIST, twist, stamp_ns, lasting=True))
+            self._put(Entry(COMMAND_TOPIC, messages.TWIST, twist, stamp_ns, lasting=True))
 
     def add_result(self, result: Result) -> None:
         """What came out of a frame."""
