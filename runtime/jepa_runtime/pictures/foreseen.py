@@ -92,6 +92,16 @@ class Foreseen:
         return index, float(differences[index])
 
 
+def check_finite(*arrays: NDArray[Any] | None) -> None:
+    """Check what a model computed.
+
+    Raises:
+        ValueError: some of it is no number.
+    """
+    if not all(np.isfinite(array).all() for array in arrays if array is not None):
+        raise ValueError("some numbers are not finite: there the model computed none")
+
+
 def stamp_of(message: Any) -> int:
     """The stamp in a message's header [ns]."""
     return from_time(message.header.stamp)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.pictures.embedding import Floats, Latents
-from jepa_runtime.pictures.foreseen import Foreseen
+from jepa_runtime.pictures.foreseen import Foreseen, check_finite
 from jepa_runtime.sources.commands import Commands
 
 _MOST_JUDGED = 600
@@ -88,10 +88,15 @@ class Judge:
         self._best: dict[int, Moment] = {}
 
     def add(self, foreseen: Foreseen) -> None:
-        """What was foreseen from the next image."""
+        """What was foreseen from the next image.
+
+        Raises:
+            ValueError: some of it is no number.
+        """
         self._seen += 1
         if self._seen % self._every:
             return
+        check_finite(foreseen.latents, foreseen.energies)
         frames = self._course(foreseen)
         if frames is None:
             return

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jepa_runtime.errors import FrameError, SourceError
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.pictures.embedding import Image, Latents
-from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
+from jepa_runtime.pictures.foreseen import Foreseen, check_finite, stamp_of
 from jepa_runtime.pictures.held import Errors, Judge, Moment
 from jepa_runtime.pictures.topics import Topics, find_topics
 from jepa_runtime.recording.messages import array_of
@@ -225,7 +225,7 @@ class _Reading:
             elif topic == topics.goal:
                 self._breaks.append(stamp_of(message))
                 if message.height and message.width:
-                    self._goals.append((stamp_of(message), thumbnail(image_in(message))))
+                    self._goals.append((stamp_of(message), self._thumbnail(topic, message)))
             elif topic == topics.command:
                 self._commands.append((log_ns, message))
             elif topic == topics.planner:
@@ -235,7 +235,9 @@ class _Reading:
 
     def _latent(self, message: Any) -> Latents:
         try:
-            return array_of(message.latent)
+            latent = array_of(message.latent)
+            check_finite(latent)
+            return latent
         except ValueError as error:
             raise SourceError(f"{self._bag.path}: latent at {stamp_of(message)} ns: {error}") from error
 
@@ -268,21 +270,21 @@ class _Reading:
             stamp = stamp_of(message)
             if topic == self._topics.image:
                 if stamp in wanted:
-                    self._images[stamp] = self._thumbnail(message)
+                    self._images[stamp] = self._thumbnail(topic, message)
                 continue
             try:
                 foreseen = Foreseen.of_message(message)
+                judge.add(foreseen)
             except ValueError as error:
                 raise SourceError(f"{self._bag.path}: futures at {stamp} ns: {error}") from error
             self._points["predict"].append((stamp, foreseen.predict_ms))
             self._points["energy"].append((stamp, foreseen.current_energy))
-            judge.add(foreseen)
 
-    def _thumbnail(self, message: Any) -> bytes:
+    def _thumbnail(self, topic: str, message: Any) -> bytes:
         try:
             return thumbnail(image_in(message))
         except FrameError as error:
-            raise SourceError(f"{self._bag.path}: an image of {self._topics.image}: {error}") from error
+            raise SourceError(f"{self._bag.path}: an image of {topic}: {error}") from error
 
 
 def _since(start_ns: int, points: list[tuple[int, float]]) -> Series:

@@ -170,6 +170,7 @@ def test_progress_reaches_its_end(bag: Path) -> None:
             r"several shapes, \(2, 4\), \(3, 5\): the model",
         ),
         (messages.tensor("latent", np.zeros((3, 5), np.float32)) | {"dtype": 99}, "unknown dtype code 99"),
+        (messages.tensor("latent", np.full((2, 4), np.nan, np.float32)), r"latent at \d+ ns: .* not finite"),
     ],
 )
 def test_latents_that_do_not_fit_are_refused(tmp_path: Path, changed: dict[str, object], reason: str) -> None:
@@ -180,4 +181,19 @@ def test_latents_that_do_not_fit_are_refused(tmp_path: Path, changed: dict[str, 
         for log_ns, topic, kind, fields in runs.entries()
     ]
     with pytest.raises(SourceError, match=reason):
+        read_run(write_bag(tmp_path / "run.mcap", entries))
+
+
+@pytest.mark.parametrize("error", [np.nan, np.inf])
+def test_futures_of_a_model_that_computes_no_numbers_are_refused(tmp_path: Path, error: float) -> None:
+    with pytest.raises(SourceError, match=r"futures at \d+ ns: .* not finite"):
+        read_run(runs.write_run(tmp_path / "run.mcap", error=error))
+
+
+def test_a_goal_that_cannot_be_shown_is_named(tmp_path: Path) -> None:
+    entries = runs.entries()
+    place = next(place for place, entry in enumerate(entries) if entry[1] == "/goal_image")
+    *where, fields = entries[place]
+    entries[place] = (*where, fields | {"encoding": "rgbx77"})
+    with pytest.raises(SourceError, match=r"an image of /goal_image: .*rgbx77"):
         read_run(write_bag(tmp_path / "run.mcap", entries))
