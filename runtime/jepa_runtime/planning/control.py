@@ -5,6 +5,7 @@ again.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -76,7 +77,7 @@ class Decision:
 
 
 class Controller:
-    """Drives to one goal, or to several one after the other.
+    """Drives to one goal, or to several one after the other. Before its first decision the robot stands.
 
     Args:
         model: an open model with room for the configured candidates.
@@ -125,10 +126,15 @@ class Controller:
         self._ahead: list[Floats32] = []
         self._executed: Floats32 | None = None
         self._escaping = 0
+        # The latents that the model looks at, one a step, and the actions between them.
+        size = model.manifest.history_size
+        self._seen: deque[Floats32] = deque(maxlen=size)
+        self._done = deque([np.zeros_like(self._search.mean[0])] * (size - 1), maxlen=size - 1)
 
     def decide(self, frame: NDArray[np.uint8]) -> Decision:
         """What to do now that ``frame`` (uint8 [h, w, 3] RGB) is seen; call it once per executed step."""
         latent = self._model.encode(frame)
+        self._remember(latent)
         energy = self._energy(latent)
         while energy <= self._threshold():
             self._ahead, self._escaping = [], 0
@@ -138,7 +144,12 @@ class Controller:
                 return Decision(self._executed, energy, True, self._goal)
             self._goal += 1
             energy = self._energy(latent)
-        return Decision(self._next_action(latent, energy), energy, False, self._goal)
+        return Decision(self._next_action(energy), energy, False, self._goal)
+
+    def _remember(self, latent: Floats32) -> None:
+        self._seen.extend([latent] * (1 if self._seen else self._model.manifest.history_size))
+        if self._executed is not None:
+            self._done.append(self._executed)
 
     def _energy(self, latent: Floats32) -> float:
         return float(self._model.energy(latent, self._goals[self._goal]))
@@ -148,7 +159,7 @@ class Controller:
         last = self._goal == len(self._goals) - 1
         return self._model.manifest.goal_threshold if last or own is None else own
 
-    def _next_action(self, latent: Floats32, energy: float) -> Floats32:
+    def _next_action(self, energy: float) -> Floats32:
         # A plan may have been left before its end.
         self._search.executed = self._executed
         if self._escaping:
@@ -157,8 +168,10 @@ class Controller:
             self._escaping = self._config.escape_steps - 1
             self._ahead = [self._search.escape()] * self._config.escape_steps
         elif not self._ahead:
+            done = np.array(self._done, np.float32).reshape(-1, len(self._search.mean[0]))
+            goal, energy_name = self._goals[self._goal], self._config.energy
             plan = self._planner.plan(
-                rollout_of(self._model, latent, self._goals[self._goal], self._config.energy)
+                rollout_of(self._model, np.stack(self._seen), goal, energy_name, history_actions=done)
             )
             self._ahead = list(plan.mean[: self._config.replan_every])
             self._search.shift(self._config.replan_every)
@@ -174,14 +187,23 @@ def search_of(config: CEMConfig | MPPIConfig, limits: ActionLimits, *, seed: int
 
 
 def rollout_of(
-    model: WorldModel, latent: Floats32, goal: Floats32, energy: EnergyName | None = None
+    model: WorldModel,
+    latents: Floats32,
+    goal: Floats32,
+    energy: EnergyName | None = None,
+    *,
+    history_actions: Floats32 | None = None,
 ) -> Rollout:
-    """What candidates [K, H, A] lead to from ``latent`` [T, D], as energies [K, H] to ``goal`` [T, D]: all of
-    them in one call of the predictor. ``energy`` None: the bundle's own."""
+    """What candidates [K, H, A] lead to, as energies [K, H] to ``goal`` [T, D]: one call of the predictor.
+
+    Args:
+        latents, history_actions: from where, as of :meth:`WorldModel.predict`.
+        energy: None: the bundle's own.
+    """
 
     def rollout(candidates: Floats32) -> Floats32:
-        if energy is None:
-            return cast(Floats32, model.predict(candidates, latents=latent, goal=goal).energies)
-        return ENERGIES[energy](model.predict(candidates, latents=latent).latents, goal)
+        sought = goal if energy is None else None
+        futures = model.predict(candidates, latents=latents, history_actions=history_actions, goal=sought)
+        return cast(Floats32, futures.energies) if energy is None else ENERGIES[energy](futures.latents, goal)
 
     return rollout

@@ -20,7 +20,7 @@ from jepa_runtime.planning.mppi import MPPIConfig
 from jepa_runtime.planning.planner import Planner
 
 pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
-from tests.bundles import ACTIONS, HORIZON, NUM_SAMPLES, SIZE
+from tests.bundles import ACTIONS, HORIZON, NUM_SAMPLES, SIZE, make_bundle
 
 CONFIG = ControlConfig(iterations=4, search=CEMConfig(num_samples=NUM_SAMPLES, horizon=HORIZON, topk=2))
 
@@ -132,6 +132,35 @@ def test_an_executed_plan_is_the_one_that_was_made(model: WorldModel) -> None:
     second = once._search.mean[0]
     np.testing.assert_array_equal(thrice.decide(image(1)).action, first)
     np.testing.assert_array_equal(thrice.decide(image(1)).action, second)
+
+
+def test_a_model_that_looks_back_is_told_what_was_seen_and_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", history_size=3)
+    with WorldModel.open(bundle, precision="fp32") as model:
+        told: list[tuple[np.ndarray, np.ndarray | None]] = []
+        predict = model.predict
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            told.append((named["latents"], named.get("history_actions")))
+            return predict(*arguments, **named)
+
+        monkeypatch.setattr(model, "predict", noted)
+        controller = Controller(model, image(0), replace(CONFIG, iterations=1, patience=None), seed=0)
+        done = [controller.decide(image(frame)).action for frame in (1, 2, 3, 4)]
+        seen = [model.encode(image(frame)) for frame in (1, 2, 3, 4)]
+
+    rest = np.zeros(ACTIONS)
+    expected = [
+        ([0, 0, 0], [rest, rest]),
+        ([0, 0, 1], [rest, done[0]]),
+        ([0, 1, 2], done[:2]),
+        ([1, 2, 3], done[1:3]),
+    ]
+    for (latents, actions), (frames, before) in zip(told, expected, strict=True):
+        np.testing.assert_array_equal(latents, [seen[frame] for frame in frames])
+        np.testing.assert_array_equal(actions, before)
 
 
 def test_goals_are_taken_one_after_another(model: WorldModel) -> None:
