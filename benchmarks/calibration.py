@@ -7,14 +7,15 @@ friction (the robot moves 0.7 of what it is told) or lighting (pixels 0.6 of wha
 the bundle's own bounds cover.
 Surprise: the highest score in the seconds of one horizon after something that cannot be, against the same
 without it, as AUROC; and whether an alarm begins in that time, at the default rate of false ones. False
-alarms are counted in what was driven before the changes. The bundle's normal data come from other layouts and
-another way of driving (``jepa-runtime calibrate --source two_rooms``)."""
+alarms are counted in what was driven before the changes, run after run as one stream. The bundle's normal
+data come from other layouts and another way of driving (``jepa-runtime calibrate --source two_rooms``)."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ from rich.progress import track
 from jepa_export.data.two_rooms import wander
 from jepa_export.evaluation.surprise import auroc
 from jepa_runtime import WorldModel
-from jepa_runtime.calibration import Alarm, Score, Share
+from jepa_runtime.bundle import Manifest
+from jepa_runtime.calibration import Alarm, Alarms, Score, Share
 from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging import Image
@@ -219,12 +221,39 @@ def changed(
     return report, driven
 
 
-def surprises(
-    model: WorldModel, seeds: dict[str, range], normal: list[Run], arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """How well each event is told from its absence, and whether an alarm begins within a horizon; ``normal``
-    runs give the false alarms."""
-    horizon, step_s = model.manifest.horizon, model.manifest.io.step_s
+def false_alarms(manifest: Manifest, runs: list[Run]) -> dict[str, Any]:
+    """Alarms that begin in the scores before the changes, of all runs as one stream: what watches for changes
+    gathers for longer than a run lasts, and a robot's is not made anew every minute.
+
+    Raises:
+        JepaRuntimeError: the bundle does not say what is normal.
+    """
+    normal, step_s, every_s = manifest.normal_scores, manifest.io.step_s, TERMS.false_alarm_every_s
+    if normal is None:
+        raise JepaRuntimeError(f"{manifest.model_id}: does not say what is normal (jepa-runtime calibrate)")
+    scores = [
+        one
+        for run in runs
+        for step, one in zip(run.steps, run.scores, strict=True)
+        if step < 0 and one is not None
+    ]
+    alarms = Alarms(normal.highest, block=normal.block, step_s=step_s, false_alarm_every_s=every_s)
+    begun = Counter(
+        alarm.kind
+        for at, one in enumerate(scores)
+        for alarm in alarms.update(at, one)
+        if alarm.end_ns is None
+    )
+    return {
+        "false_alarms": {kind: begun[kind] for kind in ("surprise", "change")},
+        "normal_seconds_watched": len(scores) * step_s,
+        "stated_at_most_of_each": len(scores) * step_s / every_s,
+    }
+
+
+def surprises(model: WorldModel, seeds: dict[str, range]) -> dict[str, Any]:
+    """How well each event is told from its absence, and whether an alarm begins within a horizon."""
+    horizon = model.manifest.horizon
     runs = {
         name: [
             drive(model, seed=seed, before=2 * horizon, after=horizon, change=change)
@@ -235,14 +264,7 @@ def surprises(
     peaks = {name: np.array([run.highest() for run in of]) for name, of in runs.items()}
     usual = peaks.pop("normal")
     told_apart = {name: auroc(usual, peak, seed=0) for name, peak in peaks.items()}
-    watched_s = len(normal) * arguments.before * step_s
     return {
-        "false_alarms": {
-            kind: sum(run.alarmed(kind, since=-arguments.before, until=0) for run in normal)
-            for kind in ("surprise", "change")
-        },
-        "normal_seconds_watched": watched_s,
-        "stated_at_most_of_each": watched_s / TERMS.false_alarm_every_s,
         "events": {
             name: {
                 "runs": len(peak),
@@ -290,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "runs": arguments.runs,
                 "steps_before": arguments.before,
                 "coverage": covered,
-                "surprise": surprises(model, seeds, runs, arguments),
+                "surprise": {**false_alarms(model.manifest, runs), **surprises(model, seeds)},
             }
     except JepaRuntimeError as error:
         print(f"calibration: {error}", file=sys.stderr)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from jepa_runtime import WorldModel
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.calibration import Score
 from tests.scripts import ROOT, load
 
 calibration, conformal = load("calibration"), load("conformal")
@@ -44,6 +46,26 @@ def test_coverage_counts_the_steps_asked_for() -> None:
     (row,) = calibration.coverage(runs, np.array([3.0]), 0, 4)
     assert (row["errors"], row["coverage"], row["coverage_of_the_bundle"]) == (5, 0.8, 1.0)
     assert calibration.farthest([row]) == pytest.approx(10)
+
+
+def test_false_alarms_are_those_of_a_stream_that_does_not_begin_anew_with_each_run() -> None:
+    """High blocks at the end of one run and at the beginning of the next are a change, alone neither are."""
+    manifest = Bundle.open(ROOT / "models" / "two_rooms").manifest
+    often = np.quantile(manifest.normal_scores.highest, 0.95)
+    pair = 2 * manifest.normal_scores.block
+
+    def run(high: set[int]) -> Any:
+        steps = np.arange(-12 * pair, 4)
+        values = [often if step // pair in high or step >= 0 else 0.0 for step in steps]
+        nothing = np.full((len(steps), 1), np.nan)
+        scores = [None, *(Score(value, 1) for value in values[1:])]
+        return calibration.Run(steps, nothing, nothing, scores, [])
+
+    found = calibration.false_alarms(manifest, [run({-2, -1}), run({-12})])
+    assert found["false_alarms"] == {"surprise": 0, "change": 1}
+    assert found["normal_seconds_watched"] == pytest.approx(2 * (12 * pair - 1) * 0.2)
+    apart = [calibration.false_alarms(manifest, [run(high)]) for high in ({-2, -1}, {-12})]
+    assert [each["false_alarms"]["change"] for each in apart] == [0, 0]
 
 
 @pytest.mark.parametrize(
