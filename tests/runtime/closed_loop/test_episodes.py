@@ -114,6 +114,17 @@ def test_random_actions_keep_the_limits_and_follow_from_the_seed() -> None:
     assert not np.array_equal(first, drawn(5))
 
 
+def test_random_actions_know_nothing_of_where_the_goal_is() -> None:
+    """A world, too, draws from a generator of the episode's seed."""
+    world, frame, drawn = Plane(), np.zeros((8, 8, 3), np.uint8), []
+    for seed in range(200):
+        world.reset(seed)
+        action = random_actions(world, seed)(frame)
+        assert action is not None
+        drawn.append((np.arctan2(world.goal[1], world.goal[0]) % (2 * np.pi), action[0]))
+    assert abs(np.corrcoef(np.array(drawn).T)[0, 1]) < 0.25
+
+
 def test_in_two_rooms_walls_stop_the_straight_line_and_chance_finds_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
