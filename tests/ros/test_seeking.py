@@ -10,6 +10,9 @@ import pytest
 seeking = pytest.importorskip(
     "jepa_ros.seeking", reason="the workspace is not on the paths: . scripts/env.sh"
 )
+from jepa_runtime.planning.cem import CEM, CEMConfig  # noqa: E402
+from jepa_runtime.planning.limits import ActionLimits  # noqa: E402
+
 State = seeking.State
 
 pytestmark = pytest.mark.ros
@@ -118,6 +121,17 @@ def test_images_a_little_early_or_late_shift_it_by_one_step_each(seeker, search)
         early_ns = -1_000_000 if step % 2 else 1_000_000
         seeker.update(replace(futures(0), stamp_ns=START_NS + step * STEP_NS + early_ns))
     assert [call for call in search.calls if "shift" in call] == ["shift 1"] * 7
+
+
+@pytest.mark.parametrize("frame", [1, 6, 13])
+def test_the_first_action_of_what_an_image_judged_best_is_told_with_it(frame):
+    """Of a fast camera, and of one with a step or two between its images."""
+    limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
+    search = CEM(CEMConfig(num_samples=3, horizon=3, topk=1), limits, seed=0)
+    seeker = seeking.Seeker(search, step_s=0.2, goal_threshold=1.0, reached_after=3, stuck_after_s=2.0)
+    question = seeker.update(futures(0)).question
+    command = seeker.update(futures(frame, answer_to=0)).command
+    np.testing.assert_array_equal(command, question[1, 0])
 
 
 @pytest.mark.parametrize(("early_ns", "shifts"), [(STEP_NS // 8, ["shift 1"]), (STEP_NS // 8 + 1, [])])

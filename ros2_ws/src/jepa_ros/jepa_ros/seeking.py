@@ -2,7 +2,8 @@
 without ROS.
 
 Every futures message that answers the last question updates the distribution, and a new question is asked.
-The first action of the mean is the command. As time passes the plan is shifted, one step each ``step_s``.
+The first action of the mean is the command. As time passes the plan is shifted, one step each ``step_s``;
+with images that far apart, only if the newest did not judge it.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Seeker:
         self._newest_ns = futures.stamp_ns
         if self._is_reached(futures.current_energy):
             return Decision(State.REACHED, None, None)
-        self._learn(futures)
+        self._learn(futures, passed_ns)
         self._note_progress(futures, passed_ns)
         if self._escape is not None and futures.stamp_ns < self._escape_until_ns:
             self._search.executed = self._escape
@@ -174,19 +175,24 @@ class Seeker:
             self._begin(self._goal_ns)
         return self._state is State.REACHED
 
-    def _learn(self, futures: Futures) -> None:
+    def _learn(self, futures: Futures, passed_ns: int) -> None:
         if self._plan_ns is None:
             self._plan_ns = futures.stamp_ns
         # An image that is a little early belongs to the step that it begins, as for the world model.
-        steps = (futures.stamp_ns - self._plan_ns + self._step_ns // 8) // self._step_ns
-        answered = self._asked_ns != 0 and futures.answer_to_ns == self._asked_ns
-        if answered and len(futures.energies) == self._asked_count:
+        early_ns = self._step_ns // 8
+        steps = (futures.stamp_ns - self._plan_ns + early_ns) // self._step_ns
+        answers = self._asked_ns != 0 and futures.answer_to_ns == self._asked_ns
+        learnt = answers and len(futures.energies) == self._asked_count
+        if learnt:
             self._search.tell(plan_costs(futures.energies))
             self._learned = True
             self._asked_ns = 0
             self.iterations += 1
         if steps > 0:
-            self._search.shift(int(steps), executed=self.told)
+            # What an image judged begins with it. A fast camera's next one soon judges what a shift leaves;
+            # with a step between images, the action after it would be told.
+            begins = learnt and passed_ns + early_ns >= self._step_ns
+            self._search.shift(0 if begins else int(steps), executed=self.told)
             self._plan_ns += int(steps) * self._step_ns
             # What was asked before the shift is no longer what the distribution is about.
             self._asked_ns = 0
