@@ -35,7 +35,7 @@ def measured() -> str:
     names = {
         "fp32": "goals reached, fp32",
         "int8": "goals reached, INT8",
-        "torch_cem": "goals reached, plain PyTorch CEM of the same settings",
+        "torch_cem": "goals reached, plain PyTorch CEM of the same settings, no escape where stuck",
     }
     for name, score in success["scores"].items():
         shown = f"{score['rate']:.1%} ({span(score['interval'])})"
