@@ -42,6 +42,7 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
     try:
         with explained(target), BagFile(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
             pictures = f"{run.namespace}/pictures/"
+            connections = decoder.on({futures})
             if any(topic.startswith(pictures) for topic in decoder.topics(messages.COMPRESSED_IMAGE)):
                 raise RecordingError(f"{bag}: has pictures already, on topics of {pictures}")
             for schema, channel, message in make_reader(file).iter_messages():
@@ -51,8 +52,7 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
                 if channel.topic != futures or message.log_time < due_ns:
                     continue
                 due_ns = message.log_time + round(_NS / rate_hz)
-                connection = decoder.on({futures})[0]
-                told = decoder.deserialize(connection, message.data, message.sequence)
+                told = decoder.deserialize(connections[0], message.data, message.sequence)
                 foreseen = Foreseen.of_message(told)
                 trail = trail_of(run, foreseen.stamp_ns)
                 for name, image in paint(trail, foreseen, atlas, TRAIL_S).items():

@@ -294,26 +294,32 @@ def test_where_the_data_has_no_actions_this_is_told_before_the_training(
     assert ("there are no actions in this data" in caplog.text) == films
 
 
-@pytest.mark.parametrize("share", ["0", "0.2"])
-def test_int8_is_said_to_be_held_to_fp32_on_what_was_held_out_only_if_anything_was(
-    share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: dict[str, Any] = {}
+@pytest.fixture(params=["0", "0.2"])
+def share(request: pytest.FixtureRequest) -> str:
+    """Of the recordings, to be held out."""
+    return str(request.param)
+
+
+@pytest.fixture
+def told(share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the bundle is to say, of a run without the training."""
+    named: dict[str, Any] = {}
     monkeypatch.setattr(run._Work, "train", lambda *_: None)
-    monkeypatch.setattr(run, "write_student", lambda *_, **named: told.update(named))
+    monkeypatch.setattr(run, "write_student", lambda *_, **given: named.update(given))
     assert main([*DISTILL, "--held-out", share, "--out", str(tmp_path)]) == 0
+    return named
+
+
+def test_int8_is_said_to_be_held_to_fp32_on_what_was_held_out_only_if_anything_was(
+    share: str, told: dict[str, Any]
+) -> None:
     assert told["seen"] == (share == "0")
     assert told["report"]["open_loop"]["held_out"] == (share != "0")
 
 
-@pytest.mark.parametrize("share", ["0", "0.2"])
 def test_the_report_marks_what_was_trained_on_and_nothing_else(
-    share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    share: str, told: dict[str, Any], tmp_path: Path
 ) -> None:
-    told: dict[str, Any] = {}
-    monkeypatch.setattr(run._Work, "train", lambda *_: None)
-    monkeypatch.setattr(run, "write_student", lambda *_, **named: told.update(named))
-    assert main([*DISTILL, "--held-out", share, "--out", str(tmp_path)]) == 0
     found = open_module.open_data([DATA[1]], Store(tmp_path, height=48, width=48), held_out=float(share))
     assert told["report"]["trained_on"] == sorted(map(mark, found.train))
     assert (len(found.train) < 12) == (share != "0")
