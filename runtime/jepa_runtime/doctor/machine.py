@@ -107,10 +107,15 @@ def _jetson(system: System, architecture: str) -> str | None:
         compatible = system.strings("proc/device-tree/compatible")
         if not any(entry.startswith("nvidia,tegra") for entry in compatible):
             return None
-    # A disk in a reader has no device tree; on a PC, such a file belongs to what is built there.
-    elif architecture == "x86_64" or not system.exists("etc/nv_tegra_release"):
+    # A disk in a reader has no device tree, and containers are not shown it; on a PC, such a file belongs to
+    # what is built there.
+    elif architecture == "x86_64" or not (
+        system.exists("etc/nv_tegra_release")
+        or (_or_none(lambda: system.text("sys/devices/soc0/family")) or "").lower().startswith("tegra")
+    ):
         return None
-    parts = [_or_none(lambda: system.text("proc/device-tree/model")) or "NVIDIA Jetson"]
+    model = _or_none(lambda: system.text("proc/device-tree/model"))
+    parts = [model or _or_none(lambda: system.text("sys/devices/soc0/machine")) or "NVIDIA Jetson"]
     parts += [f"module {name}" for part, name in _MODULES.items() if part in " ".join(compatible)]
     release = _or_none(lambda: system.text("etc/nv_tegra_release")) or ""
     if found := re.match(r"# R([0-9]+) \(release\), REVISION: ([0-9.]+)", release):

@@ -111,6 +111,22 @@ def test_what_a_disk_alone_does_not_tell_is_unknown_and_no_alarm(tmp_path: Path)
     assert unknown >= {"jetson.driver", "jetson.node", "camera.node", "clock.synchronized", "disk.state"}
 
 
+def test_a_container_on_a_jetson_is_one(tmp_path: Path) -> None:
+    """Docker hides /sys/firmware, where /proc/device-tree leads."""
+    root = roots.orin_nano(tmp_path / "root")
+    for hidden in ("proc/device-tree", "etc/nv_tegra_release"):
+        path = root.root / hidden
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert root.diagnose().machine.kind == "plain"
+
+    root.write({"sys/devices/soc0/family": "Tegra", "sys/devices/soc0/machine": "NVIDIA Jetson Orin Nano"})
+
+    machine = root.diagnose().machine
+    assert machine.kind == "jetson" and machine.name.startswith("NVIDIA Jetson Orin Nano")
+    root.write({"sys/devices/soc0/family": "Samsung Exynos"})
+    assert root.diagnose().machine.kind == "plain"
+
+
 def test_a_pc_on_which_something_for_a_jetson_is_built_is_none(tmp_path: Path) -> None:
     root = roots.desktop(tmp_path / "root")
     root.write({"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0"})
