@@ -20,34 +20,48 @@ _CONVERSIONS = {
     "rgba8": cv2.COLOR_RGBA2RGB,
     "bgra8": cv2.COLOR_BGRA2RGB,
     "mono8": cv2.COLOR_GRAY2RGB,
+    "bayer_rggb8": cv2.COLOR_BayerRGGB2RGB,
+    "bayer_bggr8": cv2.COLOR_BayerBGGR2RGB,
+    "bayer_gbrg8": cv2.COLOR_BayerGBRG2RGB,
+    "bayer_grbg8": cv2.COLOR_BayerGRBG2RGB,
     "yuv422": cv2.COLOR_YUV2RGB_UYVY,
     "uyvy": cv2.COLOR_YUV2RGB_UYVY,
     "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
+    "nv12": cv2.COLOR_YUV2RGB_NV12,
+    "nv21": cv2.COLOR_YUV2RGB_NV21,
 }
+_CONVERSIONS |= {f"{name[:-1]}16": code for name, code in _CONVERSIONS.items() if name.endswith("8")}
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 
 
-def to_rgb(data: Any, encoding: str, width: int, height: int, step: int | None = None) -> Image:
+def to_rgb(
+    data: Any, encoding: str, width: int, height: int, step: int | None = None, *, big_endian: bool = False
+) -> Image:
     """The pixels of a raw image as uint8 [height, width, 3] RGB.
 
     Args:
         data: anything with a buffer of bytes (bytes, array, ndarray), rows from top to bottom. An ``rgb8``
             image is returned as a view of it.
-        encoding: as in sensor_msgs/Image: rgb8, bgr8, rgba8, bgra8, mono8, yuv422 (UYVY, also ``uyvy``) or
-            yuv422_yuy2 (YUYV, also ``yuyv``).
+        encoding: as in sensor_msgs/Image, one of :data:`jepa_runtime.pixels.ENCODINGS`.
         width, height: pixels.
         step: bytes from one row to the next, padding included; None: none.
+        big_endian: of samples of 16 bits the upper byte comes first.
 
     Raises:
-        FrameError: another encoding, no pixels, rows shorter than the width needs, or too few bytes.
+        FrameError: another encoding, no pixels, an odd side where pixels share their colour, rows shorter
+            than the width needs, or too few bytes.
     """
     layout = RawLayout(encoding, width, height, step)
     pixels = np.frombuffer(data, np.uint8)
     layout.check_size(pixels.size)
-    channels = ENCODINGS[encoding].pixel_bytes
+    pixel_bytes, sample_bytes = ENCODINGS[encoding].pixel_bytes, ENCODINGS[encoding].sample_bytes
     image: Image = np.ndarray(
-        (height, width, channels), np.uint8, pixels, strides=(layout.stride, channels, 1)
+        (layout.rows, width, pixel_bytes // sample_bytes),
+        np.uint8,
+        pixels,
+        offset=0 if big_endian else sample_bytes - 1,
+        strides=(layout.stride, pixel_bytes, sample_bytes),
     )
     conversion = _CONVERSIONS.get(encoding)
     return image if conversion is None else cast(Image, cv2.cvtColor(image, conversion))
@@ -76,6 +90,24 @@ def decode(data: Any) -> Image:
     if image is None:
         raise FrameError(f"compressed image of {content.size} bytes cannot be decoded: it is damaged")
     return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def image_in(message: Any) -> Image:
+    """The pixels of a sensor_msgs/Image or CompressedImage as uint8 [h, w, 3] RGB.
+
+    Raises:
+        FrameError: they cannot be used.
+    """
+    if hasattr(message, "format"):
+        return decode(message.data)
+    return to_rgb(
+        message.data,
+        message.encoding,
+        message.width,
+        message.height,
+        message.step,
+        big_endian=bool(message.is_bigendian),
+    )
 
 
 def to_jpeg(image: Image, quality: int = 90) -> bytes:

@@ -13,26 +13,43 @@ class Encoding:
 
     Attributes:
         pixel_bytes: bytes from one pixel to the next.
-        paired: two pixels share their colour (YUV 4:2:2, BT.601, limited range).
+        sample_bytes: of which its upper eight bits are taken where there are two.
+        paired: two pixels share their colour (YUV, BT.601, limited range).
+        planar: so do two rows, whose colours come in one below all brightness (4:2:0).
     """
 
     pixel_bytes: int
+    sample_bytes: int = 1
     paired: bool = False
+    planar: bool = False
 
 
+_BAYER = Encoding(1)
 _YUV422 = Encoding(2, paired=True)
+_YUV420 = Encoding(1, paired=True, planar=True)
 
-# By their ROS names (sensor_msgs/image_encodings).
+# By their ROS names (sensor_msgs/image_encodings; nv12 is NVIDIA's).
 ENCODINGS = {
     "rgb8": Encoding(3),
     "bgr8": Encoding(3),
     "rgba8": Encoding(4),
     "bgra8": Encoding(4),
     "mono8": Encoding(1),
+    "bayer_rggb8": _BAYER,
+    "bayer_bggr8": _BAYER,
+    "bayer_gbrg8": _BAYER,
+    "bayer_grbg8": _BAYER,
     "yuv422": _YUV422,
     "uyvy": _YUV422,
     "yuv422_yuy2": _YUV422,
     "yuyv": _YUV422,
+    "nv12": _YUV420,
+    "nv21": _YUV420,
+}
+ENCODINGS |= {
+    f"{name[:-1]}16": Encoding(2 * encoding.pixel_bytes, sample_bytes=2)
+    for name, encoding in ENCODINGS.items()
+    if name.endswith("8")
 }
 
 
@@ -46,8 +63,8 @@ class RawLayout:
         step: bytes from one row to the next, padding included; None: there is none.
 
     Raises:
-        FrameError: another encoding, no pixels, an odd width where pixels are paired, or rows shorter than
-            the width needs.
+        FrameError: another encoding, no pixels, an odd side where pixels share their colour, or rows shorter
+            than the width needs.
     """
 
     encoding: str
@@ -64,11 +81,18 @@ class RawLayout:
             raise FrameError(f"image of {self.width} x {self.height} has no pixels")
         if ENCODINGS[self.encoding].paired and self.width % 2:
             raise FrameError(f"{self.encoding} image must have an even width, has {self.width}")
+        if ENCODINGS[self.encoding].planar and self.height % 2:
+            raise FrameError(f"{self.encoding} image must have an even height, has {self.height}")
         if self.stride < self.row_bytes:
             raise FrameError(
                 f"{self.encoding} image of width {self.width} needs rows of {self.row_bytes} bytes, "
                 f"step is {self.stride}"
             )
+
+    @property
+    def rows(self) -> int:
+        """Rows in memory, those of colours included."""
+        return self.height * 3 // 2 if ENCODINGS[self.encoding].planar else self.height
 
     @property
     def row_bytes(self) -> int:
@@ -83,7 +107,7 @@ class RawLayout:
     @property
     def needed_bytes(self) -> int:
         """Bytes from the first pixel to the last; the last row needs no padding."""
-        return self.stride * (self.height - 1) + self.row_bytes
+        return self.stride * (self.rows - 1) + self.row_bytes
 
     def check_size(self, size: int) -> None:
         """Check that ``size`` bytes hold the image.

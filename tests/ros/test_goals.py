@@ -71,7 +71,7 @@ def test_the_newest_word_holds_and_whose_it_is_is_known(owner):
 
 def test_a_goal_image_that_is_refused_leaves_the_goal_to_whoever_set_it(owner):
     owner.ask(7)
-    owner.show(picture(8, encoding="bayer_rggb8"))
+    owner.show(picture(8, encoding="32FC1"))
     assert owner.sought == 7 and owner.is_asked
 
 

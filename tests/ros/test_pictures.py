@@ -15,11 +15,11 @@ import rclpy
 from jepa_msgs.msg import LatentState, ModelInfo, PredictedFutures
 from jepa_ros import qos
 from jepa_ros.conversions import fill, to_image
-from jepa_ros.images import ImageReader
 from jepa_ros.nodes.pictures import PicturesNode
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from jepa_runtime.imaging import image_in
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.recording import messages
 
@@ -49,7 +49,7 @@ def test_pictures_of_what_is_foreseen_are_drawn(ros_graph, toy_bundle):
     )
     stamps = {(message.header.stamp.sec, message.header.stamp.nanosec) for message in futures}
     for drawn in shown.values():
-        picture = ImageReader.decode(drawn[-1])
+        picture = image_in(drawn[-1])
         assert np.unique(picture.reshape(-1, 3), axis=0).shape[0] > 8
         stamp = drawn[0].header.stamp
         assert (stamp.sec, stamp.nanosec) in stamps, "a picture has the stamp of its image"

@@ -361,7 +361,7 @@ class TestServing:
     def test_bad_frames_are_counted_and_reported_and_good_ones_still_served(self, node):
         graph, camera, futures, diagnostics = node
         wrong_encoding, no_pixels, no_stamp, short = image(), image(), image(stamp_ns=0), image()
-        wrong_encoding.encoding = "bayer_grbg16"
+        wrong_encoding.encoding = "32FC1"
         no_pixels.height = 0
         short.data = short.data[:100]
         bad = [wrong_encoding, no_pixels, no_stamp, short, image(size=(24, 32))]

@@ -99,6 +99,15 @@ def test_a_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
         open_source(str(path))
 
 
+@pytest.mark.parametrize(("order", "big_endian"), [("<u2", 0), (">u2", 1)])
+def test_an_image_says_in_which_order_its_bytes_are(tmp_path: Path, order: str, big_endian: int) -> None:
+    *where, fields = raw(1, 1)
+    wide = np.full((6, 8), 77 * 256 + 3, order).view(np.uint8)
+    fields |= {"encoding": "mono16", "step": 16, "is_bigendian": big_endian, "data": wide.reshape(-1)}
+    (frame,) = open_source(str(write_bag(tmp_path / "bag.mcap", [(*where, fields)]))).frames()
+    assert (frame.image == 77).all()
+
+
 def test_an_image_of_an_unknown_encoding_is_named(tmp_path: Path) -> None:
     *where, fields = raw(1, 1)
     path = write_bag(tmp_path / "bag.mcap", [(*where, fields | {"encoding": "rgbx77"})])

@@ -75,6 +75,60 @@ def test_both_orders_of_yuv422_are_read(encoding: str, order: str, padding: int)
     assert found[0, 0, 0] > found[0, 0, 1] + 50 and found[0, 0, 0] > found[0, 0, 2] + 50
 
 
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+@pytest.mark.parametrize("padding", [0, 4])
+def test_a_pattern_of_filters_is_named_by_its_first_two_rows(
+    pattern: str, size: tuple[int, int], padding: int
+) -> None:
+    colour = {"r": 200, "g": 120, "b": 40}
+    tile = np.array([colour[letter] for letter in pattern], np.uint8).reshape(2, 2)
+    data, step = rows(np.tile(tile, (3, 4))[: size[0], : size[1]], padding)
+    found = to_rgb(data, f"bayer_{pattern}8", size[1], size[0], step)
+    assert found.shape == (*size, 3) and (found == (200, 120, 40)).all()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("encoding", "pixel"),
+    [
+        ("rgb16", (200, 120, 40)),
+        ("bgr16", (40, 120, 200)),
+        ("rgba16", (200, 120, 40, 9)),
+        ("bgra16", (40, 120, 200, 9)),
+        ("mono16", (77,)),
+        ("bayer_grbg16", (120,)),
+    ],
+)
+def test_of_sixteen_bits_the_upper_eight_are_taken(encoding: str, pixel: tuple[int, ...], order: str) -> None:
+    values = np.full((HEIGHT, WIDTH, len(pixel)), pixel) * 256 + 251
+    if encoding.startswith("bayer"):
+        values[::2, 1::2], values[1::2, ::2] = 200 * 256 + 251, 40 * 256 + 251
+    data, step = rows(values.astype(f"{order}u2").view(np.uint8), 6)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step, big_endian=order == ">")
+    assert (found == ((77, 77, 77) if encoding == "mono16" else (200, 120, 40))).all()
+    out = np.empty((3, 4, 3), np.uint8)
+    fit(found, out)
+    assert (out == found[:3, :4]).all()
+
+
+@pytest.mark.parametrize(("encoding", "order"), [("nv12", "uv"), ("nv21", "vu")])
+@pytest.mark.parametrize("padding", [0, 5])
+def test_colours_below_the_brightness_are_read(encoding: str, order: str, padding: int) -> None:
+    y, u, v = 100, 90, 160
+    # BT.601, limited range: 16 to 235, and 16 to 240 around 128.
+    bright, blue, red = 1.164 * (y - 16), u - 128, v - 128
+    expected = (bright + 1.596 * red, bright - 0.392 * blue - 0.813 * red, bright + 2.017 * blue)
+    planes = np.full((HEIGHT * 3 // 2, WIDTH), y, np.uint8)
+    planes[HEIGHT:] = np.tile([{"u": u, "v": v}[letter] for letter in order], WIDTH // 2)
+    # The last pair of rows is grey.
+    planes[-1] = 128
+    data, step = rows(planes, padding)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    np.testing.assert_allclose(found[:-2], np.broadcast_to(expected, (HEIGHT - 2, WIDTH, 3)), atol=1)
+    np.testing.assert_allclose(found[-2:], np.full((2, WIDTH, 3), bright), atol=1)
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array.array("B", data)])
 def test_any_buffer_of_bytes_will_do(rgb: Image, kind: Callable[[bytes], object]) -> None:
     assert np.array_equal(to_rgb(kind(rgb.tobytes()), "rgb8", WIDTH, HEIGHT), rgb)
@@ -88,7 +142,7 @@ def test_the_last_row_needs_no_padding(rgb: Image) -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"encoding": "bayer_rggb8"}, "'bayer_rggb8' is not supported; supported are rgb8, bgr8"),
+        ({"encoding": "nv24"}, "'nv24' is not supported; supported are rgb8, bgr8"),
         ({"encoding": "16UC1"}, "is not supported"),
         ({"width": 0}, "has no pixels"),
         ({"height": 0}, "has no pixels"),
@@ -97,6 +151,9 @@ def test_the_last_row_needs_no_padding(rgb: Image) -> None:
         ({"step": 0}, "step is 0"),
         ({"step": 4096}, "needs 20504 bytes"),
         ({"encoding": "yuv422", "width": 7}, "even width"),
+        ({"encoding": "nv12", "width": 7}, "even width"),
+        ({"encoding": "nv21", "height": 5}, "even height, has 5"),
+        ({"encoding": "nv12", "width": 24, "step": 24}, "needs 216 bytes, has 144"),
         ({"data": b""}, "has 0"),
     ],
 )

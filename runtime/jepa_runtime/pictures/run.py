@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import FrameError, SourceError
+from jepa_runtime.imaging import image_in
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.pictures.embedding import Image, Latents
 from jepa_runtime.pictures.foreseen import Foreseen, check_finite, stamp_of
 from jepa_runtime.pictures.held import Errors, Judge, Moment
 from jepa_runtime.pictures.topics import Topics, find_topics
 from jepa_runtime.recording.messages import array_of
-from jepa_runtime.sources.bag_file import BagFile, image_in
+from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.sources.command_fields import CommandFields
 from jepa_runtime.sources.commands import Commands
 

@@ -17,9 +17,10 @@ from rosbags.interfaces import Connection
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
+from jepa_runtime.imaging import image_in
 from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAMPED, from_time
 from jepa_runtime.sources.bag import choose_images, read_frame
-from jepa_runtime.sources.bag_file import BagFile, image_in, is_goal
+from jepa_runtime.sources.bag_file import BagFile, is_goal
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import Commands

@@ -12,8 +12,6 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from jepa_runtime.definitions import definition
 from jepa_runtime.errors import SourceError
-from jepa_runtime.imaging import decode, to_rgb
-from jepa_runtime.sources.base import Image
 
 RAW_IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -124,17 +122,6 @@ def stamp_of(message: Any, log_ns: int) -> int:
     """The stamp in a message's header [ns]; where there is none, when it was recorded."""
     stamp = getattr(getattr(message, "header", None), "stamp", None)
     return log_ns if stamp is None else stamp.sec * 1_000_000_000 + stamp.nanosec or log_ns
-
-
-def image_in(message: Any) -> Image:
-    """The pixels of an Image or CompressedImage as uint8 [h, w, 3] RGB.
-
-    Raises:
-        FrameError: they cannot be used.
-    """
-    if message.__msgtype__ == COMPRESSED_IMAGE:
-        return decode(message.data)
-    return to_rgb(message.data, message.encoding, message.width, message.height, message.step)
 
 
 def is_camera(connection: Connection) -> bool:

@@ -14,10 +14,10 @@ from sensor_msgs.msg import Image
 
 from jepa_ros import qos
 from jepa_ros.conversions import from_time
-from jepa_ros.images import ImageReader
 from jepa_ros.opening import Served
 from jepa_ros.serving import Camera, camera_named
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.imaging import image_in
 from jepa_runtime.recording.messages import array_of
 
 
@@ -84,5 +84,5 @@ class Goals:
         return response
 
     def _seek(self, camera: Camera, message: Image) -> None:
-        image = ImageReader.decode(message) if message.height and message.width else None
+        image = image_in(message) if message.height and message.width else None
         self._served().pipeline.set_goal(image, from_time(message.header.stamp), camera.topic)

@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros.intake import Intake
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging import decode, to_rgb
+from jepa_runtime.imaging import image_in
 
 # A camera that has sent no fit raw image for so long sends none.
 _RAW_IS_GONE_S = 1.0
@@ -56,7 +56,7 @@ class ImageReader:
         rgb: NDArray[np.uint8] | None = None
         if refusal is None:
             try:
-                rgb = self.decode(message)
+                rgb = image_in(message)
                 refusal = self._intake.check_size(height=rgb.shape[0], width=rgb.shape[1])
             except FrameError as error:
                 refusal = self._intake.count("bad_image", str(error))
@@ -67,17 +67,3 @@ class ImageReader:
         if isinstance(message, Image):
             self._raw_at = self._clock()
         return rgb
-
-    @staticmethod
-    def decode(message: Image | CompressedImage) -> NDArray[np.uint8]:
-        """The image as uint8 [h, w, 3] RGB.
-
-        Raises:
-            FrameError: the encoding is unknown, or the data does not fit the size.
-        """
-        data = np.frombuffer(message.data, dtype=np.uint8)
-        if isinstance(message, CompressedImage):
-            return decode(data)
-        return to_rgb(
-            data, encoding=message.encoding, height=message.height, width=message.width, step=message.step
-        )

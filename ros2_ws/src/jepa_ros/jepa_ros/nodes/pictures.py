@@ -19,11 +19,11 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros import qos, raw
 from jepa_ros.conversions import fill
-from jepa_ros.images import ImageReader
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.spin import run
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
+from jepa_runtime.imaging import image_in
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
 from jepa_runtime.pictures.paint import paint
@@ -147,7 +147,7 @@ class PicturesNode(Node):
         self._images.clear()
         kind, cdr = images[found[0]]
         try:
-            scrapbook.add(found[1], ImageReader.decode(deserialize_message(cdr, kind)))
+            scrapbook.add(found[1], image_in(deserialize_message(cdr, kind)))
         except FrameError as error:
             self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=5.0)
 
