@@ -67,11 +67,13 @@ def to_rgb(
     return image if conversion is None else cast(Image, cv2.cvtColor(image, conversion))
 
 
-def decode(data: Any) -> Image:
+def decode(data: Any, encoding: str = "") -> Image:
     """The pixels of a JPEG or PNG file as uint8 [h, w, 3] RGB.
 
     Args:
         data: anything with a buffer of bytes.
+        encoding: what was compressed, where that matters: image_transport takes a Bayer pattern as if it were
+            grey.
 
     Raises:
         FrameError: neither of the two, or damaged.
@@ -80,16 +82,19 @@ def decode(data: Any) -> Image:
     head = content[:8].tobytes()
     if not any(head.startswith(signature) for signature in _SIGNATURES.values()):
         raise FrameError(f"compressed image starts with {head.hex()}, which is neither JPEG nor PNG")
+    pattern = _CONVERSIONS.get(encoding) if encoding.startswith("bayer_") else None
+    channels = cv2.IMREAD_COLOR if pattern is None else cv2.IMREAD_ANYCOLOR
     try:
         # A camera's orientation tag must not turn the image between frames.
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(content, channels | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise FrameError(
             f"compressed image of {content.size} bytes cannot be decoded: {error.err}"
         ) from error
     if image is None:
         raise FrameError(f"compressed image of {content.size} bytes cannot be decoded: it is damaged")
-    return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    conversion = cv2.COLOR_BGR2RGB if pattern is None or image.ndim == 3 else pattern
+    return cast(Image, cv2.cvtColor(image, conversion))
 
 
 def image_in(message: Any) -> Image:
@@ -99,7 +104,7 @@ def image_in(message: Any) -> Image:
         FrameError: they cannot be used.
     """
     if hasattr(message, "format"):
-        return decode(message.data)
+        return decode(message.data, message.format.partition(";")[0])
     return to_rgb(
         message.data,
         message.encoding,

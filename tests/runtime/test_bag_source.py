@@ -108,6 +108,14 @@ def test_an_image_says_in_which_order_its_bytes_are(tmp_path: Path, order: str, 
     assert (frame.image == 77).all()
 
 
+def test_a_compressed_image_says_of_which_pattern_it_is(tmp_path: Path) -> None:
+    *where, fields = packed(1, 1)
+    mosaic = np.tile(np.array([[120, 200], [40, 120]], np.uint8), (3, 4))
+    fields |= {"format": "bayer_grbg8; png compressed ", "data": cv2.imencode(".png", mosaic)[1].reshape(-1)}
+    (frame,) = open_source(str(write_bag(tmp_path / "bag.mcap", [(*where, fields)]))).frames()
+    assert (frame.image == (200, 120, 40)).all()
+
+
 def test_an_image_of_an_unknown_encoding_is_named(tmp_path: Path) -> None:
     *where, fields = raw(1, 1)
     path = write_bag(tmp_path / "bag.mcap", [(*where, fields | {"encoding": "rgbx77"})])

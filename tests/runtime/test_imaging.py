@@ -172,6 +172,19 @@ def test_compressed_images_are_decoded(suffix: str) -> None:
     assert np.abs(found.astype(int) - (200, 60, 20)).max() <= 3
 
 
+@pytest.mark.parametrize(("suffix", "depth"), [(".png", np.uint8), (".png", np.uint16), (".jpg", np.uint8)])
+def test_a_pattern_of_filters_is_read_through_compression_too(suffix: str, depth: type) -> None:
+    scale = 256 if depth == np.uint16 else 1
+    tile = np.array([[200, 120], [120, 40]]) * scale
+    _, data = cv2.imencode(suffix, np.tile(tile, (16, 16)).astype(depth))
+    encoding = f"bayer_rggb{np.iinfo(depth).bits}"
+    found = decode(data.tobytes(), encoding)
+    assert np.abs(found.astype(int) - (200, 120, 40)).max() <= 3
+    _, data = cv2.imencode(suffix, np.full((32, 32, 3), (40, 120, 200), np.uint8))
+    found = decode(data.tobytes(), encoding)
+    assert np.abs(found.astype(int) - (200, 120, 40)).max() <= 3, "who compressed it read the pattern"
+
+
 def test_other_formats_and_damage_are_refused() -> None:
     _, bitmap = cv2.imencode(".bmp", np.zeros((4, 4, 3), np.uint8))
     for data, told in (
