@@ -23,6 +23,7 @@ from jepa_runtime.sources.images import ImageFolderSource
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.sources.video import VideoSource
+from tests.export.data.recordings import write_video as write_numbered
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +55,22 @@ def test_a_real_clip_is_read_to_its_end_at_its_own_rate(clip: Path) -> None:
     assert [frame.sequence for frame in frames] == list(range(250))
     assert (frames[0].stamp_ns, frames[25].stamp_ns) == (1000, 1_000_001_000)
     assert not np.array_equal(frames[0].image, frames[100].image)
+
+
+@pytest.mark.parametrize(
+    ("name", "stamps_ms", "found_ms"),
+    [
+        ("a.mkv", [30, 130, 180, 430, 450], [0, 100, 150, 400, 420]),
+        ("a.mp4", [30, 130, 180, 430, 450], [0, 100, 150, 400, 420]),
+        ("a.h264", None, [0, 40, 80, 120, 160]),
+    ],
+)
+def test_frames_have_the_stamps_of_the_file_or_where_it_has_none_come_at_its_rate(
+    tmp_path: Path, name: str, stamps_ms: list[int] | None, found_ms: list[int]
+) -> None:
+    path = write_numbered(tmp_path / name, range(5), stamps_ms=stamps_ms)
+    found = [frame.stamp_ns for frame in VideoSource(path, start_ns=7).frames()]
+    assert found == [7 + 1_000_000 * stamp for stamp in found_ms]
 
 
 def write_video(path: Path, count: int) -> Path:
@@ -93,7 +110,8 @@ def test_a_video_may_lack_three_frames_or_two_in_a_hundred(
     source = VideoSource(write_video(tmp_path / "clip.avi", 1))
     monkeypatch.setattr(source, "_announced", announced)
     left = iter([(True, np.zeros((4, 4, 3), np.uint8))] * decoded)
-    monkeypatch.setattr(source, "_capture", SimpleNamespace(read=lambda: next(left, (False, None))))
+    capture = SimpleNamespace(read=lambda: next(left, (False, None)), get=lambda _: 0.0)
+    monkeypatch.setattr(source, "_capture", capture)
     with pytest.raises(SourceError, match="cut off") if cut_off else nullcontext():
         assert len(list(source.frames())) == decoded
 

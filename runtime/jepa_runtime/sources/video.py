@@ -18,8 +18,8 @@ _COUNT_SLACK_FRAMES = 3
 
 
 class VideoSource(PassiveSource):
-    """Frames of a video, stamped at the video's own rate from ``start_ns`` (default: now, as if recorded
-    live).
+    """Frames of a video, stamped as in the file, or at its rate where it has no stamps, from ``start_ns`` on
+    (default: now, as if recorded live).
 
     Raises:
         SourceError: the file is missing, is not a video that OpenCV can decode, or has no frames.
@@ -37,7 +37,7 @@ class VideoSource(PassiveSource):
             self.close()
             raise SourceError(f"{path}: the file gives no usable frame rate ({rate_hz:g}); re-encode it")
         self.rate_hz: float | None = rate_hz
-        self._period_ns = 1e9 / rate_hz
+        self._period_ns = round(1e9 / rate_hz)
         self._announced = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._start_ns = time.time_ns() if start_ns is None else start_ns
 
@@ -47,15 +47,20 @@ class VideoSource(PassiveSource):
         Raises:
             SourceError: no frame could be decoded, or clearly fewer than the file announces.
         """
-        sequence = 0
+        sequence = passed_ns = first_ns = 0
         while True:
             read, image = self._capture.read()
             if not read:
                 break
+            shown_ns = round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+            if sequence == 0:
+                first_ns = shown_ns
+            elif shown_ns - first_ns > passed_ns:
+                passed_ns = shown_ns - first_ns
+            else:
+                passed_ns += self._period_ns
             rgb = cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-            yield Frame(
-                rgb, self._start_ns + round(sequence * self._period_ns), Path(self.name).stem, sequence
-            )
+            yield Frame(rgb, self._start_ns + passed_ns, Path(self.name).stem, sequence)
             sequence += 1
         if sequence == 0:
             raise SourceError(f"{self.name}: not one frame could be decoded")
