@@ -303,6 +303,22 @@ class Capture:
         return True, cv2.cvtColor(picture(self.left), cv2.COLOR_RGB2BGR)
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_a_frame_that_cannot_be_decoded_is_left_out_and_the_camera_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, read: bool
+) -> None:
+    capture = Capture()
+    good, spoilt = capture.retrieve, lambda: (read, None)
+    answers = iter([good, spoilt] * 30 + [spoilt] * 29)
+    capture.left, capture.retrieve = 89, lambda: next(answers)()
+    monkeypatch.setattr(camera.cv2, "VideoCapture", lambda *_: capture)
+    seen: list[int] = []
+    with pytest.raises(SourceError, match="none of the last 30 frames can be decoded"):
+        seen.extend(frame.sequence for frame in camera.CameraSource(str(tmp_path)).frames())
+    assert seen == list(range(30))
+    assert caplog.text.count("a frame cannot be decoded and is left out") == 59
+
+
 def test_a_camera_gives_rgb_stamped_as_it_comes_and_its_end_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

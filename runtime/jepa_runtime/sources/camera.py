@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import cv2
 
 from jepa_runtime.errors import SourceError
 from jepa_runtime.sources.base import Frame, Image, PassiveSource
+
+_LOG = logging.getLogger(__name__)
+# Some frames of a camera are damaged on their way; one of which all are does not work.
+_MOST_SPOILT = 30
 
 
 class CameraSource(PassiveSource):
@@ -46,23 +51,28 @@ class CameraSource(PassiveSource):
         self.rate_hz: float | None = chosen_hz if chosen_hz > 0 else None
 
     def frames(self) -> Iterator[Frame]:
-        """Frames until the camera goes away.
+        """Frames until the camera goes away; one that cannot be decoded is left out.
 
         Raises:
-            SourceError: the camera stopped delivering.
+            SourceError: the camera stopped delivering, or delivers nothing else.
         """
-        sequence = 0
-        while True:
-            grabbed = self._capture.grab()
-            stamp_ns = time.time_ns()
-            read, image = self._capture.retrieve() if grabbed else (False, None)
-            if not read or image is None:
+        sequence = spoilt = 0
+        while spoilt < _MOST_SPOILT:
+            if not self._capture.grab():
                 raise SourceError(
                     f"{self.name}: no frame came after {sequence}: unplugged, or the driver timed out"
                 )
+            stamp_ns = time.time_ns()
+            read, image = self._capture.retrieve()
+            if not read or image is None:
+                spoilt += 1
+                _LOG.warning("%s: a frame cannot be decoded and is left out", self.name)
+                continue
+            spoilt = 0
             rgb = cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
             yield Frame(rgb, stamp_ns, Path(self.name).name, sequence)
             sequence += 1
+        raise SourceError(f"{self.name}: none of the last {spoilt} frames can be decoded")
 
     def close(self) -> None:
         """Release the device."""
