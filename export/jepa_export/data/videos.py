@@ -72,6 +72,10 @@ def decoded(path: Path, *, start_s: float = 0.0) -> Iterator[tuple[int, Image]]:
                 stamp_s = _stamp_s(frame, path)
                 if first_s is not None and stamp_s < first_s:
                     continue
+                if frame.is_corrupt:
+                    raise JepaExportError(
+                        f"{path}: is damaged after {count} frames; copy it again, or leave it out"
+                    )
                 yield round(stamp_s * 1_000_000_000), _upright(frame)
                 count += 1
     except (av.FFmpegError, OSError) as error:

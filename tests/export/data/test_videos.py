@@ -109,6 +109,22 @@ def test_a_film_cut_in_the_middle_is_refused(tmp_path: Path, name: str) -> None:
     assert all(later > earlier for earlier, later in pairwise(seen))
 
 
+def test_a_film_whose_decoder_had_to_guess_is_refused(tmp_path: Path, bikes: Path) -> None:
+    import av
+
+    with av.open(str(bikes)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.is_keyframe][3]
+    content = bytearray(bikes.read_bytes())
+    middle, end = packet.pos + packet.size // 2, packet.pos + packet.size
+    content[middle:end] = bytes(end - middle)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    seen: list[int] = []
+    with pytest.raises(JepaExportError, match=r"a\.mp4: is damaged after 137 frames"):
+        seen.extend(stamp for stamp, _ in VideoOrigin(path).frames())
+    assert len(seen) == 137
+
+
 @pytest.mark.parametrize("content", [b"", b"this is not a video\n" * 100])
 def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.mp4"
