@@ -151,6 +151,17 @@ def test_an_old_command_is_no_longer_executed(tmp_path: Path) -> None:
     assert [source.command is not None for _ in source.frames()] == [True, True, True, False]
 
 
+def test_images_stamped_by_another_clock_than_the_commands_are_no_drive_without_commands(
+    tmp_path: Path,
+) -> None:
+    since_boot = [(2000 * S, *image(S)[1:]), (2001 * S, *image(2 * S)[1:])]
+    path = write_bag(tmp_path / "bag.mcap", [*since_boot, twist(2000 * S, 1.0), twist(2001 * S, 2.0)])
+    with pytest.raises(
+        SourceError, match=r"images until 2\.000 s, commands from 2000\.000 s .*different clocks"
+    ):
+        read(path, "cmd_vel:linear.x")
+
+
 @pytest.mark.parametrize(
     ("entry", "action", "names", "values"),
     [

@@ -72,12 +72,20 @@ class BagSource(PassiveSource):
         """The images.
 
         Raises:
-            SourceError: a message cannot be decoded.
+            SourceError: a message cannot be decoded, or at no image it was known what was executed.
         """
+        known = False
         for sequence, (connection, log_ns, raw) in enumerate(self._bag.messages(self._connections)):
             frame = read_frame(self._bag, connection, log_ns, raw, sequence)
             self._stamp_ns = frame.stamp_ns
+            known = known or self.command is not None
             yield frame
+        if self.commands is not None and self._stamp_ns is not None and not known:
+            raise SourceError(
+                f"{self.name}: at no image is it known what was executed: images until "
+                f"{self._stamp_ns / 1e9:.3f} s, commands from {self.commands.stamps_ns[0] / 1e9:.3f} s to "
+                f"{self.commands.stamps_ns[-1] / 1e9:.3f} s; were they stamped by different clocks?"
+            )
 
     def close(self) -> None:
         """Close the file."""
