@@ -60,6 +60,7 @@ class World:
         self.sought: int | None = LATCHED_NS
         self.sought_by_service = False
         self.asked_ns, self.question = 0, None
+        self.answers = True
         self.decision = None
         self.told = np.zeros(2)
         self.reaches: list[Reach] = []
@@ -88,7 +89,7 @@ class World:
             goal_stamp_ns=self.sought,
             current_energy=self.energy,
             energies=energies.astype(np.float32) if self.energies is None else self.energies,
-            answer_to_ns=self.asked_ns,
+            answer_to_ns=self.asked_ns if self.answers else 0,
             goal_asked=self.sought_by_service
             or any(r.is_set and r.terms.goal_ns == self.sought for r in self.reaches),
         )

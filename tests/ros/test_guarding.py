@@ -58,6 +58,7 @@ def test_without_a_reason_the_robot_may_drive(guard):
         ("SURPRISE", Level.WARN),
         ("OLD", Level.WARN),
         ("STALE", Level.STALE),
+        ("UNANSWERED", Level.WARN),
     ],
 )
 def test_each_reason_has_its_level_and_its_words(guard, cause, level):

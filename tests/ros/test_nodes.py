@@ -152,6 +152,7 @@ def test_the_planners_last_word_is_to_stand(planner, number):
 
 def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still(ros_graph):
     commands = ros_graph.listen(Twist, "cmd_vel")
+    questions = ros_graph.listen(ActionCandidates, "world_model/candidates")
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     clock = ros_graph.observer.create_publisher(Clock, "/clock", 1)
     ros_graph.start("planner", {"use_sim_time": True})
@@ -161,7 +162,7 @@ def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still
     def answer():
         now_ns = time.time_ns()
         clock.publish(Clock(clock=to_time(now_ns)))
-        sender.publish(futures(now_ns, None))
+        sender.publish(futures(now_ns, questions[-1] if questions else None))
 
     ros_graph.until(lambda: commands and commands[-1] != Twist(), "commands", meanwhile=answer)
     diagnostics.clear()

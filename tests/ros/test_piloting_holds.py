@@ -211,6 +211,27 @@ def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
     assert world.images().command is not None, "of one candidate something is known"
 
 
+def test_a_robot_whose_plans_nobody_judges_stands_and_says_so_until_somebody_does(world):
+    world.answers, world.sought = False, OTHER_NS
+    reach = world.begin()
+    decisions = [world.image() for _ in range(60)]
+    assert all(decision.command is None for decision in decisions) and decisions[-1].state is State.HELD
+    verdict = world.pilot.verdict()
+    assert verdict.level is Level.WARN and "candidates come within a step" in verdict.message
+    world.answers = True
+    assert world.images().command is not None and not world.guard.holds
+    world.answers = False
+    world.images(150)
+    assert reach.end.outcome is Outcome.ABORTED and "candidates come within a step" in reach.end.reason
+
+
+def test_at_its_goal_a_robot_waits_for_no_plan(world):
+    world.answers = False
+    world.images(60)
+    world.energy = 0.5
+    assert world.images().state is State.REACHED and world.pilot.verdict().level is Level.OK
+
+
 @pytest.mark.parametrize("sought", [None, OTHER_NS])
 def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
     world.search.broken = "fails"

@@ -316,3 +316,19 @@ def test_each_escape_that_was_of_no_use_is_followed_by_a_longer_one_until_there_
     # Nearer, while it still drives away; and nearer once more.
     lengths(900, 50, 5.0)
     assert lengths(950, 100, 4.0)[-1] == 19
+
+
+def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(seeker, search):
+    """Each comes a step of the model too late."""
+    decisions = [seeker.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
+    assert all(decision.command is None for decision in decisions) and "escape" not in search.calls
+    assert seeker.is_unanswered
+    asked = max(frame for frame in range(300) if decisions[frame].question is not None)
+    assert seeker.update(futures(300, answer_to=asked)).command is not None and not seeker.is_unanswered
+
+
+def test_a_plan_that_is_answered_no_more_is_driven_to_its_end_and_no_further(seeker):
+    seeker.update(futures(0))
+    driven = [seeker.update(futures(frame, answer_to=0)).command is not None for frame in range(1, 30)]
+    assert driven == [True] * 13 + [False] * 16, "of two steps, from the image that was answered"
+    assert not seeker.is_unanswered, "not for long yet"

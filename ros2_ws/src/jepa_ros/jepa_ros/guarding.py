@@ -11,7 +11,7 @@ from jepa_ros.diagnostics import Level, Verdict
 
 
 class Cause(Enum):
-    """Why the robot stands, the gravest first.
+    """Why the robot stands, the gravest first, and last what others explain.
 
     Attributes:
         level: of the diagnostics while it lasts.
@@ -24,6 +24,7 @@ class Cause(Enum):
     SURPRISE = "surprise", Level.WARN
     OLD = "old", Level.WARN
     STALE = "stale", Level.STALE
+    UNANSWERED = "unanswered", Level.WARN
 
     def __init__(self, label: str, level: Level) -> None:
         self.label = label
@@ -31,7 +32,7 @@ class Cause(Enum):
 
 
 # Of these only a decision that may be obeyed shows that they are over: until then it is tried again.
-TRIED_AGAIN = frozenset({Cause.FAULT, Cause.FORBIDDEN})
+TRIED_AGAIN = frozenset({Cause.FAULT, Cause.FORBIDDEN, Cause.UNANSWERED})
 
 
 class Guard:

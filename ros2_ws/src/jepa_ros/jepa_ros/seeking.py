@@ -3,7 +3,7 @@ without ROS.
 
 Every futures message that answers the last question updates the distribution, and a new question is asked.
 The first action of the mean is the command. As time passes the plan is shifted, one step each ``step_s``;
-with images that far apart, only if the newest did not judge it.
+with images that far apart, only if the newest did not judge it. Without answers it ends with its horizon.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Seeker:
         goal_threshold: energy at or below which the goal counts as reached.
         reached_after: for so many images in a row.
         stuck_after_s: without progress for this long the robot drives any way for a moment and plans anew.
-            Time in which it was made to stand, or drove any way, does not count.
+            Time in which it was made to stand, had no plan, or drove any way, does not count.
 
     Attributes:
         goal_threshold: as given; may be set anew.
@@ -125,6 +125,11 @@ class Seeker:
         """[A], what the robot did in the step before, from where its next action may differ only so much."""
         return self._search.executed
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether there has been no plan for so long as a robot may be without progress."""
+        return self._planless_ns > self._stuck_after_ns
+
     def restart(self) -> None:
         """The robot was told to stand: forget the plan. One that is made to stand again and again, since it
         pushes against what its model does not see, is stuck all the same."""
@@ -147,7 +152,7 @@ class Seeker:
         if self._escape is not None and futures.stamp_ns < self._escape_until_ns:
             self._search.executed = self._escape
             return Decision(self._state, self._escape, self._next_question(futures))
-        command = np.array(self._search.mean[0]) if self._learned else None
+        command = np.array(self._search.mean[0]) if futures.stamp_ns < self._planned_until_ns else None
         return Decision(self._state, command, self._next_question(futures))
 
     def _begin(self, goal_ns: int | None) -> None:
@@ -160,7 +165,7 @@ class Seeker:
         self._goal_ns = goal_ns
         self._state = State.SEEKING
         self._near = 0
-        self._learned = False
+        self._planned_until_ns = self._planless_ns = 0
         self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
         self._plan_ns: int | None = None
         self._escape: NDArray[np.float32] | None = None
@@ -185,7 +190,7 @@ class Seeker:
         learnt = answers and len(futures.energies) == self._asked_count
         if learnt:
             self._search.tell(plan_costs(futures.energies))
-            self._learned = True
+            self._planned_until_ns = futures.stamp_ns + len(self._search.mean) * self._step_ns
             self._asked_ns = 0
             self.iterations += 1
         if steps > 0:
@@ -198,7 +203,10 @@ class Seeker:
             self._asked_ns = 0
 
     def _note_progress(self, futures: Futures, passed_ns: int) -> None:
-        self._idle_ns += passed_ns
+        if futures.stamp_ns < max(self._planned_until_ns, self._escape_until_ns):
+            self._idle_ns, self._planless_ns = self._idle_ns + passed_ns, 0
+        else:
+            self._planless_ns += passed_ns
         if futures.current_energy < PROGRESS * self._best:
             self._best, self._state = futures.current_energy, State.SEEKING
             self._idle_ns = self._tries = 0
@@ -207,7 +215,7 @@ class Seeker:
             escape_ns = self._tries * _ESCAPE_NS
             self._search.executed = self.told
             self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + escape_ns
-            self._state, self._learned, self._asked_ns = State.STUCK, False, 0
+            self._state, self._planned_until_ns, self._asked_ns = State.STUCK, 0, 0
             self.escapes += 1
             self._best, self._idle_ns = futures.current_energy, -escape_ns
 
