@@ -23,6 +23,8 @@ STEP_NS = 200_000_000
 class Publisher:
     """One whose listeners acknowledge, or do not."""
 
+    topic_name = "/cmd_vel"
+
     def __init__(self) -> None:
         self.sent = []
         self.acknowledged, self.listeners = True, 1

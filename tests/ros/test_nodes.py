@@ -106,6 +106,20 @@ def test_with_other_actions_the_planner_tells_the_robot_by_their_topics_alone(pl
     assert graph.observer.count_publishers("pose_delta") == 1
 
 
+def test_who_else_commands_the_robot_is_told_of_whatever_makes_it_stand(ros_graph):
+    heard = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    ros_graph.start("planner", remaps=("cmd_vel:=cmd_vel_raw",))
+    ros_graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED).publish(model_info())
+    statuses = lambda: [status for message in heard for status in message.status]  # noqa: E731
+    ros_graph.until(lambda: any("no futures" in status.message for status in statuses()), "that it stands")
+    assert not any("cmd_vel_raw" in status.message for status in statuses())
+    joystick = ros_graph.publisher(Twist, "cmd_vel_raw", listeners=0)
+    told = "/cmd_vel_raw has 2 publishers"
+    ros_graph.until(lambda: told in statuses()[-1].message and "no futures" in statuses()[-1].message, told)
+    ros_graph.observer.destroy_publisher(joystick)
+    ros_graph.until(lambda: "cmd_vel_raw" not in statuses()[-1].message, "that it is alone again")
+
+
 def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_graph):
     ros_graph.start("planner", {"report_path": "/dev/null/planner.json"})
     assert ros_graph.exit_code("planner") == 1

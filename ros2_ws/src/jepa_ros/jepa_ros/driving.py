@@ -63,8 +63,14 @@ class Commands:
         self._sent_ns, self._due_ns = stamp_ns, begins_ns + self._step_ns
 
     def conflicts(self) -> list[str]:
-        """See :meth:`~jepa_ros.actions.Actions.conflicts`."""
-        return self._actions.conflicts(self._node)
+        """That others command the robot too, and see :meth:`~jepa_ros.actions.Actions.conflicts`."""
+        topics = [publisher.topic_name for publisher in self.publishers]
+        counts = {topic: self._node.count_publishers(topic) for topic in topics}
+        return self._actions.conflicts(self._node) + [
+            f"{topic} has {count} publishers: who commands the robot beside this planner?"
+            for topic, count in counts.items()
+            if count > 1
+        ]
 
     def twist(self, action: NDArray[np.floating]) -> Twist:
         """``action`` [A] for people."""
