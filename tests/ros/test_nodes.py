@@ -156,12 +156,19 @@ def test_old_futures_do_not_move_the_robot(planner):
     graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=0.4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_planners_last_word_is_to_stand(planner, number):
     graph, _, commands, answer = planner
     graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     assert graph.stop("planner", number) == 0
     graph.until(lambda: commands[-1] == Twist(), "the robot told to stand")
+
+
+def test_a_node_under_nohup_outlives_its_terminal():
+    code = "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code += "from jepa_ros.start import when_to_end; when_to_end(lambda *_: os._exit(1)); "
+    code += "os.kill(os.getpid(), signal.SIGHUP); print('lives')"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"lives\n"
 
 
 def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still(ros_graph):
@@ -346,7 +353,7 @@ def test_arguments_that_ros_does_not_take_are_told_in_a_line(ros_graph):
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_a_node_is_still_being_read_ends_it_cleanly(number):
     reading = f"lambda name: os.kill(os.getpid(), {int(number)})"
     code = f"import importlib, os; from jepa_ros import start; importlib.import_module = {reading}; "

@@ -1,7 +1,6 @@
 """The life of a node's process: start, spin until told to stop, stop cleanly, in every case.
 
-rclpy's own signal handling raises out of ``spin`` now and then under traffic; here SIGINT and SIGTERM only
-set an event.
+rclpy's own signal handling raises out of ``spin`` now and then under traffic; here signals only set an event.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
+from jepa_ros.start import when_to_end
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import write
 from jepa_runtime.profiling.environment import peak_rss_mb
@@ -36,7 +36,6 @@ POLL_S = 0.1
 # How long a thread that waits for the interpreter leaves it to the one that has it. Python's default of 5 ms
 # is a sixth of a frame at 30 Hz.
 SWITCH_INTERVAL_S = 2e-4
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Runnable(Protocol):
@@ -59,15 +58,13 @@ def every(node: Node, period_s: float, call: Callable[[], None]) -> Timer:
 
 
 def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:
-    """Run the node that ``create`` makes until SIGINT, SIGTERM or its ``finished`` event; return the exit
-    code.
+    """Run the node that ``create`` makes until a signal or its ``finished`` event; return the exit code.
 
     0 after a clean stop; 1 after an error, which was printed: arguments that ROS 2 does not take, a wrong
     parameter, a :class:`JepaRuntimeError`, an exception in a callback, or ``failure`` set by the node.
     """
     stop = threading.Event()
-    for number in _SIGNALS:
-        signal.signal(number, lambda *_: stop.set())
+    when_to_end(lambda *_: stop.set())
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
@@ -90,8 +87,7 @@ def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:
         code |= _close(node)
         # The interpreter resets handlers while it ends: a second signal (launch repeats Ctrl-C) would kill it
         # there.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        when_to_end(signal.SIG_IGN)
     return code
 
 

@@ -6,6 +6,17 @@ import importlib
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
+
+
+def when_to_end(handle: Any) -> None:
+    """Have ``handle`` take SIGINT, SIGTERM and, as where a connection to the robot breaks off, SIGHUP, unless
+    that is ignored (``nohup``)."""
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    for number in ends:
+        signal.signal(number, handle)
 
 
 def _command(node: str) -> Callable[[], None]:
@@ -13,8 +24,7 @@ def _command(node: str) -> Callable[[], None]:
     seconds on a small computer: nothing is open then."""
 
     def command() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: os._exit(0))
+        when_to_end(lambda *_: os._exit(0))
         importlib.import_module(f"jepa_ros.nodes.{node}").main()
 
     return command
