@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from unittest.mock import Mock
 
@@ -95,6 +96,34 @@ def test_with_other_actions_who_told_the_robot_before_has_told_it_to_stand(plann
     planner.node._on_model(info)
     before.close.assert_called_once_with()
     assert planner.node._commands is not before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step_s", 0.0),
+        ("step_s", -0.2),
+        ("step_s", math.inf),
+        ("step_s", math.nan),
+        ("horizon", 2**32 - 1),
+        ("num_samples", 2**32 - 1),
+        ("goal_threshold", math.nan),
+        ("action_names", []),
+        ("action_names", ["linear.x"]),
+        ("action_names", ["linear.x", "linear.x"]),
+    ],
+)
+def test_what_no_model_is_cannot_be_driven_with_and_the_robot_stands(planner, field, value):
+    assert planner.drives()
+    info = model_info()
+    setattr(info, field, value)
+    planner.node._on_model(info)
+    assert planner.commands.sent[-1] == Twist() and not planner.drives()
+    planner.node._publish_diagnostics()
+    status = planner.diagnostics.sent[-1].status[0]
+    assert status.level == bytes([2]) and f"cannot drive with stub: {field} must be" in status.message
+    planner.node._on_model(model_info())
+    assert planner.drives()
 
 
 def test_only_candidates_of_its_own_teach_it(planner):

@@ -41,6 +41,13 @@ _WATCHDOG_PERIOD_S = 0.05
 _DIAGNOSTICS_PERIOD_S = 1.0
 _RESPONSE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
 _SOURCE = "cem"
+# As a bundle has them.
+_BOUNDS = {
+    "step_s": (1e-6, 3600.0),
+    "horizon": (1, 1024),
+    "num_samples": (1, 65536),
+    "goal_threshold": (-sys.float_info.max, sys.float_info.max),
+}
 
 
 class PlannerNode(Node):
@@ -94,6 +101,7 @@ class PlannerNode(Node):
         with self._lock:
             self._stand()
             try:
+                _check(info)
                 self._take_commands(info)
                 driver = self._driver_of(info)
             except ValueError as error:
@@ -252,6 +260,21 @@ class PlannerNode(Node):
             "samples_ms": {"e2e": rounded(self._e2e.latest()["e2e_ms"])},
             "stamps_ns": self._e2e.latest()["stamp_ns"].tolist(),
         }
+
+
+def _check(info: ModelInfo) -> None:
+    """Whoever publishes may say anything.
+
+    Raises:
+        ValueError: no model is so.
+    """
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(info, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value:g}")
+    names, size = info.action_names, len(info.action_low)
+    if not (0 < len(set(names)) == len(names) == size):
+        raise ValueError(f"action_names must be one for each of {size} components of an action, got {names}")
 
 
 def _read(message: PredictedFutures) -> Futures:
