@@ -71,7 +71,14 @@ class World:
 
     def exchange(self) -> None:
         self.search = Search(CEMConfig(num_samples=SAMPLES, horizon=HORIZON, topk=2), LIMITS, seed=0)
-        seeker = Seeker(self.search, step_s=STEP_S, goal_threshold=1.0, reached_after=2, stuck_after_s=1.0)
+        seeker = Seeker(
+            self.search,
+            step_s=STEP_S,
+            goal_threshold=1.0,
+            reached_after=2,
+            stuck_after_s=1.0,
+            escape_s=0.6,
+        )
         driver = piloting.Driver(
             seeker=seeker, limits=LIMITS, step_s=STEP_S, goal_threshold=1.0, per_step=self.per_step
         )

@@ -202,7 +202,7 @@ def test_a_robot_that_cannot_get_nearer_is_stuck(world):
 
 def test_a_driver_has_the_planners_parameters(world):
     # More elites than candidates are as many as there are.
-    chosen = {"topk": 64, "planner_seed": 0, "reached_after": 3, "stuck_after_s": 0.5}
+    chosen = {"topk": 64, "planner_seed": 0, "reached_after": 3, "stuck_after_s": 0.5, "escape_s": 0.6}
     driver = piloting.Driver.by_cem(
         chosen, LIMITS, num_samples=SAMPLES, horizon=HORIZON, step_s=STEP_S, goal_threshold=1.0
     )

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.ros
 STEP_NS = 200_000_000
 FRAME_NS = 33_000_000
 START_NS = 1_000_000_000_000
+CHOSEN = {
+    "step_s": 0.2, "goal_threshold": 1.0, "reached_after": 3, "stuck_after_s": 2.0, "escape_s": 0.6
+}  # fmt: skip
 
 
 class Recorder:
@@ -60,7 +63,7 @@ def search():
 
 @pytest.fixture
 def seeker(search):
-    return seeking.Seeker(search, step_s=0.2, goal_threshold=1.0, reached_after=3, stuck_after_s=2.0)
+    return seeking.Seeker(search, **CHOSEN)
 
 
 def futures(frame, *, goal=7, energy=10.0, answer_to=None):
@@ -128,7 +131,7 @@ def test_the_first_action_of_what_an_image_judged_best_is_told_with_it(frame):
     """Of a fast camera, and of one with a step or two between its images."""
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
     search = CEM(CEMConfig(num_samples=3, horizon=3, topk=1), limits, seed=0)
-    seeker = seeking.Seeker(search, step_s=0.2, goal_threshold=1.0, reached_after=3, stuck_after_s=2.0)
+    seeker = seeking.Seeker(search, **CHOSEN)
     question = seeker.update(futures(0)).question
     command = seeker.update(futures(frame, answer_to=0)).command
     np.testing.assert_array_equal(command, question[1, 0])
@@ -204,6 +207,14 @@ def test_a_stuck_robot_escapes_from_what_it_was_told_and_then_waits_for_an_answe
     stuck = next(index for index, decision in enumerate(decisions) if decision.state is State.STUCK)
     assert decisions[stuck].question is not None
     assert decisions[stuck + 18].command is not None and decisions[stuck + 19].command is None
+
+
+def test_a_stuck_robot_that_may_not_drive_any_way_plans_anew_where_it_stands(search):
+    seeker = seeking.Seeker(search, **CHOSEN | {"escape_s": 0.0})
+    decisions = [seeker.update(futures(frame, answer_to=frame - 1)) for frame in range(300)]
+    told = [decision.command for decision in decisions[1:] if decision.command is not None]
+    assert decisions[-1].state is State.STUCK and seeker.escapes == 299 - len(told) == 4
+    assert all(np.array_equal(command, search.mean[0]) for command in told)
 
 
 def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(seeker):

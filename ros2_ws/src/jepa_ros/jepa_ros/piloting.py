@@ -62,6 +62,7 @@ class Driver:
             goal_threshold=goal_threshold,
             reached_after=chosen["reached_after"],
             stuck_after_s=chosen["stuck_after_s"],
+            escape_s=chosen["escape_s"],
         )
         return cls(
             seeker=seeker, limits=limits, step_s=step_s, goal_threshold=goal_threshold, per_step=per_step

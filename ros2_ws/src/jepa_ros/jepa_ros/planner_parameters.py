@@ -73,6 +73,15 @@ PARAMETERS = (
         read_only=True,
     ),
     Parameter(
+        name="escape_s",
+        default=0.6,
+        description="For so long a stuck robot drives any way, whatever is foreseen of it, as fast as the "
+        "model allows, and up to four times as long where that was of no use before [s]; 0: it plans anew.",
+        low=0.0,
+        high=60.0,
+        read_only=True,
+    ),
+    Parameter(
         name="give_up_after",
         default=3,
         description="A goal of ~/reach_goal ends as stuck when the robot was so often, and came no nearer.",

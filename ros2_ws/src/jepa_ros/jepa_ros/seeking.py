@@ -24,9 +24,7 @@ from jepa_runtime.planning.progress import PROGRESS
 _ANSWER_WITHIN = 5
 # A reached goal is left again only by a clear margin, so that noise does not set the robot in motion.
 _LEAVE_FACTOR = 2.0
-# For how long a stuck robot drives any way before it plans anew, the first time; each time in a row that this
-# was of no use it takes as much longer, up to so many times as long.
-_ESCAPE_NS = 600_000_000
+# Each time in a row that to drive any way was of no use it takes as much longer, up to so many times as long.
 _LONGEST_ESCAPE = 4
 
 
@@ -94,6 +92,7 @@ class Seeker:
         reached_after: for so many images in a row.
         stuck_after_s: without progress for this long the robot drives any way for a moment and plans anew.
             Time in which it was made to stand, had no plan, or drove any way, does not count.
+        escape_s: for how long it drives any way, the first time; 0: not at all.
 
     Attributes:
         goal_threshold: as given; may be set anew.
@@ -111,12 +110,13 @@ class Seeker:
         goal_threshold: float,
         reached_after: int,
         stuck_after_s: float,
+        escape_s: float,
     ) -> None:
         self._search = search
         self._step_ns = round(step_s * 1e9)
         self.goal_threshold = goal_threshold
         self._reached_after = reached_after
-        self._stuck_after_ns = round(stuck_after_s * 1e9)
+        self._stuck_after_ns, self._escape_ns = round(stuck_after_s * 1e9), round(escape_s * 1e9)
         self.iterations = self.escapes = 0
         self._begin(None)
 
@@ -212,7 +212,7 @@ class Seeker:
             self._idle_ns = self._tries = 0
         elif self._idle_ns > self._stuck_after_ns:
             self._tries = min(self._tries + 1, _LONGEST_ESCAPE)
-            escape_ns = self._tries * _ESCAPE_NS
+            escape_ns = self._tries * self._escape_ns
             self._search.executed = self.told
             self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + escape_ns
             self._state, self._planned_until_ns, self._asked_ns = State.STUCK, 0, 0
