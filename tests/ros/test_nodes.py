@@ -59,6 +59,7 @@ def futures(stamp_ns: int, question: ActionCandidates | None, energy: float = 10
     energies = np.ones((SAMPLES, HORIZON), np.float32)
     if question is not None:
         message.candidates_source, message.candidates_stamp = question.source, question.header.stamp
+        message.actions = question.actions
         # To the right is better.
         energies = -np.cumsum(messages.array_of(question.actions)[..., 0], axis=1)
     return fill(message, {"energies": messages.tensor("energies", energies.astype(np.float32))})

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from geometry_msgs.msg import Twist
-from jepa_msgs.msg import PlannerStatus
+from jepa_msgs.msg import PlannerStatus, Tensor
 from jepa_ros.nodes.planner import PlannerNode
 from rclpy.parameter import Parameter
 
@@ -40,12 +40,14 @@ class Planner:
             monkeypatch.setattr(self.node, name, replacement)
         self.node._on_model(model_info())
 
-    def image(self, *, age_s: float = 0.0, source: str = "cem") -> float:
+    def image(self, *, age_s: float = 0.0, source: str = "cem", by_another: bool = False) -> float:
         """Futures of an image that answer the last question; the velocity to the right that is told then."""
         self.now_ns += 33_000_000
         asked = self.questions.sent[-1] if self.questions.sent else None
         message = futures(self.now_ns - round(age_s * 1e9), asked)
         message.candidates_source = source
+        if by_another:
+            message.actions = Tensor(data=message.actions.data[::-1])
         self.node._on_futures(message)
         return self.commands.sent[-1].linear.x
 
@@ -128,6 +130,7 @@ def test_what_no_model_is_cannot_be_driven_with_and_the_robot_stands(planner, fi
 
 def test_only_candidates_of_its_own_teach_it(planner):
     assert [planner.image(source="another") for _ in range(5)] == [0.0] * 5
+    assert [planner.image(by_another=True) for _ in range(5)] == [0.0] * 5, "it sees the same images"
     assert planner.drives()
 
 

@@ -73,6 +73,7 @@ class Stub:
         if self.questions:
             asked = self.questions[-1]
             message.candidates_source, message.candidates_stamp = asked.source, asked.header.stamp
+            message.actions = asked.actions
             energies = -np.cumsum(messages.array_of(asked.actions)[..., 0], axis=1)
         if self.nan:
             energies[:] = np.nan

@@ -71,6 +71,8 @@ class PlannerNode(Node):
         self._lock = threading.RLock()
         self._commands: Commands | None = None
         self._told_by: tuple[Any, ...] = ()
+        # The candidates whose futures were asked for last.
+        self._asked = ActionCandidates()
         self._counts: Counter[str] = Counter()
         # Stamp of the image [ns] and time from there to here [ms].
         self._e2e = Samples(_RESPONSE)
@@ -178,7 +180,7 @@ class PlannerNode(Node):
         pilot = self._pilot
         self._counts["old_futures"] += e2e_ms > pilot.timeout_s * 1e3
         try:
-            return self._obey(pilot.update(_read(message), age_s=e2e_ms / 1e3), message)
+            return self._obey(pilot.update(_read(message, self._asked), age_s=e2e_ms / 1e3), message)
         except Exception as error:
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
             self._counts["faults"] += 1
@@ -191,7 +193,8 @@ class PlannerNode(Node):
         if decision.question is not None:
             asked = np.ascontiguousarray(decision.question, np.float32)
             fields = {"actions": messages.tensor("actions", asked), "source": _SOURCE}
-            self._candidates.publish(fill(ActionCandidates(header=message.header), fields))
+            self._asked = fill(ActionCandidates(header=message.header), fields)
+            self._candidates.publish(self._asked)
         if self._commands is None:
             return Twist()
         if decision.command is None:
@@ -277,8 +280,9 @@ def _check(info: ModelInfo) -> None:
         raise ValueError(f"action_names must be one for each of {size} components of an action, got {names}")
 
 
-def _read(message: PredictedFutures) -> Futures:
-    own = message.candidates_source == _SOURCE
+def _read(message: PredictedFutures, asked: ActionCandidates) -> Futures:
+    # Another planner asks by the same name, of the same images.
+    own = message.candidates_source == _SOURCE and message.actions.data == asked.actions.data
     return Futures(
         stamp_ns=from_time(message.header.stamp),
         goal_stamp_ns=from_time(message.goal_stamp) if message.has_goal else None,
