@@ -249,6 +249,30 @@ def test_an_onnx_model_with_data_elsewhere_is_refused(
     assert "keeps weights in another file" in refusal(folder)
 
 
+def test_data_elsewhere_under_keys_that_engines_cut_to_size_is_refused(folder: Path) -> None:
+    graph = external("weights.bin").graph
+    (tensor,) = graph.initializer
+    (entry,) = tensor.external_data
+    content = entry.SerializeToString()
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    # Fields 13 and 14, with a 33rd bit.
+    hidden = bytes([0xEA, 0x80, 0x80, 0x80, 0x10, len(content)]) + content
+    hidden = tensor.SerializeToString() + hidden + bytes([0xF0, 0x80, 0x80, 0x80, 0x10, TensorProto.EXTERNAL])
+    del graph.initializer[:]
+    inner = graph.SerializeToString() + bytes([0x2A, len(hidden)]) + hidden
+    (folder / "encoder/onnx/model.onnx").write_bytes(bytes([0x3A, len(inner)]) + inner)
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model (no key of a field before byte" in refusal(folder)
+
+
+def test_an_ir_that_is_an_onnx_model_with_data_elsewhere_is_refused(folder: Path) -> None:
+    relative = "encoder/openvino/model.xml"
+    (folder / relative).write_bytes(external("weights.bin").SerializeToString())
+    relist(folder, relative)
+    assert "model.xml: not an OpenVINO IR" in refusal(folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"no model at all"])
 def test_an_onnx_file_that_is_none_is_refused(folder: Path, content: bytes) -> None:
     (folder / "encoder/onnx/model.onnx").write_bytes(content)

@@ -59,6 +59,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
+        # Of longer keys the protobuf of engines takes the lower 32 bits: the engine would see another field.
+        if key >> 32:
+            raise ValueError(f"no key of a field before byte {position}")
         field, wire = key >> 3, key & 7
         if wire == _VARINT:
             value, position = _varint(message, position)

@@ -4,8 +4,8 @@
 2. The folder holds exactly the files that the manifest lists: none missing, none extra, no link, nothing
 special.
 3. Each file has the size and the SHA-256 that the manifest gives.
-4. Each file is of its kind: JSON is strict, arrays are plain numbers, ONNX models hold their own data, and
-   the golden arrays have the manifest's shapes.
+4. Each file is of its kind: JSON is strict, arrays are plain numbers, ONNX models hold their own data, IRs
+   are XML, and the golden arrays have the manifest's shapes.
 5. :meth:`Bundle.read` checks again what it returns, so that what an engine loads is what was verified, even
    if somebody changed the folder meanwhile.
 """
@@ -106,7 +106,7 @@ def _check_listing(folder: Folder, manifest: Manifest) -> None:
 def _check_file(folder: Folder, record: FileRecord, manifest: Manifest) -> None:
     where = str(folder.path / record.path)
     kind = PurePosixPath(record.path).suffix
-    if kind not in (".json", ".npz", ".onnx"):
+    if kind not in (".json", ".npz", ".onnx", ".xml"):
         _check_digest(where, record, *folder.digest(record.path, record.bytes))
         return
     data = _read_verified(folder, record)
@@ -116,8 +116,16 @@ def _check_file(folder: Folder, record: FileRecord, manifest: Manifest) -> None:
         read_golden(data, manifest, where)
     elif kind == ".npz":
         read_npz(data, where)
+    elif kind == ".xml":
+        _check_xml(data, where)
     else:
         _check_onnx(data, where)
+
+
+def _check_xml(data: bytes, where: str) -> None:
+    # OpenVINO tells formats apart by their content: of ONNX, it would read data in other files.
+    if not data.startswith(b"<"):
+        raise BundleError(f"{where}: not an OpenVINO IR, which is XML: export it again")
 
 
 def _check_onnx(data: bytes, where: str) -> None:
