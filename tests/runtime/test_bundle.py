@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -211,6 +212,19 @@ def test_an_array_that_claims_an_absurd_shape_takes_no_memory(folder: Path) -> N
         archive.writestr("frames.npy", header.getvalue())
     relist(folder, "golden.npz")
     assert "at most 1 GiB" in refusal(folder)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_an_array_that_is_decompressed_all_at_once_takes_no_memory(folder: Path, method: int) -> None:
+    with zipfile.ZipFile(folder / "golden.npz", "w", method) as archive:
+        archive.writestr("frames.npy", bytes(1 << 27))
+    relist(folder, "golden.npz")
+    tracemalloc.start()
+    told = refusal(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 24
+    assert "frames: is compressed in a way that NumPy does not use" in told
 
 
 def external(location: str) -> onnx.ModelProto:

@@ -118,6 +118,9 @@ def read_npz(data: bytes, where: str) -> dict[str, NDArray[np.generic]]:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> NDArray[np.generic]:
+    # Of bzip2, for one, zipfile decompresses all at once, however little was asked for.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(f"{where}: is compressed in a way that NumPy does not use: save it with NumPy")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
