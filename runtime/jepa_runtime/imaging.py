@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from typing import Any, cast
 
@@ -32,7 +33,15 @@ _CONVERSIONS = {
     "nv21": cv2.COLOR_YUV2RGB_NV21,
 }
 _CONVERSIONS |= {f"{name[:-1]}16": code for name, code in _CONVERSIONS.items() if name.endswith("8")}
-_SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+# Of a JPEG and a PNG, the first bytes, and where the two sides of the image are told.
+_SIDES = {
+    b"\xff\xd8\xff": re.compile(
+        rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]\x00[\x0b\x0e\x11\x14].(..)(..)[\x01-\x04]", re.DOTALL
+    ),
+    b"\x89PNG\r\n\x1a\n": re.compile(rb"\A.{12}IHDR(.{4})(.{4})", re.DOTALL),
+}
+# Twice what 8K has. Some hundred bytes can claim gigabytes, all of which would be filled.
+_MOST_PIXELS = 1 << 26
 
 
 def to_rgb(
@@ -76,12 +85,18 @@ def decode(data: Any, encoding: str = "") -> Image:
             grey.
 
     Raises:
-        FrameError: neither of the two, or damaged.
+        FrameError: neither of the two, larger than any camera's, or damaged.
     """
     content = np.frombuffer(data, np.uint8)
     head = content[:8].tobytes()
-    if not any(head.startswith(signature) for signature in _SIGNATURES.values()):
+    sides = next((sides for start, sides in _SIDES.items() if head.startswith(start)), None)
+    if sides is None:
         raise FrameError(f"compressed image starts with {head.hex()}, which is neither JPEG nor PNG")
+    for one, other in sides.findall(content.data):
+        if int.from_bytes(one, "big") * int.from_bytes(other, "big") > _MOST_PIXELS:
+            raise FrameError(
+                f"compressed image of {content.size} bytes claims more than {_MOST_PIXELS} pixels"
+            )
     pattern = _CONVERSIONS.get(encoding) if encoding.startswith("bayer_") else None
     channels = cv2.IMREAD_COLOR if pattern is None else cv2.IMREAD_ANYCOLOR
     try:

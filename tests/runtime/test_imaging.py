@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import struct
 from collections.abc import Callable
 
 import cv2
@@ -195,6 +196,17 @@ def test_other_formats_and_damage_are_refused() -> None:
     ):
         with pytest.raises(FrameError, match=told):
             decode(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "sides"), [(".jpg", b"\xff\xc0\0\x0b\x08", ">HH"), (".png", b"IHDR", ">II")]
+)
+def test_a_small_file_that_claims_a_huge_image_is_refused(kind: str, before: bytes, sides: str) -> None:
+    content = cv2.imencode(kind, np.zeros((16, 16), np.uint8))[1].tobytes()
+    small, huge = (before + struct.pack(sides, side, side) for side in (16, 8193))
+    assert small in content
+    with pytest.raises(FrameError, match="bytes claims more than 67108864 pixels"):
+        decode(content.replace(small, huge))
 
 
 def test_an_image_of_the_right_size_is_copied_as_it_is(rgb: Image) -> None:
