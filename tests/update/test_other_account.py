@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from jepa_runtime.update import audit, robot, state
+from jepa_runtime.update import audit, durable, robot, state
 from tests.update.fleets import COMMAND, Fleet, edit, until
 
 NOBODY, STDLIB = 65534, sysconfig.get_path("stdlib")
@@ -124,3 +124,15 @@ def test_a_folder_of_somebody_else_can_be_looked_at_and_says_who_may_change_it(a
         status, told = account.run(action)
         assert status == 1
         assert "lock: cannot be locked: Permission denied: use the account that this folder" in told
+
+
+def test_nobody_else_can_take_a_lock_that_serving_and_updates_need(account: Account) -> None:
+    os.chown(account.root, 0, 0)
+    lock, wanted = account.root / "lock", account.root / "lock.wanted"
+    for path in (lock, wanted):
+        path.touch(0o644)
+    with durable.locked(lock, who="an update"):
+        pass
+    for path in (lock, wanted):
+        taken = subprocess.run([*AS_NOBODY[:4], "cat", path], capture_output=True, text=True, check=False)
+        assert f"{path}: Permission denied" in taken.stderr

@@ -214,8 +214,11 @@ def _wanted(path: Path) -> Path:
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     with told(path, "cannot be locked"):
-        fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        # Whoever may read a file can lock it: earlier versions let everybody.
+        with told(path, "cannot be locked"):
+            os.fchmod(fd, 0o600)
         yield fd
     finally:
         os.close(fd)
