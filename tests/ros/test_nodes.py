@@ -20,6 +20,7 @@ from jepa_msgs.msg import ActionCandidates, EpisodeResult, ModelInfo, PlannerSta
 from jepa_ros import qos
 from jepa_ros.conversions import fill, from_time, to_time
 from jepa_ros.nodes.camera import CameraNode
+from jepa_ros.nodes.monitor import MonitorNode
 from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
@@ -337,6 +338,27 @@ def test_the_monitor_records_although_the_time_of_the_graph_has_not_begun(ros_gr
     assert ros_graph.stop("monitor") == 0
     with recording.open("rb") as file:
         assert len(list(make_reader(file).iter_messages(["/planner/status"]))) == 1
+
+
+def test_the_monitor_goes_on_where_bytes_come_that_are_no_message(ros_graph):
+    ros_graph.start("monitor", {"view": "lines", "line_period_s": 0.5})
+    for kind, topic in ((DiagnosticArray, "diagnostics"), (Image, "image")):
+        publisher = ros_graph.publisher(kind, topic)
+        for content in (b"\0\1\0\0", b"\0\1\0\0" + b"\xff" * 12, kind()):
+            publisher.publish(content)
+    ros_graph.spin_for(1.0)
+    assert ros_graph.stop("monitor") == 0
+    assert "/diagnostics: no diagnostic_msgs/msg/DiagnosticArray" in ros_graph.log("monitor").read_text()
+    assert ros_graph.report("monitor")["messages"]["/image"] == 2
+
+
+@pytest.mark.parametrize("kind", ["/msg/Name", "std_msgs/msg/_string", "none_such/msg/Name"])
+def test_the_monitor_goes_on_where_a_type_is_named_that_is_none(owner, kind):
+    node = MonitorNode()
+    node._listen("/strange", kind, qos.SENSOR)
+    assert not [each for each in node.subscriptions if each.topic_name == "/strange"]
+    node.stop()
+    node.destroy_node()
 
 
 def test_parameters_of_every_node_are_refused_when_unfit(ros_graph):

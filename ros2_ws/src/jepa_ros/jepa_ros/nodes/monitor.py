@@ -6,6 +6,7 @@ deserialised.
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 import time
@@ -109,25 +110,31 @@ class MonitorNode(Node):
     def _listen(self, topic: str, type_name: str, profile: Any) -> None:
         try:
             message = raw.message_class(type_name)
-        except (ImportError, AttributeError, ValueError):
+            stamped = raw.begins_with_header(message)
+        # Whoever publishes names the type, and importing what is called so may raise anything.
+        except Exception:
             self.get_logger().warning(f"{topic} is left out: {type_name} is not installed here")
             return
-        if raw.begins_with_header(message):
+        if stamped:
             self._latency_ms[topic] = Samples(np.float32)
         reader = self._readers.get(message)
 
         def take(cdr: bytes) -> None:
-            self._take(topic, type_name, cdr)
-            if reader is not None:
-                reader(deserialize_message(cdr, message))
+            try:
+                self._take(topic, type_name, cdr)
+                if reader is not None:
+                    reader(deserialize_message(cdr, message))
+            # Any bytes may come.
+            except (IndexError, struct.error, RuntimeError) as error:
+                self.get_logger().warning(f"{topic}: no {type_name}: {error}", throttle_duration_sec=5.0)
 
         self.create_subscription(message, topic, take, profile, raw=True)
 
     def _take(self, topic: str, type_name: str, cdr: bytes) -> None:
         now_ns = int(self.get_clock().now().nanoseconds)
-        self._counts[topic] += 1
         if topic in self._latency_ms:
             self._latency_ms[topic].add((now_ns - raw.stamp_ns(cdr)) / 1e6)
+        self._counts[topic] += 1
         if self._recorder is None:
             return
         try:
