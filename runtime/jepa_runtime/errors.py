@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """``text`` with all but newlines escaped that could steer a terminal."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 class JepaRuntimeError(Exception):
-    """Root of all errors of this package. The message says what was wrong, where, and what to do."""
+    """Root of all errors of this package. The message says what was wrong, where, and what to do. It may
+    quote names from files and networks that nobody vouches for, and be shown in a terminal."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class BundleError(JepaRuntimeError):

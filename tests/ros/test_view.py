@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 view = pytest.importorskip("jepa_ros.view", reason="the workspace is not on the paths: . scripts/env.sh")
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -28,6 +29,16 @@ def test_a_line_tells_of_a_planner_by_others(capsys: pytest.CaptureFixture[str])
     view.PlainLines(1.0).show(told())
     said = capsys.readouterr().out
     assert "max 7.00 ms" in said and "state 200" in said and "goals 1/1" in said
+
+
+def test_nothing_that_is_told_steers_the_terminal() -> None:
+    picture = told()
+    picture.model_is(ModelInfo(model_id="\x1b[2K"))
+    picture.ended(EpisodeResult(outcome="\x1b]0;"))
+    picture.diagnosed(DiagnosticStatus(level=DiagnosticStatus.ERROR, name="\r", message="\x9b1A"))
+    assert "ERROR: \\x9b1A" in picture.line()
+    assert picture.model.startswith("\\x1b[2K") and picture.health["\\r"]
+    assert picture.episodes[-1].startswith("0: \\x1b]0;")
 
 
 def test_a_terminal_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

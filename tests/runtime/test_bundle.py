@@ -172,6 +172,13 @@ class Bomb:
         return (Path.touch, (self.trace,))
 
 
+@pytest.mark.parametrize("name", ["\x1b[2K\x1b[1Aok", "\rok", "\x9b1A", "\u202eok", os.fsdecode(b"\xff")])
+def test_a_name_that_would_steer_a_terminal_is_told_as_what_it_is(folder: Path, name: str) -> None:
+    (folder / name).write_text("")
+    told = refusal(folder)
+    assert told.isprintable() and "is not listed in the manifest" in told
+
+
 @pytest.mark.parametrize("wrapped", [True, False], ids=["in an array", "in place of an array"])
 def test_a_pickle_in_the_golden_arrays_is_never_loaded(folder: Path, wrapped: bool) -> None:
     bomb = Bomb()

@@ -6,8 +6,10 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus, Surprise
 
+from jepa_runtime.errors import printable
 from jepa_runtime.profiling.statistics import format_ms, summarize
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -34,7 +36,7 @@ class Picture:
 
     def model_is(self, info: ModelInfo) -> None:
         """Which model serves."""
-        self.model = (
+        self.model = printable(
             f"{info.model_id} {info.version}, {info.precision} on {info.engine}:{info.device}:"
             f" {info.num_samples} futures of {info.horizon} steps, {info.step_s:g} s each"
         )
@@ -55,7 +57,11 @@ class Picture:
     def ended(self, result: EpisodeResult) -> None:
         """An episode."""
         ending = f"after {result.duration_s:.1f} s, {result.distance_m:.2f} m from the goal"
-        self.episodes.append(f"{result.index}: {result.outcome} {ending}")
+        self.episodes.append(printable(f"{result.index}: {result.outcome} {ending}"))
+
+    def diagnosed(self, status: DiagnosticStatus) -> None:
+        """How a node does."""
+        self.health[printable(status.name)] = min(status.level[0], 3), printable(status.message)
 
     def line(self) -> str:
         """Everything that matters, in one line."""

@@ -147,7 +147,7 @@ class MonitorNode(Node):
 
     def _read_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            self._picture.health[status.name] = (min(status.level[0], 3), status.message)
+            self._picture.diagnosed(status)
 
     def _draw(self) -> None:
         if self._view is None:
