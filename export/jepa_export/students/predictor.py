@@ -115,7 +115,8 @@ class ParallelBlock(nn.Module):
 
     def _sequence_bias(self, frames: int) -> Tensor:
         """[heads, frames, frames]: the bias by lag; minus infinity beyond the window and for the future."""
-        lag = torch.arange(frames)[:, None] - torch.arange(frames)
+        places = torch.arange(frames, device=self.lag_bias.device)
+        lag = places[:, None] - places
         bias = self.lag_bias[lag.clamp(0, WINDOW - 1)].permute(2, 0, 1)
         return bias.masked_fill((lag < 0) | (lag >= WINDOW), -torch.inf)
 

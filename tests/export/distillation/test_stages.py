@@ -1,10 +1,11 @@
-"""What a stage keeps besides its weights."""
+"""What a stage keeps besides its weights, and where it computes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+import torch
 
 from jepa_export.distillation.stages import PredictorStage
 from jepa_export.students.encoder import Encoder, EncoderConfig
@@ -30,3 +31,11 @@ def test_a_predictor_of_an_unknown_scale_is_refused() -> None:
     del state["_extra_state"]
     with pytest.raises(RuntimeError, match="_extra_state"):
         stage(0.5, 4.0).load_state_dict(state)
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_a_predictor_is_trained_on_the_device_of_its_weights(history: int) -> None:
+    """Meta tensors hold no numbers, and go with those of no other device."""
+    predictor = PredictorStage(Predictor(PREDICTOR), Encoder(ENCODER), history=history).to("meta")
+    terms = predictor(torch.zeros(2, 6, 2, 8, device="meta"), torch.zeros(2, 6, 2, device="meta"))
+    assert {term.device.type for term in terms.values()} == {"meta"}
