@@ -72,7 +72,8 @@ def _random(name: str, depth: int | None, seed: int) -> Teacher:
 
 
 class Features:
-    """What a teacher sees in the last frame of a clip: tokens [B, side * side, dim], each of unit scale.
+    """What a teacher sees in the last frame of a clip: tokens [B, side * side, dim], each of unit scale, and
+    so is each level of V-JEPA 2.1 in them.
 
     V-JEPA 2 looks both ways over its clip: the clip ends with the frame (with the ``tubelet`` that it
     closes), so that nothing of a target comes from the future. The others look at the frame alone.
@@ -116,9 +117,10 @@ class Features:
     def of(self, clips: Tensor) -> Tensor:
         """The same of clips [B, ``frames``, 3, px, px] that are normalised already."""
         if isinstance(self.model, VJEPA2):
-            tokens: Tensor = self.model(clips)[:, -(self.side**2) :]
-        elif isinstance(self.model, VJEPA2AC):
-            tokens = self.model(clips)[:, -1]
+            levels = self.model(clips)[:, -(self.side**2) :].split(self.model.config.encoder.width, dim=-1)
+            return torch.cat([unit_scale(level) for level in levels], dim=-1)
+        if isinstance(self.model, VJEPA2AC):
+            tokens: Tensor = self.model(clips)[:, -1]
         elif isinstance(self.model, LeWM):
             tokens = self.model(clips)
         else:

@@ -42,6 +42,16 @@ def test_every_teacher_gives_tokens_of_unit_scale_for_its_grid(name: str) -> Non
     torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
 
 
+def test_each_level_of_a_teacher_weighs_the_same() -> None:
+    """V-JEPA 2.1 learns from its levels normalised one by one (``forward_target`` of its training)."""
+    features = Features(teacher("tiny_vjepa2_1_levels"), frames=2)
+    norms = features.model.encoder.norms
+    for size, norm in enumerate(norms, 1):
+        norm.weight.fill_(float(size**2))
+    found = features(frames(2, features.px)).unflatten(-1, (len(norms), -1))
+    torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
+
+
 def test_a_target_is_what_a_clip_that_ends_with_the_frame_holds_of_it() -> None:
     features = Features(teacher("tiny_vjepa2"), frames=4)
     clip = frames(6, features.px)
