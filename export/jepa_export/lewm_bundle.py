@@ -97,7 +97,8 @@ def walks_through(recordings: Sequence[Recording], *, action_dim: int, horizon: 
     chosen = np.unique(np.linspace(0, len(windows) - 1, WALKS).astype(int))
     clips = [windows[int(index)] for index in chosen]
     between = [clip.actions[:-1].reshape(horizon, -1) for clip in clips if clip.actions is not None]
-    told = statistics(windows)
+    # Walks overlap: by those, what is done at the ends of a recording counts less than in its training.
+    told = statistics(Windows(recordings, frames=1, rate_hz=longest.rate_hz))
     assert told is not None
     frames = np.stack([clip.frames[::skip] for clip in clips])
     return Walks(frames, np.stack(between), told, skip / longest.rate_hz)

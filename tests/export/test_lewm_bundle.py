@@ -89,14 +89,15 @@ def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
     assert walks.step_s == pytest.approx(0.4)
 
 
-def test_limits_and_standard_are_those_of_all_recordings(
+def test_limits_and_standard_are_those_of_all_actions_each_once(
     recordings: tuple[Recording, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jepa_export.lewm_bundle.WALKS", 2)
     walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
     windows = Windows(recordings, frames=2 * HORIZON + 1, rate_hz=recordings[0].rate_hz)
     assert len(walks.frames) == 2 < len(windows)
-    apart = np.concatenate(list(windows.actions()))
+    step_ns = round(1e9 / recordings[0].rate_hz)
+    apart = np.concatenate([each.actions(each.stamps_ns, each.stamps_ns + step_ns) for each in recordings])
     np.testing.assert_array_equal(walks.limits.low, np.tile(apart.min(axis=0), 2))
     np.testing.assert_array_equal(walks.limits.high, np.tile(apart.max(axis=0), 2))
     mean, std = (part[:2] for part in walks.standard)
