@@ -43,6 +43,7 @@ class Windows:
         rate_hz: of a clip: its frames are 1 / ``rate_hz`` apart.
         stride: from the start of a clip to the next, in frames of the recording.
         off: how far from its moment a frame may be, in periods of the camera.
+        actions: clips have those of the recordings; else they need not be known.
 
     Attributes:
         used, unused: the recordings that have clips, and those that are too short for one, or of which it is
@@ -63,6 +64,7 @@ class Windows:
         rate_hz: float,
         stride: int = 1,
         off: float = 1.0,
+        actions: bool = True,
     ) -> None:
         if frames < 1 or stride < 1 or not rate_hz > 0:
             raise JepaExportError(
@@ -73,7 +75,8 @@ class Windows:
             raise JepaExportError("there is no recording to take clips from")
         check_alike(recordings)
         self.recordings = tuple(recordings)
-        self.action_names, self.action_units = recordings[0].action_names, recordings[0].action_units
+        names, units = recordings[0].action_names, recordings[0].action_units
+        self.action_names, self.action_units = (names, units) if actions else (None, None)
         self._offsets_ns = np.round(np.arange(frames) * (1e9 / rate_hz)).astype(np.int64)
         self._step_ns, self._rate_hz = round(1e9 / rate_hz), rate_hz
         self._starts = [self._find_starts(recording, rate_hz, stride, off) for recording in self.recordings]
@@ -97,7 +100,7 @@ class Windows:
     def _told(self, recording: Recording, starts: NDArray[np.int32]) -> str:
         """A hash of where clips start, and of what was executed there: it may be said in several topics."""
         found = hashlib.sha256(starts.tobytes())
-        if recording.action_names is not None and len(starts):
+        if self.action_names is not None and len(starts):
             stamps = recording.stamps_ns[starts]
             found.update(recording.actions(stamps, stamps + self._step_ns).tobytes())
         return found.hexdigest()
@@ -125,7 +128,7 @@ class Windows:
         rows = _nearest(recording.stamps_ns, targets)
         stamps = recording.stamps_ns[rows]
         actions = None
-        if recording.action_names is not None:
+        if self.action_names is not None:
             actions = recording.actions(stamps, np.append(stamps[1:], stamps[-1] + self._step_ns))
         return Clip(recording.frames(rows), stamps, actions)
 
@@ -158,7 +161,7 @@ class Windows:
         for offset_ns in self._offsets_ns:
             rows = _nearest(stamps, stamps + offset_ns)
             whole &= np.abs(stamps[rows] - stamps - offset_ns) <= tolerance_ns
-            if recording.action_names is not None:
+            if self.action_names is not None:
                 whole &= recording.known[rows]
         starts = np.flatnonzero(whole).astype(np.int32)
         return starts[starts % stride == 0]

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,6 @@ _WATCHED_CLIPS = 32
 # A trained encoder is not to forget, only to settle where rounding does no harm.
 _INT8_LEARNING_RATE = 0.1
 
-
 Progress = Callable[[str], None]
 
 
@@ -86,7 +86,7 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     teacher = _teacher(asked.teacher, asked)
     features = Features(teacher, frames=asked.clip)
     work = _prepare(asked, spread, asked.px or features.px, progress)
-    clips = work.windows(features.frames)
+    clips = work.windows(features.frames, actions=False)
     frames = work.windows(asked.history + asked.horizon)
     if spread.is_global_zero:
         frames.tell(progress)
@@ -166,7 +166,7 @@ class _Work:
     data: Data
     px: int
 
-    def windows(self, frames: int) -> Pair:
+    def windows(self, frames: int, *, actions: bool = True) -> Pair:
         """Clips of so many frames, enough for a batch: no stage is to find that out after hours of another.
 
         Raises:
@@ -174,10 +174,11 @@ class _Work:
         """
         asked, data = self.asked, self.data
         check_alike([*data.train, *data.held_out])
-        train = Windows(data.train, frames=frames, rate_hz=asked.rate_hz)
+        of = partial(Windows, frames=frames, rate_hz=asked.rate_hz, actions=actions)
+        train = of(data.train)
         Batches(train, size=asked.batch, seed=asked.seed)
         try:
-            held = Windows(data.held_out, frames=frames, rate_hz=asked.rate_hz) if data.held_out else train
+            held = of(data.held_out) if data.held_out else train
         except JepaExportError as error:
             raise JepaExportError(f"held out (--held-out {asked.held_out:g}): {error}") from error
         return Pair(train, held)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jepa_export.cli import main
 from jepa_export.data import open as open_module
+from jepa_export.data.windows import Windows
+from jepa_export.distillation import run
+from jepa_export.errors import JepaExportError
 from jepa_runtime import Bundle
 from jepa_runtime.cli import main as runtime
 from tests.export.data.recordings import write_lerobot
@@ -75,3 +79,27 @@ def test_a_recording_whose_actions_have_another_unit_is_named_before_the_trainin
         assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
     told = f"the action linear.x reaches 520 in {tmp_path}/bags/drive_3.mcap, 0.52 in most recordings: "
     assert told in caplog.text
+
+
+def test_the_encoder_learns_from_what_was_seen_while_nothing_is_known_of_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands end after 4 of 12 frames, as where a robot is driven now and then."""
+    for drive in range(3):
+        entries = [image(S + index * 100 * MS, 20 * drive + index) for index in range(12)]
+        entries += [twist(S + index * 100 * MS - 20 * MS, 0.1 * index) for index in range(4)]
+        write_bag(tmp_path / f"bags/drive_{drive}.mcap", entries)
+    clips: dict[str, int] = {}
+
+    def count(_: object, stage: run.Stage, windows: Windows, *rest: Any, **named: Any) -> None:
+        clips[stage.name] = len(windows)
+        if stage.name == "predictor":
+            raise JepaExportError("enough")
+
+    monkeypatch.setattr(run, "train", count)
+    data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x&max_age_s=0.15", "--rate", "10"]
+    with families():
+        arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE]
+        assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    # Of each of two drives: clips of 2 frames out of 12, and of 4 out of the 5 whose actions are known.
+    assert clips == {"encoder": 2 * 11, "predictor": 2 * 2}
