@@ -20,6 +20,7 @@ from jepa_export.targets.accuracy import Closeness, Control, Outcome
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_int8, quantize_transformer_int8
 from jepa_runtime.backends import int8
+from jepa_runtime.verification import cosines
 
 SIZES = EncoderConfig(px=32, patch=16, width=32, depth=2, heads=2, tokens=3, dim=16)
 RUINED = "/blocks/blocks.0/mlp/mlp.2/MatMul"
@@ -122,6 +123,20 @@ def test_weights_use_half_of_their_range_where_two_products_must_fit_16_bits(
         if operation.get_type_name() == "Constant" and operation.get_element_type() == ov.Type.i8
     ]
     assert min(largest) > 60 and (2 * 255 * max(largest) < 2**15) is half
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_what_is_brighter_than_most_frames_is_seen_as_in_fp32(healthy: ov.Model, controlled: bool) -> None:
+    rng = np.random.default_rng(0)
+    dim: list[Sample] = [{"frame": rng.integers(0, 100, (1, 32, 32, 3), np.uint8)} for _ in range(16)]
+    if controlled:
+        limits = Closeness(worst=0.9999, mean=0.99999)
+        made = Control(limits, lambda _: None).quantize("encoder", healthy, dim, dim[:2])
+    else:
+        made = quantize_transformer_int8(healthy, dim)
+    bright = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
+    expected, found = (ov.compile_model(each, "CPU")({"frame": bright})[0] for each in (healthy, made))
+    assert cosines(found, expected).min() > 0.995
 
 
 def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list[Sample]) -> None:

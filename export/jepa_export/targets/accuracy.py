@@ -18,7 +18,12 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.openvino import Sample, quantize_transformer_int8, transformer_options
+from jepa_export.targets.openvino import (
+    Sample,
+    quantize_transformer_int8,
+    transformer_options,
+    with_whole_bytes,
+)
 from jepa_runtime.verification import cosines
 
 MOST_GROUPS = 10
@@ -189,7 +194,7 @@ def _with_control(
             advanced_accuracy_restorer_parameters=restorer,
             **options,
         ).result()
-    return controlled
+    return with_whole_bytes(controlled)
 
 
 def _pairs(model: ov.Model, samples: Sequence[Sample]) -> list[_Pair]:

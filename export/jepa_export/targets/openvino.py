@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+import openvino.opset15 as ops
 from numpy.typing import NDArray
 
 from jepa_export.errors import JepaExportError
@@ -64,7 +65,7 @@ def quantize_transformer_int8(
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     options = transformer_options(samples, extremes=extremes)
-    return nncf.quantize(model, nncf.Dataset(samples), **options)
+    return with_whole_bytes(nncf.quantize(model, nncf.Dataset(samples), **options))
 
 
 def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) -> dict[str, Any]:
@@ -91,6 +92,19 @@ def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) ->
         "subset_size": len(samples),
         "advanced_parameters": advanced,
     }
+
+
+def with_whole_bytes(quantized: ov.Model) -> ov.Model:
+    """``quantized``, changed so that products of the bytes of a frame read each as it is. NNCF gives them the
+    range of a mean sample, and what is brighter is lost."""
+    for operation in quantized.get_ops():
+        read = operation.input_value(0).get_node() if operation.get_type_name() == "FakeQuantize" else None
+        if read and read.get_type_name() == "Convert" and read.get_input_element_type(0) == ov.Type.u8:
+            for port, limit in enumerate((0, 255, 0, 255), 1):
+                shape = operation.input_value(port).get_shape()
+                whole = ops.constant(np.full(shape, limit, np.float32))
+                operation.input(port).replace_source_output(whole.output(0))
+    return quantized
 
 
 def compress_int8(model: ov.Model) -> ov.Model:
