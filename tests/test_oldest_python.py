@@ -16,8 +16,11 @@ TOOLS = ("pytest>=8.2", "pytest-timeout", "hypothesis", "onnx", "psutil", "mcap-
 # Apart: where tests use OpenVINO itself it may leave their thread a stack for signals that is gone, see
 # jepa_runtime.backends.signal_stack.
 SIGNALS = "tests/runtime/test_run_command.py"
-# Of updates, what reads and believes a repository: on JetPack 6 that is done by this Python.
-UPDATES = ("tests/update/test_trust.py", "tests/update/test_trust_floors.py", "tests/update/test_client.py")
+# Of updates, what reads and believes a repository, and what tries a model: on JetPack 6 this Python does it.
+UPDATES = tuple(
+    f"tests/update/test_{name}.py"
+    for name in ("trust", "trust_floors", "client", "gate_probe", "gate_engines")
+)
 # It becomes an account that may not read the folder into which all this is installed.
 AS_NOBODY = "tests/runtime/doctor/test_mutilation.py::test_files_that_an_account_may_not_read_are_unknown"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from enum import Enum
 from typing import BinaryIO
 
@@ -21,6 +22,16 @@ class StrEnum(str, Enum):
 
     def __format__(self, spec: str) -> str:
         return str.__format__(self, spec)
+
+
+def python(code: str) -> list[str]:
+    """A command that runs ``code`` without looking for modules in the current folder (``python -P``)."""
+    return [sys.executable, "-c", f"import sys; sys.path[:] = filter(None, sys.path); {code}"]
+
+
+def python_module(name: str) -> list[str]:
+    """The same of a module, as by ``-m``."""
+    return python(f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)")
 
 
 def file_sha256(file: BinaryIO) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
 from enum import auto
+from pathlib import Path
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_runtime.compat import StrEnum, file_sha256
+from jepa_runtime.compat import StrEnum, file_sha256, python_module
 
 
 class Kind(StrEnum):
@@ -27,3 +30,10 @@ def test_a_file_is_digested_from_where_it_stands(content: bytes, start: int) -> 
     file = io.BytesIO(content)
     file.seek(start)
     assert file_sha256(file) == hashlib.sha256(content[start:]).hexdigest()
+
+
+def test_a_module_that_is_started_takes_none_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('anybody may write here')")
+    command = [*python_module("numpy.f2py"), "-v"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (np.__version__, "")

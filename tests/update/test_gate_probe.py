@@ -273,7 +273,7 @@ def children(pid: int) -> Iterator[Any]:
     """The processes that probe for ``pid``, as soon as there is one."""
     while True:
         for process in psutil.Process(pid).children():
-            if CHILD in process.cmdline():
+            if CHILD in " ".join(process.cmdline()):
                 yield process
         time.sleep(0.01)
 

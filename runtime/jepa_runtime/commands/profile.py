@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from jepa_runtime.commands.arguments import (
 )
 from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
+from jepa_runtime.compat import python_module
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.outputs import files_of, write, write_each
 from jepa_runtime.profiling.describe import due_frames, gone_through
@@ -262,7 +262,7 @@ def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
     told += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
     if args.allow_untrained:
         told.append("--allow-untrained")
-    return [sys.executable, "-m", "jepa_ros.nodes.profiler", *told]
+    return [*python_module("jepa_ros.nodes.profiler"), *told]
 
 
 def _run_profiler(command: list[str], stopping: Event) -> int:

@@ -24,6 +24,7 @@ import numpy as np
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import takes_building
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.compat import python_module
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.profile import ColdStart
 from jepa_runtime.world_model import WorldModel
@@ -91,7 +92,7 @@ def _run(start: Start, cache: Path | None) -> dict[str, float]:
     try:
         # A session of its own: Ctrl-C is for the one who measures, who lets a start come to its end.
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps(told, default=str)],
+            [*python_module(__name__), json.dumps(told, default=str)],
             capture_output=True, text=True, check=False, timeout=_PATIENCE_S, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

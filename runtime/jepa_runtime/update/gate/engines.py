@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from jepa_runtime.backends.select import takes_building
+from jepa_runtime.compat import python
 from jepa_runtime.errors import RefusedError, UpdateError
 from jepa_runtime.update.gate.probe import in_memory, tail
 
-COMMAND = (sys.executable, "-P", "-c", "from jepa_runtime.cli import main; raise SystemExit(main())")
+COMMAND = python("from jepa_runtime.cli import main; raise SystemExit(main())")
 _POLL_S = 0.2
 
 

@@ -11,13 +11,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from jepa_runtime.compat import python_module
 from jepa_runtime.errors import RefusedError, UpdateError
 from jepa_runtime.update.release import Budgets
 
@@ -110,7 +110,7 @@ def probe(
     with in_memory() as answer, in_memory() as log:
         try:
             child = subprocess.Popen(
-                [sys.executable, "-P", "-m", CHILD, json.dumps(told)],
+                [*python_module(CHILD), json.dumps(told)],
                 stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
                 # A process with threads cannot leave the network's namespace; BLAS starts some when imported.
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 
+from jepa_runtime.compat import python_module
 from jepa_runtime.errors import ProfileError
 
 _STOP_TIMEOUT_S = 10.0
@@ -94,7 +94,7 @@ def camera_command(
     actions: Sequence[str],
 ) -> list[str]:
     """How to start :mod:`jepa_ros.profiling.camera`."""
-    command = [sys.executable, "-m", "jepa_ros.profiling.camera", "--source", source, "--topic", topic]
+    command = [*python_module("jepa_ros.profiling.camera"), "--source", source, "--topic", topic]
     command += ["--rate", repr(rate_hz), "--frames", str(frames), "--offset-ns", str(offset_ns)]
     if size is not None:
         command += ["--size", *map(str, size)]
