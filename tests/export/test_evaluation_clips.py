@@ -119,7 +119,9 @@ def test_a_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> 
 @pytest.mark.parametrize("fields", ["linear.x,linear.y,angular.z", "linear.y,linear.x", "linear.x,angular.z"])
 def test_actions_that_are_not_the_models_are_refused(fields: str, manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 2) + f"?action=/cmd_vel:{fields}"
-    with pytest.raises(JepaExportError, match=r"the model's actions are linear\.x, linear\.y: name these"):
+    with pytest.raises(
+        JepaExportError, match=r"the model's actions are linear\.x \[m/s\], linear\.y \[m/s\]: name"
+    ):
         recorded_clips([spec], manifest, count=2, seed=0)
 
 
@@ -130,7 +132,9 @@ def test_a_model_of_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path
     )
     other = manifest.model_copy(update={"io": manifest.io.model_copy(update={"action": action})})
     assert recorded_clips(["two_rooms?seed=3"], manifest, count=2, seed=0).executed
-    with pytest.raises(JepaExportError, match=r"the model's actions are linear\.x, angular\.z"):
+    with pytest.raises(
+        JepaExportError, match=r"the model's actions are linear\.x \[m/s\], angular\.z \[rad/s\]"
+    ):
         recorded_clips(["two_rooms?seed=3"], other, count=2, seed=0)
 
 

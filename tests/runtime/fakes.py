@@ -26,7 +26,7 @@ def manifest(
     names = ["linear.x", "linear.y", "angular.z"][: len(low)]
     action = SimpleNamespace(
         names=names,
-        units=["m/s"] * len(low),
+        units=["m/s", "m/s", "rad/s"][: len(low)],
         low=list(low),
         high=list(high),
         max_norm=max_norm,

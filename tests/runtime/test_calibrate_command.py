@@ -52,6 +52,15 @@ def test_a_recording_without_commands_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+def test_commands_in_another_order_are_refused(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
+    source = f"{bag}?action=/cmd_vel:linear.y,linear.x"
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 1
+    assert "the model's actions are linear.x [m/s], linear.y [m/s]: name these" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [0.0, np.nan])
 def test_where_nothing_is_to_be_learnt_nothing_is_written(
     two_rooms_bundle: Path,
@@ -127,7 +136,8 @@ def test_commands_of_another_robot_are_refused(
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", f"{bag}?action=/cmd_vel") == 1
-    assert "action must be 2 finite numbers" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "angular.z [rad/s]; the model's actions are linear.x [m/s], linear.y [m/s]: name these" in said
 
 
 def test_where_it_is_not_known_what_was_executed_nothing_is_learnt(
@@ -148,7 +158,7 @@ def test_numbers_of_the_action_that_never_changed_are_told(
     frames = [image(round(step * 2e8), step % 200, size=(64, 64)) for step in range(40)]
     commands = [twist(round(step * 1e8), 0.01 * step) for step in range(80)]
     bag = write_bag(tmp_path / "bag.mcap", [*frames, *commands])
-    source = f"{bag}?action=/cmd_vel:linear.x,angular.x"
+    source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 0
     said = capsys.readouterr().out
     assert "linear.y was 0 m/s all the time: if the robot did more than that" in said

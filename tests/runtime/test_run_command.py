@@ -248,10 +248,14 @@ def test_what_was_measured_until_the_disk_was_full_is_kept(model: FakeModel, tmp
     assert "No space left" in json.loads((tmp_path / "run.json").read_text())["error"]
 
 
-def test_commands_of_another_robot_end_the_run(model: FakeModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fields", ["", ":linear.y,linear.x", ":linear.x,angular.z", ":linear.x"])
+def test_commands_that_are_not_the_models_end_the_run(model: FakeModel, tmp_path: Path, fields: str) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
-    with pytest.raises(SourceError, match=r"commands have 6 components, an action of the model has 2"):
-        run("--source", f"{bag}?action=/cmd_vel", "--mcap", str(tmp_path / "run.mcap"))
+    wanted = (
+        r"its actions are linear.*; the model's actions are linear.x \[m/s\], linear.y \[m/s\]: name these"
+    )
+    with pytest.raises(SourceError, match=wanted):
+        run("--source", f"{bag}?action=/cmd_vel{fields}", "--mcap", str(tmp_path / "run.mcap"))
     assert list(tmp_path.iterdir()) == [bag], "nothing was recorded that would be in the way of the next try"
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,12 +18,14 @@ import pytest
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import RefusedError, SourceError, UndecidedError, UpdateError
 from jepa_runtime.sources.base import Frame, PassiveSource
+from jepa_runtime.sources.open import open_source
 from jepa_runtime.sources.two_rooms import TwoRoomsSource
 from jepa_runtime.update import robot
 from jepa_runtime.update.gate import shadow
 from jepa_runtime.update.gate.sequential import PairedTest, Verdict
 from jepa_runtime.update.gate.shadow import Shadow, ShadowReport, run
 from jepa_runtime.world_model import WorldModel
+from tests.runtime.bags import image, twist, write_bag
 from tests.runtime.fakes import FakeModel
 from tests.scripts import load
 from tests.update.robots import settings
@@ -136,6 +139,15 @@ def test_a_camera_that_tells_no_actions_is_not_watched_for_ever(
 def test_commands_of_another_robot_are_told(two_rooms_bundle: Path) -> None:
     with pytest.raises(UpdateError, match=r"still: gives 3 numbers as its command, .* linear.x, linear.y: n"):
         compare(two_rooms_bundle, two_rooms_bundle, Still(numbers=3))
+
+
+def test_recorded_commands_in_another_order_are_refused(two_rooms_bundle: Path, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
+    with (
+        closing(open_source(f"{bag}?action=/cmd_vel:linear.y,linear.x")) as source,
+        pytest.raises(SourceError, match=r"its actions are linear\.y .*; the model's actions are linear\.x"),
+    ):
+        compare(two_rooms_bundle, two_rooms_bundle, source)
 
 
 def test_it_ends_when_it_is_told_to(two_rooms_bundle: Path) -> None:

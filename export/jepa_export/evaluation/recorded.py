@@ -21,13 +21,11 @@ from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips, clips_of
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.imaging import Image, fit
-from jepa_runtime.sources.command_fields import UNKNOWN_UNIT
+from jepa_runtime.sources.command_fields import misfit
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.sources.images import SUFFIXES
 from jepa_runtime.sources.open import is_camera, open_source, split_spec
 
-# Units that say nothing of what is measured.
-_UNTOLD = {UNKNOWN_UNIT, "1"}
 # In periods of the camera: a frame whose stamp jitters is less far off, the neighbour of a missing one more.
 _OFF = 0.75
 
@@ -159,16 +157,10 @@ def _check_length(recordings: Sequence[Recording], length: int, step_s: float) -
 
 def _check_actions(recording: Recording, manifest: Manifest) -> None:
     """Refuse commands whose numbers are not the model's, as far as their names and units tell."""
-    action, names, units = manifest.io.action, recording.action_names, recording.action_units
-    if names is None or units is None:
-        return
-    pairs = zip(names, action.names, units, action.units, strict=False)
-    if len(names) != len(action.names) or any(
-        (ours != theirs and ours in action.names) or (unit != wanted and not _UNTOLD & {unit, wanted})
-        for ours, theirs, unit, wanted in pairs
-    ):
+    names, units = recording.action_names, recording.action_units
+    reason = None if names is None or units is None else misfit(names, units, manifest.io.action)
+    if reason is not None:
         raise JepaExportError(
-            f"{recording.name}: its actions are {', '.join(names)}; the model's actions are "
-            f"{', '.join(action.names)}: name these (?action=TOPIC:FIELD,FIELD; of a LeRobot data set "
+            f"{recording.name}: {reason} (?action=TOPIC:FIELD,FIELD; of a LeRobot data set "
             "?action=FEATURE:NAME,NAME)"
         )

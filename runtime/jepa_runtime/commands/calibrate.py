@@ -23,7 +23,7 @@ from jepa_runtime.commands.arguments import add_cache_argument, positive
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.outputs import check_writable
-from jepa_runtime.sources.base import Source
+from jepa_runtime.sources.base import Source, check_commands
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
 
@@ -178,6 +178,7 @@ def _errors(
     """The errors [H] of each step of each stretch of frames without a gap, in which it is known throughout
     what was executed; the least and the most of that is left in ``executed`` [2, A]."""
     inference, manifest = Inference(model, _TERMS), model.manifest
+    check_commands(source, manifest)
     reach_ns = round((manifest.history_size + manifest.horizon) * manifest.io.step_s * 1e9)
     run: list[Floats] = []
     first_ns: int | None = None

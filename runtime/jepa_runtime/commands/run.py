@@ -36,7 +36,7 @@ from jepa_runtime.recording import check_apart, check_outputs
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
-from jepa_runtime.sources.base import Frame, Image, Source
+from jepa_runtime.sources.base import Frame, Image, Source, check_commands
 from jepa_runtime.sources.open import open_source, split_spec
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.world_model import WorldModel
@@ -214,6 +214,7 @@ class _Run:
         return open_model(self._args, folder)
 
     def _feed(self, pipeline: Pipeline) -> None:
+        check_commands(self._source, pipeline.model.manifest)
         goal: Image | None = None
         with self._live() as refresh:
             frames = paced(

@@ -29,7 +29,7 @@ from jepa_runtime.pictures.viewer import Viewer
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.sources.bag_file import BagFile
-from jepa_runtime.sources.base import Source
+from jepa_runtime.sources.base import Source, check_commands
 from jepa_runtime.sources.open import open_source, split_spec
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.world_model import WorldModel
@@ -150,6 +150,7 @@ def _show_live(args: argparse.Namespace) -> None:
         )
         pipeline.start()
         stack.callback(pipeline.stop)
+        check_commands(source, pipeline.model.manifest)
         _feed(pipeline, source, shown.frame, rate_hz, args.duration, stopping)
         pipeline.wait_idle(_DRAIN_S)
         if not pipeline.stats().processed and shown.errors:

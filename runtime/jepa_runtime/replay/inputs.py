@@ -22,6 +22,7 @@ from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAM
 from jepa_runtime.sources.bag import choose_images, read_frame
 from jepa_runtime.sources.bag_file import BagFile, is_goal
 from jepa_runtime.sources.base import Frame, Image
+from jepa_runtime.sources.command_fields import CommandFields, misfit
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import Commands
 
@@ -144,7 +145,7 @@ class BagInputs:
         if self._action is None:
             return None
         commands = CommandTopic(self._bag, self._action).read_all()
-        self._check_width(len(commands.names))
+        self._check(commands)
         return commands
 
     def read(self, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Input]:
@@ -167,7 +168,10 @@ class BagInputs:
                         continue
                     content: Content = read_frame(self._bag, connection, log_ns, raw, index)
                 elif kind is _Kind.COMMAND and commands is not None:
-                    content = self._command(*commands.read(connection, log_ns, raw))
+                    stamp_ns, values = commands.read(connection, log_ns, raw)
+                    assert commands.fields is not None
+                    self._check(commands.fields)
+                    content = Command(stamp_ns, np.array(values, np.float32))
                 elif kind is _Kind.GOAL:
                     content = self._goal(connection, raw)
                 else:
@@ -188,10 +192,6 @@ class BagInputs:
     def close(self) -> None:
         """Close the file. May be called again."""
         self._bag.close()
-
-    def _command(self, stamp_ns: int, values: list[float]) -> Command:
-        self._check_width(len(values))
-        return Command(stamp_ns, np.array(values, np.float32))
 
     def _goal(self, connection: Connection, raw: bytes) -> Goal:
         message = self._bag.deserialize(connection, raw, 0)
@@ -235,13 +235,10 @@ class BagInputs:
             )
         return fitting
 
-    def _check_width(self, size: int) -> None:
-        names = self._manifest.io.action.names
-        if size != len(names):
-            raise SourceError(
-                f"{self.path}: commands on {self._action} have {size} components, an action of the model has "
-                f"{len(names)} ({', '.join(names)}): say which with --action TOPIC:FIELD,FIELD"
-            )
+    def _check(self, given: Commands | CommandFields) -> None:
+        reason = misfit(given.names, given.units, self._manifest.io.action)
+        if reason is not None:
+            raise SourceError(f"{self.path}: {self._action}: {reason} (--action TOPIC:FIELD,FIELD)")
 
 
 def _is_anything(_: Connection) -> bool:

@@ -16,7 +16,7 @@ from jepa_runtime.imaging import image_in
 from jepa_runtime.sources.bag_file import IMAGE_TYPES, BagFile, is_camera, stamp_of
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.command_topic import CommandTopic
-from jepa_runtime.sources.commands import MAX_AGE_S, Commands
+from jepa_runtime.sources.commands import MAX_AGE_S
 
 _RATE_SAMPLES = 60
 
@@ -48,7 +48,6 @@ class BagSource(PassiveSource):
         action: str | None = None,
         max_age_s: float = MAX_AGE_S,
     ) -> None:
-        self.commands: Commands | None = None
         self._stamp_ns: int | None = None
         self._bag = BagFile(path)
         try:

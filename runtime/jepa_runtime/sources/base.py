@@ -9,6 +9,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.bundle import Manifest
+from jepa_runtime.errors import SourceError
+from jepa_runtime.sources.command_fields import misfit
+from jepa_runtime.sources.commands import Commands
+
 Image = NDArray[np.uint8]
 
 
@@ -32,6 +37,7 @@ class Source(Protocol):
         name: for people: which source this is.
         rate_hz: the source's own rate, or None if it has none.
         live: frames come when they come (a camera); otherwise whoever plays the source sets the pace.
+        commands: all that were recorded, with what their numbers are called; None where there are none.
         command: the action [A] (SI units) being executed from the last frame's stamp on; None where nothing
             is known.
         goal: the image of a goal the source proposes; None where it does not.
@@ -40,6 +46,7 @@ class Source(Protocol):
     name: str
     rate_hz: float | None
     live: bool
+    commands: Commands | None
 
     @property
     def command(self) -> NDArray[np.float32] | None: ...
@@ -64,6 +71,7 @@ class PassiveSource:
     """What sources have in common that neither move a robot nor know its goal."""
 
     live = False
+    commands: Commands | None = None
 
     @property
     def command(self) -> NDArray[np.float32] | None:
@@ -77,3 +85,17 @@ class PassiveSource:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def check_commands(source: Source, manifest: Manifest) -> None:
+    """Refuse recorded commands that are not the actions of a model.
+
+    Raises:
+        SourceError: there are more or fewer of them, or they have another order or other units.
+    """
+    commands = source.commands
+    if commands is None or not manifest.takes_actions:
+        return
+    reason = misfit(commands.names, commands.units, manifest.io.action)
+    if reason is not None:
+        raise SourceError(f"{source.name}: {reason} (?action=TOPIC:FIELD,FIELD)")

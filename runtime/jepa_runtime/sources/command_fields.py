@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jepa_runtime.bundle.manifest import ActionSpec
+
 _TWIST = ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z")
 _JOINTS = "sensor_msgs/msg/JointState"
 _DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
@@ -33,6 +35,8 @@ _UNITS = {
 }
 _TYPES_WITH_UNITS = {_JOINTS, "geometry_msgs/msg/Twist", *_ROOTS}
 UNKNOWN_UNIT = "unknown"
+# Units that say nothing of what is measured.
+_UNTOLD = {UNKNOWN_UNIT, "1"}
 _STEP = re.compile(r"(?:^|\.)([A-Za-z]\w*)|\[(\d+)\]")
 
 
@@ -109,6 +113,30 @@ class CommandFields:
         if index >= len(values):
             raise ValueError(f"joint {joint} has no {kind}")
         return values[index]
+
+
+def misfit(names: Sequence[str], units: Sequence[str], action: ActionSpec) -> str | None:
+    """Why these numbers are not the action of a model, as far as names and units tell; None: they may be."""
+    pairs = zip(names, action.names, units, action.units, strict=False)
+    if len(names) == len(action.names) and all(
+        (name == wanted or name not in action.names) and _agree(unit, meant)
+        for name, wanted, unit, meant in pairs
+    ):
+        return None
+    return (
+        f"its actions are {_listed(names, units)}; the model's actions are "
+        f"{_listed(action.names, action.units)}: name these"
+    )
+
+
+def _agree(unit: str, other: str) -> bool:
+    return bool(_UNTOLD & {unit, other} or set(unit.split(" or ")) & set(other.split(" or ")))
+
+
+def _listed(names: Sequence[str], units: Sequence[str]) -> str:
+    return ", ".join(
+        name if unit in _UNTOLD else f"{name} [{unit}]" for name, unit in zip(names, units, strict=True)
+    )
 
 
 def _walk(value: Any, path: str, type_name: str) -> Any:

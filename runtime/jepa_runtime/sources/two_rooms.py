@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.sources.base import Frame, Image
+from jepa_runtime.sources.commands import Commands
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
 from jepa_runtime.worlds.two_rooms import TwoRooms
 
@@ -33,6 +34,7 @@ class TwoRoomsSource:
     """
 
     live = False
+    commands: Commands | None = None
 
     def __init__(
         self,

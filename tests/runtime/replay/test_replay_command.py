@@ -269,7 +269,17 @@ def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: 
         (
             [*frames(3), twist(S, 0.0)],
             ("--action", "/cmd_vel:linear.x"),
-            "have 1 components, an action of the model has 2 (linear.x, linear.y)",
+            "its actions are linear.x [m/s]; the model's actions are linear.x [m/s], linear.y [m/s]: name",
+        ),
+        (
+            [*frames(3), twist(S, 0.0)],
+            ("--action", "/cmd_vel:linear.y,linear.x"),
+            "its actions are linear.y [m/s], linear.x [m/s]; the model's actions are linear.x [m/s]",
+        ),
+        (
+            [*frames(3), twist(S, 0.0)],
+            ("--action", "/cmd_vel:linear.x,angular.z"),
+            "its actions are linear.x [m/s], angular.z [rad/s]; the model's actions are linear.x [m/s]",
         ),
         ([twist(S, 0.0)], (), "no images in this bag; its topics: /cmd_vel"),
         (

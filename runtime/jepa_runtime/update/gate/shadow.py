@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from jepa_runtime import realtime
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.history import History
-from jepa_runtime.sources.base import Frame, Source
+from jepa_runtime.sources.base import Frame, Source, check_commands
 from jepa_runtime.update.gate.sequential import UNRELATED, PairedTest, Summary, Verdict, score
 from jepa_runtime.world_model import WorldModel
 
@@ -217,6 +217,7 @@ def run(
     def compare() -> ShadowReport:
         realtime.make_way()
         with open_current() as current, open_candidate() as candidate:
+            check_commands(source, current.manifest)
             shadow = Shadow(current, candidate, test)
             told = time.monotonic()
             for frame in source.frames():
