@@ -153,6 +153,8 @@ def check_rgb(image: Image) -> None:
     Raises:
         FrameError: it is not uint8 [h, w, 3], or has no pixels.
     """
+    if not isinstance(image, np.ndarray):
+        raise FrameError(f"frame must be uint8 [height, width, 3] RGB, got {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise FrameError(f"frame must be uint8 [height, width, 3] RGB, got {image.dtype} {list(image.shape)}")
 

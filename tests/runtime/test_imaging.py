@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -256,9 +257,11 @@ def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
         np.zeros((4, 4, 4), np.uint8),
         np.zeros((4, 4, 3), np.float32),
         np.zeros((0, 4, 3), np.uint8),
+        [[0, 0, 0]],
+        None,
     ],
 )
-def test_a_frame_that_is_no_rgb_image_is_refused(image: NDArray[np.generic]) -> None:
+def test_a_frame_that_is_no_rgb_image_is_refused(image: Any) -> None:
     with pytest.raises(FrameError, match="frame must be uint8"):
         fit(image, np.empty((4, 4, 3), np.uint8))
 
