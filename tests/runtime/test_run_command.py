@@ -93,6 +93,21 @@ def test_where_no_futures_came_that_is_told(
     assert ("no futures: no image had another a step (0.2 s) before it" in capsys.readouterr().out) is told
 
 
+@pytest.mark.parametrize(("history_size", "missing"), [(1, "no surprise"), (2, "no futures")])
+def test_where_a_bag_tells_no_commands_it_is_said_how_they_are_named(
+    model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], history_size: int, missing: str
+) -> None:
+    model.manifest.history_size = history_size
+    frames = [image(step * 10**8) for step in range(5)]
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), *frames])
+    assert run("--source", str(bag)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{missing}: what was executed is not known; of a bag say which commands" in said
+    assert "?action=TOPIC:linear.x,linear.y" in said
+    assert run("--source", f"{bag}?action=/cmd_vel:linear.x,linear.y") == 0
+    assert "what was executed is not known;" not in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_options_reach_the_model(model: FakeModel, tmp_path: Path) -> None:
     options = ["--engine", "onnxruntime:CPU", "--precision", "int8", "--threads", "2", "--num-samples", "9"]
     run(

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="S",
         help="two_rooms[?seed=N&layout=fixed], a video, a folder of images, /dev/videoN, "
-        "BAG.mcap[?topic=/name]",
+        "BAG.mcap[?topic=/name&action=/cmd_vel:linear.x,angular.z]",
     )
     parser.add_argument(
         "--rate", type=rate, metavar="HZ", help="frames per second (default: the source's own, else 30)"
@@ -150,6 +150,7 @@ class _Run:
         self._black_box: BlackBox | None = None
         self._follower: Follower | None = None
         self._lateness_ms: deque[float] = deque(maxlen=MOST_SAMPLES)
+        self._knows_actions = False
         self._last_error: str | None = None
         self._fatal: JepaRuntimeError | None = None
         served = args.robot if args.bundle is None else args.bundle
@@ -230,6 +231,7 @@ class _Run:
                         self._recording.add_goal(goal, frame.stamp_ns)
                 command = self._command(pipeline.model.manifest)
                 if command is not None:
+                    self._knows_actions = True
                     pipeline.add_action(frame.stamp_ns, command)
                 if self._black_box is not None:
                     self._black_box.add_frame(frame)
@@ -347,16 +349,27 @@ class _Run:
 
     def _show(self, pipeline: Pipeline, summary: dict[str, Any]) -> None:
         self._console.print(final_table(self._title, summary))
-        if pipeline.stats().processed and "predict_ms" not in summary:
-            step_s = pipeline.model.manifest.io.step_s
-            self._console.print(
-                f"no futures: no image had another a step ({step_s:g} s) before it, or what was executed "
-                "between them is not known",
-                markup=False,
-                style="yellow",
-            )
+        lack = self._lack(pipeline.model.manifest, summary) if pipeline.stats().processed else None
+        if lack is not None:
+            self._console.print(lack, markup=False, style="yellow")
         if self._last_error is not None and self._fatal is None:
             self._console.print(f"last error: {self._last_error}", markup=False)
+
+    def _lack(self, manifest: Manifest, summary: dict[str, Any]) -> str | None:
+        """What did not come of the run, and why."""
+        foresaw = "predict_ms" in summary
+        if manifest.takes_actions and not self._knows_actions:
+            missing, names = "surprise" if foresaw else "futures", ",".join(manifest.io.action.names)
+            return (
+                f"no {missing}: what was executed is not known; of a bag say which commands are the actions: "
+                f"?action=TOPIC:{names}"
+            )
+        if foresaw:
+            return None
+        return (
+            f"no futures: no image had another a step ({manifest.io.step_s:g} s) before it, or what was "
+            "executed between them is not known"
+        )
 
 
 def _read_image(path: str) -> Image:
