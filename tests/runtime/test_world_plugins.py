@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import WorldError
 from jepa_runtime.worlds import TwoRooms, World, make_world, worlds
 from tests.runtime.closed_loop.planes import Plane
+from tests.scripts import ROOT
 
 PLANES = "tests.runtime.closed_loop.planes"
 VELOCITIES = "linear.x [m/s], linear.y [m/s]"
@@ -63,7 +65,12 @@ def test_any_module_and_attribute_is_a_world() -> None:
         ("nowhere:", "cannot be loaded"),
         ("jepa_runtime.worlds.two_rooms:TwoRooms", "cannot be loaded: .*missing 1 required"),
         ("jepa_runtime.worlds.two_rooms:MAX_STEPS", "cannot be loaded: .*not callable"),
-        (f"{PLANES}:broken", "makes str, which is no world"),
+        (
+            f"{PLANES}:broken",
+            "makes str, which is no world: it has no close, distance, render, render_goal, ",
+        ),
+        (f"{PLANES}:uneven", r"cannot be loaded: action_names, .* of an action, got 2, 2, 1, 2; it must"),
+        (f"{PLANES}:idle", r"the task of .*:idle must be a jepa_runtime\.worlds\.Task, got NoneType"),
     ],
 )
 def test_what_is_no_world_is_told_with_the_reason(name: str, reason: str) -> None:
@@ -118,3 +125,21 @@ def test_the_straight_line_of_two_rooms_points_at_the_goal() -> None:
     world = TwoRooms(seed=3)
     way = world.goal - world.position
     np.testing.assert_allclose(world.straight_line() * np.linalg.norm(way), way * np.linalg.norm(way) / 0.2)
+
+
+def test_the_world_of_the_documents_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.search(
+        r"```python\n(.*?)```", (ROOT / "docs/worlds.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert block is not None
+    (tmp_path / "documented_floor.py").write_text(block[1], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    world = make_world("documented_floor:Floor")
+    world.reset(1)
+    image, before = world.render(), world.distance()
+    assert image.dtype == np.uint8 and image.shape == world.render_goal().shape == (64, 64, 3)
+    for _ in range(10):
+        world.step(np.array([0.6, 0.0]), 0.2)
+    assert world.distance() != before and not np.array_equal(world.render(), image)
+    world.reset(1)
+    assert world.distance() == before and np.array_equal(world.render(), image)

@@ -28,6 +28,9 @@ class Task:
         unit: of distances.
         max_steps: decisions, after which an episode has failed.
         tick_s: an action is held for whole multiples of this; None: for any time.
+
+    Raises:
+        ValueError: names, units and limits are not as many.
     """
 
     name: str
@@ -39,6 +42,14 @@ class Task:
     unit: str
     max_steps: int
     tick_s: float | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [len(part) for part in (self.action_names, self.action_units, self.low, self.high)]
+        if len(set(sizes)) != 1:
+            raise ValueError(
+                "action_names, action_units, low and high must have a value for each component of an action, "
+                f"got {', '.join(map(str, sizes))}"
+            )
 
     def misfit(self, manifest: Manifest) -> str | None:
         """Why a model cannot act here; None: it can."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 
 from jepa_runtime.errors import WorldError
-from jepa_runtime.worlds.base import World
+from jepa_runtime.worlds.base import Task, World
 
 GROUP = "jepa_edge.worlds"
 OURS = {
@@ -16,6 +16,7 @@ OURS = {
     "two_rooms_fixed": "jepa_runtime.worlds.two_rooms:fixed_layout",
     "reacher": "jepa_runtime.worlds.reacher:Reacher",
 }
+_MEMBERS = {member for member in vars(World) if not member.startswith("_")}
 
 
 def worlds() -> dict[str, str]:
@@ -38,14 +39,19 @@ def make_world(name: str) -> World:
     value = known.get(name, name)
     try:
         made = EntryPoint(name, value, GROUP).load()()
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise WorldError(
             f"{name}: {value} cannot be loaded: {error}; it must be something that makes a world, in a "
             "module that Python finds (PYTHONPATH)"
         ) from error
     if not isinstance(made, World):
+        missing = sorted(member for member in _MEMBERS if not hasattr(made, member))
         raise WorldError(
-            f"{name}: {value} makes {type(made).__name__}, which is no world: it must have what "
-            "jepa_runtime.worlds.base.World has"
+            f"{name}: {value} makes {type(made).__name__}, which is no world: it has no {', '.join(missing)} "
+            "(see jepa_runtime.worlds.World)"
+        )
+    if not isinstance(made.task, Task):
+        raise WorldError(
+            f"{name}: the task of {value} must be a jepa_runtime.worlds.Task, got {type(made.task).__name__}"
         )
     return made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from jepa_runtime.worlds.base import Actions, Image, Task
@@ -64,3 +66,17 @@ class MappedPlane(Plane):
 def broken() -> str:
     """Makes no world."""
     return "no world"
+
+
+def uneven() -> Plane:
+    """Makes none: a limit is missing."""
+    world = Plane()
+    world.task = replace(world.task, low=(-1.25,))
+    return world
+
+
+def idle() -> Plane:
+    """Makes one in which nothing is to be done."""
+    world = Plane()
+    vars(world)["task"] = None
+    return world
