@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle.manifest import ActionSpec
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
     open_model,
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         write_each(*(put for wanted, put in outputs if wanted is not None))
     finally:
-        _show(console, found)
+        _show(console, found, bundle.manifest.io.action)
     return 0
 
 
@@ -169,26 +172,40 @@ def _numbers(values: Iterable[float]) -> list[float | None]:
     return [float(value) if math.isfinite(value) else None for value in values]
 
 
-def _show(console: Console, found: WhatIf) -> None:
-    energy = "no goal" if found.current_energy is None else f"energy {found.current_energy:.4g}"
+def _show(console: Console, found: WhatIf, action: ActionSpec) -> None:
+    energy = (
+        "no goal, so no energies: --goal-at S seeks what the image at S seconds shows"
+        if found.current_energy is None
+        else f"energy {found.current_energy:.4g}"
+    )
     console.print(f"image {found.moment.index} at {found.moment.time_s:.3f} s: {energy}", markup=False)
+    units = ", ".join(f"{name} [{unit}]" for name, unit in zip(action.names, action.units, strict=True))
+    console.print(f"actions: {units}", markup=False)
     table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
+    # The numbers are whole; a label that has no room beside them goes on below.
+    table.add_column("", overflow="fold")
     for step in range(len(found.moment.due)):
-        table.add_column(f"+{(step + 1) * found.step_s:g} s", justify="right")
-    table.add_row("error bound", *_cells(found.error_bounds))
+        table.add_column(f"+{(step + 1) * found.step_s:g} s", justify="right", no_wrap=True)
     rows = ranked(found.branches)
-    for entry in rows:
-        if entry.errors is not None:
-            table.add_row(f"{entry.label}: error", *_cells(entry.errors))
-    if found.current_energy is not None:
-        table.add_row("energy to the goal:")
-    for entry in rows[:_MOST_ROWS]:
-        table.add_row(escape(entry.label), *([] if entry.energies is None else _cells(entry.energies)))
+    errors = [(f"{entry.label}: error", entry.errors) for entry in rows if entry.errors is not None]
+    _add(table, "", [("error bound", found.error_bounds), *errors])
+    energies = [(entry.label, entry.energies) for entry in rows if entry.energies is not None]
+    if energies:
+        _add(table, "energy to the goal", energies[:_MOST_ROWS])
     console.print(table)
-    if len(rows) > _MOST_ROWS:
-        console.print(f"and {len(rows) - _MOST_ROWS} more: --json has all")
+    if len(energies) > _MOST_ROWS:
+        console.print(f"and {len(energies) - _MOST_ROWS} more: --json has all")
 
 
-def _cells(values: Iterable[float]) -> list[str]:
-    return ["-" if math.isnan(value) else f"{value:.3g}" for value in values]
+def _add(table: Table, title: str, rows: Sequence[tuple[str, NDArray[np.floating]]]) -> None:
+    """Rows of one quantity, divided by a power of ten where its greatest number would take too much room."""
+    greatest = max(
+        (abs(value) for _, values in rows for value in values if math.isfinite(value)), default=0.0
+    )
+    unit = 1.0 if greatest == 0 or 0.1 <= greatest < 1e4 else 10.0 ** math.floor(math.log10(greatest))
+    heading = "\n".join(filter(None, (title, "" if unit == 1.0 else f"x {unit:g}")))
+    if heading:
+        table.add_row(f"{heading}:")
+    for label, values in rows:
+        cells = ("-" if math.isnan(value) else f"{value / unit:.3g}" for value in values)
+        table.add_row(escape(label), *cells)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
+from jepa_runtime.replay import whatif as replay
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
 from tests.bundles import HORIZON, NUM_SAMPLES
@@ -225,3 +227,36 @@ def test_bounds_that_nobody_knows_yet_are_shown_as_such(recorded: Recorded, tmp_
     at = ["--at", "0.5", "--actions", "executed"]
     assert main(["whatif", str(recorded.bag), "--bundle", str(bundle), *at, *shown]) == 0
     assert json.loads(out.read_text())["error_bounds"] == [None] * HORIZON
+
+
+# ------------------------------------------------------------------ what the terminal shows
+
+
+def test_numbers_far_below_one_and_long_labels_leave_room_for_each_other(
+    run: WhatIf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branched = replay.branch
+
+    def tiny(*args: Any, **options: Any) -> replay.WhatIf:
+        found = branched(*args, **options)
+        energies = np.array([3.4312e-05, 3.39e-05, 3.4e-06, 0.0], np.float32)
+        shrunk = tuple(replace(entry, energies=energies) for entry in found.branches)
+        return replace(found, branches=shrunk, error_bounds=found.error_bounds * 1e-7)
+
+    monkeypatch.setattr("jepa_runtime.commands.whatif.branch", tiny)
+    monkeypatch.setenv("COLUMNS", "48")
+    status, said = run("--at", "1", "--actions", "0.125,0.25;0.125,-0.25;0,0", "--actions", "0,0")
+    assert status == 0 and "…" not in said
+    assert re.search(r"^energy to the goal +\nx 1e-05: *$", said, re.MULTILINE)
+    assert re.search(r"^0,0 +3\.43 +3\.39 +0\.34 +0 *$", said, re.MULTILINE)
+    assert re.search(r"^x 1e-08: *\nerror bound +1 +2 +3 +4 *$", said, re.MULTILINE)
+
+
+def test_components_are_told_with_their_units(run: WhatIf) -> None:
+    assert "actions: linear.x [m/s], linear.y [m/s]" in run("--at", "1")[1]
+
+
+def test_without_a_goal_it_is_told_how_to_name_one(run: WhatIf) -> None:
+    status, said = run("--at", "1", "--goal", "none")
+    assert status == 0 and "no goal, so no energies: --goal-at S seeks what the image" in said
+    assert "fan" not in said and "executed: error" in said
