@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from jepa_export.errors import JepaExportError
 
@@ -69,13 +70,13 @@ class Table:
 
 
 def progress_bar() -> Progress:
-    """For tasks with a field ``losses``."""
+    """For tasks with a field ``losses``, which goes on below where there is no room beside the bar."""
     return Progress(
         TextColumn("{task.description:>14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[losses]}", table_column=Column()),
         refresh_per_second=2,
     )
 

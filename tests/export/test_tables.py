@@ -1,14 +1,16 @@
-"""Losses on disk: what a resumed run continues."""
+"""Losses on disk, what a resumed run continues, and beside a bar."""
 
 from __future__ import annotations
 
 import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from jepa_export.errors import JepaExportError
-from jepa_export.tables import Table
+from jepa_export.tables import Table, progress_bar, told
 
 
 def rows(path: Path) -> list[str]:
@@ -46,3 +48,13 @@ def test_a_full_disk_is_told_wherever_it_is_found_out(tmp_path: Path, count: int
             table.write(step, {"loss": 0.1})
         table.flush()
     table.close()
+
+
+def test_the_bar_is_whole_on_a_terminal_of_80_columns() -> None:
+    progress, console = progress_bar(), Console(width=80, file=StringIO(), record=True)
+    losses = {"loss": 5.08e-06, "next": 2.98e-07, "rollout": 4.5e-06, "free": 2.84e-07, "inverse": 0.0123}
+    progress.add_task("predictor", total=20000, completed=12345, losses=told(losses))
+    console.print(progress.get_renderable())
+    shown = console.export_text()
+    assert "12345/20000" in shown and "…" not in shown
+    assert all(f"{name} {value:.3g}" in shown for name, value in losses.items())
