@@ -69,8 +69,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="DATA",
-        help="a video, a folder of videos or bags, BAG.mcap?action=/cmd_vel:linear.x,angular.z, a LeRobot "
-        "data set, or two_rooms; may be given again",
+        help="a video, a bag, a folder of them, a LeRobot data set, or two_rooms; of a bag, or of a folder "
+        "of bags, with what are the actions: BAG?action=/cmd_vel:linear.x,angular.z; may be given again",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, losses and the bundle"
