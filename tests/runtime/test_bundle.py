@@ -87,7 +87,7 @@ def test_the_bundle_folder_itself_may_be_a_link(toy_bundle: Path, tmp_path: Path
 def test_no_folder_and_no_manifest_are_told_apart(folder: Path) -> None:
     assert "no bundle there" in refusal(folder / "nowhere")
     (folder / "manifest.json").unlink()
-    assert "manifest.json: is missing" in refusal(folder)
+    assert "manifest.json: is missing: the folder is no bundle, or not all of one" in refusal(folder)
 
 
 def test_a_listed_file_that_is_missing_is_named(folder: Path) -> None:

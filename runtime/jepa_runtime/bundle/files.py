@@ -152,7 +152,7 @@ class Folder:
 
 def _why(error: OSError) -> str:
     if error.errno == errno.ENOENT:
-        return "is missing: the bundle is incomplete, copy or export it again"
+        return "is missing: the folder is no bundle, or not all of one: name another, or copy this one again"
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return "is a symbolic link or not what the manifest says: a bundle may hold no links"
     return f"cannot be opened: {error.strerror}"

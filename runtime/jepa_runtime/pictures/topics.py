@@ -45,6 +45,11 @@ def find_topics(bag: BagFile, *, node: str | None = None, image: str | None = No
         SourceError: something needed is not there, or there are several to choose from (they are listed).
     """
     prefixes = [_parent(topic) for topic in bag.topics(messages.LATENT_STATE)]
+    if not prefixes:
+        raise SourceError(
+            f"{bag.path}: world model: nothing was recorded of one; `jepa-runtime record --source BAG …` "
+            f"plays images and commands through a model and records all; its topics: {bag.listed()}"
+        )
     prefix = _one(bag, prefixes, node, "world model", "--node")
     infos = [
         topic for topic in bag.topics(messages.MODEL_INFO) if f"{prefix}/".startswith(f"{_parent(topic)}/")

@@ -131,7 +131,10 @@ def test_any_namespace_will_do_and_of_several_one_is_named(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("without", "reason"),
     [
-        ("/world_model/latent", "world model: nothing was recorded of one"),
+        (
+            "/world_model/latent",
+            "world model: nothing was recorded of one; .*record --source .*: /camera/image_raw",
+        ),
         ("/world_model/model_info", "no model_info of /world_model was recorded"),
         ("/camera/image_raw", "camera: nothing was recorded of one"),
     ],
