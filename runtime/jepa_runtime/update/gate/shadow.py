@@ -208,7 +208,7 @@ def run(
         ends: the source ends by itself: what was executed may be told as late as then.
 
     Raises:
-        SourceError: the source failed.
+        SourceError: the source failed, or what it recorded are no commands of the models.
         UpdateError: its commands are not those of the models.
         JepaRuntimeError: a model cannot be opened, or failed.
     """
