@@ -22,17 +22,18 @@ def test_the_latest_samples_are_kept_and_no_more() -> None:
 
 
 def test_results_are_timed_from_the_first_and_counted_per_second() -> None:
-    moments_ns = iter([7_000_000_000, 7_500_000_000, 9_000_000_000])
+    moments_ns = iter([7_000_000_000, 7_000_000_000, 7_500_000_000, 9_000_000_000])
     collector = Collector(lambda: next(moments_ns))
     assert (collector.rate_hz(), collector.times_s, collector.latest) == (None, [], None)
-    results = [replace(result(), sequence=number) for number in range(3)]
-    collector.add(results[0])
-    assert collector.rate_hz() is None, "one result has no rate"
-    for each in results[1:]:
+    results = [replace(result(), sequence=number) for number in range(4)]
+    for each in results[:2]:
         collector.add(each)
-    assert collector.times_s == [0.0, 0.5, 2.0]
-    assert collector.rate_hz() == collector.recent()[1] == 1.0
-    assert collector.latest is results[2]
+        assert collector.rate_hz() is None, "results of one moment have no rate"
+    for each in results[2:]:
+        collector.add(each)
+    assert collector.times_s == [0.0, 0.0, 0.5, 2.0]
+    assert collector.rate_hz() == collector.recent()[1] == 1.5
+    assert collector.latest is results[3]
 
 
 def test_what_a_result_did_not_go_through_is_not_counted_as_zero() -> None:

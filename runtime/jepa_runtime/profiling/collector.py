@@ -65,7 +65,7 @@ class Collector:
             for kept in (*series, *self._stages.values()):
                 if len(kept) > self._most:
                     # Seldom, since it moves all the others.
-                    del kept[: max(1, self._most // 10)]
+                    del kept[: self._most // 10 + 1]
 
     @property
     def latest(self) -> Result | None:
@@ -96,7 +96,7 @@ class Collector:
         return {name: summarize(samples) for name, samples in stages.items()}, _rate(times)
 
     def rate_hz(self) -> float | None:
-        """Results per second, of those that are kept; None with fewer than two."""
+        """Results per second, of those that are kept; None where all came at once, as one alone does."""
         with self._lock:
             return _rate(self._times_s)
 
@@ -107,6 +107,6 @@ class Collector:
 
 
 def _rate(times_s: array[float]) -> float | None:
-    if len(times_s) < 2 or times_s[-1] <= times_s[0]:
+    if not times_s or times_s[-1] <= times_s[0]:
         return None
     return (len(times_s) - 1) / (times_s[-1] - times_s[0])
