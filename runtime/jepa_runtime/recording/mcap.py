@@ -156,15 +156,13 @@ class McapRecorder:
     def _add(self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int) -> None:
         recorded = self._types.setdefault(topic, type_name)
         if recorded != type_name:
-            raise RecordingError(f"{self.path}: topic {topic} holds {recorded}, not {type_name}")
+            raise ValueError(f"topic {topic} holds {recorded}, not {type_name}")
         self._writer.add(topic, type_name, cdr, stamp_ns, self._counts[topic])
         self._counts[topic] += 1
 
     def _raise_error(self) -> None:
         if self._error is None:
             return
-        if isinstance(self._error, RecordingError):
-            raise self._error
         reason = self._error.strerror if isinstance(self._error, OSError) else self._error
         raise RecordingError(f"{self.path}: writing failed: {reason}; what came before is in {self.partial}")
 
