@@ -64,6 +64,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def stamps(bag: Path) -> list[int]:
+    source = BagSource(bag)
+    found = [each.stamp_ns for each in source.frames()]
+    source.close()
+    return found
+
+
 def test_a_bag_holds_what_was_before_and_after_the_beginning_of_an_alarm(tmp_path: Path) -> None:
     with box(tmp_path / "new" / "box") as made:
         drive(made, range(100), {60: BEGUN, 64: ENDED})
@@ -104,21 +111,15 @@ def test_an_alarm_soon_after_a_bag_has_all_of_the_time_before_it_too(tmp_path: P
     with box(tmp_path) as made:
         drive(made, range(100), {40: BEGUN, 53: BEGUN})
     _, bag = sorted(tmp_path.iterdir())
-    source = BagSource(bag)
-    stamps = [each.stamp_ns for each in source.frames()]
-    source.close()
     # The first bag holds what came until 49.
-    assert stamps == [frame(sequence).stamp_ns for sequence in range(53 - 15, 53 + 9 + 1)]
+    assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(53 - 15, 53 + 9 + 1)]
 
 
 def test_an_alarm_in_a_bag_at_work_prolongs_it(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(120), {40: BEGUN, 48: BEGUN})
     (bag,) = tmp_path.iterdir()
-    source = BagSource(bag)
-    last = [each.stamp_ns for each in source.frames()][-1]
-    source.close()
-    assert last == frame(48 + 9).stamp_ns
+    assert stamps(bag)[-1] == frame(48 + 9).stamp_ns
 
 
 def test_frames_that_wait_for_a_disk_that_hangs_do_not_fill_the_memory(
@@ -198,6 +199,16 @@ def test_a_full_disk_is_told_and_the_next_bag_tried(tmp_path: Path) -> None:
         drive(made, range(60, 100), {80: BEGUN})
     assert (made.written, made.fault) == (1, "")
     assert len(list(tmp_path.glob("*"))) == 1
+
+
+def test_whatever_goes_wrong_ends_the_bag_in_work_and_is_told(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(31), {30: BEGUN})
+        made.add_frame(replace(frame(31), stream="unknown"))
+        drive(made, range(32, 60), {})
+    assert (made.written, made.fault) == (0, "KeyError: 'unknown'")
+    (bag,) = tmp_path.iterdir()
+    assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(15, 31)]
 
 
 def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
@@ -306,9 +317,7 @@ def test_more_than_a_bag_may_take_leaves_a_bag_of_the_time_before_and_after(tmp_
                 made.add_alarms(result(sequence, BEGUN))
     (bag,) = tmp_path.iterdir()
     assert (made.written, made.fault, made.dropped) == (1, "", 0)
-    source = BagSource(bag)
-    played = [each.stamp_ns for each in source.frames()]
-    source.close()
+    played = stamps(bag)
     assert played[0] < frame(59).stamp_ns < played[-1]
     assert most / 4 < bag.stat().st_size < most * 0.6
 

@@ -187,14 +187,13 @@ class BlackBox:
             try:
                 item = self._queue.get(timeout=_LOOK_S)
             except Empty:
-                if self._bag is not None and self._clock() > self._until_s:
+                if self._clock() > self._until_s:
                     self._try(self._end)
-                continue
-            if item is None:
-                break
-            self._try(partial(self._take, item))
-        if self._bag is not None:
-            self._try(self._end)
+            else:
+                if item is None:
+                    break
+                self._try(partial(self._take, item))
+        self._try(self._end)
 
     def _try(self, work: Callable[[], None]) -> None:
         """Do it; an error ends the bag in work, and is told."""
