@@ -129,13 +129,12 @@ class McapRecorder:
 
     def discard(self) -> None:
         """Leave no file: remove what was written so far, also where it could not be completed."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-            self._thread.join()
-            # A full disk fails once more.
-            with suppress(OSError):
-                self._file.close()
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        # A full disk fails once more.
+        with suppress(OSError):
+            self._file.close()
         self.partial.unlink(missing_ok=True)
 
     def __enter__(self) -> McapRecorder:
