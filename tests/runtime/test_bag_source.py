@@ -67,6 +67,8 @@ def test_raw_and_compressed_images_of_an_mcap_are_read(
     frames = list(source.frames())
     source.close()
     source.close()
+    with pytest.raises(SourceError, match="not open"):
+        next(source.frames())
     assert source.rate_hz == pytest.approx(20.0)
     assert [frame.stamp_ns for frame in frames] == stamps
     assert [frame.image[2, 3].tolist() for frame in frames] == [[i, 10, 200] for i in range(4)]
@@ -143,6 +145,7 @@ def test_our_messages_are_read_whether_or_not_the_bag_describes_them(tmp_path: P
         assert bag.topics(messages.SURPRISE) == ["/surprise"] and bag.topics(messages.TWIST) == []
         assert bag.on({"/surprise", None})[0].msgcount == 1
         ((topic, log_ns, message),) = bag.read({"/surprise", None})
+        assert list(bag.read({"/other"})) == []
     assert (topic, log_ns, message.value) == ("/surprise", 7, 0.5)
 
 
