@@ -20,8 +20,10 @@ from jepa_runtime.errors import RecordingError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import STAGES, Candidates, Result
 from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.recording.run_recording import RunRecording
+from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.world_model import Futures
-from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, STEP_S, TOKENS, FakeModel
+from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, STEP_S, TOKENS, FakeModel, frame
 
 STAMP_NS = 1_700_000_000_123_456_789
 JPEG = messages.compressed_image(np.zeros((8, 8, 3), np.uint8), STAMP_NS, "camera")
@@ -233,6 +235,20 @@ def test_the_file_bears_its_name_only_when_complete(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["run.mcap"]
     with pytest.raises(RecordingError, match="closed"):
         recorder.write_message(topic, build(type_name, fields), STAMP_NS)
+
+
+def test_a_run_tells_which_model_serves_when_that_changes(tmp_path: Path) -> None:
+    other = FakeModel()
+    other.engine = "another"
+    recording = RunRecording(tmp_path / "run.mcap", FakeModel())
+    for sequence in range(4):
+        if sequence == 2:
+            recording.serve(other)
+        recording.add_frame(frame(sequence), None)
+    recording.close()
+    with BagFile(tmp_path / "run.mcap") as bag:
+        told = [(log_ns, info.engine) for _, log_ns, info in bag.read({"/world_model/model_info"})]
+    assert told == [(frame(0).stamp_ns, "fake"), (frame(2).stamp_ns, "another")]
 
 
 def test_the_messages_of_each_topic_are_numbered(tmp_path: Path) -> None:
