@@ -14,15 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jepa_runtime.calibration import Alarm, Event, Threshold
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording.bag_folder import BagFolder
 from jepa_runtime.recording.black_box import BlackBox, Topics
-from jepa_runtime.recording.ring import Entry, Ring
 from jepa_runtime.sources.bag import BagSource
 from tests.runtime.fakes import FakeModel, frame
 from tests.runtime.test_recording import by_mcap_ros2
@@ -159,7 +156,7 @@ def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -
 def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         model = FakeModel()
-        model.manifest.io.action.names = ["joint_1", "joint_2"]
+        model.engine, model.manifest.io.action.names = "another", ["joint_1", "joint_2"]
         made.serve(model)
         drive(made, range(30), {})
         made.add_result(replace(result(29), surprise=None))
@@ -168,6 +165,7 @@ def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
     (bag,) = tmp_path.iterdir()
     recorded = by_mcap_ros2(bag)
     assert "/cmd_vel" not in recorded and "/world_model/surprise" in recorded
+    assert recorded["/world_model/model_info"].engine == "another"
 
 
 def test_before_a_model_serves_there_are_only_frames(tmp_path: Path) -> None:
@@ -318,7 +316,8 @@ def test_more_than_a_bag_may_take_leaves_a_bag_of_the_time_before_and_after(tmp_
     (bag,) = tmp_path.iterdir()
     assert (made.written, made.fault, made.dropped) == (1, "", 0)
     played = stamps(bag)
-    assert played[0] < frame(59).stamp_ns < played[-1]
+    before = sum(stamp_ns <= frame(59).stamp_ns for stamp_ns in played)
+    assert before == pytest.approx(len(played) / 2, abs=2)
     assert most / 4 < bag.stat().st_size < most * 0.6
 
 
@@ -332,7 +331,7 @@ def test_a_bag_larger_than_all_may_be_is_kept_and_the_others_give_way(tmp_path: 
     assert bag.name == "19700101T000002.000Z_change.mcap" and bag.stat().st_size > 100
 
 
-@pytest.mark.parametrize("limits", [{"before_s": 0.0}, {"after_s": -1.0}, {"max_bytes": 0}])
+@pytest.mark.parametrize("limits", [{"before_s": 0.0}, {"after_s": 0.0}, {"max_bytes": 0}])
 def test_limits_out_of_range_are_refused(tmp_path: Path, limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"), box(tmp_path, **limits):
         pass
@@ -349,51 +348,20 @@ def test_a_bag_of_the_same_moment_is_not_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["19700101T000000.000Z_b.mcap"]
 
 
+def test_the_name_of_a_bag_is_on_the_disk_too(tmp_path: Path, monkeypatch: Any) -> None:
+    folder, synced = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5), []
+    recorder = folder.begin(0, "a")
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda file: synced.append((os.readlink(f"/proc/self/fd/{file}"), recorder.path.exists())),
+    )
+    folder.complete(recorder)
+    assert synced == [(str(recorder.partial), False), (str(tmp_path), True)]
+
+
 def test_a_bag_that_cannot_be_completed_is_named(tmp_path: Path) -> None:
     folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
     recorder = folder.begin(0, "a")
     (tmp_path / "19700101T000000.000Z_a.mcap").mkdir()
     with pytest.raises(RecordingError, match=r"_a\.mcap"):
         folder.complete(recorder)
-
-
-def entry(stamp_ns: int, *, topic: str = "a", size: int = 1, lasting: bool = False) -> Entry:
-    return Entry(topic, "", {}, stamp_ns, size, lasting)
-
-
-def test_a_ring_keeps_its_time_and_what_lasts_of_the_time_before() -> None:
-    ring = Ring(10, 1000)
-    for stamp_ns in range(0, 50, 5):
-        ring.add(entry(stamp_ns))
-        ring.add(entry(stamp_ns, topic="command", lasting=True))
-    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
-    assert held == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
-
-
-def test_time_set_back_empties_a_ring() -> None:
-    ring = Ring(10, 1000)
-    ring.add(entry(100))
-    ring.add(entry(95))
-    assert len(ring.entries()) == 2, "a little disorder is none"
-    ring.add(entry(5))
-    assert [each.stamp_ns for each in ring.entries()] == [5]
-
-
-def test_what_lasts_is_still_in_force_where_time_is_set_back() -> None:
-    ring = Ring(10, 1000)
-    ring.add(entry(100, topic="command", lasting=True))
-    for stamp_ns in (5, 6):
-        ring.add(entry(stamp_ns))
-    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
-    assert held == [("command", 5), ("a", 5), ("a", 6)], "and not from a time that is still to come"
-
-
-@given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))
-def test_a_ring_never_holds_more_than_it_may(added: list[tuple[int, int]]) -> None:
-    ring = Ring(20, 100)
-    for stamp_ns, size in added:
-        ring.add(entry(stamp_ns, size=size))
-        held = list(ring._entries)
-        assert sum(each.size for each in held) == ring._bytes <= 100
-        newest_ns = max(each.stamp_ns for each in held)
-        assert held[-1].stamp_ns == stamp_ns and newest_ns - stamp_ns <= 20
