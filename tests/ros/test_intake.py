@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 
 intake = pytest.importorskip("jepa_ros.intake", reason="the workspace is not on the paths: . scripts/env.sh")
@@ -75,13 +77,32 @@ def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():
     images = pytest.importorskip("jepa_ros.images")
     now_s = [100.0]
     reader = images.ImageReader(clock=lambda: now_s[0])
-    raw = images.Image(height=2, width=2, step=6, encoding="rgb8", data=bytes(12))
+    raw = images.Image(height=2, width=2, step=8, encoding="rgb8", data=bytes(range(16)))
     unknown = images.Image(height=2, width=2, step=6, encoding="smell", data=bytes(12))
     raw.header.stamp.sec = unknown.header.stamp.sec = 5
     compressed = images.CompressedImage()
     assert reader.read(unknown) is None and reader.wants(compressed), "as long as there are no fit others"
     for _ in range(30):
         now_s[0] += 0.033
-        assert reader.wants(raw) and reader.read(raw) is not None and not reader.wants(compressed)
+        assert reader.wants(raw) and reader.read(raw)[1, 1].tolist() == [11, 12, 13]
+        assert not reader.wants(compressed)
     now_s[0] += 1.1
     assert reader.wants(compressed)
+
+
+def test_compressed_images_alone_are_all_taken_but_what_is_none():
+    images = pytest.importorskip("jepa_ros.images")
+    reader = images.ImageReader()
+
+    def read(data, sec=5):
+        message = images.CompressedImage(data=data)
+        message.header.stamp.sec = sec
+        return reader.read(message) if reader.wants(message) else None
+
+    png, larger = (cv2.imencode(".png", np.full((2, width, 3), 7, np.uint8))[1].tobytes() for width in (3, 4))
+    for _ in range(3):
+        np.testing.assert_array_equal(read(png), np.full((2, 3, 3), 7))
+    assert (reader.accepted, reader.refused, reader.last) == (3, {}, "")
+    assert read(b"") is read(png, sec=0) is read(larger) is read(b"none") is None
+    assert reader.refused == dict.fromkeys(("zero_size", "bad_stamp", "size_changed", "bad_image"), 1)
+    assert reader.accepted == 3 and reader.last.startswith("bad_image: ")

@@ -157,8 +157,9 @@ def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         model = FakeModel()
         model.engine, model.manifest.io.action.names = "another", ["joint_1", "joint_2"]
+        made.add_frame(frame(0))
         made.serve(model)
-        drive(made, range(30), {})
+        drive(made, range(1, 30), {})
         made.add_result(replace(result(29), surprise=None))
         drive(made, range(30, 60), {30: BEGUN})
     assert (made.written, made.fault) == (1, "")

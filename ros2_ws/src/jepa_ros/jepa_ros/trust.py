@@ -13,7 +13,7 @@ def figures_of(calibration: Calibration) -> dict[str, Any]:
     found: dict[str, Any] = {"error_bounds/probability": calibration.probability}
     rows = zip(calibration.bounds, calibration.recent, calibration.overall, strict=True)
     for step, (bound, recent, overall) in enumerate(rows, start=1):
-        if recent.value is None or overall.value is None:
+        if recent.value is None:
             found[f"error_bounds/step_{step}"] = f"{bound:.4g}, not judged yet"
             continue
         found[f"error_bounds/step_{step}"] = (
