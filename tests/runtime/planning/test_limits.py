@@ -74,6 +74,8 @@ def test_what_comes_out_is_allowed_and_stays_as_it_is_to_the_bit(
     assert actions.shape == given_.shape and actions.dtype == np.float32
     assert_allowed(actions, within, previous)
     np.testing.assert_array_equal(within.clip(actions, previous), actions)
+    alone = [within.clip(each, previous) for each in given_]
+    np.testing.assert_allclose(alone, actions, rtol=1e-5, atol=1e-5, err_msg="alike alone and among others")
     np.testing.assert_array_equal(given_, kept)
 
 
