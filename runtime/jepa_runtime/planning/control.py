@@ -73,7 +73,7 @@ class Decision:
     action: Floats32
     energy: float
     reached: bool
-    goal: int = 0
+    goal: int
 
 
 class Controller:
