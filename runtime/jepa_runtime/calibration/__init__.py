@@ -4,7 +4,7 @@ Pure: no clock is read, no file touched. Stamps and numbers come in, numbers go 
 """
 
 from jepa_runtime.calibration.alarms import Alarm, Alarms
-from jepa_runtime.calibration.bounds import Bounds, BoundsState
+from jepa_runtime.calibration.bounds import Bounds
 from jepa_runtime.calibration.coverage import Coverage, Share, clearly_below
 from jepa_runtime.calibration.surprise import (
     ChangeDetector,
@@ -23,7 +23,6 @@ __all__ = [
     "Alarm",
     "Alarms",
     "Bounds",
-    "BoundsState",
     "Calibration",
     "ChangeDetector",
     "Coverage",

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,21 +39,6 @@ RATE = 0.05
 # Bounds fall no further below where they started: a robot that stood all night must not need long to recover.
 _LEAST_OF_START = 1e-3
 _LEAST = 1e-12
-
-
-@dataclass(frozen=True)
-class BoundsState:
-    """What :class:`Bounds` have learnt: to be kept, or handed to the next model.
-
-    Attributes:
-        latent_space: what the latents mean; errors in another space are other numbers.
-        probability: that the bounds hold with.
-        bounds: one a horizon; infinite where none is known.
-    """
-
-    latent_space: str
-    probability: float
-    bounds: tuple[float, ...]
 
 
 class Bounds:
@@ -127,25 +111,10 @@ class Bounds:
         self._log[judged] += self._rates[judged] * (missed - (1 - self.probability))
         np.maximum(self._log, self._floor, out=self._log)
 
-    def state(self) -> BoundsState:
-        """What was learnt until now."""
-        return BoundsState(self.latent_space, self.probability, tuple(self.stated().tolist()))
-
-    def take_over(self, state: BoundsState) -> bool:
-        """Go on from what was learnt before, if it was learnt in the same latent space, with the same
-        probability and over as many horizons.
-
-        Returns:
-            Whether it was; if not, nothing changes.
-
-        Raises:
-            ValueError: a bound is not positive.
+    def take_over(self, other: Bounds) -> None:
+        """Go on from what ``other`` has learnt, if it was in the same latent space, with the same probability
+        and over as many horizons; else nothing changes.
         """
-        bounds = np.asarray(state.bounds, np.float64)
-        ours = self.latent_space, self.probability, self._log.shape
-        if (state.latent_space, state.probability, bounds.shape) != ours:
-            return False
-        if not (bounds > 0).all():
-            raise ValueError(f"bounds must be positive, got {list(state.bounds)}")
-        self._log = np.maximum(np.log(bounds), self._floor)
-        return True
+        ours, theirs = ((each.latent_space, each.probability, each._log.shape) for each in (self, other))
+        if ours == theirs:
+            self._log = np.maximum(other._log, self._floor)

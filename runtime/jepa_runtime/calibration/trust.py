@@ -186,7 +186,7 @@ class Trust:
 
         How often its bounds held is no account of this one's; what it has not told yet is told here.
         """
-        self._bounds.take_over(other._bounds.state())
+        self._bounds.take_over(other._bounds)
         other.forget()
         self._news = list(other.news())
 

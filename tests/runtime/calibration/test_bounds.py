@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_runtime.calibration import Bounds, BoundsState
+from jepa_runtime.calibration import Bounds
 from jepa_runtime.calibration.bounds import RATE
 
 STREAMS = 50  # Each takes the place of a horizon: so many are run at once.
@@ -149,30 +149,20 @@ def test_an_error_that_did_not_arrive_changes_nothing() -> None:
 def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
     first, second = make(streams=3), make(streams=3)
     held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
-    assert second.take_over(first.state())
+    second.take_over(first)
     assert second.stated() == pytest.approx(first.stated())
-    assert second.take_over(BoundsState("a", 0.9, (0.5, 0.01, 1e-9)))
-    assert second.stated() == pytest.approx([0.5, 0.01, 1.6e-3]), "none lies below a thousandth of its start"
+    second.take_over(Bounds([0.5, 1e-9, 0], probability=0.9, delays=[0] * 3, latent_space="a"))
+    assert second.stated() == pytest.approx([0.5, 1.6e-3, math.inf]), "none below a thousandth of its start"
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        BoundsState("b", 0.9, (1.0, 1.0)),
-        BoundsState("a", 0.8, (1.0, 1.0)),
-        BoundsState("a", 0.9, (1.0, 1.0, 1.0)),
-    ],
-)
-def test_what_was_learnt_of_something_else_is_not_taken_over(state: BoundsState) -> None:
+@pytest.mark.parametrize(("space", "probability", "horizons"), [("b", 0.9, 2), ("a", 0.8, 2), ("a", 0.9, 3)])
+def test_what_was_learnt_of_something_else_is_not_taken_over(
+    space: str, probability: float, horizons: int
+) -> None:
     bounds = make(streams=2)
-    assert not bounds.take_over(state)
+    other = Bounds([1.0] * horizons, probability=probability, delays=[0] * horizons, latent_space=space)
+    bounds.take_over(other)
     assert bounds.stated() == pytest.approx([1.6, 1.6])
-
-
-@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
-def test_a_state_with_a_bound_that_is_none_is_refused(bound: float) -> None:
-    with pytest.raises(ValueError, match="bounds must be positive"):
-        make(streams=1).take_over(BoundsState("a", 0.9, (bound,)))
 
 
 @pytest.mark.parametrize(
