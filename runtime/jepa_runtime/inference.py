@@ -303,13 +303,12 @@ class Inference:
     def _new_history(self) -> History:
         manifest = self.model.manifest
         step_s, terms = manifest.io.step_s, self._terms
-        tolerance_s = step_s / 8 if terms.tolerance_s is None else terms.tolerance_s
         max_gap_s = 2 * step_s if terms.max_gap_s is None else terms.max_gap_s
         history = History(
             manifest.history_size,
             round(step_s * 1e9),
             action_size=len(manifest.io.action.names),
-            tolerance_ns=round(tolerance_s * 1e9),
+            tolerance_ns=self._tolerance_ns(),
             max_gap_ns=round(max_gap_s * 1e9),
             reach=manifest.horizon,
         )
@@ -318,12 +317,16 @@ class Inference:
             history.add_action(0, np.array(manifest.io.action.low))
         return history
 
+    def _tolerance_ns(self) -> int:
+        asked_s = self._terms.tolerance_s
+        return round((self.model.manifest.io.step_s / 8 if asked_s is None else asked_s) * 1e9)
+
     def _new_trust(self, before: Trust | None = None) -> Trust:
         terms = self._terms
         trust = trust_in(
             self.model,
             probability=terms.error_probability,
-            tolerance_s=terms.tolerance_s,
+            tolerance_ns=self._tolerance_ns(),
             false_alarm_every_s=terms.false_alarm_every_s,
         )
         if before is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from jepa_runtime.errors import BackendError
 from jepa_runtime.history import Reset
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.world_model import Futures
-from tests.runtime.fakes import DIM, HORIZON, TOKENS, FakeModel, frame
+from tests.runtime.fakes import DIM, HORIZON, STEP_S, TOKENS, FakeModel, frame
 from tests.runtime.served import Served, serve
 
 PER_STEP = 6
@@ -60,6 +61,22 @@ def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
     assert judged == list(range(HORIZON * PER_STEP, 61, PER_STEP))
     share = results[-1].calibration.overall  # type: ignore[union-attr]
     assert [each.errors for each in share] == [len(judged) - 1] * HORIZON, "the last came after its futures"
+
+
+@pytest.mark.parametrize(
+    ("tolerance_s", "early_ns", "judged"),
+    [(None, 24_000_000, True), (None, 26_000_000, False), (0.01, 9_000_000, True), (0.01, 11_000_000, False)],
+)
+def test_errors_are_taken_before_a_step_is_over_by_an_eighth_of_it_or_by_what_is_asked_for(
+    tolerance_s: float | None, early_ns: int, judged: bool
+) -> None:
+    step_ns = round(STEP_S * 1e9)
+    stamps_ns = [step_ns * step for step in range(1, HORIZON + 3)]
+    stamps_ns[-1] -= early_ns
+    with serve(tolerance_s=tolerance_s) as served:
+        served.pipeline.add_action(stamps_ns[0], np.zeros(2, np.float32))
+        served.feed(*(replace(frame(0), stamp_ns=stamp_ns) for stamp_ns in stamps_ns))
+    assert [result.judged is not None for result in served.results[HORIZON:]] == [True, judged]
 
 
 def test_no_result_waits_until_it_is_judged() -> None:

@@ -114,7 +114,7 @@ def remembered(runs: Sequence[Floats], block: int) -> bool:
     share = float(np.concatenate(high).mean())
     pairs = sum(max(0, len(each) - 2) for each in high)
     both = sum(int((each[2:] & each[:-2]).sum()) for each in high)
-    return both > 0 and chance_of(both, pairs, share * share) < _CHANCE
+    return chance_of(both, pairs, share * share) < _CHANCE
 
 
 def threshold_of(highest: Floats, *, block: int, every: int, confidence: float = 0.95) -> Threshold:

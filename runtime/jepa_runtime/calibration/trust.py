@@ -209,12 +209,12 @@ def _ages(horizon: int) -> tuple[int, ...]:
 
 
 def trust_in(
-    model: WorldModel, *, probability: float, tolerance_s: float | None, false_alarm_every_s: float
+    model: WorldModel, *, probability: float, tolerance_ns: int, false_alarm_every_s: float
 ) -> Trust:
     """What is there to begin with: the bounds of the model's bundle, and alarms if that says what is normal.
 
     Args:
-        tolerance_s: None: an eighth of a step.
+        tolerance_ns: see :class:`Trust`.
 
     Raises:
         ValueError: the probability is out of range.
@@ -234,7 +234,7 @@ def trust_in(
         manifest.error_bounds,
         probability=probability,
         step_ns=round(step_s * 1e9),
-        tolerance_ns=round((step_s / 8 if tolerance_s is None else tolerance_s) * 1e9),
+        tolerance_ns=tolerance_ns,
         latent_space=model.latent_space,
         alarms=alarms,
         no_alarms=no_alarms,

@@ -140,6 +140,11 @@ def test_arguments_out_of_range_are_refused(
         normal_threshold(normal, block=block, every=every, confidence=confidence)
 
 
+def test_a_threshold_of_blocks_that_are_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="block must be at least 1"):
+        threshold_of(np.ones(100), block=0, every=10)
+
+
 def test_an_event_has_its_start_its_peak_and_the_horizon_that_was_furthest_off() -> None:
     assert events([0, 2, 5, 3, 0, 0, 0, 0], some_threshold()) == [Event(1, 2, horizon=3, score=5)]
 
