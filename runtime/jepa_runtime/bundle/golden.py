@@ -123,12 +123,10 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) 
         raise BundleError(f"{where}: is compressed in a way that NumPy does not use: save it with NumPy")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
+        # Others are for headers that plain numbers do not need.
+        if version != (1, 0):
             raise ValueError(f"npy format {version} is unknown")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype.hasobject or dtype.fields is not None or dtype.kind not in "biuf":
             raise BundleError(f"{where}: holds {dtype}, not plain numbers: objects (pickle) are never loaded")
         # Sizes are checked before any memory is asked for.
