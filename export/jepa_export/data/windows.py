@@ -38,7 +38,7 @@ class Windows:
     one is missing, or an action is not known, there is no clip.
 
     Args:
-        recordings: all of one size and with the same actions.
+        recordings: one at least, all of one size and with the same actions.
         frames: T, of a clip.
         rate_hz: of a clip: its frames are 1 / ``rate_hz`` apart.
         stride: from the start of a clip to the next, in frames of the recording.
@@ -71,8 +71,6 @@ class Windows:
                 "clips need at least one frame, a stride of at least 1 and a positive rate, got "
                 f"{frames}, {stride} and {rate_hz:g} Hz"
             )
-        if not recordings:
-            raise JepaExportError("there is no recording to take clips from")
         check_alike(recordings)
         self.recordings = tuple(recordings)
         names, units = recordings[0].action_names, recordings[0].action_units

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jepa_export.data.bags import BagOrigin
 from jepa_export.data.open import open_data
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
@@ -54,6 +56,13 @@ def test_the_choice_of_an_action_does_not_decode_the_images_again(tmp_path: Path
     path = write_drive(tmp_path / "a.mcap")
     keys = {windows(spec, store).recordings[0].key for spec in (str(path), f"{path}?{OPTIONS}")}
     assert len(keys) == 1
+
+
+def test_two_copies_of_a_bag_are_the_same_recording_and_two_bags_are_not(tmp_path: Path) -> None:
+    one, other = write_drive(tmp_path / "a.mcap"), write_drive(tmp_path / "b.mcap", frames=9)
+    copy = Path(shutil.copy(one, tmp_path / "c.mcap"))
+    told = [BagOrigin(path, options).identity() for path, options in ((one, {}), (copy, {"topic": "/image"}))]
+    assert told[0] == told[1] != BagOrigin(other, {}).identity()
 
 
 def test_frames_after_the_last_commands_are_not_trained_on(tmp_path: Path, store: Store) -> None:

@@ -16,6 +16,7 @@ from jepa_export.data.open import open_data
 from jepa_export.data.store import Store, StoredRecording
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
+from jepa_runtime.errors import SourceError
 from tests.export.data.recordings import (
     CAMERA,
     SIZE,
@@ -204,6 +205,12 @@ def test_what_a_data_set_says_wrongly_of_itself_is_named(
     with pytest.raises(JepaExportError, match=re.escape(complaint)) as caught:
         episodes(folder, options)
     assert str(folder) in str(caught.value)
+
+
+def test_an_option_that_a_data_set_does_not_have_is_refused(tmp_path: Path, store: Store) -> None:
+    folder = write_lerobot(tmp_path / "set", [3], version="v2.1")
+    with pytest.raises(SourceError, match="unknown option topic; this kind of source knows: camera, action"):
+        open_data([f"{folder}?topic=/left"], store, held_out=0)
 
 
 def test_stamps_that_are_no_numbers_are_an_error(tmp_path: Path, store: Store) -> None:
