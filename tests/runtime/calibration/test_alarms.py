@@ -37,7 +37,8 @@ def test_a_surprise_is_told_when_it_begins_and_when_it_is_over() -> None:
 def test_what_lasts_is_told_once_and_ends_long_after_it_was_gone() -> None:
     alarms = make()
     often = alarms._changes.threshold.value
-    raised, usual = [often * 1.01] * 100 * BLOCK, [often / 2] * 45 * BLOCK
+    # Where there is nothing to compare with, nothing says that it is gone.
+    raised, usual = [often * 1.01] * 100 * BLOCK + [None] * 50 * BLOCK, [often / 2] * 45 * BLOCK
     begun, ended = [alarm for alarm in watched(alarms, raised + usual) if alarm.kind == "change"]
     assert begun.end_ns is None and begun.event.start_ns < len(raised)
     # It shows every few pairs of blocks, and is over twenty pairs after it last did.
