@@ -132,6 +132,17 @@ def test_futures_larger_than_memory_are_refused(valid: bytes) -> None:
     assert "at most 1 GiB" in refusal(fields)
 
 
+def test_graphs_whose_forms_do_not_go_together_are_refused(valid: bytes) -> None:
+    fields = json.loads(valid)
+    (first, *_) = fields["graphs"]["predictor"]
+    step = first | {"path": first["path"].replace("predictor/", "step/", 1)}
+    assert "step and predictor must come in the same" in refusal(set_in(fields, "graphs.step", [step]))
+    energy = fields["graphs"]["energy"][:1]
+    assert "energy graph must come for the same" in refusal(set_in(fields, "graphs.energy", energy))
+    twice = fields["graphs"]["encoder"] * 2
+    assert "encoder has two variants of the same" in refusal(set_in(fields, "graphs.encoder", twice))
+
+
 def test_a_file_listed_twice_is_refused(valid: bytes) -> None:
     fields = json.loads(valid)
     fields["files"].append(fields["files"][0])

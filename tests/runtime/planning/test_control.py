@@ -284,6 +284,7 @@ def test_a_robot_that_leaves_the_goal_again_sets_out_from_where_it_stands(model:
 
 
 def test_a_stuck_robot_cannot_escape_for_no_step() -> None:
+    assert replace(CONFIG, escape_steps=1).escape_steps == 1
     with pytest.raises(ValueError, match="escape_steps must be at least 1"):
         replace(CONFIG, escape_steps=0)
 
