@@ -348,7 +348,7 @@ def test_a_node_that_dies_drops_the_images_after_and_is_named(toy_bundle, tmp_pa
     assert "world_model ended with exit code -9" in said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.slow
 def test_stopped_it_leaves_what_was_measured_and_no_process(toy_bundle, tmp_path, number):
     profiler, children = started(tmp_path / "p.json", toy_bundle)

@@ -33,6 +33,7 @@ from jepa_ros.profiling.processes import Child, camera_command, node_command, pr
 from jepa_ros.profiling.result import profile_of
 from jepa_ros.profiling.view import View, summary
 from jepa_ros.spin import create_executor
+from jepa_ros.start import when_to_end
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.profiling.profile import Energy, Reading, Run, write_profile
@@ -329,22 +330,19 @@ def _patience_s(ledger: Ledger) -> float:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal ends the process as if nobody listened."""
+    """An event that a signal to end sets; a second one ends the process as if nobody listened."""
     stopping = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def stop(number: int, _: object) -> None:
         stopping.set()
         signal.signal(number, signal.default_int_handler)
 
-    for number in numbers:
-        signal.signal(number, stop)
+    when_to_end(stop)
     try:
         yield stopping
     finally:
         # What is left to do is to end: launch repeats Ctrl-C, and a second one would kill it there.
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+        when_to_end(signal.SIG_IGN)
 
 
 if __name__ == "__main__":
