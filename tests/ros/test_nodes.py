@@ -22,7 +22,7 @@ from jepa_ros.conversions import fill, from_time, to_time
 from jepa_ros.nodes.camera import CameraNode
 from jepa_ros.nodes.monitor import MonitorNode
 from mcap.reader import make_reader
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
@@ -340,16 +340,24 @@ def test_the_monitor_records_although_the_time_of_the_graph_has_not_begun(ros_gr
         assert len(list(make_reader(file).iter_messages(["/planner/status"]))) == 1
 
 
-def test_the_monitor_goes_on_where_bytes_come_that_are_no_message(ros_graph):
-    ros_graph.start("monitor", {"view": "lines", "line_period_s": 0.5})
-    for kind, topic in ((DiagnosticArray, "diagnostics"), (Image, "image")):
-        publisher = ros_graph.publisher(kind, topic)
-        for content in (b"\0\1\0\0", b"\0\1\0\0" + b"\xff" * 12, kind()):
-            publisher.publish(content)
-    ros_graph.spin_for(1.0)
+def test_messages_that_cannot_be_read_are_recorded_as_they_came_and_end_no_recording(ros_graph, tmp_path):
+    recording = tmp_path / "all.mcap"
+    others = ros_graph.observer.create_publisher(ModelInfo, "other/world_model/model_info", qos.LATCHED)
+    others.publish(serialize_message(ModelInfo())[:40])
+    ros_graph.start("monitor", {"mcap": recording})
+    goals = ros_graph.publisher(Image, "goal_image", qos.LATCHED)
+    goals.publish(serialize_message(Image())[:8])
+    statuses = ros_graph.publisher(PlannerStatus, "planner/status")
+    ros_graph.until(lambda: "cannot be read: " in ros_graph.log("monitor").read_text(), "a warning")
+    statuses.publish(PlannerStatus())
+    ros_graph.spin_for(0.5)
     assert ros_graph.stop("monitor") == 0
-    assert "/diagnostics: no diagnostic_msgs/msg/DiagnosticArray" in ros_graph.log("monitor").read_text()
-    assert ros_graph.report("monitor")["messages"]["/image"] == 2
+    with recording.open("rb") as file:
+        lengths = {
+            channel.topic: len(message.data) for _, channel, message in make_reader(file).iter_messages()
+        }
+    assert lengths["/goal_image"] == 8 and lengths["/other/world_model/model_info"] == 40
+    assert "/planner/status" in lengths
 
 
 @pytest.mark.parametrize("kind", ["/msg/Name", "std_msgs/msg/_string", "none_such/msg/Name"])

@@ -6,7 +6,6 @@ deserialised.
 
 from __future__ import annotations
 
-import struct
 import sys
 import threading
 import time
@@ -115,25 +114,26 @@ class MonitorNode(Node):
         except Exception:
             self.get_logger().warning(f"{topic} is left out: {type_name} is not installed here")
             return
+        ages_ms = None
         if stamped:
-            self._latency_ms[topic] = Samples(np.float32)
+            ages_ms = self._latency_ms[topic] = Samples(np.float32)
         reader = self._readers.get(message)
 
         def take(cdr: bytes) -> None:
+            now_ns = int(self.get_clock().now().nanoseconds)
+            self._record(topic, type_name, cdr, now_ns)
+            # Whatever others publish, in another version of its type for instance, ends no recording.
             try:
-                self._take(topic, type_name, cdr)
+                if ages_ms is not None:
+                    ages_ms.add((now_ns - raw.stamp_ns(cdr)) / 1e6)
                 if reader is not None:
                     reader(deserialize_message(cdr, message))
-            # Any bytes may come.
-            except (IndexError, struct.error, RuntimeError) as error:
-                self.get_logger().warning(f"{topic}: no {type_name}: {error}", throttle_duration_sec=5.0)
+            except Exception as error:
+                self.get_logger().warning(f"{topic} cannot be read: {error}", throttle_duration_sec=5.0)
 
         self.create_subscription(message, topic, take, profile, raw=True)
 
-    def _take(self, topic: str, type_name: str, cdr: bytes) -> None:
-        now_ns = int(self.get_clock().now().nanoseconds)
-        if topic in self._latency_ms:
-            self._latency_ms[topic].add((now_ns - raw.stamp_ns(cdr)) / 1e6)
+    def _record(self, topic: str, type_name: str, cdr: bytes, now_ns: int) -> None:
         self._counts[topic] += 1
         if self._recorder is None:
             return
