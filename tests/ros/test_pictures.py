@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +75,38 @@ def test_a_bundle_that_is_none_ends_the_node_with_the_reason(ros_graph, tmp_path
     assert "nothing" in ros_graph.log("pictures").read_text()
 
 
+def test_what_cannot_be_read_or_drawn_is_told_and_left_out(ros_graph):
+    ros_graph.start("pictures", {"pictures_hz": 20.0})
+    shown = ros_graph.listen(CompressedImage, "pictures/map/image", qos.RESULT)
+    infos, latents, futures, camera = (
+        ros_graph.publisher(kind, topic, profile)
+        for kind, topic, profile in (
+            (ModelInfo, "world_model/model_info", qos.LATCHED),
+            (LatentState, "world_model/latent", qos.RESULT),
+            (PredictedFutures, "world_model/futures", qos.RESULT),
+            (Image, "image", qos.SENSOR),
+        )
+    )
+    fields = {"model_id": "one", "version": "1", "tokens": 2, "dim": 4, "horizon": 1}
+
+    def until_told(words: str, **named: Any) -> None:
+        ros_graph.until(lambda: words in ros_graph.log("pictures").read_text(), words, **named)
+
+    def send(value: float | None = None) -> None:
+        of_now = of_one_moment(2, 4, value=value)
+        for publisher, message in zip((camera, latents, futures), of_now, strict=True):
+            publisher.publish(message)
+
+    infos.publish(ModelInfo(**fields, step_s=math.inf))
+    until_told("infinity")
+    camera.publish(serialize_message(Image())[:6])
+    infos.publish(ModelInfo(**fields, step_s=0.1))
+    # A model that computes no numbers for a while.
+    until_told("not finite", meanwhile=lambda: send(math.nan))
+    ros_graph.until(lambda: shown, "a picture", meanwhile=send)
+    assert ros_graph.stop("pictures") == 0
+
+
 @pytest.fixture
 def node():
     rclpy.init()
@@ -82,18 +116,27 @@ def node():
     rclpy.shutdown()
 
 
+def of_one_moment(
+    tokens: int, dim: int, version: str = "1", value: float | None = None
+) -> tuple[Image, LatentState, PredictedFutures]:
+    """An image, its latent (``value`` throughout, or noise) and its futures."""
+    seen = image()
+    latent = LatentState(header=seen.header, model_id="one", model_version=version)
+    numbers = RNG.standard_normal((tokens, dim)) if value is None else np.full((tokens, dim), value)
+    fill(latent.latent, messages.tensor("latent", numbers.astype(np.float32)))
+    futures = PredictedFutures(header=seen.header, horizon_s=[0.1], error_bounds=[1.0])
+    for name, size in (("latents", (2, 1, tokens, dim)), ("actions", (2, 1, 2)), ("energies", (0, 0))):
+        array = RNG.standard_normal(size).astype(np.float32)
+        fill(getattr(futures, name), messages.tensor(name, array))
+    return seen, latent, futures
+
+
 def show(node: PicturesNode, count: int, tokens: int, dim: int, version: str = "1") -> None:
     """Frames of one model and the futures of the last of them."""
     for _ in range(count):
-        seen = image()
-        latent = LatentState(header=seen.header, model_id="one", model_version=version)
-        fill(latent.latent, messages.tensor("latent", RNG.standard_normal((tokens, dim)).astype(np.float32)))
+        seen, latent, futures = of_one_moment(tokens, dim, version)
         node._taking(Image)(serialize_message(seen))
         node._on_latent(latent)
-        futures = PredictedFutures(header=seen.header, horizon_s=[0.1], error_bounds=[1.0])
-        for name, size in (("latents", (2, 1, tokens, dim)), ("actions", (2, 1, 2)), ("energies", (0, 0))):
-            array = RNG.standard_normal(size).astype(np.float32)
-            fill(getattr(futures, name), messages.tensor(name, array))
         node._on_futures(serialize_message(futures))
         node._draw()
 

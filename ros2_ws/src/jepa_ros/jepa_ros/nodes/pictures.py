@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
 from jepa_runtime.imaging import image_in
 from jepa_runtime.pictures.atlas import Atlas
-from jepa_runtime.pictures.foreseen import Foreseen, stamp_of
+from jepa_runtime.pictures.foreseen import Foreseen, check_finite, stamp_of
 from jepa_runtime.pictures.paint import paint
 from jepa_runtime.pictures.scrapbook import Scrapbook
 from jepa_runtime.recording.messages import array_of, compressed_image
@@ -83,21 +84,32 @@ class PicturesNode(Node):
             name: self.create_publisher(CompressedImage, f"~/{name}/image", qos.RESULT)
             for name in ("latent", "futures", "map")
         }
-        subscribe = self.create_subscription
-        subscribe(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
-        subscribe(LatentState, "world_model/latent", self._on_latent, qos.RESULT)
+        subscribe, fit = self.create_subscription, self._while_fit
+        subscribe(ModelInfo, "world_model/model_info", fit(self._on_model), qos.LATCHED)
+        subscribe(LatentState, "world_model/latent", fit(self._on_latent), qos.RESULT)
         subscribe(PredictedFutures, "world_model/futures", self._on_futures, qos.RESULT, raw=True)
         for kind, topic in ((Image, "image"), (CompressedImage, "image/compressed")):
-            subscribe(kind, topic, self._taking(kind), qos.SENSOR, raw=True)
-        self.create_timer(self._period_s, self._draw)
+            subscribe(kind, topic, fit(self._taking(kind)), qos.SENSOR, raw=True)
+        self.create_timer(self._period_s, fit(self._draw))
+
+    def _while_fit(self, take: Callable[..., None]) -> Callable[..., None]:
+        """What cannot be read or drawn, such as what is no number, is told and left out."""
+
+        def taking(*message: Any) -> None:
+            try:
+                take(*message)
+            except Exception as error:
+                self.get_logger().warning(f"left out: {error}", throttle_duration_sec=5.0)
+
+        return taking
 
     def _taking(self, kind: type[Any]) -> Any:
         return lambda cdr: self._images.append((raw.stamp_ns(cdr), kind, cdr))
 
     def _on_model(self, info: ModelInfo) -> None:
         """Another model may see otherwise: what was remembered of the last one is forgotten."""
-        self._served = info.model_id, info.version
         self._scrapbook = Scrapbook(max(1, round(info.horizon * info.step_s / self._period_s)))
+        self._served = info.model_id, info.version
         self._fits = self._atlas is not None and self._atlas.latents.shape[1:] == (info.tokens, info.dim)
         if self._atlas is not None and not self._fits:
             self.get_logger().warning(
@@ -111,10 +123,11 @@ class PicturesNode(Node):
         # Topics overtake each other: this may be of the model before, or of one that is yet to be told.
         if (message.model_id, message.model_version) != self._served:
             return
-        stamp = stamp_of(message)
+        stamp, latent = stamp_of(message), array_of(message.latent)
+        check_finite(latent)
         if message.history_reset:
             self._trail.clear()
-        self._trail.append((stamp, array_of(message.latent)))
+        self._trail.append((stamp, latent))
         while self._trail[0][0] < stamp - self._trail_ns:
             self._trail.popleft()
 
