@@ -18,9 +18,11 @@ from jepa_msgs.msg import EpisodeResult, PredictedFutures, SurpriseEvent
 from jepa_ros.conversions import from_time
 from jepa_ros.diagnostics import Level, Verdict, with_complaints
 from jepa_ros.trust import complaints_about, figures_of
+from lifecycle_msgs.msg import Transition
 
 from jepa_runtime.calibration import Calibration, Share
 from jepa_runtime.sources.bag import BagSource
+from tests.ros.test_world_model import image, served
 
 pytestmark = pytest.mark.ros
 
@@ -90,6 +92,31 @@ def test_a_black_box_that_cannot_be_written_is_a_warning_and_stops_nothing(
     )
     before = len(futures)
     graph.until(lambda: len(futures) > before + 30, "futures all the same")
+
+
+def test_a_node_that_is_not_active_says_that_and_not_what_was_wrong_while_it_was(
+    ros_graph: Any, toy_bundle: Path
+) -> None:
+    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    camera, _ = served(ros_graph, toy_bundle, deadline_ms=1000.0)
+    commands = ros_graph.publisher(Twist, "cmd_vel")
+
+    def look() -> None:
+        camera.publish(image())
+        commands.publish(Twist())
+
+    def said() -> str:
+        return str(told[-1].status[0].message) if told else ""
+
+    ros_graph.until(lambda: said().startswith("error bounds hold less"), "a toy's bounds", meanwhile=look)
+    for transition, state in (
+        (Transition.TRANSITION_DEACTIVATE, "not active"),
+        (Transition.TRANSITION_CLEANUP, "not configured"),
+    ):
+        assert ros_graph.change_state("world_model", transition)
+        told.clear()
+        ros_graph.until(lambda: len(told) > 1, "diagnostics")
+        assert said() == state
 
 
 def calibration(*recent: Share) -> Calibration:

@@ -344,12 +344,12 @@ class WorldModelNode(LifecycleNode):
                 fault=self.fault,
                 limits=self._values,
             )
+            if self._active:
+                complaints = [*conflicts, *complaints_about(camera.watch.calibration, box)]
+                verdict = with_complaints(with_engine(verdict, passed_over), complaints)
             self._diagnostics.publish(
                 outputs.diagnostics(
-                    with_complaints(
-                        with_engine(verdict, passed_over),
-                        [*conflicts, *complaints_about(camera.watch.calibration, box)],
-                    ),
+                    verdict,
                     name=f"{self.get_fully_qualified_name()[1:]}: {camera.label}",
                     hardware_id=hardware,
                     values=figures | of_node,
