@@ -125,6 +125,25 @@ def test_that_images_cannot_be_judged_by_commands_is_told(ros_graph, toy_bundle)
     until_told("no surprise for", 0.0, -0.9)
 
 
+def test_who_else_sends_images_or_serves_is_told_whatever_comes_of_it(ros_graph, toy_bundle):
+    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    # Images that nothing can be held against, as no commands are heard, are a warning too.
+    camera, _ = served(ros_graph, toy_bundle, stale_after_s=0.3)
+
+    def until_told(*words):
+        def is_told():
+            return told and all(each in told[-1].status[0].message for each in words)
+
+        ros_graph.until(is_told, " and ".join(words), meanwhile=lambda: camera.publish(image()))
+
+    until_told("no surprise for")
+    driver = ros_graph.observer.create_publisher(Image, "image", qos.SENSOR)
+    until_told("/image has 2 publishers", "no surprise for")
+    ros_graph.observer.destroy_publisher(driver)
+    ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True}, called="twin")
+    until_told("/world_model/latent has 2 publishers", "no surprise for")
+
+
 def test_what_the_robot_does_is_known_from_the_time_of_the_graph_on(owner, monkeypatch):
     node = WorldModelNode()
     served, action = Mock(), np.array([0.5, -1.0], np.float32)

@@ -79,6 +79,13 @@ def with_complaints(verdict: Verdict, complaints: Sequence[str]) -> Verdict:
     return Verdict(Level.WARN, "; ".join(complaints))
 
 
+def with_causes(verdict: Verdict, causes: Sequence[str]) -> Verdict:
+    """A warning at least where something may be behind whatever else is wrong, which it stands before."""
+    if not causes:
+        return verdict
+    return Verdict(max(verdict.level, Level.WARN), "; ".join([*causes, verdict.message]))
+
+
 def judge(now: Health, before: Health, limits: Limits) -> Verdict:
     """The verdict on the period from ``before`` to ``now``, the gravest finding first."""
     refused = sum(now.bad_frames.values()) - sum(before.bad_frames.values())

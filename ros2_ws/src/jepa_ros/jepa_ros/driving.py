@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from jepa_ros.actions import Actions
 from jepa_ros.conversions import to_time
+from jepa_ros.rivals import rivals
 
 _LAST_WORD_S = 0.5
 # Middleware that asks for acknowledgements every few seconds is to have asked once.
@@ -65,12 +66,8 @@ class Commands:
     def conflicts(self) -> list[str]:
         """That others command the robot too, and see :meth:`~jepa_ros.actions.Actions.conflicts`."""
         topics = [publisher.topic_name for publisher in self.publishers]
-        counts = {topic: self._node.count_publishers(topic) for topic in topics}
-        return self._actions.conflicts(self._node) + [
-            f"{topic} has {count} publishers: who commands the robot beside this planner?"
-            for topic, count in counts.items()
-            if count > 1
-        ]
+        others = rivals(self._node, topics, "who commands the robot beside this planner?")
+        return self._actions.conflicts(self._node) + others
 
     def twist(self, action: NDArray[np.floating]) -> Twist:
         """``action`` [A] for people."""

@@ -9,11 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from jepa_msgs.msg import LatentState
+from rclpy.node import Node
 
 from jepa_ros.diagnostics import Health, Level, Limits, Verdict, judge
 from jepa_ros.images import ImageReader
 from jepa_ros.outputs import FuturesWriter
 from jepa_ros.parameters import require_relative
+from jepa_ros.rivals import rivals
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.stage_times import StageClock
 from jepa_ros.trust import figures_of
@@ -179,6 +182,14 @@ class Camera:
         """A new activation: forget what came before; ``base`` are the stream's counters now."""
         self.reader = ImageReader()
         self.watch = Watch(base)
+
+    def rivals(self, node: Node) -> list[str]:
+        """Who else sends its images, or tells of them as ``node`` does, which is active."""
+        images = (self.topic, f"{self.topic}/compressed")
+        return [
+            *rivals(node, map(node.resolve_topic_name, images), "which is the camera?"),
+            *rivals(node, [self.outputs[LatentState].topic_name], "who serves by the name of this node?"),
+        ]
 
     def report(self) -> dict[str, Any]:
         """Counters and clocks of this activation."""

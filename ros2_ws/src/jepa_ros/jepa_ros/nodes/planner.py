@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 from jepa_ros import outputs, qos
 from jepa_ros.actions import actions_of
 from jepa_ros.conversions import fill, from_time
-from jepa_ros.diagnostics import Level, Verdict
+from jepa_ros.diagnostics import Level, Verdict, with_causes
 from jepa_ros.driving import Commands
 from jepa_ros.guarding import Guard
 from jepa_ros.parameters import STAMPED, declare, require_relative, values
@@ -224,9 +224,7 @@ class PlannerNode(Node):
         with self._lock:
             verdict = self._pilot.verdict()
             if self._commands is not None:
-                if conflicts := self._commands.conflicts():
-                    told = "; ".join([*conflicts, verdict.message])
-                    verdict = Verdict(max(verdict.level, Level.WARN), told)
+                verdict = with_causes(verdict, self._commands.conflicts())
                 if self._commands.is_unheard():
                     verdict = Verdict(
                         Level.ERROR, "who listens to commands has not heard that the robot is to stand"
