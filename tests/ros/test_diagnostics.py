@@ -155,6 +155,18 @@ def test_failed_frames_are_an_error_with_the_reason():
     assert "engine gone" in failed.message
 
 
+def test_results_that_reach_nobody_are_an_error_with_the_reason():
+    unsent = verdict(undelivered=2, errors=2, last_error="cannot publish data")
+    assert unsent.level is Level.ERROR
+    assert "2 results" in unsent.message and "cannot publish data" in unsent.message
+
+
+def test_what_goes_wrong_beside_the_frames_is_a_warning():
+    beside = verdict(errors=1, last_error="goal cannot be encoded")
+    assert beside.level is Level.WARN and "goal cannot be encoded" in beside.message
+    assert judge(replace(WELL, errors=1), replace(BEFORE, errors=1), LIMITS).level is Level.OK
+
+
 def test_refused_frames_among_good_ones_are_a_warning_that_names_the_reason():
     some = verdict(bad_frames={"bad_stamp": 2})
     assert some.level is Level.WARN

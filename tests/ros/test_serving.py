@@ -67,14 +67,14 @@ def test_figures_count_from_the_activation_and_ages_from_the_last_image(served):
     _, figures = served.verdict(bad_frames={"bad_stamp": 3, "zero_size": 1})
     assert (figures["active_for_s"], figures["frame_age_s"], figures["result_age_s"]) == (1.75, 0.5, 0.75)
     assert (figures["received"], figures["processed"], figures["dropped"]) == (100 + 4, 101, 102)
-    assert (figures["failed"], figures["deadline_misses"]) == (103, 105)
+    assert (figures["failed"], figures["undelivered"], figures["deadline_misses"]) == (103, 104, 105)
     assert figures["miss_run"] == 0
     assert (figures["bad_frames/bad_stamp"], figures["bad_frames/zero_size"]) == (3, 1)
     assert (figures["total_ms"], figures["encode_ms"]) == (12.346, 1.0)
 
 
 def test_what_an_earlier_verdict_told_is_not_told_again(served):
-    served.watch.last_error = "engine gone"
+    served.watch.error_came(JepaRuntimeError("engine gone"))
     served.result()
     told = [served.verdict(bad_frames={"bad_stamp": 1})[0].message for _ in range(2)]
     assert told == ["103 frames failed: engine gone", "running"]

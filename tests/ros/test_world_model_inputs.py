@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import time
@@ -123,6 +124,22 @@ def test_that_images_cannot_be_judged_by_commands_is_told(ros_graph, toy_bundle)
     until_told("s ahead of this node's clock", 60.0)
     # Two drivers that send on one topic.
     until_told("no surprise for", 0.0, -0.9)
+
+
+def test_commands_that_are_no_numbers_are_told(ros_graph, toy_bundle):
+    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    camera, _ = served(ros_graph, toy_bundle)
+    commands, broken = ros_graph.publisher(Twist, "cmd_vel"), Twist()
+    broken.linear.x = math.nan
+
+    def look():
+        camera.publish(image())
+        commands.publish(broken)
+
+    def is_told():
+        return any("2 finite numbers, got [nan, 0.0]" in each.status[0].message for each in told)
+
+    ros_graph.until(is_told, "a warning", meanwhile=look)
 
 
 def test_who_else_sends_images_or_serves_is_told_whatever_comes_of_it(ros_graph, toy_bundle):

@@ -39,7 +39,8 @@ class Limits:
 class Health:
     """A node's counters since activation, at one moment. Ages are seconds, infinite if nothing came yet;
     ``unforeseen_s``, ``unjudged_s``: since when results have been without futures, and without surprise, 0 if
-    the last one had them; ``stamp_age_s``: how old the last frame was when it came, by the node's clock."""
+    the last one had them; ``stamp_age_s``: how old the last frame was when it came, by the node's clock;
+    ``undelivered``: results that could not be published; ``errors``: of all kinds."""
 
     active_for_s: float
     frame_age_s: float
@@ -51,6 +52,8 @@ class Health:
     processed: int = 0
     dropped: int = 0
     failed: int = 0
+    undelivered: int = 0
+    errors: int = 0
     deadline_misses: int = 0
     miss_run: int = 0
     bad_frames: dict[str, int] = field(default_factory=dict)
@@ -95,6 +98,9 @@ def judge(now: Health, before: Health, limits: Limits) -> Verdict:
         return _silence(now, limits)
     if now.failed > before.failed:
         return Verdict(Level.ERROR, f"{now.failed - before.failed} frames failed: {now.last_error}")
+    if now.undelivered > before.undelivered:
+        unsent = now.undelivered - before.undelivered
+        return Verdict(Level.ERROR, f"{unsent} results could not be published: {now.last_error}")
     if min(now.result_age_s, now.active_for_s) > limits.stale_after_s:
         return Verdict(Level.ERROR, f"stalled: frames arrive but there is no result {_age(now.result_age_s)}")
     if now.miss_run >= limits.max_miss_run:
@@ -103,6 +109,8 @@ def judge(now: Health, before: Health, limits: Limits) -> Verdict:
         )
     if refused > 0:
         return Verdict(Level.WARN, f"{refused} frames refused: {_worst(now, before)}")
+    if now.errors > before.errors:
+        return Verdict(Level.WARN, now.last_error)
     if now.unforeseen_s > limits.stale_after_s:
         return Verdict(
             Level.WARN,

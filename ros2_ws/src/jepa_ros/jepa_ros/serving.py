@@ -36,7 +36,6 @@ class Watch:
     """
 
     def __init__(self, base: Stats | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.last_error = ""
         self.final: Stats | None = None
         self.calibration: Calibration | None = None
         self._base = base
@@ -44,6 +43,7 @@ class Watch:
         self._began = clock()
         self._frame_at = self._result_at = -_NEVER
         self._stamp_age_s = 0.0
+        self._errors, self._last_error = 0, ""
         # When the first image came of which nothing could be foreseen, since the last of which it could; and
         # that could not be judged by what was foreseen of it.
         self._unforeseen_at: float | None = None
@@ -60,6 +60,10 @@ class Watch:
     def frame_is_fit(self, stamp_age_s: float) -> None:
         """It is going to be processed; so old is its stamp."""
         self._stamp_age_s = stamp_age_s
+
+    def error_came(self, error: Exception) -> None:
+        """Something went wrong, with an image or beside them."""
+        self._errors, self._last_error = self._errors + 1, str(error)
 
     def result_came(self, result: Result) -> None:
         """An image was processed."""
@@ -136,10 +140,12 @@ class Watch:
             processed=since["processed"],
             dropped=since["dropped"],
             failed=since["failed"],
+            undelivered=since["callback_errors"],
+            errors=self._errors,
             deadline_misses=since["deadline_misses"],
             miss_run=self._longest,
             bad_frames=dict(bad_frames),
-            last_error=self.last_error,
+            last_error=self._last_error,
         )
 
     def _since_base(self, stats: Stats) -> dict[str, Any]:

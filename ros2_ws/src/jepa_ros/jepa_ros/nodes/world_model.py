@@ -318,7 +318,7 @@ class WorldModelNode(LifecycleNode):
         where = f"inference of {frame.stream}" if frame else "pipeline"
         self.get_logger().error(f"{where}: {error}", throttle_duration_sec=5.0)
         for camera in [self._cameras[frame.stream]] if frame else self._cameras.values():
-            camera.watch.last_error = str(error)
+            camera.watch.error_came(error)
         if frame is not None and self._active:
             self._cameras[frame.stream].clock.fail(frame, error)
 
