@@ -6,9 +6,8 @@ import os
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
@@ -107,12 +106,19 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     return nodes
 
 
+def _update_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    if not LaunchConfiguration("update_root").perform(context):
+        return []
+    given = [(name, LaunchConfiguration(name)) for name in PASSED_ON]
+    return [IncludeLaunchDescription(_source("update_manager"), launch_arguments=given)]
+
+
+def _source(name: str) -> PythonLaunchDescriptionSource:
+    return PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", f"{name}.launch.py"))
+
+
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments, set the environment and start the nodes."""
-    environment, manager = (
-        PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", f"{name}.launch.py"))
-        for name in ("environment", "update_manager")
-    )
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     return LaunchDescription(
         [
@@ -121,7 +127,7 @@ def generate_launch_description() -> LaunchDescription:
                 for name, value, text in ARGUMENTS
             ),
             IncludeLaunchDescription(
-                environment, launch_arguments=[("keystore", LaunchConfiguration("keystore"))]
+                _source("environment"), launch_arguments=[("keystore", LaunchConfiguration("keystore"))]
             ),
             GroupAction(
                 [
@@ -130,10 +136,6 @@ def generate_launch_description() -> LaunchDescription:
                     OpaqueFunction(function=_nodes),
                 ]
             ),
-            IncludeLaunchDescription(
-                manager,
-                launch_arguments=[(name, LaunchConfiguration(name)) for name in PASSED_ON],
-                condition=IfCondition(NotEqualsSubstitution(LaunchConfiguration("update_root"), "")),
-            ),
+            OpaqueFunction(function=_update_manager),
         ]
     )
