@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,17 @@ STAMPED = Parameter(
 
 
 def declare(
-    node: Node, parameters: Sequence[Parameter], *, configured: Callable[[], bool] = lambda: False
+    node: Node,
+    parameters: Sequence[Parameter],
+    *,
+    configured: Callable[[], bool] = lambda: False,
+    changed: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> None:
     """Declare ``parameters`` on ``node`` and refuse unfit values, at start and later.
 
     Args:
         configured: tells whether parameters marked ``when_unconfigured`` are in use.
+        changed: is told by name what is taken later (rclpy calls back for that from Iron on).
 
     Raises:
         rclpy.exceptions.InvalidParameterValueException: a value given at start is out of range or unfit.
@@ -126,6 +131,8 @@ def declare(
                 )
             if reason:
                 return SetParametersResult(successful=False, reason=reason)
+        if node.has_parameter(parameters[-1].name):
+            changed({change.name: change.value for change in changes if change.name in known})
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)

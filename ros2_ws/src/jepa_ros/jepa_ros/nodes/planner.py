@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class PlannerNode(Node):
         super().__init__("planner")
         self.finished = threading.Event()
         self.failure = ""
-        declare(self, PARAMETERS)
+        declare(self, PARAMETERS, changed=self._take_parameters)
         self._values = values(self, PARAMETERS)
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
@@ -91,13 +92,12 @@ class PlannerNode(Node):
         of_camera = "/".join(filter(None, ("world_model", self._values["camera"])))
         self.create_subscription(PredictedFutures, f"{of_camera}/futures", self._on_futures, qos.RESULT)
         self.create_subscription(Surprise, f"{of_camera}/surprise", self._on_surprise, qos.RESULT)
-        self.add_post_set_parameters_callback(lambda _: self._take_timeout())
         every(self, _WATCHDOG_PERIOD_S, self._watch)
         every(self, _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
-    def _take_timeout(self) -> None:
+    def _take_parameters(self, changed: Mapping[str, Any]) -> None:
         with self._lock:
-            self._pilot.timeout_s = self.get_parameter("futures_timeout_s").value
+            self._pilot.timeout_s = changed.get("futures_timeout_s", self._pilot.timeout_s)
 
     def _on_model(self, info: ModelInfo) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,9 @@ class WorldModelNode(LifecycleNode):
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._proposals = Proposals()
-        declare(self, PARAMETERS, configured=lambda: self._served is not None)
-        self.add_post_set_parameters_callback(lambda _: self._read_parameters())
-        self._read_parameters()
+        self._values: dict[str, Any] = {}
+        declare(self, PARAMETERS, configured=lambda: self._served is not None, changed=self._take_parameters)
+        self._take_parameters(values(self, PARAMETERS))
         self._cameras = cameras_of(self._values["cameras"])
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
         every(self, 1.0, self.publish_diagnostics)
@@ -84,8 +84,8 @@ class WorldModelNode(LifecycleNode):
         if self._values["autostart"]:
             self._start_timer = every(self, 0.0, self._autostart)
 
-    def _read_parameters(self) -> None:
-        self._values = values(self, PARAMETERS)
+    def _take_parameters(self, changed: Mapping[str, Any]) -> None:
+        self._values = {**self._values, **changed}
         self._proposals.timeout_s = self._values["candidates_timeout_s"]
 
     def _autostart(self) -> None:

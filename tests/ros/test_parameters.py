@@ -1,0 +1,28 @@
+"""Parameters as nodes declare them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.ros
+
+
+def test_what_is_taken_after_the_start_is_told_and_what_is_refused_is_not(owner: Any) -> None:
+    from jepa_ros.parameters import Parameter, declare
+    from rclpy.parameter import Parameter as RosParameter
+
+    told: list[Mapping[str, Any]] = []
+    names = [
+        Parameter(name="rate_hz", default=30.0, description="Rate [Hz].", low=0.1, high=100.0),
+        Parameter(name="view", default="auto", description="View.", choices=("auto", "none")),
+    ]
+    declare(owner, names, changed=told.append)
+    set_together = owner.set_parameters_atomically
+    rate, view = RosParameter("rate_hz", value=5.0), RosParameter("view", value="none")
+    assert set_together([rate, view]).successful
+    assert not set_together([rate, RosParameter("view", value="all")]).successful
+    assert not set_together([view, RosParameter("rate_hz", value=500.0)]).successful
+    assert told == [{"rate_hz": 5.0, "view": "none"}]
