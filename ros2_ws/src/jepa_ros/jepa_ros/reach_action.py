@@ -222,11 +222,12 @@ class ReachAction:
         request.camera = self._chosen["camera"]
         if not self._set_goal.wait_for_service(timeout_sec=_ANSWER_S):
             raise JepaRuntimeError(f"there is no service {self._set_goal.srv_name}")
-        answer = self._set_goal.call(request, timeout_sec=_ANSWER_S)
-        if answer is None:
+        asked = self._set_goal.call_async(request)
+        if not _comes(asked.done):
+            self._set_goal.remove_pending_request(asked)
             raise UnansweredError(f"{self._set_goal.srv_name} did not answer within {_ANSWER_S:g} s")
-        if not answer.success:
-            raise JepaRuntimeError(answer.message)
+        if not asked.result().success:
+            raise JepaRuntimeError(asked.result().message)
 
 
 def _id(handle: Any) -> bytes:
@@ -235,7 +236,12 @@ def _id(handle: Any) -> bytes:
 
 def _is_cancelled(handle: Any) -> bool:
     """rclpy takes note of a cancellation a moment after it was accepted here."""
+    return _comes(lambda: handle.is_cancel_requested)
+
+
+def _comes(condition: Callable[[], bool]) -> bool:
+    """Whether it holds now, or does so in time."""
     ends = time.monotonic() + _ANSWER_S
-    while not handle.is_cancel_requested and time.monotonic() < ends:
+    while not (holds := condition()) and time.monotonic() < ends:
         time.sleep(_SLICE_S)
-    return bool(handle.is_cancel_requested)
+    return holds
