@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,14 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 import rclpy
+from jepa_msgs.srv import EvaluateActions
 from jepa_ros.answering import Answering
+from jepa_ros.evaluating import Evaluations
+from jepa_ros.updating.doors import Doors
 from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
+
+from jepa_runtime.errors import JepaRuntimeError
 
 pytestmark = pytest.mark.ros
 
@@ -42,3 +48,33 @@ def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: 
     answering.stop()
     answering.node.destroy_node()
     assert "the cancellation came in between" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("service", [EvaluateActions, Trigger])
+def test_every_failure_is_answered_whatever_failed_before(owner: Any, tmp_path: Path, service: Any) -> None:
+    failures: list[Exception] = [
+        JepaRuntimeError("refused"),
+        RuntimeError("broken"),
+        JepaRuntimeError("again"),
+    ]
+    said = [str(failure) for failure in failures]
+
+    def fail(*_: Any) -> Any:
+        raise failures.pop(0)
+
+    if service is Trigger:
+        name, opened = (
+            "owner/rollback",
+            Doors(owner, tmp_path, pytest.fail, rollback=fail, changed=pytest.fail),
+        )
+    else:
+        name, opened = "owner/evaluate_actions", Evaluations(owner, fail, dict, lambda: "float16")
+    client = owner.create_client(service, name)
+    assert client.wait_for_service(10.0)
+    heard = []
+    for _ in said:
+        asked = client.call_async(service.Request())
+        rclpy.spin_until_future_complete(owner, asked, timeout_sec=5.0)
+        heard.append(asked.result() and asked.result().message)
+    opened.close()
+    assert heard == said

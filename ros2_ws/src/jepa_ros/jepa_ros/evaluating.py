@@ -63,10 +63,12 @@ class Evaluations:
         try:
             fill(response, _fields(self._evaluate(request), self._dtype()))
             response.success = True
+        except (JepaRuntimeError, ValueError) as error:
+            response.message = str(error)
+            self._log.warning(f"evaluation refused: {error}", throttle_duration_sec=5.0)
         except Exception as error:
             response.message = str(error)
-            log = self._log.warning if isinstance(error, (JepaRuntimeError, ValueError)) else self._log.error
-            log(f"evaluation refused: {error}", throttle_duration_sec=5.0)
+            self._log.error(f"evaluation refused: {error}", throttle_duration_sec=5.0)
         return response
 
     def _evaluate(self, request: Any) -> Evaluation:

@@ -208,9 +208,10 @@ class Doors:
         try:
             response.message = act()
             response.success = True
+        except JepaRuntimeError as error:
+            response.message = str(error)
+            self._log.warning(f"{what} refused: {error}")
         except Exception as error:
             response.message = str(error)
-            response.success = False
-            log = self._log.warning if isinstance(error, JepaRuntimeError) else self._log.error
-            log(f"{what} refused: {error}")
+            self._log.error(f"{what} refused: {error}")
         return response
