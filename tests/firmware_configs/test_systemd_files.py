@@ -90,26 +90,32 @@ def test_a_unit_is_exposed_no_more_than_it_must_be(root: Path, unit: str) -> Non
 @pytest.mark.parametrize(
     ("told", "arguments"),
     [
-        (None, ["source:=/dev/video0", "use_respawn:=true"]),
-        ("planner:=true params_file:=/etc/p.yaml", ["planner:=true", "params_file:=/etc/p.yaml"]),
+        ({}, ["source:=/dev/video0", "use_respawn:=true"]),
+        (
+            {"JEPA_LAUNCH": "planner:=true params_file:=/etc/p.yaml", "ROS_DISTRO": "humble"},
+            ["planner:=true", "params_file:=/etc/p.yaml"],
+        ),
     ],
 )
-def test_launch_takes_the_arguments_that_the_environment_names(
-    root: Path, tmp_path: Path, told: str | None, arguments: list[str]
+def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_names(
+    root: Path, tmp_path: Path, told: dict[str, str], arguments: list[str]
 ) -> None:
     unit = (root / "etc/systemd/system/jepa-bringup.service").read_text()
-    default = re.search(r'^Environment="JEPA_LAUNCH=(.*)"$', unit, re.MULTILINE)
+    defaults = dict(re.findall(r'^Environment="?(JEPA_LAUNCH|ROS_DISTRO)=(.*?)"?$', unit, re.MULTILINE))
     started = re.search(r"^ExecStart=/bin/bash -c '(.*?)'$", unit, re.MULTILINE | re.DOTALL)
-    assert default and started
-    for setup in ("/opt/ros/jazzy/setup.bash", "/opt/jepa-edge/ros2_ws/install/setup.bash"):
-        assert f". {setup} &&" in started[1]
-    script = re.sub(r"\. /opt/\S+ && ", "", started[1]).replace("\\\n", " ")
+    assert started
+    chosen = defaults | told
+    setups = [f"/opt/ros/{chosen['ROS_DISTRO']}/setup.bash", "/opt/jepa-edge/ros2_ws/install/setup.bash"]
+    for setup in setups:
+        (tmp_path / setup[1:]).parent.mkdir(parents=True)
+        (tmp_path / setup[1:]).write_text(f"echo {setup}\n")
+    script = started[1].replace(". /opt/", f". {tmp_path}/opt/").replace("\\\n", " ")
     (tmp_path / "ros2").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / "ros2").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JEPA_LAUNCH": told or default[1]}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **chosen}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     launch = ["launch", "jepa_bringup", "world_model.launch.py", "update_root:=/var/lib/jepa-edge"]
-    assert done.stdout.split("\n")[:-1] == launch + arguments
+    assert done.stdout.split("\n")[:-1] == setups + launch + arguments
 
 
 @needs("systemd-sysusers")
