@@ -19,7 +19,7 @@ SIGNALS = "tests/runtime/test_run_command.py"
 # Of updates, what reads and believes a repository, and what tries a model: on JetPack 6 this Python does it.
 UPDATES = tuple(
     f"tests/update/test_{name}.py"
-    for name in ("trust", "trust_floors", "client", "gate_probe", "gate_engines")
+    for name in ("trust", "trust_floors", "client", "http_source", "gate_probe", "gate_engines")
 )
 # It becomes an account that may not read the folder into which all this is installed.
 AS_NOBODY = "tests/runtime/doctor/test_mutilation.py::test_files_that_an_account_may_not_read_are_unknown"

@@ -14,7 +14,7 @@ VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 def _variables(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    chosen = {}
+    chosen: dict[str, str] = {}
     # A robot's own profile says how its nodes find each other.
     if not any(context.environment.get(variable) for variable in VARIABLES):
         chosen |= dict.fromkeys(VARIABLES, PROFILE)
