@@ -330,6 +330,26 @@ def test_the_terminal_shows_names_from_files_as_they_are(
     assert "[red]x[/]" in capsys.readouterr().out
 
 
+def test_a_terminal_of_another_encoding_has_the_verdict_and_the_help(saved: Any) -> None:
+    few = saved("few.json", make_profile(frames=300))
+
+    def told(*args: str) -> tuple[int, bytes]:
+        run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+        ended = subprocess.run(
+            [sys.executable, "-c", run, *args],
+            env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            check=False,
+        )
+        assert ended.stderr == b""
+        return ended.returncode, ended.stdout
+
+    status, table = told("compare", few, few)
+    assert status == main(["compare", few, few]) and rb"\u2026]" in table
+    status, text = told("profile", "--help")
+    assert status == 0 and rb"PASS,\u2026" in text
+
+
 def test_where_nobody_reads_the_table_the_exit_status_is_that_of_a_pipe_and_no_verdict(saved: Any) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7))]
     reading, writing = os.pipe()

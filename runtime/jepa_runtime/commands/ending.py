@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,12 @@ from rich.console import Console
 
 # As a shell tells of a program that the signal ended: SIGINT, SIGPIPE.
 _INTERRUPTED, _UNREAD = 130, 141
+
+
+def spell_out() -> None:
+    """Let output spell what its encoding lacks, as standard error does: an ellipsis as ``\\u2026``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def status_of(
