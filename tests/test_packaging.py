@@ -24,7 +24,10 @@ MESSAGES = ROOT / "ros2_ws" / "src" / "jepa_msgs" / "msg"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel of this source, built from a copy so that nothing is left in the tree."""
+    """A wheel of this source, built from a copy so that nothing is left in the tree.
+
+    An earlier release was built there before, with a system file and a module that are gone since.
+    """
     pytest.importorskip("setuptools", minversion="77", reason="setuptools is not installed (extra dev)")
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("runtime", "export", "firmware_configs", "ros2_ws/src"):
@@ -37,6 +40,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
     (source / "README.md").write_text("# jepa-edge\n")
+    earlier = source / "build" / "lib" / "jepa_runtime"
+    for gone in (earlier / "firmware_configs/jetson/etc/gone.conf", earlier / "gone.py"):
+        gone.parent.mkdir(parents=True, exist_ok=True)
+        gone.touch()
     program = f"from setuptools.build_meta import build_wheel; print(build_wheel({str(built)!r}))"
     subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True, timeout=100)
     return zipfile.ZipFile(next(built.glob("*.whl")))
