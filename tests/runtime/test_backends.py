@@ -182,7 +182,9 @@ def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
     weights = np.random.default_rng(0).standard_normal((256, 256), np.float32)
     x = ops.parameter([1, 256], np.float32, name="x")
     x.output(0).get_tensor().set_names({"x"})
-    model = openvino.Model([ops.result(ops.matmul(x, ops.constant(weights), False, False))], [x])
+    product = ops.matmul(x, ops.constant(weights), False, False)
+    product.output(0).get_tensor().set_names({"product"})
+    model = openvino.Model([ops.result(product)], [x])
     openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
 
     def outputs() -> list[np.ndarray]:
@@ -274,6 +276,7 @@ def test_a_first_start_takes_no_more_memory_than_those_that_follow(tmp_path: Pat
     weights = np.random.default_rng(0).standard_normal((2048, 8192), np.float32)
     product = ops.matmul(x, ops.constant(weights), False, False)
     x.output(0).get_tensor().set_names({"x"})
+    product.output(0).get_tensor().set_names({"product"})
     openvino.save_model(
         openvino.Model([ops.result(product)], [x]), tmp_path / "model.xml", compress_to_fp16=False
     )
