@@ -48,7 +48,8 @@ def write(path: Path, content: str | bytes) -> None:
     Raises:
         JepaRuntimeError: it cannot be written.
     """
-    content = content.encode() if isinstance(content, str) else content
+    # Names of files need not be UTF-8.
+    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -143,6 +143,11 @@ def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Pat
     assert link.is_symlink() and (tmp_path / "file").read_text() == "told"
 
 
+def test_a_name_that_is_no_utf8_costs_no_report(tmp_path: Path) -> None:
+    write(tmp_path / "report.html", os.fsdecode(b"of caf\xe9.mcap"))
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == r"of caf\udce9.mcap"
+
+
 def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Path) -> None:
     run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     reads, writes = os.pipe()
