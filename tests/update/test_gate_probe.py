@@ -23,7 +23,7 @@ import pytest
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import RefusedError
 from jepa_runtime.update import robot
-from jepa_runtime.update.gate import probe_child
+from jepa_runtime.update.gate import engines, probe_child
 from jepa_runtime.update.gate.probe import CHILD, Answer, ProbeLimits, ProbeReport, judge, probe
 from jepa_runtime.update.release import Budgets
 from jepa_runtime.verification import Parity, golden_parity
@@ -46,6 +46,17 @@ def refusal(folder: Path, *, budgets: Budgets = ANYTHING, limits: ProbeLimits = 
     with pytest.raises(RefusedError) as refused:
         probe(folder, budgets=budgets, limits=limits)
     return str(refused.value)
+
+
+def test_nothing_is_imported_from_the_working_directory(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("runpy", "json", "numpy", "jepa_runtime"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert probe(toy_bundle, budgets=ANYTHING, limits=LIMITS)
+    told = subprocess.run([*engines.COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("jepa-edge ")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.cli import main
+from jepa_runtime.recording.messages import from_time
 from jepa_runtime.sources.open import open_source
 from tests.runtime.bags import image, write_bag
 from tests.runtime.replay.conftest import Recorded
@@ -28,7 +29,8 @@ def test_frames_commands_goals_and_outputs_are_recorded(recorded: Recorded) -> N
         "/world_model/surprise": 16,
     }
     assert found["/world_model/futures"][0].has_goal
-    assert found["/goal_image"][0].header.stamp == found["/camera/image_raw"][0].header.stamp
+    goal, image = found["/goal_image"][0].header, found["/camera/image_raw"][0].header
+    assert from_time(goal.stamp) == from_time(image.stamp)
 
 
 def test_every_pixel_is_kept(recorded: Recorded) -> None:
