@@ -15,24 +15,6 @@ from jepa_runtime.pixels import ENCODINGS, RawLayout, scaling
 
 Image = NDArray[np.uint8]
 
-# To RGB; an encoding that is not here is RGB already.
-_CONVERSIONS = {
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
-    "bayer_rggb8": cv2.COLOR_BayerRGGB2RGB,
-    "bayer_bggr8": cv2.COLOR_BayerBGGR2RGB,
-    "bayer_gbrg8": cv2.COLOR_BayerGBRG2RGB,
-    "bayer_grbg8": cv2.COLOR_BayerGRBG2RGB,
-    "yuv422": cv2.COLOR_YUV2RGB_UYVY,
-    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
-    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
-    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
-    "nv12": cv2.COLOR_YUV2RGB_NV12,
-    "nv21": cv2.COLOR_YUV2RGB_NV21,
-}
-_CONVERSIONS |= {f"{name[:-1]}16": code for name, code in _CONVERSIONS.items() if name.endswith("8")}
 # Of a JPEG and a PNG, the first bytes, and where the two sides of the image are told.
 _SIDES = {
     b"\xff\xd8\xff": re.compile(
@@ -64,16 +46,15 @@ def to_rgb(
     layout = RawLayout(encoding, width, height, step)
     pixels = np.frombuffer(data, np.uint8)
     layout.check_size(pixels.size)
-    pixel_bytes, sample_bytes = ENCODINGS[encoding].pixel_bytes, ENCODINGS[encoding].sample_bytes
+    kind = ENCODINGS[encoding]
     image: Image = np.ndarray(
-        (layout.rows, width, pixel_bytes // sample_bytes),
+        (layout.rows, width, kind.pixel_bytes // kind.sample_bytes),
         np.uint8,
         pixels,
-        offset=0 if big_endian else sample_bytes - 1,
-        strides=(layout.stride, pixel_bytes, sample_bytes),
+        offset=0 if big_endian else kind.sample_bytes - 1,
+        strides=(layout.stride, kind.pixel_bytes, kind.sample_bytes),
     )
-    conversion = _CONVERSIONS.get(encoding)
-    return image if conversion is None else cast(Image, cv2.cvtColor(image, conversion))
+    return image if kind.to_rgb is None else cast(Image, cv2.cvtColor(image, kind.to_rgb))
 
 
 def decode(data: Any, encoding: str = "") -> Image:
@@ -97,7 +78,7 @@ def decode(data: Any, encoding: str = "") -> Image:
             raise FrameError(
                 f"compressed image of {content.size} bytes claims more than {_MOST_PIXELS} pixels"
             )
-    pattern = _CONVERSIONS.get(encoding) if encoding.startswith("bayer_") else None
+    pattern = ENCODINGS[encoding].to_rgb if encoding.startswith("bayer_") and encoding in ENCODINGS else None
     channels = cv2.IMREAD_COLOR if pattern is None else cv2.IMREAD_ANYCOLOR
     try:
         # A camera's orientation tag must not turn the image between frames.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import cv2
 
 from jepa_runtime.errors import FrameError
 
@@ -13,41 +15,42 @@ class Encoding:
 
     Attributes:
         pixel_bytes: bytes from one pixel to the next.
+        to_rgb: OpenCV's code of the conversion; None: it is RGB.
         sample_bytes: of which its upper eight bits are taken where there are two.
         paired: two pixels share their colour (YUV, BT.601, limited range).
         planar: so do two rows, whose colours come in one below all brightness (4:2:0).
     """
 
     pixel_bytes: int
+    to_rgb: int | None = None
     sample_bytes: int = 1
     paired: bool = False
     planar: bool = False
 
 
-_BAYER = Encoding(1)
-_YUV422 = Encoding(2, paired=True)
-_YUV420 = Encoding(1, paired=True, planar=True)
+_UYVY = Encoding(2, cv2.COLOR_YUV2RGB_UYVY, paired=True)
+_YUYV = Encoding(2, cv2.COLOR_YUV2RGB_YUY2, paired=True)
 
 # By their ROS names (sensor_msgs/image_encodings; nv12 is NVIDIA's).
 ENCODINGS = {
     "rgb8": Encoding(3),
-    "bgr8": Encoding(3),
-    "rgba8": Encoding(4),
-    "bgra8": Encoding(4),
-    "mono8": Encoding(1),
-    "bayer_rggb8": _BAYER,
-    "bayer_bggr8": _BAYER,
-    "bayer_gbrg8": _BAYER,
-    "bayer_grbg8": _BAYER,
-    "yuv422": _YUV422,
-    "uyvy": _YUV422,
-    "yuv422_yuy2": _YUV422,
-    "yuyv": _YUV422,
-    "nv12": _YUV420,
-    "nv21": _YUV420,
+    "bgr8": Encoding(3, cv2.COLOR_BGR2RGB),
+    "rgba8": Encoding(4, cv2.COLOR_RGBA2RGB),
+    "bgra8": Encoding(4, cv2.COLOR_BGRA2RGB),
+    "mono8": Encoding(1, cv2.COLOR_GRAY2RGB),
+    "bayer_rggb8": Encoding(1, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr8": Encoding(1, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg8": Encoding(1, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg8": Encoding(1, cv2.COLOR_BayerGRBG2RGB),
+    "yuv422": _UYVY,
+    "uyvy": _UYVY,
+    "yuv422_yuy2": _YUYV,
+    "yuyv": _YUYV,
+    "nv12": Encoding(1, cv2.COLOR_YUV2RGB_NV12, paired=True, planar=True),
+    "nv21": Encoding(1, cv2.COLOR_YUV2RGB_NV21, paired=True, planar=True),
 }
 ENCODINGS |= {
-    f"{name[:-1]}16": Encoding(2 * encoding.pixel_bytes, sample_bytes=2)
+    f"{name[:-1]}16": replace(encoding, pixel_bytes=2 * encoding.pixel_bytes, sample_bytes=2)
     for name, encoding in ENCODINGS.items()
     if name.endswith("8")
 }
