@@ -73,7 +73,7 @@ class Machine:
 def detect(system: System) -> Machine:
     """The machine of ``system``; never fails."""
     doubts: list[str] = []
-    architecture = _or_none(system.facts.architecture) or "unknown architecture"
+    architecture = _known(system.facts.architecture) or "unknown architecture"
     try:
         if (jetson := _jetson(system, architecture)) is not None:
             return Machine("jetson", jetson, architecture)
@@ -111,31 +111,31 @@ def _jetson(system: System, architecture: str) -> str | None:
     # what is built there.
     elif architecture == "x86_64" or not (
         system.exists("etc/nv_tegra_release")
-        or (_or_none(lambda: system.text("sys/devices/soc0/family")) or "").lower().startswith("tegra")
+        or _known(system.text, "sys/devices/soc0/family").lower().startswith("tegra")
     ):
         return None
-    model = _or_none(lambda: system.text("proc/device-tree/model"))
-    parts = [model or _or_none(lambda: system.text("sys/devices/soc0/machine")) or "NVIDIA Jetson"]
+    model = _known(system.text, "proc/device-tree/model") or _known(system.text, "sys/devices/soc0/machine")
+    parts = [model or "NVIDIA Jetson"]
     parts += [f"module {name}" for part, name in _MODULES.items() if part in " ".join(compatible)]
-    release = _or_none(lambda: system.text("etc/nv_tegra_release")) or ""
+    release = _known(system.text, "etc/nv_tegra_release")
     if found := re.match(r"# R([0-9]+) \(release\), REVISION: ([0-9.]+)", release):
         parts.append(f"L4T {found[1]}.{found[2]}")
-    if jetpack := _or_none(lambda: system.debian.get("nvidia-jetpack")):
+    if jetpack := _known(lambda: system.debian.get("nvidia-jetpack")):
         parts.append(f"JetPack {jetpack}")
     return ", ".join(parts)
 
 
-def _processor(system: System) -> str | None:
-    text = _or_none(lambda: system.text("proc/cpuinfo")) or ""
+def _processor(system: System) -> str:
+    text = _known(system.text, "proc/cpuinfo")
     # Arm's cpuinfo names no model; boards have it in the device tree.
     named = re.search(r"^(?:model name|Model)\s*: (.+)$", text, re.MULTILINE)
-    name = named[1].strip() if named else _or_none(lambda: system.text("proc/device-tree/model"))
+    name = named[1].strip() if named else _known(system.text, "proc/device-tree/model")
     return f"{name} (virtual machine)" if name and virtual(text) else name
 
 
-def _or_none(read: Callable[[], str | None]) -> str | None:
-    """For what only decorates a name."""
+def _known(read: Callable[..., str | None], *path: str) -> str:
+    """What only decorates a name; empty where it cannot be told."""
     try:
-        return read()
+        return read(*path) or ""
     except UnknownError:
-        return None
+        return ""
