@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jepa_ros.guarding import Guard
-from jepa_ros.piloting import Driver, Pilot
-from jepa_ros.planner_parameters import PARAMETERS
-from jepa_ros.seeking import Futures, State
+from jepa_ros.planning.guarding import Guard
+from jepa_ros.planning.parameters import PARAMETERS
+from jepa_ros.planning.piloting import Driver, Pilot
+from jepa_ros.planning.seeking import Futures, State
 from numpy.typing import NDArray
 from rich.console import Console
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 piloting = pytest.importorskip(
-    "jepa_ros.piloting", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.planning.piloting", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from jepa_ros.diagnostics import Level  # noqa: E402
-from jepa_ros.guarding import Guard  # noqa: E402
-from jepa_ros.reaching import Outcome, Reach, Terms  # noqa: E402
-from jepa_ros.seeking import Futures, Seeker, State  # noqa: E402
+from jepa_ros.planning.guarding import Guard  # noqa: E402
+from jepa_ros.planning.reaching import Outcome, Reach, Terms  # noqa: E402
+from jepa_ros.planning.seeking import Futures, Seeker, State  # noqa: E402
 
 from jepa_runtime.planning.cem import CEM, CEMConfig  # noqa: E402
 from jepa_runtime.planning.limits import ActionLimits  # noqa: E402

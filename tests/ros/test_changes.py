@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("jepa_ros.piloting", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 from tests.ros.pilots import FRAME_NS, HORIZON, LIMITS, SAMPLES, World
 from tests.ros.test_driving import commands
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 driving = pytest.importorskip(
-    "jepa_ros.driving", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.planning.driving", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from builtin_interfaces.msg import Time  # noqa: E402
 from jepa_ros.actions import actions_of  # noqa: E402

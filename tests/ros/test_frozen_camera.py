@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.guarding", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist

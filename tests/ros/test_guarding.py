@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 guarding = pytest.importorskip(
-    "jepa_ros.guarding", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.planning.guarding", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from jepa_ros.diagnostics import Level, Verdict  # noqa: E402
 

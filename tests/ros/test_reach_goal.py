@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.reach_action", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from action_msgs.msg import GoalStatus
 from action_msgs.srv import CancelGoal

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 reaching = pytest.importorskip(
-    "jepa_ros.reaching", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.planning.reaching", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 Outcome, Reach, Terms = reaching.Outcome, reaching.Reach, reaching.Terms
 

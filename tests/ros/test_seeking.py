@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 seeking = pytest.importorskip(
-    "jepa_ros.seeking", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.planning.seeking", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from jepa_runtime.planning.cem import CEM, CEMConfig  # noqa: E402
 from jepa_runtime.planning.limits import ActionLimits  # noqa: E402

@@ -26,14 +26,14 @@ from jepa_ros import outputs, qos
 from jepa_ros.actions import actions_of
 from jepa_ros.conversions import fill, from_time
 from jepa_ros.diagnostics import Level, Verdict, with_causes
-from jepa_ros.driving import Commands
-from jepa_ros.guarding import Guard
 from jepa_ros.parameters import STAMPED, declare, require_relative, values
-from jepa_ros.piloting import Driver, Pilot
-from jepa_ros.planner_parameters import PARAMETERS
-from jepa_ros.reach_action import ReachAction
+from jepa_ros.planning.driving import Commands
+from jepa_ros.planning.guarding import Guard
+from jepa_ros.planning.parameters import PARAMETERS
+from jepa_ros.planning.piloting import Driver, Pilot
+from jepa_ros.planning.reach_action import ReachAction
+from jepa_ros.planning.seeking import Decision, Futures, State
 from jepa_ros.samples import Samples, rounded
-from jepa_ros.seeking import Decision, Futures, State
 from jepa_ros.spin import every, run
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.recording import messages

@@ -17,8 +17,8 @@ from rclpy.node import Node
 
 from jepa_ros.answering import Answering
 from jepa_ros.conversions import from_time, to_time
-from jepa_ros.piloting import Pilot
-from jepa_ros.reaching import Outcome, Reach, Terms
+from jepa_ros.planning.piloting import Pilot
+from jepa_ros.planning.reaching import Outcome, Reach, Terms
 from jepa_runtime.errors import JepaRuntimeError
 
 # A goal in work, one that ends for it, and whoever asks for either.

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ros.diagnostics import Level, Verdict
-from jepa_ros.guarding import TRIED_AGAIN, Cause, Guard
-from jepa_ros.reaching import Outcome, Reach
-from jepa_ros.seeking import Decision, Futures, Seeker, State
+from jepa_ros.planning.guarding import TRIED_AGAIN, Cause, Guard
+from jepa_ros.planning.reaching import Outcome, Reach
+from jepa_ros.planning.seeking import Decision, Futures, Seeker, State
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 
