@@ -20,7 +20,10 @@ from jepa_export.release.repository import Repository, utc_now
 from jepa_export.release.roles import Policy, init
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle, parse_manifest, seal
 from jepa_runtime.update import durable
+from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.release import Release, parse_release, pointer_path
+from jepa_runtime.update.sources import FolderSource, Limits
+from jepa_runtime.update.trust import Trust
 
 WEIGHTS = "encoder/openvino/model.bin"
 MODEL = "toy"
@@ -81,6 +84,26 @@ class Client:
             (folder / record.path).parent.mkdir(parents=True, exist_ok=True)
             (folder / record.path).write_bytes(content)
         return Bundle.open(folder)
+
+
+class Robot:
+    """The client of robots, with what it remembers."""
+
+    def __init__(self, repo: Path, home: Path) -> None:
+        self.repo, self.home, self.floors = repo, home, Floors({}, None)
+        self.root = (repo / "metadata" / "1.root.json").read_bytes()
+
+    def refresh(self) -> Trust:
+        trust = Trust(
+            self.home,
+            root=self.root,
+            metadata=FolderSource(self.repo / "metadata"),
+            targets=FolderSource(self.repo / "targets"),
+            limits=Limits(),
+            now=utc_now,
+        )
+        self.floors = trust.refresh(self.floors)
+        return trust
 
 
 def fetch(updater: Updater, path: str) -> bytes | None:

@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 
 from jepa_export.errors import JepaExportError
-from jepa_export.licence import forbids_commerce
 from jepa_export.release.publish import (
     Terms,
-    check_bundle,
     downgrade,
     history,
     publish,
@@ -31,15 +29,14 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import StorageError, TrustError
 from jepa_runtime.update import deltas, durable
-from jepa_runtime.update.metadata import SIGNED_AT, Floors
+from jepa_runtime.update.metadata import SIGNED_AT
 from jepa_runtime.update.release import MAX_POINTER_BYTES, interface_of, parse_release
-from jepa_runtime.update.sources import FolderSource, Limits
-from jepa_runtime.update.trust import Trust
-from tests.bundles import make_bundle, manifest_fields
+from tests.bundles import make_bundle
 from tests.export.releases import (
     MODEL,
     WEIGHTS,
     Client,
+    Robot,
     fetch,
     killed_after,
     new_repository,
@@ -95,25 +92,19 @@ def test_any_web_server_serves_it(
 def test_the_client_of_robots_follows_releases_and_rotations(
     repo: Path, first: Bundle, second: Bundle, tmp_path: Path
 ) -> None:
-    trust = Trust(
-        tmp_path / "meta",
-        root=(repo / "metadata" / "1.root.json").read_bytes(),
-        metadata=FolderSource(repo / "metadata"),
-        targets=FolderSource(repo / "targets"),
-        limits=Limits(),
-        now=utc_now,
-    )
-    floors = Floors({}, None)
+    robot = Robot(repo, tmp_path / "meta")
     for bundle in (first, second):
         release = publish(opened(repo), bundle, STABLE)
-        floors = trust.refresh(floors)
+        trust = robot.refresh()
         assert parse_release(trust.read("models/stable/toy/latest.json", MAX_POINTER_BYTES)) == release
         manifest = trust.read(release.manifest_target, MAX_MANIFEST_BYTES)
         assert hashlib.sha256(manifest).hexdigest() == bundle.sha256
         for role in ("root", "timestamp", "snapshot", "targets", "channel-stable"):
             rotate(opened(repo), role)
-    assert floors.signed_at is not None and abs(utc_now() - floors.signed_at) < timedelta(minutes=5)
-    assert trust.refresh(floors).versions["root"] == 2 * 7 + 1
+    signed_at = robot.floors.signed_at
+    assert signed_at is not None and abs(utc_now() - signed_at) < timedelta(minutes=5)
+    robot.refresh()
+    assert robot.floors.versions["root"] == 2 * 7 + 1
 
 
 def test_channels_release_apart(repo: Path, first: Bundle, second: Bundle, tmp_path: Path) -> None:
@@ -334,60 +325,6 @@ def test_a_bundle_that_lies_too_deep_is_refused(repo: Path, first: Bundle, tmp_p
     (deep / "notes" / "of" / "last" / "year" / "a.json").write_text("{}")
     with pytest.raises(JepaExportError, match="lies deeper than a channel may list"):
         publish(opened(repo), seal(deep, first.manifest), STABLE)
-
-
-def test_a_bundle_fit_to_be_released_is_checked_in_each_precision(first: Bundle) -> None:
-    assert check_bundle(first, engine="openvino:CPU", allow_untrained=False) == ["fp32", "fp16"]
-
-
-def test_random_weights_are_released_only_if_told_to(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "random", trained=False)
-    with pytest.raises(JepaExportError, match="--allow-untrained"):
-        check_bundle(bundle, engine="openvino:CPU", allow_untrained=False)
-    assert check_bundle(bundle, engine="openvino:CPU", allow_untrained=True)
-
-
-@pytest.mark.parametrize(
-    "licence",
-    [
-        "CC-BY-NC-4.0",
-        "cc-by-nc-sa-4.0",
-        "CC-BY-NC-4.0: not for commercial use",
-        "PolyForm-Noncommercial-1.0.0",
-        "MIT; weights for non-commercial research only",
-    ],
-)
-def test_what_forbids_commercial_use_is_released_only_if_told_to(
-    first: Bundle, tmp_path: Path, licence: str
-) -> None:
-    bundle = seal(
-        shutil.copytree(first.path, tmp_path / "licensed"),
-        first.manifest.model_copy(update={"licence": licence}),
-    )
-    with pytest.raises(JepaExportError) as refused:
-        check_bundle(bundle, engine="openvino:CPU", allow_untrained=True)
-    for part in (str(bundle.path), licence, "--accept-non-commercial"):
-        assert part in str(refused.value)
-    assert check_bundle(bundle, engine="openvino:CPU", allow_untrained=False, accept_non_commercial=True) == [
-        "fp32",
-        "fp16",
-    ]
-
-
-@pytest.mark.parametrize(
-    "licence", ["Apache-2.0", "MIT", "CC-BY-4.0", "Apache-2.0, of ACME Inc", "CERN-OHL-S"]
-)
-def test_other_licences_are_not_taken_for_non_commercial(licence: str) -> None:
-    assert not forbids_commerce(licence)
-
-
-def test_a_model_that_computes_something_else_is_not_released(first: Bundle, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(first.path, broken)
-    shutil.copy(make_bundle(tmp_path / "other", seed=1).path / WEIGHTS, broken / WEIGHTS)
-    bundle = seal(broken, manifest_fields())
-    with pytest.raises(JepaExportError, match="fp32 encoder does not reproduce its golden outputs"):
-        check_bundle(bundle, engine="openvino:CPU", allow_untrained=False)
 
 
 def test_what_is_not_what_was_signed_is_not_built_upon(repo: Path, first: Bundle, second: Bundle) -> None:

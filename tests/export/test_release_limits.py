@@ -18,10 +18,7 @@ from jepa_export.release.roles import resign, rotate
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import TrustError
-from jepa_runtime.update.metadata import Floors
-from jepa_runtime.update.sources import FolderSource, Limits
-from jepa_runtime.update.trust import Trust
-from tests.export.releases import MODEL, Client, fetch, killed_after, new_repository, opened, variant
+from tests.export.releases import MODEL, Client, Robot, fetch, killed_after, new_repository, opened, variant
 
 STABLE = Terms(channel="stable")
 DAY = timedelta(days=1)
@@ -35,26 +32,6 @@ def repo(tmp_path: Path) -> Path:
 @pytest.fixture
 def bundles(toy_bundle: Path, tmp_path: Path) -> list[Bundle]:
     return [variant(toy_bundle, tmp_path / str(n), f"2.0.{n}", changed=100 * n) for n in range(1, 4)]
-
-
-class Robot:
-    """The client of robots, with what it remembers."""
-
-    def __init__(self, repo: Path, home: Path) -> None:
-        self.repo, self.home, self.floors = repo, home, Floors({}, None)
-        self.root = (repo / "metadata" / "1.root.json").read_bytes()
-
-    def refresh(self) -> Trust:
-        trust = Trust(
-            self.home,
-            root=self.root,
-            metadata=FolderSource(self.repo / "metadata"),
-            targets=FolderSource(self.repo / "targets"),
-            limits=Limits(),
-            now=utc_now,
-        )
-        self.floors = trust.refresh(self.floors)
-        return trust
 
 
 def at(repo: Path, moment: datetime) -> Repository:
