@@ -204,14 +204,17 @@ def interface_of(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(relied_on, sort_keys=True).encode()).hexdigest()
 
 
-def included(release: Release, device_id: str) -> bool:
-    """Whether a robot is in the part to which a release has been rolled out.
+def left_out(release: Release, device_id: str) -> str:
+    """That a release has not been rolled out to a robot; empty: it has.
 
     A robot needs to ask nobody, decides the same every time, and stays in when the part grows.
     """
     text = f"{release.rollout.salt}|{release.release_seq}|{device_id}"
     draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-    return 100 * draw < release.rollout.percent
+    if 100 * draw < release.rollout.percent:
+        return ""
+    percent = f"{release.rollout.percent:g} % of the robots"
+    return f"{release.name} has been rolled out to {percent}, not to this one"
 
 
 def check_meant(release: Release, robot: Robot) -> None:

@@ -40,8 +40,8 @@ from jepa_runtime.update.release import (
     MAX_POINTER_BYTES,
     Release,
     Robot,
-    included,
     interface_of,
+    left_out,
     parse_release,
     pointer_path,
 )
@@ -183,8 +183,8 @@ class Steps:
                 f"{name} was refused{until}: {refusal.reason}; `jepa-runtime update apply --again` tries it",
                 refused=True,
             )
-        if not included(release, self.config.device_id):
-            return state, NothingNew(_left_out(release))
+        if why := left_out(release, self.config.device_id):
+            return state, NothingNew(why)
         try:
             self.gate.check_release(release, self._robot(state))
         except RefusedError as error:
@@ -289,8 +289,8 @@ class Steps:
             self.note("not asked again before the switch", reason=str(error))
             return state, Done()
         if offered.manifest_sha256 == release.manifest_sha256:
-            is_meant = included(offered, self.config.device_id)
-            return state, Done() if is_meant else Dropped(_left_out(offered))
+            why = left_out(offered, self.config.device_id)
+            return state, Dropped(why) if why else Done()
         if release.release_seq in offered.revoked:
             return state, Dropped(f"{release.name} was revoked before its switch")
         return state, Dropped(f"{offered.name} is offered now, no longer {release.name}")
@@ -398,8 +398,3 @@ class Steps:
 def _work(state: State) -> Work:
     assert state.work is not None, state.phase
     return state.work
-
-
-def _left_out(release: Release) -> str:
-    percent = f"{release.rollout.percent:g} % of the robots"
-    return f"{release.name} has been rolled out to {percent}, not to this one"
