@@ -89,14 +89,8 @@ class Setting:
 
     def parameters(self, **further: Any) -> dict[str, Any]:
         """Of the world_model node."""
-        cache = {"cache_dir": str(self.scratch / "cache")}
-        return {
-            "bundle": str(self.bundle),
-            "threads": self.threads,
-            "allow_untrained": True,
-            **cache,
-            **further,
-        }
+        own = {"bundle": str(self.bundle), "cache_dir": str(self.scratch / "cache")}
+        return {**own, "threads": self.threads, "allow_untrained": True, **further}
 
 
 def serve(setting: Setting, seconds: float, *parameters: str) -> Profile:
@@ -255,11 +249,8 @@ def start(setting: Setting, repetitions: int) -> list[Limit]:
             for repetition in range(repetitions + 1):
                 began, began_ns = time.monotonic(), time.time_ns()
                 remaps = {"image": "camera/image_raw"}
-                with Child(
-                    "world model",
-                    node_command("world_model", setting.parameters(), remaps),
-                    setting.scratch / "log",
-                ) as model:
+                command = node_command("world_model", setting.parameters(), remaps)
+                with Child("world model", command, setting.scratch / "log") as model:
                     # What the last process left on its way was seen before this one began.
                     while latest_ns < began_ns:
                         rclpy.spin_once(node, timeout_sec=0.01)
@@ -279,11 +270,10 @@ def start(setting: Setting, repetitions: int) -> list[Limit]:
 
 def camera(setting: Setting, topic: str, rate_hz: float) -> Child:
     """A camera in a process of its own."""
+    name = topic.replace("/", "_")
     parameters = {"source": "two_rooms", "rate_hz": rate_hz, "loop": True}
-    remaps = {"camera/image_raw": topic, "__node": topic.replace("/", "_")}
-    return Child(
-        topic, node_command("camera", parameters, remaps), setting.scratch / f"{topic.replace('/', '_')}.log"
-    )
+    command = node_command("camera", parameters, {"camera/image_raw": topic, "__node": name})
+    return Child(topic, command, setting.scratch / f"{name}.log")
 
 
 def cameras(setting: Setting, seconds: float) -> list[Limit]:
