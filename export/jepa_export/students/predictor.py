@@ -170,16 +170,8 @@ class Predictor(nn.Module):
         Returns:
             [K, H, T, D], of unit scale.
         """
-        conditions = self.condition(actions, 0), self.condition(history_actions, 0)
-        return self._roll_out(history_latents, *conditions)
-
-    def forward_free(self, history_latents: Tensor, horizon: int) -> Tensor:
-        """The one future that is expected where no action is known: [1, W, T, D] -> [1, H, T, D]."""
-        condition = self.condition(None, horizon + history_latents.shape[1] - 1)
-        return self._roll_out(history_latents, condition[:, -horizon:], condition[:, :-horizon])
-
-    def _roll_out(self, history_latents: Tensor, conditions: Tensor, history_conditions: Tensor) -> Tensor:
-        past = self.remember(history_latents[:, :-1], history_conditions)
+        conditions = self.condition(actions, 0)
+        past = self.remember(history_latents[:, :-1], self.condition(history_actions, 0))
         latent, futures = history_latents[:, -1:], []
         for step in range(conditions.shape[1]):
             latent, made = self.step(latent, conditions[:, step : step + 1], past)
