@@ -34,6 +34,7 @@ from rich.progress import track
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_policy, run_episode
+from jepa_runtime.commands.arguments import count
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.planning.control import ControlConfig
 from jepa_runtime.profiling.intervals import MIN_SAMPLES, drawn_means, interval
@@ -301,9 +302,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help="default: out/two_rooms_seed1 if it is there",
     )
-    parser.add_argument(
-        "--trials", type=_positive, default=100, help="for each candidate (default: %(default)s)"
-    )
+    parser.add_argument("--trials", type=count, default=100, help="for each candidate (default: %(default)s)")
     parser.add_argument("--harmless", type=float, nargs="*", default=[0.01, 0.05], metavar="X")
     parser.add_argument(
         "--between", type=float, nargs="*", default=[0.1, 0.2, 0.3], metavar="X", help="shown, and not judged"
@@ -317,13 +316,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, default=0.01, help="default: %(default)s")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate.json")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rich.console import Console
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.closed_loop.episodes import SEEDS, Driver
 from jepa_runtime.closed_loop.run import Plan, closed_loop, progress
+from jepa_runtime.commands.arguments import count
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import write_json
 from jepa_runtime.worlds import TwoRooms
@@ -123,9 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
-    parser.add_argument(
-        "--episodes", type=_positive, default=100, help="for each seed (default: %(default)s)"
-    )
+    parser.add_argument("--episodes", type=count, default=100, help="for each seed (default: %(default)s)")
     parser.add_argument("--seed", type=int, nargs="+", default=list(SEEDS), metavar="S")
     parser.add_argument("--precision", choices=("fp32", "int8"), nargs="+", default=["fp32", "int8"])
     parser.add_argument("--layout", choices=("random", "fixed"), help="default: what the bundle was made for")
@@ -137,13 +136,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="leave out the CEM in PyTorch")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "success.json")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

@@ -29,6 +29,14 @@ def positive(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """How many, at least one, for ``type=`` of an argument."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
 def rate(text: str) -> float:
     """Times a second, from once in a thousand seconds to 10000 times, for ``type=`` of an argument."""
     value = positive(text)

@@ -19,7 +19,7 @@ from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
 from jepa_runtime.closed_loop.pictures import captions, png, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
-from jepa_runtime.commands.arguments import add_cache_argument
+from jepa_runtime.commands.arguments import add_cache_argument, count
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
 from jepa_runtime.recording import check_outputs
@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--world", default="two_rooms", metavar="W", help="default: %(default)s")
     parser.add_argument(
-        "--episodes", type=_count, default=100, metavar="N", help="for each seed (default: %(default)s)"
+        "--episodes", type=count, default=100, metavar="N", help="for each seed (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=_seed, nargs="+", default=list(SEEDS), metavar="S", help="default: 0 1 2"
@@ -58,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
         "--planner", choices=sorted(PRESETS), default="two_rooms", help="settings of the planner"
     )
     parser.add_argument(
-        "--threads", type=_count, default=1, metavar="N", help="of each engine (default: %(default)s)"
+        "--threads", type=count, default=1, metavar="N", help="of each engine (default: %(default)s)"
     )
     parser.add_argument(
         "--no-baselines", dest="baselines", action="store_false", help="leave the baselines out"
@@ -136,13 +136,6 @@ def _table(title: str, head: tuple[str, ...], rows: list[list[str]]) -> Table:
     for row in rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
 
 
 def _seed(text: str) -> int:

@@ -57,7 +57,7 @@ def every(node: Node, period_s: float, call: Callable[[], None]) -> Timer:
     return node.create_timer(period_s, call, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
-def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+def run(create: Callable[[], Runnable], args: Sequence[str] | None = None) -> int:
     """Run the node that ``create`` makes until a signal or its ``finished`` event; return the exit code.
 
     0 after a clean stop; 1 after an error, which was printed: arguments that ROS 2 does not take, a wrong
