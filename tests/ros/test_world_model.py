@@ -251,12 +251,6 @@ def node(shared_graph, toy_bundle):
 class TestServing:
     """One node for all of these: none disturbs the others."""
 
-    def test_a_late_subscriber_still_learns_which_model_serves(self, node):
-        graph, *_ = node
-        info = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
-        graph.until(lambda: info, "latched model info")
-        assert len(info[0].sha256) == 64
-
     def test_results_bear_the_images_stamp_and_frame(self, node):
         graph, camera, futures, _ = node
         latents = graph.listen(LatentState, "world_model/latent")
@@ -269,11 +263,12 @@ class TestServing:
         )
         assert futures[-1].header.frame_id == "eye"
 
-    def test_futures_are_whole(self, node):
+    def test_futures_are_whole_and_a_late_subscriber_still_learns_which_model_made_them(self, node):
         graph, _, futures, _ = node
         info = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
         graph.until(lambda: info, "latched model info")
         model, message = info[0], futures[-1]
+        assert len(model.sha256) == 64
         size = [model.num_samples, model.horizon]
         assert list(messages.array_of(message.actions).shape) == [*size, len(model.action_names)]
         latents = messages.array_of(message.latents)
