@@ -141,7 +141,8 @@ def manifest(
     roles: Sequence[str],
     tolerances: Tolerances,
 ) -> dict[str, Any]:
-    """The manifest's fields. ``px`` is the side of the frame, ``latent`` its tokens and their width."""
+    """The manifest's fields. ``px`` is the side of the frame, ``latent`` its tokens and their width;
+    ``tolerances`` by precision."""
     tokens, dim = latent
     graphs = {
         role: [
@@ -177,7 +178,10 @@ def manifest(
         "num_samples": settings.num_samples,
         "graphs": {"energy": []} | graphs,
         **asdict(measured),
-        "golden": {"path": "golden.npz", "tolerances": tolerances},
+        "golden": {
+            "path": "golden.npz",
+            "tolerances": {precision: tolerances[precision] for _, precision in settings.variants},
+        },
     }
 
 

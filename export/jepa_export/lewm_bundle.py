@@ -204,7 +204,7 @@ def write_lewm(
             px=model.config.encoder.px,
             latent=(1, model.config.encoder.width),
             roles=("encoder", "predictor"),
-            tolerances={precision: TOLERANCES[precision] for _, precision in kinds},
+            tolerances=TOLERANCES,
         )
         complete(staging, fields, {}, progress)
     return Bundle.open(folder)

@@ -130,7 +130,7 @@ def write_student(
             px=config.px,
             latent=(config.tokens, config.dim),
             roles=("encoder", "predictor", "step"),
-            tolerances={precision: TOLERANCES[precision] for _, precision in kinds},
+            tolerances=TOLERANCES,
         )
         complete(staging, fields, (report or {}) | control.report(), progress)
     return Bundle.open(folder)

@@ -281,7 +281,7 @@ def write_teacher(
             px=model.config.encoder.px,
             latent=(latents.shape[1], latents.shape[2]),
             roles=("encoder", "predictor"),
-            tolerances={precision: TOLERANCES[precision] for _, precision in settings.variants},
+            tolerances=TOLERANCES,
         )
         complete(staging, fields, report, progress)
     return Bundle.open(folder)

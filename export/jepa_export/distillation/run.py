@@ -221,7 +221,7 @@ class _Work:
                 px=config.px,
                 latent=(config.tokens, config.dim),
                 roles=("encoder", "predictor", "step"),
-                tolerances={precision: TOLERANCES[precision] for _, precision in settings.variants},
+                tolerances=TOLERANCES,
             )
         )
 
