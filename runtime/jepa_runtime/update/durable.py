@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from jepa_runtime.errors import StorageError
@@ -213,15 +213,13 @@ def _wanted(path: Path) -> Path:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    with told(path, "cannot be locked"):
-        fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        # Whoever may read a file can lock it: earlier versions let everybody.
+    with ExitStack() as stack:
         with told(path, "cannot be locked"):
+            fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            stack.callback(os.close, fd)
+            # Whoever may read a file can lock it: earlier versions let everybody.
             os.fchmod(fd, 0o600)
         yield fd
-    finally:
-        os.close(fd)
 
 
 def _taken(fd: int, kind: int, ends: float) -> bool:
