@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
-from tests.runtime.simulated_gpu import SimulatedGpu
-from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+from tests.runtime.backends.simulated_gpu import SimulatedGpu
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
 
 @pytest.fixture

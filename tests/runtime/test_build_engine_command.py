@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.cli import main
-from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
 
 def test_engines_are_built_once_and_serve_then(

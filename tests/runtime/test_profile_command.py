@@ -30,8 +30,8 @@ from jepa_runtime.profiling.machine import Monitor
 from jepa_runtime.profiling.machine.probes import Probe
 from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 from tests.runtime.profiles import make_profile
-from tests.runtime.simulated_tensorrt import SimulatedTensorRT
 
 MODEL = Path(__file__).parents[2] / "models" / "two_rooms"
 RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"

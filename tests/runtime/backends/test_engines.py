@@ -17,8 +17,8 @@ import pytest
 from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
 from jepa_runtime.errors import BackendError
 from tests.bundles import SIZE
-from tests.runtime.simulated_gpu import SimulatedGpu
-from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+from tests.runtime.backends.simulated_gpu import SimulatedGpu
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
 FRAME = {"frame": (1, SIZE, SIZE, 3)}
 

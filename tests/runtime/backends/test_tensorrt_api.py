@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime import backends
-from tests.runtime.tensorrt_api.record import members
+from tests.runtime.backends.tensorrt_api.record import members
 
 _RECORDED = Path(__file__).parent / "tensorrt_api"
 _SOURCES = Path(backends.__file__).parent

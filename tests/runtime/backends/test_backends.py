@@ -19,7 +19,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError
 from tests.bundles import ACTIONS, DIM, HORIZON, SIZE, TOKENS
 
-# The last is simulated; see tests/runtime/simulated_tensorrt.py.
+# The last is simulated; see tests/runtime/backends/simulated_tensorrt.py.
 ENGINES = ["openvino:CPU", "onnxruntime:CPU", "tensorrt:0"]
 FRAME = {"frame": (1, SIZE, SIZE, 3)}
 

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from jepa_runtime.backends.kernels import fatbin_name, find_fatbin, launch
 from jepa_runtime.errors import BackendError, FrameError
 from jepa_runtime.pixels import scaling
-from tests.runtime.kernels import Emulation, Size, compile_emulation, levels_apart, oracle, random_image
+from tests.runtime.backends.kernels import (
+    Emulation,
+    Size,
+    compile_emulation,
+    levels_apart,
+    oracle,
+    random_image,
+)
 
 MODEL = 224, 224
 

@@ -24,8 +24,8 @@ from jepa_runtime.errors import BackendError, FrameError
 from jepa_runtime.imaging import fit
 from jepa_runtime.verification import golden_parity
 from tests.bundles import SIZE
-from tests.runtime.simulated_gpu import SimulatedGpu
-from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+from tests.runtime.backends.simulated_gpu import SimulatedGpu
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
 FRAME = {"frame": (1, SIZE, SIZE, 3)}
 

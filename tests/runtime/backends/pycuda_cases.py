@@ -22,8 +22,8 @@ from jepa_runtime.backends.kernels import launch
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError
 from jepa_runtime.verification import golden_parity
-from tests.runtime.simulated_gpu import BY_STREAM
-from tests.runtime.simulated_tensorrt import SimulatedTensorRT
+from tests.runtime.backends.simulated_gpu import BY_STREAM
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 KINDS = ("host memory", "memory", "stream", "event", "module", "graph", "executable graph")

@@ -1,5 +1,5 @@
 """OpenVINO on an Intel NPU: blobs only where they fit, turbo, and no work done elsewhere in secret. There is
-no NPU here: the device is simulated on the CPU (tests/runtime/simulated_npu.py)."""
+no NPU here: the device is simulated on the CPU (tests/runtime/backends/simulated_npu.py)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError
 from jepa_runtime.verification import golden_parity
 from tests.bundles import ACTIONS, HORIZON, make_bundle
-from tests.runtime.simulated_npu import SimulatedCore
+from tests.runtime.backends.simulated_npu import SimulatedCore
 
 REQUIREMENTS = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]"
 HERE = {"platform": "4000", "compiler": "8.4", "openvino": "2026.4.1", "ir_sha256": "ab"}

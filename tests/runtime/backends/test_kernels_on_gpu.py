@@ -15,7 +15,7 @@ import pytest
 from jepa_runtime.backends.kernels import find_fatbin, launch
 from jepa_runtime.errors import BackendError
 from jepa_runtime.imaging import Image
-from tests.runtime.kernels import Size, levels_apart, oracle, random_image
+from tests.runtime.backends.kernels import Size, levels_apart, oracle, random_image
 
 pytestmark = pytest.mark.hardware
 

@@ -10,7 +10,7 @@ import pytest
 
 from jepa_runtime.backends.gpu import Gpu
 from jepa_runtime.errors import BackendError
-from tests.runtime.simulated_gpu import SimulatedGpu
+from tests.runtime.backends.simulated_gpu import SimulatedGpu
 
 
 @pytest.fixture(params=["simulated", pytest.param("cuda", marks=pytest.mark.hardware)])

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from tests.runtime.simulated_gpu import BY_STREAM
+from tests.runtime.backends.simulated_gpu import BY_STREAM
 
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
