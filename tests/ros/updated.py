@@ -18,13 +18,13 @@ from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 
-from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
+from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.update import config
 from jepa_runtime.update.provision import provision
-from jepa_runtime.update.release import Budgets, pointer_path
+from jepa_runtime.update.release import Budgets
 from jepa_runtime.update.robot import CONFIG
 from tests.update.repositories import Repository
-from tests.update.robots import CHANNEL, MODEL, release_of, settings, variant
+from tests.update.robots import release_of, settings, variant
 
 SHADOWED, UNCOMPARED = Budgets(), Budgets(max_error_ratio=None)
 FRAME_NS = 33_000_000
@@ -94,12 +94,7 @@ class Fleet:
             golden = dict(np.load(bundle.path / "golden.npz"))
             np.savez(bundle.path / "golden.npz", **golden | {"latents": golden["latents"] + 1})
             bundle = seal(bundle.path, bundle.manifest)
-        release = release_of(bundle, self._seq, budgets=budgets)
-        for record in bundle.manifest.files:
-            self.repository.add(f"{release.folder}/{record.path}", bundle.read(record.path))
-        self.repository.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
-        self.repository.add(pointer_path(CHANNEL, MODEL), release.model_dump_json().encode())
-        self.repository.publish("channel-stable")
+        self.repository.release(bundle, release_of(bundle, self._seq, budgets=budgets))
         return bundle
 
     def configure(self, **fields: Any) -> None:

@@ -13,9 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jepa_runtime.bundle import MANIFEST_NAME, Bundle
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
-from jepa_runtime.update.release import pointer_path
 from tests.update.repositories import Repository
 from tests.update.robots import CHANNEL, MODEL, release_of, variant
 
@@ -40,12 +39,7 @@ class Fleet:
         )  # fmt: skip
 
     def publish(self, bundle: Bundle, seq: int, **fields: Any) -> None:
-        release = release_of(bundle, seq, **fields)
-        for record in bundle.manifest.files:
-            self.repository.add(f"{release.folder}/{record.path}", bundle.read(record.path))
-        self.repository.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
-        self.repository.add(pointer_path(CHANNEL, MODEL), release.model_dump_json().encode())
-        self.repository.publish("channel-stable")
+        self.repository.release(bundle, release_of(bundle, seq, **fields))
 
     def run(self, action: str, *more: str) -> int:
         return main(["update", action, "--root", str(self.root), *more])

@@ -20,7 +20,9 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.update.metadata import SIGNED_AT
+from jepa_runtime.update.release import Release, pointer_path
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 LIVES = {
@@ -89,6 +91,14 @@ class Repository:
         for role in (*roles, "snapshot", "timestamp"):
             self.signed[role].version += 1
             self.write(role)
+
+    def release(self, bundle: Bundle, release: Release) -> None:
+        """Publish a bundle, and what its channel says of it."""
+        for record in bundle.manifest.files:
+            self.add(f"{release.folder}/{record.path}", bundle.read(record.path))
+        self.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
+        self.add(pointer_path("stable", release.model_id), release.model_dump_json().encode())
+        self.publish("channel-stable")
 
     def write(self, role: str) -> None:
         """Sign what a role says and write it, under the version that it has."""

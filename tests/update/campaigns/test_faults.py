@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
+from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.update import http_source, robot, state
 from jepa_runtime.update.provision import provision
 from jepa_runtime.update.release import MAX_POINTER_BYTES, pointer_path
@@ -55,11 +55,7 @@ class Fleet:
         self.publish(self.bundles[1], 2)
 
     def publish(self, bundle: Bundle, seq: int, **fields: Any) -> None:
-        release = release_of(bundle, seq, **fields)
-        for record in bundle.manifest.files:
-            self.repository.add(f"{release.folder}/{record.path}", bundle.read(record.path))
-        self.repository.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
-        self.point(release.model_dump_json().encode())
+        self.repository.release(bundle, release_of(bundle, seq, **fields))
 
     def point(self, content: bytes) -> None:
         self.repository.add(pointer_path(CHANNEL, MODEL), content)
