@@ -26,7 +26,7 @@ UPDATES = tuple(
 )
 # What computes, reads, draws and tells by other packages.
 LIBRARIES = (
-    *("calibration", "pictures", "planning", "replay", "test_arguments.py", "test_backends.py"),
+    *("calibration", "pictures", "planning", "replay", "backends/test_backends.py", "test_arguments.py"),
     *("test_bag_source.py", "test_bundle.py", "test_compare.py", "test_imaging.py", "test_outputs.py"),
     *("test_sources.py", "test_trace.py", "test_verification.py"),
 )
