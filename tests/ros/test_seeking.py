@@ -341,5 +341,18 @@ def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(seek
 def test_a_plan_that_is_answered_no_more_is_driven_to_its_end_and_no_further(seeker):
     seeker.update(futures(0))
     driven = [seeker.update(futures(frame, answer_to=0)).command is not None for frame in range(1, 30)]
-    assert driven == [True] * 13 + [False] * 16, "of two steps, from the image that was answered"
+    assert driven == [True] * 19 + [False] * 10, "of two steps and one, from the image that was answered"
     assert not seeker.is_unanswered, "not for long yet"
+
+
+def test_a_short_plan_lasts_until_the_answer_to_the_next_question(search):
+    """Two images come within its one step, and answers an image late: some go with a shift."""
+    search.mean = search.mean[:1]
+    seeker = seeking.Seeker(search, **CHOSEN | {"step_s": 0.1})
+    asked, driven = None, []
+    for frame in range(0, 400, 2):
+        answer_to = asked if asked is not None and frame - asked >= 4 else None
+        decision = seeker.update(futures(frame, answer_to=answer_to))
+        driven.append(decision.command is not None)
+        asked = frame if decision.question is not None else asked
+    assert all(driven[driven.index(True) :])

@@ -3,7 +3,8 @@ without ROS.
 
 Every futures message that answers the last question updates the distribution, and a new question is asked.
 The first action of the mean is the command. As time passes the plan is shifted, one step each ``step_s``;
-with images that far apart, only if the newest did not judge it. Without answers it ends with its horizon.
+with images that far apart, only if the newest did not judge it. Without answers it ends a step after its
+horizon: that long an answer may take.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ class Seeker:
         learnt = answers and len(futures.energies) == self._asked_count
         if learnt:
             self._search.tell(plan_costs(futures.energies))
-            self._planned_until_ns = futures.stamp_ns + len(self._search.mean) * self._step_ns
+            self._planned_until_ns = futures.stamp_ns + (len(self._search.mean) + 1) * self._step_ns
             self._asked_ns = 0
             self.iterations += 1
         if steps > 0:
