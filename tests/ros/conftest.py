@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ def missing() -> str:
     if not any((Path(prefix) / "lib" / "jepa_ros" / "world_model").is_file() for prefix in prefixes):
         return "the workspace is not on the paths: scripts/setup.sh --with ros,viz,dev, then . scripts/env.sh"
     return ""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hang_ups() -> Iterator[None]:
+    """Nodes hear them, also where ``nohup`` has this process ignore them."""
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, inherited)
 
 
 @pytest.fixture

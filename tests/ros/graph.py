@@ -66,9 +66,10 @@ class Graph:
         remaps: tuple[str, ...] = (),
         *,
         called: str = "",
+        **process: Any,
     ) -> None:
         """Start ``node``; its output and its report are in the test's folder, under the name ``called``, by
-        which it is stopped as well; empty: that of the node."""
+        which it is stopped as well; empty: that of the node. ``process``: see :class:`subprocess.Popen`."""
         called = called or node
         given = {"report_path": str(self.folder / f"{called}.json"), **(parameters or {})}
         command = [executable(node), "--ros-args", "--enclave", f"/{node}"]
@@ -78,7 +79,9 @@ class Graph:
             command += ["-p", f"{name}:={text}"]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self._domain), "OMP_NUM_THREADS": "1"}
         with self.log(called).open("ab") as log:
-            self.processes[called] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self.processes[called] = subprocess.Popen(
+                command, env=environment, **{"stdout": log, "stderr": log} | process
+            )
 
     def log(self, node: str) -> Path:
         """What ``node`` printed."""

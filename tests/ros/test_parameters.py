@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
 pytestmark = pytest.mark.ros
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,8 @@ POLL_S = 0.1
 # How long a thread that waits for the interpreter leaves it to the one that has it. Python's default of 5 ms
 # is a sixth of a frame at 30 Hz.
 SWITCH_INTERVAL_S = 2e-4
+# Of others, people need to see where they come from.
+_EXPLAINED = (JepaRuntimeError, InvalidParameterValueException, InvalidParameterTypeException)
 
 
 class Runnable(Protocol):
@@ -77,11 +80,8 @@ def run(create: Callable[[], Runnable], args: Sequence[str] | None = None) -> in
         if node.failure:
             print(f"error: {node.failure}", file=sys.stderr, flush=True)
             code = 1
-    except (JepaRuntimeError, InvalidParameterValueException, InvalidParameterTypeException) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        code = 1
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        _tell(error)
         code = 1
     finally:
         code |= _close(node)
@@ -119,13 +119,19 @@ def _close(node: Any) -> int:
     for step in [*steps, rclpy.try_shutdown]:
         try:
             step()
-        except JepaRuntimeError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            code = 1
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            _tell(error)
             code = 1
     return code
+
+
+def _tell(error: Exception) -> None:
+    """On standard error, unless its terminal is gone."""
+    with suppress(OSError):
+        if isinstance(error, _EXPLAINED):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exception(error)
 
 
 def _write_report(node: Any) -> None:

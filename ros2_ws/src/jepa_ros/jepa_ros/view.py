@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -127,8 +128,9 @@ class Terminal:
         )
 
     def close(self) -> None:
-        """Leave the last picture standing."""
-        self._live.stop()
+        """Leave the last picture standing, if the terminal still is."""
+        with suppress(OSError):
+            self._live.stop()
 
 
 class PlainLines:
