@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` with all but newlines escaped that could steer a terminal."""
+    """``text`` with all but tabs and newlines escaped that could steer a terminal."""
     return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text
+        one if one.isprintable() or one in "\t\n" else one.encode("unicode_escape").decode() for one in text
     )
 
 

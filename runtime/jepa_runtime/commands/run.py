@@ -358,7 +358,7 @@ class _Run:
     def _lack(self, manifest: Manifest, summary: dict[str, Any]) -> str | None:
         """What did not come of the run, and why."""
         foresaw = "predict_ms" in summary
-        if manifest.takes_actions and not self._knows_actions:
+        if manifest.takes_actions and not self._knows_actions and self._source.commands is None:
             missing, names = "surprise" if foresaw else "futures", ",".join(manifest.io.action.names)
             return (
                 f"no {missing}: what was executed is not known; of a bag say which commands are the actions: "

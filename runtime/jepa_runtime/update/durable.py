@@ -218,7 +218,8 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
             fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             stack.callback(os.close, fd)
             # Whoever may read a file can lock it: earlier versions let everybody.
-            os.fchmod(fd, 0o600)
+            with suppress(PermissionError):
+                os.fchmod(fd, 0o600)
         yield fd
 
 

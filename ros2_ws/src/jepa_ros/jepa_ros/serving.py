@@ -63,7 +63,7 @@ class Watch:
 
     def error_came(self, error: Exception) -> None:
         """Something went wrong, with an image or beside them."""
-        self._errors, self._last_error = self._errors + 1, str(error)
+        self._errors, self._last_error = self._errors + 1, str(error) or type(error).__name__
 
     def result_came(self, result: Result) -> None:
         """An image was processed."""

@@ -228,9 +228,11 @@ class Pilot:
                 return self._held()
             decision = replace(decision, command=driver.approach(decision.command, self._passed_ns))
         elif decision.state is not State.REACHED and driver.seeker.is_unanswered:
-            step = f"a step of the model ({driver.step_s:g} s)"
-            late = f"no futures of the planner's candidates come within {step}"
-            self.guard.hold(Cause.UNANSWERED, f"{late}: is it too slow, or given those of others?")
+            reason = (
+                "no futures of the planner's candidates come within a step of the model "
+                f"({driver.step_s:g} s) and five images: is it too slow, or given those of others?"
+            )
+            self.guard.hold(Cause.UNANSWERED, reason)
             decision = replace(decision, state=State.HELD)
         if reach is not None:
             reach.follow(
