@@ -345,7 +345,7 @@ def test_a_socket_of_another_account_is_told_as_such(site: Site) -> None:
         shutil.chown(site.root / SOCKET, 1)
         for folder in (site.root, *site.root.parents):
             if folder.stat().st_uid == 0 and folder != Path("/"):
-                folder.chmod(0o755)
+                folder.chmod(folder.stat().st_mode & 0o7777 | 0o055)
         os.seteuid(65534)
         try:
             with pytest.raises(UpdateError, match="belongs to another account"):
