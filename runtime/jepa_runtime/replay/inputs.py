@@ -118,11 +118,11 @@ class BagInputs:
             self.close()
             raise
         self.count = sum(entry.msgcount for entry in self._images)
-        commands = [] if self._action is None else CommandTopic(self._bag, self._action).connections
+        commands = self._commands()
         by_kind = {
             _Kind.GOAL: goals,
             _Kind.CANDIDATES: candidates,
-            _Kind.COMMAND: commands,
+            _Kind.COMMAND: [] if commands is None else commands.connections,
             _Kind.IMAGE: self._images,
         }
         self._kinds = {entry.topic: kind for kind, entries in by_kind.items() for entry in entries}
@@ -142,11 +142,8 @@ class BagInputs:
         Raises:
             SourceError: they are not commands of this model.
         """
-        if self._action is None:
-            return None
-        commands = CommandTopic(self._bag, self._action).read_all()
-        self._check(commands)
-        return commands
+        commands = self._commands()
+        return None if commands is None else commands.read_all()
 
     def read(self, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Input]:
         """Everything in the order of recording.
@@ -157,7 +154,7 @@ class BagInputs:
         Raises:
             SourceError: a message cannot be read, or is no command of this model.
         """
-        commands = None if self._action is None else CommandTopic(self._bag, self._action)
+        commands = self._commands()
         index = -1
         for log_ns, together in groupby(self._bag.messages(self._connections), key=itemgetter(1)):
             for connection, _, raw in sorted(together, key=lambda entry: self._kinds[entry[0].topic]):
@@ -169,8 +166,6 @@ class BagInputs:
                     content: Content = read_frame(self._bag, connection, log_ns, raw, index)
                 elif kind is _Kind.COMMAND and commands is not None:
                     stamp_ns, values = commands.read(connection, log_ns, raw)
-                    assert commands.fields is not None
-                    self._check(commands.fields)
                     content = Command(stamp_ns, np.array(values, np.float32))
                 elif kind is _Kind.GOAL:
                     content = self._goal(connection, raw)
@@ -235,7 +230,10 @@ class BagInputs:
             )
         return fitting
 
-    def _check(self, given: Commands | CommandFields) -> None:
+    def _commands(self) -> CommandTopic | None:
+        return None if self._action is None else CommandTopic(self._bag, self._action, self._check)
+
+    def _check(self, given: CommandFields) -> None:
         reason = misfit(given.names, given.units, self._manifest.io.action)
         if reason is not None:
             raise SourceError(f"{self.path}: {self._action}: {reason} (--action TOPIC:FIELD,FIELD)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from rosbags.interfaces import Connection
 
@@ -21,19 +23,20 @@ class CommandTopic:
         bag: that holds them.
         action: the topic, and which of its numbers are the action: ``/cmd_vel:linear.x,angular.z`` (see
             :mod:`jepa_runtime.sources.command_fields`).
-
-    Attributes:
-        fields: what a command consists of; None until the first has been read.
+        check: is told what a command consists of when the first is read, and may refuse it.
 
     Raises:
         SourceError: the bag has no such topic.
     """
 
-    def __init__(self, bag: BagFile, action: str) -> None:
+    def __init__(
+        self, bag: BagFile, action: str, check: Callable[[CommandFields], None] = lambda _: None
+    ) -> None:
         self._bag = bag
         self.topic, _, listed = action.partition(":")
         self._listed = listed.split(",") if listed else []
-        self.fields: CommandFields | None = None
+        self._fields: CommandFields | None = None
+        self._check = check
         self._count = 0
         self.connections = bag.on({self.topic})
         if not self.connections:
@@ -49,9 +52,11 @@ class CommandTopic:
         """
         message = self._bag.deserialize(connection, raw, self._count)
         try:
-            if self.fields is None:
-                self.fields = CommandFields(connection.msgtype, self._listed, message)
-            values = self.fields.read(message)
+            if self._fields is None:
+                fields = CommandFields(connection.msgtype, self._listed, message)
+                self._check(fields)
+                self._fields = fields
+            values = self._fields.read(message)
         except ValueError as error:
             raise SourceError(f"{self._bag.path}: command {self._count} on {self.topic}: {error}") from error
         self._count += 1
@@ -65,9 +70,9 @@ class CommandTopic:
             SourceError: one is not made of the same finite numbers throughout, or their stamps go back.
         """
         read = [self.read(*entry) for entry in self._bag.messages(self.connections)]
-        assert self.fields is not None
+        assert self._fields is not None
         stamps, values = np.array([stamp for stamp, _ in read]), np.array([value for _, value in read])
         try:
-            return Commands(self.fields.names, self.fields.units, stamps, values, max_age_s=max_age_s)
+            return Commands(self._fields.names, self._fields.units, stamps, values, max_age_s=max_age_s)
         except ValueError as error:
             raise SourceError(f"{self._bag.path}: topic {self.topic}: {error}") from error
