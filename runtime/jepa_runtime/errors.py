@@ -26,6 +26,10 @@ class BackendError(JepaRuntimeError):
     """An engine or device is missing, or cannot run this model."""
 
 
+class DeviceLostError(BackendError):
+    """A device does nothing more for this process; a new one may use it."""
+
+
 class FrameError(JepaRuntimeError):
     """An image cannot be used: wrong encoding, no pixels, or fewer bytes than its size needs."""
 

@@ -21,11 +21,13 @@ from jepa_ros import qos
 from jepa_ros.conversions import fill, from_time, to_time
 from jepa_ros.nodes.camera import CameraNode
 from jepa_ros.nodes.monitor import MonitorNode
+from jepa_ros.nodes.world_model import WorldModelNode
 from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message, serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
+from jepa_runtime.errors import BackendError, DeviceLostError
 from jepa_runtime.recording import messages
 from jepa_runtime.sources.base import Frame
 from tests.ros.graph import executable
@@ -304,6 +306,16 @@ def test_live_images_bear_the_time_of_the_graph_when_they_were_taken(owner, monk
     node._publish(Frame(np.zeros((8, 8, 3), np.uint8), 4_000_000_000, "eye", 0), live=True)
     published = node._images.publish.call_args.args[0]
     assert from_time(published.header.stamp) == stamp_ns
+    node.stop()
+    node.destroy_node()
+
+
+def test_a_model_that_lost_its_device_ends_its_node(owner):
+    node = WorldModelNode()
+    node._on_error(BackendError("a frame failed"), None)
+    assert not node.finished.is_set()
+    node._on_error(DeviceLostError("the GPU failed"), None)
+    assert node.finished.is_set() and node.failure == "the GPU failed"
     node.stop()
     node.destroy_node()
 

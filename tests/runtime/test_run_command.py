@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from jepa_runtime.commands import run as run_command
-from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.errors import DeviceLostError, JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
 from tests.runtime.bags import image, twist, write_bag
@@ -245,6 +245,19 @@ def test_a_run_in_which_every_frame_fails_is_an_error(
         JepaRuntimeError, match=r"not one of 3 frames was processed; .*no memory on the device"
     ):
         run("--source", "two_rooms", "--duration", "0.1")
+
+
+def test_a_lost_device_ends_the_run_with_an_error(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = model.encode
+
+    def lose_later(frame: np.ndarray) -> np.ndarray:
+        if frame.shape[0] == 128:
+            raise DeviceLostError("the GPU failed")
+        return encode(frame)
+
+    monkeypatch.setattr(model, "encode", lose_later)
+    with pytest.raises(DeviceLostError):
+        run("--source", "two_rooms", "--duration", "60")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -13,7 +13,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands import run_robot
-from jepa_runtime.errors import BackendError
+from jepa_runtime.errors import BackendError, DeviceLostError
 from jepa_runtime.update import operator
 from jepa_runtime.update.local_serving import LocalServing, listening
 from jepa_runtime.update.state import Phase, State
@@ -112,6 +112,36 @@ def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_
         time.sleep(0.5)
     assert kept.result == "refused" and "images come, but nothing is computed" in kept.reason
     assert "what serves hangs, and does not make way" in ends[0]
+
+
+def test_a_process_that_lost_its_device_ends(site: Site) -> None:
+    ends: list[str] = []
+
+    def loses(_: int) -> None:
+        raise DeviceLostError("the GPU failed")
+
+    with running(site.root, {"1.0.0": loses}, end=ends.append):
+        until(lambda: bool(ends))
+    assert ends[0] == "the GPU failed"
+
+
+def test_a_model_that_loses_the_device_as_it_is_opened_is_what_the_process_ends_of(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, blamed = Store(site.root), []
+    other = next(slot for slot in store.present() if slot != store.current())
+
+    def loses(version: str) -> None:
+        if version == "1.0.0":
+            raise DeviceLostError("the GPU failed")
+
+    def end(_: str) -> None:
+        blamed.append((site.root / "serving.what").read_text().split()[1])
+
+    with running(site.root, opens=loses, end=end):
+        store.point("current", other)
+        until(lambda: bool(blamed))
+    assert blamed[0] == other
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ class Session(Protocol):
         """Compute ``outputs`` from ``inputs``.
 
         Raises:
-            BackendError: the engine failed.
+            BackendError: the engine failed; DeviceLostError: for good.
         """
 
     def close(self) -> None:

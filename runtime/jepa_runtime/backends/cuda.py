@@ -22,7 +22,7 @@ import pycuda.driver as driver
 from jepa_runtime.backends.base import Array, Shape
 from jepa_runtime.backends.gpu import Buffer, Work
 from jepa_runtime.backends.kernels import ENTRY_POINT, Launch
-from jepa_runtime.errors import BackendError
+from jepa_runtime.errors import BackendError, DeviceLostError
 
 # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do with CUDA meanwhile is their own affair.
 _THREAD_LOCAL = 1
@@ -180,13 +180,19 @@ class Cuda:
 
     def run(self, work: Work) -> float:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""
-        with _told("the GPU failed"):
-            self._began.record(self._stream)
-            work()
-            self._ended.record(self._stream)
-            # A time that is taken before the GPU is done is one of the launch.
-            self._ended.synchronize()
-            return float(self._ended.time_since(self._began))
+        try:
+            with _told("the GPU failed"):
+                self._began.record(self._stream)
+                work()
+                self._ended.record(self._stream)
+                # A time that is taken before the GPU is done is one of the launch.
+                self._ended.synchronize()
+                return float(self._ended.time_since(self._began))
+        except BackendError as error:
+            # What a kernel did wrong is the answer to every later call (CUDA_ERROR_ILLEGAL_ADDRESS, cuda.h).
+            if _library.cuCtxSynchronize():
+                raise DeviceLostError(f"{error}: CUDA does nothing more for this process") from error
+            raise
 
     def close(self) -> None:
         """See :class:`~jepa_runtime.backends.gpu.Gpu`."""

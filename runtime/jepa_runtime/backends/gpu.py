@@ -78,6 +78,9 @@ class Gpu(Protocol):
 
         Returns:
             How long the GPU had it, by its own clock (ms).
+
+        Raises:
+            DeviceLostError: it failed for good.
         """
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ class TensorRTSession:
         try:
             self.device_ms = self._gpu.run(work)
         except BackendError as error:
-            raise BackendError(f"{self._name}: inference failed: {error}") from error
+            raise type(error)(f"{self._name}: inference failed: {error}") from error
         return self.outputs
 
     def scale(self, image: Array) -> bool:

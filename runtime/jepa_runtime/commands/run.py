@@ -27,7 +27,7 @@ from jepa_runtime.commands.arguments import (
 )
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
-from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.errors import DeviceLostError, JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
@@ -296,7 +296,7 @@ class _Run:
         self._last_error = f"{type(error).__name__}: {error}"
         if self._follower is not None and frame is not None:
             self._follower.failed(error)
-        if isinstance(error, RecordingError):
+        if isinstance(error, RecordingError | DeviceLostError):
             self._fatal = error
             self._stopping.set()
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
-from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError, UpdateError
+from jepa_runtime.errors import BackendError, BundleError, DeviceLostError, JepaRuntimeError, UpdateError
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.systemd import notify
 from jepa_runtime.update import config, robot, state
@@ -67,7 +67,8 @@ class Follower:
     Args:
         open_model: opens what lies in a folder, on the pipeline's thread.
         deadline_ms: of encode and predict, where a release says nothing else.
-        end: ends the process at once: a model hangs that is to make way, and nothing else helps.
+        end: ends the process at once: a model hangs that is to make way, or its device is lost, and nothing
+            else helps.
     """
 
     def __init__(
@@ -142,7 +143,11 @@ class Follower:
 
     def _opened(self, sha256: str) -> WorldModel:
         self._blame(sha256)
-        return self._open_model(self._store.folder(sha256))
+        try:
+            return self._open_model(self._store.folder(sha256))
+        except DeviceLostError as error:
+            self._end(str(error))
+            raise
 
     def _blame(self, sha256: str) -> None:
         if self._seat is not None:
@@ -191,6 +196,8 @@ class Follower:
         """A frame failed; on the pipeline's thread."""
         self._tell_alive()
         self._conduct.failed(f"{type(error).__name__}: {error}")
+        if isinstance(error, DeviceLostError):
+            self._end(str(error))
 
     def _look(self, pipeline: Pipeline) -> None:
         """Serve what the link names, and let go of what is not gone back to any more."""

@@ -36,6 +36,8 @@ struct CUctx_st {
 };
 
 _Atomic long fake_live[KINDS], fake_launches;
+// What a kernel did wrong: the answer to every call in a context from then on.
+CUresult fake_lost;
 // Whether the GPUs share the memory of the processor, as a Jetson's.
 int fake_integrated;
 static struct CUctx_st primary[DEVICES];
@@ -66,7 +68,7 @@ static CUresult anywhere(const char *name) {
 static CUresult in_context(const char *name) {
   if (depth == 0) return CUDA_ERROR_INVALID_CONTEXT;
   if (stack[depth - 1]->references == 0) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  return anywhere(name);
+  return fake_lost != CUDA_SUCCESS ? fake_lost : anywhere(name);
 }
 // What may wait is forbidden to a thread that captures, and spoils what it captures.
 static CUresult may_wait(const char *name) {
@@ -132,6 +134,7 @@ DRIVER(anywhere, cuCtxPushCurrent, (CUcontext context),
        UNLESS(context->references > 0, CONTEXT_IS_DESTROYED); UNLESS(depth < DEPTH, OUT_OF_MEMORY);
        stack[depth++] = context)
 DRIVER(anywhere, cuCtxPopCurrent, (CUcontext *context), UNLESS(depth > 0, INVALID_CONTEXT); *context = stack[--depth])
+DRIVER(may_wait, cuCtxSynchronize, (void), )
 DRIVER(anywhere, cuCtxGetCurrent, (CUcontext *context), *context = depth == 0 ? NULL : stack[depth - 1])
 
 DRIVER(may_wait, cuMemHostAlloc, (void **made, size_t size, unsigned flags),

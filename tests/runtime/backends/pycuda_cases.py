@@ -20,7 +20,7 @@ from jepa_runtime.backends import BackendOptions, cuda, tensorrt
 from jepa_runtime.backends.cuda import Cuda, CudaBuffer
 from jepa_runtime.backends.kernels import launch
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import BackendError
+from jepa_runtime.errors import BackendError, DeviceLostError
 from jepa_runtime.verification import golden_parity
 from tests.runtime.backends.simulated_gpu import BY_STREAM
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
@@ -187,6 +187,26 @@ def test_kernels_are_launched_when_what_was_recorded_runs(gpu: Cuda) -> None:
     for count in (1, 2):
         gpu.run(recorded)
         assert launches.value == count
+
+
+def test_what_a_kernel_did_wrong_is_the_loss_of_the_gpu_and_another_error_is_not(gpu: Cuda) -> None:
+    buffer, lost = gpu.buffer((4,), np.uint8), ctypes.c_int.in_dll(DRIVER, "fake_lost")
+    recorded = gpu.record(lambda: gpu.upload(buffer))
+
+    def wrong() -> None:
+        recorded()
+        lost.value = 700
+
+    with pytest.raises(DeviceLostError, match="CUDA does nothing more for this process"):
+        gpu.run(wrong)
+    with pytest.raises(DeviceLostError):
+        gpu.run(recorded)
+    lost.value = 0
+    fail("cuGraphLaunch")
+    with pytest.raises(BackendError, match=r"an error of the fake driver$"):
+        gpu.run(recorded)
+    fail("", 0)
+    gpu.run(recorded)
 
 
 def test_ten_thousand_runs_take_no_more_than_half_of_them(gpu: Cuda) -> None:

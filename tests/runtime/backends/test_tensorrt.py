@@ -20,7 +20,7 @@ from jepa_runtime.backends.base import ScalesImages
 from jepa_runtime.backends.kernels import fatbin_name
 from jepa_runtime.backends.tensorrt import TensorRTSession
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.errors import BackendError, FrameError
+from jepa_runtime.errors import BackendError, DeviceLostError, FrameError
 from jepa_runtime.imaging import fit
 from jepa_runtime.verification import golden_parity
 from tests.bundles import SIZE
@@ -261,10 +261,10 @@ def test_an_inference_that_fails_names_the_graph(
     session = opened(build=True).load(encoder, FRAME)
 
     def fail(self: SimulatedGpu, work: Any) -> float:
-        raise BackendError("the GPU failed: an illegal memory access was encountered")
+        raise DeviceLostError("the GPU failed: an illegal memory access was encountered")
 
     monkeypatch.setattr(SimulatedGpu, "run", fail)
-    with pytest.raises(BackendError, match=r"encoder/onnx/model\.onnx: inference failed: the GPU failed"):
+    with pytest.raises(DeviceLostError, match=r"encoder/onnx/model\.onnx: inference failed: the GPU failed"):
         session.run()
 
 

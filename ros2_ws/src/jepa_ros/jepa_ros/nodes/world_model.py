@@ -45,7 +45,7 @@ from jepa_ros.stage_times import StageClock
 from jepa_ros.transitions import answer_impossible, reported
 from jepa_ros.trust import complaints_about, figures_of_box
 from jepa_ros.world_model_parameters import PARAMETERS
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.errors import DeviceLostError, JepaRuntimeError
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording.black_box import Topics
 from jepa_runtime.recording.proposals import Proposals
@@ -321,6 +321,9 @@ class WorldModelNode(LifecycleNode):
             camera.watch.error_came(error)
         if frame is not None and self._active:
             self._cameras[frame.stream].clock.fail(frame, error)
+        if isinstance(error, DeviceLostError):
+            self.failure = str(error)
+            self.finished.set()
 
     # --- reports
 
