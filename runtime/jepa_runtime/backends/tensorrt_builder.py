@@ -70,7 +70,7 @@ def build(
     *,
     progress: Progress,
     timings: bytes = b"",
-    workspace_bytes: int | None = None,
+    memory_bytes: int | None = None,
     capability: Any = None,
 ) -> Built:
     """Build the engine of an ONNX graph for fixed shapes.
@@ -81,7 +81,8 @@ def build(
         shapes: of each input.
         progress: is told how far it is.
         timings: what an earlier build measured; of another GPU or version they are left out.
-        workspace_bytes: the most that a layer may take beside its inputs and outputs; None: all.
+        memory_bytes: the most that the build may take, on a Jetson with what it takes of the host; a layer,
+            beside its inputs and outputs, may take half of that. None: what the library takes by itself.
         capability: TensorRT for RTX alone: the GPU to build for (a ``ComputeCapability``), None: the one
             here.
 
@@ -102,8 +103,9 @@ def build(
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.add_optimization_profile(_profile(builder, network, graph.name, shapes))
-    if workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+    if memory_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, memory_bytes)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, memory_bytes // 2)
     if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)

@@ -107,7 +107,7 @@ class SimulatedTensorRT:
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     BuilderFlag = SimpleNamespace(TF32="tf32")
     ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
-    MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
+    MemoryPoolType = SimpleNamespace(TACTIC_DRAM="tactics", WORKSPACE="workspace")
     LayerInformationFormat = SimpleNamespace(JSON="json")
 
     def __init__(self, version: str = "10.3.0") -> None:

@@ -21,6 +21,12 @@ from tests.runtime.backends.simulated_gpu import SimulatedGpu
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
 FRAME = {"frame": (1, SIZE, SIZE, 3)}
+ENERGY = {"latents": (4, 2, 8), "goal": (1, 2, 8)}
+
+
+@pytest.fixture
+def energy(toy_bundle: Path) -> Graph:
+    return Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
 
 
 def test_without_an_engine_it_says_how_to_build_one(
@@ -43,20 +49,23 @@ def test_an_engine_is_built_once_and_found_by_whoever_may_not_build(
     assert np.isfinite(session.run()["latent"]).all()
 
 
-def test_a_build_leaves_half_of_what_is_free_to_others(
-    opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
+def test_a_build_takes_what_is_free_and_a_layer_half_of_it(
+    opened: Callable[..., Backend], encoder: Graph, energy: Graph, tensorrt: SimulatedTensorRT
 ) -> None:
-    opened(build=True).load(encoder, FRAME)
-    assert tensorrt.limits == {"workspace": SimulatedGpu.memory_bytes // 2}
+    backend = opened(build=True)
+    serves = backend.load(encoder, FRAME)
+    free = SimulatedGpu.memory_bytes - sum(
+        array.nbytes for array in (*serves.inputs.values(), *serves.outputs.values())
+    )
+    backend.load(energy, ENERGY)
+    assert tensorrt.limits == {"tactics": free, "workspace": free // 2}
 
 
 def test_what_was_measured_serves_the_next_build(
-    opened: Callable[..., Backend], encoder: Graph, toy_bundle: Path, tmp_path: Path
+    opened: Callable[..., Backend], encoder: Graph, energy: Graph, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
-    predictor = Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
-    shapes = {"latents": (4, 2, 8), "goal": (1, 2, 8)}
-    opened(build=True).load(predictor, shapes).close()
+    opened(build=True).load(energy, ENERGY).close()
     assert (tmp_path / "engines" / "tensorrt.timings").read_bytes() == b"measured;measured;"
 
 

@@ -45,7 +45,7 @@ def test_graphs_are_built(toy_bundle: Path, listener: Any, role: str, shapes: An
         return True
 
     graph = Graph.read(toy_bundle / role / "onnx" / "model.onnx")
-    built = build(listener, graph, shapes, progress=progress, workspace_bytes=1 << 28)
+    built = build(listener, graph, shapes, progress=progress, memory_bytes=1 << 28)
     assert len(built.engine) > 1000 and built.layers > 1 and built.build_s > 0
     assert told and all(0 <= done <= steps for _, done, steps in told)
 
