@@ -45,6 +45,10 @@ def _tensorrt(device: str, options: BackendOptions) -> Backend:
     from jepa_runtime.backends.cuda import Cuda
     from jepa_runtime.backends.tensorrt import TensorRTBackend
 
+    if not hasattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        raise BackendError(
+            f"TensorRT {tensorrt.__version__} is too old: 10.3 or later is needed (JetPack 6.1 or later)"
+        )
     return TensorRTBackend("tensorrt", tensorrt, Cuda, device, options)
 
 

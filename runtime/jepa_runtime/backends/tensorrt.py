@@ -211,7 +211,7 @@ class TensorRTBackend:
         self._listener = builder.listener(trt)
         self._gpu: Gpu | None = open_gpu(int(device))
         try:
-            self._runtime = trt.Runtime(self._listener)
+            self._runtime = builder.started(trt.Runtime, self._listener)
             self.version = f"{trt.__version__} on {self._gpu.name}"
             self._scales = self._load_kernel(self._gpu)
         except BaseException:

@@ -34,7 +34,8 @@ class Built:
 
 def listener(trt: Any) -> Any:
     """The logger for everything of ``trt``: TensorRT keeps one for the whole process, so there is one, until
-    its end. Warnings go to the log; the last errors are kept, since calls that fail say only that they did.
+    its end. Warnings go to the log; the last errors, else the last warning, are kept, since calls that fail
+    say only that they did.
     """
     kind = trt.ILogger
     if kind not in _LISTENERS:
@@ -47,19 +48,37 @@ def _listener(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._said: deque[str] = deque(maxlen=5)
+            self._warned = ""
 
         def log(self, severity: Any, msg: str) -> None:
             if int(severity) <= int(trt.ILogger.ERROR):
                 self._said.append(msg.strip())
             elif int(severity) == int(trt.ILogger.WARNING):
+                self._warned = msg.strip()
                 _LOG.info("%s: %s", trt.__name__, msg.strip())
 
         def why(self) -> str:
             """What was said since the last time."""
             said = [self._said.popleft() for _ in range(len(self._said))]
-            return "; ".join(said) or "it does not say why"
+            warned, self._warned = self._warned, ""
+            return "; ".join(said) or warned or "it does not say why"
 
     return Listener()
+
+
+def started(kind: Callable[[Any], Any], listener: Any) -> Any:
+    """A runtime or a builder of the library.
+
+    Raises:
+        BackendError: it does not start.
+    """
+    try:
+        return kind(listener)
+    # pybind11's, of a constructor that gave nothing.
+    except TypeError as error:
+        raise BackendError(
+            f"TensorRT does not start on this driver: {listener.why()}: take one that is made for its CUDA"
+        ) from error
 
 
 def build(
@@ -90,7 +109,7 @@ def build(
         BackendError: the library does not take the graph, or was stopped by ``progress``.
     """
     began = time.monotonic()
-    builder = trt.Builder(listener)
+    builder = started(trt.Builder, listener)
     # Ignored by TensorRT 11, where networks are nothing else.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, listener)

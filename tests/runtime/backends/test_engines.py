@@ -18,7 +18,7 @@ from jepa_runtime.backends import Backend, BackendOptions, Graph, create_backend
 from jepa_runtime.errors import BackendError
 from tests.bundles import SIZE
 from tests.runtime.backends.simulated_gpu import SimulatedGpu
-from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
+from tests.runtime.backends.simulated_tensorrt import ILogger, SimulatedTensorRT
 
 FRAME = {"frame": (1, SIZE, SIZE, 3)}
 ENERGY = {"latents": (4, 2, 8), "goal": (1, 2, 8)}
@@ -111,6 +111,35 @@ def test_an_engine_of_another_machine_is_told_and_replaced(
     # Of another GPU there may be one here; of this one's other driver there is none.
     left = 2 if name == "name" else 1
     assert len(list((tmp_path / "engines").glob("*.engine"))) == left
+
+
+def test_a_version_without_what_is_needed_is_told(
+    opened: Callable[..., Backend], tensorrt: SimulatedTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of JetPack 6.0."""
+    tensorrt.__version__ = "8.6.2"
+    monkeypatch.delattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    with pytest.raises(BackendError, match=r"TensorRT 8\.6\.2 is too old: 10\.3 or later .*JetPack 6\.1"):
+        opened()
+
+
+@pytest.mark.parametrize("kind", ["Runtime", "Builder"])
+def test_a_library_that_does_not_start_on_the_driver_is_told(
+    opened: Callable[..., Backend],
+    encoder: Graph,
+    tensorrt: SimulatedTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """As where CUDA is later than the driver takes: what cannot be made is a TypeError of pybind11."""
+
+    def start(logger: Any) -> Any:
+        logger.log(ILogger.WARNING, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(tensorrt, kind, start)
+    with pytest.raises(BackendError, match=r"does not start .*CUDA initialization failure with error: 35"):
+        opened(build=True).load(encoder, FRAME)
 
 
 def test_another_version_is_told(

@@ -15,6 +15,7 @@ _OPENVINO, _PYCUDA = "openvino>={}.{}".format(*OPENVINO), "pycuda>={}.{}".format
 _TENSORRT, _TENSORRT_TOO_NEW = (10, 3), (12, 0)
 _TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
 _BINDINGS = (
+    "# 10.3 comes with JetPack 6.1: an earlier one has to be upgraded first",
     "sudo apt-get install python3-libnvinfer",
     "# they are for the system's Python: an environment of it sees them if it was made by python3 -m venv "
     "--system-site-packages; for another Python, build them from the sources in NVIDIA/TensorRT",
