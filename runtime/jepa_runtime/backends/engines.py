@@ -170,10 +170,11 @@ class EngineStore:
                 raise
 
     def _tidy(self, key: EngineKey) -> None:
-        """Remove engines of this library and GPU in other versions, then those used longest ago."""
-        entries = []
+        """Remove engines of this library and GPU in other versions, then those used longest ago. What is for
+        more or fewer of its multiprocessors stays: a power mode comes again."""
+        entries, here = [], key.as_dict()
         for digest, about in _all(self.folder):
-            same = about.get("library") == key.library and about.get("gpu") == key.gpu
+            same = all(about.get(name) == here[name] for name in ("library", "gpu", "multiprocessors"))
             if same and _differences(about, key):
                 self._remove(digest)
             else:

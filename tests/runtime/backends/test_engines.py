@@ -108,8 +108,8 @@ def test_an_engine_of_another_machine_is_told_and_replaced(
     with caplog.at_level(logging.WARNING):
         opened(build=True).load(encoder, FRAME).close()
     assert told in caplog.text and "building it" in caplog.text
-    # Of another GPU there may be one here; of this one's other driver there is none.
-    left = 2 if name == "name" else 1
+    # Another GPU may be here, and another power mode come again; this GPU's other driver does not.
+    left = 2 if name in ("name", "multiprocessors") else 1
     assert len(list((tmp_path / "engines").glob("*.engine"))) == left
 
 
@@ -140,6 +140,18 @@ def test_a_library_that_does_not_start_on_the_driver_is_told(
     monkeypatch.setattr(tensorrt, kind, start)
     with pytest.raises(BackendError, match=r"does not start .*CUDA initialization failure with error: 35"):
         opened(build=True).load(encoder, FRAME)
+
+
+def test_a_power_mode_that_comes_again_finds_its_engine(
+    opened: Callable[..., Backend],
+    encoder: Graph,
+    tensorrt: SimulatedTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for at_work in (16, 8, 16, 8):
+        monkeypatch.setattr(SimulatedGpu, "multiprocessors", at_work)
+        opened(build=True).load(encoder, FRAME).close()
+    assert tensorrt.builds == 2
 
 
 def test_another_version_is_told(
