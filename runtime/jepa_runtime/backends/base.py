@@ -233,7 +233,11 @@ def check_inputs(graph: str, offered: Iterable[str], asked: Mapping[str, Shape])
 
 
 def first_line(error: BaseException) -> str:
-    """What an engine said, without the lines of its source code that it likes to add."""
+    """What an engine said, without the lines of its source code that it likes to add; a line that ends with a
+    colon goes on in the next."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from src", "Check '"))]
-    return (told or lines or [type(error).__name__])[0]
+    first, *others = told or lines or [type(error).__name__]
+    while first.endswith(":") and others:
+        first = f"{first} {others.pop(0)}"
+    return first

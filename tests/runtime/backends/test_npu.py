@@ -248,6 +248,24 @@ def test_what_is_called_fp32_is_said_to_be_computed_in_fp16(
         assert "an NPU computes in fp16" in caplog.text
 
 
+def test_why_the_compiler_of_the_driver_does_not_take_a_graph_is_told(
+    core: type[SimulatedCore], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of OpenVINO 2025.1 and its driver."""
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError(
+            "Exception from src/inference/src/cpp/core.cpp:107:\n"
+            "Exception from src/plugins/intel_npu/src/compiler_adapter/src/ze_graph_ext_wrappers.cpp:389:\n"
+            "L0 pfnCreate2 result: ZE_RESULT_ERROR_INVALID_ARGUMENT, code 0x78000004 - generic error code "
+            "for invalid arguments . [NPU_VCL] Compiler returned msg:\nUpper bounds were not specified\n\n"
+        )
+
+    monkeypatch.setattr(SimulatedCore, "compile_model", refuse)
+    with pytest.raises(BackendError, match=r"Compiler returned msg: Upper bounds were not specified$"):
+        WorldModel.open(toy_bundle, engine="openvino:NPU")
+
+
 def test_a_bundle_without_blobs_is_compiled(core: type[SimulatedCore], toy_bundle: Path) -> None:
     with WorldModel.open(toy_bundle, engine="openvino:NPU") as model:
         assert set(kinds(model._backend._core)) == {"compile"}  # type: ignore[attr-defined]
