@@ -170,6 +170,14 @@ def test_a_gpu_is_taken_once_its_driver_is_loaded_and_its_clocks_are_held(
     assert others <= set(" ".join(named).split())
 
 
+@pytest.mark.parametrize("unit", ["jepa-update.service", "jepa-bringup.service"])
+def test_a_builder_or_a_probe_that_memory_runs_out_for_does_not_take_the_unit_with_it(
+    root: Path, unit: str
+) -> None:
+    """By default systemd stops a unit of which one process was ended for want of memory."""
+    assert "\nOOMPolicy=continue\n" in (root / "etc/systemd/system" / unit).read_text()
+
+
 @needs("systemd-analyze")
 def test_the_log_has_bounds(root: Path) -> None:
     shown = run("systemd-analyze", "cat-config", f"--root={root}", "systemd/journald.conf").stdout
