@@ -68,7 +68,9 @@ def _headline(run: Run) -> Html:
         reached = sum(outcome == "reached" for _, outcome in run.outcomes)
         cards.append(card("Goals reached", f"{reached} of {len(run.outcomes)}"))
     if len(run.surprise.times_s):
-        cards.append(card("Surprises", str(len(surprises(run))), "times above the threshold"))
+        surprising = int((run.surprise.values > run.threshold.values).sum())
+        told = f"{surprising} of {len(run.surprise.values)}"
+        cards.append(card("Surprise", told, "frames above the threshold"))
     for name, series in run.latency_ms.items():
         found = summarize(series.values)
         cards.append(card(name.capitalize(), f"{format_ms(found.p50)} ms", f"median of {found.n}"))

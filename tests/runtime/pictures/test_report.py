@@ -56,6 +56,13 @@ def test_surprise_is_told_when_it_begins(run: Run) -> None:
     assert surprises(run) == [pytest.approx(4.0)]
 
 
+def test_surprising_frames_are_counted_as_by_the_run_itself(run: Run) -> None:
+    always = dataclasses.replace(run.threshold, values=np.zeros_like(run.threshold.values))
+    assert surprises(dataclasses.replace(run, threshold=always)) == [pytest.approx(0.0)]
+    page = render(dataclasses.replace(run, threshold=always))
+    assert f"<b>{runs.FRAMES} of {runs.FRAMES}</b><small>frames above the threshold" in page
+
+
 def test_times_are_rounded_once(run: Run) -> None:
     encode = Series(np.arange(2.0), np.full(2, 1.2346))
     page = render(dataclasses.replace(run, latency_ms={"encode": encode}))
