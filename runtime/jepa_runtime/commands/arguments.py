@@ -107,14 +107,19 @@ def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldMo
 
 @contextmanager
 def stop_on_signals() -> Iterator[Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal ends the process as if nobody listened."""
+    """An event that is set by SIGINT, SIGTERM and, unless that is ignored (``nohup``), SIGHUP. A second one
+    ends the process as if nobody listened, but of SIGHUP, which the system and a shell send both."""
     stopping = Event()
 
     def stop(number: int, _: object) -> None:
         stopping.set()
-        signal.signal(number, previous[signal.Signals(number)])
+        if number != signal.SIGHUP:
+            signal.signal(number, previous[signal.Signals(number)])
 
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.getsignal(number) for number in ends}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
     for number in previous:
         signal.signal(number, stop)
     try:
