@@ -1,4 +1,4 @@
-"""A terminal that hangs up, as where the connection to a robot breaks off, costs no file that was asked for."""
+"""A terminal that hangs up, as where the connection to a robot breaks off, costs no file that is wanted."""
 
 from __future__ import annotations
 

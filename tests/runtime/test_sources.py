@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
+import os
 import struct
 from contextlib import nullcontext
 from pathlib import Path
@@ -208,6 +209,16 @@ def test_a_tag_of_orientation_turns_neither_images_of_a_camera_nor_those_of_a_fo
     (frame,) = open_source(str(tmp_path)).frames()
     for image in (decode(tagged), frame.image, _read_image(str(file))):
         np.testing.assert_array_equal(image, decode(jpeg))
+
+
+def test_a_name_that_is_not_utf_8_ends_no_process(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / os.fsdecode(b"\xff"))
+    goal = folder / "goal.png"
+    goal.write_bytes(cv2.imencode(".png", picture(1))[1].tobytes())
+    np.testing.assert_array_equal(_read_image(str(goal)), decode(goal.read_bytes()))
+    write_video(tmp_path / "clip.avi", 1).rename(folder / "clip.avi")
+    with pytest.raises(SourceError, match=r"clip.avi: its name is not UTF-8"):
+        open_source(str(folder / "clip.avi"))
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ _INTERRUPTED, _UNREAD = 130, 141
 
 
 class _Terminal(io.FileIO):
-    """Takes what is written to a terminal that has hung up as shown: only who looks at it has lost something."""
+    """A terminal, that may hang up: what is written to it then is lost, and nothing else."""
 
     def write(self, data: Any) -> int:
         try:

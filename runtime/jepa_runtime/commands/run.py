@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -27,7 +26,8 @@ from jepa_runtime.commands.arguments import (
 )
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
-from jepa_runtime.errors import DeviceLostError, JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.errors import DeviceLostError, FrameError, JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.imaging import decode
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--duration", type=positive, metavar="S", help="seconds to run (default: until the source ends)"
     )
     parser.add_argument(
-        "--goal", metavar="IMAGE", help="an image of the goal (default: the source's own, if it has one)"
+        "--goal", metavar="IMAGE", help="a PNG or JPEG of the goal (default: the source's own, if it has one)"
     )
     add_model_arguments(parser, first="the robot's, else ")
     parser.add_argument(
@@ -373,8 +373,7 @@ class _Run:
 
 
 def _read_image(path: str) -> Image:
-    # As images of a camera: a tag of orientation turns none.
-    image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise SourceError(f"{path}: no such image, or not a readable one")
-    return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    try:
+        return decode(Path(path).read_bytes())
+    except (OSError, FrameError) as error:
+        raise SourceError(f"{path}: no such image, or not a readable PNG or JPEG") from error

@@ -28,6 +28,11 @@ class VideoSource(PassiveSource):
     def __init__(self, path: Path, *, start_ns: int | None = None) -> None:
         if not path.is_file():
             raise SourceError(f"{path}: no such file")
+        try:
+            # It would crash of such a name.
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise SourceError(f"{path}: its name is not UTF-8, as OpenCV needs it: rename it") from error
         self.name = str(path)
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
