@@ -83,6 +83,7 @@ def test_what_is_no_world_is_told_with_the_reason(name: str, reason: str) -> Non
     [
         ({}, None),
         ({"low": (-1.0, -1.0)}, None),
+        ({"units": ("meters/second", "m s^-1")}, None),
         ({"names": ("x", "y")}, f"its actions are x [m/s], y [m/s], there they are {VELOCITIES}"),
         (
             {"units": ("m", "m/s")},

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jepa_runtime.bundle.manifest import ActionSpec
+from jepa_runtime.units import plain
 
 _TWIST = ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z")
 _JOINTS = "sensor_msgs/msg/JointState"
@@ -130,7 +131,8 @@ def misfit(names: Sequence[str], units: Sequence[str], action: ActionSpec) -> st
 
 
 def _agree(unit: str, other: str) -> bool:
-    return bool(_UNTOLD & {unit, other} or set(unit.split(" or ")) & set(other.split(" or ")))
+    mine, theirs = ({plain(each) for each in units.split(" or ")} for units in (unit, other))
+    return bool(_UNTOLD & {unit, other} or mine & theirs)
 
 
 def _listed(names: Sequence[str], units: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
+from jepa_runtime.units import plain
 
 Image = NDArray[np.uint8]
 Actions = NDArray[np.floating]
@@ -54,8 +55,9 @@ class Task:
     def misfit(self, manifest: Manifest) -> str | None:
         """Why a model cannot act here; None: it can."""
         action, step_s = manifest.io.action, manifest.io.step_s
-        theirs, ours = _named(action.names, action.units), _named(self.action_names, self.action_units)
-        if theirs != ours:
+        same = list(map(plain, action.units)) == list(map(plain, self.action_units))
+        if action.names != self.action_names or not same:
+            theirs, ours = _named(action.names, action.units), _named(self.action_names, self.action_units)
             return f"its actions are {theirs}, there they are {ours}"
         for name, low, high, least, greatest in zip(
             action.names, action.low, action.high, self.low, self.high, strict=True
