@@ -109,7 +109,17 @@ def test_an_engine_that_is_not_there_ends_with_1(
 def test_info_shows_what_the_bundle_is(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(toy_bundle)]) == 0
     shown = capsys.readouterr().out
-    for word in ("toy 1.2.3", "linear.x", "m/s", "Apache-2.0", "32 x 32", "2 tokens x 8", "8 x 4 steps"):
+    sha256 = Bundle.open(toy_bundle).sha256
+    for word in (
+        "toy 1.2.3",
+        "linear.x",
+        "m/s",
+        "Apache-2.0",
+        "32 x 32",
+        "2 tokens x 8",
+        "8 x 4 steps",
+        sha256,
+    ):
         assert word in shown
 
 

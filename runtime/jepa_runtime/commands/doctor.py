@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from jepa_runtime.doctor import (
@@ -52,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write the findings as JSON; - for standard output instead of the table",
+        help="write the findings as JSON; - for standard output instead of text",
     )
     parser.add_argument(
         "--fix-script",
@@ -101,26 +100,24 @@ def _show(diagnosis: Diagnosis, *, verbose: bool) -> None:
     shown = [
         finding for finding in diagnosis.findings if verbose or finding.verdict.severity <= Severity.UNKNOWN
     ]
-    if shown:
-        console.print(_table(shown, verbose=verbose))
+    for finding in shown:
+        console.print(_told(finding, verbose=verbose), soft_wrap=True, end="")
     counts = {level: 0 for level in Severity}
     for finding in diagnosis.findings:
         counts[finding.verdict.severity] += 1
-    console.print(", ".join(f"{count} {level.name.lower()}" for level, count in counts.items() if count))
+    console.print(
+        "\n" + ", ".join(f"{count} {level.name.lower()}" for level, count in counts.items() if count)
+    )
 
 
-def _table(findings: list[Finding], *, verbose: bool) -> Table:
-    table = Table(show_lines=True)
-    table.add_column("check", no_wrap=True)
-    table.add_column("finding, and what mends it", overflow="fold")
-    for finding in findings:
-        verdict = finding.verdict
-        style = _STYLES[verdict.severity]
-        text = Text(verdict.summary)
-        if verbose or verdict.severity <= Severity.WARNING:
-            for seen in verdict.evidence:
-                text.append(f"\n{seen.source}: {seen.value}", style="dim")
-        for step in verdict.remedy:
-            text.append(f"\n{step}" if step.startswith("#") else f"\n$ {step}", style="bold")
-        table.add_row(Text(f"{verdict.severity.name.lower()}\n{finding.check}", style=style), text)
-    return table
+def _told(finding: Finding, *, verbose: bool) -> Text:
+    """One line each for what was found, for what tells it, and for what mends it, to be copied."""
+    verdict = finding.verdict
+    text = Text("\n").append(f"{verdict.severity.name.lower()} {finding.check}", _STYLES[verdict.severity])
+    text.append(f": {verdict.summary}\n")
+    if verbose or verdict.severity <= Severity.WARNING:
+        for seen in verdict.evidence:
+            text.append(f"  {seen.source}: {seen.value}\n", "dim")
+    for step in verdict.remedy:
+        text.append(f"  {step}\n" if step.startswith("#") else f"  $ {step}\n", "bold")
+    return text

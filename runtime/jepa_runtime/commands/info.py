@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
         content = {"path": str(bundle.path), "sha256": bundle.sha256, "bytes": _size(bundle.manifest)}
         print(json.dumps(content | {"manifest": bundle.manifest.plain()}, indent=2))
         return 0
-    table = Table(
-        show_header=False, title=f"{bundle.manifest.model_id} {bundle.manifest.version}", title_justify="left"
-    )
+    title = f"{bundle.manifest.model_id} {bundle.manifest.version}"
+    # Without a frame, a hash is not broken over two lines.
+    table = Table(box=None, show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _facts(bundle).items():
@@ -68,7 +68,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "frame": f"{frame.height} x {frame.width} {frame.color} {frame.dtype} at {frame.rate_hz:g} Hz",
         "latent": f"{latent.tokens} tokens x {latent.dim} {latent.dtype}",
         "actions": f"{limits}{norm}; each held {manifest.io.step_s:g} s",
-        "history": f"{manifest.history_size} latents",
+        "history": f"{manifest.history_size} latent{'s' * (manifest.history_size > 1)}",
         "futures": f"{manifest.num_samples} x {manifest.horizon} steps",
         **{role: _variants(manifest, role) for role in ROLES},
         "error bounds": ", ".join(f"{bound:.3g}" for bound in manifest.error_bounds),

@@ -87,6 +87,17 @@ def test_faults_give_1_with_their_remedies_the_worst_first(
     assert "engine.pycuda" not in shown
 
 
+def test_what_mends_a_fault_can_be_copied_as_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = _broken(tmp_path)
+    main(["doctor", "--root", str(root.root)])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    steps = [step for finding in root.diagnose().wrong for step in finding.verdict.remedy]
+    assert max(map(len, steps)) > 80
+    assert all(step in lines if step.startswith("#") else f"$ {step}" in lines for step in steps)
+
+
 def test_everything_is_shown_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diagnosis = roots.thor(tmp_path / "root").diagnose()
 
