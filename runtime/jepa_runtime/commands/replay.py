@@ -27,6 +27,7 @@ from jepa_runtime.replay.comparison import Comparison, Difference, compare
 from jepa_runtime.replay.inputs import NONE, BagInputs, Topics
 from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.replaying import Replayed, replay
+from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.world_model import WorldModel
 
 _DIFFERENT = 1
@@ -104,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
     outs = files_of(args.mcap, args.json)
     check_outputs(outs, args.bag, Path(args.compare or args.bag), Path(args.bundle))
     bundle = Bundle.open(args.bundle)
+    if args.compare:
+        # Before all is computed that is to be compared with it.
+        BagFile(Path(args.compare)).close()
     with (
         stop_on_signals() as stopping,
         closing(BagInputs(args.bag, bundle.manifest, topics(args))) as inputs,

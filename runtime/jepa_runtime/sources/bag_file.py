@@ -22,10 +22,12 @@ class BagFile:
     """An open bag: an ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
 
     Raises:
-        SourceError: not a bag, or cut off.
+        SourceError: not there, not a bag, or cut off.
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise SourceError(f"{path}: no such file or folder")
         self.path = path
         self._store = get_typestore(Stores.ROS2_JAZZY)
         try:

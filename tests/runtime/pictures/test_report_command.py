@@ -41,12 +41,18 @@ def test_a_bundle_of_other_latents_is_refused(
     assert "its latents are [2, 8], those of the bag [2, 4]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("nothing.mcap", "nothing.mcap: no such file or folder"), ("zeros.mcap", "not a readable bag")],
+)
 def test_a_file_that_is_no_bag_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, complaint: str
 ) -> None:
-    assert main(["report", str(tmp_path / "nothing.mcap"), "--html", str(tmp_path / "run.html")]) == 1
+    (tmp_path / "zeros.mcap").write_bytes(bytes(100))
+    assert main(["report", str(tmp_path / name), "--html", str(tmp_path / "run.html")]) == 1
     said = capsys.readouterr().err
-    assert "not a readable bag" in said and said.count("\n") == 1
+    assert complaint in said and said.count("\n") == 1
+    assert ("mcap recover" in said) == (name == "zeros.mcap")
 
 
 @pytest.mark.parametrize("option", ["--html", "--png", "--mcap"])

@@ -302,6 +302,15 @@ def test_what_is_missing_is_named(
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_what_cannot_be_compared_with_is_told_before_all_is_computed(
+    recorded: Recorded, run: Replay, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.mcap"
+    status, said = run(recorded.bag, out, "--compare", str(tmp_path / "other.mcap"))
+    assert status == 1 and "other.mcap: no such file or folder" in said
+    assert not out.exists()
+
+
 def test_a_bag_that_was_cut_off_is_refused(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     bag = tmp_path / "cut.mcap"
     bag.write_bytes(recorded.bag.read_bytes()[:-1000])
