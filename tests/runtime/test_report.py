@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from jepa_runtime.profiling.plot import Plot
 from jepa_runtime.profiling.report import Report, render
 
 
@@ -59,6 +60,14 @@ def test_percentiles_the_samples_do_not_carry_are_dashes() -> None:
     page = ElementTree.fromstring(render(report([5.0] * 50)))
     rows = [[cell.text for cell in row] for row in page.iter("tr")]
     assert ["end to end", "5.00", "5.00", "-", "5.00", "50"] in rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(15.97, ["0", "3.99", "7.99", "12", "16 s"]), (36000.0, ["0", "9000", "18000", "27000", "36000 s"])],
+)
+def test_ticks_are_short_numbers(seconds: float, told: list[str]) -> None:
+    assert re.findall(r">([^<]+)<", "".join(Plot().quarters(seconds, "s"))) == told
 
 
 def test_a_report_whose_parts_do_not_agree_is_refused() -> None:

@@ -105,6 +105,11 @@ def test_no_samples_have_no_maximum() -> None:
     assert summarize([]).as_dict() == {"p50": None, "p95": None, "p99": None, "max": None, "n": 0}
 
 
+def test_what_is_kept_as_json_is_not_rounded_before_a_table_rounds_it() -> None:
+    kept = summarize([17.2754]).as_dict()["max"]
+    assert format_ms(kept) == format_ms(17.2754) == "17.28"
+
+
 def test_a_nan_is_refused_rather_than_hidden() -> None:
     with pytest.raises(ValueError, match="1 of 3 samples are NaN"):
         summarize([1.0, float("nan"), 2.0])

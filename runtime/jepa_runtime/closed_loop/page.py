@@ -74,6 +74,7 @@ def difference_rows(differences: Mapping[str, Difference]) -> list[list[str]]:
 
 def bars(goals: Mapping[str, Goals]) -> Html:
     """Goals reached (%), with their intervals as whiskers."""
+    goals = {name.replace("_", " "): each for name, each in goals.items()}
     plot = Plot(width=1120, height=44 + _ROW * len(goals), left=190, right=60, top=8, bottom=36)
     parts = plot.quarters(100, "%", lines=True)
     for row, (name, each) in enumerate(goals.items()):
@@ -141,7 +142,7 @@ def _subject(found: ClosedLoop) -> dict[str, str]:
         "Planner": f"{type(search).__name__.removesuffix('Config')}, {planner.iterations} iterations of "
         f"{search.num_samples} candidates of {search.horizon} steps",
         "Engines": ", ".join(f"{name} {version}" for name, version in found.engines.items())
-        + f", {plan.threads} thread(s)",
+        + f", {plan.threads} thread{'s' * (plan.threads > 1)}",
         "Processor": f"{machine['model']}, {machine['cores']} cores; load when it began: "
         f"{found.machine['load_average']:.1f}",
         **{name: str(version) for name, version in found.machine["versions"].items()},

@@ -33,7 +33,7 @@ def strip(film: Film) -> Image:
 def captions(found: ClosedLoop) -> Mapping[str, Film]:
     """Every film under a line of words, which says who drove and how it went."""
     return {
-        f"{name}, episode {number}: {film.episode.outcome.replace('_', ' ')} after "
+        f"{name.replace('_', ' ')}, episode {number}: {film.episode.outcome.replace('_', ' ')} after "
         f"{film.episode.steps} steps, "
         f"{film.episode.distance:.3f} {found.task.unit} from the goal": film
         for name, drive in found.drives.items()

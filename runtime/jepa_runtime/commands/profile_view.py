@@ -79,7 +79,7 @@ def _latencies(profile: Profile, run: RunStatistics) -> Table:
     model = f"{subject.model_id} {subject.model_version} {subject.precision}"
     work = f"{subject.futures} futures x {subject.horizon} steps"
     if subject.threads is not None:
-        work += f", {subject.threads} thread(s)"
+        work += f", {subject.threads} thread{'s' * (subject.threads > 1)}"
     title = escape(f"{model} on {subject.engine} ({subject.device}), {work}; {rate}")
     caption = (
         "response: of every frame due, until the first result at least as new; latency: of the frames "

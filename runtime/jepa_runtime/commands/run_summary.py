@@ -58,7 +58,7 @@ def summarize_run(
         "longest_miss_run": stats.longest_miss_run,
         "resets": stats.resets,
         "surprise": {
-            **surprise.as_dict(digits=6),
+            **surprise.as_dict(),
             "threshold": model.manifest.surprise_threshold,
             "surprising": surprising,
         },

@@ -40,7 +40,7 @@ ul { margin: .4rem 0; padding-left: 1.2rem; }
 .note, figcaption { font-size: .85rem; }
 .cards, .columns, .readings { display: grid; gap: .8rem; }
 .cards { grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); margin: 1.6rem 0 .8rem; }
-.columns { grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1.6rem 2rem; }
+.columns { grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1.6rem 2rem; }
 .readings { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
 .card, .reading { background: var(--card); border-radius: .6rem; padding: .7rem .9rem; min-width: 0; }
 .card span, .card small, .reading figcaption { color: var(--soft); font-size: .85rem; display: block; }
@@ -59,7 +59,8 @@ th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 td small { display: block; color: var(--soft); font-size: .75rem; white-space: nowrap; }
 table.numbers td, table.numbers th { text-align: right; font-variant-numeric: tabular-nums;
-  overflow-wrap: normal; }
+  white-space: nowrap; }
+table.numbers th, table.numbers .text { white-space: normal; overflow-wrap: normal; }
 table.numbers .text { text-align: left; }
 table.numbers td.text:first-child { overflow-wrap: anywhere; min-width: 7rem; }
 tr:has(.share) td:first-child { min-width: 12rem; }

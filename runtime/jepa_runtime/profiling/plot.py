@@ -42,7 +42,7 @@ class Plot:
         for step in range(5):
             y = self.y(step / 4)
             parts.append(line("axis", self.left, y, self.width - self.right, y))
-            parts.append(text(self.left - 8, y + 4, f"{top * step / 4:.4g}", anchor="end"))
+            parts.append(text(self.left - 8, y + 4, _number(top * step / 4, 4), anchor="end"))
         return parts
 
     def ticks(self, ticks: Sequence[tuple[float, str]], *, lines: bool = False) -> list[str]:
@@ -60,7 +60,7 @@ class Plot:
 
     def quarters(self, right: float, unit: str, *, lines: bool = False) -> list[str]:
         """Five labels under the area, from 0 to ``right``; ``lines``: with a vertical line each."""
-        labels = [f"{right * step / 4:.4g}" for step in range(5)]
+        labels = [_number(right * step / 4, 3) for step in range(5)]
         labels[-1] += f" {unit}"
         return self.ticks([(step / 4, label) for step, label in enumerate(labels)], lines=lines)
 
@@ -87,6 +87,10 @@ class Plot:
         """A line through points given as shares; those that are not finite are left out."""
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points if math.isfinite(y))
         return f"<polyline class='{kind}' points='{path}'/>"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.{digits}g}"
 
 
 def text(x: float, y: float, value: str, *, anchor: str = "start", kind: str = "") -> str:

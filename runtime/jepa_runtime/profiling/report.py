@@ -56,7 +56,11 @@ def render(report: Report) -> str:
     sections = [
         block("cards", (card(label, value) for label, value in report.headline)),
         section(
-            "Distribution", figure(histogram(samples, deadline_ms), f"Frames by {what}, in milliseconds.")
+            "Distribution",
+            block(
+                "columns",
+                [figure(histogram(samples, deadline_ms), f"Frames by {what}, in milliseconds.")],
+            ),
         ),
         section(
             "Over time",

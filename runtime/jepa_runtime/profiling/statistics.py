@@ -37,11 +37,10 @@ class Summary:
         """For a table, times in milliseconds: p50, p95, p99, max, n."""
         return [*map(format_ms, (self.p50, self.p95, self.p99, self.max)), str(self.n)]
 
-    def as_dict(self, digits: int = 3) -> dict[str, float | int | None]:
-        """For JSON, rounded to ``digits`` decimals."""
+    def as_dict(self) -> dict[str, float | int | None]:
+        """For JSON; six decimals of a millisecond are a nanosecond, so that no table rounds a second time."""
         return {
-            key: round(value, digits) if isinstance(value, float) else value
-            for key, value in asdict(self).items()
+            key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()
         }
 
 

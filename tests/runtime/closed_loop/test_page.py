@@ -42,6 +42,10 @@ def test_the_page_shows_the_films_as_pictures_that_can_be_decoded() -> None:
     assert "<img" not in render(driven(films=False))
 
 
+def test_who_drove_has_one_name_on_the_page() -> None:
+    assert "straight line" in render(driven()) and "straight_line" not in render(driven())
+
+
 def test_a_strip_shows_the_goal_and_then_the_start_to_the_end() -> None:
     picture = strip(film(episode(), frames=30))
     assert picture.shape[0] == TILE_PX
