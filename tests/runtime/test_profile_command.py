@@ -28,7 +28,7 @@ from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.load import Load
 from jepa_runtime.profiling.machine import Monitor
 from jepa_runtime.profiling.machine.probes import Probe
-from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
+from jepa_runtime.profiling.profile import ColdStart, Profile, Reading, Sweep, read_profile, why_no_copy
 from jepa_runtime.verification import Parity
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 from tests.runtime.profiles import make_profile
@@ -245,6 +245,12 @@ def test_threads_that_a_node_does_not_tell_are_not_shown(capsys: pytest.CaptureF
     unknown = profile.subject.model_copy(update={"threads": None, "engine_version": None})
     show(profile.model_copy(update={"subject": unknown}), Console(width=200))
     assert "8 steps; 30 Hz" in (told := capsys.readouterr().out) and "None" not in told
+
+
+def test_numbers_are_told_without_exponents(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = Reading(name="memory available", unit="MB", times_s=[0.0], values=[22780.0])
+    show(make_profile().model_copy(update={"readings": [memory]}), Console(width=200))
+    assert "memory available 22,780 MB" in capsys.readouterr().out
 
 
 def test_two_cold_starts_are_told_as_the_report_tells_them(

@@ -13,6 +13,7 @@ from jepa_runtime.commands.arguments import progress_on
 from jepa_runtime.profiling.compare import label
 from jepa_runtime.profiling.describe import Distribution, RunStatistics, describe
 from jepa_runtime.profiling.load import Snapshot
+from jepa_runtime.profiling.page import ms
 from jepa_runtime.profiling.profile import Energy, Profile, Reading
 from jepa_runtime.profiling.statistics import format_ms
 
@@ -110,7 +111,9 @@ def _add(table: Table, name: str, measured: Distribution) -> None:
 
 def _intervals(measured: Distribution) -> str:
     told = [
-        f"{label(name)} {quantile.low:.2f} to {'?' if quantile.high is None else f'{quantile.high:.2f}'}"
+        f"{label(name)} above {quantile.low:.2f}"
+        if quantile.high is None
+        else f"{label(name)} {quantile.low:.2f} to {quantile.high:.2f}"
         for name, quantile in measured.quantiles().items()
         if quantile.low is not None
     ]
@@ -166,7 +169,7 @@ def _show_passes(profile: Profile, console: Console) -> None:
 def _show_machine(readings: list[Reading], energy: Energy | None, console: Console) -> None:
     counts = [reading for reading in readings if reading.values and reading.unit == "count"]
     others = [reading for reading in readings if reading.values and reading.unit != "count"]
-    means = [f"{each.name} {sum(each.values) / len(each.values):.4g} {each.unit}" for each in others]
+    means = [f"{each.name} {ms(sum(each.values) / len(each.values))} {each.unit}" for each in others]
     console.print(escape("machine, means: " + ", ".join(means)))
     console.print(escape("at the end: " + ", ".join(f"{each.name} {each.values[-1]:g}" for each in counts)))
     absent: dict[str, list[str]] = {}
@@ -177,7 +180,7 @@ def _show_machine(readings: list[Reading], energy: Energy | None, console: Conso
         console.print(f"[dim]{', '.join(names)}: {escape(reason)}[/]")
     if energy is not None:
         console.print(
-            f"energy: {energy.per_frame_j * 1e3:.1f} mJ a frame above idle"
+            f"energy per frame: {energy.per_frame_j * 1e3:.1f} mJ above idle"
             if energy.per_frame_j is not None
-            else f"[dim]energy: {escape(energy.absent or 'unknown')}[/]"
+            else f"[dim]energy per frame: {escape(energy.absent or 'unknown')}[/]"
         )
