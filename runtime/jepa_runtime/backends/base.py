@@ -15,6 +15,7 @@ from jepa_runtime.errors import BackendError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class BackendOptions:
     """How an engine is to run.
 
     Attributes:
-        threads: for one inference; None leaves it to the engine.
+        threads: for one inference, at most 1024; None leaves it to the engine.
         cache_dir: where compiled models are kept, so that the next start is quicker; None: nowhere.
             Onnxruntime keeps none.
         pinning: whether inference threads stay on their cores (OpenVINO on a CPU).
@@ -40,8 +41,8 @@ class BackendOptions:
     between: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise BackendError(f"threads must be at least 1 or None, got {self.threads}")
+        if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
+            raise BackendError(f"threads must be at least 1 and at most {_MOST_THREADS}, got {self.threads}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -19,11 +20,15 @@ from jepa_runtime.world_model import WorldModel
 
 # 31 years, if seconds: their nanoseconds, and sums of them with a stamp, fit 64 bits.
 _MOST = 1e9
+_UNBROKEN = 10_000
 
 
 def positive(text: str) -> float:
     """A number above zero, for ``type=`` of an argument."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= _MOST:
         raise argparse.ArgumentTypeError(f"must be a positive number of at most {_MOST:g}, got {text}")
     return value
@@ -31,9 +36,12 @@ def positive(text: str) -> float:
 
 def count(text: str) -> int:
     """How many, at least one, for ``type=`` of an argument."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return value
 
 
@@ -51,6 +59,14 @@ def frame_size(text: str) -> tuple[int, int]:
     if found is None:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT of at most 9999, such as 640x480, got {text}")
     return int(found[1]), int(found[2])
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Where a command tells what it found. Lines of a file or a pipe are not broken: they are searched."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNBROKEN
+    return console
 
 
 def progress_on(console: Console) -> Progress:

@@ -18,7 +18,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.engines import engine_folders
 from jepa_runtime.backends.select import alternatives, takes_building
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import progress_on
+from jepa_runtime.commands.arguments import open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.update import config, robot
 from jepa_runtime.verification import golden_parity
@@ -67,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    console = Console(stderr=args.json)
+    console = open_console(stderr=args.json)
     began = time.monotonic()
     _adopt(args)
     if not takes_building(args.engine):

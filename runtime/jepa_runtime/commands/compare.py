@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.outputs import files_of, write
 from jepa_runtime.profiling.compare import Measure, Verdict, common_measure, compare, differences, label
@@ -173,7 +173,7 @@ def _show(entries: Sequence[Entry], measure: Measure) -> None:
         table.add_column(escape(column["file"]), overflow="fold")
     for name in list(columns[0])[1:]:
         table.add_row(name, *(escape(column[name]) for column in columns))
-    console = Console()
+    console = open_console()
     console.print(table)
     for remark in remarks(entries, measure):
         console.print(f"[dim]{escape(remark)}[/]")

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
+from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.doctor import (
     Diagnosis,
     Finding,
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(diagnosis: Diagnosis, *, verbose: bool) -> None:
-    console = Console()
+    console = open_console()
     # Text takes what a machine's files say literally; a string might be markup.
     console.print(Text(f"{diagnosis.machine.name} ({diagnosis.machine.architecture})", style="bold"))
     shown = [

@@ -19,7 +19,7 @@ from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
 from jepa_runtime.closed_loop.pictures import captions, png, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
-from jepa_runtime.commands.arguments import add_cache_argument, count
+from jepa_runtime.commands.arguments import add_cache_argument, count, open_console
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
 from jepa_runtime.recording import check_outputs
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         films=_FILMS if args.html or args.png else 0,
         allow_untrained=args.allow_untrained,
     )
-    console = Console()
+    console = open_console()
     bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)

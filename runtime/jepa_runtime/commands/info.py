@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
+from jepa_runtime.commands.arguments import open_console
 
 # What does the work of a graph that a bundle may lack.
 _WITHOUT: dict[Role, str] = {"step": "none: the predictor", "energy": "none: mean squared difference"}
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value in _facts(bundle).items():
         # Text takes what a bundle says literally; a string might be markup.
         table.add_row(name, Text(value))
-    Console().print(table)
+    open_console().print(table)
     return 0
 
 

@@ -21,6 +21,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_cache_argument,
     frame_size,
+    open_console,
     positive,
     rate,
     stop_on_signals,
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs([path for path, _ in outputs], Path(split_spec(args.source)[0]), *files_of(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
-    console = Console()
+    console = open_console()
     with stop_on_signals() as stopping:
         if on_graph:
             profile, status = _from_ros(args, stopping, console)

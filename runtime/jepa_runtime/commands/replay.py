@@ -14,6 +14,7 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    open_console,
     open_model,
     progress_on,
     recording,
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, or something could not be computed or written.
     """
-    console = Console(stderr=args.json == "-")
+    console = open_console(stderr=args.json == "-")
     outs = files_of(args.mcap, args.json)
     check_outputs(outs, args.bag, Path(args.compare or args.bag), Path(args.bundle))
     bundle = Bundle.open(args.bundle)

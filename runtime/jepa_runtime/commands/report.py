@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import progress_on, rate
+from jepa_runtime.commands.arguments import open_console, progress_on, rate
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of, write, write_each
 from jepa_runtime.pictures.atlas import Atlas
@@ -61,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.html or args.png or args.mcap):
         raise JepaRuntimeError("say what to write: --html FILE, --png FILE or --mcap FILE")
     check_outputs(files_of(args.html, args.png, args.mcap), args.bag, *files_of(args.bundle))
-    console = Console()
+    console = open_console()
     with progress_on(console) as progress:
         task = progress.add_task("reading", total=None)
         found = read_run(

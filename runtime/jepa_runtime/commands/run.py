@@ -18,6 +18,7 @@ from rich.live import Live
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    open_console,
     open_model,
     positive,
     rate,
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     if args.black_box is not None:
         check_apart(args.black_box, *read)
         check_folder(args.black_box)
-    console = Console(stderr=args.json == "-")
+    console = open_console(stderr=args.json == "-")
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         source = stack.enter_context(closing(open_source(args.source, rate_hz=args.rate)))

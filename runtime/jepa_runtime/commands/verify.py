@@ -10,14 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import add_cache_argument
+from jepa_runtime.commands.arguments import add_cache_argument, open_console
 from jepa_runtime.errors import BundleError, JepaRuntimeError
 from jepa_runtime.sessions import runnable_precisions
 from jepa_runtime.verification import Parity, golden_parity
@@ -101,7 +100,7 @@ def _explain(parity: Parity) -> str:
 
 
 def _show(outcome: dict[str, Any], found: list[Parity]) -> None:
-    console = Console()
+    console = open_console()
     if "files" in outcome:
         name = f"{outcome['model_id']} {outcome['version']}"
         console.print(f"{name}: manifest, hashes and formats of {outcome['files']} files are in order")

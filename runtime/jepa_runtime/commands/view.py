@@ -11,11 +11,17 @@ from threading import Event
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import add_cache_argument, positive, progress_on, rate, stop_on_signals
+from jepa_runtime.commands.arguments import (
+    add_cache_argument,
+    open_console,
+    positive,
+    progress_on,
+    rate,
+    stop_on_signals,
+)
 from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of
@@ -87,12 +93,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show_bag(args)
     if args.save is not None:
-        Console().print(f"  {args.save}", highlight=False, soft_wrap=True)
+        open_console().print(f"  {args.save}", highlight=False, soft_wrap=True)
     return 0
 
 
 def _show_bag(args: argparse.Namespace) -> None:
-    with progress_on(Console()) as progress:
+    with progress_on(open_console()) as progress:
         task = progress.add_task("reading", total=None)
 
         def told(done: int, total: int) -> None:

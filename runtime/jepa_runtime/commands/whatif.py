@@ -20,6 +20,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import ActionSpec
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    open_console,
     open_model,
     positive,
     progress_on,
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, or something cannot be computed or written.
     """
-    console = Console(stderr=args.json == "-")
+    console = open_console(stderr=args.json == "-")
     # Actions may be a file; what is none lies nowhere.
     check_outputs(files_of(args.json, args.html), args.bag, Path(args.bundle), *map(Path, args.actions or ()))
     bundle = Bundle.open(args.bundle)
