@@ -55,6 +55,16 @@ def test_what_is_no_parameter_of_the_node_with_a_value_is_refused(
     assert "max_miss_run, " in said and said.rstrip().endswith(f"got {given}")
 
 
+@pytest.mark.parametrize("option", ["--attach", "--topic"])
+@pytest.mark.parametrize("name", ["", "-1", "no name"])
+def test_what_is_no_name_of_ros_is_refused(
+    option: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse([f"{option}={name}", "--source", "two_rooms", "--out", "o"])
+    assert f"{option}: must be a name of ROS 2, such as /robot/world_model" in capsys.readouterr().err
+
+
 def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,11 +121,14 @@ def test_energy_is_told_where_the_machine_tells_power_and_counts_none(
         ([], "--bundle"),
         (["--bundle", str(MODEL), "--attach", "/world_model"], "--attach"),
         (["--bundle", str(MODEL), "--precision", "fp16"], "fp16"),
+        (["--attach", "world_model"], "source the workspace"),
+        (["--attach", ""], "source the workspace"),
     ],
 )
 def test_what_cannot_be_measured_is_an_error_of_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(profile_command, "find_spec", lambda name: None)
     assert main(["profile", "--duration", "1", "--skip", "all", *arguments]) == 1
     assert told in capsys.readouterr().err
 

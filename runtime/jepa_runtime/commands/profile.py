@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if (args.bundle is None) == (args.attach is None):
         raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
-    on_graph = bool(args.ros or args.attach)
+    on_graph = args.ros or args.attach is not None
     if (args.topic or args.ros_param) and not on_graph:
         raise ProfileError("--topic and --ros-param take --ros or --attach: without, no graph is measured")
     outputs: list[tuple[Path, Callable[[Profile, Path], None]]] = [
@@ -229,15 +230,17 @@ def _environment(subject: Subject) -> Environment:
 def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tuple[Profile, int]:
     """The main pass by the profiler of jepa_ros, a program of its own, with its exit status: this package
     knows no ROS. Parity is measured here afterwards, where the bundle is known."""
+    if not all(map(find_spec, ("rclpy", "jepa_ros"))):
+        raise ProfileError(
+            "ROS 2 or its package jepa_ros is not found: source the workspace (. scripts/env.sh, or "
+            "ros2_ws/install/setup.bash)"
+        )
     bundle = Bundle.open(args.bundle) if args.bundle else None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "profile.json"
         status = _run_profiler(_profiler_command(args, out), stopping)
         if not out.exists():
-            raise ProfileError(
-                f"the profiler of jepa_ros ended with status {status} and left no profile; if it "
-                "was not found, source the workspace (. scripts/env.sh, or ros2_ws/install/setup.bash)"
-            )
+            raise ProfileError(f"the profiler of jepa_ros ended with status {status} and left no profile")
         profile = read_profile(out)
     notes = [*profile.notes]
     if missing := [name for name in PASSES if name not in ("parity", *args.skip)]:

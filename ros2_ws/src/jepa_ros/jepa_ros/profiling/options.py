@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
+
 from jepa_ros.world_model_parameters import PARAMETERS
 from jepa_runtime.commands.arguments import frame_size, positive, rate
 
@@ -21,12 +24,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="profiler", description=description)
     add = parser.add_argument
     add("--bundle", type=Path, metavar="FOLDER", help="start a world model with this bundle")
-    add("--attach", metavar="/NODE", help="measure a world model that runs already instead")
+    add("--attach", type=_name, metavar="/NODE", help="measure a world model that runs already instead")
     add("--source", required=True, metavar="S", help="two_rooms, a video, a folder of images, or a bag")
     add("--rate", type=rate, default=30.0, metavar="HZ", help="images per second (default: %(default)g)")
     add("--duration", type=positive, default=60.0, metavar="S", help="seconds (default: %(default)g)")
     add("--size", type=frame_size, metavar="WxH", help="scale the images to this size")
-    add("--topic", default="camera/image_raw", help="topic of the images (default: %(default)s)")
+    add("--topic", type=_name, default="camera/image_raw", help="topic of the images (default: %(default)s)")
     add("--futures", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
     add("--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)")
     add("--precision", default="", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
@@ -66,6 +69,16 @@ def node_parameters(options: argparse.Namespace) -> dict[str, Any]:
         "deadline_ms": options.deadline_ms,
         **dict(options.param),
     }
+
+
+def _name(text: str) -> str:
+    try:
+        validate_topic_name(text)
+    except InvalidTopicNameException as error:
+        raise argparse.ArgumentTypeError(
+            f"must be a name of ROS 2, such as /robot/world_model, got {text}"
+        ) from error
+    return text
 
 
 def _parameter(text: str) -> tuple[str, Any]:
