@@ -1,4 +1,4 @@
-"""A terminal that hangs up, as where the connection to a robot breaks off."""
+"""Terminals that hang up, as where the connection to a robot breaks off, and those that lack a letter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from jepa_msgs.msg import PlannerStatus
 from mcap.reader import make_reader
 
@@ -44,3 +45,17 @@ def test_what_the_monitor_recorded_is_whole_although_nothing_can_be_shown_any_mo
     with recording.open("rb") as file:
         assert len(list(make_reader(file).iter_messages(["/planner/status"]))) == 1
     assert ros_graph.report("monitor")["messages"]["/planner/status"] == 1
+
+
+def test_a_letter_that_the_output_lacks_is_spelt_out(ros_graph, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    ros_graph.start("monitor")
+    told = DiagnosticStatus(name="pump", message="temp\u00e9rature", level=DiagnosticStatus.WARN)
+    publisher = ros_graph.publisher(DiagnosticArray, "/diagnostics")
+
+    def shown() -> bool:
+        publisher.publish(DiagnosticArray(status=[told]))
+        return r"WARN: temp\xe9rature" in ros_graph.log("monitor").read_text()
+
+    ros_graph.until(shown, "the message")
+    assert ros_graph.stop("monitor") == 0

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
-
 # As a shell tells of a program that the signal ended: SIGINT, SIGPIPE.
 _INTERRUPTED, _UNREAD = 130, 141
 
@@ -59,6 +57,8 @@ def status_of(
         status = work()
         print(end="", flush=True)
     except OSError as error:
+        from rich.console import Console
+
         # Python would try at its end to write what is left.
         with suppress(SystemExit, OSError):
             Console().on_broken_pipe()
