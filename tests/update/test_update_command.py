@@ -274,6 +274,18 @@ def test_a_folder_that_was_never_set_up_is_told_and_stays_as_it_is(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bundle_that_is_none_leaves_no_robot_half_set_up(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.root = tmp_path / "another"
+    assert fleet.provision("--bundle", str(tmp_path / "nowhere")) == 1
+    assert not fleet.root.exists()
+
+
+def test_a_history_of_no_entries_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["update", "history", "-n", "0"])
+    assert "argument -n: must be a whole number of at least 1, got 0" in capfd.readouterr().err
+
+
 def test_provision_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["update", "provision", "--root", str(tmp_path / "new"), "--repository", "/r"]) == 1
     assert "give --trusted-root, --model, --hardware as well" in capfd.readouterr().err

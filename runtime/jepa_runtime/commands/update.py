@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from jepa_runtime.commands.arguments import count
+
 _ROOT = Path("/var/lib/jepa-edge")
 _EPILOG = "Exit status: 0 done or nothing to do, 1 error, 3 a release was refused or taken back."
 
@@ -39,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     _add(actions, "pin", "stay with what serves; what is revoked makes way all the same")
     _add(actions, "unpin", "take updates again")
     history = _add(actions, "history", "show what happened", as_json=True)
-    history.add_argument("-n", type=int, default=30, metavar="N", help="entries (default: %(default)s)")
+    history.add_argument("-n", type=count, default=30, metavar="N", help="entries (default: %(default)s)")
     _add(actions, "daemon", "look for updates again and again, until SIGTERM")
     _add(actions, "verify", "check what lies on the disk: slots, links, state, log", as_json=True)
 

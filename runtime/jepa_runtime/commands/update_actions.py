@@ -129,7 +129,7 @@ def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
 
 
 def _history(args: argparse.Namespace) -> int:
-    entries = list(_log(args.root).entries())[-args.n :] if args.n > 0 else []
+    entries = list(_log(args.root).entries())[-args.n :]
     if args.json:
         print(json.dumps([entry._asdict() for entry in entries], indent=2))
     else:

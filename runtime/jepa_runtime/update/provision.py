@@ -40,6 +40,7 @@ def provision(
         BundleError: the bundle is not valid.
         StorageError: something cannot be written.
     """
+    first = None if bundle is None else Bundle.open(bundle)
     durable.make_folder(root)
     with durable.locked(root / LOCK, who="the set-up"):
         if (root / STATE).exists():
@@ -49,8 +50,8 @@ def provision(
         store = Store(root)
         store.recover()
         kept = State()
-        if bundle is not None:
-            installed = _install(store, Bundle.open(bundle), settings.channel)
+        if first is not None:
+            installed = _install(store, first, settings.channel)
             kept = State(current=installed, good=installed)
         durable.write(root / TRUSTED_ROOT, trusted_root)
         config.save(root / CONFIG, settings)
