@@ -221,8 +221,9 @@ class _Reading:
             elif topic == topics.info:
                 self._info = message
             elif topic == topics.surprise:
-                self._points["surprise"].append((stamp_of(message), message.value))
-                self._points["threshold"].append((stamp_of(message), message.threshold))
+                if np.isfinite([message.value, message.threshold]).all():
+                    self._points["surprise"].append((stamp_of(message), message.value))
+                    self._points["threshold"].append((stamp_of(message), message.threshold))
             elif topic == topics.goal:
                 self._breaks.append(stamp_of(message))
                 if message.height and message.width:

@@ -63,6 +63,15 @@ def test_surprising_frames_are_counted_as_by_the_run_itself(run: Run) -> None:
     assert f"<b>{runs.FRAMES} of {runs.FRAMES}</b><small>frames above the threshold" in page
 
 
+@pytest.mark.parametrize("field", ["value", "threshold"])
+def test_a_surprise_that_is_no_number_is_left_out(field: str, tmp_path: Path) -> None:
+    entries = runs.entries()
+    told = next(message for _, topic, _, message in entries if topic.endswith("/surprise"))
+    told[field] = float("nan")
+    page = render(read_run(write_bag(tmp_path / "run.mcap", entries)))
+    assert f"<b>1 of {runs.FRAMES - 1}</b><small>frames above the threshold" in page
+
+
 def test_times_are_rounded_once(run: Run) -> None:
     encode = Series(np.arange(2.0), np.full(2, 1.2346))
     page = render(dataclasses.replace(run, latency_ms={"encode": encode}))
