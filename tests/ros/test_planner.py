@@ -110,6 +110,8 @@ def test_with_other_actions_who_told_the_robot_before_has_told_it_to_stand(plann
         ("horizon", 2**32 - 1),
         ("num_samples", 2**32 - 1),
         ("goal_threshold", math.nan),
+        ("action_low", [-1e30, -1.0]),
+        ("action_high", [1.0, 1e16]),
         ("action_names", []),
         ("action_names", ["linear.x"]),
         ("action_names", ["linear.x", "linear.x"]),

@@ -69,8 +69,13 @@ ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=6
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+# Least and greatest that a model may have; whoever says that it serves one is held to them too.
+STEP_S = (1e-6, 3600)
+HORIZON = (1, 1024)
+NUM_SAMPLES = (1, 65536)
 # Of an action: in fp32, many times it and the squares of norms are finite.
-Limit = Annotated[float, Field(ge=-1e15, le=1e15)]
+ACTION_LIMIT = (-1e15, 1e15)
+Limit = Annotated[float, Field(ge=ACTION_LIMIT[0], le=ACTION_LIMIT[1])]
 
 
 class _Model(BaseModel):
@@ -159,7 +164,7 @@ class IO(_Model):
     frame: FrameSpec
     latent: LatentSpec
     action: ActionSpec
-    step_s: Annotated[float, Field(ge=1e-6, le=3600)]
+    step_s: Annotated[float, Field(ge=STEP_S[0], le=STEP_S[1])]
 
 
 class Variant(_Model):
@@ -303,8 +308,8 @@ class Manifest(_Model):
     provenance: Provenance
     io: IO
     history_size: Annotated[int, Field(ge=1, le=1024)]
-    horizon: Annotated[int, Field(ge=1, le=1024)]
-    num_samples: Annotated[int, Field(ge=1, le=65536)]
+    horizon: Annotated[int, Field(ge=HORIZON[0], le=HORIZON[1])]
+    num_samples: Annotated[int, Field(ge=NUM_SAMPLES[0], le=NUM_SAMPLES[1])]
     graphs: Graphs
     error_bounds: tuple[NonNegative, ...]
     surprise_threshold: NonNegative

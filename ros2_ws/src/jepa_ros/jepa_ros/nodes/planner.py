@@ -35,6 +35,7 @@ from jepa_ros.planning.reach_action import ReachAction
 from jepa_ros.planning.seeking import Decision, Futures, State
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.spin import every, run
+from jepa_runtime.bundle import manifest
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.recording import messages
 
@@ -42,12 +43,13 @@ _WATCHDOG_PERIOD_S = 0.05
 _DIAGNOSTICS_PERIOD_S = 1.0
 _RESPONSE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
 _SOURCE = "cem"
-# As a bundle has them.
 _BOUNDS = {
-    "step_s": (1e-6, 3600.0),
-    "horizon": (1, 1024),
-    "num_samples": (1, 65536),
+    "step_s": manifest.STEP_S,
+    "horizon": manifest.HORIZON,
+    "num_samples": manifest.NUM_SAMPLES,
     "goal_threshold": (-sys.float_info.max, sys.float_info.max),
+    "action_low": manifest.ACTION_LIMIT,
+    "action_high": manifest.ACTION_LIMIT,
 }
 
 
@@ -270,9 +272,9 @@ def _check(info: ModelInfo) -> None:
         ValueError: no model is so.
     """
     for name, (low, high) in _BOUNDS.items():
-        value = getattr(info, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value:g}")
+        for value in np.atleast_1d(getattr(info, name)):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value:g}")
     names, size = info.action_names, len(info.action_low)
     if not (0 < len(set(names)) == len(names) == size):
         raise ValueError(f"action_names must be one for each of {size} components of an action, got {names}")
