@@ -341,6 +341,20 @@ def test_the_monitor_records_every_topic_as_it_came(ros_graph, tmp_path):
     assert ros_graph.report("monitor")["messages"]["/planner/status"] == 20
 
 
+def test_the_monitor_hears_publishers_of_a_topic_that_come_later_with_another_quality_of_service(ros_graph):
+    ros_graph.start("monitor", {"view": "none"})
+    reliable = ros_graph.publisher(PlannerStatus, "planner/status", qos.LATCHED)
+    reliable.publish(PlannerStatus())
+    for profile in (qos.RESULT, qos.SENSOR):
+        later = ros_graph.publisher(PlannerStatus, "planner/status", profile)
+        for _ in range(5):
+            later.publish(PlannerStatus())
+            ros_graph.spin_for(0.03)
+    assert ros_graph.stop("monitor") == 0
+    report = ros_graph.report("monitor")
+    assert report["messages"]["/planner/status"] == len(report["samples_ms"]["/planner/status"]) == 11
+
+
 def test_the_monitor_records_although_the_time_of_the_graph_has_not_begun(ros_graph, tmp_path):
     recording = tmp_path / "all.mcap"
     ros_graph.start("monitor", {"use_sim_time": True, "mcap": recording, "line_period_s": 0.5})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -14,6 +14,8 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 # nanoseconds.
 _STAMP_AT = 4
 _DEPTH = 100
+
+Offer = tuple[ReliabilityPolicy, DurabilityPolicy]
 
 
 def message_class(type_name: str) -> type[Any]:
@@ -40,10 +42,15 @@ def stamp_ns(cdr: bytes) -> int:
     return int(sec) * 1_000_000_000 + int(nanosec)
 
 
-def matching_qos(publishers: Sequence[TopicEndpointInfo]) -> QoSProfile:
-    """The strictest quality of service that every one of ``publishers`` offers."""
-    reliable = all(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)
-    latched = all(info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in publishers)
+def offers(publishers: Iterable[TopicEndpointInfo]) -> set[Offer]:
+    """What a subscription has to match of the quality of service of each."""
+    return {(info.qos_profile.reliability, info.qos_profile.durability) for info in publishers}
+
+
+def matching_qos(offered: Collection[Offer]) -> QoSProfile:
+    """The strictest quality of service that whoever made one of these offers grants."""
+    reliable = all(reliability == ReliabilityPolicy.RELIABLE for reliability, _ in offered)
+    latched = all(durability == DurabilityPolicy.TRANSIENT_LOCAL for _, durability in offered)
     return QoSProfile(
         depth=_DEPTH,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,

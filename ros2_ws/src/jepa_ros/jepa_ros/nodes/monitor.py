@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus, Surprise
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 
 from jepa_ros import raw
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
@@ -66,7 +67,9 @@ class MonitorNode(Node):
         declare(self, PARAMETERS)
         chosen = values(self, PARAMETERS)
         self._recorder = McapRecorder(chosen["mcap"]) if chosen["mcap"] else None
-        self._known: set[str] = set()
+        # By topic: what its publishers have offered so far, and who hears it.
+        self._offered: defaultdict[str, set[raw.Offer]] = defaultdict(set)
+        self._heard: dict[str, Subscription] = {}
         self._counts: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
         self._latency_ms: dict[str, Samples] = {}
@@ -100,11 +103,13 @@ class MonitorNode(Node):
 
     def _discover(self) -> None:
         for topic, types in self.get_topic_names_and_types():
-            recorded = "/msg/" in types[0] and topic not in self._known
-            publishers = self.get_publishers_info_by_topic(topic) if recorded else []
-            if publishers:
-                self._known.add(topic)
-                self._listen(topic, types[0], raw.matching_qos(publishers))
+            if "/msg/" not in types[0]:
+                continue
+            offered = self._offered[topic]
+            offers = raw.offers(self.get_publishers_info_by_topic(topic))
+            if not offers <= offered:
+                offered |= offers
+                self._listen(topic, types[0], raw.matching_qos(offered))
 
     def _listen(self, topic: str, type_name: str, profile: Any) -> None:
         try:
@@ -116,7 +121,7 @@ class MonitorNode(Node):
             return
         ages_ms = None
         if stamped:
-            ages_ms = self._latency_ms[topic] = Samples(np.float32)
+            ages_ms = self._latency_ms.setdefault(topic, Samples(np.float32))
         reader = self._readers.get(message)
 
         def take(cdr: bytes) -> None:
@@ -131,7 +136,9 @@ class MonitorNode(Node):
             except Exception as error:
                 self.get_logger().warning(f"{topic} cannot be read: {error}", throttle_duration_sec=5.0)
 
-        self.create_subscription(message, topic, take, profile, raw=True)
+        if topic in self._heard:
+            self.destroy_subscription(self._heard[topic])
+        self._heard[topic] = self.create_subscription(message, topic, take, profile, raw=True)
 
     def _record(self, topic: str, type_name: str, cdr: bytes, now_ns: int) -> None:
         self._counts[topic] += 1
