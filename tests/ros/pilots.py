@@ -49,11 +49,11 @@ class Search(CEM):
 class World:
     """A pilot, the clock it goes by, and the futures that it is given."""
 
-    def __init__(self, *, per_step: bool = False, frozen_after_s: float = 0.0) -> None:
+    def __init__(self, *, per_step: bool = False, frozen_after_s: float = 0.0, **timeouts: float) -> None:
         self.per_step = per_step
         self.now_s = 100.0
         self.guard = Guard(surprised_after=3, frozen_after_s=frozen_after_s, clock=self.clock)
-        self.pilot = piloting.Pilot(self.guard, timeout_s=TIMEOUT_S, clock=self.clock)
+        self.pilot = piloting.Pilot(self.guard, timeout_s=TIMEOUT_S, clock=self.clock, **timeouts)
         self.frame = 0
         self.energy = 10.0
         self.energies: np.ndarray | None = None

@@ -1,8 +1,9 @@
 """Drives to a goal by the world model's futures: to the latched goal image, or to what ``~/reach_goal`` asks.
 
-Safe by default: the robot is told to stand when futures stop coming or are old, when images surprise the
-model or stay the same, when a command is not allowed, when the model is exchanged, when something fails here,
-when there is no goal, when the goal is reached and when the node stops.
+Safe by default: the robot is told to stand when somebody says so on ``~/stop``, when futures stop coming or
+are old, when images surprise the model or stay the same, when a command is not allowed, when the model is
+exchanged, when something fails here, when there is no goal, when the goal is reached or its time is over and
+when the node stops.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise
 from rclpy.node import Node
-from std_msgs.msg import Header
+from std_msgs.msg import Bool, Header
 
 from jepa_ros import outputs, qos
 from jepa_ros.actions import actions_of
@@ -69,7 +70,13 @@ class PlannerNode(Node):
             frozen_after_s=self._values["frozen_after_s"],
             clock=time.monotonic,
         )
-        self._pilot = Pilot(guard, timeout_s=self._values["futures_timeout_s"], clock=time.monotonic)
+        self._pilot = Pilot(
+            guard,
+            timeout_s=self._values["futures_timeout_s"],
+            goal_timeout_s=self._values["goal_timeout_s"],
+            stop_timeout_s=self._values["stop_timeout_s"],
+            clock=time.monotonic,
+        )
         # Goals come and go on threads of their own.
         self._lock = threading.RLock()
         self._commands: Commands | None = None
@@ -94,6 +101,9 @@ class PlannerNode(Node):
         of_camera = "/".join(filter(None, ("world_model", self._values["camera"])))
         self.create_subscription(PredictedFutures, f"{of_camera}/futures", self._on_futures, qos.RESULT)
         self.create_subscription(Surprise, f"{of_camera}/surprise", self._on_surprise, qos.RESULT)
+        # Whoever says it once, latched, and whoever says it again and again.
+        for profile in (qos.LATCHED, qos.RESULT):
+            self.create_subscription(Bool, "~/stop", self._on_stop, profile)
         every(self, _WATCHDOG_PERIOD_S, self._watch)
         every(self, _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
@@ -158,6 +168,11 @@ class PlannerNode(Node):
     def _on_surprise(self, message: Surprise) -> None:
         with self._lock:
             self._pilot.guard.surprised(message.surprising)
+
+    def _on_stop(self, word: Bool) -> None:
+        with self._lock:
+            self._pilot.hear(word.data)
+        self._watch()
 
     def _on_futures(self, message: PredictedFutures) -> None:
         stamp_ns = from_time(message.header.stamp)

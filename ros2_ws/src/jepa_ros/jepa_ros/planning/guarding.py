@@ -21,6 +21,7 @@ class Cause(Enum):
     FAULT = "fault", Level.ERROR
     FORBIDDEN = "forbidden", Level.ERROR
     FROZEN = "frozen", Level.ERROR
+    STOPPED = "stopped", Level.WARN
     SURPRISE = "surprise", Level.WARN
     OLD = "old", Level.WARN
     STALE = "stale", Level.STALE

@@ -82,6 +82,24 @@ PARAMETERS = (
         read_only=True,
     ),
     Parameter(
+        name="goal_timeout_s",
+        default=60.0,
+        description="A goal that is latched is over after so long, reached or not, until there is one of "
+        "another stamp [s]; 0: never.",
+        low=0.0,
+        high=86400.0,
+        read_only=True,
+    ),
+    Parameter(
+        name="stop_timeout_s",
+        default=0.0,
+        description="The robot is stopped, as by ~/stop, when nobody has said there for so long that it is "
+        "not to be [s]; 0: a word holds until the next.",
+        low=0.0,
+        high=60.0,
+        read_only=True,
+    ),
+    Parameter(
         name="give_up_after",
         default=3,
         description="A goal of ~/reach_goal ends as stuck when the robot was so often, and came no nearer.",

@@ -4,6 +4,7 @@ at once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,6 +82,9 @@ class Pilot:
         guard: what makes the robot stand.
         timeout_s: futures, or their image, that are older make it stand, as does an image whose stamp is
             further ahead; may be set anew.
+        goal_timeout_s: a goal that is latched is over after so long, reached or not; 0: never.
+        stop_timeout_s: without a word on whether to stop for so long it is stopped; 0: a word holds until
+            the next.
         clock: monotonic seconds, the guard's.
 
     Attributes:
@@ -88,9 +92,18 @@ class Pilot:
         state: of the last decision.
     """
 
-    def __init__(self, guard: Guard, *, timeout_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float],
+        goal_timeout_s: float = 0.0,
+        stop_timeout_s: float = 0.0,
+    ) -> None:
         self.guard = guard
         self.timeout_s = timeout_s
+        self._goal_timeout_s, self._stop_timeout_s = goal_timeout_s, stop_timeout_s
         self.reach: Reach | None = None
         self.state = State.IDLE
         self._clock = clock
@@ -103,11 +116,15 @@ class Pilot:
         self._stamp_ns = self._passed_ns = 0
         # What ended last, until another goal is sought: the world model may still have it, or take it late.
         self._left_ns: int | None = None
-        # What is latched, and what was before a goal was asked for: a world model that begins anew, which
-        # takes it again, is not to have it driven to.
+        # What is latched, and since when; and what was before a goal was asked for: a world model that begins
+        # anew, which takes it again, is not to have it driven to.
         self._latched_ns: int | None = None
+        self._latched_s = 0.0
         self._before_ns: int | None = None
+        # What is not driven to, and whether that is what is latched.
         self._past_ns: int | None = None
+        self._is_past = False
+        self._heard_s = -math.inf
 
     @property
     def may_drive(self) -> bool:
@@ -137,12 +154,23 @@ class Pilot:
         self.reach, self._left_ns, self._before_ns = reach, None, self._latched_ns
         self._seek_as_asked()
         self._restart()
+        if Cause.STOPPED in self.guard.holds:
+            self.end(Outcome.ABORTED, self.guard.holds[Cause.STOPPED])
 
     def end(self, outcome: Outcome, reason: str) -> None:
         """Leave the goal in work, if there is one: the robot is to stand."""
         if self.reach is not None:
             self.reach.finish(outcome, reason)
             self._leave()
+
+    def hear(self, stop: bool) -> None:
+        """A word on whether to stop. Goals until it is over are over with it: the robot is not to set out by
+        itself then."""
+        self._heard_s = self._clock()
+        if stop:
+            self._stop("somebody has stopped it")
+        else:
+            self.guard.release(Cause.STOPPED)
 
     def update(self, futures: Futures, *, age_s: float) -> Decision:
         """Take in futures from an image of this age, and decide."""
@@ -164,7 +192,9 @@ class Pilot:
             # Nobody noticed so long a silence: time was set forward, and the plan is for another moment.
             self._restart()
         self.watch()
-        decision = self._decide(self._without_past_goal(futures))
+        sought = self._without_past_goal(futures)
+        self._is_past = sought is not futures
+        decision = self._decide(sought)
         if self.reach is not None and self.reach.end is not None:
             self._leave()
             decision = Decision(decision.state, None, None)
@@ -181,7 +211,7 @@ class Pilot:
             self.guard.obeyed()
 
     def watch(self) -> None:
-        """Time goes by: notice silence, and goals whose time is over."""
+        """Time goes by: notice silence, and goals asked for whose time is over."""
         now_s = self._clock()
         age_s = now_s - self._image_s
         if age_s > self.timeout_s:
@@ -190,6 +220,8 @@ class Pilot:
                 why += f", and the image of the last is {age_s:.2f} s old"
             self.guard.hold(Cause.STALE, why)
             self._restart()
+        if self._stop_timeout_s and now_s - self._heard_s > self._stop_timeout_s:
+            self._stop(f"nobody has said within {self._stop_timeout_s:g} s that it is not to be stopped")
         if self.reach is not None:
             lasting = self.guard.lasting(self.reach.terms.patience_s)
             self.reach.watch(self._clock(), lasting)
@@ -205,7 +237,8 @@ class Pilot:
     def verdict(self) -> Verdict:
         """For the diagnostics."""
         level = Level.WARN if self.state is State.STUCK else Level.OK
-        return self.guard.verdict(Verdict(level, self.state.name.lower()))
+        over = ": the latched goal is over, until there is another" if self._is_past else ""
+        return self.guard.verdict(Verdict(level, self.state.name.lower() + over))
 
     def _decide(self, futures: Futures) -> Decision:
         if futures.goal_stamp_ns not in (None, self._left_ns):
@@ -249,12 +282,26 @@ class Pilot:
         latched_ns = futures.goal_stamp_ns
         if latched_ns is None or futures.goal_asked:
             return futures
-        if latched_ns == self._past_ns:
-            return replace(futures, goal_stamp_ns=None)
-        # Until the world model has heard of the goal in work, what is latched was so before.
-        waits = self.reach is not None and not self.reach.taken
-        self._latched_ns, self._before_ns, self._past_ns = latched_ns, latched_ns if waits else None, None
-        return futures
+        if latched_ns != self._past_ns:
+            if latched_ns != self._latched_ns:
+                self._latched_ns, self._latched_s = latched_ns, self._clock()
+            # Until the world model has heard of the goal in work, what is latched was so before.
+            waits = self.reach is not None and not self.reach.taken
+            self._before_ns, self._past_ns = latched_ns if waits else None, None
+            old = self._goal_timeout_s and self._clock() - self._latched_s > self._goal_timeout_s
+            if old or Cause.STOPPED in self.guard.holds:
+                self._leave_latched()
+        return replace(futures, goal_stamp_ns=None) if latched_ns == self._past_ns else futures
+
+    def _stop(self, why: str) -> None:
+        self.guard.hold(Cause.STOPPED, why)
+        self.end(Outcome.ABORTED, why)
+        self._leave_latched()
+        self._restart()
+
+    def _leave_latched(self) -> None:
+        """What is latched is over, whoever takes it again."""
+        self._past_ns = self._before_ns = self._latched_ns
 
     def _held(self) -> Decision:
         self._restart()

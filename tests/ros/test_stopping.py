@@ -1,0 +1,87 @@
+"""Somebody stops the robot, and lets it go again: a planner in a process of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from action_msgs.msg import GoalStatus
+from geometry_msgs.msg import Twist
+from jepa_msgs.msg import PlannerStatus
+from jepa_ros import qos
+from std_msgs.msg import Bool
+
+from tests.ros.goals import now_ns
+from tests.ros.test_reach_goal import Stub, model_info
+
+pytestmark = pytest.mark.ros
+
+
+def drives(stub: Stub) -> None:
+    stub.goal_ns = now_ns()
+    stub.until(lambda: stub.commands[-1:] and stub.commands[-1].linear.x > 0.1, "commands")
+
+
+def rests(stub: Stub) -> None:
+    """It stays so, whatever images come."""
+    stub.statuses.clear()
+    stub.commands.clear()
+    stub.until(lambda: len(stub.statuses) > 20, "what becomes of images")
+    assert {status.state for status in stub.statuses} == {PlannerStatus.IDLE} and not stub.commands
+
+
+@pytest.mark.parametrize("profile", [qos.RESULT, qos.LATCHED])
+def test_a_robot_that_was_stopped_stands_until_it_is_given_another_goal(ros_graph: Any, profile: Any) -> None:
+    stub = Stub(ros_graph, model_info())
+    words = ros_graph.publisher(Bool, "planner/stop", profile)
+    drives(stub)
+    words.publish(Bool(data=True))
+    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+    stub.until(lambda: stub.says(1, "the robot stands: somebody has stopped it"), "WARN in the diagnostics")
+    words.publish(Bool(data=False))
+    stub.until(lambda: stub.statuses[-1].state == PlannerStatus.IDLE, "rest")
+    rests(stub)
+    stub.until(lambda: stub.says(0, "idle: the latched goal is over"), "why, in the diagnostics")
+    drives(stub)
+
+
+def test_who_asked_for_a_goal_is_told_that_the_robot_was_stopped(ros_graph: Any) -> None:
+    stub = Stub(ros_graph, model_info())
+    words = ros_graph.publisher(Bool, "planner/stop")
+    asked = stub.driving()
+    words.publish(Bool(data=True))
+    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    assert result.reason == "somebody has stopped it"
+    words.publish(Bool(data=False))
+    stub.until(lambda: stub.goal_ns is None, "the goal given back")
+    rests(stub)
+    stub.driving()
+
+
+def test_a_robot_is_stopped_where_nobody_says_any_more_that_it_is_not(ros_graph: Any) -> None:
+    stub = Stub(ros_graph, model_info(), stop_timeout_s=0.5)
+    words = ros_graph.publisher(Bool, "planner/stop")
+
+    def go() -> None:
+        words.publish(Bool(data=False))
+        stub.image()
+
+    stub.goal_ns = now_ns()
+    stub.until(lambda: stub.says(1, "nobody has said within 0.5 s"), "that it is stopped until then")
+    ros_graph.until(lambda: stub.says(0, "idle"), "that it is not any more", meanwhile=go)
+    stub.goal_ns = now_ns()
+    driven = lambda: stub.commands[-1:] and stub.commands[-1].linear.x > 0.1  # noqa: E731
+    ros_graph.until(driven, "commands", meanwhile=go)
+    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+
+
+def test_a_latched_goal_is_over_when_its_time_is(ros_graph: Any) -> None:
+    stub = Stub(ros_graph, model_info(), goal_timeout_s=1.0)
+    drives(stub)
+    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 3.0)
+    rests(stub)
+    drives(stub)
