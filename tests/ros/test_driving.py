@@ -156,3 +156,24 @@ def test_the_last_word_is_to_stand_whatever_came_before():
     told, publisher = commands("linear.x")
     told.close()
     assert publisher.sent[-1].linear.x == 0.0
+
+
+def test_of_an_action_that_could_not_be_told_whole_the_robot_is_told_to_stand():
+    told, publisher = commands("x", "gripper")
+    told.stand()
+    publisher.publish = Mock(side_effect=[None, RuntimeError("no room to publish")])
+    with pytest.raises(RuntimeError):
+        told.send(np.array([0.05, 0.5]), 0)
+    publisher.publish = publisher.sent.append
+    assert told.stand() and publisher.sent[-2].data == 0.0
+
+
+def test_where_to_stand_could_not_be_told_it_is_told_the_next_time():
+    told, publisher = commands("linear.x")
+    told.send(np.array([0.5]), 0)
+    publisher.publish = Mock(side_effect=RuntimeError("no room to publish"))
+    with pytest.raises(RuntimeError):
+        told.stand()
+    publisher.publish = publisher.sent.append
+    assert told.stand() and not told.stand()
+    assert [message.linear.x for message in publisher.sent] == [0.5, 0.0]

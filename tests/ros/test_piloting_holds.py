@@ -356,3 +356,18 @@ def test_a_goal_that_was_asked_for_has_the_time_that_was_asked_for():
     assert world.reaches[0].end is None
     world.images(40)
     assert world.reaches[0].end is not None
+
+
+def test_the_time_of_a_latched_goal_is_over_between_images_too():
+    world = World(goal_timeout_s=1.0)
+    world.pilot.timeout_s = 60.0
+    world.images(20)
+    world.now_s += 0.5
+    world.pilot.watch()
+    assert not world.pilot.may_drive
+    world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is not None
+    world.now_s += 0.5
+    world.pilot.watch()
+    assert world.pilot.may_drive, "it is not about what was latched before"

@@ -57,8 +57,10 @@ class Commands:
         due_ns = self._due_ns if stamp_ns >= self._sent_ns else stamp_ns
         if stamp_ns < due_ns - self._tolerance_ns:
             return
+        # Of what fails on the way a part may have been heard.
+        self._moving = True
         self._publish(action, stamp_ns)
-        self.told, self._moving, self._unconfirmed = action, True, False
+        self.told, self._unconfirmed = action, False
         # Images are a little early and a little late, and there is one action for each step all the same.
         begins_ns = due_ns if stamp_ns <= due_ns + self._tolerance_ns else stamp_ns
         self._sent_ns, self._due_ns = stamp_ns, begins_ns + self._step_ns
@@ -78,11 +80,11 @@ class Commands:
         not to be overruled for ever. Whether it was told to move before."""
         listeners = sum(publisher.get_subscription_count() for publisher in self.publishers)
         moved, joined = self._moving, listeners > self._listeners
-        self._listeners, self._moving = listeners, False
         if moved is not False or joined:
             self._publish(self._rest, 0)
             self.told = self._rest
             self._told_s, self._unconfirmed = time.monotonic(), True
+        self._listeners, self._moving = listeners, False
         return moved is True
 
     def is_unheard(self) -> bool:

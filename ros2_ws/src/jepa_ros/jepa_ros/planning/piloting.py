@@ -121,15 +121,20 @@ class Pilot:
         self._latched_ns: int | None = None
         self._latched_s = 0.0
         self._before_ns: int | None = None
-        # What is not driven to, and whether that is what is latched.
         self._past_ns: int | None = None
-        self._is_past = False
+        # Whether the newest image is about what is latched.
+        self._follows_latched = False
         self._heard_s = -math.inf
 
     @property
     def may_drive(self) -> bool:
         """Whether what the robot was told last may still hold."""
-        return not self.guard.holds and self._left_ns is None
+        return not self.guard.holds and self._left_ns is None and not self._is_past
+
+    @property
+    def _is_past(self) -> bool:
+        """Whether what is latched is sought, but not to be driven to."""
+        return self._follows_latched and self._latched_ns == self._past_ns
 
     @property
     def iterations(self) -> int:
@@ -192,9 +197,7 @@ class Pilot:
             # Nobody noticed so long a silence: time was set forward, and the plan is for another moment.
             self._restart()
         self.watch()
-        sought = self._without_past_goal(futures)
-        self._is_past = sought is not futures
-        decision = self._decide(sought)
+        decision = self._decide(self._without_past_goal(futures))
         if self.reach is not None and self.reach.end is not None:
             self._leave()
             decision = Decision(decision.state, None, None)
@@ -211,7 +214,7 @@ class Pilot:
             self.guard.obeyed()
 
     def watch(self) -> None:
-        """Time goes by: notice silence, and goals asked for whose time is over."""
+        """Time goes by: notice silence, and goals whose time is over."""
         now_s = self._clock()
         age_s = now_s - self._image_s
         if age_s > self.timeout_s:
@@ -222,6 +225,8 @@ class Pilot:
             self._restart()
         if self._stop_timeout_s and now_s - self._heard_s > self._stop_timeout_s:
             self._stop(f"nobody has said within {self._stop_timeout_s:g} s that it is not to be stopped")
+        if self._goal_timeout_s and now_s - self._latched_s > self._goal_timeout_s:
+            self._leave_latched()
         if self.reach is not None:
             lasting = self.guard.lasting(self.reach.terms.patience_s)
             self.reach.watch(self._clock(), lasting)
@@ -280,7 +285,8 @@ class Pilot:
     def _without_past_goal(self, futures: Futures) -> Futures:
         """``futures``, whose latched goal is noted, or left out where it is over."""
         latched_ns = futures.goal_stamp_ns
-        if latched_ns is None or futures.goal_asked:
+        self._follows_latched = latched_ns is not None and not futures.goal_asked
+        if not self._follows_latched:
             return futures
         if latched_ns != self._past_ns:
             if latched_ns != self._latched_ns:
@@ -288,10 +294,9 @@ class Pilot:
             # Until the world model has heard of the goal in work, what is latched was so before.
             waits = self.reach is not None and not self.reach.taken
             self._before_ns, self._past_ns = latched_ns if waits else None, None
-            old = self._goal_timeout_s and self._clock() - self._latched_s > self._goal_timeout_s
-            if old or Cause.STOPPED in self.guard.holds:
+            if Cause.STOPPED in self.guard.holds:
                 self._leave_latched()
-        return replace(futures, goal_stamp_ns=None) if latched_ns == self._past_ns else futures
+        return replace(futures, goal_stamp_ns=None) if self._is_past else futures
 
     def _stop(self, why: str) -> None:
         self.guard.hold(Cause.STOPPED, why)
