@@ -158,6 +158,15 @@ def test_a_new_goal_takes_the_place_of_the_one_before(world):
     assert world.images().command is not None and second.end is None
 
 
+def test_what_was_told_before_a_goal_was_asked_for_no_longer_holds(world):
+    world.images()
+    assert world.pilot.may_drive
+    world.begin(is_set=False)
+    assert not world.pilot.may_drive
+    world.images()
+    assert world.pilot.may_drive, "to stand is what was decided"
+
+
 def test_an_asked_goal_has_its_own_threshold_and_the_next_has_the_models(world):
     world.sought, world.energy = OTHER_NS, 3.0
     reach = world.begin(threshold=4.0)

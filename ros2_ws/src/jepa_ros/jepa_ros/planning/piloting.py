@@ -110,7 +110,7 @@ class Pilot:
         self._driver: Driver | None = None
         # When the newest futures came, and when their image was new.
         self._futures_s = self._image_s = clock()
-        # Whether the last decision is one that nothing stands against.
+        # Whether the last decision is one that nothing stands against, and its plan is not forgotten.
         self._may_be_told = False
         # Stamp of the image before, and how long ago that was.
         self._stamp_ns = self._passed_ns = 0
@@ -129,7 +129,7 @@ class Pilot:
     @property
     def may_drive(self) -> bool:
         """Whether what the robot was told last may still hold."""
-        return not self.guard.holds and self._left_ns is None and not self._is_past
+        return self._may_be_told and not self.guard.holds
 
     @property
     def _is_past(self) -> bool:
@@ -307,12 +307,15 @@ class Pilot:
     def _leave_latched(self) -> None:
         """What is latched is over, whoever takes it again."""
         self._past_ns = self._before_ns = self._latched_ns
+        if self._is_past:
+            self._restart()
 
     def _held(self) -> Decision:
         self._restart()
         return Decision(State.HELD, None, None)
 
     def _restart(self) -> None:
+        self._may_be_told = False
         if self._driver is not None:
             self._driver.seeker.restart()
 
