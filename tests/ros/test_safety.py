@@ -1,0 +1,380 @@
+"""What a safety case says of the planner, held against whatever may come in whatever order: the node itself,
+from messages to commands, on clocks that are set here."""
+
+from __future__ import annotations
+
+import math
+import random
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+import rclpy
+from builtin_interfaces.msg import Time
+from jepa_msgs.msg import ModelInfo, PredictedFutures, Surprise
+from jepa_ros import parameters
+from jepa_ros.conversions import fill, to_time
+from jepa_ros.nodes import planner
+from jepa_ros.planning import driving, reach_action
+from std_msgs.msg import Bool
+
+from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.recording import messages
+from tests.ros.hazards import HORIZON, MODELS, NO_MODELS, SAMPLES, Handle, Wire, model
+from tests.ros.test_driving import Publisher
+
+pytestmark = pytest.mark.ros
+
+PERIOD_S, FRAME_S = 0.05, 0.033
+MAX_CHANGE, SURPRISED_AFTER, FROZEN_AFTER_S, GOAL_TIMEOUT_S, STOP_TIMEOUT_S = 0.5, 3, 0.5, 2.0, 1.0
+CHOSEN = {
+    "max_change": MAX_CHANGE, "surprised_after": SURPRISED_AFTER, "frozen_after_s": FROZEN_AFTER_S,
+    "stuck_after_s": 0.5, "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 1.0,
+}  # fmt: skip
+LATCHED, ASKED = (5, 6), (7, 8)
+# What may be wrong with images and their futures.
+HAZARDS = (
+    *({"age_s": age_s} for age_s in (0.3, 0.7, -0.3, -0.7)),
+    *({"after_s": after_s} for after_s in (0.1, 0.0)),
+    *({"answers": answers} for answers in ("nobody's", "another's")),
+    *({"shape": shape} for shape in ((SAMPLES - 1, HORIZON), (SAMPLES, 0), (0, 0), (SAMPLES,))),
+    *({"bad": bad} for bad in (math.nan, math.inf, -math.inf)),
+)
+
+
+class Safety(RuleBasedStateMachine):
+    """Anything may happen at any moment; what is to make the robot stand is noted apart from the planner."""
+
+    stop_timeout_s = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s, self.ticked_s, self.ros_ahead_s, self.camera_ahead_s = 100.0, 100.0, 0.0, 0.0
+        fake = SimpleNamespace(monotonic=lambda: self.now_s, sleep=self._sleep)
+        self._patches = pytest.MonkeyPatch()
+        for module in (planner, reach_action, driving):
+            self._patches.setattr(module, "time", fake)
+        chosen = CHOSEN | {"stop_timeout_s": self.stop_timeout_s}
+        self._patches.setattr(planner, "values", lambda *given: parameters.values(*given) | chosen)
+        self.node = planner.PlannerNode()
+        self.wires: list[Wire] = []
+        for name, replacement in {
+            "create_publisher": lambda *_: self.wires.append(Wire(self)) or self.wires[-1],
+            "destroy_publisher": lambda _: None,
+            "get_clock": lambda: Mock(now=lambda: Mock(nanoseconds=self.ros_ns(), to_msg=Time)),
+            "get_logger": Mock(),
+            "_candidates": Publisher(),
+            "_statuses": Publisher(),
+            "_diagnostics": Publisher(),
+        }.items():
+            self._patches.setattr(self.node, name, replacement)
+        self._patches.setattr(self.node._reaching, "_log", Mock())
+        self.ended, self.deaf = False, 0
+        self.violations: list[str] = []
+        # What model_info said last, and the model that may be driven with.
+        self.told = self.info = model()
+        self.limits, self.usable = None, False
+        self.timeout_s, self.energy, self.frozen = 0.5, 10.0, False
+        # Of the newest image: its stamp, that of the one before, its goal, when it came, and how old it was.
+        self.image_ns = self.before_ns = 0
+        self.goal: tuple[int, bool] | None = None
+        self.image_s, self.age_s = -math.inf, math.inf
+        # What the world model seeks, and whether that was asked for.
+        self.sought: tuple[int, bool] | None = None
+        self.handle: Handle | None = None
+        self.asked = 0
+        self.latched_ns, self.latched_s, self.over_ns = None, 0.0, None
+        self.stopped, self.heard_s = False, -math.inf
+        self.surprises, self.calm = 0, 0
+        # The newest image's energy, when it came, and for how long the robot moved while that was the same.
+        self.same, self.looked_s, self.blind_s = math.nan, self.now_s, 0.0
+
+    def teardown(self) -> None:
+        if not self.ended:
+            self.it_ends()
+        assert not self.moving
+        self._patches.undo()
+        self.node.destroy_node()
+
+    # --- what is known
+
+    def ros_ns(self) -> int:
+        return round((self.now_s + self.ros_ahead_s) * 1e9)
+
+    @property
+    def moving(self) -> bool:
+        return any(wire.action.any() for wire in self.wires)
+
+    @property
+    def silent(self) -> bool:
+        return bool(self.stop_timeout_s) and self.now_s - self.heard_s > self.stop_timeout_s + PERIOD_S + 1e-6
+
+    @property
+    def reach_is_open(self) -> bool:
+        return self.handle is not None and self.handle.reach.end is None
+
+    def why_to_stand(self) -> str:
+        """Every reason there is, by what was said and by the clocks; empty: none."""
+        due_s = PERIOD_S + 1e-6
+        told_to = None
+        if self.goal is not None and self.goal[1]:
+            told_to = self.reach_is_open and self.handle.goal_ns == self.goal[0]
+            told_to = told_to and self.now_s <= self.handle.ends_s + due_s
+        elif self.goal is not None:
+            told_to = self.goal[0] != self.over_ns and self.now_s - self.latched_s <= GOAL_TIMEOUT_S + due_s
+            told_to = told_to and (not self.reach_is_open or self.handle.goal_ns == self.goal[0])
+        reasons = {
+            "no goal": not told_to,
+            "ended": self.ended,
+            "stopped": self.stopped or self.silent,
+            "no model": not self.usable,
+            "old": self.now_s - self.image_s + max(self.age_s, 0.0) > self.timeout_s + due_s,
+            "ahead": self.age_s < -self.timeout_s,
+            "frozen": self.blind_s > FROZEN_AFTER_S,
+            "surprised": self.surprises >= SURPRISED_AFTER and self.calm <= SURPRISED_AFTER,
+        }
+        return ", ".join(reason for reason, holds in reasons.items() if holds)
+
+    @invariant()
+    def a_robot_that_is_to_stand_was_told_so_within_a_period(self) -> None:
+        assert not any(self.violations)
+        assert not self.moving or self.why_to_stand() == ""
+
+    # --- what may happen
+
+    def call(self, act: Any, *arguments: Any) -> None:
+        """A callback of the node's executor: of what is raised the node ends."""
+        try:
+            act(*arguments)
+        except RuntimeError:
+            self.it_ends()
+
+    def advance(self, seconds: float) -> None:
+        ends_s = self.now_s + seconds
+        while self.ticked_s + PERIOD_S <= ends_s and not self.ended:
+            self.ticked_s += PERIOD_S
+            self.now_s = max(self.now_s, self.ticked_s)
+            self.call(self.node._watch)
+            self.a_robot_that_is_to_stand_was_told_so_within_a_period()
+        self.now_s = ends_s
+
+    def _sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @initialize(info=st.sampled_from(MODELS), asked_for=st.booleans())
+    def it_drives(self, info: ModelInfo, asked_for: bool) -> None:
+        self.it_sets_out(info, asked_for)
+        assert self.moving
+
+    @precondition(lambda self: not self.ended)
+    @rule(info=st.sampled_from(MODELS), asked_for=st.booleans())
+    def it_sets_out(self, info: ModelInfo, asked_for: bool) -> None:
+        self.deaf = 0
+        self.somebody_says_whether_to_stop(stop=False)
+        self.a_model_serves(info)
+        if asked_for:
+            self.a_goal_is_asked_for(ASKED[0], 0.0)
+            self.the_world_model_takes_it()
+        else:
+            self.a_goal_is_latched_or_taken_back(LATCHED[self.latched_ns == LATCHED[0]])
+        self.images_come(8)
+
+    @precondition(lambda self: not self.ended)
+    @rule(count=st.integers(1, 12))
+    def images_come(self, count: int) -> None:
+        self.odd_images_come(count, {})
+
+    @precondition(lambda self: not self.ended)
+    @rule(count=st.sampled_from([1, 4, 12]), hazard=st.sampled_from(HAZARDS))
+    def odd_images_come(self, count: int, hazard: dict[str, Any]) -> None:
+        for _ in range(count):
+            self.advance(hazard.get("after_s", FRAME_S))
+            if not self.ended:
+                self.image(**hazard)
+                self.a_robot_that_is_to_stand_was_told_so_within_a_period()
+
+    def image(
+        self,
+        *,
+        after_s: float = FRAME_S,
+        age_s: float = 0.01,
+        answers: str = "ours",
+        shape: tuple[int, ...] = (SAMPLES, HORIZON),
+        bad: float = 0.0,
+    ) -> None:
+        self.energy -= 0 if self.frozen else 1e-3
+        stamp_ns = max(round((self.now_s + self.camera_ahead_s - age_s) * 1e9), 0)
+        message = PredictedFutures(current_energy=self.energy + bad, has_goal=self.sought is not None)
+        message.header.stamp = to_time(stamp_ns)
+        if self.sought is not None:
+            message.goal_stamp, message.goal_asked = to_time(self.sought[0]), self.sought[1]
+        energies = np.ones(shape, np.float32)
+        questions = self.node._candidates.sent
+        if answers != "nobody's" and questions:
+            asked = questions[-1]
+            message.candidates_source = asked.source if answers == "ours" else "another"
+            message.candidates_stamp, message.actions = asked.header.stamp, asked.actions
+            actions = messages.array_of(asked.actions)
+            if shape == actions.shape[:2]:
+                energies = -np.cumsum(actions[..., 0], axis=1)
+        self.before_ns, self.image_ns = self.image_ns, stamp_ns
+        self.image_s, self.age_s = self.now_s, (self.ros_ns() - stamp_ns) / 1e9
+        self.goal = self.sought
+        self.calm += 1
+        if message.current_energy != self.same:
+            self.same, self.blind_s = message.current_energy, 0.0
+        elif self.moving:
+            self.blind_s += self.now_s - self.looked_s
+        self.looked_s = self.now_s
+        if self.goal is not None and not self.goal[1]:
+            if self.goal[0] != self.latched_ns:
+                self.latched_ns, self.latched_s, self.over_ns = self.goal[0], self.now_s, None
+            if self.stopped or self.silent:
+                self.over_ns = self.latched_ns
+        self.call(
+            self.node._on_futures,
+            fill(message, {"energies": messages.tensor("e", energies + np.float32(bad))}),
+        )
+
+    @precondition(lambda self: not self.ended)
+    @rule(seconds=st.sampled_from([0.02, 0.3, 0.6, 1.5, 3.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    @rule(
+        seconds=st.sampled_from([-3600.0, -0.3, 0.3, 3600.0]),
+        whose=st.sampled_from(["ros", "camera", "both"]),
+    )
+    def a_clock_is_set(self, seconds: float, whose: str) -> None:
+        self.ros_ahead_s += seconds * (whose != "camera")
+        self.camera_ahead_s += seconds * (whose != "ros")
+
+    @rule(stamp=st.sampled_from([None, *LATCHED]))
+    def a_goal_is_latched_or_taken_back(self, stamp: int | None) -> None:
+        self.sought = None if stamp is None else (stamp, False)
+
+    @rule(stamp=st.sampled_from(ASKED))
+    def another_planner_has_a_goal_sought(self, stamp: int) -> None:
+        self.sought = (stamp + 100, True)
+
+    @precondition(lambda self: not self.ended)
+    @rule(stamp=st.sampled_from([*ASKED, LATCHED[0]]), timeout_s=st.sampled_from([0.0, 0.0, 1.0]))
+    def a_goal_is_asked_for(self, stamp: int, timeout_s: float) -> None:
+        self.asked += 1
+        handle = Handle(self.asked, stamp, timeout_s, self.now_s)
+        handle.reach = self.node._reaching._reach_of(handle)
+        self.handle = None if self.stopped or self.silent else handle
+        self.beside(self.node._reaching._accept, handle)
+
+    @precondition(lambda self: not self.ended and self.node._pilot.reach is not None)
+    @rule()
+    def the_world_model_takes_it(self) -> None:
+        reach = self.node._pilot.reach
+        reach.is_set = True
+        self.sought = (reach.terms.goal_ns, True)
+
+    @precondition(lambda self: not self.ended and self.handle is not None)
+    @rule()
+    def it_is_cancelled(self) -> None:
+        handle, self.handle = self.handle, None
+        self.beside(self.node._reaching._cancel, handle)
+
+    def beside(self, act: Any, handle: Handle) -> None:
+        """A callback of the goals' executor, which goes on whatever is raised: what was not sent then is sent
+        in the next period."""
+        try:
+            act(handle)
+        except RuntimeError:
+            self.advance(PERIOD_S)
+
+    @precondition(lambda self: not self.ended)
+    @rule(stop=st.booleans())
+    def somebody_says_whether_to_stop(self, stop: bool) -> None:
+        self.stopped, self.heard_s = stop, self.now_s
+        if stop:
+            self.handle, self.over_ns = None, self.latched_ns
+        self.call(self.node._on_stop, Bool(data=stop))
+
+    @precondition(lambda self: not self.ended)
+    @rule(surprising=st.lists(st.booleans(), min_size=1, max_size=4))
+    def images_are_judged(self, surprising: list[bool]) -> None:
+        for each in surprising:
+            self.surprises, self.calm = (self.surprises + 1, 0) if each else (0, self.calm)
+            self.call(self.node._on_surprise, Surprise(surprising=each))
+        self.advance(PERIOD_S)
+
+    @precondition(lambda self: not self.ended)
+    @rule(info=st.sampled_from([*MODELS, *MODELS, *MODELS, *NO_MODELS]))
+    def a_model_serves(self, info: ModelInfo) -> None:
+        self.told, self.usable = info, any(info is each for each in MODELS)
+        if self.usable:
+            self.info = info
+            low, high = (np.array(side, np.float32) for side in (info.action_low, info.action_high))
+            self.limits = ActionLimits(
+                low=low,
+                high=high,
+                max_norm=info.action_max_norm or None,
+                max_change=MAX_CHANGE * (high - low),
+            )
+        self.call(self.node._on_model, info)
+        assert self.ended or not self.moving
+
+    @precondition(lambda self: not self.ended)
+    @rule(timeout_s=st.sampled_from([0.1, 0.5, 60.0]))
+    def the_timeout_is_set(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.node._take_parameters({"futures_timeout_s": timeout_s})
+        self.advance(PERIOD_S)
+
+    @rule(energy=st.sampled_from([0.5, 5.0, 10.0]), frozen=st.booleans())
+    def the_robot_is_somewhere(self, energy: float, frozen: bool) -> None:
+        self.energy, self.frozen = energy, frozen
+
+    @rule(count=st.integers(1, 3))
+    def commands_cannot_be_published(self, count: int) -> None:
+        self.deaf = count
+
+    @rule(count=st.integers(0, 2))
+    def somebody_listens_to_commands(self, count: int) -> None:
+        for wire in self.wires:
+            wire.listeners = count
+
+    @precondition(lambda self: not self.ended)
+    @rule()
+    def it_is_diagnosed(self) -> None:
+        self.node._publish_diagnostics()
+
+    def it_ends(self) -> None:
+        self.deaf, self.ended = 0, True
+        self.node._reaching._asked_by.clear()
+        self.node.stop()
+
+
+class SafetyBySilence(Safety):
+    """Somebody is to say again and again that the robot is not stopped."""
+
+    stop_timeout_s = STOP_TIMEOUT_S
+
+
+Safety.TestCase.settings = SafetyBySilence.TestCase.settings = settings(
+    max_examples=30, stateful_step_count=50
+)
+TestSafety, TestSafetyBySilence = Safety.TestCase, SafetyBySilence.TestCase
+
+
+@pytest.fixture(autouse=True, scope="module")
+def context():
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        rclpy.init(domain_id=random.SystemRandom().randint(1, 100))
+        yield
+        rclpy.shutdown()
