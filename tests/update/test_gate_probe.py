@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ import pytest
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import RefusedError
 from jepa_runtime.update import robot
-from jepa_runtime.update.gate import engines, probe_child
+from jepa_runtime.update.gate import disk, engines, probe_child
 from jepa_runtime.update.gate.probe import CHILD, Answer, ProbeLimits, ProbeReport, judge, probe
 from jepa_runtime.update.release import Budgets
 from jepa_runtime.verification import Parity, golden_parity
@@ -128,7 +129,9 @@ def test_every_graph_is_compared(toy_bundle: Path, monkeypatch: pytest.MonkeyPat
         return compared
 
     monkeypatch.setattr(probe_child, "golden_parity", noted)
-    probe_child.measure(toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True)
+    probe_child.measure(
+        toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True, disk_cut=True
+    )
     assert [parity.graph for parity in compared] == ["encoder", "predictor", "energy"]
     assert all(parity.ok for parity in compared)
 
@@ -143,7 +146,9 @@ def test_a_bundle_is_compared_and_timed_as_it_would_serve(
 
     monkeypatch.setattr(probe_child, "golden_parity", noted(probe_child.golden_parity))
     monkeypatch.setattr(WorldModel, "open", noted(WorldModel.open))
-    probe_child.measure(toy_bundle, engine="openvino:CPU", precision="fp32", threads=2, network_cut=True)
+    probe_child.measure(
+        toy_bundle, engine="openvino:CPU", precision="fp32", threads=2, network_cut=True, disk_cut=True
+    )
     assert len(asked) > 1
     for how in asked:
         assert (how["engine"], how["precision"]) == ("openvino:CPU", "fp32")
@@ -165,7 +170,7 @@ def test_the_quietest_round_counts_and_neither_what_warms_up_nor_what_else_runs(
     monkeypatch.setattr(WorldModel, "predict", lambda *_: passes(0.001))
     monkeypatch.setattr(probe_child, "time", SimpleNamespace(perf_counter=lambda: now))
     found = probe_child.measure(
-        toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True
+        toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True, disk_cut=True
     )
     assert (found.latency_p50_ms, found.latency_p99_ms) == (pytest.approx(3), pytest.approx(4))
 
@@ -293,7 +298,7 @@ CONFINED = (
     "import json, os, resource, socket, sys\n"
     f"from {CHILD} import confine\n"
     "from jepa_runtime.update.gate.probe import ProbeLimits\n"
-    "cut = confine(ProbeLimits(memory_mb=1000, cpu_s=7), os.getppid())\n"
+    "cut = confine(ProbeLimits(memory_mb=1000, cpu_s=7), os.getppid(), drivers='drivers' in sys.argv)\n"
     "try:\n"
     "    socket.create_connection(('127.0.0.1', int(sys.argv[1])), timeout=5)\n"
     "    reached = True\n"
@@ -302,19 +307,76 @@ CONFINED = (
     "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines())\n"
     "names = 'CORE', 'DATA', 'CPU', 'FSIZE'\n"
     "limits = {name: resource.getrlimit(getattr(resource, f'RLIMIT_{name}')) for name in names}\n"
-    "told = {'cut': cut, 'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
-    "print(json.dumps(told))\n"
+    "told = {'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
+    "tries = {\n"
+    "    'write': lambda: open('kept', 'r+'),\n"
+    "    'make': lambda: open('new', 'x'),\n"
+    "    'truncate': lambda: os.truncate('kept', 0),\n"
+    "    'remove': lambda: os.unlink('kept'),\n"
+    "    'signal': lambda: os.kill(os.getppid(), 0),\n"
+    "    'service': lambda: socket.socket(socket.AF_UNIX),\n"
+    "}\n"
+    "refused = []\n"
+    "for name, attempt in tries.items():\n"
+    "    try:\n"
+    "        attempt()\n"
+    "    except PermissionError:\n"
+    "        refused.append(name)\n"
+    "print(json.dumps(told | cut | {'refused': refused}))\n"
 )
 
 
-def test_a_probe_gives_up_network_privileges_and_resources() -> None:
+def confined(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What a confined process in ``folder``, which holds a file ``kept``, found out."""
+    (folder / "kept").write_text("kept", encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = subprocess.run(
-            [sys.executable, "-c", CONFINED, str(server.getsockname()[1])],
+            [sys.executable, "-c", CONFINED, str(server.getsockname()[1]), *arguments], cwd=folder,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
         )  # fmt: skip
-    found = json.loads(done.stdout)
-    assert found["cut"] and not found["reached"]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def landlock() -> int:
+    """The version of the kernel's Landlock; below 1: it has none."""
+    version: int = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)
+    return version
+
+
+@pytest.mark.skipif(landlock() < 6, reason="needs Landlock as of Linux 6.12")
+def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Path) -> None:
+    found = confined(tmp_path)
+    assert found["disk_cut"]
+    assert found["refused"] == ["write", "make", "truncate", "remove", "signal", "service"]
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [
+        ("kept", "kept")
+    ]
+
+
+def test_a_probe_that_needs_drivers_keeps_what_those_need(tmp_path: Path) -> None:
+    found = confined(tmp_path, "drivers")
+    assert not found["disk_cut"]
+    assert not {"write", "make", "service"} & {*found["refused"]}
+
+
+def test_where_the_kernel_has_no_landlock_that_is_told() -> None:
+    libc = SimpleNamespace(syscall=lambda *_: -1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ctypes, "CDLL", lambda _: libc)
+        assert not disk.forbid()
+
+
+@pytest.mark.skipif(landlock() < 1, reason="the kernel has no Landlock")
+@pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime"])
+def test_the_engines_of_a_cpu_need_not_write(toy_bundle: Path, engine: str) -> None:
+    pytest.importorskip(engine.partition(":")[0])
+    assert probe(toy_bundle, budgets=ANYTHING, engine=engine, limits=LIMITS).disk_cut
+
+
+def test_a_probe_gives_up_network_privileges_and_resources(tmp_path: Path) -> None:
+    found = confined(tmp_path)
+    assert found["network_cut"] and not found["reached"]
     assert found["privileges"] == "1"
     fixed = {"CORE": [0, 0], "FSIZE": [1 << 20, 1 << 20]}
     assert found["limits"] == fixed | {"DATA": [10**9, 10**9], "CPU": [7, 8]}
@@ -332,7 +394,7 @@ def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> N
         "import ctypes, json, socket, threading\n"
         "from jepa_runtime.update.gate import sockets\n"
         "ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n"
-        "forbidden, found = sockets.forbid(), {}\n"
+        "forbidden, found = sockets.forbid(local=False), {}\n"
         "def ask(name):\n"
         "    try:\n"
         "        socket.socket(getattr(socket, name)).close()\n"
@@ -355,6 +417,7 @@ GOOD = ProbeReport(
     latency_p99_ms=2.0,
     peak_memory_mb=100.0,
     network_cut=True,
+    disk_cut=True,
 )
 
 

@@ -102,6 +102,7 @@ class LocalGate:
             "latency_p99_ms": round(report.latency_p99_ms, 3),
             "peak_memory_mb": round(report.peak_memory_mb, 1),
             "network_cut": report.network_cut,
+            "disk_cut": report.disk_cut,
         }
 
     def shadow(

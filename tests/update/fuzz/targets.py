@@ -86,7 +86,8 @@ def targets(home: Path, toy: Path) -> list[Target]:
     for number in range(4):
         writer.append("probed", latency_p99_ms=1.5, number=number, text='é "quoted"')
     onnx = tuple(path.read_bytes() for path in sorted(toy.rglob("*.onnx")))
-    report = {"latency_p50_ms": 1.0, "latency_p99_ms": 2.0, "peak_memory_mb": 9, "network_cut": True}
+    report = {"latency_p50_ms": 1.0, "latency_p99_ms": 2.0, "peak_memory_mb": 9}
+    report |= dict.fromkeys(("network_cut", "disk_cut"), True)
     return [
         Target(
             "manifest",

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends.select import name_and_device
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, RefusedError
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.profiling.environment import peak_rss_mb
 from jepa_runtime.profiling.statistics import Summary, summarize
-from jepa_runtime.update.gate import sockets
+from jepa_runtime.update.gate import disk, sockets
 from jepa_runtime.update.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
 from jepa_runtime.verification import Parity, golden_parity
 from jepa_runtime.world_model import WorldModel
@@ -36,16 +37,21 @@ _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _WARM_UP, _ROUNDS, _FRAMES = 20, 3, 200
 
 
-def confine(limits: ProbeLimits, parent: int) -> bool:
+def confine(limits: ProbeLimits, parent: int, *, drivers: bool) -> dict[str, bool]:
     """Give up, for good: network, privileges, priority, and resources beyond ``limits``; die with ``parent``.
 
+    Args:
+        drivers: an engine needs those of a GPU or an NPU, which keep files and talk to services of their own;
+            without, it gives up also to write to the disk, and every service of this machine.
+
     Returns:
-        Whether the network is cut off: where neither namespaces nor seccomp are to be had it is not.
+        Of :class:`ProbeReport`, ``network_cut`` and ``disk_cut``.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     cut = not libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) or not libc.unshare(_CLONE_NEWNET)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    cut = sockets.forbid() or cut
+    cut = sockets.forbid(local=not drivers) or cut
+    disk_cut = not drivers and disk.forbid()
     # Last, because a change of credentials would clear it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -56,7 +62,7 @@ def confine(limits: ProbeLimits, parent: int) -> bool:
     _limit(resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)
     # A second between the limits: SIGXCPU at the first one says why, SIGKILL at the other says nothing.
     _limit(resource.RLIMIT_CPU, limits.cpu_s, 1)
-    return cut
+    return {"network_cut": cut, "disk_cut": disk_cut}
 
 
 def _limit(what: int, most: int, room: int = 0) -> None:
@@ -66,7 +72,7 @@ def _limit(what: int, most: int, room: int = 0) -> None:
 
 
 def measure(
-    folder: Path, *, engine: str, precision: str | None, threads: int, network_cut: bool
+    folder: Path, *, engine: str, precision: str | None, threads: int, network_cut: bool, disk_cut: bool
 ) -> ProbeReport:
     """Open a bundle strictly, compare it with its golden outputs, and time it as it would serve.
 
@@ -91,6 +97,7 @@ def measure(
         latency_p99_ms=p99,
         peak_memory_mb=peak_rss_mb(),
         network_cut=network_cut,
+        disk_cut=disk_cut,
     )
 
 
@@ -123,14 +130,15 @@ def _explain(parity: Parity) -> str:
 
 def _answer(told: dict[str, Any]) -> Answer:
     limits = ProbeLimits(**told["limits"])
-    cut = confine(limits, told["parent"])
+    on_cpu = name_and_device(told["engine"])[1] == "CPU"
+    cut = confine(limits, told["parent"], drivers=not on_cpu)
     try:
         report = measure(
             Path(told["folder"]),
             engine=told["engine"],
             precision=told["precision"],
             threads=limits.threads,
-            network_cut=cut,
+            **cut,
         )
     except JepaRuntimeError as error:
         return Answer(reason=str(error))

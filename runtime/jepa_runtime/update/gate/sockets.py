@@ -1,5 +1,5 @@
-"""No new sockets but local ones, for good, for the calling thread and all that it starts (seccomp, Linux):
-needs no privilege, and no namespace, which some systems forbid."""
+"""No new sockets but local ones, or not even those, for good, for the calling thread and all that it starts
+(seccomp, Linux): needs no privilege, and no namespace, which some systems forbid."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def forbid() -> bool:
+def forbid(*, local: bool) -> bool:
     """Refuse sockets other than AF_UNIX and AF_NETLINK (EPERM). The process must have no new privileges.
+
+    Args:
+        local: refuse AF_UNIX as well, and with it every service that would act for the process.
 
     Returns:
         Whether they are refused; not on a machine that is none of x86-64 and ARM64, or without seccomp.
@@ -35,12 +38,12 @@ def forbid() -> bool:
     known = _MACHINES.get(platform.machine())
     if known is None:
         return False
-    code = _filter(*known)
+    code = _filter(*known, socket.AF_NETLINK if local else socket.AF_UNIX)
     program = _Program(len(code) // 8, code)
     return not ctypes.CDLL(None).prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
-def _filter(machine: int, socket_call: int) -> bytes:
+def _filter(machine: int, socket_call: int, allowed: int) -> bytes:
     steps = (
         (_LOAD, 0, 0, _MACHINE),
         (_IF_EQUAL, 0, 8, machine),
@@ -49,7 +52,7 @@ def _filter(machine: int, socket_call: int) -> bytes:
         (_IF_EQUAL, 5, 0, _IO_URING_SETUP),
         (_IF_EQUAL, 0, 3, socket_call),
         (_LOAD, 0, 0, _ARGUMENT),
-        (_IF_EQUAL, 1, 0, socket.AF_UNIX),
+        (_IF_EQUAL, 1, 0, allowed),
         (_IF_EQUAL, 0, 1, socket.AF_NETLINK),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _REFUSE),
