@@ -1,14 +1,16 @@
 """OpenVINO's cache of compiled models: a folder for each graph, and in it a SHA-256 beside each.
 
 OpenVINO takes the weights that it finds there as they are: with a page that a power cut left empty, a model
-computes other numbers and says nothing.
+computes other numbers and says nothing. What another account put there may be any model, or no model.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,10 +39,13 @@ def folder_of(cache: Path, graph_sha256: str) -> Path:
     :func:`sealed` saw them. Folders of graphs that were used longest ago make room.
 
     Raises:
-        OSError: it cannot be made or looked at, or something in it not removed.
+        OSError: it cannot be made or looked at, something in it not removed, or others may exchange what is
+            in it.
     """
     folder = cache / graph_sha256
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in (cache, folder):
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _check_own(path)
     for blob in folder.glob(f"*{_BLOB}"):
         if _noted(blob) != _sha256(blob):
             blob.unlink(missing_ok=True)
@@ -58,6 +63,16 @@ def sealed(folder: Path) -> None:
             # A later blob of the same name has another hash, or at least was written later.
             if not hashed.exists() or os.stat(hashed).st_mtime_ns < os.stat(blob).st_mtime_ns:
                 hashed.write_text(_sha256(blob), encoding="utf-8")
+
+
+def _check_own(folder: Path) -> None:
+    found = folder.stat()
+    others = stat.S_IWOTH if found.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
+    exchanged = found.st_mode & others and not found.st_mode & stat.S_ISVTX
+    if found.st_uid not in (0, os.geteuid()) or exchanged:
+        raise PermissionError(
+            errno.EPERM, f"{folder.name} belongs to another account, or others may write to it"
+        )
 
 
 def _make_room(cache: Path, used: Path) -> None:

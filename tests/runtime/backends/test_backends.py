@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +220,43 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
         backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
     (told,) = caplog.messages
     assert told.endswith("x: compiled models are not kept there: File name too long")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("inner", [False, True])
+def test_what_another_account_may_have_compiled_is_not_loaded(
+    toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, inner: bool
+) -> None:
+    cache = tmp_path / "cache"
+
+    def load() -> None:
+        backend = create_backend("openvino:CPU", BackendOptions(cache_dir=cache))
+        backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+
+    load()
+    (blob,) = cache.rglob("*.blob")
+    used = blob.parent.stat().st_mtime_ns
+    given = blob.parent if inner else cache
+    os.chown(given, 65534, 65534)
+    load()
+    assert caplog.messages == [
+        f"{cache}: compiled models are not kept there: {given.name} belongs to another account, or others "
+        "may write to it"
+    ]
+    assert blob.parent.stat().st_mtime_ns == used, "it was not looked into"
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_own"),
+    [(0o775, True), (0o1777, True), (0o777, False)],
+    ids=["of one's own group", "sticky", "of everybody"],
+)
+def test_a_cache_is_used_if_nobody_else_can_exchange_what_is_in_it(
+    tmp_path: Path, mode: int, is_own: bool
+) -> None:
+    tmp_path.chmod(mode)
+    with nullcontext() if is_own else pytest.raises(PermissionError):
+        openvino_cache.folder_of(tmp_path, "0" * 64)
 
 
 def test_a_cache_into_which_openvino_does_not_write_is_told_once(
