@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
@@ -225,7 +225,7 @@ def _listed_v2(folder: Path, info: dict[str, Any], choice: _Choice) -> Iterator[
             folder,
             index,
             int(entry["length"]),
-            folder / info["data_path"].format(**keys),
+            _named(folder, info["data_path"], **keys),
             _video(folder, info, choice, keys, 0.0),
             choice,
             shared=False,
@@ -248,7 +248,7 @@ def _listed_v3(folder: Path, info: dict[str, Any], choice: _Choice) -> Iterator[
                 folder,
                 int(entry["episode_index"]),
                 int(entry["length"]),
-                folder / info["data_path"].format(**{key: entry[column] for key, column in data.items()}),
+                _named(folder, info["data_path"], **{key: entry[column] for key, column in data.items()}),
                 _video(folder, info, choice, place, float(place.get("from_timestamp", 0))),
                 choice,
                 shared=True,
@@ -260,7 +260,15 @@ def _video(
 ) -> _Video | None:
     if not _is_video(info, choice):
         return None
-    return _Video(folder / info["video_path"].format(video_key=choice.camera, **place), start_s)
+    return _Video(_named(folder, info["video_path"], video_key=choice.camera, **place), start_s)
+
+
+def _named(folder: Path, pattern: str, **keys: Any) -> Path:
+    """The file of the data set that its description names. It may be a link: those of the Hub's cache are."""
+    name = PurePosixPath(pattern.format(**keys))
+    if name.is_absolute() or ".." in name.parts:
+        raise JepaExportError(f"{folder}: meta/ names {name}, which is not in the data set")
+    return folder / name
 
 
 def _is_video(info: dict[str, Any], choice: _Choice) -> bool:

@@ -180,6 +180,16 @@ def second_camera(info: dict[str, Any]) -> None:
             {},
             "meta/ does not describe its episodes: KeyError('wrong')",
         ),
+        (
+            lambda info: info.update(data_path="/data/{episode_index}.parquet"),
+            {},
+            "meta/ names /data/0.parquet, which is not in the data set",
+        ),
+        (
+            lambda info: info.update(video_path="videos/../../{video_key}.mp4"),
+            {},
+            f"meta/ names videos/../../{CAMERA}.mp4, which is not in the data set",
+        ),
         (empty_features, {}, "several cameras, choose one with ?camera=NAME; cameras: none"),
         (second_camera, {}, f"several cameras, choose one with ?camera=NAME; cameras: {CAMERA}, wrist"),
         (second_camera, {"camera": "rear"}, f"no camera rear; cameras: {CAMERA}, wrist"),
