@@ -51,6 +51,8 @@ def test_a_signed_release_passes_the_real_gate_and_serves(
     shown = capfd.readouterr()
     for words in ("toy 2.0.0, release 1 of stable", "toy 1.0.0"):
         assert words in shown.out
+    assert fleet.run("history") == 0
+    assert "at (UTC)" in capfd.readouterr().out
     assert fleet.run("history", "--json") == 0
     entries = json.loads(capfd.readouterr().out)
     assert entries[0]["event"] == "set up"

@@ -115,7 +115,7 @@ def status_table(state: State) -> Table:
 def history_table(entries: Sequence[Entry]) -> Table:
     """Entries of the log, the oldest first."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("at", "what"):
+    for column in ("at (UTC)", "what"):
         table.add_column(column)
     table.add_column("more", overflow="fold")
     for entry in entries:
