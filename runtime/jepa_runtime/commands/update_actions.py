@@ -7,23 +7,25 @@ import json
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.parse import describe
 from jepa_runtime.commands.arguments import stop_on_signals
-from jepa_runtime.commands.update_view import Transfer, history_table, status_table, summary
+from jepa_runtime.commands.update_view import Transfer, history_table, moment, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.update import config, daemon, operator, provision, robot, state
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
-from jepa_runtime.update.hawkbit.fleet import Fleet
+from jepa_runtime.update.hawkbit import kept as orders
+from jepa_runtime.update.hawkbit.fleet import KEPT, Fleet
 from jepa_runtime.update.state import Result, State
 from jepa_runtime.update.store import Store
 
@@ -119,7 +121,15 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    return _tell(args, state.load(args.root / robot.STATE), status=0, table=True)
+    now = state.load(args.root / robot.STATE)
+    return _tell(args, now, table=status_table(now, _hawkbit_asked(args.root)))
+
+
+def _hawkbit_asked(root: Path) -> str:
+    with suppress(JepaRuntimeError):
+        if config.load(root / robot.CONFIG).hawkbit is not None:
+            return moment(orders.load(root / KEPT).reached_at)
+    return ""
 
 
 def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
@@ -214,12 +224,12 @@ def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[dae
 
 
 def _tell(
-    args: argparse.Namespace, kept: State, line: str = "", *, status: int = 0, table: bool = False
+    args: argparse.Namespace, kept: State, line: str = "", *, status: int = 0, table: Table | None = None
 ) -> int:
     if args.json:
         print(json.dumps(state.as_json(kept), indent=2))
-    elif table:
-        Console().print(status_table(kept))
+    elif table is not None:
+        Console().print(table)
     else:
         print(line or summary(kept))
     if kept.alarm:

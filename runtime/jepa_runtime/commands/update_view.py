@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
@@ -86,8 +87,8 @@ def summary(state: State) -> str:
     return f"{how}: {serves}" + (f" ({state.reason})" if state.reason else "")
 
 
-def status_table(state: State) -> Table:
-    """What serves, and how updates stand."""
+def status_table(state: State, hawkbit: str) -> Table:
+    """What serves, how updates stand, and when hawkBit answered last; empty: it is not asked."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -98,7 +99,8 @@ def status_table(state: State) -> Table:
         "last update": summary(state) if state.phase is Phase.IDLE else "",
         "in work": "" if state.phase is Phase.IDLE else _in_work(state),
         "pinned": "yes" if state.pinned else "",
-        "repository asked": "never" if state.checked_at is None else f"{state.checked_at:%Y-%m-%d %H:%M} UTC",
+        "repository asked": moment(state.checked_at),
+        "hawkBit asked": hawkbit,
         "ALARM": state.alarm,
     }
     for key, value in rows.items():
@@ -106,10 +108,15 @@ def status_table(state: State) -> Table:
             # Text takes what a bundle or a message says literally; a string might be markup.
             table.add_row(key, Text(value, style="red" if key == "ALARM" else ""))
     for sha256, refusal in state.refused.items():
-        until = "for good" if refusal.not_before is None else f"until {refusal.not_before:%Y-%m-%d %H:%M} UTC"
+        until = "for good" if refusal.not_before is None else f"until {moment(refusal.not_before)}"
         times = "once" if refusal.times == 1 else f"{refusal.times} times"
         table.add_row(f"refused {sha256[:12]}", Text(f"{times}, {until}: {refusal.reason}"))
     return table
+
+
+def moment(at: datetime | None) -> str:
+    """When something was last, to the minute."""
+    return "never" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def history_table(entries: Sequence[Entry]) -> Table:

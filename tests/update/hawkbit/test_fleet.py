@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.cli import main
 from jepa_runtime.update import config, operator
+from jepa_runtime.update.hawkbit.fleet import KEPT
 from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
 from tests.update.hawkbit.ddi_faults import puts_off, says
@@ -320,3 +322,24 @@ def test_an_answer_to_an_action_that_vanished_is_sent_once_more_and_then_no_more
     fleet_robot.rounds(4)
     answered = [one.status for one in ddi.seen if one.path.endswith(f"/{action.id}/feedback")]
     assert sum(status in (404, 410) for status in answered) == 1
+
+
+def test_when_the_server_answered_last_is_kept_once_an_hour_and_shown(
+    fleet_robot: Robot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked() -> str:
+        assert main(["update", "status", "--root", str(fleet_robot.root)]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("hawkBit asked"))
+        return line.removeprefix("hawkBit asked").strip()
+
+    assert asked() == "never"
+    fleet_robot.round()
+    began = fleet_robot.clock.now()
+    assert asked() == f"{began:%Y-%m-%d %H:%M} UTC"
+    written = (fleet_robot.root / KEPT).stat().st_ino
+    fleet_robot.clock.sleep(1800)
+    fleet_robot.round()
+    assert (fleet_robot.root / KEPT).stat().st_ino == written, "no disk is worn out by it"
+    fleet_robot.clock.sleep(1801)
+    fleet_robot.round()
+    assert asked() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"

@@ -132,6 +132,8 @@ class Fleet:
         offer = self._server.poll()
         self._sleep_s = offer.sleep_s
         self._next_poll = self._clock.monotonic() + offer.sleep_s
+        if (reached := self._kept.reached(self._now())) is not self._kept:
+            self._keep(reached)
         return offer
 
     def _follow(self, offer: Offer) -> None:

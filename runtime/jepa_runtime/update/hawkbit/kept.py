@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
 
 from jepa_runtime.bundle.parse import describe, parse_json
 from jepa_runtime.errors import BundleError, StorageError
@@ -21,6 +22,8 @@ from jepa_runtime.update.hawkbit.messages import ActionId
 
 MAX_KEPT_BYTES = 1 << 20
 _MAX_ANSWERS = 16
+# Not at each poll: a disk of flash wears out.
+_WITHIN = timedelta(hours=1)
 _STRICT = ConfigDict(strict=True)
 
 Execution = Literal["proceeding", "download", "downloaded", "scheduled", "closed", "canceled"]
@@ -77,6 +80,7 @@ class Kept:
         order: in work; None: none is.
         answers: to the last actions that ended, by their ids, the oldest first.
         attributes: that the server has taken last.
+        reached_at: when the server answered, to within an hour.
     """
 
     __pydantic_config__ = _STRICT
@@ -85,6 +89,12 @@ class Kept:
     order: Order | None = None
     answers: Mapping[ActionId, Answer] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
+    reached_at: AwareDatetime | None = None
+
+    def reached(self, now: datetime) -> Kept:
+        """With the moment at which the server answered, unless one within the hour is there."""
+        known = self.reached_at is not None and timedelta() <= now - self.reached_at < _WITHIN
+        return self if known else replace(self, reached_at=now)
 
     def ordered(self, order: Order) -> Kept:
         """With an order in work, which has no answer yet."""
