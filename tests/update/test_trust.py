@@ -106,6 +106,13 @@ def test_a_new_root_is_followed_over_many_versions(robot: Robot, repository: Rep
     assert robot.fetch() == CONTENT
 
 
+def test_so_is_one_of_hundreds_of_versions(robot: Robot, repository: Repository) -> None:
+    for _ in range(300):
+        repository.rotate("timestamp")
+    repository.publish()
+    assert robot.refresh().versions["root"] == 301
+
+
 def test_a_small_file_that_is_too_large_is_not_read(robot: Robot) -> None:
     robot.refresh()
     with pytest.raises(TrustError, match="has 8000 bytes, and may have 7999"):

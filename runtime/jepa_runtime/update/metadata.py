@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Timestamp
-from tuf.ngclient import Updater
+from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from jepa_runtime.errors import TrustError
@@ -30,6 +30,8 @@ SIGNED_AT = "x-jepa-signed-at"
 # Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
 # names are kept in the state, which has to stay well below its own limit.
 _MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
+# Counted from the one that came with the robot: of a fleet that lives for decades.
+_MOST_ROOTS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ class MetadataUpdater(Updater):
     def __init__(
         self, meta: Path, fetcher: FetcherInterface, *, root: bytes, now: datetime, floors: Floors
     ) -> None:
-        super().__init__(str(meta), "/", fetcher=fetcher, bootstrap=root)
+        super().__init__(
+            str(meta),
+            "/",
+            fetcher=fetcher,
+            config=UpdaterConfig(max_root_rotations=_MOST_ROOTS),
+            bootstrap=root,
+        )
         self._history = meta / "root_history"
         self._now = now
         self._floors = floors
