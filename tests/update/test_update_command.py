@@ -6,14 +6,20 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jepa_runtime.bundle import seal
 from jepa_runtime.cli import main
+from jepa_runtime.commands.update_view import Transfer, summary
+from jepa_runtime.update import audit, state
+from jepa_runtime.update.robot import AUDIT, STATE, utc_now
+from jepa_runtime.update.state import Phase
 from tests.update.fleets import Fleet, edit
 from tests.update.servers import FaultServer
 
@@ -60,6 +66,19 @@ def test_a_signed_release_passes_the_real_gate_and_serves(
     assert probed["latency_p99_ms"] > 0
     assert fleet.run("verify") == 0
     assert "every file has its hash" in capfd.readouterr().out
+
+
+def test_nothing_that_is_shown_steers_the_terminal(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    wipes = "\x1b[2K\rall is well"
+    now = replace(state.load(fleet.root / STATE), result="unchanged", reason=f"the fleet asks for {wipes}")
+    state.save(fleet.root / STATE, replace(now, alarm=wipes))
+    audit.Audit(fleet.root / AUDIT, utc_now).append("refused", version=wipes)
+    for action in ("status", "history"):
+        assert fleet.run(action) == 0
+        shown = capfd.readouterr()
+        assert r"\x1b[2K\rall" in shown.out and "\x1b[2K" not in shown.out + shown.err
+    Transfer(Console(), compares=False).tell(replace(now, phase=Phase.CHECK), wipes)
+    assert "\x1b" not in summary(now) + capfd.readouterr().out
 
 
 def test_a_model_that_computes_something_else_is_refused_with_3(

@@ -19,7 +19,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.parse import describe
 from jepa_runtime.commands.arguments import stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, moment, status_table, summary
-from jepa_runtime.errors import JepaRuntimeError, UpdateError
+from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
 from jepa_runtime.update import config, daemon, operator, provision, robot, state
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.client import Client
@@ -149,7 +149,7 @@ def _history(args: argparse.Namespace) -> int:
 
 def _daemon(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
     path, opened = args.root / robot.CONFIG, partial(robot.open_client, args.root)
     round_ = daemon.ordinary(opened, lambda: config.load(path).poll_s, log)
@@ -233,7 +233,7 @@ def _tell(
     else:
         print(line or summary(kept))
     if kept.alarm:
-        print(f"jepa-runtime update: ALARM: {kept.alarm}", file=sys.stderr)
+        print(f"jepa-runtime update: ALARM: {printable(kept.alarm)}", file=sys.stderr)
     return status
 
 

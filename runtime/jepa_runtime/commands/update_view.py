@@ -1,4 +1,4 @@
-"""What ``jepa-runtime update`` shows."""
+"""What ``jepa-runtime update`` shows. What a repository or a fleet says steers no terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 from rich.text import Text
 
+from jepa_runtime.errors import printable
 from jepa_runtime.update.audit import Entry
 from jepa_runtime.update.state import Installed, Phase, State
 
@@ -67,7 +68,7 @@ class Transfer:
         if state.phase is Phase.SHADOW and (state.current is None or not self._compares):
             doing = None
         if why and state.phase is not Phase.IDLE:
-            self._bar.console.print(why, style="yellow", markup=False)
+            self._bar.console.print(printable(why), style="yellow", markup=False)
         if doing is not None and state.phase is not self._phase:
             self._bar.console.print(f"{doing} …", style="dim")
         self._phase = state.phase
@@ -84,7 +85,7 @@ def summary(state: State) -> str:
         "failed": "failed",
         "reverted": "gone back",
     }[state.result]
-    return f"{how}: {serves}" + (f" ({state.reason})" if state.reason else "")
+    return printable(f"{how}: {serves}" + (f" ({state.reason})" if state.reason else ""))
 
 
 def status_table(state: State, hawkbit: str) -> Table:
@@ -106,11 +107,11 @@ def status_table(state: State, hawkbit: str) -> Table:
     for key, value in rows.items():
         if value:
             # Text takes what a bundle or a message says literally; a string might be markup.
-            table.add_row(key, Text(value, style="red" if key == "ALARM" else ""))
+            table.add_row(key, Text(printable(value), style="red" if key == "ALARM" else ""))
     for sha256, refusal in state.refused.items():
         until = "for good" if refusal.not_before is None else f"until {moment(refusal.not_before)}"
         times = "once" if refusal.times == 1 else f"{refusal.times} times"
-        table.add_row(f"refused {sha256[:12]}", Text(f"{times}, {until}: {refusal.reason}"))
+        table.add_row(f"refused {sha256[:12]}", Text(printable(f"{times}, {until}: {refusal.reason}")))
     return table
 
 
@@ -129,7 +130,7 @@ def history_table(entries: Sequence[Entry]) -> Table:
         more = ", ".join(
             f"{key} {_plain(value)}" for key, value in entry.facts.items() if value not in ("", None)
         )
-        table.add_row(entry.at[:19], Text(entry.event), Text(more))
+        table.add_row(entry.at[:19], Text(entry.event), Text(printable(more)))
     return table
 
 
