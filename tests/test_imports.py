@@ -54,3 +54,20 @@ def test_nobody_is_told_that_openvino_was_started(module: str, tmp_path: Path) -
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())
+
+
+def test_nobody_is_told_of_the_graphs_that_onnxruntime_runs(toy_bundle: Path, tmp_path: Path) -> None:
+    """From 1.29 on it reports graphs and their hashes to Microsoft, from a store in the home folder."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra onnxruntime)")
+    program = (
+        "import sys\n"
+        "from jepa_runtime import WorldModel\n"
+        "WorldModel.open(sys.argv[1], engine='onnxruntime', allow_untrained=True).close()\n"
+    )
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    subprocess.run(
+        [sys.executable, "-c", program, str(toy_bundle)],
+        env=environment | {"HOME": str(tmp_path)},
+        check=True,
+    )
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ latent = model.encode(frame)
 futures = model.predict(actions)
 """
 
+import os
 import sys
 
 from jepa_runtime.bundle import Bundle
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 # OpenVINO reports each start to Google Analytics, from a fork of the process, unless this package is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# ONNX Runtime reports graphs, their names and hashes to Microsoft, from a thread of its own.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "BackendError",
