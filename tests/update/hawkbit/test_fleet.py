@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
+from jepa_runtime.errors import StorageError
 from jepa_runtime.update import config, operator
+from jepa_runtime.update.hawkbit import kept
 from jepa_runtime.update.hawkbit.fleet import KEPT
+from jepa_runtime.update.hawkbit.kept import Kept
 from jepa_runtime.update.state import Phase
 from tests.update.hawkbit.conftest import Robot
 from tests.update.hawkbit.ddi_faults import puts_off, says
@@ -343,3 +348,15 @@ def test_when_the_server_answered_last_is_kept_once_an_hour_and_shown(
     fleet_robot.clock.sleep(1801)
     fleet_robot.round()
     assert asked() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"
+
+
+def test_the_server_is_told_of_a_robot_whose_disk_takes_nothing(
+    fleet_robot: Robot, ddi: DdiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: Kept) -> None:
+        raise StorageError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(kept, "save", full)
+    fleet_robot.round()
+    assert ddi.attributes["jepa.version"] == "1.0.0"
+    assert "No space left" in fleet_robot.lines[-1]

@@ -133,7 +133,8 @@ class Fleet:
         self._sleep_s = offer.sleep_s
         self._next_poll = self._clock.monotonic() + offer.sleep_s
         if (reached := self._kept.reached(self._now())) is not self._kept:
-            self._keep(reached)
+            with suppress(StorageError):
+                self._keep(reached)
         return offer
 
     def _follow(self, offer: Offer) -> None:
