@@ -90,7 +90,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=numbers.seed, default=0, help="of weights and of the order of clips (%(default)s)"
     )
-    option("--held-out", 0.1, "share of the recordings that is only measured on; 0: none")
+    option(
+        "--held-out",
+        0.1,
+        "share of the recordings that is only measured on, each as a whole; of all weights, those with the "
+        "least loss there are kept; 0: none, and the last weights are kept",
+    )
     option(
         "--int8-cosine",
         0.99,

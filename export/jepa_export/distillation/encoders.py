@@ -215,10 +215,9 @@ def of_run(folder: Path) -> Given:
             f"{saved}: trained for {state.get('step')} of {steps} steps: let jepa-export distill finish first"
         )
     encoder = create(name, px=px, action_scale=(1.0,), seed=0).encoder
+    network = state.get("best", {}).get("network") or state["network"]
     prefix = "encoder."
-    weights = {
-        key.removeprefix(prefix): value for key, value in state["network"].items() if key.startswith(prefix)
-    }
+    weights = {key.removeprefix(prefix): value for key, value in network.items() if key.startswith(prefix)}
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:

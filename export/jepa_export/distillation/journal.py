@@ -12,23 +12,29 @@ from jepa_export.tables import Table, progress_bar, told
 
 
 class Journal:
-    """``folder``/<name>.csv has a row a step, <name>_variety.csv one for each look at latents. Of a run that
-    goes on, what came after its checkpoint is dropped.
+    """``folder``/<name>.csv has a row a step; <name>_variety.csv one for each look at latents, and
+    <name>_held_out.csv the losses of clips that are not trained on. Of a run that goes on, what came after
+    its checkpoint is dropped.
 
     Args:
         start: the first step, of ``steps``.
+        held_out: there are such clips.
         board: TensorBoard's events go to ``folder``/events.
 
     Raises:
         JepaExportError: TensorBoard is asked for and not installed, or a file cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str, *, start: int, steps: int, board: bool) -> None:
+    def __init__(
+        self, folder: Path, name: str, *, start: int, steps: int, held_out: bool, board: bool
+    ) -> None:
         self._name = name
         self._board = _open_board(folder / "events", start) if board else None
-        self._tables = {kind: Table(folder / f"{name}{kind}.csv", start) for kind in ("", "_variety")}
+        kinds = ("", "_variety", "_held_out") if held_out else ("", "_variety")
+        self._tables = {kind: Table(folder / f"{name}{kind}.csv", start) for kind in kinds}
         self._progress = progress_bar()
         self._task = self._progress.add_task(name, total=steps, completed=start, losses="")
+        self._said = {"": "", "_held_out": ""}
 
     def __enter__(self) -> Journal:
         self._progress.start()
@@ -45,7 +51,12 @@ class Journal:
 
     def losses(self, step: int, values: dict[str, float]) -> None:
         self._write("", step, values)
-        self._progress.update(self._task, advance=1, losses=told(values))
+        self._say("", told(values), advance=1)
+
+    def held_out(self, step: int, values: dict[str, float], least: float) -> None:
+        """``least``: of all losses of these clips so far."""
+        self._write("_held_out", step, values, beside="held_out_")
+        self._say("_held_out", f", held out {values['loss']:.3g} (least {least:.3g})")
 
     def variety(self, step: int, found: Variety) -> None:
         self._write("_variety", step, {"rank": found.rank, "std": found.std})
@@ -55,11 +66,15 @@ class Journal:
         for table in self._tables.values():
             table.flush()
 
-    def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
+    def _say(self, kind: str, what: str, *, advance: int = 0) -> None:
+        self._said[kind] = what
+        self._progress.update(self._task, advance=advance, losses="".join(self._said.values()))
+
+    def _write(self, kind: str, step: int, values: dict[str, float], *, beside: str = "") -> None:
         self._tables[kind].write(step, values)
         if self._board is not None:
             for key, value in values.items():
-                self._board.add_scalar(f"{self._name}/{key}", value, step)
+                self._board.add_scalar(f"{self._name}/{beside}{key}", value, step)
 
 
 def _open_board(folder: Path, start: int) -> Any:

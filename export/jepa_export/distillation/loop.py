@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from torch import Tensor
 
 from jepa_export.checkpoint import load, save
 from jepa_export.data.batches import Batch, Batches
 from jepa_export.data.windows import Windows
-from jepa_export.distillation.collapse import Alarm, variety
+from jepa_export.distillation.collapse import Alarm, Variety, variety
 from jepa_export.distillation.journal import Journal
 from jepa_export.distillation.stages import Stage
 from jepa_export.errors import JepaExportError
@@ -44,6 +44,19 @@ class Pace:
     checkpoint_every: int
     watch_every: int
     alarms: int | None
+
+
+@dataclass
+class Best:
+    """The least loss of held-out clips, and the weights that had it (None: there was no look yet)."""
+
+    loss: float = math.inf
+    network: dict[str, Tensor] | None = None
+
+    def see(self, loss: float, stage: Stage) -> None:
+        if loss < self.loss:
+            weights = {name: value.to("cpu", copy=True) for name, value in stage.state_dict().items()}
+            self.loss, self.network = loss, weights
 
 
 class Share(Batches):
@@ -78,13 +91,22 @@ def fabric(precision: str) -> Fabric:
 
 
 def train(
-    spread: Fabric, stage: Stage, windows: Windows, held_out: Batch, folder: Path, pace: Pace, *, board: bool
+    spread: Fabric,
+    stage: Stage,
+    windows: Windows,
+    held_out: Batch,
+    folder: Path,
+    pace: Pace,
+    *,
+    seen: bool,
+    board: bool,
 ) -> None:
     """Train ``stage`` to its end, going on from ``folder``/<name>.pt where that is; <name>.csv holds the
-    losses of each step.
+    losses of each step. It is left with the weights of which ``held_out`` had the least loss.
 
     Args:
-        held_out: in which collapse is looked for.
+        held_out: in which collapse is looked for, and whose loss is watched.
+        seen: for want of others, ``held_out`` are among those trained on: the last weights are left.
         board: write TensorBoard events too.
 
     Raises:
@@ -94,22 +116,22 @@ def train(
     optimizer = torch.optim.AdamW(stage.parameters(), pace.learning_rate, weight_decay=_WEIGHT_DECAY)
     network, tuned = spread.setup(stage, optimizer)
     saved, chief = folder / f"{stage.name}.pt", spread.is_global_zero
-    start, alarms = _restore(saved, stage, optimizer) if saved.exists() else (0, 0)
-    alarm = Alarm(pace.alarms, alarms)
+    alarm, best = Alarm(pace.alarms), Best()
+    start = _restore(saved, stage, optimizer, alarm, best) if saved.exists() else 0
     whole = Batches(windows, size=pace.batch, seed=pace.seed)
     share = Share(windows, size=pace.batch, seed=pace.seed, rank=spread.global_rank, world=spread.world_size)
-    with _journal(folder if chief else None, stage.name, start, pace.steps, board=board) as journal:
+    journal = (
+        Journal(folder, stage.name, start=start, steps=pace.steps, held_out=not seen, board=board)
+        if chief
+        else None
+    )
+    with journal or nullcontext():
         for step, batch in enumerate(share.iterate(start, pace.steps), start):
             for group in optimizer.param_groups:
                 group["lr"] = pace.learning_rate * schedule(step, pace.steps)
             with torch.no_grad(), spread.autocast():
                 inputs = stage.inputs(batch, spread.device)
-            terms = network(*inputs)
-            total = torch.stack(list(terms.values())).sum()
-            own = torch.stack([total, *terms.values()]).detach()
-            values = dict(
-                zip(("loss", *terms), spread.all_reduce(own, reduce_op="mean").tolist(), strict=True)
-            )
+            total, values = _losses(spread, network(*inputs))
             _check(values["loss"], f"the loss of stage {stage.name}", step, whole)
             tuned.zero_grad(set_to_none=True)
             spread.backward(total)
@@ -119,10 +141,13 @@ def train(
             if journal:
                 journal.losses(step, values)
             if (step + 1) % pace.watch_every == 0 or step + 1 == pace.steps:
-                with torch.no_grad(), spread.autocast():
-                    found = variety(stage.watched(held_out, spread.device))
+                found, values = _look(spread, stage, held_out)
+                if not seen:
+                    best.see(values["loss"], stage)
                 if journal:
                     journal.variety(step, found)
+                if journal and not seen:
+                    journal.held_out(step, values, best.loss)
                 if (warning := alarm.see(found, step)) and chief:
                     _LOG.warning("stage %s, %s", stage.name, warning)
             if journal and ((step + 1) % pace.checkpoint_every == 0 or step + 1 == pace.steps):
@@ -133,9 +158,12 @@ def train(
                         "network": stage.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "alarms": alarm.count,
+                        "best": vars(best),
                     },
                     saved,
                 )
+    if best.network:
+        stage.load_state_dict(best.network)
     spread.barrier()
 
 
@@ -146,24 +174,30 @@ def schedule(step: int, steps: int) -> float:
     return warmth * (0.505 + 0.495 * math.cos(math.pi * step / steps))
 
 
-@contextmanager
-def _journal(
-    folder: Path | None, name: str, start: int, steps: int, *, board: bool
-) -> Iterator[Journal | None]:
-    if folder is None:
-        yield None
-        return
-    with Journal(folder, name, start=start, steps=steps, board=board) as journal:
-        yield journal
+def _losses(spread: Fabric, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """The sum of the terms of a loss; it and them as numbers, of all processes."""
+    total = torch.stack(list(terms.values())).sum()
+    own = torch.stack([total, *terms.values()]).detach()
+    means = spread.all_reduce(own, reduce_op="mean").tolist()
+    return total, dict(zip(("loss", *terms), means, strict=True))
 
 
-def _restore(path: Path, stage: Stage, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-    """The next step, and the alarms in a row before it."""
+def _look(spread: Fabric, stage: Stage, held_out: Batch) -> tuple[Variety, dict[str, float]]:
+    """How varied latents of these clips are, and their losses."""
+    with torch.no_grad(), spread.autocast():
+        inputs = stage.inputs(held_out, spread.device)
+        return variety(stage.watched(*inputs)), _losses(spread, stage(*inputs))[1]
+
+
+def _restore(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, alarm: Alarm, best: Best) -> int:
+    """Take back a checkpoint; returns the next step."""
     state = load(path)
     try:
         stage.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"]), int(state["alarms"])
+        alarm.count = int(state["alarms"])
+        best.loss, best.network = float(state["best"]["loss"]), state["best"]["network"]
+        return int(state["step"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise JepaExportError(
             f"{path} is of other settings ({str(error).splitlines()[0]}): choose another --out, or remove it"

@@ -32,6 +32,11 @@ class Pair:
         if self.held_out is not self.train:
             progress(f"held out: {_listed(self.held_out.used)}")
             without += self.held_out.unused
+        else:
+            _LOG.warning(
+                "nothing is held out: no loss shows whether it learns these clips by heart, and the bundle's "
+                "error bounds are theirs"
+            )
         if without:
             _LOG.warning(
                 "%d recordings are too short for a clip, or it is not known long enough what was executed; "

@@ -207,7 +207,8 @@ class _Work:
             alarms=asked.alarms,
         )
         held_out = fidelity.some_clips(pair.held_out, _WATCHED_CLIPS)
-        train(self.spread, stage, pair.train, held_out, asked.out, pace, board=asked.board)
+        seen = not self.data.held_out
+        train(self.spread, stage, pair.train, held_out, asked.out, pace, seen=seen, board=asked.board)
 
     def check(self, given: Given, actions: Actions, pair: Pair) -> None:
         """Refuse before the training what no bundle can be made of."""
@@ -261,10 +262,6 @@ class _Work:
         self.train(predictor, pair, asked.predictor_steps)
         if not self.spread.is_global_zero:
             return None
-        if not self.data.held_out:
-            _LOG.warning(
-                "nothing is held out: the bundle's error bounds are those of clips it was trained on"
-            )
         found = fidelity.measure(predictor.eval(), pair.held_out)
         found.tell("held out" if self.data.held_out else "trained on", progress)
         settings, about = self._told(given, actions, pair)

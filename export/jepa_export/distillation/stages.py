@@ -30,8 +30,8 @@ class Stage(nn.Module, ABC):
         """What the forward pass reads, of a batch or a part of one; called without gradients."""
 
     @abstractmethod
-    def watched(self, batch: Batch, device: torch.device) -> Tensor:
-        """The latents that must not collapse, [N, T, D], of held-out clips; called without gradients."""
+    def watched(self, *inputs: Tensor) -> Tensor:
+        """The latents that must not collapse, [N, T, D], of :meth:`inputs`; called without gradients."""
 
 
 class EncoderStage(Stage):
@@ -62,8 +62,8 @@ class EncoderStage(Stage):
             "cosine": 1 - functional.cosine_similarity(told, targets, dim=-1).mean(),
         }
 
-    def watched(self, batch: Batch, device: torch.device) -> Tensor:
-        latents: Tensor = self.encoder(torch.from_numpy(batch.frames[:, -1]).to(device))
+    def watched(self, *inputs: Tensor) -> Tensor:
+        latents: Tensor = self.encoder(inputs[0])
         return latents
 
 
@@ -126,5 +126,5 @@ class PredictorStage(Stage):
         futures: Tensor = self.predictor(latents[:, :size], actions[:, size - 1 : -1], actions[:, : size - 1])
         return futures
 
-    def watched(self, batch: Batch, device: torch.device) -> Tensor:
-        return self.roll_out(*self.inputs(batch, device))[:, -1]
+    def watched(self, *inputs: Tensor) -> Tensor:
+        return self.roll_out(*inputs)[:, -1]

@@ -48,13 +48,12 @@ class Brightness(Stage):
 
     def forward(self, few: Tensor, bright: Tensor) -> dict[str, Tensor]:
         broken = self._bad is not None and self._calls >= self._bad
-        self._calls += 1
+        self._calls += torch.is_grad_enabled()
         error = (self.line(few)[:, 0] - bright).pow(2).mean()
         return {"error": error * (float("nan") if broken else 1)}
 
-    def watched(self, batch: Batch, device: torch.device) -> Tensor:
-        latents = torch.from_numpy(batch.frames).to(device)[:, 0, ::8, ::8].flatten(1)[:, :, None].float()
-        return latents * (0 if self._collapsed else 1)
+    def watched(self, *inputs: Tensor) -> Tensor:
+        return inputs[0][:, :, None] * (0 if self._collapsed else 1)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +69,18 @@ def spread() -> Fabric:
 
 
 def go(
-    spread: Fabric, windows: Windows, folder: Path, pace: Pace = PACE, *, stage: Stage | None = None
+    spread: Fabric,
+    windows: Windows,
+    folder: Path,
+    pace: Pace = PACE,
+    *,
+    stage: Stage | None = None,
+    held_out: Batch | None = None,
 ) -> Stage:
     folder.mkdir(exist_ok=True)
     stage = stage or Brightness()
-    train(spread, stage, windows, some_clips(windows, 8), folder, pace, board=False)
+    watched = held_out or some_clips(windows, 8)
+    train(spread, stage, windows, watched, folder, pace, seen=held_out is None, board=False)
     return stage
 
 
@@ -93,6 +99,56 @@ def test_every_step_leaves_a_row_and_every_look_at_latents_too(
     assert all(row[1] == row[2] for row in losses)
     head, *looks = rows(tmp_path / "brightness_variety.csv")
     assert head == ["step", "rank", "std"] and [row[0] for row in looks] == ["2", "5"]
+
+
+def test_the_loss_of_what_is_held_out_is_told_beside_that_of_training(
+    spread: Fabric, windows: Windows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = some_clips(windows, 8)
+    pace = replace(PACE, watch_every=1)
+    go(spread, windows, tmp_path, pace, held_out=held_out)
+    head, *found = rows(tmp_path / "brightness_held_out.csv")
+    assert head == ["step", "loss", "error"] and [row[0] for row in found] == [str(step) for step in range(6)]
+    last = load(tmp_path / "brightness.pt")["network"]
+    stage = Brightness()
+    stage.load_state_dict(last)
+    expected = stage(*stage.inputs(held_out, torch.device("cpu")))["error"].item()
+    assert float(found[-1][2]) == pytest.approx(expected, rel=1e-5)
+    least = min(float(row[1]) for row in found)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"held out {float(found[-1][1]):.3g} (least {least:.3g})" in told
+
+
+def test_where_nothing_is_held_out_no_loss_says_otherwise(
+    spread: Fabric, windows: Windows, tmp_path: Path
+) -> None:
+    stage = go(spread, windows, tmp_path)
+    assert not (tmp_path / "brightness_held_out.csv").exists()
+    state = load(tmp_path / "brightness.pt")
+    assert state["best"]["network"] is None
+    assert torch.equal(stage.line.weight, state["network"]["line.weight"])
+
+
+def test_the_weights_that_were_best_on_what_is_held_out_are_left_whether_or_not_it_was_killed(
+    spread: Fabric, windows: Windows, tmp_path: Path
+) -> None:
+    # Frames turned into their negatives: what is learnt of the others does these no good.
+    bright = some_clips(windows, 8)
+    bright = replace(bright, frames=255 - bright.frames)
+    pace = replace(PACE, watch_every=1, learning_rate=0.3)
+    whole = go(spread, windows, tmp_path / "whole", pace, held_out=bright)
+    losses = [float(row[1]) for row in rows(tmp_path / "whole" / "brightness_held_out.csv")[1:]]
+    state = load(tmp_path / "whole" / "brightness.pt")
+    assert losses[-1] > min(losses) == state["best"]["loss"]
+    assert not torch.equal(whole.line.weight, state["network"]["line.weight"])
+    error = whole(*whole.inputs(bright, torch.device("cpu")))["error"].item()
+    assert error == pytest.approx(min(losses), rel=1e-5)
+    with pytest.raises(JepaExportError):
+        go(spread, windows, tmp_path / "cut", pace, stage=Brightness(bad=5), held_out=bright)
+    again = go(spread, windows, tmp_path / "cut", pace, held_out=bright)
+    assert torch.equal(again.line.weight, whole.line.weight)
+    for name in ("brightness.csv", "brightness_held_out.csv", "brightness_variety.csv"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
 
 
 def test_a_finished_stage_is_taken_up_without_another_step(
@@ -218,17 +274,17 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(JepaExportError, match="pip install tensorboard"):
-        train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, board=True)
+        train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, seen=False, board=True)
 
 
 def test_tensorboard_gets_every_number(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, board=True)
+    train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, seen=False, board=True)
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     assert set(events.Tags()["scalars"]) == {
-        f"brightness/{name}" for name in ("loss", "error", "rank", "std")
+        f"brightness/{name}" for name in ("loss", "error", "rank", "std", "held_out_loss", "held_out_error")
     }
     assert [event.step for event in events.Scalars("brightness/loss")] == list(range(6))
 

@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(undisturbed: Path, 
     done = start(out)
     assert done.returncode == 0, done.stdout + done.stderr
     for stage in STAGES:
-        for name in (f"{stage}.csv", f"{stage}_variety.csv"):
+        for name in (f"{stage}.csv", f"{stage}_variety.csv", f"{stage}_held_out.csv"):
             assert (out / name).read_text() == (undisturbed / name).read_text(), name
         ours, theirs = (
             torch.load(run / f"{stage}.pt", weights_only=True)["network"] for run in (out, undisturbed)
