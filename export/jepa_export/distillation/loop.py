@@ -29,6 +29,8 @@ from jepa_export.errors import JepaExportError
 
 _LOG = logging.getLogger(__name__)
 _WARM_UP, _CLIP_NORM, _WEIGHT_DECAY = 100, 1.0, 0.05
+# So many numbers of each input are remembered, and so far apart rounding brings them on another machine.
+_REMEMBERED, _ROUNDING = 4096, 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +112,15 @@ def train(
         board: write TensorBoard events too.
 
     Raises:
-        JepaExportError: the loss is no number, latents collapsed, a frame cannot be read, or the disk is
-            full.
+        JepaExportError: the loss is no number, latents collapsed, a frame cannot be read, the disk is full,
+            or it was begun on other inputs.
     """
     optimizer = torch.optim.AdamW(stage.parameters(), pace.learning_rate, weight_decay=_WEIGHT_DECAY)
     network, tuned = spread.setup(stage, optimizer)
     saved, chief = folder / f"{stage.name}.pt", spread.is_global_zero
     alarm, best = Alarm(pace.alarms), Best()
-    start = _restore(saved, stage, optimizer, alarm, best) if saved.exists() else 0
+    given = _given(spread, stage, held_out)
+    start = _restore(saved, stage, optimizer, alarm, best, given) if saved.exists() else 0
     whole = Batches(windows, size=pace.batch, seed=pace.seed)
     share = Share(windows, size=pace.batch, seed=pace.seed, rank=spread.global_rank, world=spread.world_size)
     journal = (
@@ -159,6 +162,7 @@ def train(
                         "optimizer": optimizer.state_dict(),
                         "alarms": alarm.count,
                         "best": vars(best),
+                        "given": given,
                     },
                     saved,
                 )
@@ -189,7 +193,26 @@ def _look(spread: Fabric, stage: Stage, held_out: Batch) -> tuple[Variety, dict[
         return variety(stage.watched(*inputs)), _losses(spread, stage(*inputs))[1]
 
 
-def _restore(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, alarm: Alarm, best: Best) -> int:
+def _given(spread: Fabric, stage: Stage, clips: Batch) -> dict[str, Tensor]:
+    """Some numbers of each input of the stage: they change with the teacher, with how frames are prepared and
+    targets computed, and with the scale of actions, whatever of these the settings do not tell."""
+    with torch.no_grad(), spread.autocast():
+        inputs = dict(zip(stage.reads, stage.inputs(clips, spread.device), strict=True))
+    places = torch.Generator().manual_seed(0)
+    return {
+        name: values.flatten().cpu()[torch.randint(values.numel(), (_REMEMBERED,), generator=places)].float()
+        for name, values in inputs.items()
+    }
+
+
+def _restore(
+    path: Path,
+    stage: Stage,
+    optimizer: torch.optim.Optimizer,
+    alarm: Alarm,
+    best: Best,
+    given: dict[str, Tensor],
+) -> int:
     """Take back a checkpoint; returns the next step."""
     state = load(path)
     try:
@@ -197,11 +220,21 @@ def _restore(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, alarm: 
         optimizer.load_state_dict(state["optimizer"])
         alarm.count = int(state["alarms"])
         best.loss, best.network = float(state["best"]["loss"]), state["best"]["network"]
-        return int(state["step"])
+        apart = {name: float((values - state["given"][name]).norm()) for name, values in given.items()}
+        step = int(state["step"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise JepaExportError(
-            f"{path} is of other settings ({str(error).splitlines()[0]}): choose another --out, or remove it"
+            f"{path} is of other settings or another version of jepa-edge ({str(error).splitlines()[0]}): "
+            "choose another --out, or remove it"
         ) from error
+    for name, values in given.items():
+        if not apart[name] <= _ROUNDING * float(values.norm()):
+            raise JepaExportError(
+                f"{path}: the {name} of this stage are no longer those that it began with, and half of what "
+                "it learnt would be of others: go on with the version of jepa-edge that began it, choose "
+                "another --out, or remove the folder to start over"
+            )
+    return step
 
 
 def _check(value: float, what: str, step: int, batches: Batches) -> None:

@@ -21,9 +21,10 @@ from jepa_export.students.predictor import Predictor
 
 
 class Stage(nn.Module, ABC):
-    """See the module."""
+    """See the module. ``reads`` names its inputs."""
 
     name: str
+    reads: tuple[str, ...]
 
     @abstractmethod
     def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
@@ -39,6 +40,7 @@ class EncoderStage(Stage):
     tokens (smooth L1 and cosine distance). Targets do not move, and so cannot collapse."""
 
     name = "encoder"
+    reads = ("frames", "targets")
 
     def __init__(self, encoder: Encoder, features: Features) -> None:
         super().__init__()
@@ -89,6 +91,7 @@ class PredictorStage(Stage):
     action. Where the data has no actions, the action is one number that is always 0."""
 
     name = "predictor"
+    reads = ("latents", "actions")
 
     def __init__(self, predictor: Predictor, encoder: FrozenEncoder, *, history: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from jepa_export.cli import main
 from jepa_export.data import open as open_module
 from jepa_export.data.marks import mark
 from jepa_export.data.store import Store
-from jepa_export.distillation import run
+from jepa_export.distillation import loop, run, teacher
 from jepa_export.distillation.encoders import of_run, of_teacher
 from jepa_export.distillation.fidelity import Fidelity
 from jepa_export.distillation.teacher import open_teacher
@@ -215,11 +215,11 @@ def test_real_films_and_a_vjepa2_become_a_bundle_that_the_runtime_plays(
     carphone: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    teacher = ["--teacher", "vjepa2_vitl_256", "--untrained-teacher", "--depth", "1", "--size", "64"]
+    named = ["--teacher", "vjepa2_vitl_256", "--untrained-teacher", "--depth", "1", "--size", "64"]
     data = ["--data", str(bikes), "--data", str(carphone)]
     pace = ["--steps", "12", "--predictor-steps", "12", "--watch-every", "6"]
     out = tmp_path / "run"
-    assert main(["distill", *teacher, "--student", "tiny", *data, *SHAPE, *pace, "--out", str(out)]) == 0
+    assert main(["distill", *named, "--student", "tiny", *data, *SHAPE, *pace, "--out", str(out)]) == 0
     manifest = Bundle.open(out / "bundle").manifest
     assert not manifest.trained and "1 of 24 blocks: not the published model" in manifest.provenance.teacher
     played = tmp_path / "played.json"
@@ -348,3 +348,26 @@ def test_a_folder_of_other_settings_or_data_is_refused(
     assert "other settings: data" in refused(other, out, capsys)
     (out / "settings.json").write_text("[1]")
     assert "settings.json: cannot be read or written" in refused(DISTILL, out, capsys)
+
+
+@pytest.mark.parametrize("changed", ["unit_scale", "normalised"])
+def test_a_student_half_trained_does_not_go_on_with_targets_that_are_computed_otherwise(
+    changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update of jepa-edge: of what the user says, nothing is another."""
+
+    def full(step: int, steps: int) -> float:
+        if step == 3:
+            raise JepaExportError("the disk is full")
+        return 1.0
+
+    monkeypatch.setattr(run._Work, "finish", lambda *_: None)
+    with monkeypatch.context() as ended:
+        ended.setattr(loop, "schedule", full)
+        refused(DISTILL, tmp_path, capsys)
+    before = getattr(teacher, changed)
+    with monkeypatch.context() as updated:
+        updated.setattr(teacher, changed, lambda values: before(values) ** 3)
+        told = refused(DISTILL, tmp_path, capsys)
+    assert "encoder.pt: the targets of this stage are no longer those that it began with" in told
+    assert main([*DISTILL, "--out", str(tmp_path)]) == 0

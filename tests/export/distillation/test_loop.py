@@ -33,6 +33,7 @@ class Brightness(Stage):
     """Learns how bright frames are; its loss is what the test wants from call ``bad`` on."""
 
     name = "brightness"
+    reads = ("few", "bright")
 
     def __init__(self, *, bad: int | None = None, collapsed: bool = False, width: int = 3) -> None:
         super().__init__()
