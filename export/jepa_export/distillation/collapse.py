@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,8 @@ def variety(latents: Tensor) -> Variety:
     The rank is RankMe (Garrido et al. 2023): the exponential of the entropy of the singular values, divided
     by their sum. Latents are centred first, as the mean that all frames have in common tells none apart."""
     flat = latents.detach().flatten(1).float().cpu()
+    if not flat.isfinite().all():
+        return Variety(rank=math.nan, std=math.nan)
     centred = flat - flat.mean(0)
     values = torch.linalg.svdvals(centred)
     shares = values / values.sum().clamp_min(1e-12) + 1e-7

@@ -145,6 +145,7 @@ def train(
                 journal.losses(step, values)
             if (step + 1) % pace.watch_every == 0 or step + 1 == pace.steps:
                 found, values = _look(spread, stage, held_out)
+                _check(values["loss"], f"the held-out loss of stage {stage.name}", step, whole)
                 if not seen:
                     best.see(values["loss"], stage)
                 if journal:
@@ -242,6 +243,6 @@ def _check(value: float, what: str, step: int, batches: Batches) -> None:
         clips = batches.indices(step)
         shown = ", ".join(str(clip) for clip in clips[:8]) + (", …" if len(clips) > 8 else "")
         raise JepaExportError(
-            f"{what} is {value} at step {step} (its batch: clips {shown}): lower --learning-rate, and look "
-            "at the actions of these clips; the same command goes on from the last checkpoint"
+            f"{what} is {value} at step {step} (its batch: clips {shown}), and would be again: look at the "
+            "actions of these clips, and lower --learning-rate, in another --out"
         )

@@ -40,6 +40,7 @@ def test_frames_along_one_line_are_a_collapse_in_spite_of_their_spread() -> None
 
 def test_numbers_that_are_none_are_a_collapse() -> None:
     assert Variety(rank=float("nan"), std=0.5).collapsed
+    assert variety(torch.full((4, 2, 8), float("nan"))).collapsed
 
 
 @given(seen=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))

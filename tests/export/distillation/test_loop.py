@@ -48,7 +48,7 @@ class Brightness(Stage):
         )
 
     def forward(self, few: Tensor, bright: Tensor) -> dict[str, Tensor]:
-        broken = self._bad is not None and self._calls >= self._bad
+        broken = self._bad is not None and self._calls >= self._bad and torch.is_grad_enabled()
         self._calls += torch.is_grad_enabled()
         error = (self.line(few)[:, 0] - bright).pow(2).mean()
         return {"error": error * (float("nan") if broken else 1)}
@@ -185,6 +185,17 @@ def test_a_loss_that_is_no_number_names_step_and_clips_and_keeps_the_checkpoint(
     assert f"clips {', '.join(map(str, clips))}" in told and "--learning-rate" in told
     saved = load(tmp_path / "brightness.pt")
     assert saved["step"] == 2 and all(weights.isfinite().all() for weights in saved["network"].values())
+
+
+def test_weights_that_a_step_ruined_are_neither_kept_nor_taken_for_trained(
+    spread: Fabric, windows: Windows, tmp_path: Path
+) -> None:
+    pace = replace(PACE, steps=3, watch_every=1, checkpoint_every=1, learning_rate=1e30)
+    with pytest.raises(
+        JepaExportError, match=r"the held-out loss of stage brightness is (inf|nan) at step 0"
+    ):
+        go(spread, windows, tmp_path, pace)
+    assert not (tmp_path / "brightness.pt").exists()
 
 
 def test_latents_that_stay_collapsed_end_the_training(
