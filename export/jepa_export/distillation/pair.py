@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from jepa_export.data.recording import Recording
 from jepa_export.data.statistics import outliers
@@ -24,6 +25,11 @@ class Pair:
     def __str__(self) -> str:
         held = "none" if self.held_out is self.train else str(self.held_out)
         return f"to train on: {self.train}; held out: {held}"
+
+    @property
+    def digest(self) -> str:
+        """Changes with either."""
+        return sha256(f"{self.train.digest} {self.held_out.digest}".encode()).hexdigest()[:16]
 
     def tell(self, progress: Callable[[str], None]) -> None:
         """Say what is learnt from and what is held out, and what is wrong with either."""

@@ -188,9 +188,8 @@ class _Work:
         asked = self.asked
         names = ("student", "rate_hz", "history", "horizon", "batch", "predictor_steps", "learning_rate")
         common = {name: getattr(asked, name) for name in (*names, "seed", "precision")}
-        digests = [(pair.train.digest, pair.held_out.digest) for pair in pairs]
-        data = {"data": [train for train, _ in digests], "held_out_data": [held for _, held in digests]}
-        claim(asked.out, settings | common | data | {"size": self.px}, write=self.spread.is_global_zero)
+        found = {"data": [f"{pair} ({pair.digest})" for pair in pairs], "size": self.px}
+        claim(asked.out, settings | common | found, write=self.spread.is_global_zero)
         if self.spread.is_global_zero:
             alone(asked.out)
         self.spread.barrier()

@@ -345,7 +345,10 @@ def test_a_folder_of_other_settings_or_data_is_refused(
     assert main([*DISTILL, "--checkpoint-every", "3", "--out", str(out)]) == 0
     assert "learning_rate 0.0005 (now 0.1)" in refused([*DISTILL, "--learning-rate", "0.1"], out, capsys)
     other = [*DISTILL[:6], "--data", "two_rooms?trajectories=13&frames=10", *DISTILL[8:]]
-    assert "other settings: data" in refused(other, out, capsys)
+    told = refused(other, out, capsys)
+    assert "other settings: data" in told
+    assert "70 clips of 4 frames at 5 Hz in 10 of 10" in told and "77 clips of 4 frames at 5 Hz in 11" in told
+    assert "other settings: data" in refused([*DISTILL, "--held-out", "0.3"], out, capsys)
     (out / "settings.json").write_text("[1]")
     assert "settings.json: cannot be read or written" in refused(DISTILL, out, capsys)
 
