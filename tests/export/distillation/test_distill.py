@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from jepa_export.checkpoint import load, save
 from jepa_export.cli import main
 from jepa_export.data import open as open_module
 from jepa_export.data.marks import mark
@@ -280,6 +281,18 @@ def test_a_student_is_trained_if_its_teacher_is(
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     told.append(of_run(tmp_path).trained)
     assert told == [not untrained] * 2
+
+
+def test_later_predictors_are_trained_on_the_weights_that_were_best_on_what_was_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run._Work, "finish", lambda *_: None)
+    assert main([*DISTILL, "--out", str(tmp_path)]) == 0
+    state = load(tmp_path / "encoder.pt")
+    for name, weights in state["best"]["network"].items():
+        state["best"]["network"][name] = torch.full_like(weights, 0.5)
+    save(state, tmp_path / "encoder.pt")
+    assert all((weights == 0.5).all() for weights in of_run(tmp_path).encoder.state_dict().values())
 
 
 @pytest.mark.parametrize("films", [True, False])
