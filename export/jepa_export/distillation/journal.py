@@ -53,13 +53,12 @@ class Journal:
         self._write("", step, values)
         self._say("", told(values), advance=1)
 
-    def held_out(self, step: int, values: dict[str, float], least: float) -> None:
-        """``least``: of all losses of these clips so far."""
-        self._write("_held_out", step, values, beside="held_out_")
-        self._say("_held_out", f", held out {values['loss']:.3g} (least {least:.3g})")
-
-    def variety(self, step: int, found: Variety) -> None:
+    def look(self, step: int, found: Variety, values: dict[str, float], least: float) -> None:
+        """``values``: the losses of what is held out; ``least``: of all of them so far."""
         self._write("_variety", step, {"rank": found.rank, "std": found.std})
+        if "_held_out" in self._tables:
+            self._write("_held_out", step, values, beside="held_out_")
+            self._say("_held_out", f", held out {values['loss']:.3g} (least {least:.3g})")
 
     def flush(self) -> None:
         """Bring all rows to the disk, before the checkpoint that they belong to."""

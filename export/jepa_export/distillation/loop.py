@@ -149,9 +149,7 @@ def train(
                 if not seen:
                     best.see(values["loss"], stage)
                 if journal:
-                    journal.variety(step, found)
-                if journal and not seen:
-                    journal.held_out(step, values, best.loss)
+                    journal.look(step, found, values, best.loss)
                 if (warning := alarm.see(found, step)) and chief:
                     _LOG.warning("stage %s, %s", stage.name, warning)
             if journal and ((step + 1) % pace.checkpoint_every == 0 or step + 1 == pace.steps):
