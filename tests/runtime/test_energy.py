@@ -28,7 +28,7 @@ def sampled(*values: float, period_s: float = 0.5) -> list[Reading]:
 
 
 def test_energy_of_a_frame_is_what_the_counters_rose_above_idle() -> None:
-    found = energy(counted(0, 10), counted(0, 60, 100), frames=200, duration_s=10)
+    found = energy(counted(30, 40), counted(40, 100, 140), frames=200, duration_s=10)
     assert (found.idle_w, found.busy_w, found.absent) == (2.0, 10.0, None)
     assert found.per_frame_j == pytest.approx((100 - 2 * 10) / 200)
 
@@ -38,6 +38,11 @@ def test_without_counters_the_sampled_power_is_integrated() -> None:
     found = energy(sampled(*[3.0] * 12), sampled(*ramp), frames=10, duration_s=5)
     assert found.busy_w == pytest.approx(9.0)
     assert found.per_frame_j == pytest.approx((9 - 3) * 5 / 10)
+
+
+def test_ten_samples_over_a_second_tell_the_energy_of_a_single_frame() -> None:
+    idle, busy = (sampled(*[watts] * 10, period_s=1 / 9) for watts in (3.0, 5.0))
+    assert energy(idle, busy, frames=1, duration_s=1).per_frame_j == pytest.approx(2)
 
 
 def test_a_machine_tells_power_by_counters_or_monitors_that_can_be_read() -> None:
