@@ -279,6 +279,7 @@ def test_frames_that_nothing_answered_count_until_the_end() -> None:
     assert responses(run) == pytest.approx([50, 200, 100]), "one period after the last was due"
     longer = run_of([0.0], [50.0], dropped_s=(0.1,), duration_s=2.0)
     assert responses(longer) == pytest.approx([50, 1900])
+    assert responses(run_of([0.0], [50.0], failed_s=(0.2,), rate_hz=None)) == pytest.approx([50, 0])
 
 
 def test_misses_are_late_dropped_and_failed_frames_and_their_longest_run_crosses_kinds() -> None:
@@ -290,6 +291,8 @@ def test_misses_are_late_dropped_and_failed_frames_and_their_longest_run_crosses
     assert (found.misses, found.longest_miss_run) == (4, 3)
     late = late_frames(run)
     assert late is not None and late.tolist() == [False, True, True, True, False, True, False]
+    kept_up = describe(run_of([0.0, 0.1], [100, 10], deadline_ms=100))
+    assert (kept_up.misses, kept_up.longest_miss_run) == (0, 0)
 
 
 def test_without_a_deadline_there_are_no_misses_and_no_slack() -> None:
@@ -322,6 +325,7 @@ def test_peak_age_is_that_of_the_older_data_just_before_it_was_replaced() -> Non
     assert found.peak_age.n == 3
     assert found.peak_age.max == pytest.approx(350)
     assert found.over_two_periods == 1
+    assert describe(run_of([0.0, 0.125], [125, 125], rate_hz=8.0)).over_two_periods == 0
 
 
 def test_a_result_that_was_overtaken_does_not_renew_the_data() -> None:
@@ -340,15 +344,17 @@ def test_what_the_stages_leave_is_the_residual() -> None:
 
 
 def test_frames_that_a_stage_passed_by_are_no_samples_of_it() -> None:
-    stages = {"wait": [0.0] * 3, "predict": [8.0, 0.0, 9.0]}
+    stages = {"wait": [0.0] * 3, "predict": [0.25, 0.0, 9.0]}
     told = describe(run_of([0.0, 0.1, 0.2], [10.0, 2.0, 12.0], stages_ms=stages))
-    assert (told.stages["predict"].n, told.stages["predict"].p50.value) == (2, 8.0)
+    assert (told.stages["predict"].n, told.stages["predict"].p50.value) == (2, 0.25)
     assert (told.stages["wait"].n, told.residual.n) == (3, 3)
 
 
 def test_the_achieved_rate_is_that_between_results() -> None:
     assert describe(run_of([0.0, 0.1, 0.2], [10, 20, 30])).achieved_hz == pytest.approx(1 / 0.11)
+    assert describe(run_of([0.0, 0.0005], [1, 1])).achieved_hz == pytest.approx(2000)
     assert describe(run_of([0.0], [10])).achieved_hz is None
+    assert describe(run_of([0.0, 0.125], [125, 0])).achieved_hz is None, "both at once"
 
 
 def test_an_empty_run_says_nothing_and_does_not_fail() -> None:
