@@ -65,6 +65,7 @@ def test_the_exit_status_tells_what_became_of_the_latency(
 def test_what_is_allowed_is_not_worse(saved: Any) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
     assert main(["compare", *files, "--max-regression", "30%"]) == 0
+    assert judged(make_profile(), make_profile(), max_regression=0).verdict == "same"
 
 
 def test_one_worse_profile_of_several_decides(saved: Any) -> None:
@@ -167,6 +168,12 @@ def test_missed_deadlines_that_rose_are_worse() -> None:
     assert "missed deadlines" in found.reasons[-1]
 
 
+def test_shares_of_fewer_than_twenty_frames_are_not_compared() -> None:
+    few, enough = (make_profile(frames=frames) for frames in (19, 20))
+    assert judged(few, enough).lost is None and judged(enough, few).missed is None
+    assert judged(enough, enough).lost is not None
+
+
 def test_misses_of_another_deadline_are_not_compared() -> None:
     assert judged(make_profile(), with_run(make_profile(seed=7), deadline_ms=13.0)).missed is None
 
@@ -211,6 +218,7 @@ def test_unlike_conditions_are_named(other: Profile, what: str) -> None:
     ("other", "said"),
     [
         (with_subject(make_profile(), threads=None), "threads: 1 against not told"),
+        (with_subject(make_profile(), frame_size=None), "frame size: 640 x 480 against not told"),
         (with_run(make_profile(), rate_hz=None), "rate: 30 Hz against not told"),
         (with_run(make_profile(), deadline_ms=None), "deadline: 33.3333 ms against not told"),
     ],
@@ -256,6 +264,24 @@ def test_too_few_samples_for_the_percentile_are_not_comparable(
     assert main(["compare", *files]) == 2
     assert "measure longer" in capsys.readouterr().out.replace("\n", " ")
     assert main(["compare", *files, "--quantile", "p90"]) == 0
+
+
+def test_what_one_of_the_two_does_not_carry_is_not_compared() -> None:
+    many, few = (
+        with_run(make_profile(seed=frames, frames=frames), dropped_s=[], failed_s=[])
+        for frames in (1800, 150)
+    )
+    for pair, whose in (((many, few), "the other profile"), ((few, many), "the baseline")):
+        found = judged(*pair)
+        assert (found.verdict, list(found.times)) == ("not judged", ["p50"])
+        assert len(found.reasons) == 1 and found.reasons[0].startswith(f"p99 of {whose}: ")
+
+
+def test_without_samples_nothing_is_judged() -> None:
+    empty = with_run(make_profile(), rate_hz=None, scheduled_s=[], latency_ms=[], stages_ms={})
+    found = judged(make_profile(), empty)
+    assert (found.verdict, found.times) == ("not judged", {})
+    assert found.reasons == ("the other profile holds no samples, and without them there is no interval",)
 
 
 def test_what_cannot_be_read_is_not_comparable(
