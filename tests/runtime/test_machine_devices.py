@@ -48,13 +48,15 @@ def test_a_total_of_which_a_part_is_not_told_is_none() -> None:
 
 def test_thor_has_a_monitor_of_one_rail_beside_those_of_three(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
-    rails = {"name": "ina3221", "in1_label": "VDD_GPU", "in1_input": 12000, "curr1_input": -33}
+    tree.hwmon(0, "platform/pwm-fan", {"name": "pwmfan"})
+    rails = {"name": "ina3221", "label": "U1", "in1_label": "VDD_GPU", "in1_input": 12000, "curr1_input": -33}
     tree.hwmon(1, "platform/i2c-2/2-0040", rails)
     tree.hwmon(2, "platform/i2c-2/2-0044", {"name": "ina238", "label": "VIN", "power1_input": 23_000_000})
     with watch(tree, clock) as monitor:
         found = by_name(monitor)
     assert found["VDD_GPU power"].values[0] == pytest.approx(-0.396)  # as its users have seen it idle
     assert found["total power"].values[0] == 23.0
+    assert "U1 power" not in found
 
 
 def test_jetpack_4_shows_the_monitor_in_iio(tmp_path: Path, clock: Clock) -> None:
@@ -147,6 +149,17 @@ def test_memory_of_a_server_counts_beside_its_packages(tmp_path: Path, clock: Cl
         tree.write({f"{RAPL}/intel-rapl:0/intel-rapl:0:0/energy_uj": 1_500_000})
         tree.write({f"{RAPL}/intel-rapl:1/energy_uj": 9_000_000})
     assert by_name(monitor)["total energy"].values == [0, 2.5]
+
+
+def test_counters_of_no_whole_package_are_told_but_make_no_total(tmp_path: Path, clock: Clock) -> None:
+    tree = laptop(tmp_path)
+    tree.write({f"{RAPL}/intel-rapl:0/name": "system"})
+    with watch(tree, clock) as monitor:
+        clock.now += 1
+        tree.write({f"{RAPL}/intel-rapl:0/energy_uj": 3_000_000})
+    found = by_name(monitor)
+    assert found["system power"].values == [2]
+    assert found["total energy"].absent == "RAPL has no zone of a whole package here"
 
 
 class Forbidden(Files):
