@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_runtime.profiling.machine.tegrastats import parse_tegrastats
+from jepa_runtime.profiling.machine import tegrastats
+from jepa_runtime.profiling.machine.files import Files
+from jepa_runtime.profiling.machine.probes import Probe
+from jepa_runtime.profiling.machine.tegrastats import Tegrastats, parse_tegrastats
+from tests.runtime.machines import Clock
 
 MIB = 1.048576
 
@@ -115,3 +121,24 @@ def test_what_a_line_is_made_of_comes_back(load: int, busy: list[int | None], mi
     assert found["gpu load"] == load
     assert [found.get(f"cpu{core} busy") for core in range(len(busy))] == busy
     assert found["VDD_IN power"] == milliwatts / 1e3
+
+
+def test_the_last_value_of_a_tool_that_tells_no_more_does_not_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, tool, asked = Clock(), tmp_path / "usr/bin/tegrastats", tmp_path / "asked"
+    monkeypatch.setattr(tegrastats, "time", SimpleNamespace(monotonic=clock))
+    tool.parent.mkdir(parents=True)
+    tool.write_text(f"#!/bin/sh\necho $@ > {asked}\necho GR3D_FREQ 45%\nexec sleep 60\n", encoding="utf-8")
+    tool.chmod(0o755)
+    running = Tegrastats(Files(tmp_path), period_s=0.5)
+    [load] = running.probes()
+    assert isinstance(load, Probe) and asked.read_text(encoding="utf-8") == "--interval 500\n"
+    clock.now += 3.4
+    assert load.read() == 45
+    clock.now += 0.2
+    with pytest.raises(OSError, match="has fallen silent"):
+        load.read()
+    running.close()
+    with pytest.raises(OSError, match="has ended"):
+        load.read()
