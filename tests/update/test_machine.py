@@ -188,6 +188,7 @@ def test_a_refusal_made_under_a_clock_that_was_set_back_does_not_block() -> None
     assert blocks(refusal, NOW)
     assert not blocks(refusal, NOW + FIRST_REFUSAL)
     assert not blocks(refusal, NOW - timedelta(days=3650))
+    assert blocks(replace(refusal, not_before=NOW + LONGEST_REFUSAL), NOW)
     assert blocks(replace(refusal, not_before=None), NOW + timedelta(days=3650))
 
 
@@ -243,7 +244,9 @@ def test_an_untrusted_repository_refuses_no_release() -> None:
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
 def test_beyond_the_budget_the_update_is_given_up_and_the_way_out_is_free(phase: Phase) -> None:
-    state = follow(replace(at(phase), transitions=BUDGET, result="refused"), Done(), NOW)
+    last = replace(at(phase), transitions=BUDGET - 1, result="refused")
+    assert follow(last, Done(), NOW).phase is NEXT[phase]
+    state = follow(replace(last, transitions=BUDGET), Done(), NOW)
     before = phase in (LETTERS[letter] for letter in "RDVSPHA")
     after = phase in (LETTERS[letter] for letter in "WOK")
     expected = Phase.REJECTED if before else Phase.ROLLBACK if after else NEXT[phase]
