@@ -138,6 +138,18 @@ def test_a_model_that_fails_in_service_makes_way(site: Site, bundles: list[Bundl
     assert (site.version, site.good, site.slots) == ("1.0.0", "1.0.0", 1)
 
 
+def test_a_model_in_whose_place_another_serves_is_not_committed_to(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.serving = serving = Serving()
+    serving.swap(bundles[0].path)
+    monkeypatch.setattr(serving, "swap", lambda folder: None)
+    site.repository.publish(bundles[1], 2)
+    kept = site.update()
+    assert (kept.result, kept.reason) == ("refused", f"{bundles[0].sha256[:12]} serves instead of it")
+    assert (site.version, site.good) == ("1.0.0", "1.0.0")
+
+
 def test_a_model_is_watched_for_the_whole_window(site: Site, bundles: list[Bundle]) -> None:
     site.serving = Serving()
     site.repository.publish(bundles[1], 2)
