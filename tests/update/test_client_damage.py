@@ -12,7 +12,7 @@ from jepa_runtime.errors import TrustError
 from jepa_runtime.update import audit, operator
 from jepa_runtime.update.release import Delta
 from jepa_runtime.update.robot import AUDIT
-from jepa_runtime.update.state import Phase
+from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
 from tests.update.robots import Died, Serving, Site, dies_in, unreachable
 
@@ -119,6 +119,22 @@ def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
     assert serving.swaps == ["3.0.0"] and kept.good is not None and kept.good.version == "2.0.0"
     store = Store(updated.root)
     assert (store.current(), store.good()) == (bundles[2].sha256, bundles[1].sha256)
+
+
+def test_what_was_damaged_after_it_passed_the_gate_is_not_switched_to(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    versions: set[str] = set()
+
+    def tell(kept: State, _: str) -> None:
+        if kept.phase is Phase.SWITCH:
+            damage(site, bundles[1], "report.json")
+        versions.add(site.version)
+
+    kept = site.update(tell=tell)
+    assert kept.result == "refused" and "report.json" in kept.reason
+    assert versions == {"1.0.0"}
 
 
 @pytest.mark.parametrize("name", [MANIFEST_NAME, "report.json"])
