@@ -24,6 +24,7 @@ class Watched:
 
     def __init__(self, budget_ms: float | None = 10.0) -> None:
         self.clock = Clock()
+        self.clock.sleep(100.0)
         self.watch = Watch(NODE, silent_after_s=5.0, clock=self.clock.monotonic)
         self.say()
         self.watch.begin(budget_ms)
@@ -158,6 +159,12 @@ def test_a_model_that_computed_next_to_nothing_was_idle() -> None:
     assert watched.watch.idle
 
 
+def test_a_node_of_which_nothing_was_heard_yet_is_not_there() -> None:
+    unheard, heard = Watch(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
+    assert (unheard.there, unheard.seen, unheard.serves) == (False, False, "")
+    assert (heard.there, heard.seen) == (True, True)
+
+
 def test_a_node_that_says_nothing_is_gone() -> None:
     watched = Watched()
     watched.clock.sleep(5.1)
@@ -204,6 +211,7 @@ def test_without_a_budget_no_frame_is_late() -> None:
 
 def test_a_word_holds_for_a_while_and_the_last_one_counts() -> None:
     clock = Clock()
+    clock.sleep(100.0)
     word = SafeWord(required=True, timeout_s=1.0, clock=clock.monotonic)
     assert not word.safe
     word.say(True)
