@@ -61,7 +61,7 @@ def test_equal_models_are_accepted_at_the_first_look() -> None:
     test = quick()
     random = np.random.default_rng(0)
     assert feed(test, lambda: (value := float(random.uniform(0.1, 0.3)), value)) is Verdict.ACCEPT
-    assert test.summary().frames == 200
+    assert test.summary().frames == 200 and test.has_looked
 
 
 def test_a_clearly_worse_candidate_is_refused_at_the_first_look() -> None:
@@ -69,6 +69,7 @@ def test_a_clearly_worse_candidate_is_refused_at_the_first_look() -> None:
     random = np.random.default_rng(0)
     assert feed(test, lambda: (0.2, float(random.uniform(0.25, 0.35)))) is Verdict.REFUSE
     assert (test.summary().frames, test.reason) == (200, "it was shown to be worse")
+    assert test.summary().current == pytest.approx(0.2)
 
 
 def test_a_candidate_on_the_margin_is_refused_at_the_end_as_not_shown_to_be_as_good() -> None:
@@ -81,7 +82,7 @@ def test_a_candidate_on_the_margin_is_refused_at_the_end_as_not_shown_to_be_as_g
 def test_nothing_is_decided_before_the_fewest_frames() -> None:
     test = quick()
     verdicts = {test.add(0.2, 0.9) for _ in range(199)}
-    assert verdicts == {Verdict.CONTINUE}
+    assert verdicts == {Verdict.CONTINUE} and not test.has_looked
 
 
 def test_one_prediction_that_is_not_finite_is_enough_to_refuse() -> None:
@@ -160,11 +161,17 @@ def test_the_interval_is_that_of_the_e_value_at_its_end() -> None:
     assert e_value == pytest.approx(1 / ALPHA)
 
 
+def test_one_or_two_blocks_bound_nothing_and_equal_ones_leave_no_doubt() -> None:
+    assert half_width(np.array([0.3]), ALPHA) == half_width(np.array([0.3, 0.2]), ALPHA) == math.inf
+    assert half_width(np.array([0.3, 0.3]), ALPHA) == 0
+
+
 def test_blocks_that_are_alike_count_for_fewer() -> None:
     random = np.random.default_rng(4)
     fresh = random.standard_normal(100)
     alike = np.repeat(fresh[:50], 2)
-    assert half_width(alike, ALPHA) > 1.3 * half_width(fresh, ALPHA) * alike.std() / fresh.std()
+    wider = half_width(alike, ALPHA) / half_width(fresh, ALPHA) * fresh.std() / alike.std()
+    assert 1.3 < wider < 2.5
 
 
 def test_however_often_a_candidate_is_compared_again_the_chance_to_err_is_bounded() -> None:
@@ -179,6 +186,8 @@ def test_however_often_a_candidate_is_compared_again_the_chance_to_err_is_bounde
     [
         ({"margin": -1.0}, "margin"),
         ({"alpha_accept": 0.0}, "alphas"),
+        ({"alpha_accept": 1.0}, "alphas"),
+        ({"alpha_refuse": 0.0}, "alphas"),
         ({"alpha_refuse": 1.0}, "alphas"),
         ({"block_frames": 0}, "block_frames"),
         ({"min_frames": 10, "block_frames": 20}, "min_frames"),
