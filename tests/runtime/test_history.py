@@ -317,6 +317,10 @@ def test_in_hindsight_a_lost_frame_is_none() -> None:
 def test_what_reaches_back_stays_bounded() -> None:
     history = reaching(4)
     assert len(history) == 9
+    end_ns = 39 * STEP_NS // 2
+    oldest_ns = end_ns - 4 * STEP_NS - 40_000_000
+    assert history.mean_action(oldest_ns, end_ns) is not None
+    assert history.mean_action(oldest_ns - STEP_NS // 2, end_ns) is None
     with pytest.raises(ValueError, match="reach must be at least 1"):
         reaching(0)
 
