@@ -34,12 +34,20 @@ def test_the_runtime_starts_where_torch_and_ros_cannot_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["jepa_runtime.backends.openvino", "jepa_export.targets.openvino"])
-def test_nobody_is_told_that_openvino_was_started(module: str, tmp_path: Path) -> None:
-    """By itself it reports to Google Analytics, from a fork of the process, and keeps an identity in the home
-    folder; not on machines that are known to be of continuous integration."""
-    if module.startswith("jepa_export"):
-        pytest.importorskip("nncf", reason="nncf is not installed (extra export)")
+@pytest.mark.parametrize(
+    ("module", "needs"),
+    [
+        ("jepa_runtime.backends.openvino", "openvino"),
+        ("jepa_runtime.backends.onnxruntime", "onnxruntime"),
+        ("jepa_export.targets.openvino", "nncf"),
+        ("jepa_export.targets.tensorrt", "onnxruntime"),
+    ],
+)
+def test_nobody_is_told_that_an_engine_was_started(module: str, needs: str, tmp_path: Path) -> None:
+    """By itself OpenVINO reports to Google Analytics, from a fork of the process, and ONNX Runtime to
+    Microsoft; each keeps an identity in the home folder. Not on machines that are known to be of continuous
+    integration."""
+    pytest.importorskip(needs, reason=f"{needs} is not installed")
     program = (
         "import importlib, os, sys\n"
         "sys.addaudithook(lambda event, _: event == 'urllib.Request' and os.write(2, b'a request'))\n"
