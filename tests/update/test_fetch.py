@@ -17,7 +17,7 @@ from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.part import SYNC_BYTES, Part
 from jepa_runtime.update.sources import Body, FolderSource, NotFoundError
 from tests.update import servers
-from tests.update.fetching import LARGE, MIB, QUICK, SMALL, fetch, having
+from tests.update.fetching import LARGE, LIMITS, MIB, SMALL, fetch, having
 from tests.update.servers import FaultServer
 
 # What comes as it should.
@@ -26,12 +26,12 @@ from tests.update.servers import FaultServer
 def test_a_file_comes_whole_and_is_all_that_the_part_holds(server: FaultServer, part: Path) -> None:
     seen: list[tuple[int, int]] = []
     fetch_file(
-        HttpSource(server.url, QUICK),
+        HttpSource(server.url, LIMITS),
         "large",
         part,
         length=len(LARGE),
         is_right=having(LARGE),
-        allowance=Allowance(QUICK),
+        allowance=Allowance(LIMITS),
         progress=lambda done, of: seen.append((done, of)),
     )
     assert part.read_bytes() == LARGE
@@ -51,22 +51,22 @@ def test_an_empty_file_is_fetched(served: Path, part: Path) -> None:
 
 def test_a_file_without_a_length_in_its_headers_is_fetched(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.chunked
-    fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 
 def test_a_part_that_is_whole_already_is_not_fetched_again(server: FaultServer, part: Path) -> None:
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     fetch(source, part, SMALL, "small")
     fetch(source, part, SMALL, "small")
     assert server.requests == [("small", None)]
 
 
 def test_one_connection_serves_several_files(server: FaultServer, part: Path) -> None:
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     threads = threading.active_count()
     for _ in range(3):
-        assert fetch_bytes(source, "small", max_bytes=len(SMALL), limits=QUICK) == SMALL
+        assert fetch_bytes(source, "small", max_bytes=len(SMALL), limits=LIMITS) == SMALL
     assert threading.active_count() <= threads + 1
 
 
@@ -75,7 +75,7 @@ def test_one_connection_serves_several_files(server: FaultServer, part: Path) ->
 
 def test_after_a_cut_the_next_attempt_goes_on_from_there(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(1, servers.cut(60_000))
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     with pytest.raises(
         FetchError, match=r"small: the connection was cut, or the answer is no HTTP: try again"
     ):
@@ -87,13 +87,13 @@ def test_after_a_cut_the_next_attempt_goes_on_from_there(server: FaultServer, pa
 
 def test_a_cut_after_much_is_taken_up_at_once(server: FaultServer, part: Path) -> None:
     server.faults["large"] = servers.cut(2 * MIB)
-    fetch(HttpSource(server.url, QUICK), part, LARGE, "large")
+    fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
     assert part.read_bytes() == LARGE
     assert [asked for _, asked in server.requests] == [None, f"bytes={2 * MIB}-", f"bytes={4 * MIB}-"]
 
 
 def test_a_server_that_knows_no_ranges_sends_all_of_it_again(server: FaultServer, part: Path) -> None:
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     server.faults["small"] = servers.cut(60_000)
     with pytest.raises(FetchError):
         fetch(source, part, SMALL, "small")
@@ -103,7 +103,7 @@ def test_a_server_that_knows_no_ranges_sends_all_of_it_again(server: FaultServer
 
 
 def test_a_range_that_cannot_be_had_begins_again_from_the_start(server: FaultServer, part: Path) -> None:
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     server.faults["small"] = servers.cut(60_000)
     with pytest.raises(FetchError):
         fetch(source, part, SMALL, "small")
@@ -114,7 +114,7 @@ def test_a_range_that_cannot_be_had_begins_again_from_the_start(server: FaultSer
 
 
 def test_another_range_than_asked_for_is_not_taken(server: FaultServer, part: Path) -> None:
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     server.faults["small"] = servers.first(1, servers.cut(60_000))
     with pytest.raises(FetchError):
         fetch(source, part, SMALL, "small")
@@ -133,7 +133,7 @@ def test_a_process_that_dies_has_lost_what_was_not_yet_safe_and_no_more(served: 
     with pytest.raises(KeyboardInterrupt):
         fetch(Dies(served), part, LARGE, "large")
     with FaultServer(served) as server:
-        fetch(HttpSource(server.url, QUICK), part, LARGE, "large")
+        fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
         assert server.requests == [("large", f"bytes={SYNC_BYTES}-")]
     assert part.read_bytes() == LARGE
 
@@ -155,7 +155,7 @@ class _DiesAt:
 def test_the_room_is_taken_before_the_first_byte(server: FaultServer, part: Path) -> None:
     server.faults["large"] = servers.status(404)
     with pytest.raises(NotFoundError):
-        fetch(HttpSource(server.url, QUICK), part, LARGE, "large")
+        fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
     assert part.stat().st_blocks * 512 >= len(LARGE)
 
 
@@ -171,7 +171,7 @@ def test_what_a_part_had_before_is_trusted_by_the_hash_alone(
         part.write_bytes(b"x" * 1234)
     else:
         part.write_bytes(SMALL[:-1] + b"!")
-    fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 
@@ -181,7 +181,7 @@ def test_what_a_part_had_before_is_trusted_by_the_hash_alone(
 def test_another_content_is_refused_and_removed(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.instead(SMALL[::-1])
     with pytest.raises(TrustError, match=r"small: what came is not what was signed \(its hash is another\)"):
-        fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     assert not part.exists()
     assert len(server.requests) == 1
 
@@ -190,7 +190,7 @@ def test_another_content_at_a_second_attempt_is_fetched_only_once_more(
     server: FaultServer, part: Path
 ) -> None:
     server.faults["small"] = servers.first(1, servers.cut(60_000))
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     with pytest.raises(FetchError):
         fetch(source, part, SMALL, "small")
     server.faults["small"] = servers.instead(SMALL[::-1])
@@ -203,22 +203,22 @@ def test_another_content_at_a_second_attempt_is_fetched_only_once_more(
 def test_more_than_was_signed_is_not_taken(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.endless
     with pytest.raises(TrustError):
-        fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     server.faults["small"] = servers.instead(SMALL + b"more")
-    fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 
 def test_more_than_was_announced_spoils_neither_this_file_nor_the_next(server: FaultServer) -> None:
     server.faults["small"] = servers.longer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     for _ in range(3):
-        assert fetch_bytes(source, "small", max_bytes=len(SMALL), limits=QUICK) == SMALL
+        assert fetch_bytes(source, "small", max_bytes=len(SMALL), limits=LIMITS) == SMALL
 
 
 def test_a_file_that_is_too_short_on_the_server_can_be_tried_again(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(1, servers.instead(SMALL[:70_000]))
-    source = HttpSource(server.url, QUICK)
+    source = HttpSource(server.url, LIMITS)
     with pytest.raises(FetchError, match="small: ended after 70000 of 100000 bytes"):
         fetch(source, part, SMALL, "small")
     fetch(source, part, SMALL, "small")
@@ -228,7 +228,7 @@ def test_a_file_that_is_too_short_on_the_server_can_be_tried_again(server: Fault
 def test_a_small_file_without_end_is_refused_soon(server: FaultServer) -> None:
     server.faults["small"] = servers.endless
     with pytest.raises(TrustError, match="small: longer than the 1000 bytes that it may have"):
-        fetch_bytes(HttpSource(server.url, QUICK), "small", max_bytes=1000, limits=QUICK)
+        fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=1000, limits=LIMITS)
 
 
 # Whatever happens.

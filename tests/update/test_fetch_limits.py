@@ -13,7 +13,7 @@ from jepa_runtime.update.fetch import Allowance, fetch_bytes, fetch_file
 from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.sources import Body, FolderSource, Limits
 from tests.update import servers
-from tests.update.fetching import LARGE, MIB, QUICK, SMALL, fetch, having
+from tests.update.fetching import LARGE, MIB, SMALL, fetch, having
 from tests.update.servers import FakeClock, FastClock, FaultServer
 
 
@@ -26,8 +26,8 @@ def test_a_trickle_is_too_slow_although_it_never_pauses(server: FaultServer, par
 
 
 def test_a_body_may_take_longer_than_the_wait_for_each_of_its_bytes(server: FaultServer, part: Path) -> None:
-    server.faults["small"] = servers.trickle(0.05, step=len(SMALL) // 10)
-    fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+    server.faults["small"] = servers.trickle(0.1, step=len(SMALL) // 12)
+    fetch(HttpSource(server.url, Limits(read_s=1, free_bytes=0)), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 

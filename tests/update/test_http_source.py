@@ -19,7 +19,7 @@ from jepa_runtime.update.fetch import fetch_bytes
 from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.sources import BusyError, NotFoundError
 from tests.update import servers
-from tests.update.fetching import LARGE, QUICK, SMALL, fetch
+from tests.update.fetching import LARGE, LIMITS, QUICK, SMALL, fetch
 from tests.update.servers import FakeClock, FaultServer
 
 # What cannot be had now: the exact reason, soon.
@@ -65,29 +65,30 @@ def test_a_version_with_a_plus_is_found(
 ) -> None:
     monkeypatch.setattr(servers, "unquote", decode)
     (server.folder / "1.0.0+orin").write_bytes(SMALL)
-    source = HttpSource(server.url, QUICK)
-    assert fetch_bytes(source, "1.0.0+orin", max_bytes=len(SMALL), limits=QUICK) == SMALL
+    source = HttpSource(server.url, LIMITS)
+    assert fetch_bytes(source, "1.0.0+orin", max_bytes=len(SMALL), limits=LIMITS) == SMALL
 
 
 @pytest.mark.parametrize("name", NOT_NOW)
 def test_what_cannot_be_had_says_why(server: FaultServer, part: Path, name: str) -> None:
     fault, kind, message = NOT_NOW[name]
     server.faults["small"] = fault
+    limits = QUICK if "fell silent" in message else LIMITS
     with pytest.raises(kind, match=f"^{server.url}/small: .*{message}") as caught:
-        fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+        fetch(HttpSource(server.url, limits), part, SMALL, "small")
     assert type(caught.value) is kind
 
 
 def test_a_failure_of_the_server_that_passes_is_not_noticed(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(2, servers.status(500))
-    fetch(HttpSource(server.url, QUICK, FakeClock()), part, SMALL, "small")
+    fetch(HttpSource(server.url, LIMITS, FakeClock()), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 
 def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.status(503)
     with pytest.raises(FetchError, match=r"the server says 503 \(Service Unavailable\)"):
-        fetch(HttpSource(server.url, QUICK, FakeClock()), part, SMALL, "small")
+        fetch(HttpSource(server.url, LIMITS, FakeClock()), part, SMALL, "small")
     assert len(server.requests) == 3
 
 
@@ -95,7 +96,7 @@ def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: P
 def test_a_server_that_is_busy_is_asked_once_and_says_for_how_long(server: FaultServer, code: int) -> None:
     server.faults["small"] = servers.status(code, Retry_After="120")
     with pytest.raises(BusyError, match=rf"the server says {code} .*asked to come back after 120 s") as busy:
-        fetch_bytes(HttpSource(server.url, QUICK), "small", max_bytes=len(SMALL), limits=QUICK)
+        fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=len(SMALL), limits=LIMITS)
     assert busy.value.after_s == 120 and len(server.requests) == 1
 
 
@@ -105,7 +106,7 @@ def test_a_busy_server_that_does_not_say_for_how_long_fails_like_others(
 ) -> None:
     server.faults["small"] = servers.status(503, Retry_After=after)
     with pytest.raises(FetchError) as other:
-        fetch_bytes(HttpSource(server.url, QUICK, FakeClock()), "small", max_bytes=9, limits=QUICK)
+        fetch_bytes(HttpSource(server.url, LIMITS, FakeClock()), "small", max_bytes=9, limits=LIMITS)
     assert type(other.value) is FetchError and len(server.requests) == 3
 
 
@@ -119,7 +120,7 @@ def test_a_refused_connection_is_told_as_such(part: Path) -> None:
     with pytest.raises(
         FetchError, match=r"no connection: check that the server runs.*\(Connection refused\)"
     ):
-        fetch(HttpSource(_nobody(), QUICK), part, SMALL, "small")
+        fetch(HttpSource(_nobody(), LIMITS), part, SMALL, "small")
 
 
 def _nobody() -> str:
@@ -129,12 +130,12 @@ def _nobody() -> str:
 
 def test_an_unknown_host_is_told_as_such(part: Path) -> None:
     with pytest.raises(FetchError, match="its name is not known here: check the address"):
-        fetch(HttpSource("http://robot.invalid", QUICK), part, SMALL, "small")
+        fetch(HttpSource("http://robot.invalid", LIMITS), part, SMALL, "small")
 
 
 def test_a_redirect_on_the_same_server_is_followed(server: FaultServer, part: Path) -> None:
     server.faults["old"] = servers.status(301, Location="/small")
-    fetch(HttpSource(server.url, QUICK), part, SMALL, "old")
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "old")
     assert part.read_bytes() == SMALL
 
 
@@ -143,7 +144,7 @@ def test_a_proxy_is_used_where_the_environment_names_one(
 ) -> None:
     monkeypatch.setenv("http_proxy", server.url)
     server.faults["http://robot.invalid/small"] = servers.instead(SMALL)
-    fetch(HttpSource("http://robot.invalid", QUICK), part, SMALL, "small")
+    fetch(HttpSource("http://robot.invalid", LIMITS), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 
@@ -153,7 +154,7 @@ def test_a_proxy_is_used_where_the_environment_names_one(
 )
 def test_what_is_no_address_of_a_web_server_is_refused(url: str) -> None:
     with pytest.raises(UpdateError) as caught:
-        HttpSource(url, QUICK)
+        HttpSource(url, LIMITS)
     assert "secret" not in str(caught.value)
 
 
@@ -198,7 +199,7 @@ def encrypted(served: Path, certificate: Path) -> Iterator[FaultServer]:
 
 def test_a_server_that_cannot_prove_who_it_is_is_refused(encrypted: FaultServer, part: Path) -> None:
     with pytest.raises(FetchError, match=r"does not prove who it is: .*clock \(.*CERTIFICATE_VERIFY_FAILED"):
-        fetch(HttpSource(encrypted.url, QUICK), part, SMALL, "small")
+        fetch(HttpSource(encrypted.url, LIMITS), part, SMALL, "small")
     assert encrypted.requests == []
 
 
@@ -206,7 +207,7 @@ def test_a_certificate_that_the_system_was_told_to_trust_is_trusted(
     encrypted: FaultServer, part: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    fetch(HttpSource(encrypted.url, QUICK), part, LARGE, "large")
+    fetch(HttpSource(encrypted.url, LIMITS), part, LARGE, "large")
     assert part.read_bytes() == LARGE
 
 
@@ -220,5 +221,5 @@ def test_nobody_is_led_from_https_to_http(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     encrypted.faults["small"] = servers.status(302, Location=f"{server.url}/small")
     with pytest.raises(FetchError, match="which is another server or protocol"):
-        fetch(HttpSource(encrypted.url, QUICK), part, SMALL, "small")
+        fetch(HttpSource(encrypted.url, LIMITS), part, SMALL, "small")
     assert server.requests == []

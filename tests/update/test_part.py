@@ -15,7 +15,7 @@ from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.part import Part
 from jepa_runtime.update.sources import FolderSource, Limits
 from tests.update import servers
-from tests.update.fetching import LARGE, QUICK, SMALL, fetch
+from tests.update.fetching import LARGE, LIMITS, SMALL, fetch
 from tests.update.servers import FaultServer
 
 
@@ -31,10 +31,10 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_asked_for(
 def test_a_disk_that_is_full_at_the_second_attempt_keeps_what_came(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(1, servers.cut(60_000))
     with pytest.raises(FetchError):
-        fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     with pytest.raises(StorageError):
-        fetch(HttpSource(server.url, QUICK), part, SMALL, "small", Limits(free_bytes=1 << 60))
-    fetch(HttpSource(server.url, QUICK), part, SMALL, "small")
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small", Limits(free_bytes=1 << 60))
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     assert server.requests[-1] == ("small", "bytes=60000-")
 
 

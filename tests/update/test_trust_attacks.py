@@ -21,9 +21,10 @@ from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.sources import NotFoundError
 from jepa_runtime.update.trust import Trust
 from tests.update import servers
+from tests.update.fetching import QUICK
 from tests.update.repositories import CONTENT, FILE, START, Repository
 from tests.update.servers import FaultServer
-from tests.update.trusting import DAY, LIMITS, NOTHING, Robot
+from tests.update.trusting import DAY, NOTHING, Robot
 
 Attack = Callable[[Repository], None]
 
@@ -264,13 +265,13 @@ def test_a_role_that_is_withheld_stops_the_update(robot: Robot, repository: Repo
 def test_metadata_that_comes_too_slowly_stops_the_update(repository: Repository, tmp_path: Path) -> None:
     with FaultServer(repository.folder) as server:
         server.faults["metadata/timestamp.json"] = servers.slow_headers(0.01)
-        source = HttpSource(f"{server.url}/metadata", LIMITS)
+        source = HttpSource(f"{server.url}/metadata", QUICK)
         trust = Trust(
             tmp_path / "meta",
             root=repository.first_root,
             metadata=source,
             targets=source,
-            limits=LIMITS,
+            limits=QUICK,
             now=lambda: START,
         )
         with pytest.raises(FetchError, match=r"timestamp.json: the server fell silent, or is too slow"):

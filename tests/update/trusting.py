@@ -15,7 +15,7 @@ from tests.update.repositories import FILE, Repository
 
 NOTHING = Floors({}, None)
 DAY = timedelta(days=1)
-LIMITS = Limits(read_s=0.3, free_bytes=0)
+LIMITS = Limits(free_bytes=0)
 
 
 class Robot:
