@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,14 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
     """Tests use OpenVINO beside our backend too; what it leaves would end the next that sends a signal."""
     with signal_stack.kept():
         return (yield)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> Iterator[None]:
+    """They are heard, also where a script's ``&`` has this process ignore them."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.fixture(scope="session")
