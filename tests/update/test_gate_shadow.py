@@ -34,6 +34,13 @@ STEP_NS = 200_000_000
 RATIO = 1.25
 
 
+@pytest.fixture(autouse=True)
+def waits_for_nobody(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Beside other work, who makes way for everything may stand still for minutes."""
+    if "make_way" not in request.node.name:
+        monkeypatch.setattr(shadow.realtime, "make_way", robot.nothing)
+
+
 @pytest.fixture(scope="module")
 def noisy(two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Two Rooms with so much noise on the predictor's weights that fewer goals are reached with it."""
