@@ -52,6 +52,14 @@ def interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, inherited)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def ros_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nodes keep none in the home folder, which may be missing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_logs")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a toy bundle (see tests/bundles.py); copy it before changing anything."""
