@@ -278,20 +278,34 @@ def test_an_error_callback_that_raises_does_not_end_the_service(caplog: pytest.L
 
 
 def test_overload_drops_frames_and_keeps_the_age_bounded() -> None:
-    encode_s = 0.03
-    with serve(FakeModel(encode_s=encode_s), deadline_ms=1.0) as served:
-        for index in range(60):
-            served.pipeline.submit(frame(index, period_s=encode_s / 3))
-            time.sleep(encode_s / 3)
-        assert served.pipeline.wait_idle(5.0)
+    period_ms, clock = 10, {"ns": 0}
+    began, may_end = threading.Semaphore(0), threading.Semaphore(1)
+
+    class Slow(FakeModel):
+        def encode(self, image: np.ndarray) -> np.ndarray:
+            began.release()
+            assert may_end.acquire(timeout=60)
+            return super().encode(image)
+
+    with serve(Slow(), deadline_ms=1.0, clock_ns=lambda: clock["ns"]) as served:
+        assert began.acquire(timeout=60), "the warm-up"
+        for index in range(61):
+            if index < 60:
+                served.pipeline.submit(frame(index))
+            if index and index % 3 == 0:
+                may_end.release()
+            if index % 3 == 0:
+                assert began.acquire(timeout=60)
+            clock["ns"] += period_ms * 1_000_000
+        may_end.release()
+        assert served.pipeline.wait_idle(60)
     stats = served.pipeline.stats()
     assert stats.received == 60
-    assert stats.processed + stats.dropped == 60
-    assert 20 <= stats.dropped <= 55
+    assert (stats.processed, stats.dropped) == (21, 39), "of three frames two, and the last is served"
     assert stats.deadline_misses == stats.longest_miss_run == stats.processed
     # A frame waits at most for the one in work: a queue would let the age grow from frame to frame.
-    assert max(result.timings_ms["wait"] for result in served.results) < 1e3 * encode_s * 5
-    assert served.results[-1].sequence == 59
+    assert max(result.timings_ms["wait"] for result in served.results) <= 3 * period_ms
+    assert [result.sequence for result in served.results] == [*range(0, 60, 3), 59]
 
 
 def test_misses_in_a_row_are_counted() -> None:
