@@ -15,6 +15,13 @@ from pathlib import Path
 
 from jepa_runtime.profiling.environment import peak_rss_mb
 
+# Without the package that reports its start to Google Analytics, and quiets it where there is no home folder.
+PROGRAM = """
+import sys
+sys.modules["openvino_telemetry"] = None
+from openvino.tools.benchmark.main import main
+main()
+"""
 # With -hint none it takes threads and pinning; one stream and -api sync are then what the latency hint makes.
 OPTIONS = "-d CPU -hint none -api sync -nstreams 1 -pin YES -infer_precision f32"
 
@@ -45,7 +52,7 @@ def benchmark_app(
     shape = ",".join(f"{name}[{','.join(map(str, sizes))}]" for name, sizes in shapes.items())
     reshape = ["-shape", shape] if shape else []
     command = [
-        sys.executable, "-c", "from openvino.tools.benchmark.main import main; main()",
+        sys.executable, "-c", PROGRAM,
         "-m", str(graph.resolve()), *reshape, *OPTIONS.split(),
         "-nthreads", str(threads), "-niter", str(count), "-latency_percentile", str(percentile),
     ]  # fmt: skip
