@@ -135,7 +135,7 @@ class PairedTest:
         self._alphas = alpha_refuse, alpha_accept
         self._min, self._max, self._size = min_frames, max_frames, block_frames
         self._frames = 0
-        self._block = np.zeros(2)
+        self._current = self._candidate = 0.0
         self._means: list[tuple[float, float]] = []
 
     def add(self, current: float, candidate: float) -> Verdict:
@@ -154,11 +154,11 @@ class PairedTest:
         if not math.isfinite(candidate):
             return self._decide(Verdict.REFUSE, NOT_FINITE)
         self._frames += 1
-        self._block += current, candidate
+        self._current += current
+        self._candidate += candidate
         if self._frames % self._size == 0:
-            mean = self._block / self._size
-            self._means.append((float(mean[0]), float(mean[1])))
-            self._block[:] = 0
+            self._means.append((self._current / self._size, self._candidate / self._size))
+            self._current = self._candidate = 0.0
             if self._frames >= self._min:
                 self._look()
         if self.verdict is Verdict.CONTINUE and self._frames >= self._max:
