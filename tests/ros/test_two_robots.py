@@ -55,12 +55,13 @@ def test_of_an_update_the_other_robot_hears_nothing(pair: Pair) -> None:
     one, other = pair.one, pair.other
     bundle = one.publish()
     other.publish()
+    there = other.serves
     told, before = (len(other.infos), len(other.events)), tree(other.root)
     other.latents.clear()
     with durable.locked(other.root / LOCK, who="this test"):
         status, result = one.update().end(meanwhile=pair.look)
     assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
-    assert (one.serves, other.serves) == (bundle.manifest.version, "1.0.0")
+    assert (one.serves, other.serves) == (bundle.manifest.version, there)
     assert (len(other.infos), len(other.events)) == told
     assert {name for name, content in tree(other.root).items() if before.get(name) != content} <= {LOCK}
     numbers = [latent.sequence for latent in other.latents]
@@ -117,6 +118,8 @@ def test_a_node_of_the_other_robot_that_fails_and_dies_condemns_no_model_here(
 
 def test_what_is_asked_of_one_is_not_asked_of_the_other(pair: Pair) -> None:
     one, other = pair.one, pair.other
+    one.publish()
+    assert one.update().end(meanwhile=pair.look)[1].result == "updated"
     here, there, before = one.serves, other.serves, tree(other.root)
     assert one.ask(SetBool, "pin", data=True).success
     assert one.ask(Trigger, "rollback").success
@@ -125,3 +128,4 @@ def test_what_is_asked_of_one_is_not_asked_of_the_other(pair: Pair) -> None:
     assert one.ask(GetUpdateStatus, "status").status.pinned
     assert not other.ask(GetUpdateStatus, "status").status.pinned
     assert other.serves == there and tree(other.root) == before
+    assert one.ask(SetBool, "pin", data=False).success
