@@ -34,7 +34,7 @@ def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: 
         return response
 
     answering = Answering(owner, "services", SingleThreadedExecutor())
-    answering.node.create_service(Trigger, f"{answering.prefix}/ask", answer)
+    answering.node.create_service(Trigger, owner.resolve_service_name("~/ask"), answer)
     answering.start()
     client = owner.create_client(Trigger, "owner/ask")
     assert client.wait_for_service(10.0)
@@ -78,3 +78,20 @@ def test_every_failure_is_answered_whatever_failed_before(owner: Any, tmp_path: 
         heard.append(asked.result() and asked.result().message)
     opened.close()
     assert heard == said
+
+
+def test_services_and_actions_are_remapped_as_those_of_their_owner(ros_graph: Any, toy_bundle: Path) -> None:
+    names = {
+        "world_model": ("evaluate_actions", "swap_model", "rollback_model", "commit_model", "set_goal"),
+        "planner": ("reach_goal",),
+    }
+    for node, own in names.items():
+        given = {"bundle": toy_bundle, "allow_untrained": True} if node == "world_model" else {}
+        ros_graph.start(node, given, tuple(f"~/{name}:=fleet/{name}" for name in own))
+    wanted = {f"/fleet/{name}" for own in names.values() for name in own}
+
+    def offered() -> set[str]:
+        found = ros_graph.observer.get_service_names_and_types()
+        return {name.removesuffix("/_action/send_goal") for name, _ in found}
+
+    ros_graph.until(lambda: wanted <= offered(), "every service by its other name")

@@ -11,7 +11,8 @@ from rclpy.node import Node
 
 
 class Answering:
-    """A node of its own, spun on a thread of its own, on which the services of ``owner`` are made.
+    """A node of its own, spun on a thread of its own, on which the services of ``owner`` are made, by names
+    that it resolves.
 
     Args:
         owner: whose services they are.
@@ -20,12 +21,10 @@ class Answering:
 
     Attributes:
         node: on which to make them, before :meth:`start`.
-        prefix: of their names, with the owner's.
     """
 
     def __init__(self, owner: Node, name: str, executor: Executor) -> None:
-        self.prefix = owner.get_fully_qualified_name()
-        # Remappings of the process are the owner's: its name must not become that of this node.
+        # Remappings of the process are for the owner: its name must not become that of this node.
         self.node = rclpy.create_node(
             f"{owner.get_name()}_{name}",
             namespace=owner.get_namespace(),

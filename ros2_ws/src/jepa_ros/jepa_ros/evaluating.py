@@ -47,7 +47,7 @@ class Evaluations:
         self._answering = Answering(owner, "evaluations", MultiThreadedExecutor(_THREADS))
         self._answering.node.create_service(
             EvaluateActions,
-            f"{self._answering.prefix}/evaluate_actions",
+            owner.resolve_service_name("~/evaluate_actions"),
             self._answer,
             callback_group=ReentrantCallbackGroup(),
         )

@@ -27,10 +27,10 @@ class ModelServices:
         self._log = owner.get_logger()
         self._closing = False
         self._answering = Answering(owner, "models", SingleThreadedExecutor())
-        node, name = self._answering.node, self._answering.prefix
-        node.create_service(SwapModel, f"{name}/swap_model", self._swap)
-        node.create_service(Trigger, f"{name}/rollback_model", self._rollback)
-        node.create_service(Trigger, f"{name}/commit_model", self._commit)
+        create, name_of = self._answering.node.create_service, owner.resolve_service_name
+        create(SwapModel, name_of("~/swap_model"), self._swap)
+        create(Trigger, name_of("~/rollback_model"), self._rollback)
+        create(Trigger, name_of("~/commit_model"), self._commit)
         self._answering.start()
 
     def close(self) -> None:

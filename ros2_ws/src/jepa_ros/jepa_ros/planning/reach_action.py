@@ -65,7 +65,7 @@ class ReachAction:
         self._action = ActionServer(
             node,
             ReachGoal,
-            f"{self._answering.prefix}/reach_goal",
+            owner.resolve_service_name("~/reach_goal"),
             execute_callback=self._carry_out,
             goal_callback=self._judge,
             handle_accepted_callback=self._accept,

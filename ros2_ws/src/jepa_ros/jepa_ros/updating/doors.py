@@ -63,7 +63,7 @@ class Doors:
         self._goal: Goal | None = None
         self._newest = UpdateModel.Feedback()
         self._answering = Answering(owner, "doors", MultiThreadedExecutor(_THREADS))
-        node, name, together = self._answering.node, self._answering.prefix, ReentrantCallbackGroup()
+        node, together, name_of = self._answering.node, ReentrantCallbackGroup(), owner.resolve_service_name
         for kind, service, answer in (
             (CheckUpdate, "check", self._check),
             (Trigger, "approve", self._approve),
@@ -71,11 +71,11 @@ class Doors:
             (SetBool, "pin", self._pin),
             (GetUpdateStatus, "status", self._status),
         ):
-            node.create_service(kind, f"{name}/{service}", answer, callback_group=together)
+            node.create_service(kind, name_of(f"~/{service}"), answer, callback_group=together)
         self._action = ActionServer(
             node,
             UpdateModel,
-            f"{name}/update",
+            name_of("~/update"),
             execute_callback=self._carry_out,
             goal_callback=self._take_goal,
             cancel_callback=self._cancel,
