@@ -155,6 +155,19 @@ def test_between_planner_and_robot_there_may_be_others(given, planner, robot):
     }
 
 
+@pytest.mark.parametrize(("word", "starts"), [("True", True), ("yes", True), ("1", True), ("False", False)])
+def test_what_is_true_is_said_as_to_launch_itself(word, starts):
+    assert ("planner" in launched("world_model", planner=word).commands) is starts
+
+
+@pytest.mark.parametrize("name", ["world_model", "update_manager", "demo"])
+@pytest.mark.parametrize("argument", ["autostart", "use_respawn", "planner"])
+def test_what_is_neither_true_nor_false_starts_nothing(name, argument):
+    if argument in launched(name).declared:
+        with pytest.raises(ValueError, match="Cannot convert value 'ture'"):
+            launched(name, **{argument: "ture"})
+
+
 def test_the_images_are_named_by_the_topic_of_the_raw_ones():
     with pytest.raises(ValueError, match="image_topic:=front/compressed has compressed images; name front:"):
         launched("world_model", image_topic="front/compressed")

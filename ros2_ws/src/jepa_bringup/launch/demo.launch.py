@@ -8,6 +8,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
@@ -51,7 +52,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             executable=name,
             name=name,
             output="screen",
-            respawn=given["use_respawn"].lower() == "true",
+            respawn=get_typed_value(given["use_respawn"], bool),
             respawn_delay=2.0,
             arguments=["--ros-args", "--log-level", given["log_level"], "--enclave", f"{namespace}/{name}"],
             parameters=chosen,

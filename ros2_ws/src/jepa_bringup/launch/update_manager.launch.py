@@ -7,6 +7,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
@@ -37,7 +38,7 @@ ARGUMENTS = (
 def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
-    chosen: dict[str, bool | str] = {"auto": given["autostart"].lower() == "true"}
+    chosen: dict[str, bool | str] = {"auto": get_typed_value(given["autostart"], bool)}
     for parameter, argument in (("root", "update_root"), ("image_topic", "image_topic")):
         if given[argument]:
             chosen[parameter] = given[argument]
@@ -47,7 +48,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             executable="update_manager",
             name="update_manager",
             output="screen",
-            respawn=given["use_respawn"].lower() == "true",
+            respawn=get_typed_value(given["use_respawn"], bool),
             respawn_delay=2.0,
             # The node that serves comes first.
             prefix="nice -n 10",

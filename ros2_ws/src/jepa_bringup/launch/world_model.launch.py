@@ -8,6 +8,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
@@ -46,13 +47,13 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     common = {
         "package": "jepa_ros",
         "output": "screen",
-        "respawn": given["use_respawn"].lower() == "true",
+        "respawn": get_typed_value(given["use_respawn"], bool),
         "respawn_delay": 2.0,
     }
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
     arguments = ["--ros-args", "--log-level", given["log_level"], "--enclave"]
     file = ParameterFile(given["params_file"], allow_substs=True)
-    chosen: dict[str, bool | str] = {"autostart": given["autostart"].lower() == "true"}
+    chosen: dict[str, bool | str] = {"autostart": get_typed_value(given["autostart"], bool)}
     if given["update_root"]:
         chosen["bundle"] = os.path.join(given["update_root"], "current")
     if given["bundle"]:
@@ -92,7 +93,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 remappings=[("camera/image_raw", image)],
             )
         )
-    if given["planner"].lower() == "true":
+    if get_typed_value(given["planner"], bool):
         nodes.append(
             Node(
                 **common,
