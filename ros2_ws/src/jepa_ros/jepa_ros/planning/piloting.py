@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.planning.guarding import TRIED_AGAIN, Cause, Guard
+from jepa_ros.planning.latched import LatchedGoal
 from jepa_ros.planning.reaching import Outcome, Reach
 from jepa_ros.planning.seeking import Decision, Futures, Seeker, State
 from jepa_runtime.planning.cem import CEM, CEMConfig
@@ -103,7 +104,6 @@ class Pilot:
     ) -> None:
         self.guard = guard
         self.timeout_s = timeout_s
-        self._goal_timeout_s, self._stop_timeout_s = goal_timeout_s, stop_timeout_s
         self.reach: Reach | None = None
         self.state = State.IDLE
         self._clock = clock
@@ -116,14 +116,9 @@ class Pilot:
         self._stamp_ns = self._passed_ns = 0
         # What ended last, until another goal is sought: the world model may still have it, or take it late.
         self._left_ns: int | None = None
-        # What is latched, and since when; and what was before a goal was asked for: a world model that begins
-        # anew, which takes it again, is not to have it driven to.
-        self._latched_ns: int | None = None
-        self._latched_s = 0.0
-        self._before_ns: int | None = None
-        self._past_ns: int | None = None
-        # Whether the newest image is about what is latched.
-        self._follows_latched = False
+        self._latched = LatchedGoal(timeout_s=goal_timeout_s, clock=clock)
+        self._stop_timeout_s = stop_timeout_s
+        # When somebody said last whether to stop.
         self._heard_s = -math.inf
 
     @property
@@ -132,18 +127,14 @@ class Pilot:
         return self._may_be_told and not self.guard.holds
 
     @property
-    def _is_past(self) -> bool:
-        """Whether what is latched is sought, but not to be driven to."""
-        return self._follows_latched and self._latched_ns == self._past_ns
-
-    @property
     def iterations(self) -> int:
         """Of the search, with the present model."""
         return 0 if self._driver is None else self._driver.seeker.iterations
 
     def exchange(self, driver: Driver | None, why: str = "") -> None:
         """Another model serves: the plan is forgotten. None: it cannot be driven with, and ``why``."""
-        self._driver, self._past_ns = driver, self._before_ns
+        self._driver = driver
+        self._latched.model_exchanged()
         if driver is None:
             self.guard.hold(Cause.MODEL, why)
             return
@@ -156,7 +147,8 @@ class Pilot:
         """Drive to a goal, once the futures are about it; what was driven to before no longer counts."""
         self.end(Outcome.ABORTED, "another goal took its place")
         self.guard.release(*TRIED_AGAIN)
-        self.reach, self._left_ns, self._before_ns = reach, None, self._latched_ns
+        self.reach, self._left_ns = reach, None
+        self._latched.another_is_asked()
         self._seek_as_asked()
         self._restart()
         if Cause.STOPPED in self.guard.holds:
@@ -225,7 +217,7 @@ class Pilot:
             self._restart()
         if self._stop_timeout_s and now_s - self._heard_s > self._stop_timeout_s:
             self._stop(f"nobody has said within {self._stop_timeout_s:g} s that it is not to be stopped")
-        if self._goal_timeout_s and now_s - self._latched_s > self._goal_timeout_s:
+        if self._latched.is_out_of_time:
             self._leave_latched()
         if self.reach is not None:
             lasting = self.guard.lasting(self.reach.terms.patience_s)
@@ -242,7 +234,7 @@ class Pilot:
     def verdict(self) -> Verdict:
         """For the diagnostics."""
         level = Level.WARN if self.state is State.STUCK else Level.OK
-        over = ": the latched goal is over, until there is another" if self._is_past else ""
+        over = ": the latched goal is over, until there is another" if self._latched.is_over else ""
         return self.guard.verdict(Verdict(level, self.state.name.lower() + over))
 
     def _decide(self, futures: Futures) -> Decision:
@@ -284,19 +276,10 @@ class Pilot:
 
     def _without_past_goal(self, futures: Futures) -> Futures:
         """``futures``, whose latched goal is noted, or left out where it is over."""
-        latched_ns = futures.goal_stamp_ns
-        self._follows_latched = latched_ns is not None and not futures.goal_asked
-        if not self._follows_latched:
-            return futures
-        if latched_ns != self._past_ns:
-            if latched_ns != self._latched_ns:
-                self._latched_ns, self._latched_s = latched_ns, self._clock()
-            # Until the world model has heard of the goal in work, what is latched was so before.
-            waits = self.reach is not None and not self.reach.taken
-            self._before_ns, self._past_ns = latched_ns if waits else None, None
-            if Cause.STOPPED in self.guard.holds:
-                self._leave_latched()
-        return replace(futures, goal_stamp_ns=None) if self._is_past else futures
+        waits = self.reach is not None and not self.reach.taken
+        if self._latched.see(futures, another_waits=waits) and Cause.STOPPED in self.guard.holds:
+            self._leave_latched()
+        return replace(futures, goal_stamp_ns=None) if self._latched.is_over else futures
 
     def _stop(self, why: str) -> None:
         self.guard.hold(Cause.STOPPED, why)
@@ -305,9 +288,8 @@ class Pilot:
         self._restart()
 
     def _leave_latched(self) -> None:
-        """What is latched is over, whoever takes it again."""
-        self._past_ns = self._before_ns = self._latched_ns
-        if self._is_past:
+        self._latched.leave()
+        if self._latched.is_over:
             self._restart()
 
     def _held(self) -> Decision:
