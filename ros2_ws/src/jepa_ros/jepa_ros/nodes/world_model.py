@@ -365,18 +365,8 @@ class WorldModelNode(LifecycleNode):
         """Counters and clocks since the last activation; with several cameras under the topic of each."""
         info = self._info
         cameras = {camera.topic: camera.report() for camera in self._cameras.values()}
-        model = (
-            {}
-            if info is None
-            else {
-                "id": info.model_id,
-                "version": info.version,
-                "sha256": info.sha256,
-                "engine": info.engine,
-                "device": info.device,
-                "precision": info.precision,
-            }
-        )
+        told = ("version", "sha256", "engine", "device", "precision")
+        model = {} if info is None else {"id": info.model_id} | {name: getattr(info, name) for name in told}
         return {
             "model": model,
             "futures_per_frame": 0 if info is None else info.num_samples,
