@@ -240,6 +240,18 @@ def test_rollback_pin_and_unpin(fleet: Fleet, capfd: pytest.CaptureFixture[str])
     assert "it drifts" in capfd.readouterr().out
 
 
+def test_what_goes_to_a_file_or_a_pipe_has_one_line_each(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    why = "it drifts to the left " * 10
+    state.save(fleet.root / STATE, replace(state.load(fleet.root / STATE), alarm=why))
+    audit.Audit(fleet.root / AUDIT, utc_now).append("refused", reason=why)
+    for action in ("status", "history"):
+        assert fleet.run(action) == 0
+        assert why.strip() in capfd.readouterr().out
+
+
 def test_what_cannot_be_approved_or_cancelled_is_told(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,12 +12,11 @@ from functools import cache, partial
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.parse import describe
-from jepa_runtime.commands.arguments import stop_on_signals
+from jepa_runtime.commands.arguments import open_console, stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, moment, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
 from jepa_runtime.update import config, daemon, operator, provision, robot, state
@@ -143,7 +142,7 @@ def _history(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([entry._asdict() for entry in entries], indent=2))
     else:
-        Console().print(history_table(entries))
+        open_console().print(history_table(entries))
     return 0
 
 
@@ -208,7 +207,7 @@ def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[dae
     with (
         stop_on_signals() as stopping,
         daemon.watched(stopping) as alive,
-        Transfer(Console(stderr=True), compares=compares) as transfer,
+        Transfer(open_console(stderr=True), compares=compares) as transfer,
     ):
         opened = partial(
             robot.open_client,
@@ -229,7 +228,7 @@ def _tell(
     if args.json:
         print(json.dumps(state.as_json(kept), indent=2))
     elif table is not None:
-        Console().print(table)
+        open_console().print(table)
     else:
         print(line or summary(kept))
     if kept.alarm:
