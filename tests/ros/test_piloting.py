@@ -130,6 +130,16 @@ def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_m
     assert world.images().command is not None
 
 
+def test_what_was_latched_is_not_driven_to_either_where_the_asked_goal_is_sought_at_once(world):
+    world.images()
+    world.begin()
+    world.sought = OTHER_NS
+    world.images()
+    world.exchange()
+    world.sought = LATCHED_NS
+    assert world.images().command is None and world.decision.state is State.IDLE
+
+
 def test_a_goal_that_is_latched_anew_is_driven_to_after_one_that_was_asked_for(world):
     world.images()
     world.begin()
