@@ -20,10 +20,7 @@ from jepa_msgs.msg import ActionCandidates, EpisodeResult, ModelInfo, PlannerSta
 from jepa_ros import qos
 from jepa_ros.conversions import fill, from_time, to_time
 from jepa_ros.nodes.camera import CameraNode
-from jepa_ros.nodes.monitor import MonitorNode
 from jepa_ros.nodes.world_model import WorldModelNode
-from mcap.reader import make_reader
-from rclpy.serialization import deserialize_message, serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
@@ -316,81 +313,6 @@ def test_a_model_that_lost_its_device_ends_its_node(owner):
     assert not node.finished.is_set()
     node._on_error(DeviceLostError("the GPU failed"), None)
     assert node.finished.is_set() and node.failure == "the GPU failed"
-    node.stop()
-    node.destroy_node()
-
-
-def test_the_monitor_records_every_topic_as_it_came(ros_graph, tmp_path):
-    recording = tmp_path / "all.mcap"
-    goals = ros_graph.observer.create_publisher(Image, "goal_image", qos.LATCHED)
-    goals.publish(Image(encoding="latched before the monitor came"))
-    ros_graph.start("monitor", {"mcap": recording, "view": "lines", "line_period_s": 0.5})
-    statuses = ros_graph.publisher(PlannerStatus, "planner/status")
-    for index in range(20):
-        statuses.publish(PlannerStatus(energy=float(index)))
-        ros_graph.spin_for(0.03)
-    ros_graph.until(lambda: "end to end" in ros_graph.log("monitor").read_text(), "a line")
-    assert ros_graph.stop("monitor") == 0
-    kinds = {"/planner/status": PlannerStatus, "/goal_image": Image}
-    found: dict[str, list] = {topic: [] for topic in kinds}
-    with recording.open("rb") as file:
-        for _, channel, message in make_reader(file).iter_messages(list(kinds)):
-            found[channel.topic].append(deserialize_message(message.data, kinds[channel.topic]))
-    assert [message.energy for message in found["/planner/status"]] == list(range(20))
-    assert found["/goal_image"][0].encoding == "latched before the monitor came"
-    assert ros_graph.report("monitor")["messages"]["/planner/status"] == 20
-
-
-def test_the_monitor_hears_publishers_of_a_topic_that_come_later_with_another_quality_of_service(ros_graph):
-    ros_graph.start("monitor", {"view": "none"})
-    reliable = ros_graph.publisher(PlannerStatus, "planner/status", qos.LATCHED)
-    reliable.publish(PlannerStatus())
-    for profile in (qos.RESULT, qos.SENSOR):
-        later = ros_graph.publisher(PlannerStatus, "planner/status", profile)
-        for _ in range(5):
-            later.publish(PlannerStatus())
-            ros_graph.spin_for(0.03)
-    assert ros_graph.stop("monitor") == 0
-    report = ros_graph.report("monitor")
-    assert report["messages"]["/planner/status"] == len(report["samples_ms"]["/planner/status"]) == 11
-
-
-def test_the_monitor_records_although_the_time_of_the_graph_has_not_begun(ros_graph, tmp_path):
-    recording = tmp_path / "all.mcap"
-    ros_graph.start("monitor", {"use_sim_time": True, "mcap": recording, "line_period_s": 0.5})
-    ros_graph.until(lambda: "idle" in ros_graph.log("monitor").read_text(), "a line")
-    ros_graph.publisher(PlannerStatus, "planner/status").publish(PlannerStatus(state=PlannerStatus.SEEKING))
-    ros_graph.until(lambda: "seeking" in ros_graph.log("monitor").read_text(), "what the planner says")
-    assert ros_graph.stop("monitor") == 0
-    with recording.open("rb") as file:
-        assert len(list(make_reader(file).iter_messages(["/planner/status"]))) == 1
-
-
-def test_messages_that_cannot_be_read_are_recorded_as_they_came_and_end_no_recording(ros_graph, tmp_path):
-    recording = tmp_path / "all.mcap"
-    others = ros_graph.observer.create_publisher(ModelInfo, "other/world_model/model_info", qos.LATCHED)
-    others.publish(serialize_message(ModelInfo())[:40])
-    ros_graph.start("monitor", {"mcap": recording})
-    goals = ros_graph.publisher(Image, "goal_image", qos.LATCHED)
-    goals.publish(serialize_message(Image())[:8])
-    statuses = ros_graph.publisher(PlannerStatus, "planner/status")
-    ros_graph.until(lambda: "cannot be read: " in ros_graph.log("monitor").read_text(), "a warning")
-    statuses.publish(PlannerStatus())
-    ros_graph.spin_for(0.5)
-    assert ros_graph.stop("monitor") == 0
-    with recording.open("rb") as file:
-        lengths = {
-            channel.topic: len(message.data) for _, channel, message in make_reader(file).iter_messages()
-        }
-    assert lengths["/goal_image"] == 8 and lengths["/other/world_model/model_info"] == 40
-    assert "/planner/status" in lengths
-
-
-@pytest.mark.parametrize("kind", ["/msg/Name", "std_msgs/msg/_string", "none_such/msg/Name"])
-def test_the_monitor_goes_on_where_a_type_is_named_that_is_none(owner, kind):
-    node = MonitorNode()
-    node._listen("/strange", kind, qos.SENSOR)
-    assert not [each for each in node.subscriptions if each.topic_name == "/strange"]
     node.stop()
     node.destroy_node()
 

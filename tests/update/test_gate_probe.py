@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +21,7 @@ import pytest
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import RefusedError
 from jepa_runtime.update import robot
-from jepa_runtime.update.gate import disk, engines, probe_child
+from jepa_runtime.update.gate import engines, probe_child
 from jepa_runtime.update.gate.probe import CHILD, Answer, ProbeLimits, ProbeReport, judge, probe
 from jepa_runtime.update.release import Budgets
 from jepa_runtime.verification import Parity, golden_parity
@@ -292,125 +289,6 @@ def children(pid: int) -> Iterator[Any]:
             if CHILD in " ".join(process.cmdline()):
                 yield process
         time.sleep(0.01)
-
-
-CONFINED = (
-    "import json, os, resource, socket, sys\n"
-    f"from {CHILD} import confine\n"
-    "from jepa_runtime.update.gate.probe import ProbeLimits\n"
-    "cut = confine(ProbeLimits(memory_mb=1000, cpu_s=7), os.getppid(), drivers='drivers' in sys.argv)\n"
-    "try:\n"
-    "    socket.create_connection(('127.0.0.1', int(sys.argv[1])), timeout=5)\n"
-    "    reached = True\n"
-    "except OSError:\n"
-    "    reached = False\n"
-    "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines())\n"
-    "names = 'CORE', 'DATA', 'CPU', 'FSIZE'\n"
-    "limits = {name: resource.getrlimit(getattr(resource, f'RLIMIT_{name}')) for name in names}\n"
-    "told = {'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
-    "tries = {\n"
-    "    'write': lambda: open('kept', 'r+'),\n"
-    "    'make': lambda: open('new', 'x'),\n"
-    "    'truncate': lambda: os.truncate('kept', 0),\n"
-    "    'remove': lambda: os.unlink('kept'),\n"
-    "    'signal': lambda: os.kill(os.getppid(), 0),\n"
-    "    'service': lambda: socket.socket(socket.AF_UNIX),\n"
-    "}\n"
-    "open(os.devnull, 'w').close()\n"
-    "refused = []\n"
-    "for name, attempt in tries.items():\n"
-    "    try:\n"
-    "        attempt()\n"
-    "    except PermissionError:\n"
-    "        refused.append(name)\n"
-    "print(json.dumps(told | cut | {'refused': refused}))\n"
-)
-
-
-def confined(folder: Path, *arguments: str) -> dict[str, Any]:
-    """What a confined process in ``folder``, which holds a file ``kept``, found out."""
-    (folder / "kept").write_text("kept", encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        done = subprocess.run(
-            [sys.executable, "-c", CONFINED, str(server.getsockname()[1]), *arguments], cwd=folder,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def landlock() -> int:
-    """The version of the kernel's Landlock; below 1: it has none."""
-    version: int = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)
-    return version
-
-
-@pytest.mark.skipif(landlock() < 6, reason="needs Landlock as of Linux 6.12")
-def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Path) -> None:
-    found = confined(tmp_path)
-    assert found["disk_cut"]
-    assert found["refused"] == ["write", "make", "truncate", "remove", "signal", "service"]
-    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [
-        ("kept", "kept")
-    ]
-
-
-def test_a_probe_that_needs_drivers_keeps_what_those_need(tmp_path: Path) -> None:
-    found = confined(tmp_path, "drivers")
-    assert not found["disk_cut"]
-    assert not {"write", "make", "service"} & {*found["refused"]}
-
-
-def test_where_the_kernel_has_no_landlock_that_is_told() -> None:
-    libc = SimpleNamespace(syscall=lambda *_: -1)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ctypes, "CDLL", lambda _: libc)
-        assert not disk.forbid()
-
-
-@pytest.mark.skipif(landlock() < 1, reason="the kernel has no Landlock")
-@pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime"])
-def test_the_engines_of_a_cpu_need_not_write(toy_bundle: Path, engine: str) -> None:
-    pytest.importorskip(engine.partition(":")[0])
-    assert probe(toy_bundle, budgets=ANYTHING, engine=engine, limits=LIMITS).disk_cut
-
-
-def test_a_probe_gives_up_network_privileges_and_resources(tmp_path: Path) -> None:
-    found = confined(tmp_path)
-    assert found["network_cut"] and not found["reached"]
-    assert found["privileges"] == "1"
-    fixed = {"CORE": [0, 0], "FSIZE": [1 << 20, 1 << 20]}
-    assert found["limits"] == fixed | {"DATA": [10**9, 10**9], "CPU": [7, 8]}
-
-
-def test_a_probe_whose_caller_died_before_it_was_confined_ends() -> None:
-    code = CONFINED.replace("os.getppid()", "-1")
-    done = subprocess.run([sys.executable, "-c", code, "0"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "whoever wanted this probe has died" in done.stderr
-
-
-def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> None:
-    code = (
-        "import ctypes, json, socket, threading\n"
-        "from jepa_runtime.update.gate import sockets\n"
-        "ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n"
-        "forbidden, found = sockets.forbid(local=False), {}\n"
-        "def ask(name):\n"
-        "    try:\n"
-        "        socket.socket(getattr(socket, name)).close()\n"
-        "        found[name] = 'open'\n"
-        "    except OSError as error:\n"
-        "        found[name] = type(error).__name__\n"
-        "for name in ('AF_INET', 'AF_INET6', 'AF_PACKET', 'AF_UNIX'):\n"
-        "    thread = threading.Thread(target=ask, args=(name,))\n"
-        "    thread.start()\n"
-        "    thread.join()\n"
-        "print(json.dumps([forbidden, found]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    refused = dict.fromkeys(["AF_INET", "AF_INET6", "AF_PACKET"], "PermissionError")
-    assert json.loads(done.stdout) == [True, refused | {"AF_UNIX": "open"}]
 
 
 GOOD = ProbeReport(

@@ -1,0 +1,168 @@
+"""Compiled models that OpenVINO keeps: used again only if nobody can have changed them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import openvino
+import openvino.opset15 as ops
+import pytest
+
+from jepa_runtime.backends import BackendOptions, Graph, create_backend, openvino_cache
+from jepa_runtime.errors import BackendError
+from tests.runtime.backends.test_backends import FRAME, model_path, predictor_shapes
+
+
+def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: Path) -> None:
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
+    backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    assert list((tmp_path / "cache").rglob("*.blob"))
+
+
+def test_graphs_used_longest_ago_make_room_in_the_cache(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    (cache / "of somebody else").mkdir(parents=True)
+
+    def kept_after(graph: str) -> set[str]:
+        backend = create_backend("openvino:CPU", BackendOptions(cache_dir=cache))
+        backend.load(model_path(toy_bundle, graph, backend), shapes[graph]).close()
+        backend.close()
+        return {path.parent.name for path in cache.rglob("*.blob")}
+
+    shapes = {"encoder": FRAME, "predictor": predictor_shapes(1)}
+    (encoder,) = kept_after("encoder")
+    both = kept_after("predictor")
+    assert len(both) == 2
+    assert kept_after("encoder") == both
+    monkeypatch.setattr(openvino_cache, "MOST_BYTES", 1)
+    assert kept_after("encoder") == {encoder}
+    assert kept_after("predictor") == both - {encoder}
+    assert (cache / "of somebody else").is_dir()
+
+
+def damage(blob: Path) -> None:
+    """As a power cut may leave it: a page of the weights was never written."""
+    content = bytearray(blob.read_bytes())
+    at = len(content) // 5 // 4096 * 4096
+    content[at : at + 4096] = bytes(4096)
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+
+
+def cut_short(hashed: Path) -> None:
+    hashed.with_suffix(".sha256").write_text("", encoding="utf-8")
+
+
+@pytest.mark.parametrize("harm", [damage, cut_short, lambda blob: blob.with_suffix(".sha256").unlink()])
+def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
+    tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    weights = np.random.default_rng(0).standard_normal((256, 256), np.float32)
+    x = ops.parameter([1, 256], np.float32, name="x")
+    x.output(0).get_tensor().set_names({"x"})
+    product = ops.matmul(x, ops.constant(weights), False, False)
+    product.output(0).get_tensor().set_names({"product"})
+    model = openvino.Model([ops.result(product)], [x])
+    openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+
+    def outputs() -> list[np.ndarray]:
+        backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
+        session = backend.load(tmp_path / "model.xml", {"x": (1, 256)})
+        session.inputs["x"][:] = 1
+        found = [array.copy() for array in session.run().values()]
+        session.close()
+        return found
+
+    whole = outputs()
+    (blob,) = (tmp_path / "cache").rglob("*.blob")
+    written = blob.stat().st_ino, blob.stat().st_mtime_ns
+    assert np.array_equal(outputs(), whole)
+    assert (blob.stat().st_ino, blob.stat().st_mtime_ns) == written, "it came from the cache"
+    harm(blob)
+    for _ in range(2):
+        assert np.array_equal(outputs(), whole)
+        assert blob.stat().st_mtime_ns > written[1]
+
+
+def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
+    toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackendError, match="file: is no folder: give --cache-dir a folder"):
+        create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "file"))
+    # As one that is closed to this account; a name that is too long is so for root too.
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / ("x" * 256)))
+    for _ in range(2):
+        backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    (told,) = caplog.messages
+    assert told.endswith("x: compiled models are not kept there: File name too long")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("inner", [False, True])
+def test_what_another_account_may_have_compiled_is_not_loaded(
+    toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, inner: bool
+) -> None:
+    cache = tmp_path / "cache"
+
+    def load() -> None:
+        backend = create_backend("openvino:CPU", BackendOptions(cache_dir=cache))
+        backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+
+    load()
+    (blob,) = cache.rglob("*.blob")
+    used = blob.parent.stat().st_mtime_ns
+    given = blob.parent if inner else cache
+    os.chown(given, 65534, 65534)
+    load()
+    assert caplog.messages == [
+        f"{cache}: compiled models are not kept there: {given.name} belongs to another account, or others "
+        "may write to it"
+    ]
+    assert blob.parent.stat().st_mtime_ns == used, "it was not looked into"
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_own"),
+    [(0o775, True), (0o1777, True), (0o777, False)],
+    ids=["of one's own group", "sticky", "of everybody"],
+)
+def test_a_cache_is_used_if_nobody_else_can_exchange_what_is_in_it(
+    tmp_path: Path, mode: int, is_own: bool
+) -> None:
+    tmp_path.chmod(mode)
+    with nullcontext() if is_own else pytest.raises(PermissionError):
+        openvino_cache.folder_of(tmp_path, "0" * 64)
+
+
+def test_a_cache_into_which_openvino_does_not_write_is_told_once(
+    toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There root cannot write either.
+    monkeypatch.setattr(openvino_cache, "folder_of", lambda *_: Path("/proc"))
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
+    for _ in range(2):
+        backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
+    assert caplog.messages == [f"{tmp_path}: compiled models are not kept there: OpenVINO cannot write there"]
+
+
+def test_what_could_not_be_removed_from_a_cache_is_not_taken_for_whole(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(f"{path} stays")
+
+    backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
+    graph = Graph.read(model_path(toy_bundle, "encoder", backend))
+    damaged = tmp_path / graph.sha256 / "1.blob"
+    damaged.parent.mkdir()
+    damaged.write_text("damaged")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    backend.load(graph, FRAME).close()
+    assert list(damaged.parent.iterdir()) == [damaged]
