@@ -11,7 +11,8 @@ from typing import Any
 
 from jepa_export.commands import atlas, distill, evaluate, numbers, release, train_predictor
 from jepa_export.errors import JepaExportError
-from jepa_runtime.commands.ending import spell_out, status_of
+from jepa_runtime.commands.ending import status_of
+from jepa_runtime.commands.streams import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
 
 _NEEDED = ("torch", "onnx", "nncf", "scipy")
@@ -19,7 +20,7 @@ _NEEDED = ("torch", "onnx", "nncf", "scipy")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status, see :func:`~jepa_runtime.commands.ending.status_of`."""
-    spell_out()
+    make_streams_robust()
     arguments = _parser().parse_args(argv)
     missing = [name for name in arguments.needs if importlib.util.find_spec(name) is None]
     if missing:

@@ -24,7 +24,8 @@ from jepa_runtime.commands import (
     view,
     whatif,
 )
-from jepa_runtime.commands.ending import spell_out, status_of
+from jepa_runtime.commands.ending import status_of
+from jepa_runtime.commands.streams import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
 
 _COMMANDS = (
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, see :func:`~jepa_runtime.commands.ending.status_of`.
     """
-    spell_out()
+    make_streams_robust()
     parser = argparse.ArgumentParser(
         prog="jepa-runtime",
         description="Runs a model bundle: latent state and predicted futures in real time.",

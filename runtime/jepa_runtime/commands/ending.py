@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 # As a shell tells of a program that the signal ended: SIGINT, SIGPIPE.
 _INTERRUPTED, _UNREAD = 130, 141
-
-
-class _Terminal(io.FileIO):
-    """A terminal, that may hang up: what is written to it then is lost, and nothing else."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return len(data)
-
-
-def spell_out() -> None:
-    """Let output spell what its encoding lacks, as standard error does (an ellipsis as ``\\u2026``), and
-    terminals hang up."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-            if stream.isatty():
-                raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
-                setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True))
 
 
 def status_of(

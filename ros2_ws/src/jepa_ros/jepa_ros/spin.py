@@ -24,7 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from jepa_ros.start import when_to_end
-from jepa_runtime.commands.ending import spell_out
+from jepa_runtime.commands.streams import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import write
 from jepa_runtime.profiling.environment import peak_rss_mb
@@ -67,7 +67,7 @@ def run(create: Callable[[], Runnable], args: Sequence[str] | None = None) -> in
     0 after a clean stop; 1 after an error, which was printed: arguments that ROS 2 does not take, a wrong
     parameter, a :class:`JepaRuntimeError`, an exception in a callback, or ``failure`` set by the node.
     """
-    spell_out()
+    make_streams_robust()
     stop = threading.Event()
     when_to_end(lambda *_: stop.set())
     try:
