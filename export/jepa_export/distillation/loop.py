@@ -29,7 +29,8 @@ from jepa_export.errors import JepaExportError
 
 _LOG = logging.getLogger(__name__)
 _WARM_UP, _CLIP_NORM, _WEIGHT_DECAY = 100, 1.0, 0.05
-# So many numbers of each input are remembered, and so far apart rounding brings them on another machine.
+# How many numbers of each input a checkpoint keeps, and by which share of their norm rounding on another
+# machine may change them.
 _REMEMBERED, _ROUNDING = 4096, 0.02
 
 
@@ -104,11 +105,11 @@ def train(
     board: bool,
 ) -> None:
     """Train ``stage`` to its end, going on from ``folder``/<name>.pt where that is; <name>.csv holds the
-    losses of each step. It is left with the weights of which ``held_out`` had the least loss.
+    losses of each step. In the end it has the weights with the least loss on ``held_out``.
 
     Args:
-        held_out: in which collapse is looked for, and whose loss is watched.
-        seen: for want of others, ``held_out`` are among those trained on: the last weights are left.
+        held_out: clips in which collapse is looked for, and whose loss is watched.
+        seen: ``held_out`` are trained on too, as there are no others: the last weights are kept.
         board: write TensorBoard events too.
 
     Raises:
@@ -193,8 +194,8 @@ def _look(spread: Fabric, stage: Stage, held_out: Batch) -> tuple[Variety, dict[
 
 
 def _given(spread: Fabric, stage: Stage, clips: Batch) -> dict[str, Tensor]:
-    """Some numbers of each input of the stage: they change with the teacher, with how frames are prepared and
-    targets computed, and with the scale of actions, whatever of these the settings do not tell."""
+    """Some numbers of each input of the stage. They tell what settings do not: another teacher, or another
+    way to prepare frames, compute targets or scale actions."""
     with torch.no_grad(), spread.autocast():
         inputs = dict(zip(stage.reads, stage.inputs(clips, spread.device), strict=True))
     places = torch.Generator().manual_seed(0)
@@ -229,9 +230,9 @@ def _restore(
     for name, values in given.items():
         if not apart[name] <= _ROUNDING * float(values.norm()):
             raise JepaExportError(
-                f"{path}: the {name} of this stage are no longer those that it began with, and half of what "
-                "it learnt would be of others: go on with the version of jepa-edge that began it, choose "
-                "another --out, or remove the folder to start over"
+                f"{path}: the {name} of this stage are no longer those that it began with, so that it would "
+                "learn half from each: go on with the version of jepa-edge that began it, choose another "
+                "--out, or remove the folder to start over"
             )
     return step
 

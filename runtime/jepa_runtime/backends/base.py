@@ -111,7 +111,7 @@ class Session(Protocol):
         """Compute ``outputs`` from ``inputs``.
 
         Raises:
-            BackendError: the engine failed; DeviceLostError: for good.
+            BackendError: the engine failed. It is a DeviceLostError where no later call can succeed.
         """
 
     def close(self) -> None:

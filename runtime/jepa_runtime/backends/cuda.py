@@ -189,7 +189,7 @@ class Cuda:
                 self._ended.synchronize()
                 return float(self._ended.time_since(self._began))
         except BackendError as error:
-            # What a kernel did wrong is the answer to every later call (CUDA_ERROR_ILLEGAL_ADDRESS, cuda.h).
+            # After such an error (CUDA_ERROR_ILLEGAL_ADDRESS, cuda.h) every later call returns it again.
             if _library.cuCtxSynchronize():
                 raise DeviceLostError(f"{error}: CUDA does nothing more for this process") from error
             raise

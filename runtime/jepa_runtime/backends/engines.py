@@ -170,8 +170,8 @@ class EngineStore:
                 raise
 
     def _tidy(self, key: EngineKey) -> None:
-        """Remove engines of this library and GPU in other versions, then those used longest ago. What is for
-        more or fewer of its multiprocessors stays: a power mode comes again."""
+        """Remove engines of this library and GPU in other versions, then those used longest ago. Engines for
+        another number of multiprocessors stay: they are of a power mode that may be chosen again."""
         entries, here = [], key.as_dict()
         for digest, about in _all(self.folder):
             same = all(about.get(name) == here[name] for name in ("library", "gpu", "multiprocessors"))

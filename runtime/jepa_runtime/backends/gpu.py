@@ -80,7 +80,7 @@ class Gpu(Protocol):
             How long the GPU had it, by its own clock (ms).
 
         Raises:
-            DeviceLostError: it failed for good.
+            DeviceLostError: it failed, and so will every later call.
         """
 
     def close(self) -> None:

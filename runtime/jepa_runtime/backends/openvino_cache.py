@@ -1,7 +1,7 @@
 """OpenVINO's cache of compiled models: a folder for each graph, and in it a SHA-256 beside each.
 
-OpenVINO takes the weights that it finds there as they are: with a page that a power cut left empty, a model
-computes other numbers and says nothing. What another account put there may be any model, or no model.
+OpenVINO does not check what it loads from there: where a power cut left a page of the weights empty, a model
+computes other numbers without an error, and another account could have put any model there.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def folder_of(cache: Path, graph_sha256: str) -> Path:
     :func:`sealed` saw them. Folders of graphs that were used longest ago make room.
 
     Raises:
-        OSError: it cannot be made or looked at, something in it not removed, or others may exchange what is
-            in it.
+        OSError: it cannot be made or read, something in it cannot be removed, or another account could
+            replace what is in it.
     """
     folder = cache / graph_sha256
     for path in (cache, folder):

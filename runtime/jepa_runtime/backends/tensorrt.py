@@ -305,7 +305,7 @@ class TensorRTBackend:
             shapes,
             progress=progress,
             timings=self._store.read(measured),
-            # By itself it counts on three quarters of a Jetson's memory, whoever else has of that.
+            # Without a limit it plans with three quarters of a Jetson's memory, although others use it too.
             memory_bytes=self._open().free_bytes,
         )
         engine = self._runtime.deserialize_cuda_engine(built.engine)

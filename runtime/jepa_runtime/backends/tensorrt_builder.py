@@ -74,7 +74,7 @@ def started(kind: Callable[[Any], Any], listener: Any) -> Any:
     """
     try:
         return kind(listener)
-    # pybind11's, of a constructor that gave nothing.
+    # Raised by pybind11 where the constructor returned nothing.
     except TypeError as error:
         raise BackendError(
             f"TensorRT does not start on this driver: {listener.why()}: take one that is made for its CUDA"
@@ -100,8 +100,8 @@ def build(
         shapes: of each input.
         progress: is told how far it is.
         timings: what an earlier build measured; of another GPU or version they are left out.
-        memory_bytes: the most that the build may take, on a Jetson with what it takes of the host; a layer,
-            beside its inputs and outputs, may take half of that. None: what the library takes by itself.
+        memory_bytes: the most that the build may take (on a Jetson that includes host memory), of which half
+            may be the workspace of a layer; None: the library's own limit.
         capability: TensorRT for RTX alone: the GPU to build for (a ``ComputeCapability``), None: the one
             here.
 

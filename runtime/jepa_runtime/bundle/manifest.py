@@ -69,7 +69,7 @@ ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=6
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-# Least and greatest that a model may have; whoever says that it serves one is held to them too.
+# The least and the greatest that a manifest may say; the planner holds a `model_info` to the same bounds.
 STEP_S = (1e-6, 3600)
 HORIZON = (1, 1024)
 NUM_SAMPLES = (1, 65536)

@@ -1,4 +1,4 @@
-"""What several subcommands share: kinds of arguments, progress, and stopping on signals."""
+"""What several subcommands share: kinds of arguments, the console, progress, and stopping on signals."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Where a command tells what it found. Lines of a file or a pipe are not broken: they are searched."""
+    """Where a command prints what it found. Only on a terminal are long lines broken: output in a file or a
+    pipe is searched line by line."""
     console = Console(stderr=stderr)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNBROKEN
@@ -123,8 +124,9 @@ def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldMo
 
 @contextmanager
 def stop_on_signals() -> Iterator[Event]:
-    """An event that is set by SIGINT, SIGTERM and, unless that is ignored (``nohup``), SIGHUP. A second one
-    ends the process as if nobody listened, but of SIGHUP, which the system and a shell send both."""
+    """An event that is set by SIGINT, SIGTERM and, unless it is ignored (``nohup``), SIGHUP. A second SIGINT
+    or SIGTERM is handled as if nobody listened. A second SIGHUP is not: when a terminal hangs up, the system
+    sends one and the shell another."""
     stopping = Event()
 
     def stop(number: int, _: object) -> None:

@@ -67,8 +67,8 @@ class Follower:
     Args:
         open_model: opens what lies in a folder, on the pipeline's thread.
         deadline_ms: of encode and predict, where a release says nothing else.
-        end: ends the process at once: a model hangs that is to make way, or its device is lost, and nothing
-            else helps.
+        end: ends the process at once, where nothing else helps: a model that is to make way hangs, or its
+            device is lost.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class Summary:
         return [*map(format_ms, (self.p50, self.p95, self.p99, self.max)), str(self.n)]
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """For JSON; six decimals of a millisecond are a nanosecond, so that no table rounds a second time."""
+        """For JSON, to the nanosecond (six decimals of a millisecond), so that tables round only once."""
         return {
             key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()
         }

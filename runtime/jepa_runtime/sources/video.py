@@ -29,7 +29,7 @@ class VideoSource(PassiveSource):
         if not path.is_file():
             raise SourceError(f"{path}: no such file")
         try:
-            # It would crash of such a name.
+            # OpenCV would crash on another name.
             str(path).encode()
         except UnicodeEncodeError as error:
             raise SourceError(f"{path}: its name is not UTF-8, as OpenCV needs it: rename it") from error

@@ -30,7 +30,7 @@ SIGNED_AT = "x-jepa-signed-at"
 # Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
 # names are kept in the state, which has to stay well below its own limit.
 _MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
-# Counted from the one that came with the robot: of a fleet that lives for decades.
+# Since the one that came with the robot; enough for decades.
 _MOST_ROOTS = 1 << 14
 
 

@@ -43,12 +43,12 @@ def stamp_ns(cdr: bytes) -> int:
 
 
 def offers(publishers: Iterable[TopicEndpointInfo]) -> set[Offer]:
-    """What a subscription has to match of the quality of service of each."""
+    """The distinct offers of ``publishers``: what of its quality of service a subscription has to match."""
     return {(info.qos_profile.reliability, info.qos_profile.durability) for info in publishers}
 
 
 def matching_qos(offered: Collection[Offer]) -> QoSProfile:
-    """The strictest quality of service that whoever made one of these offers grants."""
+    """The strictest quality of service with which a subscription hears all who made these offers."""
     reliable = all(reliability == ReliabilityPolicy.RELIABLE for reliability, _ in offered)
     latched = all(durability == DurabilityPolicy.TRANSIENT_LOCAL for _, durability in offered)
     return QoSProfile(

@@ -64,10 +64,10 @@ class ProbeReport:
         latency_p50_ms, latency_p99_ms: of one golden frame, encode and predict; of several rounds, the
             quietest.
         peak_memory_mb: resident memory of the process at its largest.
-        network_cut: whether the process could be denied the network; it is not where the kernel has neither
-            namespaces nor seccomp.
-        disk_cut: whether it could be denied to write to the disk; it is not for the engine of a GPU or an
-            NPU, and where the kernel has no Landlock.
+        network_cut: whether the process had no network; it keeps it where the kernel has neither namespaces
+            nor seccomp.
+        disk_cut: whether it could not write to the disk; it can for the engine of a GPU or an NPU, and where
+            the kernel has no Landlock.
     """
 
     latency_p50_ms: float

@@ -41,8 +41,8 @@ def confine(limits: ProbeLimits, parent: int, *, drivers: bool) -> dict[str, boo
     """Give up, for good: network, privileges, priority, and resources beyond ``limits``; die with ``parent``.
 
     Args:
-        drivers: an engine needs those of a GPU or an NPU, which keep files and talk to services of their own;
-            without, it gives up also to write to the disk, and every service of this machine.
+        drivers: an engine needs those of a GPU or an NPU, which write files and talk to services. Without
+            them, writing to the disk and the services of this machine are given up too.
 
     Returns:
         Of :class:`ProbeReport`, ``network_cut`` and ``disk_cut``.
@@ -130,8 +130,8 @@ def _explain(parity: Parity) -> str:
 
 def _answer(told: dict[str, Any]) -> Answer:
     limits = ProbeLimits(**told["limits"])
-    on_cpu = name_and_device(told["engine"])[1] == "CPU"
-    cut = confine(limits, told["parent"], drivers=not on_cpu)
+    _, device = name_and_device(told["engine"])
+    cut = confine(limits, told["parent"], drivers=device != "CPU")
     try:
         report = measure(
             Path(told["folder"]),

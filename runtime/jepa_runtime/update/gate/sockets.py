@@ -1,5 +1,5 @@
-"""No new sockets but local ones, or not even those, for good, for the calling thread and all that it starts
-(seccomp, Linux): needs no privilege, and no namespace, which some systems forbid."""
+"""Forbids the calling thread, and all that it starts, to open sockets, for good (seccomp, Linux). That needs
+no privilege, and no namespace, which some systems forbid."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ class _Program(ctypes.Structure):
 
 
 def forbid(*, local: bool) -> bool:
-    """Refuse sockets other than AF_UNIX and AF_NETLINK (EPERM). The process must have no new privileges.
+    """Forbid all sockets (EPERM) but AF_NETLINK and, unless ``local``, AF_UNIX. The process must have no new
+    privileges.
 
     Args:
-        local: refuse AF_UNIX as well, and with it every service that would act for the process.
+        local: forbid AF_UNIX too, by which services of this machine could act for the process.
 
     Returns:
-        Whether they are refused; not on a machine that is none of x86-64 and ARM64, or without seccomp.
+        Whether they are forbidden now; only x86-64 and ARM64 with seccomp can.
     """
     known = _MACHINES.get(platform.machine())
     if known is None:

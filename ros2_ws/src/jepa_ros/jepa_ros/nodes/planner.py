@@ -101,7 +101,7 @@ class PlannerNode(Node):
         of_camera = "/".join(filter(None, ("world_model", self._values["camera"])))
         self.create_subscription(PredictedFutures, f"{of_camera}/futures", self._on_futures, qos.RESULT)
         self.create_subscription(Surprise, f"{of_camera}/surprise", self._on_surprise, qos.RESULT)
-        # Whoever says it once, latched, and whoever says it again and again.
+        # A latched word from before this node started, and the words of those who do not latch them.
         for profile in (qos.LATCHED, qos.RESULT):
             self.create_subscription(Bool, "~/stop", self._on_stop, profile)
         every(self, _WATCHDOG_PERIOD_S, self._watch)

@@ -57,7 +57,7 @@ class Commands:
         due_ns = self._due_ns if stamp_ns >= self._sent_ns else stamp_ns
         if stamp_ns < due_ns - self._tolerance_ns:
             return
-        # Of what fails on the way a part may have been heard.
+        # Before it is published: where that fails, a part of it may have been heard.
         self._moving = True
         self._publish(action, stamp_ns)
         self.told, self._unconfirmed = action, False

@@ -84,8 +84,8 @@ PARAMETERS = (
     Parameter(
         name="goal_timeout_s",
         default=60.0,
-        description="A goal that is latched is over after so long, reached or not, until there is one of "
-        "another stamp [s]; 0: never.",
+        description="A latched goal is over after so long, reached or not, and stays so until one of another "
+        "stamp is latched [s]; 0: it has no end.",
         low=0.0,
         high=86400.0,
         read_only=True,
@@ -93,8 +93,8 @@ PARAMETERS = (
     Parameter(
         name="stop_timeout_s",
         default=0.0,
-        description="The robot is stopped, as by ~/stop, when nobody has said there for so long that it is "
-        "not to be [s]; 0: a word holds until the next.",
+        description="The robot is stopped when no message has come on ~/stop for so long [s]; 0: the last "
+        "message holds until the next.",
         low=0.0,
         high=60.0,
         read_only=True,

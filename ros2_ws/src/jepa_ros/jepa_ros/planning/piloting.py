@@ -84,8 +84,8 @@ class Pilot:
         timeout_s: futures, or their image, that are older make it stand, as does an image whose stamp is
             further ahead; may be set anew.
         goal_timeout_s: a goal that is latched is over after so long, reached or not; 0: never.
-        stop_timeout_s: without a word on whether to stop for so long it is stopped; 0: a word holds until
-            the next.
+        stop_timeout_s: it is stopped when it has not heard for so long whether to stop; 0: the last word
+            holds until the next.
         clock: monotonic seconds, the guard's.
 
     Attributes:
@@ -161,8 +161,8 @@ class Pilot:
             self._leave()
 
     def hear(self, stop: bool) -> None:
-        """A word on whether to stop. Goals until it is over are over with it: the robot is not to set out by
-        itself then."""
+        """Somebody says whether to stop. All goals until the next ``False`` are over for good: the robot must
+        not set out by itself then."""
         self._heard_s = self._clock()
         if stop:
             self._stop("somebody has stopped it")
