@@ -9,7 +9,7 @@ from jepa_runtime.closed_loop.pictures import captions, png, strip
 from jepa_runtime.closed_loop.run import ClosedLoop
 from jepa_runtime.closed_loop.scores import Difference, Goals, PlanTime
 from jepa_runtime.imaging import image_uri
-from jepa_runtime.profiling.page import Html, block, card, facts, figure, note, numbers, page, section
+from jepa_runtime.profiling.page import Html, block, card, facts, figure, note, numbers, page, section, words
 from jepa_runtime.profiling.plot import Plot, line, rect, text
 
 _COLOURS = 6
@@ -44,7 +44,7 @@ def goals_rows(goals: Mapping[str, Goals], times: Mapping[str, PlanTime]) -> lis
     """The rows under :data:`GOALS_HEAD`; steps are the mean of the episodes reached."""
     return [
         [
-            name.replace("_", " "),
+            words(name),
             f"{each.rate:.1%}",
             "{:.1%} to {:.1%}".format(*each.interval),
             str(each.episodes),
@@ -62,7 +62,7 @@ def difference_rows(differences: Mapping[str, Difference]) -> list[list[str]]:
     """Name, difference, interval, episodes gained and lost."""
     return [
         [
-            name.replace("_", " "),
+            words(name),
             f"{100 * each.rate:+.1f}",
             "{:+.1f} to {:+.1f}".format(*(100 * end for end in each.interval)),
             str(each.gained),
@@ -74,7 +74,7 @@ def difference_rows(differences: Mapping[str, Difference]) -> list[list[str]]:
 
 def bars(goals: Mapping[str, Goals]) -> Html:
     """Goals reached (%), with their intervals as whiskers."""
-    goals = {name.replace("_", " "): each for name, each in goals.items()}
+    goals = {words(name): each for name, each in goals.items()}
     plot = Plot(width=1120, height=44 + _ROW * len(goals), left=190, right=60, top=8, bottom=36)
     parts = plot.quarters(100, "%", lines=True)
     for row, (name, each) in enumerate(goals.items()):
@@ -95,7 +95,7 @@ def _headline(goals: Mapping[str, Goals]) -> Html:
     return block(
         "cards",
         (
-            card(name.replace("_", " "), f"{each.rate:.1%}", f"{each.successes} of {each.episodes}")
+            card(words(name), f"{each.rate:.1%}", f"{each.successes} of {each.episodes}")
             for name, each in goals.items()
         ),
     )

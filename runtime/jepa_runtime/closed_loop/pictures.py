@@ -10,6 +10,7 @@ import numpy as np
 from jepa_runtime.closed_loop.run import ClosedLoop, Film
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging import fit
+from jepa_runtime.profiling.page import words
 from jepa_runtime.worlds.base import Image
 
 SHOWN = 7
@@ -33,8 +34,7 @@ def strip(film: Film) -> Image:
 def captions(found: ClosedLoop) -> Mapping[str, Film]:
     """Every film under a line of words, which says who drove and how it went."""
     return {
-        f"{name.replace('_', ' ')}, episode {number}: {film.episode.outcome.replace('_', ' ')} after "
-        f"{film.episode.steps} steps, "
+        f"{words(name)}, episode {number}: {words(film.episode.outcome)} after {film.episode.steps} steps, "
         f"{film.episode.distance:.3f} {found.task.unit} from the goal": film
         for name, drive in found.drives.items()
         for number, film in enumerate(drive.films, 1)

@@ -190,6 +190,11 @@ def facts(items: Mapping[str, str]) -> Html:
     return Html(f"<table class='facts'><tbody>{rows}</tbody></table>")
 
 
+def words(name: str) -> str:
+    """A name of the program for reading: ``straight_line`` as straight line."""
+    return name.replace("_", " ")
+
+
 def ms(value: float | None) -> str:
     """A time in ms for reading: as many decimals as matter; a dash where there is none."""
     if value is None:

@@ -22,6 +22,7 @@ from jepa_runtime.profiling.page import (
     numbers,
     section,
     with_unit,
+    words,
 )
 from jepa_runtime.profiling.profile import ColdStart, Energy, Layer, Profile, Reading, Run, Sweep
 
@@ -102,13 +103,13 @@ def _cold_chart(starts: Sequence[ColdStart]) -> Html:
         charts.cold_start(starts, phases),
         "Medians of the repetitions, each in a fresh process; cache: of compiled models.",
         title="From process start to the first futures",
-        legend=[_words(phase) for phase in phases],
+        legend=[words(phase) for phase in phases],
     )
 
 
 def _cold_table(starts: Sequence[ColdStart]) -> Html:
     rows = [
-        [_words(phase), *(_spread(start.phases_ms.get(phase, [])) for start in starts)]
+        [words(phase), *(_spread(start.phases_ms.get(phase, [])) for start in starts)]
         for phase in _phases(starts)
     ]
     rows.append(["total", *(_spread(start.total_ms) for start in starts)])
@@ -125,10 +126,6 @@ def _spread(times: Sequence[float]) -> Html:
     if not times:
         return Html("-")
     return Html(f"{ms(median(times))}<small>{ms(min(times))} to {ms(max(times))}</small>")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def machine(profile: Profile) -> Html | None:
