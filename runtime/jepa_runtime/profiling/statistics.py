@@ -37,10 +37,10 @@ class Summary:
         """For a table, times in milliseconds: p50, p95, p99, max, n."""
         return [*map(format_ms, (self.p50, self.p95, self.p99, self.max)), str(self.n)]
 
-    def as_dict(self) -> dict[str, float | int | None]:
+    def as_dict(self, digits: int = 6) -> dict[str, float | int | None]:
         """For JSON, to the nanosecond (six decimals of a millisecond), so that tables round only once."""
         return {
-            key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()
+            key: round(value, digits) if isinstance(value, float) else value for key, value in asdict(self).items()
         }
 
 
