@@ -69,6 +69,14 @@ class World:
     def clock(self) -> float:
         return self.now_s
 
+    @property
+    def now_ns(self) -> int:
+        """By the clock of stamps."""
+        return 10**12 + self.frame * FRAME_NS
+
+    def hear(self, *, stop: bool) -> None:
+        self.pilot.hear(stop, now_ns=self.now_ns)
+
     def exchange(self) -> None:
         self.search = Search(CEMConfig(num_samples=SAMPLES, horizon=HORIZON, topk=2), LIMITS, seed=0)
         seeker = Seeker(
@@ -88,7 +96,7 @@ class World:
         """Futures come, which answer the last question; the node catches what the pilot raises."""
         self.now_s += FRAME_NS / 1e9
         self.frame += 1
-        stamp_ns = 10**12 + self.frame * FRAME_NS
+        stamp_ns = self.now_ns
         question = self.question
         energies = np.ones((SAMPLES, HORIZON)) if question is None else -np.cumsum(question[..., 0], axis=1)
         futures = Futures(

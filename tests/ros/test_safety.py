@@ -40,7 +40,7 @@ CHOSEN = {
     "max_change": MAX_CHANGE, "surprised_after": SURPRISED_AFTER, "frozen_after_s": FROZEN_AFTER_S,
     "stuck_after_s": 0.5, "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 1.0,
 }  # fmt: skip
-LATCHED, ASKED = (5, 6), (7, 8)
+ASKED = 7, 8
 # What may be wrong with images and their futures.
 HAZARDS = (
     *({"age_s": age_s} for age_s in (0.3, 0.7, -0.3, -0.7)),
@@ -84,15 +84,19 @@ class Safety(RuleBasedStateMachine):
         self.told = self.info = model()
         self.limits, self.usable = None, False
         self.timeout_s, self.energy, self.frozen = 0.5, 10.0, False
-        # Of the newest image: its stamp, that of the one before, its goal, when it came, and how old it was.
+        # Of the newest image: its stamp, that of the one before, its goal, when it came, how old it was, and
+        # whether it was from the future.
         self.image_ns = self.before_ns = 0
         self.goal: tuple[int, bool] | None = None
-        self.image_s, self.age_s = -math.inf, math.inf
+        self.image_s, self.age_s, self.ahead = -math.inf, math.inf, False
         # What the world model seeks, and whether that was asked for.
         self.sought: tuple[int, bool] | None = None
         self.handle: Handle | None = None
         self.asked = 0
         self.latched_ns, self.latched_s, self.over_ns = None, 0.0, None
+        # Stamps of all that was latched, and of what was so before the robot was let go.
+        self.stamps = [1]
+        self.past: set[int] = set()
         self.stopped, self.heard_s = False, -math.inf
         self.surprises, self.calm = 0, 0
         # The newest image's energy, when it came, and for how long the robot moved while that was the same.
@@ -130,7 +134,8 @@ class Safety(RuleBasedStateMachine):
             told_to = self.reach_is_open and self.handle.goal_ns == self.goal[0]
             told_to = told_to and self.now_s <= self.handle.ends_s + due_s
         elif self.goal is not None:
-            told_to = self.goal[0] != self.over_ns and self.now_s - self.latched_s <= GOAL_TIMEOUT_S + due_s
+            told_to = self.goal[0] not in (self.over_ns, *self.past)
+            told_to = told_to and self.now_s - self.latched_s <= GOAL_TIMEOUT_S + due_s
             told_to = told_to and (not self.reach_is_open or self.handle.goal_ns == self.goal[0])
         reasons = {
             "no goal": not told_to,
@@ -138,7 +143,7 @@ class Safety(RuleBasedStateMachine):
             "stopped": self.stopped or self.silent,
             "no model": not self.usable,
             "old": self.now_s - self.image_s + max(self.age_s, 0.0) > self.timeout_s + due_s,
-            "ahead": self.age_s < -self.timeout_s,
+            "ahead": self.ahead,
             "frozen": self.blind_s > FROZEN_AFTER_S,
             "surprised": self.surprises >= SURPRISED_AFTER and self.calm <= SURPRISED_AFTER,
         }
@@ -185,7 +190,7 @@ class Safety(RuleBasedStateMachine):
             self.a_goal_is_asked_for(ASKED[0], 0.0)
             self.the_world_model_takes_it()
         else:
-            self.a_goal_is_latched_or_taken_back(LATCHED[self.latched_ns == LATCHED[0]])
+            self.a_goal_is_latched("another")
         self.images_come(8)
 
     @precondition(lambda self: not self.ended)
@@ -228,7 +233,7 @@ class Safety(RuleBasedStateMachine):
                 energies = -np.cumsum(actions[..., 0], axis=1)
         self.before_ns, self.image_ns = self.image_ns, stamp_ns
         self.image_s, self.age_s = self.now_s, (self.ros_ns() - stamp_ns) / 1e9
-        self.goal = self.sought
+        self.goal, self.ahead = self.sought, self.age_s < -self.timeout_s
         self.calm += 1
         if message.current_energy != self.same:
             self.same, self.blind_s = message.current_energy, 0.0
@@ -257,20 +262,25 @@ class Safety(RuleBasedStateMachine):
     def a_clock_is_set(self, seconds: float, whose: str) -> None:
         self.ros_ahead_s += seconds * (whose != "camera")
         self.camera_ahead_s += seconds * (whose != "ros")
+        # Stamps no longer tell what was before.
+        self.past.clear()
 
-    @rule(stamp=st.sampled_from([None, *LATCHED]))
-    def a_goal_is_latched_or_taken_back(self, stamp: int | None) -> None:
-        self.sought = None if stamp is None else (stamp, False)
+    @rule(which=st.sampled_from(["none", "the last", "another"]))
+    def a_goal_is_latched(self, which: str) -> None:
+        if which == "another":
+            self.advance(0.001)
+            self.stamps.append(max(self.ros_ns(), 1) + (self.ros_ns() == self.stamps[-1]))
+        self.sought = None if which == "none" else (self.stamps[-1], False)
 
     @rule(stamp=st.sampled_from(ASKED))
     def another_planner_has_a_goal_sought(self, stamp: int) -> None:
         self.sought = (stamp + 100, True)
 
     @precondition(lambda self: not self.ended)
-    @rule(stamp=st.sampled_from([*ASKED, LATCHED[0]]), timeout_s=st.sampled_from([0.0, 0.0, 1.0]))
-    def a_goal_is_asked_for(self, stamp: int, timeout_s: float) -> None:
+    @rule(stamp=st.sampled_from([*ASKED, None]), timeout_s=st.sampled_from([0.0, 0.0, 1.0]))
+    def a_goal_is_asked_for(self, stamp: int | None, timeout_s: float) -> None:
         self.asked += 1
-        handle = Handle(self.asked, stamp, timeout_s, self.now_s)
+        handle = Handle(self.asked, stamp or self.stamps[-1], timeout_s, self.now_s)
         handle.reach = self.node._reaching._reach_of(handle)
         self.handle = None if self.stopped or self.silent else handle
         self.beside(self.node._reaching._accept, handle)
@@ -299,6 +309,8 @@ class Safety(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule(stop=st.booleans())
     def somebody_says_whether_to_stop(self, stop: bool) -> None:
+        if self.stopped or self.silent:
+            self.past.update(self.stamps)
         self.stopped, self.heard_s = stop, self.now_s
         if stop:
             self.handle, self.over_ns = None, self.latched_ns

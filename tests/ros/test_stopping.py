@@ -34,7 +34,7 @@ def rests(stub: Stub) -> None:
     assert {status.state for status in stub.statuses} == {PlannerStatus.IDLE} and not stub.commands
 
 
-@pytest.mark.parametrize("profile", [qos.RESULT, qos.LATCHED])
+@pytest.mark.parametrize("profile", [qos.RESULT, qos.LATCHED, qos.SENSOR])
 def test_a_robot_that_was_stopped_stands_until_it_is_given_another_goal(ros_graph: Any, profile: Any) -> None:
     stub = Stub(ros_graph, model_info())
     words = ros_graph.publisher(Bool, "planner/stop", profile)

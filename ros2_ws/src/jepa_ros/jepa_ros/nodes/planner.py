@@ -101,9 +101,7 @@ class PlannerNode(Node):
         of_camera = "/".join(filter(None, ("world_model", self._values["camera"])))
         self.create_subscription(PredictedFutures, f"{of_camera}/futures", self._on_futures, qos.RESULT)
         self.create_subscription(Surprise, f"{of_camera}/surprise", self._on_surprise, qos.RESULT)
-        # A latched word from before this node started, and the words of those who do not latch them.
-        for profile in (qos.LATCHED, qos.RESULT):
-            self.create_subscription(Bool, "~/stop", self._on_stop, profile)
+        qos.hear_all(self, Bool, "~/stop", self._on_stop)
         every(self, _WATCHDOG_PERIOD_S, self._watch)
         every(self, _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
@@ -171,7 +169,7 @@ class PlannerNode(Node):
 
     def _on_stop(self, word: Bool) -> None:
         with self._lock:
-            self._pilot.hear(word.data)
+            self._pilot.hear(word.data, now_ns=int(self.get_clock().now().nanoseconds))
         self._watch()
 
     def _on_futures(self, message: PredictedFutures) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from jepa_ros.planning.seeking import Futures
@@ -25,6 +26,8 @@ class LatchedGoal:
         self._over_at_exchange_ns: int | None = None
         # Whether the newest futures are about the latched goal.
         self._is_sought = False
+        # Those stamped until then are over.
+        self._stopped_until_ns = -math.inf
 
     @property
     def is_over(self) -> bool:
@@ -36,21 +39,26 @@ class LatchedGoal:
         """Whether it was latched longer ago than is allowed."""
         return self._timeout_s > 0 and self._clock() - self._since_s > self._timeout_s
 
-    def see(self, futures: Futures, *, another_waits: bool) -> bool:
-        """Note which goal ``futures`` are about; returns whether that is a latched one which is not over.
+    def see(self, futures: Futures, *, now_ns: int, another_waits: bool) -> None:
+        """Note which goal ``futures`` are about.
 
         Args:
+            now_ns: by the clock of stamps.
             another_waits: a goal was asked for of which the world model has not heard yet: the latched one
                 was there before it.
         """
         stamp_ns = futures.goal_stamp_ns
         self._is_sought = stamp_ns is not None and not futures.goal_asked
-        if not self._is_sought or stamp_ns == self._over_ns:
-            return False
+        if stamp_ns is None or not self._is_sought or stamp_ns == self._over_ns:
+            return
         if stamp_ns != self._stamp_ns:
             self._stamp_ns, self._since_s = stamp_ns, self._clock()
         self._over_ns, self._over_at_exchange_ns = None, stamp_ns if another_waits else None
-        return True
+        if self._stopped_until_ns < math.inf:
+            # A clock that was set back must not leave goals over that are yet to come.
+            self._stopped_until_ns = min(self._stopped_until_ns, now_ns)
+        if stamp_ns <= self._stopped_until_ns:
+            self.leave()
 
     def another_is_asked(self) -> None:
         """A goal was asked for: a model that serves later must not bring this one back."""
@@ -59,6 +67,15 @@ class LatchedGoal:
     def model_exchanged(self) -> None:
         """Another model serves, or the same one anew."""
         self._over_ns = self._over_at_exchange_ns
+
+    def stopped(self) -> None:
+        """The robot is stopped: it is over, and so is each that is latched until :meth:`released`."""
+        self._stopped_until_ns = math.inf
+        self.leave()
+
+    def released(self, now_ns: int) -> None:
+        """The robot is stopped no more, at ``now_ns`` by the clock of stamps."""
+        self._stopped_until_ns = now_ns
 
     def leave(self) -> None:
         """It is over."""

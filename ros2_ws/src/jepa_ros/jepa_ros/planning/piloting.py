@@ -160,14 +160,16 @@ class Pilot:
             self.reach.finish(outcome, reason)
             self._leave()
 
-    def hear(self, stop: bool) -> None:
-        """Somebody says whether to stop. All goals until the next ``False`` are over for good: the robot must
-        not set out by itself then."""
+    def hear(self, stop: bool, *, now_ns: int) -> None:
+        """Somebody says whether to stop, at ``now_ns`` by the clock of goals' stamps. All goals until the
+        next ``False`` are over for good: the robot must not set out by itself then."""
+        self.watch()
         self._heard_s = self._clock()
         if stop:
             self._stop("somebody has stopped it")
-        else:
+        elif Cause.STOPPED in self.guard.holds:
             self.guard.release(Cause.STOPPED)
+            self._latched.released(now_ns)
 
     def update(self, futures: Futures, *, age_s: float) -> Decision:
         """Take in futures from an image of this age, and decide."""
@@ -189,7 +191,8 @@ class Pilot:
             # Nobody noticed so long a silence: time was set forward, and the plan is for another moment.
             self._restart()
         self.watch()
-        decision = self._decide(self._without_past_goal(futures))
+        now_ns = futures.stamp_ns + round(age_s * 1e9)
+        decision = self._decide(self._without_past_goal(futures, now_ns))
         if self.reach is not None and self.reach.end is not None:
             self._leave()
             decision = Decision(decision.state, None, None)
@@ -218,7 +221,9 @@ class Pilot:
         if self._stop_timeout_s and now_s - self._heard_s > self._stop_timeout_s:
             self._stop(f"nobody has said within {self._stop_timeout_s:g} s that it is not to be stopped")
         if self._latched.is_out_of_time:
-            self._leave_latched()
+            self._latched.leave()
+            if self._latched.is_over:
+                self._restart()
         if self.reach is not None:
             lasting = self.guard.lasting(self.reach.terms.patience_s)
             self.reach.watch(self._clock(), lasting)
@@ -234,7 +239,7 @@ class Pilot:
     def verdict(self) -> Verdict:
         """For the diagnostics."""
         level = Level.WARN if self.state is State.STUCK else Level.OK
-        over = ": the latched goal is over, until there is another" if self._latched.is_over else ""
+        over = ": the latched goal is over, until there is a newer one" if self._latched.is_over else ""
         return self.guard.verdict(Verdict(level, self.state.name.lower() + over))
 
     def _decide(self, futures: Futures) -> Decision:
@@ -274,23 +279,17 @@ class Pilot:
             )
         return decision
 
-    def _without_past_goal(self, futures: Futures) -> Futures:
+    def _without_past_goal(self, futures: Futures, now_ns: int) -> Futures:
         """``futures``, whose latched goal is noted, or left out where it is over."""
         waits = self.reach is not None and not self.reach.taken
-        if self._latched.see(futures, another_waits=waits) and Cause.STOPPED in self.guard.holds:
-            self._leave_latched()
+        self._latched.see(futures, now_ns=now_ns, another_waits=waits)
         return replace(futures, goal_stamp_ns=None) if self._latched.is_over else futures
 
     def _stop(self, why: str) -> None:
         self.guard.hold(Cause.STOPPED, why)
         self.end(Outcome.ABORTED, why)
-        self._leave_latched()
+        self._latched.stopped()
         self._restart()
-
-    def _leave_latched(self) -> None:
-        self._latched.leave()
-        if self._latched.is_over:
-            self._restart()
 
     def _held(self) -> Decision:
         self._restart()
