@@ -33,12 +33,15 @@ CONFINED = (
     "limits = {name: resource.getrlimit(getattr(resource, f'RLIMIT_{name}')) for name in names}\n"
     "told = {'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
     "tries = {\n"
+    "    'mode': lambda: os.chmod('kept', 0o600),\n"
+    "    'mode of open': lambda: os.chmod(os.open('kept', os.O_RDONLY), 0o600),\n"
     "    'write': lambda: open('kept', 'r+'),\n"
     "    'make': lambda: open('new', 'x'),\n"
     "    'truncate': lambda: os.truncate('kept', 0),\n"
     "    'remove': lambda: os.unlink('kept'),\n"
     "    'signal': lambda: os.kill(os.getppid(), 0),\n"
     "    'service': lambda: socket.socket(socket.AF_UNIX),\n"
+    "    'pair': lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),\n"
     "}\n"
     "open(os.devnull, 'w').close()\n"
     "refused = []\n"
@@ -73,7 +76,9 @@ def landlock() -> int:
 def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Path) -> None:
     found = confined(tmp_path)
     assert found["disk_cut"]
-    assert found["refused"] == ["write", "make", "truncate", "remove", "signal", "service"]
+    assert found["refused"] == [
+        "mode", "mode of open", "write", "make", "truncate", "remove", "signal", "service", "pair",
+    ]  # fmt: skip
     assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [
         ("kept", "kept")
     ]
@@ -82,7 +87,7 @@ def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: 
 def test_a_probe_that_needs_drivers_keeps_what_those_need(tmp_path: Path) -> None:
     found = confined(tmp_path, "drivers")
     assert not found["disk_cut"]
-    assert not {"write", "make", "service"} & {*found["refused"]}
+    assert not {"write", "make", "service", "pair", "mode", "mode of open"} & {*found["refused"]}
 
 
 def test_where_the_kernel_has_no_landlock_that_is_told() -> None:
@@ -92,7 +97,18 @@ def test_where_the_kernel_has_no_landlock_that_is_told() -> None:
         assert not disk.forbid()
 
 
-@pytest.mark.skipif(landlock() < 1, reason="the kernel has no Landlock")
+@pytest.mark.parametrize(("version", "cut"), [(1, False), (2, False), (3, True), (99, True)])
+def test_a_kernel_on_which_files_can_still_be_emptied_does_not_cut_the_disk_off(
+    version: int, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Landlock of these versions, simulated."""
+    answers = [version, os.open(os.devnull, os.O_RDONLY), 0, 0]
+    libc = SimpleNamespace(syscall=lambda *_: answers.pop(0))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: libc)
+    assert disk.forbid() is cut and not answers
+
+
+@pytest.mark.skipif(landlock() < 3, reason="needs Landlock as of Linux 6.2")
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime"])
 def test_the_engines_of_a_cpu_need_not_write(toy_bundle: Path, engine: str) -> None:
     pytest.importorskip(engine.partition(":")[0])
@@ -117,9 +133,9 @@ def test_a_probe_whose_caller_died_before_it_was_confined_ends() -> None:
 def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> None:
     code = (
         "import ctypes, json, socket, threading\n"
-        "from jepa_runtime.update.gate import sockets\n"
+        "from jepa_runtime.update.gate import calls\n"
         "ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n"
-        "forbidden, found = sockets.forbid(local=False), {}\n"
+        "forbidden, found = calls.forbid(drivers=True), {}\n"
         "def ask(name):\n"
         "    try:\n"
         "        socket.socket(getattr(socket, name)).close()\n"

@@ -1,5 +1,5 @@
 """Forbids the calling thread, and all that it starts, to make, write or remove files, for good (Landlock,
-Linux 5.13). That needs no privilege. Files that are open already stay usable, and all can still be read."""
+Linux 6.2). That needs no privilege. Files that are open already stay usable, and all can still be read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ _ASK_VERSION, _PATH_BENEATH, _WRITE_FILE = 1, 1, 1 << 1
 _ACCESS = {1: 0b1_1111_1111_0010, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 # Scopes, likewise: abstract sockets of, and signals to, processes that are not confined.
 _SCOPES = {6: 0b11}
+# Before, files can be emptied all the same.
+_LEAST_VERSION = 3
 
 
 def forbid() -> bool:
     """Forbid it (EACCES); only ``/dev/null`` may be written to. The process must have no new privileges.
 
     Returns:
-        Whether it is forbidden now; a kernel or a container without Landlock cannot.
+        Whether all of it is forbidden now; older kernels forbid what they can, containers may have no
+        Landlock.
     """
     libc = ctypes.CDLL(None)
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
@@ -33,7 +36,7 @@ def forbid() -> bool:
     null = os.open(os.devnull, os.O_PATH | os.O_CLOEXEC)
     try:
         libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", _WRITE_FILE, null), 0)
-        return not libc.syscall(_RESTRICT_SELF, ruleset, 0)
+        return not libc.syscall(_RESTRICT_SELF, ruleset, 0) and version >= _LEAST_VERSION
     finally:
         os.close(null)
         os.close(ruleset)

@@ -25,7 +25,7 @@ from jepa_runtime.errors import JepaRuntimeError, RefusedError
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.profiling.environment import peak_rss_mb
 from jepa_runtime.profiling.statistics import Summary, summarize
-from jepa_runtime.update.gate import disk, sockets
+from jepa_runtime.update.gate import calls, disk
 from jepa_runtime.update.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
 from jepa_runtime.verification import Parity, golden_parity
 from jepa_runtime.world_model import WorldModel
@@ -50,8 +50,8 @@ def confine(limits: ProbeLimits, parent: int, *, drivers: bool) -> dict[str, boo
     libc = ctypes.CDLL(None, use_errno=True)
     cut = not libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) or not libc.unshare(_CLONE_NEWNET)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    cut = sockets.forbid(local=not drivers) or cut
-    disk_cut = not drivers and disk.forbid()
+    filtered = calls.forbid(drivers=drivers)
+    disk_cut = not drivers and disk.forbid() and filtered
     # Last, because a change of credentials would clear it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -62,7 +62,7 @@ def confine(limits: ProbeLimits, parent: int, *, drivers: bool) -> dict[str, boo
     _limit(resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)
     # A second between the limits: SIGXCPU at the first one says why, SIGKILL at the other says nothing.
     _limit(resource.RLIMIT_CPU, limits.cpu_s, 1)
-    return {"network_cut": cut, "disk_cut": disk_cut}
+    return {"network_cut": cut or filtered, "disk_cut": disk_cut}
 
 
 def _limit(what: int, most: int, room: int = 0) -> None:

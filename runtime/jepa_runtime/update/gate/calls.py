@@ -1,0 +1,68 @@
+"""Forbids the calling thread, and all that it starts, some system calls, for good (seccomp, Linux). That
+needs no privilege, and no namespace, which some systems forbid."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import platform
+import socket
+import struct
+from collections.abc import Sequence
+
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+# From <linux/audit.h>, and the number of socket(2).
+_MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+# io_uring_setup(2), which can make sockets too.
+_IO_URING_SETUP = 425
+# socketpair(2), which makes some that can be pointed at services; the chmod(2) family.
+_BESIDE_DRIVERS = {"x86_64": (53, 90, 91, 268, 452), "aarch64": (199, 52, 53, 452)}
+# Another ABI of x86-64, with numbers of its own.
+_X32 = 0x40000000
+# From <linux/bpf_common.h> and <linux/seccomp.h>.
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
+# Where the filter finds the number of the call, the machine, and the first argument.
+_CALL, _MACHINE, _ARGUMENT = 0, 4, 16
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def forbid(*, drivers: bool) -> bool:
+    """Forbid all sockets (EPERM) but AF_NETLINK. The process must have no new privileges.
+
+    Args:
+        drivers: those of a GPU or an NPU are needed, which talk to services of this machine by AF_UNIX.
+            Without them that is forbidden too, as is to change the mode of a file.
+
+    Returns:
+        Whether they are forbidden now; only x86-64 and ARM64 with seccomp can.
+    """
+    name = platform.machine()
+    if name not in _MACHINES:
+        return False
+    refused = (_IO_URING_SETUP, *(() if drivers else _BESIDE_DRIVERS[name]))
+    code = _filter(*_MACHINES[name], refused, socket.AF_UNIX if drivers else socket.AF_NETLINK)
+    program = _Program(len(code) // 8, code)
+    return not ctypes.CDLL(None).prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+def _filter(machine: int, socket_call: int, refused: Sequence[int], allowed: int) -> bytes:
+    count = len(refused)
+    # Each step with how many are left out after it, where it is so and where it is not.
+    steps = (
+        (_LOAD, 0, 0, _MACHINE),
+        (_IF_EQUAL, 0, count + 7, machine),
+        (_LOAD, 0, 0, _CALL),
+        (_IF_AT_LEAST, count + 5, 0, _X32),
+        *((_IF_EQUAL, count + 4 - place, 0, call) for place, call in enumerate(refused)),
+        (_IF_EQUAL, 0, 3, socket_call),
+        (_LOAD, 0, 0, _ARGUMENT),
+        (_IF_EQUAL, 1, 0, allowed),
+        (_IF_EQUAL, 0, 1, socket.AF_NETLINK),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _REFUSE),
+    )
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
