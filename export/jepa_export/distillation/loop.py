@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 _WARM_UP, _CLIP_NORM, _WEIGHT_DECAY = 100, 1.0, 0.05
 # How many numbers of each input a checkpoint keeps, and by which share of their norm rounding on another
 # machine may change them.
-_REMEMBERED, _ROUNDING = 4096, 0.02
+_REMEMBERED, _ROUNDING = 4096, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,9 @@ def train(
     network, tuned = spread.setup(stage, optimizer)
     saved, chief = folder / f"{stage.name}.pt", spread.is_global_zero
     alarm, best = Alarm(pace.alarms), Best()
-    given = _given(spread, stage, held_out)
+    # The teacher has no more of them at a time than in a step.
+    pieces = _pieces(held_out, max(1, pace.batch // spread.world_size))
+    given = _given(spread, stage, pieces)
     start = _restore(saved, stage, optimizer, alarm, best, given) if saved.exists() else 0
     whole = Batches(windows, size=pace.batch, seed=pace.seed)
     share = Share(windows, size=pace.batch, seed=pace.seed, rank=spread.global_rank, world=spread.world_size)
@@ -145,7 +148,7 @@ def train(
             if journal:
                 journal.losses(step, values)
             if (step + 1) % pace.watch_every == 0 or step + 1 == pace.steps:
-                found, values = _look(spread, stage, held_out)
+                found, values = _look(spread, stage, pieces)
                 _check(values["loss"], f"the held-out loss of stage {stage.name}", step, whole)
                 if not seen:
                     best.see(values["loss"], stage)
@@ -186,22 +189,37 @@ def _losses(spread: Fabric, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str,
     return total, dict(zip(("loss", *terms), means, strict=True))
 
 
-def _look(spread: Fabric, stage: Stage, held_out: Batch) -> tuple[Variety, dict[str, float]]:
+def _pieces(clips: Batch, size: int) -> list[Batch]:
+    return [
+        Batch(*(None if part is None else part[first : first + size] for part in vars(clips).values()))
+        for first in range(0, len(clips.frames), size)
+    ]
+
+
+def _look(spread: Fabric, stage: Stage, pieces: Sequence[Batch]) -> tuple[Variety, dict[str, float]]:
     """How varied latents of these clips are, and their losses."""
+    latents: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
+    count = sum(len(piece.frames) for piece in pieces)
     with torch.no_grad(), spread.autocast():
-        inputs = stage.inputs(held_out, spread.device)
-        return variety(stage.watched(*inputs)), _losses(spread, stage(*inputs))[1]
+        for piece in pieces:
+            inputs = stage.inputs(piece, spread.device)
+            latents.append(stage.watched(*inputs))
+            for name, mean in stage(*inputs).items():
+                terms[name] = terms.get(name, torch.zeros_like(mean)) + mean * (len(piece.frames) / count)
+    return variety(torch.cat(latents)), _losses(spread, terms)[1]
 
 
-def _given(spread: Fabric, stage: Stage, clips: Batch) -> dict[str, Tensor]:
+def _given(spread: Fabric, stage: Stage, pieces: Sequence[Batch]) -> dict[str, Tensor]:
     """Some numbers of each input of the stage. They tell what settings do not: another teacher, or another
     way to prepare frames, compute targets or scale actions."""
     with torch.no_grad(), spread.autocast():
-        inputs = dict(zip(stage.reads, stage.inputs(clips, spread.device), strict=True))
+        inputs = [[part.cpu() for part in stage.inputs(piece, spread.device)] for piece in pieces]
     places = torch.Generator().manual_seed(0)
+    whole = [torch.cat(parts).flatten() for parts in zip(*inputs, strict=True)]
     return {
-        name: values.flatten().cpu()[torch.randint(values.numel(), (_REMEMBERED,), generator=places)].float()
-        for name, values in inputs.items()
+        name: values[torch.randint(len(values), (_REMEMBERED,), generator=places)].float()
+        for name, values in zip(stage.reads, whole, strict=True)
     }
 
 

@@ -40,8 +40,10 @@ class Brightness(Stage):
         torch.manual_seed(0)
         self.line = nn.Linear(width, 1)
         self._bad, self._collapsed, self._calls = bad, collapsed, 0
+        self.sizes: set[int] = set()
 
     def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+        self.sizes.add(len(batch.frames))
         frames = torch.from_numpy(batch.frames).to(device) / 255
         return frames[:, :, ::8, ::8].flatten(1, 3)[:, : self.line.in_features].mean(-1), frames.mean(
             (1, 2, 3, 4)
@@ -105,9 +107,9 @@ def test_every_step_leaves_a_row_and_every_look_at_latents_too(
 def test_the_loss_of_what_is_held_out_is_told_beside_that_of_training(
     spread: Fabric, windows: Windows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held_out = some_clips(windows, 8)
+    held_out = some_clips(windows, 10)
     pace = replace(PACE, watch_every=1)
-    go(spread, windows, tmp_path, pace, held_out=held_out)
+    trained = go(spread, windows, tmp_path, pace, held_out=held_out)
     head, *found = rows(tmp_path / "brightness_held_out.csv")
     assert head == ["step", "loss", "error"] and [row[0] for row in found] == [str(step) for step in range(6)]
     last = load(tmp_path / "brightness.pt")["network"]
@@ -115,6 +117,7 @@ def test_the_loss_of_what_is_held_out_is_told_beside_that_of_training(
     stage.load_state_dict(last)
     expected = stage(*stage.inputs(held_out, torch.device("cpu")))["error"].item()
     assert float(found[-1][2]) == pytest.approx(expected, rel=1e-5)
+    assert trained.sizes == {PACE.batch, 10 % PACE.batch}, "no more at a time than in a step"
     least = min(float(row[1]) for row in found)
     told = " ".join(capsys.readouterr().out.split())
     assert f"held out {float(found[-1][1]):.3g} (least {least:.3g})" in told
