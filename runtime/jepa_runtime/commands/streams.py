@@ -29,4 +29,11 @@ def make_streams_robust() -> None:
             stream.reconfigure(errors="backslashreplace")
             if stream.isatty():
                 raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
-                setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True))
+                text = io.TextIOWrapper(
+                    raw,
+                    stream.encoding,
+                    stream.errors,
+                    line_buffering=True,
+                    write_through=stream.write_through,
+                )
+                setattr(sys, name, text)

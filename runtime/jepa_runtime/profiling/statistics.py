@@ -40,7 +40,8 @@ class Summary:
     def as_dict(self, digits: int = 6) -> dict[str, float | int | None]:
         """For JSON, to the nanosecond (six decimals of a millisecond), so that tables round only once."""
         return {
-            key: round(value, digits) if isinstance(value, float) else value for key, value in asdict(self).items()
+            key: round(value, digits) if isinstance(value, float) else value
+            for key, value in asdict(self).items()
         }
 
 
