@@ -76,3 +76,21 @@ def test_what_was_measured_is_written_although_nothing_can_be_shown_any_more(
     assert hang_up_on(code, *command, *told, once=once) == 0
     found = frames(json.loads(out.read_text()))
     assert 0 < found < 1000 if ends else found > 60
+
+
+def test_a_signal_while_a_command_waits_ends_it() -> None:
+    """In every line of the wait: with the lock of an Event taken, its set() would wait for that for ever."""
+    code = (
+        "import signal, sys\n"
+        "from jepa_runtime.commands.signals import stop_on_signals\n"
+        "def interrupt(frame, event, _):\n"
+        "    if frame.f_code.co_name == 'wait':\n"
+        "        signal.raise_signal(signal.SIGHUP)\n"
+        "        return interrupt\n"
+        "with stop_on_signals() as stopping:\n"
+        "    sys.settrace(interrupt)\n"
+        "    waited = stopping.wait(60)\n"
+        "    sys.settrace(None)\n"
+        "    assert waited and stopping.is_set() and stopping.wait(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -120,28 +116,3 @@ def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldMo
         options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
         allow_untrained=args.allow_untrained,
     )
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Event]:
-    """An event that is set by SIGINT, SIGTERM and, unless it is ignored (``nohup``), SIGHUP. A second SIGINT
-    or SIGTERM is handled as if nobody listened. A second SIGHUP is not: when a terminal hangs up, the system
-    sends one and the shell another."""
-    stopping = Event()
-
-    def stop(number: int, _: object) -> None:
-        stopping.set()
-        if number != signal.SIGHUP:
-            signal.signal(number, previous[signal.Signals(number)])
-
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.getsignal(number) for number in ends}
-    if previous[signal.SIGHUP] is signal.SIG_IGN:
-        del previous[signal.SIGHUP]
-    for number in previous:
-        signal.signal(number, stop)
-    try:
-        yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

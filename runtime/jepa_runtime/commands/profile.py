@@ -25,10 +25,10 @@ from jepa_runtime.commands.arguments import (
     open_console,
     positive,
     rate,
-    stop_on_signals,
 )
 from jepa_runtime.commands.profile_passes import PASSES, Passes
 from jepa_runtime.commands.profile_view import Steps, show
+from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.compat import python_module
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.outputs import files_of, write, write_each

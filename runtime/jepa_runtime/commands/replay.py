@@ -18,9 +18,9 @@ from jepa_runtime.commands.arguments import (
     open_model,
     progress_on,
     recording,
-    stop_on_signals,
 )
 from jepa_runtime.commands.run_summary import model_facts
+from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.compat import file_sha256
 from jepa_runtime.outputs import files_of, write_json
 from jepa_runtime.recording import check_outputs

@@ -23,10 +23,10 @@ from jepa_runtime.commands.arguments import (
     positive,
     rate,
     recording,
-    stop_on_signals,
 )
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
+from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import DeviceLostError, FrameError, JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.imaging import decode
 from jepa_runtime.outputs import files_of, write, write_each, write_json

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.parse import describe
-from jepa_runtime.commands.arguments import open_console, stop_on_signals
+from jepa_runtime.commands.arguments import open_console
+from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, moment, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
 from jepa_runtime.update import config, daemon, operator, provision, robot, state

@@ -20,9 +20,9 @@ from jepa_runtime.commands.arguments import (
     positive,
     progress_on,
     rate,
-    stop_on_signals,
 )
 from jepa_runtime.commands.report import atlas_of
+from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import files_of
 from jepa_runtime.pictures.atlas import Atlas, thumbnail

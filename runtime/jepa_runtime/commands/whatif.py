@@ -24,10 +24,10 @@ from jepa_runtime.commands.arguments import (
     open_model,
     positive,
     progress_on,
-    stop_on_signals,
 )
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
+from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences

@@ -1,0 +1,60 @@
+"""The signals that end a command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from threading import Event
+
+
+class _Stopping(Event):
+    """One that a signal handler may set: it would wait for ever for the lock of an ordinary one where it
+    interrupts a ``wait`` that has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_set = False
+        self._words: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._words.put(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            self._words.get(timeout=None if timeout is None else max(timeout, 0.0))
+        except Empty:
+            return self._is_set
+        # Others wait too.
+        self._words.put(None)
+        return True
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Event]:
+    """An event that is set by SIGINT, SIGTERM and, unless it is ignored (``nohup``), SIGHUP. A second SIGINT
+    or SIGTERM is handled as if nobody listened. A second SIGHUP is not: when a terminal hangs up, the system
+    sends one and the shell another."""
+    stopping = _Stopping()
+
+    def stop(number: int, _: object) -> None:
+        stopping.set()
+        if number != signal.SIGHUP:
+            signal.signal(number, previous[signal.Signals(number)])
+
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.getsignal(number) for number in ends}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
+    for number in previous:
+        signal.signal(number, stop)
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
