@@ -19,7 +19,7 @@ from jepa_runtime.update.gate.probe import CHILD, probe
 from tests.update.test_gate_probe import ANYTHING, LIMITS
 
 CONFINED = (
-    "import json, os, resource, socket, sys\n"
+    "import errno, json, os, resource, socket, sys\n"
     f"from {CHILD} import confine\n"
     "from jepa_runtime.update.gate.probe import ProbeLimits\n"
     "cut = confine(ProbeLimits(memory_mb=1000, cpu_s=7), os.getppid(), drivers='drivers' in sys.argv)\n"
@@ -35,6 +35,8 @@ CONFINED = (
     "tries = {\n"
     "    'mode': lambda: os.chmod('kept', 0o600),\n"
     "    'mode of open': lambda: os.chmod(os.open('kept', os.O_RDONLY), 0o600),\n"
+    "    'owner': lambda: os.chown('kept', -1, -1),\n"
+    "    'attribute': lambda: os.setxattr('kept', 'user.new', b'1'),\n"
     "    'write': lambda: open('kept', 'r+'),\n"
     "    'make': lambda: open('new', 'x'),\n"
     "    'truncate': lambda: os.truncate('kept', 0),\n"
@@ -50,6 +52,8 @@ CONFINED = (
     "        attempt()\n"
     "    except PermissionError:\n"
     "        refused.append(name)\n"
+    "    except OSError as error:\n"
+    "        assert (name, error.errno) == ('attribute', errno.EOPNOTSUPP)\n"
     "print(json.dumps(told | cut | {'refused': refused}))\n"
 )
 
@@ -77,7 +81,8 @@ def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: 
     found = confined(tmp_path)
     assert found["disk_cut"]
     assert found["refused"] == [
-        "mode", "mode of open", "write", "make", "truncate", "remove", "signal", "service", "pair",
+        "mode", "mode of open", "owner", "attribute",
+        "write", "make", "truncate", "remove", "signal", "service", "pair",
     ]  # fmt: skip
     assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [
         ("kept", "kept")
@@ -87,7 +92,7 @@ def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: 
 def test_a_probe_that_needs_drivers_keeps_what_those_need(tmp_path: Path) -> None:
     found = confined(tmp_path, "drivers")
     assert not found["disk_cut"]
-    assert not {"write", "make", "service", "pair", "mode", "mode of open"} & {*found["refused"]}
+    assert not {"write", "make", "service", "pair", "mode", "owner"} & {*found["refused"]}
 
 
 def test_where_the_kernel_has_no_landlock_that_is_told() -> None:

@@ -15,8 +15,12 @@ _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 # io_uring_setup(2), which can make sockets too.
 _IO_URING_SETUP = 425
-# socketpair(2), which makes some that can be pointed at services; the chmod(2) family.
-_BESIDE_DRIVERS = {"x86_64": (53, 90, 91, 268, 452), "aarch64": (199, 52, 53, 452)}
+# socketpair(2), which makes some that can be pointed at services; then the families of chmod(2), chown(2),
+# setxattr(2) and removexattr(2), which change who may read a file.
+_BESIDE_DRIVERS = {
+    "x86_64": (53, 90, 91, 268, 452, 92, 93, 94, 260, 188, 189, 190, 463, 197, 198, 199, 466),
+    "aarch64": (199, 52, 53, 452, 54, 55, 5, 6, 7, 463, 14, 15, 16, 466),
+}
 # Another ABI of x86-64, with numbers of its own.
 _X32 = 0x40000000
 # From <linux/bpf_common.h> and <linux/seccomp.h>.
@@ -35,7 +39,7 @@ def forbid(*, drivers: bool) -> bool:
 
     Args:
         drivers: those of a GPU or an NPU are needed, which talk to services of this machine by AF_UNIX.
-            Without them that is forbidden too, as is to change the mode of a file.
+            Without them that is forbidden too, as is to change a file's mode, owner or attributes.
 
     Returns:
         Whether they are forbidden now; only x86-64 and ARM64 with seccomp can.
