@@ -125,6 +125,24 @@ def test_a_process_that_lost_its_device_ends(site: Site) -> None:
     assert ends[0] == "the GPU failed"
 
 
+def test_a_model_that_is_being_opened_is_not_blamed_where_the_process_is_asked_to_end(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, marker, opening, spared = Store(site.root), site.root / "serving.what", threading.Event(), []
+    other = next(slot for slot in store.present() if slot != store.current())
+
+    def slow(version: str) -> None:
+        if version == "1.0.0":
+            opening.set()
+            until(lambda: len(marker.read_text().split()) == 1)
+            spared.append(version)
+
+    with running(site.root, opens=slow):
+        store.point("current", other)
+        assert opening.wait(20)
+    assert spared == ["1.0.0"]
+
+
 def test_a_model_that_loses_the_device_as_it_is_opened_is_what_the_process_ends_of(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"

@@ -114,7 +114,10 @@ class Follower:
                         closing.wait(_LOOK_S)
                         continue
                     self._wake.set()
-                    answer(connection, self._told(seat.nothing))
+                    try:
+                        answer(connection, self._told(seat.nothing))
+                    except Exception as error:
+                        _LOG.warning("%s: whoever asked has no answer: %s", self._root, error)
 
             with _running(answer_all, closing):
                 yield
@@ -150,7 +153,7 @@ class Follower:
             raise
 
     def _blame(self, sha256: str) -> None:
-        if self._seat is not None:
+        if self._seat is not None and not self._ending.is_set():
             self._seat.blame(sha256)
 
     def serves(self, model: WorldModel) -> None:
@@ -181,6 +184,10 @@ class Follower:
         try:
             with _running(follow, self._ending):
                 yield
+                self._ending.set()
+                if self._seat is not None:
+                    # Whoever ends this process may not wait for what is being opened: that is no fault of it.
+                    self._seat.blame("")
         finally:
             notify("STOPPING=1")
 

@@ -208,7 +208,7 @@ class Seat:
     nothing: Told
 
     def blame(self, sha256: str) -> None:
-        """If this process dies from now on, then of this model."""
+        """If this process dies from now on, then of this model; empty: of none."""
         beside = self.root / f"{_MARKER}.new"
         with suppress(OSError):
             beside.write_text(f"{_boot()} {sha256}", "ascii")
