@@ -324,12 +324,13 @@ def test_a_goal_that_no_image_was_about_before_the_robot_was_let_go_is_over_by_i
     assert world.images().command is not None
 
 
-def test_goals_of_a_clock_that_was_set_back_are_driven_to(world):
+@pytest.mark.parametrize("sought", [None, LATCHED_NS])
+def test_goals_of_a_clock_that_was_set_back_are_driven_to(world, sought):
     world.hear(stop=True)
     world.hear(stop=False)
     world.frame = -1000
-    world.sought = world.now_ns
-    assert world.images(20).command is None, "it was latched before the next image"
+    world.sought = sought
+    world.images(20)
     world.sought = world.now_ns
     assert world.images().command is not None
 

@@ -47,6 +47,9 @@ class LatchedGoal:
             another_waits: a goal was asked for of which the world model has not heard yet: the latched one
                 was there before it.
         """
+        if self._stopped_until_ns < math.inf:
+            # A clock that was set back must not leave goals over that are yet to come.
+            self._stopped_until_ns = min(self._stopped_until_ns, now_ns)
         stamp_ns = futures.goal_stamp_ns
         self._is_sought = stamp_ns is not None and not futures.goal_asked
         if stamp_ns is None or not self._is_sought or stamp_ns == self._over_ns:
@@ -54,9 +57,6 @@ class LatchedGoal:
         if stamp_ns != self._stamp_ns:
             self._stamp_ns, self._since_s = stamp_ns, self._clock()
         self._over_ns, self._over_at_exchange_ns = None, stamp_ns if another_waits else None
-        if self._stopped_until_ns < math.inf:
-            # A clock that was set back must not leave goals over that are yet to come.
-            self._stopped_until_ns = min(self._stopped_until_ns, now_ns)
         if stamp_ns <= self._stopped_until_ns:
             self.leave()
 
