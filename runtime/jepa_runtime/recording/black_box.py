@@ -181,7 +181,7 @@ class BlackBox:
     # --- on the box's own thread
 
     def _work(self) -> None:
-        prepare(*_TYPES)
+        self._try(partial(prepare, *_TYPES))
         self._try(self._folder.check)
         while True:
             try:
@@ -205,7 +205,7 @@ class BlackBox:
             self.fault = str(error) if known else f"{type(error).__name__}: {error}"
             bag, self._bag = self._bag, None
             if bag is not None:
-                with suppress(JepaRuntimeError):
+                with suppress(Exception):
                     self._folder.complete(bag)
 
     def _take(self, item: Frame | Entry | _Alarm) -> None:

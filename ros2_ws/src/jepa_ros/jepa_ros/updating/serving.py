@@ -169,9 +169,10 @@ class NodeServing:
             self._watch.begin(self._budget_ms or state.work.release.budgets.latency_p99_ms)
         self._observes, self._compares = observes, compares
         self._listen()
-        while not (observes or compares) and self._listening:
-            _, subscription = self._listening.popitem()
-            self._owner.destroy_subscription(subscription)
+        for topic in [] if observes or compares else list(self._listening):
+            # Another thread may be here too.
+            if (subscription := self._listening.pop(topic, None)) is not None:
+                self._owner.destroy_subscription(subscription)
 
     def settle(self, ended: State) -> None:
         """An update has ended: the node need not keep what it served before."""
