@@ -1,4 +1,4 @@
-"""What several subcommands share: kinds of arguments, the console, progress, and stopping on signals."""
+"""What several subcommands share: kinds of arguments, the console, and progress."""
 
 from __future__ import annotations
 
