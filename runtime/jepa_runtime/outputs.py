@@ -83,16 +83,20 @@ def write_json(target: str | Path, data: Any) -> None:
         write(Path(target), f"{text}\n")
 
 
-def write_each(*writes: Callable[[], None]) -> None:
+def write_each(*outputs: tuple[object, Callable[[], object]]) -> None:
     """Write several files; one that cannot be written does not cost the others.
+
+    Args:
+        outputs: what was asked for, if it was (a path, mostly), and what writes it.
 
     Raises:
         JepaRuntimeError: which could not be written.
     """
     faults = []
-    for each in writes:
+    for asked, write_it in outputs:
         try:
-            each()
+            if asked:
+                write_it()
         except JepaRuntimeError as error:
             faults.append(str(error))
     if faults:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,14 +92,13 @@ def _run(arguments: argparse.Namespace) -> int:
             return lambda: progress.advance(task)
 
         found = evaluate(bundle, plan, begin=begin)
-    outputs: tuple[tuple[Any, Callable[[], object]], ...] = (
-        (arguments.json, lambda: write_json(arguments.json, found.as_dict())),
-        (arguments.html, lambda: write(arguments.html, render(found))),
-        (arguments.write, lambda: add_to_report(bundle, {"evaluation": found.as_dict(samples=False)})),
-    )
     # A terminal that is gone takes no table, and must not take the files with it.
     try:
-        write_each(*(put for wanted, put in outputs if wanted))
+        write_each(
+            (arguments.json, lambda: write_json(arguments.json, found.as_dict())),
+            (arguments.html, lambda: write(arguments.html, render(found))),
+            (arguments.write, lambda: add_to_report(bundle, {"evaluation": found.as_dict(samples=False)})),
+        )
     finally:
         console = Console()
         on = f"measured on {found.clips} clips of {found.data}"

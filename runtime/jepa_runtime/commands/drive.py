@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +94,13 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)
-    outputs: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
-        (args.json, lambda path: write_json(path, found.as_dict())),
-        (args.html, lambda path: write(path, render(found))),
-        (args.png, lambda path: write(path, png(sheet(captions(found))))),
-    )
     # A terminal that is gone takes no table, and must not take the files with it.
     try:
-        write_each(*(partial(put, path) for path, put in outputs if path is not None))
+        write_each(
+            (args.json, lambda: write_json(args.json, found.as_dict())),
+            (args.html, lambda: write(args.html, render(found))),
+            (args.png, lambda: write(args.png, png(sheet(captions(found))))),
+        )
     finally:
         _show(found, console)
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -113,16 +112,8 @@ def run(args: argparse.Namespace) -> int:
     on_graph = args.ros or args.attach is not None
     if (args.topic or args.ros_param) and not on_graph:
         raise ProfileError("--topic and --ros-param take --ros or --attach: without, no graph is measured")
-    outputs: list[tuple[Path, Callable[[Profile, Path], None]]] = [
-        (path, put)
-        for path, put in (
-            (args.json, write_profile),
-            (args.html, lambda profile, path: write(path, render_profile(profile))),
-            (args.trace, write_trace),
-        )
-        if path is not None
-    ]
-    check_outputs([path for path, _ in outputs], Path(split_spec(args.source)[0]), *files_of(args.bundle))
+    outs = files_of(args.json, args.html, args.trace)
+    check_outputs(outs, Path(split_spec(args.source)[0]), *files_of(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
     console = open_console()
@@ -133,7 +124,11 @@ def run(args: argparse.Namespace) -> int:
             profile, status = _measure(args, stopping, console), 0
     # A terminal that is gone takes no table, and must not take the files with it.
     try:
-        write_each(*(partial(put, profile, path) for path, put in outputs))
+        write_each(
+            (args.json, lambda: write_profile(profile, args.json)),
+            (args.html, lambda: write(args.html, render_profile(profile))),
+            (args.trace, lambda: write_trace(profile, args.trace)),
+        )
     finally:
         show(profile, console)
     return int(status != 0)

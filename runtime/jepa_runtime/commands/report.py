@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +68,15 @@ def run(args: argparse.Namespace) -> int:
         )
         atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
 
-        def copy(out: Path) -> None:
+        def copy() -> None:
             progress.reset(task, description="copying", total=None)
-            add_pictures(args.bag, found, atlas or found.atlas, out, rate_hz=args.rate)
+            add_pictures(args.bag, found, atlas or found.atlas, args.mcap, rate_hz=args.rate)
 
-        outputs: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
-            (args.html, lambda out: write(out, render(found, atlas))),
-            (args.png, lambda out: draw(found, out, atlas)),
+        write_each(
+            (args.html, lambda: write(args.html, render(found, atlas))),
+            (args.png, lambda: draw(found, args.png, atlas)),
             (args.mcap, copy),
         )
-        write_each(*(partial(put, out) for out, put in outputs if out is not None))
     whose = "the run" if atlas is None else "the bundle"
     console.print(
         f"{found.name}: {found.frames} frames in {found.duration_s:.1f} s, futures of {len(found.moments)} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the measurements there; - for standard output")
-    parser.add_argument("--html", metavar="FILE", help="write a latency report there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a latency report there")
     parser.add_argument(
         "--jpeg",
         action="store_true",
@@ -173,13 +173,12 @@ class _Run:
             pipeline.wait_idle(_DRAIN_S)
         summary = self._summary(pipeline)
         args, title = self._args, self._title
-        outputs: tuple[tuple[str | None, Callable[[], None]], ...] = (
-            (args.json, lambda: write_json(args.json, summary)),
-            (args.html, lambda: write(Path(args.html), render(html_report(title, self._collector, summary)))),
-        )
         # Before anything is shown: a terminal that is gone must not take the files with it.
         try:
-            write_each(*(put for wanted, put in outputs if wanted is not None))
+            write_each(
+                (args.json, lambda: write_json(args.json, summary)),
+                (args.html, lambda: write(args.html, render(html_report(title, self._collector, summary)))),
+            )
         except JepaRuntimeError as error:
             self._fatal = JepaRuntimeError(f"{self._fatal}; {error}") if self._fatal else error
         self._show(pipeline, summary)

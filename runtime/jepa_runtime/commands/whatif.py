@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -100,13 +100,12 @@ def run(args: argparse.Namespace) -> int:
         found, model = _branch(args, bundle, inputs, stopping, console)
     name = f"{model['id']} {model['version']}, {model['precision']} on {model['engine']}"
     title = f"What if: {args.bag.name} at {found.moment.time_s:.3f} s"
-    outputs: tuple[tuple[object, Callable[[], None]], ...] = (
-        (args.json, lambda: write_json(args.json, _as_json(args, found, model))),
-        (args.html, lambda: write(args.html, render(found, title=title, subtitle=name))),
-    )
     # A terminal that is gone takes no table, and must not take the files with it.
     try:
-        write_each(*(put for wanted, put in outputs if wanted is not None))
+        write_each(
+            (args.json, lambda: write_json(args.json, _as_json(args, found, model))),
+            (args.html, lambda: write(args.html, render(found, title=title, subtitle=name))),
+        )
     finally:
         _show(console, found, bundle.manifest.io.action)
     return 0
