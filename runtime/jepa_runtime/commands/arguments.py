@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -72,6 +75,21 @@ def progress_on(console: Console) -> Progress:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
+
+
+@contextmanager
+def counted_frames(console: Console, total: int, stopping: Event) -> Iterator[Callable[[], None]]:
+    """A bar of ``total`` frames: gives what is to be called after each, which raises KeyboardInterrupt once
+    ``stopping`` is set."""
+    with progress_on(console) as progress:
+        task = progress.add_task("frames", total=total)
+
+        def step() -> None:
+            progress.advance(task)
+            if stopping.is_set():
+                raise KeyboardInterrupt
+
+        yield step
 
 
 def recording(text: str) -> Path:

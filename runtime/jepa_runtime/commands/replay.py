@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +13,9 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    counted_frames,
     open_console,
     open_model,
-    progress_on,
     recording,
 )
 from jepa_runtime.commands.run_summary import model_facts
@@ -113,9 +112,10 @@ def run(args: argparse.Namespace) -> int:
         stop_on_signals() as stopping,
         closing(BagInputs(args.bag, bundle.manifest, topics(args))) as inputs,
         Player(lambda: open_model(args, bundle)) as player,
+        counted_frames(console, inputs.count, stopping) as step,
     ):
-        model = player.model
-        replayed = _replay(args, inputs, player, stopping, console)
+        model, half = player.model, args.futures == "float16"
+        replayed = replay(inputs, player, args.mcap, half=half, copy_inputs=args.copy_inputs, on_frame=step)
     comparison = None
     if args.compare is not None:
         comparison = compare(args.mcap, Path(args.compare or args.bag))
@@ -126,27 +126,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _show_comparison(console, comparison)
     return 0 if comparison.same else _DIFFERENT
-
-
-def _replay(
-    args: argparse.Namespace, inputs: BagInputs, player: Player, stopping: Event, console: Console
-) -> Replayed:
-    with progress_on(console) as progress:
-        task = progress.add_task("frames", total=inputs.count)
-
-        def step() -> None:
-            progress.advance(task)
-            if stopping.is_set():
-                raise KeyboardInterrupt
-
-        return replay(
-            inputs,
-            player,
-            args.mcap,
-            half=args.futures == "float16",
-            copy_inputs=args.copy_inputs,
-            on_frame=step,
-        )
 
 
 def _summary(

@@ -20,10 +20,10 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import ActionSpec
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
+    counted_frames,
     open_console,
     open_model,
     positive,
-    progress_on,
 )
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
@@ -129,14 +129,10 @@ def _branch(
             room = max(1, (args.num_samples or manifest.num_samples) - len(chosen))
             chosen += sequences(spec, manifest, horizon=horizon, num_samples=room)
     goal = None if args.goal_at is None else inputs.frame(index_at(args.bag, stamps_ns, args.goal_at))
-    with progress_on(console) as progress, Player(lambda: open_model(args, bundle)) as player:
-        task = progress.add_task("frames", total=moment.last - moment.first + 1)
-
-        def step() -> None:
-            progress.advance(task)
-            if stopping.is_set():
-                raise KeyboardInterrupt
-
+    with (
+        counted_frames(console, moment.last - moment.first + 1, stopping) as step,
+        Player(lambda: open_model(args, bundle)) as player,
+    ):
         found = branch(inputs, player, moment, chosen, goal=goal, on_frame=step)
         return found, model_facts(player.model)
 
