@@ -67,6 +67,14 @@ class Parity:
             f"largest difference {self.max_abs:.4g} (at most {self.tolerance.max_abs:g}){changes}"
         )
 
+    @property
+    def fault(self) -> str:
+        """Why it is not :attr:`ok`, for messages."""
+        what = f"{self.precision} {self.graph}"
+        if math.isnan(self.max_abs):
+            return f"{what} computes NaN or infinity on this machine"
+        return f"{what} does not reproduce its golden outputs on this machine: {self.figures}"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which knows no NaN: null instead."""
         finite = not math.isnan(self.max_abs)

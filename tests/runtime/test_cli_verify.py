@@ -76,7 +76,7 @@ def test_a_graph_that_computes_something_else_is_named(
     change_golden(folder, name, 0.5)
     status, told = verify_json(capsys, str(folder), "--precision", "fp32")
     assert status == 1 and not told["ok"]
-    assert f"fp32 {graph} does not reproduce the golden outputs on this machine" in told["reason"]
+    assert f"fp32 {graph} does not reproduce its golden outputs on this machine" in told["reason"]
     assert not next(entry["ok"] for entry in told["graphs"] if entry["graph"] == graph)
 
 

@@ -213,7 +213,8 @@ def test_a_damaged_bundle_is_refused_with_what_the_strict_reader_says(
 
 def test_a_bundle_that_computes_something_else_is_refused(crafted: Callable[..., Path]) -> None:
     folder = crafted([onnx.helper.make_node("Tanh", ["pixels"], ["result"])], {})
-    assert "fp32 encoder does not reproduce its golden outputs on this robot: worst cosine" in refusal(folder)
+    fault = "fp32 encoder does not reproduce its golden outputs on this machine: worst cosine"
+    assert fault in refusal(folder)
 
 
 def test_a_bundle_that_computes_nan_is_refused(crafted: Callable[..., Path]) -> None:
@@ -222,7 +223,7 @@ def test_a_bundle_that_computes_nan_is_refused(crafted: Callable[..., Path]) -> 
          onnx.helper.make_node("Sub", ["infinite", "infinite"], ["result"])],
         {"zero": np.zeros(1, np.float32)},
     )  # fmt: skip
-    assert "fp32 encoder computes NaN or infinity on this robot" in refusal(folder)
+    assert "fp32 encoder computes NaN or infinity on this machine" in refusal(folder)
 
 
 def test_a_bundle_that_crashes_the_engine_is_refused_and_the_caller_lives(

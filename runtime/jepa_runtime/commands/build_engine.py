@@ -107,11 +107,7 @@ def run(args: argparse.Namespace) -> int:
         for parity in parities:
             console.print(f"  {parity.graph}: {parity.figures}{'' if parity.ok else ' [red]FAILED[/]'}")
     for parity in failed:
-        print(
-            f"jepa-runtime build-engine: the {parity.graph} does not reproduce the golden outputs: "
-            f"{parity.figures}",
-            file=sys.stderr,
-        )
+        print(f"jepa-runtime build-engine: {parity.fault}", file=sys.stderr)
     return 1 if failed else 0
 
 

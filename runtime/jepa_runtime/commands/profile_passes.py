@@ -127,8 +127,8 @@ class Passes:
         for parity in measured:
             if math.isnan(parity.max_abs):
                 raise ProfileError(
-                    f"{bundle.path}: the {parity.graph} computes NaN or infinity on this machine in "
-                    f"{subject.precision}: how fast it does so says nothing; see jepa-runtime verify"
+                    f"{bundle.path}: {parity.fault}: how fast it does so says nothing; see jepa-runtime "
+                    "verify"
                 )
         self.found["parity"] = [
             Parity(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -63,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
             "files": len(manifest.files),
         }
         found = _parities(bundle, args, outcome)
-        failed = [parity for parity in found if not parity.ok]
-        reason = "; ".join(map(_explain, failed)) or None
+        reason = "; ".join(parity.fault for parity in found if not parity.ok) or None
     except JepaRuntimeError as error:
         reason = str(error)
     outcome |= {"ok": reason is None, "reason": reason, "graphs": [parity.as_dict() for parity in found]}
@@ -90,13 +88,6 @@ def _parities(bundle: Bundle, args: argparse.Namespace, outcome: dict[str, Any])
     for precision in precisions:
         found += golden_parity(bundle, engine=args.engine, precision=precision, options=options)
     return found
-
-
-def _explain(parity: Parity) -> str:
-    what = f"{parity.precision} {parity.graph}"
-    if math.isnan(parity.max_abs):
-        return f"{what} computes NaN or infinity on this machine"
-    return f"{what} does not reproduce the golden outputs on this machine: {parity.figures}"
 
 
 def _show(outcome: dict[str, Any], found: list[Parity]) -> None:

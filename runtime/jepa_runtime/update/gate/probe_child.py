@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import os
 import resource
 import signal
@@ -27,7 +26,7 @@ from jepa_runtime.profiling.environment import peak_rss_mb
 from jepa_runtime.profiling.statistics import Summary, summarize
 from jepa_runtime.update.gate import calls, disk
 from jepa_runtime.update.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
-from jepa_runtime.verification import Parity, golden_parity
+from jepa_runtime.verification import golden_parity
 from jepa_runtime.world_model import WorldModel
 
 # From <sys/prctl.h> and <sched.h>.
@@ -85,9 +84,9 @@ def measure(
     options = BackendOptions(threads=threads, pinning=False)
     bundle = Bundle.open(folder)
     parities = golden_parity(bundle, engine=engine, precision=precision, options=options)
-    failed = [_explain(parity) for parity in parities if not parity.ok]
-    if failed:
-        raise RefusedError(f"{folder}: {'; '.join(failed)}")
+    faults = [parity.fault for parity in parities if not parity.ok]
+    if faults:
+        raise RefusedError(f"{folder}: {'; '.join(faults)}")
     with WorldModel.open(
         bundle, engine=engine, precision=precision, options=options, allow_untrained=True
     ) as model:
@@ -119,13 +118,6 @@ def _latency(model: WorldModel) -> tuple[float, float]:
     carried = [(one.p99, one.p50) for one in rounds if one.p99 is not None and one.p50 is not None]
     p99, p50 = min(carried)
     return p50, p99
-
-
-def _explain(parity: Parity) -> str:
-    what = f"{parity.precision} {parity.graph}"
-    if math.isnan(parity.max_abs):
-        return f"{what} computes NaN or infinity on this robot"
-    return f"{what} does not reproduce its golden outputs on this robot: {parity.figures}"
 
 
 def _answer(told: dict[str, Any]) -> Answer:
