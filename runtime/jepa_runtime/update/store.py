@@ -19,8 +19,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, parse_manifest
@@ -29,6 +29,7 @@ from jepa_runtime.errors import BundleError, StorageError
 from jepa_runtime.update import durable
 
 BUNDLE, MARK = "bundle", "complete"
+_told = partial(durable.told, what="cannot be used")
 _LINKED = re.compile(rf"slots/([0-9a-f]{{64}})/{BUNDLE}")
 
 
@@ -281,11 +282,3 @@ def _entries(folder: Path) -> list[Path]:
 
 def _age(mark: Path) -> float:
     return mark.stat().st_mtime
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{error.filename or path}: cannot be used: {error.strerror or error}") from error
