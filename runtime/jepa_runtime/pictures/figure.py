@@ -76,9 +76,9 @@ def _draw_strip(strip: Any, run: Run, album: Atlas, moment: Moment, steps: list[
             axes[0, column], run.picture(int(moment.course[step])), f"+{moment.foreseen.ahead_s[step]:.1f} s"
         )
     axes[0, 1].set_ylabel("what then came", fontsize=8)
-    goals = [jpeg for stamp, jpeg in run.goals if stamp <= moment.foreseen.stamp_ns]
+    goal = run.goal_at(moment.foreseen.stamp_ns)
     for row, (name, index) in enumerate(rows, start=1):
-        first = decode(goals[-1]) if goals and row == 1 else None
+        first = decode(goal) if goal is not None and row == 1 else None
         _show(axes[row, 0], first, "the goal" if first is not None else "")
         found, _ = album.nearest(moment.foreseen.latents[index][steps])
         for column, frame in enumerate(found, start=1):

@@ -102,7 +102,8 @@ def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
     at_s = (foreseen.stamp_ns - run.start_ns) / 1e9
     came = [_uri(run.picture(moment.frame)), *(_uri(run.picture(int(moment.course[step]))) for step in steps)]
     strips: list[tuple[str, Sequence[str | None], Sequence[str]]] = [("what came", came, ())]
-    goal = _goal(run, foreseen.stamp_ns)
+    sought = run.goal_at(foreseen.stamp_ns)
+    goal = None if sought is None else image_uri(sought)
     for row, (name, index) in enumerate(rows_of(moment)):
         found, away = album.nearest(foreseen.latents[index][steps])
         images = [_uri(album.image(int(frame))) for frame in found]
@@ -238,11 +239,6 @@ def _facts(run: Run, atlas: Atlas | None) -> dict[str, str]:
         "Recording": run.name,
         "Remembered frames": "of this run" if atlas is None else "of the bundle",
     }
-
-
-def _goal(run: Run, stamp_ns: int) -> str | None:
-    before = [jpeg for stamp, jpeg in run.goals if stamp <= stamp_ns]
-    return image_uri(before[-1]) if before else None
 
 
 def _uri(image: Image) -> str:

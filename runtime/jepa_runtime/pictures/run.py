@@ -96,6 +96,10 @@ class Run:
         """The image of a frame, or of the nearest in time that has one."""
         return self.atlas.image(int(np.abs(self.pictured - frame).argmin()))
 
+    def goal_at(self, stamp_ns: int) -> bytes | None:
+        """The JPEG of what was sought at a moment; None where nothing had been."""
+        return next((jpeg for stamp, jpeg in reversed(self.goals) if stamp <= stamp_ns), None)
+
 
 def read_run(
     path: Path,

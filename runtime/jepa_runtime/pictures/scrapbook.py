@@ -6,6 +6,7 @@ import numpy as np
 
 from jepa_runtime.pictures.atlas import Atlas, thumbnail
 from jepa_runtime.pictures.embedding import Embedding, Floats, Image, Palette, fit_embedding, fit_palette
+from jepa_runtime.pictures.held import norms
 
 # However large latents are; so many make a first map.
 _FEWEST = 16
@@ -40,7 +41,7 @@ class Scrapbook:
             self._latents = np.zeros((self._most + 1, *latent.shape), np.float32)
         self._fit(np.array(latent, np.float32))
         count = len(self._images)
-        if count and self._distances(latent, count).min() <= self._radius:
+        if count and norms(self._latents[:count] - latent).min() <= self._radius:
             return
         self._latents[count] = latent
         self._images.append(thumbnail(image))
@@ -62,18 +63,14 @@ class Scrapbook:
             known = np.stack(self._recent)
             self._fitted = fit_embedding(known, self._lag), fit_palette(known)
 
-    def _distances(self, latent: Floats, count: int) -> Floats:
-        away: Floats = np.sqrt(np.square(self._latents[:count] - latent).sum(axis=(1, 2)))
-        return away
-
     def _thin(self) -> None:
         """Let the radius grow until half of the frames can go."""
         while len(self._images) > self._most // 2:
-            typical = float(np.median(self._distances(self._latents[0], len(self._images))))
+            typical = float(np.median(norms(self._latents[: len(self._images)] - self._latents[0])))
             self._radius = max(1.5 * self._radius, typical / self._most)
             kept = 1
             for index in range(1, len(self._images)):
-                if self._distances(self._latents[index], kept).min() > self._radius:
+                if norms(self._latents[:kept] - self._latents[index]).min() > self._radius:
                     self._latents[kept], self._images[kept] = self._latents[index], self._images[index]
                     kept += 1
             del self._images[kept:]
