@@ -1,13 +1,12 @@
 """NVIDIA's ``tegrastats``: where a Jetson tells something to this tool only.
 
-A line has: ``RAM 3456/15388MB``, ``CPU [12%@1420,off]``, ``EMC_FREQ 24%@2133``, ``GR3D_FREQ 45%@[611,0]``,
-``cpu@52.5C``, ``VDD_IN 5000mW/4990mW`` (now/mean). Since JetPack 4 the unit of power was added, the clocks of
-the GPU's clusters came in brackets, and names of sensors changed case.
+Of a line are read: ``EMC_FREQ 24%@2133``, ``GR3D_FREQ 45%@[611,0]``, ``VDD_IN 5000mW/4990mW`` (now/mean); the
+rest is told by files too. Since JetPack 4 the unit of power was added, and the clocks of the GPU's clusters
+came in brackets.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import time
@@ -20,14 +19,8 @@ from jepa_runtime.profiling.machine.probes import Found, Probe
 
 _PATH = "usr/bin/tegrastats"
 _PATIENCE_S = 3.0
-_MIB_TO_MB = 1.048576
-_OFF_C = -256.0  # what a sensor without power shows
 
-_MEMORY = re.compile(r"\b(RAM|SWAP) ([0-9]{1,9})/([0-9]{1,9})MB")
-_CPU = re.compile(r"\bCPU \[([^\]]*)\](?:@([0-9]{1,9}))?")
-_CORE = re.compile(r"([0-9]{1,3})%(?:@([0-9]{1,9}))?")
 _ENGINE = re.compile(r"\b(EMC|GR3D2?)_FREQ ([0-9]{1,3})%(?:@\[?([0-9,]{1,40})\]?)?")
-_TEMPERATURE = re.compile(r"(?<!\S)(\w+)@(-?[0-9]{1,4}(?:\.[0-9]{1,6})?)C\b")
 _RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) +(-?[0-9]{1,9})(?:mW)?/-?[0-9]{1,9}(?:mW)?(?!\S)")
 _ENGINES = {"EMC": "emc", "GR3D": "gpu", "GR3D2": "gpu2"}
 
@@ -35,27 +28,14 @@ _ENGINES = {"EMC": "emc", "GR3D": "gpu", "GR3D2": "gpu2"}
 def parse_tegrastats(line: str) -> dict[str, float]:
     """The values of a line by the names that readings have; what it does not hold is not there.
 
-    Units: ``… busy`` and ``… load`` in %, ``… frequency`` in MHz, ``… temperature`` in °C, ``… power`` in W
-    (now, not the mean), ``ram``, ``swap`` and their totals in MB (10^6 bytes). Cores that are off, rails that
-    are not connected and sensors without power are left out.
+    Units: ``… load`` in %, ``… frequency`` in MHz, ``… power`` in W (now, not the mean). Rails that are not
+    connected are left out.
     """
     values: dict[str, float] = {}
-    for kind, used, total in _MEMORY.findall(line):
-        values[kind.lower()] = int(used) * _MIB_TO_MB
-        values[f"{kind.lower()} total"] = int(total) * _MIB_TO_MB
-    if cpu := _CPU.search(line):
-        for core, part in enumerate(cpu[1].split(",")):
-            if match := _CORE.fullmatch(part.strip()):
-                values[f"cpu{core} busy"] = float(match[1])
-                if clock := match[2] or cpu[2]:
-                    values[f"cpu{core} frequency"] = float(clock)
     for engine, load, clocks in _ENGINE.findall(line):
         values[f"{_ENGINES[engine]} load"] = float(load)
         if known := [float(clock) for clock in clocks.split(",") if 0 < len(clock) < 10]:
             values[f"{_ENGINES[engine]} frequency"] = max(known)
-    for sensor, celsius in _TEMPERATURE.findall(line):
-        if not math.isclose(float(celsius), _OFF_C):
-            values[f"{sensor.lower()} temperature"] = float(celsius)
     for rail, milliwatts in _RAIL.findall(line):
         if rail != "NC":
             values[f"{rail} power"] = int(milliwatts) / 1e3

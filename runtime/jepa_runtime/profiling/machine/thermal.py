@@ -21,7 +21,7 @@ def _temperatures(files: Files) -> list[Found]:
     sensors = []
     for path in files.find("sys/class/thermal/thermal_zone*/temp"):
         kind = files.get(path.removesuffix("temp") + "type") or path.split("/")[-2]
-        # JetPack 4 and 5 say CPU-therm, JetPack 6 cpu-thermal, tegrastats CPU or cpu.
+        # JetPack 4 and 5 say CPU-therm, JetPack 6 cpu-thermal.
         sensors.append((kind.removesuffix("-thermal").removesuffix("-therm").lower(), path))
     for path in files.find("sys/class/hwmon/hwmon*/temp*_input"):
         chip = files.get(path.rpartition("/")[0] + "/name")
