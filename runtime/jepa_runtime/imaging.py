@@ -123,6 +123,11 @@ def to_jpeg(image: Image, quality: int = 90) -> bytes:
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
+def to_png(image: Image) -> bytes:
+    """``image`` (uint8 [h, w, 3] RGB) as a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
 def image_uri(data: bytes, kind: str = "jpeg") -> str:
     """An image file as part of a page."""
     return f"data:image/{kind};base64,{b64encode(data).decode()}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from jepa_runtime.closed_loop.pictures import captions, png, strip
+from jepa_runtime.closed_loop.pictures import captions, strip
 from jepa_runtime.closed_loop.run import ClosedLoop
 from jepa_runtime.closed_loop.scores import Difference, Goals, PlanTime
-from jepa_runtime.imaging import image_uri
+from jepa_runtime.imaging import image_uri, to_png
 from jepa_runtime.profiling.page import Html, block, card, facts, figure, note, numbers, page, section, words
 from jepa_runtime.profiling.plot import Plot, line, rect, text
 
@@ -121,7 +121,7 @@ def _films(found: ClosedLoop) -> Html:
         figure(
             Html(
                 f"<img alt='{escape(caption, quote=True)}' style='max-width: 100%' "
-                f"src='{image_uri(png(strip(film)), 'png')}'/>"
+                f"src='{image_uri(to_png(strip(film)), 'png')}'/>"
             ),
             caption,
         )

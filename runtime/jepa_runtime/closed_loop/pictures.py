@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from jepa_runtime.closed_loop.run import ClosedLoop, Film
-from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging import fit
 from jepa_runtime.profiling.page import words
 from jepa_runtime.worlds.base import Image
@@ -50,15 +49,3 @@ def sheet(films: Mapping[str, Film]) -> Image:
         cv2.putText(line, caption, (2, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _INK, 1, cv2.LINE_AA)
         parts += [line, picture]
     return np.concatenate(parts)
-
-
-def png(image: Image) -> bytes:
-    """An RGB image as a PNG file.
-
-    Raises:
-        JepaRuntimeError: it cannot be encoded.
-    """
-    encoded, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise JepaRuntimeError(f"an image of {list(image.shape)} cannot be encoded as PNG")
-    return data.tobytes()

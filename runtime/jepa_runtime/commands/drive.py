@@ -15,9 +15,10 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
-from jepa_runtime.closed_loop.pictures import captions, png, sheet
+from jepa_runtime.closed_loop.pictures import captions, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
 from jepa_runtime.commands.arguments import add_cache_argument, count, open_console
+from jepa_runtime.imaging import to_png
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
 from jepa_runtime.recording import check_outputs
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         write_each(
             (args.json, lambda: write_json(args.json, found.as_dict())),
             (args.html, lambda: write(args.html, render(found))),
-            (args.png, lambda: write(args.png, png(sheet(captions(found))))),
+            (args.png, lambda: write(args.png, to_png(sheet(captions(found))))),
         )
     finally:
         _show(found, console)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.imaging import image_uri
+from jepa_runtime.imaging import image_uri, to_png
 from jepa_runtime.pictures.embedding import Floats, Image
 from jepa_runtime.profiling.page import Html
 from jepa_runtime.profiling.plot import Plot, empty, nice, text
@@ -60,12 +59,12 @@ def band(colours: Image, label: str, length_s: float) -> Html:
     """Colours [n, T, 3] over time, one row a token."""
     columns = np.linspace(0, len(colours) - 1, min(len(colours), 800)).astype(int)
     pixels = colours[columns].transpose(1, 0, 2)
-    _, png = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR))
+    png = to_png(np.ascontiguousarray(pixels))
     plot = Plot(width=1120, height=44 + max(48, min(8 * pixels.shape[0], 160)), left=100, top=6)
     x, y = plot.x(0), plot.y(1)
     shown = (
         f"<image x='{x:.1f}' y='{y:.1f}' width='{plot.x(1) - x:.1f}' height='{plot.y(0) - y:.1f}' "
-        f"href='{image_uri(png.tobytes(), 'png')}' preserveAspectRatio='none' "
+        f"href='{image_uri(png, 'png')}' preserveAspectRatio='none' "
         "style='image-rendering:pixelated'/>"
     )
     return plot.svg([shown, *plot.quarters(length_s, "s")], label)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from jepa_runtime.closed_loop.page import difference_rows, goals_rows, render
-from jepa_runtime.closed_loop.pictures import SHOWN, TILE_PX, captions, png, sheet, strip
-from jepa_runtime.imaging import decode
+from jepa_runtime.closed_loop.pictures import SHOWN, TILE_PX, captions, sheet, strip
+from jepa_runtime.imaging import decode, to_png
 from tests.runtime.closed_loop.made import driven, episode, film
 
 
@@ -62,7 +62,7 @@ def test_a_short_episode_leaves_room_and_one_frame_is_enough() -> None:
 
 def test_a_sheet_has_a_caption_over_every_strip() -> None:
     found = captions(driven())
-    image = decode(png(sheet(found)))
+    image = decode(to_png(sheet(found)))
     height = strip(film(episode())).shape[0]
     assert image.shape[0] > len(found) * height and len(found) == 6
     assert image[:20].min() < 100, "the caption is written in dark ink"
@@ -71,5 +71,5 @@ def test_a_sheet_has_a_caption_over_every_strip() -> None:
 def test_png_keeps_the_colours() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 0] = 200
-    restored = cv2.imdecode(np.frombuffer(png(image), np.uint8), cv2.IMREAD_COLOR)
+    restored = cv2.imdecode(np.frombuffer(to_png(image), np.uint8), cv2.IMREAD_COLOR)
     assert tuple(restored[0, 0]) == (0, 0, 200)
