@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from jepa_runtime.bundle.parse import describe
 from jepa_runtime.doctor.system import Account, Node
 from jepa_runtime.errors import DoctorError, UnknownError
 
@@ -151,6 +152,4 @@ def _read(path: Path) -> Recording:
     except OSError as error:
         raise DoctorError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise DoctorError(f"{path}: {where}: {first['msg']}: record the machine again") from error
+        raise DoctorError(f"{path}: {describe(error)}: record the machine again") from error

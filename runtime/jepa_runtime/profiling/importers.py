@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from jepa_runtime.bundle.parse import describe
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import (
     MOST,
@@ -26,7 +27,6 @@ from jepa_runtime.profiling.profile import (
     Run,
     Subject,
     Told,
-    explain,
     parse_profile,
     read_measurement,
 )
@@ -80,7 +80,7 @@ def _import_trtexec(path: Path, content: bytes) -> Profile:
     try:
         queries = _QUERIES.validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a file of trtexec --exportTimes: {explain(error)}") from error
+        raise ProfileError(f"{path}: not a file of trtexec --exportTimes: {describe(error)}") from error
     begin = min(query.start for query in queries)
     notes = [
         "closed loop: the next query is enqueued as soon as possible, not when a frame is due",
@@ -116,7 +116,7 @@ def _import_benchmark_app(path: Path, content: bytes) -> Profile:
     try:
         report = _Report.model_validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a JSON report of benchmark_app: {explain(error)}") from error
+        raise ProfileError(f"{path}: not a JSON report of benchmark_app: {describe(error)}") from error
     options, setup = report.cmd_options or {}, report.configuration_setup or {}
     if "error" in report.execution_results:
         raise ProfileError(f"{path}: benchmark_app failed: {report.execution_results['error']}")

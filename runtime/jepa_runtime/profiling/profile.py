@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from jepa_runtime.bundle.parse import describe
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.outputs import write
 
@@ -279,7 +280,7 @@ def parse_profile(path: Path, content: bytes) -> Profile:
     try:
         return Profile.model_validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a jepa-edge profile of version 1: {explain(error)}") from error
+        raise ProfileError(f"{path}: not a jepa-edge profile of version 1: {describe(error)}") from error
 
 
 def read_measurement(path: Path) -> bytes:
@@ -294,10 +295,3 @@ def read_measurement(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """The first fault of a file, and where it is."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
