@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from enum import Enum
-from typing import BinaryIO
+from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
 
@@ -34,9 +34,14 @@ def python_module(name: str) -> list[str]:
     return python(f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)")
 
 
-def file_sha256(file: BinaryIO) -> str:
-    """SHA-256 of a file from where it stands to its end, in hexadecimal (:func:`hashlib.file_digest`)."""
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal (:func:`hashlib.file_digest`).
+
+    Raises:
+        OSError: it cannot be read.
+    """
     digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK_BYTES):
-        digest.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()

@@ -36,5 +36,4 @@ def _version(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=100_000)
 def _hash(path: Path, size: int, mtime_ns: int) -> str:
     del size, mtime_ns
-    with path.open("rb") as file:
-        return file_sha256(file)
+    return file_sha256(path)

@@ -62,8 +62,7 @@ def look(folder: Path, at: datetime = LONG_AGO) -> Repository:
 
 def _damage(path: Path, target: TargetFile) -> str | None:
     try:
-        with path.open("rb") as file:
-            found = file_sha256(file)
+        found = file_sha256(path)
     except OSError as error:
         return f"{path}: cannot be read ({error.strerror}): bring back a copy of it"
     if found != target.hashes["sha256"] or path.stat().st_size != target.length:

@@ -47,7 +47,7 @@ def folder_of(cache: Path, graph_sha256: str) -> Path:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
         _check_own(path)
     for blob in folder.glob(f"*{_BLOB}"):
-        if _noted(blob) != _sha256(blob):
+        if _noted(blob) != file_sha256(blob):
             blob.unlink(missing_ok=True)
     with suppress(OSError):
         os.utime(folder)
@@ -62,7 +62,7 @@ def sealed(folder: Path) -> None:
             hashed = blob.with_suffix(_HASH)
             # A later blob of the same name has another hash, or at least was written later.
             if not hashed.exists() or os.stat(hashed).st_mtime_ns < os.stat(blob).st_mtime_ns:
-                hashed.write_text(_sha256(blob), encoding="utf-8")
+                hashed.write_text(file_sha256(blob), encoding="utf-8")
 
 
 def _check_own(folder: Path) -> None:
@@ -90,8 +90,3 @@ def _noted(blob: Path) -> str:
         return blob.with_suffix(_HASH).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-
-
-def _sha256(blob: Path) -> str:
-    with blob.open("rb") as content:
-        return file_sha256(content)

@@ -131,12 +131,10 @@ def run(args: argparse.Namespace) -> int:
 def _summary(
     args: argparse.Namespace, model: WorldModel, replayed: Replayed, comparison: Comparison | None
 ) -> dict[str, Any]:
-    with args.mcap.open("rb") as written:
-        sha256 = file_sha256(written)
     return {
         "bag": str(args.bag),
         "out": str(args.mcap),
-        "sha256": sha256,
+        "sha256": file_sha256(args.mcap),
         "frames": replayed.frames,
         "futures": replayed.futures,
         "surprises": replayed.surprises,

@@ -61,8 +61,7 @@ def apply(base: Path, delta: Path, out: Path, *, sha256: str, length: int) -> No
             _check_header(change, old, delta, base, length)
             _add(change, old, new, delta, length)
         durable.sync_file(out)
-        with out.open("rb") as made:
-            found = file_sha256(made)
+        found = file_sha256(out)
         if found != sha256:
             raise _useless(delta, f"makes a file of SHA-256 {found} from {base}, not {sha256}")
     except OSError as error:

@@ -148,8 +148,7 @@ class Store:
             with _told(file):
                 shutil.copyfile(file, copied)
                 durable.sync_file(copied)
-                with copied.open("rb") as content:
-                    right = file_sha256(content) == sha256
+                right = file_sha256(copied) == sha256
         finally:
             if not right:
                 with _told(copied):
