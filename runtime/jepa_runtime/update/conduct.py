@@ -38,15 +38,15 @@ class Conduct:
         self._clock = clock
         self._budget_ms: float | None = None
         self.compare()
-        # Not that of a subclass, which is not ready for it.
+        # Not self.begin: that of a subclass would run before its own __init__ has.
         Conduct.begin(self, None)
 
     def compare(self) -> None:
-        """From now on is counted what is usual with the model that serves."""
+        """Begin to count what is usual with the model that serves."""
         self._timed = self._late = self._failed = self._latents = self._surprised = self._judged = 0
 
     def begin(self, budget_ms: float | None) -> None:
-        """From now on the model that serves is judged.
+        """Begin to judge the model that serves.
 
         Args:
             budget_ms: of the 99th percentile of its encode and predict; None: any.
@@ -69,7 +69,7 @@ class Conduct:
 
     @property
     def idle(self) -> bool:
-        """Whether it has computed too little since then, as to be judged by it."""
+        """Whether it has computed too little since then to be judged."""
         return self._latents < _FEWEST
 
     def latent(self, values: NDArray[np.floating]) -> None:

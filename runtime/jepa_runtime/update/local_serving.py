@@ -88,8 +88,11 @@ class LocalServing:
         self._token = ""
 
     def swap(self, folder: Path) -> None:
-        """See :meth:`jepa_runtime.update.serving.Serving.swap`. Where nobody is, nor was since this was made,
-        who serves starts from the link ``current``; so does the way back where somebody is gone."""
+        """See :meth:`jepa_runtime.update.serving.Serving.swap`.
+
+        Where nobody serves, nor has since this was made, nobody need be told: whoever starts later serves
+        what the link ``current`` names. On the way back the same holds if whoever served is gone.
+        """
         wanted, began, deaths = folder.parent.name, time.monotonic(), 0
         while True:
             try:
@@ -151,11 +154,11 @@ class LocalServing:
         return self._token not in ("", told.token)
 
     def _told(self) -> Told | None:
-        """What it says; None: nobody is there, nor was since this was made, nor did anybody die.
+        """What whoever serves says; None: nobody serves, nor has since this was made, and nobody died.
 
         Raises:
-            _GoneError: somebody was, and is not.
-            UpdateError: it does not answer, or may not be asked.
+            _GoneError: somebody served, and is gone.
+            UpdateError: it does not answer, or this account may not ask it.
         """
         path, ends = self._root / SOCKET, time.monotonic() + self._gone_s
         while True:
@@ -208,7 +211,7 @@ class Seat:
     nothing: Told
 
     def blame(self, sha256: str) -> None:
-        """If this process dies from now on, then of this model; empty: of none."""
+        """From now on, blame this model if the process dies; empty: none."""
         beside = self.root / f"{_MARKER}.new"
         with suppress(OSError):
             beside.write_text(f"{_boot()} {sha256}", "ascii")
@@ -249,7 +252,8 @@ def answer(connection: socket.socket, told: Told) -> None:
 
 
 def _blamed(root: Path) -> str:
-    """Of what whoever left the socket died; what a power cut left says nothing of a model."""
+    """The model that killed whoever left the socket; empty: none did. A socket that a power cut left blames
+    no model."""
     with suppress(OSError, ValueError):
         boot, sha256 = (root / _MARKER).read_text("ascii").split()
         if boot == _boot() and (root / SOCKET).exists():

@@ -8,24 +8,24 @@
 
 Rules:
 
-1. An attempt that failed is made again, after a pause that doubles, or as long as the server asks for, up to
-   :data:`MOST_ASKED_S`; so many of each phase (:data:`LIMITS`), then the update is given up. VERIFY and STAGE
-   are made again from DOWNLOAD: what they work on may be at fault.
-2. A phase in which the process died is made again: up to STAGE from CHECK, since what is offered may have
-   changed (what was fetched is still there), later in its place, and so a RESOLVE that waits for the moment
-   in which what serves may make way. It counts as an attempt, unless the process was asked to stop, or to
-   make way for somebody who had something to say.
-3. So a candidate is tried at most three times in OBSERVE. Once committed, nothing is counted any more.
-4. A release that was refused, or given up, is remembered and left alone for a while: longer each time that
-   it was refused, or given up after the switch. That the network failed, the robot stood still or nobody said
-   yes is no fault of it.
-5. After COMMIT nothing goes back: a report that fails, or rests that stay, are no reason to.
-6. An update takes at most :data:`BUDGET` transitions, whatever happens; a stop that was asked for begins
-   another count.
-7. Before the switch an update may be dropped, which is no fault of its release: it ends at once, and the
-   next look may find the release again.
-8. An update begins with the way back where an earlier one could not go it, and goes on also if that fails
-   again: what it finds may be the cure.
+1. A phase that failed is tried again, after a pause that doubles each time, or that the server asks for (up
+   to :data:`MOST_ASKED_S`). Each phase has so many attempts (:data:`LIMITS`); after the last one the update
+   is given up. VERIFY and STAGE start over from DOWNLOAD: the files that they work on may be at fault.
+2. If the process died, the update goes on at its next start. Up to STAGE it starts over from CHECK, because
+   the offer may have changed (what was fetched is still there); later, and in a RESOLVE that waits until the
+   robot may go back, it repeats the phase. This counts as an attempt, unless the process was asked to stop,
+   or the update to let somebody else act first.
+3. So a candidate is tried at most three times in OBSERVE. After COMMIT no attempts are counted.
+4. A release that was refused or given up is left alone for a while: longer each time that it was refused, or
+   given up after the switch. It is not blamed for a network that failed, a robot that could not switch, or an
+   approval that never came.
+5. After COMMIT nothing goes back, even if the report fails or old slots cannot be removed.
+6. An update takes at most :data:`BUDGET` transitions, whatever happens; after a stop that was asked for they
+   are counted anew.
+7. Before the switch an update may be dropped: it ends at once, its release is not blamed, and the next look
+   may find it again.
+8. If an earlier update could not go back, the next one begins with that. It goes on even if that fails again:
+   the release that it finds may be the cure.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class NothingNew:
 
 @dataclass(frozen=True)
 class Dropped:
-    """The update is not wanted any more, before its switch; ``failed``: it is, but can go on only later."""
+    """The update ends before its switch, and its release is not to blame: it is not wanted any more or, if
+    ``failed``, has used up what one update may take."""
 
     reason: str
     failed: bool = False
@@ -110,7 +111,8 @@ class Dropped:
 
 @dataclass(frozen=True)
 class NotYet:
-    """The robot cannot switch at this moment, or may not yet; ``alone``: and nobody serves meanwhile."""
+    """The phase has to wait: the robot cannot switch now, or has no approval yet; ``alone``: nobody is there
+    meanwhile who could be watched."""
 
     reason: str
     alone: bool = False
@@ -118,7 +120,7 @@ class NotYet:
 
 @dataclass(frozen=True)
 class Failed:
-    """Another attempt may succeed; ``after_s``: if it is not made before so many seconds have passed."""
+    """This attempt failed, another may succeed; ``after_s``: the server asks to wait for so long."""
 
     reason: str
     after_s: float = 0.0

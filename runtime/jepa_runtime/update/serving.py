@@ -16,7 +16,7 @@ class Health:
         failure: what is wrong: errors, NaN, frames that come too late, a process that died; empty: nothing.
         absent: why whoever serves cannot be judged, though somebody should be there; empty: no such reason.
         may_switch: whether the robot can take another model at this moment.
-        idle: whether it has had too little to do since it was switched to, as to be judged by that.
+        idle: whether it has had too little to do since the switch to be judged.
     """
 
     serves: str | None = None
