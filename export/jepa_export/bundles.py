@@ -110,25 +110,11 @@ class Measured:
         return cls(error_bounds=(0.0,) * horizon, surprise_threshold=0.0, goal_threshold=0.0)
 
 
-def write_golden(
-    folder: Path,
-    *,
-    frames: Tensor,
-    latents: Tensor,
-    actions: Tensor,
-    futures: Tensor,
-    history_actions: Tensor | None = None,
-) -> None:
-    """Write golden.npz, see :class:`jepa_runtime.bundle.Golden`; the last latent is the goal."""
-    np.savez_compressed(
-        folder / "golden.npz",
-        frames=frames.numpy(),
-        latents=latents.numpy(),
-        actions=actions.numpy(),
-        futures=futures.numpy(),
-        goal=latents[-1:].numpy(),
-        **{} if history_actions is None else {"history_actions": history_actions.numpy()},
-    )
+def write_golden(folder: Path, *, latents: Tensor, **others: Tensor) -> None:
+    """Write golden.npz: ``latents``, of which the last is the goal, and ``others``, named as in
+    :class:`jepa_runtime.bundle.Golden`."""
+    tensors = others | {"latents": latents, "goal": latents[-1:]}
+    np.savez_compressed(folder / "golden.npz", **{name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 def manifest(

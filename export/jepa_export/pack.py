@@ -13,17 +13,20 @@ import numpy as np
 import openvino as ov
 import torch
 
+from jepa_export.bundles import Actions, Identity, Measured, Settings, manifest, write_golden
 from jepa_export.data.course import Course
 from jepa_export.data.two_rooms import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.fidelity import Fidelity, goal_threshold, measure
-from jepa_export.staging import commit, staged, write_report
-from jepa_export.students.two_rooms import LATENT_DIM, PIXEL_MEAN, PIXEL_STD, Energy
+from jepa_export.staging import staged, write_report
+from jepa_export.students.two_rooms import LATENT_DIM, PIXEL_MEAN, PIXEL_STD
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import compress_int8, convert, quantize_int8, save
 from jepa_export.training.dynamics import HORIZON
 from jepa_export.training.two_rooms import TrainedModel
+from jepa_export.variants import Kind
 from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.bundle.manifest import MODEL_SUFFIX
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.verification import golden_parity
@@ -34,6 +37,8 @@ CALIBRATION_FRAMES = 256
 GOLDEN_FRAMES = 3
 GOLDEN_CANDIDATES = 4
 TOLERANCES = {"fp32": {"min_cosine": 0.9999, "max_abs": 0.02}, "int8": {"min_cosine": 0.99, "max_abs": 0.3}}
+_INT8: tuple[Kind, ...] = (("openvino", "int8"),)
+_FP32: tuple[Kind, ...] = (("onnx", "fp32"),)
 _CALIBRATION_STREAM, _STANDING_STREAM = 4, 5
 
 
@@ -43,7 +48,6 @@ def pack(
     *,
     model_id: str,
     version: str,
-    release_seq: int,
     command: str,
     teacher: str | None = None,
     int8: bool = True,
@@ -68,7 +72,7 @@ def pack(
             frames=4,
         ).frames.reshape(-1, FRAME_PX, FRAME_PX, 3)
         _write_graphs(model, frames, staging, int8=int8)
-        _write_golden(model, frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES], staging / "golden.npz")
+        _write_golden(model, frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES], staging)
         write_report(staging, {"open_loop": fidelity.as_dict()})
         standing = model.course.record(
             (0, _STANDING_STREAM),
@@ -79,10 +83,17 @@ def pack(
             standing=True,
         )
         threshold = goal_threshold(model.encoder, model.energy, standing)
-        manifest = _manifest(
-            fidelity, threshold, model_id, version, release_seq, command, teacher, model.course, int8=int8
+        identity = Identity(
+            model_id=model_id,
+            version=version,
+            trained=True,
+            description=model.course.description,
+            licence="Apache-2.0",
+            data="simulated on the fly: frames and the actions between them, no labels",
+            teacher=teacher,
         )
-        _check_golden(seal(staging, manifest))
+        fields = _fields(fidelity, threshold, identity, model.course, command, int8=int8)
+        _check_golden(seal(staging, fields))
     return fidelity
 
 
@@ -96,14 +107,10 @@ def _check_golden(bundle: Bundle) -> None:
                 )
 
 
-def _limits(top_speed: float) -> ActionLimits:
-    top = np.full(2, top_speed, np.float32)
-    return ActionLimits(low=-top, high=top, max_norm=top_speed)
-
-
 def _candidates(model: TrainedModel, count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Action sequences as the planner asks for them: [count, H, 2]."""
-    limits = _limits(model.course.top_speed)
+    top = np.full(2, model.course.top_speed, np.float32)
+    limits = ActionLimits(low=-top, high=top, max_norm=model.course.top_speed)
     return CEM(CEMConfig(num_samples=count, horizon=HORIZON, topk=1), limits, seed=seed).ask()
 
 
@@ -143,94 +150,57 @@ def _encode(model: TrainedModel, frames: Image) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _write_golden(model: TrainedModel, frames: Image, path: Path) -> None:
+def _write_golden(model: TrainedModel, frames: Image, folder: Path) -> None:
     latents, actions = _encode(model, frames), torch.from_numpy(_candidates(model, GOLDEN_CANDIDATES, 1))
-    goal = latents[-1:]
-    futures = torch.stack([model.predictor(latent[None, None], actions) for latent in latents])
-    np.savez_compressed(
-        path,
-        frames=frames,
-        latents=latents.numpy(),
-        actions=actions.numpy(),
-        futures=futures.numpy(),
-        goal=goal.numpy(),
-        energy=_energies(model.energy, latents, goal),
+    write_golden(
+        folder,
+        frames=torch.from_numpy(frames),
+        latents=latents,
+        actions=actions,
+        futures=torch.stack([model.predictor(latent[None, None], actions) for latent in latents]),
+        energy=model.energy(latents, latents[-1:]),
     )
 
 
-def _energies(
-    energy: Energy, latents: torch.Tensor, goal: torch.Tensor
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    values: torch.Tensor = energy(latents, goal)
-    return values.numpy()
-
-
-def _manifest(
-    fidelity: Fidelity,
-    threshold: float,
-    model_id: str,
-    version: str,
-    release_seq: int,
-    command: str,
-    teacher: str | None,
-    course: Course,
-    *,
-    int8: bool,
+def _fields(
+    fidelity: Fidelity, threshold: float, identity: Identity, course: Course, command: str, *, int8: bool
 ) -> dict[str, Any]:
-    forms = [{"target": "openvino", "precision": "int8"}] * int8 + [{"target": "onnx", "precision": "fp32"}]
-
-    def variants(role: str, forms: list[dict[str, str]]) -> list[dict[str, str]]:
-        names = {"openvino": "model.xml", "onnx": "model.onnx"}
-        return [form | {"path": f"{role}/{form['target']}/{names[form['target']]}"} for form in forms]
-
-    return {
-        "model_id": model_id,
-        "version": version,
-        "release_seq": release_seq,
-        "trained": True,
-        "description": course.description,
-        "licence": "Apache-2.0",
-        "provenance": {
-            "data": "simulated on the fly: frames and the actions between them, no labels",
-            "teacher": teacher,
-            "commit": commit(),
-            "command": command,
-        },
-        "io": {
-            "frame": {
-                "height": FRAME_PX,
-                "width": FRAME_PX,
-                "channels": 3,
-                "layout": "NHWC",
-                "dtype": "uint8",
-                "color": "rgb",
-                "rate_hz": 30.0,
-                "mean": list(PIXEL_MEAN),
-                "std": list(PIXEL_STD),
-            },
-            "latent": {"tokens": 2, "dim": LATENT_DIM, "dtype": "float32"},
-            "action": {
-                "names": list(course.action_names),
-                "units": list(course.action_units),
-                "low": [-course.top_speed] * 2,
-                "high": [course.top_speed] * 2,
-                "max_norm": course.top_speed,
-            },
-            "step_s": STEP_S,
-        },
-        "history_size": 1,
-        "horizon": HORIZON,
-        "num_samples": NUM_SAMPLES,
-        "graphs": {
-            "encoder": variants("encoder", forms),
-            "predictor": variants("predictor", forms),
-            "energy": variants("energy", [form | {"precision": "fp32"} for form in forms]),
-        },
-        "error_bounds": fidelity.error_bounds,
-        "surprise_threshold": fidelity.surprise_threshold,
-        "goal_threshold": threshold,
-        "golden": {
-            "path": "golden.npz",
-            "tolerances": {form["precision"]: TOLERANCES[form["precision"]] for form in forms},
-        },
+    """The manifest's fields."""
+    kinds = _INT8 * int8 + _FP32
+    settings = Settings(
+        actions=Actions(
+            names=course.action_names,
+            units=course.action_units,
+            low=(-course.top_speed,) * 2,
+            high=(course.top_speed,) * 2,
+            max_norm=course.top_speed,
+        ),
+        history_size=1,
+        horizon=HORIZON,
+        num_samples=NUM_SAMPLES,
+        step_s=STEP_S,
+        rate_hz=30.0,
+        variants=kinds,
+        command=command,
+    )
+    measured = Measured(
+        error_bounds=tuple(fidelity.error_bounds),
+        surprise_threshold=fidelity.surprise_threshold,
+        goal_threshold=threshold,
+    )
+    fields = manifest(
+        identity, settings, measured, px=FRAME_PX, latent=(2, LATENT_DIM), roles=(), tolerances=TOLERANCES
+    )
+    fields["io"]["frame"] |= {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)}
+    fields["graphs"] = {
+        role: [
+            {
+                "target": target,
+                "precision": "fp32" if role == "energy" else precision,
+                "path": f"{role}/{target}/model{MODEL_SUFFIX[target]}",
+            }
+            for target, precision in kinds
+        ]
+        for role in ("encoder", "predictor", "energy")
     }
+    return fields

@@ -272,7 +272,7 @@ def write_teacher(
             latents=golden,
             actions=given[0][1],
             futures=torch.stack([predictor(*one) for one in given]),
-            history_actions=given[0][2][0] if size > 1 else None,
+            **{"history_actions": given[0][2][0]} if size > 1 else {},
         )
         fields = manifest(
             identity,

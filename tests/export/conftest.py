@@ -73,5 +73,5 @@ def tiny_bundle(tiny_run: tuple[Path, TrainedModel], tmp_path_factory: pytest.Te
     from jepa_export.pack import pack
 
     folder = tmp_path_factory.mktemp("packed") / "bundle"
-    pack(tiny_run[1], folder, model_id="tiny", version="0.0.1", release_seq=1, command="a test")
+    pack(tiny_run[1], folder, model_id="tiny", version="0.0.1", command="a test")
     return folder

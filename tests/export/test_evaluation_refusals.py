@@ -13,7 +13,7 @@ from jepa_export.pack import pack
 from jepa_export.training.two_rooms import TrainedModel
 from jepa_runtime.bundle import Bundle
 
-NAMES = {"model_id": "tiny", "version": "0.0.2", "release_seq": 2, "command": "a test"}
+NAMES = {"model_id": "tiny", "version": "0.0.2", "command": "a test"}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.verification import golden_parity
 
-NAMES = {"model_id": "tiny", "version": "0.0.1", "release_seq": 1, "command": "a test"}
+NAMES = {"model_id": "tiny", "version": "0.0.1", "command": "a test"}
 
 
 def test_the_bundle_opens_strictly_and_says_what_it_is(tiny_bundle: Path) -> None:
@@ -112,7 +112,7 @@ def test_an_old_bundle_gives_way_to_the_new_one(
 
     monkeypatch.setattr(packing, "_write_graphs", copy)
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    pack(tiny_run[1], folder, **(NAMES | {"version": "0.0.2", "release_seq": 2}))
+    pack(tiny_run[1], folder, **(NAMES | {"version": "0.0.2"}))
     assert Bundle.open(folder).manifest.version == "0.0.2"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 

@@ -32,7 +32,7 @@ def train_course(
     console = Console()
     folder, teacher_folder = out / "bundle", out / "teacher"
     check_target(folder)
-    identity = {"version": "1.0.0", "release_seq": 1, "command": command}
+    identity = {"version": "1.0.0", "command": command}
     report: dict[str, Any] = {}
     if distilled:
         check_target(teacher_folder)
