@@ -34,7 +34,7 @@ def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: 
         return response
 
     answering = Answering(owner, "services", SingleThreadedExecutor())
-    answering.node.create_service(Trigger, owner.resolve_service_name("~/ask"), answer)
+    answering.serve(Trigger, "~/ask", answer)
     answering.start()
     client = owner.create_client(Trigger, "owner/ask")
     assert client.wait_for_service(10.0)
@@ -46,7 +46,6 @@ def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: 
     rclpy.spin_until_future_complete(owner, asked, timeout_sec=10.0)
     assert asked.done()
     answering.stop()
-    answering.node.destroy_node()
     assert "the cancellation came in between" in capfd.readouterr().err
 
 

@@ -1,26 +1,30 @@
-"""Services that take their time, answered beside a node: what it takes in goes on meanwhile."""
+"""Services and actions that take their time, answered beside a node: what it takes in goes on meanwhile."""
 
 from __future__ import annotations
 
 import threading
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import rclpy
+from rclpy.action import ActionServer
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 
 
 class Answering:
-    """A node of its own, spun on a thread of its own, on which the services of ``owner`` are made, by names
-    that it resolves.
+    """A node of its own, spun on a thread of its own, with services and actions of ``owner``, by names that
+    it resolves. All are made before :meth:`start`.
 
     Args:
-        owner: whose services they are.
+        owner: whose they are.
         name: of what is answered, for the node and the thread.
         executor: that spins it.
 
     Attributes:
-        node: on which to make them, before :meth:`start`.
+        node, group: on and in which to make what is needed for an answer.
     """
 
     def __init__(self, owner: Node, name: str, executor: Executor) -> None:
@@ -32,8 +36,20 @@ class Answering:
             enable_rosout=False,
             start_parameter_services=False,
         )
-        self._executor = executor
+        self.group = ReentrantCallbackGroup()
+        self._owner, self._executor = owner, executor
+        self._actions: list[ActionServer] = []
         self._thread = threading.Thread(target=self._spin, name=f"jepa-{name}", daemon=True)
+
+    def serve(self, kind: type, name: str, answer: Callable[[Any, Any], Any]) -> None:
+        """Make a service."""
+        whole = self._owner.resolve_service_name(name)
+        self.node.create_service(kind, whole, answer, callback_group=self.group)
+
+    def act(self, kind: type, name: str, **callbacks: Callable[..., Any]) -> None:
+        """Make an action."""
+        whole = self._owner.resolve_service_name(name)
+        self._actions.append(ActionServer(self.node, kind, whole, callback_group=self.group, **callbacks))
 
     def start(self) -> None:
         """Answer from now on."""
@@ -41,9 +57,12 @@ class Answering:
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more; what was made on the node may be destroyed then."""
+        """Answer no more, for good."""
         self._executor.shutdown()
         self._thread.join()
+        for action in self._actions:
+            action.destroy()
+        self.node.destroy_node()
 
     def _spin(self) -> None:
         """Whatever is raised, by rclpy itself too, must not leave the owner without its services."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jepa_msgs.srv import EvaluateActions
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
@@ -45,18 +44,12 @@ class Evaluations:
         self._served, self._cameras, self._dtype = served, cameras, dtype
         self._log = owner.get_logger()
         self._answering = Answering(owner, "evaluations", MultiThreadedExecutor(_THREADS))
-        self._answering.node.create_service(
-            EvaluateActions,
-            owner.resolve_service_name("~/evaluate_actions"),
-            self._answer,
-            callback_group=ReentrantCallbackGroup(),
-        )
+        self._answering.serve(EvaluateActions, "~/evaluate_actions", self._answer)
         self._answering.start()
 
     def close(self) -> None:
         """Answer no more; nothing is served any longer."""
         self._answering.stop()
-        self._answering.node.destroy_node()
 
     def _answer(self, request: Any, response: Any) -> Any:
         # Whatever the model raises must not end the thread that answers.

@@ -27,10 +27,9 @@ class ModelServices:
         self._log = owner.get_logger()
         self._closing = False
         self._answering = Answering(owner, "models", SingleThreadedExecutor())
-        create, name_of = self._answering.node.create_service, owner.resolve_service_name
-        create(SwapModel, name_of("~/swap_model"), self._swap)
-        create(Trigger, name_of("~/rollback_model"), self._rollback)
-        create(Trigger, name_of("~/commit_model"), self._commit)
+        self._answering.serve(SwapModel, "~/swap_model", self._swap)
+        self._answering.serve(Trigger, "~/rollback_model", self._rollback)
+        self._answering.serve(Trigger, "~/commit_model", self._commit)
         self._answering.start()
 
     def close(self) -> None:
@@ -38,7 +37,6 @@ class ModelServices:
         killed: whoever asked is not to take that for a refusal of the model."""
         self._closing = True
         self._answering.stop()
-        self._answering.node.destroy_node()
 
     def _swap(self, request: Any, response: Any) -> Any:
         def swap() -> str:

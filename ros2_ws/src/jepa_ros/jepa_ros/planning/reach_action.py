@@ -10,8 +10,7 @@ from typing import Any
 
 from jepa_msgs.action import ReachGoal
 from jepa_msgs.srv import SetGoal
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.action import CancelResponse, GoalResponse
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
@@ -58,19 +57,18 @@ class ReachAction:
         # The world model seeks one goal: each gives it back before the next one sets its own.
         self._turn = threading.Lock()
         self._answering = Answering(owner, "goals", MultiThreadedExecutor(_THREADS))
-        node, together = self._answering.node, ReentrantCallbackGroup()
-        self._set_goal = node.create_client(
-            SetGoal, owner.resolve_service_name("world_model/set_goal"), callback_group=together
+        self._set_goal = self._answering.node.create_client(
+            SetGoal,
+            owner.resolve_service_name("world_model/set_goal"),
+            callback_group=self._answering.group,
         )
-        self._action = ActionServer(
-            node,
+        self._answering.act(
             ReachGoal,
-            owner.resolve_service_name("~/reach_goal"),
+            "~/reach_goal",
             execute_callback=self._carry_out,
             goal_callback=self._judge,
             handle_accepted_callback=self._accept,
             cancel_callback=self._cancel,
-            callback_group=together,
         )
         self._answering.start()
 
@@ -101,8 +99,6 @@ class ReachAction:
         # What the callbacks returned is still to be sent.
         time.sleep(_SLICE_S)
         self._answering.stop()
-        self._action.destroy()
-        self._answering.node.destroy_node()
 
     def _judge(self, goal: ReachGoal.Goal) -> GoalResponse:
         refusal = ""

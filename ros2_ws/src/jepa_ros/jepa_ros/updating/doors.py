@@ -11,8 +11,7 @@ from typing import Any
 
 from jepa_msgs.action import UpdateModel
 from jepa_msgs.srv import CheckUpdate, GetUpdateStatus
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.action import CancelResponse, GoalResponse
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
@@ -63,7 +62,6 @@ class Doors:
         self._goal: Goal | None = None
         self._newest = UpdateModel.Feedback()
         self._answering = Answering(owner, "doors", MultiThreadedExecutor(_THREADS))
-        node, together, name_of = self._answering.node, ReentrantCallbackGroup(), owner.resolve_service_name
         for kind, service, answer in (
             (CheckUpdate, "check", self._check),
             (Trigger, "approve", self._approve),
@@ -71,15 +69,13 @@ class Doors:
             (SetBool, "pin", self._pin),
             (GetUpdateStatus, "status", self._status),
         ):
-            node.create_service(kind, name_of(f"~/{service}"), answer, callback_group=together)
-        self._action = ActionServer(
-            node,
+            self._answering.serve(kind, f"~/{service}", answer)
+        self._answering.act(
             UpdateModel,
-            name_of("~/update"),
+            "~/update",
             execute_callback=self._carry_out,
             goal_callback=self._take_goal,
             cancel_callback=self._cancel,
-            callback_group=together,
         )
         self._answering.start()
 
@@ -97,8 +93,6 @@ class Doors:
         # What the callback returns is still to be sent.
         time.sleep(_SENDING_S)
         self._answering.stop()
-        self._action.destroy()
-        self._answering.node.destroy_node()
 
     # --- the action
 
