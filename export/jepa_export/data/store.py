@@ -28,8 +28,6 @@ from jepa_runtime.update.durable import sync_file, sync_folder
 
 _FORMAT = 1
 _FRAMES, _STAMPS = "frames.rgb", "stamps.npy"
-# Of the period of the frames that are kept: how much too early one may come.
-_EARLY = 0.1
 
 
 class StoreError(JepaExportError):
@@ -41,20 +39,16 @@ class Store:
 
     Args:
         folder: made if it is not there; may be removed at any time when nobody trains.
-        height, width: of the frames [pixels].
-        keep_hz: how many frames a second are kept, which is what the folder's size follows from
-            (height x width x 3 bytes each); None: all. Clips cannot be faster than this.
+        height, width: of the frames [pixels], which take height x width x 3 bytes each.
 
     Raises:
-        JepaExportError: the folder cannot be made, or frames of no size or pace were asked for.
+        JepaExportError: the folder cannot be made, or frames of no size were asked for.
     """
 
-    def __init__(self, folder: Path, *, height: int, width: int, keep_hz: float | None = None) -> None:
-        if height < 1 or width < 1 or (keep_hz is not None and not keep_hz > 0):
-            raise JepaExportError(
-                f"frames need a height, a width and a pace above 0, got {height}, {width} and {keep_hz}"
-            )
-        self.folder, self.height, self.width, self.keep_hz = folder, height, width, keep_hz
+    def __init__(self, folder: Path, *, height: int, width: int) -> None:
+        if height < 1 or width < 1:
+            raise JepaExportError(f"frames need a height and a width above 0, got {height} and {width}")
+        self.folder, self.height, self.width = folder, height, width
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -73,7 +67,8 @@ class Store:
             JepaExportError, JepaRuntimeError: it is damaged, its frames change their size or go back in time,
                 its commands are of another time, or it was given up.
         """
-        settings = [_FORMAT, origin.frames_key(), self.height, self.width, self.keep_hz]
+        # The last part of the name: frames are kept at the rate at which they come.
+        settings = [_FORMAT, origin.frames_key(), self.height, self.width, None]
         kept = self.folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         # Before the frames: a mistake in what was asked for is told at once.
         commands = origin.commands()
@@ -125,7 +120,6 @@ class Store:
 
     def _write_frames(self, origin: Origin, file: BinaryIO, stopped: Callable[[], bool]) -> Iterator[int]:
         shape, last_ns, count = None, None, 0
-        keep = Pace(self.keep_hz)
         scaled = np.empty((self.height, self.width, 3), np.uint8)
         for stamp_ns, image in origin.frames():
             if stopped():
@@ -141,30 +135,11 @@ class Store:
                     f"the one before at {last_ns} ns; split the recording where the clock was set"
                 )
             shape, last_ns, count = image.shape, stamp_ns, count + 1
-            if keep.due(stamp_ns):
-                fit(image, scaled)
-                file.write(scaled.data)
-                yield stamp_ns
+            fit(image, scaled)
+            file.write(scaled.data)
+            yield stamp_ns
         if count == 0:
             raise JepaExportError(f"{origin.name}: there is no frame in it; leave it out")
-
-
-class Pace:
-    """Which frames are kept so that about ``rate_hz`` remain; None: all. Pure."""
-
-    def __init__(self, rate_hz: float | None) -> None:
-        self._period_ns = 0.0 if rate_hz is None else 1e9 / rate_hz
-        self._due_ns: float | None = None
-
-    def due(self, stamp_ns: int) -> bool:
-        """Whether the frame at ``stamp_ns`` is kept; stamps ascend."""
-        due_ns = stamp_ns if self._due_ns is None else self._due_ns
-        early_ns = due_ns - stamp_ns
-        if early_ns > _EARLY * self._period_ns:
-            return False
-        # After a gap the pace starts anew, rather than catching up.
-        self._due_ns = (stamp_ns if -early_ns >= self._period_ns else due_ns) + self._period_ns
-        return True
 
 
 class StoredRecording:

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jepa_export.data.files import file_hash
-from jepa_export.data.store import Pace, Store
+from jepa_export.data.store import Store
 from jepa_export.data.videos import VideoOrigin
 from jepa_export.errors import JepaExportError
 from jepa_runtime.imaging import Image, fit
@@ -41,14 +39,11 @@ def test_a_recording_is_decoded_once(store: Store) -> None:
     assert numbers_of(recording.frames(np.arange(12))) == list(range(12))
 
 
-def test_another_size_pace_or_content_is_decoded_again(store: Store) -> None:
+def test_another_size_or_content_is_decoded_again(store: Store) -> None:
     origin = Numbered(STAMPS)
-    keys = {
-        Store(store.folder, height=height, width=64, keep_hz=keep_hz).prepare(origin).key
-        for height, keep_hz in ((48, None), (32, None), (48, 5.0))
-    }
+    keys = {Store(store.folder, height=height, width=64).prepare(origin).key for height in (48, 32)}
     keys.add(store.prepare(Numbered(STAMPS[:-1])).key)
-    assert len(keys) == 4
+    assert len(keys) == 3
 
 
 def test_frames_are_scaled_as_the_runtime_scales_them(tmp_path: Path, bikes: Path) -> None:
@@ -126,10 +121,10 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "cache", height=8, width=8)
 
 
-@pytest.mark.parametrize(("height", "keep_hz"), [(0, None), (8, 0.0), (8, -1.0)])
-def test_frames_of_no_size_or_pace_are_refused(tmp_path: Path, height: int, keep_hz: float | None) -> None:
-    with pytest.raises(JepaExportError, match="frames need a height, a width and a pace above 0"):
-        Store(tmp_path, height=height, width=8, keep_hz=keep_hz)
+@pytest.mark.parametrize(("height", "width"), [(0, 8), (8, 0)])
+def test_frames_of_no_size_are_refused(tmp_path: Path, height: int, width: int) -> None:
+    with pytest.raises(JepaExportError, match="frames need a height and a width above 0"):
+        Store(tmp_path, height=height, width=width)
 
 
 def test_the_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> None:
@@ -172,27 +167,3 @@ def test_two_that_prepare_the_same_decode_it_once(store: Store) -> None:
         recordings = list(pool.map(store.prepare, [origin] * 4))
     assert origin.decoded == 12
     assert len({recording.key for recording in recordings}) == 1
-
-
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.sampled_from([2.0, 5.0, 10.0]))
-def test_frames_are_kept_at_about_the_pace_asked_for(gaps_ms: list[int], keep_hz: float) -> None:
-    stamps = np.cumsum(gaps_ms) * MS
-    pace = Pace(keep_hz)
-    kept = [int(stamp) for stamp in stamps if pace.due(int(stamp))]
-    period = 1e9 / keep_hz
-    assert kept[0] == stamps[0]
-    # Never faster in the long run; and no moment is without a frame for longer than the camera made it be.
-    assert len(kept) <= (kept[-1] - kept[0]) / period * 1.12 + 2
-    for earlier, later in zip(kept, [*kept[1:], int(stamps[-1])], strict=True):
-        between = stamps[(stamps > earlier) & (stamps < later)]
-        assert len(between) == 0 or between[-1] - earlier < 2 * period
-
-
-def test_a_regular_camera_is_thinned_regularly() -> None:
-    pace = Pace(10.0)
-    stamps = [round(index * 1e9 / 30) for index in range(30)]
-    assert [index for index, stamp in enumerate(stamps) if pace.due(stamp)] == list(range(0, 30, 3))
-    after_a_gap = [round(5e9 + index * 1e9 / 30) for index in range(30)]
-    assert [index for index, stamp in enumerate(after_a_gap) if pace.due(stamp)] == list(range(0, 30, 3))
-    everything = Pace(None)
-    assert all(everything.due(stamp) for stamp in stamps)
