@@ -131,15 +131,6 @@ def test_a_topic_that_never_delivered_is_stale_and_asked_about():
     assert "topic" in found.message
 
 
-def test_an_engine_that_is_not_the_preferred_one_is_a_warning_that_says_why():
-    well, why = verdict(), "openvino:NPU: no such device"
-    assert diagnostics.with_engine(well, ()) is well
-    found = diagnostics.with_engine(well, (why,))
-    assert found.level is Level.WARN and why in found.message
-    worse = verdict(miss_run=12)
-    assert diagnostics.with_engine(worse, (why,)) is worse
-
-
 def test_what_may_be_behind_it_stands_before_the_verdict_and_is_a_warning_at_least():
     well, stalled = verdict(), verdict(result_age_s=3.0)
     assert diagnostics.with_causes(well, ()) is well and diagnostics.with_complaints(well, ()) is well

@@ -123,12 +123,14 @@ def calibration(*recent: Share) -> Calibration:
     return Calibration(0.9, np.full(len(recent), 0.25), recent, recent)
 
 
-def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps() -> None:
+def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps_beside_an_engine() -> None:
     (complaint,) = complaints_about(calibration(Share(270, 300), Share(150, 300)), None)
     assert "0.9 at steps 2" in complaint
     assert with_complaints(Verdict(Level.OK, "running"), [complaint]).level is Level.WARN
     worse = Verdict(Level.ERROR, "stalled")
     assert with_complaints(worse, [complaint]) is worse
+    engine, bounds = complaints_about(calibration(Share(150, 300)), None, ["openvino:NPU: no such device"])
+    assert "openvino:NPU: no such device" in engine and "at steps 1" in bounds
     assert complaints_about(calibration(Share(270, 300)), None) == complaints_about(None, None) == []
 
 

@@ -68,13 +68,6 @@ class Verdict:
     message: str
 
 
-def with_engine(verdict: Verdict, passed_over: Sequence[str]) -> Verdict:
-    """A warning instead of OK where an engine serves that is not the preferred one."""
-    if verdict.level is not Level.OK or not passed_over:
-        return verdict
-    return Verdict(Level.WARN, f"a preferred engine does not serve: {'; '.join(passed_over)}")
-
-
 def with_complaints(verdict: Verdict, complaints: Sequence[str]) -> Verdict:
     """A warning instead of OK where all is served, but something beside it is not as it should be."""
     if verdict.level is not Level.OK or not complaints:

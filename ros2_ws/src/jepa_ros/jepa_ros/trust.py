@@ -1,7 +1,9 @@
-"""How far futures can be trusted, and what the black box does, in the words of the diagnostics."""
+"""How far futures can be trusted, which engines do not serve, and what the black box does, in the words of
+the diagnostics."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jepa_runtime.calibration import Calibration
@@ -23,9 +25,11 @@ def figures_of(calibration: Calibration) -> dict[str, Any]:
     return found
 
 
-def complaints_about(calibration: Calibration | None, box: BlackBox | None) -> list[str]:
-    """What is not as it should be."""
-    found = []
+def complaints_about(
+    calibration: Calibration | None, box: BlackBox | None, passed_over: Sequence[str] = ()
+) -> list[str]:
+    """What is not as it should be; ``passed_over``: why each engine that was preferred does not serve."""
+    found = [f"a preferred engine does not serve: {reason}" for reason in passed_over]
     if calibration is not None and calibration.short:
         steps = ", ".join(map(str, calibration.short))
         found.append(

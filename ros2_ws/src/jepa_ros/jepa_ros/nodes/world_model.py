@@ -33,7 +33,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from jepa_ros import outputs, qos
 from jepa_ros.actions import Actions, actions_of
 from jepa_ros.conversions import from_time
-from jepa_ros.diagnostics import with_causes, with_complaints, with_engine
+from jepa_ros.diagnostics import with_causes, with_complaints
 from jepa_ros.evaluating import Evaluations
 from jepa_ros.goals import Goals
 from jepa_ros.model_services import ModelServices
@@ -348,8 +348,8 @@ class WorldModelNode(LifecycleNode):
                 limits=self._values,
             )
             if self._active:
-                complaints = complaints_about(camera.watch.calibration, box)
-                verdict = with_complaints(with_engine(verdict, passed_over), complaints)
+                complaints = complaints_about(camera.watch.calibration, box, passed_over)
+                verdict = with_complaints(verdict, complaints)
                 verdict = with_causes(verdict, [*conflicts, *camera.rivals(self)])
             self._diagnostics.publish(
                 outputs.diagnostics(
