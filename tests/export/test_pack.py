@@ -74,6 +74,17 @@ def test_the_runtime_computes_what_the_networks_compute(
 
 
 @pytest.fixture
+def copied(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs are taken from ``tiny_bundle`` instead of being made anew."""
+
+    def copy(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
+        for role in ("encoder", "predictor", "energy"):
+            shutil.copytree(tiny_bundle / role, folder / role)
+
+    monkeypatch.setattr(packing, "_write_graphs", copy)
+
+
+@pytest.fixture
 def fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
         (folder / "encoder").mkdir()
@@ -103,17 +114,33 @@ def test_a_failure_in_the_middle_leaves_the_old_bundle_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.usefixtures("copied")
 def test_an_old_bundle_gives_way_to_the_new_one(
-    tiny_run: tuple[Path, TrainedModel], tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: tuple[Path, TrainedModel], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    def copy(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
-        for role in ("encoder", "predictor", "energy"):
-            shutil.copytree(tiny_bundle / role, folder / role)
-
-    monkeypatch.setattr(packing, "_write_graphs", copy)
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     pack(tiny_run[1], folder, **(NAMES | {"version": "0.0.2"}))
     assert Bundle.open(folder).manifest.version == "0.0.2"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.usefixtures("copied")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
+    precision: str,
+    tiny_run: tuple[Path, TrainedModel],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exact = {"min_cosine": 1.0, "max_abs": 0.0}
+    monkeypatch.setattr(packing, "TOLERANCES", packing.TOLERANCES | {precision: exact})
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    with pytest.raises(
+        JepaExportError, match=f"the {precision} encoder does not compute what the network does"
+    ):
+        pack(tiny_run[1], folder, **NAMES)
+    assert Bundle.open(folder).sha256 == Bundle.open(tiny_bundle).sha256
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
