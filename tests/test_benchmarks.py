@@ -199,15 +199,18 @@ def test_help_tells_when_a_benchmark_fails(module: ModuleType, capsys: pytest.Ca
 
 
 @pytest.mark.ros
-def test_the_nodes_drive_the_episodes_that_plans_drive(two_rooms_bundle: Path, tmp_path: Path) -> None:
+def test_the_nodes_drive_the_episodes_that_plans_drive(
+    two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     skip_without_ros()
-    options = ("--bundle", str(two_rooms_bundle), "--episodes", "2", "--seed", "0", "--goal")
-    done = script("piloting", *options, "0.5", "--json", str(tmp_path / "out.json"))
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "out.json").read_text())
+    piloting, out = load("piloting"), tmp_path / "out.json"
+    options = ("--bundle", str(two_rooms_bundle), "--episodes", "2", "--seed", "0", "--json", str(out))
+    assert piloting.main([*options, "--goal", "0.5"]) == 0
+    report = json.loads(out.read_text())
     assert report["nodes"]["episodes"] == report["planned"]["episodes"] == 2
     assert 0.5 < report["mean_s"] < 16
-    assert script("piloting", *options, "1.1", "--json", str(tmp_path / "out.json")).returncode == 1
+    monkeypatch.setattr(piloting, "measure", lambda *_: report)
+    assert piloting.main([*options, "--goal", "1.1"]) == 1
 
 
 @pytest.mark.ros

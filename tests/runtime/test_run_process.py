@@ -1,4 +1,4 @@
-"""``jepa-runtime run`` with a real bundle, as a user runs it: in a process of its own."""
+"""``jepa-runtime run`` with a real bundle, as a user runs it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jepa_runtime.cli import main
 from tests.runtime.test_recording import by_mcap_ros2
 
 
@@ -63,7 +64,6 @@ def test_a_signal_ends_the_process_with_status_0(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--bundle", "missing", "--source", "two_rooms"], "missing"),
         (["--source", "missing.mp4"], "missing.mp4: no such file or folder"),
         (["--source", "two_rooms", "--engine", "abacus:CPU"], "abacus"),
         (["--source", "two_rooms", "--precision", "int8"], "int8"),
@@ -71,13 +71,19 @@ def test_a_signal_ends_the_process_with_status_0(
         (["--source", "two_rooms", "--threads", "0"], "threads must be at least 1"),
     ],
 )
-def test_a_mistake_ends_the_process_with_one_line_and_status_1(
-    toy_bundle: Path, arguments: list[str], complaint: str
+def test_a_mistake_is_told_in_one_line_and_gives_1(
+    toy_bundle: Path, arguments: list[str], complaint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if "--bundle" not in arguments:
-        arguments = ["--bundle", str(toy_bundle), *arguments]
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    assert main(["run", "--bundle", str(toy_bundle), *arguments]) == 1
+    said = capfd.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
     assert line.startswith("jepa-runtime: ") and complaint in line
+
+
+def test_a_mistake_ends_the_process_with_one_line_and_status_1() -> None:
+    arguments = ["--bundle", "missing", "--source", "two_rooms"]
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jepa-runtime: ") and "missing" in line
