@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,3 +76,15 @@ def tiny_bundle(tiny_run: tuple[Path, TrainedModel], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("packed") / "bundle"
     pack(tiny_run[1], folder, model_id="tiny", version="0.0.1", command="a test")
     return folder
+
+
+@pytest.fixture
+def copied(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is packed takes its graphs from ``tiny_bundle`` instead of making them anew."""
+    from jepa_export import pack
+
+    def copy(_model: object, _frames: object, folder: Path, **_: object) -> None:
+        for role in ("encoder", "predictor", "energy"):
+            shutil.copytree(tiny_bundle / role, folder / role)
+
+    monkeypatch.setattr(pack, "_write_graphs", copy)

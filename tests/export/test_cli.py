@@ -128,24 +128,16 @@ def test_an_interrupt_says_how_to_go_on(
     assert "goes on from the last checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("copied")
 def test_training_ends_with_a_scored_and_sealed_bundle(
     train: ModuleType,
     tiny_run: tuple[Path, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tiny_bundle: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import shutil
-
-    from jepa_export import pack
     from jepa_runtime.bundle import Bundle
 
-    def copy(_model: object, _frames: object, folder: Path, *, int8: bool) -> None:
-        for role in ("encoder", "predictor", "energy"):
-            shutil.copytree(tiny_bundle / role, folder / role)
-
-    monkeypatch.setattr(pack, "_write_graphs", copy)
     monkeypatch.setattr(train, "train", lambda *_, **__: tiny_run[1])
     monkeypatch.setattr("jepa_runtime.worlds.two_rooms.MAX_STEPS", 1)
     assert main([*TRAIN, str(tmp_path), "--episodes", "1", "--seed", "3"]) == 0

@@ -74,17 +74,6 @@ def test_the_runtime_computes_what_the_networks_compute(
 
 
 @pytest.fixture
-def copied(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graphs are taken from ``tiny_bundle`` instead of being made anew."""
-
-    def copy(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
-        for role in ("encoder", "predictor", "energy"):
-            shutil.copytree(tiny_bundle / role, folder / role)
-
-    monkeypatch.setattr(packing, "_write_graphs", copy)
-
-
-@pytest.fixture
 def fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(_model: TrainedModel, _frames: object, folder: Path, **_: object) -> None:
         (folder / "encoder").mkdir()
