@@ -12,6 +12,8 @@ from jepa_msgs.srv import SetGoal  # noqa: E402
 from jepa_ros.conversions import to_image, to_time  # noqa: E402
 from jepa_ros.serving import cameras_of  # noqa: E402
 
+from jepa_runtime.errors import JepaRuntimeError  # noqa: E402
+
 pytestmark = pytest.mark.ros
 
 
@@ -20,6 +22,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.sought = None
+        self.refused = set()
         self.cameras = cameras_of(["image"])
         served = SimpleNamespace(pipeline=self)
         self.goals = goals.Goals(self, lambda: served, lambda: self.cameras)
@@ -31,7 +34,10 @@ class Owner:
         self.answer = answer
 
     def set_goal(self, goal, stamp_ns, stream):
+        if stamp_ns in self.refused:
+            raise JepaRuntimeError("refused")
         self.sought = None if goal is None else stamp_ns
+        self.at_once = self.is_asked
 
     def ask(self, stamp_ns):
         return self.request(SetGoal.Request(stamp=to_time(stamp_ns), image=picture(stamp_ns)))
@@ -83,3 +89,26 @@ def test_futures_that_are_under_way_when_an_asked_goal_is_taken_back_are_still_a
     assert owner.is_asked
     owner.show(picture(7))
     assert not owner.is_asked, "now it is latched"
+
+
+def test_futures_that_come_before_the_hand_over_is_done_are_about_an_asked_goal(owner):
+    assert owner.ask(7)
+    assert owner.at_once
+
+
+@pytest.mark.parametrize("newer", ["asked", "latched"])
+def test_futures_that_are_under_way_when_another_goal_comes_are_still_about_an_asked_goal(owner, newer):
+    owner.ask(7)
+    owner.ask(8) if newer == "asked" else owner.show(picture(8))
+    assert owner.is_asked == (newer == "asked")
+    owner.sought = 7
+    assert owner.is_asked
+
+
+def test_asked_goals_that_are_refused_leave_the_goal_to_whoever_asked_before(owner):
+    owner.refused = {8, 9}
+    owner.ask(7)
+    assert not owner.ask(8) and not owner.ask(9)
+    assert owner.sought == 7 and owner.is_asked
+    owner.sought = 9
+    assert not owner.is_asked

@@ -34,8 +34,8 @@ class Goals:
     ) -> None:
         self._owner, self._served, self._cameras = owner, served, cameras
         self._log = owner.get_logger()
-        # The stamp of what was asked for, by camera.
-        self._asked: dict[str, int] = {}
+        # The stamps of what was asked for, and before that, by camera. Read by the inference thread.
+        self._asked: dict[str, tuple[int, ...]] = {}
         self._images: list[Any] = []
         owner.create_service(SetGoal, "~/set_goal", self._answer)
 
@@ -54,31 +54,37 @@ class Goals:
 
     def is_asked(self, camera: Camera, stamp_ns: int | None) -> bool:
         """Whether the goal of this stamp was set through the service."""
-        return stamp_ns is not None and self._asked.get(camera.topic) == stamp_ns
+        return stamp_ns in self._asked.get(camera.topic, ())
 
     def on_image(self, camera: Camera, message: Image) -> None:
         """A goal image came; one of size zero takes the goal back."""
         try:
             self._seek(camera, message)
             # What was asked for is still sought where the image is refused.
-            self._asked.pop(camera.topic, None)
+            stamp_ns = from_time(message.header.stamp)
+            before = self._asked.get(camera.topic, ())
+            self._asked[camera.topic] = tuple(stamp for stamp in before if stamp != stamp_ns)
         except JepaRuntimeError as error:
             self._log.error(f"goal image refused: {error}")
 
     def _answer(self, request: Any, response: Any) -> Any:
+        before = self._asked
         try:
             camera = camera_named(self._cameras(), request.camera)
+            if request.latent.data or request.image.data:
+                # Futures about it may be out before it is handed over, and those under way are about the one
+                # before.
+                asked = (*before.get(camera.topic, ())[-1:], from_time(request.stamp))
+                self._asked = before | {camera.topic: asked}
             if request.latent.data:
                 latent = array_of(request.latent).astype(np.float32)
                 self._served().pipeline.set_goal(latent, from_time(request.stamp), camera.topic)
             else:
                 request.image.header.stamp = request.stamp
                 self._seek(camera, request.image)
-            # Futures of images before one is taken back are still about it.
-            if request.latent.data or request.image.data:
-                self._asked[camera.topic] = from_time(request.stamp)
             response.success = True
         except (JepaRuntimeError, ValueError) as error:
+            self._asked = before
             response.message = str(error)
             self._log.error(f"goal refused: {error}")
         return response
