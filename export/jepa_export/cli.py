@@ -147,7 +147,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from jepa_export.commands.build import Request, build
-    from jepa_export.commands.build_teacher import TeacherRequest, build_teacher
+    from jepa_export.commands.build_teacher import build_teacher
+    from jepa_export.commands.teacher_request import TeacherRequest
 
     given = {
         "out": arguments.out,

@@ -17,7 +17,7 @@ import torch
 from jepa_export import bundles, teacher_bundle
 from jepa_export.cli import main
 from jepa_export.commands import build_teacher as command
-from jepa_export.commands.build_teacher import TeacherRequest
+from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.cost import of_bundle
 from jepa_export.errors import JepaExportError
 from jepa_export.teacher_bundle import check, costs

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 
 from jepa_export.bundles import Identity, Settings
 from jepa_export.commands.build import DEFAULT_RATE_HZ, check_space, steps_on
+from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.cost import of_network, parameters
 from jepa_export.data.open import open_data
 from jepa_export.data.store import Store
@@ -23,9 +23,6 @@ from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
 from jepa_export.variants import kinds_for
 from jepa_runtime.planning.presets import preset
-
-if TYPE_CHECKING:
-    from jepa_export.commands.build_teacher import TeacherRequest
 
 # Of the default source, whose own trajectories are too short.
 TWO_ROOMS = "two_rooms?trajectories=64&frames=48"

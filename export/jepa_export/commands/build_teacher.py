@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,10 +15,10 @@ from jepa_export.commands.build import (
     DEFAULT_RATE_HZ,
     calibration_frames,
     check_space,
-    forms,
     steps_on,
 )
 from jepa_export.commands.build_lewm import build_lewm
+from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import check_target
 from jepa_export.teacher_bundle import (
@@ -38,40 +37,6 @@ from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
 from jepa_export.variants import kinds_for
 
 DEFAULT_FRAMES, DEFAULT_HORIZON = 8, 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherRequest:
-    """What the command line asked for. ``checkpoint`` None: random weights, ``depth`` blocks of them (None:
-    all); ``frames`` is the length of the clip; None: as usual for the teacher."""
-
-    teacher: str
-    checkpoint: str | None
-    depth: int | None
-    out: Path
-    frames: int | None
-    horizon: int | None
-    seed: int
-    calibration: str
-    targets: tuple[str, ...]
-    only: str | None
-    accept_non_commercial: bool
-
-    @property
-    def command(self) -> str:
-        """The command that makes the same bundle; of a checkpoint on this machine the name alone."""
-        if self.checkpoint is None:
-            weights = f"--untrained --seed {self.seed}" + (f" --depth {self.depth}" if self.depth else "")
-        else:
-            local = Path(self.checkpoint).expanduser()
-            weights = f"--checkpoint {shlex.quote(local.name if local.exists() else self.checkpoint)}"
-        accepted = " --accept-non-commercial" if self.accept_non_commercial else ""
-        lengths = {"--frames": self.frames, "--horizon": self.horizon}
-        told = "".join(f" {option} {length}" for option, length in lengths.items() if length is not None)
-        return (
-            f"jepa-export build --teacher {self.teacher} {weights}{told} "
-            f"--calibration {shlex.quote(self.calibration)}{forms(self.targets, self.only)}{accepted}"
-        )
 
 
 def build_teacher(request: TeacherRequest) -> int:
