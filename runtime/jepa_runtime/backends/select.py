@@ -9,6 +9,9 @@ from importlib.util import find_spec
 from jepa_runtime.backends.base import Backend, BackendOptions
 from jepa_runtime.errors import BackendError
 
+# One artefact serves from here on: networks strongly typed, precision written into the graph.
+LEAST_TENSORRT = (10, 3)
+
 
 @dataclass(frozen=True)
 class _Engine:
@@ -45,9 +48,10 @@ def _tensorrt(device: str, options: BackendOptions) -> Backend:
     from jepa_runtime.backends.cuda import Cuda
     from jepa_runtime.backends.tensorrt import TensorRTBackend
 
-    if not hasattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+    if tuple(map(int, tensorrt.__version__.split(".")[:2])) < LEAST_TENSORRT:
+        least = "{}.{}".format(*LEAST_TENSORRT)
         raise BackendError(
-            f"TensorRT {tensorrt.__version__} is too old: 10.3 or later is needed (JetPack 6.1 or later)"
+            f"TensorRT {tensorrt.__version__} is too old: {least} or later is needed (JetPack 6.1 or later)"
         )
     return TensorRTBackend("tensorrt", tensorrt, Cuda, device, options)
 

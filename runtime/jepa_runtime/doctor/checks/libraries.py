@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from jepa_runtime.backends.select import LEAST_TENSORRT
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, install, ok
 from jepa_runtime.errors import UnknownError
 
@@ -11,8 +12,7 @@ from jepa_runtime.errors import UnknownError
 OPENVINO, PYCUDA = (2025, 0), (2024, 1)
 # For pip. Not our own package with its extras: no index has it, and the first step that fails ends a script.
 _OPENVINO, _PYCUDA = "openvino>={}.{}".format(*OPENVINO), "pycuda>={}.{}".format(*PYCUDA)
-# One artefact serves all of these (strongly typed networks, precision written into the graph).
-_TENSORRT, _TENSORRT_TOO_NEW = (10, 3), (12, 0)
+_TENSORRT_TOO_NEW = (12, 0)
 _TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
 _BINDINGS = (
     "# 10.3 comes with JetPack 6.1: an earlier one has to be upgraded first",
@@ -56,7 +56,7 @@ def _pycuda(context: Context) -> Verdict:
 
 
 def _tensorrt(context: Context) -> Verdict:
-    verdict = _installed(context, "tensorrt", _TENSORRT, _BINDINGS)
+    verdict = _installed(context, "tensorrt", LEAST_TENSORRT, _BINDINGS)
     version = verdict.evidence[0].value
     if verdict.severity is Severity.OK and _release(version, "tensorrt") >= _TENSORRT_TOO_NEW:
         return Verdict(
