@@ -21,6 +21,7 @@ from jepa_runtime.bundle import Tolerance
 from jepa_runtime.cli import main
 from jepa_runtime.commands import profile as profile_command
 from jepa_runtime.commands import profile_passes
+from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.commands.profile_view import show
 from jepa_runtime.errors import BackendError
 from jepa_runtime.profiling import cold_start
@@ -222,6 +223,16 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(
     assert main(["profile", "--bundle", str(MODEL), option, str(tmp_path)]) == 1
     assert f"{tmp_path}: cannot be written: Is a directory" in capsys.readouterr().err
     assert not measured
+
+
+def test_what_was_measured_and_what_the_figures_mean_take_a_line_each_in_a_pipe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(make_profile(), open_console())
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("vit_s 1.0.0") and first.endswith("30 Hz, open loop")
+    (caption,) = [line for line in others if line.startswith("response:")]
+    assert caption.endswith("when the next replaced it")
 
 
 def test_a_sweep_without_a_knee_and_a_percentile_of_a_thousand_read_as_the_report_has_them(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -74,7 +74,7 @@ def show(profile: Profile, console: Console) -> None:
     )
 
 
-def _latencies(profile: Profile, run: RunStatistics) -> Table:
+def _latencies(profile: Profile, run: RunStatistics) -> Group:
     subject = profile.subject
     rate = "as fast as it goes" if run.rate_hz is None else f"{run.rate_hz:g} Hz, open loop"
     model = f"{subject.model_id} {subject.model_version} {subject.precision}"
@@ -86,7 +86,7 @@ def _latencies(profile: Profile, run: RunStatistics) -> Table:
         "response: of every frame due, until the first result at least as new; latency: of the frames "
         "processed; peak age: of a result when the next replaced it"
     )
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table = Table()
     table.add_column("ms", no_wrap=True)
     for column in ("p50", "p90", "p95", "p99", "p99.9", "max", "n"):
         table.add_column(column, justify="right")
@@ -101,7 +101,8 @@ def _latencies(profile: Profile, run: RunStatistics) -> Table:
     table.add_section()
     _add(table, "peak age", run.peak_age)
     _add(table, "period jitter", run.period_jitter)
-    return table
+    # A table breaks its own title and caption at its width, in a pipe too.
+    return Group(f"[italic]{title}[/]", table, f"[dim]{caption}[/]")
 
 
 def _add(table: Table, name: str, measured: Distribution) -> None:
