@@ -86,6 +86,7 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
 
     def walk(entity) -> None:
         if type(entity).__name__ in ("Node", "LifecycleNode"):
+            assert entity.node_executable not in commands, "started twice"
             # What launch_ros adds when it starts a node is not known before.
             commands[entity.node_executable] = [text(part) for part in entity.cmd]
             variables = entity.additional_env or []
@@ -158,6 +159,12 @@ def test_between_planner_and_robot_there_may_be_others(given, planner, robot):
 @pytest.mark.parametrize(("word", "starts"), [("True", True), ("yes", True), ("1", True), ("False", False)])
 def test_what_is_true_is_said_as_to_launch_itself(word, starts):
     assert ("planner" in launched("world_model", planner=word).commands) is starts
+
+
+@pytest.mark.parametrize(("word", "planner"), [("true", {"planner"}), ("false", set())])
+def test_the_demo_has_a_planner_unless_it_is_not_wanted(word, planner):
+    found = launched("demo", planner=word)
+    assert set(found.commands) == {"world_model", "two_rooms", "monitor"} | planner
 
 
 @pytest.mark.parametrize("name", ["world_model", "update_manager", "demo"])

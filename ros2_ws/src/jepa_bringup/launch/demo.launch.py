@@ -27,6 +27,7 @@ ARGUMENTS = (
     ("log_level", "info", "Log level of all nodes."),
     ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
     ("bundle", "", "Folder of the model bundle; empty: the one in params_file."),
+    ("planner", "true", "Start the planner, which drives to goals."),
     ("mcap", "", "Record all topics into this MCAP file; empty: do not record."),
 )
 
@@ -43,7 +44,6 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     }
     nodes = {
         "two_rooms": ([file], sends_images),
-        "planner": ([file], {}),
         "monitor": ([file, {"mcap": given["mcap"]}], {}),
     }
     return [
@@ -63,7 +63,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments and start the world model, the robot, the planner and the monitor."""
+    """Declare the arguments and start the world model, the planner, the robot and the monitor."""
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     passed_on = [(name, LaunchConfiguration(name)) for name, _, _ in ARGUMENTS if name != "mcap"]
     world_model = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "world_model.launch.py"))
