@@ -349,6 +349,13 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
         build(messages.TWIST, {"x": 1})
 
 
+def test_a_stamp_that_no_message_of_ros_can_hold_is_told() -> None:
+    last_ns = 2**31 * 1_000_000_000 - 1
+    assert messages.from_time(build("builtin_interfaces/msg/Time", messages.time_message(last_ns))) == last_ns
+    with pytest.raises(RecordingError, match="2147483648 s since 1970: ROS 2 has stamps until 2038"):
+        messages.time_message(last_ns + 1)
+
+
 def test_a_topic_has_one_type(tmp_path: Path) -> None:
     recorder = McapRecorder(tmp_path / "run.mcap")
     recorder.write("/topic", messages.TWIST, b"\0\1\0\0", STAMP_NS)

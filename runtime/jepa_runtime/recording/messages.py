@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Alarm
+from jepa_runtime.errors import RecordingError
 from jepa_runtime.imaging import to_jpeg
 from jepa_runtime.pipeline import Result
 from jepa_runtime.sources.base import Image
@@ -52,8 +53,15 @@ Fields = dict[str, Any]
 
 
 def time_message(stamp_ns: int) -> Fields:
-    """builtin_interfaces/Time."""
-    return {"sec": stamp_ns // 1_000_000_000, "nanosec": stamp_ns % 1_000_000_000}
+    """builtin_interfaces/Time.
+
+    Raises:
+        RecordingError: it is later than that can tell, whose seconds are an int32.
+    """
+    sec, nanosec = divmod(stamp_ns, 1_000_000_000)
+    if sec >= 1 << 31:
+        raise RecordingError(f"a stamp is {sec} s since 1970: ROS 2 has stamps until 2038")
+    return {"sec": sec, "nanosec": nanosec}
 
 
 def from_time(message: Any) -> int:
