@@ -184,10 +184,11 @@ class _Work:
         return Pair(train, held)
 
     def claim(self, settings: dict[str, Any], *pairs: Pair) -> None:
-        """Take the folder for these settings, and those in common that losses follow from."""
+        """Take the folder for these settings, and those in common that losses, and which weights are kept,
+        follow from."""
         asked = self.asked
         names = ("student", "rate_hz", "history", "horizon", "batch", "predictor_steps", "learning_rate")
-        common = {name: getattr(asked, name) for name in (*names, "seed", "precision")}
+        common = {name: getattr(asked, name) for name in (*names, "seed", "precision", "watch_every")}
         found = {"data": [f"{pair} ({pair.digest})" for pair in pairs], "size": self.px}
         claim(asked.out, settings | common | found, write=self.spread.is_global_zero)
         if self.spread.is_global_zero:

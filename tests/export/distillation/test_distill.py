@@ -357,6 +357,7 @@ def test_a_folder_of_other_settings_or_data_is_refused(
     assert main([*DISTILL, "--out", str(out)]) == 0
     assert main([*DISTILL, "--checkpoint-every", "3", "--out", str(out)]) == 0
     assert "learning_rate 0.0005 (now 0.1)" in refused([*DISTILL, "--learning-rate", "0.1"], out, capsys)
+    assert "watch_every 2 (now 3)" in refused([*DISTILL, "--watch-every", "3"], out, capsys)
     other = [*DISTILL[:6], "--data", "two_rooms?trajectories=13&frames=10", *DISTILL[8:]]
     told = refused(other, out, capsys)
     assert "other settings: data" in told
