@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.backends.base import Shape
+from jepa_runtime.backends.ownership import is_own
 from jepa_runtime.errors import BackendError
 
 SYSTEM_FOLDER = Path("/var/cache/jepa-edge")
@@ -289,7 +290,7 @@ def _read_own(path: Path, limit: int = -1) -> bytes:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             found, folder = os.fstat(file.fileno()), os.stat(path.parent)
-            if not all(map(_is_safe, (found, folder))) or not stat.S_ISREG(found.st_mode):
+            if not all(map(is_own, (found, folder))) or not stat.S_ISREG(found.st_mode):
                 raise BackendError(
                     f"{path}: it, or its folder, belongs to another account, or others may write it: an "
                     "engine is code and is not loaded from there; remove it and build it again"
@@ -297,7 +298,3 @@ def _read_own(path: Path, limit: int = -1) -> bytes:
             return file.read(limit)
     except OSError as error:
         raise BackendError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _is_safe(found: os.stat_result) -> bool:
-    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -10,10 +10,10 @@ import errno
 import os
 import re
 import shutil
-import stat
 from contextlib import suppress
 from pathlib import Path
 
+from jepa_runtime.backends.ownership import is_own
 from jepa_runtime.compat import file_sha256
 from jepa_runtime.errors import BackendError
 
@@ -45,7 +45,10 @@ def folder_of(cache: Path, graph_sha256: str) -> Path:
     folder = cache / graph_sha256
     for path in (cache, folder):
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _check_own(path)
+        if not is_own(path.stat()):
+            raise PermissionError(
+                errno.EPERM, f"{path.name} belongs to another account, or others may write to it"
+            )
     for blob in folder.glob(f"*{_BLOB}"):
         if _noted(blob) != file_sha256(blob):
             blob.unlink(missing_ok=True)
@@ -63,16 +66,6 @@ def sealed(folder: Path) -> None:
             # A later blob of the same name has another hash, or at least was written later.
             if not hashed.exists() or os.stat(hashed).st_mtime_ns < os.stat(blob).st_mtime_ns:
                 hashed.write_text(file_sha256(blob), encoding="utf-8")
-
-
-def _check_own(folder: Path) -> None:
-    found = folder.stat()
-    others = stat.S_IWOTH if found.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
-    exchanged = found.st_mode & others and not found.st_mode & stat.S_ISVTX
-    if found.st_uid not in (0, os.geteuid()) or exchanged:
-        raise PermissionError(
-            errno.EPERM, f"{folder.name} belongs to another account, or others may write to it"
-        )
 
 
 def _make_room(cache: Path, used: Path) -> None:

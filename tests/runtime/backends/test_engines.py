@@ -204,6 +204,16 @@ def test_an_engine_that_others_may_write_is_not_loaded(
         opened().load(encoder, FRAME)
 
 
+@pytest.mark.parametrize("mode", [0o775, 0o1777], ids=["of one's own group", "sticky"])
+def test_engines_are_loaded_from_a_folder_in_which_nobody_else_can_exchange_them(
+    opened: Callable[..., Backend], encoder: Graph, tmp_path: Path, mode: int
+) -> None:
+    """As a folder is where umask is 002."""
+    opened(build=True).load(encoder, FRAME).close()
+    (tmp_path / "engines").chmod(mode)
+    opened().load(encoder, FRAME).close()
+
+
 def test_a_folder_that_others_may_write_is_not_trusted(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
