@@ -66,6 +66,16 @@ def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
     assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
 
 
+def test_what_cannot_be_gone_back_to_is_fetched_anew_where_it_is_offered_again(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    damage(updated, bundles[0], "report.json")
+    operator.rollback(updated.root, "it drifts", now=updated.clock.now)
+    updated.repository.publish(bundles[0], 3)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "1.0.0", "1.0.0")
+
+
 def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: list[Bundle]) -> None:
     owe_the_way_back(updated, bundles[0])
     with updated.opened() as client:

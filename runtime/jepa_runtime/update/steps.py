@@ -214,6 +214,8 @@ class Steps:
             Bundle.open(self.store.folder(sha256) if whole else self.store.staged(sha256))
         except BundleError as error:
             # Either the disk changed it, then it has to be fetched again, or it never was a bundle.
+            if self.store.good() == sha256 != self.store.current():
+                self.store.point("good", None)
             self.store.drop(sha256)
             return state, Failed(str(error))
         return state, Done()
@@ -314,8 +316,7 @@ class Steps:
             if health.failure:
                 return state, Unhealthy(health.failure)
             if health.absent or (health.serves is None and state.watched):
-                why = health.absent or "whoever serves is not there: start it"
-                return state, NotYet(why, alone=True)
+                return state, NotYet(health.absent or "whoever serves is not there: start it", alone=True)
             if health.serves is None:
                 # Nobody was there to be watched: that it runs from its slot is what can be known.
                 self.note("probed", **self.gate.probe(self.store.root / "current", release.budgets))
@@ -347,8 +348,7 @@ class Steps:
 
     def _collect(self, state: State, others: int) -> None:
         kept = (state.current, state.good, state.previous)
-        removed = self.store.collect([one.manifest_sha256 for one in kept if one], others)
-        if removed:
+        if removed := self.store.collect([one.manifest_sha256 for one in kept if one], others):
             self.note("removed slots", slots=removed)
 
     def _rollback(self, state: State) -> Step:
