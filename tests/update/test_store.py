@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def test_what_a_power_cut_left_is_cleared_away_and_what_can_be_used_stays(
     kept = gather(store, bundles[1])
     part = store.part("a" * 64)
     part.write_bytes(b"half")
+    (store.root / ".current.3.tmp").symlink_to(store.folder(slot))
     for rest in (
         store.root / ".state.json.1.tmp",
         store.staging / "b.copy.tmp",
@@ -81,12 +83,14 @@ def test_what_a_power_cut_left_is_cleared_away_and_what_can_be_used_stays(
         rest.touch()
     (store.trash / "old" / "below").mkdir(parents=True)
     assert sorted(store.recover()) == [
+        ".current.3.tmp",
         ".state.json.1.tmp",
         f"slots/{slot}/.{MARK}.2.tmp",
         "staging/b.copy.tmp",
     ]
     assert store.recover() == [] and not list(store.trash.iterdir())
     assert part.exists() and store.staged(kept).is_dir() and store.present() == [slot]
+    assert stat.S_IMODE(store.folder(slot).stat().st_mode) == 0o555, "no link was followed"
 
 
 def test_links_lead_to_complete_slots_only(store: Store, bundles: list[Bundle]) -> None:
@@ -100,6 +104,12 @@ def test_links_lead_to_complete_slots_only(store: Store, bundles: list[Bundle]) 
     assert store.current() == slot
     store.point("current", None)
     assert store.current() is None
+
+
+def test_what_is_no_link_is_not_taken_for_none(store: Store) -> None:
+    (store.root / "current").mkdir()
+    with pytest.raises(StorageError, match="is no link"):
+        store.current()
 
 
 @pytest.mark.parametrize("target", ["/etc", "slots/../../elsewhere", "slots/0/bundle"])
@@ -148,14 +158,41 @@ def test_a_file_that_the_disk_has_changed_is_not_copied(store: Store, bundles: l
     assert not list(store.staging.iterdir())
 
 
-def test_a_slot_whose_manifest_was_changed_is_not_searched(store: Store, bundles: list[Bundle]) -> None:
-    slot = fill(store, bundles[0])
-    manifest = store.folder(slot) / MANIFEST_NAME
+def change(manifest: Path) -> None:
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes() + b" ")
-    with pytest.raises(StorageError, match="is not what was stored there"):
-        store.manifest(slot)
-    assert store.find(bundles[0].manifest.files[0].sha256) is None
+
+
+def lose(manifest: Path) -> None:
+    manifest.parent.chmod(0o755)
+    manifest.unlink()
+
+
+@pytest.mark.parametrize("harm", [change, lose])
+def test_a_slot_whose_manifest_was_damaged_is_passed_over(
+    store: Store, bundles: list[Bundle], harm: Callable[[Path], None]
+) -> None:
+    damaged, whole = (fill(store, bundle) for bundle in bundles[:2])
+    for age, slot in enumerate((whole, damaged)):
+        os.utime(store.slots / slot / MARK, (age, age))
+    manifest = store.folder(damaged) / MANIFEST_NAME
+    harm(manifest)
+    with pytest.raises(StorageError, match=str(manifest)):
+        store.manifest(damaged)
+    for record in bundles[0].manifest.files:
+        expected = None if record.path == "report.json" else store.folder(whole) / record.path
+        assert store.find(record.sha256) == expected
+
+
+def test_a_slot_that_a_later_version_of_jepa_edge_filled_is_passed_over(store: Store) -> None:
+    content = b'{"schema_version": 1000}'
+    later = sha256(content)
+    store.part(later).write_bytes(content)
+    store.place(store.part(later), later, MANIFEST_NAME)
+    store.adopt(later)
+    with pytest.raises(StorageError, match="1000"):
+        store.manifest(later)
+    assert store.find(later) is None
 
 
 def test_only_what_is_wanted_stays_in_staging(store: Store, bundles: list[Bundle]) -> None:

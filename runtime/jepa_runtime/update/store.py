@@ -267,7 +267,7 @@ class Store:
     def _remove(self, path: Path) -> None:
         """Also what is read-only; it is made writable before it is moved away, so that all trash can be
         emptied."""
-        if path.is_dir() and not path.is_symlink():
+        if not path.is_symlink():
             with _told(path):
                 for folder, _, _ in os.walk(path):
                     os.chmod(folder, 0o755)
