@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from jepa_runtime import Bundle, BundleError
-from jepa_runtime.bundle import onnx_data, seal
+from jepa_runtime.bundle import onnx_data
 from jepa_runtime.bundle.golden import read_npz
 from jepa_runtime.bundle.onnx_data import points_outside
-from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle, manifest_fields
+from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
 
 Fields = dict[str, Any]
 
@@ -359,33 +359,6 @@ def test_a_report_that_is_no_strict_json_is_refused(folder: Path) -> None:
 def test_what_earlier_readers_do_not_know_is_not_written_where_it_says_nothing(toy_bundle: Path) -> None:
     assert "normal_scores" not in (toy_bundle / "manifest.json").read_text()
     assert Bundle.open(toy_bundle).manifest.normal_scores is None
-
-
-def test_sealing_again_takes_changed_files_in(folder: Path) -> None:
-    before = Bundle.open(folder)
-    (folder / "report.json").write_text("{}")
-    again = seal(folder, before.manifest)
-    assert again.report() == {}
-    assert again.sha256 != before.sha256
-    assert again.manifest.model_copy(update={"files": before.manifest.files}) == before.manifest
-
-
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({"horizon": 3}, "error_bounds must have one entry per step"),
-        ({"surprise_threshold": float("nan")}, "cannot be written as JSON"),
-        ({"model_id": "Two Rooms"}, "model_id"),
-        ({"golden": {"path": "golden.npz", "tolerances": {}}}, "tolerances must have an entry"),
-    ],
-)
-def test_sealing_with_fields_that_do_not_agree_leaves_no_manifest(
-    folder: Path, fields: Fields, told: str
-) -> None:
-    (folder / "manifest.json").unlink()
-    with pytest.raises(BundleError, match=told):
-        seal(folder, manifest_fields() | fields)
-    assert not (folder / "manifest.json").exists()
 
 
 def test_bundles_of_longer_history_and_without_energy_are_as_good(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from jepa_runtime.bundle.reader import Bundle
 from jepa_runtime.errors import BundleError
 
 _ANY_LENGTH = 1 << 40
+# A manifest that is being written; a full disk or a power cut may have left one.
+_UNFINISHED = "manifest.tmp"
 
 
 def seal(folder: str | Path, manifest: Manifest | Mapping[str, Any]) -> Bundle:
@@ -38,7 +40,8 @@ def seal(folder: str | Path, manifest: Manifest | Mapping[str, Any]) -> Bundle:
     fields["schema_version"] = SCHEMA_VERSION
     with Folder(folder) as opened:
         files, _ = opened.listing()
-        digests = {path: opened.digest(path, _ANY_LENGTH) for path in sorted(files - {MANIFEST_NAME})}
+        content = sorted(files - {MANIFEST_NAME, _UNFINISHED})
+        digests = {path: opened.digest(path, _ANY_LENGTH) for path in content}
     fields["files"] = [
         {"path": path, "bytes": length, "sha256": sha256} for path, (length, sha256) in digests.items()
     ]
@@ -49,14 +52,14 @@ def seal(folder: str | Path, manifest: Manifest | Mapping[str, Any]) -> Bundle:
         raise BundleError(f"{folder}: these fields make no valid manifest: {describe(error)}") from error
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}: these fields cannot be written as JSON: {error}") from error
-    content = json.dumps(valid.plain(), indent=2, ensure_ascii=False)
-    _write(folder / MANIFEST_NAME, content + "\n")
+    text = json.dumps(valid.plain(), indent=2, ensure_ascii=False)
+    _write(folder / MANIFEST_NAME, text + "\n")
     return Bundle.open(folder)
 
 
 def _write(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(_UNFINISHED)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -1,0 +1,66 @@
+"""The writer of bundles: what is sealed is what lies there, or the manifest stays as it was."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime import Bundle, BundleError
+from jepa_runtime.bundle import seal
+from tests.bundles import manifest_fields
+
+
+@pytest.fixture
+def folder(toy_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
+
+
+def test_sealing_again_takes_changed_files_in(folder: Path) -> None:
+    before = Bundle.open(folder)
+    (folder / "report.json").write_text("{}")
+    again = seal(folder, before.manifest)
+    assert again.report() == {}
+    assert again.sha256 != before.sha256
+    assert again.manifest.model_copy(update={"files": before.manifest.files}) == before.manifest
+
+
+def test_a_full_disk_leaves_the_manifest_that_was_there_and_nothing_in_the_way_of_sealing_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Bundle.open(folder)
+    (folder / "report.json").write_text("{}")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BundleError, match=r"manifest\.json: cannot be written: No space left"):
+            seal(folder, before.manifest)
+    assert hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() == before.sha256
+    assert seal(folder, before.manifest).report() == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"horizon": 3}, "error_bounds must have one entry per step"),
+        ({"surprise_threshold": float("nan")}, "cannot be written as JSON"),
+        ({"model_id": "Two Rooms"}, "model_id"),
+        ({"golden": {"path": "golden.npz", "tolerances": {}}}, "tolerances must have an entry"),
+    ],
+)
+def test_sealing_with_fields_that_do_not_agree_leaves_no_manifest(
+    folder: Path, fields: dict[str, Any], told: str
+) -> None:
+    (folder / "manifest.json").unlink()
+    with pytest.raises(BundleError, match=told):
+        seal(folder, manifest_fields() | fields)
+    assert not (folder / "manifest.json").exists()
