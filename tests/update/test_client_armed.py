@@ -74,6 +74,7 @@ def test_what_nobody_approves_is_given_up_like_what_finds_no_moment_and_logged_o
     kept = cautious.update()
     assert kept.result == "failed" and "waits for approval" in kept.reason
     assert cautious.clock.seconds == 19 * machine.WAIT_S
+    assert cautious.repository.asked == 1, "as often as poll_s says, not at each look for an approval"
     assert cautious.version == "1.0.0"
     entries = audit.Audit(cautious.root / robot.AUDIT, robot.utc_now).entries()
     assert [entry.event for entry in entries].count("armed -> armed") == 1

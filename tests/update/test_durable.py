@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -64,7 +65,7 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_return(
 
     def told_fsync(fd: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{fd}"))
-        calls.append(f"folder {path.relative_to(tmp_path)}" if path.is_dir() else "file")
+        calls.append(f"folder {path.relative_to(tmp_path)}" if path.is_dir() else path.read_text("ascii"))
         fsync(fd)
 
     def told_rename(source: Path, target: Path) -> None:
@@ -78,7 +79,7 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_return(
     monkeypatch.setattr(os, "fsync", told_fsync)
     monkeypatch.setattr(os, "replace", told_rename)
     monkeypatch.setattr(os, "rename", told_rename)
-    assert made(durable.write(tmp_path / "file", b"content")) == ["file", "rename", "folder ."]
+    assert made(durable.write(tmp_path / "file", b"content")) == ["content", "rename", "folder ."]
     assert made(durable.point(tmp_path / "link", "file")) == ["rename", "folder ."]
     assert made(durable.make_folder(tmp_path / "a" / "b")) == ["folder .", "folder a"]
     moved = made(durable.move(tmp_path / "file", tmp_path / "a" / "b" / "file"))
@@ -136,6 +137,14 @@ def test_what_is_discarded_is_gone_and_what_a_power_cut_left_of_it_can_be_emptie
     assert os.listdir(trash) == []
     durable.empty(tmp_path / "never made")
     assert os.listdir(tmp_path / "kept") == ["below"]
+
+
+def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", failing(errno.EIO))
+    with pytest.raises(StorageError, match="trash: cannot be emptied: Input/output error"):
+        durable.discard(tmp_path / "folder", tmp_path / "trash")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) -> None:

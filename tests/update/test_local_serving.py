@@ -319,14 +319,16 @@ def test_one_of_a_later_version_that_says_more_is_understood(site: Site, serving
         later.join()
 
 
-def test_whoever_waits_shows_that_it_lives(site: Site) -> None:
-    death(site.root)
-
+def test_whoever_waits_shows_that_it_lives(site: Site, bundles: list[Bundle]) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
+    serving = LocalServing(site.root, stop, gone_s=30)
+    with somebody(site.root, serves=bundles[0].sha256), pytest.raises(KeyboardInterrupt):
+        serving.swap(slot(site, bundles[1]))
+    death(site.root)
     with pytest.raises(KeyboardInterrupt):
-        LocalServing(site.root, stop, gone_s=30).health()
+        serving.health()
 
 
 def test_only_one_serves_and_a_folder_that_is_none_is_told(site: Site, tmp_path: Path) -> None:
