@@ -346,6 +346,17 @@ def test_over_no_time_there_is_no_mean_action() -> None:
     assert history.mean_action(15, 15) is None and history.mean_action(15, 5) is None
 
 
+def test_another_models_history_goes_on_with_the_actions_and_leaves_them_to_the_one_before() -> None:
+    before, after = make(), make()
+    before.add_action(0, np.array([1.0, 0.0]))
+    before.add_action(100, np.array([3.0, 0.0]))
+    after.continue_actions(before)
+    after.add_action(200, np.array([5.0, 0.0]))
+    assert after.add_latent(300, latent(1)) is Reset.MODEL
+    for history, mean in ((after, [3, 0]), (before, [7 / 3, 0])):
+        np.testing.assert_allclose(history.mean_action(0, 300), mean, rtol=1e-6)
+
+
 def test_the_only_action_stays_in_force_where_time_is_set_back() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 2.0]))
