@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.ros.pilots import (
+    FRAME_NS,
     HORIZON,
     LATCHED_NS,
     LIMITS,
@@ -61,6 +62,15 @@ def test_an_asked_goal_waits_for_its_futures_and_is_driven_to_its_end(world):
     world.energy = 0.5
     assert world.images(2).command is None
     assert reach.end.outcome is Outcome.REACHED and world.pilot.reach is None
+
+
+def test_the_steps_of_an_asked_goal_are_those_of_the_model_and_begin_with_its_futures(world):
+    reach = world.begin()
+    world.images(20)
+    assert reach.steps == 0
+    world.sought = OTHER_NS
+    world.images(1 + round(3.5 * STEP_S * 1e9 / FRAME_NS))
+    assert reach.steps == 3
 
 
 def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(world):
