@@ -71,10 +71,17 @@ def test_what_is_told_of_pose_deltas_is_heard_with_the_gripper_before_it():
     np.testing.assert_allclose(executed, [delta], atol=1e-6)
 
 
-def test_a_model_may_have_some_of_them_in_any_order():
+def test_a_model_may_have_some_of_them_in_any_order_and_the_others_are_zero():
     told = actions.actions_of(["yaw", "x"])
-    (pose,) = told.messages(np.array([0.2, 0.01]), HEADER)
-    np.testing.assert_allclose(told.read(pose), [0.2, 0.01], atol=1e-7)
+    delta = np.array([0.2, 0.01])
+    (pose,) = told.messages(delta, HEADER)
+    np.testing.assert_allclose(told.read(pose), delta, atol=1e-7)
+    whole = [0.01, 0, 0, 0, 0, 0.2]
+    np.testing.assert_allclose(actions.actions_of(actions.POSE_DELTA[:6]).read(pose), whole, atol=1e-7)
+    twist = told.twist(delta)
+    np.testing.assert_allclose(
+        [getattr(part, axis) for part in (twist.linear, twist.angular) for axis in "xyz"], whole
+    )
 
 
 def test_other_names_are_refused_and_what_there_is_is_told():

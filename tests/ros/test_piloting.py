@@ -35,6 +35,7 @@ def world():
 
 
 def test_the_latched_goal_is_driven_to(world):
+    assert world.pilot.verdict().message == "idle"
     decision = world.images()
     assert decision.state is world.pilot.state is State.SEEKING and decision.command[0] > 0
     assert world.pilot.iterations == 4, "one for each image after that on which was asked first"

@@ -34,7 +34,10 @@ def test_what_was_sought_before_somebody_stopped_the_robot_is_over(world, asked_
     assert world.images().command is not None and world.pilot.verdict().level is Level.OK
 
 
-def test_a_stop_between_two_images_is_one(world):
+# A goal is stamped by the clock of whoever latches it.
+@pytest.mark.parametrize("sought", [LATCHED_NS, 10**13])
+def test_a_stop_between_two_images_is_one(world, sought):
+    world.sought = sought
     assert world.images().command is not None
     world.hear(stop=True)
     world.hear(stop=False)
