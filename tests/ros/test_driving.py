@@ -27,13 +27,14 @@ class Publisher:
 
     def __init__(self) -> None:
         self.sent = []
-        self.acknowledged, self.listeners = True, 1
+        self.acknowledged, self.listeners, self.patience_s = True, 1, 0.0
         self.publish = self.sent.append
 
     def get_subscription_count(self):
         return self.listeners
 
     def wait_for_all_acked(self, timeout):
+        self.patience_s = timeout.nanoseconds / 1e9
         return self.acknowledged
 
 
@@ -156,6 +157,18 @@ def test_the_last_word_is_to_stand_whatever_came_before():
     told, publisher = commands("linear.x")
     told.close()
     assert publisher.sent[-1].linear.x == 0.0
+    assert publisher.patience_s > 0, "and to arrive"
+
+
+def test_of_an_arm_and_its_gripper_both_are_to_hear_of_it(monkeypatch):
+    told, _ = commands("x", "gripper")
+    told.publishers[0] = gripper = Publisher()
+    gripper.acknowledged = False
+    now_s = [100.0]
+    monkeypatch.setattr(driving.time, "monotonic", lambda: now_s[0])
+    told.stand()
+    now_s[0] += 6.0
+    assert told.is_unheard()
 
 
 def test_of_an_action_that_could_not_be_told_whole_the_robot_is_told_to_stand():

@@ -47,9 +47,9 @@ class Commands:
         self._sent_ns = self._due_ns = 0
         # None: what it was told by others before is not known.
         self._moving: bool | None = None
-        self._unconfirmed = False
+        # When it was told to stand, while not all who listen have acknowledged that.
+        self._unheard_since_s: float | None = None
         self._listeners = 0
-        self._told_s = 0.0
 
     def send(self, action: NDArray[np.floating], stamp_ns: int) -> None:
         """Tell ``action`` [A], planned on the image of this stamp, unless the last is still to be done."""
@@ -60,7 +60,7 @@ class Commands:
         # Before it is published: where that fails, a part of it may have been heard.
         self._moving = True
         self._publish(action, stamp_ns)
-        self.told, self._unconfirmed = action, False
+        self.told, self._unheard_since_s = action, None
         # Images are a little early and a little late, and there is one action for each step all the same.
         begins_ns = due_ns if stamp_ns <= due_ns + self._tolerance_ns else stamp_ns
         self._sent_ns, self._due_ns = stamp_ns, begins_ns + self._step_ns
@@ -82,17 +82,17 @@ class Commands:
         moved, joined = self._moving, listeners > self._listeners
         if moved is not False or joined:
             self._publish(self._rest, 0)
-            self.told = self._rest
-            self._told_s, self._unconfirmed = time.monotonic(), True
+            self.told, self._unheard_since_s = self._rest, time.monotonic()
         self._listeners, self._moving = listeners, False
         return moved is True
 
     def is_unheard(self) -> bool:
         """Whether somebody who listens has not acknowledged that for too long; until then the
         middleware repeats it."""
-        if self._unconfirmed:
-            self._unconfirmed = not self._is_acknowledged(0.0)
-        return self._unconfirmed and time.monotonic() - self._told_s > _UNHEARD_AFTER_S
+        since_s = self._unheard_since_s
+        if since_s is not None and self._is_acknowledged(0.0):
+            self._unheard_since_s = since_s = None
+        return since_s is not None and time.monotonic() - since_s > _UNHEARD_AFTER_S
 
     def close(self) -> None:
         """The last word; it has arrived before this returns, if anybody listens."""
