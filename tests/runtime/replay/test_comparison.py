@@ -65,6 +65,13 @@ def test_one_bit_is_a_difference(tmp_path: Path) -> None:
     assert topic.difference.fields == {"latent": pytest.approx(float(np.spacing(result().latent[1, 2])))}
 
 
+def test_what_has_another_shape_or_is_no_number_differs_by_none(tmp_path: Path) -> None:
+    other = {"latent": result().latent[:1], "frame_id": "left"}
+    found = compare(outputs(tmp_path / "a.mcap", 1), outputs(tmp_path / "b.mcap", 1, **other))
+    difference = next(topic.difference for topic in found.topics if topic.topic == LATENT)
+    assert difference is not None and difference.fields == {"header.frame_id": None, "latent": None}
+
+
 def test_what_only_one_side_has_is_counted_wherever_it_is(tmp_path: Path) -> None:
     found = compare(outputs(tmp_path / "a.mcap", 1, 2, 3, 5), outputs(tmp_path / "b.mcap", 2, 4, 5, 6, 7))
     assert not found.same
