@@ -148,7 +148,7 @@ def test_it_is_known_that_somebody_did_not_hear_of_it(monkeypatch):
     told.stand()
     assert not told.is_unheard(), "it takes its time"
     now_s[0] += 6.0
-    assert told.is_unheard()
+    assert told.is_unheard() and publisher.patience_s == 0.0, "images are not to wait for it"
     publisher.acknowledged = True
     assert not told.is_unheard()
 
