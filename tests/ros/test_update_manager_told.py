@@ -15,6 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from jepa_msgs.msg import ModelInfo
+from jepa_ros.conversions import from_time
 from jepa_ros.diagnostics import Level
 from jepa_ros.updating import messages
 from jepa_ros.updating.feedback import Feedback
@@ -41,6 +42,7 @@ def judged(
         state, settings(**fields), info=info, looks=looks, now=NOW, free_bytes=free_bytes
     )
     assert all(key and str(value) is not None for key, value in figures.items())
+    assert figures["free_mb"] == round(free_bytes / 1e6)
     return verdict
 
 
@@ -53,6 +55,11 @@ def judged(
         (replace(WELL, result="refused", reason="it is slow"), Level.OK, "idle"),
         (replace(WELL, alarm="could not go back"), Level.ERROR, "could not go back"),
         (replace(WELL, checked_at=NOW - timedelta(hours=3)), Level.WARN, "last reached 10800 s ago"),
+        (
+            replace(WELL, checked_at=NOW - timedelta(hours=3), result="failed", reason="no route"),
+            Level.WARN,
+            "last reached 10800 s ago: no route",
+        ),
         (State(result="failed", reason="no route"), Level.WARN, "never reached: no route"),
         (replace(WELL, signed_at=NOW + timedelta(days=1)), Level.WARN, "this clock is behind"),
     ],
@@ -98,7 +105,13 @@ def test_a_gate_that_tries_candidates_otherwise_than_they_will_serve_is_a_warnin
 
 def test_a_full_disk_is_a_warning() -> None:
     verdict = judged(WELL, free_bytes=1 << 20)
-    assert verdict.level is Level.WARN and "no release can be fetched" in verdict.message
+    assert verdict.level is Level.WARN and verdict.message.startswith("1 MB are free")
+    assert "no release can be fetched" in verdict.message
+
+
+def test_when_the_repository_was_last_reached_is_told() -> None:
+    assert from_time(messages.status(State(), settings()).checked) == 0
+    assert from_time(messages.status(WELL, settings()).checked) == WELL.checked_at.timestamp() * 1e9
 
 
 def test_what_awaits_approval_is_told() -> None:
