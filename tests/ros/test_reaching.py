@@ -53,13 +53,6 @@ def test_a_jump_of_the_clock_is_no_step_either_way():
     assert goal.steps == 3
 
 
-def test_until_it_is_set_no_futures_are_about_it_even_of_the_same_stamp():
-    goal = Reach(reach().terms, now_s=100.0)
-    assert not goal.concerns(GOAL_NS) and not goal.replaced
-    goal.is_set = True
-    assert goal.concerns(GOAL_NS)
-
-
 def test_it_ends_as_reached_when_the_seeker_says_so():
     goal = reach()
     follow(goal, energy=0.5, reached=True)
@@ -117,7 +110,7 @@ def test_a_world_model_that_does_not_seek_it_ends_it():
 def test_futures_before_the_world_model_was_told_of_it_are_about_another_of_the_same_stamp():
     goal = reach()
     goal.is_set = False
-    assert not goal.concerns(GOAL_NS) and not goal.concerns(None)
+    assert not goal.concerns(GOAL_NS) and not goal.concerns(None) and not goal.replaced
     goal.is_set = True
     assert goal.concerns(GOAL_NS) and goal.end is None
 
