@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 goals = pytest.importorskip("jepa_ros.goals", reason="the workspace is not on the paths: . scripts/env.sh")
+from jepa_msgs.msg import Tensor  # noqa: E402
 from jepa_msgs.srv import SetGoal  # noqa: E402
-from jepa_ros.conversions import to_image, to_time  # noqa: E402
+from jepa_ros.conversions import fill, to_image, to_time  # noqa: E402
 from jepa_ros.serving import cameras_of  # noqa: E402
 
 from jepa_runtime.errors import JepaRuntimeError  # noqa: E402
+from jepa_runtime.recording import messages  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -40,7 +42,7 @@ class Owner:
         self.at_once = self.is_asked
 
     def ask(self, stamp_ns):
-        return self.request(SetGoal.Request(stamp=to_time(stamp_ns), image=picture(stamp_ns)))
+        return self.request(SetGoal.Request(stamp=to_time(stamp_ns), image=picture(1)))
 
     def request(self, request):
         return self.answer(request, SetGoal.Response()).success
@@ -73,6 +75,19 @@ def test_the_newest_word_holds_and_whose_it_is_is_known(owner):
     assert owner.ask(9)
     owner.show(picture(9))
     assert owner.sought == 9 and not owner.is_asked, "of the same stamp"
+
+
+def test_a_latent_may_be_asked_for(owner):
+    latent = fill(Tensor(), messages.tensor("latent", np.ones((2, 4), np.float32)))
+    assert owner.request(SetGoal.Request(stamp=to_time(7), latent=latent))
+    assert owner.sought == 7 and owner.is_asked
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_an_image_without_a_side_takes_the_goal_back(owner, side):
+    owner.show(picture(7))
+    owner.show(picture(8, **{side: 0}))
+    assert owner.sought is None
 
 
 def test_a_goal_image_that_is_refused_leaves_the_goal_to_whoever_set_it(owner):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -52,10 +54,13 @@ def arrive_and_go_on(world: World, _seed: int) -> Policy:
 def test_an_episode_is_reached_where_the_driver_stops_and_truly_is_there(
     driver: object, outcome: Outcome, steps: int, distance: float
 ) -> None:
+    began = time.perf_counter()
     found = run_episode(Plane(), driver, seed=3, step_s=0.2)  # type: ignore[arg-type]
+    took_ms = (time.perf_counter() - began) * 1e3
     assert (found.seed, found.outcome, found.steps) == (3, outcome, steps)
     assert found.distance == pytest.approx(distance, abs=1e-9)
     assert len(found.plan_ms) == min(steps + 1, 5) and min(found.plan_ms) >= 0
+    assert sum(found.plan_ms) <= took_ms
 
 
 def test_the_world_is_reset_with_the_episodes_seed_before_anyone_drives() -> None:

@@ -35,17 +35,18 @@ def test_where_nothing_was_reached_there_are_no_steps() -> None:
 
 
 def test_plan_times_are_over_all_decisions_of_all_episodes() -> None:
-    found = PlanTime.of([episode("reached", plan_ms=(1.0, 2.0)), episode("timeout", plan_ms=(3.0,))])
-    assert (found.p50, found.decisions) == (2.0, 3)
-    assert found.p50 < found.p95 <= 3.0
+    spent = tuple(float(ms) for ms in range(101))
+    found = PlanTime.of([episode("reached", plan_ms=spent[::2]), episode("timeout", plan_ms=spent[1::2])])
+    assert (found.p50, found.p95, found.decisions) == (50.0, 95.0, 101)
 
 
 def test_a_difference_counts_the_episodes_that_only_one_reached() -> None:
-    one = [episode(outcome) for outcome in ("reached", "reached", "timeout", "reached")]
-    other = [episode(outcome) for outcome in ("reached", "wrong_place", "reached", "timeout")]
+    reached, timeout, wrong_place = map(episode, ("reached", "timeout", "wrong_place"))
+    one = [*[reached] * 5, timeout, *[timeout] * 4]
+    other = [*[reached] * 3, wrong_place, timeout, reached, *[wrong_place] * 4]
     found = Difference.of(one, other)
-    assert (found.gained, found.lost, found.rate) == (2, 1, 0.25)
-    assert found.interval == paired_difference(1, 2, 1, 0)
+    assert (found.gained, found.lost, found.rate) == (2, 1, 0.1)
+    assert found.interval == paired_difference(3, 2, 1, 4)
     with pytest.raises(ValueError, match="zip"):
         Difference.of(one, other[:-1])
 
