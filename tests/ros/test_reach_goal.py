@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from jepa_msgs.action import ReachGoal
 from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise, Tensor
 from jepa_msgs.srv import SetGoal
 from jepa_ros import qos
-from jepa_ros.conversions import fill, from_time, to_time
+from jepa_ros.conversions import fill, from_time, to_image, to_time
 from sensor_msgs.msg import Image
 from unique_identifier_msgs.msg import UUID
 
@@ -317,6 +319,21 @@ def test_the_planner_that_stops_ends_its_goal_and_leaves_the_robot_standing(ros_
     assert stub.commands[-1] == Twist() and stub.goal_ns is None
     _, result = asked.end()
     assert result.outcome == "aborted" and result.reason == "the planner stops"
+
+
+def test_the_planner_does_not_keep_the_images_of_goals_that_have_ended(ros_graph: Any) -> None:
+    stub = Stub(ros_graph, model_info())
+    image = to_image(np.zeros((960, 1280, 3), np.uint8), stamp_ns=0, frame_id="eye")
+    goals, status = 40, Path(f"/proc/{ros_graph.processes['planner'].pid}/status")
+
+    def memory_mb() -> float:
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) / 1e3
+
+    stub.goal(image=image, timeout_s=0.01).end(meanwhile=stub.image)
+    before_mb = memory_mb()
+    for _ in range(goals):
+        stub.goal(image=image, timeout_s=0.01).end(meanwhile=stub.image)
+    stub.until(lambda: memory_mb() < before_mb + goals * len(image.data) / 4e6, "its memory back", 20.0)
 
 
 def test_an_arm_is_told_pose_deltas_once_a_step(ros_graph: Any) -> None:

@@ -46,10 +46,10 @@ class Answering:
         whole = self._owner.resolve_service_name(name)
         self.node.create_service(kind, whole, answer, callback_group=self.group)
 
-    def act(self, kind: type, name: str, **callbacks: Callable[..., Any]) -> None:
-        """Make an action."""
+    def act(self, kind: type, name: str, **options: Any) -> None:
+        """Make an action; ``options`` are those of :class:`rclpy.action.ActionServer`."""
         whole = self._owner.resolve_service_name(name)
-        self._actions.append(ActionServer(self.node, kind, whole, callback_group=self.group, **callbacks))
+        self._actions.append(ActionServer(self.node, kind, whole, callback_group=self.group, **options))
 
     def start(self) -> None:
         """Answer from now on."""

@@ -24,6 +24,8 @@ from jepa_runtime.errors import JepaRuntimeError
 _THREADS = 4
 # The world model takes a goal at once, or does not run.
 _ANSWER_S, _SLICE_S = 2.0, 0.02
+# How long a goal that has ended is kept, with its image, for whoever asks late how; by rclpy, for 15 minutes.
+_RESULT_S = 10
 
 
 class UnansweredError(JepaRuntimeError):
@@ -69,6 +71,7 @@ class ReachAction:
             goal_callback=self._judge,
             handle_accepted_callback=self._accept,
             cancel_callback=self._cancel,
+            result_timeout=_RESULT_S,
         )
         self._answering.start()
 
