@@ -5,6 +5,7 @@ rclpy's own signal handling raises out of ``spin`` now and then under traffic; h
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import signal
 import sys
@@ -12,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +37,10 @@ except ImportError:
     EventsExecutor = None
 
 POLL_S = 0.1
+# Fast DDS may never return from a call once a process that listened was killed (eProsima/Fast-DDS#6485).
+HANG_S = 120.0
+_PULSE_S = 1.0
+_STDERR = 2
 # How long a thread that waits for the interpreter leaves it to the one that has it. Python's default of 5 ms
 # is a sixth of a frame at 30 Hz.
 SWITCH_INTERVAL_S = 2e-4
@@ -61,11 +67,17 @@ def every(node: Node, period_s: float, call: Callable[[], None]) -> Timer:
     return node.create_timer(period_s, call, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
-def run(create: Callable[[], Runnable], args: Sequence[str] | None = None) -> int:
+def run(
+    create: Callable[[], Runnable], args: Sequence[str] | None = None, *, hang_s: float | None = HANG_S
+) -> int:
     """Run the node that ``create`` makes until a signal or its ``finished`` event; return the exit code.
 
     0 after a clean stop; 1 after an error, which was printed: arguments that ROS 2 does not take, a wrong
     parameter, a :class:`JepaRuntimeError`, an exception in a callback, or ``failure`` set by the node.
+
+    Args:
+        hang_s: the process ends, with 1, and tells where it hung, when callbacks come to a halt for so long:
+            then no signal ends it. None: it is left alone.
     """
     make_streams_robust()
     stop = threading.Event()
@@ -78,6 +90,8 @@ def run(create: Callable[[], Runnable], args: Sequence[str] | None = None) -> in
     node, code = None, 0
     try:
         node = create()
+        if hang_s is not None:
+            every(node, _PULSE_S, partial(faulthandler.dump_traceback_later, hang_s, exit=True, file=_STDERR))
         _spin(node, stop)
         if node.failure:
             print(f"error: {node.failure}", file=sys.stderr, flush=True)
@@ -87,6 +101,7 @@ def run(create: Callable[[], Runnable], args: Sequence[str] | None = None) -> in
         code = 1
     finally:
         code |= _close(node)
+        faulthandler.cancel_dump_traceback_later()
         # The interpreter resets handlers while it ends: a second signal (launch repeats Ctrl-C) would kill it
         # there.
         when_to_end(signal.SIG_IGN)

@@ -269,4 +269,5 @@ def _settled(kept: State) -> Installed | None:
 
 def main() -> None:
     """Entry point of ``ros2 run jepa_ros update_manager``."""
-    sys.exit(run(UpdateManagerNode))
+    # The thread that updates is watched already, and a process has one watch.
+    sys.exit(run(UpdateManagerNode, hang_s=None))

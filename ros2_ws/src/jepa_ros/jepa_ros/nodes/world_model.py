@@ -52,6 +52,9 @@ from jepa_runtime.recording.proposals import Proposals
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.world_model import WorldModel
 
+# Opening a model takes less: nobody is answered meanwhile.
+_OPENING_S = 900.0
+
 
 class WorldModelNode(LifecycleNode):
     """Serves one model bundle. See ros2_ws/README.md for its topics and parameters."""
@@ -390,4 +393,4 @@ class WorldModelNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of ``ros2 run jepa_ros world_model``."""
-    sys.exit(run(WorldModelNode))
+    sys.exit(run(WorldModelNode, hang_s=_OPENING_S))
