@@ -110,12 +110,13 @@ def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_na
         (tmp_path / setup[1:]).parent.mkdir(parents=True)
         (tmp_path / setup[1:]).write_text(f"echo {setup}\n")
     script = started[1].replace(". /opt/", f". {tmp_path}/opt/").replace("\\\n", " ")
-    (tmp_path / "ros2").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "ros2").chmod(0o755)
+    for program, code in (("ros2", 0), ("fastdds", 1)):
+        (tmp_path / program).write_text(f'#!/bin/sh\nprintf "%s\\n" "$@"; exit {code}\n')
+        (tmp_path / program).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **chosen}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     launch = ["launch", "jepa_bringup", "world_model.launch.py", "update_root:=/var/lib/jepa-edge"]
-    assert done.stdout.split("\n")[:-1] == setups + launch + arguments
+    assert done.stdout.split("\n")[:-1] == [*setups, "shm", "clean", *launch, *arguments]
 
 
 @needs("systemd-sysusers")
@@ -130,8 +131,16 @@ def test_the_account_and_its_folders_are_made(root: Path) -> None:
     assert groups["video"].endswith(":jepa") and groups["render"].endswith(":jepa")
     done = run("systemd-tmpfiles", "--create", f"--root={root}", "--prefix=/var", "jepa.conf")
     assert (done.returncode, done.stderr) == (0, "")
-    for folder in ("var/lib/jepa-edge", "var/cache/jepa-edge"):
+    for folder in ("var/lib/jepa-edge", "var/cache/jepa-edge", "var/log/jepa-edge"):
         assert (root / folder).stat().st_uid == int(uid)
+
+
+def test_logs_of_ros_do_not_pile_up(root: Path) -> None:
+    """Each start of a node makes one: of a camera that was unplugged, every two seconds."""
+    unit = (root / "etc/systemd/system/jepa-bringup.service").read_text()
+    folder = re.search(r"^Environment=ROS_LOG_DIR=(.*)$", unit, re.MULTILINE)
+    rules = (root / "etc/tmpfiles.d/jepa.conf").read_text()
+    assert folder and re.search(rf"^d {folder[1]} .* \d+d$", rules, re.MULTILINE)
 
 
 @needs("systemd-tmpfiles")
