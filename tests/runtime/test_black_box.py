@@ -297,6 +297,20 @@ def test_the_oldest_bags_give_way(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*.mcap")) == [next_, last, "drive.mcap"]
 
 
+def test_bags_of_a_clock_that_was_ahead_are_older_than_those_after_it_was_set_right(tmp_path: Path) -> None:
+    ahead = [tmp_path / f"20990101T00000{at}.000Z_surprise.mcap" for at in range(4)]
+    for at, bag in enumerate(ahead):
+        bag.write_bytes(bytes(20_000))
+        os.utime(bag, (time.time() + 10**9 + at,) * 2)
+    folder = BagFolder(tmp_path, max_bytes=80_000, max_bags=10)
+    for at in range(4):
+        bag = folder.begin(at * 10**9, "change")
+        bag.path.with_name(f"{bag.path.name}.partial").open("ab").write(bytes(20_000))
+        folder.complete(bag)
+    left = {path.name[:4] for path in tmp_path.iterdir()}
+    assert left == {"1970"}, sorted(path.name for path in tmp_path.iterdir())
+
+
 def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> None:
     with box(tmp_path, max_bytes=40_000, after_s=60.0) as made:
         made.add_alarms(result(0, BEGUN))

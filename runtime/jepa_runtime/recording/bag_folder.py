@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -95,16 +96,19 @@ class BagFolder:
         """For one bag more: of ``more_bytes``, or ``new``, which is there already and stays."""
         bags = []
         total = more_bytes
+        now_ns = time.time_ns()
         with explained(self.path, "no room can be made"):
             for path in self.path.glob(_OURS):
                 with suppress(FileNotFoundError):
                     found = path.stat()
                     total += found.st_size
                     if path != new:
-                        bags.append((found.st_mtime_ns, found.st_size, path))
+                        # Of times to come are those from before the clock was set back.
+                        came = found.st_mtime_ns <= now_ns
+                        bags.append((came, found.st_mtime_ns, found.st_size, path))
             bags.sort()
             while bags and (total > self.max_bytes or len(bags) >= self._max_bags):
-                _, size, oldest = bags.pop(0)
+                *_, size, oldest = bags.pop(0)
                 oldest.unlink(missing_ok=True)
                 total -= size
 
