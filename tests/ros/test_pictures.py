@@ -162,3 +162,13 @@ def test_latents_that_come_before_their_model_was_told_do_no_harm(
     node._on_model(ModelInfo(model_id="one", version="2", tokens=3, dim=5, horizon=1, step_s=0.1))
     show(node, 20, 3, 5, version="2")
     assert node.report()["drawn"] > drawn
+
+
+def test_latents_of_a_moment_that_stands_still_do_not_pile_up(node: PicturesNode):
+    """As those of a camera that goes on while /clock is paused, and then begins anew."""
+    node._on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
+    for sec in (5, *[7] * 20, 6):
+        _, latent, _ = of_one_moment(2, 4)
+        latent.header.stamp.sec, latent.header.stamp.nanosec = sec, 0
+        node._on_latent(latent)
+    assert [stamp_ns for stamp_ns, _ in node._trail] == [5 * 10**9, 6 * 10**9]

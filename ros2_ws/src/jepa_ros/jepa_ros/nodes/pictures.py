@@ -127,6 +127,8 @@ class PicturesNode(Node):
         check_finite(latent)
         if message.history_reset:
             self._trail.clear()
+        while self._trail and self._trail[-1][0] >= stamp:
+            self._trail.pop()
         self._trail.append((stamp, latent))
         while self._trail[0][0] < stamp - self._trail_ns:
             self._trail.popleft()
