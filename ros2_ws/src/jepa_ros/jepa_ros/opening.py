@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Served:
         self._settings = realtime_settings(chosen)
         self._on_model = on_model
         self._before: set[int] | None = None
+        self._opener = 0
         self.applied: list[realtime.Applied] = []
         self.pipeline = Pipeline(
             self._open,
@@ -82,9 +84,13 @@ class Served:
             go_on()
             self.pipeline.wait_gap()
 
+        def opened() -> WorldModel:
+            self._opener = threading.get_native_id()
+            return open_model(self._chosen | {"bundle": bundle}, between=between)
+
         self._before = realtime.threads()
         try:
-            return self.pipeline.swap(lambda: open_model(self._chosen | {"bundle": bundle}, between=between))
+            return self.pipeline.swap(opened)
         finally:
             self._before = None
 
@@ -119,8 +125,10 @@ class Served:
 
     def _take_in(self, model: WorldModel, kept: bool) -> None:
         if self._before is not None:
-            # Not while it was loading: it would have kept the model that serves from its cores.
-            realtime.join(self._settings, realtime.threads() - self._before)
+            # Not while it was loading: it would have kept the model that serves from its cores. Python's
+            # other threads are not the engine's: a recording that an alarm began, for one.
+            others = {thread.native_id for thread in threading.enumerate()} - {self._opener}
+            realtime.join(self._settings, realtime.threads() - self._before - others)
         if self.box is not None:
             self.box.serve(model)
         self._on_model(model, kept)
