@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -269,6 +270,16 @@ def test_a_probe_that_is_killed_is_a_refusal_that_says_so(hanging: Path, number:
     assert f"its probe crashed: {number.name}" in reasons[0]
 
 
+def test_a_probe_that_hangs_keeps_nobody_from_ending(hanging: Path) -> None:
+    def stopped() -> None:
+        if psutil.Process().children():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        probe(hanging, budgets=ANYTHING, limits=LIMITS, alive=stopped)
+    assert not psutil.Process().children()
+
+
 def test_a_probe_dies_with_its_caller(hanging: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from jepa_runtime.update.gate.probe import probe;"
@@ -345,9 +356,11 @@ def test_the_gate_builds_and_probes_with_the_engine_and_within_the_limits_that_t
     monkeypatch.setattr(robot.engines, "build", lambda _, **how: asked.append(how))
     monkeypatch.setattr(robot.probe, "probe", lambda _, **how: asked.append(how) or GOOD)
     limits, budgets = ProbeLimits(threads=2, build_s=7.0), Budgets(latency_p99_ms=5.0)
-    gate = robot.LocalGate(settings(engine="tensorrt", precision="fp16", probe=limits))
+    alive = Mock()
+    gate = robot.LocalGate(settings(engine="tensorrt", precision="fp16", probe=limits), alive)
     assert gate.probe(Path("bundle"), budgets)["latency_p99_ms"] == GOOD.latency_p99_ms
     built, probed = asked
     assert built["wall_s"] == 7.0
     assert (probed["limits"], probed["budgets"]) == (limits, budgets)
     assert all((how["engine"], how["precision"]) == ("tensorrt", "fp16") for how in asked)
+    assert all(how["alive"] is alive for how in asked)

@@ -53,7 +53,8 @@ class LocalGate:
     """The gate on this robot, with the engine that serves.
 
     Args:
-        alive: is called with every frame of a comparison, which may take as long as its source.
+        alive: is called while a candidate is built for and probed, and with every frame of a comparison,
+            which may take as long as its source.
         frames: opens the source for a comparison, which ends by itself; None: the one that ``settings`` name.
         compared: is told about once a second how a comparison stands, on a thread of its own.
     """
@@ -96,6 +97,7 @@ class LocalGate:
             engine=settings.engine,
             precision=settings.precision,
             limits=settings.probe,
+            alive=self._alive,
         )
         return {
             "latency_p50_ms": round(report.latency_p50_ms, 3),

@@ -71,8 +71,8 @@ class Steps:
         report: tells somebody how an update ended.
         now: the time of day. clock: for durations and pauses.
         alive: is called at least every few seconds while nothing hangs, but for what waits for others within
-            limits of its own: a probe (``probe.wall_s``), a server that says nothing (``fetch.connect_s``,
-            ``fetch.read_s``), frames for a comparison, and whoever serves, during a swap.
+            limits of its own: a server that says nothing (``fetch.connect_s``, ``fetch.read_s``), frames for
+            a comparison, and whoever serves, during a swap.
         progress: is told how many bytes of a release are there, and of how many.
         any_interface: whether a release may have other actions than what serves.
         again: whether to try what was refused.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +16,9 @@ from pathlib import Path
 from jepa_runtime.backends.select import takes_building
 from jepa_runtime.compat import python
 from jepa_runtime.errors import RefusedError, UpdateError
-from jepa_runtime.update.gate.probe import in_memory, tail
+from jepa_runtime.update.gate.probe import end_of, in_memory, tail
 
 COMMAND = python("from jepa_runtime.cli import main; raise SystemExit(main())")
-_POLL_S = 0.2
 
 
 def build(
@@ -48,7 +46,6 @@ def build(
     asked = ["build-engine", str(folder), "--engine", engine]
     if precision is not None:
         asked += ["--precision", precision]
-    ends = time.monotonic() + wall_s
     with in_memory() as log:
         try:
             child = subprocess.Popen(
@@ -64,17 +61,8 @@ def build(
         # Where memory runs out, it is the builder that is ended, not what serves.
         with suppress(OSError):
             Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000", encoding="ascii")
-        try:
-            while child.poll() is None:
-                if time.monotonic() > ends:
-                    raise RefusedError(f"{folder}: its engines were not built within {wall_s:g} s")
-                alive()
-                time.sleep(_POLL_S)
-        finally:
-            child.kill()
-            child.wait()
-        if child.returncode:
+        late = f"{folder}: its engines were not built within {wall_s:g} s"
+        status = end_of(child, within_s=wall_s, late=late, alive=alive)
+        if status:
             said = tail(log).decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]
-            raise RefusedError(
-                f"{folder}: its engines cannot be built (exit status {child.returncode}): {said[-1]}"
-            )
+            raise RefusedError(f"{folder}: its engines cannot be built (exit status {status}): {said[-1]}")

@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +26,7 @@ from jepa_runtime.update.release import Budgets
 CHILD = "jepa_runtime.update.gate.probe_child"
 MAX_ANSWER_BYTES = 1 << 20
 _TAIL_BYTES = 4096
+_POLL_S = 0.2
 _MAX_REASON = 500
 _NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "Failed to allocate", "can't alloc")
 
@@ -93,6 +96,7 @@ def probe(
     engine: str = "openvino:CPU",
     precision: str | None = None,
     limits: ProbeLimits | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> ProbeReport:
     """Try a bundle in a process of its own.
 
@@ -100,6 +104,7 @@ def probe(
         folder: of the bundle.
         budgets: of its release; ``max_error_ratio`` is not for this gate.
         engine, precision: that will serve it; precision None: the first that the engine can run.
+        alive: is called meanwhile.
 
     Raises:
         RefusedError: it is no valid bundle, crashed, hung, took too much, computes something else than it
@@ -121,20 +126,31 @@ def probe(
             )  # fmt: skip
         except OSError as error:
             raise UpdateError(f"{folder}: the process to probe it cannot be started: {error}") from error
-        try:
-            status = child.wait(limits.wall_s)
-        except subprocess.TimeoutExpired:
-            raise RefusedError(
-                f"{folder}: its probe did not end within {limits.wall_s:g} s: it hangs, or is too slow for "
-                "this robot"
-            ) from None
-        finally:
-            child.kill()
-            child.wait()
+        late = f"its probe did not end within {limits.wall_s:g} s: it hangs, or is too slow for this robot"
+        status = end_of(child, within_s=limits.wall_s, late=f"{folder}: {late}", alive=alive)
         answer.seek(0)
         report = judge(str(folder), status, answer.read(MAX_ANSWER_BYTES), tail(log), limits)
     _check_budgets(str(folder), report, budgets)
     return report
+
+
+def end_of(child: subprocess.Popen[bytes], *, within_s: float, late: str, alive: Callable[[], None]) -> int:
+    """The exit status of a child, which does not outlive this call; ``alive`` is called meanwhile.
+
+    Raises:
+        RefusedError: it does not end in time, as ``late`` says.
+    """
+    ends = time.monotonic() + within_s
+    try:
+        while (status := child.poll()) is None:
+            if time.monotonic() > ends:
+                raise RefusedError(late)
+            alive()
+            time.sleep(_POLL_S)
+        return status
+    finally:
+        child.kill()
+        child.wait()
 
 
 def in_memory() -> IO[bytes]:
