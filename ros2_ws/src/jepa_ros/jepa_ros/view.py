@@ -88,11 +88,7 @@ def sparkline(values: deque[float]) -> str:
 
 
 class Terminal:
-    """The picture drawn anew in place; needs rich and a terminal.
-
-    Raises:
-        ImportError: rich is not installed.
-    """
+    """The picture drawn anew in place."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -91,12 +91,7 @@ class MonitorNode(Node):
         if kind == "none":
             return None
         if kind == "live" or (kind == "auto" and sys.stdout.isatty()):
-            try:
-                return Terminal()
-            except ImportError:
-                self.get_logger().warning(
-                    "the live view needs rich (pip install rich): printing lines instead"
-                )
+            return Terminal()
         return PlainLines(line_period_s)
 
     # --- topics
