@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ament_index_python.packages import get_package_prefix
 from jepa_ros.profiling.processes import another_domain
 
 STOP_TIMEOUT_S = 10.0
@@ -103,12 +104,8 @@ class Processes:
 
 
 def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, str]) -> list[str]:
-    """How to start a node of jepa_ros.
-
-    Raises:
-        DemoError: the workspace is not on the paths.
-    """
-    command = [_executable(node), "--ros-args"]
+    """How to start a node of jepa_ros."""
+    command = [str(Path(get_package_prefix("jepa_ros")) / "lib" / "jepa_ros" / node), "--ros-args"]
     command += [part for name, target in remaps.items() for part in ("-r", f"{name}:={target}")]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={json.dumps(value, default=str)}"]
@@ -138,13 +135,3 @@ def report(out: Path, node: str) -> dict[str, Any]:
         raise DemoError(f"{node} left no report; see {out / 'log' / node}.log")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def _executable(node: str) -> str:
-    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
-        candidate = Path(prefix) / "lib" / "jepa_ros" / node
-        if candidate.is_file():
-            return str(candidate)
-    raise DemoError(
-        "the ROS 2 workspace is not on the paths: run `make demo`, or `. scripts/env.sh` before this"
-    )

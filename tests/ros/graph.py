@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from ament_index_python.packages import get_package_prefix
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context
@@ -30,11 +31,7 @@ _OPEN: set[int] = set()
 
 def executable(node: str) -> str:
     """Path of a node's executable in the workspace that is on the paths."""
-    for prefix in os.environ["AMENT_PREFIX_PATH"].split(os.pathsep):
-        candidate = Path(prefix) / "lib" / "jepa_ros" / node
-        if candidate.is_file():
-            return str(candidate)
-    raise FileNotFoundError(f"jepa_ros has no executable {node}")
+    return str(Path(get_package_prefix("jepa_ros")) / "lib" / "jepa_ros" / node)
 
 
 class Graph:
