@@ -12,19 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepa_export.bundles import Actions, Identity, Measured, Settings, complete, manifest, write_golden
+from jepa_export.bundles import Identity, Measured, Settings, complete, manifest, write_golden
 from jepa_export.staging import staged
 from jepa_export.student_graphs import write_graph, write_predictor, write_step
 from jepa_export.students.family import Student
 from jepa_export.students.predictor import Predictor
 from jepa_export.targets.accuracy import DEFAULT_LIMITS, Closeness, Control, Held
 from jepa_export.targets.openvino import Sample
-from jepa_export.variants import DEFAULT_KINDS as VARIANTS
 from jepa_runtime.bundle import Bundle, histories
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.limits import ActionLimits
-
-__all__ = ["VARIANTS", "Actions", "Settings", "write_student", "write_untrained"]
 
 # Each gives a sample a step.
 ROLLOUTS = 8

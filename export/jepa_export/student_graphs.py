@@ -16,7 +16,7 @@ from jepa_export.targets.accuracy import Held
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8
 from jepa_export.targets.rollout import absent_table, loop
-from jepa_export.variants import DEFAULT_KINDS, Kind, fixed_count, write_kinds
+from jepa_export.variants import Kind, fixed_count, write_kinds
 
 
 def write_graph(
@@ -24,7 +24,7 @@ def write_graph(
     samples: Sequence[Sample],
     output: str,
     folder: Path,
-    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    kinds: Sequence[Kind],
     *,
     free_axis: tuple[str, ...] = (),
     held: Held | None = None,
@@ -51,9 +51,9 @@ def write_step(
     predictor: Predictor,
     samples: Sequence[Sample],
     folder: Path,
-    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    kinds: Sequence[Kind],
     *,
-    held: Held | None = None,
+    held: Held | None,
 ) -> None:
     """Write the predictor for the next frame alone, as :func:`write_graph` does; each of ``samples`` has one
     action."""
@@ -64,7 +64,7 @@ def write_predictor(
     predictor: Predictor,
     rollouts: Sequence[Sample],
     folder: Path,
-    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    kinds: Sequence[Kind],
     *,
     held: Held | None = None,
 ) -> None:

@@ -25,6 +25,7 @@ from jepa_export.students.predictor import (
 )
 from jepa_export.targets.openvino import Sample
 from jepa_export.targets.rollout import absent_table
+from jepa_export.variants import DEFAULT_KINDS
 from jepa_runtime.backends.select import create_backend
 
 PREDICTOR = PredictorConfig(tokens=3, dim=16, width=32, depth=3, heads=2, action_scale=(0.5, 2.0))
@@ -307,7 +308,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     predictor = make_stirred(0)
     folder = tmp_path_factory.mktemp("predictor")
     drawn = [Inputs.draw(predictor.config, request.param, count=16, seed=seed) for seed in range(1, 5)]
-    write_predictor(predictor, [given.sample() for given in drawn], folder)
+    write_predictor(predictor, [given.sample() for given in drawn], folder, DEFAULT_KINDS)
     return Exported(predictor, request.param, folder)
 
 

@@ -17,7 +17,7 @@ Floats64 = NDArray[np.float64]
 
 
 def separate(
-    model: WorldModel, name: str, scenes: Scenes, *, seed: int, tick: Callable[[], None] = lambda: None
+    model: WorldModel, name: str, scenes: Scenes, *, seed: int, tick: Callable[[], None]
 ) -> Surprise:
     """How much an open model is surprised in each scene by what came, and by what cannot come.
 

@@ -88,7 +88,7 @@ def static_ir(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> ov.Model:
     return fixed
 
 
-def compile_blob(model_xml: Path, out: Path, platform: str, *, limits: Limits | None = None) -> Schedule:
+def compile_blob(model_xml: Path, out: Path, platform: str) -> Schedule:
     """Compile a static IR for an NPU; no NPU is needed. Writes ``out``, and its origin beside it.
 
     Args:
@@ -109,7 +109,7 @@ def compile_blob(model_xml: Path, out: Path, platform: str, *, limits: Limits | 
         raise JepaExportError(f"{model_xml}: OpenVINO cannot read it: {error}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        requirements = compiler.compile(model_xml, platform, Path(scratch), limits or Limits())
+        requirements = compiler.compile(model_xml, platform, Path(scratch), Limits())
         try:
             origin = Origin.parse(requirements, Graph.read(model_xml).sha256)
         except BackendError as error:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from jepa_export.bundles import Actions
 from jepa_export.cli import main
 from jepa_export.distillation import run
 from jepa_export.distillation.encoders import BundleEncoder
 from jepa_export.distillation.grafted import ScaledPredictor, actions_for, predictor_for
 from jepa_export.staging import write_report
-from jepa_export.student_bundle import Actions
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_runtime import Bundle, WorldModel
