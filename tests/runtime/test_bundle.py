@@ -155,10 +155,11 @@ def test_a_file_changed_after_opening_is_not_read(folder: Path) -> None:
         bundle.read("../../etc/passwd")
 
 
-def test_a_folder_swapped_for_a_link_after_opening_is_not_followed(folder: Path) -> None:
+@pytest.mark.parametrize("swapped", ["encoder", "encoder/onnx/model.onnx"])
+def test_what_was_swapped_for_a_link_after_opening_is_not_followed(folder: Path, swapped: str) -> None:
     bundle = Bundle.open(folder)
-    (folder / "encoder").rename(folder.parent / "encoder")
-    (folder / "encoder").symlink_to(folder.parent / "encoder")
+    (folder / swapped).rename(folder.parent / "elsewhere")
+    (folder / swapped).symlink_to(folder.parent / "elsewhere")
     with pytest.raises(BundleError, match="symbolic link"):
         bundle.read("encoder/onnx/model.onnx")
 
@@ -329,12 +330,37 @@ def test_a_tensor_that_says_that_its_data_are_in_it_is_believed() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff" * 100, b"no model at all", onnx.ModelProto(producer_name="x").SerializeToString()],
+    [
+        b"",
+        b"\xff" * 100,
+        b"\x3a\x80",
+        b"no model at all",
+        onnx.ModelProto(producer_name="x").SerializeToString(),
+    ],
 )
 def test_an_onnx_file_that_is_none_is_refused(folder: Path, content: bytes) -> None:
     (folder / "encoder/onnx/model.onnx").write_bytes(content)
     relist(folder, "encoder/onnx/model.onnx")
     assert "not an ONNX model" in refusal(folder)
+
+
+def test_an_onnx_model_that_is_cut_off_is_refused(folder: Path) -> None:
+    path = folder / "encoder/onnx/model.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model (cut off at byte" in refusal(folder)
+
+
+def test_an_onnx_model_whose_graphs_lie_in_one_another_without_end_is_refused(folder: Path) -> None:
+    model = b""
+    for _ in range(400):
+        # An attribute of a node of a graph, each with its length in two bytes.
+        for key in (6 << 3 | 2, 5 << 3 | 2, 1 << 3 | 2):
+            model = bytes([key, len(model) & 127 | 128, len(model) >> 7]) + model
+    model = bytes([7 << 3 | 2, len(model) & 127 | 128, len(model) >> 7]) + model
+    (folder / "encoder/onnx/model.onnx").write_bytes(model)
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model (nested too deeply)" in refusal(folder)
 
 
 @given(data=st.data())

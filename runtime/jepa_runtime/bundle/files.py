@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -67,16 +67,19 @@ class Folder:
         """
         *parents, name = PurePosixPath(relative).parts
         folder_fd = os.dup(self._fd)
-        try:
-            for parent in parents:
-                folder_fd, previous = os.open(parent, _DIRECTORY, dir_fd=folder_fd), folder_fd
-                os.close(previous)
-            file = os.fdopen(os.open(name, _FILE, dir_fd=folder_fd), "rb")
-        except OSError as error:
-            raise BundleError(f"{self.path / relative}: {_why(error)}") from error
-        finally:
-            os.close(folder_fd)
-        with file:
+        with ExitStack() as stack:
+            try:
+                for parent in parents:
+                    folder_fd, previous = os.open(parent, _DIRECTORY, dir_fd=folder_fd), folder_fd
+                    os.close(previous)
+                # Of a folder under this name, fdopen would leave the descriptor open.
+                file = stack.enter_context(
+                    open(name, "rb", opener=lambda path, _: os.open(path, _FILE, dir_fd=folder_fd))
+                )
+            except OSError as error:
+                raise BundleError(f"{self.path / relative}: {_why(error)}") from error
+            finally:
+                os.close(folder_fd)
             self._check_regular(os.fstat(file.fileno()), relative)
             try:
                 yield file
