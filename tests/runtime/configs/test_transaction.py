@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_runtime.configs import transaction
+from jepa_runtime.configs.items import Item, Journal
 from jepa_runtime.configs.planning import Action
-from jepa_runtime.configs.store import STATE
+from jepa_runtime.configs.store import STATE, Store
 from jepa_runtime.configs.transaction import BESIDE, apply, look, undo
 from jepa_runtime.configs.tree import Tree
 from jepa_runtime.errors import ConfigsError
@@ -283,3 +284,66 @@ def test_an_error_at_any_change_of_the_disk_leaves_the_root_as_it_was(
             }, calls[number - 1]
     assert number > 30
     assert (root / FILES[0].path).read_bytes() == NEWER[0].content
+
+
+Unsynced = Callable[[Path], set[Path]]
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> Unsynced:
+    """Tells in which folders of a root names were changed and are not on the disk yet. Fails where a name is
+    given to content that is not."""
+    written: dict[int, bytes] = {}
+    changed: set[int] = set()
+
+    def fsync(fd: int, real: Callable[[int], None] = os.fsync) -> None:
+        real(fd)
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            changed.discard(status.st_ino)
+        else:
+            written[status.st_ino] = Path(f"/proc/self/fd/{fd}").read_bytes()
+
+    def rename(
+        source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int, real: Callable[..., None] = os.rename
+    ) -> None:
+        path = Path(f"/proc/self/fd/{src_dir_fd}", source)
+        if path.is_file() and not path.is_symlink():
+            assert written[path.stat().st_ino] == path.read_bytes(), source
+        real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        changed.add(os.fstat(dst_dir_fd).st_ino)
+
+    def changing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *args: Any, dir_fd: int | None = None, **more: Any) -> Any:
+            made = real(path, *args, dir_fd=dir_fd, **more)
+            if real.__name__ != "open" or args[0] & os.O_CREAT:
+                changed.add(os.stat(os.path.dirname(path) if dir_fd is None else dir_fd).st_ino)
+            return made
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    for name in ("open", "mkdir", "unlink", "rmdir"):
+        monkeypatch.setattr(os, name, changing(getattr(os, name)))
+    return lambda root: {path for path in (root, *root.rglob("*")) if path.lstat().st_ino in changed}
+
+
+def test_a_power_cut_finds_all_that_was_done_and_no_change_without_its_journal(
+    root: Path, unsynced: Unsynced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, remove = Tree.commit, Store.remove
+
+    def after_its_journal(tree: Tree, path: str, item: Item) -> None:
+        assert not unsynced(root) & {root / STATE, *(root / STATE).parents}
+        commit(tree, path, item)
+
+    def after_all_that_it_tells_of(store: Store, journal: Journal) -> None:
+        assert not unsynced(root)
+        remove(store, journal)
+
+    monkeypatch.setattr(Tree, "commit", after_its_journal)
+    monkeypatch.setattr(Store, "remove", after_all_that_it_tells_of)
+    for act in (lambda: apply(root, FILES), lambda: apply(root, NEWER), lambda: undo(root)):
+        act()
+        assert not unsynced(root)
