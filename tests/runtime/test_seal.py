@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jepa_runtime import Bundle, BundleError
@@ -46,6 +47,12 @@ def test_a_full_disk_leaves_the_manifest_that_was_there_and_nothing_in_the_way_o
             seal(folder, before.manifest)
     assert hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() == before.sha256
     assert seal(folder, before.manifest).report() == {}
+
+
+def test_arrays_beside_the_golden_ones_are_plain_numbers_too(folder: Path) -> None:
+    np.savez(folder / "more.npz", objects=np.array([{}], object))
+    with pytest.raises(BundleError, match=r"more\.npz: objects: holds object"):
+        seal(folder, manifest_fields())
 
 
 @pytest.mark.parametrize(

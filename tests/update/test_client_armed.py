@@ -80,6 +80,19 @@ def test_what_nobody_approves_is_given_up_like_what_finds_no_moment_and_logged_o
     assert [entry.event for entry in entries].count("armed -> armed") == 1
 
 
+def test_an_approval_is_waited_for_whatever_the_repository_says_meanwhile(
+    cautious: Site, bundles: list[Bundle]
+) -> None:
+    wait_for_approval(cautious, 2 * 3600 + 60)
+    assert cautious.repository.asked == 3
+    cautious.repository.error = unreachable()
+    wait_for_approval(cautious, 3600 + 60)
+    assert "not asked again while it waits" in (cautious.root / robot.AUDIT).read_text()
+    cautious.repository.error = None
+    operator.approve(cautious.root)
+    assert cautious.update().result == "updated"
+
+
 def test_an_approval_is_for_one_release_only(cautious: Site, bundles: list[Bundle]) -> None:
     wait_for_approval(cautious)
     kept = operator.approve(cautious.root)
@@ -130,6 +143,11 @@ def test_what_serves_and_was_revoked_makes_way_though_what_follows_it_waits_for_
     cautious.repository.publish(bundles[2], 3)
     wait_for_approval(cautious)
     cautious.repository.publish(bundles[2], 3, revoked=(2,))
+    cautious.serving = Moving()
+    cautious.serving.may_switch = False
+    wait_for_approval(cautious, 3700)
+    assert cautious.version == "2.0.0"
+    cautious.serving.may_switch = True
     wait_for_approval(cautious, 3700)
     assert cautious.version == cautious.good == "1.0.0"
     operator.approve(cautious.root)

@@ -98,6 +98,21 @@ def test_what_is_kept_loses_neither_the_changed_file_nor_what_was_there_before(r
     assert not (root / STATE).exists() and not (root / FILES[2].path).exists()
 
 
+def test_what_is_kept_takes_the_place_of_nothing_else(root: Path) -> None:
+    original = (root / FILES[0].path).read_bytes()
+    apply(root, FILES)
+    (root / FILES[0].path).write_text("mine\n")
+    beside = root / f"{FILES[0].path}{BESIDE}"
+    beside.write_text("mine too\n")
+    before = snapshot(root)
+    with pytest.raises(ConfigsError, match="is in the way of what is to be kept there"):
+        undo(root, keep_changed=True)
+    assert snapshot(root) == before
+    beside.unlink()
+    undo(root, keep_changed=True)
+    assert beside.read_bytes() == original
+
+
 def test_a_folder_of_ours_stays_while_somebody_else_has_something_in_it(root: Path) -> None:
     apply(root, FILES)
     (root / "usr/local/lib/theirs").write_text("")
@@ -259,6 +274,11 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, number: int, error: int) -> Iter
         yield calls
 
 
+def kept(root: Path) -> Journal | None:
+    with Tree(root) as tree:
+        return Store(tree).load()
+
+
 @pytest.mark.parametrize(
     "error", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES], ids=errno.errorcode.get
 )
@@ -273,7 +293,7 @@ def test_an_error_at_any_change_of_the_disk_leaves_the_root_as_it_was(
         fill(root)
         if installed:
             apply(root, FILES[:2])
-        before = snapshot(root, without_times=[STATE])
+        before, known = snapshot(root, without_times=[STATE]), kept(root)
         with failing_at(monkeypatch, number, error) as calls, suppress(ConfigsError):
             apply(root, NEWER)
         if number <= len(calls):
@@ -282,6 +302,7 @@ def test_an_error_at_any_change_of_the_disk_leaves_the_root_as_it_was(
             assert {path: seen for path, seen in after.items() if not path.startswith(journal)} == {
                 path: seen for path, seen in before.items() if path != journal
             }, calls[number - 1]
+            assert kept(root) == known
     assert number > 30
     assert (root / FILES[0].path).read_bytes() == NEWER[0].content
 
