@@ -319,6 +319,14 @@ def test_a_history_of_no_entries_is_no_answer(capfd: pytest.CaptureFixture[str])
     assert "argument -n: must be a whole number of at least 1, got 0" in capfd.readouterr().err
 
 
+def test_a_robot_that_has_lost_its_trusted_root_says_so(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (fleet.root / "root.json").unlink()
+    assert fleet.run("apply") == 1
+    assert "root.json: cannot be read (No such file or directory): put the trusted" in capfd.readouterr().err
+
+
 def test_provision_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["update", "provision", "--root", str(tmp_path / "new"), "--repository", "/r"]) == 1
     assert "give --trusted-root, --model, --hardware as well" in capfd.readouterr().err

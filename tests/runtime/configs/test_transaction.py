@@ -120,6 +120,15 @@ def test_a_folder_of_ours_stays_while_somebody_else_has_something_in_it(root: Pa
     assert os.listdir(root / "usr/local/lib") == ["theirs"] and not (root / "var").exists()
 
 
+def test_a_folder_elsewhere_is_not_taken_for_one_of_its_name_that_is_missing(root: Path) -> None:
+    (root / "lib").mkdir()
+    before = snapshot(root)
+    apply(root, FILES)
+    assert (root / "usr/local/lib/jepa-edge/tool").exists() and os.listdir(root / "lib") == []
+    undo(root)
+    assert snapshot(root) == before
+
+
 def folder(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.mkdir()

@@ -130,6 +130,7 @@ def test_attributes_keep_the_servers_limits(alarm: str, device: str) -> None:
     told = agent.attributes(settings(engine=device), State(alarm=alarm, good=installed("2.0.0")), "1.0")
     assert all(ATTRIBUTE.fullmatch(key) and ATTRIBUTE.fullmatch(value) for key, value in told.items())
     assert (told["jepa.version"], told["jepa.release_seq"]) == ("2.0.0", "2")
+    assert (told["jepa.alarm"] == "none") == (alarm in ("", "none"))
 
 
 def test_an_answer_ends_the_order_that_it_is_for_and_only_the_last_are_kept(tmp_path: Path) -> None:
