@@ -74,6 +74,20 @@ def test_extended_attributes_come_back(root: Path) -> None:
     assert snapshot(root) == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_owners_come_back_and_what_a_link_leads_to_keeps_its_own(root: Path) -> None:
+    theirs, link = (root / shipped.path for shipped in FILES[:2])
+    os.chown(theirs, 1, 2)
+    link.unlink()
+    link.symlink_to(theirs)
+    os.chown(link, 3, 4, follow_symlinks=False)
+    before = snapshot(root)
+    apply(root, FILES)
+    assert (theirs.stat().st_uid, link.stat().st_uid) == (0, 0)
+    undo(root)
+    assert snapshot(root) == before
+
+
 def test_a_file_that_was_changed_since_is_neither_replaced_nor_removed(root: Path) -> None:
     apply(root, FILES)
     (root / FILES[0].path).write_text("mine\n")
