@@ -162,11 +162,12 @@ class LocalServing:
         """
         path, ends = self._root / SOCKET, time.monotonic() + self._gone_s
         while True:
-            there, told = path.exists(), None
+            there = path.exists()
             if not there and not self._token and (self._awaited or not self._may_come()):
                 return None
             try:
-                told = _ask(self._root) if there else None
+                if there:
+                    return _ask(self._root)
             except TimeoutError as error:
                 raise UpdateError(f"{path}: whoever serves does not answer: restart it") from error
             except PermissionError as error:
@@ -175,9 +176,6 @@ class LocalServing:
                 ) from error
             except (OSError, ValidationError):
                 there = path.exists()
-            if told is not None:
-                self._awaited = True
-                return told
             if time.monotonic() >= ends:
                 self._awaited = True
                 if there:
