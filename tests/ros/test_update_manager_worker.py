@@ -95,13 +95,14 @@ def at_work(tmp_path: Path) -> Iterator[Any]:
         one.close()
 
 
-def test_what_is_asked_for_is_done_as_asked(at_work: Any) -> None:
+def test_what_is_asked_for_is_done_as_asked_whatever_was_asked_for_before(at_work: Any) -> None:
     work = at_work()
     work.client.let_go.set()
+    assert work.ask().done.wait(10)
     request = work.ask(source=Path("/stick"), again=True)
     assert request.done.wait(10) and request.state == work.client.state
     told = {"source": Path("/stick"), "again": True, "any_interface": False, "begin": True}
-    assert work.client.opened == [told]
+    assert work.client.opened[1:] == [told]
     assert work.worker.free
 
 
@@ -171,6 +172,18 @@ def test_who_waits_is_told_when_the_worker_stops(at_work: Any) -> None:
     work.close()
     assert request.done.is_set() and request.state is None
     assert not work.worker.ask(Request())
+
+
+def test_a_worker_that_failed_answers_who_waits_and_is_asked_no_more(tmp_path: Path) -> None:
+    def broken(**asked: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    worker = Worker(broken, poll_s=lambda: None, root=tmp_path, log=lambda line: None)
+    assert worker.ask(request := Request())
+    with pytest.raises(RuntimeError, match="no memory"):
+        worker.run()
+    assert request.done.is_set() and request.state is None
+    assert not worker.ask(Request())
 
 
 def test_where_a_fleet_orders_the_robot_does_its_rounds_and_a_person_may_still_ask(at_work: Any) -> None:
