@@ -80,6 +80,13 @@ def test_what_an_earlier_verdict_told_is_not_told_again(served):
     assert told == ["103 frames failed: engine gone", "running"]
 
 
+def test_what_went_wrong_beside_the_frames_is_a_warning_once(served):
+    served.result()
+    served.watch.error_came(JepaRuntimeError("the goal cannot be encoded"))
+    told = [served.verdict(stats=BASE)[0] for _ in range(2)]
+    assert told == [Verdict(Level.WARN, "the goal cannot be encoded"), Verdict(Level.OK, "running")]
+
+
 def test_a_node_that_does_not_serve_says_why(served):
     assert served.verdict(fault="it broke", active=False) == (Verdict(Level.ERROR, "it broke"), {})
     assert served.verdict(active=False) == (Verdict(Level.OK, "not active"), {})
