@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from jepa_runtime.recording import messages
+from tests.runtime.fakes import FakeModel
+from tests.runtime.test_recording import result
 
 outputs = pytest.importorskip(
     "jepa_ros.outputs", reason="the workspace is not on the paths: . scripts/env.sh"
@@ -39,6 +45,23 @@ def test_an_opencv_without_float16_gives_the_same(monkeypatch):
 
     monkeypatch.setattr(outputs.cv2, "add", refuse)
     assert np.array_equal(half(values), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_futures_are_written_in_the_type_asked_for_however_many_there_are(dtype):
+    writer, whole = outputs.FuturesWriter(), result()
+    for count in (len(whole.futures.latents), 1):
+        first = {name: getattr(whole.futures, name)[:count] for name in ("latents", "actions", "energies")}
+        fewer = replace(whole, futures=replace(whole.futures, **first))
+        message = writer.write(fewer, FakeModel(), dtype, goal_asked=True)
+        np.testing.assert_array_equal(messages.array_of(message.latents), first["latents"].astype(dtype))
+        np.testing.assert_array_equal(messages.array_of(message.energies), first["energies"])
+        assert message.goal_asked
+
+
+def test_a_result_without_futures_gives_none():
+    with pytest.raises(ValueError, match="no futures"):
+        outputs.FuturesWriter().write(result(futures=False), FakeModel(), "float16")
 
 
 def half(values):
