@@ -35,7 +35,7 @@ def world():
 
 
 def test_the_latched_goal_is_driven_to(world):
-    assert world.pilot.verdict().message == "idle"
+    assert world.pilot.verdict().message == "idle" and not world.pilot.may_drive
     decision = world.images()
     assert decision.state is world.pilot.state is State.SEEKING and decision.command[0] > 0
     assert world.pilot.iterations == 4, "one for each image after that on which was asked first"

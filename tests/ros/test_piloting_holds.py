@@ -247,8 +247,10 @@ def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
     assert world.images().command is not None and reach.end is None
 
 
-def test_images_that_are_the_same_while_it_is_driven_make_the_robot_stand_and_end_an_asked_goal():
+@pytest.mark.parametrize("ways", [(1, 1), (1, 0), (0, 1)])
+def test_images_that_are_the_same_while_it_is_driven_make_the_robot_stand_and_end_an_asked_goal(ways):
     world = World(frozen_after_s=1.0)
+    world.obey = lambda command, stamp_ns: np.zeros(2) if command is None else command * ways
     world.sought = OTHER_NS
     reach = world.begin()
     world.images(30)

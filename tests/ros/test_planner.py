@@ -156,6 +156,8 @@ def test_a_shorter_timeout_holds_although_no_more_futures_come(planner, monkeypa
     planner.node.set_parameters([Parameter("futures_timeout_s", value=0.5)])
     planner.node._watch()
     assert planner.commands.sent[-1] == Twist()
+    assert planner.statuses.sent[-1].state == PlannerStatus.HELD
+    assert planner.node.report()["counters"]["watchdog_stops"] == 1
 
 
 def test_what_fails_makes_the_robot_stand_and_is_told(planner, monkeypatch):
