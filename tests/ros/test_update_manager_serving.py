@@ -239,6 +239,7 @@ def source(
     commands: str = "/cmd_vel",
     names: tuple[str, ...] = ("linear.x", "linear.y"),
     duration_s: float = 60.0,
+    patience_s: float = 0.05,
     stamped: bool = False,
 ) -> TopicSource:
     return TopicSource(
@@ -247,7 +248,7 @@ def source(
         commands=commands,
         action_names=names,
         stamped=stamped,
-        patience_s=0.05,
+        patience_s=patience_s,
         duration_s=duration_s,
     )
 
@@ -304,6 +305,16 @@ def test_frames_that_are_not_taken_give_way_to_newer_ones() -> None:
     for number in range(1, 101):
         owner.heard[Image, "/image"](image(number * NS))
     assert next(iterator).stamp_ns == 93 * NS
+
+
+def test_an_image_is_waited_for() -> None:
+    owner = Owner()
+    iterator = source(owner, patience_s=10.0).frames()
+    owner.heard[Image, "/image"](image(NS))
+    later = threading.Timer(0.05, owner.heard[Image, "/image"], (image(2 * NS),))
+    later.start()
+    assert next(iterator).stamp_ns == NS
+    later.join()
 
 
 def test_a_topic_without_images_fails_and_says_so() -> None:

@@ -41,7 +41,8 @@ def test_a_moment_is_that_of_the_last_image_taken_by_then(times: list[int], at_s
 
 def test_each_step_is_due_at_the_image_taken_then_if_there_is_one() -> None:
     times = stamps(0, 100, 200, 310, 400, 490, 520, 720)
-    found = moment(times, 0.1)
+    found = moment(times, 0.13)
+    assert found.time_s == pytest.approx(0.1), "that of its image"
     # At 0.3, 0.5 and 0.7 s; a step is 0.2 s, and images count that are within an eighth of it.
     assert (found.index, found.due) == (1, (3, 5, 7))
     assert moment(times, 0.2).due == (4, None, None)
