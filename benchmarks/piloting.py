@@ -64,6 +64,7 @@ class Nodes:
             horizon=manifest.horizon,
             step_s=manifest.io.step_s,
             goal_threshold=manifest.goal_threshold,
+            per_step=False,
         )
         self.seeker = driver.seeker
         self._pilot = Pilot(

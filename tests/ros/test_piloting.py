@@ -234,7 +234,13 @@ def test_a_driver_has_the_planners_parameters(world):
     # More elites than candidates are as many as there are.
     chosen = {"topk": 64, "planner_seed": 0, "reached_after": 3, "stuck_after_s": 0.5, "escape_s": 0.6}
     driver = piloting.Driver.by_cem(
-        chosen, LIMITS, num_samples=SAMPLES, horizon=HORIZON, step_s=STEP_S, goal_threshold=1.0
+        chosen,
+        LIMITS,
+        num_samples=SAMPLES,
+        horizon=HORIZON,
+        step_s=STEP_S,
+        goal_threshold=1.0,
+        per_step=False,
     )
     world.pilot.exchange(driver)
     states = [world.image().state for _ in range(20)]

@@ -36,7 +36,7 @@ class Driver:
     limits: ActionLimits
     step_s: float
     goal_threshold: float
-    per_step: bool = False
+    per_step: bool
 
     @classmethod
     def by_cem(
@@ -48,7 +48,7 @@ class Driver:
         horizon: int,
         step_s: float,
         goal_threshold: float,
-        per_step: bool = False,
+        per_step: bool,
     ) -> Driver:
         """One whose seeker searches by the cross-entropy method, with the parameters ``chosen`` of the
         planner."""
