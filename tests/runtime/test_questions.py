@@ -95,6 +95,7 @@ def test_without_a_goal_and_without_latents_there_is_nothing_to_tell() -> None:
         np.zeros((HORIZON, 2)),
         np.full((2, HORIZON, 2), np.nan),
         np.full((2, HORIZON, 2), 1001.0),
+        np.where(np.arange(2 * HORIZON * 2) == 5, np.inf, 0.0).reshape(2, HORIZON, 2),
     ],
 )
 def test_what_is_no_action_sequence_of_the_model_is_refused_at_once(asked: np.ndarray) -> None:
@@ -189,6 +190,16 @@ def test_no_frame_waits_for_a_question(period: int, share: float, run: int, coun
         assert not asked.begun
         with pytest.raises(JepaRuntimeError, match="the frames leave no time for it"):
             asked.wait(0.0)
+
+
+def test_frames_of_a_pipeline_leave_a_question_no_time_where_its_run_would_meet_the_next() -> None:
+    now_ns = [0]
+    with serve(Slow(predict_s=0.02), clock_ns=lambda: now_ns[0]) as served:
+        for number in range(3):
+            now_ns[0] = number * 20 * MS
+            served.feed(frame(number))
+        with pytest.raises(JepaRuntimeError, match="the frames leave no time for it"):
+            served.pipeline.evaluate(actions(2), timeout_s=0.1)
 
 
 def test_a_question_that_found_no_time_is_answered_when_the_camera_stops() -> None:
