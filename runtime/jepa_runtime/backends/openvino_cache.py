@@ -51,7 +51,9 @@ def folder_of(cache: Path, graph_sha256: str) -> Path:
             )
     for blob in folder.glob(f"*{_BLOB}"):
         if _noted(blob) != file_sha256(blob):
-            blob.unlink(missing_ok=True)
+            # Its hash may be of a time to come, where the clock was set back.
+            for path in (blob.with_suffix(_HASH), blob):
+                path.unlink(missing_ok=True)
     with suppress(OSError):
         os.utime(folder)
         _make_room(cache, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -55,11 +56,24 @@ def damage(blob: Path) -> None:
     blob.write_bytes(content)
 
 
+def damage_after_the_clock_was_set_back(blob: Path) -> None:
+    damage(blob)
+    os.utime(blob.with_suffix(".sha256"), (2 * time.time(),) * 2)
+
+
 def cut_short(hashed: Path) -> None:
     hashed.with_suffix(".sha256").write_text("", encoding="utf-8")
 
 
-@pytest.mark.parametrize("harm", [damage, cut_short, lambda blob: blob.with_suffix(".sha256").unlink()])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        damage,
+        damage_after_the_clock_was_set_back,
+        cut_short,
+        lambda blob: blob.with_suffix(".sha256").unlink(),
+    ],
+)
 def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
     tmp_path: Path, harm: Callable[[Path], object]
 ) -> None:
@@ -85,9 +99,12 @@ def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
     assert np.array_equal(outputs(), whole)
     assert (blob.stat().st_ino, blob.stat().st_mtime_ns) == written, "it came from the cache"
     harm(blob)
+    anew = set()
     for _ in range(2):
         assert np.array_equal(outputs(), whole)
         assert blob.stat().st_mtime_ns > written[1]
+        anew.add((blob.stat().st_ino, blob.stat().st_mtime_ns))
+    assert len(anew) == 1, "the second time it came from the cache"
 
 
 def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
