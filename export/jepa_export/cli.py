@@ -12,6 +12,7 @@ from typing import Any
 from jepa_export.commands import atlas, distill, evaluate, numbers, release, train_predictor
 from jepa_export.errors import JepaExportError
 from jepa_runtime.commands.ending import status_of
+from jepa_runtime.commands.signals import interrupted_by_signals
 from jepa_runtime.commands.streams import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
 
@@ -29,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    return status_of(
-        "jepa-export",
-        lambda: int(arguments.run(arguments)),
-        errors=(JepaExportError, JepaRuntimeError),
-        stopped=f"stopped; {arguments.stopped}",
-    )
+    with interrupted_by_signals():
+        return status_of(
+            "jepa-export",
+            lambda: int(arguments.run(arguments)),
+            errors=(JepaExportError, JepaRuntimeError),
+            stopped=f"stopped; {arguments.stopped}",
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -306,14 +306,17 @@ def start(folder: Path, *further: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_interrupted_in_the_middle_it_leaves_what_was_there(built: Built, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_in_the_middle_it_leaves_what_was_there(
+    built: Built, tmp_path: Path, number: signal.Signals
+) -> None:
     folder = Path(shutil.copytree(built.folder, tmp_path / "vit_ti"))
     process = start(folder)
     assert process.stdout is not None
     assert any("[2]" in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert said.strip().endswith("jepa-export: stopped; nothing was written")
     assert list(tmp_path.iterdir()) == [folder]
     assert Bundle.open(folder).sha256 == Bundle.open(built.folder).sha256

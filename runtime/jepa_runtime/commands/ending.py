@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-# As a shell tells of a program that the signal ended: SIGINT, SIGPIPE.
-_INTERRUPTED, _UNREAD = 130, 141
+# A shell adds the number of the signal that ended a program.
+_SIGNALLED = 128
+_UNREAD = _SIGNALLED + signal.SIGPIPE
 
 
 def status_of(
@@ -19,12 +21,12 @@ def status_of(
     Args:
         program: its name, before what is told on standard error.
         errors: that are told in one line.
-        stopped: told after Ctrl-C.
+        stopped: told after Ctrl-C, or another signal that interrupts like it.
 
     Returns:
-        The exit status that ``work`` gives; 1 after one of ``errors``; 130 after Ctrl-C. No verdict are 141,
-        where nobody read its output to the end, and 74, where that could not be written or another file
-        failed unforeseen.
+        The exit status that ``work`` gives; 1 after one of ``errors``; 130 after Ctrl-C, 143 after SIGTERM.
+        No verdict are 141, where nobody read its output to the end, and 74, where that could not be written
+        or another file failed unforeseen.
     """
     try:
         status = work()
@@ -50,8 +52,8 @@ def status_of(
     except errors as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if stopped:
             print(f"\n{program}: {stopped}", file=sys.stderr)
-        return _INTERRUPTED
+        return _SIGNALLED + int(next(iter(interrupt.args), signal.SIGINT))
     return status

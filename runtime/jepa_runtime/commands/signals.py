@@ -58,3 +58,26 @@ def stop_on_signals() -> Iterator[Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP unless it is ignored (``nohup``), interrupt as Ctrl-C does, by a KeyboardInterrupt
+    that has their number: what is half written is removed. A second SIGTERM ends the process at once; SIGHUP
+    comes twice when a terminal hangs up, once from the system and once from the shell."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
+
+    def interrupt(number: int, _: object) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else previous[each])
+        raise KeyboardInterrupt(number)
+
+    for number in previous:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
