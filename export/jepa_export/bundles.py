@@ -138,11 +138,11 @@ def manifest(
         for role in roles
     }
     stated = asdict(identity)
-    provenance = {"data": _shortened(stated.pop("data")), "teacher": stated.pop("teacher")}
+    provenance = {"data": _written(stated.pop("data")), "teacher": stated.pop("teacher")}
     return {
         **stated,
         "release_seq": 1,
-        "provenance": provenance | {"commit": commit(), "command": _shortened(settings.command)},
+        "provenance": provenance | {"commit": commit(), "command": _written(settings.command)},
         "io": {
             "frame": {
                 "height": px,
@@ -186,8 +186,9 @@ def check_fields(fields: dict[str, Any]) -> None:
         raise JepaExportError(f"of this no bundle can be made: {describe(error)}") from error
 
 
-def _shortened(text: str) -> str:
-    """What may grow with the data, cut to what a manifest takes."""
+def _written(text: str) -> str:
+    """What names files, and may grow with the data, as a manifest takes it: in UTF-8, and cut."""
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 2] + " …"
 
 
