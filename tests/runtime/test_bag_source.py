@@ -135,6 +135,13 @@ def test_a_damaged_bag_is_refused(tmp_path: Path, damage: Callable[[bytes], byte
         open_source(str(path))
 
 
+def test_a_folder_whose_description_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metadata.yaml").write_text("a: [b\n")
+    with pytest.raises(SourceError, match=r"not a readable bag .*while parsing") as caught:
+        open_source(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("described", [True, False])
 def test_our_messages_are_read_whether_or_not_the_bag_describes_them(tmp_path: Path, described: bool) -> None:
     fields = {"header": messages.header(3, "front"), "value": 0.5, "threshold": 1.0, "surprising": False}

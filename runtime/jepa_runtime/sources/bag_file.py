@@ -35,9 +35,10 @@ class BagFile:
             self._reader.open()
         # The reader has no common root for what a damaged file makes it raise.
         except Exception as error:
+            reason = " ".join(str(error).split())
             raise SourceError(
-                f"{path}: not a readable bag ({error}); a recording that was cut off must be repaired "
-                "first (mcap recover)"
+                f"{path}: not a readable bag ({reason}); a recording that was cut off must be repaired first "
+                "(mcap recover)"
             ) from error
 
     def __enter__(self) -> BagFile:
