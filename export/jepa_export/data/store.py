@@ -100,7 +100,8 @@ class Store:
             size = (kept / _FRAMES).stat().st_size
         except (OSError, ValueError):
             return None
-        return stamps if size == len(stamps) * self.height * self.width * 3 else None
+        count, rest = divmod(size, self.height * self.width * 3)
+        return stamps if stamps.dtype == np.int64 and stamps.shape == (count,) and not rest else None
 
     def _write(self, origin: Origin, kept: Path, stopped: Callable[[], bool]) -> None:
         partial = kept.with_suffix(".partial")

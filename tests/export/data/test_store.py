@@ -97,6 +97,13 @@ def test_what_a_crash_left_of_a_recording_is_made_again(store: Store, name: str)
     assert origin.decoded == 24
 
 
+@pytest.mark.parametrize("stamps", [np.int64(1), np.full(12, np.nan), np.zeros((12, 2), np.int64)])
+def test_stamps_that_are_none_are_made_again(store: Store, stamps: np.ndarray) -> None:
+    origin = Numbered(STAMPS)
+    np.save(store.folder / store.prepare(origin).key / "stamps.npy", stamps)
+    np.testing.assert_array_equal(store.prepare(origin).stamps_ns, STAMPS)
+
+
 def test_a_file_that_shrinks_under_a_reader_is_an_error_and_no_crash(store: Store) -> None:
     recording = store.prepare(Numbered(STAMPS))
     os.truncate(store.folder / recording.key / "frames.rgb", 100)
