@@ -200,6 +200,15 @@ def test_going_back_needs_nothing_opened_and_works_both_ways(stage: Stage, first
     assert stage.feed(2) == [10] and not first.closed
 
 
+def test_going_back_to_a_model_of_other_latents_starts_anew_too(stage: Stage) -> None:
+    stage.feed(0)
+    stage.pipeline.swap(lambda: Named(space="two"))
+    stage.feed(1)
+    assert stage.pipeline.rollback() is False
+    stage.feed(2)
+    assert [result.reset for result in stage.results] == [Reset.FIRST, Reset.MODEL, Reset.MODEL]
+
+
 def test_a_commit_closes_the_one_replaced_and_ends_the_way_back(stage: Stage, first: Named) -> None:
     stage.pipeline.swap(Named)
     stage.pipeline.commit()
