@@ -13,7 +13,7 @@ from jepa_runtime.update import audit, operator
 from jepa_runtime.update.release import Delta
 from jepa_runtime.update.robot import AUDIT
 from jepa_runtime.update.state import Phase, State
-from jepa_runtime.update.store import Store
+from jepa_runtime.update.store import MARK, Store
 from tests.update.robots import Died, Serving, Site, dies_in, unreachable
 
 
@@ -145,6 +145,12 @@ def test_what_was_damaged_after_it_passed_the_gate_is_not_switched_to(
     kept = site.update(tell=tell)
     assert kept.result == "refused" and "report.json" in kept.reason
     assert versions == {"1.0.0"}
+
+
+def test_a_release_cures_a_robot_whose_slot_is_lost(updated: Site, bundles: list[Bundle]) -> None:
+    (Store(updated.root).slots / bundles[1].sha256 / MARK).unlink()
+    updated.repository.publish(bundles[2], 3)
+    assert updated.update().result == "updated" and updated.version == updated.good == "3.0.0"
 
 
 @pytest.mark.parametrize("name", [MANIFEST_NAME, "report.json"])
