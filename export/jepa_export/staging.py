@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -44,9 +45,9 @@ def nothing_half_written(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise JepaExportError(
-            f"{out} cannot be written: {error.strerror or error}; nothing was written"
-        ) from error
+        # Copying a folder gathers the errors of all files.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
+        raise JepaExportError(f"{out} cannot be written: {reason}; nothing was written") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,22 @@ def test_the_plane_of_the_map_is_that_of_a_horizon_of_the_source(
     manifest = Bundle.open(two_rooms_bundle).manifest
     assert manifest.io.frame.rate_hz != 10
     assert lags == [round(manifest.horizon * manifest.io.step_s * 10)]
+
+
+def test_a_disk_that_is_full_is_told_in_one_line(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", source, None, target)
+
+    monkeypatch.setattr(shutil.copytree, "__defaults__", (False, None, full, False, False))
+    assert make(two_rooms_bundle, tmp_path / "new") == 1
+    told = capsys.readouterr().err
+    assert told.count("No space left on device") == 1 and "nothing was written" in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_atlas_that_was_there_is_replaced(two_rooms_bundle: Path, tmp_path: Path) -> None:
