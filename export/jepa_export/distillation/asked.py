@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from jepa_export.errors import JepaExportError
+from jepa_runtime.bundle.manifest import HORIZON, STEP_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,38 @@ class Common:
     student: str
     int8_cosine: float
     command: str
+
+    def check(self) -> None:
+        """Refuse numbers of which nothing can be made.
+
+        Raises:
+            JepaExportError: one is out of range; the message names its option.
+        """
+        for option, value in {
+            "--batch": self.batch,
+            "--predictor-steps": self.predictor_steps,
+            "--history": self.history,
+            "--horizon": self.horizon,
+            "--num-samples": self.num_samples,
+            "--checkpoint-every": self.checkpoint_every,
+            "--watch-every": self.watch_every,
+            "--alarms": 1 if self.alarms is None else self.alarms,
+        }.items():
+            if value < 1:
+                raise JepaExportError(f"{option} must be at least 1, got {value}")
+        if max(self.history, self.horizon) > HORIZON[1]:
+            raise JepaExportError(
+                f"--history and --horizon must be at most {HORIZON[1]}, got {self.history} and {self.horizon}"
+            )
+        slowest, fastest = 1 / STEP_S[1], 1 / STEP_S[0]
+        if not slowest <= self.rate_hz <= fastest:
+            raise JepaExportError(
+                f"--rate must be between {slowest:.2g} and {fastest:g}, got {self.rate_hz:g}"
+            )
+        if not 0 <= self.held_out < 1:
+            raise JepaExportError(f"--held-out must lie in [0, 1), got {self.held_out:g}")
+        if not 0 < self.learning_rate < math.inf:
+            raise JepaExportError(f"--learning-rate must be a positive number, got {self.learning_rate:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

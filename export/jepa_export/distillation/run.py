@@ -54,7 +54,6 @@ from jepa_export.targets.accuracy import limits_of
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.variants import DEFAULT_KINDS
 from jepa_runtime.bundle import MANIFEST_NAME
-from jepa_runtime.bundle.manifest import HORIZON, STEP_S
 
 _LOG = logging.getLogger(__name__)
 _TELL_EVERY_S = 5.0
@@ -296,29 +295,7 @@ class _Work:
 
 
 def _start(asked: Common) -> Fabric:
-    for option, value in {
-        "--batch": asked.batch,
-        "--predictor-steps": asked.predictor_steps,
-        "--history": asked.history,
-        "--horizon": asked.horizon,
-        "--num-samples": asked.num_samples,
-        "--checkpoint-every": asked.checkpoint_every,
-        "--watch-every": asked.watch_every,
-        "--alarms": 1 if asked.alarms is None else asked.alarms,
-    }.items():
-        if value < 1:
-            raise JepaExportError(f"{option} must be at least 1, got {value}")
-    if max(asked.history, asked.horizon) > HORIZON[1]:
-        raise JepaExportError(
-            f"--history and --horizon must be at most {HORIZON[1]}, got {asked.history} and {asked.horizon}"
-        )
-    slowest, fastest = 1 / STEP_S[1], 1 / STEP_S[0]
-    if not slowest <= asked.rate_hz <= fastest:
-        raise JepaExportError(f"--rate must be between {slowest:.2g} and {fastest:g}, got {asked.rate_hz:g}")
-    if not 0 <= asked.held_out < 1:
-        raise JepaExportError(f"--held-out must lie in [0, 1), got {asked.held_out:g}")
-    if not 0 < asked.learning_rate < math.inf:
-        raise JepaExportError(f"--learning-rate must be a positive number, got {asked.learning_rate:g}")
+    asked.check()
     if asked.int8_cosine:
         limits_of(asked.int8_cosine)
     check_target(asked.out / "bundle")

@@ -25,6 +25,8 @@ _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # models/CHANNEL/MODEL_ID/latest.json has four segments; a star stands for one.
 _SEGMENTS = range(4, 9)
 _RETIRING = "x-jepa-retiring"
+# Of a role: each is a file of its own, and listed in what every robot reads.
+_MOST_KEYS = 100
 
 Externals = Mapping[str, Sequence[External]]
 
@@ -41,9 +43,9 @@ class Quorum:
     keys: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threshold <= self.keys:
+        if not 1 <= self.threshold <= self.keys <= _MOST_KEYS:
             raise JepaExportError(
-                f"{self.threshold} of {self.keys} keys cannot sign: at least 1, at most all"
+                f"{self.threshold} of {self.keys} keys cannot sign: at least 1, at most all of {_MOST_KEYS}"
             )
 
 
