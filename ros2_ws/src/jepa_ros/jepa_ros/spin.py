@@ -39,7 +39,6 @@ except ImportError:
 POLL_S = 0.1
 # Fast DDS may never return from a call once a process that listened was killed (eProsima/Fast-DDS#6485).
 HANG_S = 120.0
-_PULSE_S = 1.0
 _STDERR = 2
 # How long a thread that waits for the interpreter leaves it to the one that has it. Python's default of 5 ms
 # is a sixth of a frame at 30 Hz.
@@ -91,7 +90,9 @@ def run(
     try:
         node = create()
         if hang_s is not None:
-            every(node, _PULSE_S, partial(faulthandler.dump_traceback_later, hang_s, exit=True, file=_STDERR))
+            # Rarely: each time it starts a thread.
+            pulse = partial(faulthandler.dump_traceback_later, hang_s, exit=True, file=_STDERR)
+            every(node, hang_s / 8, pulse)
         _spin(node, stop)
         if node.failure:
             print(f"error: {node.failure}", file=sys.stderr, flush=True)
