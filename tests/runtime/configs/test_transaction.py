@@ -376,6 +376,9 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> Unsynced:
 def test_a_power_cut_finds_all_that_was_done_and_no_change_without_its_journal(
     root: Path, unsynced: Unsynced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with Tree(root) as tree:
+        for folder in ("var", "var/lib"):
+            tree.make_folder(folder)
     commit, remove = Tree.commit, Store.remove
 
     def after_its_journal(tree: Tree, path: str, item: Item) -> None:
