@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from jepa_export.cli import main
 from jepa_export.commands import build, build_teacher
 from jepa_export.distillation import run
 from jepa_export.errors import JepaExportError
+from tests.export.data.recordings import write_video
 from tests.export.distillation.tiny import DATA, DISTILL, PACE, SHAPE, TEACHER, families
 
 REACHED = "everything was in order"
@@ -99,3 +101,20 @@ def test_keys_of_which_no_repository_is_made_are_refused_before_one_is_written(
     assert main(["release", "init", str(tmp_path / "repo"), "--root-keys", keys]) == 1
     assert f"1 of {keys} keys cannot sign" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_with_the_share_to_hold_out_is_told_before_films_are_decoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*DISTILL, "--held-out", "10", "--out", str(tmp_path / "run")]) == 1
+    assert "--held-out must lie in [0, 1), got 10" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_film_whose_name_is_not_utf_8_is_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = write_video(tmp_path / "film.mp4", range(30)).rename(os.fsdecode(bytes(tmp_path) + b"/\xe9.mp4"))
+    arguments = ["distill", *TEACHER, "--student", "tiny", *SHAPE, *PACE, "--data", str(film)]
+    assert main([*arguments, "--held-out", "0", "--out", str(tmp_path / "run")]) == 1
+    assert REACHED in capsys.readouterr().err

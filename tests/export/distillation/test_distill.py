@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -274,28 +273,6 @@ def test_what_cannot_be_done_is_said_at_once(
     assert "a batch of 400 clips cannot be drawn" in said(*DISTILL, "--batch", "400")
     assert "no actions in this data" in said(*TRAIN, "--encoder", *TEACHER[1:], *film)
     assert "is not the folder of a distillation" in said(*TRAIN, "--encoder", str(tmp_path), *DATA)
-
-
-def test_what_is_wrong_with_the_share_to_hold_out_is_told_before_films_are_decoded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "--held-out must lie in [0, 1), got 10" in refused(
-        [*DISTILL, "--held-out", "10"], tmp_path / "run", capsys
-    )
-    assert not (tmp_path / "run/frames").exists()
-
-
-def test_a_film_whose_name_is_not_utf_8_is_learnt_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    film = write_video(tmp_path / "film.mp4", range(30)).rename(os.fsdecode(bytes(tmp_path) + b"/\xe9.mp4"))
-    monkeypatch.setattr(run, "train", _decline)
-    arguments = ["distill", *TEACHER, "--student", "tiny", *SHAPE, *PACE, "--data", str(film)]
-    assert "trained" in refused([*arguments, "--held-out", "0"], tmp_path / "run", capsys)
-
-
-def _decline(*_: object, **__: object) -> None:
-    raise JepaExportError("trained")
 
 
 @pytest.mark.parametrize("untrained", [True, False])
