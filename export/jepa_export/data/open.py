@@ -158,8 +158,6 @@ def find(spec: str, store: Store) -> list[Origin] | list[Recording]:
     if name == "two_rooms":
         return _two_rooms(options, store)
     if not name:
-        raise JepaExportError(f"no data is named: --data is one of: {_FORMS}")
-    if not name:
         raise JepaExportError(f"no data is named; --data is one of: {_FORMS}")
     path = Path(name)
     if not path.exists():
