@@ -109,4 +109,4 @@ def test_the_model_of_a_robot_is_built_as_its_config_says(
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("jepa_runtime.backends.engines.SYSTEM_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr("jepa_runtime.backends.engine_store.SYSTEM_FOLDER", tmp_path / "absent")

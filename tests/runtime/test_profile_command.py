@@ -73,7 +73,7 @@ def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("jepa_runtime.backends.engines.SYSTEM_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr("jepa_runtime.backends.engine_store.SYSTEM_FOLDER", tmp_path / "absent")
     assert main(["build-engine", str(toy_bundle), "--num-samples", "16"]) == 0
     files = {name: tmp_path / f"profile.{name}" for name in ("json", "html")}
     command = [

@@ -18,7 +18,7 @@ import numpy as np
 
 from jepa_runtime.backends import tensorrt_builder as builder
 from jepa_runtime.backends.base import Array, BackendOptions, Graph, LayerTime, Session, Shape
-from jepa_runtime.backends.engines import EngineKey, EngineStore, engine_folders
+from jepa_runtime.backends.engine_store import EngineKey, EngineStore, engine_folders
 from jepa_runtime.backends.gpu import Buffer, Gpu, Work
 from jepa_runtime.backends.kernels import Launch, find_fatbin, launch
 from jepa_runtime.errors import BackendError, FrameError

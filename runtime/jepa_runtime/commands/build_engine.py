@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.engines import engine_folders
+from jepa_runtime.backends.engine_store import engine_folders
 from jepa_runtime.backends.select import alternatives, takes_building
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import open_console, progress_on
