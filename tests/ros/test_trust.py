@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -132,6 +133,13 @@ def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps
     engine, bounds = complaints_about(calibration(Share(150, 300)), None, ["openvino:NPU: no such device"])
     assert "openvino:NPU: no such device" in engine and "at steps 1" in bounds
     assert complaints_about(calibration(Share(270, 300)), None) == complaints_about(None, None) == []
+
+
+def test_a_black_box_that_no_alarm_will_ever_fill_is_a_complaint() -> None:
+    few = "9968 normal scores are too few"
+    (complaint,) = complaints_about(None, Mock(fault=""), no_alarms=few)
+    assert complaint.startswith("black box: nothing will be written") and few in complaint
+    assert complaints_about(None, None, no_alarms=few) == []
 
 
 def test_bounds_and_coverage_stand_in_the_diagnostics() -> None:

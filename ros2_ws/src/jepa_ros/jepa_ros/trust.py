@@ -26,9 +26,17 @@ def figures_of(calibration: Calibration) -> dict[str, Any]:
 
 
 def complaints_about(
-    calibration: Calibration | None, box: BlackBox | None, passed_over: Sequence[str] = ()
+    calibration: Calibration | None,
+    box: BlackBox | None,
+    passed_over: Sequence[str] = (),
+    no_alarms: str = "",
 ) -> list[str]:
-    """What is not as it should be; ``passed_over``: why each engine that was preferred does not serve."""
+    """What is not as it should be.
+
+    Args:
+        passed_over: why each engine that was preferred does not serve.
+        no_alarms: why no alarm can be given; empty: they can.
+    """
     found = [f"a preferred engine does not serve: {reason}" for reason in passed_over]
     if calibration is not None and calibration.short:
         steps = ", ".join(map(str, calibration.short))
@@ -36,6 +44,8 @@ def complaints_about(
             f"error bounds hold less often than with {calibration.probability:g} at steps {steps}: what comes"
             " is not what it was"
         )
+    if box is not None and no_alarms:
+        found.append(f"black box: nothing will be written, as no alarm can be given: {no_alarms}")
     if box is not None and box.fault:
         found.append(f"black box: {box.fault}")
     return found

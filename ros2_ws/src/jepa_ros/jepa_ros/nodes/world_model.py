@@ -67,7 +67,7 @@ class WorldModelNode(LifecycleNode):
         self._served: Served | None = None
         self._info: ModelInfo | None = None
         self._active = False
-        # Those of a model that knows none are nothing to listen to.
+        # None: no model is loaded, or it takes no actions, and no commands are heard.
         self._actions: Actions | None = None
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
@@ -212,6 +212,8 @@ class WorldModelNode(LifecycleNode):
         for setting in served.applied:
             if not setting.achieved:
                 self.get_logger().warning(f"{setting.name}: {setting}")
+        if served.pipeline.no_alarms:
+            self.get_logger().warning(f"no surprise will be found: {served.pipeline.no_alarms}")
         return served
 
     def _describe(self, model: WorldModel) -> None:
@@ -339,8 +341,9 @@ class WorldModelNode(LifecycleNode):
         passed_over = self._served.model.passed_over if self._served else ()
         box = self._served.box if self._served else None
         of_node |= figures_of_box(box)
+        no_alarms = self._served.pipeline.no_alarms if self._served else ""
         if self._served is not None:
-            of_node["alarms"] = self._served.pipeline.no_alarms or "given"
+            of_node["alarms"] = no_alarms or "given"
         conflicts = self._actions.conflicts(self) if self._actions and self._active else []
         for camera in self._cameras.values():
             verdict, figures = camera.watch.verdict(
@@ -351,7 +354,7 @@ class WorldModelNode(LifecycleNode):
                 limits=self._values,
             )
             if self._active:
-                complaints = complaints_about(camera.watch.calibration, box, passed_over)
+                complaints = complaints_about(camera.watch.calibration, box, passed_over, no_alarms)
                 verdict = with_complaints(verdict, complaints)
                 verdict = with_causes(verdict, [*conflicts, *camera.rivals(self)])
             self._diagnostics.publish(
