@@ -83,8 +83,8 @@ class Pipeline:
         on_model: Callable[[WorldModel, bool], None] | None = None,
         tolerance_s: float | None = None,
         max_gap_s: float | None = None,
-        error_probability: float = 0.9,
-        false_alarm_every_s: float = 600.0,
+        error_probability: float = Terms.error_probability,
+        false_alarm_every_s: float = Terms.false_alarm_every_s,
         streams: Sequence[str] = ("",),
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
