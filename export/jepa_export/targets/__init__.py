@@ -1,1 +1,1 @@
-"""Conversion to what engines read: ONNX and OpenVINO IR."""
+"""Conversion to what engines read: ONNX, OpenVINO IR, networks for TensorRT, blobs for NPUs, kernels for CUDA."""

@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         "--mcap",
         type=Path,
         metavar="FILE",
-        help="copy the bag there, with latent/image, futures/image, map/image",
+        help="copy the bag there, with pictures/latent/image, pictures/futures/image, pictures/map/image",
     )
     parser.add_argument(
         "--rate", type=rate, default=_RATE_HZ, metavar="HZ", help="pictures a second in it (%(default)s)"
