@@ -118,8 +118,8 @@ class History:
         self._latents: list[Floats] = []
         self._action_stamps: list[int] = []
         self._actions: list[Floats] = []
-        # Of what was held, over time [ns], until the stamp of each action: so a mean costs the same however
-        # many commands came.
+        # At the stamp of each action, the integral over time [ns] of the actions before it: so a mean costs
+        # the same however many commands came.
         self._integrals: list[NDArray[np.float64]] = []
 
     def __len__(self) -> int:

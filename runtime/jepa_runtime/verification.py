@@ -15,7 +15,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle, Golden, Tolerance
 from jepa_runtime.world_model import Futures, WorldModel
 
-# Of what actions change: who ignores them is off by all of it.
+# Greatest error of the change that actions make, as a share of it; a model that ignores actions has 1.
 MOST_CHANGE_ERROR = 0.8
 # Of the futures: what changes less drowns in rounding. (At random weights actions change 0.3 % in a step, and
 # INT8 is off by up to all of that.)

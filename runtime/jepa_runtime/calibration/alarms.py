@@ -24,7 +24,7 @@ from jepa_runtime.calibration.surprise import (
 
 Kind = Literal["surprise", "change"]
 
-# Normal blocks exceed the threshold below which nothing has changed one in so many times.
+# A change is looked for by a threshold that at most one in so many normal blocks exceeds.
 _CHANGE_BLOCKS = 10
 # While half of the blocks are high a change shows again within about ten pairs of blocks.
 _CHANGE_LASTS = 20

@@ -45,7 +45,7 @@ def status_of(
             print(f"{program}: {where}: {error.strerror or error}", file=sys.stderr)
         return os.EX_IOERR
     except SystemExit as ended:
-        # From a console that has done the same by itself; its status would be a verdict.
+        # rich ends with 1 where nobody reads the rest, which would pass for a result (compare: worse).
         if ended.code == 1:
             return _UNREAD
         raise

@@ -203,7 +203,7 @@ def _bring_back(
     _set_times(tree, times)
     if before is None:
         store.remove(journal)
-        # Of the folder that it was in.
+        # Removing the journal changed the time of its folder.
         _set_times(tree, times)
     elif store.load() != before:
         store.save(before)

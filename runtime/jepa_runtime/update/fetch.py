@@ -120,7 +120,7 @@ def fetch_bytes(source: Source, path: str, *, max_bytes: int, limits: Limits, cl
         TrustError: it is longer than ``max_bytes``.
         FetchError: it cannot be fetched now.
     """
-    # What cannot be gone on with takes of no allowance that others need.
+    # It begins anew after an error: its bytes do not count against those of the update.
     meter = _Meter(path, Allowance(replace(limits, max_bytes=None), clock))
     content = bytearray()
     try:

@@ -316,7 +316,7 @@ def _give_up(
         return _enter(replace(told, result="failed"), to)
     if phase not in _BEFORE_SWITCH + SWITCHED:
         return _enter(_ended(state, result, reason) if phase is Phase.CHECK else state, to)
-    # What is offered has no part in a way back that found no moment.
+    # Where a way back found no moment to switch, the release on offer is neither to blame nor refused.
     candidate = None if state.work is None or state.waits_to_go_back else state.work.installed
     if at_fault is None:
         at_fault = result == "refused" or phase in SWITCHED

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-# A history needs a step of the model and a command before an image can be judged by it.
+# So many times stale_after_s without surprise are a warning: a new history takes a step and a command first.
 _JUDGED_WITHIN = 3
 
 
@@ -76,7 +76,7 @@ def with_complaints(verdict: Verdict, complaints: Sequence[str]) -> Verdict:
 
 
 def with_causes(verdict: Verdict, causes: Sequence[str]) -> Verdict:
-    """A warning at least where something may be behind whatever else is wrong, which it stands before."""
+    """At least a warning, beginning with ``causes``: they may be why whatever else is wrong."""
     if not causes:
         return verdict
     return Verdict(max(verdict.level, Level.WARN), "; ".join([*causes, verdict.message]))

@@ -44,8 +44,7 @@ class Watch:
         self._frame_at = self._result_at = -_NEVER
         self._stamp_age_s = 0.0
         self._errors, self._last_error = 0, ""
-        # When the first image came of which nothing could be foreseen, since the last of which it could; and
-        # that could not be judged by what was foreseen of it.
+        # Since when images have come without futures, and since when without surprise; None: the last had it.
         self._unforeseen_at: float | None = None
         self._unjudged_at: float | None = None
         # Of late results, now and at most since the last verdict.

@@ -142,7 +142,7 @@ class Server:
         parsed = parse(kind, content, self._base + path)
         etag = headers.get("ETag", etag if status == 304 else "")
         if _ETAG.fullmatch(etag):
-            # Few are asked for again.
+            # Only the newest are kept: few are asked for again.
             self._known = dict([*self._known.items(), (path, (etag, content))][-_MAX_KNOWN:])
         return parsed
 
