@@ -1,1 +1,1 @@
-"""Conversion to what engines read: ONNX, OpenVINO IR, networks for TensorRT, blobs for NPUs, kernels for CUDA."""
+"""Conversion to what engines read: ONNX, OpenVINO IR, networks of TensorRT, NPU blobs, CUDA kernels."""
