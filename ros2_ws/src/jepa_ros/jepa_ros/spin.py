@@ -75,7 +75,7 @@ def run(
     parameter, a :class:`JepaRuntimeError`, an exception in a callback, or ``failure`` set by the node.
 
     Args:
-        hang_s: the process ends, with 1, and tells where it hung, when callbacks come to a halt for so long:
+        hang_s: the process ends, with 1, and tells where it hung, when ``create`` or callbacks take so long:
             then no signal ends it. None: it is left alone.
     """
     make_streams_robust()
@@ -88,10 +88,13 @@ def run(
         return 1
     node, code = None, 0
     try:
-        node = create()
-        if hang_s is not None:
-            # Rarely: each time it starts a thread.
+        if hang_s is None:
+            node = create()
+        else:
             pulse = partial(faulthandler.dump_traceback_later, hang_s, exit=True, file=_STDERR)
+            pulse()
+            node = create()
+            # Rarely: each time it starts a thread.
             every(node, hang_s / 8, pulse)
         _spin(node, stop)
         if node.failure:

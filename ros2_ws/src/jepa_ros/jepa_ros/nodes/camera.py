@@ -68,7 +68,6 @@ class CameraNode(Node):
         self._published = 0
         self._frame_at = self._began = time.monotonic()
         self._stopping = threading.Event()
-        self._publishing = threading.Lock()
         self._source = self._open()
         self._images = self.create_publisher(Image, "camera/image_raw", qos.SENSOR)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
@@ -119,16 +118,12 @@ class CameraNode(Node):
         # past would look like a camera that hangs.
         age_ns = time.time_ns() - frame.stamp_ns if live else 0
         stamp_ns = max(0, int(self.get_clock().now().nanoseconds) - age_ns)
-        image = to_image(frame.image, stamp_ns=stamp_ns, frame_id=self._values["frame_id"])
-        with self._publishing:
-            self._images.publish(image)
+        self._images.publish(to_image(frame.image, stamp_ns=stamp_ns, frame_id=self._values["frame_id"]))
         self._published += 1
         self._frame_at = time.monotonic()
 
     def _publish_diagnostics(self) -> None:
-        # Where that thread hangs in the middleware, so does this one, and the process ends.
-        with self._publishing:
-            age_s = time.monotonic() - self._frame_at
+        age_s = time.monotonic() - self._frame_at
         verdict = Verdict(Level.OK, "running")
         if age_s > self.get_parameter("stale_after_s").value:
             verdict = Verdict(Level.STALE, f"no image for {age_s:.1f} s from {self._source.name}")
