@@ -162,6 +162,14 @@ def test_what_serves_already_is_not_asked_for(served: Served) -> None:
     assert served.asked == []
 
 
+def test_a_node_that_is_gone_is_an_error_though_the_link_good_is_too(served: Served, tmp_path: Path) -> None:
+    """As where what the link led to was damaged, and was fetched again."""
+    (tmp_path / "good").unlink()
+    served.gone()
+    with pytest.raises(UpdateError, match="is gone, or not active"):
+        served.serving.swap(served.bundles[1].path)
+
+
 def test_what_the_node_refuses_is_refused(served: Served) -> None:
     served.refusal = "its actions are others"
     with pytest.raises(RefusedError, match="its actions are others"):

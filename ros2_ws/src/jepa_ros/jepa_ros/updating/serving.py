@@ -100,7 +100,7 @@ class NodeServing:
         if not self._was_there():
             return
         if not self._wait(lambda: bool(self.serves), self._discovery_s):
-            if folder.samefile(self._good):
+            if self._good.exists() and folder.samefile(self._good):
                 return
             raise UpdateError(f"{self._name} is gone, or not active: start it, or activate it")
         wanted, before = _sha256(folder), self._watch.serves
