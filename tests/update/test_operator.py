@@ -127,13 +127,21 @@ WISHES: list[Callable[..., State]] = [
 
 @pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])
 def test_whoever_holds_the_lock_for_longer_than_told_is_named(
-    site: Site, monkeypatch: pytest.MonkeyPatch, wish: Callable[..., State]
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, wish: Callable[..., State]
 ) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, Phase.ARMED)
     monkeypatch.setattr(operator, "WAIT_S", 0.05)
     with (
         site.opened(),
         pytest.raises(StorageError, match=r"\(pid \d+\) and did not let it go within 0\.05 s"),
     ):
+        wish(site.root)
+
+
+@pytest.mark.parametrize("wish", WISHES[1:3], ids=["approve", "cancel"])
+def test_who_asks_for_what_is_refused_interrupts_nobody(site: Site, wish: Callable[..., State]) -> None:
+    with site.opened(), pytest.raises(UpdateError, match=r"no (candidate|update)"):
         wish(site.root)
 
 

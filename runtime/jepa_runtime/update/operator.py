@@ -113,8 +113,8 @@ def _changed(
     now: Callable[[], datetime] = utc_now,
 ) -> State:
     """Change the state, and log it with the reason that comes with it."""
-    # Where no robot was set up, not even the file of the lock is made.
-    state.load(root / STATE)
+    # What is refused interrupts nobody; where no robot was set up not even the file of the lock is made.
+    change(state.load(root / STATE))
     with durable.locked(root / LOCK, who="an operator", wait_s=wait_s):
         before = state.load(root / STATE)
         after, reason = change(before)
