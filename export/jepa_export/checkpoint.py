@@ -80,7 +80,8 @@ def alone(folder: Path) -> None:
 
 
 def claim(folder: Path, settings: dict[str, Any], *, write: bool) -> None:
-    """Refuse a folder that holds a run of other settings; mark one without as of these.
+    """Refuse a folder that holds a run of other settings, among those that were known when it began; mark one
+    without as of these.
 
     Raises:
         JepaExportError: it does, or cannot be written.
@@ -100,9 +101,9 @@ def claim(folder: Path, settings: dict[str, Any], *, write: bool) -> None:
         raise JepaExportError(f"{note}: cannot be read or written ({error}): choose another --out") from error
     now = json.loads(text)
     differ = [
-        f"{name} {before.get(name)!r} (now {now.get(name)!r})"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+        f"{name} {before[name]!r} (now {now.get(name)!r})"
+        for name in sorted(before)
+        if before[name] != now.get(name)
     ]
     if differ:
         raise JepaExportError(

@@ -255,6 +255,13 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
         claim(tmp_path / "run", {"seed": 1, "data": ["a"]}, write=True)
 
 
+def test_a_run_of_an_earlier_version_goes_on_with_a_setting_that_it_did_not_have(tmp_path: Path) -> None:
+    claim(tmp_path / "run", {"seed": 0}, write=True)
+    claim(tmp_path / "run", {"seed": 0, "watch_every": 100}, write=True)
+    with pytest.raises(JepaExportError, match="seed 0"):
+        claim(tmp_path / "run", {"watch_every": 100}, write=True)
+
+
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys; from jepa_export.checkpoint import alone;"
