@@ -24,9 +24,9 @@ def status_of(
         stopped: told after Ctrl-C, or another signal that interrupts like it.
 
     Returns:
-        The exit status that ``work`` gives; 1 after one of ``errors``; 130 after Ctrl-C, 143 after SIGTERM.
-        No verdict are 141, where nobody read its output to the end, and 74, where that could not be written
-        or another file failed unforeseen.
+        The exit status that ``work`` gives; 1 after one of ``errors``; 130 after Ctrl-C, 128 and its number
+        after another signal that interrupts. No verdict are 141, where nobody read its output to the end, and
+        74, where that could not be written or another file failed unforeseen.
     """
     try:
         status = work()

@@ -63,8 +63,8 @@ def stop_on_signals() -> Iterator[Event]:
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
     """SIGTERM, and SIGHUP unless it is ignored (``nohup``), interrupt as Ctrl-C does, by a KeyboardInterrupt
-    that has their number: what is half written is removed. A second SIGTERM ends the process at once; SIGHUP
-    comes twice when a terminal hangs up, once from the system and once from the shell."""
+    that has their number: what is half written is removed. A SIGTERM after the first was heard ends the
+    process at once; SIGHUP comes twice when a terminal hangs up, from the system and from the shell."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     if previous[signal.SIGHUP] is signal.SIG_IGN:
         del previous[signal.SIGHUP]

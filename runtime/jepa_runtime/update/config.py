@@ -76,7 +76,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
-        longest = max(self.probe.wall_s, self.fetch.connect_s, self.fetch.read_s)
+        longest = max(self.fetch.connect_s, self.fetch.read_s)
         if longest >= HANG_S:
             raise ValueError(f"no limit on waiting may reach {HANG_S:g} s, got {longest:g}")
         return self
