@@ -226,8 +226,10 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(
 
 
 def test_what_was_measured_and_what_the_figures_mean_take_a_line_each_in_a_pipe(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # pytest-xdist says how wide its terminal is.
+    monkeypatch.delenv("COLUMNS", raising=False)
     show(make_profile(), open_console())
     first, *others = capsys.readouterr().out.splitlines()
     assert first.startswith("vit_s 1.0.0") and first.endswith("30 Hz, open loop")
