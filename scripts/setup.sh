@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the one environment of this repository: .venv at its root and, with "ros", the workspace in ros2_ws.
 #
-# usage: scripts/setup.sh [--with EXTRA[,EXTRA...]]        extras: ros, or one of pyproject.toml
+# usage: scripts/setup.sh [--with EXTRA[,EXTRA...]]        extras: ros, and those of pyproject.toml
 #
 # PYTHON=python3.12      which Python (3.11 to 3.13) the environment is made with; default: the first that fits
 # JEPA_ROS=kilted        which ROS 2 is taken from wheels; default: jazzy. A ROS 2 that is already sourced is used instead.
