@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_export.commands import atlas, distill, evaluate, numbers, release, train_predictor
+from jepa_export.commands.forms import add_forms, targets_of
 from jepa_export.errors import JepaExportError
 from jepa_runtime.commands.ending import status_of
 from jepa_runtime.commands.signals import interrupted_by_signals
@@ -85,16 +86,7 @@ def _add_build(commands: Any) -> None:
         "--checkpoint", metavar="FILE", help="a teacher's official file, a folder, or a name on the Hub"
     )
     build.add_argument("--out", type=Path, required=True, help="folder of the bundle")
-    forms = build.add_mutually_exclusive_group()
-    forms.add_argument(
-        "--target",
-        action="append",
-        choices=["onnx", "openvino", "npu", "tensorrt"],
-        help="for what it is built; may be repeated (default: onnx and openvino)",
-    )
-    forms.add_argument(
-        "--only", metavar="TARGET/PRECISION", help="one form, as a robot needs it, such as openvino/int8"
-    )
+    add_forms(build)
     build.add_argument(
         "--horizon", type=int, help="steps of a future (default: 8; of a teacher 4, of LeWM 5)"
     )
@@ -114,7 +106,11 @@ def _add_build(commands: Any) -> None:
     student.add_argument("--num-samples", type=int, help="futures at once (default: 64)")
     student.add_argument("--history", type=int, help="frames the predictor sees (default: 3)")
     teacher = build.add_argument_group("teachers")
-    teacher.add_argument("--frames", type=int, help="length of the clip that it sees (default: 8)")
+    teacher.add_argument(
+        "--frames",
+        type=int,
+        help="length of the clip that its predictor sees; each is encoded alone (default: 8)",
+    )
     teacher.add_argument("--depth", type=int, help="random weights: only so many blocks")
     teacher.add_argument(
         "--accept-non-commercial", action="store_true", default=None, help="build one that is so licensed"
@@ -151,12 +147,13 @@ def _build(arguments: argparse.Namespace) -> int:
     from jepa_export.commands.build import Request, build
     from jepa_export.commands.build_teacher import build_teacher
     from jepa_export.commands.teacher_request import TeacherRequest
+    from jepa_export.variants import DEFAULT_TARGETS
 
     given = {
         "out": arguments.out,
         "seed": arguments.seed,
         "calibration": arguments.calibration,
-        "targets": tuple(dict.fromkeys(arguments.target or ("onnx", "openvino"))),
+        "targets": targets_of(arguments) or DEFAULT_TARGETS,
         "only": arguments.only,
     }
     if arguments.teacher is not None:

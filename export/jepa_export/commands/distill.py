@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import numbers
+from jepa_export.commands.forms import add_forms, targets_of
 
 if TYPE_CHECKING:
     from jepa_export.distillation.run import Progress
@@ -112,6 +113,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     option("--alarms", 5, "collapses in a row that end the training")
     flag("--allow-collapse", "warn only")
     flag("--tensorboard", "write TensorBoard events to OUT/events")
+    add_forms(parser)
     parser.set_defaults(needs=NEEDED, stopped="the same command goes on from the last checkpoint")
 
 
@@ -127,6 +129,8 @@ def common(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
         "rate_hz": arguments.rate,
         "alarms": None if arguments.allow_collapse else arguments.alarms,
         "board": arguments.tensorboard,
+        "targets": targets_of(arguments),
+        "only": arguments.only,
         "command": f"jepa-export {command} {_told(arguments)}",
     }
 

@@ -14,6 +14,7 @@ from jepa_runtime.bundle.manifest import HORIZON, STEP_S
 class Common:
     """What both commands are asked for. ``rate_hz``: of the clips, one frame a step; ``cache``: where decoded
     frames are kept (None: in ``out``); ``int8_cosine``: of INT8 with fp32, at least (0: whatever it is);
+    ``targets`` and ``only``: see :func:`~jepa_export.variants.kinds_for` (empty and None: as usual);
     ``command``: for the bundle's provenance."""
 
     data: tuple[str, ...]
@@ -40,6 +41,8 @@ class Common:
     clip: int
     student: str
     int8_cosine: float
+    targets: tuple[str, ...]
+    only: str | None
     command: str
 
     def check(self) -> None:

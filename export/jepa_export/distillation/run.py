@@ -52,7 +52,7 @@ from jepa_export.students.family import FAMILY, Student, create
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.accuracy import limits_of
 from jepa_export.teachers.checkpoints.read import Teacher
-from jepa_export.variants import DEFAULT_KINDS
+from jepa_export.variants import DEFAULT_TARGETS, Kind, kinds_for
 from jepa_runtime.bundle import MANIFEST_NAME
 
 _LOG = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ class _Work:
             num_samples=asked.num_samples,
             step_s=1 / asked.rate_hz,
             rate_hz=pair.train.camera_hz,
-            variants=kinds_of(given.bundle) if given.bundle else DEFAULT_KINDS,
+            variants=self._kinds(given),
             command=asked.command,
         )
         about = Identity(
@@ -250,6 +250,17 @@ class _Work:
             teacher=given.teacher,
         )
         return settings, about
+
+    def _kinds(self, given: Given) -> tuple[Kind, ...]:
+        asked = self.asked
+        if given.bundle is None:
+            return kinds_for(asked.targets or DEFAULT_TARGETS, asked.only)
+        if asked.targets or asked.only:
+            raise JepaExportError(
+                f"{given.bundle.path}: its encoder stays in the forms that it has, and the predictor gets "
+                "those: leave --target and --only out"
+            )
+        return kinds_of(given.bundle)
 
     def finish(
         self, given: Given, network: Predictor, actions: Actions, pair: Pair, progress: Progress

@@ -36,7 +36,9 @@ from jepa_runtime.world_model import WorldModel
 from jepa_runtime.worlds import TwoRooms
 from jepa_runtime.worlds.geometry import LayoutKind
 
-ENGINES = ("openvino:CPU", "openvino:GPU", "openvino:NPU", "onnxruntime:CPU")
+ENGINES = (
+    "openvino:CPU", "openvino:GPU", "openvino:NPU", "onnxruntime:CPU", "tensorrt", "tensorrt_rtx",
+)  # fmt: skip
 DEFAULT_DATA = ("two_rooms",)
 DEFAULT_CLIPS = 128
 # For each of three seeds.

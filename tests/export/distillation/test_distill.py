@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,22 @@ def test_a_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_pat
     assert (ours.path / file).read_bytes() == (theirs.path / file).read_bytes()
     file = "predictor/onnx/model_fp32.onnx"
     assert (ours.path / file).read_bytes() != (theirs.path / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_to_its_end_becomes_a_bundle_in_other_forms(
+    distilled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(distilled, tmp_path / "run")
+    forms = ["--target", "tensorrt", "--target", "npu"]
+    assert main([*DISTILL, *forms, "--out", str(out)]) == 0
+    manifest = Bundle.open(out / "bundle").manifest
+    for graphs in (manifest.graphs.encoder, manifest.graphs.predictor, manifest.graphs.step):
+        found = {f"{each.target}/{each.precision}" for each in graphs}
+        assert found == {"tensorrt/int8", "tensorrt/fp16", "npu/int8", "npu/fp16"}
+    assert "--target tensorrt --target npu" in manifest.provenance.command
+    given = [*TRAIN, "--encoder", str(distilled / "bundle"), "--untrained-teacher", *DATA, *forms]
+    assert "leave --target and --only out" in refused(given, tmp_path / "more", capsys)
 
 
 @pytest.mark.slow

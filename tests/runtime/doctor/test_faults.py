@@ -82,6 +82,15 @@ def test_a_bundle_has_a_form_for_the_machine_or_it_is_told(
     assert ("engine.tensorrt" in _severities(diagnosis)) == ("tensorrt" in targets and machine == "orin_nano")
 
 
+def test_a_jetson_runs_onnx_on_its_gpu(tmp_path: Path) -> None:
+    diagnosis = roots.orin_nano(tmp_path / "root").diagnose(_needs("onnx", "openvino"))
+
+    (told,) = [finding for finding in diagnosis.wrong if finding.check == "bundle.target"]
+    assert told.verdict.severity is Severity.WARNING
+    assert "the GPU will run its ONNX form, in fp32" in told.verdict.summary
+    assert "--target tensorrt" in told.verdict.remedy[0]
+
+
 def test_a_bundle_that_does_not_fit_into_memory_or_onto_the_disk_is_told(tmp_path: Path) -> None:
     diagnosis = roots.orin_nano(tmp_path / "root").diagnose(_needs("tensorrt", size=9_000_000_000))
 

@@ -80,15 +80,19 @@ def _targets(context: Context) -> Verdict:
     seen = Evidence("jepa-runtime info", f"{context.needs.name} has {has}")
     if context.needs.targets & set(wanted):
         return ok("the bundle has a form for this machine", seen)
-    on_cpu = bool(context.needs.targets & set(_TARGETS["plain"]))
+    instead = ""
+    if kind == "jetson" and "onnx" in context.needs.targets:
+        instead = ": the GPU will run its ONNX form, in fp32"
+    elif context.needs.targets & set(_TARGETS["plain"]):
+        instead = ": it will run on the processor"
+    target = {"jetson": "tensorrt", "intel_npu": "npu", "plain": "openvino"}[kind]
     return Verdict(
-        Severity.WARNING if on_cpu else Severity.ERROR,
-        f"the bundle has no form for this machine ({' or '.join(wanted)})"
-        + (": it will run on the processor" if on_cpu else ""),
+        Severity.WARNING if instead else Severity.ERROR,
+        f"the bundle has no form for this machine ({' or '.join(wanted)}){instead}",
         (seen,),
         (
-            "# on the workstation, build the model again for it: jepa-export build --target "
-            + {"jetson": "tensorrt", "intel_npu": "npu", "plain": "openvino"}[kind],
+            f"# on the workstation, make the bundle again with --target {target}: jepa-export build, distill "
+            "and train-predictor take it",
         ),
     )
 
