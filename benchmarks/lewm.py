@@ -123,9 +123,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             name: [timed_plan(predicts[name], world, settings, seed) for seed in range(arguments.plans)]
             for name in (STUDENT, INT8, FP32)
         }
-        # No iteration begins that would end too late.
-        budget_s = max(arguments.limit - max(ms[STUDENT]) / 1e3, 1e-9)
-        judged = parity(predicts, world, settings, arguments.problems, budget_s)
+        judged = parity(predicts, world, settings, arguments.problems, arguments.limit)
     return {
         "candidates": [count, horizon, model.config.action_dim],
         "iterations": settings.iterations,

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class ControlConfig:
     Attributes:
         search: the method and its own settings.
         iterations: of the method per plan.
-        budget_s: no iteration begins when a plan has taken so long; None: no budget.
+        budget_s: of a plan, see :class:`~jepa_runtime.planning.planner.Planner`; None: no budget.
         energy: by which futures are judged; None: the bundle's own, see :meth:`WorldModel.energy`.
         reduction, discount: what makes costs of energies, see :func:`plan_costs`.
         replan_every: so many actions of a plan are executed before the next is made.
@@ -81,27 +81,29 @@ class Controller:
 
     Args:
         model: an open model with room for the configured candidates.
-        goal: uint8 [h, w, 3] RGB image of the goal, or several in a list, the last one last.
+        goal: uint8 [h, w, 3] RGB image of the goal, or a latent [T, D]; or several in a list, the last one
+            last.
         seed: the candidates follow from it.
         limits: of the actions; None: the manifest's.
         clock: seconds, for ``budget_s``.
 
     Raises:
-        ValueError: no goal was given, or the model predicts fewer candidates or steps than are configured.
+        ValueError: no goal was given, or something else as one, or the model predicts fewer candidates or
+            steps than are configured.
     """
 
     def __init__(
         self,
         model: WorldModel,
-        goal: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        goal: NDArray[Any] | Sequence[NDArray[Any]],
         config: ControlConfig,
         *,
         seed: int,
         limits: ActionLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        images = [goal] if isinstance(goal, np.ndarray) else goal
-        if not images:
+        goals = [goal] if isinstance(goal, np.ndarray) else goal
+        if not goals:
             raise ValueError("there must be a goal to drive to, got none")
         candidates, horizon = config.search.num_samples, config.search.horizon
         if candidates > model.num_samples or horizon > model.manifest.horizon:
@@ -119,7 +121,7 @@ class Controller:
             discount=config.discount,
             clock=clock,
         )
-        self._goals = [model.encode(image) for image in images]
+        self._goals = [self._encoded(each) for each in goals]
         self._goal = 0
         self._stuck = StuckDetector(config.patience)
         # What is still to be executed, the next action first.
@@ -130,6 +132,17 @@ class Controller:
         size = model.manifest.history_size
         self._seen: deque[Floats32] = deque(maxlen=size)
         self._done = deque([np.zeros_like(self._search.mean[0])] * (size - 1), maxlen=size - 1)
+
+    def _encoded(self, goal: NDArray[Any]) -> Floats32:
+        if goal.dtype == np.uint8:
+            return self._model.encode(goal)
+        latent = self._model.manifest.io.latent
+        if goal.shape != (latent.tokens, latent.dim):
+            raise ValueError(
+                f"a goal must be an image, or a latent [{latent.tokens}, {latent.dim}], got {goal.dtype} "
+                f"{list(goal.shape)}"
+            )
+        return goal.astype(np.float32)
 
     def decide(self, frame: NDArray[np.uint8]) -> Decision:
         """What to do now that ``frame`` (uint8 [h, w, 3] RGB) is seen; call it once per executed step."""

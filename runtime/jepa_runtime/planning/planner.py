@@ -41,7 +41,8 @@ class Planner:
     Args:
         search: carries the plan from one call to the next; ``search.shift`` when actions were executed.
         iterations: at most.
-        budget_s: no iteration begins when so much time has gone by; the first always does. None: no budget.
+        budget_s: no iteration begins that would end later, if it took as long as the longest of the plan so
+            far; the first always does. None: no budget.
         reduction, discount: what makes costs of energies, see :func:`plan_costs`.
         clock: seconds.
 
@@ -74,9 +75,11 @@ class Planner:
         Raises:
             ValueError: ``rollout`` does not give one row of energies, or one cost, for each candidate.
         """
-        until = self._clock() + self._budget_s
+        ends = self._clock()
+        until, longest_s = ends + self._budget_s, 0.0
         best, least, done = self.search.mean, math.inf, 0
-        while done < self._iterations and (done == 0 or self._clock() < until):
+        while done < self._iterations and (done == 0 or ends + longest_s <= until):
+            began = ends
             candidates = self.search.ask()
             costs = rollout(candidates)
             if costs.ndim == 2:
@@ -87,5 +90,7 @@ class Planner:
             cheapest = int(np.argmin(known))
             if known[cheapest] < least:
                 best, least = candidates[cheapest], float(known[cheapest])
+            ends = self._clock()
+            longest_s = max(longest_s, ends - began)
         best = best if least < math.inf else self.search.mean
         return Plan(self.search.mean.copy(), best.copy(), least, done)
