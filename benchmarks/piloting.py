@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -41,6 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS: dict[str, Any] = {parameter.name: parameter.default for parameter in PARAMETERS}
 # From an image to its command, as `make demo` finds it.
 AGE_S = 0.006
+# Before an episode: the robot is put elsewhere, and nothing is foreseen across it.
+PAUSE_S = 60.0
 
 
 class Nodes:
@@ -52,6 +55,7 @@ class Nodes:
         self._now_ns = 10**12
         self._asked: Candidates | None = None
         self.inference = Inference(model, Terms(candidates=lambda: self._asked))
+        self.alarms: Counter[str] = Counter()
         self.guard = Guard(
             surprised_after=DEFAULTS["surprised_after"],
             frozen_after_s=DEFAULTS["frozen_after_s"],
@@ -75,6 +79,7 @@ class Nodes:
     def drive(self, world: TwoRooms, seed: int) -> Episode:
         """One episode, from the next image on."""
         world.reset(seed)
+        self._now_ns += round(PAUSE_S * 1e9)
         self.inference.seek("", world.render_goal(), self._now_ns)
         outcome: Outcome = "timeout"
         images, longest_s = 0, world.task.max_steps * self.inference.model.manifest.io.step_s
@@ -104,6 +109,9 @@ class Nodes:
         judged = self.inference.with_surprise(result)
         if judged.surprise is not None:
             self.guard.surprised(judged.surprising)
+        told = self.inference.look_back(judged)
+        if told is not None:
+            self.alarms.update(alarm.kind for alarm in told.alarms if alarm.end_ns is None)
         return command
 
 
@@ -146,6 +154,9 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
         "mean_s": float(np.mean([each.steps for each in driven if each.outcome == "reached"]))
         / arguments.rate,
         "stops": dict(nodes.guard.counts),
+        "alarms": {"surprise": 0, "change": 0} | nodes.alarms,
+        "driven_s": round(sum(each.steps for each in driven) / arguments.rate, 1),
+        "false_alarm_every_s": Terms.false_alarm_every_s,
         "escapes": nodes.seeker.escapes,
         "planned": {key: planned[key] for key in ("successes", "episodes", "rate", "interval")},
         "environment": environment().model_dump(),
@@ -168,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{name:<8} {found['successes']}/{found['episodes']} {found['rate']:.1%} [{low:.1%}, {high:.1%}]"
         )
     print(f"{report['mean_s']:.1f} s a goal reached, {report['stops']} stops, {report['escapes']} escapes")
+    print(f"alarms, all false: {report['alarms']} in {report['driven_s']:.0f} s")
     write_json(arguments.json, report)
     return int(report["nodes"]["rate"] < arguments.goal)
 
