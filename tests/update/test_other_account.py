@@ -49,7 +49,7 @@ class Account:
     def start(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*AS_NOBODY, COMMAND, "update", *args, "--root", str(self.root)],
-            env=os.environ | {"HOME": "/", "PYTHONPATH": str(self._library)},
+            env=os.environ | {"HOME": "/", "PYTHONPATH": f"{self._library}:{self._library}/lib-dynload"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -120,10 +120,12 @@ def test_a_folder_of_somebody_else_can_be_looked_at_and_says_who_may_change_it(a
     assert account.fleet.provision() == 0
     status, told = account.run("status", "--json")
     assert status == 0 and json.loads(told)["phase"] == "idle"
-    for action in ("apply", "check", "rollback", "pin", "cancel"):
+    for action in ("apply", "check", "rollback", "pin"):
         status, told = account.run(action)
         assert status == 1
         assert "lock: cannot be locked: Permission denied: use the account that this folder" in told
+    status, told = account.run("cancel")
+    assert status == 1 and "no update is in work" in told
 
 
 def test_nobody_else_can_take_a_lock_that_serving_and_updates_need(account: Account) -> None:

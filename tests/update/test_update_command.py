@@ -162,7 +162,7 @@ def test_an_update_comes_over_the_network_with_its_targets_from_another_server(f
         ({"fetch": {"connect_s": 0}}, "fetch: connect_s must be above 0, got 0: see docs"),
         ({"probe": {"wall_s": 0}}, "probe: wall_s must be above 0, got 0: see docs"),
         ({"probe": {"memory_mb": -1}}, "probe: memory_mb must be above 0, got -1"),
-        ({"probe": {"wall_s": 900}}, "no limit on waiting may reach 900 s, got 900"),
+        ({"fetch": {"read_s": 900}}, "no limit on waiting may reach 900 s, got 900"),
     ],
 )
 def test_a_set_up_that_makes_no_sense_is_told(
