@@ -304,13 +304,14 @@ def soak(setting: Setting, minutes: float) -> list[Limit]:
     """See the module. Growth is the slope of a least-squares line over the run but its first tenth, times the
     length. Within the noise is less than the interquartile range (latency), a descriptor, 3 MB."""
     profile = serve(setting, 60 * minutes)
-    run, of = profile.run, f"{len(profile.run.scheduled_s)} images in {minutes:g} min"
+    run, due = profile.run, round(60 * minutes * setting.rate_hz)
+    of = f"{len(run.scheduled_s)} of {due} images in {minutes:g} min"
     latency = np.array(run.latency_ms)
     noise = float(np.ptp(np.quantile(latency, [0.25, 0.75])))
     rss, descriptors = (reading(profile.readings, name) for name in ("rss", "descriptors"))
     slower, more = growth(run.scheduled_s, latency), growth(descriptors.times_s, descriptors.values)
     return [
-        *served(setting, profile, minutes),
+        *(replace(limit, check="soak") for limit in served(setting, profile, minutes)),
         Limit("soak", "growth of the latency", slower, noise, "ms", of),
         Limit("soak", "growth of the memory", growth(rss.times_s, rss.values), 3.0, "MB", of),
         Limit("soak", "growth of the descriptors", more, 1.0, "", of),

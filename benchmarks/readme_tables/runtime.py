@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from readme_tables.words import cpu, machine, model, processor, read, span, spread, where
+from readme_tables.words import cpu, machine, model, processor, read, span, spread, verdicts, where
 
 
 def measured() -> str:
@@ -45,6 +45,15 @@ def measured() -> str:
     shown = f"{driven['rate']:.1%} ({span(driven['interval'])})"
     of = f"{driven['episodes']} held-out episodes in virtual time, `benchmarks/piloting.py`"
     rows.append(("goals reached as the ROS nodes drive, INT8", shown, of))
+    alarms, stated = piloting["alarms"], piloting["driven_s"] / piloting["false_alarm_every_s"]
+    false = " and ".join(f"{number} of {kind}" for kind, number in alarms.items())
+    rows.append(
+        (
+            "false alarms as the ROS nodes drive",
+            f"{false} in {piloting['driven_s']:.0f} s; stated: at most {stated:.1f} of each",
+            "in those episodes",
+        )
+    )
     planning = success["scores"]["int8"]
     rows.append(
         (
@@ -111,15 +120,8 @@ def limits() -> str:
         machine(report["environment"]),
         *where((each["check"], f"{each['created'][:10]}, {each['cpu']}") for each in report["limits"]),
         "",
-        "| | found | limit | | of |",
-        "|---|---|---|---|---|",
     ]
-    for limit in report["limits"]:
-        asked = "" if limit["limit"] is None else f"{limit['limit']:.4g} {limit['unit']}"
-        verdict = "" if limit["limit"] is None else "met" if limit["met"] else "**missed**"
-        found = f"{round(limit['value'], 6) + 0.0:.3g} {limit['unit']}"
-        lines.append(f"| {limit['check']}: {limit['what']} | {found} | {asked} | {verdict} | {limit['of']} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *verdicts(report["limits"])])
 
 
 def lewm() -> str:
@@ -155,5 +157,7 @@ def lewm() -> str:
             f" {median(anytime['iterations']):g} iterations of them by the student's (longest plan:"
             f" {max(anytime['seconds']):.2f} s). Left of the way to the goal, means of"
             f" {report['parity']['problems']} problems: {', '.join(left)}.",
+            "",
+            *verdicts(report["limits"]),
         ]
     )

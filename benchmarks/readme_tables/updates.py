@@ -46,8 +46,9 @@ def updates() -> str:
             f" the node grew by {grown:.1f} MB (asked for: 3; {processor(cpu(swaps))};"
             " `benchmarks/swaps.py`).",
             "",
-            f"Whole updates and ways back, killed or failed (ENOSPC, EIO) at {crashes['points']} system"
-            f" calls, cut off from power on ext4 at {power['points']};",
+            f"Whole updates and ways back (stand-ins for the engine and for who serves), killed or failed"
+            f" (ENOSPC, EIO) at {crashes['points']} system calls, cut off from power on ext4 at"
+            f" {power['points']};",
             f"what a robot reads, fuzzed {fuzzing['executions']} times:"
             f" {found} findings left (`tests/update/campaigns`, `tests/update/fuzz`).",
         ]

@@ -54,6 +54,17 @@ def where(measured: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{', '.join(names)}: {place}." for place, names in places.items()]
 
 
+def verdicts(limits: Iterable[dict[str, Any]]) -> list[str]:
+    """A table of what was found, and what it is held to."""
+    lines = ["| | found | limit | | of |", "|---|---|---|---|---|"]
+    for limit in limits:
+        asked = "" if limit["limit"] is None else f"{limit['limit']:.4g} {limit['unit']}"
+        verdict = "" if limit["limit"] is None else "met" if limit["met"] else "**missed**"
+        found = f"{round(limit['value'], 6) + 0.0:.3g} {limit['unit']}"
+        lines.append(f"| {limit['check']}: {limit['what']} | {found} | {asked} | {verdict} | {limit['of']} |")
+    return lines
+
+
 def read(name: str) -> dict[str, Any]:
     """A committed result."""
     found: dict[str, Any] = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
