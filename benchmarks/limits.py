@@ -2,7 +2,7 @@
 
     serving   over ROS 2 at --rate, the camera in another process, for --minutes: p99 of the response (from
               when an image was due to its futures in a third process) within a period, no image dropped;
-              what is ours around the two inferences (decode, resize, message, publish) at most 1.5 ms
+              what is ours around the two inferences (decode to publish, with the history) at most 1.5 ms
     memory    the node's resident memory after a minute of that at most 300 MB, also where it compiled its
               models itself
     tail      in one process at 70 % of the highest rate, under SCHED_FIFO: p99.9 of the response at most
@@ -66,7 +66,7 @@ from jepa_runtime.world_model import WorldModel
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (640, 480)
-OURS = ("decode", "preprocess", "message", "publish")
+OURS = ("decode", "preprocess", "energy", "message", "publish")
 THEIRS = ("transport", "encode", "predict", "delivery")
 PATIENCE_S = 60.0
 # As for a robot that lets its model go before everything else.
@@ -125,13 +125,14 @@ def served(setting: Setting, profile: Profile, minutes: float) -> list[Limit]:
     told = describe(profile.run)
     of = f"{told.frames} images in {minutes:g} min"
     medians = {stage: known(told.stages.get(stage), "p50", stage) for stage in (*OURS, *THEIRS)}
-    ours = sum(medians[stage] for stage in OURS)
+    # The history is in what no stage accounts for.
+    ours = sum(medians[stage] for stage in OURS) + known(told.residual, "p50", "the residual")
     p50, p99 = (known(told.response, name, "the response") for name in ("p50", "p99"))
     return [
         Limit("serving", "p50 of the response", p50, None, "ms", of),
         Limit("serving", "p99 of the response", p99, setting.period_ms, "ms", of),
         Limit("serving", "images dropped", told.dropped + told.failed, 0, "images", of),
-        Limit("serving", f"ours ({', '.join(OURS)}), sum of p50", ours, 1.5, "ms", of),
+        Limit("serving", f"ours ({', '.join(OURS)}, residual), sum of p50", ours, 1.5, "ms", of),
         *(Limit("serving", f"p50 of {stage}", medians[stage], None, "ms", of) for stage in THEIRS),
     ]
 

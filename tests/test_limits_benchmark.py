@@ -91,6 +91,16 @@ def test_what_too_few_samples_carry_is_an_error_and_no_zero_that_is_met(
 
 
 @pytest.mark.ros
+def test_what_no_stage_accounts_for_is_ours_too(limits: ModuleType) -> None:
+    run = make_run(frames=1800)
+    stages = {name: [0.1] * len(run.scheduled_s) for name in (*limits.OURS, *limits.THEIRS)}
+    run = run.model_copy(update={"stages_ms": stages, "latency_ms": [3.0] * len(run.scheduled_s)})
+    rows = limits.served(limits.Setting(Path(), 1, 30.0, Path()), make_profile(run=run), 1.0)
+    (ours,) = [row for row in rows if row.what.startswith("ours")]
+    assert ours.value == pytest.approx(3.0 - 0.1 * len(limits.THEIRS)) and not ours.met
+
+
+@pytest.mark.ros
 def test_growth_is_what_a_line_rises_after_the_first_tenth(limits: ModuleType) -> None:
     times = np.linspace(0, 60, 100)
     assert limits.growth(times, 2 + 0.5 * times) == pytest.approx(0.5 * (times[-1] - times[10]))
