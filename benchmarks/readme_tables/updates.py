@@ -47,9 +47,9 @@ def updates() -> str:
             " `benchmarks/swaps.py`).",
             "",
             f"Whole updates and ways back (stand-ins for the engine and for who serves), killed or failed"
-            f" (ENOSPC, EIO) at {crashes['points']} system calls, cut off from power on ext4 at"
-            f" {power['points']};",
-            f"what a robot reads, fuzzed {fuzzing['executions']} times:"
+            f" (ENOSPC, EIO) at {crashes['points']} system calls ({crashes['on']}), cut off from power on"
+            f" ext4 at {power['points']} ({power['on']});",
+            f"what a robot reads, fuzzed {fuzzing['executions']} times ({fuzzing['on']}):"
             f" {found} findings left (`tests/update/campaigns`, `tests/update/fuzz`).",
         ]
     )

@@ -93,6 +93,7 @@ class ClosedLoop:
 
     Attributes:
         model: identifier and version.
+        sha256: of the bundle's manifest.
         engines: the name of each engine, and its version.
         planner: as it planned.
         machine: processor, versions, and the load average of the last minute before it began.
@@ -101,6 +102,7 @@ class ClosedLoop:
     """
 
     model: str
+    sha256: str
     trained: bool
     task: Task
     engines: dict[str, str]
@@ -136,6 +138,7 @@ class ClosedLoop:
             "seeds": list(self.plan.seeds),
             "planner": asdict(self.planner),
             "model": self.model,
+            "sha256": self.sha256,
             "trained": self.trained,
             "engines": self.engines,
             "threads": self.plan.threads,
@@ -186,6 +189,7 @@ def closed_loop(
         engines = {f"{model.engine}:{model.device}": model.engine_version for model in models.values()}
     return ClosedLoop(
         model=f"{manifest.model_id} {manifest.version}",
+        sha256=bundle.sha256,
         trained=manifest.trained,
         task=world.task,
         engines=engines,

@@ -28,6 +28,7 @@ def driven(*, trained: bool = True, films: bool = True) -> ClosedLoop:
     plan = Plan(seeds=(0, 1), episodes=10)
     return ClosedLoop(
         model="toy <b>1.2.3</b>",
+        sha256="0" * 64,
         trained=trained,
         task=Plane().task,
         engines={"openvino:CPU": "2026"},

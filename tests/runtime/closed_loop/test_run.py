@@ -55,7 +55,7 @@ def test_forms_are_compared_with_the_first_one_and_everything_goes_into_json(fou
     assert list(told["scores"]) == list(found.drives) and told["against"] == "fp32"
     assert list(told["differences"]) == ["fp16", "straight_line", "random"]
     assert told["scores"]["random"]["outcomes"].keys() == {"reached", "wrong_place", "timeout"}
-    assert told["scores"]["fp32"]["plan_ms_p50"] > 0
+    assert told["scores"]["fp32"]["plan_ms_p50"] > 0 and len(told["sha256"]) == 64
     assert told["engines"].keys() == {"openvino:CPU"} and told["machine"]["cpu"]["model"]
     assert told["planner"]["search"]["horizon"] == HORIZON
 
