@@ -346,7 +346,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         found.append(f"{event:<15} AUROC {row['auroc']:.3f}, alarm in {row['alarmed']} of {row['runs']} runs")
     alarms = " and ".join(f"{count} {kind}" for kind, count in surprise["false_alarms"].items())
     found.append(
-        f"false alarms: {alarms} in {surprise['normal_seconds_watched']:.0f} s of normal driving, stated at "
+        f"false alarms: {alarms} in {surprise['normal_seconds_watched']:.0f} s of wandering about, stated at "
         f"most {surprise['stated_at_most_of_each']:.1f} of each"
     )
     return found

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +35,7 @@ from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.outputs import write_json
 from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.profiling.environment import environment
+from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.results import Candidates, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.worlds import TwoRooms
@@ -49,8 +51,9 @@ PAUSE_S = 60.0
 class Nodes:
     """World model and planner, as their nodes put them together; clocks are those of the images."""
 
-    def __init__(self, model: WorldModel, rate_hz: float) -> None:
+    def __init__(self, model: WorldModel, rate_hz: float, recording: RunRecording | None = None) -> None:
         manifest = model.manifest
+        self._recording = recording
         self._period_ns = round(1e9 / rate_hz)
         self._now_ns = 10**12
         self._asked: Candidates | None = None
@@ -112,6 +115,8 @@ class Nodes:
         told = self.inference.look_back(judged)
         if told is not None:
             self.alarms.update(alarm.kind for alarm in told.alarms if alarm.end_ns is None)
+        if self._recording is not None:
+            self._recording.add_frame(frame, command.astype(np.float32))
         return command
 
 
@@ -135,9 +140,12 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
         JepaRuntimeError: the bundle cannot be run.
     """
     bundle, world = Bundle.open(arguments.bundle), TwoRooms(seed=0)
-    with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
-        nodes = Nodes(model, arguments.rate)
-        driven = []
+    with ExitStack() as stack:
+        model = stack.enter_context(WorldModel.open(bundle, num_samples=bundle.manifest.num_samples))
+        recording = None
+        if arguments.mcap is not None:
+            recording = stack.enter_context(closing(RunRecording(arguments.mcap, model, jpeg=False)))
+        nodes, driven = Nodes(model, arguments.rate, recording), []
         for seed in episode_seeds(arguments.seed, arguments.episodes):
             driven.append(nodes.drive(world, seed))
             tick("nodes", driven[-1].outcome == "reached")
@@ -193,6 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, nargs="+", default=list(SEEDS), metavar="S")
     parser.add_argument("--rate", type=positive, default=30.0, help="images per second (%(default)s)")
     parser.add_argument("--goal", type=float, default=0.95, help="share to be reached (default: %(default)s)")
+    parser.add_argument(
+        "--mcap", type=Path, help="keep what was seen and commanded there, as normal data to calibrate with"
+    )
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "piloting.json")
     return parser
 

@@ -105,7 +105,7 @@ def trusted() -> str:
         [
             *lines,
             "",
-            f"False alarms in {surprise['normal_seconds_watched']:.0f} s of normal driving: {counts};"
+            f"False alarms in {surprise['normal_seconds_watched']:.0f} s of wandering about: {counts};"
             f" stated: at most {surprise['stated_at_most_of_each']:.1f} of each.",
         ]
     )

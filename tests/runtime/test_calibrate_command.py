@@ -40,6 +40,17 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     assert "With it no alarm is given: " in said and "normal scores are too few" in said
 
 
+def test_several_recordings_are_runs_of_one(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = ("--source", "two_rooms?seed=3", "--source", "two_rooms?seed=4", "--duration", "8")
+    assert calibrate(two_rooms_bundle, tmp_path / "new", *sources) == 0
+    learnt = Bundle.open(tmp_path / "new").manifest.normal_scores
+    assert learnt is not None and len(learnt.highest) == 2 * ((40 - 8) // 8)
+    names = [f"8 s of two_rooms (seed {seed}, random layout)" for seed in (3, 4)]
+    assert learnt.data == ", ".join(names) and "in 2 runs" in capsys.readouterr().out
+
+
 def test_a_recording_without_commands_is_refused(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,9 +46,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--bundle", required=True, type=Path, metavar="FOLDER", help="the model bundle")
     parser.add_argument(
-        "--source", required=True, metavar="S", help="as of `jepa-runtime run`: BAG.mcap?action=/cmd_vel:…"
+        "--source",
+        action="append",
+        required=True,
+        metavar="S",
+        help="as of `jepa-runtime run`: BAG.mcap?action=/cmd_vel:…; may be given again",
     )
-    parser.add_argument("--duration", type=positive, metavar="S", help="seconds of it (default: all)")
+    parser.add_argument("--duration", type=positive, metavar="S", help="seconds of each (default: all)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new bundle")
     parser.add_argument(
         "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
@@ -82,26 +86,30 @@ def run(args: argparse.Namespace) -> int:
     )
     # Of what was executed, number by number: the least and the most.
     executed = np.full((2, bundle.manifest.action_size), np.nan)
-    with model, closing(open_source(args.source)) as source:
-        runs = [
-            np.array(run) for run in _errors(model, source, args.duration, executed) if len(run) >= horizon
-        ]
-        played = source.name if args.duration is None else f"{args.duration:g} s of {source.name}"
+    runs, played, sources = [], [], " ".join(args.source)
+    with model:
+        for spec in args.source:
+            with closing(open_source(spec)) as source:
+                found = _errors(model, source, args.duration, executed)
+                runs += [np.array(run) for run in found if len(run) >= horizon]
+                played.append(
+                    source.name if args.duration is None else f"{args.duration:g} s of {source.name}"
+                )
     if not runs:
         raise JepaRuntimeError(
-            f"{args.source}: nothing could be compared: it needs commands (?action=…), and more than"
+            f"{sources}: nothing could be compared: it needs commands (?action=…), and more than"
             f" {2 * horizon} steps of {bundle.manifest.io.step_s:g} s without a gap"
         )
     came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
     bounds = np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
     if not (bounds > 0).all():
-        raise JepaRuntimeError(f"{args.source}: nothing to learn: over some horizon no prediction was wrong")
+        raise JepaRuntimeError(f"{sources}: nothing to learn: over some horizon no prediction was wrong")
     scores = [_scores(run, bounds) for run in runs]
     block = _block(scores, horizon, round(_TERMS.false_alarm_every_s / bundle.manifest.io.step_s))
     highest = np.concatenate([highest_of_blocks(run, block) for run in scores])
     learnt = {
         "error_bounds": _rounded(bounds),
-        "normal_scores": {"data": played, "block": block, "highest": _rounded(highest)},
+        "normal_scores": {"data": ", ".join(played), "block": block, "highest": _rounded(highest)},
     }
     _write(bundle, learnt, args.out)
     print(
