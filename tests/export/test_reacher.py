@@ -64,7 +64,6 @@ def test_a_trained_model_becomes_a_bundle_that_drives_there(course: ReacherCours
         tmp_path / "bundle",
         model_id="reacher",
         version="1.0.0",
-        release_seq=1,
         command="a test",
         int8=False,
     )
