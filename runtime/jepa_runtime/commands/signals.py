@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from threading import Event
+from typing import Any
 
 
 class _Stopping(Event):
@@ -41,23 +42,16 @@ def stop_on_signals() -> Iterator[Event]:
     or SIGTERM is handled as if nobody listened. A second SIGHUP is not: when a terminal hangs up, the system
     sends one and the shell another."""
     stopping = _Stopping()
+    with _kept(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as previous:
 
-    def stop(number: int, _: object) -> None:
-        stopping.set()
-        if number != signal.SIGHUP:
-            signal.signal(number, previous[signal.Signals(number)])
+        def stop(number: int, _: object) -> None:
+            stopping.set()
+            if number != signal.SIGHUP:
+                signal.signal(number, previous[number])
 
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.getsignal(number) for number in ends}
-    if previous[signal.SIGHUP] is signal.SIG_IGN:
-        del previous[signal.SIGHUP]
-    for number in previous:
-        signal.signal(number, stop)
-    try:
+        for number in previous:
+            signal.signal(number, stop)
         yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -65,19 +59,29 @@ def interrupted_by_signals() -> Iterator[None]:
     """SIGTERM, and SIGHUP unless it is ignored (``nohup``), interrupt as Ctrl-C does, by a KeyboardInterrupt
     that has their number: what is half written is removed. A SIGTERM after the first was heard ends the
     process at once; SIGHUP comes twice when a terminal hangs up, from the system and from the shell."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    if previous[signal.SIGHUP] is signal.SIG_IGN:
-        del previous[signal.SIGHUP]
+    with _kept(signal.SIGTERM, signal.SIGHUP) as previous:
 
-    def interrupt(number: int, _: object) -> None:
-        for each in previous:
-            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else previous[each])
-        raise KeyboardInterrupt(number)
+        def interrupt(number: int, _: object) -> None:
+            for each in previous:
+                signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else previous[each])
+            raise KeyboardInterrupt(number)
 
-    for number in previous:
-        signal.signal(number, interrupt)
-    try:
+        for number in previous:
+            signal.signal(number, interrupt)
         yield
+
+
+@contextmanager
+def _kept(*numbers: int) -> Iterator[dict[int, Any]]:
+    """The handlers of signals, which are theirs again at the end; none of a SIGHUP that is ignored."""
+    found = {number: signal.getsignal(number) for number in numbers}
+    previous = {
+        number: handler
+        for number, handler in found.items()
+        if (number, handler) != (signal.SIGHUP, signal.SIG_IGN)
+    }
+    try:
+        yield previous
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
