@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,15 @@ class Measured:
     def nothing(cls, horizon: int) -> Measured:
         """Zeros, which only a bundle of random weights may have."""
         return cls(error_bounds=(0.0,) * horizon, surprise_threshold=0.0, goal_threshold=0.0)
+
+
+def besides_manifest(found: Any) -> dict[str, Any]:
+    """Of a dataclass with what was measured, all that :class:`Measured` leaves out: the manifest alone says
+    the rest, and calibration draws it anew."""
+    told = asdict(found)
+    for field in fields(Measured):
+        told.pop(field.name, None)
+    return told
 
 
 def write_golden(folder: Path, *, latents: Tensor, **others: Tensor) -> None:

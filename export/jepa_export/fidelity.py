@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,9 +31,6 @@ class Fidelity:
     error_bounds: list[float]
     surprise_threshold: float
     probe_m: float
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @torch.no_grad()

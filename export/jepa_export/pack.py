@@ -13,7 +13,15 @@ import numpy as np
 import openvino as ov
 import torch
 
-from jepa_export.bundles import Actions, Identity, Measured, Settings, manifest, write_golden
+from jepa_export.bundles import (
+    Actions,
+    Identity,
+    Measured,
+    Settings,
+    besides_manifest,
+    manifest,
+    write_golden,
+)
 from jepa_export.data.course import Course
 from jepa_export.data.two_rooms import STEP_S
 from jepa_export.errors import JepaExportError
@@ -73,7 +81,7 @@ def pack(
         ).frames.reshape(-1, FRAME_PX, FRAME_PX, 3)
         _write_graphs(model, frames, staging, int8=int8)
         _write_golden(model, frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES], staging)
-        write_report(staging, {"open_loop": fidelity.as_dict()})
+        write_report(staging, {"open_loop": besides_manifest(fidelity)})
         standing = model.course.record(
             (0, _STANDING_STREAM),
             layouts=256,

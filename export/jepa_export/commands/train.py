@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jepa_export.bundles import besides_manifest
 from jepa_export.cost import of_bundle
 from jepa_export.data.course import Course
 from jepa_export.evaluation.writing import add_to_report
@@ -32,7 +33,7 @@ def train_course(
     console = Console()
     folder, teacher_folder = out / "bundle", out / "teacher"
     check_target(folder)
-    identity = {"version": "1.0.0", "command": command}
+    identity = {"version": "1.1.0", "command": command}
     report: dict[str, Any] = {}
     if distilled:
         check_target(teacher_folder)
@@ -46,7 +47,7 @@ def train_course(
     name = "ViT of three blocks, trained by the same command" if distilled else None
     fidelity = pack(model, folder, model_id=course.model_id, teacher=name, **identity)
     bundle = Bundle.open(folder)
-    report |= {"open_loop": fidelity.as_dict()} | _measured(bundle, course, episodes, baselines=True)
+    report |= {"open_loop": besides_manifest(fidelity)} | _measured(bundle, course, episodes, baselines=True)
     add_to_report(bundle, report)
     for title, found in (("teacher", report.get("teacher", {})), (course.model_id, report)):
         if "closed_loop" in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,9 +37,6 @@ class Fidelity:
     error_bounds: list[float]
     surprise_threshold: float
     goal_threshold: float
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
     def tell(self, which: str, progress: Callable[[str], None]) -> None:
         """Say how far off predictions are in clips ``which``, and warn where they are in vain."""

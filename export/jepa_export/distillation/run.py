@@ -21,6 +21,7 @@ from jepa_export.bundles import (
     Identity,
     Measured,
     Settings,
+    besides_manifest,
     check_fields,
     manifest,
 )
@@ -287,7 +288,7 @@ class _Work:
             "held_out": bool(self.data.held_out),
             "recordings": [recording.name for recording in pair.held_out.used],
         }
-        report: dict[str, Any] = {"open_loop": found.as_dict() | of}
+        report: dict[str, Any] = {"open_loop": besides_manifest(found) | of}
         if given.trained_on is not None:
             report[TRAINED_ON] = sorted(given.trained_on.union(map(mark, self.data.train)))
         told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}
