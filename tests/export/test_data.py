@@ -36,9 +36,10 @@ def test_equal_seeds_give_equal_recordings_and_others_do_not() -> None:
         assert not np.array_equal(getattr(one, name), getattr(other, name))
 
 
+@pytest.mark.parametrize("pressing", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["fixed", "random"])
-def test_actions_lead_from_each_position_to_the_next(kind: LayoutKind) -> None:
-    data = recordings(kind=kind)
+def test_actions_lead_from_each_position_to_the_next(kind: LayoutKind, pressing: float) -> None:
+    data = recordings(kind=kind, pressing=pressing)
     rooms = data.layouts.repeat(TRAJECTORIES)
     positions = data.positions.reshape(-1, FRAMES, 2).astype(float)
     actions = data.actions.reshape(-1, FRAMES - 1, 2).astype(float)
@@ -82,6 +83,32 @@ def test_wandering_stays_below_top_speed_and_keeps_its_heading_for_a_while() -> 
     assert speed.max() <= MAX_SPEED_MPS + 1e-9 and speed.max() > 0.95 * MAX_SPEED_MPS
     unit = velocities / speed[..., None]
     assert (unit[:, 1:] * unit[:, :-1]).sum(-1).mean() > 0.6
+
+
+def test_those_that_press_on_go_through_the_door_or_are_stopped_by_the_wall_beside_it() -> None:
+    def driven(pressing: float) -> tuple[float, float]:
+        data = record((0, 1), layouts=20, trajectories=4, frames=17, kind="random", pressing=pressing)
+        moved = np.diff(data.positions, axis=2)
+        told = data.actions * STEP_S
+        stopped = np.linalg.norm(moved - told, axis=-1) > 0.5 * np.linalg.norm(told, axis=-1)
+        positions = data.positions.reshape(-1, 17, 2).astype(float)
+        rooms = data.layouts.repeat(4)
+        rows = np.arange(len(rooms))
+        apart = np.abs(positions[rows, 1:, rooms.axis] - rooms.wall[:, None])
+        stopped &= (apart < 0.3).reshape(stopped.shape)
+        sides = np.stack([rooms.side(positions[:, step]) for step in range(17)])
+        return float(stopped.mean()), float((sides != sides[0]).any(axis=0).mean())
+
+    (stopped, through), (seldom, rarely) = driven(1.0), driven(0.0)
+    assert stopped > 1.5 * seldom
+    assert through > 2 * rarely
+
+
+def test_the_others_wander_on_beside_those_that_press() -> None:
+    alone, beside = recordings(), recordings(pressing=0.5)
+    same = (alone.actions == beside.actions).all(axis=(2, 3))
+    assert 0 < same.sum() < same.size
+    np.testing.assert_array_equal(alone.frames[same], beside.frames[same])
 
 
 def test_evaluation_draws_other_layouts_than_training() -> None:

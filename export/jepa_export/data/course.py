@@ -36,6 +36,7 @@ class Course(Protocol):
         frames: int,
         steady_light: float = 0.6,
         standing: bool = False,
+        pressing: float = 0.0,
     ) -> Recordings:
         """See :func:`jepa_export.data.two_rooms.record`."""
         ...

@@ -36,8 +36,10 @@ class ReacherCourse:
         frames: int,
         steady_light: float = 1.0,
         standing: bool = False,
+        pressing: float = 0.0,
     ) -> Recordings:
-        """Positions are the fingertip's."""
+        """Positions are the fingertip's. There are no walls to press against: all wander."""
+        del pressing
         rng, arm = np.random.default_rng(seed), _arm()
         runs = layouts * trajectories
         actions = (wander(rng, runs, frames - 1, self.top_speed) * (not standing)).astype(np.float32)

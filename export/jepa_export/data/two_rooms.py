@@ -1,4 +1,4 @@
-"""Recordings of Two Rooms, drawn on the fly: robots that wander, seen by the overhead camera.
+"""Recordings of Two Rooms, drawn on the fly: robots that wander or press on, seen by the overhead camera.
 
 Everything follows from one integer, so that a killed training run draws the same data when it is resumed.
 Held-out evaluation uses :class:`jepa_runtime.worlds.TwoRooms` with seeds that are never drawn here."""
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from jepa_runtime.worlds import TwoRooms
 from jepa_runtime.worlds.geometry import (
+    ARENA_M,
+    BORDER_M,
     MAX_SPEED_MPS,
+    ROBOT_RADIUS_M,
     Floats,
     LayoutKind,
     Layouts,
@@ -24,6 +27,8 @@ from jepa_runtime.worlds.geometry import (
 from jepa_runtime.worlds.rendering import Camera, Image, Light, backgrounds, sample_light
 
 STEP_S = 0.2
+_ARRIVED_M = 0.2
+_WILL = 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,25 @@ def wander(rng: np.random.Generator, count: int, steps: int, top_speed: float = 
     return velocities
 
 
+def _beyond(rng: np.random.Generator, rooms: Layouts, position: Floats) -> Floats:
+    """Places [N, 2] in the other room, as far from the door as a planner mistakes it."""
+    rows, across = np.arange(len(rooms)), np.where(rooms.side(position), -1, 1)
+    place = np.empty((len(rooms), 2))
+    place[rows, rooms.axis] = rooms.wall + across * rng.uniform(0.2, 0.8, len(rooms))
+    place[rows, 1 - rooms.axis] = rooms.door + rng.normal(0, 0.3, len(rooms))
+    edge = BORDER_M + ROBOT_RADIUS_M
+    return np.clip(place, edge, ARENA_M - edge)
+
+
+def _towards(rng: np.random.Generator, place: Floats, position: Floats) -> Floats:
+    """Velocities [N, 2] straight on, whatever lies between; about as steady as a planner's."""
+    ahead = place - position
+    heading = np.arctan2(ahead[:, 1], ahead[:, 0]) + rng.normal(0, 0.4, len(ahead))
+    speed = MAX_SPEED_MPS * rng.uniform(0.5, 1, len(ahead))
+    velocity: Floats = np.stack([np.cos(heading), np.sin(heading)], axis=1) * speed[:, None]
+    return velocity
+
+
 def record(
     seed: tuple[int, ...],
     *,
@@ -67,9 +91,12 @@ def record(
     kind: LayoutKind,
     steady_light: float = 0.6,
     standing: bool = False,
+    pressing: float = 0.0,
 ) -> Recordings:
-    """Draw recordings. In a share ``steady_light`` of the trajectories the light stays as it was at their
-    start; in the others every frame has a light of its own, which teaches the encoder to look through
+    """Draw recordings. A share ``pressing`` of the robots makes for the other room, through the door or into
+    the wall beside it, as one does that plans by a model that takes the one for the other; the rest wander
+    about, or are ``standing``. In a share ``steady_light`` of the trajectories the light stays as it was at
+    their start; in the others every frame has a light of its own, which teaches the encoder to look through
     it."""
     rng = np.random.default_rng(seed)
     drawn = sample_layouts(rng, layouts, kind)
@@ -80,10 +107,17 @@ def record(
     images = np.empty((count, frames, *background.shape[1:]), np.uint8)
     positions = np.empty((count, frames, 2), np.float32)
     first, steady = sample_light(rng, count), rng.uniform(0, 1, count) < steady_light
+    # Of its own: those that wander are the same beside any share that presses.
+    will = np.random.default_rng((*seed, _WILL))
+    presses, place = will.uniform(0, 1, count) < pressing, _beyond(will, rooms, position)
     for index in range(frames):
         light = _mixed(steady, first, sample_light(rng, count))
         images[:, index], positions[:, index] = camera.render(background, position, light), position
         if index < frames - 1:
+            arrived = np.linalg.norm(place - position, axis=1) < _ARRIVED_M
+            place = np.where(arrived[:, None], _beyond(will, rooms, position), place)
+            on = _towards(will, place, position)
+            actions[:, index] = np.where(presses[:, None], on, actions[:, index])
             position = drive(rooms, position, actions[:, index], STEP_S)
     shape = (layouts, trajectories)
     return Recordings(

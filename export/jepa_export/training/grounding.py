@@ -17,7 +17,7 @@ from jepa_export.training.dynamics import HORIZON
 from jepa_export.training.latents import Library
 from jepa_export.training.stage import Stage
 
-LAYOUTS, ROLLOUTS, PAIRS = 64, 4, 32
+LAYOUTS, ROLLOUTS, PAIRS, DRAWS = 64, 4, 32, 8
 FARTHEST = 60.0
 
 
@@ -70,11 +70,28 @@ class GroundingStage(Stage):
     def _distance(self, where: Tensor, scene: Tensor) -> Tensor:
         where = where.repeat_interleave(PAIRS)
         nodes = self._robots.flatten(1, 2)
-        here, there = torch.randint(0, nodes.shape[1], (2, len(where)))
-        # Every eighth pair is one place: chance draws hardly any, and a robot stops by how near zero it gets.
-        there[::8] = here[::8]
+        here, there = ends(where, nodes, self._journeys)
         target = self._journeys[where, here, there].float()
         known = target < FARTHEST
         target = torch.where(known, target, 0.0)
         error = (self.energy.between(scene, nodes[where, here], nodes[where, there]) - target).abs()
         return (error / (1 + 0.1 * target) * known).sum() / known.sum().clamp(min=1)
+
+
+def ends(where: Tensor, nodes: Tensor, journeys: Tensor) -> tuple[Tensor, Tensor]:
+    """At which of ``nodes`` [L, N, D] journeys in the layouts ``where`` [P] begin and end: [P] each.
+
+    Chance draws hardly any by which a robot fails: it presses against the wall that its goal lies behind, and
+    stops beside it. So of eight ends, four are those of :data:`DRAWS` to which the way (``journeys``
+    [L, N, N], steps) is the longest for how near they lie; two are the nearest; one is the beginning itself,
+    and one is any."""
+    here = torch.randint(0, nodes.shape[1], where.shape)
+    drawn = torch.randint(0, nodes.shape[1], (DRAWS, len(where)))
+    apart = (nodes[where, here] - nodes[where, drawn]).norm(dim=-1)
+    journey = journeys[where, here, drawn].float()
+    longer = torch.where(journey < FARTHEST, journey, 0.0) / (1 + apart)
+    chosen = torch.zeros_like(here)
+    chosen[1::2], chosen[2::4] = longer.argmax(0)[1::2], apart.argmin(0)[2::4]
+    there = drawn.gather(0, chosen[None])[0]
+    there[::8] = here[::8]
+    return here, there

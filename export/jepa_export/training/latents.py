@@ -19,6 +19,8 @@ from jepa_export.students.two_rooms import Encoder
 from jepa_export.training.prefetch import in_order
 
 TRAJECTORIES, FRAMES = 16, 17
+# Of the robots; with wandering ones alone the predictor hardly learns what happens where planners err.
+PRESSING = 0.5
 _LAYOUTS_A_DRAW = 4
 
 
@@ -62,6 +64,7 @@ def build_library(
             layouts=_LAYOUTS_A_DRAW,
             trajectories=TRAJECTORIES,
             frames=FRAMES,
+            pressing=PRESSING,
         )
 
     parts: list[list[Tensor]] = [[], [], []]

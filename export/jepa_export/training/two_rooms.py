@@ -31,7 +31,7 @@ from jepa_export.training.dynamics import HORIZON, DynamicsStage
 from jepa_export.training.grounding import GroundingStage
 from jepa_export.training.imitation import ImaginationStage, SightStage
 from jepa_export.training.journeys import all_journeys
-from jepa_export.training.latents import build_library, read_library
+from jepa_export.training.latents import PRESSING, build_library, read_library
 from jepa_export.training.prefetch import end_with_parent
 from jepa_export.training.representation import RepresentationStage
 from jepa_export.training.stage import run_stage
@@ -158,6 +158,7 @@ def train(folder: Path, *, seed: int, course: Course, recipe: Recipe | None = No
         layouts=recipe.held_out_layouts,
         trajectories=4,
         frames=HORIZON + 1,
+        pressing=PRESSING,
     )
     return TrainedModel(course, encoder.eval(), grounding.predictor.eval(), grounding.energy.eval(), held_out)
 
