@@ -8,7 +8,8 @@ the bundle's own bounds cover.
 Surprise: the highest score in the seconds of one horizon after something that cannot be, against the same
 without it, as AUROC; and whether an alarm begins in that time, at the default rate of false ones. False
 alarms are counted in what was driven before the changes, run after run as one stream. The bundle's normal
-data come from other layouts and another way of driving (``jepa-runtime calibrate --source two_rooms``)."""
+data come from other layouts, in which a planner drives: there the model errs more than here, and alarms are
+as rare as that takes. Those of the planner are counted by ``piloting.py``."""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 model node, an image at --rate, one iteration of the search for each, stopped by surprise, escaping where it
 is stuck; without processes and messages between them.
 
+Every alarm there is a false one. With --mcap what the robot saw and did is kept, which the shipped bundle's
+normal data are made of (--seed 3 --episodes 1200; then `jepa-runtime calibrate`).
+
 Beside it the same held-out episodes as `benchmarks/success.py` has them: a whole plan once a step of the
 model, and nothing that stops the robot. Exit status 1 if the nodes reach fewer than --goal of their goals."""
 
