@@ -51,6 +51,14 @@ def test_several_recordings_are_runs_of_one(
     assert learnt.data == ", ".join(names) and "in 2 runs" in capsys.readouterr().out
 
 
+def test_a_recording_that_is_not_there_is_told_before_another_is_played(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without --duration this world goes on for good.
+    assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms", "--source", "nowhere") == 1
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+
+
 def test_a_recording_without_commands_is_refused(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +86,23 @@ def run(args: argparse.Namespace) -> int:
     )
     # Of what was executed, number by number: the least and the most.
     executed = np.full((2, bundle.manifest.action_size), np.nan)
-    runs, played, sources = [], [], " ".join(args.source)
-    with model:
-        for spec in args.source:
-            with closing(open_source(spec)) as source:
-                found = _errors(model, source, args.duration, executed)
-                runs += [np.array(run) for run in found if len(run) >= horizon]
-                played.append(
-                    source.name if args.duration is None else f"{args.duration:g} s of {source.name}"
-                )
+    runs, played, specs = [], [], " ".join(args.source)
+    with model, ExitStack() as stack:
+        # One that cannot be read is told before hours are played of another.
+        sources = [stack.enter_context(closing(open_source(spec))) for spec in args.source]
+        for source in sources:
+            found = _errors(model, source, args.duration, executed)
+            runs += [np.array(run) for run in found if len(run) >= horizon]
+            played.append(source.name if args.duration is None else f"{args.duration:g} s of {source.name}")
     if not runs:
         raise JepaRuntimeError(
-            f"{sources}: nothing could be compared: it needs commands (?action=…), and more than"
+            f"{specs}: nothing could be compared: it needs commands (?action=…), and more than"
             f" {2 * horizon} steps of {bundle.manifest.io.step_s:g} s without a gap"
         )
     came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
     bounds = np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
     if not (bounds > 0).all():
-        raise JepaRuntimeError(f"{sources}: nothing to learn: over some horizon no prediction was wrong")
+        raise JepaRuntimeError(f"{specs}: nothing to learn: over some horizon no prediction was wrong")
     scores = [_scores(run, bounds) for run in runs]
     block = _block(scores, horizon, round(_TERMS.false_alarm_every_s / bundle.manifest.io.step_s))
     highest = np.concatenate([highest_of_blocks(run, block) for run in scores])
