@@ -3,7 +3,8 @@ model node, an image at --rate, one iteration of the search for each, stopped by
 is stuck; without processes and messages between them.
 
 Every alarm there is a false one. With --mcap what the robot saw and did is kept, which the shipped bundle's
-normal data are made of (--seed 3 --episodes 1200; then `jepa-runtime calibrate`).
+normal data are made of: --seed 3 --episodes 70 --goals 10 and --seed 5 --episodes 80 --goals 10, then
+`jepa-runtime calibrate`.
 
 Beside it the same held-out episodes as `benchmarks/success.py` has them: a whole plan once a step of the
 model, and nothing that stops the robot. Exit status 1 if the nodes reach fewer than --goal of their goals."""
@@ -32,7 +33,7 @@ from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.closed_loop.episodes import SEEDS, Episode, Outcome, episode_seeds
 from jepa_runtime.closed_loop.run import Plan, Tick, closed_loop, progress
 from jepa_runtime.closed_loop.scores import Goals
-from jepa_runtime.commands.arguments import positive
+from jepa_runtime.commands.arguments import count, positive
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.inference import Inference, Terms
 from jepa_runtime.outputs import write_json
@@ -47,7 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS: dict[str, Any] = {parameter.name: parameter.default for parameter in PARAMETERS}
 # From an image to its command, as `make demo` finds it.
 AGE_S = 0.006
-# Before an episode: the robot is put elsewhere, and nothing is foreseen across it.
+# Before a layout: the robot is put elsewhere, and nothing is foreseen across it.
 PAUSE_S = 60.0
 
 
@@ -82,10 +83,17 @@ class Nodes:
         )
         self._pilot.exchange(driver)
 
-    def drive(self, world: TwoRooms, seed: int) -> Episode:
-        """One episode, from the next image on."""
+    def drive(self, world: TwoRooms, seed: int, goals: int) -> list[Episode]:
+        """So many goals, one after the other in one layout, from the next image on."""
         world.reset(seed)
         self._now_ns += round(PAUSE_S * 1e9)
+        episodes = [self._reach(world, seed)]
+        for _ in range(goals - 1):
+            world.move_goal()
+            episodes.append(self._reach(world, seed))
+        return episodes
+
+    def _reach(self, world: TwoRooms, seed: int) -> Episode:
         self.inference.seek("", world.render_goal(), self._now_ns)
         outcome: Outcome = "timeout"
         images, longest_s = 0, world.task.max_steps * self.inference.model.manifest.io.step_s
@@ -150,7 +158,7 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
             recording = stack.enter_context(closing(RunRecording(arguments.mcap, model, jpeg=False)))
         nodes, driven = Nodes(model, arguments.rate, recording), []
         for seed in episode_seeds(arguments.seed, arguments.episodes):
-            driven.append(nodes.drive(world, seed))
+            driven += nodes.drive(world, seed, arguments.goals)
             tick("nodes", driven[-1].outcome == "reached")
         precision = model.precision
     plan = Plan(
@@ -201,6 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
     parser.add_argument("--episodes", type=int, default=100, help="for each seed (default: %(default)s)")
+    parser.add_argument(
+        "--goals", type=count, default=1, help="one after the other in each episode (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, nargs="+", default=list(SEEDS), metavar="S")
     parser.add_argument("--rate", type=positive, default=30.0, help="images per second (%(default)s)")
     parser.add_argument("--goal", type=float, default=0.95, help="share to be reached (default: %(default)s)")

@@ -119,6 +119,17 @@ def test_start_and_goal_are_free_and_in_different_rooms_in_every_episode() -> No
         world.reset()
 
 
+def test_a_goal_that_moves_lies_in_the_other_room_again_and_the_robot_stays() -> None:
+    world = TwoRooms(seed=3)
+    start, walls, goals = world.position, world.layouts, {tuple(world.goal)}
+    for _ in range(20):
+        world.move_goal()
+        assert world.layouts.side(world.goal[None]) != world.layouts.side(start[None])
+        goals.add(tuple(world.goal))
+    assert len(goals) == 21 and world.layouts is walls
+    np.testing.assert_array_equal(world.position, start)
+
+
 def test_random_layouts_differ_and_the_fixed_one_stays() -> None:
     doors = {kind: {float(TwoRooms(layout=kind, seed=seed).layouts.door[0]) for seed in range(5)}
              for kind in ("random", "fixed")}  # fmt: skip

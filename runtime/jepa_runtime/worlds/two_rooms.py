@@ -68,12 +68,16 @@ class TwoRooms:
         self.layouts: Layouts = sample_layouts(self._rng, 1, self.layout_name)
         self._background = backgrounds(self.layouts)
         self._position = sample_positions(self._rng, self.layouts)
-        self._goal = self._position
-        while (self.layouts.side(self._goal) == self.layouts.side(self._position)).all():
-            self._goal = sample_positions(self._rng, self.layouts)
+        self.move_goal()
         self._light = sample_light(self._rng, 1)
         self._drift = self._rng.uniform(0, 2 * np.pi, 2), self._rng.uniform(4.0, 20.0, 2)
         self.time_s = 0.0
+
+    def move_goal(self) -> None:
+        """Put the goal somewhere in the room where the robot is not."""
+        self._goal = self._position
+        while (self.layouts.side(self._goal) == self.layouts.side(self._position)).all():
+            self._goal = sample_positions(self._rng, self.layouts)
 
     def close(self) -> None:
         """Nothing is held open."""
