@@ -4,7 +4,7 @@ is stuck; without processes and messages between them.
 
 Every alarm there is a false one. With --mcap what the robot saw and did is kept, which the shipped bundle's
 normal data are made of: --seed 3 --episodes 70 --goals 10 and --seed 5 --episodes 80 --goals 10, then
-`jepa-runtime calibrate`.
+`jepa-runtime calibrate --keep-bounds`, which are those of wandering (--source two_rooms?seed=70000).
 
 Beside it the same held-out episodes as `benchmarks/success.py` has them: a whole plan once a step of the
 model, and nothing that stops the robot. Exit status 1 if the nodes reach fewer than --goal of their goals."""

@@ -51,6 +51,20 @@ def test_several_recordings_are_runs_of_one(
     assert learnt.data == ", ".join(names) and "in 2 runs" in capsys.readouterr().out
 
 
+def test_bounds_can_be_of_one_recording_and_alarms_of_another(two_rooms_bundle: Path, tmp_path: Path) -> None:
+    source = ("--source", "two_rooms?seed=3", "--duration", "8")
+    assert calibrate(two_rooms_bundle, tmp_path / "both", *source) == 0
+    assert calibrate(two_rooms_bundle, tmp_path / "alarms", *source, "--keep-bounds") == 0
+    before, both, alarms = (
+        Bundle.open(path).manifest for path in (two_rooms_bundle, tmp_path / "both", tmp_path / "alarms")
+    )
+    assert alarms.error_bounds == before.error_bounds != both.error_bounds
+    assert alarms.normal_scores is not None and both.normal_scores is not None
+    # The same errors in other units.
+    np.testing.assert_array_less(alarms.normal_scores.highest, np.inf)
+    assert alarms.normal_scores.highest != both.normal_scores.highest
+
+
 def test_a_recording_that_is_not_there_is_told_before_another_is_played(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="S",
         help="as of `jepa-runtime run`: BAG.mcap?action=/cmd_vel:…; may be given again",
     )
+    parser.add_argument(
+        "--keep-bounds",
+        action="store_true",
+        help="learn the alarms only: error bounds stay those of the bundle, as of a calmer recording",
+    )
     parser.add_argument("--duration", type=positive, metavar="S", help="seconds of each (default: all)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new bundle")
     parser.add_argument(
@@ -101,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         )
     came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
     bounds = np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
+    if args.keep_bounds:
+        bounds = np.array(bundle.manifest.error_bounds)
     if not (bounds > 0).all():
         raise JepaRuntimeError(f"{specs}: nothing to learn: over some horizon no prediction was wrong")
     scores = [_scores(run, bounds) for run in runs]
