@@ -43,7 +43,7 @@ def cpu(report: dict[str, Any]) -> dict[str, Any]:
 
 def processor(cpu: dict[str, Any]) -> str:
     """Its name and cores."""
-    return f"{cpu['model']}, {cpu['cores']} cores"
+    return f"{cpu['model']}, {cpu['cores']} core{'' if cpu['cores'] == 1 else 's'}"
 
 
 def where(measured: Iterable[tuple[str, str]]) -> list[str]:
