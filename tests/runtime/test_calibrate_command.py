@@ -61,7 +61,9 @@ def test_bounds_can_be_of_one_recording_and_alarms_of_another(two_rooms_bundle: 
     assert alarms.error_bounds == before.error_bounds != both.error_bounds
     assert alarms.normal_scores is not None and both.normal_scores is not None
     # The same errors in other units.
-    np.testing.assert_array_less(alarms.normal_scores.highest, np.inf)
+    units = np.divide(both.error_bounds, before.error_bounds)
+    ratio = np.divide(alarms.normal_scores.highest, both.normal_scores.highest)
+    assert units.min() - 1e-3 < ratio.min() <= ratio.max() < units.max() + 1e-3
     assert alarms.normal_scores.highest != both.normal_scores.highest
 
 

@@ -104,19 +104,17 @@ def run(args: argparse.Namespace) -> int:
             f"{specs}: nothing could be compared: it needs commands (?action=…), and more than"
             f" {2 * horizon} steps of {bundle.manifest.io.step_s:g} s without a gap"
         )
-    came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
-    bounds = np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
-    if args.keep_bounds:
-        bounds = np.array(bundle.manifest.error_bounds)
+    bounds = np.array(bundle.manifest.error_bounds) if args.keep_bounds else _bounds(runs)
     if not (bounds > 0).all():
         raise JepaRuntimeError(f"{specs}: nothing to learn: over some horizon no prediction was wrong")
     scores = [_scores(run, bounds) for run in runs]
     block = _block(scores, horizon, round(_TERMS.false_alarm_every_s / bundle.manifest.io.step_s))
     highest = np.concatenate([highest_of_blocks(run, block) for run in scores])
-    learnt = {
-        "error_bounds": _rounded(bounds),
+    learnt: dict[str, Any] = {
         "normal_scores": {"data": ", ".join(played), "block": block, "highest": _rounded(highest)},
     }
+    if not args.keep_bounds:
+        learnt["error_bounds"] = _rounded(bounds)
     _write(bundle, learnt, args.out)
     print(
         f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
@@ -153,6 +151,12 @@ def _write(bundle: Bundle, learnt: dict[str, Any], out: Path) -> None:
             made.rename(out)
     except (OSError, shutil.Error) as error:
         raise JepaRuntimeError(f"{out}: cannot be written: {error}") from error
+
+
+def _bounds(runs: list[Floats]) -> Floats:
+    """Of each horizon, what errors stay under with the probability that is stated; 0 where none came."""
+    came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
+    return np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
 
 
 def _scores(errors: Floats, bounds: Floats) -> Floats:
