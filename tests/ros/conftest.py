@@ -4,7 +4,6 @@ skipped."""
 from __future__ import annotations
 
 import os
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +36,9 @@ def hang_ups() -> Iterator[None]:
 def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A node in this process, on a domain of its own."""
     rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+    processes = pytest.importorskip("jepa_ros.profiling.processes", reason="no workspace on the paths")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    rclpy.init(domain_id=random.SystemRandom().randint(1, 100))
+    rclpy.init(domain_id=int(processes.another_domain()))
     node = rclpy.create_node("owner")
     yield node
     node.destroy_node()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import rclpy
 from ament_index_python.packages import get_package_prefix
+from jepa_ros.profiling.processes import another_domain
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context
@@ -25,8 +25,6 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
 TIMEOUT_S = 20.0
-# The domains of this process, which has a graph for a module beside one for a test.
-_OPEN: set[int] = set()
 
 
 def executable(node: str) -> str:
@@ -46,8 +44,7 @@ class Graph:
         self.folder = folder
         # Neither this graph nor its nodes are to meet others on the network.
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        self._domain = domain or random.SystemRandom().choice(sorted(set(range(1, 101)) - _OPEN))
-        _OPEN.add(self._domain)
+        self._domain = domain or int(another_domain())
         self._context = Context()
         arguments = ["--ros-args", "--enclave", "/observer"]
         rclpy.init(args=arguments, context=self._context, domain_id=self._domain)
@@ -201,7 +198,6 @@ class Graph:
         self._executor.shutdown()
         self.observer.destroy_node()
         self._context.try_shutdown()
-        _OPEN.discard(self._domain)
 
 
 @contextmanager

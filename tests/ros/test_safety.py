@@ -4,7 +4,6 @@ from messages to commands, on clocks that are set here."""
 from __future__ import annotations
 
 import math
-import random
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -25,6 +24,7 @@ from jepa_ros import parameters
 from jepa_ros.conversions import fill, to_time
 from jepa_ros.nodes import planner
 from jepa_ros.planning import driving, reach_action
+from jepa_ros.profiling.processes import another_domain
 from std_msgs.msg import Bool
 
 from jepa_runtime.planning.limits import ActionLimits
@@ -387,6 +387,6 @@ TestSafety, TestSafetyBySilence = Safety.TestCase, SafetyBySilence.TestCase
 def context():
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        rclpy.init(domain_id=random.SystemRandom().randint(1, 100))
+        rclpy.init(domain_id=int(another_domain()))
         yield
         rclpy.shutdown()

@@ -26,10 +26,25 @@ _PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 def another_domain() -> str:
-    """A domain, but not the one that the shell names: that is where the robot is."""
+    """A domain, but not the one that the shell names: that is where the robot is.
+
+    Nor one in which a node of this machine is, as long as there are others: each domain has the 250 UDP ports
+    from 7400 + 250 times its number on (DDSI-RTPS 2.5, 9.6.2).
+    """
     inherited = os.environ.get("ROS_DOMAIN_ID", "").lstrip("0")
-    domains = [str(domain) for domain in range(1, 101) if str(domain) != inherited]
-    return random.SystemRandom().choice(domains)
+    domains = [domain for domain in range(1, 101) if str(domain) != inherited]
+    taken = {(port - 7400) // 250 for port in _udp_ports()}
+    free = [domain for domain in domains if domain not in taken]
+    return str(random.SystemRandom().choice(free or domains))
+
+
+def _udp_ports() -> list[int]:
+    """Those that are bound on this machine; none where it does not tell."""
+    try:
+        _, *sockets = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    return [int(socket.split()[1].rpartition(":")[2], 16) for socket in sockets]
 
 
 def prepare_environment(*, alone: bool) -> None:
