@@ -173,7 +173,7 @@ class Forbidden(Files):
 
 def test_counters_that_only_root_may_read_are_absent_with_the_command_that_opens_them(tmp_path: Path) -> None:
     laptop(tmp_path)
-    [reading] = power_probes(Machine(Forbidden(tmp_path), PID, time.monotonic))
+    [reading] = power_probes(Machine(Forbidden(tmp_path), PID, time.monotonic), {})
     assert isinstance(reading, Reading)
     assert reading.name == "total energy"
     assert str(reading.absent).startswith("/sys/class/powercap/intel-rapl:0/energy_uj: Permission denied; ")

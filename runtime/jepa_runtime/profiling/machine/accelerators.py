@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from jepa_runtime.profiling.machine.files import Files
+from jepa_runtime.profiling.machine.nvml import GPU_FREQUENCY, GPU_LOAD, GPU_MEMORY, GPU_POWER, Cards
 from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, absent, number_in, rate
 
-GPU_LOAD = "gpu load"
-GPU_MEMORY = "gpu memory"
-GPU_POWER = "gpu power"
 NPU_BUSY = "npu busy"
-# There on a machine with an NVIDIA GPU whose driver is loaded, some Jetsons among them.
-NVIDIA_DRIVER = "proc/driver/nvidia/version"
 
 # JetPack 4 to 7 on Nano, TX2, Xavier and Orin; per mille. Several are links to the same file.
 _JETSON_LOAD = (
@@ -40,24 +37,29 @@ _NPU_MORE = (
 )
 
 
-def accelerator_probes(machine: Machine) -> list[Found]:
-    """Load of a Jetson's GPU, time awake of an Intel GPU, busy time of an Intel NPU; their clocks. What they
-    do not tell is absent with the reason: memory and power of a GPU are told nowhere in files."""
-    return _gpu(machine) + _npu(machine)
+def is_jetson(files: Files) -> bool:
+    """Whether the GPU is one of a Jetson."""
+    return bool(_jetson(files))
 
 
-def _gpu(machine: Machine) -> list[Found]:
+def accelerator_probes(machine: Machine, cards: Cards) -> list[Found]:
+    """Load of a Jetson's GPU, time awake of an Intel GPU, what ``cards`` tell, busy time of an Intel NPU;
+    their clocks. What they do not tell is absent with the reason: memory and power of a GPU are in no file.
+    """
+    return _gpu(machine, cards) + _npu(machine)
+
+
+def _gpu(machine: Machine, cards: Cards) -> list[Found]:
     if found := _jetson(machine.files):
         in_ram = "a Jetson's GPU has no memory of its own: what it uses is part of that of the system"
         by_rails = "a Jetson tells it by its rails, most of which feed other parts too"
         return [*found, absent(GPU_MEMORY, "MB", in_ram), absent(GPU_POWER, "W", by_rails)]
     found = _intel(machine)
+    if cards.readings:
+        return [*(replace(each, name=f"integrated {each.name}") for each in found), *cards.readings]
     missing = {GPU_MEMORY: "MB", GPU_POWER: "W"} | ({} if found else {GPU_LOAD: "%"})
     reason = "no GPU that tells its load, memory or power in sysfs (Jetson devfreq, Intel i915 or xe)"
-    if machine.files.exists(NVIDIA_DRIVER):
-        missing[GPU_LOAD] = "%"
-        reason = "an NVIDIA GPU outside a Jetson tells it through NVML only, which is not asked"
-    elif found:
+    if found:
         reason = "of an Intel GPU it is not read; where it is in the processor, ram and package power hold it"
     return [*found, *(absent(name, unit, reason) for name, unit in missing.items())]
 
@@ -69,7 +71,7 @@ def _jetson(files: Files) -> list[Found]:
     if clock := _first(files, _JETSON_CLOCK):
         if load is None:
             found.append(absent(GPU_LOAD, "%", "this kernel has no file 'load' of the GPU"))
-        found.append(Probe("gpu frequency", "MHz", number_in(files, clock, scale=1e-6)))
+        found.append(Probe(GPU_FREQUENCY, "MHz", number_in(files, clock, scale=1e-6)))
     return found
 
 
@@ -81,7 +83,7 @@ def _intel(machine: Machine) -> list[Found]:
             found.append(Probe("gpu awake", "%", _share(sleeping, 1e3, of_rest=True)))
             path = f"{asleep.rpartition('/')[0]}/{clock}"
             if machine.files.exists(path):
-                found.append(Probe("gpu frequency", "MHz", number_in(machine.files, path)))
+                found.append(Probe(GPU_FREQUENCY, "MHz", number_in(machine.files, path)))
     return found
 
 

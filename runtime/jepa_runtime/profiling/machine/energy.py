@@ -23,8 +23,8 @@ def energy(idle: Sequence[Reading], busy: Sequence[Reading], *, frames: int, dur
     """What a frame took above what the machine takes idle: ``(busy_w - idle_w) * duration_s / frames``, in J.
 
     Each power is the energy of its phase over its time: the difference of the counters where the machine has
-    counters (RAPL), else the integral of the sampled power (trapezoids; Jetson's monitors). It is that of
-    package and memory, or of the module: not that of the whole device, nor of a GPU on a card of its own.
+    counters (RAPL; NVML of NVIDIA's cards), else the integral of the sampled power (trapezoids; Jetson's
+    monitors). It is that of package, memory and cards, or of the module: not that of the whole device.
 
     Args:
         idle: readings of a phase in which nothing else ran.

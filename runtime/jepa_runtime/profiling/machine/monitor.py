@@ -13,9 +13,10 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.machine.accelerators import GPU_LOAD, accelerator_probes
+from jepa_runtime.profiling.machine.accelerators import accelerator_probes, is_jetson
 from jepa_runtime.profiling.machine.cpu import cpu_probes
 from jepa_runtime.profiling.machine.files import Files
+from jepa_runtime.profiling.machine.nvml import GPU_LOAD, NVIDIA_DRIVER, Cards, nvidia_cards
 from jepa_runtime.profiling.machine.power import TOTAL_ENERGY, TOTAL_POWER, power_probes
 from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, reason_of
 from jepa_runtime.profiling.machine.process import process_probes
@@ -152,13 +153,15 @@ class Monitor:
 
     def _discover(self, stack: ExitStack) -> list[Found]:
         machine = self._machine
+        driven = machine.files.exists(NVIDIA_DRIVER) and not is_jetson(machine.files)
+        cards = nvidia_cards(stack) if driven else Cards()
         try:
             found = [
                 *cpu_probes(machine),
                 *process_probes(machine),
                 *thermal_probes(machine),
-                *power_probes(machine),
-                *accelerator_probes(machine),
+                *power_probes(machine, cards.energy),
+                *accelerator_probes(machine, cards),
             ]
         except (OSError, ValueError) as error:
             raise ProfileError(

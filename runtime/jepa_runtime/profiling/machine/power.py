@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from jepa_runtime.profiling.machine.accelerators import NVIDIA_DRIVER
 from jepa_runtime.profiling.machine.files import Files
+from jepa_runtime.profiling.machine.nvml import NVIDIA_DRIVER
 from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, absent, number_in, rate, reason_of
 
 TOTAL_ENERGY = "total energy"
@@ -16,16 +16,36 @@ TOTAL_POWER = "total power"
 _ZONES = "sys/class/powercap/intel-rapl:*"
 # Rails that feed all others, by module: Xavier NX, Orin Nano and NX, TX2; Thor; Nano.
 _INPUTS = ("VDD_IN", "VIN", "POM_5V_IN")
+_NO_RAPL = "no RAPL counters under /sys/class/powercap"
 # Part of another rail: of VIN_SYS_5V0 on AGX Orin, says NVIDIA.
 _CONTAINED = ("VDDQ_VDD2_1V8AO",)
 
 
-def power_probes(machine: Machine) -> list[Found]:
+def power_probes(machine: Machine, cards: Mapping[str, Callable[[], float]]) -> list[Found]:
     """Power of each zone or rail, and of the machine: :data:`TOTAL_ENERGY` (J since the search) where
-    counters tell, :data:`TOTAL_POWER` (W) where monitors do."""
-    found = _rapl(machine) + _rails(machine.files)
-    reason = "no RAPL counters under /sys/class/powercap and no INA power monitor under /sys/class/hwmon"
-    return found or [absent(TOTAL_POWER, "W", reason)]
+    counters tell, :data:`TOTAL_POWER` (W) where monitors do.
+
+    Args:
+        machine: where to look.
+        cards: further counters that belong to the total, in J: those of GPUs on cards of their own.
+    """
+    zones, counters, missing = _rapl(machine)
+    if counters or cards:
+        parts = [
+            f"{', '.join(names)} ({source})"
+            for names, source in ((counters, "RAPL"), (cards, "NVML"))
+            if names
+        ]
+        note = f"that of {' and '.join(parts)}"
+        if not counters:
+            note += f"; what the processor takes is not in it: {missing or _NO_RAPL}"
+        elif not cards and machine.files.exists(NVIDIA_DRIVER):
+            note += "; what an NVIDIA GPU takes is not in it"
+        zones.append(Probe(TOTAL_ENERGY, "J", _sum([*counters.values(), *cards.values()]), note=note))
+    elif missing:
+        zones.append(absent(TOTAL_ENERGY, "J", missing))
+    found = zones + _rails(machine.files)
+    return found or [absent(TOTAL_POWER, "W", f"{_NO_RAPL} and no INA power monitor under /sys/class/hwmon")]
 
 
 def rail_probes(rails: Mapping[str, Callable[[], float | None]]) -> list[Found]:
@@ -81,27 +101,29 @@ def _zones(files: Files) -> list[_Zone]:
     return zones
 
 
-def _rapl(machine: Machine) -> list[Found]:
+def _sum(counters: Sequence[Callable[[], float]]) -> Callable[[], float]:
+    return lambda: sum(read() for read in counters)
+
+
+def _rapl(machine: Machine) -> tuple[list[Found], dict[str, Callable[[], float]], str]:
+    """Power of each zone, the counters that make up the total by their names, and why those are missing."""
     zones = _zones(machine.files)
     if not zones:
-        return []
+        return [], {}, ""
     try:
         counters = {zone: _Energy(machine.files, zone.path) for zone in zones}
     except PermissionError as error:
         hint = "allow it until the next start with: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
-        return [absent(TOTAL_ENERGY, "J", f"{reason_of(error)}; {hint}")]
+        return [], {}, f"{reason_of(error)}; {hint}"
     except (OSError, ValueError) as error:
-        return [absent(TOTAL_ENERGY, "J", reason_of(error))]
+        return [], {}, reason_of(error)
     found: list[Found] = [
         Probe(f"{zone.name} power", "W", rate(counter, machine.clock)) for zone, counter in counters.items()
     ]
-    counted = {zone.name: counter for zone, counter in counters.items() if zone.counts}
-    if not counted:
-        return [*found, absent(TOTAL_ENERGY, "J", "RAPL has no zone of a whole package here")]
-    note = f"that of {', '.join(counted)} (RAPL)"
-    if machine.files.exists(NVIDIA_DRIVER):
-        note += "; what an NVIDIA GPU takes is not in it"
-    return [*found, Probe(TOTAL_ENERGY, "J", lambda: sum(read() for read in counted.values()), note=note)]
+    counted: dict[str, Callable[[], float]] = {
+        zone.name: counter for zone, counter in counters.items() if zone.counts
+    }
+    return found, counted, "" if counted else "RAPL has no zone of a whole package here"
 
 
 def _rails(files: Files) -> list[Found]:
