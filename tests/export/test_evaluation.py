@@ -14,6 +14,9 @@ from jepa_export.errors import JepaExportError
 from jepa_export.evaluation import run
 from jepa_export.evaluation.results import Evaluation
 from jepa_export.evaluation.run import GOLDEN, Plan, evaluate
+from jepa_export.evaluation.sheets import sheets
+from jepa_export.evaluation.writing import add_to_report
+from jepa_export.kept import Kept, kept_of_teacher
 from jepa_runtime.backends import select
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError
@@ -109,6 +112,19 @@ def test_what_only_charts_need_can_be_left_out(found: Evaluation) -> None:
     assert len(whole["variants"][0]["surprise"]["scores"]["normal"]) == PLAN.clips
     assert "scores" not in brief["variants"][0]["surprise"]
     assert "histogram" not in brief["variants"][0]["comparisons"][0]
+
+
+def test_what_a_student_kept_of_its_teacher_is_told_as_its_bundle_says(
+    two_rooms_bundle: Path, tmp_path: Path
+) -> None:
+    kept = Kept(teacher="vjepa2_vitl16", clips=64, held_out=True, variance=0.625, cosine=0.91)
+    bundle = Bundle.open(shutil.copytree(two_rooms_bundle, tmp_path / "distilled"))
+    assert kept_of_teacher(bundle) is None
+    told = add_to_report(bundle, kept.as_report())
+    found = evaluate(told, Plan(clips=1, episodes=0))
+    assert found.as_dict()["teacher"]["variance"] == 0.625
+    assert sheets(found)[0].rows == [["vjepa2_vitl16", "held out", "62.5", "0.9100", "64"]]
+    assert kept_of_teacher(add_to_report(told, {"of_teacher": {"name": "from another version"}})) is None
 
 
 @pytest.fixture
@@ -244,7 +260,7 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, int], reason: str) ->
 
 
 def test_nothing_here_needs_torch() -> None:
-    for module in ("run", "page", "sheets", "writing"):
+    for module in ("run", "page", "sheets", "writing", "results"):
         source = importlib.util.find_spec(f"jepa_export.evaluation.{module}")
         assert source is not None and source.origin is not None
         assert "torch" not in Path(source.origin).read_text(encoding="utf-8")

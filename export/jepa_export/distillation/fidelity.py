@@ -1,4 +1,4 @@
-"""How well a student predicts on clips, for its manifest; and clips on which to calibrate it."""
+"""How well a student predicts on clips, what it kept of its teacher, and clips on which to calibrate it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from jepa_export.data.batches import Batch, Batches
 from jepa_export.data.windows import Windows
-from jepa_export.distillation.stages import PredictorStage
+from jepa_export.distillation.pair import Pair
+from jepa_export.distillation.stages import EncoderStage, PredictorStage
 from jepa_export.fidelity import FALSE_ALARMS, QUANTILE
+from jepa_export.kept import Kept
 
 _LOG = logging.getLogger(__name__)
 MEASURED_CLIPS = 256
+# A large teacher looks at each.
+COMPARED_CLIPS = 64
 CALIBRATION_FRAMES = 64
 _SEED, _TINY = 0, 1e-12
 
@@ -53,6 +58,34 @@ class Fidelity:
                 vain,
                 len(shares),
             )
+
+
+@torch.no_grad()
+def kept(stage: EncoderStage, pair: Pair, teacher: str) -> Kept:
+    """Compare what ``stage`` tells with what its ``teacher`` (by this name) sees, in all clips that are held
+    out, or in :data:`COMPARED_CLIPS`.
+
+    Raises:
+        JepaExportError: a frame cannot be read.
+    """
+    device = next(stage.parameters()).device
+    clips = min(COMPARED_CLIPS, len(pair.held_out))
+    cosines, total, squares, missed = [], 0.0, 0.0, 0.0
+    for batch in Batches(pair.held_out, size=1, seed=_SEED).iterate(0, clips):
+        frames, targets = stage.inputs(batch, device)
+        told = stage.head(stage.encoder(frames)).float()
+        cosines.append(functional.cosine_similarity(told, targets, dim=-1).mean().item())
+        total = total + targets.double()
+        squares += targets.double().pow(2).sum().item()
+        missed += (told - targets).double().pow(2).sum().item()
+    varies = squares - (total / clips).pow(2).sum().item() * clips
+    return Kept(
+        teacher=teacher,
+        clips=clips,
+        held_out=pair.held_out is not pair.train,
+        variance=1 - missed / varies if varies > _TINY * squares else None,
+        cosine=sum(cosines) / clips,
+    )
 
 
 @torch.no_grad()

@@ -47,6 +47,7 @@ from jepa_export.distillation.pair import Pair
 from jepa_export.distillation.stages import EncoderStage, PredictorStage, QuantizationAwareStage, Stage
 from jepa_export.distillation.teacher import Features, open_teacher
 from jepa_export.errors import JepaExportError
+from jepa_export.kept import kept_of_teacher
 from jepa_export.staging import check_target
 from jepa_export.student_bundle import TOLERANCES, write_student
 from jepa_export.students.family import FAMILY, Student, create
@@ -129,7 +130,12 @@ def distill(asked: Distillation, progress: Progress) -> Path | None:
     work.train(encoder, clips, asked.steps)
     if aware is not None:
         work.train(aware, clips, asked.quantization_aware, share=_INT8_LEARNING_RATE)
-    return work.finish(given, student.predictor, actions, frames, progress)
+    report = {}
+    if spread.is_global_zero:
+        kept = fidelity.kept(encoder.eval(), clips, teacher.name)
+        kept.tell(progress)
+        report = kept.as_report()
+    return work.finish(given, student.predictor, actions, frames, progress, report)
 
 
 def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
@@ -155,7 +161,8 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
     work.check(given, actions, frames)
     predictor = _predictor(given, actions, frames.train, asked.seed)
     work.claim({"encoder": given.identity}, frames)
-    return work.finish(given, predictor, actions, frames, progress)
+    kept = kept_of_teacher(given.bundle) if given.bundle else None
+    return work.finish(given, predictor, actions, frames, progress, kept.as_report() if kept else {})
 
 
 @dataclass(frozen=True)
@@ -264,9 +271,15 @@ class _Work:
         return kinds_of(given.bundle)
 
     def finish(
-        self, given: Given, network: Predictor, actions: Actions, pair: Pair, progress: Progress
+        self,
+        given: Given,
+        network: Predictor,
+        actions: Actions,
+        pair: Pair,
+        progress: Progress,
+        report: dict[str, Any],
     ) -> Path | None:
-        """Train the predictor, and write the bundle."""
+        """Train the predictor, and write the bundle, with what is to be in its ``report`` besides."""
         asked, folder = self.asked, self.asked.out / "bundle"
         if pair.train.action_names is None:
             # Whatever it is told, the prediction is the same.
@@ -288,7 +301,7 @@ class _Work:
             "held_out": bool(self.data.held_out),
             "recordings": [recording.name for recording in pair.held_out.used],
         }
-        report: dict[str, Any] = {"open_loop": besides_manifest(found) | of}
+        report = report | {"open_loop": besides_manifest(found) | of}
         if given.trained_on is not None:
             report[TRAINED_ON] = sorted(given.trained_on.union(map(mark, self.data.train)))
         told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jepa_export.kept import Kept
 from jepa_runtime.closed_loop.scores import Goals
 
 # Only for drawing: too much for the report that a bundle carries.
@@ -95,6 +96,7 @@ class Evaluation:
     Attributes:
         data: what the variants were compared on: ``clips`` clips, of ``frames`` frames together.
         futures: how many of how many steps one call of the predictor gives.
+        teacher: what the student kept of it, as the bundle tells since it was distilled.
         absent: what cannot run here, and why.
         baselines: what needs no model, in the same episodes.
         notes: what was not measured, and why.
@@ -107,6 +109,7 @@ class Evaluation:
     clips: int
     frames: int
     futures: str
+    teacher: Kept | None
     seed: int
     variants: list[Variant]
     absent: dict[str, str]

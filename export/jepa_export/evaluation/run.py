@@ -16,6 +16,7 @@ from jepa_export.evaluation.reference import Outputs, Reference, Served, compute
 from jepa_export.evaluation.results import Cost, Evaluation, Variant
 from jepa_export.evaluation.rooms import draw, drives
 from jepa_export.evaluation.surprise import separate
+from jepa_export.kept import kept_of_teacher
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.closed_loop.episodes import (
@@ -175,6 +176,7 @@ def evaluate(
         clips=len(clips),
         frames=clips.frames.shape[0] * clips.frames.shape[1],
         futures=f"{manifest.num_samples} futures of {manifest.horizon} steps",
+        teacher=kept_of_teacher(bundle),
         seed=plan.seed,
         variants=variants,
         absent=absent,

@@ -27,8 +27,25 @@ def sheets(found: Evaluation) -> list[Sheet]:
     """All that were measured."""
     each = range(len(found.variants[0].comparisons))
     compared = [sheet(found, index) for index in each for sheet in (fidelity, drift)]
-    built = [*compared, foresight(found), surprise(found), goals(found), costs(found)]
+    built = [teacher(found), *compared, foresight(found), surprise(found), goals(found), costs(found)]
     return [sheet for sheet in built if sheet.rows]
+
+
+def teacher(found: Evaluation) -> Sheet:
+    """What the student's encoder kept of it."""
+    rows = [
+        [
+            each.teacher,
+            each.where,
+            "-" if each.variance is None else _percent(each.variance),
+            f"{each.cosine:.4f}",
+            f"{each.clips}",
+        ]
+        for each in [found.teacher]
+        if each is not None
+    ]
+    head = ["teacher", "clips", "of its variance, %", "mean cosine", "clips compared"]
+    return Sheet("What the student tells of its teacher's tokens", head, rows, words=2)
 
 
 def fidelity(found: Evaluation, which: int) -> Sheet:

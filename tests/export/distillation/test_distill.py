@@ -22,6 +22,7 @@ from jepa_export.distillation.encoders import of_run, of_teacher
 from jepa_export.distillation.fidelity import Fidelity
 from jepa_export.distillation.teacher import open_teacher
 from jepa_export.errors import JepaExportError
+from jepa_export.kept import kept_of_teacher
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.teachers.family import find
 from jepa_runtime import Bundle, WorldModel
@@ -142,6 +143,9 @@ def test_the_bundle_says_of_what_it_was_trained(distilled: Path) -> None:
     assert all(-1.6 < low < 0 < high < 1.6 for low, high in limits)
     assert min(manifest.error_bounds) > 0 and manifest.surprise_threshold > 0
     assert bundle.report()["open_loop"]["held_out"] is True
+    kept = kept_of_teacher(bundle)
+    assert kept is not None and (kept.teacher, kept.held_out) == ("tiny_vjepa2", True)
+    assert kept.variance is not None and kept.variance < 1 and -1 < kept.cosine < 1
     measured_on = bundle.report()["open_loop"]["recordings"]
     assert f"held out: {7 * len(measured_on)} clips of 4 frames at 5 Hz" in manifest.provenance.data
     assert [each["graph"] for each in bundle.report()["int8"]][:2] == ["encoder", "step"]

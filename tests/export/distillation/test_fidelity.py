@@ -1,8 +1,11 @@
-"""What a bundle says of its errors is true of all clips that were held out."""
+"""What a bundle says of its errors, and of its teacher, is true of all clips that were held out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +14,67 @@ import torch
 from jepa_export.data.open import open_data
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
-from jepa_export.distillation.fidelity import measure
+from jepa_export.distillation.fidelity import kept, measure
+from jepa_export.distillation.pair import Pair
 from jepa_export.distillation.stages import PredictorStage
+from jepa_export.kept import Kept
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.predictor import Predictor, PredictorConfig
+
+
+def clips(folder: Path, trajectories: int, frames: int) -> Windows:
+    store = Store(folder, height=32, width=32)
+    data = open_data([f"two_rooms?trajectories={trajectories}&frames={frames}"], store, held_out=0)
+    return Windows(data.train, frames=4, rate_hz=5)
+
+
+def student(tells: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A stage whose teacher sees some colours of the last frame, of which the student ``tells``."""
+
+    def inputs(batch: Any, _device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = torch.from_numpy(batch.frames)[:, -1].float() / 255
+        return frames, frames[:, 8:24:4, 8:24:4].flatten(1, 2)
+
+    return SimpleNamespace(
+        parameters=lambda: iter([torch.zeros(1)]),
+        inputs=inputs,
+        encoder=lambda frames: frames[:, 8:24:4, 8:24:4].flatten(1, 2),
+        head=tells,
+    )
+
+
+def test_what_a_student_kept_is_the_share_of_what_varies_in_its_teacher(tmp_path: Path) -> None:
+    windows = clips(tmp_path, 3, 8)
+    seen = torch.stack(
+        [
+            student(lambda x: x).inputs(SimpleNamespace(frames=w.frames[None]), None)[1][0]
+            for w in map(windows.__getitem__, range(len(windows)))
+        ]
+    )
+    mean, pair = seen.mean(0, keepdim=True), Pair(clips(tmp_path, 1, 4), windows)
+    whole = kept(student(lambda tokens: tokens), pair, "some teacher")
+    assert (whole.teacher, whole.held_out, whole.clips) == ("some teacher", True, len(windows))
+    assert (whole.variance, whole.cosine) == (pytest.approx(1), pytest.approx(1))
+    assert kept(student(lambda tokens: mean), pair, "some teacher").variance == pytest.approx(0, abs=1e-6)
+    half = kept(student(lambda tokens: (tokens + mean) / 2), pair, "some teacher")
+    assert half.variance == pytest.approx(0.75, abs=1e-6) and half.cosine < 1
+    assert kept(student(lambda tokens: 2 * tokens), pair, "some teacher").variance < 0
+
+
+@pytest.mark.parametrize(("variance", "warns"), [(0.4, False), (-0.1, True), (None, False)])
+def test_a_student_that_tells_no_more_than_the_mean_is_told(
+    variance: float | None, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    Kept(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).tell(said.append)
+    assert "(mean cosine 0.800), in 9 clips held out" in said[0]
+    assert ("no more of one than the mean" in caplog.text) is warns
+
+
+def test_of_clips_that_do_not_differ_there_is_no_share(tmp_path: Path) -> None:
+    windows = clips(tmp_path, 1, 4)
+    found = kept(student(lambda tokens: tokens), Pair(windows, windows), "some teacher")
+    assert (found.clips, found.held_out, found.variance) == (1, False, None)
 
 
 def test_of_few_clips_none_is_left_out(tmp_path: Path) -> None:
@@ -22,9 +82,7 @@ def test_of_few_clips_none_is_left_out(tmp_path: Path) -> None:
     encoder = Encoder(EncoderConfig(px=32, patch=16, width=32, depth=1, heads=2, tokens=2, dim=8))
     config = PredictorConfig(tokens=2, dim=8, width=16, depth=1, heads=2, action_scale=(0.5, 2.0))
     predictor = Predictor(config).eval()
-    store = Store(tmp_path, height=32, width=32)
-    data = open_data(["two_rooms?trajectories=3&frames=8"], store, held_out=0)
-    windows = Windows(data.train, frames=4, rate_hz=5)
+    windows = clips(tmp_path, 3, 8)
     found = measure(PredictorStage(predictor, encoder, history=2), windows)
 
     errors = []

@@ -16,6 +16,7 @@ from jepa_export.cli import main
 from jepa_export.distillation import run
 from jepa_export.distillation.encoders import BundleEncoder
 from jepa_export.distillation.grafted import ScaledPredictor, actions_for, predictor_for
+from jepa_export.kept import Kept
 from jepa_export.staging import write_report
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
@@ -88,13 +89,15 @@ def test_what_its_encoder_was_trained_on_stays_marked(
 ) -> None:
     """Where that is not known, nothing is marked: the predictor's recordings are not all."""
     folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "earlier"))
-    write_report(folder, {} if earlier is None else {"trained_on": earlier})
+    kept = Kept(teacher="a teacher", clips=64, held_out=True, variance=0.5, cosine=0.9).as_report()
+    write_report(folder, kept | ({} if earlier is None else {"trained_on": earlier}))
     seal(folder, Bundle.open(two_rooms_bundle).manifest)
     told: dict[str, Any] = {}
     monkeypatch.setattr(run._Work, "train", lambda *_: None)
     monkeypatch.setattr(run, "write_grafted", lambda *_, **named: told.update(named))
     assert main([*TRAIN, "--encoder", str(folder), "--out", str(tmp_path / "run")]) == 0
     marks = told["report"].get("trained_on")
+    assert kept.items() <= told["report"].items()
     assert marks is None if earlier is None else "0123456789ab" in marks and 1 < len(marks) < 13
 
 
