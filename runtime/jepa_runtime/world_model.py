@@ -12,6 +12,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -294,9 +295,7 @@ class WorldModel:
         energies: Floats = np.empty(len(flat), np.float32)
         session = sessions.energy_one if len(flat) == 1 else sessions.energy
         if session is None:
-            difference = flat - goal
-            np.einsum("ntd,ntd->n", difference, difference, out=energies)
-            energies /= goal.size
+            _mean_squared(flat, goal, energies)
         else:
             _in_blocks(session, flat, goal, energies)
         self.timings["energy"] = (time.perf_counter() - began) * 1e3
@@ -368,6 +367,16 @@ class WorldModel:
                 f"{self.bundle.path}: the model was opened on another thread; open, use and close it on one"
             )
         return self._sessions
+
+
+def _mean_squared(latents: Floats, goal: Floats, energies: Floats) -> None:
+    """Fill ``energies`` [n]; NaN where latents [n, T, D] or the goal are not finite."""
+    states, ends = (np.asarray(each, np.float32).reshape(-1, goal.size) for each in (latents, goal))
+    # In one pass: to subtract and then to square takes two to four times as long.
+    distances, _ = cv2.batchDistance(states, ends, cv2.CV_32F, normType=cv2.NORM_L2SQR, K=1)
+    np.divide(distances[:, 0], goal.size, out=energies)
+    # What has no distance to it counts as furthest from the nearest goal.
+    energies[distances[:, 0] == np.finfo(np.float32).max] = np.nan
 
 
 def _in_blocks(session: Session, latents: Floats, goal: Floats, energies: Floats) -> None:

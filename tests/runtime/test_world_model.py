@@ -176,6 +176,12 @@ def test_without_an_energy_graph_it_is_the_mean_squared_difference(long_history:
         expected = np.mean((latents - goal) ** 2, axis=(-2, -1))
         assert model.energy(latents, goal) == pytest.approx(expected, rel=1e-5)
         assert float(model.energy(goal, goal)) == 0.0
+        assert model.energy(latents.astype(float), goal.astype(float)) == pytest.approx(expected, rel=1e-5)
+        for broken in (np.nan, np.inf):
+            latents[0, 1, 0, 0] = broken
+            assert np.isnan(model.energy(latents, goal)[0, 1])
+            assert np.isfinite(model.energy(latents, goal)).sum() == latents[..., 0, 0].size - 1
+            assert np.isnan(model.energy(goal, np.full_like(goal, broken)))
 
 
 def test_a_longer_history_counts_and_so_do_the_actions_in_it(long_history: Path) -> None:
