@@ -18,15 +18,18 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 import psutil
 from jepa_ros.profiling.options import parse
+from jepa_ros.profiling.result import sweep_rates
 
 from jepa_runtime.cli import main as jepa_runtime
+from jepa_runtime.commands import profile as profile_command
 from jepa_runtime.profiling.profile import read_profile
+from tests.runtime.profiles import make_profile
 
 pytestmark = pytest.mark.ros
 
 RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
 SHORT = ["profile", "--source", "two_rooms", "--rate", "20", "--duration", "2"]
-MISSING = "closed, sweep, cold, idle, layers: not measured: there are no such passes over ROS 2"
+MISSING = "closed, cold, idle, layers: not measured: there are no such passes over ROS 2"
 
 
 def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
@@ -34,7 +37,12 @@ def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
 ) -> None:
     out = tmp_path / "p.json"
     command = [*SHORT, "--ros", "--bundle", str(two_rooms_bundle), "--json", str(out), "--futures", "16"]
-    assert jepa_runtime([*command, "--ros-param", "threads:=2", "--ros-param", "max_miss_run:=50"]) == 0
+    assert (
+        jepa_runtime(
+            [*command, "--ros-param", "threads:=2", "--ros-param", "max_miss_run:=50", "--skip", "sweep"]
+        )
+        == 0
+    )
     found = read_profile(out)
     assert [parity.graph for parity in found.parity] == ["encoder", "predictor", "energy"]
     assert all(parity.ok for parity in found.parity)
@@ -43,6 +51,66 @@ def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
     assert found.subject.threads == 2
     given = {name: value for name, value in found.environment.settings.items() if "parameter" in name}
     assert given == {"parameter max_miss_run": "50"}
+
+
+@pytest.mark.slow
+def test_rates_are_swept_on_the_graph_until_it_does_not_keep_up(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_command, "SWEEP_S", 0.5)
+    out = tmp_path / "p.json"
+    command = [*SHORT, "--ros", "--bundle", str(toy_bundle), "--allow-untrained", "--json", str(out)]
+    assert jepa_runtime(command) == 0
+    found = read_profile(out)
+    assert len(found.run.scheduled_s) == 40 and MISSING in found.notes
+    sweep = found.sweep
+    assert sweep is not None and len(sweep.points) > 2
+    rates = [point.rate_hz for point in sweep.points]
+    assert rates == sorted(rates) and rates[0] > 20
+    for point in sweep.points:
+        assert point.frames == max(1, round(0.5 * point.rate_hz)) and point.max_ms is not None
+
+
+@pytest.mark.slow
+def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.json"
+    command = [*SHORT, "--ros", "--bundle", str(toy_bundle), "--allow-untrained", "--json", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as profiling:  # fmt: skip
+        assert profiling.stdout is not None
+        said = ""
+        while said.count("sweep at") < 2 and (line := profiling.stdout.readline()):
+            said += line
+        profiling.terminate()
+        said += profiling.communicate(timeout=30)[0]
+    assert profiling.returncode == 0, said
+    found = read_profile(out)
+    assert len(found.run.scheduled_s) == 40
+    assert found.sweep is not None and len(found.sweep.points) == 1
+    assert "sweep: stopped before its last rate: the knee may be higher" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("thread_ms", "step_s", "rates"),
+    [
+        (10.0, 0.2, [25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0, 110.0]),
+        (100.0, 0.2, [5.0, 10.0]),
+        (50.0, 0.2, [5.0, 10.0, 15.0, 20.0, 22.0]),
+    ],
+)
+def test_the_rates_of_a_sweep_fit_what_an_image_takes_and_the_steps_of_the_model(
+    thread_ms: float, step_s: float, rates: list[float]
+) -> None:
+    stages = {
+        "wait": [90.0, 90.0],
+        "encode": [thread_ms - 1] * 2,
+        "predict": [1.0, 1.0],
+        "delivery": [5.0, 5.0],
+    }
+    run = make_profile(frames=2).run.model_copy(update={"stages_ms": stages})
+    assert sweep_rates(run, step_s) == rates
 
 
 @pytest.mark.parametrize("given", ["max_mis_run:=50", "max_miss_run=50", "precision:=int8"])
@@ -74,7 +142,7 @@ def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(
     command = [*SHORT, "--attach", "/world_model", "--topic", "image", "--skip", "sweep"]
     assert jepa_runtime([*command, "--json", str(tmp_path / "p.json")]) == 0
     notes = read_profile(tmp_path / "p.json").notes
-    assert MISSING.replace("sweep, ", "") in notes
+    assert MISSING in notes and not any("sweep" in note for note in notes)
     assert any(note.startswith("parity: not measured: a node that runs already") for note in notes)
 
 

@@ -25,7 +25,7 @@ from jepa_runtime.commands.arguments import (
     positive,
     rate,
 )
-from jepa_runtime.commands.profile_passes import PASSES, Passes
+from jepa_runtime.commands.profile_passes import PASSES, SWEEP_S, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.compat import python_module
@@ -87,7 +87,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report there")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Perfetto trace there")
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
-    ros = parser.add_argument_group("ROS 2", "the main pass on a running graph, seen from another process")
+    ros = parser.add_argument_group(
+        "ROS 2", "the main pass and the sweep on a running graph, seen from another process"
+    )
     ros.add_argument("--ros", action="store_true", help="publish frames to a world_model node of its own")
     ros.add_argument(
         "--attach", metavar="NODE",
@@ -238,7 +240,9 @@ def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tu
             raise ProfileError(f"the profiler of jepa_ros ended with status {status} and left no profile")
         profile = read_profile(out)
     notes = [*profile.notes]
-    if missing := [name for name in PASSES if name not in ("parity", *args.skip)]:
+    if args.attach is not None and "sweep" not in args.skip:
+        notes.append("sweep: not measured: a node that others use is not to be brought to its limit")
+    if missing := [name for name in PASSES if name not in ("parity", "sweep", *args.skip)]:
         notes.append(f"{', '.join(missing)}: not measured: there are no such passes over ROS 2")
     with Steps(console) as steps:
         passes = Passes({"parity"} - set(args.skip), steps, stopping, args.cache_dir)
@@ -258,6 +262,8 @@ def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
         "--deadline-ms": args.deadline_ms, "--size": args.size and "x".join(map(str, args.size)),
     }  # fmt: skip
     told = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    if args.attach is None and "sweep" not in args.skip:
+        told += ["--sweep", str(SWEEP_S)]
     told += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
     if args.allow_untrained:
         told.append("--allow-untrained")

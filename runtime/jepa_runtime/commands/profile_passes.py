@@ -25,7 +25,8 @@ from jepa_runtime.sessions import graphs
 
 PASSES = ("parity", "closed", "sweep", "cold", "idle", "layers")
 _IDLE_GAPS = ((0.1, 10), (1.0, 5), (10.0, 2))
-_CLOSED_S, _SWEEP_S = 5.0, 4.0
+SWEEP_S = 4.0
+_CLOSED_S = 5.0
 _LAYER_RUNS = 30
 _COLD_STARTS = 3
 
@@ -97,7 +98,7 @@ class Passes:
             raise ProfileError("the closed loop did not tell the highest rate")
         fastest_hz = len(closed.scheduled_s) / closed.duration_s
         self.found["sweep"] = load.sweep(
-            fastest_hz, _SWEEP_S, tick=lambda rate_hz: self._steps.say(f"sweep: {rate_hz:g} Hz")
+            fastest_hz, SWEEP_S, tick=lambda rate_hz: self._steps.say(f"sweep: {rate_hz:g} Hz")
         )
         if self._stopping.is_set():
             self._failures.append("sweep: stopped before its last rate: the knee may be higher")

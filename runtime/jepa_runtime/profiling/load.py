@@ -21,20 +21,17 @@ import numpy as np
 
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.pipeline import STAGES, Pipeline, Result
-from jepa_runtime.profiling.describe import describe, responses
-from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, SweepPoint, why_no_copy
+from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, why_no_copy
 from jepa_runtime.profiling.statistics import Summary, summarize
+from jepa_runtime.profiling.sweep import rates_up_to, sweep
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
 
-MAX_LATE = 0.01
 _MAX_FRAMES, _MAX_BYTES = 90, 64_000_000
 _RECENT = 300
 _PATIENCE_S = 10.0
 _LEAD_NS = 20_000_000
-# Rates of a sweep, as shares of what closed loop reached.
-_SHARES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 
 
 @dataclass(frozen=True)
@@ -190,40 +187,15 @@ class Load:
     def sweep(
         self, fastest_hz: float, seconds: float, *, tick: Callable[[float], None] | None = None
     ) -> Sweep:
-        """Open-loop passes at rising shares of ``fastest_hz``, each told to ``tick`` beforehand, until most
-        frames come late. Stopped, it keeps the rates that it has measured to their end.
+        """Open-loop passes up to a little more than ``fastest_hz``, each told to ``tick`` before: see
+        :func:`~jepa_runtime.profiling.sweep.sweep`."""
 
-        Raises:
-            ProfileError: at a rate no frame was processed, or it was stopped before the first was measured.
-        """
-        points: list[SweepPoint] = []
-        knee_hz: float | None = None
-        for share in _SHARES:
-            rate_hz = round(share * fastest_hz, 1) or 0.1
+        def measure(rate_hz: float) -> Run:
             if tick is not None:
                 tick(rate_hz)
-            try:
-                run = self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz, in_step=True)
-            except ProfileError:
-                if not self._stopping.is_set():
-                    raise
-            if self._stopping.is_set():
-                break
-            late = int((responses(run) > 1e3 / rate_hz).sum())
-            told = describe(run).response
-            points.append(
-                SweepPoint(
-                    rate_hz=rate_hz, frames=told.n, dropped=len(run.dropped_s), misses=late,
-                    p50_ms=told.p50.value, p99_ms=told.p99.value, max_ms=told.max,
-                )
-            )  # fmt: skip
-            if late <= MAX_LATE * told.n:
-                knee_hz = rate_hz
-            elif late > 0.5 * told.n:
-                break
-        if not points:
-            raise ProfileError("it was stopped at its first rate")
-        return Sweep(points=points, max_late=MAX_LATE, knee_hz=knee_hz)
+            return self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz, in_step=True)
+
+        return sweep(measure, rates_up_to(fastest_hz), self._stopping)
 
     def idle_gap(self, gap_s: float, repetitions: int) -> IdleGap:
         """Latency of the first frame after nothing was to do for ``gap_s``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import signal
 import sys
 import tempfile
@@ -18,25 +19,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from jepa_msgs.msg import ModelInfo
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 
+from jepa_ros.profiling.camera import Schedule
 from jepa_ros.profiling.ledger import Ledger
 from jepa_ros.profiling.listener import Listener
 from jepa_ros.profiling.options import node_parameters, parse
 from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
-from jepa_ros.profiling.result import profile_of
+from jepa_ros.profiling.result import profile_of, sweep_rates
 from jepa_ros.profiling.view import View, summary
 from jepa_ros.spin import create_executor
 from jepa_ros.start import when_to_end
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
-from jepa_runtime.profiling.profile import Energy, Reading, Run, write_profile
+from jepa_runtime.profiling.profile import Energy, Profile, Reading, Run, write_profile
+from jepa_runtime.profiling.sweep import sweep
 
 T = TypeVar("T")
 
@@ -102,9 +106,10 @@ class Profiler:
         self._listener.listen(self._options.topic)
         camera, size, distinct = self._start_camera(info)
         self._warm_up(camera)
+        options = self._options
+        title = f"{options.source} at {options.rate:g} Hz"
         with Monitor(pid=pid) as monitor:
-            ledger, failure = self._run(camera)
-        camera.stop()
+            ledger, failure = self._run(camera, options.rate, options.duration, title)
         run = ledger.run(self._options.deadline_ms)
         readings = monitor.readings(since_s=ledger.start_ns / 1e9)
         if self._stopping.is_set() and not run.latency_ms:
@@ -112,7 +117,7 @@ class Profiler:
         if not run.latency_ms:
             raise ProfileError(failure or f"none of {ledger.sent} images gave a result{self._server_log()}")
         profile = profile_of(
-            self._options,
+            options,
             info=info,
             run=run,
             readings=readings,
@@ -120,10 +125,14 @@ class Profiler:
             frame_size=size,
             notes=[*self._notes(ledger, distinct, failure), *monitor.notes()],
         )
-        write_profile(profile, self._options.out)
-        if not self._options.quiet:
+        write_profile(profile, options.out)
+        if options.sweep:
+            profile = profile.model_copy(update=self._sweep(camera, profile, info))
+            write_profile(profile, options.out)
+        camera.stop()
+        if not options.quiet:
             self._console.print(summary(profile))
-            self._console.print(f"profile: {self._options.out}", markup=False, highlight=False)
+            self._console.print(f"profile: {options.out}", markup=False, highlight=False)
         return failure
 
     # --- before
@@ -246,19 +255,26 @@ class Profiler:
 
     # --- the run
 
-    def _run(self, camera: Child) -> tuple[Ledger, str]:
+    def _run(
+        self, camera: Child, rate_hz: float, duration_s: float, title: str, *, lead: int = 0
+    ) -> tuple[Ledger, str]:
         """Everything the schedule asks for, or until a signal; what went wrong, or nothing."""
-        options, listener = self._options, self._listener
-        start_ns = time.monotonic_ns() + round(1e9 / options.rate) + _LEAD_NS
-        ledger = listener.ledger = Ledger(
-            start_ns=start_ns, rate_hz=options.rate, offset_ns=self._offset_ns, frames=self._frames
+        listener = self._listener
+        schedule = Schedule(
+            start_ns=time.monotonic_ns() + round((lead + 1) * 1e9 / rate_hz) + _LEAD_NS,
+            rate_hz=rate_hz,
+            frames=max(1, round(duration_s * rate_hz)),
+            lead=lead,
         )
-        failure, title = "", f"{options.source} at {options.rate:g} Hz"
-        self._console.print(f"measuring {options.duration:g} s: {title}", markup=False, highlight=False)
+        ledger = listener.ledger = Ledger(
+            start_ns=schedule.start_ns, rate_hz=rate_hz, offset_ns=self._offset_ns, frames=schedule.frames
+        )
+        failure = ""
+        self._console.print(f"measuring {duration_s:g} s: {title}", markup=False, highlight=False)
         # A collection of everything that was imported would hold up an answer.
         gc.freeze()
-        camera.tell({"start_ns": start_ns})
-        with View(title, options.duration, self._console) as view:
+        camera.tell(asdict(schedule))
+        with View(title, duration_s, self._console) as view:
             while not self._stopping.is_set() and not self._over(camera, ledger):
                 self._executor.spin_once(timeout_sec=_POLL_S)
                 for index, moment_ns in camera.said():
@@ -269,7 +285,7 @@ class Profiler:
 
     def _over(self, camera: Child, ledger: Ledger) -> bool:
         """Whether no more images are published and no more answers can be expected."""
-        if ledger.sent < self._frames and not camera.process.poll():
+        if ledger.sent < ledger.frames and not camera.process.poll():
             return False
         return ledger.idle or self._silent_s(ledger) > _patience_s(ledger)
 
@@ -278,18 +294,39 @@ class Profiler:
         if self._server is not None and self._server.end:
             return f"{self._server.end} after {elapsed_s:.1f} s: images from then on were dropped"
         if camera.process.poll():
-            return f"{camera.end} after {ledger.sent} of {self._frames} images{camera.excerpt()}"
+            return f"{camera.end} after {ledger.sent} of {ledger.frames} images{camera.excerpt()}"
         silent_s = self._silent_s(ledger)
-        if 0 < ledger.sent < self._frames and silent_s > 1 / ledger.rate_hz + _patience_s(ledger):
+        if 0 < ledger.sent < ledger.frames and silent_s > 1 / ledger.rate_hz + _patience_s(ledger):
             return f"the world model fell silent after {elapsed_s - silent_s:.1f} s"
         return ""
 
     def _silent_s(self, ledger: Ledger) -> float:
         """For how long nothing came although something could have."""
         since_ns = max(self._listener.answered_ns, ledger.start_ns)
-        if ledger.sent == self._frames:
-            since_ns = max(since_ns, ledger.due_ns(self._frames - 1))
+        if ledger.sent == ledger.frames:
+            since_ns = max(since_ns, ledger.due_ns(ledger.frames - 1))
         return (time.monotonic_ns() - since_ns) / 1e9
+
+    def _sweep(self, camera: Child, profile: Profile, info: ModelInfo) -> dict[str, Any]:
+        """Rising rates to the knee, as fields of the profile; what cannot be measured becomes a note."""
+
+        def measure(rate_hz: float) -> Run:
+            lead = math.ceil(info.history_size * info.step_s * rate_hz) + 2
+            title = f"sweep at {rate_hz:g} Hz"
+            ledger, failure = self._run(camera, rate_hz, self._options.sweep, title, lead=lead)
+            if failure:
+                raise ProfileError(failure)
+            return ledger.run(1e3 / rate_hz)
+
+        notes, found = list(profile.notes), {}
+        try:
+            found["sweep"] = sweep(measure, sweep_rates(profile.run, info.step_s), self._stopping)
+        except ProfileError as error:
+            notes.append(f"sweep: not measured: {error}")
+        else:
+            if self._stopping.is_set():
+                notes.append("sweep: stopped before its last rate: the knee may be higher")
+        return found | {"notes": notes}
 
     def _energy(self, run: Run, busy: Sequence[Reading]) -> Energy:
         """Of an image, if the machine tells power: then it is watched for a moment while nothing is done."""
@@ -304,7 +341,7 @@ class Profiler:
         moved_ms = (time.time_ns() - time.monotonic_ns() - self._offset_ns) / 1e6
         known = {
             failure: bool(failure),
-            f"stopped after {ledger.sent} of {self._frames} images": self._stopping.is_set(),
+            f"stopped after {ledger.sent} of {ledger.frames} images": self._stopping.is_set(),
             f"the {distinct} images that were read ahead were repeated": distinct < ledger.sent,
             f"the system's clock was moved by {moved_ms:.1f} ms; moments are not read from it": (
                 abs(moved_ms) > _MOVED_MS

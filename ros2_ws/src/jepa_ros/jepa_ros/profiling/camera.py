@@ -2,8 +2,8 @@
 
 Everything is read, scaled and put into messages beforehand, so that nothing but publishing is done on the
 schedule. It talks with the profiler in lines of JSON: tells ``{"ready": …}``, publishes images to warm up
-until it is told ``{"start_ns": …}``, then tells ``[index, moment]`` of each image and ends. It also ends when
-its standard input does.
+until it is told of a :class:`Schedule` ``{"start_ns": …}``, then tells ``[index, moment]`` of each image, and
+is quiet until it is told of the next. It ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -51,6 +51,17 @@ class _Shot:
     command: list[Any]
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """``frames`` images, of which the first is due at ``start_ns`` (CLOCK_MONOTONIC), and ``lead`` before
+    them that do not count: they fill the history."""
+
+    start_ns: int
+    rate_hz: float
+    frames: int
+    lead: int = 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m jepa_ros.profiling.camera``; see :mod:`jepa_ros.nodes.profiler`."""
     options = _parse(arguments)
@@ -92,18 +103,29 @@ class _Camera:
             self._goals = self._node.create_publisher(Image, "goal_image", qos.LATCHED)
 
     def play(self) -> None:
-        """Warm up, then keep to the schedule until its end."""
+        """Warm up, then keep to one schedule after the other."""
         shots = self._load()
         self._await_subscriber()
         image = shots[0].image
         _tell({"ready": {"size": [image.width, image.height], "distinct": len(shots)}})
         # A collection over all these messages would hold up an image.
         gc.freeze()
-        start_ns = self._warm_up(shots)
-        for index in range(self._options.frames):
-            due_ns = start_ns + round(index * 1e9 / self._options.rate)
+        told = self._warm_up(shots)
+        while True:
+            self._keep(self._schedule(told), shots)
+            told = _heard(None)
+
+    def _schedule(self, told: str) -> Schedule:
+        usual = {"rate_hz": self._options.rate, "frames": self._options.frames}
+        return Schedule(**usual | json.loads(told))
+
+    def _keep(self, schedule: Schedule, shots: list[_Shot]) -> None:
+        for index in range(-schedule.lead, schedule.frames):
+            due_ns = schedule.start_ns + round(index * 1e9 / schedule.rate_hz)
             _rest((due_ns - time.monotonic_ns()) / 1e9)
-            _tell([index, self._publish(shots[index % len(shots)], due_ns)])
+            began_ns = self._publish(shots[index % len(shots)], due_ns)
+            if index >= 0:
+                _tell([index, began_ns])
 
     def _load(self) -> list[_Shot]:
         rate_hz = self._options.rate
@@ -153,14 +175,14 @@ class _Camera:
                     f"{', '.join(sorted(images)) or 'none'} (choose with --topic)"
                 )
 
-    def _warm_up(self, shots: list[_Shot]) -> int:
-        """Publish at the rate until told when to start."""
+    def _warm_up(self, shots: list[_Shot]) -> str:
+        """Publish at the rate until told of the first schedule."""
         for index in count():
             self._publish(shots[index % len(shots)], time.monotonic_ns())
             line = _heard(1 / self._options.rate)
             if line:
                 break
-        return int(json.loads(line)["start_ns"])
+        return line
 
     def _publish(self, shot: _Shot, due_ns: int) -> int:
         """Publish an image stamped with the moment it was due; when that began."""
@@ -180,9 +202,9 @@ def _tell(what: Any) -> None:
     print(json.dumps(what), flush=True)
 
 
-def _heard(timeout_s: float) -> str:
-    """What the profiler says within ``timeout_s``; empty: nothing."""
-    if not select.select([sys.stdin], [], [], max(0.0, timeout_s))[0]:
+def _heard(timeout_s: float | None) -> str:
+    """What the profiler says within ``timeout_s`` (None: whenever that is); empty: nothing."""
+    if not select.select([sys.stdin], [], [], timeout_s and max(0.0, timeout_s))[0]:
         return ""
     line = sys.stdin.readline()
     if not line:

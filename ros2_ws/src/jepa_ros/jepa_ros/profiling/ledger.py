@@ -84,6 +84,11 @@ class Ledger:
         self._recent_ms: deque[float] = deque(maxlen=_RECENT)
 
     @property
+    def frames(self) -> int:
+        """How many images there are."""
+        return len(self._passages)
+
+    @property
     def sent(self) -> int:
         """How many images the camera has published."""
         return self._sent

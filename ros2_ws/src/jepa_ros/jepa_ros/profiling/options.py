@@ -44,6 +44,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME:=VALUE",
         help="a further parameter of the world model that is started, such as cpu_affinity:=[1]",
     )
+    add("--sweep", type=positive, metavar="S", help="then rising rates to the knee, each for so many seconds")
     add("--quiet", action="store_true", help="show progress only")
     add("--allow-untrained", action="store_true", help="accept a bundle of random weights")
     add("--out", type=Path, required=True, metavar="FILE", help="write the profile there, as JSON")
@@ -52,6 +53,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give --bundle to start a world model, or --attach to measure one that runs")
     if options.attach and options.param:
         parser.error("--param is for a world model that is started; of one that runs set it with ros2 param")
+    if options.attach and options.sweep:
+        parser.error(
+            "--sweep is for a world model that is started: one that runs could not keep up for others"
+        )
     options.deadline_ms = options.deadline_ms or 1000.0 / options.rate
     return options
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -18,7 +19,12 @@ from jepa_ros.profiling.processes import dds_profile
 from jepa_runtime import __version__
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.profile import Energy, Environment, Profile, Reading, Run, Subject, why_no_copy
+from jepa_runtime.profiling.sweep import rates_up_to
 
+# What passes before an image comes to the inference thread, or after.
+_OUTSIDE = ("receive", "transport", "decode", "wait", "delivery")
+# Of so many images a step one is near enough to any moment: the node's tolerance is an eighth of a step.
+_ANY_FITS = 4.0
 # Of the node's parameters those that a profile tells as its subject.
 _IN_SUBJECT = ("bundle", "engine", "precision", "num_samples", "threads")
 
@@ -62,6 +68,21 @@ def profile_of(
         energy=energy,
         notes=list(notes),
     )
+
+
+def sweep_rates(run: Run, step_s: float) -> list[float]:
+    """Rates to sweep [Hz], rising, by what the node's inference thread took for an image of ``run``.
+
+    Images are stamped with the moment at which they were due. At low rates those fit only of which a step of
+    the model holds a whole number: else images have none a step before them, and no futures.
+    """
+    thread = [values for name, values in run.stages_ms.items() if name not in _OUTSIDE]
+    fastest_hz = 1e3 / statistics.median(map(sum, zip(*thread, strict=True)))
+    rates_hz = rates_up_to(fastest_hz)
+    in_step = (
+        rate if rate * step_s >= _ANY_FITS else max(1, round(rate * step_s)) / step_s for rate in rates_hz
+    )
+    return sorted(set(in_step))
 
 
 def _environment(options: argparse.Namespace) -> Environment:
