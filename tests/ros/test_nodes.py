@@ -124,8 +124,10 @@ def test_who_else_commands_the_robot_is_told_of_whatever_makes_it_stand(ros_grap
 def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_graph):
     ros_graph.start("planner", {"report_path": "/dev/null/planner.json"})
     assert ros_graph.exit_code("planner") == 1
-    said = ros_graph.log("planner").read_text(encoding="utf-8")
-    assert said.startswith("error: /dev/null/planner.json: cannot be written") and said.count("\n") == 1
+    lines = ros_graph.log("planner").read_text(encoding="utf-8").splitlines()
+    # Kilted warns of the name under which Jazzy looks for the DDS profile.
+    (said,) = [line for line in lines if "rmw_fastrtps" not in line]
+    assert said.startswith("error: /dev/null/planner.json: cannot be written")
 
 
 def test_a_report_that_can_no_longer_be_written_is_told_in_a_line(ros_graph, tmp_path):

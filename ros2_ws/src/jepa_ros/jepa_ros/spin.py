@@ -63,7 +63,12 @@ class Runnable(Protocol):
 def every(node: Node, period_s: float, call: Callable[[], None]) -> Timer:
     """Call by the time that passes, whatever /clock says: who watches for silence has to notice when that
     stops."""
-    return node.create_timer(period_s, call, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def tick() -> None:
+        # Since Kilted executors ask for a signature, which not all that can be called has.
+        call()
+
+    return node.create_timer(period_s, tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def run(

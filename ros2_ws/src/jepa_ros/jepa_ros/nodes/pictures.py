@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,8 @@ class PicturesNode(Node):
     def _while_fit(self, take: Callable[..., None]) -> Callable[..., None]:
         """What cannot be read or drawn, such as what is no number, is told and left out."""
 
+        # Executors look at what a callback can take.
+        @wraps(take)
         def taking(*message: Any) -> None:
             try:
                 take(*message)

@@ -1,0 +1,45 @@
+"""What executors are given to call. Since Kilted they ask for its signature, and hand over what it takes."""
+
+from __future__ import annotations
+
+import faulthandler
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from jepa_ros.nodes.pictures import PicturesNode
+from jepa_ros.spin import every
+
+pytestmark = pytest.mark.ros
+
+
+def takes(call: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(call).parameters)
+
+
+def test_a_timer_takes_nothing_even_where_what_it_calls_has_no_signature() -> None:
+    node = Mock()
+    every(node, 1.0, partial(faulthandler.dump_traceback_later, 9.0))
+    (_, call), _ = node.create_timer.call_args
+    assert takes(call) == []
+
+
+def test_what_leaves_out_what_cannot_be_drawn_takes_what_is_drawn() -> None:
+    node, taken = Mock(), list[str]()
+
+    def draw(message: str) -> None:
+        taken.append(message)
+        raise ValueError("no number")
+
+    assert takes(PicturesNode._while_fit(node, lambda: None)) == []
+    wrapped = PicturesNode._while_fit(node, draw)
+    wrapped("of this")
+    assert takes(wrapped) == ["message"] and taken == ["of this"]
+    assert "no number" in node.get_logger().warning.call_args.args[0]
