@@ -94,7 +94,8 @@ def latency() -> str:
     """The ways of running one model."""
     report = read("latency")
     lines = [
-        f"{model(report)}, {report['threads']} threads, in {report['rounds']} rounds that take turns.",
+        f"{model(report)}, {report['threads']} threads, in {report['rounds']} rounds that take turns; "
+        "of a run `benchmark_app` tells the median alone.",
         machine(report["environment"]),
         "",
         "| | | p50 ms | p99 ms | n | CPU ms a frame | memory MB | dropped |",
