@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
 from jepa_runtime.errors import JepaRuntimeError
 
 # From <sys/mman.h>. ONFAULT locks pages once they are touched: what engines reserve and never use stays free.
@@ -42,6 +44,7 @@ _KEPT = 32 << 20, 512 << 20
 # What glibc begins with.
 _GIVEN_BACK = 128 << 10, 128 << 10
 _heap_is_kept = False
+_OPENCV_CHOOSES = -1
 # Of a core: with less of it idle, what runs only then hardly runs at all.
 _SPARE = 0.25
 
@@ -57,6 +60,7 @@ class RealtimeSettings:
         cpu_affinity: cores of the inference thread and of the threads that its engine starts; the other
             threads of the process keep to the remaining cores, if any remain.
         fifo_priority: 1 to 99: SCHED_FIFO with that priority for those threads; 0: the usual scheduling.
+            OpenCV, whose own threads keep that, then computes on the thread that calls it.
         lock_memory: keep every page that the process has touched in memory.
         keep_heap: let the C library keep what is freed. By default it gives the memory of large arrays back
             to the system, and each image then pays for its pages again, with hundreds of page faults.
@@ -102,6 +106,7 @@ def apply(settings: RealtimeSettings) -> list[Applied]:
         cores = sorted(set(settings.cpu_affinity))
         applied.append(_applied("cpu_affinity", f"cores {_list(cores)}", _pin(set(cores))))
     if settings.fifo_priority:
+        cv2.setNumThreads(1)
         wanted = f"SCHED_FIFO {settings.fifo_priority}"
         applied.append(_applied("fifo_priority", wanted, _schedule(settings.fifo_priority)))
     if settings.lock_memory:
@@ -166,6 +171,8 @@ def undo(settings: RealtimeSettings) -> None:
         _pin_threads(threads(), _AVAILABLE)
     if settings.lock_memory:
         ctypes.CDLL(None).munlockall()
+    if settings.fifo_priority:
+        cv2.setNumThreads(_OPENCV_CHOOSES)
     gc.unfreeze()
 
 

@@ -371,6 +371,8 @@ class WorldModel:
 
 def _mean_squared(latents: Floats, goal: Floats, energies: Floats) -> None:
     """Fill ``energies`` [n]; NaN where latents [n, T, D] or the goal are not finite."""
+    if not len(energies):
+        return
     states, ends = (np.asarray(each, np.float32).reshape(-1, goal.size) for each in (latents, goal))
     # In one pass: to subtract and then to square takes two to four times as long.
     distances, _ = cv2.batchDistance(states, ends, cv2.CV_32F, normType=cv2.NORM_L2SQR, K=1)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from jepa_ros.profiling.result import sweep_rates
 
 from jepa_runtime.cli import main as jepa_runtime
 from jepa_runtime.commands import profile as profile_command
+from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import read_profile
 from tests.runtime.profiles import make_profile
 
@@ -66,15 +69,15 @@ def test_rates_are_swept_on_the_graph_until_it_does_not_keep_up(
     sweep = found.sweep
     assert sweep is not None and len(sweep.points) > 2
     rates = [point.rate_hz for point in sweep.points]
-    assert rates == sorted(rates) and rates[0] > 20
+    assert rates == sorted(rates) and rates[0] == 20
     for point in sweep.points:
         assert point.frames == max(1, round(0.5 * point.rate_hz)) and point.max_ms is not None
 
 
-@pytest.mark.slow
-def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / "p.json"
-    command = [*SHORT, "--ros", "--bundle", str(toy_bundle), "--allow-untrained", "--json", str(out)]
+@contextmanager
+def sweeping(out: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, which has begun with the second rate of its sweep."""
+    command = [*SHORT, "--ros", "--bundle", str(bundle), "--allow-untrained", "--json", str(out)]
     with subprocess.Popen(
         [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -83,34 +86,75 @@ def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: 
         said = ""
         while said.count("sweep at") < 2 and (line := profiling.stdout.readline()):
             said += line
+        assert said.count("sweep at") == 2, said
+        yield profiling
+
+
+@pytest.mark.slow
+def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: Path, tmp_path: Path) -> None:
+    with sweeping(tmp_path / "p.json", toy_bundle) as profiling:
         profiling.terminate()
-        said += profiling.communicate(timeout=30)[0]
+        said, _ = profiling.communicate(timeout=30)
     assert profiling.returncode == 0, said
-    found = read_profile(out)
+    found = read_profile(tmp_path / "p.json")
     assert len(found.run.scheduled_s) == 40
     assert found.sweep is not None and len(found.sweep.points) == 1
-    assert "sweep: stopped before its last rate: the knee may be higher" in found.notes
+    assert "sweep: it was stopped: the knee may be higher" in found.notes
 
 
 @pytest.mark.parametrize(
-    ("thread_ms", "step_s", "rates"),
+    ("latency_ms", "thread_ms", "rates"),
     [
-        (10.0, 0.2, [25.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0, 110.0]),
-        (100.0, 0.2, [5.0, 10.0]),
-        (50.0, 0.2, [5.0, 10.0, 15.0, 20.0, 22.0]),
+        (25.0, 10.0, [20.0, 25.5, 32.5, 41.5, 52.9, 67.6, 86.2, 110.0]),
+        # The run's own rate is where it begins, however much more could be done.
+        (4.0, 1.0, [30.0, 50.2, 84.0, 140.5, 235.0, 393.1, 657.6, 1100.0]),
+        # A step of 0.2 s holds whole numbers of images at these alone.
+        (110.0, 100.0, [5.0, 10.0]),
+        (3000.0, 2900.0, [5.0]),
     ],
 )
 def test_the_rates_of_a_sweep_fit_what_an_image_takes_and_the_steps_of_the_model(
-    thread_ms: float, step_s: float, rates: list[float]
+    latency_ms: float, thread_ms: float, rates: list[float]
 ) -> None:
+    # Of two images nothing was told, or nothing predicted.
     stages = {
-        "wait": [90.0, 90.0],
-        "encode": [thread_ms - 1] * 2,
-        "predict": [1.0, 1.0],
-        "delivery": [5.0, 5.0],
+        "wait": [9.0] * 5,
+        "encode": [0.0, 0.5, *[thread_ms - 0.1] * 3],
+        "predict": [0.0, 0.0, *[0.1] * 3],
+        "delivery": [5.0] * 5,
     }
-    run = make_profile(frames=2).run.model_copy(update={"stages_ms": stages})
-    assert sweep_rates(run, step_s) == rates
+    changes = {"stages_ms": stages, "latency_ms": [latency_ms] * 5, "rate_hz": 30.0}
+    run = make_profile(frames=5).run.model_copy(update=changes)
+    assert sweep_rates(run, 0.2) == pytest.approx(rates, abs=0.11)
+
+
+def test_without_stage_times_there_are_no_rates_to_sweep() -> None:
+    run = make_profile(frames=3).run
+    for stages in ({}, {"receive": [1.0] * 3}, {"encode": [0.0] * 3}):
+        with pytest.raises(ProfileError, match="told no stage times"):
+            sweep_rates(run.model_copy(update={"stages_ms": stages}), 0.2)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_in_the_sweep_leaves_what_was_measured_before(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    with sweeping(tmp_path / "p.json", toy_bundle) as profiling:
+        below = psutil.Process(profiling.pid).children(recursive=True)
+        next(process for process in below if "num_samples:=0" in process.cmdline()).kill()
+        said, _ = profiling.communicate(timeout=60)
+    assert profiling.returncode == 1, said
+    found = read_profile(tmp_path / "p.json")
+    assert len(found.run.scheduled_s) == 40
+    assert found.sweep is not None and len(found.sweep.points) == 1
+    (note,) = [note for note in found.notes if note.startswith("sweep: ")]
+    assert "Hz could not be measured: world_model ended with exit code -9" in note
+
+
+def test_a_node_that_others_use_is_not_swept(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--attach", "/world_model", "--source", "two_rooms", "--out", "o", "--sweep", "4"])
+    assert "--sweep is for a world model that is started" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["max_mis_run:=50", "max_miss_run=50", "precision:=int8"])

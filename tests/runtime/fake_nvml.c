@@ -1,7 +1,8 @@
-/* A driver's libnvidia-ml.so.1 that is none: two GPUs, of which the second is older and tells less. The names and
+/* A driver's libnvidia-ml.so.1 that is none: two GPUs, of which the second is older and tells less, and more that
+   others alone may use. The names and
    structures are those of NVIDIA's NVML API reference; what the GPUs tell, tests set. */
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, NOT_SUPPORTED = 3, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15 };
+enum { SUCCESS = 0, UNINITIALIZED = 1, NOT_SUPPORTED = 3, NO_PERMISSION = 4, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15 };
 
 int fake_count = 2, fake_loaded = 1, fake_lost = 0, fake_open = 0;
 unsigned long long fake_millijoules = 0, fake_reasons = 1;
@@ -26,7 +27,7 @@ int nvmlInitWithFlags(unsigned flags) {
 
 int nvmlShutdown(void) {
   fake_open--;
-  return SUCCESS;
+  return fake_lost ? GPU_IS_LOST : SUCCESS;
 }
 
 const char *nvmlErrorString(int code) {
@@ -40,6 +41,8 @@ int nvmlDeviceGetCount_v2(unsigned *count) {
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **gpu) {
+  if (index > 1)
+    return NO_PERMISSION;
   *gpu = &gpus[index];
   return SUCCESS;
 }

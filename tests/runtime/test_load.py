@@ -279,6 +279,26 @@ def test_the_knee_is_the_highest_rate_at_which_one_frame_in_a_hundred_was_late_o
     assert (first.frames, first.p50_ms, first.p99_ms, first.max_ms) == pytest.approx((200, 1.99, 2.97, 2.99))
 
 
+def test_a_rate_that_cannot_be_measured_ends_a_sweep_and_takes_none_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+    measure = Load.open_loop
+
+    def failing(self: Load, rate_hz: float, *given: Any, **named: Any) -> Run:
+        if rate_hz > 30:
+            raise ProfileError("the engine hangs")
+        return measure(self, rate_hz, *given, **named)
+
+    monkeypatch.setattr(Load, "open_loop", failing)
+    with load(FakeModel) as loaded:
+        sweep = loaded.sweep(100, 0.2, ended=ended.append)
+        with pytest.raises(ProfileError, match=r"^40 Hz could not be measured: the engine hangs"):
+            loaded.sweep(160, 0.2)
+    assert [point.rate_hz for point in sweep.points] == [25.0]
+    assert ended == ["50 Hz could not be measured: the engine hangs"]
+
+
 @pytest.mark.parametrize(("stopped_at", "kept"), [(2, 1), (3, 2)])
 def test_a_sweep_that_is_stopped_keeps_the_rates_that_it_measured_to_their_end(
     stopped_at: int, kept: int

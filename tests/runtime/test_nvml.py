@@ -89,16 +89,24 @@ def test_a_card_tells_what_no_file_does_and_is_let_go_of(
     assert any(note.startswith("gpu memory: what all processes use") for note in monitor.notes())
 
 
-def test_what_an_older_card_does_not_tell_is_absent_and_the_rest_is_there(
+def test_of_several_each_has_its_number_and_what_an_older_one_does_not_tell_is_absent(
     driver: Driver, tmp_path: Path, clock: Clock
 ) -> None:
+    with watch(with_card(laptop(tmp_path)), clock) as monitor:
+        monitor.sample()
+        found = by_name(monitor)
+    assert found["gpu 0 power"].values and found["gpu 1 load"].values and found["gpu 1 temperature"].values
+    silent = [name for name in found if found[name].absent == "NVML: Not Supported"]
+    assert silent == ["gpu 1 power", "gpu 1 held back"]
+    assert "total energy: that of package-0 (RAPL) and gpu 0 (NVML)" in monitor.notes()
+
+
+def test_a_gpu_that_cannot_be_had_hides_no_other(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+    driver.set(count=3)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         found = by_name(monitor)
-    assert found["gpu load 2"].values and found["gpu temperature 2"].values
-    assert [name for name in found if found[name].absent == "NVML: Not Supported"] == [
-        "gpu power",
-        "gpu held back",
-    ]
+    assert found["gpu 0 load"].values
+    assert {found[f"gpu 2 {what}"].absent for what in TOLD} == {"NVML: Insufficient Permissions"}
 
 
 def test_energy_of_a_card_is_part_of_the_total(driver: Driver, tmp_path: Path, clock: Clock) -> None:
@@ -112,18 +120,28 @@ def test_energy_of_a_card_is_part_of_the_total(driver: Driver, tmp_path: Path, c
         readings = monitor.readings()
     found = by_name(monitor)
     assert found["total energy"].values[:2] == [0, 700]
-    assert "total energy: that of package-0 (RAPL) and GPU 0 (NVML)" in monitor.notes()
+    assert "total energy: that of package-0 (RAPL) and gpu (NVML)" in monitor.notes()
     assert energy(readings, readings, frames=10, duration_s=10.0).busy_w == pytest.approx(70)
 
 
-def test_without_the_processors_counters_the_total_is_the_cards_and_says_so(
+def test_energy_of_a_card_alone_does_not_pass_for_that_of_the_machine(
     driver: Driver, tmp_path: Path, clock: Clock
 ) -> None:
     driver.set(count=1)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         monitor.sample()
-    [note] = [note for note in monitor.notes() if note.startswith("total energy")]
-    assert "that of GPU 0 (NVML); what the processor takes is not in it: no RAPL counters" in note
+        readings = monitor.readings()
+    assert str(by_name(monitor)["total energy"].absent).startswith("no RAPL counters")
+    assert energy(readings, readings, frames=10, duration_s=10.0).busy_w is None
+
+
+def test_bindings_that_are_too_old_are_the_reason(
+    driver: Driver, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons")
+    with watch(with_card(machine(tmp_path)), clock) as monitor:
+        found = by_name(monitor)
+    assert "pynvml that is installed is too old" in str(found["gpu load"].absent)
 
 
 def test_a_card_that_is_lost_ends_its_readings_and_the_notes_tell(
@@ -131,6 +149,7 @@ def test_a_card_that_is_lost_ends_its_readings_and_the_notes_tell(
 ) -> None:
     driver.set(count=1)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
+        # So is the whole driver: it cannot even be let go of.
         driver.set(lost=1)
         clock.now += 1
         monitor.sample()
@@ -158,6 +177,7 @@ def test_a_driver_that_shows_nothing_is_the_reason(
 
 
 def test_a_gpu_in_the_processor_is_told_apart(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+    driver.set(count=1)
     with watch(with_card(laptop(tmp_path)), clock) as monitor:
         found = by_name(monitor)
     assert "integrated gpu frequency" in found and found["gpu frequency"].values == [1980]

@@ -316,6 +316,21 @@ result = work() == worked
     assert child(_LIBRARIES + code, privileged=False)
 
 
+def test_no_thread_of_opencv_with_the_usual_priority_is_waited_for() -> None:
+    before, meanwhile, after = child(
+        """
+import cv2
+count = cv2.getNumThreads
+result = [count()]
+realtime.apply(RealtimeSettings(fifo_priority=7))
+result.append(count())
+realtime.undo(RealtimeSettings(fifo_priority=7))
+result.append(count())
+"""
+    )
+    assert meanwhile == 1 and before == after
+
+
 @pytest.mark.parametrize("wrong", [{"cpu_affinity": (-1,)}, {"fifo_priority": 100}, {"fifo_priority": -1}])
 def test_absurd_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(JepaRuntimeError, match=next(iter(wrong))):

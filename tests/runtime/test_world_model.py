@@ -177,6 +177,7 @@ def test_without_an_energy_graph_it_is_the_mean_squared_difference(long_history:
         assert model.energy(latents, goal) == pytest.approx(expected, rel=1e-5)
         assert float(model.energy(goal, goal)) == 0.0
         assert model.energy(latents.astype(float), goal.astype(float)) == pytest.approx(expected, rel=1e-5)
+        assert model.energy(latents[:0], goal).shape == (0, 5)
         for broken in (np.nan, np.inf):
             latents[0, 1, 0, 0] = broken
             assert np.isnan(model.energy(latents, goal)[0, 1])

@@ -16,6 +16,7 @@ from jepa_export.data.files import file_hash
 from jepa_export.data.marks import trained_on
 from jepa_export.distillation.teacher import Features
 from jepa_export.errors import JepaExportError
+from jepa_export.kept import Kept, kept_of_teacher
 from jepa_export.licence import forbids_commerce
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, Encoder
 from jepa_export.students.family import create
@@ -96,7 +97,7 @@ class Given:
     """An encoder, and what is to be told of it. ``student``: the member of the family whose predictor goes
     with it; ``identity``: changes with its weights; ``bundle``: that it is of, and stays in; ``trained``:
     neither its weights nor those that it was distilled from are random; ``trained_on``: marks of the
-    recordings that it learnt from here (None: not known)."""
+    recordings that it learnt from here (None: not known); ``kept``: of its teacher (None: not known)."""
 
     encoder: FrozenEncoder
     student: str
@@ -109,6 +110,7 @@ class Given:
     bundle: Bundle | None = None
     trained: bool = True
     trained_on: frozenset[str] | None = frozenset()
+    kept: Kept | None = None
 
 
 def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commercial: bool) -> Given:
@@ -166,6 +168,7 @@ def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commerc
         bundle=bundle,
         trained=manifest.trained,
         trained_on=trained_on(bundle),
+        kept=kept_of_teacher(bundle),
     )
 
 
@@ -222,6 +225,7 @@ def of_run(folder: Path) -> Given:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise JepaExportError(f"{saved} does not fit {name}: distil it again") from error
+    finished = Bundle.open(folder / "bundle") if (folder / "bundle").exists() else None
     return Given(
         encoder=encoder,
         student=name,
@@ -231,5 +235,6 @@ def of_run(folder: Path) -> Given:
         licence=licence,
         teacher=teacher,
         trained=not settings.get("untrained_teacher"),
-        trained_on=trained_on(Bundle.open(finished)) if (finished := folder / "bundle").exists() else None,
+        trained_on=None if finished is None else trained_on(finished),
+        kept=None if finished is None else kept_of_teacher(finished),
     )

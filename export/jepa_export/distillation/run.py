@@ -47,7 +47,6 @@ from jepa_export.distillation.pair import Pair
 from jepa_export.distillation.stages import EncoderStage, PredictorStage, QuantizationAwareStage, Stage
 from jepa_export.distillation.teacher import Features, open_teacher
 from jepa_export.errors import JepaExportError
-from jepa_export.kept import kept_of_teacher
 from jepa_export.staging import check_target
 from jepa_export.student_bundle import TOLERANCES, write_student
 from jepa_export.students.family import FAMILY, Student, create
@@ -161,8 +160,8 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
     work.check(given, actions, frames)
     predictor = _predictor(given, actions, frames.train, asked.seed)
     work.claim({"encoder": given.identity}, frames)
-    kept = kept_of_teacher(given.bundle) if given.bundle else None
-    return work.finish(given, predictor, actions, frames, progress, kept.as_report() if kept else {})
+    report = {} if given.kept is None else given.kept.as_report()
+    return work.finish(given, predictor, actions, frames, progress, report)
 
 
 @dataclass(frozen=True)

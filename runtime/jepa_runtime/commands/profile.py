@@ -225,8 +225,8 @@ def _environment(subject: Subject) -> Environment:
 
 
 def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tuple[Profile, int]:
-    """The main pass by the profiler of jepa_ros, a program of its own, with its exit status: this package
-    knows no ROS. Parity is measured here afterwards, where the bundle is known."""
+    """The main pass and the sweep by the profiler of jepa_ros, a program of its own, with its exit status:
+    this package knows no ROS. Parity is measured here afterwards, where the bundle is known."""
     if not all(map(find_spec, ("rclpy", "jepa_ros"))):
         raise ProfileError(
             "ROS 2 or its package jepa_ros is not found: source the workspace (. scripts/env.sh, or "

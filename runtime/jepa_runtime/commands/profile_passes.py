@@ -98,10 +98,11 @@ class Passes:
             raise ProfileError("the closed loop did not tell the highest rate")
         fastest_hz = len(closed.scheduled_s) / closed.duration_s
         self.found["sweep"] = load.sweep(
-            fastest_hz, SWEEP_S, tick=lambda rate_hz: self._steps.say(f"sweep: {rate_hz:g} Hz")
+            fastest_hz,
+            SWEEP_S,
+            tick=lambda rate_hz: self._steps.say(f"sweep: {rate_hz:g} Hz"),
+            ended=lambda why: self._failures.append(f"sweep: {why}"),
         )
-        if self._stopping.is_set():
-            self._failures.append("sweep: stopped before its last rate: the knee may be higher")
 
     def _idle(self, load: Load, gap_s: float, repetitions: int, what: str) -> None:
         self._steps.say(what)

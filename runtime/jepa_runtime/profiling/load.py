@@ -23,7 +23,7 @@ from jepa_runtime.errors import ProfileError
 from jepa_runtime.pipeline import STAGES, Pipeline, Result
 from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, why_no_copy
 from jepa_runtime.profiling.statistics import Summary, summarize
-from jepa_runtime.profiling.sweep import rates_up_to, sweep
+from jepa_runtime.profiling.sweep import sweep
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.sources.open import open_source
 from jepa_runtime.world_model import WorldModel
@@ -32,6 +32,8 @@ _MAX_FRAMES, _MAX_BYTES = 90, 64_000_000
 _RECENT = 300
 _PATIENCE_S = 10.0
 _LEAD_NS = 20_000_000
+# Rates of a sweep, as shares of what closed loop reached.
+_SHARES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 
 
 @dataclass(frozen=True)
@@ -185,17 +187,22 @@ class Load:
         return self._run(None, None, counted, counted)
 
     def sweep(
-        self, fastest_hz: float, seconds: float, *, tick: Callable[[float], None] | None = None
+        self,
+        fastest_hz: float,
+        seconds: float,
+        *,
+        tick: Callable[[float], None] = lambda _: None,
+        ended: Callable[[str], None] = lambda _: None,
     ) -> Sweep:
         """Open-loop passes up to a little more than ``fastest_hz``, each told to ``tick`` before: see
         :func:`~jepa_runtime.profiling.sweep.sweep`."""
 
         def measure(rate_hz: float) -> Run:
-            if tick is not None:
-                tick(rate_hz)
+            tick(rate_hz)
             return self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz, in_step=True)
 
-        return sweep(measure, rates_up_to(fastest_hz), self._stopping)
+        rates_hz = (round(share * fastest_hz, 1) or 0.1 for share in _SHARES)
+        return sweep(measure, rates_hz, self._stopping, ended=ended)
 
     def idle_gap(self, gap_s: float, repetitions: int) -> IdleGap:
         """Latency of the first frame after nothing was to do for ``gap_s``."""

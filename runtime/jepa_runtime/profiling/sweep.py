@@ -10,31 +10,38 @@ from jepa_runtime.profiling.describe import describe, responses
 from jepa_runtime.profiling.profile import Run, Sweep, SweepPoint
 
 MAX_LATE = 0.01
-# Of the highest rate that is expected.
-_SHARES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 
 
-def rates_up_to(fastest_hz: float) -> list[float]:
-    """From a quarter of ``fastest_hz`` to a little more than that."""
-    return [round(share * fastest_hz, 1) or 0.1 for share in _SHARES]
+def sweep(
+    measure: Callable[[float], Run],
+    rates_hz: Iterable[float],
+    stopping: Event,
+    *,
+    ended: Callable[[str], None] = lambda _: None,
+) -> Sweep:
+    """Open-loop passes, by ``measure``, at rising rates until most frames come late.
 
-
-def sweep(measure: Callable[[float], Run], rates_hz: Iterable[float], stopping: Event) -> Sweep:
-    """Open-loop passes, by ``measure``, at rising rates until most frames come late. Stopped, it keeps the
-    rates that it has measured to their end.
+    Args:
+        stopping: set from elsewhere to end it: the rates that were measured to their end are kept.
+        ended: told why it ended before its last rate, because it was stopped or a rate failed.
 
     Raises:
-        ProfileError: a rate could not be measured, or it was stopped before the first was.
+        ProfileError: the first rate failed, or it was stopped at that.
     """
     points: list[SweepPoint] = []
     knee_hz: float | None = None
     for rate_hz in rates_hz:
+        why = ""
         try:
             run = measure(rate_hz)
-        except ProfileError:
-            if not stopping.is_set():
-                raise
+        except ProfileError as error:
+            why = f"{rate_hz:g} Hz could not be measured: {error}"
         if stopping.is_set():
+            why = "it was stopped: the knee may be higher" if points else "it was stopped at its first rate"
+        if why and not points:
+            raise ProfileError(why)
+        if why:
+            ended(why)
             break
         late = int((responses(run) > 1e3 / rate_hz).sum())
         told = describe(run).response
@@ -48,6 +55,4 @@ def sweep(measure: Callable[[float], Run], rates_hz: Iterable[float], stopping: 
             knee_hz = rate_hz
         elif late > 0.5 * told.n:
             break
-    if not points:
-        raise ProfileError("it was stopped at its first rate")
     return Sweep(points=points, max_late=MAX_LATE, knee_hz=knee_hz)

@@ -190,6 +190,7 @@ def test_a_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_pat
     assert ours.manifest.provenance.teacher == theirs.manifest.provenance.teacher
     assert not ours.manifest.trained, "its encoder learnt random weights"
     assert ours.report()["trained_on"] == theirs.report()["trained_on"]
+    assert kept_of_teacher(ours) == kept_of_teacher(theirs) is not None
     file = "encoder/onnx/model_fp32.onnx"
     assert (ours.path / file).read_bytes() == (theirs.path / file).read_bytes()
     file = "predictor/onnx/model_fp32.onnx"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from jepa_runtime.profiling.machine.files import Files
-from jepa_runtime.profiling.machine.nvml import GPU_FREQUENCY, GPU_LOAD, GPU_MEMORY, GPU_POWER, Cards
+from jepa_runtime.profiling.machine.nvml import GPU_LOAD, GPU_MEMORY, GPU_POWER, Cards
 from jepa_runtime.profiling.machine.probes import Found, Machine, Probe, absent, number_in, rate
 
 NPU_BUSY = "npu busy"
@@ -71,7 +71,7 @@ def _jetson(files: Files) -> list[Found]:
     if clock := _first(files, _JETSON_CLOCK):
         if load is None:
             found.append(absent(GPU_LOAD, "%", "this kernel has no file 'load' of the GPU"))
-        found.append(Probe(GPU_FREQUENCY, "MHz", number_in(files, clock, scale=1e-6)))
+        found.append(Probe("gpu frequency", "MHz", number_in(files, clock, scale=1e-6)))
     return found
 
 
@@ -83,7 +83,7 @@ def _intel(machine: Machine) -> list[Found]:
             found.append(Probe("gpu awake", "%", _share(sleeping, 1e3, of_rest=True)))
             path = f"{asleep.rpartition('/')[0]}/{clock}"
             if machine.files.exists(path):
-                found.append(Probe(GPU_FREQUENCY, "MHz", number_in(machine.files, path)))
+                found.append(Probe("gpu frequency", "MHz", number_in(machine.files, path)))
     return found
 
 

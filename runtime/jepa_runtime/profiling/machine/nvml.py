@@ -14,22 +14,22 @@ from jepa_runtime.profiling.machine.probes import Found, Probe, absent, reason_o
 GPU_LOAD = "gpu load"
 GPU_MEMORY = "gpu memory"
 GPU_POWER = "gpu power"
-GPU_FREQUENCY = "gpu frequency"
 # There on a machine with an NVIDIA GPU whose driver is loaded, some Jetsons among them.
 NVIDIA_DRIVER = "proc/driver/nvidia/version"
 
+_INSTALL = "pip install 'jepa-edge[nvml]'"
 _UNITS = {
-    GPU_LOAD: "%",
-    GPU_MEMORY: "MB",
-    GPU_POWER: "W",
-    GPU_FREQUENCY: "MHz",
-    "gpu temperature": "°C",
-    "gpu held back": "%",
+    "load": "%",
+    "memory": "MB",
+    "power": "W",
+    "frequency": "MHz",
+    "temperature": "°C",
+    "held back": "%",
 }
 _NOTES = {
-    GPU_LOAD: "time in which any kernel ran, of the last 1/6 to 1 s, as the driver counts",
-    GPU_MEMORY: "what all processes use of that of the card",
-    "gpu held back": "100 where power or heat held its clock back as it was sampled, else 0",
+    "load": "time in which any kernel ran, of the last 1/6 to 1 s, as the driver counts",
+    "memory": "what all processes use of that of the card",
+    "held back": "100 where power or heat held its clock back as it was sampled, else 0",
 }
 
 
@@ -42,29 +42,34 @@ class Cards:
 
 
 def nvidia_cards(stack: ExitStack) -> Cards:
-    """All GPUs that the driver shows, in the order of their places on the bus; ``stack`` lets go of NVML."""
+    """All GPUs that the driver shows, in the order of their places on the bus; ``stack`` lets go of NVML. Of
+    several each has its number in the names: ``gpu 1 load``."""
     try:
         import pynvml as nvml
     except ImportError:
-        return _none("an NVIDIA GPU tells it through NVML: pip install 'jepa-edge[nvml]'")
+        return _none(f"an NVIDIA GPU tells it through NVML: {_INSTALL}")
+    if not hasattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons"):
+        return _none(f"the pynvml that is installed is too old: {_INSTALL}")
     try:
         _ask(nvml, nvml.nvmlInitWithFlags, 0)
-        stack.callback(nvml.nvmlShutdown)
+        stack.callback(_let_go, nvml)
         count = _ask(nvml, nvml.nvmlDeviceGetCount)
-        gpus = [_ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
     except OSError as error:
         return _none(reason_of(error))
-    if not gpus:
-        return _none("NVML: the driver shows no GPU")
     cards = Cards()
-    for index, gpu in enumerate(gpus):
-        for name, read in _reads(nvml, gpu).items():
-            cards.readings.append(_probe(name, read))
+    for index in range(count):
+        name = "gpu" if count == 1 else f"gpu {index}"
+        try:
+            gpu = _ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        except OSError as error:  # it is lost, or others alone may use it
+            cards.readings.extend(_none(reason_of(error), name).readings)
+            continue
+        cards.readings.extend(_probe(name, what, read) for what, read in _reads(nvml, gpu).items())
         counter = partial(_ask, nvml, nvml.nvmlDeviceGetTotalEnergyConsumption, gpu)
         with suppress(OSError):  # not before Volta
             counter()
-            cards.energy[f"GPU {index}"] = _joules(counter)
-    return cards
+            cards.energy[name] = _joules(counter)
+    return cards if cards.readings else _none("NVML: the driver shows no GPU")
 
 
 def _reads(nvml: ModuleType, gpu: Any) -> dict[str, Callable[[], float]]:
@@ -80,33 +85,37 @@ def _reads(nvml: ModuleType, gpu: Any) -> dict[str, Callable[[], float]]:
         return _ask(nvml, function, gpu, *what)
 
     return {
-        GPU_LOAD: lambda: float(ask(nvml.nvmlDeviceGetUtilizationRates).gpu),
-        GPU_MEMORY: lambda: float(ask(nvml.nvmlDeviceGetMemoryInfo).used) / 1e6,
-        GPU_POWER: lambda: float(ask(nvml.nvmlDeviceGetPowerUsage)) / 1e3,
-        GPU_FREQUENCY: lambda: float(ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)),
-        "gpu temperature": lambda: float(ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)),
-        "gpu held back": lambda: (
-            100.0 if ask(nvml.nvmlDeviceGetCurrentClocksEventReasons) & held_back else 0.0
-        ),
+        "load": lambda: float(ask(nvml.nvmlDeviceGetUtilizationRates).gpu),
+        "memory": lambda: float(ask(nvml.nvmlDeviceGetMemoryInfo).used) / 1e6,
+        "power": lambda: float(ask(nvml.nvmlDeviceGetPowerUsage)) / 1e3,
+        "frequency": lambda: float(ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)),
+        "temperature": lambda: float(ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)),
+        "held back": lambda: 100.0 if ask(nvml.nvmlDeviceGetCurrentClocksEventReasons) & held_back else 0.0,
     }
 
 
-def _probe(name: str, read: Callable[[], float]) -> Found:
+def _probe(gpu: str, what: str, read: Callable[[], float]) -> Found:
     """Of what this GPU or its driver does not tell at all, the reason."""
     try:
         read()
     except OSError as error:
-        return absent(name, _UNITS[name], reason_of(error))
-    return Probe(name, _UNITS[name], read, note=_NOTES.get(name, ""))
+        return absent(f"{gpu} {what}", _UNITS[what], reason_of(error))
+    return Probe(f"{gpu} {what}", _UNITS[what], read, note=_NOTES.get(what, ""))
 
 
-def _none(reason: str) -> Cards:
-    return Cards([absent(name, _UNITS[name], reason) for name in (GPU_LOAD, GPU_MEMORY, GPU_POWER)])
+def _none(reason: str, gpu: str = "gpu") -> Cards:
+    return Cards([absent(f"{gpu} {what}", _UNITS[what], reason) for what in ("load", "memory", "power")])
 
 
 def _joules(millijoules: Callable[[], int]) -> Callable[[], float]:
     """Since the first call: the driver counts from its own start."""
     return since_first(lambda: millijoules() / 1e3)
+
+
+def _let_go(nvml: ModuleType) -> None:
+    # Of a driver that is gone by now there is nothing to let go of.
+    with suppress(nvml.NVMLError):
+        nvml.nvmlShutdown()
 
 
 def _ask(nvml: ModuleType, function: Callable[..., Any], *arguments: Any) -> Any:

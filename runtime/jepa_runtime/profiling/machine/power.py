@@ -30,20 +30,16 @@ def power_probes(machine: Machine, cards: Mapping[str, Callable[[], float]]) -> 
         cards: further counters that belong to the total, in J: those of GPUs on cards of their own.
     """
     zones, counters, missing = _rapl(machine)
-    if counters or cards:
-        parts = [
-            f"{', '.join(names)} ({source})"
-            for names, source in ((counters, "RAPL"), (cards, "NVML"))
-            if names
-        ]
-        note = f"that of {' and '.join(parts)}"
-        if not counters:
-            note += f"; what the processor takes is not in it: {missing or _NO_RAPL}"
-        elif not cards and machine.files.exists(NVIDIA_DRIVER):
+    if counters:
+        note = f"that of {', '.join(counters)} (RAPL)"
+        if cards:
+            note += f" and {', '.join(cards)} (NVML)"
+        elif machine.files.exists(NVIDIA_DRIVER):
             note += "; what an NVIDIA GPU takes is not in it"
         zones.append(Probe(TOTAL_ENERGY, "J", _sum([*counters.values(), *cards.values()]), note=note))
-    elif missing:
-        zones.append(absent(TOTAL_ENERGY, "J", missing))
+    elif missing or cards:
+        # Of cards alone it would pass for that of the machine.
+        zones.append(absent(TOTAL_ENERGY, "J", missing or _NO_RAPL))
     found = zones + _rails(machine.files)
     return found or [absent(TOTAL_POWER, "W", f"{_NO_RAPL} and no INA power monitor under /sys/class/hwmon")]
 

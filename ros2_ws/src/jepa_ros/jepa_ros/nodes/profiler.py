@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import rclpy
 from jepa_msgs.msg import ModelInfo
@@ -39,7 +39,7 @@ from jepa_ros.spin import create_executor
 from jepa_ros.start import when_to_end
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
-from jepa_runtime.profiling.profile import Energy, Profile, Reading, Run, write_profile
+from jepa_runtime.profiling.profile import Energy, Profile, Reading, Run, Sweep, write_profile
 from jepa_runtime.profiling.sweep import sweep
 
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class Profiler:
         self._stack = stack
         self._logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-profiler-")))
         self._frames = max(1, round(options.duration * options.rate))
+        self._usual_ms = 0.0  # of a run before
         # Moments are read from the clock that nobody sets, and only the stamps are the system's.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         self._listener = Listener(options.attach or _NODE)
@@ -127,7 +128,7 @@ class Profiler:
         )
         write_profile(profile, options.out)
         if options.sweep:
-            profile = profile.model_copy(update=self._sweep(camera, profile, info))
+            profile, failure = self._swept(camera, profile, info, failure)
             write_profile(profile, options.out)
         camera.stop()
         if not options.quiet:
@@ -281,13 +282,13 @@ class Profiler:
                     ledger.add_sent(index, moment_ns)
                 failure = failure or self._trouble(camera, ledger)
                 view.show(ledger, failure or listener.verdict)
-        return ledger, failure
+        return ledger, failure or self._trouble(camera, ledger)
 
     def _over(self, camera: Child, ledger: Ledger) -> bool:
         """Whether no more images are published and no more answers can be expected."""
         if ledger.sent < ledger.frames and not camera.process.poll():
             return False
-        return ledger.idle or self._silent_s(ledger) > _patience_s(ledger)
+        return ledger.idle or self._silent_s(ledger) > self._patience_s(ledger)
 
     def _trouble(self, camera: Child, ledger: Ledger) -> str:
         elapsed_s = (time.monotonic_ns() - ledger.start_ns) / 1e9
@@ -296,9 +297,13 @@ class Profiler:
         if camera.process.poll():
             return f"{camera.end} after {ledger.sent} of {ledger.frames} images{camera.excerpt()}"
         silent_s = self._silent_s(ledger)
-        if 0 < ledger.sent < ledger.frames and silent_s > 1 / ledger.rate_hz + _patience_s(ledger):
+        if 0 < ledger.sent < ledger.frames and silent_s > 1 / ledger.rate_hz + self._patience_s(ledger):
             return f"the world model fell silent after {elapsed_s - silent_s:.1f} s"
         return ""
+
+    def _patience_s(self, ledger: Ledger) -> float:
+        """A world model that has been silent for longer has no more to say."""
+        return max(_SILENCE_S, 3 * max(ledger.recent_ms, default=self._usual_ms) / 1e3)
 
     def _silent_s(self, ledger: Ledger) -> float:
         """For how long nothing came although something could have."""
@@ -307,26 +312,30 @@ class Profiler:
             since_ns = max(since_ns, ledger.due_ns(ledger.frames - 1))
         return (time.monotonic_ns() - since_ns) / 1e9
 
-    def _sweep(self, camera: Child, profile: Profile, info: ModelInfo) -> dict[str, Any]:
-        """Rising rates to the knee, as fields of the profile; what cannot be measured becomes a note."""
+    def _swept(self, camera: Child, profile: Profile, info: ModelInfo, failure: str) -> tuple[Profile, str]:
+        """The profile with rising rates to the knee, or a note of why there are none; and ``failure``, or
+        what went wrong meanwhile."""
+        failures, notes = [failure] if failure else [], list(profile.notes)
+        self._usual_ms = max(profile.run.latency_ms)
 
         def measure(rate_hz: float) -> Run:
             lead = math.ceil(info.history_size * info.step_s * rate_hz) + 2
-            title = f"sweep at {rate_hz:g} Hz"
-            ledger, failure = self._run(camera, rate_hz, self._options.sweep, title, lead=lead)
-            if failure:
-                raise ProfileError(failure)
+            title, seconds = f"sweep at {rate_hz:g} Hz", self._options.sweep
+            ledger, trouble = self._run(camera, rate_hz, seconds, title, lead=lead)
+            if trouble:
+                failures.append(trouble)
+                raise ProfileError(trouble)
             return ledger.run(1e3 / rate_hz)
 
-        notes, found = list(profile.notes), {}
+        found: Sweep | None = None
         try:
-            found["sweep"] = sweep(measure, sweep_rates(profile.run, info.step_s), self._stopping)
+            if failures or self._stopping.is_set():
+                raise ProfileError(failure or "it was stopped before")
+            rates_hz = sweep_rates(profile.run, info.step_s)
+            found = sweep(measure, rates_hz, self._stopping, ended=lambda why: notes.append(f"sweep: {why}"))
         except ProfileError as error:
             notes.append(f"sweep: not measured: {error}")
-        else:
-            if self._stopping.is_set():
-                notes.append("sweep: stopped before its last rate: the knee may be higher")
-        return found | {"notes": notes}
+        return profile.model_copy(update={"sweep": found, "notes": notes}), "".join(failures[:1])
 
     def _energy(self, run: Run, busy: Sequence[Reading]) -> Energy:
         """Of an image, if the machine tells power: then it is watched for a moment while nothing is done."""
@@ -358,11 +367,6 @@ def _make_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _patience_s(ledger: Ledger) -> float:
-    """A world model that has been silent for longer has no more to say."""
-    return max(_SILENCE_S, 3 * max(ledger.recent_ms, default=0.0) / 1e3)
 
 
 @contextmanager

@@ -5,26 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 from jepa_msgs.msg import ModelInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from jepa_ros.profiling.options import node_parameters
 from jepa_ros.profiling.processes import dds_profile
 from jepa_runtime import __version__
+from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.profile import Energy, Environment, Profile, Reading, Run, Subject, why_no_copy
-from jepa_runtime.profiling.sweep import rates_up_to
 
 # What passes before an image comes to the inference thread, or after.
 _OUTSIDE = ("receive", "transport", "decode", "wait", "delivery")
 # Of so many images a step one is near enough to any moment: the node's tolerance is an eighth of a step.
 _ANY_FITS = 4.0
+_RATES = 8
 # Of the node's parameters those that a profile tells as its subject.
 _IN_SUBJECT = ("bundle", "engine", "precision", "num_samples", "threads")
 
@@ -71,18 +72,29 @@ def profile_of(
 
 
 def sweep_rates(run: Run, step_s: float) -> list[float]:
-    """Rates to sweep [Hz], rising, by what the node's inference thread took for an image of ``run``.
+    """Rates to sweep [Hz], rising: from that of ``run``, or half of what could be done one image after the
+    other if that is less, to a little more than what the node's inference thread could do by itself.
 
     Images are stamped with the moment at which they were due. At low rates those fit only of which a step of
     the model holds a whole number: else images have none a step before them, and no futures.
+
+    Raises:
+        ProfileError: the node told no stage times.
     """
-    thread = [values for name, values in run.stages_ms.items() if name not in _OUTSIDE]
-    fastest_hz = 1e3 / statistics.median(map(sum, zip(*thread, strict=True)))
-    rates_hz = rates_up_to(fastest_hz)
-    in_step = (
-        rate if rate * step_s >= _ANY_FITS else max(1, round(rate * step_s)) / step_s for rate in rates_hz
-    )
-    return sorted(set(in_step))
+    latency_ms = np.array(run.latency_ms)
+    stages = {name: np.array(values) for name, values in run.stages_ms.items() if name not in _OUTSIDE}
+    thread_ms = sum(stages.values(), np.zeros(len(latency_ms)))
+    # An image without futures takes less.
+    told = thread_ms > 0
+    if (predicted := told & (stages.get("predict", thread_ms) > 0)).any():
+        told = predicted
+    if not told.any():
+        raise ProfileError("the node told no stage times, by which rates are chosen")
+    lowest_hz = min(run.rate_hz or np.inf, 0.5e3 / np.median(latency_ms[told]))
+    rates_hz = np.geomspace(lowest_hz, 1.1e3 / np.median(thread_ms[told]), _RATES)
+    in_step = np.maximum(1, np.round(rates_hz * step_s)) / step_s
+    chosen = np.where(rates_hz * step_s < _ANY_FITS, in_step, np.round(rates_hz, 1))
+    return sorted(set(chosen.tolist()))
 
 
 def _environment(options: argparse.Namespace) -> Environment:

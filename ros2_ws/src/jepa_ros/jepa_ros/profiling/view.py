@@ -76,6 +76,9 @@ def summary(profile: Profile) -> Panel:
     subject = profile.subject
     engine = f"{subject.precision} on {subject.engine} ({subject.device})"
     facts.add_row("model", f"{subject.model_id} {subject.model_version}, {engine}")
+    if profile.sweep is not None:
+        knee_hz = profile.sweep.knee_hz
+        facts.add_row("highest rate kept up with", "none" if knee_hz is None else f"{knee_hz:g} Hz")
     parts = [facts, _stages(profile), *(Text(f"note: {note}") for note in profile.notes)]
     return Panel(Group(*parts), title="from scheduled image to futures received", expand=False)
 
