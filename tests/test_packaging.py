@@ -94,6 +94,7 @@ def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
         "tensorrt-check",
         "cuda-build",
         "jetson",
+        "nvml",
         "viz",
         "worlds",
         "rerun",
