@@ -271,12 +271,7 @@ class GraphRow(Row):
         environment = dict(os.environ)
         if not self.dds_profile:
             environment = {name: value for name, value in environment.items() if name not in _DDS_PROFILES}
-        # A graph of its own, on this machine only.
-        domain = str(1 + os.getpid() % 100)
-        self._environment = environment | {
-            "ROS_DOMAIN_ID": domain,
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        }
+        self._environment = environment | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         probe = subprocess.run(
             [sys.executable, "-c", "import rclpy, jepa_ros.nodes.profiler"],
             env=self._environment, capture_output=True, text=True, check=False,
@@ -284,6 +279,10 @@ class GraphRow(Row):
         if probe.returncode:
             said = probe.stderr.strip().splitlines()[-1:]
             raise AbsentRowError(f"ROS 2 and the workspace are not on the paths (. scripts/env.sh): {said}")
+        from jepa_ros.profiling.processes import another_domain
+
+        # A graph of its own, on this machine only.
+        self._environment["ROS_DOMAIN_ID"] = another_domain()
 
     def measure(self) -> None:
         setting, out = self.setting, self.setting.scratch / f"{self.name}.json"

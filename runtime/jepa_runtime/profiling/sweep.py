@@ -9,7 +9,7 @@ from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.describe import describe, responses
 from jepa_runtime.profiling.profile import Run, Sweep, SweepPoint
 
-MAX_LATE = 0.01
+_MAX_LATE = 0.01
 
 
 def sweep(
@@ -51,8 +51,8 @@ def sweep(
                 p50_ms=told.p50.value, p99_ms=told.p99.value, max_ms=told.max,
             )
         )  # fmt: skip
-        if late <= MAX_LATE * told.n:
+        if late <= _MAX_LATE * told.n:
             knee_hz = rate_hz
         elif late > 0.5 * told.n:
             break
-    return Sweep(points=points, max_late=MAX_LATE, knee_hz=knee_hz)
+    return Sweep(points=points, max_late=_MAX_LATE, knee_hz=knee_hz)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -36,7 +36,8 @@ def power_probes(machine: Machine, cards: Mapping[str, Callable[[], float]]) -> 
             note += f" and {', '.join(cards)} (NVML)"
         elif machine.files.exists(NVIDIA_DRIVER):
             note += "; what an NVIDIA GPU takes is not in it"
-        zones.append(Probe(TOTAL_ENERGY, "J", _sum([*counters.values(), *cards.values()]), note=note))
+        counted = [*counters.values(), *cards.values()]
+        zones.append(Probe(TOTAL_ENERGY, "J", lambda: sum(read() for read in counted), note=note))
     elif missing or cards:
         # Of cards alone it would pass for that of the machine.
         zones.append(absent(TOTAL_ENERGY, "J", missing or _NO_RAPL))
@@ -95,10 +96,6 @@ def _zones(files: Files) -> list[_Zone]:
         else:
             zones.append(_Zone(name, path, counts=name.startswith("package")))
     return zones
-
-
-def _sum(counters: Sequence[Callable[[], float]]) -> Callable[[], float]:
-    return lambda: sum(read() for read in counters)
 
 
 def _rapl(machine: Machine) -> tuple[list[Found], dict[str, Callable[[], float]], str]:

@@ -315,27 +315,27 @@ class Profiler:
     def _swept(self, camera: Child, profile: Profile, info: ModelInfo, failure: str) -> tuple[Profile, str]:
         """The profile with rising rates to the knee, or a note of why there are none; and ``failure``, or
         what went wrong meanwhile."""
-        failures, notes = [failure] if failure else [], list(profile.notes)
+        notes = list(profile.notes)
         self._usual_ms = max(profile.run.latency_ms)
 
         def measure(rate_hz: float) -> Run:
+            nonlocal failure
             lead = math.ceil(info.history_size * info.step_s * rate_hz) + 2
             title, seconds = f"sweep at {rate_hz:g} Hz", self._options.sweep
-            ledger, trouble = self._run(camera, rate_hz, seconds, title, lead=lead)
-            if trouble:
-                failures.append(trouble)
-                raise ProfileError(trouble)
+            ledger, failure = self._run(camera, rate_hz, seconds, title, lead=lead)
+            if failure:
+                raise ProfileError(failure)
             return ledger.run(1e3 / rate_hz)
 
         found: Sweep | None = None
         try:
-            if failures or self._stopping.is_set():
+            if failure or self._stopping.is_set():
                 raise ProfileError(failure or "it was stopped before")
             rates_hz = sweep_rates(profile.run, info.step_s)
             found = sweep(measure, rates_hz, self._stopping, ended=lambda why: notes.append(f"sweep: {why}"))
         except ProfileError as error:
             notes.append(f"sweep: not measured: {error}")
-        return profile.model_copy(update={"sweep": found, "notes": notes}), "".join(failures[:1])
+        return profile.model_copy(update={"sweep": found, "notes": notes}), failure
 
     def _energy(self, run: Run, busy: Sequence[Reading]) -> Energy:
         """Of an image, if the machine tells power: then it is watched for a moment while nothing is done."""
