@@ -120,7 +120,7 @@ class History:
         self._actions: list[Floats] = []
         # At the stamp of each action, the integral over time [ns] of the actions before it: so a mean costs
         # the same however many commands came.
-        self._integrals: list[NDArray[np.float64]] = []
+        self._integrals: list[list[float]] = []
 
     def __len__(self) -> int:
         """How many latents are held."""
@@ -142,7 +142,7 @@ class History:
             )
         keep = bisect_left(self._action_stamps, stamp_ns)
         self._forget_actions(slice(keep, None))
-        integral = self._integral(stamp_ns, keep - 1) if keep else np.zeros(self.action_size)
+        integral = self._integral(stamp_ns, keep - 1) if keep else [0.0] * self.action_size
         self._action_stamps.append(stamp_ns)
         self._actions.append(held)
         self._integrals.append(integral)
@@ -229,12 +229,16 @@ class History:
         last = bisect_left(self._action_stamps, end_ns) - 1
         if last == first:
             return self._actions[first]
-        held = self._integral(end_ns, last) - self._integral(start_ns, first)
-        return (held / (end_ns - start_ns)).astype(np.float32)
+        ends, starts = self._integral(end_ns, last), self._integral(start_ns, first)
+        means = [(end - start) / (end_ns - start_ns) for start, end in zip(starts, ends, strict=True)]
+        return np.array(means, np.float32)
 
-    def _integral(self, stamp_ns: int, index: int) -> NDArray[np.float64]:
+    def _integral(self, stamp_ns: int, index: int) -> list[float]:
         """Of what was held until ``stamp_ns``, when the action at ``index`` is in force."""
-        return self._integrals[index] + self._actions[index] * float(stamp_ns - self._action_stamps[index])
+        held_ns, before = stamp_ns - self._action_stamps[index], self._integrals[index]
+        return [
+            sum_ + each * held_ns for sum_, each in zip(before, self._actions[index].tolist(), strict=True)
+        ]
 
     @property
     def _span_ns(self) -> int:

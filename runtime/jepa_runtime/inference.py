@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,7 +98,7 @@ class Inference:
         timings["wait"] = (clock_ns() - submitted_ns) / 1e6
         latent = model.encode(frame.image)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
-        if not _are_finite(latent):
+        if not are_finite(latent):
             raise self._gives_no_numbers("latents")
         reset = view.history.add_latent(frame.stamp_ns, latent)
         if reset is not None:
@@ -109,7 +110,7 @@ class Inference:
             futures = self.foresee(candidates.actions, context, view.goal)
             calibration = view.trust.state(frame.stamp_ns)
             bounds = calibration.bounds[: futures.actions.shape[1]].astype(np.float32)
-            futures = replace(futures, error_bounds=bounds)
+            futures = Futures(futures.latents, futures.actions, futures.energies, bounds)
             timings["predict"] = model.timings["predict"]
             timings["energy"] = 0.0 if view.goal is None else model.timings["energy"]
         current_energy = None
@@ -156,10 +157,13 @@ class Inference:
         futures = self.model.predict(
             actions, latents=context.latents, history_actions=context.actions, goal=goal
         )
-        if not _are_finite(futures.latents):
+        latents, energies = futures.latents, futures.energies
+        # Energies without a graph of their own are of all numbers of the latents: they tell of them too.
+        learnt = bool(self.model.manifest.graphs.energy)
+        if (energies is None or learnt) and not are_finite(latents):
             raise self._gives_no_numbers("futures")
-        if futures.energies is not None and not _are_finite(futures.energies):
-            raise self._gives_no_numbers("energies")
+        if energies is not None and not are_finite(energies):
+            raise self._gives_no_numbers("energies" if are_finite(latents) else "futures")
         return futures
 
     def with_surprise(self, result: Result) -> Result:
@@ -344,9 +348,9 @@ class Inference:
         model.energy(latent, latent)
 
 
-def _are_finite(numbers: NDArray[np.float32]) -> bool:
-    # Unlike `isfinite(numbers).all()` these take no memory, of which many futures would need much.
-    return math.isfinite(numbers.min()) and math.isfinite(numbers.max())
+def are_finite(numbers: NDArray[np.float32]) -> bool:
+    # The sum of their sizes, in double, which they cannot overflow. In one pass, without memory.
+    return math.isfinite(cv2.norm(numbers.reshape(1, -1), cv2.NORM_L1))
 
 
 def _errors(foreseen: NDArray[np.float32], known: Hindsight) -> NDArray[np.float64]:

@@ -25,6 +25,8 @@ from jepa_runtime.rollouts import Asked, Rollouts
 from jepa_runtime.sessions import Sessions, open_sessions
 
 Floats = NDArray[np.float32]
+# What OpenCV says of the distance between what is not finite.
+_NO_DISTANCE = np.finfo(np.float32).max
 _LOG = logging.getLogger(__name__)
 
 
@@ -377,8 +379,7 @@ def _mean_squared(latents: Floats, goal: Floats, energies: Floats) -> None:
     # In one pass: to subtract and then to square takes two to four times as long.
     distances, _ = cv2.batchDistance(states, ends, cv2.CV_32F, normType=cv2.NORM_L2SQR, K=1)
     np.divide(distances[:, 0], goal.size, out=energies)
-    # What has no distance to it counts as furthest from the nearest goal.
-    energies[distances[:, 0] == np.finfo(np.float32).max] = np.nan
+    energies[distances[:, 0] == _NO_DISTANCE] = np.nan
 
 
 def _in_blocks(session: Session, latents: Floats, goal: Floats, energies: Floats) -> None:

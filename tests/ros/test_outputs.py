@@ -17,6 +17,7 @@ from tests.runtime.test_recording import result
 outputs = pytest.importorskip(
     "jepa_ros.outputs", reason="the workspace is not on the paths: . scripts/env.sh"
 )
+to_array_field = pytest.importorskip("jepa_ros.conversions").to_array_field
 
 
 @given(
@@ -57,6 +58,36 @@ def test_futures_are_written_in_the_type_asked_for_however_many_there_are(dtype)
         np.testing.assert_array_equal(messages.array_of(message.latents), first["latents"].astype(dtype))
         np.testing.assert_array_equal(messages.array_of(message.energies), first["energies"])
         assert message.goal_asked
+
+
+def test_the_latents_of_futures_are_written_where_they_are():
+    writer = outputs.FuturesWriter()
+    data = writer.write(result(), FakeModel(), "float16").latents.data
+    other = replace(result(), futures=replace(result().futures, latents=result().futures.latents + 1))
+    message = writer.write(other, FakeModel(), "float16")
+    assert message.latents.data is data
+    np.testing.assert_array_equal(
+        messages.array_of(message.latents), other.futures.latents.astype(np.float16)
+    )
+
+
+def test_nothing_of_one_message_is_left_in_the_next():
+    writer = outputs.FuturesWriter()
+    assert writer.write(result(), FakeModel(), "float16", goal_asked=True).has_goal
+    message = writer.write(result(goal=False), FakeModel(), "float16")
+    fresh = outputs.FuturesWriter().write(result(goal=False), FakeModel(), "float16")
+    # Not as equal: the present energy is NaN.
+    assert repr(message) == repr(fresh)
+    assert (message.has_goal, message.goal_asked, len(message.energies.data)) == (False, False, 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "uint64", "int64", "float32", "float64"])
+def test_array_fields_hold_what_an_array_shows(dtype):
+    whole = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    for shown in (whole, whole.T, whole[:, ::2, 1], whole[:0], whole[0, 0, 0].reshape(())):
+        field = to_array_field(shown)
+        assert field.itemsize == whole.itemsize
+        assert field.tolist() == shown.ravel().tolist()
 
 
 def test_a_result_without_futures_gives_none():

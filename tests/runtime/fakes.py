@@ -44,6 +44,7 @@ def manifest(
         release_seq=1,
         trained=False,
         io=io,
+        graphs=SimpleNamespace(energy=[]),
         history_size=history_size,
         action_size=len(names),
         takes_actions=low != high,

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import BackendError
 from jepa_runtime.history import Reset
+from jepa_runtime.inference import are_finite
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.world_model import Futures
 from tests.runtime.fakes import DIM, HORIZON, STEP_S, TOKENS, FakeModel, frame
@@ -216,7 +219,8 @@ def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprisi
             futures = super().predict(*args, latents=latents, **given)
             self.spoil(futures.latents, seen=latents.mean(), of="futures")
             if futures.energies is not None:
-                self.spoil(futures.energies, seen=latents.mean(), of="energies")
+                for of in ("futures", "energies"):
+                    self.spoil(futures.energies, seen=latents.mean(), of=of)
             return futures
 
         def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -236,6 +240,36 @@ def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprisi
     assert about is not None and about.sequence == 20
     assert len(served.results) == 40
     assert all(np.isfinite(result.surprise or 0) for result in served.results)
+
+
+def test_energies_of_a_graph_of_their_own_do_not_vouch_for_the_futures() -> None:
+    class Broken(FakeModel):
+        def predict(self, *args: Any, **given: Any) -> Futures:
+            futures = super().predict(*args, **given)
+            futures.latents[0, 0] = np.nan
+            return futures
+
+    model = Broken()
+    model.manifest.graphs.energy = ["graph"]
+    with serve(model) as served:
+        served.pipeline.set_goal(np.full((16, 16, 3), 5, np.uint8), 0)
+        run(served, [1])
+    assert "gives futures that are not finite" in str(served.errors[0][0])
+
+
+@given(
+    st.integers(1, 3000),
+    st.sampled_from([0.0, -1.5, 1e-45, 3.4e38, -3.4e38]),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
+    st.data(),
+)
+def test_one_that_is_no_number_is_found_wherever_it_is(
+    count: int, other: float, bad: float, data: st.DataObject
+) -> None:
+    numbers = np.full((1, count), other, np.float32)
+    assert are_finite(numbers)
+    numbers[0, data.draw(st.integers(0, count - 1))] = bad
+    assert not are_finite(numbers)
 
 
 def test_futures_that_are_no_numbers_answer_no_question_either() -> None:

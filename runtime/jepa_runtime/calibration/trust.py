@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +138,7 @@ class Trust:
         bounds = self._bounds.stated()
         self._stated[stamp_ns] = bounds
         oldest_ns = stamp_ns - self._remember_ns
-        for stale in list(takewhile(lambda stamp: stamp < oldest_ns, self._stated)):
+        while (stale := next(iter(self._stated))) < oldest_ns:
             del self._stated[stale]
         return Calibration(self._bounds.probability, bounds, *self._shares)
 

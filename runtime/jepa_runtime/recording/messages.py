@@ -47,6 +47,7 @@ DTYPE_CODES = {
     "float64": 10,
     "float16": 11,
 }
+_CODES = {np.dtype(name): code for name, code in DTYPE_CODES.items()}
 _DTYPES = {code: np.dtype(name).newbyteorder("<") for name, code in DTYPE_CODES.items()}
 
 Fields = dict[str, Any]
@@ -80,15 +81,15 @@ def tensor(name: str, array: NDArray[Any]) -> Fields:
     Raises:
         ValueError: an array of a type that Tensor has no code for.
     """
-    code = DTYPE_CODES.get(array.dtype.name)
+    code = _CODES.get(array.dtype)
     if code is None:
         raise ValueError(
-            f"tensor {name}: no code for arrays of {array.dtype.name}; use one of {', '.join(DTYPE_CODES)}"
+            f"tensor {name}: no code for arrays of {array.dtype}; use one of {', '.join(DTYPE_CODES)}"
         )
     if sys.byteorder == "big":
         array = array.byteswap()
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return {"name": name, "dtype": code, "shape": np.array(array.shape, np.uint32), "data": data}
+    shape, data = np.array(array.shape, np.uint32), array.ravel().view(np.uint8)
+    return {"name": name, "dtype": code, "shape": shape, "data": data}
 
 
 def array_of(message: Any) -> NDArray[Any]:

@@ -26,11 +26,12 @@ def model_info(model: WorldModel, *, stamp_ns: int) -> ModelInfo:
 
 
 class FuturesWriter:
-    """Makes PredictedFutures. A message is to be published before the next is made: they share the memory of
-    the latents, a megabyte that would else be made and copied anew for every image."""
+    """Makes PredictedFutures: the same message each time, to be published before the next is made. Its
+    latents, a megabyte that would else be made and copied anew for every image, are written where they are.
+    """
 
     def __init__(self) -> None:
-        self._data = array.array("B")
+        self._message = PredictedFutures()
 
     def write(
         self, result: Result, model: WorldModel, dtype: str, *, goal_asked: bool = False
@@ -45,13 +46,15 @@ class FuturesWriter:
             raise ValueError("the result has no futures")
         fields["goal_asked"] = goal_asked
         if dtype == "float16":
-            latents = result.futures.latents
-            if len(self._data) != 2 * latents.size:
-                self._data = array.array("B", bytes(2 * latents.size))
-            converted = np.frombuffer(self._data, np.float16).reshape(latents.shape)
+            latents, tensor = result.futures.latents, self._message.latents
+            if len(tensor.data) != 2 * latents.size:
+                tensor.data = array.array("B", bytes(2 * latents.size))
+            # What is assigned to a field is copied; the array that the field has is not.
+            converted = np.frombuffer(tensor.data, np.float16).reshape(latents.shape)
             to_half(latents, converted)
-            fields["latents"] = messages.tensor("latents", converted) | {"data": self._data}
-        return fill(PredictedFutures(), fields)
+            fields["latents"]["dtype"] = messages.DTYPE_CODES["float16"]
+            del fields["latents"]["data"]
+        return fill(self._message, fields)
 
 
 def latent_state(result: Result, model: WorldModel) -> LatentState:
