@@ -349,7 +349,8 @@ class Inference:
 
 
 def are_finite(numbers: NDArray[np.float32]) -> bool:
-    # The sum of their sizes, in double, which they cannot overflow. In one pass, without memory.
+    """Whether none of them (any shape) is NaN or infinite; in one pass, and without memory."""
+    # The sum of their magnitudes in double, which finite ones cannot overflow.
     return math.isfinite(cv2.norm(numbers.reshape(1, -1), cv2.NORM_L1))
 
 
