@@ -78,6 +78,19 @@ def test_what_was_measured_is_written_although_nothing_can_be_shown_any_more(
     assert 0 < found < 1000 if ends else found > 60
 
 
+@pytest.mark.parametrize("listening", ["stop_on_signals", "interrupted_by_signals"])
+def test_the_second_hang_up_may_come_when_nobody_listens_any_more(listening: str) -> None:
+    """Of the system and the shell, which comes last cannot be told; files may still be being written."""
+    code = (
+        "import contextlib, signal\n"
+        f"from jepa_runtime.commands.signals import {listening}\n"
+        f"with contextlib.suppress(KeyboardInterrupt), {listening}():\n"
+        "    signal.raise_signal(signal.SIGHUP)\n"
+        "signal.raise_signal(signal.SIGHUP)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
 def test_a_signal_while_a_command_waits_ends_it() -> None:
     """In every line of the wait: with the lock of an Event taken, its set() would wait for that for ever."""
     code = (

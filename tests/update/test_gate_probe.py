@@ -271,13 +271,16 @@ def test_a_probe_that_is_killed_is_a_refusal_that_says_so(hanging: Path, number:
 
 
 def test_a_probe_that_hangs_keeps_nobody_from_ending(hanging: Path) -> None:
+    # Others' may be there, such as multiprocessing's tracker of resources.
+    before = psutil.Process().children()
+
     def stopped() -> None:
-        if psutil.Process().children():
+        if set(psutil.Process().children()) - set(before):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         probe(hanging, budgets=ANYTHING, limits=LIMITS, alive=stopped)
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(before)
 
 
 def test_a_probe_dies_with_its_caller(hanging: Path) -> None:

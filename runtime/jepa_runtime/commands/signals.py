@@ -39,14 +39,17 @@ class _Stopping(Event):
 @contextmanager
 def stop_on_signals() -> Iterator[Event]:
     """An event that is set by SIGINT, SIGTERM and, unless it is ignored (``nohup``), SIGHUP. A second SIGINT
-    or SIGTERM is handled as if nobody listened. A second SIGHUP is not: when a terminal hangs up, the system
-    sends one and the shell another."""
+    or SIGTERM is handled as if nobody listened. After a SIGHUP every other one is ignored, at the end too:
+    when a terminal hangs up, the system sends one and the shell another, maybe while results are being
+    written."""
     stopping = _Stopping()
     with _kept(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as previous:
 
         def stop(number: int, _: object) -> None:
             stopping.set()
-            if number != signal.SIGHUP:
+            if number == signal.SIGHUP:
+                previous[number] = signal.SIG_IGN
+            else:
                 signal.signal(number, previous[number])
 
         for number in previous:
@@ -62,6 +65,8 @@ def interrupted_by_signals() -> Iterator[None]:
     with _kept(signal.SIGTERM, signal.SIGHUP) as previous:
 
         def interrupt(number: int, _: object) -> None:
+            if number == signal.SIGHUP:
+                previous[number] = signal.SIG_IGN
             for each in previous:
                 signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else previous[each])
             raise KeyboardInterrupt(number)
@@ -73,7 +78,8 @@ def interrupted_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _kept(*numbers: int) -> Iterator[dict[int, Any]]:
-    """The handlers of signals, which are theirs again at the end; none of a SIGHUP that is ignored."""
+    """The handlers of signals, which are theirs again at the end, as they then stand here; none of a SIGHUP
+    that is ignored."""
     found = {number: signal.getsignal(number) for number in numbers}
     previous = {
         number: handler
