@@ -49,8 +49,7 @@ def stop_on_signals() -> Iterator[Event]:
             stopping.set()
             if number == signal.SIGHUP:
                 previous[number] = signal.SIG_IGN
-            else:
-                signal.signal(number, previous[number])
+            signal.signal(number, previous[number])
 
         for number in previous:
             signal.signal(number, stop)

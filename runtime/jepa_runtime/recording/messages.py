@@ -221,7 +221,7 @@ def image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
         "encoding": "rgb8",
         "is_bigendian": 0,
         "step": width * 3,
-        "data": np.ascontiguousarray(rgb).reshape(-1),
+        "data": rgb.ravel(),
     }
 
 

@@ -7,7 +7,6 @@ assigning an ndarray or a list is up to a thousand times slower.
 from __future__ import annotations
 
 import array
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,11 +21,11 @@ Message = TypeVar("Message")
 
 _NS_PER_S = 1_000_000_000
 # By the types themselves: to ask one for its name takes longer than all the rest.
-_TYPE_CODES = {np.dtype(kind): kind for kind in "BIfd"} | {np.dtype("u8"): "Q", np.dtype("i8"): "q"}
+_TYPE_CODES = {np.dtype(code): code for code in "BIQqfd"}
 
 
-def fill(message: Message, fields: Mapping[str, Any]) -> Message:
-    """Assign ``fields`` (nested mappings, see :mod:`jepa_runtime.recording.messages`) to ``message`` and
+def fill(message: Message, fields: messages.Fields) -> Message:
+    """Assign ``fields`` (nested, see :mod:`jepa_runtime.recording.messages`) to ``message`` and
     return it."""
     for name, value in fields.items():
         if isinstance(value, dict):
