@@ -162,13 +162,15 @@ def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
 @pytest.mark.parametrize(
     ("before", "kept", "after", "ends"),
     [
-        # Of how many keys of the timestamp how many had to sign, those that stay, and how many have to now.
-        ((3, 2), 2, 2, False),
+        # Number of timestamp keys and threshold before; old keys that stay; threshold now.
+        ((3, 2), 3, 2, False),
+        ((3, 2), 3, 1, False),
+        ((3, 2), 2, 2, True),
         ((3, 2), 1, 2, True),
         ((1, 1), 1, 2, True),
     ],
 )
-def test_floors_end_once_fewer_of_the_old_keys_are_left_than_have_to_sign(
+def test_floors_end_once_some_old_signers_can_no_longer_sign(
     robot: Robot, repository: Repository, before: tuple[int, int], kept: int, after: int, ends: bool
 ) -> None:
     root = repository.signed["root"]

@@ -1,10 +1,10 @@
 """The signed metadata of a repository: refreshes of python-tuf, with a robot's own floors, time and limits.
 
 1. The root that came with the robot is where every refresh begins, whatever the stored metadata is.
-2. Floors, kept elsewhere, stand in for stored metadata that got lost: no role may fall below them. They end
-   as in the specification (5.3.11): once the root names other keys for the timestamp or the snapshot, what
-   the old keys signed counts no more, so that who stole them cannot stop a robot for ever with a high number,
-   be it that of a role or of a release.
+2. Floors, stored elsewhere, stand in for stored metadata that got lost: no role may fall below them. They end
+   as in the specification (5.3.11): once the root no longer accepts a set of keys that could sign the
+   timestamp or the snapshot, floors that these keys may have raised end, under whichever root they were
+   raised. A thief cannot stop a robot for ever with a high number, be it that of a role or of a release.
 3. The time that decides on expiry is that of the latest signature seen, or of the clock if that is later: a
    clock that was set back revives nothing.
 """
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -110,22 +110,24 @@ class MetadataUpdater(Updater):
         return f"{folder}{slash}{next(iter(info.hashes.values()))}.{name}"
 
     def _holding(self) -> Floors:
-        """The floors without those that end with the keys that signed what they were learnt from."""
+        """Return the floors without those whose signing keys have been replaced since.
+
+        A floor may have been raised under any earlier root: while a rotation is in progress, also under one
+        in which the old and the new key both count.
+        """
         root = self._trusted_set.root
-        version = self._floors.versions.get(Root.type, root.version)
-        if version >= root.version:
-            return self._floors
-        try:
-            before = Metadata.from_bytes((self._history / f"{version}.root.json").read_bytes()).signed
-        except (OSError, exceptions.RepositoryError):
-            before = None
-        if not isinstance(before, Root):
-            # From before the root that came with the robot, and lost: nothing tells which keys signed then.
+        last = self._floors.versions.get(Root.type, root.version)
+        known = self._known_roots(last) if last < root.version else {}
+        if last not in known:
+            # Nothing newer; or the last root is lost, and nothing says which keys signed then.
             return self._floors
         ended = {
             role
             for role in (Timestamp.type, Snapshot.type)
-            if len({*before.roles[role].keyids} & {*root.roles[role].keyids}) < root.roles[role].threshold
+            if any(
+                _ends_signers(before, root, role) and not _ends_signers(before, known[last], role)
+                for before in known.values()
+            )
         }
         # The snapshot holds the versions of all roles but these two, and with them what channels offer.
         held_by = {Root.type: Root.type, Timestamp.type: Timestamp.type}
@@ -138,6 +140,16 @@ class MetadataUpdater(Updater):
             None if Timestamp.type in ended else self._floors.signed_at,
             {} if Snapshot.type in ended else self._floors.release_seqs,
         )
+
+    def _known_roots(self, last: int) -> dict[int, Root]:
+        """Return the stored roots up to version ``last``, by version."""
+        known = {}
+        for path in self._history.glob("*.root.json"):
+            with suppress(OSError, exceptions.RepositoryError):
+                signed = Metadata.from_bytes(path.read_bytes()).signed
+                if isinstance(signed, Root) and signed.version <= last:
+                    known[signed.version] = signed
+        return known
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -191,6 +203,13 @@ class MetadataFetcher(FetcherInterface):
 def most_bytes(name: str) -> int:
     """How long a file of metadata may be."""
     return _MAX_SNAPSHOT_BYTES if name.endswith("snapshot.json") else _MAX_METADATA_BYTES
+
+
+def _ends_signers(before: Root, now: Root, role: str) -> bool:
+    """Whether some keys that could sign a role together under one root cannot do so under a later one."""
+    then, since = before.roles[role], now.roles[role]
+    removed = len({*then.keyids} - {*since.keyids})
+    return max(0, then.threshold - removed) < since.threshold
 
 
 def signed_at(signed: Signed) -> datetime | None:
