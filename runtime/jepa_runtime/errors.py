@@ -58,6 +58,10 @@ class TrustError(UpdateError):
     """What a repository says is not signed as it must be, is older than what was seen, or has expired."""
 
 
+class UnlistedError(TrustError):
+    """No role that is trusted for a file lists it."""
+
+
 class FetchError(UpdateError):
     """A file could not be fetched now; another attempt may succeed."""
 

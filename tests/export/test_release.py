@@ -96,7 +96,8 @@ def test_the_client_of_robots_follows_releases_and_rotations(
     for bundle in (first, second):
         release = publish(opened(repo), bundle, STABLE)
         trust = robot.refresh()
-        assert parse_release(trust.read("models/stable/toy/latest.json", MAX_POINTER_BYTES)) == release
+        for path in ("latest.json", f"releases/{release.version}.json"):
+            assert parse_release(trust.read(f"models/stable/toy/{path}", MAX_POINTER_BYTES)) == release
         manifest = trust.read(release.manifest_target, MAX_MANIFEST_BYTES)
         assert hashlib.sha256(manifest).hexdigest() == bundle.sha256
         for role in ("root", "timestamp", "snapshot", "targets", "channel-stable"):
@@ -151,8 +152,8 @@ def test_a_publisher_that_is_killed_leaves_the_old_release_whole(
         assert installed.sha256 == first.sha256, f"killed after {writes} writes"
         shutil.rmtree(tmp_path / "installed")
         writes += 1
-    # The files; manifest, delta, pointer; channel, snapshot, timestamp.
-    assert writes == len(second.manifest.files) + 3 + 3
+    # The files; manifest, delta, pointer and its copy; channel, snapshot, timestamp.
+    assert writes == len(second.manifest.files) + 4 + 3
     assert client.install(tmp_path / "installed").sha256 == second.sha256
 
 

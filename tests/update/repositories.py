@@ -22,7 +22,7 @@ from tuf.api.metadata import (
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.update.metadata import SIGNED_AT
-from jepa_runtime.update.release import Release, pointer_path
+from jepa_runtime.update.release import Release, pointer_path, release_path
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 LIVES = {
@@ -97,7 +97,11 @@ class Repository:
         for record in bundle.manifest.files:
             self.add(f"{release.folder}/{record.path}", bundle.read(record.path))
         self.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
-        self.add(pointer_path("stable", release.model_id), release.model_dump_json().encode())
+        for path in (
+            pointer_path("stable", release.model_id),
+            release_path("stable", release.model_id, release.version),
+        ):
+            self.add(path, release.model_dump_json().encode())
         self.publish("channel-stable")
 
     def write(self, role: str) -> None:

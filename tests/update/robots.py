@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
-from jepa_runtime.errors import FetchError, RefusedError, TrustError
+from jepa_runtime.errors import FetchError, RefusedError, UnlistedError
 from jepa_runtime.update import robot
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.metadata import Floors
 from jepa_runtime.update.provision import provision
-from jepa_runtime.update.release import Budgets, Release, Robot, check_meant, pointer_path, told_of
+from jepa_runtime.update.release import (
+    Budgets,
+    Release,
+    Robot,
+    check_meant,
+    pointer_path,
+    release_path,
+    told_of,
+)
 from jepa_runtime.update.serving import Health
 from jepa_runtime.update.state import Phase, State
 from jepa_runtime.update.store import Store
@@ -123,8 +131,13 @@ class Repository:
         for record in bundle.manifest.files:
             self.files[f"{release.folder}/{record.path}"] = (bundle.path / record.path).read_bytes()
         self.files[release.manifest_target] = (bundle.path / MANIFEST_NAME).read_bytes()
-        self.files[pointer_path(CHANNEL, MODEL)] = release.model_dump_json().encode()
+        self.point(release)
         return release
+
+    def point(self, release: Release) -> None:
+        """Make a release the latest."""
+        for path in (pointer_path(CHANNEL, MODEL), release_path(CHANNEL, MODEL, release.version)):
+            self.files[path] = release.model_dump_json().encode()
 
     def refresh(self, floors: Floors) -> Floors:
         self.floors = floors
@@ -137,7 +150,7 @@ class Repository:
         if self.error is not None:
             raise self.error
         if path not in self.files:
-            raise TrustError(f"{path}: not listed")
+            raise UnlistedError(f"{path}: not listed")
         return self.files[path]
 
     def download(self, path: str, part: Path, progress: Progress | None = None) -> None:

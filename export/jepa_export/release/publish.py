@@ -1,7 +1,8 @@
 """Releases: a new one, how far it is rolled out, back to an old one, and those that are not to run any more.
 
-A channel has one pointer per model, ``latest.json`` (:mod:`jepa_runtime.update.release`). What each version
-was released as stands beside its manifest in the signed metadata, so that a downgrade can name it.
+A channel has one pointer per model, ``latest.json``, and a copy of the last pointer to each version
+(:mod:`jepa_runtime.update.release`), for fleets that order an earlier version and for a downgrade. The
+numbers of a version's releases are stored with its manifest in the signed metadata.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ from jepa_runtime.update.release import (
     Release,
     parse_release,
     pointer_path,
+    release_path,
     told_of,
 )
 from jepa_runtime.verification import golden_parity
 
 # Beside the versions of a model.
 _DELTAS = "deltas"
-# What differs from one release of a version to the next.
-_OF_A_RELEASE = ("release_seq", "rollout", "deltas", "revoked", "revoked_manifests")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +223,9 @@ def downgrade(
         )
     if is_revoked(versions[version], release):
         raise JepaExportError(f"{model_id} {version} was revoked, as release {_numbers(versions[version])}")
-    listed = repository.channel(channel).targets[f"{_folder(channel, model_id, version)}/{MANIFEST_NAME}"]
-    fields = json.loads(listed.custom["terms"]) | {
+    listed = repository.channel(channel).targets[release_path(channel, model_id, version)]
+    last = parse_release(repository.content(listed), listed.path)
+    fields = last.model_dump(mode="json") | {
         "release_seq": _next_seq(release, None),
         "rollout": {"percent": percent, "salt": release.rollout.salt},
         "revoked": list(release.revoked),
@@ -280,10 +281,8 @@ def _release(repository: Repository, channel: str, fields: dict[str, Any], count
     """Make a version that is there the latest release."""
     manifest = repository.channel(channel).targets[f"{fields['folder']}/{MANIFEST_NAME}"]
     numbers = [*cast("list[int]", manifest.custom["released_as"]), fields["release_seq"]]
-    # As text: the canonical JSON that is signed knows no fractions.
-    terms = json.dumps({name: value for name, value in fields.items() if name not in _OF_A_RELEASE})
     offered = _offer(repository, channel, fields["model_id"], fields["version"], count)
-    manifest.unrecognized_fields["custom"] = {"released_as": numbers, "terms": terms}
+    manifest.unrecognized_fields["custom"] = {"released_as": numbers}
     return _point(repository, channel, fields | {"deltas": offered})
 
 
@@ -292,7 +291,11 @@ def _point(repository: Repository, channel: str, fields: dict[str, Any]) -> Rele
     gone = _revoked_manifests(repository, channel, release)
     content = json.dumps(release.model_dump(mode="json") | {"revoked_manifests": gone}, indent=1).encode()
     release = parse_release(content, "release")
-    repository.add(channel, pointer_path(channel, release.model_id), content)
+    for path in (
+        pointer_path(channel, release.model_id),
+        release_path(channel, release.model_id, release.version),
+    ):
+        repository.add(channel, path, content)
     _keep_deltas(repository, channel, release)
     repository.commit(channel_role(channel))
     return release

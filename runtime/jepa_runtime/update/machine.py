@@ -36,7 +36,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from jepa_runtime.update.release import Release
-from jepa_runtime.update.state import Installed, Phase, Refusal, Result, State, Work, floor_key
+from jepa_runtime.update.state import Installed, Phase, Refusal, Result, State, Work
 
 BUDGET = 40
 WAIT_S = 30.0
@@ -165,12 +165,7 @@ def start(state: State, *, looks: bool = False) -> State:
 
 def found(state: State, channel: str, release: Release) -> State:
     """A channel offers a release: attempts at another one count no more."""
-    key = floor_key(channel, release.model_id)
-    known = replace(
-        state,
-        work=Work(channel=channel, release=release),
-        release_seqs={**state.release_seqs, key: max(release.release_seq, state.release_seqs.get(key, 0))},
-    )
+    known = replace(state, work=Work(channel=channel, release=release))
     if state.work is None or state.work.release.manifest_sha256 == release.manifest_sha256:
         return known
     return replace(known, attempts={}, waits=0, transitions=0)

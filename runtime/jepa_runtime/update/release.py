@@ -1,8 +1,11 @@
-"""What a channel says about its latest release, and whether that is for this robot.
+"""What a channel says about its releases, and whether one is for this robot.
 
 A channel keeps one small file per model, ``models/CHANNEL/MODEL_ID/latest.json``. It is signed as all else
 is, and says which release is to run, on what, how it is to be judged, and how far it has been rolled out. A
 downgrade on purpose is an old version under a new, higher ``release_seq``.
+
+``models/CHANNEL/MODEL_ID/releases/VERSION.json`` is a copy of the last pointer to a version, by which a fleet
+server may order a version that is not the latest. What is revoked, the latest pointer alone says.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ class Delta(_Model):
 
 
 class Release(_Model):
-    """The content of ``latest.json``.
+    """The content of ``latest.json`` and of ``releases/VERSION.json``.
 
     Attributes:
         release_seq: rises with every release of the model in this channel.
@@ -154,8 +157,13 @@ def pointer_path(channel: str, model_id: str) -> str:
     return f"models/{channel}/{model_id}/{POINTER_NAME}"
 
 
+def release_path(channel: str, model_id: str, version: str) -> str:
+    """Path of the last pointer to a version of a model."""
+    return f"models/{channel}/{model_id}/releases/{version}.json"
+
+
 def parse_release(content: bytes, where: str = POINTER_NAME) -> Release:
-    """Read ``latest.json``.
+    """Read ``latest.json`` or ``releases/VERSION.json``.
 
     Raises:
         TrustError: it is too long, no strict JSON, of an unknown version, or a field is wrong.

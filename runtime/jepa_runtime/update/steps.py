@@ -16,6 +16,7 @@ from jepa_runtime.errors import (
     StorageError,
     TrustError,
     UndecidedError,
+    UnlistedError,
 )
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Download, Repository
@@ -44,6 +45,7 @@ from jepa_runtime.update.release import (
     left_out,
     parse_release,
     pointer_path,
+    release_path,
 )
 from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.sources import BusyError, Clock
@@ -76,7 +78,8 @@ class Steps:
         progress: is told how many bytes of a release are there, and of how many.
         any_interface: whether a release may have other actions than what serves.
         again: whether to try what was refused.
-        only_version: is installed and no other; None: what the channel offers.
+        only_version: the one version that may be installed, which need not be the channel's latest; None: the
+            latest.
     """
 
     config: Config
@@ -140,13 +143,14 @@ class Steps:
         return found(state, self.config.channel, release), Done()
 
     def _offered(self, state: State) -> tuple[State, Release]:
-        """What the channel offers now, and the state with the floors that follow."""
+        """The release that the channel offers now, and the state with the floors that follow."""
         channel, model_id = self.config.channel, self.config.model_id
         seen = self.repository.refresh(Floors(state.versions, state.signed_at, state.release_seqs))
         state = replace(state, **vars(seen), checked_at=self.now())
         path = pointer_path(channel, model_id)
         release = parse_release(self.repository.read(path, MAX_POINTER_BYTES), path)
-        floor = state.release_seqs.get(floor_key(channel, model_id), 0)
+        key = floor_key(channel, model_id)
+        floor = state.release_seqs.get(key, 0)
         if release.model_id != model_id:
             raise TrustError(f"{path}: offers {release.model_id}, not {model_id}: publish it again")
         if release.release_seq < floor:
@@ -154,7 +158,46 @@ class Steps:
                 f"{path}: offers release {release.release_seq}, but {floor} was offered before: an older "
                 "version has to be published under a higher number"
             )
-        return state, release
+        seqs = {**state.release_seqs, key: release.release_seq}
+        return replace(state, release_seqs=seqs), self._ordered(release)
+
+    def _ordered(self, latest: Release) -> Release:
+        """The release of ``only_version``; the latest where the channel does not list that or revoked it."""
+        version = self.only_version
+        ordered = latest if version in (None, latest.version) else self._listed(version)
+        if (
+            ordered is None
+            or ordered.release_seq in latest.revoked
+            or ordered.manifest_sha256 in latest.revoked_manifests
+        ):
+            return latest
+        # Only the latest pointer is up to date about revocations.
+        current = {"revoked": latest.revoked, "revoked_manifests": latest.revoked_manifests}
+        return ordered.model_copy(update=current)
+
+    def _listed(self, version: str) -> Release | None:
+        """The last release of a version, where the channel lists one."""
+        model_id = self.config.model_id
+        path = release_path(self.config.channel, model_id, version)
+        try:
+            release = parse_release(self.repository.read(path, MAX_POINTER_BYTES), path)
+        except UnlistedError:
+            return None
+        if (release.model_id, release.version) != (model_id, version):
+            raise TrustError(f"{path}: is of {release.model_id} {release.version}: publish it again")
+        return release
+
+    def _committed_seq(self, state: State) -> int:
+        """The number of the release that this robot is committed to; 0 if the channel never released it."""
+        good = state.good
+        if good is None:
+            return 0
+        same = (good.channel, good.model_id) == (self.config.channel, self.config.model_id)
+        known = good.release_seq if same else 0
+        listed = self._listed(good.version)
+        if listed is None or listed.manifest_sha256 != good.manifest_sha256:
+            return known
+        return max(known, listed.release_seq)
 
     def _resolve(self, state: State) -> Step:
         work, now = _work(state), self.now()
@@ -167,7 +210,8 @@ class Steps:
         state = replace(state, alarm=alarm)
         if self.only_version not in (None, release.version):
             return state, NothingNew(
-                f"the fleet asks for {self.only_version}, the channel offers {release.version}"
+                f"the fleet asks for {self.only_version}: channel {work.channel} does not list it, or has "
+                f"revoked it; its latest is {name}"
             )
         refusal = state.refused.get(release.manifest_sha256)
         if is_offered(state, work):
@@ -177,6 +221,12 @@ class Steps:
             return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")
         if state.pinned:
             return state, NothingNew(f"{name} is offered, but this robot is pinned to what it has")
+        latest_seq = state.release_seqs.get(floor_key(work.channel, release.model_id), 0)
+        if release.release_seq < latest_seq and release.release_seq < (least := self._committed_seq(state)):
+            return state, NothingNew(
+                f"the fleet asks for {name}, which is older than release {least} that this robot is "
+                "committed to: release it again under a higher number (jepa-export release downgrade)"
+            )
         if refusal is not None and blocks(refusal, now, state.signed_at) and not self.again:
             until = "" if refusal.not_before is None else f" until {refusal.not_before:%Y-%m-%d %H:%M} UTC"
             return state, NothingNew(

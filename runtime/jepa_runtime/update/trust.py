@@ -17,7 +17,7 @@ from tuf.api import exceptions
 from tuf.api.metadata import TargetFile
 from tuf.api.serialization import DeserializationError
 
-from jepa_runtime.errors import StorageError, TrustError, UpdateError
+from jepa_runtime.errors import StorageError, TrustError, UnlistedError, UpdateError
 from jepa_runtime.update.durable import make_folder, sync_file, sync_folder
 from jepa_runtime.update.fetch import Allowance, Progress, fetch_bytes, fetch_file
 from jepa_runtime.update.metadata import Floors, MetadataFetcher, MetadataUpdater
@@ -89,8 +89,9 @@ class Trust:
         """The content of a small file.
 
         Raises:
-            TrustError: no role that is trusted for it lists it, that role is not to be trusted, it is longer
-                than ``max_bytes``, or is not what was signed.
+            UnlistedError: no role that is trusted for it lists it.
+            TrustError: that role is not to be trusted, it is longer than ``max_bytes``, or is not what was
+                signed.
             FetchError: it, or what that role says, cannot be fetched now.
             StorageError: what that role says cannot be stored.
         """
@@ -140,7 +141,7 @@ class Trust:
         with self._judged():
             info = self._updater.get_targetinfo(path)
         if info is None:
-            raise TrustError(
+            raise UnlistedError(
                 f"{path}: no role that is trusted for it lists it: publish it, or correct the name"
             )
         return info, self._updater.stored_path(info)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -17,6 +17,16 @@ from tests.update.hawkbit.ddi_server import DdiServer
 from tests.update.robots import Serving, Site
 
 
+class Server(Protocol):
+    """Where a robot gets its orders, and the token that lets it in."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def target_token(self) -> str: ...
+
+
 class Robot(Site):
     """A robot that serves 1.0.0 and is one of a fleet.
 
@@ -27,14 +37,14 @@ class Robot(Site):
 
     serving: Serving
 
-    def __init__(self, root: Path, bundle: Bundle, ddi: DdiServer, **fields: Any) -> None:
-        super().__init__(root, bundle, hawkbit=Hawkbit(url=ddi.url), **fields)
+    def __init__(self, root: Path, bundle: Bundle, server: Server, **fields: Any) -> None:
+        super().__init__(root, bundle, hawkbit=Hawkbit(url=server.url), **fields)
         self.serving = Serving()
         self.serving.serves = bundle
         self.lines: list[str] = []
         self.on_alive: Callable[[], None] = lambda: None
         token = root / "hawkbit.token"
-        token.write_text(ddi.target_token + "\n", encoding="ascii")
+        token.write_text(server.target_token + "\n", encoding="ascii")
         token.chmod(0o600)
         self.restart()
 

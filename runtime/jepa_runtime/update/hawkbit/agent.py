@@ -130,9 +130,12 @@ def attributes(config: Config, state: State, software: str) -> dict[str, str]:
         software: the version of jepa-edge.
     """
     good = state.good
+    version = "none" if good is None else good.version
     told = {
         "jepa.model": config.model_id,
-        "jepa.version": "none" if good is None else good.version,
+        "jepa.version": version,
+        # The name under which gooseBit and SWUpdate fleets look for it.
+        "sw_version": version,
         "jepa.release_seq": "0" if good is None else str(good.release_seq),
         "jepa.channel": config.channel,
         "jepa.hardware": ",".join(config.hardware_ids),

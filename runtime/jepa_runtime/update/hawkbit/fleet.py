@@ -56,8 +56,9 @@ class Fleet:
         self._sleep_s = _FIRST_SLEEP_S
         self._next_poll = self._next_look = self._next_round = self._quiet_until = clock.monotonic()
         self._only_looks = False
-        # What the server was told last of an action that goes on.
-        self._said: object = None
+        # The last report on an action in progress: action, execution, and more.
+        self._said: tuple[object, ...] = ()
+        self._said_since_poll = False
         # The action from whose update somebody took the lock.
         self._interrupted: str | None = None
         self._compared: object = None
@@ -130,7 +131,7 @@ class Fleet:
     def _poll(self) -> Offer:
         self._next_poll = self._clock.monotonic() + self._sleep_s
         offer = self._server.poll()
-        self._sleep_s = offer.sleep_s
+        self._sleep_s, self._said_since_poll = offer.sleep_s, False
         self._next_poll = self._clock.monotonic() + offer.sleep_s
         if (reached := self._kept.reached(self._now())) is not self._kept:
             with suppress(StorageError):
@@ -354,7 +355,8 @@ class Fleet:
             raise
 
     def _talk(self, order: Order, now: State, percent: int | None) -> None:
-        """Say how far it is, and ask whether it is still wanted; who fails is left alone for a while.
+        """Report each new execution at once and news of the same one once per poll, and ask whether the order
+        still holds; after a failure the server is left alone for a while.
 
         Raises:
             Leave: it is not, or otherwise.
@@ -362,7 +364,9 @@ class Fleet:
         if self._clock.monotonic() < self._quiet_until:
             return
         try:
-            self._say(order, *agent.progress(order, now), percent)
+            execution, doing = agent.progress(order, now)
+            if not self._said_since_poll or self._said[:2] != (order.action, execution):
+                self._say(order, execution, doing, percent)
             if self._clock.monotonic() >= self._next_poll and self._ordered(self._poll()) != order:
                 raise Leave
         except UpdateError as error:
@@ -376,7 +380,7 @@ class Fleet:
         # Of an order that is not confirmed the server hears nothing yet.
         if order.confirmed and told != self._said:
             self._server.tell("deploymentBase", order.action, feedback(execution, "none", details, percent))
-            self._said = told
+            self._said, self._said_since_poll = told, True
 
     def _pause_after(self, error: UpdateError) -> float:
         return _within(error.after_s if isinstance(error, BusyError) else self._sleep_s)
