@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -91,7 +92,14 @@ def _add_publishing(commands: Any) -> None:
     rollout.add_argument("--percent", type=numbers.percent, required=True)
     rollout.add_argument("--shrink", action="store_true", help="allow a smaller part than before")
     revoke = _signing_command(commands, "revoke", _revoke, "let no robot run a release any more")
-    revoke.add_argument("--release-seq", type=int, required=True, metavar="N")
+    which = revoke.add_mutually_exclusive_group(required=True)
+    which.add_argument("--release-seq", type=int, metavar="N", help="a release of this channel, by number")
+    which.add_argument(
+        "--manifest",
+        type=_sha256,
+        metavar="SHA256",
+        help="any bundle, by the SHA-256 of its manifest.json: one that a thief has signed, for instance",
+    )
     downgrade = _signing_command(commands, "downgrade", _downgrade, "release an old version again")
     downgrade.add_argument("--version", required=True)
     downgrade.add_argument(
@@ -199,11 +207,14 @@ def _rollout(arguments: argparse.Namespace) -> int:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    from jepa_export.release.publish import revoke
+    from jepa_export.release.publish import revoke, revoke_manifest
 
     with _opened(arguments) as repository:
-        release = revoke(repository, arguments.channel, arguments.model, arguments.release_seq)
-    revoked = ", ".join(map(str, release.revoked))
+        if arguments.manifest is not None:
+            release = revoke_manifest(repository, arguments.channel, arguments.model, arguments.manifest)
+        else:
+            release = revoke(repository, arguments.channel, arguments.model, arguments.release_seq)
+    revoked = ", ".join((*map(str, release.revoked), *release.revoked_manifests))
     _say(f"revoked releases of {release.model_id} in {arguments.channel}: {revoked}")
     _check_reach(repository)
     return 0
@@ -328,6 +339,12 @@ def _externals(arguments: argparse.Namespace) -> dict[str, list[External]]:
 
 def _sequence(text: str) -> int | None:
     return None if text == "auto" else int(text)
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no SHA-256: 64 hexadecimal digits are expected")
+    return text.lower()
 
 
 def _tell(channel: str, release: Release) -> None:

@@ -123,6 +123,11 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
             "(downgrade)"
         )
     previous = latest(repository, channel, manifest.model_id)
+    if previous is not None and bundle.sha256 in previous.revoked_manifests:
+        raise JepaExportError(
+            f"{bundle.path}: channel {channel} has revoked this bundle ({bundle.sha256}), and no robot will "
+            f"run it again: give it another version (version in its {MANIFEST_NAME})"
+        )
     fields = {
         "schema_version": SCHEMA_VERSION,
         "model_id": manifest.model_id,
@@ -136,6 +141,7 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
         "budgets": dict(terms.budgets),
         "rollout": {"percent": terms.percent, "salt": terms.salt or manifest.model_id},
         "revoked": list(previous.revoked) if previous else [],
+        "revoked_manifests": list(previous.revoked_manifests) if previous else [],
     }
     _checked(fields)
     for record in manifest.files:
@@ -171,6 +177,28 @@ def rollout(
     return _point(repository, channel, changed)
 
 
+def revoke_manifest(repository: Repository, channel: str, model_id: str, manifest_sha256: str) -> Release:
+    """Revoke a bundle by the SHA-256 of its manifest, whether or not this repository has ever released it.
+
+    Robots of the channel that have it go back to the release before it, or replace it; none installs it or
+    goes back to it again.
+
+    Raises:
+        JepaExportError: it is the latest release, the channel has no release of the model, or too few keys
+            are at hand.
+        TrustError: that is no SHA-256.
+        StorageError: it cannot be written.
+    """
+    release = _must_have(repository, channel, model_id)
+    if manifest_sha256 == release.manifest_sha256:
+        raise JepaExportError(
+            f"{manifest_sha256} is {release.name} of {model_id}, the latest of channel {channel}: publish "
+            "another or downgrade first, then revoke it"
+        )
+    gone = sorted({*release.revoked_manifests, manifest_sha256})
+    return _point(repository, channel, release.model_dump(mode="json") | {"revoked_manifests": gone})
+
+
 def revoke(repository: Repository, channel: str, model_id: str, release_seq: int) -> Release:
     """Let no robot run a release any more; those that do go back to what they know to be good.
 
@@ -188,7 +216,8 @@ def revoke(repository: Repository, channel: str, model_id: str, release_seq: int
     if release_seq in versions[release.version]:
         raise JepaExportError(
             f"release {release_seq} of {model_id} is {release.version}, the latest of channel {channel}: "
-            "publish another or downgrade first, then revoke it"
+            "publish another or downgrade first, then revoke it; a bundle that somebody else released under "
+            "this number is revoked by the SHA-256 of its manifest (--manifest)"
         )
     revoked = sorted({*release.revoked, release_seq})
     return _point(repository, channel, release.model_dump(mode="json") | {"revoked": revoked})
@@ -221,14 +250,15 @@ def downgrade(
         raise JepaExportError(
             f"{model_id} {version} is no earlier version of channel {channel}: there are {others}"
         )
-    if is_revoked(versions[version], release):
-        raise JepaExportError(f"{model_id} {version} was revoked, as release {_numbers(versions[version])}")
     listed = repository.channel(channel).targets[release_path(channel, model_id, version)]
     last = parse_release(repository.content(listed), listed.path)
+    if is_revoked(versions[version], release) or last.manifest_sha256 in release.revoked_manifests:
+        raise JepaExportError(f"{model_id} {version} was revoked, as release {_numbers(versions[version])}")
     fields = last.model_dump(mode="json") | {
         "release_seq": _next_seq(release, None),
         "rollout": {"percent": percent, "salt": release.rollout.salt},
         "revoked": list(release.revoked),
+        "revoked_manifests": list(release.revoked_manifests),
     }
     return _release(repository, channel, fields, count)
 
@@ -288,7 +318,7 @@ def _release(repository: Repository, channel: str, fields: dict[str, Any], count
 
 def _point(repository: Repository, channel: str, fields: dict[str, Any]) -> Release:
     release = _checked(fields)
-    gone = _revoked_manifests(repository, channel, release)
+    gone = sorted({*release.revoked_manifests, *_revoked_manifests(repository, channel, release)})
     content = json.dumps(release.model_dump(mode="json") | {"revoked_manifests": gone}, indent=1).encode()
     release = parse_release(content, "release")
     for path in (

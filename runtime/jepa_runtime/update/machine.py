@@ -47,6 +47,9 @@ FIRST_REFUSAL = timedelta(hours=1)
 LONGEST_REFUSAL = timedelta(days=7)
 _MAX_REFUSED = 64
 _MAX_REASON = 1000
+_NOTHING_LEFT = (
+    "nothing serves: an update failed, and the model before it was revoked: publish another release"
+)
 
 _ROAD = (
     Phase.CHECK, Phase.RESOLVE, Phase.DOWNLOAD, Phase.VERIFY, Phase.STAGE, Phase.PROBE, Phase.SHADOW,
@@ -282,7 +285,8 @@ def _gained(state: State) -> State:
         case Phase.SWITCH:
             return replace(state, current=candidate)
         case Phase.ROLLBACK:
-            return replace(state, current=state.good, alarm="")
+            alarm = _NOTHING_LEFT if state.alarm and state.good is None else ""
+            return replace(state, current=state.good, alarm=alarm)
         case Phase.COMMIT:
             key = _sha256(candidate)
             return replace(

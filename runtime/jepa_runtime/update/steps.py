@@ -219,7 +219,7 @@ class Steps:
                 return state, NothingNew(f"{name} serves, though it is to make way")
             # The same bytes may have been published under another number.
             return replace(state, current=work.installed, good=work.installed), NothingNew(f"{name} serves")
-        if state.pinned:
+        if state.pinned and not (state.current and work.revokes(state.current)):
             return state, NothingNew(f"{name} is offered, but this robot is pinned to what it has")
         latest_seq = state.release_seqs.get(floor_key(work.channel, release.model_id), 0)
         if release.release_seq < latest_seq and release.release_seq < (least := self._committed_seq(state)):
@@ -340,10 +340,14 @@ class Steps:
         except FetchError as error:
             self.note("not asked again before the switch", reason=str(error))
             return state, Done()
+        work = Work(channel=self.config.channel, release=offered)
+        state, back, _ = way_back(state, work, self.store, self.note)
+        if back is not None:
+            return state, back
         if offered.manifest_sha256 == release.manifest_sha256:
             why = left_out(offered, self.config.device_id)
             return state, Dropped(why) if why else Done()
-        if release.release_seq in offered.revoked:
+        if work.revokes(_work(state).installed):
             return state, Dropped(f"{release.name} was revoked before its switch")
         return state, Dropped(f"{offered.name} is offered now, no longer {release.name}")
 

@@ -20,9 +20,11 @@ def way_back(
         note: writes to the audit log.
 
     Returns:
-        The state, without what served before where that was revoked, since it is not gone back to; the way
-        back, if it is to be gone; and the alarm that there is, or none.
+        The state without what may not be gone back to because it was revoked; the way back, if one is due;
+        and the alarm, or an empty string.
     """
+    if state.current is None:
+        return state, None, state.alarm
     if state.previous is not None and work.revokes(state.previous):
         note("what served before was revoked", before=state.previous.version)
         state = replace(state, previous=None)
@@ -33,7 +35,9 @@ def way_back(
         why = f"release {current.release_seq}, which serves, was revoked"
         if earlier not in (None, current):
             return state, Back(earlier, why), ""
-        return state, None, f"{why}, and there is no other to go back to: it serves on"
+        # It serves until something replaces it; an update that fails does not bring it back.
+        store.point("good", None)
+        return replace(state, good=None), None, f"{why}, and there is no other to go back to: it serves on"
     if state.owes_way_back:
         return state, None, state.alarm
     return state, *(way_back_from_damage(state, store) if is_offered(state, work) else (None, ""))
