@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,22 @@ opening = pytest.importorskip(
 from jepa_ros.world_model_parameters import PARAMETERS  # noqa: E402
 
 from jepa_runtime import realtime  # noqa: E402
+from jepa_runtime.errors import BackendError  # noqa: E402
 from jepa_runtime.recording.black_box import Topics  # noqa: E402
+from jepa_runtime.update.store import Store  # noqa: E402
+from tests.update.robots import Site, variant  # noqa: E402
 
 pytestmark = pytest.mark.ros
+
+
+def serving(bundle: Path) -> opening.Served:
+    chosen = {each.name: each.default for each in PARAMETERS}
+    return opening.Served(
+        chosen | {"bundle": str(bundle), "lock_memory": False},
+        on_model=lambda model, kept: None,
+        on_result=lambda result: None,
+        topics={"image": Topics("a", "b")},
+    )
 
 
 def test_threads_of_others_that_begin_while_a_model_is_exchanged_do_not_join_it(toy_bundle, monkeypatch):
@@ -25,16 +40,7 @@ def test_threads_of_others_that_begin_while_a_model_is_exchanged_do_not_join_it(
         others.append(threading.Thread(target=let_go.wait))
         others[-1].start()
 
-    chosen = {each.name: each.default for each in PARAMETERS} | {
-        "bundle": str(toy_bundle),
-        "lock_memory": False,
-    }
-    served = opening.Served(
-        chosen,
-        on_model=lambda model, kept: None,
-        on_result=lambda result: None,
-        topics={"image": Topics("a", "b")},
-    )
+    served = serving(toy_bundle)
     try:
         served.swap(str(toy_bundle), another_begins)
         inference = {each.native_id for each in threading.enumerate() if each.name == "jepa-inference"}
@@ -42,4 +48,28 @@ def test_threads_of_others_that_begin_while_a_model_is_exchanged_do_not_join_it(
         assert not joined & {each.native_id for each in others}
     finally:
         let_go.set()
+        served.stop()
+
+
+def test_a_candidate_that_took_the_machine_down_three_times_is_not_opened_by_the_node(toy_bundle, tmp_path):
+    bundles = [variant(toy_bundle, tmp_path / version, version) for version in ("1.0.0", "2.0.0")]
+    site = Site(tmp_path / "robot", bundles[0])
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    store, attempts = Store(site.root), site.root / "serving/attempts.json"
+    store.point("good", bundles[0].sha256)
+
+    served = serving(site.root / "current")
+    assert served.model.bundle.sha256 == bundles[1].sha256
+    assert len(json.loads(attempts.read_text())["boots"]) == 1, "counted before it is opened"
+    served.stop()
+    assert json.loads(attempts.read_text())["boots"] == [], "a stop that was asked for is no fault of it"
+
+    attempts.write_text(json.dumps({"manifest_sha256": bundles[1].sha256, "boots": ["a", "b", "c"]}))
+    served = serving(site.root / "current")
+    try:
+        assert served.model.bundle.sha256 == bundles[0].sha256
+        with pytest.raises(BackendError, match="was opened 3 times, in 3 boots"):
+            served.swap(str(store.folder(bundles[1].sha256)), lambda: None)
+    finally:
         served.stop()

@@ -61,10 +61,10 @@ def running(
         end: is told why the process would end.
     """
 
-    def open_model(folder: Path) -> Any:
-        version = Bundle.open(folder).manifest.version
+    def open_model(bundle: Bundle) -> Any:
+        version = bundle.manifest.version
         opens(version)
-        return Model(WorldModel.open(folder), (happens or {}).get(version, lambda _: None))
+        return Model(WorldModel.open(bundle), (happens or {}).get(version, lambda _: None))
 
     follower = Follower(root, open_model, deadline_ms=deadline_ms, end=end)
     ending = threading.Event()

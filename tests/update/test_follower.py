@@ -128,7 +128,7 @@ def test_a_process_that_lost_its_device_ends(site: Site) -> None:
 def test_a_model_that_is_being_opened_is_not_blamed_where_the_process_is_asked_to_end(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
-    store, marker, opening, spared = Store(site.root), site.root / "serving.what", threading.Event(), []
+    store, marker, opening, spared = Store(site.root), site.root / "serving/what", threading.Event(), []
     other = next(slot for slot in store.present() if slot != store.current())
 
     def slow(version: str) -> None:
@@ -154,7 +154,7 @@ def test_a_model_that_loses_the_device_as_it_is_opened_is_what_the_process_ends_
             raise DeviceLostError("the GPU failed")
 
     def end(_: str) -> None:
-        blamed.append((site.root / "serving.what").read_text().split()[1])
+        blamed.append((site.root / "serving/what").read_text().split()[1])
 
     with running(site.root, opens=loses, end=end):
         store.point("current", other)

@@ -290,7 +290,7 @@ def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bu
     with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
         serving.health()
         raise Died
-    (site.root / "serving.what").write_text(f"another-boot {bundles[0].sha256}")
+    (site.root / "serving/what").write_text(f"another-boot {bundles[0].sha256}")
     with somebody(site.root, serves=bundles[0].sha256):
         assert serving.health().failure == ""
 

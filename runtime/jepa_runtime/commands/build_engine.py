@@ -121,7 +121,8 @@ def _adopt(args: argparse.Namespace) -> None:
         raise JepaRuntimeError("give either a bundle or --robot ROOT")
     if args.robot is not None:
         settings = config.load(args.robot / robot.CONFIG)
-        args.bundle = args.robot / "current"
+        # A candidate has its engines from its gate, and who opens it counts that (update/trials.py).
+        args.bundle = args.robot / ("good" if (args.robot / "good").exists() else "current")
         args.engine, args.precision = args.engine or settings.engine, args.precision or settings.precision
     args.engine = args.engine or "tensorrt"
     if len(alternatives(args.engine)) > 1:

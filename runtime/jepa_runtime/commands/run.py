@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
 
-from jepa_runtime.bundle import Manifest
+from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
     open_console,
@@ -211,8 +211,8 @@ class _Run:
                 stack.enter_context(self._follower.following(pipeline))
             yield pipeline
 
-    def _open(self, folder: str | Path) -> WorldModel:
-        return open_model(self._args, folder)
+    def _open(self, bundle: str | Path | Bundle) -> WorldModel:
+        return open_model(self._args, bundle)
 
     def _feed(self, pipeline: Pipeline) -> None:
         check_commands(self._source, pipeline.model.manifest)

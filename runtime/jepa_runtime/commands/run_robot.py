@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError, BundleError, DeviceLostError, JepaRuntimeError, UpdateError
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.systemd import notify
@@ -22,6 +23,7 @@ from jepa_runtime.update import config, robot, state
 from jepa_runtime.update.conduct import Conduct
 from jepa_runtime.update.local_serving import Seat, Told, answer, listening
 from jepa_runtime.update.store import Store
+from jepa_runtime.update.trials import Trials
 from jepa_runtime.world_model import WorldModel
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class Follower:
     """Between the pipeline of one process and the updates of the robot in ``root``.
 
     Args:
-        open_model: opens what lies in a folder, on the pipeline's thread.
+        open_model: opens a verified bundle, on the pipeline's thread.
         deadline_ms: of encode and predict, where a release says nothing else.
         end: ends the process at once, where nothing else helps: a model that is to make way hangs, or its
             device is lost.
@@ -74,13 +76,14 @@ class Follower:
     def __init__(
         self,
         root: Path,
-        open_model: Callable[[Path], WorldModel],
+        open_model: Callable[[Bundle], WorldModel],
         *,
         deadline_ms: float,
         end: Callable[[str], None] = _end,
     ) -> None:
         self._root, self._open_model, self._deadline_ms, self._end = root, open_model, deadline_ms, end
         self._store, self._conduct = Store(root), Conduct()
+        self._trials = Trials(self._store)
         self._pipeline: Pipeline | None = None
         self._seat: Seat | None = None
         self._opening: tuple[str, float] | None = None
@@ -123,11 +126,12 @@ class Follower:
                 yield
 
     def open(self) -> WorldModel:
-        """The model that serves first: what the link names or, if that cannot be served, or took the process
-        before this one with it, what is good.
+        """Return the model that serves first: the one that the link ``current`` names or, if that cannot be
+        served, took the process before this one with it, or took down too many processes or machines, the
+        last known good model.
 
         Raises:
-            Exception: whatever opening the last of them raised.
+            Exception: opening the last of them failed.
         """
         current, good = self._store.current() or "", self._store.good()
         if good is None or good == current:
@@ -141,16 +145,18 @@ class Follower:
         try:
             return self._opened(current)
         except Exception as error:
+            _LOG.warning("the last known good model %s is opened instead: %s", good[:12], error)
             self._refuse(current, error)
         return self._opened(good)
 
     def _opened(self, sha256: str) -> WorldModel:
         self._blame(sha256)
-        try:
-            return self._open_model(self._store.folder(sha256))
-        except DeviceLostError as error:
-            self._end(str(error))
-            raise
+        with self._trials.opening(sha256):
+            try:
+                return self._open_model(self._store.open(sha256))
+            except DeviceLostError as error:
+                self._end(str(error))
+                raise
 
     def _blame(self, sha256: str) -> None:
         if self._seat is not None and not self._ending.is_set():
@@ -188,6 +194,7 @@ class Follower:
                 if self._seat is not None:
                     # Whoever ends this process may not wait for what is being opened: that is no fault of it.
                     self._seat.blame("")
+                self._trials.close()
         finally:
             notify("STOPPING=1")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.table import Table
 
-from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.parse import describe
 from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.commands.signals import stop_on_signals
@@ -183,9 +182,7 @@ def _checks(root: Path) -> dict[str, Callable[[], str]]:
     def bundle(slot: str | None) -> str:
         if slot is None:
             return "none"
-        opened = Bundle.open(store.folder(slot))
-        if opened.sha256 != slot:
-            raise UpdateError(f"{opened.path}: is not what its slot is named after: go back, or update")
+        opened = store.open(slot)
         return f"{opened.manifest.model_id} {opened.manifest.version}, every file has its hash"
 
     return {

@@ -2,8 +2,9 @@
 of the robot, on which it says how it goes.
 
 A process that ends as it should removes the socket, so one that nobody listens on says that somebody served
-and died; a file beside it says with what, and in which run of the machine. The file of the lock is never
-removed: it says that somebody serves from this folder at times.
+and died; a file next to it says with what, and in which run of the machine. The file of the lock is never
+removed: it says that somebody serves from this folder at times. All of them are in the folder ``serving``,
+which may be a link to a folder of another account: the serving process needs to write nowhere else.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from jepa_runtime.errors import RefusedError, StorageError, UpdateError
 from jepa_runtime.update import durable
 from jepa_runtime.update.serving import Health
 from jepa_runtime.update.store import Store
+from jepa_runtime.update.trials import FOLDER, boot_id
 
-SOCKET, LOCK, HOLD, _MARKER = "serving.sock", "serving.lock", "hold", "serving.what"
+SOCKET, LOCK, MARKER, HOLD = f"{FOLDER}/socket", f"{FOLDER}/lock", f"{FOLDER}/what", "hold"
 _GONE_S, _ANSWER_S, _OPEN_S, _PASSING_S, _SLICE_S = 20.0, 10.0, 600.0, 30.0, 0.1
 _STARTING_S = 300.0
 _MAX_BYTES, _MAX_TEXT, _MOST_DEATHS = 1 << 16, 1000, 2
@@ -210,10 +212,10 @@ class Seat:
 
     def blame(self, sha256: str) -> None:
         """From now on, blame this model if the process dies; empty: none."""
-        beside = self.root / f"{_MARKER}.new"
+        written = self.root / f"{MARKER}.new"
         with suppress(OSError):
-            beside.write_text(f"{_boot()} {sha256}", "ascii")
-            beside.replace(self.root / _MARKER)
+            written.write_text(f"{boot_id()} {sha256}", "ascii")
+            written.replace(self.root / MARKER)
 
 
 @contextmanager
@@ -224,6 +226,8 @@ def listening(root: Path) -> Iterator[Seat]:
         StorageError: another process serves already, or it cannot be made.
     """
     path = root / SOCKET
+    with durable.told(path.parent, "cannot be made"), suppress(FileExistsError):
+        path.parent.mkdir()
     with (
         durable.locked(root / LOCK, who="whoever serves"),
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server,
@@ -253,14 +257,10 @@ def _blamed(root: Path) -> str:
     """The model that killed whoever left the socket; empty: none did. A socket that a power cut left blames
     no model."""
     with suppress(OSError, ValueError):
-        boot, sha256 = (root / _MARKER).read_text("ascii").split()
-        if boot == _boot() and (root / SOCKET).exists():
+        boot, sha256 = (root / MARKER).read_text("ascii").split()
+        if boot == boot_id() and (root / SOCKET).exists():
             return sha256
     return ""
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def _ask(root: Path) -> Told:

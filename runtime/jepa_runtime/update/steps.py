@@ -51,6 +51,7 @@ from jepa_runtime.update.serving import Serving
 from jepa_runtime.update.sources import BusyError, Clock
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
+from jepa_runtime.update.trials import Trials
 from jepa_runtime.update.way_back import is_offered, soundly_good, way_back, way_back_from_damage
 
 _LOOK_S = 1.0
@@ -353,8 +354,9 @@ class Steps:
 
     def _switch(self, state: State) -> Step:
         sha256 = _work(state).release.manifest_sha256
-        folder = self.store.folder(sha256)
-        Bundle.open(folder)
+        if why := Trials(self.store).exhausted(sha256):
+            return state, Refused(why)
+        folder = self.store.open(sha256).path
         self.store.point("current", sha256)
         self.serving.swap(folder)
         return replace(state, watched=self.serving.health().serves is not None), Done()
@@ -363,6 +365,8 @@ class Steps:
         release = _work(state).release
         if self.store.current() != release.manifest_sha256:
             return state, _SWITCHED_AWAY
+        if why := Trials(self.store).exhausted(release.manifest_sha256):
+            return state, Unhealthy(why)
         ends = self.clock.monotonic() + self.config.health_window_s
         while True:
             self.alive()
@@ -416,6 +420,7 @@ class Steps:
             except RefusedError:
                 self._stay(state)
                 raise
+        Trials(self.store).forget()
         return state, Done()
 
     def _stay(self, state: State) -> None:

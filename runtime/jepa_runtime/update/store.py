@@ -110,10 +110,24 @@ class Store:
         except BundleError as error:
             raise StorageError(str(error)) from error
 
+    def open(self, manifest_sha256: str) -> Bundle:
+        """The bundle in a slot, all of which is read and compared with what was signed.
+
+        Raises:
+            BundleError: it is damaged, or another bundle than the one that was stored there.
+        """
+        bundle = Bundle.open(self.folder(manifest_sha256))
+        if bundle.sha256 != manifest_sha256:
+            raise BundleError(
+                f"{bundle.path}: holds another bundle ({bundle.sha256[:12]}) than the one that was signed: "
+                "go back (`jepa-runtime update rollback`), or update"
+            )
+        return bundle
+
     def damage(self, manifest_sha256: str) -> str:
-        """What the disk has done to a slot, all of which is read; empty: nothing."""
+        """Why a slot cannot be used, all of which is read; empty: it can."""
         try:
-            Bundle.open(self.folder(manifest_sha256))
+            self.open(manifest_sha256)
         except BundleError as error:
             return str(error)
         return ""
@@ -272,6 +286,22 @@ class Store:
                 for folder, _, _ in os.walk(path):
                     os.chmod(folder, 0o755)
         durable.discard(path, self.trash)
+
+
+def find_slot(folder: Path) -> tuple[Store, str] | None:
+    """The store and the name of the slot whose bundle is in ``folder``, which may be a link to it; None: it
+    is in no slot.
+
+    Raises:
+        StorageError: the folder cannot be looked at.
+    """
+    with _told(folder):
+        real = folder.resolve()
+        found = _LINKED.fullmatch("/".join(real.parts[-3:]))
+        if found is None:
+            return None
+        store = Store(real.parents[2])
+        return (store, found[1]) if store.complete(found[1]) else None
 
 
 def _entries(folder: Path) -> list[Path]:

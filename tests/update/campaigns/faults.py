@@ -31,6 +31,7 @@ _PLAIN = (
     (r"port=\d+", "port=PORT"),
     (r"[\d.]+ MB are free", "N MB are free"),
     (r"\b[0-9a-f]{64}\b", "SHA256"),
+    (r"\([0-9a-f]{12}\)", "(HASH)"),
     (r"\(pid \d+\)", "(pid N)"),
     (r"\d+ bytes per second", "N bytes per second"),
     (r"is [\d.e+-]+ (ms|MB) on", r"is X \1 on"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,11 @@ from jepa_runtime.pipeline import Pipeline
 from jepa_runtime.realtime import RealtimeSettings
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.sources.base import Frame
+from jepa_runtime.update.store import Store, find_slot
+from jepa_runtime.update.trials import Trials
 from jepa_runtime.world_model import WorldModel
+
+_LOG = logging.getLogger(__name__)
 
 
 class Served:
@@ -50,6 +55,7 @@ class Served:
         self._on_model = on_model
         self._before: set[int] | None = None
         self._opener = 0
+        self._trials: Trials | None = None
         self.applied: list[realtime.Applied] = []
         self.pipeline = Pipeline(
             self._open,
@@ -86,7 +92,10 @@ class Served:
 
         def opened() -> WorldModel:
             self._opener = threading.get_native_id()
-            return open_model(self._chosen | {"bundle": bundle}, between=between)
+            slot = find_slot(Path(bundle))
+            if slot is None:
+                return open_model(self._chosen | {"bundle": bundle}, between=between)
+            return self._open_slot(*slot, between=between)
 
         self._before = realtime.threads()
         try:
@@ -111,6 +120,8 @@ class Served:
         try:
             self.pipeline.stop()
         finally:
+            if self._trials is not None:
+                self._trials.close()
             self._close_box()
         realtime.undo(self._settings)
 
@@ -121,7 +132,28 @@ class Served:
     def _open(self) -> WorldModel:
         # Before the engine starts threads of its own: they inherit what is applied.
         self.applied = realtime.apply(self._settings)
-        return open_model(self._chosen)
+        bundle = Path(self._chosen["bundle"])
+        slot = find_slot(bundle)
+        if slot is None:
+            return open_model(self._chosen)
+        store, sha256 = slot
+        good = store.good()
+        if good in (None, sha256) or bundle.name != "current":
+            return self._open_slot(store, sha256)
+        try:
+            return self._open_slot(store, sha256)
+        except Exception as error:
+            _LOG.warning("the last known good model %s is opened instead: %s", good[:12], error)
+        return self._open_slot(store, good)
+
+    def _open_slot(
+        self, store: Store, sha256: str, *, between: Callable[[], None] = lambda: None
+    ) -> WorldModel:
+        """Open what a slot of a robot's folder holds; a candidate a bounded number of times."""
+        if self._trials is None:
+            self._trials = Trials(store)
+        with self._trials.opening(sha256):
+            return open_model(self._chosen | {"bundle": store.open(sha256)}, between=between)
 
     def _take_in(self, model: WorldModel, kept: bool) -> None:
         if self._before is not None:
@@ -158,7 +190,11 @@ def black_box(chosen: Mapping[str, Any], topics: Mapping[str, Topics]) -> BlackB
 
 
 def open_model(chosen: Mapping[str, Any], *, between: Callable[[], None] = lambda: None) -> WorldModel:
-    """The model, on this thread; ``between``: see :class:`~jepa_runtime.backends.base.BackendOptions`.
+    """Open the model on this thread.
+
+    Args:
+        chosen: the node's parameters; ``bundle`` may be one that was verified already.
+        between: see :class:`~jepa_runtime.backends.base.BackendOptions`.
 
     Raises:
         BundleError: no bundle is named, its actions cannot be told, or see :meth:`WorldModel.open`.
@@ -166,7 +202,9 @@ def open_model(chosen: Mapping[str, Any], *, between: Callable[[], None] = lambd
     """
     if not chosen["bundle"]:
         raise BundleError("parameter bundle is empty: set it to the folder of a model bundle")
-    bundle = Bundle.open(chosen["bundle"])
+    bundle = chosen["bundle"]
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(bundle)
     if bundle.manifest.takes_actions:
         try:
             actions_of(bundle.manifest.io.action.names)
