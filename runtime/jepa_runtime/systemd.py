@@ -7,6 +7,11 @@ import socket
 from contextlib import suppress
 
 
+def is_service() -> bool:
+    """Whether systemd started this process and wants to be notified."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def notify(message: str) -> None:
     """Tell systemd, where it asked to be told; one that does not listen holds nothing up."""
     address = os.environ.get("NOTIFY_SOCKET", "")

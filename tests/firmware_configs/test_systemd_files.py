@@ -124,15 +124,22 @@ def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_na
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts, also on another root")
 def test_the_account_and_its_folders_are_made(root: Path) -> None:
     assert run("systemd-sysusers", f"--root={root}").returncode == 0
-    jepa = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("jepa:"))
-    _, _, uid, _, _, home, shell = jepa.split(":")
+    lines = (root / "etc/passwd").read_text().splitlines()
+    accounts = {line.partition(":")[0]: line for line in lines}
+    _, _, uid, gid, _, home, shell = accounts["jepa"].split(":")
     assert (home, shell) == ("/var/lib/jepa-edge", "/usr/sbin/nologin")
     groups = dict(line.split(":", 1) for line in (root / "etc/group").read_text().splitlines())
-    assert groups["video"].endswith(":jepa") and groups["render"].endswith(":jepa")
+    for group in ("video", "render"):
+        assert set(groups[group].split(":")[-1].split(",")) == {"jepa", "jepa-run"}
     done = run("systemd-tmpfiles", "--create", f"--root={root}", "--prefix=/var", "jepa.conf")
     assert (done.returncode, done.stderr) == (0, "")
     for folder in ("var/lib/jepa-edge", "var/cache/jepa-edge", "var/log/jepa-edge"):
         assert (root / folder).stat().st_uid == int(uid)
+    serves = accounts["jepa-run"].split(":")
+    writes = (root / "var/lib/jepa-edge/serving").resolve()
+    assert writes == root / "var/lib/jepa-edge-run"
+    found = writes.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (int(serves[2]), int(gid), 0o2770)
 
 
 def test_logs_of_ros_do_not_pile_up(root: Path) -> None:
@@ -191,6 +198,21 @@ def test_a_builder_or_a_probe_that_memory_runs_out_for_does_not_take_the_unit_wi
 def test_the_log_has_bounds(root: Path) -> None:
     shown = run("systemd-analyze", "cat-config", f"--root={root}", "systemd/journald.conf").stdout
     assert "SystemMaxUse=500M" in shown and "RateLimitBurst=1000" in shown
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit not in _AS_ROOT])
+def test_a_filter_of_system_calls_names_those_of_landlock(root: Path, unit: str) -> None:
+    """Before systemd 257 @system-service is without them, and a probe would write to the disk."""
+    text = (root / "etc/systemd/system" / unit).read_text()
+    allowed = re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)
+    calls = {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
+    assert calls <= set(" ".join(allowed).split())
+
+
+def test_neither_updates_nor_the_server_wait_for_a_network_at_boot(root: Path) -> None:
+    for unit in ("jepa-update.service", "jepa-run.service"):
+        told = re.findall(r"^[^#].*$", (root / "etc/systemd/system" / unit).read_text(), re.MULTILINE)
+        assert not any("network-online" in line for line in told)
 
 
 def test_only_one_device_ships_a_path() -> None:

@@ -252,7 +252,11 @@ def test_the_units_of_systemd_agree_with_the_code_and_with_one_another() -> None
     assert float(serves["WatchdogSec"]) > run_robot._SILENT_S
     assert float(serves["TimeoutStartSec"]) == run_robot._OPENING_S
     assert (daemon.action, daemon.root) == ("daemon", Path("/var/lib") / updates["StateDirectory"])
-    assert (command.robot, serves["User"]) == (daemon.root, updates["User"])
+    # The server reads the folder of updates and writes nothing there; updates ask it over a socket.
+    assert command.robot == daemon.root
+    assert (serves["User"], serves["Group"]) == ("jepa-run", updates["User"])
+    assert "StateDirectory" not in serves and "CacheDirectory" not in serves
+    assert serves["ReadWritePaths"] == updates["ReadWritePaths"] == "-/var/lib/jepa-edge-run"
     assert "AF_UNIX" in updates["RestrictAddressFamilies"].split()
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from jepa_runtime.update.gate import disk
 from jepa_runtime.update.gate.probe import CHILD, probe
+from tests.conftest import ROOT
 from tests.update.test_gate_probe import ANYTHING, LIMITS
 
 CONFINED = (
@@ -156,3 +157,39 @@ def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     refused = dict.fromkeys(["AF_INET", "AF_INET6", "AF_PACKET"], "PermissionError")
     assert json.loads(done.stdout) == [True, refused | {"AF_UNIX": "open"}]
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.skipif(landlock() < 3, reason="needs Landlock as of Linux 6.2")
+def test_a_release_is_refused_where_its_probe_cannot_be_confined_unless_that_is_allowed(
+    toy_bundle: Path, required: bool
+) -> None:
+    """As under a unit whose filter of system calls is without those of Landlock."""
+    code = (
+        "import ctypes, json, platform, socket, sys\n"
+        "from pathlib import Path\n"
+        "from jepa_runtime.errors import RefusedError\n"
+        "from jepa_runtime.update.gate import calls\n"
+        "from jepa_runtime.update.gate.probe import probe\n"
+        "from tests.update.test_gate_probe import ANYTHING, LIMITS\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.prctl(38, 1, 0, 0, 0)\n"
+        "machine = calls._MACHINES[platform.machine()]\n"
+        "code = calls._filter(*machine, (444, 445, 446), socket.AF_UNIX)\n"
+        "program = calls._Program(len(code) // 8, code)\n"
+        "assert not libc.prctl(22, 2, ctypes.byref(program), 0, 0)\n"
+        "required = sys.argv[2] == 'True'\n"
+        "try:\n"
+        "    report = probe(Path(sys.argv[1]), budgets=ANYTHING, limits=LIMITS, require_sandbox=required)\n"
+        "    print(json.dumps([report.network_cut, report.disk_cut]))\n"
+        "except RefusedError as error:\n"
+        "    print(json.dumps(str(error)))\n"
+    )
+    command = [sys.executable, "-c", code, str(toy_bundle), str(required)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found = json.loads(done.stdout)
+    if required:
+        assert "was not opened: its probe cannot be cut off from the disk here" in found
+        assert "set require_sandbox to false" in found
+    else:
+        assert found == [True, False]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -115,17 +116,25 @@ def test_its_service_runs_and_stops(account: Account) -> None:
 def test_a_folder_of_somebody_else_can_be_looked_at_and_says_who_may_change_it(account: Account) -> None:
     os.chown(account.root, 0, 0)
     status, told = account.provision()
-    assert status == 1
-    assert "cannot be locked: Permission denied: use the account that this folder belongs to" in told
+    assert status == 1 and f"{account.root}: belongs to root" in told
     assert account.fleet.provision() == 0
     status, told = account.run("status", "--json")
     assert status == 0 and json.loads(told)["phase"] == "idle"
-    for action in ("apply", "check", "rollback", "pin"):
+    for action in ("apply", "check", "rollback", "pin", "cancel", "daemon"):
         status, told = account.run(action)
-        assert status == 1
-        assert "lock: cannot be locked: Permission denied: use the account that this folder" in told
-    status, told = account.run("cancel")
-    assert status == 1 and "no update is in work" in told
+        command = shlex.join([str(COMMAND), "update", action, "--root", str(account.root)])
+        assert status == 1 and f"run `sudo -u root {command}`" in told
+
+
+def test_root_leaves_no_files_in_a_folder_of_another_account(account: Account) -> None:
+    assert account.provision()[0] == 0
+    account.fleet.publish(account.fleet.bundles[1], 1)
+    for action in (["update", "apply", "--root"], ["run", "--source", "two_rooms", "--robot"]):
+        command = [str(COMMAND), *action, str(account.root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and f"run `sudo -u nobody {shlex.join(command)}`" in done.stderr
+    assert {path.lstat().st_uid for path in account.root.rglob("*")} == {NOBODY}
+    assert account.run("apply")[0] == 0 and account.fleet.version == "2.0.0"
 
 
 def test_nobody_else_can_take_a_lock_that_serving_and_updates_need(account: Account) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
 from jepa_runtime.update.local_serving import SOCKET, LocalServing
+from jepa_runtime.update.store import Store
 from tests.update.fleets import COMMAND, Fleet, edit, until
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -126,3 +130,54 @@ def test_a_robot_without_a_model_and_a_second_process_are_told(
         [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms"], capture_output=True, text=True
     )
     assert third.returncode == 1 and "has no model yet" in third.stderr
+
+
+MOUNT = 'mount --bind $0 $0 && mount -o remount,bind,ro $0 && exec "$@"'
+needs_mounts = pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    reason="a process may not mount anything here",
+)
+
+
+@needs_mounts
+@pytest.mark.parametrize("switched", [False, True])
+def test_a_robot_whose_file_system_is_read_only_serves(fleet: Fleet, tmp_path: Path, switched: bool) -> None:
+    """As ext4 becomes on worn flash. A candidate whose attempts cannot be counted is not opened."""
+    if switched:
+        fleet.publish(fleet.bundles[1], 1)
+        assert fleet.run("apply") == 0 and fleet.version == "2.0.0"
+        Store(fleet.root).point("good", fleet.bundles[0].sha256)
+    command = [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms", "--duration", "1", "--json"]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", MOUNT, fleet.root, *command, tmp_path / "run.json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((tmp_path / "run.json").read_text())
+    assert measured["model"]["version"] == "1.0.0" and measured["frames_processed"] > 10
+    assert "serving without a lock and a socket for updates" in done.stderr
+
+
+def test_the_service_waits_for_a_camera_that_is_not_there(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [COMMAND, "run", "--robot", fleet.root, "--source", "/dev/video97"]
+    by_hand = subprocess.run(command, capture_output=True, text=True)
+    assert by_hand.returncode == 1 and "/dev/video97" in by_hand.stderr
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{tmp_path}/notify")
+        systemd.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            assert systemd.recv(100) == b"READY=1\nSTATUS=waits for /dev/video97"
+            assert systemd.recv(100) == b"WATCHDOG=1"
+            time.sleep(4)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 0
+    assert re.findall("next look in (.) s", errors) == ["1", "2", "4"]

@@ -282,7 +282,8 @@ def _differences(about: Mapping[str, Any], key: EngineKey) -> str:
 
 
 def _read_own(path: Path, limit: int = -1) -> bytes:
-    """A file that only this account, or root, can have written: engines are code.
+    """A file that only this account, root, or the owner of the system's folder can have written: engines are
+    code. Root says whose the system's folder is: that of updates, while another account serves.
 
     Raises:
         BackendError: it is somebody else's, no plain file, or cannot be read.
@@ -290,7 +291,9 @@ def _read_own(path: Path, limit: int = -1) -> bytes:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             found, folder = os.fstat(file.fileno()), os.stat(path.parent)
-            if not all(map(is_own, (found, folder))) or not stat.S_ISREG(found.st_mode):
+            owners = (folder.st_uid,) if path.parent == SYSTEM_FOLDER else ()
+            own = all(is_own(each, owners=owners) for each in (found, folder))
+            if not own or not stat.S_ISREG(found.st_mode):
                 raise BackendError(
                     f"{path}: it, or its folder, belongs to another account, or others may write it: an "
                     "engine is code and is not loaded from there; remove it and build it again"

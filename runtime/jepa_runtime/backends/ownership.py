@@ -1,4 +1,4 @@
-"""Whose compiled models are: they are code, and are taken from this account and root alone."""
+"""The accounts from which compiled models are taken: they are code."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Collection
 
 
-def is_own(found: os.stat_result) -> bool:
+def is_own(found: os.stat_result, *, owners: Collection[int] = ()) -> bool:
     """Whether nobody else can write a file, or exchange what this account has put into a folder: in a sticky
-    one they cannot. A group that this account has to itself may write (umask 002)."""
+    one they cannot. A group that this account has to itself may write (umask 002).
+
+    Args:
+        owners: accounts that are trusted as well.
+    """
     others = stat.S_IWOTH if _is_private(found.st_gid) else stat.S_IWOTH | stat.S_IWGRP
     sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
-    return found.st_uid in (0, os.geteuid()) and bool(sticky or not found.st_mode & others)
+    return found.st_uid in (0, os.geteuid(), *owners) and bool(sticky or not found.st_mode & others)
 
 
 def _is_private(gid: int) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
 
+from jepa_runtime import systemd
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
     add_model_arguments,
@@ -27,7 +30,14 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.commands.signals import stop_on_signals
-from jepa_runtime.errors import DeviceLostError, FrameError, JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.errors import (
+    DeviceLostError,
+    FrameError,
+    JepaRuntimeError,
+    RecordingError,
+    SourceError,
+    printable,
+)
 from jepa_runtime.imaging import decode
 from jepa_runtime.outputs import files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
@@ -38,7 +48,7 @@ from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.sources.base import Frame, Image, Source, check_commands
-from jepa_runtime.sources.open import open_source, split_spec
+from jepa_runtime.sources.open import is_camera, open_source, split_spec
 from jepa_runtime.sources.pace import paced
 from jepa_runtime.world_model import WorldModel
 
@@ -48,6 +58,8 @@ if TYPE_CHECKING:
 _DEFAULT_RATE_HZ = 30.0
 _REFRESH_S = 0.5
 _DRAIN_S = 5.0
+# Between two looks for a camera, and between two signs of life meanwhile.
+_FIRST_PAUSE_S, _MOST_PAUSE_S, _ALIVE_S = 1.0, 60.0, 10.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -131,9 +143,42 @@ def run(args: argparse.Namespace) -> int:
     console = open_console(stderr=args.json == "-")
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
-        source = stack.enter_context(closing(open_source(args.source, rate_hz=args.rate)))
+        source = _open_source(args, stopping)
+        if source is None:
+            return 0
+        stack.enter_context(closing(source))
         goal = None if args.goal is None else _read_image(args.goal)
         return _Run(args, source, goal, stopping, console).play()
+
+
+def _open_source(args: argparse.Namespace, stopping: Event) -> Source | None:
+    """Open the source. The service of a robot waits for a camera that is not there, and looks for it less and
+    less often: a process that ends is started again each second, which takes a processor most of the time.
+
+    Returns:
+        The source; None: a signal asked to stop meanwhile.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return open_source(args.source, rate_hz=args.rate)
+        except SourceError as error:
+            name, _ = split_spec(args.source)
+            if args.robot is None or not (systemd.is_service() and is_camera(name)):
+                raise
+            print(f"jepa-runtime run: {printable(str(error))}; next look in {pause_s:g} s", file=sys.stderr)
+        # Updates start after this service, and do not wait for a camera.
+        systemd.notify(f"READY=1\nSTATUS=waits for {name}")
+        ends = time.monotonic() + pause_s
+        while (left_s := ends - time.monotonic()) > 0:
+            systemd.notify("WATCHDOG=1")
+            if stopping.wait(min(left_s, _ALIVE_S)):
+                systemd.notify("STOPPING=1")
+                return None
+        pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
 
 class _Run:

@@ -10,16 +10,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import BackendError, BundleError, DeviceLostError, JepaRuntimeError, UpdateError
+from jepa_runtime.errors import (
+    BackendError,
+    BundleError,
+    DeviceLostError,
+    JepaRuntimeError,
+    StorageError,
+    UpdateError,
+)
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.systemd import notify
-from jepa_runtime.update import config, robot, state
+from jepa_runtime.update import config, durable, robot, state
 from jepa_runtime.update.conduct import Conduct
 from jepa_runtime.update.local_serving import Seat, Told, answer, listening
 from jepa_runtime.update.store import Store
@@ -96,12 +103,22 @@ class Follower:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Answer whoever asks until the end of the block, which is that of serving.
+        """Answer updates until the end of the block, which is that of serving. On a read-only file system,
+        where nothing can be updated either, the block runs without that.
 
         Raises:
+            UpdateError: the folder belongs to another account.
             StorageError: another process serves from there, or the folder cannot be used.
         """
-        with listening(self._root) as seat:
+        with ExitStack() as stack:
+            try:
+                seat = stack.enter_context(listening(self._root))
+            except StorageError as error:
+                if not durable.is_read_only(error):
+                    raise
+                _LOG.warning("serving without a lock and a socket for updates: %s", error)
+                yield
+                return
             self._seat, closing = seat, Event()
             seat.server.settimeout(_LOOK_S)
 

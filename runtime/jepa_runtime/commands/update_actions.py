@@ -19,7 +19,7 @@ from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, moment, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
-from jepa_runtime.update import config, daemon, operator, provision, robot, state
+from jepa_runtime.update import accounts, config, daemon, operator, provision, robot, state
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
@@ -150,6 +150,7 @@ def _daemon(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
+    accounts.require_owner(args.root)
     path, opened = args.root / robot.CONFIG, partial(robot.open_client, args.root)
     round_ = daemon.ordinary(opened, lambda: config.load(path).poll_s, log)
     if config.load(path).hawkbit is not None:

@@ -48,6 +48,8 @@ class Config(BaseModel):
         deltas: make files from those that are there where that saves traffic.
         keep_slots: kept beside what serves, what served well and what did before, unless a release finds no
             room.
+        require_sandbox: refuse a release whose probe cannot be cut off from the network or, on a CPU, from
+            the disk.
         fetch, probe: limits.
         hawkbit: the server that orders updates; None: this robot looks for them by itself.
     """
@@ -70,6 +72,7 @@ class Config(BaseModel):
     poll_s: Annotated[float, Field(ge=1, le=2_592_000)] = 3600.0
     deltas: bool = True
     keep_slots: Annotated[int, Field(ge=0, le=100)] = 1
+    require_sandbox: bool = True
     fetch: Limits = Limits()
     probe: ProbeLimits = ProbeLimits()
     hawkbit: Hawkbit | None = None

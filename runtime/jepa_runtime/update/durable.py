@@ -59,6 +59,19 @@ def make_folder(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """The beginning of a file that another account may have written; no link is followed, no pipe read.
+
+    Raises:
+        OSError: it is missing, a link, or cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(fd, max_bytes)
+    finally:
+        os.close(fd)
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file, or replace it, so that at every moment the old or the new content is there.
 
@@ -255,6 +268,11 @@ def _replacing(path: Path, what: str) -> Iterator[Path]:
         give_up(temporary)
         raise
     sync_folder(path.parent)
+
+
+def is_read_only(error: StorageError) -> bool:
+    """Whether something failed because the file system takes no changes."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EROFS
 
 
 @contextmanager

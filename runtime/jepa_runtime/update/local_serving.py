@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from jepa_runtime.errors import RefusedError, StorageError, UpdateError
-from jepa_runtime.update import durable
+from jepa_runtime.update import accounts, durable
 from jepa_runtime.update.serving import Health
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trials import FOLDER, boot_id
@@ -223,9 +223,11 @@ def listening(root: Path) -> Iterator[Seat]:
     """Serve from ``root``. The socket stays behind if the block raises.
 
     Raises:
+        UpdateError: the folder belongs to another account.
         StorageError: another process serves already, or it cannot be made.
     """
     path = root / SOCKET
+    accounts.require_owner(path.parent if path.parent.exists() else root)
     with durable.told(path.parent, "cannot be made"), suppress(FileExistsError):
         path.parent.mkdir()
     with (
@@ -237,7 +239,8 @@ def listening(root: Path) -> Iterator[Seat]:
             path.unlink(missing_ok=True)
             with _address(root) as address:
                 server.bind(address)
-                os.chmod(address, 0o600)
+                # The group is that of updates, where those have an account of their own.
+                os.chmod(address, 0o660)
             server.listen()
         except OSError as error:
             raise StorageError(f"{path}: cannot be made: {error.strerror or error}") from error
@@ -257,7 +260,7 @@ def _blamed(root: Path) -> str:
     """The model that killed whoever left the socket; empty: none did. A socket that a power cut left blames
     no model."""
     with suppress(OSError, ValueError):
-        boot, sha256 = (root / MARKER).read_text("ascii").split()
+        boot, sha256 = durable.read_small(root / MARKER, _MAX_TEXT).decode("ascii").split()
         if boot == boot_id() and (root / SOCKET).exists():
             return sha256
     return ""

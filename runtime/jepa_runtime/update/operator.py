@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from jepa_runtime.errors import UpdateError
-from jepa_runtime.update import audit, durable, state
+from jepa_runtime.update import accounts, audit, durable, state
 from jepa_runtime.update.machine import DROPPABLE, Dropped, follow
 from jepa_runtime.update.robot import AUDIT, LOCK, STATE, facts, open_client, utc_now
 from jepa_runtime.update.serving import Serving
@@ -29,6 +29,7 @@ def pin(root: Path, *, pinned: bool, now: Callable[[], datetime] = utc_now) -> S
         What was kept.
 
     Raises:
+        UpdateError: the folder belongs to another account.
         StorageError: the lock was not let go in time, or the state cannot be read or written.
     """
 
@@ -113,6 +114,7 @@ def _changed(
     now: Callable[[], datetime] = utc_now,
 ) -> State:
     """Change the state, and log it with the reason that comes with it."""
+    accounts.require_owner(root)
     # What is refused interrupts nobody; where no robot was set up not even the file of the lock is made.
     change(state.load(root / STATE))
     with durable.locked(root / LOCK, who="an operator", wait_s=wait_s):

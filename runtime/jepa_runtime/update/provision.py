@@ -13,7 +13,7 @@ from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.bundle.files import Folder
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import StorageError, UpdateError
-from jepa_runtime.update import audit, config, durable, state
+from jepa_runtime.update import accounts, audit, config, durable, state
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.robot import AUDIT, CONFIG, LOCK, STATE, TRUSTED_ROOT, utc_now
 from jepa_runtime.update.state import Installed, State
@@ -36,10 +36,11 @@ def provision(
         bundle: the model that it has from the start, trusted as it is.
 
     Raises:
-        UpdateError: it is set up already.
+        UpdateError: it is set up already, or belongs to another account.
         BundleError: the bundle is not valid.
         StorageError: something cannot be written.
     """
+    accounts.require_owner(root)
     first = None if bundle is None else Bundle.open(bundle)
     durable.make_folder(root)
     with durable.locked(root / LOCK, who="the set-up"):
@@ -86,10 +87,11 @@ def rebuild(root: Path) -> State:
     update was between switch and commit, the next one begins with the way back.
 
     Raises:
-        UpdateError: the robot is not set up.
+        UpdateError: the robot is not set up, or its folder belongs to another account.
         StorageError: something cannot be read or written.
     """
     settings = config.load(root / CONFIG)
+    accounts.require_owner(root)
     with durable.locked(root / LOCK, who="the set-up"):
         store = Store(root)
         store.recover()

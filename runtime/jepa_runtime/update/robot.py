@@ -14,7 +14,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, RefusedError, UndecidedError, UpdateError
 from jepa_runtime.sources.base import Source as Frames
 from jepa_runtime.sources.open import open_source
-from jepa_runtime.update import audit, config, durable, state
+from jepa_runtime.update import accounts, audit, config, durable, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.download import Repository
@@ -97,6 +97,7 @@ class LocalGate:
             engine=settings.engine,
             precision=settings.precision,
             limits=settings.probe,
+            require_sandbox=settings.require_sandbox,
             alive=self._alive,
         )
         return {
@@ -188,10 +189,12 @@ def open_client(
         wait_s: see :func:`jepa_runtime.update.durable.locked`.
 
     Raises:
-        UpdateError: the robot is not set up, or there is no repository in ``source``.
+        UpdateError: the robot is not set up, its folder belongs to another account, or there is no repository
+            in ``source``.
         StorageError: something else has the lock, or the state or the disk is damaged.
     """
     settings = config.load(root / CONFIG)
+    accounts.require_owner(root)
     with durable.locked(root / LOCK, who="an update", wait_s=wait_s):
         log = audit.Audit(root / AUDIT, now)
         store = Store(root)

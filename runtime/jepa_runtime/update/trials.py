@@ -112,8 +112,7 @@ def _load(path: Path, sha256: str) -> list[str]:
     """The boots in which a candidate was opened, one for each attempt; none where the record cannot be read,
     which replaces it."""
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(_MAX_BYTES))
+        found = json.loads(durable.read_small(path, _MAX_BYTES))
         if found["manifest_sha256"] == sha256:
             return [str(boot) for boot in found["boots"]]
     except FileNotFoundError:

@@ -96,6 +96,7 @@ def probe(
     engine: str = "openvino:CPU",
     precision: str | None = None,
     limits: ProbeLimits | None = None,
+    require_sandbox: bool = True,
     alive: Callable[[], None] = lambda: None,
 ) -> ProbeReport:
     """Try a bundle in a process of its own.
@@ -104,6 +105,8 @@ def probe(
         folder: of the bundle.
         budgets: of its release; ``max_error_ratio`` is not for this gate.
         engine, precision: that will serve it; precision None: the first that the engine can run.
+        require_sandbox: refuse the bundle, without opening it, where its process cannot be cut off from the
+            network or, on a CPU, from the disk.
         alive: is called meanwhile.
 
     Raises:
@@ -114,7 +117,7 @@ def probe(
     limits = limits or ProbeLimits()
     told = {
         "folder": str(folder), "engine": engine, "precision": precision, "limits": asdict(limits),
-        "parent": os.getpid(),
+        "parent": os.getpid(), "require_sandbox": require_sandbox,
     }  # fmt: skip
     with in_memory() as answer, in_memory() as log:
         try:

@@ -120,10 +120,23 @@ def _latency(model: WorldModel) -> tuple[float, float]:
     return p50, p99
 
 
+def _lacks(*, network_cut: bool, disk_cut: bool, drivers: bool) -> str:
+    """From what a process is not cut off that should be; empty: nothing."""
+    found = {"the network": network_cut, "the disk": disk_cut or drivers}
+    return " and ".join(what for what, cut in found.items() if not cut)
+
+
 def _answer(told: dict[str, Any]) -> Answer:
     limits = ProbeLimits(**told["limits"])
     _, device = name_and_device(told["engine"])
-    cut = confine(limits, told["parent"], drivers=device != "CPU")
+    drivers = device != "CPU"
+    cut = confine(limits, told["parent"], drivers=drivers)
+    if told["require_sandbox"] and (lacks := _lacks(**cut, drivers=drivers)):
+        return Answer(
+            reason=f"{told['folder']}: was not opened: its probe cannot be cut off from {lacks} here, which "
+            "takes seccomp and, for the disk, Landlock as of Linux 6.2, and a unit that allows both "
+            "(SystemCallFilter=); to try releases all the same, set require_sandbox to false in config.json"
+        )
     try:
         report = measure(
             Path(told["folder"]),
