@@ -152,8 +152,8 @@ def test_a_publisher_that_is_killed_leaves_the_old_release_whole(
         assert installed.sha256 == first.sha256, f"killed after {writes} writes"
         shutil.rmtree(tmp_path / "installed")
         writes += 1
-    # The files; manifest, delta, pointer and its copy; channel, snapshot, timestamp.
-    assert writes == len(second.manifest.files) + 4 + 3
+    # The files; manifest, delta, pointer, its copy, history; listing, channel, snapshot, timestamp.
+    assert writes == len(second.manifest.files) + 5 + 4
     assert client.install(tmp_path / "installed").sha256 == second.sha256
 
 

@@ -158,18 +158,17 @@ def test_check_names_what_robots_could_not_use(published: Path, capsys: Output) 
 
 
 def test_check_follows_the_pointer(published: Path) -> None:
-    repository = opened(published)
-    targets = repository.channel("stable").targets
-    del targets["models/stable/toy/1.2.3/golden.npz"]
-    repository.commit("channel-stable")
+    repository, role = opened(published), "listing.stable.toy.0"
+    del repository.listing(role)["models/stable/toy/1.2.3/golden.npz"]
+    repository.commit(role)
     assert check(published, utc_now()).problems == [
         "release 1 of toy in channel stable: models/stable/toy/1.2.3/golden.npz is not listed as in its "
         "manifest: publish another version"
     ]
-    del targets["models/stable/toy/1.2.3/manifest.json"]
-    repository.commit("channel-stable")
+    del repository.listing(role)["models/stable/toy/1.2.3/manifest.json"]
+    repository.commit(role)
     assert "its manifest is not listed" in check(published, utc_now()).problems[0]
-    del targets["models/stable/toy/latest.json"]
+    del repository.channel("stable").targets["models/stable/toy/latest.json"]
     repository.commit("channel-stable")
     assert check(published, utc_now()).problems == [
         "channel stable: toy has files but no pointer: publish it"

@@ -17,7 +17,7 @@ from tests.update.robots import Gate, settings
 pytest.importorskip("jepa_export.release.publish", reason="extra export is not installed")
 
 from jepa_export.release.publish import Terms, publish
-from jepa_export.release.repository import lifetime
+from jepa_export.release.repository import default_days
 from jepa_export.release.roles import rotate
 from tests.export.releases import new_repository, opened
 
@@ -57,9 +57,9 @@ def restore(repo: Path, backup: Path) -> None:
 def test_the_page_says_how_long_signatures_count() -> None:
     told = PAGE.read_text(encoding="utf-8")
     for role in ("timestamp", "snapshot", "targets", "root"):
-        days = lifetime(role).days
+        days = default_days(role)
         assert f"| {role} | {days} | {days / 4:g} |" in told
-    canary, stable = (lifetime(f"channel-{name}").days for name in ("canary", "stable"))
+    canary, stable = (default_days(f"channel-{name}") for name in ("canary", "stable"))
     assert f"| channel `canary`; another | {canary}; {stable} | {canary / 4:g}; {stable / 4:g} |" in told
 
 

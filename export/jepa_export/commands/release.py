@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import numbers
-from jepa_runtime.commands.arguments import positive
+from jepa_runtime.commands.arguments import count, positive
 
 if TYPE_CHECKING:
     from jepa_export.release.keys import External, KeyRing
@@ -34,6 +34,21 @@ def add_parser(subparsers: Any) -> None:
     commands = release.add_subparsers(required=True, metavar="ACTION")
     _add_publishing(commands)
     _add_signing(commands)
+    prune = _signing_command(commands, "prune", _prune, "remove old versions and replaced metadata")
+    prune.add_argument(
+        "--keep",
+        type=count,
+        default=20,
+        metavar="N",
+        help="versions of each model in each channel whose files stay (default: %(default)s)",
+    )
+    prune.add_argument(
+        "--after",
+        type=numbers.days,
+        default=1.0,
+        metavar="DAYS",
+        help="leave younger files, which a robot may be reading (default: %(default)g)",
+    )
     for name, run, what in (
         ("check", _check, "verify all signatures, the hash of every file, and that each release is whole"),
         ("show", _show, "show roles, keys and releases"),
@@ -137,6 +152,11 @@ def _add_signing(commands: Any) -> None:
     resign.add_argument(
         "--within", type=numbers.days, metavar="DAYS", help="(default: a quarter of its lifetime)"
     )
+    lifetime = _signing_command(
+        commands, "lifetime", _lifetime, "set how long signatures of a role are valid"
+    )
+    lifetime.add_argument("role", metavar="ROLE", help="root, targets, snapshot, timestamp or channel-NAME")
+    lifetime.add_argument("days", type=int, metavar="DAYS")
     rotate = _signing_command(commands, "rotate", _rotate, "replace a key of a role by a new one")
     rotate.add_argument("role", metavar="ROLE")
     rotate.add_argument("--key", metavar="ID", help="the key to retire, where the role has several")
@@ -260,6 +280,26 @@ def _rotate(arguments: argparse.Namespace) -> int:
     with _opened(arguments) as repository:
         old, new = rotate(repository, arguments.role, retire=arguments.key, external=external)
     _say(f"{arguments.role}: key {short_id(new)} signs, {short_id(old)} no more: destroy that one")
+    return 0
+
+
+def _lifetime(arguments: argparse.Namespace) -> int:
+    from jepa_export.release.roles import change_lifetime
+
+    with _opened(arguments) as repository:
+        change_lifetime(repository, arguments.role, arguments.days)
+        _say(f"{arguments.role} counts until {repository.signed[arguments.role].expires:%Y-%m-%d}")
+    return 0
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    from jepa_export.release.prune import prune
+
+    with _opened(arguments) as repository:
+        pruned = prune(repository, keep=arguments.keep, after=timedelta(days=arguments.after))
+    for version in pruned.versions:
+        _say(f"pruned {version}: it cannot be released again")
+    _say(f"removed {pruned.files} files, {pruned.size / 1e6:.1f} MB")
     return 0
 
 

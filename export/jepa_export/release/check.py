@@ -12,8 +12,8 @@ from tuf.api.metadata import Root, TargetFile
 
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import KeyRing
-from jepa_export.release.publish import latest, models
 from jepa_export.release.repository import LONG_AGO, Repository, read, utc_now
+from jepa_export.release.versions import latest, models
 from jepa_runtime.bundle import parse_manifest
 from jepa_runtime.compat import file_sha256
 from jepa_runtime.errors import JepaRuntimeError
@@ -36,7 +36,7 @@ def check(folder: Path, at: datetime) -> Finding:
         JepaExportError: the metadata itself does not hold.
     """
     repository = look(folder, at)
-    listed = [target for name in repository.channels for target in repository.channel(name).targets.values()]
+    listed = [target for name in repository.channels for target in repository.listed(name).values()]
     problems = [problem for target in listed if (problem := _damage(repository.stored(target), target))]
     pointers = [(name, model) for name in repository.channels for model in models(repository, name)]
     for channel, model in pointers:
@@ -72,7 +72,7 @@ def _damage(path: Path, target: TargetFile) -> str | None:
 
 def _gaps(repository: Repository, channel: str, model: str) -> Iterator[str]:
     """What a robot would miss that follows a pointer."""
-    release, targets = latest(repository, channel, model), repository.channel(channel).targets
+    release, targets = latest(repository, channel, model), repository.listed(channel)
     if release is None:
         yield f"channel {channel}: {model} has files but no pointer: publish it"
         return

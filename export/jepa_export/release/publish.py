@@ -1,17 +1,17 @@
 """Releases: a new one, how far it is rolled out, back to an old one, and those that are not to run any more.
 
-A channel has one pointer per model, ``latest.json``, and a copy of the last pointer to each version
-(:mod:`jepa_runtime.update.release`), for fleets that order an earlier version and for a downgrade. The
-numbers of a version's releases are stored with its manifest in the signed metadata.
+A channel has one pointer per model, ``latest.json``; next to the files of each version is a copy of the last
+pointer to it (:mod:`jepa_runtime.update.release`), for fleets that order an earlier version.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any
 
 from tuf.api.metadata import TargetFile
 
@@ -19,6 +19,18 @@ from jepa_export.errors import JepaExportError
 from jepa_export.licence import forbids_commerce
 from jepa_export.release import deltas
 from jepa_export.release.repository import Repository, channel_role
+from jepa_export.release.versions import (
+    Version,
+    as_content,
+    compact,
+    files_of,
+    folder_of,
+    history_path,
+    latest,
+    models,
+    read_history,
+    store,
+)
 from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.sessions import runnable_precisions
@@ -28,7 +40,6 @@ from jepa_runtime.update.release import (
     Release,
     parse_release,
     pointer_path,
-    release_path,
     told_of,
 )
 from jepa_runtime.verification import golden_parity
@@ -115,8 +126,8 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
         StorageError: it cannot be written.
     """
     manifest, channel = bundle.manifest, terms.channel
-    folder = _folder(channel, manifest.model_id, manifest.version)
-    if f"{folder}/{MANIFEST_NAME}" in repository.channel(channel).targets:
+    folder = folder_of(channel, manifest.model_id, manifest.version)
+    if manifest.version in read_history(repository, channel, manifest.model_id):
         raise JepaExportError(
             f"{manifest.model_id} {manifest.version} is in channel {channel} already, and never changes: "
             f"give the bundle another version (version in its {MANIFEST_NAME}), or release that one again "
@@ -145,11 +156,11 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
     }
     _checked(fields)
     for record in manifest.files:
-        repository.add(channel, f"{folder}/{record.path}", bundle.read(record.path))
+        repository.write(channel, f"{folder}/{record.path}", bundle.read(record.path))
     content = (bundle.path / MANIFEST_NAME).read_bytes()
     if hashlib.sha256(content).hexdigest() != bundle.sha256:
         raise JepaExportError(f"{bundle.path / MANIFEST_NAME}: was changed meanwhile: publish again")
-    repository.add(channel, f"{folder}/{MANIFEST_NAME}", content, {"released_as": []})
+    repository.write(channel, f"{folder}/{MANIFEST_NAME}", content)
     return _release(repository, channel, fields, terms.deltas)
 
 
@@ -244,17 +255,23 @@ def downgrade(
         StorageError: it cannot be written.
     """
     release = _must_have(repository, channel, model_id)
-    versions = history(repository, channel, model_id)
+    versions = read_history(repository, channel, model_id)
     if version not in versions or version == release.version:
         others = ", ".join(sorted(set(versions) - {release.version})) or "none"
         raise JepaExportError(
             f"{model_id} {version} is no earlier version of channel {channel}: there are {others}"
         )
-    listed = repository.channel(channel).targets[release_path(channel, model_id, version)]
-    last = parse_release(repository.content(listed), listed.path)
-    if is_revoked(versions[version], release) or last.manifest_sha256 in release.revoked_manifests:
-        raise JepaExportError(f"{model_id} {version} was revoked, as release {_numbers(versions[version])}")
-    fields = last.model_dump(mode="json") | {
+    earlier = versions[version]
+    if (
+        is_revoked(earlier.released_as, release)
+        or earlier.release.manifest_sha256 in release.revoked_manifests
+    ):
+        raise JepaExportError(f"{model_id} {version} was revoked, as release {_numbers(earlier.released_as)}")
+    if earlier.pruned:
+        raise JepaExportError(
+            f"{model_id} {version} was pruned, its files are gone: publish its bundle under another version"
+        )
+    fields = earlier.release.model_dump(mode="json") | {
         "release_seq": _next_seq(release, None),
         "rollout": {"percent": percent, "salt": release.rollout.salt},
         "revoked": list(release.revoked),
@@ -263,29 +280,14 @@ def downgrade(
     return _release(repository, channel, fields, count)
 
 
-def latest(repository: Repository, channel: str, model_id: str) -> Release | None:
-    """The latest release of a model in a channel, or None if it has none.
-
-    Raises:
-        JepaExportError: there is no such channel, or the pointer is missing or damaged.
-        TrustError: the pointer is no valid one.
-    """
-    target = repository.channel(channel).targets.get(pointer_path(channel, model_id))
-    return None if target is None else parse_release(repository.content(target), target.path)
-
-
 def history(repository: Repository, channel: str, model_id: str) -> dict[str, list[int]]:
     """The versions of a model that a channel has released, and the numbers of these releases.
 
     Raises:
-        JepaExportError: there is no such channel.
+        JepaExportError: there is no such channel, or its history is missing or damaged.
     """
-    start = _folder(channel, model_id, "")
-    return {
-        path.removeprefix(start).removesuffix(f"/{MANIFEST_NAME}"): target.custom["released_as"]
-        for path, target in repository.channel(channel).targets.items()
-        if path.startswith(start) and target.custom
-    }
+    versions = read_history(repository, channel, model_id)
+    return {name: list(version.released_as) for name, version in versions.items()}
 
 
 def is_revoked(numbers: Sequence[int], latest: Release) -> bool:
@@ -298,92 +300,78 @@ def is_revoked(numbers: Sequence[int], latest: Release) -> bool:
     return bool(numbers) and set(numbers) <= set(latest.revoked)
 
 
-def models(repository: Repository, channel: str) -> list[str]:
-    """The models that a channel has.
-
-    Raises:
-        JepaExportError: there is no such channel.
-    """
-    return sorted({path.split("/")[2] for path in repository.channel(channel).targets})
-
-
 def _release(repository: Repository, channel: str, fields: dict[str, Any], count: int) -> Release:
     """Make a version that is there the latest release."""
-    manifest = repository.channel(channel).targets[f"{fields['folder']}/{MANIFEST_NAME}"]
-    numbers = [*cast("list[int]", manifest.custom["released_as"]), fields["release_seq"]]
-    offered = _offer(repository, channel, fields["model_id"], fields["version"], count)
-    manifest.unrecognized_fields["custom"] = {"released_as": numbers}
-    return _point(repository, channel, fields | {"deltas": offered})
+    offered, targets = _offer(repository, channel, _checked(fields), count)
+    return _point(repository, channel, fields | {"deltas": offered}, targets)
 
 
-def _point(repository: Repository, channel: str, fields: dict[str, Any]) -> Release:
+def _point(
+    repository: Repository,
+    channel: str,
+    fields: dict[str, Any],
+    deltas: Mapping[str, TargetFile] = MappingProxyType({}),
+) -> Release:
+    """Publish a pointer; ``deltas``: those of its release that are not listed yet."""
     release = _checked(fields)
-    gone = sorted({*release.revoked_manifests, *_revoked_manifests(repository, channel, release)})
-    content = json.dumps(release.model_dump(mode="json") | {"revoked_manifests": gone}, indent=1).encode()
-    release = parse_release(content, "release")
-    for path in (
-        pointer_path(channel, release.model_id),
-        release_path(channel, release.model_id, release.version),
-    ):
-        repository.add(channel, path, content)
-    _keep_deltas(repository, channel, release)
-    repository.commit(channel_role(channel))
+    changed = compact(repository, channel)
+    versions = read_history(repository, channel, release.model_id)
+    gone = {
+        version.release.manifest_sha256
+        for version in versions.values()
+        if is_revoked(version.released_as, release)
+    }
+    gone |= {*release.revoked_manifests}
+    release = release.model_copy(update={"revoked_manifests": tuple(sorted(gone))})
+    release = parse_release(as_content(release), "release")
+    before = versions.get(release.version)
+    numbers = {*(before.released_as if before is not None else ()), release.release_seq}
+    versions[release.version] = Version(released_as=tuple(sorted(numbers)), release=release)
+    superseded = repository.channel(channel).targets.get(history_path(channel, release.model_id))
+    changed += store(repository, channel, release.model_id, versions, touched=release.version, deltas=deltas)
+    repository.add(channel, pointer_path(channel, release.model_id), as_content(release))
+    repository.commit(channel_role(channel), *changed)
+    if superseded is not None and superseded != repository.channel(channel).targets[superseded.path]:
+        # Only publishers read it, and it has the size of all releases.
+        repository.stored(superseded).unlink(missing_ok=True)
     return release
 
 
-def _keep_deltas(repository: Repository, channel: str, release: Release) -> None:
-    """List no others of its model: robots know of those that a pointer names, and a channel has to stay short
-    enough for them to read."""
-    listed, start = repository.channel(channel).targets, _folder(channel, release.model_id, _DELTAS)
-    named = {delta.target for delta in release.deltas}
-    for path in [path for path in listed if path.startswith(f"{start}/") and path not in named]:
-        del listed[path]
-
-
-def _revoked_manifests(repository: Repository, channel: str, release: Release) -> tuple[str, ...]:
-    """Those of versions of which every release was revoked."""
-    targets = repository.channel(channel).targets
-    return tuple(
-        _sha256(targets[f"{_folder(channel, release.model_id, version)}/{MANIFEST_NAME}"])
-        for version, numbers in history(repository, channel, release.model_id).items()
-        if is_revoked(numbers, release)
-    )
-
-
 def _offer(
-    repository: Repository, channel: str, model_id: str, version: str, count: int
-) -> list[dict[str, Any]]:
-    """Deltas from the ``count`` latest of the other releases: each from a file at the same place."""
-    targets, folder = repository.channel(channel).targets, _folder(channel, model_id, version)
-    earlier = {
-        other: max(numbers)
-        for other, numbers in history(repository, channel, model_id).items()
-        if other != version
-    }
-    bases = sorted(earlier, key=lambda other: earlier[other], reverse=True)[:count]
+    repository: Repository, channel: str, release: Release, count: int
+) -> tuple[list[dict[str, Any]], dict[str, TargetFile]]:
+    """Make deltas from the ``count`` latest of the other versions: each from a file at the same place."""
+    versions = read_history(repository, channel, release.model_id)
+    others = [one for name, one in versions.items() if name != release.version and not one.pruned]
+    others.sort(key=lambda one: max(one.released_as), reverse=True)
+    bases = [
+        {path.removeprefix(f"{one.release.folder}/"): target for path, target in files.items()}
+        for one in others[:count]
+        if (files := files_of(repository, one.release))
+    ]
     offered: dict[tuple[str, str], dict[str, Any]] = {}
-    for target in [entry for path, entry in targets.items() if path.startswith(f"{folder}/")]:
-        path = target.path.removeprefix(f"{folder}/")
-        for other in bases:
-            base = targets.get(f"{_folder(channel, model_id, other)}/{path}")
-            if path == MANIFEST_NAME or base is None or _sha256(base) == _sha256(target):
-                continue
-            if (path, _sha256(base)) in offered:
+    targets: dict[str, TargetFile] = {}
+    for target in files_of(repository, release).values():
+        path = target.path.removeprefix(f"{release.folder}/")
+        for base in (files[path] for files in bases if path in files):
+            key = (path, _sha256(base))
+            if path == MANIFEST_NAME or _sha256(base) == _sha256(target) or key in offered:
                 continue
             start, content = repository.content(base), repository.content(target)
             delta = deltas.make(start, content)
             if not deltas.worth_it(delta, content):
                 continue
             deltas.prove(start, delta, content)
-            where = f"{_folder(channel, model_id, _DELTAS)}/{_sha256(base)}/{_sha256(target)}"
-            repository.add(channel, where, delta)
-            offered[path, _sha256(base)] = {
+            folder = folder_of(channel, release.model_id, _DELTAS)
+            where = f"{folder}/{release.version}/{_sha256(base)}/{_sha256(target)}"
+            targets[where] = repository.write(channel, where, delta)
+            offered[key] = {
                 "path": path,
                 "base_sha256": _sha256(base),
                 "target": where,
                 "bytes": len(delta),
             }
-    return list(offered.values())
+    return list(offered.values()), targets
 
 
 def _checked(fields: dict[str, Any]) -> Release:
@@ -406,13 +394,9 @@ def _next_seq(previous: Release | None, asked: int | None) -> int:
     return asked or last + 1
 
 
-def _folder(channel: str, model_id: str, version: str) -> str:
-    return f"models/{channel}/{model_id}/{version}"
-
-
 def _sha256(target: TargetFile) -> str:
     return target.hashes["sha256"]
 
 
-def _numbers(values: Sequence[int] | set[int]) -> str:
+def _numbers(values: Collection[int]) -> str:
     return ", ".join(map(str, sorted(values))) or "none"

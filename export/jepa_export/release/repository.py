@@ -1,5 +1,10 @@
 """A repository of releases as it lies on the disk: ``metadata/`` and ``targets/``, for any web server.
 
+A channel is a role that lists what every robot reads at every change: one pointer per model. The files of a
+version are in a listing, a role that the channel delegates to and that a robot reads only to install that
+version. A snapshot can never drop a role, so a model has a fixed number of listings, and a new version takes
+the place of the oldest one.
+
 Only ``timestamp.json`` is ever replaced. All else has its version or its hash in its name, and a version that
 lies on the disk, if only because a publisher was stopped, is not used again: whatever a cache has kept stays
 right. Files are written in the order in which nothing that is listed is missing (targets, channels, snapshot,
@@ -8,7 +13,7 @@ timestamp), each whole or not at all, so that a robot that reads in between sees
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
@@ -23,8 +28,10 @@ from tuf.api.exceptions import (
 )
 from tuf.api.metadata import (
     DelegatedRole,
+    Delegations,
     Metadata,
     MetaFile,
+    Role,
     Root,
     Signed,
     Snapshot,
@@ -44,6 +51,11 @@ METADATA, TARGETS = "metadata", "targets"
 _PREFIX = "channel-"
 _DAYS = {"root": 365, "targets": 180, "snapshot": 14, "timestamp": 7, "channel-canary": 30}
 _CHANNEL_DAYS = 90
+_MOST_DAYS = 3650
+# Signed with the role that names the keys: the lifetime of a role's signatures in days, if not the default.
+_LIFETIME = "x-jepa-lifetime-days"
+# Signed with a listing's delegation: the version that it holds.
+_VERSION = "x-jepa-version"
 # When nothing had expired yet.
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
@@ -53,9 +65,30 @@ def channel_role(channel: str) -> str:
     return _PREFIX + channel
 
 
-def lifetime(role: str) -> timedelta:
-    """For how long a signature of a role counts."""
-    return timedelta(days=_DAYS.get(role, _CHANNEL_DAYS))
+def listing_role(channel: str, model_id: str, number: int) -> str:
+    """Return the name of a role that lists the files of one version of a model."""
+    return f"listing.{channel}.{model_id}.{number}"
+
+
+def default_days(role: str) -> int:
+    """Return how many days a signature of a top-level role or channel is valid by default."""
+    return _DAYS.get(role, _CHANNEL_DAYS)
+
+
+def listed_version(entry: DelegatedRole) -> str:
+    """Return the version that a listing holds."""
+    return str(entry.unrecognized_fields.get(_VERSION, ""))
+
+
+def set_lifetime(entry: Role, days: int) -> None:
+    """Set how many days the next signatures of a role are valid.
+
+    Raises:
+        JepaExportError: the number is out of range.
+    """
+    if not 1 <= days <= _MOST_DAYS:
+        raise JepaExportError(f"a lifetime of {days} days is out of range: give 1 to {_MOST_DAYS}")
+    entry.unrecognized_fields[_LIFETIME] = days
 
 
 def utc_now() -> datetime:
@@ -89,9 +122,11 @@ def read(folder: Path, at: datetime) -> dict[str, Signed]:
                 raise RepositoryError(f"snapshot does not list {role}")
             return (metadata / f"{listed.version}.{role}.json").read_bytes()
 
-        channels = sorted(_delegated(trusted.update_targets(content("targets"))))
-        for role in channels:
-            trusted.update_delegated_targets(content(role), role, "targets")
+        roles = sorted(_delegated(trusted.update_targets(content("targets"))))
+        for channel in list(roles):
+            for role in _delegated(trusted.update_delegated_targets(content(channel), channel, "targets")):
+                trusted.update_delegated_targets(content(role), role, channel)
+                roles.append(role)
     except OSError as error:
         raise JepaExportError(
             f"{error.filename}: cannot be read ({error.strerror}): name the folder of a repository, or make "
@@ -103,7 +138,7 @@ def read(folder: Path, at: datetime) -> dict[str, Signed]:
         raise JepaExportError(
             f"{folder}: this is not what was signed: {error}: bring back a copy of {METADATA}/"
         ) from error
-    return {role: trusted[role] for role in ("root", "timestamp", "snapshot", "targets", *channels)}
+    return {role: trusted[role] for role in ("root", "timestamp", "snapshot", "targets", *roles)}
 
 
 class Repository:
@@ -176,6 +211,63 @@ class Repository:
             raise JepaExportError(f"{self.folder}: no channel {name!r}, there are {', '.join(self.channels)}")
         return cast(Targets, self.signed[channel_role(name)])
 
+    def listings(self, channel: str) -> dict[str, DelegatedRole]:
+        """The roles of a channel that each list the files of one version, by name.
+
+        Raises:
+            JepaExportError: there is no such channel.
+        """
+        return _delegated(self.channel(channel))
+
+    def listed(self, channel: str) -> dict[str, TargetFile]:
+        """Everything that robots find in a channel, by path.
+
+        Raises:
+            JepaExportError: there is no such channel.
+        """
+        found = dict(self.channel(channel).targets)
+        for name, role in self.listings(channel).items():
+            targets = cast(Targets, self.signed[name]).targets
+            found |= {path: target for path, target in targets.items() if role.is_delegated_path(path)}
+        return found
+
+    def listing(self, role: str) -> dict[str, TargetFile]:
+        """What a listing holds, by path."""
+        return cast(Targets, self.signed[role]).targets
+
+    def set_listing(
+        self, channel: str, role: str, version: str, targets: Mapping[str, TargetFile], paths: Sequence[str]
+    ) -> None:
+        """Let a listing hold a version instead of what it held before; robots see it after :meth:`commit`.
+
+        Args:
+            paths: the patterns of the paths that robots look for in this listing.
+        """
+        listed = self.channel(channel)
+        if listed.delegations is None or listed.delegations.roles is None:
+            listed.delegations = Delegations({}, {})
+        entry = DelegatedRole(role, [], 1, terminating=True, paths=list(paths))
+        entry.unrecognized_fields[_VERSION] = version
+        cast("dict[str, DelegatedRole]", listed.delegations.roles)[role] = entry
+        cast(Targets, self.signed.setdefault(role, Targets())).targets = dict(targets)
+
+    def _share_keys(self, channel: str) -> None:
+        """Let the keys of a channel sign its listings, and no others."""
+        known = self.targets.get_delegated_role(channel_role(channel))
+        delegations = self.channel(channel).delegations
+        if delegations is None:
+            return
+        delegations.keys = {keyid: self.targets.get_key(keyid) for keyid in known.keyids}
+        for entry in _delegated(self.channel(channel)).values():
+            entry.keyids, entry.threshold = list(known.keyids), known.threshold
+
+    def lifetime(self, role: str) -> timedelta:
+        """How long a signature of a role is valid; a listing has the lifetime of its channel."""
+        if role not in self.root.roles and role not in _delegated(self.targets):
+            role = next(channel_role(name) for name in self.channels if role in self.listings(name))
+        policy = self.delegator(role).get_delegated_role(role).unrecognized_fields.get(_LIFETIME)
+        return timedelta(days=int(policy or default_days(role)))
+
     def delegator(self, role: str) -> Root | Targets:
         """Whose metadata says which keys sign a role.
 
@@ -186,7 +278,11 @@ class Repository:
             return self.root
         if role in _delegated(self.targets):
             return self.targets
-        raise JepaExportError(f"{self.folder}: no role {role!r}, there are {', '.join(sorted(self.signed))}")
+        for name in self.channels:
+            if role in self.listings(name):
+                return self.channel(name)
+        there = sorted({*self.root.roles, *_delegated(self.targets)})
+        raise JepaExportError(f"{self.folder}: no role {role!r}, there are {', '.join(there)}")
 
     def at_hand(self, role: str) -> list[str]:
         """The identifiers of those keys of a role that can sign here.
@@ -198,25 +294,32 @@ class Repository:
         known = delegator.get_delegated_role(role).keyids
         return [keyid for keyid in known if self.keys.signer(delegator.get_key(keyid)) is not None]
 
-    def add(self, channel: str, path: str, content: bytes, custom: dict[str, Any] | None = None) -> None:
-        """Write a target, and list it in a channel; robots see it after :meth:`commit`.
+    def add(self, channel: str, path: str, content: bytes) -> None:
+        """Write a target, and list it in a channel itself; robots see it after :meth:`commit`.
 
         Raises:
             JepaExportError: the channel may not list such a path.
             StorageError: it cannot be written.
         """
-        listed = self.channel(channel).targets
+        self.channel(channel).targets[path] = self.write(channel, path, content)
+
+    def write(self, channel: str, path: str, content: bytes) -> TargetFile:
+        """Write a target without listing it.
+
+        Raises:
+            JepaExportError: the channel may not list such a path.
+            StorageError: it cannot be written.
+        """
+        self.channel(channel)
         if not _delegated(self.targets)[channel_role(channel)].is_delegated_path(path):
             raise JepaExportError(
                 f"{path}: lies deeper than a channel may list: give the bundle fewer folders in each other"
             )
         target = TargetFile.from_data(path, content, ["sha256"])
-        if custom is not None:
-            target.unrecognized_fields["custom"] = custom
         stored = self.stored(target)
         durable.make_folder(stored.parent)
         durable.write(stored, content)
-        listed[path] = target
+        return target
 
     def content(self, target: TargetFile) -> bytes:
         """What a target holds, verified.
@@ -249,6 +352,9 @@ class Repository:
         roles, files = set(changed), []
         snapshot = cast(Snapshot, self.signed["snapshot"])
         timestamp = cast(Timestamp, self.signed["timestamp"])
+        for name in self.channels:
+            if channel_role(name) in roles:
+                self._share_keys(name)
         if "root" in roles:
             files.append(self._sign("root"))
         for role in sorted(roles - {"root", "snapshot", "timestamp"}):
@@ -283,7 +389,7 @@ class Repository:
                 f"release rotate {self.folder} timestamp"
             )
         signed.version = self._next_version(role)
-        signed.expires = now + lifetime(role)
+        signed.expires = now + self.lifetime(role)
         signed.unrecognized_fields[SIGNED_AT] = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata, delegators = Metadata[Any](signed), [self.delegator(role)]
         if role == "root" and self._before is not None:

@@ -17,7 +17,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Root, Snapshot, Targets
 
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import External, KeyRing, short_id
-from jepa_export.release.repository import METADATA, TARGETS, Repository, channel_role, lifetime, utc_now
+from jepa_export.release.repository import METADATA, TARGETS, Repository, channel_role, set_lifetime, utc_now
 from jepa_runtime.update import durable
 from jepa_runtime.update.metadata import SIGNED_AT
 
@@ -156,6 +156,11 @@ def rotate(
         StorageError: it cannot be written.
     """
     delegator = repository.delegator(role)
+    channel = next((name for name in repository.channels if role in repository.listings(name)), None)
+    if channel is not None:
+        raise JepaExportError(
+            f"{role} is signed with the keys of its channel: rotate {channel_role(channel)}"
+        )
     if role == "timestamp":
         # What the old key said of the time ends with it, for robots too.
         repository.signed[role].unrecognized_fields.pop(SIGNED_AT, None)
@@ -173,7 +178,7 @@ def rotate(
     delegator.add_key(key, role)
     if role == "root" or delegator is not repository.root:
         delegator.revoke_key(old, role)
-        repository.commit(*(("root",) if role == "root" else ("targets", role)))
+        repository.commit(*(("root",) if role == "root" else ("targets", *_with_listings(repository, role))))
         return old, key.keyid
     # Root and what this role signs are two files, which cannot change at the same moment: in between, both
     # keys count.
@@ -199,7 +204,7 @@ def resign(repository: Repository, within: timedelta | None = None) -> tuple[lis
     due = [
         role
         for role, signed in sorted(repository.signed.items())
-        if signed.expires - now <= (lifetime(role) / 4 if within is None else within)
+        if signed.expires - now <= (repository.lifetime(role) / 4 if within is None else within)
     ]
     able = [
         role
@@ -209,6 +214,27 @@ def resign(repository: Repository, within: timedelta | None = None) -> tuple[lis
     if able:
         repository.commit(*able)
     return able, [role for role in due if role not in able]
+
+
+def change_lifetime(repository: Repository, role: str, days: int) -> None:
+    """Let signatures of a role be valid for another number of days, and re-sign the role.
+
+    Raises:
+        JepaExportError: no such role or number, or too few keys are at hand.
+        StorageError: it cannot be written.
+    """
+    delegator = repository.delegator(role)
+    if delegator is not repository.root and delegator is not repository.targets:
+        raise JepaExportError(f"{role} has the lifetime of its channel: change that")
+    set_lifetime(delegator.get_delegated_role(role), days)
+    top = "root" if delegator is repository.root else "targets"
+    repository.commit(top, *_with_listings(repository, role))
+
+
+def _with_listings(repository: Repository, role: str) -> list[str]:
+    """Return a role and, if it is a channel, the listings that its keys sign too."""
+    name = next((name for name in repository.channels if role == channel_role(name)), None)
+    return [role] if name is None else [role, *repository.listings(name)]
 
 
 def _finish_rotation(repository: Repository, role: str, old: str) -> tuple[str, str]:

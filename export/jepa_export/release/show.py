@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from jepa_export.release.keys import short_id
-from jepa_export.release.publish import history, is_revoked, latest, models
+from jepa_export.release.publish import is_revoked
 from jepa_export.release.repository import Repository, channel_role
+from jepa_export.release.versions import latest, models, read_history
 
 
 def roles_table(repository: Repository) -> Table:
@@ -42,8 +43,9 @@ def _rows(repository: Repository) -> Iterator[tuple[str, ...]]:
     for channel in repository.channels:
         for model in models(repository, channel):
             release = latest(repository, channel, model)
-            versions = history(repository, channel, model)
-            for version, numbers in sorted(versions.items(), key=lambda item: -max(item[1])):
+            versions = read_history(repository, channel, model)
+            for version, known in sorted(versions.items(), key=lambda item: -max(item[1].released_as)):
+                numbers = known.released_as
                 named = ", ".join(map(str, numbers))
                 if release is not None and version == release.version:
                     terms = (
@@ -53,6 +55,10 @@ def _rows(repository: Repository) -> Iterator[tuple[str, ...]]:
                         "[green]latest[/]",
                     )
                 else:
-                    gone = release is not None and is_revoked(numbers, release)
-                    terms = ("", "", "", "[red]revoked[/]" if gone else "")
+                    gone = release is not None and (
+                        is_revoked(numbers, release)
+                        or known.release.manifest_sha256 in release.revoked_manifests
+                    )
+                    marks = [("[red]revoked[/]", gone), ("pruned", known.pruned)]
+                    terms = ("", "", "", " ".join(mark for mark, holds in marks if holds))
                 yield (channel, model, version, named, *terms)

@@ -1,0 +1,75 @@
+"""Removes from a repository what no robot reads any more and no publisher needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from jepa_export.errors import JepaExportError
+from jepa_export.release.repository import METADATA, TARGETS, Repository
+from jepa_export.release.versions import files_of, models, prune_versions, read_history
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed: versions, for people, and files, with their size in bytes."""
+
+    versions: list[str]
+    files: int
+    size: int
+
+
+def prune(repository: Repository, *, keep: int, after: timedelta) -> Pruned:
+    """Remove the files of old versions, and metadata and targets that newer ones have replaced.
+
+    Every root stays, since a robot that was away needs all that it has not seen.
+
+    Args:
+        keep: how many versions of each model in each channel keep their files.
+        after: files that are younger stay, since a robot may be reading what they belonged to.
+
+    Raises:
+        JepaExportError: a needed file is missing or damaged, a file cannot be removed, or too few keys are at
+            hand.
+        StorageError: the metadata cannot be written.
+    """
+    versions = prune_versions(repository, keep)
+    needed = {*_metadata(repository), *_targets(repository)}
+    before, files, size = repository.now() - after, 0, 0
+    for top in (METADATA, TARGETS):
+        for path in sorted((repository.folder / top).rglob("*"), reverse=True):
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    if not any(path.iterdir()):
+                        path.rmdir()
+                elif path not in needed and _changed_at(path) < before:
+                    size += path.lstat().st_size
+                    files += 1
+                    path.unlink()
+            except OSError as error:
+                raise JepaExportError(f"{path}: cannot be removed: {error.strerror}") from error
+    return Pruned(versions, files, size)
+
+
+def _metadata(repository: Repository) -> Iterator[Path]:
+    metadata = repository.folder / METADATA
+    yield metadata / "timestamp.json"
+    yield from metadata.glob("*.root.json")
+    for role, signed in repository.signed.items():
+        yield metadata / f"{signed.version}.{role}.json"
+
+
+def _targets(repository: Repository) -> Iterator[Path]:
+    for channel in repository.channels:
+        for target in repository.listed(channel).values():
+            yield repository.stored(target)
+        for model_id in models(repository, channel):
+            for version in read_history(repository, channel, model_id).values():
+                if not version.pruned:
+                    yield from map(repository.stored, files_of(repository, version.release).values())
+
+
+def _changed_at(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.lstat().st_mtime, timezone.utc)

@@ -1,0 +1,277 @@
+"""The versions of a model in a channel: all that were released, and the few whose files robots find.
+
+``history.json`` is a signed file for publishers: which numbers each version was released as, and the last
+pointer to it. Robots never read it. The files of the newest :data:`LISTED` versions are in listings
+(:mod:`jepa_export.release.repository`); those of an older version come back into one when it is released
+again, unless they were pruned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from tuf.api.metadata import DelegatedRole, TargetFile
+
+from jepa_export.errors import JepaExportError
+from jepa_export.release.repository import Repository, channel_role, listed_version, listing_role
+from jepa_runtime.bundle import MANIFEST_NAME, parse_manifest
+from jepa_runtime.update.release import POINTER_NAME, Release, parse_release, pointer_path, release_path
+
+# Each costs a robot about 400 bytes of metadata at every change of its channel.
+LISTED = 8
+_HISTORY_NAME = "history.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version of a model.
+
+    Attributes:
+        released_as: the numbers of its releases.
+        release: the last pointer to it.
+        pruned: its files were removed.
+    """
+
+    released_as: tuple[int, ...]
+    release: Release
+    pruned: bool = False
+
+
+def folder_of(channel: str, model_id: str, name: str) -> str:
+    """Return the folder of a version in ``targets/``."""
+    return f"models/{channel}/{model_id}/{name}"
+
+
+def history_path(channel: str, model_id: str) -> str:
+    """Return the path of the history of a model."""
+    return folder_of(channel, model_id, _HISTORY_NAME)
+
+
+def models(repository: Repository, channel: str) -> list[str]:
+    """The models that a channel has.
+
+    Raises:
+        JepaExportError: there is no such channel.
+    """
+    return sorted({path.split("/")[2] for path in repository.channel(channel).targets})
+
+
+def latest(repository: Repository, channel: str, model_id: str) -> Release | None:
+    """The latest release of a model in a channel, or None if it has none.
+
+    Raises:
+        JepaExportError: there is no such channel, or the pointer is missing or damaged.
+        TrustError: the pointer is no valid one.
+    """
+    target = repository.channel(channel).targets.get(pointer_path(channel, model_id))
+    return None if target is None else parse_release(repository.content(target), target.path)
+
+
+def read_history(repository: Repository, channel: str, model_id: str) -> dict[str, Version]:
+    """Return every version of a model that a channel has released.
+
+    Raises:
+        JepaExportError: there is no such channel, or the history is missing, damaged or of another format.
+    """
+    target = repository.channel(channel).targets.get(history_path(channel, model_id))
+    if target is None:
+        return _earlier_history(repository, channel, model_id)
+    content = json.loads(repository.content(target))
+    if content["schema_version"] != _FORMAT:
+        raise JepaExportError(
+            f"{target.path}: format version {content['schema_version']} is unknown, this jepa-export reads "
+            f"version {_FORMAT}: update jepa-edge"
+        )
+    return {
+        name: Version(
+            released_as=tuple(fields["released_as"]),
+            release=_parsed(fields["release"]),
+            pruned=fields["pruned"],
+        )
+        for name, fields in content["versions"].items()
+    }
+
+
+def store(
+    repository: Repository,
+    channel: str,
+    model_id: str,
+    versions: Mapping[str, Version],
+    *,
+    touched: str = "",
+    deltas: Mapping[str, TargetFile] = MappingProxyType({}),
+) -> list[str]:
+    """Write the history of a model, and list the files of its newest versions.
+
+    Args:
+        touched: the version whose last pointer is a new one.
+        deltas: its deltas that are not listed yet, by path.
+
+    Returns:
+        The listings that changed.
+
+    Raises:
+        JepaExportError: a file is missing or damaged, or there is no such channel.
+        StorageError: a file cannot be written.
+    """
+    newest = sorted(versions, key=lambda name: max(versions[name].released_as), reverse=True)
+    wanted = [name for name in newest if not versions[name].pruned][:LISTED]
+    roles = _listings(repository, channel, model_id)
+    holds = {listed_version(entry): role for role, entry in roles.items()}
+    free = [role for role, entry in roles.items() if listed_version(entry) not in wanted]
+    numbered = [listing_role(channel, model_id, number) for number in range(LISTED)]
+    free += [role for role in numbered if role not in roles]
+    known, changed = {**repository.listed(channel), **deltas}, []
+    for name in wanted:
+        if name not in holds or name == touched:
+            role = holds.get(name) or free.pop(0)
+            _list(repository, channel, role, versions[name].release, known)
+            changed.append(role)
+    for role in free:
+        if role in roles and repository.listing(role):
+            repository.set_listing(channel, role, "", {}, [])
+            changed.append(role)
+    content: dict[str, Any] = {"schema_version": _FORMAT, "versions": {}}
+    for name, version in versions.items():
+        release = version.release if name in wanted else version.release.model_copy(update={"deltas": ()})
+        content["versions"][name] = {
+            "released_as": version.released_as,
+            "release": release.model_dump(mode="json"),
+            "pruned": version.pruned,
+        }
+    repository.add(channel, history_path(channel, model_id), json.dumps(content, indent=1).encode())
+    return changed
+
+
+def compact(repository: Repository, channel: str) -> list[str]:
+    """Move what earlier versions of jepa-edge listed in a channel itself into histories and listings.
+
+    Returns:
+        The listings that changed.
+
+    Raises:
+        JepaExportError: as :func:`store`.
+        StorageError: as :func:`store`.
+    """
+    targets = repository.channel(channel).targets
+    own = (POINTER_NAME, _HISTORY_NAME)
+    if all(path.split("/")[3:] in ([name] for name in own) for path in targets):
+        return []
+    changed: list[str] = []
+    for model_id in models(repository, channel):
+        if history_path(channel, model_id) not in targets:
+            versions = read_history(repository, channel, model_id)
+            changed += store(repository, channel, model_id, versions)
+    for path in [path for path in targets if path.split("/")[3] not in own]:
+        del targets[path]
+    return changed
+
+
+def prune_versions(repository: Repository, keep: int) -> list[str]:
+    """Mark all versions but the ``keep`` newest of each model as pruned, and list them no more.
+
+    Returns:
+        What was pruned, for people; empty if nothing was.
+
+    Raises:
+        JepaExportError: as :func:`store`, or too few keys are at hand.
+        StorageError: as :func:`store`.
+    """
+    pruned: list[str] = []
+    changed: list[str] = []
+    for channel in repository.channels:
+        changed += (listings := compact(repository, channel))
+        if listings:
+            changed.append(channel_role(channel))
+        for model_id in models(repository, channel):
+            versions = read_history(repository, channel, model_id)
+            newest = sorted(versions, key=lambda name: max(versions[name].released_as), reverse=True)
+            gone = [name for name in newest[keep:] if not versions[name].pruned]
+            if gone:
+                versions |= {name: replace(versions[name], pruned=True) for name in gone}
+                changed += [channel_role(channel), *store(repository, channel, model_id, versions)]
+                pruned += [f"{model_id} {name} in channel {channel}" for name in gone]
+    if changed:
+        repository.commit(*changed)
+    return pruned
+
+
+def files_of(repository: Repository, release: Release) -> dict[str, TargetFile]:
+    """Return the files of a version by path, from its manifest.
+
+    Raises:
+        JepaExportError: the manifest is missing or damaged.
+    """
+    path = release.manifest_target
+    stored = repository.stored(TargetFile(0, {"sha256": release.manifest_sha256}, path))
+    try:
+        manifest = TargetFile(stored.stat().st_size, {"sha256": release.manifest_sha256}, path)
+    except OSError as error:
+        raise JepaExportError(
+            f"{stored}: cannot be read: {error.strerror}: bring back a copy of it"
+        ) from error
+    records = parse_manifest(repository.content(manifest), path).files
+    listed = [
+        TargetFile(one.bytes, {"sha256": one.sha256}, f"{release.folder}/{one.path}") for one in records
+    ]
+    return {target.path: target for target in (*listed, manifest)}
+
+
+def as_content(release: Release) -> bytes:
+    """Return a pointer as it is published."""
+    return json.dumps(release.model_dump(mode="json"), indent=1).encode()
+
+
+def _listings(repository: Repository, channel: str, model_id: str) -> dict[str, DelegatedRole]:
+    """Return the listings of a model."""
+    prefix = listing_role(channel, model_id, 0).removesuffix("0")
+    return {role: entry for role, entry in repository.listings(channel).items() if role.startswith(prefix)}
+
+
+def _list(
+    repository: Repository, channel: str, role: str, release: Release, known: Mapping[str, TargetFile]
+) -> None:
+    """Let a listing hold a version."""
+    targets = files_of(repository, release)
+    depths = sorted({path.removeprefix(release.folder).count("/") for path in targets})
+    paths = [release.folder + "/*" * depth for depth in depths]
+    copy = release_path(channel, release.model_id, release.version)
+    targets[copy] = repository.write(channel, copy, as_content(release))
+    offered = [known[delta.target] for delta in release.deltas if delta.target in known]
+    targets |= {target.path: target for target in offered}
+    paths += [copy, *sorted({f"{target.path.rpartition('/')[0]}/*" for target in offered})]
+    repository.set_listing(channel, role, release.version, targets, paths)
+
+
+def _earlier_history(repository: Repository, channel: str, model_id: str) -> dict[str, Version]:
+    """Return the history of a model of which an earlier jepa-edge listed all files in the channel itself."""
+    targets, newest = repository.channel(channel).targets, latest(repository, channel, model_id)
+    versions = {}
+    for path, target in targets.items():
+        folder, _, name = path.rpartition("/")
+        if newest is None or name != MANIFEST_NAME or "released_as" not in (target.custom or {}):
+            continue
+        version = folder.removeprefix(folder_of(channel, model_id, ""))
+        numbers = tuple(target.custom["released_as"])
+        if folder != folder_of(channel, model_id, version) or not numbers:
+            continue
+        copy = targets.get(release_path(channel, model_id, version))
+        if copy is not None:
+            release = parse_release(repository.content(copy), copy.path)
+        elif version == newest.version:
+            release = newest
+        else:
+            fields = json.loads(target.custom["terms"])
+            rollout = newest.rollout.model_dump(mode="json") | {"percent": 100.0}
+            release = _parsed(fields | {"release_seq": max(numbers), "rollout": rollout})
+        versions[version] = Version(released_as=numbers, release=release)
+    return versions
+
+
+def _parsed(fields: Mapping[str, Any]) -> Release:
+    return parse_release(json.dumps(fields).encode(), "release")
