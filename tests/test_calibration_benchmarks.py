@@ -96,6 +96,6 @@ def test_all_methods_cover_independent_errors_that_arrive_at_once(tmp_path: Path
     assert conformal.main(["--steps", "2000", "--streams", "4", "--json", str(written)]) == 0
     rows = json.loads(written.read_text())["rows"]
     plain = [row for row in rows if row["stream"] == "independent" and row["delay"] == 0]
-    assert {row["method"] for row in plain} == {"ours", "ACI", "DtACI", "PID"}
+    assert {row["method"] for row in plain} == {"ours", "fixed rate", "ACI", "DtACI", "PID"}
     for row in plain:
         assert abs(row["coverage_before"] - 0.9) < 0.03

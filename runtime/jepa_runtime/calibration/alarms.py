@@ -76,6 +76,20 @@ class Alarms:
         self._change: Event | None = None
         self._unchanged = 0
 
+    @property
+    def surprise(self) -> Event | None:
+        """The surprise that is in progress."""
+        return self._events.current
+
+    @property
+    def every(self) -> int:
+        """In normal data at most one surprise begins in this number of scores."""
+        return self._events.threshold.every
+
+    def is_surprising(self, score: Score) -> bool:
+        """Whether a score exceeds the threshold of surprises."""
+        return score.value > self._events.threshold.value
+
     def update(self, stamp_ns: int, score: Score | None) -> list[Alarm]:
         """The next score; None where there was nothing to compare with.
 

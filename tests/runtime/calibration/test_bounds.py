@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.calibration import Bounds
-from jepa_runtime.calibration.bounds import RATE
+from jepa_runtime.calibration.bounds import DECAY, FIRST_RATE, LEAST_RATE
 
 STREAMS = 50  # Each takes the place of a horizon: so many are run at once.
 STEPS = 4000
@@ -39,6 +39,11 @@ def drifting(rng: np.random.Generator) -> np.ndarray:
 
 def make(streams: int = STREAMS, delay: int = 6, start: float = 1.6) -> Bounds:
     return Bounds([start] * streams, probability=PROBABILITY, delays=[delay] * streams, latent_space="a")
+
+
+def rate(count: int, delay: int) -> float:
+    """Of the ``count``-th error."""
+    return min(max(FIRST_RATE * count**-DECAY, LEAST_RATE), 1 / max(delay, 1))
 
 
 def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
@@ -88,10 +93,43 @@ def test_the_share_of_misses_is_bounded_for_any_errors(
 ) -> None:
     bounds = Bounds([start], probability=probability, delays=[delay], latent_space="a")
     within = held(bounds, np.array(errors)[:, None], delay)
-    rate = min(RATE, 1 / max(delay, 1))
-    width = math.log(1e3 / 1e-3) + rate * (1 + delay)
+    width = math.log(1e3 / 1e-3) + rate(1, delay) * (1 + delay)
     # The bound falls no further than a thousandth of its start: then there are fewer misses, not more.
-    assert (1 - within).mean() - (1 - probability) <= width / (rate * len(errors)) + 1e-9
+    excess = (1 - within).mean() - (1 - probability)
+    assert excess <= width / (rate(len(errors), delay) * len(errors)) + 1e-9
+
+
+def test_bounds_four_misses_from_the_start_widen_3_times() -> None:
+    bounds = make(1, delay=1, start=1.0)
+    for _ in range(4):
+        bounds.update(np.array([9.0]), bounds.stated())
+    assert 3.0 < bounds.stated()[0] < 3.5
+
+
+def test_bounds_rate_stops_decaying_at_its_floor() -> None:
+    bounds = make(1, delay=1, start=1.0)
+    held(bounds, gaussian(np.random.default_rng(4))[:1000, :1], 1)
+    before = bounds.stated()
+    bounds.update(np.array([9.0]), before)
+    assert np.log(bounds.stated() / before) == pytest.approx(LEAST_RATE * PROBABILITY)
+
+
+def test_bounds_rate_starts_again_with_another_model() -> None:
+    first, second = make(1, start=1.0), make(1, start=1.0)
+    held(first, gaussian(np.random.default_rng(4))[:1000, :1], 1)
+    second.take_over(first)
+    before = second.stated()
+    second.update(np.array([1e3]), before)
+    assert np.log(second.stated() / before) == pytest.approx(rate(1, 6) * PROBABILITY)
+
+
+@pytest.mark.parametrize("delay", [0, 8])
+def test_bounds_that_start_a_third_too_small_hold_within_100_errors(delay: int) -> None:
+    errors = gaussian(np.random.default_rng(5))
+    within = held(make(delay=delay, start=1.645 / 3), errors, delay)
+    # A fixed rate of 0.05 holds 0.71 of the first 100 and 0.88 of the next.
+    assert within[:100].mean() > 0.78
+    assert within[100:200].mean() == pytest.approx(PROBABILITY, abs=0.015)
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=200))

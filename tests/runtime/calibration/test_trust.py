@@ -151,6 +151,66 @@ def test_an_alarm_ends_where_the_history_starts_anew() -> None:
     assert trust.news() == ()
 
 
+def usual(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Errors that the bounds of the bundle hold 90 % of, and whose scores surprise nobody."""
+    return np.array(START) * np.minimum(np.abs(rng.standard_normal((steps, HORIZON))) / 1.645, 3.0)
+
+
+def test_trust_unannounced_jump_counts_as_missed_and_does_not_widen_bounds() -> None:
+    """A jump spoils every prediction from before it: for one horizon errors are 30 times the bounds."""
+    rng = np.random.default_rng(1)
+    before, after = usual(rng, 300), usual(rng, 60)
+    jump = np.full((HORIZON, HORIZON), np.nan)
+    for step in range(HORIZON):
+        jump[step, step:] = 30 * np.array(START)[step:]
+        jump[step, :step] = 0.5 * np.array(START)[:step]
+    trust = make(alarms=some_alarms())
+    live(trust, before.tolist())
+    learnt, counted = trust.bounds(), trust.state(300 * STEP_NS).overall
+    live(trust, jump.tolist(), first=300)
+    assert trust.bounds() == pytest.approx(learnt)
+    missed = [later.errors - later.within - (now.errors - now.within) for now, later in
+              zip(counted, trust.state(303 * STEP_NS).overall, strict=True)]  # fmt: skip
+    assert missed == [1, 2, 3]
+    (begun,) = trust.news()
+    assert begun.kind == "surprise" and begun.event.start_ns == 300 * STEP_NS
+    live(trust, after.tolist(), first=303)
+    assert (trust.bounds() < 2 * learnt).all(), "nothing of the jump is learnt late"
+
+
+@pytest.mark.parametrize("factor", [5.0, 50.0])
+def test_trust_lasting_change_widens_bounds_while_the_alarm_is_on(factor: float) -> None:
+    rng = np.random.default_rng(2)
+    trust = make(alarms=some_alarms())
+    live(trust, usual(rng, 300).tolist())
+    trust.news()
+    live(trust, (factor * usual(rng, 400)).tolist(), first=300)
+    kinds = [(alarm.kind, alarm.end_ns) for alarm in trust.news()]
+    assert kinds[0] == ("surprise", None) and ("surprise", 700 * STEP_NS) not in kinds
+    assert (trust.bounds() > 0.5 * factor * np.array(START)).all()
+    live(trust, (factor * usual(rng, 300)).tolist(), first=700)
+    for share in trust.state(1000 * STEP_NS).recent:
+        assert share.value == pytest.approx(0.9, abs=0.04)
+
+
+def test_trust_jumps_more_frequent_than_false_alarms_teach_the_bounds() -> None:
+    """Scores above the threshold in every sixth step, each in an alarm of its own, are the conditions."""
+    trust = make(alarms=some_alarms())
+    rows = usual(np.random.default_rng(3), 1200)
+    rows[::6] = 5 * np.array(START)
+    live(trust, rows.tolist())
+    begun = [alarm for alarm in trust.news() if alarm.kind == "surprise" and alarm.end_ns is None]
+    assert len(begun) == 200
+    for share in trust.state(1200 * STEP_NS).recent:
+        assert share.value == pytest.approx(0.9, abs=0.03)
+
+
+def test_trust_without_alarms_learns_every_error() -> None:
+    trust = make()
+    live(trust, [[30.0, 60.0, 120.0]] * 6)
+    assert (trust.bounds() > 2 * np.array(START)).all()
+
+
 def test_another_model_goes_on_with_the_bounds_but_not_with_the_account() -> None:
     before, after = make(alarms=some_alarms()), make((7.0, 7.0, 7.0))
     live(before, [[9.0, 18.0, 36.0]] * 20)
