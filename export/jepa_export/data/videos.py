@@ -58,7 +58,7 @@ def decoded(path: Path, *, start_s: float = 0.0) -> Iterator[tuple[int, Image]]:
     av = _pyav()
     count = 0
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with _opened(av, path) as container:
             if not container.streams.video:
                 raise JepaExportError(f"{path}: there is no video in this file")
             stream = container.streams.video[0]
@@ -117,7 +117,7 @@ def _packets(path: Path, content: str) -> tuple[bytes, NDArray[np.float64], NDAr
     av = _pyav()
     header, shown_s, keys, hashes = b"", [], [], []
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with _opened(av, path) as container:
             for stream in container.streams.video[:1]:
                 header = stream.codec_context.extradata or b""
                 for packet in container.demux(stream):
@@ -152,6 +152,12 @@ def _announced(stream: Any, container: Any) -> int:
     if container.duration is None or stream.average_rate is None:
         return 0
     return int(container.duration / 1_000_000 * stream.average_rate)
+
+
+def _opened(av: Any, path: Path) -> Any:
+    # Metadata need not be UTF-8: PyAV 19 always reads it, earlier versions only when asked to.
+    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+    return av.open(str(path), **lenient)
 
 
 def _pyav() -> Any:
