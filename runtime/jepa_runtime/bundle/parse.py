@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -14,6 +15,10 @@ from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES, SCHEMA_VERSION, Man
 from jepa_runtime.errors import BundleError
 
 _MAX_PROBLEMS = 5
+# Of arrays and objects. Python's own limit differs between its versions.
+_MAX_NESTING = 100
+# A string, also one without an end, or a bracket.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 # Of a model, and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -46,21 +51,31 @@ def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """Read JSON as it is defined: UTF-8, no key twice, no NaN or infinity.
+    """Read JSON as it is defined: UTF-8, no key twice, no NaN or infinity, at most 100 levels of nesting.
 
     Raises:
         BundleError: it is not.
     """
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
+        text = data.decode("utf-8")
+        if _nesting(text) > _MAX_NESTING:
+            raise BundleError(f"{where}: nested too deeply (more than {_MAX_NESTING} levels)")
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise BundleError(f"{where}: not UTF-8 (byte {error.start}): the file is damaged") from error
-    except RecursionError as error:
-        raise BundleError(f"{where}: nested too deeply") from error
     except ValueError as error:
         raise BundleError(f"{where}: not strict JSON: {error}") from error
+
+
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for token in _TOKEN.findall(text):
+        if token in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in "]}":
+            depth -= 1
+    return deepest
 
 
 def describe(error: ValidationError, unknown: Callable[[tuple[str | int, ...]], str] | None = None) -> str:

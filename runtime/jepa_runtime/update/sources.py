@@ -174,9 +174,12 @@ class FolderSource:
 
     def _holds(self, where: Path) -> bool:
         try:
-            return where.resolve().is_relative_to(self._path.resolve())
-        except (OSError, RuntimeError):  # links in a circle
+            real = os.path.realpath(where, strict=True)
+        except FileNotFoundError:
+            real = os.path.realpath(where)
+        except OSError:  # links in a circle
             return False
+        return Path(real).is_relative_to(os.path.realpath(self._path))
 
 
 class _FileBody:
