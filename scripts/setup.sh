@@ -5,6 +5,8 @@
 #
 # PYTHON=python3.12      which Python (3.11 to 3.13) the environment is made with; default: the first that fits
 # JEPA_ROS=kilted        which ROS 2 is taken from wheels; default: jazzy. A ROS 2 that is already sourced is used instead.
+# JEPA_PACKAGES=newest   which versions: locked (default; requirements/, with hashes), or the newest or oldest that
+#                        pyproject.toml allows. With a sourced ROS 2, whose NumPy stays, pip resolves the ranges.
 #
 # Runs again in seconds: each step leaves a stamp named after a hash of what it depends on.
 set -euo pipefail
@@ -15,6 +17,7 @@ STAMPS=$VENV/.jepa
 LOG=$VENV/setup.log
 WORKSPACE=$ROOT/ros2_ws
 DISTRO=${JEPA_ROS:-jazzy}
+PACKAGES=${JEPA_PACKAGES:-locked}
 EXTRAS=
 
 # shellcheck source=scripts/setup_steps.sh
@@ -23,11 +26,12 @@ EXTRAS=
 while [ $# -gt 0 ]; do
   case $1 in
     --with) EXTRAS=${2:?--with needs a list of extras, for instance: --with ros,viz}; shift 2 ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) fail "unknown argument $1 (see scripts/setup.sh --help)" ;;
   esac
 done
 case $DISTRO in jazzy | kilted) ;; *) fail "JEPA_ROS must be jazzy or kilted, got $DISTRO" ;; esac
+case $PACKAGES in locked | newest | oldest) ;; *) fail "JEPA_PACKAGES must be locked, newest or oldest, got $PACKAGES" ;; esac
 # A Python of these wheels leaves this behind for its children; another environment's Python would trust it.
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -1,4 +1,4 @@
-# The steps of scripts/setup.sh, which sources this file and sets ROOT, VENV, STAMPS, LOG, WORKSPACE, DISTRO and EXTRAS.
+# The steps of scripts/setup.sh, which sources this file and sets ROOT, VENV, STAMPS, LOG, WORKSPACE, DISTRO, PACKAGES and EXTRAS.
 # shellcheck shell=bash
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -127,31 +127,80 @@ adopt_venv() {
 
 # Extras installed before stay, so that `make test` and `make demo` can take turns without installing anything.
 install_packages() {
-  local all key extras numpy=
+  local all key
   all=$(printf '%s\n' ${EXTRAS//,/ } $(cat "$STAMPS/extras" 2>/dev/null || true) | sort -u | paste -sd, -)
-  key=$(cat "$ROOT/pyproject.toml" "$ROOT"/scripts/{setup_steps.sh,ros_wheels.py} - <<<"$all $DISTRO $ROS_SOURCED" | hash_of)
+  key=$(cat "$ROOT/pyproject.toml" "$ROOT"/requirements/*.txt "$ROOT"/scripts/{setup_steps.sh,ros_wheels.py} - \
+    <<<"$all $DISTRO $ROS_SOURCED $PACKAGES" | hash_of)
   if [ -f "$STAMPS/packages-$key" ]; then return; fi
   rm -f "$STAMPS"/packages-*
-  # ROS is installed apart: the distribution is chosen here, and a sourced one must not be shadowed by wheels.
-  extras=$(tr , '\n' <<<"$all" | grep -vx -e ros -e '' | paste -sd, - || true)
-  # The messages of a sourced ROS are compiled against its NumPy; another one would break them.
-  if [ -n "$ROS_SOURCED" ]; then numpy="numpy==$("$PYTHON" -c 'import numpy; print(numpy.__version__)')"; fi
-  step "installing jepa-edge${extras:+ with $extras}" pip install -e "$ROOT${extras:+[$extras]}" ${numpy:+"$numpy"}
-  if [[ ",$all," == *,ros,* ]]; then install_ros; fi
+  if [ "$PACKAGES" = locked ] && [ -z "$ROS_SOURCED" ]; then install_locked "$all"; else install_resolved "$all"; fi
+  if [[ ",$all," == *,ros,* ]]; then finish_ros; fi
   tr , '\n' <<<"$all" >"$STAMPS/extras"
   touch "$STAMPS/packages-$key"
 }
 
-install_ros() {
-  if [ -n "$ROS_SOURCED" ]; then
-    "$VENV/bin/python" -c 'import colcon_core, colcon_ros' 2>/dev/null ||
-      step "installing colcon" pip install colcon-common-extensions 'setuptools<80'
-    return
-  fi
+# install_locked EXTRA,...: the versions and hashes in requirements/.
+install_locked() {
+  local name files=("$ROOT/requirements/build.txt" "$ROOT/requirements/base.txt") options=()
+  for name in ${1//,/ }; do
+    # The lock has one ROS 2.
+    if [ "$name" = ros ] && [ "$DISTRO" != jazzy ]; then continue; fi
+    [ -f "$ROOT/requirements/$name.txt" ] || fail "unknown extra $name (those of pyproject.toml: see scripts/setup.sh --help)"
+    files+=("$ROOT/requirements/$name.txt")
+  done
+  say "downloading $("$VENV/bin/python" "$ROOT/scripts/downloads.py" "${files[@]}") MB of packages (less what pip has in its cache)"
+  for name in "${files[@]}"; do options+=(-r "$name"); done
+  step "installing the packages locked in requirements/: ${1:-base}" pip install --no-deps --require-hashes "${options[@]}"
+  if [[ ",$1," == *,export,* ]]; then install_torch; fi
+  if [[ ",$1," == *,ros,* && $DISTRO != jazzy ]]; then install_ros_wheels; fi
+  step "installing jepa-edge" pip install --no-deps --no-build-isolation -e "$ROOT"
+}
+
+# A build for the CPU where pip finds one, else PyPI's, which needs CUDA's libraries to be imported at all.
+install_torch() {
+  local file=$ROOT/requirements/torch-cuda.txt version size
+  version=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$file")
+  case $("$VENV/bin/python" -m pip list --format=freeze) in *"torch==$version+cpu"* | *"torch==$version"$'\n'*) return ;; esac
+  say "looking for a build of PyTorch $version for the CPU (about 190 MB)"
+  if pip install --no-deps "torch==$version+cpu" >>"$LOG" 2>&1; then return; fi
+  size=$("$VENV/bin/python" "$ROOT/scripts/downloads.py" "$file")
+  say "pip finds none: downloading PyPI's build and the CUDA libraries that it needs, $size MB"
+  say "  (to avoid this, name the index of CPU builds of pytorch.org in PIP_EXTRA_INDEX_URL, or a folder in PIP_FIND_LINKS)"
+  step "installing PyTorch $version with CUDA" pip install --no-deps --require-hashes -r "$file"
+}
+
+# install_resolved EXTRA,...: within the ranges of pyproject.toml, as pip resolves them.
+install_resolved() {
+  local extras options=()
+  extras=$(tr , '\n' <<<"$1" | grep -vx -e ros -e '' | paste -sd, - || true)
+  # The messages of a sourced ROS are compiled against its NumPy; another one would break them.
+  if [ -n "$ROS_SOURCED" ]; then options+=("numpy==$("$PYTHON" -c 'import numpy; print(numpy.__version__)')"); fi
+  case $PACKAGES in
+    newest) options+=(--upgrade --upgrade-strategy eager) ;;
+    oldest)
+      "$VENV/bin/python" "$ROOT/scripts/oldest_packages.py" >"$STAMPS/oldest.txt" || fail "cannot read pyproject.toml"
+      options+=(--constraint "$STAMPS/oldest.txt")
+      ;;
+  esac
+  step "installing jepa-edge${extras:+ with $extras}, in the ranges of pyproject.toml (${options[*]})" \
+    pip install -e "$ROOT${extras:+[$extras]}" "${options[@]}"
+  # Wheels would shadow a ROS that is sourced.
+  if [[ ",$1," == *,ros,* && -z $ROS_SOURCED ]]; then install_ros_wheels; fi
+}
+
+install_ros_wheels() {
   local packages
   mapfile -t packages < <("$VENV/bin/python" "$ROOT/scripts/ros_wheels.py" "$DISTRO")
   step "installing ROS 2 $DISTRO (wheels) and colcon" pip install "${packages[@]}"
-  point_cmake_here
+}
+
+finish_ros() {
+  if [ -z "$ROS_SOURCED" ]; then
+    point_cmake_here
+  else
+    "$VENV/bin/python" -c 'import colcon_core, colcon_ros' 2>/dev/null ||
+      step "installing colcon" pip install colcon-common-extensions 'setuptools<80'
+  fi
 }
 
 # The wheels' CMake exports name the include folders of the machine on which they were built.

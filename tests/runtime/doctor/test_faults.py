@@ -202,5 +202,6 @@ def test_the_least_versions_are_those_that_the_package_asks_for() -> None:
     )["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["jetson"]]
 
-    assert f"openvino>={libraries.OPENVINO[0]}.{libraries.OPENVINO[1]}" in asked
-    assert f"pycuda>={libraries.PYCUDA[0]}.{libraries.PYCUDA[1]}" in asked
+    least = [line.partition(",")[0] for line in asked]
+    assert f"openvino>={libraries.OPENVINO[0]}.{libraries.OPENVINO[1]}" in least
+    assert f"pycuda>={libraries.PYCUDA[0]}.{libraries.PYCUDA[1]}" in least
