@@ -6,11 +6,11 @@ import re
 from base64 import b64encode
 from typing import Any, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import FrameError
+from jepa_runtime.opencv import cv2
 from jepa_runtime.pixels import ENCODINGS, RawLayout, scaling
 
 Image = NDArray[np.uint8]
@@ -54,7 +54,7 @@ def to_rgb(
         offset=0 if big_endian else kind.sample_bytes - 1,
         strides=(layout.stride, kind.pixel_bytes, kind.sample_bytes),
     )
-    return image if kind.to_rgb is None else cast(Image, cv2.cvtColor(image, kind.to_rgb))
+    return image if kind.to_rgb is None else cast(Image, cv2.cvtColor(image, getattr(cv2, kind.to_rgb)))
 
 
 def decode(data: Any, encoding: str = "") -> Image:
@@ -89,8 +89,8 @@ def decode(data: Any, encoding: str = "") -> Image:
         ) from error
     if image is None:
         raise FrameError(f"compressed image of {content.size} bytes cannot be decoded: it is damaged")
-    conversion = cv2.COLOR_BGR2RGB if pattern is None or image.ndim == 3 else pattern
-    return cast(Image, cv2.cvtColor(image, conversion))
+    conversion = "COLOR_BGR2RGB" if pattern is None or image.ndim == 3 else pattern
+    return cast(Image, cv2.cvtColor(image, getattr(cv2, conversion)))
 
 
 def image_in(message: Any) -> Image:

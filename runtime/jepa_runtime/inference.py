@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from jepa_runtime.calibration import Judged, Trust, trust_in
 from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.goals import Goal, is_image
 from jepa_runtime.history import Context, Hindsight, History
+from jepa_runtime.opencv import cv2
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
-
 from jepa_runtime.errors import FrameError
 
 
@@ -15,39 +13,39 @@ class Encoding:
 
     Attributes:
         pixel_bytes: bytes from one pixel to the next.
-        to_rgb: OpenCV's code of the conversion; None: it is RGB.
+        to_rgb: name of OpenCV's conversion code; None: it is RGB.
         sample_bytes: of which its upper eight bits are taken where there are two.
         paired: two pixels share their colour (YUV, BT.601, limited range).
         planar: so do two rows, whose colours come in one below all brightness (4:2:0).
     """
 
     pixel_bytes: int
-    to_rgb: int | None = None
+    to_rgb: str | None = None
     sample_bytes: int = 1
     paired: bool = False
     planar: bool = False
 
 
-_UYVY = Encoding(2, cv2.COLOR_YUV2RGB_UYVY, paired=True)
-_YUYV = Encoding(2, cv2.COLOR_YUV2RGB_YUY2, paired=True)
+_UYVY = Encoding(2, "COLOR_YUV2RGB_UYVY", paired=True)
+_YUYV = Encoding(2, "COLOR_YUV2RGB_YUY2", paired=True)
 
 # By their ROS names (sensor_msgs/image_encodings; nv12 is NVIDIA's).
 ENCODINGS = {
     "rgb8": Encoding(3),
-    "bgr8": Encoding(3, cv2.COLOR_BGR2RGB),
-    "rgba8": Encoding(4, cv2.COLOR_RGBA2RGB),
-    "bgra8": Encoding(4, cv2.COLOR_BGRA2RGB),
-    "mono8": Encoding(1, cv2.COLOR_GRAY2RGB),
-    "bayer_rggb8": Encoding(1, cv2.COLOR_BayerRGGB2RGB),
-    "bayer_bggr8": Encoding(1, cv2.COLOR_BayerBGGR2RGB),
-    "bayer_gbrg8": Encoding(1, cv2.COLOR_BayerGBRG2RGB),
-    "bayer_grbg8": Encoding(1, cv2.COLOR_BayerGRBG2RGB),
+    "bgr8": Encoding(3, "COLOR_BGR2RGB"),
+    "rgba8": Encoding(4, "COLOR_RGBA2RGB"),
+    "bgra8": Encoding(4, "COLOR_BGRA2RGB"),
+    "mono8": Encoding(1, "COLOR_GRAY2RGB"),
+    "bayer_rggb8": Encoding(1, "COLOR_BayerRGGB2RGB"),
+    "bayer_bggr8": Encoding(1, "COLOR_BayerBGGR2RGB"),
+    "bayer_gbrg8": Encoding(1, "COLOR_BayerGBRG2RGB"),
+    "bayer_grbg8": Encoding(1, "COLOR_BayerGRBG2RGB"),
     "yuv422": _UYVY,
     "uyvy": _UYVY,
     "yuv422_yuy2": _YUYV,
     "yuyv": _YUYV,
-    "nv12": Encoding(1, cv2.COLOR_YUV2RGB_NV12, paired=True, planar=True),
-    "nv21": Encoding(1, cv2.COLOR_YUV2RGB_NV21, paired=True, planar=True),
+    "nv12": Encoding(1, "COLOR_YUV2RGB_NV12", paired=True, planar=True),
+    "nv21": Encoding(1, "COLOR_YUV2RGB_NV21", paired=True, planar=True),
 }
 ENCODINGS |= {
     f"{name[:-1]}16": replace(encoding, pixel_bytes=2 * encoding.pixel_bytes, sample_bytes=2)

@@ -22,9 +22,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.opencv import cv2
 
 # From <sys/mman.h>. ONFAULT locks pages once they are touched: what engines reserve and never use stays free.
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4

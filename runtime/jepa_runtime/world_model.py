@@ -12,7 +12,6 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from jepa_runtime.backends.select import alternatives, create_backend
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.imaging import check_rgb, fit
+from jepa_runtime.opencv import cv2, load_opencv
 from jepa_runtime.rollouts import Asked, Rollouts
 from jepa_runtime.sessions import Sessions, open_sessions
 
@@ -114,8 +114,9 @@ class WorldModel:
         Raises:
             BundleError: the bundle is not valid, untrained, or has nothing for this engine and precision.
             BackendError: no such engine or device, it cannot run the graphs, or the cache lies in the bundle.
-            JepaRuntimeError: ``num_samples`` is out of range.
+            JepaRuntimeError: ``num_samples`` is out of range, or OpenCV cannot be imported.
         """
+        load_opencv()
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if not opened.manifest.trained and not allow_untrained:
             raise BundleError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
 
 from jepa_runtime.closed_loop.run import ClosedLoop, Film
 from jepa_runtime.imaging import fit
+from jepa_runtime.opencv import cv2
 from jepa_runtime.profiling.page import words
 from jepa_runtime.worlds.base import Image
 

@@ -13,7 +13,6 @@ from functools import cached_property
 from itertools import pairwise
 from typing import cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.golden import read_npz
 from jepa_runtime.errors import BundleError
 from jepa_runtime.imaging import decode, to_jpeg
+from jepa_runtime.opencv import cv2
 from jepa_runtime.pictures.embedding import (
     Embedding,
     Floats,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import cv2
 import numpy as np
 
+from jepa_runtime.opencv import cv2
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.embedding import Floats, Image, Latents
 from jepa_runtime.pictures.foreseen import Foreseen
@@ -17,7 +17,6 @@ _INK, _SOFT, _PAPER, _FAINT = (28, 36, 48), (86, 98, 115), (255, 255, 255), (205
 BEST, WORST, CAME = (26, 127, 75), (185, 58, 10), (36, 99, 201)
 _STEPS = 6
 _CELL, _GAP, _LEFT, _TOP = 96, 4, 92, 26
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 Placing = Callable[[Floats], Floats]
 
@@ -119,7 +118,7 @@ def _paste(
 def _write(
     canvas: Image, words: str, at: tuple[int, int], colour: Sequence[int] = _SOFT, *, scale: float = 0.45
 ) -> None:
-    cv2.putText(canvas, words, at, _FONT, scale, colour, 1, cv2.LINE_AA)
+    cv2.putText(canvas, words, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
 
 def _path(canvas: Image, points: Floats, colour: Sequence[int], width: int = 1) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from jepa_runtime.imaging import image_uri, to_jpeg
+from jepa_runtime.opencv import cv2
 from jepa_runtime.pictures import charts
 from jepa_runtime.pictures.atlas import Atlas
 from jepa_runtime.pictures.embedding import Image

@@ -16,10 +16,10 @@ from itertools import islice
 from threading import Event
 from typing import cast
 
-import cv2
 import numpy as np
 
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.opencv import cv2
 from jepa_runtime.pipeline import STAGES, Pipeline, Result
 from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, why_no_copy
 from jepa_runtime.profiling.statistics import Summary, summarize

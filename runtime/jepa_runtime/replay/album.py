@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.opencv import cv2
 from jepa_runtime.sources.base import Image
 
 Floats = NDArray[np.float32]

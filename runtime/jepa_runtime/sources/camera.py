@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import cv2
-
 from jepa_runtime.errors import SourceError
+from jepa_runtime.opencv import cv2
 from jepa_runtime.sources.base import Frame, Image, PassiveSource
 
 _LOG = logging.getLogger(__name__)

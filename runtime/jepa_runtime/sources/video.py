@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import cv2
-
 from jepa_runtime.errors import SourceError
+from jepa_runtime.opencv import cv2
 from jepa_runtime.sources.base import Frame, Image, PassiveSource
 
 # Containers estimate their number of frames from duration and rate; a real truncation loses more than this.

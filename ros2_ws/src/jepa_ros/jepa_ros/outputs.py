@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 from typing import Any
 
-import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from jepa_msgs.msg import LatentState, ModelInfo, PredictedFutures, Surprise, SurpriseEvent
@@ -15,6 +14,7 @@ from std_msgs.msg import Header
 from jepa_ros.conversions import fill, to_time
 from jepa_ros.diagnostics import Verdict
 from jepa_runtime.calibration import Alarm
+from jepa_runtime.opencv import cv2
 from jepa_runtime.pipeline import Result
 from jepa_runtime.recording import messages
 from jepa_runtime.world_model import WorldModel
