@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status, see :func:`~jepa_runtime.commands.ending.status_of`.
     """
     make_streams_robust()
+    args = _parser().parse_args(argv)
+    return status_of("jepa-runtime", lambda: int(args.run(args)), errors=(JepaRuntimeError,))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jepa-runtime",
         description="Runs a model bundle: latent state and predicted futures in real time.",
@@ -66,5 +71,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(subparsers)
-    args = parser.parse_args(argv)
-    return status_of("jepa-runtime", lambda: int(args.run(args)), errors=(JepaRuntimeError,))
+    return parser

@@ -12,13 +12,15 @@ from typing import Any
 
 from jepa_runtime.errors import JepaRuntimeError
 
+# In the place of a file's name.
+STDOUT = "-"
 # Of a file that is mounted by itself, or is another account's; of a folder that takes no other file.
 _STAYS = (errno.EBUSY, errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 def files_of(*targets: str | Path | None) -> list[Path]:
     """Those that are given and do not stand for standard output."""
-    return [Path(target) for target in targets if target is not None and target != "-"]
+    return [Path(target) for target in targets if target is not None and target != STDOUT]
 
 
 def check_writable(path: Path) -> None:
@@ -70,17 +72,21 @@ def write(path: Path, content: str | bytes) -> None:
         raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def write_json(target: str | Path, data: Any) -> None:
-    """Write JSON data to a file, or to standard output where that is called ``-``.
+def write_text(target: str | Path, text: str) -> None:
+    """Write lines to a file, or to standard output if ``target`` is ``-``.
 
     Raises:
         JepaRuntimeError: the file cannot be written.
     """
-    text = json.dumps(data, indent=2, allow_nan=False)
-    if target == "-":
+    if target == STDOUT:
         print(text, flush=True)
     else:
         write(Path(target), f"{text}\n")
+
+
+def write_json(target: str | Path, data: Any) -> None:
+    """Write JSON data as :func:`write_text` does."""
+    write_text(target, json.dumps(data, indent=2, allow_nan=False))
 
 
 def write_each(*outputs: tuple[object, Callable[[], object]]) -> None:

@@ -5,14 +5,18 @@ outputs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.bundle import Bundle, Golden, Tolerance
+from jepa_runtime.backends.select import create_backend, takes_building
+from jepa_runtime.bundle import ROLES, Bundle, Golden, Target, Tolerance
+from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.world_model import Futures, WorldModel
 
 # Greatest error of the change that actions make, as a share of it; a model that ignores actions has 1.
@@ -21,6 +25,21 @@ MOST_CHANGE_ERROR = 0.8
 # INT8 is off by up to all of that.)
 _LEAST_CHANGE: dict[str, float] = {"fp32": 1e-4, "fp16": 3e-3, "int8": 1e-2}
 _TINY = 1e-12
+# The engines that run the variants for a target; the first that is usable here checks them.
+_ENGINES: dict[Target, tuple[str, ...]] = {
+    "openvino": ("openvino:CPU",),
+    "onnx": ("onnxruntime:CPU", "openvino:CPU"),
+    "npu": ("openvino:NPU",),
+    "tensorrt": ("tensorrt", "tensorrt_rtx"),
+}
+# Reads the graphs for devices that are not here, as graphs for these targets.
+_STAND_IN = "openvino:CPU"
+_READ_AS: dict[Target, Target] = {
+    "openvino": "openvino",
+    "onnx": "onnx",
+    "npu": "openvino",
+    "tensorrt": "onnx",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,149 @@ class Parity:
             "tolerance": self.tolerance.model_dump(),
             "ok": self.ok,
         }
+
+
+@dataclass(frozen=True)
+class VariantCheck:
+    """What was found of one variant of a model: its graphs for one target in one precision.
+
+    Attributes:
+        target, precision: of the variant.
+        engine, engine_version: that ran its graphs; None: none did.
+        unchecked: why the variant was not checked on a device that it is made for; empty: it was.
+        fault: why the variant cannot be used; empty if nothing is wrong with it.
+        parities: of its graphs.
+    """
+
+    target: Target
+    precision: str
+    engine: str | None = None
+    engine_version: str | None = None
+    unchecked: str = ""
+    fault: str = ""
+    parities: tuple[Parity, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """``failed``, ``not checked`` or ``checked``."""
+        return "failed" if self.fault else "not checked" if self.unchecked else "checked"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "target": self.target,
+            "precision": self.precision,
+            "status": self.status,
+            "engine": self.engine,
+            "engine_version": self.engine_version,
+            "reason": self.fault or self.unchecked or None,
+        }
+
+
+def check_variants(
+    bundle: Bundle,
+    *,
+    engine: str | None = None,
+    precision: str | None = None,
+    options: BackendOptions | None = None,
+) -> list[VariantCheck]:
+    """Check each variant of a bundle by golden parity, on a device that it is made for.
+
+    Where this machine has no such device, OpenVINO opens and runs the graphs on the CPU. This finds graphs
+    that cannot be opened; what the device computes stays unchecked.
+
+    Args:
+        bundle: trained or not.
+        engine: check the variants that this engine serves, and no other; None: all.
+        precision: check this precision only; None: all.
+        options: of all engines.
+
+    Raises:
+        BackendError: there is no such engine or device.
+        BundleError: the bundle has nothing for this engine and precision.
+    """
+    kinds = [(variant.target, variant.precision) for variant in bundle.manifest.graphs.encoder]
+    served = None if engine is None else _served(kinds, engine, options)
+    wanted = [
+        kind
+        for kind in kinds
+        if (served is None or kind in served) and (precision is None or kind[1] == precision)
+    ]
+    if not wanted:
+        offered = ", ".join(f"{kind} for {target}" for target, kind in kinds)
+        by = engine or "an engine"
+        within = "" if precision is None else f" in {precision}"
+        raise BundleError(f"{bundle.path}: has nothing that {by} can run{within}; it has: {offered}")
+    found = []
+    for target, kind in kinds:
+        if (target, kind) not in wanted:
+            other = precision is not None and kind != precision
+            why = f"only {precision} was requested" if other else f"{engine} does not serve it"
+            found.append(VariantCheck(target, kind, unchecked=why))
+        elif engine is not None:
+            found.append(_check(bundle, VariantCheck(target, kind, engine), target, options))
+        else:
+            found.append(_check_on_its_device(bundle, target, kind, options))
+    return found
+
+
+def _served(
+    kinds: Sequence[tuple[Target, str]], engine: str, options: BackendOptions | None
+) -> list[tuple[Target, str]]:
+    """Of variants for several targets in one precision, an engine serves one."""
+    with closing(create_backend(engine, options)) as backend:
+        order = backend.targets
+    best: dict[str, Target] = {}
+    for target, precision in kinds:
+        if target in order:
+            known = best.get(precision, target)
+            best[precision] = min(known, target, key=order.index)
+    return [(target, precision) for precision, target in best.items()]
+
+
+def _check_on_its_device(
+    bundle: Bundle, target: Target, precision: str, options: BackendOptions | None
+) -> VariantCheck:
+    missing = []
+    for engine in _ENGINES[target]:
+        try:
+            create_backend(engine, options).close()
+        except BackendError as error:
+            missing.append(str(error))
+            continue
+        checked = _check(bundle, VariantCheck(target, precision, engine), target, options)
+        # An engine that was not built yet is no fault of the variant.
+        if not (checked.fault and not checked.parities and takes_building(engine)):
+            return checked
+        missing.append(checked.fault)
+    found = VariantCheck(target, precision, _STAND_IN, unchecked="; ".join(missing))
+    return _check(bundle, found, _READ_AS[target], options)
+
+
+def _check(
+    bundle: Bundle, variant: VariantCheck, read_as: Target, options: BackendOptions | None
+) -> VariantCheck:
+    """Run the graphs of one variant on its engine, which reads them as graphs for ``read_as``."""
+    engine, graphs = variant.engine or _STAND_IN, bundle.manifest.graphs
+    own: dict[str, Any] = {
+        role: tuple(
+            each.model_copy(update={"target": read_as})
+            for each in graphs.of(role)
+            if each.target == variant.target
+        )
+        for role in ROLES
+    }
+    manifest = bundle.manifest.model_copy(update={"graphs": graphs.model_copy(update=own)})
+    only = replace(bundle, manifest=manifest)
+    try:
+        with closing(create_backend(engine, options)) as backend:
+            variant = replace(variant, engine_version=backend.version)
+        parities = golden_parity(only, engine=engine, precision=variant.precision, options=options)
+    except JepaRuntimeError as error:
+        kind = f"{variant.precision} for {variant.target}"
+        return replace(variant, fault=f"{kind} cannot be run on {engine}: {error}")
+    fault = "; ".join(parity.fault for parity in parities if not parity.ok)
+    return replace(variant, parities=tuple(parities), fault=fault)
 
 
 def golden_parity(

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
-from tests.bundles import make_bundle
+from tests.bundles import ACTIONS, HORIZON, make_bundle
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def change_golden(folder: Path, name: str, value: float) -> None:
 
 
 def verify_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    status = main(["verify", "--json", *arguments])
+    status = main(["verify", *arguments, "--json"])
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -161,6 +162,84 @@ def test_the_command_is_installed_and_knows_its_version() -> None:
         pytest.skip("jepa-edge is not installed in this environment")
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("jepa-edge ")
+
+
+def npu_bundle(folder: Path, *, step: bool) -> Path:
+    """A bundle that has a variant for NPUs too, whose graphs have fixed shapes."""
+    fields = make_bundle(folder, step=step, energy=False).manifest.model_dump(mode="json")
+    shapes = {"encoder": None, "predictor": [16, HORIZON, ACTIONS], "step": [1, 1, ACTIONS]}
+    if not step:
+        del shapes["step"]
+    for role, actions in shapes.items():
+        model = openvino.Core().read_model(folder / role / "openvino" / "model.xml")
+        if actions is not None:
+            model.reshape({"actions": actions})
+        openvino.save_model(model, folder / role / "npu" / "model.xml", compress_to_fp16=False)
+        fields["graphs"][role].append(
+            {"target": "npu", "precision": "fp32", "path": f"{role}/npu/model.xml"}
+        )
+    seal(folder, fields)
+    return folder
+
+
+def statuses(told: dict[str, Any]) -> dict[tuple[str, str], str]:
+    return {(entry["target"], entry["precision"]): entry["status"] for entry in told["variants"]}
+
+
+def test_verify_without_the_device_of_a_variant_reports_it_as_not_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = npu_bundle(tmp_path / "toy", step=True)
+    status, told = verify_json(capsys, str(folder))
+    assert status == 0, told["reason"]
+    assert statuses(told) == {
+        ("openvino", "fp32"): "checked",
+        ("openvino", "fp16"): "checked",
+        ("onnx", "fp32"): "checked",
+        ("npu", "fp32"): "not checked",
+    }
+    (npu,) = [entry for entry in told["variants"] if entry["target"] == "npu"]
+    assert "no such device" in npu["reason"] and npu["engine"] == "openvino:CPU"
+    assert {entry["graph"] for entry in told["graphs"] if entry["target"] == "npu"} == {
+        *("encoder", "predictor", "step")
+    }
+    assert main(["verify", str(folder)]) == 0
+    assert "fp32 for npu: not checked on its own device" in capsys.readouterr().out
+
+
+def test_verify_npu_variant_without_step_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, told = verify_json(capsys, str(npu_bundle(tmp_path / "toy", step=False)))
+    assert status == 1 and statuses(told)["npu", "fp32"] == "failed"
+    assert "fp32 for npu cannot be run" in told["reason"] and "asked for was [1, 4, 2]" in told["reason"]
+    assert statuses(told)["openvino", "fp32"] == "checked", "the others are checked all the same"
+
+
+def test_verify_with_an_engine_reports_what_it_does_not_serve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = npu_bundle(tmp_path / "toy", step=True)
+    status, told = verify_json(capsys, str(folder), "--engine", "openvino:CPU", "--precision", "fp32")
+    assert status == 0
+    reasons = {(entry["target"], entry["precision"]): entry["reason"] for entry in told["variants"]}
+    assert reasons == {
+        ("openvino", "fp32"): None,
+        ("openvino", "fp16"): "only fp32 was requested",
+        ("onnx", "fp32"): "openvino:CPU does not serve it",
+        ("npu", "fp32"): "openvino:CPU does not serve it",
+    }
+
+
+def test_verify_finds_wrong_weights_in_a_variant_for_a_missing_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = npu_bundle(tmp_path / "toy", step=True)
+    manifest = Bundle.open(folder).manifest
+    weights = folder / "encoder" / "npu" / "model.bin"
+    weights.write_bytes(bytes(byte ^ 0x40 for byte in weights.read_bytes()))
+    seal(folder, manifest)
+    status, told = verify_json(capsys, str(folder))
+    assert status == 1 and statuses(told)["npu", "fp32"] == "failed"
+    assert statuses(told)["openvino", "fp32"] == "checked"
 
 
 def test_the_shipped_bundle_verifies(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add ``evaluate`` to the commands of jepa-export."""
+    from jepa_runtime.commands.arguments import add_json_argument
+
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a bundle: fidelity, drift, surprise, goals reached, work",
@@ -55,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--layout", choices=["fixed", "random"], default="random", help="of Two Rooms")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    add_json_argument(parser, "all figures")
     parser.add_argument(
         "--write", action="store_true", help="put the figures into the bundle's report, and seal it again"
     )
@@ -72,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.evaluation.sheets import missing, sheets
     from jepa_export.evaluation.writing import add_to_report
     from jepa_runtime.bundle import Bundle
-    from jepa_runtime.outputs import files_of, write, write_each, write_json
+    from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
     from jepa_runtime.recording import check_outputs
     from jepa_runtime.sources.open import split_spec
 
@@ -85,7 +87,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.write and not os.access(beside := bundle.path.resolve().parent, os.W_OK):
         raise JepaExportError(f"{beside}: cannot be written: --write makes the bundle anew in there")
     columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns) as progress:
+    console = Console(stderr=arguments.json == STDOUT)
+    with Progress(*columns, console=console) as progress:
 
         def begin(what: str, total: int) -> Any:
             task = progress.add_task(what, total=total)
@@ -100,7 +103,6 @@ def _run(arguments: argparse.Namespace) -> int:
             (arguments.write, lambda: add_to_report(bundle, {"evaluation": found.as_dict(samples=False)})),
         )
     finally:
-        console = Console()
         on = f"measured on {found.clips} clips of {found.data}"
         console.print(on, markup=False, highlight=False, soft_wrap=True)
         for sheet in sheets(found):

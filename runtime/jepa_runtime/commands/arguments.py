@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
+from jepa_runtime.outputs import STDOUT
 from jepa_runtime.world_model import WorldModel
 
 # 31 years, if seconds: their nanoseconds, and sums of them with a stamp, fit 64 bits.
@@ -113,6 +114,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> 
     )
     add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+
+
+def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--json``, whose value :func:`~jepa_runtime.outputs.write_json` takes; None: no JSON is wanted."""
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        metavar="FILE",
+        help=f"write {what} as JSON to FILE, or to standard output (-, the default)",
+    )
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:

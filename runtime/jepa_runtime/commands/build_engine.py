@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,8 +17,9 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.engine_store import engine_folders
 from jepa_runtime.backends.select import alternatives, takes_building
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import open_console, progress_on
+from jepa_runtime.commands.arguments import add_json_argument, open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import STDOUT, write_json
 from jepa_runtime.update import config, robot
 from jepa_runtime.verification import golden_parity
 from jepa_runtime.world_model import WorldModel
@@ -61,16 +61,19 @@ def add_parser(subparsers: Any) -> None:
         help="where engines are kept, also for whoever serves (default: /var/cache/jepa-edge, or the "
         "account's own cache)",
     )
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    add_json_argument(parser, "the outcome")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    console = open_console(stderr=args.json)
+    console = open_console(stderr=args.json == STDOUT)
     began = time.monotonic()
     _adopt(args)
     if not takes_building(args.engine):
+        if args.json is not None:
+            nothing = {"bundle": str(args.bundle), "engine": args.engine, "built": [], "ok": True}
+            write_json(args.json, nothing)
         console.print(f"{escape(args.engine)} needs no building")
         return 0
     bundle = Bundle.open(args.bundle)
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         # With the bundle's own number of samples, whose engine is built too if it is another.
         parities = golden_parity(bundle, engine=args.engine, precision=precision, options=options)
     failed = [parity for parity in parities if not parity.ok]
-    if args.json:
+    if args.json is not None:
         outcome = {
             "bundle": str(args.bundle),
             "engine": args.engine,
@@ -100,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
             "ok": not failed,
             "graphs": [parity.as_dict() for parity in parities],
         }
-        print(json.dumps(outcome, indent=2))
-    else:
+        write_json(args.json, outcome)
+    if args.json != STDOUT:
         built = f"engines of {len(phases.graphs)} graphs built" if phases.graphs else "all engines were there"
         console.print(f"{args.engine}, {precision}: {built}, kept in {escape(str(folder))}")
         for parity in parities:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from jepa_runtime.commands.arguments import open_console
+from jepa_runtime.commands.arguments import add_json_argument, open_console
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.outputs import files_of, write
+from jepa_runtime.outputs import STDOUT, files_of, write_json, write_text
 from jepa_runtime.profiling.compare import Measure, Verdict, common_measure, compare, differences, label
 from jepa_runtime.profiling.comparison_table import Entry, cells, markdown, remarks
 from jepa_runtime.profiling.describe import describe
@@ -26,7 +25,6 @@ from jepa_runtime.profiling.statistics import PERCENTILES
 from jepa_runtime.recording import check_outputs
 
 _WORSE, _NOT_COMPARABLE = 1, 2
-_STDOUT = "-"
 _STYLES: dict[Verdict, str] = {"better": "green", "same": "green", "worse": "red", "not judged": "yellow"}
 
 
@@ -69,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
     outputs.add_argument(
         "--markdown", metavar="FILE", help="write the table as Markdown; - for standard output"
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output")
+    add_json_argument(parser, "everything")
     parser.set_defaults(run=run)
 
 
@@ -83,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.markdown == args.json == _STDOUT:
+    if args.markdown == args.json == STDOUT:
         raise ProfileError("--markdown - and --json - cannot both go to standard output: name a file")
     paths = [args.baseline, *args.others]
     check_outputs(files_of(args.markdown, args.json), *paths)
@@ -93,10 +91,10 @@ def _run(args: argparse.Namespace) -> int:
     measure = common_measure(profiles)
     entries = _entries(paths, profiles, measure, args)
     if args.markdown:
-        _write(args.markdown, markdown(entries, measure))
+        write_text(args.markdown, markdown(entries, measure).rstrip("\n"))
     if args.json:
-        _write(args.json, _as_json(entries, measure, args))
-    if _STDOUT not in (args.markdown, args.json):
+        write_json(args.json, _as_json(entries, measure, args))
+    if STDOUT not in (args.markdown, args.json):
         _show(entries, measure)
     verdicts = {entry.comparison.verdict for entry in entries if entry.comparison is not None}
     if "worse" in verdicts:
@@ -144,8 +142,8 @@ def _entries(
     ]
 
 
-def _as_json(entries: Sequence[Entry], measure: Measure, args: argparse.Namespace) -> str:
-    outcome = {
+def _as_json(entries: Sequence[Entry], measure: Measure, args: argparse.Namespace) -> dict[str, Any]:
+    return {
         "measure": measure,
         "quantile": args.quantile,
         "max_regression": args.max_regression,
@@ -161,7 +159,6 @@ def _as_json(entries: Sequence[Entry], measure: Measure, args: argparse.Namespac
             for entry in entries
         ],
     }
-    return json.dumps(outcome, indent=2, allow_nan=False) + "\n"
 
 
 def _show(entries: Sequence[Entry], measure: Measure) -> None:
@@ -181,13 +178,6 @@ def _show(entries: Sequence[Entry], measure: Measure) -> None:
         if entry.comparison is not None:
             verdict = entry.comparison.verdict
             console.print(f"{escape(entry.name)}: [{_STYLES[verdict]}]{verdict}[/]")
-
-
-def _write(target: str, text: str) -> None:
-    if target == _STDOUT:
-        sys.stdout.write(text)
-    else:
-        write(Path(target), text)
 
 
 def _percent(text: str) -> float:

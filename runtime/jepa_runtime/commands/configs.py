@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jepa_runtime.commands.arguments import add_json_argument
 from jepa_runtime.configs.shipped import DEVICES
 
 _EPILOG = "Exit status: 0 done or nothing to do, 1 error, 3 (plan) there is something to do."
@@ -60,7 +61,7 @@ def _add(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--root", type=_folder, default=Path("/"), metavar="DIR", help="the target (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    add_json_argument(parser, "the outcome")
     parser.set_defaults(run=run)
     return parser
 

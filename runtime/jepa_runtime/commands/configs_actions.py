@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from jepa_runtime.configs.planning import TO_DO, Action, Change, next_steps
 from jepa_runtime.configs.shipped import DEVICES, shipped
 from jepa_runtime.configs.transaction import Undone
 from jepa_runtime.errors import ConfigsError
+from jepa_runtime.outputs import STDOUT, write_json
 
 _SOMETHING_TO_DO = 3
 _DEFAULT = DEVICES[:1]
@@ -47,7 +47,7 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
     files = shipped(args.device or _DEFAULT)
     changes = transaction.apply(args.root, files, keep_changed=args.keep_changed)
     _show(args, console, changes)
-    if not args.json:
+    if args.json != STDOUT:
         _show_next(console, _next(changes))
     return 0
 
@@ -55,8 +55,9 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
 def _undo(args: argparse.Namespace, console: Console) -> int:
     undone = transaction.undo(args.root, keep_changed=args.keep_changed)
     steps = next_steps([*undone.restored, *undone.removed])
-    if args.json:
-        print(json.dumps({"root": str(args.root), **asdict(undone), "next": steps}, indent=2))
+    if args.json is not None:
+        write_json(args.json, {"root": str(args.root), **asdict(undone), "next": steps})
+    if args.json == STDOUT:
         return 0
     for what, paths in asdict(undone).items():
         for path in paths:
@@ -68,9 +69,10 @@ def _undo(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console, changes: Sequence[Change]) -> None:
-    if args.json:
+    if args.json is not None:
         told = {"root": str(args.root), "files": [_as_dict(change) for change in changes]}
-        print(json.dumps({**told, "next": _next(changes)}, indent=2))
+        write_json(args.json, {**told, "next": _next(changes)})
+    if args.json == STDOUT:
         return
     for change in changes:
         style = _STYLES.get(change.action, "bold red")

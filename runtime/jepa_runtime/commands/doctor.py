@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from jepa_runtime.commands.arguments import open_console
+from jepa_runtime.commands.arguments import add_json_argument, open_console
 from jepa_runtime.doctor import (
     Diagnosis,
     Finding,
@@ -23,7 +23,7 @@ from jepa_runtime.doctor import (
     fix_script,
 )
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import files_of, write
+from jepa_runtime.outputs import STDOUT, files_of, write, write_text
 from jepa_runtime.recording import check_outputs
 
 _FAILED = 2
@@ -48,11 +48,7 @@ def add_parser(subparsers: Any) -> None:
         "an error or a warning, 2: the doctor could not run.",
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="judge the machine for this bundle")
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write the findings as JSON; - for standard output instead of text",
-    )
+    add_json_argument(parser, "the findings")
     parser.add_argument(
         "--fix-script",
         type=Path,
@@ -81,14 +77,12 @@ def run(args: argparse.Namespace) -> int:
         diagnosis = examine(System(args.root, facts), needs)
         if args.fix_script is not None:
             write(args.fix_script, fix_script(diagnosis))
-        if args.json not in (None, "-"):
-            write(Path(args.json), as_json(diagnosis) + "\n")
+        if args.json is not None:
+            write_text(args.json, as_json(diagnosis))
     except JepaRuntimeError as error:
         print(f"jepa-runtime doctor: {error}", file=sys.stderr)
         return _FAILED
-    if args.json == "-":
-        print(as_json(diagnosis))
-    else:
+    if args.json != STDOUT:
         _show(diagnosis, verbose=args.verbose)
     return 1 if diagnosis.wrong else 0
 

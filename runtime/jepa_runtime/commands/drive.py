@@ -17,9 +17,9 @@ from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
 from jepa_runtime.closed_loop.pictures import captions, sheet
 from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
-from jepa_runtime.commands.arguments import add_cache_argument, count, open_console
+from jepa_runtime.commands.arguments import add_cache_argument, add_json_argument, count, open_console
 from jepa_runtime.imaging import to_png
-from jepa_runtime.outputs import files_of, write, write_each, write_json
+from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
 from jepa_runtime.planning.presets import PRESETS, preset
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.worlds.find import GROUP, make_world
@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    add_json_argument(parser, "all figures")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page with charts and pictures there"
     )
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         films=_FILMS if args.html or args.png else 0,
         allow_untrained=args.allow_untrained,
     )
-    console = open_console()
+    console = open_console(stderr=args.json == STDOUT)
     bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
-from jepa_runtime.commands.arguments import open_console
+from jepa_runtime.commands.arguments import add_json_argument, open_console
+from jepa_runtime.outputs import STDOUT, write_json
 
 # What does the work of a graph that a bundle may lack.
 _WITHOUT: dict[Role, str] = {"step": "none: the predictor", "energy": "none: mean squared difference"}
@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
         "info", help="show what a bundle is", description="Verify a bundle's files and show what it is."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--json", action="store_true", help="print the manifest and its hash as JSON")
+    add_json_argument(parser, "the manifest and its hash")
     parser.set_defaults(run=run)
 
 
@@ -34,9 +34,10 @@ def run(args: argparse.Namespace) -> int:
         BundleError: the bundle is not valid.
     """
     bundle = Bundle.open(args.bundle)
-    if args.json:
+    if args.json is not None:
         content = {"path": str(bundle.path), "sha256": bundle.sha256, "bytes": _size(bundle.manifest)}
-        print(json.dumps(content | {"manifest": bundle.manifest.plain()}, indent=2))
+        write_json(args.json, content | {"manifest": bundle.manifest.plain()})
+    if args.json == STDOUT:
         return 0
     title = f"{bundle.manifest.model_id} {bundle.manifest.version}"
     # Without a frame, a hash is not broken over two lines.

@@ -20,6 +20,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_cache_argument,
+    add_json_argument,
     frame_size,
     open_console,
     positive,
@@ -30,7 +31,7 @@ from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.compat import python_module
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.outputs import files_of, write, write_each
+from jepa_runtime.outputs import STDOUT, files_of, write, write_each
 from jepa_runtime.profiling.describe import due_frames, gone_through
 from jepa_runtime.profiling.environment import environment
 from jepa_runtime.profiling.load import Load, Workload, count_frames
@@ -81,9 +82,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--skip", type=_passes, default=(), metavar="PASS,…", help=f"leave out: {', '.join(PASSES)}, or all"
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the profile there, to compare it later"
-    )
+    add_json_argument(parser, "the profile, to compare it later,")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report there")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Perfetto trace there")
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
@@ -118,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(outs, Path(split_spec(args.source)[0]), *files_of(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
-    console = open_console()
+    console = open_console(stderr=args.json == STDOUT)
     with stop_on_signals() as stopping:
         if on_graph:
             profile, status = _from_ros(args, stopping, console)

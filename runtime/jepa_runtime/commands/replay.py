@@ -12,6 +12,7 @@ from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
+    add_json_argument,
     add_model_arguments,
     counted_frames,
     open_console,
@@ -21,7 +22,7 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.compat import file_sha256
-from jepa_runtime.outputs import files_of, write_json
+from jepa_runtime.outputs import STDOUT, files_of, write_json
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.comparison import Comparison, Difference, compare
 from jepa_runtime.replay.inputs import NONE, BagInputs, Topics
@@ -67,7 +68,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="OTHER",
         help="compare with the outputs in another bag (default: those in BAG itself)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write what was done there; - for standard output")
+    add_json_argument(parser, "what was done")
     parser.set_defaults(run=run)
 
 
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, or something could not be computed or written.
     """
-    console = open_console(stderr=args.json == "-")
+    console = open_console(stderr=args.json == STDOUT)
     outs = files_of(args.mcap, args.json)
     check_outputs(outs, args.bag, Path(args.compare or args.bag), Path(args.bundle))
     bundle = Bundle.open(args.bundle)

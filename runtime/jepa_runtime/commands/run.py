@@ -20,6 +20,7 @@ from rich.live import Live
 from jepa_runtime import systemd
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
+    add_json_argument,
     add_model_arguments,
     open_console,
     open_model,
@@ -39,7 +40,7 @@ from jepa_runtime.errors import (
     printable,
 )
 from jepa_runtime.imaging import decode
-from jepa_runtime.outputs import files_of, write, write_each, write_json
+from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
 from jepa_runtime.pipeline import Pipeline, Result
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
 from jepa_runtime.profiling.report import render
@@ -106,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the measurements there; - for standard output")
+    add_json_argument(parser, "the measurements")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a latency report there")
     parser.add_argument(
         "--jpeg",
@@ -140,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     if args.black_box is not None:
         check_apart(args.black_box, *read)
         check_folder(args.black_box)
-    console = open_console(stderr=args.json == "-")
+    console = open_console(stderr=args.json == STDOUT)
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         source = _open_source(args, stopping)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jepa_runtime.commands.arguments import count
+from jepa_runtime.commands.arguments import add_json_argument, count
 
 _ROOT = Path("/var/lib/jepa-edge")
 _EPILOG = "Exit status: 0 done or nothing to do, 1 error, 3 a release was refused or taken back."
@@ -66,7 +66,7 @@ def _add(actions: Any, name: str, what: str, *, as_json: bool = False) -> argpar
         "--root", type=Path, default=_ROOT, metavar="DIR", help="the robot's folder (default: %(default)s)"
     )
     if as_json:
-        parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+        add_json_argument(parser, "the outcome")
     parser.set_defaults(run=run)
     return parser
 

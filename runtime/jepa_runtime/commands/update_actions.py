@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import socket
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, moment, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
+from jepa_runtime.outputs import STDOUT, write_json
 from jepa_runtime.update import accounts, config, daemon, operator, provision, robot, state
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.client import Client
@@ -139,9 +139,9 @@ def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
 
 def _history(args: argparse.Namespace) -> int:
     entries = list(_log(args.root).entries())[-args.n :]
-    if args.json:
-        print(json.dumps([entry._asdict() for entry in entries], indent=2))
-    else:
+    if args.json is not None:
+        write_json(args.json, [entry._asdict() for entry in entries])
+    if args.json != STDOUT:
         open_console().print(history_table(entries))
     return 0
 
@@ -168,9 +168,9 @@ def _verify(args: argparse.Namespace) -> int:
         except JepaRuntimeError as error:
             found[what] = f"WRONG: {error}"
     wrong = any(told.startswith("WRONG") for told in found.values())
-    if args.json:
-        print(json.dumps({"ok": not wrong, "found": found}, indent=2))
-    else:
+    if args.json is not None:
+        write_json(args.json, {"ok": not wrong, "found": found})
+    if args.json != STDOUT:
         for what, told in found.items():
             print(f"{what}: {told}")
     return int(wrong)
@@ -224,12 +224,10 @@ def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[dae
 def _tell(
     args: argparse.Namespace, kept: State, line: str = "", *, status: int = 0, table: Table | None = None
 ) -> int:
-    if args.json:
-        print(json.dumps(state.as_json(kept), indent=2))
-    elif table is not None:
-        open_console().print(table)
-    else:
-        print(line or summary(kept))
+    if args.json is not None:
+        write_json(args.json, state.as_json(kept))
+    if args.json != STDOUT:
+        open_console().print(table) if table is not None else print(line or summary(kept))
     if kept.alarm:
         print(f"jepa-runtime update: ALARM: {printable(kept.alarm)}", file=sys.stderr)
     return status

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import add_cache_argument, open_console
-from jepa_runtime.errors import BundleError, JepaRuntimeError
-from jepa_runtime.sessions import runnable_precisions
-from jepa_runtime.verification import Parity, golden_parity
+from jepa_runtime.commands.arguments import add_cache_argument, add_json_argument, open_console
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.outputs import STDOUT, write_json
+from jepa_runtime.verification import VariantCheck, check_variants
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,30 +23,33 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "verify",
         help="check a bundle: manifest, hashes, formats, and what it computes on this machine",
-        description="Check a bundle: manifest, hashes, formats, and whether each graph reproduces the golden "
-        "outputs on this machine within the bundle's tolerances. Exit status 0 if all is well, else 1 with "
-        "the reason.",
+        description="Check a bundle: manifest, hashes, formats, and whether the graphs of each variant "
+        "reproduce the golden outputs on this machine within the bundle's tolerances. A variant for a device "
+        "that this machine lacks is reported as not checked; its graphs are opened and run on the CPU. Exit "
+        "status 0 if nothing is wrong, else 1 with the reason.",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument(
-        "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
+        "--engine",
+        metavar="E",
+        help="only what this engine serves (default: each variant, on a device that it is made for)",
     )
     parser.add_argument(
         "--precision",
         choices=("int8", "fp16", "fp32"),
-        help="only this one (default: each that the engine can run)",
+        help="only this one (default: all)",
     )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
     )
     add_cache_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    add_json_argument(parser, "the outcome")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    found: list[Parity] = []
+    found: list[VariantCheck] = []
     outcome: dict[str, Any] = {"bundle": str(args.bundle), "engine": args.engine, "ok": False}
     try:
         bundle = Bundle.open(args.bundle)
@@ -61,64 +61,70 @@ def run(args: argparse.Namespace) -> int:
             "trained": manifest.trained,
             "files": len(manifest.files),
         }
-        found = _parities(bundle, args, outcome)
-        reason = "; ".join(parity.fault for parity in found if not parity.ok) or None
+        options = BackendOptions(threads=args.threads, cache_dir=args.cache_dir)
+        found = check_variants(bundle, engine=args.engine, precision=args.precision, options=options)
+        reason = "; ".join(variant.fault for variant in found if variant.fault) or None
     except JepaRuntimeError as error:
         reason = str(error)
-    outcome |= {"ok": reason is None, "reason": reason, "graphs": [parity.as_dict() for parity in found]}
-    if args.json:
-        print(json.dumps(outcome, indent=2, allow_nan=False))
-    else:
+    graphs = [
+        parity.as_dict() | {"target": variant.target, "engine": variant.engine}
+        for variant in found
+        for parity in variant.parities
+    ]
+    variants = [variant.as_dict() for variant in found]
+    outcome |= {"ok": reason is None, "reason": reason, "variants": variants, "graphs": graphs}
+    if args.json is not None:
+        write_json(args.json, outcome)
+    if args.json != STDOUT:
         _show(outcome, found)
     if reason is not None:
         print(f"jepa-runtime verify: {reason}", file=sys.stderr)
     return 0 if reason is None else 1
 
 
-def _parities(bundle: Bundle, args: argparse.Namespace, outcome: dict[str, Any]) -> list[Parity]:
-    options = BackendOptions(threads=args.threads, cache_dir=args.cache_dir)
-    with closing(create_backend(args.engine, options)) as backend:
-        outcome["engine_version"] = backend.version
-        precisions = runnable_precisions(bundle.manifest, backend.targets)
-    if args.precision is not None:
-        precisions = [args.precision]
-    if not precisions:
-        raise BundleError(f"{bundle.path}: has nothing that {args.engine} can run")
-    found: list[Parity] = []
-    for precision in precisions:
-        found += golden_parity(bundle, engine=args.engine, precision=precision, options=options)
-    return found
-
-
-def _show(outcome: dict[str, Any], found: list[Parity]) -> None:
+def _show(outcome: dict[str, Any], found: list[VariantCheck]) -> None:
     console = open_console()
     if "files" in outcome:
         name = f"{outcome['model_id']} {outcome['version']}"
         console.print(f"{name}: manifest, hashes and formats of {outcome['files']} files are in order")
         if not outcome["trained"]:
             console.print(f"[yellow]{name}: untrained, its predictions mean nothing[/]")
-    if found:
-        console.print(_table(outcome, found))
+    if any(variant.parities for variant in found):
+        console.print(_table(found))
+    for variant in found:
+        console.print(_line(variant))
     if outcome["ok"]:
         console.print("[green]ok[/]")
 
 
-def _table(outcome: dict[str, Any], found: list[Parity]) -> Table:
-    title = f"Golden parity on {outcome['engine']} ({outcome['engine_version']})"
-    table = Table(title=escape(title), title_justify="left")
-    for column in ("precision", "graph"):
+def _line(variant: VariantCheck) -> str:
+    style = {"checked": "green", "not checked": "yellow", "failed": "red"}[variant.status]
+    name = f"{variant.precision} for {variant.target}: [{style}]{variant.status}[/]"
+    if variant.status == "checked":
+        return f"{name} on {variant.engine} ({variant.engine_version})"
+    if variant.status == "failed" or variant.engine is None:
+        return f"{name}: {escape(variant.fault or variant.unchecked)}"
+    return f"{name} on its own device ({escape(variant.unchecked)}), its graphs run on {variant.engine}"
+
+
+def _table(found: list[VariantCheck]) -> Table:
+    table = Table(title="Golden parity", title_justify="left")
+    for column in ("target", "precision", "engine", "graph"):
         table.add_column(column)
     for column in ("worst cosine", "at least", "largest difference", "at most"):
         table.add_column(column, justify="right")
     table.add_column("ok")
-    for parity in found:
-        table.add_row(
-            parity.precision,
-            parity.graph,
-            f"{parity.min_cosine:.6f}",
-            f"{parity.tolerance.min_cosine:g}",
-            f"{parity.max_abs:.4g}",
-            f"{parity.tolerance.max_abs:g}",
-            "[green]yes[/]" if parity.ok else "[red]no[/]",
-        )
+    for variant in found:
+        for parity in variant.parities:
+            table.add_row(
+                variant.target,
+                parity.precision,
+                escape(variant.engine or ""),
+                parity.graph,
+                f"{parity.min_cosine:.6f}",
+                f"{parity.tolerance.min_cosine:g}",
+                f"{parity.max_abs:.4g}",
+                f"{parity.tolerance.max_abs:g}",
+                "[green]yes[/]" if parity.ok else "[red]no[/]",
+            )
     return table

@@ -19,6 +19,7 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import ActionSpec
 from jepa_runtime.commands.arguments import (
+    add_json_argument,
     add_model_arguments,
     counted_frames,
     open_console,
@@ -28,7 +29,7 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
-from jepa_runtime.outputs import files_of, write, write_each, write_json
+from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
 from jepa_runtime.replay.inputs import BagInputs
@@ -78,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_topic_arguments(parser)
     add_model_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="write everything there; - for standard output")
+    add_json_argument(parser, "everything")
     parser.add_argument("--html", type=Path, metavar="FILE", help="show the futures as recorded frames there")
     parser.set_defaults(run=run)
 
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, or something cannot be computed or written.
     """
-    console = open_console(stderr=args.json == "-")
+    console = open_console(stderr=args.json == STDOUT)
     # Actions may be a file; what is none lies nowhere.
     check_outputs(files_of(args.json, args.html), args.bag, Path(args.bundle), *map(Path, args.actions or ()))
     bundle = Bundle.open(args.bundle)

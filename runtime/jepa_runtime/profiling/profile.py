@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jepa_runtime.bundle.parse import describe
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.outputs import write
+from jepa_runtime.outputs import write_text
 
 UNKNOWN = "unknown"
 _MAX_BYTES = 1 << 28
@@ -253,13 +253,13 @@ class Profile(_Model):
     notes: list[str] = []
 
 
-def write_profile(profile: Profile, path: Path) -> None:
-    """Write a profile as JSON; folders are made.
+def write_profile(profile: Profile, target: str | Path) -> None:
+    """Write a profile as JSON to a file, or to standard output if ``target`` is ``-``; folders are made.
 
     Raises:
         JepaRuntimeError: it cannot be written there.
     """
-    write(path, profile.model_dump_json() + "\n")
+    write_text(target, profile.model_dump_json())
 
 
 def read_profile(path: Path) -> Profile:

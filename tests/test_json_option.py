@@ -1,0 +1,92 @@
+"""`--json` and `--json -` write to standard output, `--json FILE` to a file, in every command that has it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jepa_export import cli as export
+from jepa_runtime import cli as runtime
+from jepa_runtime.bundle import Bundle
+from tests.update.robots import Site
+
+PLANE = "tests.runtime.closed_loop.planes:MappedPlane"
+MAINS = {"jepa-runtime": runtime.main, "jepa-export": export.main}
+# Of each command, a short run. {bag} is a recording, {profile} a profile, {root} an empty folder.
+RUNS = {
+    "jepa-runtime run": "--bundle {bundle} --source two_rooms --duration 0.2",
+    "jepa-runtime record": "--bundle {bundle} --source two_rooms --duration 0.2 --out {root}/drive.mcap",
+    "jepa-runtime replay": "{bag} --bundle {bundle} --mcap {root}/again.mcap",
+    "jepa-runtime whatif": "{bag} --bundle {bundle} --at 1",
+    "jepa-runtime profile": "--bundle {bundle} --duration 0.3 --skip all",
+    "jepa-runtime compare": "{profile} {profile}",
+    "jepa-runtime verify": "{bundle} --precision fp32 --engine openvino:CPU",
+    "jepa-runtime drive": f"{{bundle}} --world {PLANE} --seed 0 --episodes 1",
+    "jepa-runtime info": "{bundle}",
+    "jepa-runtime doctor": "",
+    "jepa-runtime build-engine": "{bundle} --engine openvino:CPU",
+    "jepa-runtime configs plan": "--root {root}",
+    "jepa-runtime configs apply": "--root {root}",
+    "jepa-runtime configs undo": "--root {root}",
+    "jepa-runtime update status": "--root {robot}",
+    "jepa-runtime update history": "--root {robot}",
+    "jepa-runtime update verify": "--root {robot}",
+    "jepa-export evaluate": "{bundle} --clips 1 --episodes 0",
+}
+# They take a repository; they write as `update status` does.
+ACTIONS = ("check", "apply", "rollback", "cancel", "provision")
+LIKE_STATUS = {f"jepa-runtime update {action}" for action in ACTIONS}
+
+
+def _with_json(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, sub in action.choices.items():
+                yield from _with_json(f"{name} {command}", sub)
+        elif "--json" in action.option_strings:
+            assert (action.nargs, action.const, action.type) == ("?", "-", None), name
+            yield name
+
+
+def test_all_commands_with_json_are_tested_here() -> None:
+    found = {*_with_json("jepa-runtime", runtime._parser()), *_with_json("jepa-export", export._parser())}
+    assert found == RUNS.keys() | LIKE_STATUS
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("json")
+    made = {"bundle": toy_bundle, "bag": folder / "drive.mcap", "profile": folder / "profile.json"}
+    source = ["--bundle", str(toy_bundle), "--source", "two_rooms"]
+    assert runtime.main(["record", *source, "--duration", "2", "--out", str(made["bag"])]) == 0
+    brief = ["--duration", "0.3", "--skip", "all"]
+    profiled = ["profile", "--bundle", str(toy_bundle), *brief, "--json", str(made["profile"])]
+    assert runtime.main(profiled) == 0
+    made["robot"] = Site(folder / "robot", Bundle.open(toy_bundle)).root
+    return made
+
+
+@pytest.mark.parametrize("command", RUNS)
+@pytest.mark.parametrize("option", ["--json", "--json -", "--json FILE"])
+def test_json_goes_where_it_is_sent(
+    command: str,
+    option: str,
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program, *names = command.split()
+    (tmp_path / "root").mkdir()
+    arguments = RUNS[command].format(**places, root=tmp_path / "root").split()
+    monkeypatch.chdir(tmp_path)
+    MAINS[program]([*names, *arguments, *option.split()])
+    shown = capsys.readouterr().out
+    written = tmp_path / "FILE"
+    json.loads(written.read_text() if option.endswith("FILE") else shown)
+    assert written.exists() == option.endswith("FILE")
+    assert not (tmp_path / "-").exists()
