@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urljoin
@@ -20,11 +21,15 @@ _MAX_REDIRECTS = 5
 # What passes by itself within a second or two is no reason to give up an update.
 _TRIES = 3
 _PAUSE_S = 0.5
+_COMPRESSED_BYTES = 1 << 14
+# zlib's number for a header and trailer of gzip.
+_GZIP = 31
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 
 
 class HttpSource:
-    """A web server. It needs to know nothing but files; that it answers to ranges saves time.
+    """A web server. It needs to know nothing but files; that it answers to ranges saves time. JSON may come
+    compressed (gzip).
 
     Certificates are verified with those that the system trusts, or ``SSL_CERT_FILE``; a proxy is taken from
     ``https_proxy``, ``http_proxy`` and ``no_proxy``.
@@ -48,7 +53,11 @@ class HttpSource:
         url = self._base + path.replace("+", "%2B")
         response = self._answer(url, offset)
         try:
-            yield _HttpBody(response, url, _start(response, url, offset), self._server.patience)
+            start = _start(response, url, offset)
+            if not offset and response.headers.get("Content-Encoding", "").lower() == "gzip":
+                yield _GzipBody(response, url, start, self._server.patience)
+            else:
+                yield _HttpBody(response, url, start, self._server.patience)
         finally:
             response.close()
 
@@ -72,8 +81,12 @@ class HttpSource:
                 raise (NotFoundError if response.status in (403, 404) else FetchError)(said)
 
     def _request(self, url: str, offset: int) -> BaseHTTPResponse:
+        headers = {"Accept-Encoding": "gzip"} if url.endswith(".json") else {}
+        if offset:
+            # Of the file itself, not of a compressed form of it.
+            headers = {"Range": f"bytes={offset}-"}
         with told(url):
-            return self._server.ask("GET", url, {"Range": f"bytes={offset}-"} if offset else {})
+            return self._server.ask("GET", url, headers)
 
     def _followed(self, url: str, location: str) -> str:
         try:
@@ -101,6 +114,32 @@ class _HttpBody:
         with told(self._url):
             # read() would wait until all n bytes are there, however slowly they come.
             return self._response.read1(n) or b""
+
+
+class _GzipBody(_HttpBody):
+    """A compressed body. What is inflated at once is never more than asked for, and bytes from which nothing
+    comes do not renew the patience."""
+
+    def __init__(self, response: BaseHTTPResponse, url: str, offset: int, patience: Patience) -> None:
+        super().__init__(response, url, offset, patience)
+        self._inflate = zlib.decompressobj(_GZIP)
+
+    def read(self, n: int, /) -> bytes:
+        self._patience.renew()
+        with told(self._url):
+            while not self._inflate.eof:
+                compressed = self._inflate.unconsumed_tail or self._response.read1(_COMPRESSED_BYTES) or b""
+                try:
+                    content = self._inflate.decompress(compressed, n)
+                except zlib.error as error:
+                    raise FetchError(
+                        f"{self._url}: is no gzip, though the server says so: try again"
+                    ) from error
+                if content:
+                    return content
+                if not compressed:
+                    raise FetchError(f"{self._url}: the compressed answer was cut: try again")
+        return b""
 
 
 def _origin(url: str) -> tuple[str | None, str | None, int | None]:
