@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_runtime.backends.base import Array, Backend, Graph, Links, Session, Shape
-from jepa_runtime.bundle import Bundle, Manifest, Role, Variant
+from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Variant
 from jepa_runtime.bundle.manifest import blob_path, check_futures_size, origin_path
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
@@ -27,9 +27,11 @@ class Sessions:
     ``predict_one`` follows one candidate, for one step if the bundle has a graph for that, and ``energy_one``
     judges one state, so that these cost no more than that. ``energy_of_futures`` judges what the predictor
     left on the device, where the engine can do that. ``encoder_sha256`` is of the encoder's files.
+    ``variants``: which one of each graph was compiled.
     """
 
     precision: str
+    variants: Mapping[Role, Variant]
     encoder_sha256: str
     encoder: Session
     predictor: Session
@@ -67,10 +69,13 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
     manifest = bundle.manifest
     _check_num_samples(bundle, num_samples)
     precision = _choose_precision(bundle, backend, precision)
+    variants = {
+        role: _choose(manifest, role, backend, precision) for role in ROLES if manifest.graphs.of(role)
+    }
     with ExitStack() as opened:
 
         def load(role: Role, *sizes: int) -> list[Session]:
-            graph = _graph(bundle, role, backend, precision)
+            graph = _graph(bundle, variants[role])
             sessions = []
             for size in sizes:
                 inputs, outputs = _tensors(manifest, role, size)
@@ -90,9 +95,19 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
             energy, energy_one = load("energy", num_samples * manifest.horizon, 1)
             if isinstance(energy, Links) and (of_futures := energy.link("latents", predictor, "futures")):
                 opened.callback(of_futures.close)
-        encoder_sha256 = _sha256(manifest, _choose(manifest, "encoder", backend, precision))
+        encoder_sha256 = _sha256(manifest, variants["encoder"])
         opened.pop_all()
-        return Sessions(precision, encoder_sha256, encoder, predictor, one, energy, energy_one, of_futures)
+        return Sessions(
+            precision=precision,
+            variants=variants,
+            encoder_sha256=encoder_sha256,
+            encoder=encoder,
+            predictor=predictor,
+            predict_one=one,
+            energy=energy,
+            energy_one=energy_one,
+            energy_of_futures=of_futures,
+        )
 
 
 def graphs(
@@ -111,7 +126,7 @@ def graphs(
     for role, size in sizes.items():
         inputs, _ = _tensors(bundle.manifest, role, size)
         shapes = {name: shape for name, (shape, _) in inputs.items()}
-        found[role] = _graph(bundle, role, backend, precision), shapes
+        found[role] = _graph(bundle, _choose(bundle.manifest, role, backend, precision)), shapes
     return found
 
 
@@ -135,7 +150,7 @@ def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
 def _choose_precision(bundle: Bundle, backend: Backend, precision: str | None) -> str:
     offered = runnable_precisions(bundle.manifest, backend.targets)
     if not offered or (precision is not None and precision not in offered):
-        kinds = ", ".join(f"{entry.precision} for {entry.target}" for entry in bundle.manifest.graphs.encoder)
+        kinds = ", ".join(entry.label for entry in bundle.manifest.graphs.encoder)
         wanted = f" in {precision}" if precision else ""
         raise BundleError(
             f"{bundle.path}: has nothing that {backend.engine} can run{wanted}; it has: {kinds}; "
@@ -156,8 +171,7 @@ def _sha256(manifest: Manifest, variant: Variant) -> str:
     return hashlib.sha256("".join(digests[path] for path in variant.paths).encode()).hexdigest()
 
 
-def _graph(bundle: Bundle, role: Role, backend: Backend, precision: str) -> Graph:
-    variant = _choose(bundle.manifest, role, backend, precision)
+def _graph(bundle: Bundle, variant: Variant) -> Graph:
     model, *weights = (bundle.read(path) for path in variant.paths)
     name = str(bundle.path / variant.path)
 
@@ -167,7 +181,14 @@ def _graph(bundle: Bundle, role: Role, backend: Backend, precision: str) -> Grap
         needed = path, origin_path(path)
         return (bundle.read(needed[0]), bundle.read(needed[1])) if listed.issuperset(needed) else None
 
-    return Graph(name, model, weights[0] if weights else None, variant.precision, blob)
+    return Graph(
+        name,
+        model,
+        weights[0] if weights else None,
+        variant.precision,
+        variant.dynamic_quantization_group_size,
+        blob,
+    )
 
 
 def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tensors]:

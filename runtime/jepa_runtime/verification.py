@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend, takes_building
-from jepa_runtime.bundle import ROLES, Bundle, Golden, Target, Tolerance
+from jepa_runtime.bundle import ROLES, Bundle, Golden, Role, Target, Tolerance
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.world_model import Futures, WorldModel
 
@@ -25,6 +25,8 @@ MOST_CHANGE_ERROR = 0.8
 # INT8 is off by up to all of that.)
 _LEAST_CHANGE: dict[str, float] = {"fp32": 1e-4, "fp16": 3e-3, "int8": 1e-2}
 _TINY = 1e-12
+# A graph, what it computes and what it should.
+_Compared = tuple[Role, NDArray[np.float32], NDArray[np.float32]]
 # The engines that run the variants for a target; the first that is usable here checks them.
 _ENGINES: dict[Target, tuple[str, ...]] = {
     "openvino": ("openvino:CPU",),
@@ -49,6 +51,7 @@ class Parity:
     Attributes:
         graph: encoder, predictor, step or energy.
         precision: that was asked for.
+        dynamic_quantization_group_size: of the variant, see :class:`~jepa_runtime.bundle.manifest.Variant`.
         mean_cosine: over all vectors; NaN if an output is not finite.
         min_cosine: cosine of the worst vector (a token, or all energies together); NaN if an output is not
         finite.
@@ -66,6 +69,7 @@ class Parity:
     max_abs: float
     tolerance: Tolerance
     change_error: float | None = None
+    dynamic_quantization_group_size: int = 0
 
     @property
     def ok(self) -> bool:
@@ -100,6 +104,7 @@ class Parity:
         return {
             "graph": self.graph,
             "precision": self.precision,
+            "dynamic_quantization_group_size": self.dynamic_quantization_group_size,
             "min_cosine": self.min_cosine if finite else None,
             "max_abs": self.max_abs if finite else None,
             "change_error": self.change_error if finite else None,
@@ -288,12 +293,13 @@ def golden_parity(
                 _change_error(computed, reference, _LEAST_CHANGE[model.precision])
                 if graph in ("predictor", "step")
                 else None,
+                model.variants[graph].dynamic_quantization_group_size,
             )
             for graph, computed, reference in _outputs(model, golden)
         ]
 
 
-def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+def _outputs(model: WorldModel, golden: Golden) -> list[_Compared]:
     latents = np.stack([model.encode(frame) for frame in golden.frames])
     pasts = golden.latents[golden.histories(model.manifest.history_size)]
 
@@ -306,7 +312,7 @@ def _outputs(model: WorldModel, golden: Golden) -> list[tuple[str, NDArray[np.fl
     def follow(actions: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack([each.latents for each in predict(actions)])
 
-    found = [("encoder", latents, golden.latents)]
+    found: list[_Compared] = [("encoder", latents, golden.latents)]
     predicted = predict(golden.actions)
     futures = np.stack([each.latents for each in predicted])
     # One candidate has a graph of its own, or is another size of the predictor.

@@ -58,6 +58,7 @@ class WorldModel:
     Attributes:
         bundle: where it comes from.
         engine, device, precision: what computes it.
+        variants: which one of each graph is computed.
         passed_over: engines that were preferred, each with why it does not serve.
         num_samples: K, the most futures that one call can predict.
         latent_space: names what latents mean: two models with the same name can read each other's.
@@ -71,6 +72,7 @@ class WorldModel:
         self.device = backend.device
         self.engine_version = backend.version
         self.precision = sessions.precision
+        self.variants = sessions.variants
         self.passed_over: tuple[str, ...] = ()
         self.num_samples = num_samples
         self.latent_space = sessions.encoder_sha256

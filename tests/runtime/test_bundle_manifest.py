@@ -189,6 +189,22 @@ def test_forms_for_accelerators_have_their_place(valid: bytes, target: str, file
     )
 
 
+def test_dynamic_quantization_is_off_unless_a_variant_for_openvino_has_it(valid: bytes) -> None:
+    fields, name = json.loads(valid), "dynamic_quantization_group_size"
+    assert all(name not in variant for variant in fields["graphs"]["predictor"])
+    plain = parse_manifest(json.dumps(fields).encode())
+    assert plain.graphs.predictor[0].dynamic_quantization_group_size == 0
+    # Not written where it is off: earlier readers refuse fields that they do not know.
+    assert plain.plain()["graphs"]["predictor"] == fields["graphs"]["predictor"]
+    one_of = {variant["target"]: variant for variant in fields["graphs"]["predictor"]}
+    one_of["openvino"][name] = 32
+    manifest = parse_manifest(json.dumps(fields).encode())
+    assert manifest.plain()["graphs"]["predictor"] == fields["graphs"]["predictor"]
+    assert "groups of 32" in " ".join(variant.label for variant in manifest.graphs.predictor)
+    one_of["onnx"][name] = 32
+    assert "is for the target openvino, not onnx" in refusal(fields)
+
+
 def test_a_target_that_nobody_knows_is_refused(valid: bytes) -> None:
     assert "graphs.encoder" in refusal(set_in(json.loads(valid), "graphs.encoder.0.target", "tpu"))
 

@@ -204,7 +204,9 @@ def _pairs(model: ov.Model, samples: Sequence[Sample]) -> list[_Pair]:
 
 
 def _compiled(model: ov.Model) -> ov.CompiledModel:
-    return ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    """As the runtime compiles it (:mod:`jepa_runtime.backends.openvino`)."""
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    return ov.compile_model(model, "CPU", properties)
 
 
 def _closeness(compiled: ov.CompiledModel, pairs: Iterable[_Pair]) -> Closeness:

@@ -53,8 +53,9 @@ class Graph:
         name: how errors call it.
         model: the ``.xml`` or ``.onnx``.
         weights: the ``.bin`` of an ``.xml``, else None.
-        precision: int8, fp16 or fp32, or None if unknown. What is not quantized is computed in
-            fp32 on a CPU, and on any device if this is fp32.
+        precision: int8, fp16 or fp32, or None if unknown. On a CPU, what the graph itself does not quantize
+            is computed in fp32, and on any device if this is fp32.
+        dynamic_quantization_group_size: the exception, see :class:`~jepa_runtime.bundle.manifest.Variant`.
         blob: gives what was compiled ahead of time for a platform of an NPU, and what that came from
             (:class:`~jepa_runtime.backends.npu.Origin`); None if nothing was.
     """
@@ -63,6 +64,7 @@ class Graph:
     model: bytes
     weights: bytes | None = None
     precision: str | None = None
+    dynamic_quantization_group_size: int = 0
     blob: Callable[[str], tuple[bytes, bytes] | None] = lambda _: None
 
     @cached_property

@@ -16,8 +16,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 
@@ -175,11 +177,40 @@ class Variant(_Model):
     ahead of time lie beside it, such as ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision
     written into it, of which a robot with an NVIDIA GPU builds its engine. A robot ignores what it cannot
     run.
+
+    ``dynamic_quantization_group_size`` is OpenVINO's property of that name, for graphs whose weights alone
+    are INT8. 0: their activations are computed in fp32, on every CPU. Above 0: OpenVINO quantizes the
+    activations at run time, in groups of that many numbers, where the CPU supports it (x86 with VNNI), and
+    computes them in fp32 elsewhere, so that numbers differ between CPUs and between values of K.
     """
 
     target: Target
     precision: Precision
     path: BundlePath
+    dynamic_quantization_group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Variant:
+        if self.dynamic_quantization_group_size and self.target != "openvino":
+            raise ValueError(
+                f"{self.path}: dynamic_quantization_group_size is for the target openvino, not {self.target}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the default, which earlier versions of the reader would refuse."""
+        written: dict[str, Any] = write(self)
+        if not self.dynamic_quantization_group_size:
+            written.pop("dynamic_quantization_group_size", None)
+        return written
+
+    @property
+    def label(self) -> str:
+        """What it is, for messages and tables."""
+        group = self.dynamic_quantization_group_size
+        dynamic = f" (activations quantized at run time, groups of {group})" if group else ""
+        return f"{self.precision} for {self.target}{dynamic}"
 
     @property
     def paths(self) -> tuple[str, ...]:

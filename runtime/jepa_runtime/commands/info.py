@@ -81,7 +81,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
 
 def _variants(manifest: Manifest, role: Role) -> str:
     variants = manifest.graphs.of(role)
-    return ", ".join(f"{entry.precision} for {entry.target}" for entry in variants) or _WITHOUT[role]
+    return ", ".join(entry.label for entry in variants) or _WITHOUT[role]
 
 
 def _size(manifest: Manifest) -> int:

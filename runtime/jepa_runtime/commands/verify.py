@@ -116,9 +116,10 @@ def _table(found: list[VariantCheck]) -> Table:
     table.add_column("ok")
     for variant in found:
         for parity in variant.parities:
+            group = parity.dynamic_quantization_group_size
             table.add_row(
                 variant.target,
-                parity.precision,
+                f"{parity.precision}, activations in groups of {group}" if group else parity.precision,
                 escape(variant.engine or ""),
                 parity.graph,
                 f"{parity.min_cosine:.6f}",
