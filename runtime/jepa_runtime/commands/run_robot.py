@@ -167,8 +167,8 @@ class Follower:
         return self._opened(good)
 
     def _opened(self, sha256: str) -> WorldModel:
-        self._blame(sha256)
         with self._trials.opening(sha256):
+            self._blame(sha256)
             try:
                 return self._open_model(self._store.open(sha256))
             except DeviceLostError as error:
