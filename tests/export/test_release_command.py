@@ -49,7 +49,7 @@ def test_from_an_empty_folder_to_a_downgrade(toy_bundle: Path, tmp_path: Path, c
     repo, robot = tmp_path / "repo", tmp_path / "robot"
     assert run("init", repo) == 0
     assert f"robots start from {repo}/metadata/1.root.json" in capsys.readouterr().out
-    assert len(list((tmp_path / "repo.keys").iterdir())) == 6
+    assert len(list((tmp_path / "repo.keys").iterdir())) == 4
     of_stable = ("--channel", "stable")
     terms = ("--percent", 10, "--hardware", "orin_nx", "--latency-p99-ms", 20)
     assert run("publish", repo, toy_bundle, *of_stable, *terms) == 0
@@ -132,7 +132,7 @@ def test_show_names_roles_and_releases(
         (("resign", "{tmp}/nothing"), "no repository: make one with jepa-export release init"),
         (("publish", "{repo}", "{tmp}/nothing", "--channel", "stable"), "no bundle there"),
         (("init", "{repo}"), "there is a repository"),
-        (("init", "{tmp}/new", "--root-threshold", "0"), "0 of 1 keys cannot sign"),
+        (("init", "{tmp}/new", "--root-threshold", "0"), "0 of 3 keys cannot sign"),
         (("init", "{tmp}/new", "--signer", "root", "ftp:1", "{tmp}/no.pem"), "no public key in PEM"),
     ],
 )

@@ -175,9 +175,7 @@ def npu_bundle(folder: Path, *, step: bool) -> Path:
         if actions is not None:
             model.reshape({"actions": actions})
         openvino.save_model(model, folder / role / "npu" / "model.xml", compress_to_fp16=False)
-        fields["graphs"][role].append(
-            {"target": "npu", "precision": "fp32", "path": f"{role}/npu/model.xml"}
-        )
+        fields["graphs"][role].append({"target": "npu", "precision": "fp32", "path": f"{role}/npu/model.xml"})
     seal(folder, fields)
     return folder
 

@@ -65,15 +65,27 @@ def _command(commands: Any, name: str, run: Callable[..., int], what: str) -> ar
     return parser
 
 
-def _signing_command(commands: Any, name: str, run: Callable[..., int], what: str) -> argparse.ArgumentParser:
+def _signing_command(
+    commands: Any, name: str, run: Callable[..., int], what: str, *, creates: bool = False
+) -> argparse.ArgumentParser:
     parser = _command(commands, name, run, what)
     parser.add_argument(
         "--keys",
         type=Path,
         action="append",
         metavar="DIR",
-        help="folder of keys, again for others; new keys go into the first (default: REPO.keys, beside REPO)",
+        help="folder of keys, again for others; a new key goes to other keys of its role, else into the first"
+        " (default: REPO.keys and REPO.offline-keys, next to REPO)",
     )
+    parser.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="passphrase of encrypted keys, in its first line (default: the environment variable "
+        "JEPA_EDGE_KEY_PASSPHRASE, else a prompt)",
+    )
+    if creates:
+        parser.add_argument("--encrypt", action="store_true", help="protect new keys with the passphrase")
     return parser
 
 
@@ -126,16 +138,33 @@ def _add_publishing(commands: Any) -> None:
 
 
 def _add_signing(commands: Any) -> None:
-    init = _signing_command(commands, "init", _init, "make a repository and its keys")
+    init = _signing_command(commands, "init", _init, "make a repository and its keys", creates=True)
     init.add_argument("--channel", action="append", metavar="NAME", help="again for others (stable, canary)")
-    add_channel = _signing_command(commands, "add-channel", _add_channel, "add a channel")
+    init.add_argument(
+        "--offline-keys",
+        type=Path,
+        metavar="DIR",
+        help="folder for the keys of root and targets (default: REPO.offline-keys; with --policy dev that of"
+        " the others)",
+    )
+    init.add_argument(
+        "--lifetime",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("ROLE", "DAYS"),
+        help="days that signatures of a role are valid, again for others (see `lifetime`)",
+    )
+    add_channel = _signing_command(commands, "add-channel", _add_channel, "add a channel", creates=True)
     add_channel.add_argument("name", metavar="NAME")
     for parser, roles in ((init, _QUORUMS), (add_channel, ("channel",))):
         parser.add_argument(
             "--policy",
-            choices=("small", "fleet"),
-            default="small",
-            help="small: one key for each role; fleet: root 3 of 5, targets and channels 2 of 3, canary 1",
+            choices=("standard", "fleet", "dev"),
+            default="standard",
+            help="standard: root 2 of 3 keys, other roles 1, root and targets in a folder of their own;"
+            " fleet: root 3 of 5, targets and channels 2 of 3, canary 1; dev: one key for each role, all in"
+            " one folder, for demos and tests (default: %(default)s)",
         )
         for role in roles:
             parser.add_argument(f"--{role}-threshold", type=int, metavar="N", help="signatures it takes")
@@ -157,7 +186,9 @@ def _add_signing(commands: Any) -> None:
     )
     lifetime.add_argument("role", metavar="ROLE", help="root, targets, snapshot, timestamp or channel-NAME")
     lifetime.add_argument("days", type=int, metavar="DAYS")
-    rotate = _signing_command(commands, "rotate", _rotate, "replace a key of a role by a new one")
+    rotate = _signing_command(
+        commands, "rotate", _rotate, "replace a key of a role by a new one", creates=True
+    )
     rotate.add_argument("role", metavar="ROLE")
     rotate.add_argument("--key", metavar="ID", help="the key to retire, where the role has several")
     rotate.add_argument("--signer", nargs=2, metavar=("URI", "PUBLIC.pem"), help="the new key, as in init")
@@ -174,10 +205,22 @@ def _init(arguments: argparse.Namespace) -> int:
         channels=arguments.channel or ["stable", "canary"],
         policy=_policy(arguments),
         externals=_externals(arguments),
+        lifetimes={role: _days(text) for role, text in arguments.lifetime},
     )
     root = arguments.repo / METADATA / "1.root.json"
     _say(f"channels {', '.join(repository.channels)}; robots start from {root}")
-    _say(f"keys are in {keys.folders[0]}: keep copies, and those of root and targets away from this machine")
+    if keys.offline is None:
+        _say(
+            f"all keys are in {keys.folders[0]}: keep copies, and those of root and targets off this machine"
+        )
+    else:
+        _say(f"keys that sign releases are in {keys.folders[0]}: keep a copy")
+        _say(
+            f"keys of root and targets are in {keys.offline}: move each to a disk of its own, with copies,"
+            " and off this machine; they are needed for new channels, other keys, and before they expire"
+        )
+    if not arguments.encrypt:
+        _say("no key has a passphrase: --encrypt gives new ones one")
     return 0
 
 
@@ -338,11 +381,31 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _days(text: str) -> int:
+    from jepa_export.errors import JepaExportError
+
+    try:
+        return int(text)
+    except ValueError as error:
+        raise JepaExportError(f"--lifetime: {text!r} is no number of days") from error
+
+
 def _keys(arguments: argparse.Namespace) -> KeyRing:
-    from jepa_export.release.keys import KeyRing
+    from jepa_export.release.keys import KeyRing, Passphrases
 
     repo = arguments.repo.resolve()
-    return KeyRing(*(arguments.keys or [repo.with_name(repo.name + ".keys")]))
+    folders = arguments.keys or [repo.with_name(f"{repo.name}.keys")]
+    offline = getattr(arguments, "offline_keys", None)
+    beside = repo.with_name(f"{repo.name}.offline-keys")
+    if offline is None and not arguments.keys:
+        begins = arguments.run is _init and arguments.policy != "dev"
+        offline = beside if begins or beside.is_dir() else None
+    return KeyRing(
+        *folders,
+        offline=offline,
+        passphrases=Passphrases(arguments.passphrase_file),
+        encrypt=getattr(arguments, "encrypt", False),
+    )
 
 
 def _opened(arguments: argparse.Namespace) -> AbstractContextManager[Repository]:

@@ -1,16 +1,23 @@
-"""Who may sign. A private key is a file that only its owner reads, or lies in a key service or a hardware
-module that is named by a URI; the public keys are in the signed metadata."""
+"""Who may sign. A private key is a file that only its owner reads, with or without a passphrase, or is in a
+key service or a hardware module that a URI names. The public keys are in the signed metadata."""
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from getpass import getpass
 from pathlib import Path
 from typing import cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from securesystemslib.exceptions import Error as SigningError
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
@@ -19,6 +26,10 @@ from jepa_runtime.update import durable
 
 _PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ID_LENGTH = 16
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+PASSPHRASE = "JEPA_EDGE_KEY_PASSPHRASE"
+# Needed a few times a year only.
+OFFLINE_ROLES = ("root", "targets")
 
 
 def short_id(keyid: str) -> str:
@@ -39,26 +50,90 @@ class External:
     public: Path
 
 
+@dataclass(frozen=True)
+class Passphrases:
+    """Where the passphrases of private keys come from: a file, else the environment, else the terminal.
+
+    Attributes:
+        file: has the passphrase in its first line; None: no file.
+    """
+
+    file: Path | None = None
+
+    def of(self, path: Path, *, new: bool = False) -> bytes:
+        """Return the passphrase of a key.
+
+        Args:
+            path: the key's file, or for ``new`` its folder.
+            new: it is asked for twice at the terminal.
+
+        Raises:
+            JepaExportError: there is none, or the file cannot be read.
+        """
+        if self.file is not None:
+            try:
+                found = self.file.read_text(encoding="utf-8").partition("\n")[0]
+            except (OSError, UnicodeDecodeError) as error:
+                raise JepaExportError(f"{self.file}: the passphrase cannot be read: {error}") from error
+        else:
+            found = os.environ.get(PASSPHRASE) or self._typed(path, new=new)
+        if not found:
+            raise JepaExportError(f"{path}: the passphrase is empty: give another")
+        return found.encode()
+
+    def _typed(self, path: Path, *, new: bool) -> str:
+        if not sys.stdin.isatty():
+            raise JepaExportError(
+                f"{path}: needs a passphrase, and there is no terminal to ask at: give it by"
+                f" --passphrase-file or the environment variable {PASSPHRASE}"
+            )
+        found = getpass(f"Passphrase for {'new keys in ' if new else ''}{path}: ")
+        if new and getpass("The same again: ") != found:
+            raise JepaExportError("the two passphrases differ: nothing was written")
+        return found
+
+
 class KeyRing:
     """Folders of keys, ``ROLE.KEYID.pem`` (a private key) or ``ROLE.KEYID.uri`` (where it is).
 
+    A new key goes into the folder that holds other keys of its role; else, for root and targets, into
+    ``offline``; else into the first folder. That folder is made if it is missing.
+
     Args:
-        folders: all are looked through, as the keys of several people may lie on several disks; new keys go
-            into the first, which is made if it is missing.
+        folders: all are searched, since the keys of several people may be on several disks.
+        offline: a folder for the keys of root and targets, which is searched too; None: there is no such one.
+        passphrases: of encrypted keys.
+        encrypt: whether new keys get a passphrase.
     """
 
-    def __init__(self, *folders: Path) -> None:
-        self.folders = folders
+    def __init__(
+        self,
+        *folders: Path,
+        offline: Path | None = None,
+        passphrases: Passphrases | None = None,
+        encrypt: bool = False,
+    ) -> None:
+        self.folders = folders if offline is None else (*folders, offline)
+        self.offline = offline
+        self._passphrases = passphrases or Passphrases()
+        self._encrypt = encrypt
         self._opened: dict[str, Signer] = {}
+        self._new: dict[Path, bytes] = {}
 
     def create(self, role: str) -> Key:
         """Make a new ed25519 key for a role.
 
         Raises:
-            JepaExportError: it cannot be written.
+            JepaExportError: it cannot be written, or there is no passphrase for it.
         """
         signer = CryptoSigner.generate_ed25519()
-        self._write(role, signer.public_key, "pem", signer.private_bytes)
+        content = signer.private_bytes
+        if self._encrypt:
+            private = load_pem_private_key(content, None)
+            encryption = BestAvailableEncryption(self._new_passphrase(self._folder_for(role)))
+            content = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+        self._write(role, signer.public_key, "pem", content)
+        self._opened[signer.public_key.keyid] = signer
         return signer.public_key
 
     def adopt(self, role: str, external: External) -> Key:
@@ -78,7 +153,10 @@ class KeyRing:
             key.verify_signature(signer.sign(b"jepa-edge"), b"jepa-edge")
         except Exception as error:
             # What a signer raises is documented nowhere: securesystemslib says to expect anything.
-            raise JepaExportError(f"{external.uri}: does not sign for {external.public}: {error}") from error
+            raise JepaExportError(
+                f"{external.uri}: does not sign for {external.public}: {_reason(error)}: check the PIN, that"
+                " the key may sign, and that the public key is its own"
+            ) from error
         self._write(role, key, "uri", external.uri.encode())
         return key
 
@@ -93,11 +171,43 @@ class KeyRing:
             if (path := next(found, None)) is None:
                 return None
             # Once only: a hardware module may ask for its PIN each time.
-            self._opened[key.keyid] = _from_file(path, key)
+            self._opened[key.keyid] = self._from_file(path, key)
         return self._opened[key.keyid]
 
+    def _folder_for(self, role: str) -> Path:
+        holding = (folder for folder in self.folders if any(folder.glob(f"{role}.*")))
+        offline = self.offline if role in OFFLINE_ROLES else None
+        return next(holding, offline or self.folders[0])
+
+    def _new_passphrase(self, folder: Path) -> bytes:
+        if folder not in self._new:
+            self._new[folder] = self._passphrases.of(folder, new=True)
+        return self._new[folder]
+
+    def _from_file(self, path: Path, key: Key) -> Signer:
+        try:
+            if path.suffix == ".uri":
+                return _open(path.read_text(encoding="utf-8").strip(), key)
+            if path.stat().st_mode & 0o077:
+                raise JepaExportError(
+                    f"{path}: others may read this private key: chmod 600 it, and rotate it if somebody did"
+                )
+            content = path.read_bytes()
+            passphrase = self._passphrases.of(path) if _ENCRYPTED in content else None
+            try:
+                private = load_pem_private_key(content, passphrase)
+            except ValueError as error:
+                if passphrase is None:
+                    raise
+                raise JepaExportError(
+                    f"{path}: the passphrase is wrong, or the file is damaged: try again, or restore a copy"
+                ) from error
+            return CryptoSigner(private, cast("SSlibKey", key))
+        except (OSError, TypeError, ValueError, UnsupportedAlgorithm, SigningError) as error:
+            raise JepaExportError(f"{path}: this private key cannot be used: {error}") from error
+
     def _write(self, role: str, key: Key, kind: str, content: bytes) -> None:
-        folder = self.folders[0]
+        folder = self._folder_for(role)
         path = folder / f"{role}.{short_id(key.keyid)}.{kind}"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -115,18 +225,14 @@ def _open(uri: str, key: Key) -> Signer:
         return Signer.from_priv_key_uri(uri, key, lambda secret: getpass(f"{secret} of {uri}: "))
     except Exception as error:
         # As above: a file, a network, a smart card or a missing package may be what fails.
-        raise JepaExportError(f"{uri}: this key cannot be used: {error}") from error
+        raise JepaExportError(f"{uri}: this key cannot be used: {_reason(error)}") from error
 
 
-def _from_file(path: Path, key: Key) -> Signer:
-    try:
-        if path.suffix == ".uri":
-            return _open(path.read_text(encoding="utf-8").strip(), key)
-        if path.stat().st_mode & 0o077:
-            raise JepaExportError(
-                f"{path}: others may read this private key: chmod 600 it, and rotate it if somebody did"
-            )
-        private = load_pem_private_key(path.read_bytes(), None)
-        return CryptoSigner(private, cast("SSlibKey", key))
-    except (OSError, TypeError, ValueError, UnsupportedAlgorithm, SigningError) as error:
-        raise JepaExportError(f"{path}: this private key cannot be used: {error}") from error
+def _reason(error: BaseException) -> str:
+    """Return what an error says, or the error that it came from; its kind if none of them says anything."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if text := str(cause).strip():
+            return text
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

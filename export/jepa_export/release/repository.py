@@ -13,7 +13,7 @@ timestamp), each whole or not at all, so that a robot that reads in between sees
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
@@ -80,14 +80,18 @@ def listed_version(entry: DelegatedRole) -> str:
     return str(entry.unrecognized_fields.get(_VERSION, ""))
 
 
-def set_lifetime(entry: Role, days: int) -> None:
-    """Set how many days the next signatures of a role are valid.
+def check_lifetime(role: str, days: int) -> None:
+    """Check a number of days.
 
     Raises:
-        JepaExportError: the number is out of range.
+        JepaExportError: it is out of range.
     """
     if not 1 <= days <= _MOST_DAYS:
-        raise JepaExportError(f"a lifetime of {days} days is out of range: give 1 to {_MOST_DAYS}")
+        raise JepaExportError(f"{role}: a lifetime of {days} days is out of range: give 1 to {_MOST_DAYS}")
+
+
+def set_lifetime(entry: Role, days: int) -> None:
+    """Set how many days the next signatures of a role are valid."""
     entry.unrecognized_fields[_LIFETIME] = days
 
 
@@ -294,6 +298,23 @@ class Repository:
         known = delegator.get_delegated_role(role).keyids
         return [keyid for keyid in known if self.keys.signer(delegator.get_key(keyid)) is not None]
 
+    def require(self, role: str) -> None:
+        """Check that a role can be signed here.
+
+        Raises:
+            JepaExportError: too few of its keys are at hand.
+        """
+        known, at_hand = self.delegator(role).get_delegated_role(role), self.at_hand(role)
+        if len(at_hand) < known.threshold:
+            raise self._too_few(role, known.threshold, len(at_hand), set(known.keyids) - set(at_hand))
+
+    def _too_few(self, role: str, threshold: int, there: int, absent: Iterable[str]) -> JepaExportError:
+        folders = ", ".join(map(str, self.keys.folders))
+        return JepaExportError(
+            f"{role} needs {threshold} signatures, {there} of its keys are in {folders}: name the folder "
+            f"that has another of {', '.join(map(short_id, absent))} too (--keys)"
+        )
+
     def add(self, channel: str, path: str, content: bytes) -> None:
         """Write a target, and list it in a channel itself; robots see it after :meth:`commit`.
 
@@ -406,12 +427,7 @@ class Repository:
         for delegator in delegators:
             result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
             if not result:
-                absent = ", ".join(map(short_id, result.unsigned))
-                folders = ", ".join(map(str, self.keys.folders))
-                raise JepaExportError(
-                    f"{role} needs {result.threshold} signatures, {len(result.signed)} of its keys are in "
-                    f"{folders}: name the folder that has another of {absent} too (--keys)"
-                )
+                raise self._too_few(role, result.threshold, len(result.signed), result.unsigned)
         name = "timestamp.json" if role == "timestamp" else f"{signed.version}.{role}.json"
         return name, metadata.to_bytes()
 

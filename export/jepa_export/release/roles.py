@@ -11,13 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Root, Snapshot, Targets, Timestamp
 
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import External, KeyRing, short_id
-from jepa_export.release.repository import METADATA, TARGETS, Repository, channel_role, set_lifetime, utc_now
+from jepa_export.release.repository import (
+    METADATA,
+    TARGETS,
+    Repository,
+    channel_role,
+    check_lifetime,
+    set_lifetime,
+    utc_now,
+)
 from jepa_runtime.update import durable
 from jepa_runtime.update.metadata import SIGNED_AT
 
@@ -71,7 +80,8 @@ class Policy:
 
 
 POLICIES = {
-    "small": Policy(),
+    "standard": Policy(root=Quorum(2, 3)),
+    "dev": Policy(),
     "fleet": Policy(root=Quorum(3, 5), targets=Quorum(2, 3), channel=Quorum(2, 3)),
 }
 
@@ -83,12 +93,14 @@ def init(
     channels: Sequence[str],
     policy: Policy,
     externals: Externals,
+    lifetimes: Mapping[str, int] = MappingProxyType({}),
     now: Callable[[], datetime] = utc_now,
 ) -> Repository:
     """Make a repository without releases, and the keys that sign it.
 
     Args:
         externals: keys that lie elsewhere, for each role; the others of its quorum are made.
+        lifetimes: how many days signatures of a role are valid, where the default is not wanted.
 
     Raises:
         JepaExportError: there is something already, the keys would lie where they are served, or a name or a
@@ -101,13 +113,16 @@ def init(
             f"{metadata}: there is a repository, or what an interrupted init has left: choose another "
             "folder, or remove this one"
         )
-    if keys.folders[0].resolve().is_relative_to(folder.resolve()):
-        raise JepaExportError(
-            f"{keys.folders[0]}: lies in {folder}, which is served: keep keys outside (--keys)"
-        )
+    for private in keys.folders:
+        if private.resolve().is_relative_to(folder.resolve()):
+            raise JepaExportError(f"{private}: lies in {folder}, which is served: keep keys outside (--keys)")
     roles = ["root", "targets", "snapshot", "timestamp", *map(channel_role, channels)]
     if unknown := sorted(set(externals) - set(roles)):
         raise JepaExportError(f"--signer {unknown[0]}: no such role, there are {', '.join(roles)}")
+    if unknown := sorted(set(lifetimes) - set(roles)):
+        raise JepaExportError(f"--lifetime {unknown[0]}: no such role, there are {', '.join(roles)}")
+    for role, days in lifetimes.items():
+        check_lifetime(role, days)
     for name in channels:
         _check_channel(name, list(channels))
     durable.make_folder(metadata)
@@ -122,6 +137,8 @@ def init(
     repository = Repository(folder, keys, now, signed, before=None)
     for name in channels:
         _delegate(repository, name, policy, externals)
+    for role, days in lifetimes.items():
+        set_lifetime(repository.delegator(role).get_delegated_role(role), days)
     repository.commit(*(role for role in roles if role not in ("snapshot", "timestamp")))
     return repository
 
@@ -134,6 +151,7 @@ def add_channel(repository: Repository, name: str, policy: Policy, externals: Se
         StorageError: it cannot be written.
     """
     _check_channel(name, [*repository.channels, name])
+    repository.require("targets")
     _delegate(repository, name, policy, {channel_role(name): externals})
     repository.commit("targets", channel_role(name))
 
@@ -174,6 +192,8 @@ def rotate(
             f"{role} needs {known.threshold} signatures, with a new key instead of {short_id(old)} there are "
             f"{at_hand}: name the folders that have the other keys too (--keys)"
         )
+    if role != "root":
+        repository.require("root" if delegator is repository.root else "targets")
     key = repository.keys.create(role) if external is None else repository.keys.adopt(role, external)
     delegator.add_key(key, role)
     if role == "root" or delegator is not repository.root:
@@ -226,6 +246,7 @@ def change_lifetime(repository: Repository, role: str, days: int) -> None:
     delegator = repository.delegator(role)
     if delegator is not repository.root and delegator is not repository.targets:
         raise JepaExportError(f"{role} has the lifetime of its channel: change that")
+    check_lifetime(role, days)
     set_lifetime(delegator.get_delegated_role(role), days)
     top = "root" if delegator is repository.root else "targets"
     repository.commit(top, *_with_listings(repository, role))
