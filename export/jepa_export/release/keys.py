@@ -154,8 +154,8 @@ class KeyRing:
         except Exception as error:
             # What a signer raises is documented nowhere: securesystemslib says to expect anything.
             raise JepaExportError(
-                f"{external.uri}: does not sign for {external.public}: {_reason(error)}: check the PIN, that"
-                " the key may sign, and that the public key is its own"
+                f"{external.uri}: does not sign for {external.public}: {reason_of(error)}: check the PIN,"
+                " that the key may sign, and that the public key is its own"
             ) from error
         self._write(role, key, "uri", external.uri.encode())
         return key
@@ -225,10 +225,10 @@ def _open(uri: str, key: Key) -> Signer:
         return Signer.from_priv_key_uri(uri, key, lambda secret: getpass(f"{secret} of {uri}: "))
     except Exception as error:
         # As above: a file, a network, a smart card or a missing package may be what fails.
-        raise JepaExportError(f"{uri}: this key cannot be used: {_reason(error)}") from error
+        raise JepaExportError(f"{uri}: this key cannot be used: {reason_of(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return what an error says, or the error that it came from; its kind if none of them says anything."""
     cause: BaseException | None = error
     while cause is not None:

@@ -43,7 +43,7 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from jepa_export.errors import JepaExportError
-from jepa_export.release.keys import KeyRing, short_id
+from jepa_export.release.keys import KeyRing, reason_of, short_id
 from jepa_runtime.update import durable
 from jepa_runtime.update.metadata import SIGNED_AT, most_bytes, signed_at
 
@@ -423,7 +423,11 @@ class Repository:
                 try:
                     metadata.sign(signer, append=True)
                 except UnsignedMetadataError as error:
-                    raise JepaExportError(f"{role}: key {short_id(keyid)}: {error}") from error
+                    why = reason_of(error.__cause__ or error)
+                    raise JepaExportError(
+                        f"{role}: key {short_id(keyid)} does not sign: {why}: check its PIN, and that its "
+                        "device or service can be reached"
+                    ) from error
         for delegator in delegators:
             result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
             if not result:
