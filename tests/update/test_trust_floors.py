@@ -11,6 +11,7 @@ from securesystemslib.signer import CryptoSigner
 
 from jepa_runtime.errors import TrustError
 from jepa_runtime.update.metadata import Floors
+from jepa_runtime.update.robot import SOFTWARE_DATE
 from tests.update.repositories import CONTENT, START, Repository
 from tests.update.trusting import DAY, Robot
 
@@ -60,6 +61,49 @@ def test_a_signature_of_a_clock_that_was_ahead_is_named_as_a_reason(
 def test_a_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
     robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
     assert robot.fetch() == CONTENT
+    assert robot.fetch() == CONTENT
+
+
+def test_at_first_contact_a_clock_in_1970_does_not_revive_what_expired_before_the_root_was_signed(
+    robot: Robot, repository: Repository
+) -> None:
+    """The root that the robot was set up with is newer than the state that somebody offers it."""
+    old = repository.copy("old")
+    repository.now += 300 * DAY
+    repository.publish("root")
+    robot.root = repository.file("root").read_bytes()
+    robot.folder, robot.now = old, datetime(1970, 1, 1, tzinfo=timezone.utc)
+    with pytest.raises(
+        TrustError,
+        match=r"timestamp.json is expired at 2026-12-26 00:00 UTC, the signature of the root; the clock of "
+        r"this robot says 1970-01-01 00:00: set it, or, if it is right, the root was signed with a clock",
+    ):
+        robot.refresh()
+
+
+def test_no_clock_counts_that_is_behind_the_date_of_the_software(robot: Robot) -> None:
+    assert robot.fetch() == CONTENT
+    shutil.rmtree(robot.meta)
+    robot.floors, robot.not_before = Floors({}, None), robot.now + 30 * DAY
+    robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    with pytest.raises(TrustError, match="is expired at 2026-03-31 00:00 UTC, the date of this software"):
+        robot.refresh()
+
+
+def test_the_date_of_the_software_has_passed() -> None:
+    assert datetime.now(timezone.utc) > SOFTWARE_DATE
+
+
+def test_a_root_that_was_signed_with_a_clock_that_was_ahead_is_cured_by_the_next(
+    robot: Robot, repository: Repository
+) -> None:
+    repository.now += 400 * DAY
+    repository.publish("root")
+    repository.now -= 400 * DAY
+    repository.publish("channel-stable")
+    with pytest.raises(TrustError, match="the signature of the root"):
+        robot.refresh()
+    repository.publish("root", "channel-stable")
     assert robot.fetch() == CONTENT
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from securesystemslib.formats import encode_canonical
@@ -28,6 +28,7 @@ class Robot:
         self.folder = repository.folder
         self.floors = NOTHING
         self.now = repository.now
+        self.not_before: datetime | None = None
         self.trust = self._trust()
 
     def _trust(self) -> Trust:
@@ -38,6 +39,7 @@ class Robot:
             targets=FolderSource(self.folder / "targets"),
             limits=LIMITS,
             now=lambda: self.now,
+            not_before=self.not_before,
         )
 
     def refresh(self) -> Floors:

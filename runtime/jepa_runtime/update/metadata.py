@@ -5,8 +5,9 @@
    as in the specification (5.3.11): once the root no longer accepts a set of keys that could sign the
    timestamp or the snapshot, floors that these keys may have raised end, under whichever root they were
    raised. A thief cannot stop a robot for ever with a high number, be it that of a role or of a release.
-3. The time that decides on expiry is that of the latest signature seen, or of the clock if that is later: a
-   clock that was set back revives nothing.
+3. The time that decides on expiry is the latest of four: the clock, the latest signature seen, the signature
+   of the root that counts, and the date of this software. A clock that was set back, or that starts in 1970
+   before any signature was seen, revives nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,20 @@ SIGNED_AT = "x-jepa-signed-at"
 # Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
 # names are kept in the state, which has to stay well below its own limit.
 _MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
+# Where the time comes from that decides on expiry, and what is wrong if the clock is right instead.
+_CLOCK, _SEEN, _ROOT, _SOFTWARE = (
+    "by the clock of this robot",
+    "the latest signature seen",
+    "the signature of the root",
+    "the date of this software",
+)
+_AHEAD = {
+    _SEEN: "whoever signs had a clock that was ahead: ask them to rotate the key of the timestamp "
+    "(jepa-export release rotate)",
+    _ROOT: "the root was signed with a clock that was ahead: ask who runs the repository to sign it again "
+    "(jepa-export release rotate)",
+    _SOFTWARE: "install the version of jepa-edge again that was released last",
+}
 # Since the one that came with the robot; enough for decades.
 _MOST_ROOTS = 1 << 14
 
@@ -55,7 +70,14 @@ class MetadataUpdater(Updater):
     """One refresh of python-tuf, with our time and our floors."""
 
     def __init__(
-        self, meta: Path, fetcher: FetcherInterface, *, root: bytes, now: datetime, floors: Floors
+        self,
+        meta: Path,
+        fetcher: FetcherInterface,
+        *,
+        root: bytes,
+        now: datetime,
+        not_before: datetime | None = None,
+        floors: Floors,
     ) -> None:
         super().__init__(
             str(meta),
@@ -65,7 +87,8 @@ class MetadataUpdater(Updater):
             bootstrap=root,
         )
         self._history = meta / "root_history"
-        self._now = now
+        self._now, self._not_before = now, not_before
+        self._time = _CLOCK
         self._floors = floors
 
     def refresh(self) -> None:
@@ -79,7 +102,16 @@ class MetadataUpdater(Updater):
     def _load_timestamp(self) -> None:
         # Only here is it known which root counts; python-tuf itself takes the clock when it is made.
         self._floors = self._holding()
-        self._trusted_set.reference_time = max(self._now, self._floors.signed_at or self._now)
+        times = {
+            _CLOCK: self._now,
+            _SEEN: self._floors.signed_at,
+            _ROOT: signed_at(self._trusted_set.root),
+            _SOFTWARE: self._not_before,
+        }
+        known = {name: time for name, time in times.items() if time is not None}
+        # Of equal ones the first.
+        self._time = max(known, key=known.__getitem__)
+        self._trusted_set.reference_time = known[self._time]
         super()._load_timestamp()
 
     def seen(self) -> Floors:
@@ -157,18 +189,18 @@ class MetadataUpdater(Updater):
             yield
         except exceptions.ExpiredMetadataError as error:
             time = self._trusted_set.reference_time
-            if time > self._now:
+            if self._time == _CLOCK:
                 told = (
-                    f"the latest signature seen; the clock of this robot says {self._now:%F %R}: set it, or, "
-                    "if it is right, whoever signs had a clock that was ahead: ask them to rotate the key of "
-                    "the timestamp (jepa-export release rotate)"
+                    "if it is right, nobody has signed the repository since, or somebody keeps its newer "
+                    "state back: ask who runs it; if it is ahead, set it"
                 )
             else:
                 told = (
-                    "by the clock of this robot: if it is right, nobody has signed the repository since, or "
-                    "somebody keeps its newer state back: ask who runs it; if it is ahead, set it"
+                    f"the clock of this robot says {self._now:%F %R}: set it, or, if it is right, "
+                    f"{_AHEAD[self._time]}"
                 )
-            raise TrustError(f"{error} at {time:%F %R} UTC, {told}") from error
+            separator = ": " if self._time == _CLOCK else "; "
+            raise TrustError(f"{error} at {time:%F %R} UTC, {self._time}{separator}{told}") from error
 
 
 class MetadataFetcher(FetcherInterface):

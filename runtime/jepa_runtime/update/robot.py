@@ -37,6 +37,8 @@ from jepa_runtime.world_model import WorldModel
 CONFIG, STATE, AUDIT, LOCK, TRUSTED_ROOT, META = (
     "config.json", "state.json", "audit.log", "lock", "root.json", "meta",
 )  # fmt: skip
+# Raised with each version: no clock is right that is behind it.
+SOFTWARE_DATE = datetime(2026, 11, 30, tzinfo=timezone.utc)
 _SLICE_S = 1.0
 
 
@@ -301,6 +303,7 @@ def _repository(
         targets=Watched(_source(targets, settings), alive),
         limits=settings.fetch,
         now=now,
+        not_before=SOFTWARE_DATE,
     )
 
 

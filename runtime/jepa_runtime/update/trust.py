@@ -43,6 +43,7 @@ class Trust:
         targets: where all other files come from.
         limits: of each fetch, and of all downloads together.
         now: the clock, in UTC.
+        not_before: a time that has passed whatever the clock says; None: none is known.
     """
 
     def __init__(
@@ -54,13 +55,14 @@ class Trust:
         targets: Source,
         limits: Limits,
         now: Callable[[], datetime],
+        not_before: datetime | None = None,
     ) -> None:
         self._meta = meta
         self._root = root
         self._targets = targets
         self._limits = limits
         self._allowance = Allowance(limits)
-        self._now = now
+        self._now, self._not_before = now, not_before
         self._fetcher = MetadataFetcher(metadata, limits)
         self._updater: MetadataUpdater | None = None
 
@@ -78,7 +80,12 @@ class Trust:
             for rest in self._meta.glob("tmp????????"):
                 rest.unlink()
             updater = MetadataUpdater(
-                self._meta, self._fetcher, root=self._root, now=self._now(), floors=floors
+                self._meta,
+                self._fetcher,
+                root=self._root,
+                now=self._now(),
+                not_before=self._not_before,
+                floors=floors,
             )
             updater.refresh()
             seen = updater.seen()

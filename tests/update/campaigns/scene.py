@@ -126,6 +126,7 @@ class Stage:
         with (
             patch.object(part, "SYNC_BYTES", 1 << 15),
             patch.object(fetch, "_CHUNK_BYTES", 1 << 14),
+            patch.object(robot, "SOFTWARE_DATE", robots.NOW),
             robot.open_client(
                 root,
                 gate=robots.Gate(),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -63,9 +64,12 @@ class Fleet:
         self.repository.publish(CHANNELS[0])
 
     def update(self, **arguments: Any) -> State:
-        with robot.open_client(
-            self.root, **{"gate": Gate(), "now": lambda: self.now, "clock": FakeClock()} | arguments
-        ) as client:
+        with (
+            patch.object(robot, "SOFTWARE_DATE", START),
+            robot.open_client(
+                self.root, **{"gate": Gate(), "now": lambda: self.now, "clock": FakeClock()} | arguments
+            ) as client,
+        ):
             return client.update()
 
     def served(self, name: str) -> str:
