@@ -168,6 +168,7 @@ def test_prune_removes_what_no_robot_reads_and_nothing_else(
     for bundle in bundles[: LISTED + 2]:
         publish(opened(repo), bundle, Terms(channel="stable"))
     rotate(opened(repo), "timestamp")
+    (repo / "targets" / "index.html").write_text("not ours")
     late = Client(repo, tmp_path / "late")
     pruned = prune(opened(repo), keep=LISTED + 1, after=DAY)
     assert pruned.versions == ["toy 2.0.0 in channel stable"] and pruned.files == 0
@@ -176,6 +177,7 @@ def test_prune_removes_what_no_robot_reads_and_nothing_else(
     pruned = prune(opened(repo), keep=LISTED + 1, after=DAY)
     assert pruned.versions == [] and pruned.files > 0
     assert not (repo / "targets" / "models" / "stable" / "toy" / "2.0.0").exists()
+    assert (repo / "targets" / "index.html").exists()
     left = {path.name for path in (repo / "metadata").iterdir()}
     roles = {channel_role(name) for name in ("stable", "canary")} | {"snapshot", "targets"}
     roles |= set(opened(repo).listings("stable"))

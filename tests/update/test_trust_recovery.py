@@ -129,7 +129,7 @@ def test_robot_recovers_from_stolen_keys_whatever_it_was_shown_during_the_rotati
         (None, stage, thief.forge(stage, tmp_path / f"forged-{n}")) for n, stage in enumerate(stages[:-1])
     ]
     driven = 0
-    for n, sequence in enumerate(_spread(list(product(*shown)), 27)):
+    for n, sequence in enumerate(_spread(list(product(*shown)), 18)):
         robot = Robot(repo, tmp_path / f"robot-{n}")
         for folder in filter(None, sequence):
             robot.repo = folder

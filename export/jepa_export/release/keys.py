@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from getpass import getpass
 from pathlib import Path
 from typing import cast
@@ -72,7 +73,7 @@ class Passphrases:
         """
         if self.file is not None:
             try:
-                found = self.file.read_text(encoding="utf-8").partition("\n")[0]
+                found = next(iter(self.file.read_text(encoding="utf-8").splitlines()), "")
             except (OSError, UnicodeDecodeError) as error:
                 raise JepaExportError(f"{self.file}: the passphrase cannot be read: {error}") from error
         else:
@@ -87,8 +88,12 @@ class Passphrases:
                 f"{path}: needs a passphrase, and there is no terminal to ask at: give it by"
                 f" --passphrase-file or the environment variable {PASSPHRASE}"
             )
-        found = getpass(f"Passphrase for {'new keys in ' if new else ''}{path}: ")
-        if new and getpass("The same again: ") != found:
+        try:
+            found = getpass(f"Passphrase for {'new keys in ' if new else ''}{path}: ")
+            again = getpass("The same again: ") if new else found
+        except EOFError as error:
+            raise JepaExportError(f"{path}: no passphrase was given") from error
+        if again != found:
             raise JepaExportError("the two passphrases differ: nothing was written")
         return found
 
@@ -221,8 +226,10 @@ class KeyRing:
 
 
 def _open(uri: str, key: Key) -> Signer:
+    # A token wants its PIN for each signature: it is asked for once in a command.
+    asked = cache(lambda secret: getpass(f"{secret} of {uri}: "))
     try:
-        return Signer.from_priv_key_uri(uri, key, lambda secret: getpass(f"{secret} of {uri}: "))
+        return Signer.from_priv_key_uri(uri, key, asked)
     except Exception as error:
         # As above: a file, a network, a smart card or a missing package may be what fails.
         raise JepaExportError(f"{uri}: this key cannot be used: {reason_of(error)}") from error

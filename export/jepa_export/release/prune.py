@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -10,6 +11,8 @@ from pathlib import Path
 from jepa_export.errors import JepaExportError
 from jepa_export.release.repository import METADATA, TARGETS, Repository
 from jepa_export.release.versions import files_of, models, prune_versions, read_history
+
+_NAME = re.compile(r"([0-9]+\..+\.json$|[0-9a-f]{64}\.)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def prune(repository: Repository, *, keep: int, after: timedelta) -> Pruned:
                 if path.is_dir() and not path.is_symlink():
                     if not any(path.iterdir()):
                         path.rmdir()
-                elif path not in needed and _changed_at(path) < before:
+                elif _ours(path) and path not in needed and _changed_at(path) < before:
                     size += path.lstat().st_size
                     files += 1
                     path.unlink()
@@ -69,6 +72,11 @@ def _targets(repository: Repository) -> Iterator[Path]:
             for version in read_history(repository, channel, model_id).values():
                 if not version.pruned:
                     yield from map(repository.stored, files_of(repository, version.release).values())
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file has a version or a hash in its name, as all that is ever replaced here."""
+    return _NAME.match(path.name) is not None
 
 
 def _changed_at(path: Path) -> datetime:

@@ -159,15 +159,15 @@ def compact(repository: Repository, channel: str) -> list[str]:
         StorageError: as :func:`store`.
     """
     targets = repository.channel(channel).targets
-    own = (POINTER_NAME, _HISTORY_NAME)
-    if all(path.split("/")[3:] in ([name] for name in own) for path in targets):
+    elsewhere = [path for path in targets if path.split("/")[3] not in (POINTER_NAME, _HISTORY_NAME)]
+    if not elsewhere:
         return []
     changed: list[str] = []
     for model_id in models(repository, channel):
         if history_path(channel, model_id) not in targets:
             versions = read_history(repository, channel, model_id)
             changed += store(repository, channel, model_id, versions)
-    for path in [path for path in targets if path.split("/")[3] not in own]:
+    for path in elsewhere:
         del targets[path]
     return changed
 
