@@ -1,6 +1,6 @@
 """How often the robot reaches its goal as the ROS nodes drive it, in virtual time: the inference of the world
-model node, an image at --rate, one iteration of the search for each, stopped by surprise, escaping where it
-is stuck; without processes and messages between them.
+model node, an image at --rate, one iteration of the search for each, with all checks of the planner node;
+without processes and messages between them.
 
 Every alarm there is a false one. With --mcap what the robot saw and did is kept, which the shipped bundle's
 normal data are made of: --seed 3 --episodes 70 --goals 10 and --seed 5 --episodes 80 --goals 10, then
@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,14 @@ PAUSE_S = 60.0
 class Nodes:
     """World model and planner, as their nodes put them together; clocks are those of the images."""
 
-    def __init__(self, model: WorldModel, rate_hz: float, recording: RunRecording | None = None) -> None:
-        manifest = model.manifest
+    def __init__(
+        self,
+        model: WorldModel,
+        rate_hz: float,
+        recording: RunRecording | None = None,
+        **chosen: Any,
+    ) -> None:
+        manifest, chosen = model.manifest, DEFAULTS | chosen
         self._recording = recording
         self._period_ns = round(1e9 / rate_hz)
         self._now_ns = 10**12
@@ -64,12 +70,13 @@ class Nodes:
         self.inference = Inference(model, Terms(candidates=lambda: self._asked))
         self.alarms: Counter[str] = Counter()
         self.guard = Guard(
-            surprised_after=DEFAULTS["surprised_after"],
-            frozen_after_s=DEFAULTS["frozen_after_s"],
+            surprise_window_s=chosen["surprise_window_s"],
+            surprise_ratio=chosen["surprise_ratio"],
+            frozen_after_s=chosen["frozen_after_s"],
             clock=lambda: self._now_ns / 1e9,
         )
         driver = Driver.by_cem(
-            DEFAULTS,
+            chosen,
             ActionLimits.of(manifest),
             num_samples=model.num_samples,
             horizon=manifest.horizon,
@@ -78,51 +85,77 @@ class Nodes:
             per_step=False,
         )
         self.seeker = driver.seeker
-        self._pilot = Pilot(
-            self.guard, timeout_s=DEFAULTS["futures_timeout_s"], clock=lambda: self._now_ns / 1e9
+        self.pilot = Pilot(
+            self.guard, timeout_s=chosen["futures_timeout_s"], clock=lambda: self._now_ns / 1e9
         )
-        self._pilot.exchange(driver)
+        self.pilot.exchange(driver)
 
     def drive(self, world: TwoRooms, seed: int, goals: int) -> list[Episode]:
         """So many goals, one after the other in one layout, from the next image on."""
-        world.reset(seed)
-        self._now_ns += round(PAUSE_S * 1e9)
+        self.begin(world, seed)
         episodes = [self._reach(world, seed)]
         for _ in range(goals - 1):
             world.move_goal()
             episodes.append(self._reach(world, seed))
         return episodes
 
-    def _reach(self, world: TwoRooms, seed: int) -> Episode:
+    def begin(self, world: TwoRooms, seed: int) -> None:
+        """Put the robot elsewhere."""
+        world.reset(seed)
+        self._now_ns += round(PAUSE_S * 1e9)
+
+    def seek(self, world: TwoRooms) -> None:
+        """Drive to the goal of ``world`` from the next image on."""
         self.inference.seek("", world.render_goal(), self._now_ns)
+
+    def _reach(self, world: TwoRooms, seed: int) -> Episode:
+        self.seek(world)
         outcome: Outcome = "timeout"
         images, longest_s = 0, world.task.max_steps * self.inference.model.manifest.io.step_s
         while images * self._period_ns / 1e9 < longest_s:
-            command = self._command(world.render())
+            command = self.see(world.render())
             images += 1
-            if self._pilot.state is State.REACHED:
+            if self.pilot.state is State.REACHED:
                 outcome = "reached" if world.distance() <= world.task.tolerance else "wrong_place"
                 break
             world.step(command, self._period_ns / 1e9)
         return Episode(seed, outcome, images, world.distance(), ())
 
-    def _command(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """What the robot is told on seeing an image."""
+    def see(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """What the robot is told on seeing the image of the next period."""
         self._now_ns += self._period_ns
-        frame = Frame(stamp_ns=self._now_ns, image=image, frame_id="camera", sequence=0)
+        return self.look(image)
+
+    def look(
+        self, image: NDArray[np.uint8], *, behind_s: float = 0.0, publishers: int = 1
+    ) -> NDArray[np.float64]:
+        """What the robot is told on seeing an image now.
+
+        Args:
+            behind_s: how old its stamp is.
+            publishers: on the topic of the images.
+        """
+        stamp_ns = self._now_ns - round(behind_s * 1e9)
+        frame = Frame(stamp_ns=stamp_ns, image=image, frame_id="camera", sequence=0)
         result = self.inference.process(frame, self._now_ns)
         command: NDArray[np.float64] = np.zeros(2)
         if result.futures is not None:
-            decision = self._pilot.update(_futures(result), age_s=AGE_S)
+            futures = replace(_futures(result), image_publishers=publishers)
+            decision = self.pilot.update(futures, age_s=behind_s + AGE_S)
             if decision.question is not None:
-                self._asked = Candidates(np.asarray(decision.question, np.float32), "cem", self._now_ns)
+                self._asked = Candidates(np.asarray(decision.question, np.float32), "cem", stamp_ns)
             if decision.command is not None:
                 command = np.asarray(decision.command, np.float64)
-            self._pilot.told(command)
+            self.pilot.told(command)
         self.inference.add_action(self._now_ns + round(AGE_S * 1e9), command)
         judged = self.inference.with_surprise(result)
-        if judged.surprise is not None:
-            self.guard.surprised(judged.surprising)
+        if judged.executed is not None:
+            self.pilot.judge(
+                judged.surprising,
+                executed=judged.executed,
+                response=judged.response,
+                discontinuous=judged.discontinuous,
+            )
         told = self.inference.look_back(judged)
         if told is not None:
             self.alarms.update(alarm.kind for alarm in told.alarms if alarm.end_ns is None)
@@ -141,6 +174,7 @@ def _futures(result: Result) -> Futures:
         current_energy=result.current_energy,
         energies=result.futures.energies,
         answer_to_ns=result.candidates.stamp_ns if own else 0,
+        history_reset="" if result.reset is None else result.reset.value,
     )
 
 
@@ -176,7 +210,7 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
         "alarms": {"surprise": 0, "change": 0} | nodes.alarms,
         "driven_s": round(sum(each.steps for each in driven) / arguments.rate, 1),
         "false_alarm_every_s": Terms.false_alarm_every_s,
-        "escapes": nodes.seeker.escapes,
+        "stuck": nodes.seeker.stuck_count,
         "planned": {key: planned[key] for key in ("successes", "episodes", "rate", "interval")},
         "environment": environment().model_dump(),
     }
@@ -197,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{name:<8} {found['successes']}/{found['episodes']} {found['rate']:.1%} [{low:.1%}, {high:.1%}]"
         )
-    print(f"{report['mean_s']:.1f} s a goal reached, {report['stops']} stops, {report['escapes']} escapes")
+    print(f"{report['mean_s']:.1f} s a goal reached, {report['stops']} stops, {report['stuck']} times stuck")
     print(f"alarms, all false: {report['alarms']} in {report['driven_s']:.0f} s")
     write_json(arguments.json, report)
     return int(report["nodes"]["rate"] < arguments.goal)

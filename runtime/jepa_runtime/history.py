@@ -8,9 +8,9 @@ Rules:
        is no mean.
     2. Steps are found by time, not by counting frames: the latent one step ago is the one nearest to
        ``step_ns`` before the newest, within ``tolerance_ns``.
-    3. Frames further apart than ``max_gap_ns``, or a stamp that goes backwards, start the history anew, and
-       :meth:`History.add_latent` says so. The last action is then still in force: only when it began is not
-       known any more.
+    3. Frames further apart than ``max_gap_ns``, a stamp that goes backwards, or :meth:`History.restart`
+       reset the history, and :meth:`History.add_latent` says so. The last action is then still in force: only
+       when it began is not known any more.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Reset(Enum):
     GAP = "gap"
     CLOCK_BACKWARDS = "clock_backwards"
     MODEL = "model"
+    FRAME = "frame"
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,12 @@ class History:
         self._action_stamps = list(other._action_stamps)
         self._actions = list(other._actions)
         self._integrals = list(other._integrals)
+
+    def restart(self, reason: Reset) -> None:
+        """Forget the latents: the next one is not of the same sequence, for this ``reason``."""
+        self._first = reason
+        self._stamps.clear()
+        self._latents.clear()
 
     def add_latent(self, stamp_ns: int, latent: Floats) -> Reset | None:
         """The newest ``latent`` [T, D], seen at ``stamp_ns``; kept by reference.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from jepa_runtime.calibration import Judged, Trust, trust_in
 from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.goals import Goal, is_image
-from jepa_runtime.history import Context, Hindsight, History
+from jepa_runtime.history import Context, Hindsight, History, Reset
 from jepa_runtime.opencv import cv2
 from jepa_runtime.planning.fan import fan
 from jepa_runtime.results import STAGES, Candidates, Result
@@ -53,6 +53,11 @@ class _View:
 
     history: History
     trust: Trust
+    # The newest latent and the one before, with their stamps: what is discontinuous shows there.
+    newest: tuple[int, NDArray[np.float32]] | None = None
+    # frame_id and size of the newest image.
+    source: tuple[str, tuple[int, ...]] | None = None
+    before: tuple[int, NDArray[np.float32]] | None = None
     goal: NDArray[np.float32] | None = None
     goal_stamp_ns: int | None = None
 
@@ -100,7 +105,13 @@ class Inference:
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
         if not are_finite(latent):
             raise self._gives_no_numbers("latents")
+        latent.flags.writeable = False
+        source = frame.frame_id, frame.image.shape
+        if view.source not in (None, source):
+            view.history.restart(Reset.FRAME)
+        view.source = source
         reset = view.history.add_latent(frame.stamp_ns, latent)
+        view.before, view.newest = view.newest, (frame.stamp_ns, latent)
         if reset is not None:
             view.trust.forget()
         candidates = self._candidates()
@@ -167,24 +178,45 @@ class Inference:
         return futures
 
     def with_surprise(self, result: Result) -> Result:
-        """The same with the error of the prediction made one step ago, where there was one.
+        """The same with the error of the prediction made one step ago, where there was one, and with how the
+        frame shows the executed actions.
 
         Raises:
             BackendError: the model gives no numbers.
         """
-        known = self._views[result.stream].history.hindsight(1)
+        view = self._views[result.stream]
+        known = view.history.hindsight(1)
         if known is None:
             return result
         context = known.context
         began_ns = self._terms.clock_ns()
-        surprise = float(
-            self.model.surprise(context.latents, context.actions, known.actions[0], result.latent)
-        )
-        if not math.isfinite(surprise):
+        executed = known.actions[0]
+        outcome = self.model.outcome(context.latents, context.actions, executed, result.latent)
+        if not math.isfinite(outcome.surprise):
             raise self._gives_no_numbers("surprises")
         result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
-        surprising = surprise > self.model.manifest.surprise_threshold
-        return replace(result, surprise=surprise, surprising=surprising)
+        manifest = self.model.manifest
+        visible = manifest.error_bounds[0] / math.sqrt(result.latent.size)
+        shown = outcome.predicted_change > visible
+        return replace(
+            result,
+            surprise=outcome.surprise,
+            surprising=outcome.surprise > manifest.surprise_threshold,
+            executed=executed,
+            response=outcome.observed_change / outcome.predicted_change if shown else math.nan,
+            discontinuous=self._is_discontinuous(view, outcome.predicted_change),
+        )
+
+    def _is_discontinuous(self, view: _View, predicted_change: float) -> bool:
+        """Whether the newest latent lies further from the one before than the prediction for one step, over
+        their distance in time, and the threshold of surprise explain. Images of two cameras in turn do, which
+        agree with the one a step before each."""
+        if view.before is None or view.newest is None:
+            return False
+        (before_ns, before), (newest_ns, newest) = view.before, view.newest
+        steps = max((newest_ns - before_ns) / 1e9 / self.model.manifest.io.step_s, 1.0)
+        jump = cv2.norm(newest, before, cv2.NORM_L2) / math.sqrt(newest.size)
+        return jump > self.model.manifest.surprise_threshold + steps * predicted_change
 
     def look_back(self, result: Result) -> Result | None:
         """The newest result :meth:`with_surprise`, and once a step with how surprising what came is over all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -33,12 +34,18 @@ class Result:
     Attributes:
         stamp_ns, frame_id: the frame's own.
         sequence: the frame's number at its source; a step of more than one shows frames lost on the way.
-        latent: [T, D].
+        latent: [T, D], read-only: the history holds the same array.
         futures: None while the history is not long enough to predict from.
         candidates: what was followed; its source is ``fan`` when nobody proposed any.
         reset: why the history started anew with this frame, or None.
         surprise: error of the prediction made one step ago; None where there was none.
         surprising: the surprise exceeds the model's threshold.
+        executed: [A], mean of the actions executed in the step before; None where there was no prediction.
+        response: of the change that the model predicts of ``executed``, the proportion that the frame shows
+            (1: as predicted, 0: none, negative: the opposite); NaN where the model predicts no change beyond
+            its error bound, and without a prediction.
+        discontinuous: the frame is further from the frame before than the prediction and the threshold of
+            surprise explain.
         goal_stamp_ns, current_energy: of the goal sought, or None without one.
         timings_ms: by stage: ``wait`` in the mailbox, ``preprocess``, ``encode``, ``predict``, ``energy``;
             ``total`` from :meth:`Pipeline.submit` until all but the surprise was there; ``surprise``.
@@ -69,6 +76,9 @@ class Result:
     calibration: Calibration | None = None
     judged: Judged | None = None
     alarms: tuple[Alarm, ...] = ()
+    executed: NDArray[np.float32] | None = None
+    response: float = math.nan
+    discontinuous: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -47,6 +48,23 @@ class Futures:
     actions: Floats
     energies: Floats | None
     error_bounds: Floats
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """How one step came out, compared with its prediction; all in the unit of the surprise (root mean square
+    over tokens and dimensions).
+
+    Attributes:
+        surprise: difference between the predicted and the observed latent.
+        predicted_change: difference between the predicted latent and the one before the step.
+        observed_change: how far the latent moved in the direction of the predicted change. As predicted: the
+            same; a picture that does not change: 0.
+    """
+
+    surprise: float
+    predicted_change: float
+    observed_change: float
 
 
 class WorldModel:
@@ -331,7 +349,17 @@ class WorldModel:
         action: NDArray[np.floating],
         arrived: Floats,
     ) -> float:
-        """How wrong the prediction of one step was: root mean squared difference over tokens and dimensions.
+        """How wrong the prediction of one step was; see :meth:`outcome`."""
+        return self.outcome(previous, history_actions, action, arrived).surprise
+
+    def outcome(
+        self,
+        previous: Floats,
+        history_actions: NDArray[np.floating],
+        action: NDArray[np.floating],
+        arrived: Floats,
+    ) -> StepOutcome:
+        """Compare what one step led to with its prediction.
 
         Args:
             previous: [W, T, D] known one step ago, oldest first (or one [T, D] that stands for all).
@@ -350,8 +378,9 @@ class WorldModel:
                 f"{list(np.shape(action))} and {list(arrived.shape)}"
             )
         chosen = np.asarray(action, np.float32)[None, None]
-        predicted = self._rollouts.run(session, chosen, previous, history_actions)[0, 0]
-        return float(np.sqrt(np.mean(np.square(predicted - arrived))))
+        predicted = self._rollouts.run(session, chosen, previous, history_actions)[0, 0].ravel()
+        before = (previous if previous.shape == self._latent_shape else previous[-1]).ravel()
+        return step_outcome(before, predicted, arrived.ravel())
 
     def _is_scaled(self, frame: NDArray[np.uint8]) -> bool:
         """Whether the encoder takes its next input from a frame itself."""
@@ -372,6 +401,14 @@ class WorldModel:
                 f"{self.bundle.path}: the model was opened on another thread; open, use and close it on one"
             )
         return self._sessions
+
+
+def step_outcome(before: Floats, predicted: Floats, arrived: Floats) -> StepOutcome:
+    """The outcome of a step from the latent ``before``; each float32 [n]."""
+    error, change = predicted - arrived, predicted - before
+    scale, length = math.sqrt(before.size), float(np.linalg.norm(change))
+    moved = float((arrived - before) @ change) / length if length else 0.0
+    return StepOutcome(float(np.linalg.norm(error)) / scale, length / scale, moved / scale)
 
 
 def _mean_squared(latents: Floats, goal: Floats, energies: Floats) -> None:

@@ -26,16 +26,21 @@ SAMPLES, HORIZON = 8, 3
 def model(**fields: Any) -> ModelInfo:
     return ModelInfo(**{
         "model_id": "stub", "horizon": HORIZON, "num_samples": SAMPLES, "step_s": 0.2, "goal_threshold": 1.0,
-        "action_names": ["linear.x", "linear.y"], "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0],
-        "action_max_norm": 1.0,
+        "action_names": ["linear.x", "linear.y"], "action_units": ["m/s", "m/s"], "action_low": [-1.0, -1.0],
+        "action_high": [1.0, 1.0], "action_max_norm": 1.0,
     } | fields)  # fmt: skip
 
 
 MODELS = (
     model(),
     model(step_s=0.1, action_low=[-0.5, -0.25], action_max_norm=0.0),
-    model(action_names=["linear.x", "angular.z"], action_low=[0.25, -1.0]),
-    model(action_names=["x", "yaw"], action_low=[-0.05, -0.1], action_high=[0.05, 0.1]),
+    model(action_names=["linear.x", "angular.z"], action_units=["m/s", "rad/s"], action_low=[0.25, -1.0]),
+    model(
+        action_names=["x", "yaw"],
+        action_units=["m", "rad"],
+        action_low=[-0.05, -0.1],
+        action_high=[0.05, 0.1],
+    ),
     model(action_low=[0.0, -1.0], action_high=[0.0, 1.0]),
 )
 NO_MODELS = tuple(
@@ -43,7 +48,9 @@ NO_MODELS = tuple(
     for fields in (
         {"step_s": 0.0}, {"step_s": math.nan}, {"horizon": 0}, {"num_samples": 0},
         {"goal_threshold": math.inf}, {"action_names": []}, {"action_names": ["colour", "taste"]},
-        {"action_names": ["x", "linear.x"]}, {"action_low": [1.0, 1.0], "action_high": [0.0, 0.0]},
+        {"action_names": ["x", "linear.x"]}, {"action_units": ["m/s", "deg/s"]}, {"action_units": ["m/s"]},
+        {"action_names": ["linear.x", "angular.z"], "action_units": ["m/s", "deg/s"]},
+        {"action_low": [1.0, 1.0], "action_high": [0.0, 0.0]},
         {"action_high": [math.nan, 1.0]}, {"action_high": [1e30, 1.0]}, {"action_high": [1.0]},
         {"action_max_norm": math.nan}, {"action_max_norm": -1.0},
         {"action_low": [0.9, 0.9], "action_max_norm": 0.5},

@@ -52,7 +52,9 @@ class World:
     def __init__(self, *, per_step: bool = False, frozen_after_s: float = 0.0, **timeouts: float) -> None:
         self.per_step = per_step
         self.now_s = 100.0
-        self.guard = Guard(surprised_after=3, frozen_after_s=frozen_after_s, clock=self.clock)
+        self.guard = Guard(
+            surprise_window_s=0.1, surprise_ratio=0.6, frozen_after_s=frozen_after_s, clock=self.clock
+        )
         self.pilot = piloting.Pilot(self.guard, timeout_s=TIMEOUT_S, clock=self.clock, **timeouts)
         self.frame = 0
         self.energy = 10.0
@@ -85,7 +87,8 @@ class World:
             goal_threshold=1.0,
             reached_after=2,
             stuck_after_s=1.0,
-            escape_s=0.6,
+            recovery_s=0.6,
+            recovery_speed=0.3,
         )
         driver = piloting.Driver(
             seeker=seeker, limits=LIMITS, step_s=STEP_S, goal_threshold=1.0, per_step=self.per_step

@@ -232,7 +232,14 @@ def test_a_robot_that_cannot_get_nearer_is_stuck(world):
 
 def test_a_driver_has_the_planners_parameters(world):
     # More elites than candidates are as many as there are.
-    chosen = {"topk": 64, "planner_seed": 0, "reached_after": 3, "stuck_after_s": 0.5, "escape_s": 0.6}
+    chosen = {
+        "topk": 64,
+        "planner_seed": 0,
+        "reached_after": 3,
+        "stuck_after_s": 0.5,
+        "recovery_s": 0.6,
+        "recovery_speed": 0.3,
+    }
     driver = piloting.Driver.by_cem(
         chosen,
         LIMITS,
@@ -313,7 +320,7 @@ class Driving(RuleBasedStateMachine):
     @rule(surprising=st.lists(st.booleans(), min_size=1, max_size=4))
     def surprises(self, surprising: list[bool]) -> None:
         for each in surprising:
-            self.world.guard.surprised(each)
+            self.world.guard.judged(each)
 
     @rule(seconds=st.sampled_from([0.05, 0.6, 3.0]))
     def time_goes_by(self, seconds: float) -> None:

@@ -137,7 +137,7 @@ class Stub:
         return response
 
 
-QUICK = {"stuck_after_s": 0.8, "give_up_after": 2, "patience_s": 0.8, "surprised_after": 5}
+QUICK = {"stuck_after_s": 0.8, "give_up_after": 2, "patience_s": 0.8, "surprise_window_s": 0.1}
 
 
 @pytest.fixture(scope="module")

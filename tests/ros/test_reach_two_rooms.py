@@ -39,7 +39,7 @@ class Robot:
         self.statuses = graph.listen(PlannerStatus, "planner/status")
         graph.start("world_model", {"bundle": bundle}, ("image:=camera/image_raw",))
         # A busy machine shows the robot late and slower than the stamps say, which surprises the model.
-        graph.start("planner", {"patience_s": 3.0, "surprised_after": 0})
+        graph.start("planner", {"patience_s": 3.0, "surprise_ratio": 1.0})
         graph.start(
             "two_rooms",
             {"seed": 3, "episode_timeout_s": 10 * EPISODE_S, "min_subscribers": 1},
@@ -77,8 +77,8 @@ def shared(shared_graph: Any, two_rooms_bundle: Path) -> Iterator[Robot]:
 def test_until_somebody_asks_the_robot_stands(shared: Robot) -> None:
     shared.graph.until(lambda: len(shared.statuses) > 15, "images")
     assert {status.state for status in shared.statuses} <= {PlannerStatus.IDLE, PlannerStatus.HELD}
-    # Once, and again when somebody else begins to listen.
-    assert all(command == Twist() for command in shared.commands) and len(shared.commands) <= 3
+    # For half a second, and again when somebody else begins to listen.
+    assert all(command == Twist() for command in shared.commands) and len(shared.commands) <= 90
 
 
 def test_cancelled_on_its_way_the_robot_stands(shared: Robot) -> None:
@@ -86,6 +86,7 @@ def test_cancelled_on_its_way_the_robot_stands(shared: Robot) -> None:
     assert asked.cancel()
     status, result = asked.end()
     assert (status, result.outcome) == (GoalStatus.STATUS_CANCELED, "cancelled")
+    shared.graph.spin_for(0.6)
     told = len(shared.commands)
     shared.graph.spin_for(0.5)
     assert shared.stands() and len(shared.commands) == told
@@ -141,7 +142,7 @@ def test_the_robot_stands_when_the_world_model_hangs(shared: Robot) -> None:
     try:
         began = time.monotonic()
         shared.graph.until(shared.stands, "the robot told to stand", 2.0)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began <= 0.5
         # Giving the goal back to who does not answer takes its time.
         status, result = asked.end()
     finally:

@@ -26,13 +26,13 @@ def reach(timeout_s=None):
     return goal
 
 
-def follow(goal, step=0, *, energy=5.0, escapes=0, reached=False):
+def follow(goal, step=0, *, energy=5.0, stuck_count=0, reached=False):
     assert goal.concerns(GOAL_NS)
     goal.follow(
         stamp_ns=1_000_000_000 + round(step * STEP_NS),
         step_ns=STEP_NS,
         energy=energy,
-        escapes=escapes,
+        stuck_count=stuck_count,
         reached=reached,
     )
 
@@ -61,25 +61,25 @@ def test_it_ends_as_reached_when_the_seeker_says_so():
 
 def test_a_robot_that_was_stuck_too_often_without_getting_nearer_is_stuck():
     goal = reach()
-    follow(goal, energy=5.0, escapes=10)
-    follow(goal, energy=4.95, escapes=11)
+    follow(goal, energy=5.0, stuck_count=10)
+    follow(goal, energy=4.95, stuck_count=11)
     assert goal.end is None
-    follow(goal, energy=6.0, escapes=12)
+    follow(goal, energy=6.0, stuck_count=12)
     assert goal.end.outcome is Outcome.STUCK and "no nearer than 4.95" in goal.end.reason
 
 
 def test_getting_nearer_makes_up_for_having_been_stuck():
     goal = reach()
-    for escapes, energy in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0]):
-        follow(goal, energy=energy, escapes=escapes)
+    for stuck_count, energy in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0]):
+        follow(goal, energy=energy, stuck_count=stuck_count)
     assert goal.end is None
 
 
 def test_energies_that_are_no_numbers_are_no_progress():
     goal = reach()
-    for escapes in (10, 11, 12):
+    for stuck_count in (10, 11, 12):
         assert goal.end is None
-        follow(goal, energy=math.nan, escapes=escapes)
+        follow(goal, energy=math.nan, stuck_count=stuck_count)
     assert goal.end.outcome is Outcome.STUCK
 
 
@@ -128,9 +128,9 @@ def test_it_ends_when_the_world_model_seeks_something_else(now_sought, reason, r
 
 def test_another_models_energies_do_not_compare():
     goal = reach()
-    follow(goal, energy=1.0, escapes=5)
+    follow(goal, energy=1.0, stuck_count=5)
     goal.judged_anew()
-    follow(goal, energy=50.0, escapes=0)
+    follow(goal, energy=50.0, stuck_count=0)
     assert goal.best_energy == 50.0 and goal.end is None
 
 

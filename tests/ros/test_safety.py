@@ -35,10 +35,14 @@ from tests.ros.test_driving import Publisher
 pytestmark = pytest.mark.ros
 
 PERIOD_S, FRAME_S = 0.05, 0.033
-MAX_CHANGE, SURPRISED_AFTER, FROZEN_AFTER_S, GOAL_TIMEOUT_S, STOP_TIMEOUT_S = 0.5, 3, 0.5, 2.0, 1.0
+MAX_CHANGE, FROZEN_AFTER_S, GOAL_TIMEOUT_S, STOP_TIMEOUT_S = 0.5, 0.5, 2.0, 1.0
+WINDOW_S, RATIO = 0.3, 0.6
+# A hold for what images show lasts so long at least, unless somebody wants the robot to drive.
+HELD_S = 1.0
 CHOSEN = {
-    "max_change": MAX_CHANGE, "surprised_after": SURPRISED_AFTER, "frozen_after_s": FROZEN_AFTER_S,
-    "stuck_after_s": 0.5, "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 1.0,
+    "max_change": MAX_CHANGE, "frozen_after_s": FROZEN_AFTER_S, "futures_timeout_s": 0.5,
+    "surprise_window_s": WINDOW_S, "surprise_ratio": RATIO, "recovery_s": 0.3, "stuck_after_s": 0.5,
+    "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 1.0,
 }  # fmt: skip
 ASKED = 7, 8
 # What may be wrong with images and their futures.
@@ -48,6 +52,17 @@ HAZARDS = (
     *({"answers": answers} for answers in ("nobody's", "another's")),
     *({"shape": shape} for shape in ((SAMPLES - 1, HORIZON), (SAMPLES, 0), (0, 0), (SAMPLES,))),
     *({"bad": bad} for bad in (math.nan, math.inf, -math.inf)),
+    # What the images show of the motion: nothing, the opposite, as little as a model that predicts no change.
+    *({"response": response} for response in (0.0, 0.0, -2.0, math.nan)),
+    *({"ring": size} for size in (1, 2, 3, 4, 8, 16)),
+    *({"ring": size, "response": response} for size in (1, 4, 8) for response in (0.0, 0.5)),
+    {"is_judged": False},
+    {"is_judged": False, "history_reset": "clock_backwards"},
+    {"history_reset": "gap"},
+    {"publishers": 2},
+    {"discontinuous": True},
+    {"surprising": True},
+    {"surprising": True, "response": 0.0},
 )
 
 
@@ -83,7 +98,7 @@ class Safety(RuleBasedStateMachine):
         # What model_info said last, and the model that may be driven with.
         self.told = self.info = model()
         self.limits, self.usable = None, False
-        self.timeout_s, self.energy, self.frozen = 0.5, 10.0, False
+        self.timeout_s, self.energy = 0.5, 10.0
         # Of the newest image: its stamp, that of the one before, its goal, when it came, how old it was, and
         # whether it was from the future.
         self.image_ns = self.before_ns = 0
@@ -98,9 +113,15 @@ class Safety(RuleBasedStateMachine):
         self.stamps = [1]
         self.past: set[int] = set()
         self.stopped, self.heard_s = False, -math.inf
-        self.surprises, self.calm = 0, 0
-        # The newest image's energy, when it came, and for how long the robot moved while that was the same.
-        self.same, self.looked_s, self.blind_s = math.nan, self.now_s, 0.0
+        # Motion since an image showed any, in seconds at full effort; and how often somebody wanted the robot
+        # to drive since then, which allows a little each time.
+        self.blind_s, self.wanted = 0.0, 0
+        # The energies of the last images; when images were judged, and whether they were surprising; when
+        # some did not follow on those before; from when until when the robot is held for that; publishers.
+        self.energies: list[float] = []
+        self.judged: list[tuple[float, bool]] = []
+        self.breaks: list[float] = []
+        self.held_s, self.publishers = (math.inf, -math.inf), 1
 
     def teardown(self) -> None:
         if not self.ended:
@@ -144,10 +165,38 @@ class Safety(RuleBasedStateMachine):
             "no model": not self.usable,
             "old": self.now_s - self.image_s + max(self.age_s, 0.0) > self.timeout_s + due_s,
             "ahead": self.ahead,
-            "frozen": self.blind_s > FROZEN_AFTER_S,
-            "surprised": self.surprises >= SURPRISED_AFTER and self.calm <= SURPRISED_AFTER,
+            "blind": self.blind_s > self.blind_limit_s,
+            "surprised, or no sequence": self.held_s[0] < self.now_s < self.held_s[1],
+            "two cameras": self.publishers > 1,
         }
         return ", ".join(reason for reason, holds in reasons.items() if holds)
+
+    @property
+    def blind_limit_s(self) -> float:
+        """However often it was held and let go since an image showed motion."""
+        step_s = self.info.step_s
+        allowance_s = max(1.5 * step_s, FROZEN_AFTER_S / 4) + PERIOD_S
+        return max(FROZEN_AFTER_S, 4 * step_s) + PERIOD_S + (2 + self.wanted) * allowance_s + 1e-6
+
+    def effort(self) -> float:
+        """Of what the robot is commanded: 0 to 1."""
+        efforts = [0.0]
+        for wire in self.wires:
+            if wire.action.any() and self.limits is not None:
+                most = np.maximum(np.abs(self.limits.low), np.abs(self.limits.high))
+                efforts += [abs(a) / m for a, m in zip(wire.action, most, strict=True) if m]
+                if self.limits.max_norm:
+                    efforts.append(float(np.linalg.norm(wire.action)) / self.limits.max_norm)
+        return max(efforts)
+
+    def is_let_drive(self) -> None:
+        """Somebody wants the robot to drive."""
+        self.wanted, self.held_s = self.wanted + 1, (math.inf, -math.inf)
+
+    def is_held(self) -> None:
+        """For what images show."""
+        if self.now_s > self.held_s[1]:
+            self.held_s = (self.now_s + PERIOD_S + 1e-6, self.now_s + HELD_S)
 
     @invariant()
     def a_robot_that_is_to_stand_was_told_so_within_a_period(self) -> None:
@@ -167,13 +216,17 @@ class Safety(RuleBasedStateMachine):
         ends_s = self.now_s + seconds
         while self.ticked_s + PERIOD_S <= ends_s and not self.ended:
             self.ticked_s += PERIOD_S
-            self.now_s = max(self.now_s, self.ticked_s)
+            self.pass_until(max(self.now_s, self.ticked_s))
             self.call(self.node._watch)
             self.a_robot_that_is_to_stand_was_told_so_within_a_period()
-        self.now_s = ends_s
+        self.pass_until(ends_s)
+
+    def pass_until(self, now_s: float) -> None:
+        self.blind_s += self.effort() * (now_s - self.now_s)
+        self.now_s = now_s
 
     def _sleep(self, seconds: float) -> None:
-        self.now_s += seconds
+        self.pass_until(self.now_s + seconds)
 
     @initialize(info=st.sampled_from(MODELS), asked_for=st.booleans())
     def it_drives(self, info: ModelInfo, asked_for: bool) -> None:
@@ -199,7 +252,7 @@ class Safety(RuleBasedStateMachine):
         self.odd_images_come(count, {})
 
     @precondition(lambda self: not self.ended)
-    @rule(count=st.sampled_from([1, 4, 12]), hazard=st.sampled_from(HAZARDS))
+    @rule(count=st.sampled_from([1, 4, 12, 40]), hazard=st.sampled_from(HAZARDS))
     def odd_images_come(self, count: int, hazard: dict[str, Any]) -> None:
         for _ in range(count):
             self.advance(hazard.get("after_s", FRAME_S))
@@ -215,10 +268,27 @@ class Safety(RuleBasedStateMachine):
         answers: str = "ours",
         shape: tuple[int, ...] = (SAMPLES, HORIZON),
         bad: float = 0.0,
+        ring: int = 0,
+        response: float = 1.0,
+        is_judged: bool = True,
+        history_reset: str = "",
+        publishers: int = 1,
+        discontinuous: bool = False,
+        surprising: bool = False,
     ) -> None:
-        self.energy -= 0 if self.frozen else 1e-3
+        self.energy -= 1e-3
+        energy = self.energies[-ring] if ring and len(self.energies) >= ring else self.energy
+        is_repeated = energy in self.energies[-16:]
+        self.energies.append(energy)
+        # What was executed until now.
+        executed, effort = self.wires[-1].action if self.wires else np.zeros(0, np.float32), self.effort()
         stamp_ns = max(round((self.now_s + self.camera_ahead_s - age_s) * 1e9), 0)
-        message = PredictedFutures(current_energy=self.energy + bad, has_goal=self.sought is not None)
+        message = PredictedFutures(
+            current_energy=energy + bad,
+            has_goal=self.sought is not None,
+            history_reset=history_reset,
+            image_publishers=publishers,
+        )
         message.header.stamp = to_time(stamp_ns)
         if self.sought is not None:
             message.goal_stamp, message.goal_asked = to_time(self.sought[0]), self.sought[1]
@@ -234,21 +304,42 @@ class Safety(RuleBasedStateMachine):
         self.before_ns, self.image_ns = self.image_ns, stamp_ns
         self.image_s, self.age_s = self.now_s, (self.ros_ns() - stamp_ns) / 1e9
         self.goal, self.ahead = self.sought, self.age_s < -self.timeout_s
-        self.calm += 1
-        if message.current_energy != self.same:
-            self.same, self.blind_s = message.current_energy, 0.0
-        elif self.moving:
-            self.blind_s += self.now_s - self.looked_s
-        self.looked_s = self.now_s
+        if self.publishers > publishers:
+            self.is_let_drive()
+        self.publishers = publishers
+        if history_reset:
+            self.is_broken()
         if self.goal is not None and not self.goal[1]:
             if self.goal[0] != self.latched_ns:
                 self.latched_ns, self.latched_s, self.over_ns = self.goal[0], self.now_s, None
+                self.is_let_drive()
             if self.stopped or self.silent:
                 self.over_ns = self.latched_ns
         self.call(
             self.node._on_futures,
             fill(message, {"energies": messages.tensor("e", energies + np.float32(bad))}),
         )
+        if is_judged and not self.ended:
+            self.judge(surprising, executed, response, discontinuous)
+            # Once it was counted, for as long as the robot moved.
+            if effort and response > 0 and not is_repeated:
+                self.blind_s, self.wanted = 0.0, 0
+
+    def judge(self, surprising: bool, executed: Any, response: float, discontinuous: bool) -> None:
+        self.judged.append((self.now_s, surprising))
+        recent = [was for at_s, was in self.judged if at_s >= self.now_s - WINDOW_S]
+        before_s = max((at_s for at_s, _ in self.judged if at_s < self.now_s - WINDOW_S), default=-math.inf)
+        if all(recent) and len(recent) > 3 and before_s > self.now_s - 2 * WINDOW_S:
+            self.is_held()
+        if discontinuous:
+            self.is_broken()
+        surprise = Surprise(surprising=surprising, response=response, discontinuous=discontinuous)
+        self.call(self.node._on_surprise, fill(surprise, {"executed": np.asarray(executed, np.float32)}))
+
+    def is_broken(self) -> None:
+        self.breaks.append(self.now_s)
+        if sum(at_s >= self.now_s - WINDOW_S for at_s in self.breaks) >= 4:
+            self.is_held()
 
     @precondition(lambda self: not self.ended)
     @rule(seconds=st.sampled_from([0.02, 0.3, 0.6, 1.5, 3.0]))
@@ -283,6 +374,7 @@ class Safety(RuleBasedStateMachine):
         handle = Handle(self.asked, stamp or self.stamps[-1], timeout_s, self.now_s)
         handle.reach = self.node._reaching._reach_of(handle)
         self.handle = None if self.stopped or self.silent else handle
+        self.is_let_drive()
         self.beside(self.node._reaching._accept, handle)
 
     @precondition(lambda self: not self.ended and self.node._pilot.reach is not None)
@@ -311,18 +403,11 @@ class Safety(RuleBasedStateMachine):
     def somebody_says_whether_to_stop(self, stop: bool) -> None:
         if self.stopped or self.silent:
             self.past.update(self.stamps)
+            self.is_let_drive()
         self.stopped, self.heard_s = stop, self.now_s
         if stop:
             self.handle, self.over_ns = None, self.latched_ns
         self.call(self.node._on_stop, Bool(data=stop))
-
-    @precondition(lambda self: not self.ended)
-    @rule(surprising=st.lists(st.booleans(), min_size=1, max_size=4))
-    def images_are_judged(self, surprising: list[bool]) -> None:
-        for each in surprising:
-            self.surprises, self.calm = (self.surprises + 1, 0) if each else (0, self.calm)
-            self.call(self.node._on_surprise, Surprise(surprising=each))
-        self.advance(PERIOD_S)
 
     @precondition(lambda self: not self.ended)
     @rule(info=st.sampled_from([*MODELS, *MODELS, *MODELS, *NO_MODELS]))
@@ -347,9 +432,9 @@ class Safety(RuleBasedStateMachine):
         self.node._take_parameters({"futures_timeout_s": timeout_s})
         self.advance(PERIOD_S)
 
-    @rule(energy=st.sampled_from([0.5, 5.0, 10.0]), frozen=st.booleans())
-    def the_robot_is_somewhere(self, energy: float, frozen: bool) -> None:
-        self.energy, self.frozen = energy, frozen
+    @rule(energy=st.sampled_from([0.5, 5.0, 10.0]))
+    def the_robot_is_somewhere(self, energy: float) -> None:
+        self.energy = energy
 
     @rule(count=st.integers(1, 3))
     def commands_cannot_be_published(self, count: int) -> None:

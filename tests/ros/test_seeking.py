@@ -21,7 +21,8 @@ STEP_NS = 200_000_000
 FRAME_NS = 33_000_000
 START_NS = 1_000_000_000_000
 CHOSEN = {
-    "step_s": 0.2, "goal_threshold": 1.0, "reached_after": 3, "stuck_after_s": 2.0, "escape_s": 0.6
+    "step_s": 0.2, "goal_threshold": 1.0, "reached_after": 3, "stuck_after_s": 2.0, "recovery_s": 0.6,
+    "recovery_speed": 0.3,
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ class Recorder:
         self.executed = None
         self.calls: list[str] = []
         self.costs = None
-        self.escaped_from = None
+        self.recovers_from = None
 
     def ask(self):
         self.calls.append("ask")
@@ -50,10 +51,10 @@ class Recorder:
     def reset(self):
         self.calls.append("reset")
 
-    def escape(self):
-        self.calls.append("escape")
-        self.escaped_from = self.executed
-        return np.array([0.0, 1.25])
+    def directions(self, speed):
+        self.calls.append("directions")
+        self.recovers_from = self.executed
+        return np.broadcast_to(speed * np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])[:, None], (3, 2, 2))
 
 
 @pytest.fixture
@@ -188,42 +189,91 @@ def test_a_new_goal_begins_a_new_search(seeker, search):
     assert search.calls == ["reset", "ask"]
 
 
-def test_without_progress_it_says_so_drives_another_way_for_a_moment_and_plans_anew(seeker, search):
-    decisions = [seeker.update(futures(frame, answer_to=frame - 1)) for frame in range(90)]
-    stuck = next(index for index, decision in enumerate(decisions) if decision.state is State.STUCK)
-    assert "escape" in search.calls
-    assert np.array_equal(decisions[stuck + 1].command, [0.0, 1.25])
-    assert decisions[stuck + 21].command is not None
-    assert np.array_equal(decisions[stuck + 21].command, search.mean[0])
+RECOVERY_FIRST, RECOVERY = 0.3 * np.array([1.0, 0.0]), 0.3 * np.array([0.0, 1.0])
 
 
-def test_a_stuck_robot_escapes_from_what_it_was_told_and_then_waits_for_an_answer(seeker, search):
-    decisions = []
+def drive(seeker, frames, *, first=0, **given):
+    """Each question is answered by the next futures."""
+    asked, decisions = None, []
+    for frame in range(first, first + frames):
+        decisions.append(seeker.update(futures(frame, answer_to=asked, **given)))
+        if decisions[-1].question is not None:
+            asked = frame
+    return decisions
+
+
+def test_without_progress_it_says_so_and_recovers_slowly_as_the_model_predicts_to_be_harmless(seeker, search):
+    """Of the three directions the first leads away from the goal."""
+    seeker = seeking.Seeker(search, **CHOSEN)
+    decisions, asked = [], None
     for frame in range(90):
-        open_until_stuck = frame - 1 if "escape" not in search.calls else None
-        decisions.append(seeker.update(futures(frame, answer_to=open_until_stuck)))
-        seeker.told = np.array([0.25, 0.0])
-    np.testing.assert_array_equal(search.escaped_from, [0.25, 0.0])
+        given = futures(frame, answer_to=asked)
+        if "directions" in search.calls:
+            given = replace(given, energies=np.array([[10.0, 11.5], [10.0, 10.9], [10.0, 10.0]]))
+        decisions.append(seeker.update(given))
+        asked = frame if decisions[-1].question is not None else asked
     stuck = next(index for index, decision in enumerate(decisions) if decision.state is State.STUCK)
-    assert decisions[stuck].question is not None
-    assert decisions[stuck + 18].command is not None and decisions[stuck + 19].command is None
+    assert decisions[stuck].command is None, "until the model was asked"
+    told = [decision.command for decision in decisions[stuck + 1 :]]
+    recovering = [command is not None and np.array_equal(command, RECOVERY) for command in told]
+    assert recovering[:18] == [True] * 18 and not any(recovering[19:])
+    assert search.calls.count("directions") == 1
 
 
-def test_a_stuck_robot_that_may_not_drive_any_way_plans_anew_where_it_stands(search):
-    seeker = seeking.Seeker(search, **CHOSEN | {"escape_s": 0.0})
-    decisions = [seeker.update(futures(frame, answer_to=frame - 1)) for frame in range(300)]
-    told = [decision.command for decision in decisions[1:] if decision.command is not None]
-    assert decisions[-1].state is State.STUCK and seeker.escapes == 299 - len(told) == 4
+def test_where_no_direction_is_harmless_a_stuck_robot_plans_from_scratch_where_it_stands(seeker, search):
+    asked, decisions = None, []
+    for frame in range(90):
+        given = futures(frame, answer_to=asked)
+        if "directions" in search.calls:
+            given = replace(given, energies=np.full((3, 2), 11.5))
+        decisions.append(seeker.update(given))
+        asked = frame if decisions[-1].question is not None else asked
+    assert decisions[-1].state is State.STUCK
+    told = [decision.command for decision in decisions if decision.command is not None]
     assert all(np.array_equal(command, search.mean[0]) for command in told)
+
+
+def test_a_stuck_robot_recovers_from_what_it_was_told(seeker, search):
+    asked = None
+    for frame in range(70):
+        decision = seeker.update(futures(frame, answer_to=asked))
+        asked = frame if decision.question is not None else asked
+        seeker.told = np.array([0.25, 0.0])
+    np.testing.assert_array_equal(search.recovers_from, [0.25, 0.0])
+
+
+def test_a_stuck_robot_without_a_recovery_motion_plans_from_scratch_where_it_stands(search):
+    seeker = seeking.Seeker(search, **CHOSEN | {"recovery_s": 0.0})
+    decisions = drive(seeker, 300)
+    told = [decision.command for decision in decisions[1:] if decision.command is not None]
+    assert decisions[-1].state is State.STUCK and seeker.stuck_count == 299 - len(told) == 4
+    assert all(np.array_equal(command, search.mean[0]) for command in told)
+    assert "directions" not in search.calls
+
+
+def test_what_did_not_move_the_robot_is_not_planned_until_it_has_driven_for_a_while(seeker, search):
+    asks = np.array([[[1.0, 0.0]] * 2, [[-1.0, 0.1]] * 2, [[0.0, 1.0]] * 2])
+    search.ask = lambda: asks
+    drive(seeker, 2)
+    assert np.isfinite(search.costs).all()
+    seeker.avoid(np.array([0.5, 0.0]))
+    seeker.restart()
+    drive(seeker, 4, first=10)
+    np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, True])
+    drive(seeker, 80, first=14)
+    assert np.isfinite(search.costs).all()
+    seeker.avoid(np.array([0.5, 0.0]))
+    drive(seeker, 4, first=100, goal=8)
+    assert np.isfinite(search.costs).all(), "another goal is sought in any direction"
 
 
 def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(seeker):
     for frame in range(90):
         seeker.update(futures(frame, answer_to=frame - 1))
-    assert seeker.escapes == 1
+    assert seeker.stuck_count == 1
     for frame in range(90, 180):
         seeker.update(futures(frame, goal=8, answer_to=frame - 1))
-    assert seeker.escapes == 2
+    assert seeker.stuck_count == 2
 
 
 def test_told_to_stand_it_forgets_the_plan_and_begins_from_rest(seeker, search):
@@ -236,10 +286,9 @@ def test_told_to_stand_it_forgets_the_plan_and_begins_from_rest(seeker, search):
     assert decision.command is None and decision.question is not None
 
 
-def test_while_it_escapes_that_is_what_the_robot_executed(seeker):
-    decisions = [seeker.update(futures(frame, answer_to=frame - 1)) for frame in range(64)]
-    assert decisions[-1].state is State.STUCK
-    np.testing.assert_array_equal(seeker.executed, [0.0, 1.25])
+def test_a_recovery_motion_is_what_the_robot_executed(seeker):
+    assert drive(seeker, 66)[-1].state is State.STUCK
+    np.testing.assert_array_equal(seeker.executed, RECOVERY_FIRST)
 
 
 def test_what_it_was_told_is_what_the_robot_did_when_a_step_is_over(seeker, search):
@@ -255,7 +304,7 @@ def test_the_threshold_of_a_goal_may_be_set(seeker):
     assert [seeker.update(futures(frame)).state for frame in range(3)][-1] is State.REACHED
 
 
-def test_when_time_is_set_back_it_begins_anew_and_escapes_no_more(seeker, search):
+def test_when_time_is_set_back_it_plans_from_scratch_and_recovers_no_more(seeker, search):
     for frame in range(64):
         decision = seeker.update(futures(frame, answer_to=frame - 1))
     assert decision.state is State.STUCK
@@ -294,10 +343,10 @@ def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(see
     """It pushes against what its model does not see; the surprise holds it, and it pushes again."""
     frame, states = 0, []
     for _ in range(3):
-        states += [seeker.update(futures(frame + n, answer_to=frame + n - 1)).state for n in range(30)]
+        states += [decision.state for decision in drive(seeker, 30, first=frame)]
         frame += 60
         seeker.restart()
-    assert State.STUCK in states and "escape" in search.calls
+    assert State.STUCK in states
 
 
 def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(seeker, search):
@@ -305,34 +354,13 @@ def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(seeke
         if frame == 1000:
             seeker.restart()
         assert seeker.update(futures(frame, answer_to=frame - 1)).state is State.SEEKING
-    assert "escape" not in search.calls
-
-
-def test_each_escape_that_was_of_no_use_is_followed_by_a_longer_one_until_there_is_progress(seeker, search):
-    def lengths(first: int, frames: int, energy: float) -> list[int]:
-        """For how many images the robot drove any way, each time."""
-        found = [0]
-        for frame in range(first, first + frames):
-            command = seeker.update(futures(frame, answer_to=frame - 1, energy=energy)).command
-            escapes = command is not None and np.array_equal(command, [0.0, 1.25])
-            if escapes:
-                found[-1] += 1
-            elif found[-1]:
-                found.append(0)
-        return found[:-1]
-
-    first, second, *_ = lengths(0, 300, 10.0)
-    assert (first, second) == (19, 37)
-    assert lengths(300, 600, 10.0)[-1] == 73
-    # Nearer, while it still drives away; and nearer once more.
-    lengths(900, 50, 5.0)
-    assert lengths(950, 100, 4.0)[-1] == 19
+    assert "directions" not in search.calls
 
 
 def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(seeker, search):
     """Each comes a step of the model too late."""
     decisions = [seeker.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
-    assert all(decision.command is None for decision in decisions) and "escape" not in search.calls
+    assert all(decision.command is None for decision in decisions) and "directions" not in search.calls
     assert seeker.is_unanswered
     asked = max(frame for frame in range(300) if decisions[frame].question is not None)
     assert seeker.update(futures(300, answer_to=asked)).command is not None and not seeker.is_unanswered
@@ -348,7 +376,7 @@ def test_a_plan_that_is_answered_no_more_is_driven_to_its_end_and_no_further(see
 def test_a_short_plan_lasts_until_the_answer_to_the_next_question(search):
     """Two images come within its one step, and answers an image late: some go with a shift."""
     search.mean = search.mean[:1]
-    seeker = seeking.Seeker(search, **CHOSEN | {"step_s": 0.1})
+    seeker = seeking.Seeker(search, **CHOSEN | {"step_s": 0.1, "stuck_after_s": 60.0})
     asked, driven = None, []
     for frame in range(0, 400, 2):
         answer_to = asked if asked is not None and frame - asked >= 4 else None

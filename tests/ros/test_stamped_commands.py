@@ -28,7 +28,7 @@ def test_a_robot_that_takes_stamped_velocities_is_driven(ros_graph, two_rooms_bu
     surprises = ros_graph.listen(Surprise, "world_model/surprise")
     images = ros_graph.listen(Image, "camera/image_raw", qos.SENSOR)
     ros_graph.start("world_model", {"bundle": two_rooms_bundle} | STAMPED, ("image:=camera/image_raw",))
-    ros_graph.start("planner", {"surprised_after": 0} | STAMPED)
+    ros_graph.start("planner", {"surprise_ratio": 1.0} | STAMPED)
     ros_graph.start("two_rooms", {"seed": 3, "min_subscribers": 2} | STAMPED)
 
     def moved():

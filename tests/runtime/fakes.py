@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import Futures
+from jepa_runtime.world_model import Futures, StepOutcome, step_outcome
 
 TOKENS, DIM, HORIZON, NUM_SAMPLES, STEP_S = 2, 4, 3, 5, 0.2
 
@@ -120,6 +121,18 @@ class FakeModel:
     ) -> float:
         self.surprises += 1
         return float(np.sqrt(np.mean((previous[-1] + action[0] - arrived) ** 2)))
+
+    def outcome(
+        self,
+        previous: NDArray[np.float32],
+        history_actions: NDArray[np.float32],
+        action: NDArray[np.float32],
+        arrived: NDArray[np.float32],
+    ) -> StepOutcome:
+        """As of a :class:`WorldModel`, but for what a test makes of the surprise."""
+        before = previous[-1].ravel()
+        found = step_outcome(before, before + action[0], arrived.ravel())
+        return replace(found, surprise=self.surprise(previous, history_actions, action, arrived))
 
     def close(self) -> None:
         self.threads.add(threading.current_thread().name)

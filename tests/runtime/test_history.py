@@ -28,7 +28,13 @@ def test_the_first_latent_starts_the_history_and_says_so() -> None:
     history = make()
     assert history.add_latent(5, latent(1)) is Reset.FIRST
     assert history.add_latent(5 + FRAME_NS, latent(2)) is None
-    assert history.resets == {Reset.FIRST: 1, Reset.GAP: 0, Reset.CLOCK_BACKWARDS: 0, Reset.MODEL: 0}
+    assert history.resets == {
+        Reset.FIRST: 1,
+        Reset.GAP: 0,
+        Reset.CLOCK_BACKWARDS: 0,
+        Reset.MODEL: 0,
+        Reset.FRAME: 0,
+    }
 
 
 def test_a_context_of_one_latent_needs_no_actions() -> None:

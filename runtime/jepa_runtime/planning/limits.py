@@ -97,6 +97,15 @@ class ActionLimits:
         """
         return self._within_reach(action, self._within(previous, self.low, self.high), share)
 
+    def effort(self, action: NDArray[np.floating]) -> float:
+        """How large ``action`` [A] is: 0 at rest, 1 where a component or the norm is as large as allowed."""
+        most = np.maximum(np.abs(self.low), np.abs(self.high))
+        size = np.abs(action)
+        effort = float(np.max(np.divide(size, most, out=np.zeros(size.shape), where=most > 0), initial=0.0))
+        if self.max_norm:
+            effort = max(effort, float(np.linalg.norm(self._limited(np.asarray(action)))) / self.max_norm)
+        return effort
+
     def forbids(self, action: Floats32, previous: Floats32 | None = None) -> str:
         """Why ``action`` [A] may not be executed after ``previous`` [A] (None: nothing); empty: it may."""
         if not np.isfinite(action).all():

@@ -141,6 +141,18 @@ class Search(ABC, Generic[Config]):
         escaping: Floats32 = self.limits.clip(action[None], self.executed)[0]
         return escaping
 
+    def directions(self, speed: float) -> Floats32:
+        """Constant actions [K, H, A] in random directions, within the limits and at most this proportion of
+        what the box allows. The plan is forgotten.
+        """
+        self.reset()
+        count, (steps, width) = self.config.num_samples, self.mean.shape
+        ways = self._rng.standard_normal((count, 1, width), dtype=np.float32)
+        ways /= np.maximum(np.abs(ways).max(axis=-1, keepdims=True), np.float32(1e-9))
+        return self.limits.clip(
+            np.repeat(ways * self._scale * np.float32(speed), steps, axis=1), self.executed
+        )
+
     def shift(self, steps: int = 1, *, executed: Floats32 | None = None) -> None:
         """Time went on by ``steps``: drop the actions done, hold the last one, and widen the search again; or
         begin anew, without ``warm_start``.

@@ -216,10 +216,10 @@ class BlackBox:
                 self._begin(item)
             return
         entry = self._entry_of(item) if isinstance(item, Frame) else item
-        self._ring.add(entry)
+        moment_ns = self._ring.add(entry)
         if self._bag is not None:
             self._write(self._bag, entry)
-            over = entry.stamp_ns >= self._until_ns or self._clock() > self._until_s
+            over = moment_ns >= self._until_ns or self._clock() > self._until_s
             if over or self._bytes > self._folder.max_bytes // 2:
                 self._end()
 

@@ -118,8 +118,12 @@ def latent_state(result: Result, model: WorldModel) -> Fields:
     }
 
 
-def predicted_futures(result: Result, model: WorldModel) -> Fields | None:
-    """jepa_msgs/PredictedFutures; None where the history was too short to predict."""
+def predicted_futures(result: Result, model: WorldModel, *, image_publishers: int = 0) -> Fields | None:
+    """jepa_msgs/PredictedFutures; None where the history was too short to predict.
+
+    Args:
+        image_publishers: on the topic of the images; 0: not known.
+    """
     futures, calibration = result.futures, result.calibration
     if futures is None or calibration is None:
         return None
@@ -129,6 +133,8 @@ def predicted_futures(result: Result, model: WorldModel) -> Fields | None:
         "header": header(result.stamp_ns, result.frame_id),
         "model_id": model.manifest.model_id,
         "sequence": result.sequence,
+        "history_reset": "" if result.reset is None else result.reset.value,
+        "image_publishers": image_publishers,
         "horizon_s": np.arange(1, steps + 1) * step_s,
         "actions": tensor("actions", futures.actions),
         "latents": tensor("latents", futures.latents),
@@ -160,6 +166,9 @@ def surprise(result: Result, model: WorldModel) -> Fields | None:
         "value": result.surprise,
         "threshold": model.manifest.surprise_threshold,
         "surprising": result.surprising,
+        "executed": np.zeros(0, np.float32) if result.executed is None else result.executed,
+        "response": result.response,
+        "discontinuous": result.discontinuous,
     }
 
 

@@ -23,10 +23,12 @@ from std_msgs.msg import Float64, Header
 from jepa_ros import qos
 from jepa_ros.conversions import TwistActions
 from jepa_ros.parameters import STAMPED
+from jepa_runtime.units import plain
 
 CMD_VEL = "cmd_vel"
 POSE_DELTA = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 _ANGLES = POSE_DELTA[3:6]
+_UNITS = {"linear": "m/s", "angular": "rad/s"} | dict.fromkeys("xyz", "m") | dict.fromkeys(_ANGLES, "rad")
 
 Take = Callable[[NDArray[np.float32]], None]
 
@@ -158,6 +160,27 @@ def actions_of(names: Sequence[str], *, stamped: bool = False) -> Actions:
         return Velocities(names, stamped=stamped)
     except ValueError as error:
         raise ValueError(f"{error}, nor are all of them pose deltas ({', '.join(POSE_DELTA)})") from None
+
+
+def check_units(names: Sequence[str], units: Sequence[str]) -> None:
+    """Check that the actions with these names are in the units of REP 103, in which messages carry them. A
+    gripper may have any unit.
+
+    Raises:
+        ValueError: one is not, or there is not one for each.
+    """
+    if len(units) != len(names):
+        raise ValueError(
+            f"the model names {len(units)} units for {len(names)} components of an action: state one for "
+            "each in io.action.units of its manifest"
+        )
+    for name, unit in zip(names, units, strict=True):
+        expected = _UNITS.get(name, _UNITS.get(name.partition(".")[0], unit))
+        if plain(unit) != plain(expected):
+            raise ValueError(
+                f"the model's action {name} is in {unit!r}, and ROS 2 messages carry it in {expected}: the "
+                f"robot would move by other numbers. Train or export the model with actions in {expected}"
+            )
 
 
 def quaternion_of(roll: float, pitch: float, yaw: float) -> Quaternion:

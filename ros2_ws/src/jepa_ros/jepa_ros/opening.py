@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_ros.actions import actions_of
+from jepa_ros.actions import actions_of, check_units
 from jepa_runtime import realtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
@@ -206,8 +206,10 @@ def open_model(chosen: Mapping[str, Any], *, between: Callable[[], None] = lambd
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
     if bundle.manifest.takes_actions:
+        action = bundle.manifest.io.action
         try:
-            actions_of(bundle.manifest.io.action.names)
+            actions_of(action.names)
+            check_units(action.names, action.units)
         except ValueError as error:
             raise BundleError(f"{bundle.path}: {error}") from error
     options = BackendOptions(

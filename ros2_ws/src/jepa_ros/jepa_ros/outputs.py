@@ -34,14 +34,20 @@ class FuturesWriter:
         self._message = PredictedFutures()
 
     def write(
-        self, result: Result, model: WorldModel, dtype: str, *, goal_asked: bool = False
+        self,
+        result: Result,
+        model: WorldModel,
+        dtype: str,
+        *,
+        goal_asked: bool = False,
+        image_publishers: int = 0,
     ) -> PredictedFutures:
-        """What was predicted, the latents as ``dtype``; ``goal_asked``: see the message.
+        """What was predicted, the latents as ``dtype``; the rest: see the message.
 
         Raises:
             ValueError: nothing was.
         """
-        fields = messages.predicted_futures(result, model)
+        fields = messages.predicted_futures(result, model, image_publishers=image_publishers)
         if fields is None or result.futures is None:
             raise ValueError("the result has no futures")
         fields["goal_asked"] = goal_asked

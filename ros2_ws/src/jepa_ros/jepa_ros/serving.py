@@ -169,6 +169,7 @@ class Camera:
         outputs: its publishers by type of message.
         futures: makes the largest of these messages.
         clock: where the time of its images goes.
+        publishers: on the topic of its images; 0: not counted yet.
         reader, watch: how its images are read and served in this activation.
     """
 
@@ -181,6 +182,7 @@ class Camera:
         self.label = "inference" if alone else f"inference {topic}"
         self.outputs: dict[type, Any] = {}
         self.futures = FuturesWriter()
+        self.publishers = 0
         self.begin(None)
 
     def begin(self, base: Stats | None) -> None:
@@ -188,11 +190,17 @@ class Camera:
         self.reader = ImageReader()
         self.watch = Watch(base)
 
+    def count_publishers(self, node: Node) -> None:
+        """Count who sends its images. A driver sends them raw and compressed."""
+        self.publishers = max(node.count_publishers(topic) for topic in self._image_topics(node))
+
+    def _image_topics(self, node: Node) -> list[str]:
+        return [node.resolve_topic_name(topic) for topic in (self.topic, f"{self.topic}/compressed")]
+
     def rivals(self, node: Node) -> list[str]:
         """Who else sends its images, or tells of them as ``node`` does, which is active."""
-        images = (self.topic, f"{self.topic}/compressed")
         return [
-            *rivals(node, map(node.resolve_topic_name, images), "which is the camera?"),
+            *rivals(node, self._image_topics(node), "which is the camera?"),
             *rivals(node, [self.outputs[LatentState].topic_name], "who serves by the name of this node?"),
         ]
 

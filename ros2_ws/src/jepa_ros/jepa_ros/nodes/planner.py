@@ -1,9 +1,9 @@
 """Drives to a goal by the world model's futures: to the latched goal image, or to what ``~/reach_goal`` asks.
 
-Safe by default: the robot is told to stand when somebody says so on ``~/stop``, when futures stop coming or
-are old, when images surprise the model or stay the same, when a command is not allowed, when the model is
-exchanged, when something fails here, when there is no goal, when the goal is reached or its time is over and
-when the node stops.
+Safe by default: the robot is commanded to stand when somebody says so on ``~/stop``, when futures stop
+coming or are old, when images do not show its motion, surprise the model, repeat or come from several
+cameras, when a command is not allowed, when the model is exchanged, when something fails here, when there is
+no goal, when the goal is reached or its time is over and when the node stops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rclpy.node import Node
 from std_msgs.msg import Bool, Header
 
 from jepa_ros import outputs, qos
-from jepa_ros.actions import actions_of
+from jepa_ros.actions import actions_of, check_units
 from jepa_ros.conversions import fill, from_time
 from jepa_ros.diagnostics import Level, Verdict, with_causes
 from jepa_ros.parameters import STAMPED, declare, require_relative, values
@@ -66,7 +66,8 @@ class PlannerNode(Node):
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
         guard = Guard(
-            surprised_after=self._values["surprised_after"],
+            surprise_window_s=self._values["surprise_window_s"],
+            surprise_ratio=self._values["surprise_ratio"],
             frozen_after_s=self._values["frozen_after_s"],
             clock=time.monotonic,
         )
@@ -165,7 +166,12 @@ class PlannerNode(Node):
 
     def _on_surprise(self, message: Surprise) -> None:
         with self._lock:
-            self._pilot.guard.surprised(message.surprising)
+            self._pilot.judge(
+                message.surprising,
+                executed=np.asarray(message.executed, np.float32),
+                response=message.response,
+                discontinuous=message.discontinuous,
+            )
 
     def _on_stop(self, word: Bool) -> None:
         with self._lock:
@@ -291,6 +297,8 @@ def _check(info: ModelInfo) -> None:
     names, size = info.action_names, len(info.action_low)
     if not (0 < len(set(names)) == len(names) == size):
         raise ValueError(f"action_names must be one for each of {size} components of an action, got {names}")
+    actions_of(names)
+    check_units(names, info.action_units)
 
 
 def _read(message: PredictedFutures, asked: ActionCandidates) -> Futures:
@@ -303,6 +311,8 @@ def _read(message: PredictedFutures, asked: ActionCandidates) -> Futures:
         current_energy=message.current_energy,
         energies=messages.array_of(message.energies),
         answer_to_ns=from_time(message.candidates_stamp) if own else 0,
+        history_reset=message.history_reset,
+        image_publishers=message.image_publishers,
     )
 
 

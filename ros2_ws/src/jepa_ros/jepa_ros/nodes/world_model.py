@@ -54,6 +54,8 @@ from jepa_runtime.world_model import WorldModel
 
 # Opening a model takes less: nobody is answered meanwhile.
 _OPENING_S = 900.0
+# A second camera on the topic of the images is reported to the planner so soon.
+_COUNT_PERIOD_S = 0.2
 
 
 class WorldModelNode(LifecycleNode):
@@ -78,6 +80,7 @@ class WorldModelNode(LifecycleNode):
         self._cameras = cameras_of(self._values["cameras"])
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
         every(self, 1.0, self.publish_diagnostics)
+        every(self, _COUNT_PERIOD_S, self._count_publishers)
         answer_impossible(self)
         self._model_services = ModelServices(self, self._require_served)
         self._goals = Goals(self, self._require_served, lambda: self._cameras)
@@ -269,6 +272,11 @@ class WorldModelNode(LifecycleNode):
         camera.clock.arrived(frame.stamp_ns, received_ns)
         self._require_served().submit(frame)
 
+    def _count_publishers(self) -> None:
+        if self._active:
+            for camera in self._cameras.values():
+                camera.count_publishers(self)
+
     def _on_action(self, action: NDArray[np.float32]) -> None:
         self._require_served().add_action(self._now_ns(), action)
 
@@ -285,7 +293,10 @@ class WorldModelNode(LifecycleNode):
             dtype = self._values["futures_dtype"]
             asked = self._goals.is_asked(camera, result.goal_stamp_ns)
             camera.clock.send(
-                PredictedFutures, lambda: camera.futures.write(result, model, dtype, goal_asked=asked)
+                PredictedFutures,
+                lambda: camera.futures.write(
+                    result, model, dtype, goal_asked=asked, image_publishers=camera.publishers
+                ),
             )
 
     def _on_result(self, result: Result) -> None:

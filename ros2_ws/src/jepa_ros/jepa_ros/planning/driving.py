@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -17,6 +18,8 @@ from jepa_ros.conversions import to_time
 from jepa_ros.rivals import rivals
 
 _LAST_WORD_S = 0.5
+# A command to stand is repeated for so long: best-effort listeners may lose one.
+_REPEAT_S, _REPEAT_PERIOD_S = 0.5, 0.05
 # Middleware that asks for acknowledgements every few seconds is to have asked once.
 _UNHEARD_AFTER_S = 5.0
 
@@ -47,6 +50,8 @@ class Commands:
         self._sent_ns = self._due_ns = 0
         # None: what it was told by others before is not known.
         self._moving: bool | None = None
+        # Until when the command to stand is repeated.
+        self._repeat_until_s = -math.inf
         # When it was told to stand, while not all who listen have acknowledged that.
         self._unheard_since_s: float | None = None
         self._listeners = 0
@@ -58,7 +63,7 @@ class Commands:
         if stamp_ns < due_ns - self._tolerance_ns:
             return
         # Before it is published: where that fails, a part of it may have been heard.
-        self._moving = True
+        self._moving, self._repeat_until_s = True, -math.inf
         self._publish(action, stamp_ns)
         self.told, self._unheard_since_s = action, None
         # Images are a little early and a little late, and there is one action for each step all the same.
@@ -76,13 +81,17 @@ class Commands:
         return self._actions.twist(action)
 
     def stand(self) -> bool:
-        """Tell the robot to stand, once, and everybody who listens from later on: what else may command it is
-        not to be overruled for ever. Whether it was told to move before."""
+        """Command the robot to stand, and every new listener, for half a second, as often as this is called:
+        what else may command it is not to be overruled for ever. Whether it was commanded to move before."""
         listeners = sum(publisher.get_subscription_count() for publisher in self.publishers)
         moved, joined = self._moving, listeners > self._listeners
-        if moved is not False or joined:
+        now_s = time.monotonic()
+        begins = moved is not False or joined
+        if begins or now_s < self._repeat_until_s:
             self._publish(self._rest, 0)
-            self.told, self._unheard_since_s = self._rest, time.monotonic()
+        if begins:
+            self._repeat_until_s = now_s + _REPEAT_S
+            self.told, self._unheard_since_s = self._rest, now_s
         self._listeners, self._moving = listeners, False
         return moved is True
 
@@ -95,8 +104,13 @@ class Commands:
         return since_s is not None and time.monotonic() - since_s > _UNHEARD_AFTER_S
 
     def close(self) -> None:
-        """The last word; it has arrived before this returns, if anybody listens."""
+        """Command the robot to stand, for the last time; whoever acknowledges commands has it when this
+        returns. A robot that moved is commanded so for half a second."""
+        repeats = round(_REPEAT_S / _REPEAT_PERIOD_S) if self._moving else 0
         self._publish(self._rest, 0)
+        for _ in range(repeats):
+            time.sleep(_REPEAT_PERIOD_S)
+            self._publish(self._rest, 0)
         self._is_acknowledged(_LAST_WORD_S)
 
     def _is_acknowledged(self, patience_s: float) -> bool:

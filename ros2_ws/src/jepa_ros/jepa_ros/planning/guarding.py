@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from enum import Enum
 
 from jepa_ros.diagnostics import Level, Verdict
+from jepa_ros.planning.motion_check import MotionCheck
 
 
 class Cause(Enum):
@@ -20,7 +21,9 @@ class Cause(Enum):
     MODEL = "model", Level.ERROR
     FAULT = "fault", Level.ERROR
     FORBIDDEN = "forbidden", Level.ERROR
+    CAMERAS = "cameras", Level.ERROR
     FROZEN = "frozen", Level.ERROR
+    DISCONTINUOUS = "discontinuous", Level.ERROR
     STOPPED = "stopped", Level.WARN
     SURPRISE = "surprise", Level.WARN
     OLD = "old", Level.WARN
@@ -34,34 +37,64 @@ class Cause(Enum):
 
 # Of these only a decision that may be obeyed shows that they are over: until then it is tried again.
 TRIED_AGAIN = frozenset({Cause.FAULT, Cause.FORBIDDEN, Cause.UNANSWERED})
+# What images show, or do not, of the world. A robot that stands learns nothing about them: it is let go on
+# probation, and only so many times before its motion was confirmed.
+_PROBATION = frozenset({Cause.CAMERAS, Cause.FROZEN, Cause.DISCONTINUOUS, Cause.SURPRISE})
+_ATTEMPTS = 2
+_RETRY_AFTER_S = 1.0
+# Motion that is unconfirmed may last a few steps of the model: an image shows the motion of the step before.
+_LIMIT_STEPS, _ALLOWANCE_STEPS = 4.0, 1.5
+# Images with which each new one is compared, and how many of those within the window may be repeated.
+_REMEMBERED = 32
+_MOST_REPEATED = 1 / 3
+# One wrong image is two discontinuities: to it, and back.
+_DISCONTINUITIES = 4
+# Resets of the history that say nothing about the images.
+_PLAIN_RESETS = frozenset({"", "first", "model"})
 
 
 class Guard:
     """Holds the robot while there is a reason to.
 
     Args:
-        surprised_after: so many images in a row that surprised the model are a reason, until as many others
-            came; 0: they never are.
-        frozen_after_s: images that are the same while the robot is told to move for so long are a reason
-            until another comes; 0: they never are.
+        surprise_window_s: how far back the proportions of surprising and of discontinuous images reach.
+        surprise_ratio: proportion of images that surprise the model above which the robot is held; 1: never.
+        frozen_after_s: the robot is held when the images do not show its motion for so long, in seconds at
+            full effort, but for at least four steps of the model; 0: never.
         clock: monotonic seconds.
 
     Attributes:
         holds: the reasons that there are now, in words.
         counts: how often each began.
+        motion: what of the commanded motion is confirmed.
+        step_s: of the model.
     """
 
     def __init__(
-        self, *, surprised_after: int, clock: Callable[[], float], frozen_after_s: float = 0.0
+        self,
+        *,
+        surprise_window_s: float,
+        surprise_ratio: float,
+        clock: Callable[[], float],
+        frozen_after_s: float = 0.0,
     ) -> None:
         self.holds: dict[Cause, str] = {}
         self.counts: Counter[str] = Counter()
-        self._surprised_after, self._frozen_after_s = surprised_after, frozen_after_s
+        self.motion = MotionCheck(clock)
+        self.step_s = 0.0
+        self._window_s, self._ratio = surprise_window_s, surprise_ratio
+        self._frozen_after_s = frozen_after_s
         self._clock = clock
-        # Of the newest image, when it came, and for how long the robot moved while it was the same.
-        self._energy, self._looked_s, self._blind_s = math.nan, clock(), 0.0
-        self._surprises = self._calm = 0
-        # Of the first reason since the robot last did as decided.
+        # When images were judged, and whether each was surprising; when images came while the robot moved,
+        # and whether each was a repeated one; when discontinuities came.
+        self._surprises: deque[tuple[float, bool]] = deque()
+        self._repeats: deque[tuple[float, bool]] = deque()
+        self._discontinuities: deque[float] = deque()
+        self._energies: deque[float] = deque(maxlen=_REMEMBERED)
+        self._is_repeated = False
+        # How often the robot was held for what images show since its motion was last confirmed, when that
+        # was last, and since when it was held for any reason.
+        self._attempts, self._blind_since_s = 0, 0.0
         self._since_s: float | None = None
 
     @property
@@ -70,13 +103,22 @@ class Guard:
         return bool(self.holds.keys() - TRIED_AGAIN)
 
     @property
+    def doubts_motion(self) -> bool:
+        """Whether the robot is held since it did not move as the model predicts of what it was commanded."""
+        return bool(self.holds.keys() & {Cause.FROZEN, Cause.SURPRISE})
+
+    @property
     def why(self) -> str:
         """The gravest reason; empty: there is none."""
         return next((self.holds[cause] for cause in Cause if cause in self.holds), "")
 
     def hold(self, cause: Cause, why: str) -> None:
         """There is a reason to stand; its words may change while it lasts."""
-        self.counts[cause.label] += cause not in self.holds
+        begins = cause not in self.holds
+        self.counts[cause.label] += begins
+        if begins and cause in _PROBATION:
+            self._attempts += not self.holds.keys() & _PROBATION
+            self._blind_since_s = self._clock()
         self.holds[cause] = why
         if self._since_s is None:
             self._since_s = self._clock()
@@ -87,36 +129,115 @@ class Guard:
             self.holds.pop(cause, None)
 
     def obeyed(self) -> None:
-        """The robot does as decided: nothing makes it stand, and what will begins anew."""
+        """The robot does as decided: what was tried again is over. Holds for what images show count as one
+        until its motion was confirmed."""
         self.release(*TRIED_AGAIN)
-        self._since_s = None
+        if not self._attempts:
+            self._since_s = None
 
-    def surprised(self, surprising: bool) -> None:
-        """The model judged an image by what it had predicted."""
-        self._surprises = self._surprises + 1 if surprising else 0
-        if surprising:
-            self._calm = 0
-        if self._surprised_after and self._surprises >= self._surprised_after:
-            self.hold(Cause.SURPRISE, f"{self._surprises} images in a row surprised the model")
+    def trust(self) -> None:
+        """Somebody wants the robot to drive, by a new goal or by word: one more attempt."""
+        if self._attempts:
+            self._attempts = _ATTEMPTS
+            self._let_go(Cause.FROZEN, Cause.DISCONTINUOUS, Cause.SURPRISE)
 
-    def image(self) -> None:
-        """Another image came, whether or not it could be judged."""
-        self._calm += 1
-        if self._calm > self._surprised_after:
-            self.release(Cause.SURPRISE)
+    def image(self, energy: float, *, history_reset: str = "", publishers: int = 0) -> None:
+        """An image came, of this ``energy``; see jepa_msgs/PredictedFutures. Of two images of a live camera
+        it is never the same to the bit."""
+        now_s = self._clock()
+        self._is_repeated = not math.isnan(energy) and energy in self._energies
+        self._energies.append(energy)
+        if self.motion.is_moving:
+            self._repeats.append((now_s, self._is_repeated))
+        if history_reset not in _PLAIN_RESETS:
+            self._discontinuities.append(now_s)
+        if publishers > 1:
+            self.hold(
+                Cause.CAMERAS,
+                f"the image topic has {publishers} publishers: which is the camera?",
+            )
+        elif Cause.CAMERAS in self.holds:
+            self._let_go(Cause.CAMERAS)
+        self._look_back(now_s)
+        self.watch()
 
-    def looked(self, energy: float, *, moving: bool) -> None:
-        """An image of this ``energy`` came after the robot was told to be ``moving``, or to stand. Of two
-        images of a live camera it is never the same to the bit."""
-        before_s, self._looked_s = self._looked_s, self._clock()
-        if energy != self._energy:
-            self._energy, self._blind_s = energy, 0.0
-            self.release(Cause.FROZEN)
-        elif moving:
-            self._blind_s += self._looked_s - before_s
-        if self._frozen_after_s and self._blind_s > self._frozen_after_s:
-            same = f"the image has stayed the same while it was to move for {self._blind_s:.1f} s"
-            self.hold(Cause.FROZEN, f"{same}: does the camera hang, or has it no noise (frozen_after_s)?")
+    def judged(
+        self,
+        surprising: bool,
+        *,
+        effort: float | None = None,
+        response: float = math.nan,
+        discontinuous: bool = False,
+    ) -> None:
+        """The newest image was compared with what the model had predicted of it; see jepa_msgs/Surprise.
+        ``effort``: of the actions that were executed; None: not known."""
+        now_s = self._clock()
+        self._surprises.append((now_s, surprising))
+        if discontinuous:
+            self._discontinuities.append(now_s)
+        # An image that came before confirms nothing.
+        shown = min(response, 0.0) if self._is_repeated else response
+        is_held = self.holds.keys() & _PROBATION
+        if effort is not None and self.motion.observe(effort, shown) and not is_held:
+            self._attempts = 0
+        self._look_back(now_s)
+        self.watch()
+
+    def watch(self) -> None:
+        """Time goes by: notice motion that is not confirmed."""
+        unconfirmed_s = self.motion.total_s
+        if self._frozen_after_s and unconfirmed_s > self._limit_s and Cause.FROZEN not in self.holds:
+            self.hold(
+                Cause.FROZEN,
+                f"the images do not show {unconfirmed_s:.1f} s of commanded motion: does the camera hang, or "
+                "is the robot blocked (frozen_after_s)?",
+            )
+
+    @property
+    def _limit_s(self) -> float:
+        return max(self._frozen_after_s, _LIMIT_STEPS * self.step_s)
+
+    def _look_back(self, now_s: float) -> None:
+        """Hold for what the images of the last seconds were, or let go."""
+        surprises, repeats = (
+            _proportion(each, now_s, window_s)
+            for each, window_s in ((self._surprises, self._window_s), (self._repeats, self._limit_s))
+        )
+        while self._discontinuities and self._discontinuities[0] < now_s - self._window_s:
+            self._discontinuities.popleft()
+        if self._frozen_after_s and repeats > _MOST_REPEATED:
+            self.hold(
+                Cause.FROZEN,
+                f"{repeats:.0%} of the images while it moved repeat earlier ones to the bit: does the camera "
+                "hang, or has it no noise (frozen_after_s)?",
+            )
+        if len(self._discontinuities) >= _DISCONTINUITIES:
+            self.hold(
+                Cause.DISCONTINUOUS,
+                f"{len(self._discontinuities)} images within {self._window_s:g} s do not follow on those "
+                "before: do several cameras send, or do stamps go back?",
+            )
+        if surprises > self._ratio:
+            self.hold(
+                Cause.SURPRISE,
+                f"{surprises:.0%} of the images within {self._window_s:g} s surprised the model",
+            )
+        if self._attempts > _ATTEMPTS:
+            return
+        if now_s - self._blind_since_s > _RETRY_AFTER_S:
+            over = {
+                Cause.FROZEN: True,
+                Cause.DISCONTINUOUS: not self._discontinuities,
+                Cause.SURPRISE: surprises <= self._ratio / 2,
+            }
+            self._let_go(*(cause for cause, is_over in over.items() if is_over))
+
+    def _let_go(self, *causes: Cause) -> None:
+        """These are over; what the robot does then is to be confirmed soon."""
+        if self.holds.keys() & set(causes):
+            self.release(*causes)
+            self._repeats.clear()
+            self.motion.leave(max(_ALLOWANCE_STEPS * self.step_s, self._frozen_after_s / 4), self._limit_s)
 
     def lasting(self, longer_than_s: float) -> str:
         """The gravest reason, if the robot has stood for so long; empty: it has not, or there is none now.
@@ -130,3 +251,14 @@ class Guard:
             if cause in self.holds:
                 return Verdict(cause.level, f"the robot stands: {self.holds[cause]}")
         return otherwise
+
+
+def _proportion(marks: deque[tuple[float, bool]], now_s: float, window_s: float) -> float:
+    """Proportion of the moments within the window that are marked; 0 while they do not fill it. Those before
+    are dropped, but for the last."""
+    begins_s = now_s - window_s
+    while len(marks) > 1 and marks[1][0] < begins_s:
+        marks.popleft()
+    if not marks or not begins_s - window_s <= marks[0][0] <= begins_s:
+        return 0.0
+    return sum(marked for _, marked in marks) / len(marks)

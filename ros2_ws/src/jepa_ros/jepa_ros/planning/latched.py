@@ -39,8 +39,8 @@ class LatchedGoal:
         """Whether it was latched longer ago than is allowed."""
         return self._timeout_s > 0 and self._clock() - self._since_s > self._timeout_s
 
-    def see(self, futures: Futures, *, now_ns: int, another_waits: bool) -> None:
-        """Note which goal ``futures`` are about.
+    def see(self, futures: Futures, *, now_ns: int, another_waits: bool) -> bool:
+        """Note which goal ``futures`` are about; whether it is another one than before.
 
         Args:
             now_ns: by the clock of stamps.
@@ -53,12 +53,14 @@ class LatchedGoal:
         stamp_ns = futures.goal_stamp_ns
         self._is_sought = stamp_ns is not None and not futures.goal_asked
         if stamp_ns is None or not self._is_sought or stamp_ns == self._over_ns:
-            return
-        if stamp_ns != self._stamp_ns:
+            return False
+        is_another = stamp_ns != self._stamp_ns
+        if is_another:
             self._stamp_ns, self._since_s = stamp_ns, self._clock()
         self._over_ns, self._over_at_exchange_ns = None, stamp_ns if another_waits else None
         if stamp_ns <= self._stopped_until_ns:
             self.leave()
+        return is_another and not self.is_over
 
     def another_is_asked(self) -> None:
         """A goal was asked for: a model that serves later must not bring this one back."""

@@ -23,26 +23,35 @@ PARAMETERS = (
     ),
     Parameter(
         name="futures_timeout_s",
-        default=0.5,
+        default=0.4,
         description="The robot is stopped when the newest futures, or their image, are older than this [s]: "
         "more than the latency of futures and the time between two images.",
         low=0.02,
         high=60.0,
     ),
     Parameter(
-        name="surprised_after",
-        default=30,
-        description="Images in a row that surprise the model before the robot is stopped, until as many "
-        "others came; 0: it never is for that.",
-        low=0,
-        high=100000,
+        name="surprise_window_s",
+        default=1.0,
+        description="Length of the window in which surprising and discontinuous images are counted [s].",
+        low=0.1,
+        high=60.0,
+        read_only=True,
+    ),
+    Parameter(
+        name="surprise_ratio",
+        default=0.8,
+        description="Proportion of images in the window that surprise the model above which the robot is "
+        "stopped; 1: it never is for that.",
+        low=0.05,
+        high=1.0,
         read_only=True,
     ),
     Parameter(
         name="frozen_after_s",
-        default=1.0,
-        description="An image that stays the same to the bit while the robot is told to move for so long "
-        "stops it until another comes [s]; 0: it never does, as for a simulator whose images have no noise.",
+        default=0.8,
+        description="Commanded motion that the images do not show before the robot is stopped, in seconds at "
+        "full speed, and at least four steps of the model [s]; 0: it never is for that, nor for repeated "
+        "images, which a simulator without noise sends.",
         low=0.0,
         high=3600.0,
         read_only=True,
@@ -67,18 +76,27 @@ PARAMETERS = (
     Parameter(
         name="stuck_after_s",
         default=2.0,
-        description="Without progress for this long the status says STUCK, and the robot drives any way [s].",
+        description="Without progress for this long the status says STUCK, and the robot plans from scratch, "
+        "after a recovery motion where there is one [s].",
         low=0.1,
         high=3600.0,
         read_only=True,
     ),
     Parameter(
-        name="escape_s",
-        default=0.6,
-        description="For so long a stuck robot drives any way, whatever is foreseen of it, as fast as the "
-        "model allows, and up to four times as long where that was of no use before [s]; 0: it plans anew.",
+        name="recovery_s",
+        default=0.0,
+        description="Duration of the recovery motion of a stuck robot: slow, in a random direction in which "
+        "the model predicts that the energy to the goal rises by at most 10 % [s]; 0: none.",
         low=0.0,
         high=60.0,
+        read_only=True,
+    ),
+    Parameter(
+        name="recovery_speed",
+        default=0.3,
+        description="Proportion of the model's action limits at which the robot recovers.",
+        low=0.01,
+        high=1.0,
         read_only=True,
     ),
     Parameter(

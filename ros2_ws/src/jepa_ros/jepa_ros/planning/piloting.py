@@ -64,7 +64,8 @@ class Driver:
             goal_threshold=goal_threshold,
             reached_after=chosen["reached_after"],
             stuck_after_s=chosen["stuck_after_s"],
-            escape_s=chosen["escape_s"],
+            recovery_s=chosen["recovery_s"],
+            recovery_speed=chosen["recovery_speed"],
         )
         return cls(
             seeker=seeker, limits=limits, step_s=step_s, goal_threshold=goal_threshold, per_step=per_step
@@ -134,11 +135,13 @@ class Pilot:
     def exchange(self, driver: Driver | None, why: str = "") -> None:
         """Another model serves: the plan is forgotten. None: it cannot be driven with, and ``why``."""
         self._driver = driver
+        self.guard.motion.command(0.0)
         self._latched.model_exchanged()
         if driver is None:
             self.guard.hold(Cause.MODEL, why)
             return
         self.guard.release(Cause.MODEL, *TRIED_AGAIN)
+        self.guard.step_s = driver.step_s
         if self.reach is not None:
             self.reach.judged_anew()
         self._seek_as_asked()
@@ -147,6 +150,7 @@ class Pilot:
         """Drive to a goal, once the futures are about it; what was driven to before no longer counts."""
         self.end(Outcome.ABORTED, "another goal took its place")
         self.guard.release(*TRIED_AGAIN)
+        self.guard.trust()
         self.reach, self._left_ns = reach, None
         self._latched.another_is_asked()
         self._seek_as_asked()
@@ -169,15 +173,18 @@ class Pilot:
             self._stop("somebody has stopped it")
         elif Cause.STOPPED in self.guard.holds:
             self.guard.release(Cause.STOPPED)
+            self.guard.trust()
             self._latched.released(now_ns)
 
     def update(self, futures: Futures, *, age_s: float) -> Decision:
         """Take in futures from an image of this age, and decide."""
         self._futures_s = self._image_s = self._clock()
         self._passed_ns, self._stamp_ns = futures.stamp_ns - self._stamp_ns, futures.stamp_ns
-        self.guard.image()
-        moving = self._driver is not None and bool(np.any(self._driver.seeker.told))
-        self.guard.looked(futures.current_energy, moving=moving)
+        self.guard.image(
+            futures.current_energy,
+            history_reset=futures.history_reset,
+            publishers=futures.image_publishers,
+        )
         self.guard.release(Cause.STALE)
         if age_s > self.timeout_s:
             self.guard.hold(Cause.OLD, f"the image was {age_s:.2f} s old when its futures came")
@@ -200,17 +207,33 @@ class Pilot:
         self._may_be_told = decision.command is not None or decision.state in _AT_REST
         return decision
 
+    def judge(
+        self,
+        surprising: bool,
+        *,
+        executed: NDArray[np.floating],
+        response: float = math.nan,
+        discontinuous: bool = False,
+    ) -> None:
+        """The newest image was compared with its prediction; see jepa_msgs/Surprise."""
+        driver = self._driver
+        known = driver is not None and executed.shape == driver.limits.low.shape
+        effort = driver.limits.effort(executed) if driver is not None and known else None
+        self.guard.judged(surprising, effort=effort, response=response, discontinuous=discontinuous)
+
     def told(self, action: NDArray[np.floating]) -> None:
         """The robot is told ``action`` [A] from now on, as decided: where it changes only so fast, its plan
         goes on from there."""
         if self._driver is not None:
             self._driver.seeker.told = np.asarray(action, np.float32)
+            self.guard.motion.command(self._driver.limits.effort(action))
         if self._may_be_told:
             self.guard.obeyed()
 
     def watch(self) -> None:
         """Time goes by: notice silence, and goals whose time is over."""
         now_s = self._clock()
+        self.guard.watch()
         age_s = now_s - self._image_s
         if age_s > self.timeout_s:
             why = f"no futures for {now_s - self._futures_s:.2f} s"
@@ -274,7 +297,7 @@ class Pilot:
                 stamp_ns=futures.stamp_ns,
                 step_ns=round(driver.step_s * 1e9),
                 energy=futures.current_energy,
-                escapes=driver.seeker.escapes,
+                stuck_count=driver.seeker.stuck_count,
                 reached=decision.state is State.REACHED,
             )
         return decision
@@ -282,7 +305,8 @@ class Pilot:
     def _without_past_goal(self, futures: Futures, now_ns: int) -> Futures:
         """``futures``, whose latched goal is noted, or left out where it is over."""
         waits = self.reach is not None and not self.reach.taken
-        self._latched.see(futures, now_ns=now_ns, another_waits=waits)
+        if self._latched.see(futures, now_ns=now_ns, another_waits=waits):
+            self.guard.trust()
         return replace(futures, goal_stamp_ns=None) if self._latched.is_over else futures
 
     def _stop(self, why: str) -> None:
@@ -297,8 +321,12 @@ class Pilot:
 
     def _restart(self) -> None:
         self._may_be_told = False
+        self.guard.motion.command(0.0)
         if self._driver is not None:
-            self._driver.seeker.restart()
+            seeker = self._driver.seeker
+            if self.guard.doubts_motion and np.any(seeker.told):
+                seeker.avoid(seeker.told)
+            seeker.restart()
 
     def _leave(self) -> None:
         """The goal in work has ended."""

@@ -75,7 +75,7 @@ class Reach:
         self._began_s = now_s
         self._newest_ns: int | None = None
         self._passed_ns = 0
-        self._escapes = 0
+        self._stuck_count = 0
 
     @property
     def taken(self) -> bool:
@@ -110,16 +110,16 @@ class Reach:
             )
         return False
 
-    def follow(self, *, stamp_ns: int, step_ns: int, energy: float, escapes: int, reached: bool) -> None:
+    def follow(self, *, stamp_ns: int, step_ns: int, energy: float, stuck_count: int, reached: bool) -> None:
         """What came of an image.
 
         Args:
             energy: of the image to the goal.
-            escapes: how often the robot was stuck, of any goal.
+            stuck_count: how often the robot was stuck, of any goal.
             reached: it is there.
         """
         if self._newest_ns is None:
-            self._escapes = escapes
+            self._stuck_count = stuck_count
         elif 0 < stamp_ns - self._newest_ns <= self.terms.patience_s * 1e9:
             self._passed_ns += stamp_ns - self._newest_ns
         self._newest_ns = stamp_ns
@@ -127,10 +127,10 @@ class Reach:
         self.steps = self._passed_ns // step_ns
         best = math.inf if math.isnan(self.best_energy) else self.best_energy
         if energy < PROGRESS * best:
-            self._escapes = escapes
+            self._stuck_count = stuck_count
         if energy < best:
             self.best_energy = energy
-        tries = escapes - self._escapes
+        tries = stuck_count - self._stuck_count
         if reached:
             self.finish(Outcome.REACHED, f"the energy is {energy:.4g}")
         elif tries >= self.terms.give_up_after:

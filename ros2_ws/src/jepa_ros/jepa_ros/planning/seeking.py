@@ -25,8 +25,8 @@ from jepa_runtime.planning.progress import PROGRESS
 _ANSWER_WITHIN = 5
 # A reached goal is left again only by a clear margin, so that noise does not set the robot in motion.
 _LEAVE_FACTOR = 2.0
-# Each time in a row that to drive any way was of no use it takes as much longer, up to so many times as long.
-_LONGEST_ESCAPE = 4
+# A recovery motion is harmless where the energy to the goal is predicted to rise by at most this proportion.
+_HARMLESS = 0.1
 
 
 class State(IntEnum):
@@ -49,14 +49,15 @@ class Search(Protocol):
     def tell(self, costs: NDArray[np.floating]) -> None: ...
     def shift(self, steps: int = 1, *, executed: NDArray[np.float32] | None = None) -> None: ...
     def reset(self) -> None: ...
-    def escape(self) -> NDArray[np.float32]: ...
+    def directions(self, speed: float) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Futures:
     """What a futures message says: the image's stamp, the goal's (None: no goal) and whether it was asked for
     (else it is latched), the present energy, the energies [K, H] of the candidates, and the stamp of the
-    question they answer (0: nobody's)."""
+    question they answer (0: nobody's); why the history was reset with the image, and how many publishers its
+    topic has (0: not known)."""
 
     stamp_ns: int
     goal_stamp_ns: int | None
@@ -64,6 +65,8 @@ class Futures:
     energies: NDArray[np.float32]
     answer_to_ns: int
     goal_asked: bool = False
+    history_reset: str = ""
+    image_publishers: int = 0
 
     @property
     def tell_nothing(self) -> bool:
@@ -91,16 +94,18 @@ class Seeker:
         step_s: how long the model holds one action.
         goal_threshold: energy at or below which the goal counts as reached.
         reached_after: for so many images in a row.
-        stuck_after_s: without progress for this long the robot drives any way for a moment and plans anew.
-            Time in which it was made to stand, had no plan, or drove any way, does not count.
-        escape_s: for how long it drives any way, the first time; 0: not at all.
+        stuck_after_s: without progress for this long the robot is stuck: it plans from scratch, after a
+            recovery motion. Time in which it was made to stand, had no plan, or recovered, does not count.
+        recovery_s: for how long it drives in one random direction in which the model predicts that the energy
+            to the goal hardly rises; 0: not at all.
+        recovery_speed: proportion of the limits at which it does.
 
     Attributes:
         goal_threshold: as given; may be set anew.
         told: [A], what the robot was told last, which is to be set: it may have been told less than was
             decided.
         iterations: of the search, since it was made.
-        escapes: how often the robot was stuck, since then.
+        stuck_count: how often the robot was stuck, since then.
     """
 
     def __init__(
@@ -111,14 +116,16 @@ class Seeker:
         goal_threshold: float,
         reached_after: int,
         stuck_after_s: float,
-        escape_s: float,
+        recovery_s: float,
+        recovery_speed: float,
     ) -> None:
         self._search = search
         self._step_ns = round(step_s * 1e9)
         self.goal_threshold = goal_threshold
         self._reached_after = reached_after
-        self._stuck_after_ns, self._escape_ns = round(stuck_after_s * 1e9), round(escape_s * 1e9)
-        self.iterations = self.escapes = 0
+        self._stuck_after_ns, self._recovery_ns = round(stuck_after_s * 1e9), round(recovery_s * 1e9)
+        self._recovery_speed = recovery_speed
+        self.iterations = self.stuck_count = 0
         self._begin(None)
 
     @property
@@ -130,6 +137,11 @@ class Seeker:
     def is_unanswered(self) -> bool:
         """Whether there has been no plan for so long as a robot may be without progress."""
         return self._planless_ns > self._stuck_after_ns
+
+    def avoid(self, action: NDArray[np.floating]) -> None:
+        """The robot did not move as commanded by ``action`` [A]: until it has driven as long as it may be
+        without progress, it plans nothing with a part of that."""
+        self._blocked, self._blocked_ns = np.array(action, np.float32), self._stuck_after_ns
 
     def restart(self) -> None:
         """The robot was told to stand: forget the plan. One that is made to stand again and again, since it
@@ -150,14 +162,16 @@ class Seeker:
             return Decision(State.REACHED, None, None)
         self._learn(futures, passed_ns)
         self._note_progress(futures, passed_ns)
-        if self._escape is not None and futures.stamp_ns < self._escape_until_ns:
-            self._search.executed = self._escape
-            return Decision(self._state, self._escape, self._next_question(futures))
+        if self._recovery is not None and futures.stamp_ns < self._recovery_until_ns:
+            self._search.executed = self._recovery
+            return Decision(self._state, self._recovery, self._next_question(futures))
         command = np.array(self._search.mean[0]) if futures.stamp_ns < self._planned_until_ns else None
         return Decision(self._state, command, self._next_question(futures))
 
     def _begin(self, goal_ns: int | None) -> None:
-        self._best, self._idle_ns, self._tries = math.inf, 0, 0
+        self._best, self._idle_ns = math.inf, 0
+        self._blocked: NDArray[np.floating] | None = None
+        self._blocked_ns = 0
         self._plan_anew(goal_ns)
 
     def _plan_anew(self, goal_ns: int | None) -> None:
@@ -169,8 +183,12 @@ class Seeker:
         self._planned_until_ns = self._planless_ns = 0
         self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
         self._plan_ns: int | None = None
-        self._escape: NDArray[np.float32] | None = None
-        self._escape_until_ns = self._newest_ns = 0
+        self._question: NDArray[np.floating] | None = None
+        # Candidates for a recovery motion that were asked about, and the one that was chosen.
+        self._wants_recovery = False
+        self._ways: NDArray[np.float32] | None = None
+        self._recovery: NDArray[np.float32] | None = None
+        self._recovery_until_ns = self._newest_ns = 0
 
     def _is_reached(self, energy: float) -> bool:
         limit = self.goal_threshold * (_LEAVE_FACTOR if self._state is State.REACHED else 1.0)
@@ -189,8 +207,11 @@ class Seeker:
         steps = (futures.stamp_ns - self._plan_ns + early_ns) // self._step_ns
         answers = self._asked_ns != 0 and futures.answer_to_ns == self._asked_ns
         learnt = answers and len(futures.energies) == self._asked_count
-        if learnt:
-            self._search.tell(plan_costs(futures.energies))
+        if learnt and self._ways is not None:
+            self._begin_recovery(futures, self._ways)
+            learnt = False
+        elif learnt:
+            self._search.tell(self._costs(futures.energies))
             self._planned_until_ns = futures.stamp_ns + (len(self._search.mean) + 1) * self._step_ns
             self._asked_ns = 0
             self.iterations += 1
@@ -203,27 +224,48 @@ class Seeker:
             # What was asked before the shift is no longer what the distribution is about.
             self._asked_ns = 0
 
+    def _costs(self, energies: NDArray[np.float32]) -> NDArray[np.floating]:
+        costs = plan_costs(energies)
+        if self._blocked is None or self._question is None:
+            return costs
+        # What is left is a half space: the mean of allowed actions is allowed.
+        return np.where(self._question[:, 0] @ self._blocked > 0, np.inf, costs)
+
     def _note_progress(self, futures: Futures, passed_ns: int) -> None:
-        if futures.stamp_ns < max(self._planned_until_ns, self._escape_until_ns):
+        if futures.stamp_ns < max(self._planned_until_ns, self._recovery_until_ns):
             self._idle_ns, self._planless_ns = self._idle_ns + passed_ns, 0
+            self._blocked_ns -= passed_ns
+            if self._blocked_ns <= 0:
+                self._blocked = None
         else:
             self._planless_ns += passed_ns
         if futures.current_energy < PROGRESS * self._best:
             self._best, self._state = futures.current_energy, State.SEEKING
-            self._idle_ns = self._tries = 0
+            self._idle_ns = 0
         elif self._idle_ns > self._stuck_after_ns:
-            self._tries = min(self._tries + 1, _LONGEST_ESCAPE)
-            escape_ns = self._tries * self._escape_ns
             self._search.executed = self.told
-            self._escape, self._escape_until_ns = self._search.escape(), futures.stamp_ns + escape_ns
+            self._search.reset()
             self._state, self._planned_until_ns, self._asked_ns = State.STUCK, 0, 0
-            self.escapes += 1
-            self._best, self._idle_ns = futures.current_energy, -escape_ns
+            self._wants_recovery = self._recovery_ns > 0
+            self.stuck_count += 1
+            self._best, self._idle_ns = futures.current_energy, 0
+
+    def _begin_recovery(self, futures: Futures, ways: NDArray[np.float32]) -> None:
+        """Take the first of ``ways`` [K, H, A], which are random, that the model predicts to be harmless."""
+        self._wants_recovery, self._ways, self._asked_ns = False, None, 0
+        rises = futures.energies.max(axis=1) - futures.current_energy
+        harmless = np.flatnonzero(rises <= _HARMLESS * abs(futures.current_energy))
+        if len(harmless):
+            self._recovery = ways[harmless[0], 0]
+            self._recovery_until_ns = futures.stamp_ns + self._recovery_ns
+            self._idle_ns = -self._recovery_ns
 
     def _next_question(self, futures: Futures) -> NDArray[np.floating] | None:
         self._unanswered = self._unanswered + 1 if self._asked_ns else 0
         if self._asked_ns and self._unanswered < _ANSWER_WITHIN:
             return None
-        question = self._search.ask()
+        self._ways = self._search.directions(self._recovery_speed) if self._wants_recovery else None
+        question = self._search.ask() if self._ways is None else self._ways
         self._asked_ns, self._asked_count, self._unanswered = futures.stamp_ns, len(question), 0
+        self._question = question
         return question
