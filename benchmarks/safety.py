@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from faults import FAULTS, RATE_HZ, Fault, Sent
 from jepa_ros.planning.seeking import State
 from numpy.typing import NDArray
 from piloting import DEFAULTS, Nodes
@@ -38,204 +39,13 @@ from jepa_runtime.profiling.environment import environment
 from jepa_runtime.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
-RATE_HZ = 30.0
+RESULTS = ROOT / "benchmarks" / "results"
 LASTS_S = 15.0
-
-Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One image that the world model receives within a period: how long its stamp lies back, when in the
-    period it arrives, and how many publishers its topic has."""
-
-    image: Image
-    behind_s: float = 0.0
-    later_s: float = 0.0
-    publishers: int = 1
-
-
-class Fault(Protocol):
-    """What the world model receives instead of the live image, period by period."""
-
-    def before(self, image: Image) -> None:
-        """Take note of a live image before the fault begins."""
-
-    def sent(self, image: Image) -> list[Sent]:
-        """What is received instead of a live image."""
-
-
-@dataclass
-class Ring:
-    """The driver repeats its last buffers.
-
-    Args:
-        size: number of buffers.
-        noise: amplitude of uniform noise added to each.
-        drift: per second by which the brightness of the pictures falls and rises.
-        jitter_s: standard deviation of the stamps.
-    """
-
-    size: int
-    noise: int = 0
-    drift: float = 0.0
-    jitter_s: float = 0.0
-    _buffers: list[Image] = field(default_factory=list)
-    _count: int = 0
-    _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def before(self, image: Image) -> None:
-        self._buffers = [*self._buffers, image][-self.size :]
-
-    def picture(self) -> Image:
-        picture = self._buffers[self._count % len(self._buffers)].astype(np.float32)
-        self._count += 1
-        if self.drift:
-            picture *= 1 + 0.15 * np.sin(self.drift * self._count / RATE_HZ)
-        if self.noise:
-            picture += self._rng.integers(-self.noise, self.noise + 1, picture.shape)
-        return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-
-    def sent(self, image: Image) -> list[Sent]:
-        behind_s = abs(self._rng.normal(0, self.jitter_s)) if self.jitter_s else 0.0
-        return [Sent(self.picture(), behind_s)]
-
-
-class Clock(Ring):
-    """One picture with a clock drawn over it: a small part changes with each image."""
-
-    def sent(self, image: Image) -> list[Sent]:
-        picture = self.picture()
-        picture[2:14, 2:60] = self._rng.integers(0, 2, (12, 58, 1)) * 255
-        return [Sent(picture)]
-
-
-@dataclass
-class Half(Ring):
-    """Half of each image is not transferred any more: it shows the last picture.
-
-    Args:
-        part: which.
-    """
-
-    size: int = 1
-    part: str = "lower"
-
-    def sent(self, image: Image) -> list[Sent]:
-        picture, frozen = image.copy(), self.picture()
-        middle = len(image) // 2
-        which = {
-            "lower": np.s_[middle:],
-            "upper": np.s_[:middle],
-            "left": np.s_[:, :middle],
-            "right": np.s_[:, middle:],
-            "rows": np.s_[::2],
-        }[self.part]
-        picture[which] = frozen[which]
-        return [Sent(picture)]
-
-
-@dataclass
-class Alternate(Ring):
-    """Live images and the last picture in turn.
-
-    Args:
-        live, frozen: how many of each in a row.
-        last: the frozen ones repeat the live image before them, not the picture at the beginning.
-    """
-
-    size: int = 1
-    live: int = 1
-    frozen: int = 1
-    last: bool = False
-    _turn: int = 0
-
-    def sent(self, image: Image) -> list[Sent]:
-        is_live = self._turn % (self.live + self.frozen) < self.live
-        self._turn += 1
-        if is_live and self.last:
-            self.before(image)
-        return [Sent(image if is_live else self.picture())]
-
-
-@dataclass
-class Others:
-    """A second publisher sends images of another room on the same topic.
-
-    Args:
-        own, other: how many images of each camera in a row.
-        together: both come in each period, the robot's own first.
-        behind_s: how far its stamps lie behind.
-        counted: the world model reports the number of publishers.
-    """
-
-    own: int = 1
-    other: int = 1
-    together: bool = False
-    behind_s: float = 0.0
-    counted: bool = False
-    _room: TwoRooms = field(default_factory=lambda: TwoRooms(seed=77))
-    _turn: int = 0
-
-    def before(self, image: Image) -> None:
-        """Nothing is remembered."""
-
-    def sent(self, image: Image) -> list[Sent]:
-        publishers = 2 if self.counted else 1
-        theirs = Sent(self._room.render(), self.behind_s, later_s=0.001, publishers=publishers)
-        ours = Sent(image, publishers=publishers)
-        if self.together:
-            return [ours, theirs]
-        is_own = self._turn % (self.own + self.other) < self.own
-        self._turn += 1
-        return [ours if is_own else theirs]
-
-
-@dataclass
-class Wrong:
-    """Every ``each``-th image is noise."""
-
-    each: int = 2
-    _count: int = 0
-    _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def before(self, image: Image) -> None:
-        """Nothing is remembered."""
-
-    def sent(self, image: Image) -> list[Sent]:
-        self._count += 1
-        if self._count % self.each:
-            return [Sent(image)]
-        return [Sent(self._rng.integers(0, 256, image.shape).astype(np.uint8))]
-
-
-FAULTS: dict[str, Callable[[], Fault]] = {
-    **{f"ring of {size}": lambda size=size: Ring(size) for size in range(1, 9)},
-    **{f"one image, noise {noise}": lambda noise=noise: Ring(1, noise=noise) for noise in (1, 2, 3)},
-    "overlaid clock": lambda: Clock(1),
-    **{
-        f"{part} half frozen": lambda part=part: Half(part=part)
-        for part in ("lower", "upper", "left", "right")
-    },
-    "every second row frozen": lambda: Half(part="rows"),
-    "every second image repeated": lambda: Alternate(last=True),
-    "two publishers in turn": Others,
-    "two publishers, 2 : 1": lambda: Others(own=2),
-    "two publishers, 1 : 2": lambda: Others(other=2),
-    "two publishers, 5 ms behind": lambda: Others(together=True, behind_s=0.005),
-    "two publishers, counted": lambda: Others(own=2, counted=True),
-    "every second image wrong": Wrong,
-    # Invented against the checks themselves.
-    "ring of 12": lambda: Ring(12),
-    "ring of 8, noise 3": lambda: Ring(8, noise=3),
-    "ring of 30, noise 2": lambda: Ring(30, noise=2),
-    "ring of 90, noise 2": lambda: Ring(90, noise=2),
-    "one image, drifting brightness": lambda: Ring(1, noise=1, drift=1.0),
-    "one image, jittering stamps": lambda: Ring(1, noise=1, jitter_s=0.004),
-    "live and frozen in turn": Alternate,
-    "live 0.5 s, frozen 0.5 s": lambda: Alternate(live=15, frozen=15, last=True),
-    "every fifth image wrong": lambda: Wrong(5),
-}
+NODES_FAULTS = (
+    "ring of 1", "ring of 2", "ring of 4", "ring of 8", "one image, noise 1", "one image, noise 3",
+    "overlaid clock", "upper half frozen", "two publishers in turn", "two publishers, 5 ms behind", "two publishers, counted",
+    "every second image wrong",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -337,6 +147,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """
     bundle = Bundle.open(arguments.bundle)
     world, rows = TwoRooms(seed=0), list[Row]()
+    if arguments.nodes:
+        return measure_nodes(arguments, console)
     with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
         precision = model.precision
         for name in arguments.faults or FAULTS:
@@ -347,17 +159,36 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             rows.append(Row.of(name, runs))
             console.print(f"{name}: {rows[-1].longest_path_m:.2f} m")
         normal = without_fault(model, episode_seeds(arguments.seed, arguments.normal))
+    return _report(bundle, rows, arguments.limit) | {"precision": precision, "without_fault": normal}
+
+
+def measure_nodes(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The report of the installed nodes, one episode with each fault.
+
+    Raises:
+        JepaRuntimeError: a node does not run.
+    """
+    # Only here: without it, virtual time needs no ROS 2.
+    from peers.faulty_nodes import drive_nodes
+
+    bundle, rows = Bundle.open(arguments.bundle), list[Row]()
+    for name in arguments.faults or NODES_FAULTS:
+        path_m, held_after_s, holds = drive_nodes(bundle.path, FAULTS[name](), LASTS_S)
+        rows.append(Row.of(name, [Run(path_m, held_after_s, holds, False)]))
+        console.print(f"{name}: {path_m:.2f} m")
+    return _report(bundle, rows, arguments.limit)
+
+
+def _report(bundle: Bundle, rows: Sequence[Row], limit_m: float) -> dict[str, Any]:
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "bundle": {"id": bundle.manifest.model_id, "sha256": bundle.sha256},
-        "precision": precision,
         "parameters": {
             name: DEFAULTS[name] for name in ("frozen_after_s", "surprise_window_s", "surprise_ratio")
         },
         "fault_lasts_s": LASTS_S,
-        "limit_m": arguments.limit,
+        "limit_m": limit_m,
         "faults": [asdict(row) for row in rows],
-        "without_fault": normal,
         "environment": environment().model_dump(),
     }
 
@@ -369,8 +200,8 @@ def judge(report: dict[str, Any], limit_m: float, goal: float) -> list[str]:
         for row in report["faults"]
         if row["longest_path_m"] > limit_m
     ]
-    rate = report["without_fault"]["goals"]["rate"]
-    if rate < goal:
+    normal = report.get("without_fault")
+    if normal and (rate := normal["goals"]["rate"]) < goal:
         failures.append(f"without a fault {rate:.1%} of the goals are reached, fewer than {goal:.0%}")
     return failures
 
@@ -402,14 +233,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"safety: {error}", file=sys.stderr)
         return 2
     console.print(table(report))
-    normal = report["without_fault"]
-    goals = normal["goals"]
-    print(
-        f"without a fault: {goals['successes']}/{goals['episodes']} goals reached, "
-        f"{normal['false_holds_per_hour']:g} false holds per hour of driving ({normal['holds']} in "
-        f"{normal['driven_s']:.0f} s)"
+    if normal := report.get("without_fault"):
+        goals = normal["goals"]
+        print(
+            f"without a fault: {goals['successes']}/{goals['episodes']} goals reached, "
+            f"{normal['false_holds_per_hour']:g} false holds per hour of driving ({normal['holds']} in "
+            f"{normal['driven_s']:.0f} s)"
+        )
+    write_json(
+        arguments.json or RESULTS / ("safety_nodes.json" if arguments.nodes else "safety.json"), report
     )
-    write_json(arguments.json, report)
     failures = judge(report, arguments.limit, arguments.goal)
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
@@ -434,7 +267,8 @@ def _parser() -> argparse.ArgumentParser:
         "--limit", type=positive, default=2.5, help="longest path in m (default: %(default)s)"
     )
     parser.add_argument("--goal", type=float, default=0.95, help="share to be reached (default: %(default)s)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "safety.json")
+    parser.add_argument("--nodes", action="store_true", help="drive with the installed nodes, in real time")
+    parser.add_argument("--json", type=Path, help="result file (default: results/safety.json)")
     return parser
 
 

@@ -196,7 +196,13 @@ def test_a_gap_is_counted_and_told() -> None:
         Reset.GAP,
         Reset.CLOCK_BACKWARDS,
     ]
-    assert served.pipeline.stats().resets == {"first": 1, "gap": 1, "clock_backwards": 1, "model": 0}
+    assert served.pipeline.stats().resets == {
+        "first": 1,
+        "gap": 1,
+        "clock_backwards": 1,
+        "model": 0,
+        "frame": 0,
+    }
 
 
 def test_a_model_with_a_longer_history_predicts_once_it_is_filled() -> None:

@@ -187,3 +187,19 @@ def test_an_action_beyond_box_norm_or_change_is_forbidden_with_the_reason(
 ) -> None:
     within = ActionLimits(low=f32(-0.5, -1), high=f32(0.5, 1), max_norm=0.6, max_change=f32(0.25, 0.25))
     assert why in within.forbids(action, previous)
+
+
+@pytest.mark.parametrize(
+    ("action", "effort"),
+    [([0.0, 0.0], 0.0), ([0.5, 0.0], 0.25), ([-1.0, 0.0], 0.5), ([0.0, 1.5], 0.75), ([2.0, 2.0], 2**0.5)],
+)
+def test_the_effort_of_an_action_is_what_it_takes_of_the_limits(action: list[float], effort: float) -> None:
+    limits = ActionLimits(
+        low=np.array([-2.0, 0.0], np.float32), high=np.array([1.0, 2.0], np.float32), max_norm=2.0
+    )
+    assert limits.effort(np.array(action, np.float32)) == pytest.approx(effort)
+
+
+def test_a_component_that_is_always_zero_takes_no_effort() -> None:
+    limits = ActionLimits(low=np.zeros(2, np.float32), high=np.array([0.0, 2.0], np.float32))
+    assert limits.effort(np.array([0.0, 1.0], np.float32)) == 0.5
