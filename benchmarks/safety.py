@@ -42,10 +42,15 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 LASTS_S = 15.0
 NODES_FAULTS = (
-    "ring of 1", "ring of 2", "ring of 4", "ring of 8", "one image, noise 1", "one image, noise 3",
-    "overlaid clock", "upper half frozen", "two publishers in turn", "two publishers, 5 ms behind", "two publishers, counted",
+    *(f"ring of {size}" for size in (1, 2, 4, 8)),
+    *(f"one image, noise {noise}" for noise in (1, 3)),
+    "overlaid clock",
+    "upper half frozen",
+    "two publishers in turn",
+    "two publishers, 5 ms behind",
+    "two publishers, counted",
     "every second image wrong",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

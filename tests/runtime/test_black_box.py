@@ -112,6 +112,20 @@ def test_an_alarm_soon_after_a_bag_has_all_of_the_time_before_it_too(tmp_path: P
     assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(53 - 15, 53 + 9 + 1)]
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_one_wrong_stamp_costs_nothing_of_what_was_before_and_after(tmp_path: Path, hours: int) -> None:
+    """One image stamped an hour ahead emptied the box, and ended the bag."""
+    with box(tmp_path) as made:
+        for sequence in range(100):
+            if sequence in (58, 63):
+                wrong_ns = max(frame(sequence).stamp_ns + hours * 3600 * 10**9, 1)
+                made.add_frame(replace(frame(sequence), stamp_ns=wrong_ns))
+            drive(made, range(sequence, sequence + 1), {60: BEGUN})
+    (bag,) = tmp_path.iterdir()
+    expected = {frame(sequence).stamp_ns for sequence in range(60 - 15, 60 + 9 + 1)}
+    assert expected <= set(stamps(bag)) and len(stamps(bag)) == len(expected) + 2
+
+
 def test_an_alarm_in_a_bag_at_work_prolongs_it(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(120), {40: BEGUN, 48: BEGUN})
