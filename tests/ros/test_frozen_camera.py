@@ -68,7 +68,7 @@ class Robot:
         self.commands.append((time.monotonic(), math.hypot(command.linear.x, command.linear.y)))
 
     def is_driven(self) -> bool:
-        return any(speed for _, speed in self.commands[-30:])
+        return bool(self.commands and self.commands[-1][1])
 
     def path_m(self, since_s: float) -> float:
         """Commanded since then."""

@@ -137,7 +137,7 @@ class Stub:
         return response
 
 
-QUICK = {"stuck_after_s": 0.8, "give_up_after": 2, "patience_s": 0.8, "surprise_window_s": 0.1}
+QUICK = {"stuck_after_s": 0.8, "give_up_after": 2, "patience_s": 1.5, "surprise_window_s": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,8 @@ def test_cancelled_the_robot_stands_at_once(stub: Stub) -> None:
     assert asked.cancel(meanwhile=stub.image)
     stub.ends(asked, "cancelled", GoalStatus.STATUS_CANCELED)
     stub.until(lambda: stub.goal_ns is None, "the goal given back")
-    assert [command == Twist() for command in stub.commands[before:]].count(True) == 1, "told once"
+    stands = [command == Twist() for command in stub.commands[before:]]
+    assert all(stands[stands.index(True) :]), "and moves no more"
     assert not asked.cancel(), "it has ended"
 
 
@@ -250,7 +251,7 @@ def test_it_stands_while_images_surprise_the_model_and_gives_up_if_that_lasts(st
     stub.until(lambda: stub.commands[-1].linear.x > 0.1, "the robot to go on")
     stub.surprising = True
     result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
-    assert "images in a row surprised the model" in result.reason
+    assert "within 0.1 s surprised the model" in result.reason
     assert any("surprised" in feedback.hold for feedback in asked.feedback)
     stub.until(lambda: stub.says(1, "surprised the model"), "WARN in the diagnostics")
 
@@ -349,8 +350,10 @@ def test_an_arm_is_told_pose_deltas_once_a_step(ros_graph: Any) -> None:
         action_frame="arm_base",
     )
     stub.goal_ns = 5
-    stub.until(lambda: len(poses) >= 5, "pose deltas")
-    first_ns, fifth_ns = (from_time(poses[index].header.stamp) for index in (0, 4))
+    # Until then it is told to stand, without a stamp.
+    stub.until(lambda: sum(from_time(pose.header.stamp) > 0 for pose in poses) >= 5, "pose deltas")
+    stamps = [from_time(pose.header.stamp) for pose in poses if from_time(pose.header.stamp)]
+    first_ns, fifth_ns = stamps[0], stamps[4]
     assert fifth_ns - first_ns > 0.7e9, "five of them, 0.2 s apart"
     assert len(stub.statuses) > 15 and not stub.commands
     assert poses[-1].header.frame_id == "arm_base" and 0.01 < poses[-1].pose.position.x <= 0.05
