@@ -78,6 +78,10 @@ class UndecidedError(UpdateError):
     """A candidate was compared, and might have been accepted, but neither that nor the contrary was found."""
 
 
+class MachineBusyError(UpdateError):
+    """This machine is too busy to tell whether a candidate meets its latency budget."""
+
+
 class RefusedError(UpdateError):
     """A release is not for this robot, or did not pass its gate."""
 

@@ -269,15 +269,20 @@ def _libraries() -> Iterator[set[str]]:
 
 def _idle_cores() -> float:
     """How many of the calling thread's cores have nothing to do, in the mean of a tenth of a second."""
-    began, idle = time.monotonic(), _idle_ticks()
+    began, idle = time.monotonic(), idle_s()
     time.sleep(0.1)
-    return (_idle_ticks() - idle) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
+    return (idle_s() - idle) / (time.monotonic() - began)
 
 
-def _idle_ticks() -> int:
+def idle_s() -> float:
+    """For how long the calling thread's cores have had nothing to do since the system started, all together.
+
+    Raises:
+        OSError: the system does not tell.
+    """
     names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     lines = map(str.split, Path("/proc/stat").read_text(encoding="ascii").splitlines())
-    return sum(int(line[4]) for line in lines if line[0] in names)
+    return sum(int(line[4]) for line in lines if line[0] in names) / os.sysconf("SC_CLK_TCK")
 
 
 def _may_come_back(through: int, policy: int, parameter: os.sched_param) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
-from jepa_runtime.errors import FetchError, RefusedError, UnlistedError
+from jepa_runtime.errors import FetchError, MachineBusyError, RefusedError, UnlistedError
 from jepa_runtime.update import robot
 from jepa_runtime.update.config import Config
 from jepa_runtime.update.fetch import Progress
@@ -168,12 +168,16 @@ class Gate:
         bad: versions that are refused, and in which part of the gate (check, probe, shadow).
         calls: the parts that were asked.
         comparisons: how often what was compared had been before.
+        probed: the budgets and the active model of each probe.
+        busy: whether the machine is too busy for a probe to judge.
     """
 
     def __init__(self, bad: Mapping[str, str] | None = None) -> None:
         self.bad = dict(bad or {})
         self.calls: list[str] = []
         self.comparisons: list[int] = []
+        self.probed: list[tuple[Budgets, Path | None]] = []
+        self.busy = False
 
     def check_release(self, release: Release, robot: Robot) -> None:
         check_meant(release, robot)
@@ -181,8 +185,11 @@ class Gate:
     def check(self, bundle: Bundle, release: Release, robot: object) -> None:
         self._judge("check", bundle.path)
 
-    def probe(self, folder: Path, budgets: Budgets) -> dict[str, Any]:
+    def probe(self, folder: Path, budgets: Budgets, active: Path | None) -> dict[str, Any]:
+        self.probed.append((budgets, active))
         self._judge("probe", folder)
+        if self.busy and budgets.latency_p99_ms is not None:
+            raise MachineBusyError("p99 is 105.9 ms: undecided")
         return {"latency_p99_ms": 1.0}
 
     def shadow(

@@ -11,6 +11,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +22,11 @@ import numpy as np
 import pytest
 
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.errors import RefusedError
+from jepa_runtime.errors import MachineBusyError, RefusedError
 from jepa_runtime.update import robot
 from jepa_runtime.update.gate import engines, probe_child
+from jepa_runtime.update.gate import probe as probing
+from jepa_runtime.update.gate.latency import Comparison, Cost
 from jepa_runtime.update.gate.probe import CHILD, Answer, ProbeLimits, ProbeReport, judge, probe
 from jepa_runtime.update.release import Budgets
 from jepa_runtime.verification import Parity, golden_parity
@@ -166,11 +170,14 @@ def test_the_quietest_round_counts_and_neither_what_warms_up_nor_what_else_runs(
     monkeypatch.setattr(probe_child, "golden_parity", lambda *_, **__: [])
     monkeypatch.setattr(WorldModel, "encode", lambda *_: passes(next(took_s)))
     monkeypatch.setattr(WorldModel, "predict", lambda *_: passes(0.001))
-    monkeypatch.setattr(probe_child, "time", SimpleNamespace(perf_counter=lambda: now))
+    clocks = {"perf_counter": lambda: now, "monotonic": lambda: now}
+    used = {"thread_time": lambda: now / 2, "process_time": lambda: now / 2}
+    monkeypatch.setattr(probe_child, "time", SimpleNamespace(**clocks, **used))
     found = probe_child.measure(
         toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True, disk_cut=True
     )
     assert (found.latency_p50_ms, found.latency_p99_ms) == (pytest.approx(3), pytest.approx(4))
+    assert (found.cost.p99_ms, found.cost.least_ms) == (pytest.approx(2), pytest.approx(1.5))
 
 
 def test_a_disk_that_takes_nothing_is_no_fault_of_a_model(
@@ -191,7 +198,7 @@ def test_the_callers_own_process_keeps_its_priority_and_opens_nothing(toy_bundle
     [
         (
             Budgets(latency_p99_ms=1e-6),
-            r"p99 of one frame is .* ms on this robot, its release allows 1e-06 ms",
+            r"p99 of one frame is .* ms of processor time on this robot .*; its release allows 1e-06 ms",
         ),
         (Budgets(peak_memory_mb=1.0), r"peak memory is .* MB on this robot, its release allows 1 MB"),
     ],
@@ -199,6 +206,71 @@ def test_the_callers_own_process_keeps_its_priority_and_opens_nothing(toy_bundle
 def test_a_bundle_over_a_budget_is_refused(toy_bundle: Path, budgets: Budgets, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
         probe(toy_bundle, budgets=budgets, limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("engine", "threads", "by_clock"),
+    [("openvino:CPU", 1, False), ("onnxruntime", 1, False), ("openvino:CPU", 2, True), ("tensorrt", 1, True)],
+)
+def test_only_on_a_cpu_with_one_thread_processor_time_is_the_cost(
+    engine: str, threads: int, by_clock: bool
+) -> None:
+    assert probe_child._is_by_clock(engine, threads) is by_clock
+
+
+def test_where_other_threads_work_the_clock_is_the_cost(toy_bundle: Path) -> None:
+    class Elsewhere:
+        """A model that leaves its work to another thread."""
+
+        def __init__(self, model: WorldModel) -> None:
+            self.bundle, self.manifest, self.num_samples = model.bundle, model.manifest, model.num_samples
+            self._pool = ThreadPoolExecutor(1)
+
+        def encode(self, _: object) -> None:
+            self._pool.submit(lambda: sum(range(20_000))).result()
+
+        def predict(self, _: object) -> None: ...
+
+    with WorldModel.open(toy_bundle, allow_untrained=True) as model:
+        timing = probe_child.time_frames([Elsewhere(model)], by_clock=False)  # type: ignore[list-item]
+        assert timing.by_clock and (timing.cost == timing.clock).all()
+        assert not probe_child.time_frames([model], by_clock=False).by_clock
+
+
+@pytest.fixture
+def loaded(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Budgets:
+    """A budget between the fastest frame and the 99th percentile, on a machine that others use."""
+    real = probing._answer_of
+
+    def answer_of(folder: Path, asked: dict[str, Any], *more: Any) -> Answer:
+        answer = real(folder, asked, *more)
+        if answer.report is None:
+            return answer
+        slow = replace(answer.report, others=0.9, cost=replace(answer.report.cost, p99_ms=1e3, least_ms=0.01))
+        return Answer(report=slow)
+
+    monkeypatch.setattr(probing, "_answer_of", answer_of)
+    return Budgets(latency_p99_ms=0.02)
+
+
+def test_a_candidate_that_is_as_fast_as_the_active_model_is_not_refused_for_load(
+    toy_bundle: Path, loaded: Budgets
+) -> None:
+    report = probe(toy_bundle, budgets=loaded, active=toy_bundle, limits=LIMITS)
+    both = report.comparison
+    assert both is not None and both.low <= 1 <= both.high <= 1.1
+
+
+def test_without_an_active_model_load_leaves_a_candidate_undecided(toy_bundle: Path, loaded: Budgets) -> None:
+    with pytest.raises(MachineBusyError, match=r"others? .* 90% of .*, since nothing serves: undecided"):
+        probe(toy_bundle, budgets=loaded, limits=LIMITS)
+
+
+def test_a_damaged_active_model_is_no_reason_to_refuse_a_candidate(
+    toy_bundle: Path, loaded: Budgets, tmp_path: Path
+) -> None:
+    with pytest.raises(MachineBusyError, match=r"it could not be timed next to the active model: .*nowhere"):
+        probe(toy_bundle, budgets=loaded, active=tmp_path / "nowhere", limits=LIMITS)
 
 
 def test_a_damaged_bundle_is_refused_with_what_the_strict_reader_says(
@@ -250,7 +322,10 @@ def test_a_bundle_that_takes_all_memory_is_refused(crafted: Callable[..., Path])
     assert refusal(folder) == f"{folder}: its probe needs more than the 1000 MB of memory that it may have"
 
 
-def test_a_bundle_that_never_ends_is_refused_after_its_time(hanging: Path) -> None:
+def test_a_bundle_that_never_ends_is_refused_after_its_time(
+    hanging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "_work_of", lambda _: (0.0, False))  # whatever else this machine does now
     limits = ProbeLimits(memory_mb=1000, cpu_s=60, wall_s=4.0)
     assert refusal(hanging, limits=limits).startswith(f"{hanging}: its probe did not end within 4 s")
 
@@ -283,10 +358,46 @@ def test_a_probe_that_hangs_keeps_nobody_from_ending(hanging: Path) -> None:
     assert set(psutil.Process().children()) <= set(before)
 
 
+@pytest.mark.parametrize("serves", [False, True])
+def test_a_probe_has_the_lowest_priority_only_where_a_model_serves(hanging: Path, serves: bool) -> None:
+    """Next to busy processes of the same priority it would otherwise take minutes with nothing to protect."""
+    found: list[int] = []
+
+    def look() -> None:
+        for child in psutil.Process().children():
+            if CHILD in " ".join(child.cmdline()) and child.cpu_times().user > 2.0:
+                found.append(child.nice())
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        probe(hanging, budgets=ANYTHING, active=hanging if serves else None, limits=LIMITS, alive=look)
+    assert found == [19 if serves else os.getpriority(os.PRIO_PROCESS, 0)]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_probe_that_waited_for_a_processor_all_its_time_is_undecided(loaded: bool) -> None:
+    """Whether a probe hangs cannot be told on a machine that gives it no processor."""
+    spin = "import os, sys; os.sched_setaffinity(0, {0}); os.nice(int(sys.argv[1]))\nwhile True: pass"
+    hogs = [subprocess.Popen([sys.executable, "-c", spin, "0"]) for _ in range(4 * loaded)]
+    child = subprocess.Popen([sys.executable, "-c", spin if loaded else "import time; time.sleep(60)", "19"])
+    kind, more = (MachineBusyError, "; for . s of that it waited") if loaded else (RefusedError, "$")
+    try:
+        for hog in hogs:
+            while psutil.Process(hog.pid).cpu_times().user < 0.5:
+                time.sleep(0.01)
+        with pytest.raises(kind, match=f"late{more}"):
+            probing.end_of(child, within_s=4.0, late="late", alive=lambda: None)
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
 def test_a_probe_dies_with_its_caller(hanging: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from jepa_runtime.update.gate.probe import probe;"
-        "from jepa_runtime.update.release import Budgets; probe(Path(sys.argv[1]), budgets=Budgets())"
+        "from jepa_runtime.update.release import Budgets; active = folder = Path(sys.argv[1]);"
+        "probe(folder, budgets=Budgets(), active=active)"
     )
     caller = subprocess.Popen([sys.executable, "-c", program, str(hanging)])
     child = next(children(caller.pid))
@@ -309,14 +420,21 @@ def children(pid: int) -> Iterator[Any]:
 GOOD = ProbeReport(
     latency_p50_ms=1.0,
     latency_p99_ms=2.0,
+    cost=Cost(p99_ms=2.0, least_ms=1.0),
+    by_clock=False,
+    others=0.5,
     peak_memory_mb=100.0,
     network_cut=True,
     disk_cut=True,
 )
 
 
+EQUAL = Comparison(candidate=GOOD.cost, active=GOOD.cost, ratio=1.0, low=0.99, high=1.01)
+
+
 def test_a_report_is_understood_as_it_was_written() -> None:
-    assert judge("b", 0, Answer(report=GOOD).model_dump_json().encode(), b"noise", LIMITS) == GOOD
+    for written in (Answer(report=GOOD), Answer(comparison=EQUAL)):
+        assert judge("b", 0, written.model_dump_json().encode(), b"noise", LIMITS) == written
 
 
 @pytest.mark.parametrize(
@@ -361,9 +479,9 @@ def test_the_gate_builds_and_probes_with_the_engine_and_within_the_limits_that_t
     limits, budgets = ProbeLimits(threads=2, build_s=7.0), Budgets(latency_p99_ms=5.0)
     alive = Mock()
     gate = robot.LocalGate(settings(engine="tensorrt", precision="fp16", probe=limits), alive)
-    assert gate.probe(Path("bundle"), budgets)["latency_p99_ms"] == GOOD.latency_p99_ms
+    assert gate.probe(Path("bundle"), budgets, Path("active"))["latency_p99_ms"] == GOOD.latency_p99_ms
     built, probed = asked
     assert built["wall_s"] == 7.0
-    assert (probed["limits"], probed["budgets"]) == (limits, budgets)
+    assert (probed["limits"], probed["budgets"], probed["active"]) == (limits, budgets, Path("active"))
     assert all((how["engine"], how["precision"]) == ("tensorrt", "fp16") for how in asked)
     assert all(how["alive"] is alive for how in asked)

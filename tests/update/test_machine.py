@@ -255,7 +255,7 @@ OUTCOMES = st.sampled_from(
     [Done(), Done(), Done(), Failed("f"), Refused("r"), Unhealthy("u"), Interrupted(), NotYet("n")]
 )
 LOOKED = st.sampled_from(
-    [NothingNew("same"), NothingNew("refused", refused=True), Dropped("d"), Back(installed("2" * 64), "b")]
+    [NothingNew("same"), NothingNew("refused", "refused"), Dropped("d"), Back(installed("2" * 64), "b")]
 )
 
 

@@ -34,6 +34,7 @@ _STATUS: dict[Result, int] = {
     "unchanged": 0,
     "reverted": 3,
     "refused": 3,
+    "undecided": 4,
     "failed": 1,
 }
 _Opened = Callable[..., AbstractContextManager[Client]]

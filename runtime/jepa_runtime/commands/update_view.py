@@ -82,6 +82,7 @@ def summary(state: State) -> str:
         "updated": "updated",
         "unchanged": "nothing installed",
         "refused": "refused",
+        "undecided": "undecided",
         "failed": "failed",
         "reverted": "gone back",
     }[state.result]
@@ -111,7 +112,10 @@ def status_table(state: State, hawkbit: str) -> Table:
     for sha256, refusal in state.refused.items():
         until = "for good" if refusal.not_before is None else f"until {moment(refusal.not_before)}"
         times = "once" if refusal.times == 1 else f"{refusal.times} times"
-        table.add_row(f"refused {sha256[:12]}", Text(printable(f"{times}, {until}: {refusal.reason}")))
+        if refusal.undecided:
+            times = "once" if refusal.undecided == 1 else f"{refusal.undecided} times"
+        how = "undecided" if refusal.undecided else "refused"
+        table.add_row(f"{how} {sha256[:12]}", Text(printable(f"{times}, {until}: {refusal.reason}")))
     return table
 
 

@@ -25,6 +25,8 @@ Alive = Callable[[], None]
 _STDERR = 2
 _JITTER = 0.1
 _SLICE_S = 5.0
+# The pause after an update that the machine was too busy for.
+_UNDECIDED_S = 300.0
 _PASSING_S = 0.05
 
 
@@ -75,18 +77,25 @@ def ordinary(
 
     Args:
         opened: gives the client, which has the lock while it is open; takes ``alive``.
-        poll_s: the pause between two rounds in seconds, times :func:`jitter`.
+        poll_s: the pause between two rounds in seconds, times :func:`jitter`; see also :func:`pause_s`.
     """
     update = carrying(opened)
 
     def round_(alive: Alive) -> float:
         try:
-            _tell(update(alive), log)
+            ended = update(alive)
         except UpdateError as error:
             log(f"error: {error}")
-        return poll_s() * jitter()
+            return poll_s() * jitter()
+        _tell(ended, log)
+        return pause_s(ended, poll_s()) * jitter()
 
     return round_
+
+
+def pause_s(state: State, poll_s: float) -> float:
+    """The pause before the next look in seconds: ``poll_s``, or less where the last one was undecided."""
+    return min(poll_s, _UNDECIDED_S) if state.result == "undecided" else poll_s
 
 
 def jitter() -> float:

@@ -18,7 +18,8 @@ Rules:
 3. So a candidate is tried at most three times in OBSERVE. After COMMIT no attempts are counted.
 4. A release that was refused or given up is left alone for a while: longer each time that it was refused, or
    given up after the switch. It is not blamed for a network that failed, a robot that could not switch, or an
-   approval that never came.
+   approval that never came. One that the machine was too busy to judge is tried again after
+   :data:`FIRST_UNDECIDED`, which doubles each time in a row up to :data:`FIRST_REFUSAL`.
 5. After COMMIT nothing goes back, even if the report fails or old slots cannot be removed.
 6. An update takes at most :data:`BUDGET` transitions, whatever happens; after a stop that was asked for they
    are counted anew.
@@ -34,6 +35,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Literal
 
 from jepa_runtime.update.release import Release
 from jepa_runtime.update.state import Installed, Phase, Refusal, Result, State, Work
@@ -43,6 +45,7 @@ WAIT_S = 30.0
 MOST_ASKED_S = 120.0
 _UNWATCHED_S = 1.0
 MAX_WAITS = 2880
+FIRST_UNDECIDED = timedelta(minutes=5)
 FIRST_REFUSAL = timedelta(hours=1)
 LONGEST_REFUSAL = timedelta(days=7)
 _MAX_REFUSED = 64
@@ -97,10 +100,10 @@ class Done:
 @dataclass(frozen=True)
 class NothingNew:
     """There is nothing to install, and why; ``refused``: because that is not for this robot as it is now, or
-    was refused before."""
+    was refused before; ``undecided``: because the machine was too busy to judge it, not long ago."""
 
     reason: str
-    refused: bool = False
+    result: Literal["unchanged", "refused", "undecided"] = "unchanged"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,13 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Undecided:
+    """The machine is too busy to judge the release, which is tried again soon."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Unhealthy:
     """What was switched to does not serve well, or is not wanted any more."""
 
@@ -157,7 +167,7 @@ class Interrupted:
     """The process ended in the middle of it."""
 
 
-Outcome = Done | NothingNew | Dropped | NotYet | Failed | Refused | Unhealthy | Back | Interrupted
+Outcome = Done | NothingNew | Dropped | NotYet | Failed | Refused | Undecided | Unhealthy | Back | Interrupted
 
 
 def start(state: State, *, looks: bool = False) -> State:
@@ -233,14 +243,16 @@ def _follow(state: State, outcome: Outcome, now: datetime) -> State:
             if phase is Phase.ROLLBACK and state.result == "none":
                 return _enter(replace(_gained(state), attempts={}), Phase.CHECK)
             return _enter(_gained(state), NEXT[phase])
-        case NothingNew(reason, refused):
-            return _enter(_ended(state, "refused" if refused else "unchanged", reason), Phase.IDLE)
+        case NothingNew(reason, result):
+            return _enter(_ended(state, result, reason), Phase.IDLE)
         case Dropped(reason, failed):
             return _enter(_ended(state, "failed" if failed else "unchanged", reason), Phase.IDLE)
         case NotYet(reason, _):
             if state.waits + 1 < MAX_WAITS:
                 return replace(state, waits=state.waits + 1, reason=reason)
             return _give_up(state, "failed", reason, now, at_fault=False)
+        case Undecided(reason):
+            return _enter(_put_off(_ended(state, "undecided", reason), reason, now), Phase.IDLE)
         case Refused(reason) | Unhealthy(reason):
             return _give_up(state, "failed" if phase is Phase.CHECK else "refused", reason, now)
         case Back(to, reason, for_good):
@@ -336,6 +348,19 @@ def _refuse(
     until = None if now is None else now + min(FIRST_REFUSAL * 2 ** min(times - 1, 16), LONGEST_REFUSAL)
     others = [(name, refusal) for name, refusal in state.refused.items() if name != key]
     refusal = Refusal(reason=reason[:_MAX_REASON], times=times, not_before=until)
+    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REFUSED:]))
+
+
+def _put_off(state: State, reason: str, now: datetime) -> State:
+    """Remember for how long to leave the candidate alone that could not be judged."""
+    key = _sha256(None if state.work is None else state.work.installed)
+    if key is None:
+        return state
+    before = state.refused.get(key, Refusal(reason="", times=0, not_before=now))
+    count = before.undecided + 1
+    until = now + min(FIRST_UNDECIDED * 2 ** min(count - 1, 16), FIRST_REFUSAL)
+    refusal = replace(before, reason=reason[:_MAX_REASON], not_before=until, undecided=count)
+    others = [(name, one) for name, one in state.refused.items() if name != key]
     return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REFUSED:]))
 
 

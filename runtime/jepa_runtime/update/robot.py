@@ -82,7 +82,7 @@ class LocalGate:
         """See :func:`jepa_runtime.update.gate.static.check`."""
         static.check(bundle, release, robot, allow_untrained=self._settings.allow_untrained)
 
-    def probe(self, folder: Path, budgets: Budgets) -> dict[str, Any]:
+    def probe(self, folder: Path, budgets: Budgets, active: Path | None) -> dict[str, Any]:
         """Build its engines (:mod:`jepa_runtime.update.gate.engines`), then try it
         (:func:`jepa_runtime.update.gate.probe.probe`)."""
         settings = self._settings
@@ -96,15 +96,22 @@ class LocalGate:
         report = probe.probe(
             folder,
             budgets=budgets,
+            active=active,
             engine=settings.engine,
             precision=settings.precision,
             limits=settings.probe,
             require_sandbox=settings.require_sandbox,
             alive=self._alive,
         )
+        both = report.comparison
+        compared = {} if both is None else {"times_active": [round(both.low, 3), round(both.high, 3)]}
         return {
             "latency_p50_ms": round(report.latency_p50_ms, 3),
             "latency_p99_ms": round(report.latency_p99_ms, 3),
+            "cost_p99_ms": round(report.cost.p99_ms, 3),
+            "cost_by": "clock" if report.by_clock else "processor time",
+            "others": None if report.others is None else round(report.others, 2),
+            **compared,
             "peak_memory_mb": round(report.peak_memory_mb, 1),
             "network_cut": report.network_cut,
             "disk_cut": report.disk_cut,

@@ -30,8 +30,9 @@ MAX_STATE_BYTES = 1 << 22
 _REBUILD = "`jepa-runtime update provision --rebuild` makes it again from the slots"
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
-# How the last update ended; ``reverted``: what served was taken back, by hand or because it was revoked.
-Result = Literal["none", "updated", "unchanged", "refused", "failed", "reverted"]
+# How the last update ended. ``undecided``: the machine was too busy to judge the candidate, which is tried
+# again soon. ``reverted``: the active model was rolled back, by hand or because it was revoked.
+Result = Literal["none", "updated", "unchanged", "refused", "undecided", "failed", "reverted"]
 
 
 class Phase(StrEnum):
@@ -103,13 +104,18 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why a release is not wanted, how often it was refused, and when it is tried again; None: never."""
+    """Why a release is not wanted, how often it was refused, and when it is tried again; None: never.
+
+    Attributes:
+        undecided: how often in a row the machine was too busy to judge it; 0: it was refused.
+    """
 
     __pydantic_config__ = _STRICT
 
     reason: str
     times: int
     not_before: AwareDatetime | None
+    undecided: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from jepa_runtime.errors import (
     BundleError,
     FetchError,
     JepaRuntimeError,
+    MachineBusyError,
     RefusedError,
     SpentError,
     StorageError,
@@ -31,6 +32,7 @@ from jepa_runtime.update.machine import (
     NotYet,
     Outcome,
     Refused,
+    Undecided,
     Unhealthy,
     blocks,
     compared,
@@ -123,6 +125,8 @@ class Steps:
         except TrustError as error:
             # The next look at the repository may find it in order; this one need not be repeated for it.
             return state, Refused(str(error)) if state.phase is Phase.CHECK else Failed(str(error))
+        except MachineBusyError as error:
+            return state, Undecided(str(error))
         except UndecidedError as error:
             return compared(state), Failed(str(error))
         except SpentError as error:
@@ -230,9 +234,10 @@ class Steps:
             )
         if refusal is not None and blocks(refusal, now, state.signed_at) and not self.again:
             until = "" if refusal.not_before is None else f" until {refusal.not_before:%Y-%m-%d %H:%M} UTC"
+            how = "is left undecided" if refusal.undecided else "was refused"
             return state, NothingNew(
-                f"{name} was refused{until}: {refusal.reason}; `jepa-runtime update apply --again` tries it",
-                refused=True,
+                f"{name} {how}{until}: {refusal.reason}; `jepa-runtime update apply --again` tries it now",
+                "undecided" if refusal.undecided else "refused",
             )
         if why := left_out(release, self.config.device_id):
             return state, NothingNew(why)
@@ -240,7 +245,7 @@ class Steps:
             self.gate.check_release(release, self._robot(state))
         except RefusedError as error:
             # Not remembered: what this robot lacks (software, a field of its config.json) it may have soon.
-            return state, NothingNew(str(error), refused=True)
+            return state, NothingNew(str(error), "refused")
         return state, Done()
 
     def _download(self, state: State) -> Step:
@@ -279,7 +284,8 @@ class Steps:
         release = _work(state).release
         folder = self.store.folder(release.manifest_sha256)
         self.gate.check(Bundle.open(folder), release, self._robot(state))
-        self.note("probed", **self.gate.probe(folder, release.budgets))
+        active = None if state.current is None else self.store.folder(state.current.manifest_sha256)
+        self.note("probed", **self.gate.probe(folder, release.budgets, active))
         return state, Done()
 
     def _shadow(self, state: State) -> Step:
@@ -376,8 +382,10 @@ class Steps:
             if health.absent or (health.serves is None and state.watched):
                 return state, NotYet(health.absent or "whoever serves is not there: start it", alone=True)
             if health.serves is None:
-                # Nobody was there to be watched: that it runs from its slot is what can be known.
-                self.note("probed", **self.gate.probe(self.store.root / "current", release.budgets))
+                # Nobody was there to be watched: that it runs from its slot is what can be known. Whether it
+                # is fast enough was judged before the switch.
+                others = release.budgets.model_copy(update={"latency_p99_ms": None})
+                self.note("probed", **self.gate.probe(self.store.root / "current", others, None))
                 return state, Done()
             if health.serves != release.manifest_sha256:
                 return state, Unhealthy(f"{health.serves[:12]} serves instead of it")

@@ -34,7 +34,8 @@ _PLAIN = (
     (r"\([0-9a-f]{12}\)", "(HASH)"),
     (r"\(pid \d+\)", "(pid N)"),
     (r"\d+ bytes per second", "N bytes per second"),
-    (r"is [\d.e+-]+ (ms|MB) on", r"is X \1 on"),
+    (r"\b[\d.e+-]+ (ms|MB) (on|of|by)\b", r"X \1 \2"),
+    (r"use \d+% of", "use N% of"),
     (r"\|", r"\|"),
     (r"\s+", " "),
 )

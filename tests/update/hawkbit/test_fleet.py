@@ -360,3 +360,16 @@ def test_the_server_is_told_of_a_robot_whose_disk_takes_nothing(
     fleet_robot.round()
     assert ddi.attributes["jepa.version"] == "1.0.0"
     assert "No space left" in fleet_robot.lines[-1]
+
+
+def test_a_deployment_stays_open_while_the_machine_is_too_busy(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.gate.busy = True
+    fleet_robot.repository.publish(bundles[1], 2, budgets={"latency_p99_ms": 20.0})
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    assert action.active and "it is tried again soon: " in action.told[-1][2][0]
+    fleet_robot.gate.busy = False
+    fleet_robot.rounds(3)
+    assert (action.status, fleet_robot.version) == ("finished", "2.0.0")

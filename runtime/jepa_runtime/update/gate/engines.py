@@ -39,6 +39,7 @@ def build(
 
     Raises:
         RefusedError: an engine could not be built, or not in time; the message ends with the builder's words.
+        MachineBusyError: it was not built in time, and waited for a processor most of that time.
         UpdateError: the process could not be started.
     """
     if not takes_building(engine):

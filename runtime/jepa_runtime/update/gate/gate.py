@@ -21,8 +21,15 @@ class Gate(Protocol):
         """What it says about itself."""
         ...
 
-    def probe(self, folder: Path, budgets: Budgets) -> Mapping[str, Any]:
-        """What it does in a process of its own; what was measured."""
+    def probe(self, folder: Path, budgets: Budgets, active: Path | None) -> Mapping[str, Any]:
+        """What it does in a process of its own; what was measured.
+
+        Args:
+            active: the bundle that serves; None: none does.
+
+        Raises:
+            MachineBusyError: this machine is too busy to tell whether it meets its latency budget.
+        """
         ...
 
     def shadow(

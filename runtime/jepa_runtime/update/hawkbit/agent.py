@@ -101,8 +101,8 @@ def progress(order: Order, state: State) -> tuple[Execution, tuple[str, ...]]:
 
 
 def concluded(order: Order, state: State, measured: Iterable[str], *, asked: bool) -> Answer | None:
-    """How an order ended whose update has ended; None: the robot could not ask its repository, or has taken
-    what one update may take, and the order stays.
+    """How an order ended whose update has ended; None: the robot could not ask its repository, has taken what
+    one update may take, or was too busy to judge the candidate, and the order stays.
 
     Args:
         measured: what the gate did, in sentences.
@@ -112,7 +112,7 @@ def concluded(order: Order, state: State, measured: Iterable[str], *, asked: boo
         told = details([f"{order.version} serves, and is committed to", *measured])
         return Answer(execution="closed", finished="success", details=told, version=order.version)
     held_against = any(refusal.reason == state.reason for refusal in state.refused.values())
-    if state.result == "failed" and not (asked and held_against):
+    if state.result == "undecided" or (state.result == "failed" and not (asked and held_against)):
         return None
     told = details([f"{state.result}: {state.reason}", *measured])
     return Answer(execution="closed", finished="failure", details=told, version=order.version)

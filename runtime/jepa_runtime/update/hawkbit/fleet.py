@@ -284,9 +284,10 @@ class Fleet:
         if now.phase is Phase.IDLE:
             answer = self._conclusion(order, run)
             if answer is None:
-                waits = f"it waits for its repository: {now.reason}"
-                self._say(order, "proceeding", agent.details([waits]))
-                return self._sleep_s
+                undecided = now.result == "undecided"
+                waits = "it is tried again soon" if undecided else "it waits for its repository"
+                self._say(order, "proceeding", agent.details([f"{waits}: {now.reason}"]))
+                return daemon.pause_s(now, self._sleep_s)
         elif not agent.is_ready(order, now):
             # The server has changed its mind, or somebody else had something to say.
             return LEAST_SLEEP_S

@@ -35,7 +35,7 @@ from jepa_ros.updating.serving import NodeServing
 from jepa_ros.updating.watch import SafeWord, Watch
 from jepa_ros.updating.worker import Worker
 from jepa_runtime.errors import JepaRuntimeError, SourceError, UpdateError
-from jepa_runtime.update import config, durable, operator, robot, state
+from jepa_runtime.update import config, daemon, durable, operator, robot, state
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.hawkbit.fleet import Fleet
@@ -164,7 +164,7 @@ class UpdateManagerNode(Node):
     def _poll_s(self) -> float | None:
         """An update in work is carried to its end whoever began it."""
         wanted = self.get_parameter("auto").value or self._kept.phase is not Phase.IDLE
-        return self._settings.poll_s if wanted else None
+        return daemon.pause_s(self._kept, self._settings.poll_s) if wanted else None
 
     def _rollback(self, reason: str) -> State:
         kept = operator.rollback(self._root, reason, serving=self._serving)
