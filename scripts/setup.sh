@@ -3,7 +3,8 @@
 #
 # usage: scripts/setup.sh [--with EXTRA[,EXTRA...]]        extras: ros, and those of pyproject.toml
 #
-# PYTHON=python3.12      which Python (3.11 to 3.13) the environment is made with; default: the first that fits
+# PYTHON=python3.12      which Python (3.11 to 3.13; without ros 3.10 too) the environment is made with; default: the
+#                        first that fits
 # JEPA_ROS=kilted        which ROS 2 is taken from wheels; default: jazzy. A ROS 2 that is already sourced is used instead.
 # JEPA_PACKAGES=newest   which versions: locked (default; requirements/, with hashes), or the newest or oldest that
 #                        pyproject.toml allows. With a sourced ROS 2, whose NumPy stays, pip resolves the ranges.
@@ -20,13 +21,15 @@ DISTRO=${JEPA_ROS:-jazzy}
 PACKAGES=${JEPA_PACKAGES:-locked}
 EXTRAS=
 
-# shellcheck source=scripts/setup_steps.sh
-. "$ROOT/scripts/setup_steps.sh"
+fail() {
+  printf 'setup: error: %s\n' "$*" >&2
+  exit 1
+}
 
 while [ $# -gt 0 ]; do
   case $1 in
     --with) EXTRAS=${2:?--with needs a list of extras, for instance: --with ros,viz}; shift 2 ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) fail "unknown argument $1 (see scripts/setup.sh --help)" ;;
   esac
 done
@@ -37,6 +40,9 @@ unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1
 
 wants() { [[ ",$EXTRAS," == *",$1,"* ]]; }
+
+# shellcheck source=scripts/setup_steps.sh
+. "$ROOT/scripts/setup_steps.sh"
 
 began=$SECONDS
 find_ros

@@ -1,12 +1,8 @@
-# The steps of scripts/setup.sh, which sources this file and sets ROOT, VENV, STAMPS, LOG, WORKSPACE, DISTRO, PACKAGES and EXTRAS.
+# The steps of scripts/setup.sh, which sources this file and sets ROOT, VENV, STAMPS, LOG, WORKSPACE, DISTRO, PACKAGES,
+# EXTRAS, fail and wants.
 # shellcheck shell=bash
 
 say() { printf 'setup: %s\n' "$*"; }
-
-fail() {
-  printf 'setup: error: %s\n' "$*" >&2
-  exit 1
-}
 
 # step TEXT COMMAND...: runs COMMAND with its output in the log, gives signs of life, and shows the end of the log on failure.
 step() {
@@ -47,17 +43,23 @@ find_ros() {
   fi
 }
 
-fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+# The runtime serves Python 3.10 too; the wheels of ROS 2 do not.
+LEAST_PYTHON=3.10
+if wants ros; then LEAST_PYTHON=3.11; fi
+
+fits() {
+  "$1" -c "import sys; sys.exit(not (3, ${LEAST_PYTHON#3.}) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null
+}
 
 find_python() {
   local candidate
   if [ -n "${PYTHON:-}" ]; then
-    fits "$PYTHON" || fail "PYTHON=$PYTHON cannot be used: it must run and be Python 3.11, 3.12 or 3.13"
+    fits "$PYTHON" || fail "PYTHON=$PYTHON cannot be used: it must run and be Python $LEAST_PYTHON to 3.13"
   else
-    for candidate in python3 python3.12 python3.13 python3.11; do
+    for candidate in python3 python3.12 python3.13 python3.11 python3.10; do
       if fits "$candidate"; then PYTHON=$candidate && break; fi
     done
-    [ -n "${PYTHON:-}" ] || fail "no Python 3.11, 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python3 $0"
+    [ -n "${PYTHON:-}" ] || fail "no Python $LEAST_PYTHON to 3.13 found; install one, or name it: PYTHON=/path/to/python3 $0"
   fi
   # The interpreter itself: the name may lead into an environment, even the one that is about to be made.
   PYTHON=$("$PYTHON" -c 'import os, sys; print(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))')
@@ -178,7 +180,9 @@ install_resolved() {
   case $PACKAGES in
     newest) options+=(--upgrade --upgrade-strategy eager) ;;
     oldest)
-      "$VENV/bin/python" "$ROOT/scripts/oldest_packages.py" >"$STAMPS/oldest.txt" || fail "cannot read pyproject.toml"
+      # shellcheck disable=SC2086
+      "$VENV/bin/python" "$ROOT/scripts/oldest_packages.py" ${extras//,/ } >"$STAMPS/oldest.txt" ||
+        fail "cannot read the lower bounds in pyproject.toml"
       options+=(--constraint "$STAMPS/oldest.txt")
       ;;
   esac
