@@ -163,7 +163,7 @@ install_torch() {
   local file=$ROOT/requirements/torch-cuda.txt version size
   version=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$file")
   case $("$VENV/bin/python" -m pip list --format=freeze) in *"torch==$version+cpu"* | *"torch==$version"$'\n'*) return ;; esac
-  say "looking for a build of PyTorch $version for the CPU (about 190 MB)"
+  say "looking for a build of PyTorch $version for the CPU (less than 200 MB)"
   if pip install --no-deps "torch==$version+cpu" >>"$LOG" 2>&1; then return; fi
   size=$("$VENV/bin/python" "$ROOT/scripts/downloads.py" "$file")
   say "pip finds none: downloading PyPI's build and the CUDA libraries that it needs, $size MB"

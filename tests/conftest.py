@@ -27,6 +27,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--begin-within", type=float, metavar="SECONDS", help="skip the tests that have not begun by then"
     )
+    parser.addoption(
+        "--turn", type=int, metavar="N", help="begin with the N-th file, so that each comes first at some N"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """See --turn."""
+    turn = config.getoption("--turn")
+    if turn is not None and items:
+        files = list(dict.fromkeys(item.path for item in items))
+        first = files[turn % len(files)]
+        begin = next(index for index, item in enumerate(items) if item.path == first)
+        items[:] = items[begin:] + items[:begin]
 
 
 @pytest.hookimpl(tryfirst=True)
