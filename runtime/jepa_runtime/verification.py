@@ -17,6 +17,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend, takes_building
 from jepa_runtime.bundle import ROLES, Bundle, Golden, Role, Target, Tolerance
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
+from jepa_runtime.opencv import load_opencv
 from jepa_runtime.world_model import Futures, WorldModel
 
 # Greatest error of the change that actions make, as a share of it; a model that ignores actions has 1.
@@ -171,7 +172,9 @@ def check_variants(
     Raises:
         BackendError: there is no such engine or device.
         BundleError: the bundle has nothing for this engine and precision.
+        JepaRuntimeError: OpenCV cannot be imported.
     """
+    load_opencv()
     kinds = [(variant.target, variant.precision) for variant in bundle.manifest.graphs.encoder]
     served = None if engine is None else _served(kinds, engine, options)
     wanted = [
