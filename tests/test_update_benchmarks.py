@@ -13,7 +13,7 @@ import pytest
 from jepa_runtime.profiling.profile import Reading, Run
 from tests.scripts import load, skip_without_ros
 
-gate, gate_power = load("gate"), load("gate_power")
+gate, gate_power, update_metadata = load("gate"), load("gate_power"), load("update_metadata")
 GOOD, WORSE = "it was shown to be as good", "it was shown to be worse"
 
 
@@ -235,3 +235,12 @@ def test_what_cannot_be_exchanged_ends_with_status_2(
     assert swaps.main(arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("swaps: ") and "nowhere" in said and not out.exists()
+
+
+def test_metadata_of_a_rollout_step_does_not_hold_the_file_list(toy_bundle: Path) -> None:
+    report = update_metadata.measure(toy_bundle, [2, 4])
+    assert [row["releases"] for row in report["rows"]] == [2, 4]
+    for row in report["rows"]:
+        files, step = row["plain"]["new_release"], row["plain"]["rollout_step"]
+        assert step < files / 2 and row["gzip"]["rollout_step"] < step
+        assert row["plain"]["idle_look"] < step
