@@ -60,6 +60,7 @@ def test_metadata_does_not_grow_with_releases(repo: Path, bundles: list[Bundle])
         publish(opened(repo), bundle, STABLE)
         assert listed(repo) == {one.manifest.version for one in bundles[max(0, number - LISTED) : number]}
         sizes.append([newest(repo, role).stat().st_size for role in ("channel-stable", "snapshot")])
+    assert len(list((repo / "targets").rglob("*.history.json"))) == 2
     full, last = sizes[LISTED - 1], sizes[-1]
     assert all(abs(after - before) < 32 for before, after in zip(full, last, strict=True)), sizes
     assert check(repo, utc_now()).problems == []

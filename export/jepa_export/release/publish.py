@@ -331,9 +331,11 @@ def _point(
     changed += store(repository, channel, release.model_id, versions, touched=release.version, deltas=deltas)
     repository.add(channel, pointer_path(channel, release.model_id), as_content(release))
     repository.commit(channel_role(channel), *changed)
-    if superseded is not None and superseded != repository.channel(channel).targets[superseded.path]:
-        # Only publishers read it, and it has the size of all releases.
-        repository.stored(superseded).unlink(missing_ok=True)
+    newest = repository.stored(repository.channel(channel).targets[history_path(channel, release.model_id)])
+    read = {newest} if superseded is None else {newest, repository.stored(superseded)}
+    for path in set(newest.parent.glob(f"*.{newest.name.partition('.')[2]}")) - read:
+        # Each has the size of all releases, and only publishers read it.
+        path.unlink(missing_ok=True)
     return release
 
 

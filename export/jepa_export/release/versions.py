@@ -138,7 +138,9 @@ def store(
             changed.append(role)
     content: dict[str, Any] = {"schema_version": _FORMAT, "versions": {}}
     for name, version in versions.items():
-        release = version.release if name in wanted else version.release.model_copy(update={"deltas": ()})
+        # What was revoked is in the newest pointer; what is listed no more has no deltas.
+        stale = {"revoked": (), "revoked_manifests": ()} | ({} if name in wanted else {"deltas": ()})
+        release = version.release.model_copy(update=stale)
         content["versions"][name] = {
             "released_as": version.released_as,
             "release": release.model_dump(mode="json"),
