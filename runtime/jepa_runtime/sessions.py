@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
 from jepa_runtime.backends.base import Array, Backend, Graph, Links, Session, Shape
-from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Variant
+from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Target, Variant
 from jepa_runtime.bundle.manifest import blob_path, check_futures_size, origin_path
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
@@ -24,10 +24,10 @@ _FEWEST_CANDIDATES = 16
 class Sessions:
     """The sessions of one open model.
 
-    ``predict_one`` follows one candidate, for one step if the bundle has a graph for that, and ``energy_one``
-    judges one state, so that these cost no more than that. ``energy_of_futures`` judges what the predictor
-    left on the device, where the engine can do that. ``encoder_sha256`` is of the encoder's files.
-    ``variants``: which one of each graph was compiled.
+    ``predict_one`` follows one candidate, for one step if there is a graph for that, and ``energy_one``
+    judges one state; both are sessions of their own where that costs less. ``energy_of_futures`` judges what
+    the predictor left on the device, where the engine can do that. ``encoder_sha256`` is of the encoder's
+    files. ``variants``: which one of each graph was compiled.
     """
 
     precision: str
@@ -48,18 +48,28 @@ class Sessions:
                 session.close()
 
 
-def runnable_precisions(manifest: Manifest, targets: tuple[str, ...]) -> list[str]:
-    """The precisions in which an engine that runs ``targets`` can run the model, the bundle's order kept."""
-    offered = [variant.precision for variant in manifest.graphs.encoder if variant.target in targets]
-    return list(dict.fromkeys(offered))
+def runnable_precisions(manifest: Manifest, targets: Sequence[str]) -> list[str]:
+    """The precisions in which an engine that runs ``targets`` can run the model: those of the target that it
+    prefers first, each target's in the bundle's order."""
+    encoders = manifest.graphs.encoder
+    return list(
+        dict.fromkeys(each.precision for target in targets for each in encoders if each.target == target)
+    )
 
 
-def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_samples: int) -> Sessions:
+def open_sessions(
+    bundle: Bundle,
+    backend: Backend,
+    precision: str | None,
+    num_samples: int,
+    target: Target | None = None,
+) -> Sessions:
     """Compile the graphs of a bundle.
 
     Args:
         precision: int8, fp16 or fp32; None: the first that the backend can run.
         num_samples: K of the predictor.
+        target: use the variants for this target only, whatever the backend prefers.
 
     Raises:
         BundleError: the bundle has nothing for this backend in this precision.
@@ -67,15 +77,11 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
         JepaRuntimeError: ``num_samples`` is out of range.
     """
     manifest = bundle.manifest
-    _check_num_samples(bundle, num_samples)
-    precision = _choose_precision(bundle, backend, precision)
-    variants = {
-        role: _choose(manifest, role, backend, precision) for role in ROLES if manifest.graphs.of(role)
-    }
+    chosen = _choose(bundle, backend, precision, num_samples, target)
     with ExitStack() as opened:
 
         def load(role: Role, *sizes: int) -> list[Session]:
-            graph = _graph(bundle, variants[role])
+            graph = _graph(bundle, chosen.variants[role])
             sessions = []
             for size in sizes:
                 inputs, outputs = _tensors(manifest, role, size)
@@ -88,18 +94,19 @@ def open_sessions(bundle: Bundle, backend: Backend, precision: str | None, num_s
             return sessions
 
         (encoder,) = load("encoder", 1)
-        *ones, predictor = load("predictor", *_sizes(manifest, num_samples))
-        (one,) = load("step", 1) if manifest.graphs.step else ones or [predictor]
+        *ones, predictor = load("predictor", *chosen.sizes["predictor"])
+        (one,) = load("step", *chosen.sizes["step"]) if "step" in chosen.variants else ones or [predictor]
         energy = energy_one = of_futures = None
-        if manifest.graphs.energy:
-            energy, energy_one = load("energy", num_samples * manifest.horizon, 1)
+        if "energy" in chosen.variants:
+            energy, *singly = load("energy", *chosen.sizes["energy"])
+            energy_one = singly[0] if singly else energy
             if isinstance(energy, Links) and (of_futures := energy.link("latents", predictor, "futures")):
                 opened.callback(of_futures.close)
-        encoder_sha256 = _sha256(manifest, variants["encoder"])
+        encoder_sha256 = _sha256(manifest, chosen.variants["encoder"])
         opened.pop_all()
         return Sessions(
-            precision=precision,
-            variants=variants,
+            precision=chosen.precision,
+            variants=chosen.variants,
             encoder_sha256=encoder_sha256,
             encoder=encoder,
             predictor=predictor,
@@ -119,23 +126,69 @@ def graphs(
         BundleError: the bundle has nothing for this backend in this precision, or was changed meanwhile.
         JepaRuntimeError: ``num_samples`` is out of range.
     """
-    _check_num_samples(bundle, num_samples)
-    precision = _choose_precision(bundle, backend, precision)
-    sizes: dict[Role, int] = {"encoder": 1, "predictor": _sizes(bundle.manifest, num_samples)[-1]}
+    chosen = _choose(bundle, backend, precision, num_samples, None)
     found: dict[Role, tuple[Graph, dict[str, Shape]]] = {}
-    for role, size in sizes.items():
-        inputs, _ = _tensors(bundle.manifest, role, size)
+    roles: tuple[Role, ...] = ("encoder", "predictor")
+    for role in roles:
+        inputs, _ = _tensors(bundle.manifest, role, chosen.sizes[role][-1])
         shapes = {name: shape for name, (shape, _) in inputs.items()}
-        found[role] = _graph(bundle, _choose(bundle.manifest, role, backend, precision)), shapes
+        found[role] = _graph(bundle, chosen.variants[role]), shapes
     return found
 
 
-def _sizes(manifest: Manifest, num_samples: int) -> list[int]:
-    """For how many candidates the predictor is compiled: all; first for one, where no graph is for that."""
-    if num_samples == 1:
-        return [1]
-    many = max(num_samples, _FEWEST_CANDIDATES)
-    return [many] if manifest.graphs.step else [1, many]
+@dataclass(frozen=True)
+class _Chosen:
+    """The variant of each graph that is there, and the sizes for which each is compiled: the K of the
+    predictor and the step, the N of the energy."""
+
+    precision: str
+    variants: dict[Role, Variant]
+    sizes: dict[Role, list[int]]
+
+
+def _choose(
+    bundle: Bundle, backend: Backend, precision: str | None, num_samples: int, target: Target | None
+) -> _Chosen:
+    manifest, targets = bundle.manifest, backend.targets if target is None else (target,)
+    _check_num_samples(bundle, num_samples)
+    precision = _choose_precision(bundle, backend, targets, precision)
+    variants: dict[Role, Variant] = {}
+    for role in ROLES:
+        offered = [variant for variant in manifest.graphs.of(role) if variant.target in targets]
+        if role == "step":
+            predictor = variants["predictor"]
+            offered = [each for each in offered if _kind(each) == _kind(predictor)]
+        # An energy graph need not come in every precision; it is small, and what it is given counts.
+        fitting = [variant for variant in offered if variant.precision == precision] or offered
+        if fitting:
+            variants[role] = min(fitting, key=lambda variant: targets.index(variant.target))
+    # Fixed shapes are those of the bundle's own number: the candidates that are not needed are ignored.
+    fixed = {role: variant.target == "npu" for role, variant in variants.items()}
+    most = _candidates(manifest.num_samples)
+    if fixed["predictor"] and num_samples > most:
+        raise BundleError(
+            f"{bundle.path}: its predictor for npu has fixed shapes, for {most} candidates, and "
+            f"{num_samples} were requested: request at most {most}"
+        )
+    count = most if fixed["predictor"] else _candidates(num_samples)
+    sizes: dict[Role, list[int]] = {
+        "encoder": [1],
+        "predictor": [count] if count == 1 or "step" in variants else [1, count],
+        "step": [1],
+        "energy": [num_samples * manifest.horizon, 1],
+    }
+    if fixed.get("energy"):
+        sizes["energy"] = [manifest.num_samples * manifest.horizon]
+    return _Chosen(precision, variants, sizes)
+
+
+def _kind(variant: Variant) -> tuple[str, str]:
+    return variant.target, variant.precision
+
+
+def _candidates(num_samples: int) -> int:
+    """For how many candidates a predictor is compiled that is asked for ``num_samples``."""
+    return num_samples if num_samples == 1 else max(num_samples, _FEWEST_CANDIDATES)
 
 
 def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
@@ -147,23 +200,16 @@ def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
         raise JepaRuntimeError(f"{bundle.path}: {error}: ask for fewer samples") from error
 
 
-def _choose_precision(bundle: Bundle, backend: Backend, precision: str | None) -> str:
-    offered = runnable_precisions(bundle.manifest, backend.targets)
+def _choose_precision(bundle: Bundle, backend: Backend, targets: Sequence[str], precision: str | None) -> str:
+    offered = runnable_precisions(bundle.manifest, targets)
     if not offered or (precision is not None and precision not in offered):
         kinds = ", ".join(entry.label for entry in bundle.manifest.graphs.encoder)
         wanted = f" in {precision}" if precision else ""
         raise BundleError(
             f"{bundle.path}: has nothing that {backend.engine} can run{wanted}; it has: {kinds}; "
-            f"{backend.engine} runs graphs for: {', '.join(backend.targets)}"
+            f"{backend.engine} runs graphs for: {', '.join(targets)}"
         )
     return precision or offered[0]
-
-
-def _choose(manifest: Manifest, role: Role, backend: Backend, precision: str) -> Variant:
-    variants = [variant for variant in manifest.graphs.of(role) if variant.target in backend.targets]
-    # An energy graph need not come in every precision; it is small, and what it is given counts.
-    fitting = [variant for variant in variants if variant.precision == precision] or variants
-    return min(fitting, key=lambda variant: backend.targets.index(variant.target))
 
 
 def _sha256(manifest: Manifest, variant: Variant) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend, takes_building
-from jepa_runtime.bundle import ROLES, Bundle, Golden, Role, Target, Tolerance
+from jepa_runtime.bundle import Bundle, Golden, Role, Target, Tolerance
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.opencv import load_opencv
 from jepa_runtime.world_model import Futures, WorldModel
@@ -35,14 +35,8 @@ _ENGINES: dict[Target, tuple[str, ...]] = {
     "npu": ("openvino:NPU",),
     "tensorrt": ("tensorrt", "tensorrt_rtx"),
 }
-# Reads the graphs for devices that are not here, as graphs for these targets.
+# Reads the graphs for devices that are not here.
 _STAND_IN = "openvino:CPU"
-_READ_AS: dict[Target, Target] = {
-    "openvino": "openvino",
-    "onnx": "onnx",
-    "npu": "openvino",
-    "tensorrt": "onnx",
-}
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,7 @@ def check_variants(
             why = f"only {precision} was requested" if other else f"{engine} does not serve it"
             found.append(VariantCheck(target, kind, unchecked=why))
         elif engine is not None:
-            found.append(_check(bundle, VariantCheck(target, kind, engine), target, options))
+            found.append(_check(bundle, VariantCheck(target, kind, engine), options))
         else:
             found.append(_check_on_its_device(bundle, target, kind, options))
     return found
@@ -224,34 +218,24 @@ def _check_on_its_device(
         except BackendError as error:
             missing.append(str(error))
             continue
-        checked = _check(bundle, VariantCheck(target, precision, engine), target, options)
+        checked = _check(bundle, VariantCheck(target, precision, engine), options)
         # An engine that was not built yet is no fault of the variant.
         if not (checked.fault and not checked.parities and takes_building(engine)):
             return checked
         missing.append(checked.fault)
     found = VariantCheck(target, precision, _STAND_IN, unchecked="; ".join(missing))
-    return _check(bundle, found, _READ_AS[target], options)
+    return _check(bundle, found, options)
 
 
-def _check(
-    bundle: Bundle, variant: VariantCheck, read_as: Target, options: BackendOptions | None
-) -> VariantCheck:
-    """Run the graphs of one variant on its engine, which reads them as graphs for ``read_as``."""
-    engine, graphs = variant.engine or _STAND_IN, bundle.manifest.graphs
-    own: dict[str, Any] = {
-        role: tuple(
-            each.model_copy(update={"target": read_as})
-            for each in graphs.of(role)
-            if each.target == variant.target
-        )
-        for role in ROLES
-    }
-    manifest = bundle.manifest.model_copy(update={"graphs": graphs.model_copy(update=own)})
-    only = replace(bundle, manifest=manifest)
+def _check(bundle: Bundle, variant: VariantCheck, options: BackendOptions | None) -> VariantCheck:
+    """Run the graphs of one variant on its engine."""
+    engine = variant.engine or _STAND_IN
     try:
         with closing(create_backend(engine, options)) as backend:
             variant = replace(variant, engine_version=backend.version)
-        parities = golden_parity(only, engine=engine, precision=variant.precision, options=options)
+        parities = golden_parity(
+            bundle, engine=engine, precision=variant.precision, target=variant.target, options=options
+        )
     except JepaRuntimeError as error:
         kind = f"{variant.precision} for {variant.target}"
         return replace(variant, fault=f"{kind} cannot be run on {engine}: {error}")
@@ -260,7 +244,12 @@ def _check(
 
 
 def golden_parity(
-    bundle: Bundle, *, engine: str, precision: str | None = None, options: BackendOptions | None = None
+    bundle: Bundle,
+    *,
+    engine: str,
+    precision: str | None = None,
+    target: Target | None = None,
+    options: BackendOptions | None = None,
 ) -> list[Parity]:
     """Run the golden inputs through each graph by itself, in every size in which it serves, and compare with
     the reference outputs.
@@ -269,6 +258,8 @@ def golden_parity(
         bundle: trained or not.
         engine: ``engine:DEVICE``.
         precision: int8, fp16 or fp32; None: the first that the engine can run.
+        target: the variants for this target; None: for those that the engine prefers. See
+            :meth:`jepa_runtime.WorldModel.open`.
 
     Raises:
         BundleError: the bundle has nothing for this engine and precision, or was changed meanwhile.
@@ -281,6 +272,7 @@ def golden_parity(
         precision=precision,
         # The graph as it will serve: another K is another graph, which an engine may compile to other code.
         num_samples=max(len(golden.actions), bundle.manifest.num_samples),
+        target=target,
         options=options,
         allow_untrained=True,
     ) as model:
@@ -319,7 +311,7 @@ def _outputs(model: WorldModel, golden: Golden) -> list[_Compared]:
     predicted = predict(golden.actions)
     futures = np.stack([each.latents for each in predicted])
     # One candidate has a graph of its own, or is another size of the predictor.
-    if model.manifest.graphs.step:
+    if "step" in model.variants:
         steps = [follow(action[None, :1]) for action in golden.actions]
         found.append(("predictor", futures, golden.futures))
         found.append(("step", np.concatenate(steps, axis=1), golden.futures[:, :, :1]))

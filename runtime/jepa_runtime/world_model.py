@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import Backend, BackendOptions, ScalesImages, Session, TimesItself
 from jepa_runtime.backends.select import alternatives, create_backend
-from jepa_runtime.bundle import Bundle, Manifest
+from jepa_runtime.bundle import Bundle, Manifest, Target
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.imaging import check_rgb, fit
 from jepa_runtime.opencv import cv2, load_opencv
@@ -117,6 +117,7 @@ class WorldModel:
         engine: str = "openvino:CPU",
         precision: str | None = None,
         num_samples: int | None = None,
+        target: Target | None = None,
         options: BackendOptions | None = None,
         allow_untrained: bool = False,
     ) -> WorldModel:
@@ -128,6 +129,9 @@ class WorldModel:
                 first: ``openvino:NPU,openvino:CPU``.
             precision: int8, fp16 or fp32; None: the first of the bundle that the engine can run.
             num_samples: K; None: the bundle's. A smaller K makes each prediction cheaper.
+            target: use the variants for this target only, which the engine must be able to read; to check on
+                this machine what another will run (an NPU's graphs with ``openvino:CPU``, TensorRT's with
+                ``onnxruntime:CPU``). None: those that the engine prefers.
             options: threads, cache, pinning.
             allow_untrained: accept random weights, for tests.
 
@@ -153,7 +157,7 @@ class WorldModel:
         count = opened.manifest.num_samples if num_samples is None else num_samples
         first, *others = alternatives(engine)
         try:
-            return cls._open_on(first, opened, precision, count, options)
+            return cls._open_on(first, opened, precision, count, target, options)
         except (BackendError, BundleError) as error:
             if not others:
                 raise
@@ -164,6 +168,7 @@ class WorldModel:
                 engine=",".join(others),
                 precision=precision,
                 num_samples=count,
+                target=target,
                 options=options,
                 allow_untrained=True,
             )
@@ -175,11 +180,17 @@ class WorldModel:
 
     @classmethod
     def _open_on(
-        cls, engine: str, bundle: Bundle, precision: str | None, count: int, options: BackendOptions | None
+        cls,
+        engine: str,
+        bundle: Bundle,
+        precision: str | None,
+        count: int,
+        target: Target | None,
+        options: BackendOptions | None,
     ) -> WorldModel:
         backend = create_backend(engine, options)
         try:
-            return cls(bundle, backend, open_sessions(bundle, backend, precision, count), count)
+            return cls(bundle, backend, open_sessions(bundle, backend, precision, count, target), count)
         except BaseException as error:
             # What was half made lives on in the frames of the error; it must go before its device does.
             clear_frames(error.__traceback__)

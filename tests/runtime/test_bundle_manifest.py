@@ -136,7 +136,8 @@ def test_graphs_whose_forms_do_not_go_together_are_refused(valid: bytes) -> None
     fields = json.loads(valid)
     (first, *_) = fields["graphs"]["predictor"]
     step = first | {"path": first["path"].replace("predictor/", "step/", 1)}
-    assert "step and predictor must come in the same" in refusal(set_in(fields, "graphs.step", [step]))
+    told = refusal(set_in(fields, "graphs.step", [step]))
+    assert "step and predictor must come in the same precisions for openvino" in told
     energy = fields["graphs"]["energy"][:1]
     assert "energy graph must come for the same" in refusal(set_in(fields, "graphs.energy", energy))
     twice = fields["graphs"]["encoder"] * 2
@@ -156,10 +157,10 @@ def test_a_graph_whose_weights_are_not_listed_is_refused(valid: bytes) -> None:
 
 
 def with_predictors_for(fields: Fields, target: str, path: str, *files: str) -> Fields:
-    """``fields`` with one more form of encoder and predictor, for ``target``."""
+    """``fields`` with one more form of encoder, predictor and step, for ``target``."""
     changed = copy.deepcopy(fields)
     changed["golden"]["tolerances"]["fp16"] = {"min_cosine": 0.9, "max_abs": 1.0}
-    for role in ("encoder", "predictor"):
+    for role in ("encoder", "predictor", "step"):
         form = {"target": target, "precision": "fp16", "path": f"{role}/{target}/{path}"}
         changed["graphs"][role].append(form)
         record = changed["files"][0]
@@ -203,6 +204,15 @@ def test_dynamic_quantization_is_off_unless_a_variant_for_openvino_has_it(valid:
     assert "groups of 32" in " ".join(variant.label for variant in manifest.graphs.predictor)
     one_of["onnx"][name] = 32
     assert "is for the target openvino, not onnx" in refusal(fields)
+
+
+def test_a_predictor_of_fixed_shapes_without_a_step_is_refused_unless_it_is_for_one(valid: bytes) -> None:
+    fields = json.loads(valid)
+    fields["graphs"]["energy"] = []
+    changed = with_predictors_for(fields, "npu", "model_fp16.xml", "model_fp16.xml", "model_fp16.bin")
+    changed["graphs"]["step"] = []
+    assert "fixed shapes, for 8 candidates, so npu needs a step graph" in refusal(changed)
+    assert parse_manifest(json.dumps(changed | {"num_samples": 1}).encode()).num_samples == 1
 
 
 def test_a_target_that_nobody_knows_is_refused(valid: bytes) -> None:

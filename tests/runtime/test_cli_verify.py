@@ -164,12 +164,10 @@ def test_the_command_is_installed_and_knows_its_version() -> None:
     assert done.stdout.startswith("jepa-edge ")
 
 
-def npu_bundle(folder: Path, *, step: bool) -> Path:
+def npu_bundle(folder: Path, *, candidates: int = 16) -> Path:
     """A bundle that has a variant for NPUs too, whose graphs have fixed shapes."""
-    fields = make_bundle(folder, step=step, energy=False).manifest.model_dump(mode="json")
-    shapes = {"encoder": None, "predictor": [16, HORIZON, ACTIONS], "step": [1, 1, ACTIONS]}
-    if not step:
-        del shapes["step"]
+    fields = make_bundle(folder, step=True, energy=False).manifest.model_dump(mode="json")
+    shapes = {"encoder": None, "predictor": [candidates, HORIZON, ACTIONS], "step": [1, 1, ACTIONS]}
     for role, actions in shapes.items():
         model = openvino.Core().read_model(folder / role / "openvino" / "model.xml")
         if actions is not None:
@@ -187,7 +185,7 @@ def statuses(told: dict[str, Any]) -> dict[tuple[str, str], str]:
 def test_verify_without_the_device_of_a_variant_reports_it_as_not_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = npu_bundle(tmp_path / "toy", step=True)
+    folder = npu_bundle(tmp_path / "toy")
     status, told = verify_json(capsys, str(folder))
     assert status == 0, told["reason"]
     assert statuses(told) == {
@@ -206,16 +204,25 @@ def test_verify_without_the_device_of_a_variant_reports_it_as_not_checked(
 
 
 def test_verify_npu_variant_without_step_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, told = verify_json(capsys, str(npu_bundle(tmp_path / "toy", step=False)))
+    folder = npu_bundle(tmp_path / "toy")
+    fields = json.loads((folder / "manifest.json").read_text())
+    fields["graphs"]["step"] = []
+    (folder / "manifest.json").write_text(json.dumps(fields))
+    status, told = verify_json(capsys, str(folder))
+    assert status == 1 and "for 8 candidates, so npu needs a step graph too" in told["reason"]
+
+
+def test_verify_npu_variant_of_other_shapes_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, told = verify_json(capsys, str(npu_bundle(tmp_path / "toy", candidates=9)))
     assert status == 1 and statuses(told)["npu", "fp32"] == "failed"
-    assert "fp32 for npu cannot be run" in told["reason"] and "asked for was [1, 4, 2]" in told["reason"]
+    assert "fp32 for npu cannot be run" in told["reason"] and "asked for was [16, 4, 2]" in told["reason"]
     assert statuses(told)["openvino", "fp32"] == "checked", "the others are checked all the same"
 
 
 def test_verify_with_an_engine_reports_what_it_does_not_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = npu_bundle(tmp_path / "toy", step=True)
+    folder = npu_bundle(tmp_path / "toy")
     status, told = verify_json(capsys, str(folder), "--engine", "openvino:CPU", "--precision", "fp32")
     assert status == 0
     reasons = {(entry["target"], entry["precision"]): entry["reason"] for entry in told["variants"]}
@@ -230,7 +237,7 @@ def test_verify_with_an_engine_reports_what_it_does_not_serve(
 def test_verify_finds_wrong_weights_in_a_variant_for_a_missing_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = npu_bundle(tmp_path / "toy", step=True)
+    folder = npu_bundle(tmp_path / "toy")
     manifest = Bundle.open(folder).manifest
     weights = folder / "encoder" / "npu" / "model.bin"
     weights.write_bytes(bytes(byte ^ 0x40 for byte in weights.read_bytes()))

@@ -173,8 +173,9 @@ class Variant(_Model):
     """One form of a graph: for whom, how precise, and its file (an IR's ``.bin`` lies beside it).
 
     ``openvino``: an IR for any device of OpenVINO. ``onnx``: for any engine. ``npu``: an IR with every shape
-    fixed (the predictor for ``num_samples``, at least 16 if it is not one), for Intel NPUs; blobs compiled
-    ahead of time lie beside it, such as ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision
+    fixed (the predictor for ``num_samples``, at least 16 if it is not one; the energy for ``num_samples`` x
+    ``horizon`` states), for Intel NPUs; blobs compiled ahead of time lie beside it, such as
+    ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision
     written into it, of which a robot with an NVIDIA GPU builds its engine. A robot ignores what it cannot
     run.
 
@@ -239,9 +240,10 @@ _Variants = Annotated[tuple[Variant, ...], Field(max_length=16)]
 class Graphs(_Model):
     """The forms of each graph, the preferred first.
 
-    ``step`` is the predictor for one candidate and one step; it may be empty (then the predictor itself is
-    compiled for one candidate too, which a large one pays for in time and memory). ``energy`` may be empty
-    (then energy is the mean squared difference), and need not come in every precision.
+    ``step`` is the predictor for one candidate and one step. A target without it compiles the predictor for
+    one candidate too, which costs a large one time and memory; an NPU's predictor, whose shapes are fixed,
+    needs it unless ``num_samples`` is 1. ``energy`` may be empty (then energy is the mean squared
+    difference), and need not come in every precision.
     """
 
     encoder: Annotated[_Variants, Field(min_length=1)]
@@ -266,8 +268,12 @@ class Graphs(_Model):
                     raise ValueError(f"graph {role}: path must be {folder}*{suffix}, got {variant.path!r}")
         if set(kinds["encoder"]) != set(kinds["predictor"]):
             raise ValueError("encoder and predictor must come in the same targets and precisions")
-        if kinds["step"] and set(kinds["step"]) != set(kinds["predictor"]):
-            raise ValueError("step and predictor must come in the same targets and precisions")
+        for target in dict.fromkeys(target for target, _ in kinds["step"]):
+            step, predictor = (
+                {kind for kind in kinds[role] if kind[0] == target} for role in ("step", "predictor")
+            )
+            if step != predictor:
+                raise ValueError(f"step and predictor must come in the same precisions for {target}")
         targets = {target for target, _ in kinds["encoder"]}
         if kinds["energy"] and {target for target, _ in kinds["energy"]} != targets:
             raise ValueError("the energy graph must come for the same targets as the encoder")
@@ -372,6 +378,12 @@ class Manifest(_Model):
                 f"error_bounds must have one entry per step ({self.horizon}), got {len(self.error_bounds)}"
             )
         self._check_listed()
+        targets = {role: {variant.target for variant in self.graphs.of(role)} for role in ROLES}
+        if self.num_samples > 1 and "npu" in targets["predictor"] - targets["step"]:
+            raise ValueError(
+                f"graphs: the predictor for npu has fixed shapes, for {self.num_samples} candidates, so npu "
+                "needs a step graph too: export the NPU variants again (jepa-export add-variant makes it)"
+            )
         for role in ROLES:
             for variant in self.graphs.of(role):
                 if variant.precision not in self.golden.tolerances:

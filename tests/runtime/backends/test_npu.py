@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 import pytest
 from hypothesis import example, given
@@ -20,9 +22,10 @@ from jepa_runtime import WorldModel
 from jepa_runtime.backends import BackendOptions, Graph, create_backend
 from jepa_runtime.backends.npu import Origin
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.errors import BackendError
+from jepa_runtime.errors import BackendError, BundleError
+from jepa_runtime.sessions import runnable_precisions
 from jepa_runtime.verification import golden_parity
-from tests.bundles import ACTIONS, HORIZON, make_bundle
+from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, TOKENS, make_bundle
 from tests.runtime.backends.simulated_npu import SimulatedCore
 
 REQUIREMENTS = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]"
@@ -47,11 +50,16 @@ def npu_bundle(tmp_path: Path) -> Callable[..., Path]:
 
     def make(**other: str) -> Path:
         folder = tmp_path / "bundle"
-        manifest = make_bundle(folder, step=True, energy=False).manifest.model_dump(mode="json")
+        manifest = make_bundle(folder).manifest.model_dump(mode="json")
+        # Where shapes are not fixed the predictor serves one candidate too: only the NPU has the step.
+        whole = make_bundle(tmp_path / "whole", step=True)
+        shutil.copytree(whole.path / "step", folder / "step")
         for role, shapes in _SHAPES.items():
             _add_form(folder, role, shapes, other)
             form = {"target": "npu", "precision": "fp32", "path": f"{role}/npu/model.xml"}
             manifest["graphs"][role] = [*manifest["graphs"][role], form]
+        shutil.rmtree(folder / "step" / "openvino")
+        shutil.rmtree(folder / "step" / "onnx")
         seal(folder, manifest)
         return folder
 
@@ -62,6 +70,7 @@ _SHAPES = {
     "encoder": {},
     "predictor": {"actions": [16, HORIZON, ACTIONS]},
     "step": {"actions": [1, 1, ACTIONS]},
+    "energy": {"latents": [NUM_SAMPLES * HORIZON, TOKENS, DIM]},
 }
 
 
@@ -152,13 +161,55 @@ def test_a_blob_that_fits_is_imported_and_computes_the_golden_outputs(
 ) -> None:
     folder = npu_bundle()
     parities = golden_parity(Bundle.open(folder), engine="openvino:NPU")
-    assert len(parities) == 3 and all(parity.ok for parity in parities)
+    assert [parity.graph for parity in parities] == ["encoder", "predictor", "step", "energy"]
+    assert all(parity.ok for parity in parities)
     with WorldModel.open(folder, engine="openvino:NPU", num_samples=16) as model:
         told = model._backend._core  # type: ignore[attr-defined]
         assert (model.engine, model.device, model.passed_over) == ("openvino", "NPU", ())
         assert "import" in kinds(told)
         assert all(given["NPU_TURBO"] for kind, given in told.asked if kind in ("compile", "import"))
         assert ("COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": REQUIREMENTS}) in told.asked
+
+
+def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_the_same_numbers(
+    core: type[SimulatedCore], npu_bundle: Callable[..., Path]
+) -> None:
+    folder = npu_bundle()
+    golden = Bundle.open(folder).golden()
+    goal = golden.goal[0]
+    with WorldModel.open(folder, engine="openvino:NPU", num_samples=5) as model:
+        found = model.predict(golden.actions[:5], latents=golden.latents[0], goal=goal)
+        (one,) = model.predict(golden.actions[:1, :1], latents=golden.latents[0]).latents
+        np.testing.assert_allclose(found.latents, golden.futures[0, :5], atol=1e-4)
+        np.testing.assert_allclose(one, golden.futures[0, 0, :1], atol=1e-4)
+        assert found.energies is not None and golden.energy is not None
+        np.testing.assert_allclose(model.energy(golden.latents[0], goal), golden.energy[0], atol=1e-4)
+        np.testing.assert_allclose(found.energies[0], model.energy(found.latents[0], goal), atol=1e-6)
+
+
+def test_more_candidates_than_fixed_shapes_hold_are_refused(
+    core: type[SimulatedCore], npu_bundle: Callable[..., Path]
+) -> None:
+    with pytest.raises(BundleError, match="fixed shapes, for 16 candidates, and 17 were requested"):
+        WorldModel.open(npu_bundle(), engine="openvino:NPU", num_samples=17)
+
+
+def test_variants_for_an_npu_are_checked_on_a_cpu(npu_bundle: Callable[..., Path]) -> None:
+    bundle = Bundle.open(npu_bundle())
+    found = golden_parity(bundle, engine="openvino:CPU", target="npu")
+    assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step", "energy"]
+    on_cpu = golden_parity(bundle, engine="openvino:CPU")
+    assert [parity.graph for parity in on_cpu if parity.ok] == ["encoder", "predictor", "energy"]
+
+
+def test_the_precision_of_the_preferred_target_comes_first(
+    npu_bundle: Callable[..., Path],
+) -> None:
+    manifest = Bundle.open(npu_bundle()).manifest
+    fields = manifest.model_dump(mode="json")
+    fields["graphs"]["encoder"].sort(key=lambda each: (each["precision"], each["target"]))
+    reordered = type(manifest).model_validate_json(json.dumps(fields))
+    assert runnable_precisions(reordered, ("npu", "openvino", "onnx")) == ["fp32", "fp16"]
 
 
 @pytest.mark.parametrize("told", [{"NPU_COMPILER_VERSION": 0}, {}])
@@ -212,7 +263,7 @@ def test_a_blob_that_does_not_fit_is_left_out_and_this_is_said(
         caplog.at_level(logging.WARNING),
         WorldModel.open(npu_bundle(**other), engine="openvino:NPU") as model,
     ):
-        assert kinds(model._backend._core) == ["compile"] * 3  # type: ignore[attr-defined]
+        assert kinds(model._backend._core) == ["compile"] * 4  # type: ignore[attr-defined]
     assert (
         "its blob is left out" in caplog.text and told in caplog.text and "compiling it here" in caplog.text
     )
@@ -237,7 +288,7 @@ def test_a_blob_that_cannot_be_imported_after_all_is_left_out(
 ) -> None:
     monkeypatch.setattr(SimulatedCore, "breaks", True)
     with WorldModel.open(npu_bundle(), engine="openvino:NPU") as model:
-        assert kinds(model._backend._core) == ["import", "compile"] * 3  # type: ignore[attr-defined]
+        assert kinds(model._backend._core) == ["import", "compile"] * 4  # type: ignore[attr-defined]
     assert "its blob is left out: the blob is not accepted by the driver; compiling it here" in caplog.text
 
 
