@@ -6,8 +6,6 @@ were asked."""
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,10 +18,11 @@ from torch import Tensor
 from jepa_export.errors import JepaExportError
 from jepa_export.staging import commit, write_report
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
-from jepa_export.variants import Kind, model_path
-from jepa_export.vendors import ask_vendors
+from jepa_export.variants import Kind, kind_of, model_path
+from jepa_export.vendors import Graph, ask_vendors
 from jepa_runtime.bundle import (
     MAX_TEXT,
+    ROLES,
     SCHEMA_VERSION,
     Bundle,
     Manifest,
@@ -33,17 +32,17 @@ from jepa_runtime.bundle import (
     seal,
 )
 from jepa_runtime.bundle.parse import describe
-from jepa_runtime.verification import Parity, golden_parity
+from jepa_runtime.verification import golden_parity
 
 # A mean squared difference of latents of about unit scale: no two images of a camera differ by less.
 _STILL = 1e-6
 Tolerances = dict[str, dict[str, float]]
-# What computes a form here: those for other devices are checked in the form of one that every machine has.
-_ENGINES: dict[Target, tuple[Target, str]] = {
-    "openvino": ("openvino", "openvino:CPU"),
-    "onnx": ("onnx", "onnxruntime:CPU"),
-    "npu": ("openvino", "openvino:CPU"),
-    "tensorrt": ("onnx", "onnxruntime:CPU"),
+# The engine that computes each target's variants on the workstation, whatever device they are made for.
+STAND_INS: dict[Target, str] = {
+    "openvino": "openvino:CPU",
+    "onnx": "onnxruntime:CPU",
+    "npu": "openvino:CPU",
+    "tensorrt": "onnxruntime:CPU",
 }
 
 
@@ -147,11 +146,11 @@ def manifest(
         for role in roles
     }
     stated = asdict(identity)
-    provenance = {"data": _written(stated.pop("data")), "teacher": stated.pop("teacher")}
+    provenance = {"data": manifest_text(stated.pop("data")), "teacher": stated.pop("teacher")}
     return {
         **stated,
         "release_seq": 1,
-        "provenance": provenance | {"commit": commit(), "command": _written(settings.command)},
+        "provenance": provenance | {"commit": commit(), "command": manifest_text(settings.command)},
         "io": {
             "frame": {
                 "height": px,
@@ -195,8 +194,8 @@ def check_fields(fields: dict[str, Any]) -> None:
         raise JepaExportError(f"of this no bundle can be made: {describe(error)}") from error
 
 
-def _written(text: str) -> str:
-    """What names files, and may grow with the data, as a manifest takes it: in UTF-8, and cut."""
+def manifest_text(text: str) -> str:
+    """Text that may name files and grow with the data, as a manifest takes it: in UTF-8, and cut."""
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 2] + " …"
 
@@ -221,21 +220,55 @@ def complete(
             f"no goal will count as reached (goal_threshold {fields['goal_threshold']:.2g}): give recordings "
             "in which the robot moves, and leave out those in which it stands"
         )
+    every = [(role, Variant(**each)) for role in ROLES for each in fields["graphs"].get(role, ())]
+    prove(staging, fields, every, report, progress)
+
+
+def prove(
+    staging: Path,
+    fields: dict[str, Any] | Manifest,
+    graphs: Sequence[Graph],
+    report: dict[str, Any],
+    progress: Callable[[str], None],
+    *,
+    compile_blobs: bool = True,
+) -> Bundle:
+    """Seal ``staging``, check that ``graphs`` reproduce the golden outputs, and compile them with the
+    vendors' compilers.
+
+    Args:
+        fields: of :func:`manifest`.
+        graphs: those to check, of the encoder and of all others.
+        report: for report.json, extended by what is found here.
+        progress: called with the next step in words.
+        compile_blobs: whether NPU variants are compiled ahead of time.
+
+    Raises:
+        JepaExportError: a variant does not compute what the network does.
+        BundleError: these files and fields make no valid bundle.
+    """
     progress("whether each graph reproduces the golden outputs")
     write_report(staging, report)
     bundle = seal(staging, fields)
-    kinds = [(each.target, each.precision) for each in bundle.manifest.graphs.encoder]
-    report = report | {"parity": [row for kind in kinds for row in _parity(bundle, *kind)]}
-    roles = [role for role in fields["graphs"] if fields["graphs"][role]]
-    report |= ask_vendors(staging, roles, kinds, bundle.manifest.num_samples, progress)
+    kinds = [kind_of(variant) for role, variant in graphs if role == "encoder"]
+    rows = [row for kind in kinds for row in golden_rows(bundle, *kind)]
+    report = report | {"parity": [*report.get("parity", ()), *rows]}
+    compiled = [graph for graph in graphs if compile_blobs or graph[1].target != "npu"]
+    for target, said in ask_vendors(staging, compiled, bundle.manifest.num_samples, progress).items():
+        before = report.get(target, {"graphs": []})["graphs"]
+        report[target] = said | {"graphs": [*before, *said["graphs"]]}
     write_report(staging, report)
-    seal(staging, bundle.manifest)
+    return seal(staging, bundle.manifest)
 
 
-def _parity(bundle: Bundle, target: Target, precision: Precision) -> list[dict[str, Any]]:
-    """How closely one form of every graph reproduces the golden outputs, as report.json keeps it."""
+def golden_rows(bundle: Bundle, target: Target, precision: Precision) -> list[dict[str, Any]]:
+    """How closely each graph of one variant reproduces the golden outputs, as rows of report.json.
+
+    Raises:
+        JepaExportError: not within the bundle's tolerances.
+    """
     rows = []
-    for found in _golden_parity(bundle, target, precision):
+    for found in golden_parity(bundle, engine=STAND_INS[target], precision=precision, target=target):
         if not found.ok:
             raise JepaExportError(
                 f"the {precision} {found.graph} for {target} does not compute what the network does: "
@@ -252,23 +285,3 @@ def _parity(bundle: Bundle, target: Target, precision: Precision) -> list[dict[s
             }
         )
     return rows
-
-
-def _golden_parity(bundle: Bundle, target: Target, precision: Precision) -> list[Parity]:
-    """In a bundle that has this form alone, under the name by which an engine of this machine takes it."""
-    stand_in, engine = _ENGINES[target]
-    fields = bundle.manifest.model_dump(mode="json")
-    with tempfile.TemporaryDirectory(dir=bundle.path.parent) as scratch:
-        alone = Path(scratch)
-        shutil.copyfile(bundle.path / "golden.npz", alone / "golden.npz")
-        for role, variants in fields["graphs"].items():
-            if not variants:
-                continue
-            path = alone / model_path(role, (stand_in, precision))
-            path.parent.mkdir(parents=True)
-            for end in {path.suffix, ".bin"} if path.suffix == ".xml" else {path.suffix}:
-                source = (bundle.path / model_path(role, (target, precision))).with_suffix(end)
-                shutil.copyfile(source, path.with_suffix(end))
-            where = str(path.relative_to(alone))
-            fields["graphs"][role] = [{"target": stand_in, "precision": precision, "path": where}]
-        return golden_parity(seal(alone, fields), engine=engine, precision=precision)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jepa_export.commands import atlas, distill, evaluate, numbers, release, train_predictor
+from jepa_export.commands import add_variant, atlas, distill, evaluate, numbers, release, train_predictor
 from jepa_export.commands.forms import add_forms, targets_of
 from jepa_export.errors import JepaExportError
 from jepa_runtime.commands.ending import status_of
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_build(commands)
     distill.add_parser(commands)
     train_predictor.add_parser(commands)
+    add_variant.add_parsers(commands)
     evaluate.add_parser(commands)
     release.add_parser(commands)
     atlas.add_parser(commands)

@@ -28,6 +28,7 @@ from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.teacher_bundle import GOLDEN_FRAMES, measured_errors
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
+from jepa_export.variants import model_path, write_first_step
 from jepa_runtime.bundle import Bundle
 
 # On so many walks a bundle is measured, and on so many of them INT8 is calibrated.
@@ -191,6 +192,9 @@ def write_lewm(
             for index in spread
         ]
         write_graph(predictor, asked, "futures", staging / "predictor", kinds, free_axis=("actions",))
+        npu = [kind for kind in kinds if kind[0] == "npu"]
+        for kind in npu:
+            write_first_step(staging, kind)
         golden = latents[:GOLDEN_FRAMES, 0]
         actions = torch.from_numpy(candidates(settings, GOLDEN_CANDIDATES, seed))
         futures = torch.stack([predictor(latent[None, None], actions) for latent in golden])
@@ -206,6 +210,10 @@ def write_lewm(
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,
         )
+        fields["graphs"]["step"] = [
+            {"target": target, "precision": precision, "path": model_path("step", (target, precision))}
+            for target, precision in npu
+        ]
         complete(staging, fields, {}, progress)
     return Bundle.open(folder)
 

@@ -50,23 +50,37 @@ def nothing_half_written(out: Path) -> Iterator[None]:
         raise JepaExportError(f"{out} cannot be written: {reason}; nothing was written") from error
 
 
+def check_absent(folder: Path) -> None:
+    """Refuse to write where something is already.
+
+    Raises:
+        JepaExportError: ``folder`` exists, lies below a file, or cannot be examined.
+    """
+    check_target(folder)
+    if folder.exists():
+        raise JepaExportError(f"{folder} exists and is not replaced: choose another --out")
+
+
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, *, replace: bool = True) -> Iterator[Path]:
     """An empty folder beside ``folder``, which takes its place when the block ends without an error; until
     then, and after an error, what was there stays. At every moment one of the two is there, but on a file
     system that cannot exchange names.
 
+    Args:
+        replace: whether a bundle that is there may be replaced.
+
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle, or cannot be written.
+        JepaExportError: ``folder`` exists and may not be replaced, or cannot be written.
     """
-    check_target(folder)
+    (check_target if replace else check_absent)(folder)
     with nothing_half_written(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             staging = Path(temporary) / "bundle"
             staging.mkdir()
             yield staging
-            if folder.exists():
+            if replace and folder.exists():
                 _replace(folder, staging, Path(temporary) / "replaced")
             else:
                 staging.rename(folder)

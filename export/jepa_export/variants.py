@@ -10,10 +10,10 @@ import onnx
 import openvino as ov
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.npu import static_ir
+from jepa_export.targets.npu import first_step, static_ir
 from jepa_export.targets.openvino import Sample, save
 from jepa_export.targets.tensorrt import calibrate, to_fp16, to_int8
-from jepa_runtime.bundle.manifest import MODEL_SUFFIX, Precision, Target
+from jepa_runtime.bundle.manifest import MODEL_SUFFIX, Precision, Target, Variant
 
 Kind = tuple[Target, Precision]
 """For whom a form is, and how precise it is."""
@@ -50,6 +50,25 @@ def kinds_for(
         names = ", ".join("/".join(kind) for kind in offered)
         raise JepaExportError(f"--only must be one of {names}, got {only}")
     return found
+
+
+def choose_kinds(targets: Sequence[str], precisions: Sequence[str] | None) -> tuple[Kind, ...]:
+    """Those of some targets, in some precisions (None: in every one).
+
+    Raises:
+        JepaExportError: a target comes in none of them.
+    """
+    found = tuple(kind for kind in KINDS if kind[0] in targets and (not precisions or kind[1] in precisions))
+    for target in targets:
+        if all(kind[0] != target for kind in found):
+            offered = ", ".join(precision for name, precision in KINDS if name == target)
+            raise JepaExportError(f"--target {target} has no such --precision: it comes in {offered}")
+    return found
+
+
+def kind_of(variant: Variant) -> Kind:
+    """For whom a variant of a bundle is, and how precise it is."""
+    return variant.target, variant.precision
 
 
 def model_path(role: str, kind: Kind) -> str:
@@ -101,3 +120,9 @@ def write_kinds(
                 made[source] = irs[source]()
             ir = made[source] if target == "openvino" else static_ir(made[source], shapes or {})
             save(ir, path, halve=precision == "fp16")
+
+
+def write_first_step(folder: Path, kind: Kind) -> None:
+    """Write the graph ``step`` of a bundle for NPUs, from its predictor of the same ``kind``."""
+    predictor = ov.Core().read_model(folder / model_path("predictor", kind))
+    save(first_step(predictor), folder / model_path("step", kind), halve=kind[1] == "fp16")

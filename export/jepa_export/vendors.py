@@ -10,10 +10,13 @@ from typing import Any
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler, tensorrt_check
 from jepa_export.targets.npu import PLATFORMS, compile_blob
-from jepa_export.variants import Kind, fixed_count, model_path
+from jepa_export.variants import fixed_count
+from jepa_runtime.bundle import Role, Variant
 from jepa_runtime.bundle.manifest import blob_path
 
 Row = dict[str, Any]
+Graph = tuple[Role, Variant]
+"""One variant of a bundle's graph."""
 _ESTIMATE = (
     "ms as the cost model of Intel's NPU compiler expects them, not measured: they compare graphs, they "
     "promise nothing"
@@ -23,41 +26,40 @@ _BUILDER = "NVIDIA TensorRT for RTX, parsed and built for compute capability 8.6
 
 def ask_vendors(
     folder: Path,
-    roles: Sequence[str],
-    kinds: Sequence[Kind],
+    graphs: Sequence[Graph],
     num_samples: int,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Compile the NPUs' forms ahead of time, the blobs beside their IRs, and check those for TensorRT.
+    """Compile those of ``graphs`` that are for NPUs ahead of time, the blobs next to their IRs, and check
+    those for TensorRT.
 
     Args:
-        progress: told in words what comes next, and what is not to be had here and how it would be.
+        progress: called with the next step in words, and with what is missing here and how to install it.
 
     Returns:
-        What report.json says of each target: ``npu`` and ``tensorrt``, where ``kinds`` has them. A graph that
-        a compiler does not take is a row with a ``problem``.
+        The report of each target, ``npu`` and ``tensorrt``, where ``graphs`` has them. A graph that a
+        compiler does not take is a row with a ``problem``.
     """
     found: dict[str, Any] = {}
-    graphs = [(role, kind) for role in roles for kind in kinds]
-    if npu := [graph for graph in graphs if graph[1][0] == "npu"]:
+    if npu := [graph for graph in graphs if graph[1].target == "npu"]:
         found["npu"] = {"about": _ESTIMATE, "graphs": _npu(folder, npu, progress)}
-    if tensorrt := [graph for graph in graphs if graph[1][0] == "tensorrt"]:
+    if tensorrt := [graph for graph in graphs if graph[1].target == "tensorrt"]:
         found["tensorrt"] = {"about": _BUILDER, "graphs": _tensorrt(folder, tensorrt, num_samples, progress)}
     return found
 
 
-def _npu(folder: Path, graphs: Sequence[tuple[str, Kind]], progress: Callable[[str], None]) -> list[Row]:
+def _npu(folder: Path, graphs: Sequence[Graph], progress: Callable[[str], None]) -> list[Row]:
     try:
         npu_compiler.find()
     except JepaExportError as error:
         progress(f"no blobs for NPUs, a robot compiles the IRs itself: {error}")
         return []
     rows: list[Row] = []
-    for role, kind in graphs:
-        model = folder / model_path(role, kind)
+    for role, variant in graphs:
+        model = folder / variant.path
         for platform, name in PLATFORMS.items():
-            progress(f"NPU {platform} ({name}): compiling the {kind[1]} {role}")
-            row: Row = {"graph": role, "precision": kind[1], "platform": platform}
+            progress(f"NPU {platform} ({name}): compiling the {variant.precision} {role}")
+            row: Row = {"graph": role, "precision": variant.precision, "platform": platform}
             try:
                 schedule = compile_blob(model, Path(blob_path(str(model), platform)), platform)
                 row["estimate"] = {key: round(value, 3) for key, value in asdict(schedule).items()}
@@ -70,7 +72,7 @@ def _npu(folder: Path, graphs: Sequence[tuple[str, Kind]], progress: Callable[[s
 
 def _tensorrt(
     folder: Path,
-    graphs: Sequence[tuple[str, Kind]],
+    graphs: Sequence[Graph],
     num_samples: int,
     progress: Callable[[str], None],
 ) -> list[Row]:
@@ -78,11 +80,11 @@ def _tensorrt(
         progress(f"the graphs for TensorRT are not checked with NVIDIA's builder: {reason}")
         return []
     rows: list[Row] = []
-    for role, kind in graphs:
-        progress(f"TensorRT: building the {kind[1]} {role}")
-        row: Row = {"graph": role, "precision": kind[1], "built": False}
+    for role, variant in graphs:
+        progress(f"TensorRT: building the {variant.precision} {role}")
+        row: Row = {"graph": role, "precision": variant.precision, "built": False}
         try:
-            report = tensorrt_check.check(folder / model_path(role, kind), count=fixed_count(num_samples))
+            report = tensorrt_check.check(folder / variant.path, count=fixed_count(num_samples))
             row |= asdict(report) | {"built": report.built, "problems": list(report.problems)}
         except JepaExportError as error:
             row["problems"] = [_without(folder, error)]

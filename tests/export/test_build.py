@@ -188,7 +188,7 @@ def test_only_one_variant_leaves_nothing_of_the_others(tmp_path: Path) -> None:
 def test_of_a_film_every_frame_a_step_apart_is_taken(tmp_path: Path) -> None:
     for index in range(96):
         cv2.imwrite(str(tmp_path / f"{index:03}.png"), np.full((40, 48, 3), index, np.uint8))
-    frames = calibration_frames(str(tmp_path), 32)
+    frames = calibration_frames(str(tmp_path), (32, 32))
     # An image folder comes at 30 Hz, and a step takes 0.2 s.
     assert frames.shape == (16, 32, 32, 3)
     assert frames.mean(axis=(1, 2, 3)).tolist() == list(range(0, 96, 6))

@@ -27,6 +27,7 @@ from jepa_export.targets.npu import Schedule
 from jepa_export.targets.tensorrt_check import CheckReport
 from jepa_export.variants import KINDS, fixed_count, kinds_for, model_path, write_kinds
 from jepa_runtime import Bundle, BundleError, WorldModel
+from jepa_runtime.bundle import Variant
 from jepa_runtime.cli import main as runtime
 
 BUILD = ["build", "--student", "tiny", "--untrained", "--size", "32", "--num-samples", "3"]
@@ -140,7 +141,8 @@ def test_blobs_lie_beside_their_graph_and_their_estimates_are_told(
     asked: list[Path] = []
     monkeypatch.setattr(npu_compiler, "find", lambda: None)
     monkeypatch.setattr(vendors, "compile_blob", lambda _, out, __: asked.append(out) or ESTIMATE)
-    found = vendors.ask_vendors(graphs, ["encoder"], [("npu", "int8")], 64, print)
+    variant = Variant(target="npu", precision="int8", path=model_path("encoder", ("npu", "int8")))
+    found = vendors.ask_vendors(graphs, [("encoder", variant)], 64, print)
     names = [f"encoder/npu/model_int8_{platform}.blob" for platform in (3720, 4000, 5010)]
     assert [str(path.relative_to(graphs)) for path in asked] == names
     assert [row["platform"] for row in found["npu"]["graphs"]] == ["3720", "4000", "5010"]
@@ -157,7 +159,10 @@ def test_a_graph_that_a_compiler_refuses_is_told_of(graphs: Path, monkeypatch: p
     monkeypatch.setattr(tensorrt_check, "missing", lambda: None)
     monkeypatch.setattr(tensorrt_check, "check", lambda path, count: REFUSED)
     kinds = kinds_for((), "npu/fp16") + kinds_for((), "tensorrt/fp16")
-    found = vendors.ask_vendors(graphs, ["step"], kinds, 64, said.append)
+    asked = [
+        ("step", Variant(target=kind[0], precision="fp16", path=model_path("step", kind))) for kind in kinds
+    ]
+    found = vendors.ask_vendors(graphs, asked, 64, said.append)
     assert {row["problem"] for row in found["npu"]["graphs"]} == {"step/npu/model_fp16.xml: no"}
     (row,) = found["tensorrt"]["graphs"]
     assert (row["built"], row["problems"]) == (False, ["no such operator"])

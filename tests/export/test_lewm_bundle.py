@@ -25,6 +25,7 @@ from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.pixels import normalised
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
+from jepa_runtime.verification import golden_parity
 from tests.export.teachers.tiny import ACTION_DIM, TINY, official
 
 HORIZON, PX = 3, 28
@@ -60,6 +61,18 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["build", "--teacher", "lewm", *arguments, "--out", str(folder)]) == 0
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
     return folder
+
+
+def test_for_npus_it_has_a_step_graph_and_can_be_opened(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jepa_export.bundles.ask_vendors", lambda *_: {})
+        assert main(["build", "--teacher", "lewm", *arguments, "--target", "npu", "--out", str(folder)]) == 0
+    bundle = Bundle.open(folder)
+    for precision in ("int8", "fp16"):
+        found = golden_parity(bundle, engine="openvino:CPU", precision=precision, target="npu")
+        assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step"]
 
 
 @pytest.fixture

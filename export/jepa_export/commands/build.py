@@ -86,7 +86,7 @@ def build(request: Request) -> int:
     console.print(cost_table(student, request))
     # The predictor lies there twice: for one step of one candidate too.
     check_space(request.out, parameters(student.encoder, student.predictor, student.predictor), kinds)
-    frames = calibration_frames(request.calibration, request.px)
+    frames = calibration_frames(request.calibration, (request.px, request.px))
     settings = Settings(
         actions=actions,
         history_size=request.history_size,
@@ -137,13 +137,13 @@ def check_space(out: Path, weights: int, kinds: Sequence[Kind]) -> None:
 
 def calibration_frames(
     source: str,
-    px: int,
+    size: tuple[int, int],
     *,
     step_s: float = STEP_S,
     most: int = CALIBRATION_FRAMES,
     fewest: int = FEWEST_FRAMES,
 ) -> NDArray[np.uint8]:
-    """Frames of a source, ``step_s`` apart, scaled to the model's size: uint8 [n, px, px, 3].
+    """Frames of a source, ``step_s`` apart, scaled to ``size`` (height, width): uint8 [n, height, width, 3].
 
     Raises:
         SourceError: there is no such source, or it cannot be read.
@@ -154,7 +154,7 @@ def calibration_frames(
         stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * step_s))
         found = []
         for frame in islice(opened.frames(), 0, most * stride, stride):
-            found.append(np.empty((px, px, 3), np.uint8))
+            found.append(np.empty((*size, 3), np.uint8))
             fit(frame.image, found[-1])
     finally:
         opened.close()

@@ -76,9 +76,8 @@ def build_teacher(request: TeacherRequest) -> int:
     )
     check_space(request.out, cost.weight_bytes // 4, kinds)
     needed = frames_needed(config, size, horizon)
-    frames = calibration_frames(
-        request.calibration, config.encoder.px, step_s=STEP_S, most=needed, fewest=needed
-    )
+    square = config.encoder.px, config.encoder.px
+    frames = calibration_frames(request.calibration, square, step_s=STEP_S, most=needed, fewest=needed)
     model, identity = _model(request, member, config)
     settings = Settings(
         actions=NO_ACTIONS,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,8 +25,9 @@ from jepa_export.student_graphs import write_predictor, write_step
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.accuracy import DEFAULT_LIMITS, Closeness, Control, Held
-from jepa_export.targets.openvino import Sample
-from jepa_export.variants import Kind, model_path
+from jepa_export.targets.npu import static_ir
+from jepa_export.targets.openvino import Sample, save
+from jepa_export.variants import Kind, kind_of, model_path
 from jepa_runtime.bundle import Bundle, Golden, Role, Tolerance, seal
 from jepa_runtime.bundle.manifest import check_futures_size
 
@@ -104,7 +106,7 @@ def check_size(bundle: Bundle, *, history: int, horizon: int, num_samples: int) 
 
 def kinds_of(bundle: Bundle) -> tuple[Kind, ...]:
     """The forms of its encoder, the preferred first."""
-    return tuple((each.target, each.precision) for each in bundle.manifest.graphs.encoder)
+    return tuple(map(kind_of, bundle.manifest.graphs.encoder))
 
 
 def write_grafted(
@@ -177,6 +179,10 @@ def write_grafted(
         if base.manifest.graphs.energy:
             # Neither its graph nor what it computes has changed since the bundle was proved.
             fields["graphs"]["energy"] = _take_over(base, "energy", staging)
+            for form in fields["graphs"]["energy"]:
+                known = base.manifest.golden.tolerances[form["precision"]]
+                fields["golden"]["tolerances"].setdefault(form["precision"], known.model_dump())
+            _fix_states(staging, fields)
             _write_golden(staging, golden)
             seal(staging, fields)
     return Bundle.open(folder)
@@ -186,13 +192,24 @@ def _take_over(base: Bundle, role: Role, staging: Path) -> list[dict[str, str]]:
     """Copy every form of a graph to where this bundle has it, and say where."""
     forms = []
     for each in base.manifest.graphs.of(role):
-        where = model_path(role, (each.target, each.precision))
+        where = model_path(role, kind_of(each))
         for source in each.paths:
             target = (staging / where).with_suffix(Path(source).suffix)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(base.read(source))
         forms.append({"target": each.target, "precision": each.precision, "path": where})
     return forms
+
+
+def _fix_states(staging: Path, fields: dict[str, Any]) -> None:
+    """Give the energies for NPUs, whose shapes are fixed, the number of states of this bundle."""
+    latent = fields["io"]["latent"]
+    shape = fields["num_samples"] * fields["horizon"], latent["tokens"], latent["dim"]
+    for form in fields["graphs"]["energy"]:
+        if form["target"] == "npu":
+            path = staging / form["path"]
+            model = ov.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+            save(static_ir(model, {"latents": shape}), path, halve=form["precision"] == "fp16")
 
 
 def _tolerance(base: Bundle, precision: str) -> dict[str, float]:

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
+import openvino.opset15 as ops
 
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler
@@ -86,6 +88,40 @@ def static_ir(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> ov.Model:
         raise JepaExportError(f"the graph does not take the shapes {dict(shapes)}: {error}") from error
     _check_static(fixed, model.get_friendly_name())
     return fixed
+
+
+def first_step(predictor: ov.Model) -> ov.Model:
+    """The graph ``step`` of a predictor: one candidate, one step.
+
+    Its weights are those of ``predictor``, whatever their precision. The predictor runs for one candidate
+    whose later actions are zero, and only the first future is returned: it costs H steps of one candidate.
+
+    Args:
+        predictor: actions [K, H, A] -> futures [K, H, T, D]. The first future must depend on the first action
+            only.
+
+    Raises:
+        JepaExportError: it does not take a single candidate.
+    """
+    model = predictor.clone()
+    horizon, size = (model.input("actions").partial_shape[axis].get_length() for axis in (1, 2))
+    try:
+        model.reshape({"actions": [1, horizon, size]})
+    except RuntimeError as error:
+        raise JepaExportError(f"the predictor does not take a single candidate: {error}") from error
+    actions, futures = model.input("actions"), model.output("futures").get_node().input_value(0)
+    whole = actions.get_node()
+    one = ops.parameter([1, 1, size], np.float32, name="actions")
+    rest = ops.constant(np.zeros((1, horizon - 1, size), np.float32))
+    padded = ops.concat([one, rest], 1)
+    for reader in actions.get_target_inputs():
+        reader.replace_source_output(padded.output(0))
+    futures.get_tensor().set_names(set())
+    first = ops.slice(futures, [0], [1], [1], [1])
+    for output, name in ((one.output(0), "actions"), (first.output(0), "futures")):
+        output.get_tensor().set_names({name})
+    others = [each for each in model.get_parameters() if each.get_name() != whole.get_name()]
+    return ov.Model([ops.result(first)], [one, *others], "step")
 
 
 def compile_blob(model_xml: Path, out: Path, platform: str) -> Schedule:

@@ -107,6 +107,18 @@ def with_whole_bytes(quantized: ov.Model) -> ov.Model:
     return quantized
 
 
+def multiplies_activations(model: ov.Model) -> bool:
+    """Whether a product has no constant factor, as in attention: a transformer."""
+    varying: set[str] = set()
+    for each in model.get_ordered_ops():
+        sources = [port.get_node().get_name() in varying for port in each.input_values()]
+        if each.get_type_name() in ("MatMul", "ScaledDotProductAttention") and all(sources[:2]):
+            return True
+        if each.get_type_name() == "Parameter" or any(sources):
+            varying.add(each.get_name())
+    return False
+
+
 def compress_int8(model: ov.Model) -> ov.Model:
     """Weights in INT8 (symmetric, one scale per output), activations in fp32: for rollouts, whose errors
     feed on themselves. Quantizing the activations of the demo's predictor too costs a third of a step at

@@ -37,6 +37,8 @@ def calibrate(model: onnx.ModelProto, samples: Sequence[Sample]) -> dict[str, fl
     """
     given = {port.name for port in model.graph.input}
     products = [node for node in model.graph.node if node.op_type in PRODUCTS]
+    if not products:
+        return {}
     watched = {name for node in products for name in (*node.input, *node.output)} - given - {""}
     constants, aliases = _constants(model)
     watched -= constants.keys() | aliases.keys()
