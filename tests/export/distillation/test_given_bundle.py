@@ -76,8 +76,8 @@ def test_the_encoder_stays_in_every_form(two_rooms_bundle: Path, post_trained: P
 
 def test_it_is_the_next_version_of_the_same_model_and_verifies(post_trained: Path) -> None:
     manifest = Bundle.open(post_trained).manifest
-    assert (manifest.model_id, manifest.version, manifest.trained) == ("two_rooms", "1.2.0", True)
-    assert "the encoder of two_rooms 1.1.0 as it is" in manifest.description
+    assert (manifest.model_id, manifest.version, manifest.trained) == ("two_rooms", "1.3.0", True)
+    assert "the encoder of two_rooms 1.2.0 as it is" in manifest.description
     assert min(manifest.error_bounds) > 0
     assert manifest.io.frame.mean == (128.0, 128.0, 128.0)
     assert runtime(["verify", str(post_trained)]) == 0

@@ -187,6 +187,17 @@ def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_the_same_num
         np.testing.assert_allclose(found.energies[0], model.energy(found.latents[0], goal), atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_the_shipped_model_is_opened_in_its_variants_for_npus(
+    core: type[SimulatedCore], two_rooms_bundle: Path, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = Bundle.open(two_rooms_bundle)
+    found = golden_parity(bundle, engine="openvino:NPU", precision=precision)
+    assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step", "energy"]
+    assert "computes in fp16 what is not quantized" not in caplog.text
+    assert runnable_precisions(bundle.manifest, ("npu", "openvino", "onnx")) == ["int8", "fp16", "fp32"]
+
+
 def test_more_candidates_than_fixed_shapes_hold_are_refused(
     core: type[SimulatedCore], npu_bundle: Callable[..., Path]
 ) -> None:
