@@ -264,8 +264,8 @@ class _Work:
             return kinds_for(asked.targets or DEFAULT_TARGETS, asked.only)
         if asked.targets or asked.only:
             raise JepaExportError(
-                f"{given.bundle.path}: its encoder stays in the forms that it has, and the predictor gets "
-                "those: leave --target and --only out"
+                f"{given.bundle.path}: the predictor gets the variants that its encoder has: leave --target "
+                "and --only out; jepa-export add-variant adds further ones afterwards"
             )
         return kinds_of(given.bundle)
 

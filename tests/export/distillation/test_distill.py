@@ -210,7 +210,8 @@ def test_a_run_to_its_end_becomes_a_bundle_in_other_forms(
         assert found == {"tensorrt/int8", "tensorrt/fp16", "npu/int8", "npu/fp16"}
     assert "--target tensorrt --target npu" in manifest.provenance.command
     given = [*TRAIN, "--encoder", str(distilled / "bundle"), "--untrained-teacher", *DATA, *forms]
-    assert "leave --target and --only out" in refused(given, tmp_path / "more", capsys)
+    told = refused(given, tmp_path / "more", capsys)
+    assert "leave --target and --only out; jepa-export add-variant adds further ones" in told
 
 
 @pytest.mark.slow
