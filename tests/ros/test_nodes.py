@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from unittest.mock import Mock
 
 import numpy as np
@@ -246,9 +248,14 @@ def test_the_robot_is_seen_moving_only_while_it_is_commanded(robot):
 
 
 def test_an_episode_ends_with_its_time_and_a_new_goal_follows(robot):
-    graph, _, goals = robot
+    graph, images, goals = robot
     results = graph.listen(EpisodeResult, "episode")
     graph.until(lambda: results and len(goals) > 1, "the end of an episode")
+    ended = results[0].header
+    graph.until(lambda: from_time(images[-1].header.stamp) > from_time(ended.stamp), "the next episode")
+    headers = [image.header for image in images]
+    after = {header.frame_id for header in headers if from_time(header.stamp) > from_time(ended.stamp)}
+    assert after == {goals[1].header.frame_id} and ended.frame_id not in after
     assert results[0].outcome == "timeout" and not results[0].reached
     assert results[0].distance_m > 0
 
@@ -285,7 +292,11 @@ def test_a_folder_of_images_is_played_as_a_camera(ros_graph, tmp_path):
     images = ros_graph.listen(Image, "camera/image_raw", qos.SENSOR)
     ros_graph.start("camera", {"source": folder, "rate_hz": 20.0, "loop": True, "frame_id": "eye"})
     ros_graph.until(lambda: len(images) > 6, "images, more than the folder has")
-    assert {(image.height, image.width, image.header.frame_id) for image in images} == {(8, 10, "eye")}
+    assert {(image.height, image.width) for image in images} == {(8, 10)}
+    for earlier, later in pairwise(images[:7]):
+        begins, views = later.data[0] < earlier.data[0], {earlier.header.frame_id, later.header.frame_id}
+        assert begins == (len(views) == 2), "each pass announces its beginning"
+    assert all(re.fullmatch(r"eye(#\d+)?", image.header.frame_id) for image in images)
     assert abs(time.time_ns() - from_time(images[-1].header.stamp)) < 5e9
     assert ros_graph.stop("camera", signal.SIGTERM) == 0
 

@@ -255,15 +255,17 @@ def test_two_rooms_is_the_same_for_the_same_seed() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_a_new_episode_of_two_rooms_comes_with_a_new_goal_and_a_gap_in_the_stamps() -> None:
+def test_two_rooms_new_episode_has_a_new_goal_another_frame_id_and_a_gap_in_the_stamps() -> None:
     source = TwoRoomsSource(rate_hz=1.0, start_ns=0)
-    goals, stamps = [], []
+    goals, stamps, views = [], [], []
     for frame in itertools.islice(source.frames(), 13):
         goals.append(source.goal)
         stamps.append(frame.stamp_ns)
+        views.append(frame.frame_id)
     assert goals[0] is goals[11]
     assert goals[11] is not goals[12]
     assert stamps[12] - stamps[11] == 2_000_000_000
+    assert views == ["overhead_camera"] * 12 + ["overhead_camera#2"]
 
 
 # ------------------------------------------------------------------ what a user types

@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--keep-bounds",
         action="store_true",
-        help="learn the alarms only: error bounds stay those of the bundle, as of a calmer recording",
+        help="learn the alarms only: error bounds stay those of the bundle",
     )
     parser.add_argument("--duration", type=positive, metavar="S", help="seconds of each (default: all)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new bundle")

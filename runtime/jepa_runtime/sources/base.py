@@ -19,8 +19,12 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One image: uint8 [h, w, 3] RGB, the moment it was taken, its number at its source (from 0), and the
-    stream it belongs to in a pipeline that serves several.
+    """One image: uint8 [h, w, 3] RGB, the time at which it was taken, the view that it shows, its number at
+    its source (from 0), and the stream it belongs to in a pipeline that serves several.
+
+    An image continues the one before only where both have the same ``frame_id``. A source announces a
+    discontinuity (another place, the start of a file that is played again) by another one: see
+    :func:`view_name`.
     """
 
     image: Image
@@ -28,6 +32,12 @@ class Frame:
     frame_id: str
     sequence: int
     stream: str = ""
+
+
+def view_name(frame_id: str, part: int) -> str:
+    """The ``frame_id`` of the images of a continuous ``part`` (from 0) of what a source shows: ``camera``,
+    ``camera#2``, ``camera#3``."""
+    return frame_id if part == 0 else f"{frame_id}#{part + 1}"
 
 
 class Source(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.sources.base import Frame, Image
+from jepa_runtime.sources.base import Frame, Image, view_name
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.worlds.geometry import MAX_SPEED_MPS, LayoutKind
 from jepa_runtime.worlds.two_rooms import TwoRooms
@@ -23,8 +23,8 @@ _SPEED_CHANGE_PER_S = 1.0
 class TwoRoomsSource:
     """Frames of a robot that explores smoothly, and the command it follows (velocity x, y in m/s).
 
-    Every 12 s a new episode begins in another place; its stamps begin a second later, so that a history does
-    not take the jump for motion.
+    Every 12 s a new episode begins in another place: its images have another ``frame_id``, and its stamps
+    begin a second later, by which readers of recordings tell episodes apart.
 
     Args:
         seed: everything that happens follows from it.
@@ -75,7 +75,7 @@ class TwoRoomsSource:
                 self._goal = self._world.render_goal()
             self._explore()
             stamp_ns = self._start_ns + round(sequence * self._period_s * 1e9) + episode * _PAUSE_NS
-            yield Frame(self._world.render(), stamp_ns, "overhead_camera", sequence)
+            yield Frame(self._world.render(), stamp_ns, view_name("overhead_camera", episode), sequence)
             self._world.step(self._velocity, self._period_s)
             sequence += 1
 

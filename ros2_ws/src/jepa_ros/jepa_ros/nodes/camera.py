@@ -19,7 +19,7 @@ from jepa_ros.diagnostics import Level, Verdict
 from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.spin import every, run
 from jepa_runtime.errors import JepaRuntimeError, SourceError
-from jepa_runtime.sources.base import Frame, Source
+from jepa_runtime.sources.base import Frame, Source, view_name
 from jepa_runtime.sources.open import open_source
 
 PARAMETERS = (
@@ -37,11 +37,17 @@ PARAMETERS = (
         high=1000.0,
         read_only=True,
     ),
-    Parameter(name="frame_id", default="camera", description="frame_id of the images.", read_only=True),
+    Parameter(
+        name="frame_id",
+        default="camera",
+        description="frame_id of the images; where a file is played again, it has #2, #3 after it.",
+        read_only=True,
+    ),
     Parameter(
         name="loop",
         default=False,
-        description="Play a file again from its start when it ends.",
+        description="Play a file again from its start when it ends. Each pass has a frame_id of its own, so "
+        "that nothing is predicted from its end into its start.",
         read_only=True,
     ),
     Parameter(
@@ -65,7 +71,7 @@ class CameraNode(Node):
         self.failure = ""
         declare(self, PARAMETERS)
         self._values = values(self, PARAMETERS)
-        self._published = 0
+        self._published = self._passes = 0
         self._frame_at = self._began = time.monotonic()
         self._stopping = threading.Event()
         self._source = self._open()
@@ -82,6 +88,7 @@ class CameraNode(Node):
     def _play(self) -> None:
         try:
             while self._play_once() and self._values["loop"] and not self._stopping.is_set():
+                self._passes += 1
                 self._source = self._open()
             if not self._stopping.is_set():
                 self.get_logger().info(f"{self._source.name} ended after {self._published} images")
@@ -118,7 +125,8 @@ class CameraNode(Node):
         # past would look like a camera that hangs.
         age_ns = time.time_ns() - frame.stamp_ns if live else 0
         stamp_ns = max(0, int(self.get_clock().now().nanoseconds) - age_ns)
-        self._images.publish(to_image(frame.image, stamp_ns=stamp_ns, frame_id=self._values["frame_id"]))
+        view = view_name(self._values["frame_id"], self._passes)
+        self._images.publish(to_image(frame.image, stamp_ns=stamp_ns, frame_id=view))
         self._published += 1
         self._frame_at = time.monotonic()
 

@@ -2,7 +2,8 @@
 
 The physics advances by one camera period per image with the last command; without fresh commands the robot
 stands. An episode ends when the planner says that it has arrived at the present goal, or when its time is
-over.
+over. The next one begins in another place: its images have another frame_id, so that nothing is predicted
+from one episode into the next.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jepa_ros.actions import Velocities
 from jepa_ros.conversions import from_time, to_image, to_time
 from jepa_ros.parameters import REPORT_PATH, STAMPED, Parameter, declare, values
 from jepa_ros.spin import run
+from jepa_runtime.sources.base import view_name
 from jepa_runtime.worlds.two_rooms import TwoRooms
 
 PARAMETERS = (
@@ -50,7 +52,12 @@ PARAMETERS = (
         high=1000.0,
         read_only=True,
     ),
-    Parameter(name="frame_id", default="camera", description="frame_id of the images.", read_only=True),
+    Parameter(
+        name="frame_id",
+        default="camera",
+        description="frame_id of the images of the first episode; those of the next have #2, #3 after it.",
+        read_only=True,
+    ),
     Parameter(
         name="command_timeout_s",
         default=0.5,
@@ -96,6 +103,7 @@ class TwoRoomsNode(Node):
         declare(self, PARAMETERS)
         chosen = values(self, PARAMETERS)
         self._frame_id: str = chosen["frame_id"]
+        self._view = view_name(self._frame_id, 0)
         self._period_s = 1.0 / chosen["rate_hz"]
         self._min_subscribers: int = chosen["min_subscribers"]
         self._last_image: float = chosen["duration_s"] * chosen["rate_hz"] or float("inf")
@@ -120,7 +128,7 @@ class TwoRoomsNode(Node):
         stale = time.monotonic() - self._command_at > self.get_parameter("command_timeout_s").value
         self._world.step(np.zeros(2) if stale else self._command, self._period_s)
         now_ns = self._now_ns()
-        self._images.publish(to_image(self._world.render(), stamp_ns=now_ns, frame_id=self._frame_id))
+        self._images.publish(to_image(self._world.render(), stamp_ns=now_ns, frame_id=self._view))
         if self._published == 0:
             self._first_ns = now_ns
         self._last_ns = now_ns
@@ -143,7 +151,7 @@ class TwoRoomsNode(Node):
         self._episodes += 1
         self._successes += outcome == "reached"
         result = EpisodeResult(
-            header=Header(stamp=to_time(self._now_ns()), frame_id=self._frame_id),
+            header=Header(stamp=to_time(self._now_ns()), frame_id=self._view),
             index=self._episodes,
             reached=outcome == "reached",
             outcome=outcome,
@@ -156,14 +164,13 @@ class TwoRoomsNode(Node):
             f" {result.distance_m:.2f} m from the goal"
         )
         self._world.reset()
+        self._view = view_name(self._frame_id, self._episodes)
         self._command_at = -float("inf")
         self._announce_goal()
 
     def _announce_goal(self) -> None:
         self._goal_ns = self._now_ns()
-        self._goals.publish(
-            to_image(self._world.render_goal(), stamp_ns=self._goal_ns, frame_id=self._frame_id)
-        )
+        self._goals.publish(to_image(self._world.render_goal(), stamp_ns=self._goal_ns, frame_id=self._view))
 
     def stop(self) -> None:
         """Nothing moves once the images stop."""
