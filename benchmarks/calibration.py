@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import covered
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
@@ -30,7 +31,7 @@ from jepa_export.data.two_rooms import wander
 from jepa_export.evaluation.surprise import auroc
 from jepa_runtime import WorldModel
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.calibration import Alarm, Alarms, Score, Share
+from jepa_runtime.calibration import Alarm, Alarms, Score
 from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging import Image
@@ -165,22 +166,7 @@ def coverage(runs: list[Run], start: Floats, since: int, until: int) -> list[dic
     chosen = [(run.steps >= since) & (run.steps < until) for run in runs]
     errors = np.concatenate([run.errors[rows] for run, rows in zip(runs, chosen, strict=True)])
     stated = np.concatenate([run.stated[rows] for run, rows in zip(runs, chosen, strict=True)])
-    found = []
-    for row in range(errors.shape[1]):
-        came = ~np.isnan(errors[:, row]) & ~np.isnan(stated[:, row])
-        count, held = int(came.sum()), int((errors[came, row] <= stated[came, row]).sum())
-        fixed = int((errors[came, row] <= start[row]).sum())
-        found.append(
-            {
-                "horizon": row + 1,
-                "errors": count,
-                "coverage": held / count,
-                "interval": Share(held, count).interval(),
-                "coverage_of_the_bundle": fixed / count,
-                "median_bound": float(np.median(stated[came, row])),
-            }
-        )
-    return found
+    return covered.coverage(errors, stated, start)
 
 
 def course(runs: list[Run], start: Floats) -> list[dict[str, Any]]:

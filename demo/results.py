@@ -30,7 +30,8 @@ _STAGES = {
 def summarise(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The figures of one run. ``frames_dropped`` are all that were published and not processed, wherever they
     were lost; ``e2e_ms`` is from an image's stamp to its futures in the planner's hands; ``rss_mb`` the most
-    the world model took."""
+    the world model took; ``error_bounds``: for each horizon, from one step on, how many of the errors lay
+    within the bounds that were stated with ``probability``."""
     robot, model, planner = reports["two_rooms"], reports["world_model"], reports["planner"]
     counters, stages = model["counters"], model["samples_ms"]
     published, processed = robot["frames_published"], counters["processed"]
@@ -51,6 +52,7 @@ def summarise(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "horizon": model["horizon"],
         "episodes": robot["episodes"],
         "successes": robot["successes"],
+        "error_bounds": model["error_bounds"],
         "rss_mb": model["rss_mb"],
         "cpu": environment.cpu(),
         "versions": versions,
@@ -91,12 +93,25 @@ def describe(summary: dict[str, Any], out: Path, note: str) -> str:
   model       encode {encode} ms, predict {predict} ms (median)
   deadline    {late}
   goals       {summary["successes"]} of {summary["episodes"]} reached
+  bounds      {_coverage(summary["error_bounds"])}
   memory      {summary["rss_mb"]:.0f} MB at most (world_model)
 
   {out / "summary.json"}
   {out / "latency.html"}
   {out / "futures.png"}   {note}
   {out / "demo.mcap"}   (rosbag2, Foxglove)"""
+
+
+def _coverage(bounds: dict[str, Any] | None) -> str:
+    """How often error bounds held, over all horizons and at the worst of them."""
+    if bounds is None or not all(bounds["errors"]):
+        return "not judged: no prediction is a horizon old"
+    found = [within / errors for within, errors in zip(bounds["within"], bounds["errors"], strict=True)]
+    worst = min(found)
+    return (
+        f"held for {sum(bounds['within']) / sum(bounds['errors']):.1%} of errors, stated"
+        f" {bounds['probability']:.0%}; at the worst horizon (step {found.index(worst) + 1}) for {worst:.1%}"
+    )
 
 
 def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[str, Any]]) -> None:

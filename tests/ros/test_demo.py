@@ -37,6 +37,7 @@ FIELDS = {
     "horizon",
     "episodes",
     "successes",
+    "error_bounds",
     "rss_mb",
     "cpu",
     "versions",

@@ -111,13 +111,20 @@ def test_how_long_images_could_not_be_judged_counts_from_the_end_of_a_silence(se
 
 
 def test_the_report_has_every_sample_and_the_counters_once_they_are_final(served):
-    assert served.watch.report() == {"counters": {}, "samples_ms": {}}
+    assert served.watch.report() == {"counters": {}, "samples_ms": {}, "error_bounds": None}
+    shares = Share(3, 4), Share(0, 0)
     for total_ms in (1.0, 2.5):
-        served.result(total_ms)
+        served.result(total_ms, Calibration(0.9, np.array([0.25, np.inf]), shares, (Share(0, 1),) * 2))
     served.watch.final = NOW
     report = served.watch.report()
     assert report["samples_ms"]["total"] == [1.0, 2.5] and set(report["samples_ms"]) == set(STAGES)
     assert [report["counters"][name] for name in COUNTERS] == [100, 101, 102, 103, 104, 105]
+    assert report["error_bounds"] == {
+        "probability": 0.9,
+        "bounds": [0.25, None],
+        "within": [3, 0],
+        "errors": [4, 0],
+    }
 
 
 def test_a_new_activation_forgets_what_came_before():
@@ -126,7 +133,12 @@ def test_a_new_activation_forgets_what_came_before():
     camera.watch.final = NOW
     assert camera.report()["bad_frames"] == {"bad_stamp": 1}
     camera.begin(BASE)
-    assert camera.report() == {"bad_frames": {}, "counters": {}, "samples_ms": {}}
+    assert camera.report() == {
+        "bad_frames": {},
+        "counters": {},
+        "samples_ms": {},
+        "error_bounds": None,
+    }
     camera.watch.final = NOW
     assert camera.report()["counters"]["received"] == 100
 

@@ -19,7 +19,7 @@ from jepa_ros.parameters import require_relative
 from jepa_ros.rivals import rivals
 from jepa_ros.samples import Samples, rounded
 from jepa_ros.stage_times import StageClock
-from jepa_ros.trust import figures_of
+from jepa_ros.trust import figures_of, report_of
 from jepa_runtime.calibration import Calibration
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.pipeline import STAGES, Result, Stats
@@ -118,11 +118,17 @@ class Watch:
         ), figures
 
     def report(self) -> dict[str, Any]:
-        """Counters and every sample of the stage clocks [ms]."""
+        """Counters, every sample of the stage clocks [ms], and how often error bounds held; None: nothing
+        was predicted."""
         found = self._samples_ms.latest()
         samples = {stage: rounded(found[stage]) for stage in STAGES} if len(found) else {}
         counters = {} if self.final is None else self._since_base(self.final)
-        return {"counters": counters, "samples_ms": samples}
+        known = self.calibration
+        return {
+            "counters": counters,
+            "samples_ms": samples,
+            "error_bounds": None if known is None else report_of(known),
+        }
 
     def _health(self, stats: Stats, bad_frames: dict[str, int]) -> Health:
         # Set on the inference thread.

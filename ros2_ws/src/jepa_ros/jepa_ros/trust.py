@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jepa_runtime.calibration import Calibration
 from jepa_runtime.recording.black_box import BlackBox
 
@@ -23,6 +25,17 @@ def figures_of(calibration: Calibration) -> dict[str, Any]:
             f" {overall.value:.3f} of {overall.errors}"
         )
     return found
+
+
+def report_of(calibration: Calibration) -> dict[str, Any]:
+    """For each horizon, from one step on: the bound (None: no error is known), and how many of the errors lay
+    within the bounds stated for them."""
+    return {
+        "probability": calibration.probability,
+        "bounds": [float(f"{bound:.6g}") if np.isfinite(bound) else None for bound in calibration.bounds],
+        "within": [share.within for share in calibration.overall],
+        "errors": [share.errors for share in calibration.overall],
+    }
 
 
 def complaints_about(
