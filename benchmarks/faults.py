@@ -181,6 +181,33 @@ class Wrong:
         return [Sent(self._rng.integers(0, 256, image.shape).astype(np.uint8))]
 
 
+@dataclass
+class Late:
+    """Images come late, with stamps as if they were new: a buffer has filled up."""
+
+    images: int
+    _waiting: list[Image] = field(default_factory=list)
+
+    def before(self, image: Image) -> None:
+        self._waiting = [*self._waiting, image][-self.images :]
+
+    def sent(self, image: Image) -> list[Sent]:
+        self._waiting.append(image)
+        return [Sent(self._waiting.pop(0))]
+
+
+@dataclass
+class Dark(Ring):
+    """The lens is covered: what is left is noise on black."""
+
+    size: int = 1
+    noise: int = 2
+
+    def sent(self, image: Image) -> list[Sent]:
+        self._buffers = [np.zeros_like(image)]
+        return [Sent(self.picture())]
+
+
 FAULTS: dict[str, Callable[[], Fault]] = {
     **{f"ring of {size}": lambda size=size: Ring(size) for size in range(1, 9)},
     **{f"one image, noise {noise}": lambda noise=noise: Ring(1, noise=noise) for noise in (1, 2, 3)},
@@ -207,4 +234,6 @@ FAULTS: dict[str, Callable[[], Fault]] = {
     "live and frozen in turn": Alternate,
     "live 0.5 s, frozen 0.5 s": lambda: Alternate(live=15, frozen=15, last=True),
     "every fifth image wrong": lambda: Wrong(5),
+    "lens covered": Dark,
+    "0.5 s late": lambda: Late(15),
 }

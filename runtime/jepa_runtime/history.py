@@ -119,8 +119,8 @@ class History:
         self._latents: list[Floats] = []
         self._action_stamps: list[int] = []
         self._actions: list[Floats] = []
-        # At the stamp of each action, the integral over time [ns] of the actions before it: so a mean costs
-        # the same however many commands came.
+        # At the stamp of each action, the integral over time [ns] of the actions before it, and of the
+        # magnitudes of their components [2A]: so a mean costs the same however many commands came.
         self._integrals: list[list[float]] = []
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class History:
             )
         keep = bisect_left(self._action_stamps, stamp_ns)
         self._forget_actions(slice(keep, None))
-        integral = self._integral(stamp_ns, keep - 1) if keep else [0.0] * self.action_size
+        integral = self._integral(stamp_ns, keep - 1) if keep else [0.0] * 2 * self.action_size
         self._action_stamps.append(stamp_ns)
         self._actions.append(held)
         self._integrals.append(integral)
@@ -228,6 +228,19 @@ class History:
 
     def mean_action(self, start_ns: int, end_ns: int) -> Floats | None:
         """Time-weighted mean [A] of the actions held over [start, end); None where one is unknown."""
+        means = self._means(start_ns, end_ns)
+        return None if means is None else means[: self.action_size]
+
+    def mean_magnitude(self) -> Floats | None:
+        """Time-weighted mean [A] of the magnitudes of the actions held in the last step; None where one is
+        unknown. Of actions to and fro the mean is near zero, and this is not."""
+        if not self._stamps:
+            return None
+        means = self._means(self._stamps[-1] - self.step_ns, self._stamps[-1])
+        return None if means is None else means[self.action_size :]
+
+    def _means(self, start_ns: int, end_ns: int) -> Floats | None:
+        """Of the actions held over [start, end), and of their magnitudes [2A]."""
         if self.action_size == 0:
             return self._no_actions.reshape(0)
         first = bisect_right(self._action_stamps, start_ns) - 1
@@ -235,7 +248,8 @@ class History:
             return None
         last = bisect_left(self._action_stamps, end_ns) - 1
         if last == first:
-            return self._actions[first]
+            action = self._actions[first]
+            return np.concatenate([action, np.abs(action)])
         ends, starts = self._integral(end_ns, last), self._integral(start_ns, first)
         means = [(end - start) / (end_ns - start_ns) for start, end in zip(starts, ends, strict=True)]
         return np.array(means, np.float32)
@@ -243,9 +257,9 @@ class History:
     def _integral(self, stamp_ns: int, index: int) -> list[float]:
         """Of what was held until ``stamp_ns``, when the action at ``index`` is in force."""
         held_ns, before = stamp_ns - self._action_stamps[index], self._integrals[index]
-        return [
-            sum_ + each * held_ns for sum_, each in zip(before, self._actions[index].tolist(), strict=True)
-        ]
+        action: list[float] = self._actions[index].tolist()
+        held = [*action, *map(abs, action)]
+        return [sum_ + each * held_ns for sum_, each in zip(before, held, strict=True)]
 
     @property
     def _span_ns(self) -> int:

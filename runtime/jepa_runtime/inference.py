@@ -190,8 +190,7 @@ class Inference:
             return result
         context = known.context
         began_ns = self._terms.clock_ns()
-        executed = known.actions[0]
-        outcome = self.model.outcome(context.latents, context.actions, executed, result.latent)
+        outcome = self.model.outcome(context.latents, context.actions, known.actions[0], result.latent)
         if not math.isfinite(outcome.surprise):
             raise self._gives_no_numbers("surprises")
         result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
@@ -202,7 +201,7 @@ class Inference:
             result,
             surprise=outcome.surprise,
             surprising=outcome.surprise > manifest.surprise_threshold,
-            executed=executed,
+            executed=view.history.mean_magnitude(),
             response=outcome.observed_change / outcome.predicted_change if shown else math.nan,
             discontinuous=self._is_discontinuous(view, outcome.predicted_change),
         )

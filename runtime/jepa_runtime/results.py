@@ -40,8 +40,9 @@ class Result:
         reset: why the history started anew with this frame, or None.
         surprise: error of the prediction made one step ago; None where there was none.
         surprising: the surprise exceeds the model's threshold.
-        executed: [A], mean of the actions executed in the step before; None where there was no prediction.
-        response: of the change that the model predicts of ``executed``, the proportion that the frame shows
+        executed: [A], mean magnitude of the components of the actions executed in the step before; None where
+            there was no prediction.
+        response: of the change that the model predicts of those actions, the proportion that the frame shows
             (1: as predicted, 0: none, negative: the opposite); NaN where the model predicts no change beyond
             its error bound, and without a prediction.
         discontinuous: the frame is further from the frame before than the prediction and the threshold of

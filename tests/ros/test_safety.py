@@ -35,29 +35,33 @@ from tests.ros.test_driving import Publisher
 pytestmark = pytest.mark.ros
 
 PERIOD_S, FRAME_S = 0.05, 0.033
-MAX_CHANGE, FROZEN_AFTER_S, GOAL_TIMEOUT_S, STOP_TIMEOUT_S = 0.5, 0.5, 2.0, 1.0
+MAX_CHANGE, FROZEN_AFTER_S, GOAL_TIMEOUT_S, STOP_TIMEOUT_S = 0.5, 0.5, 8.0, 1.0
 WINDOW_S, RATIO = 0.3, 0.6
 # A hold for what images show lasts so long at least, unless somebody wants the robot to drive.
 HELD_S = 1.0
 CHOSEN = {
     "max_change": MAX_CHANGE, "frozen_after_s": FROZEN_AFTER_S, "futures_timeout_s": 0.5,
     "surprise_window_s": WINDOW_S, "surprise_ratio": RATIO, "recovery_s": 0.3, "stuck_after_s": 0.5,
-    "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 1.0,
+    "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 6.0,
 }  # fmt: skip
 ASKED = 7, 8
+# Images that do not show the motion: not at all, backward, of a model that predicts no change; or repeated
+# ones, or those that nobody compares.
+BLINDNESS = (
+    *({"response": response} for response in (0.0, -2.0, math.nan)),
+    *({"ring": size} for size in (1, 2, 3, 4, 8, 16)),
+    *({"ring": size, "response": response} for size in (1, 4, 8) for response in (0.0, 0.5)),
+    {"is_judged": False},
+    {"is_judged": False, "history_reset": "clock_backwards"},
+)
 # What may be wrong with images and their futures.
 HAZARDS = (
+    *BLINDNESS,
     *({"age_s": age_s} for age_s in (0.3, 0.7, -0.3, -0.7)),
     *({"after_s": after_s} for after_s in (0.1, 0.0)),
     *({"answers": answers} for answers in ("nobody's", "another's")),
     *({"shape": shape} for shape in ((SAMPLES - 1, HORIZON), (SAMPLES, 0), (0, 0), (SAMPLES,))),
     *({"bad": bad} for bad in (math.nan, math.inf, -math.inf)),
-    # What the images show of the motion: nothing, the opposite, as little as a model that predicts no change.
-    *({"response": response} for response in (0.0, 0.0, -2.0, math.nan)),
-    *({"ring": size} for size in (1, 2, 3, 4, 8, 16)),
-    *({"ring": size, "response": response} for size in (1, 4, 8) for response in (0.0, 0.5)),
-    {"is_judged": False},
-    {"is_judged": False, "history_reset": "clock_backwards"},
     {"history_reset": "gap"},
     {"publishers": 2},
     {"discontinuous": True},
@@ -259,6 +263,13 @@ class Safety(RuleBasedStateMachine):
             if not self.ended:
                 self.image(**hazard)
                 self.a_robot_that_is_to_stand_was_told_so_within_a_period()
+
+    @precondition(lambda self: not self.ended)
+    @rule(asked_for=st.booleans(), blindness=st.sampled_from(BLINDNESS))
+    def the_camera_fails(self, asked_for: bool, blindness: dict[str, Any]) -> None:
+        """For longer than all attempts take."""
+        self.it_sets_out(MODELS[0], asked_for)
+        self.odd_images_come(100, blindness | {"after_s": 2 * FRAME_S})
 
     def image(
         self,

@@ -370,3 +370,21 @@ def test_the_only_action_stays_in_force_where_time_is_set_back() -> None:
     assert history.add_latent(50, latent(2)) is Reset.CLOCK_BACKWARDS
     assert history.mean_action(40, 60) is None
     np.testing.assert_array_equal(history.mean_action(50, 60), [1.0, 2.0])
+
+
+def test_the_magnitude_of_actions_to_and_fro_is_not_that_of_their_mean() -> None:
+    history = make()
+    for index in range(8):
+        history.add_action(index * STEP_NS // 4, np.array([(-1.0) ** index, 0.5], np.float32))
+    history.add_latent(2 * STEP_NS, latent(1))
+    assert history.mean_action(STEP_NS, 2 * STEP_NS) == pytest.approx([0.0, 0.5])
+    assert history.mean_magnitude() == pytest.approx([1.0, 0.5])
+    assert make().mean_magnitude() is None
+
+
+def test_a_history_that_is_restarted_forgets_its_latents_and_says_why() -> None:
+    history = make()
+    history.add_latent(0, latent(1))
+    history.restart(Reset.FRAME)
+    assert history.add_latent(FRAME_NS, latent(2)) is Reset.FRAME
+    assert len(history) == 1 and history.resets[Reset.FRAME] == 1

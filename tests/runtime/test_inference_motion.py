@@ -63,6 +63,17 @@ def test_without_a_prediction_there_is_none(inference: Inference) -> None:
     assert math.isnan(first.response) and first.executed is None and not first.discontinuous
 
 
+def test_actions_to_and_fro_are_as_large_as_they_are_though_their_mean_is_small(inference: Inference) -> None:
+    """A robot that drives to and fro without seeing it drives as far as any other."""
+    for index in range(16):
+        stamp_ns = frame(index, period_s=PERIOD_S).stamp_ns
+        inference.add_action(stamp_ns, np.array([PER_STEP * (-1) ** index, 0.0], np.float32))
+    for index in range(16):
+        result = inference.with_surprise(inference.process(frame(index, 5, period_s=PERIOD_S), 0))
+    np.testing.assert_allclose(result.executed, [PER_STEP, 0.0], rtol=1e-5)
+    assert math.isnan(result.response)
+
+
 @pytest.mark.parametrize("pattern", [[0, 50], [0, 0, 50], [0, 50, 50]])
 def test_images_of_two_cameras_in_turn_do_not_follow_on_each_other(
     inference: Inference, pattern: list[int]

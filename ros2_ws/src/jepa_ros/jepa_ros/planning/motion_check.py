@@ -55,8 +55,8 @@ class MotionCheck:
         """An image was compared with the prediction.
 
         Args:
-            effort: of the actions that were executed in the step before; it replaces what was commanded
-                since the last observation, which others may have held back.
+            effort: mean of what was executed in the step before; it replaces what was commanded since the
+                last observation, which others may have held back.
             response: proportion of the predicted change that the image shows; NaN: no change is predicted.
 
         Returns:

@@ -1,0 +1,85 @@
+"""The benchmark of hung cameras: what falls short is reported, and faults are what they are called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("jepa_ros.planning", reason="the workspace is not on the paths: . scripts/env.sh")
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.world_model import WorldModel
+from jepa_runtime.worlds import TwoRooms
+from tests.scripts import load
+
+safety = load("safety")
+faults = sys.modules["faults"]
+
+IMAGES = [np.full((128, 128, 3), 10 * index, np.uint8) for index in range(12)]
+
+
+def report(path_m: float, rate: float) -> dict[str, Any]:
+    return {
+        "faults": [{"fault": "ring of 2", "longest_path_m": path_m}],
+        "without_fault": {"goals": {"rate": rate}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("path_m", "rate", "words"),
+    [(2.5, 0.95, []), (2.51, 0.95, ["ring of 2: 2.51 m"]), (2.0, 0.94, ["94.0% of the goals"])],
+)
+def test_what_falls_short_is_reported(path_m: float, rate: float, words: list[str]) -> None:
+    failures = safety.judge(report(path_m, rate), 2.5, 0.95)
+    assert len(failures) == len(words)
+    assert all(word in failure for word, failure in zip(words, failures, strict=True))
+
+
+def test_the_report_of_the_nodes_has_no_episodes_without_a_fault() -> None:
+    assert safety.judge({"faults": report(1.0, 0.0)["faults"]}, 2.5, 0.95) == []
+
+
+def means(fault: Any, count: int = 6) -> list[float]:
+    """Of the images that are received instead of live ones, after the first six."""
+    for image in IMAGES[:6]:
+        fault.before(image)
+    return [float(sent.image.mean()) for image in IMAGES[6 : 6 + count] for sent in fault.sent(image)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ring of 1", [50, 50, 50, 50]),
+        ("ring of 3", [30, 40, 50, 30]),
+        ("every second image repeated", [60, 60, 80, 80]),
+        ("lower half frozen", [55, 60, 65, 70]),
+    ],
+)
+def test_a_fault_repeats_what_it_says(name: str, expected: list[float]) -> None:
+    assert means(faults.FAULTS[name](), 4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("noise", [1, 2, 3])
+def test_noise_is_as_large_as_it_says(noise: int) -> None:
+    fault = faults.FAULTS[f"one image, noise {noise}"]()
+    fault.before(IMAGES[5])
+    (sent,) = fault.sent(IMAGES[6])
+    assert np.unique(sent.image.astype(int) - 50).tolist() == list(range(-noise, noise + 1))
+
+
+def test_a_second_publisher_behind_has_older_stamps() -> None:
+    sent = faults.FAULTS["two publishers, 5 ms behind"]().sent(IMAGES[0])
+    assert [each.behind_s for each in sent] == [0.0, 0.005] and sent[0].later_s < sent[1].later_s
+
+
+@pytest.mark.parametrize("name", ["one image, noise 3", "two publishers in turn"])
+def test_a_robot_is_held_within_the_limit(two_rooms_bundle: Path, name: str) -> None:
+    bundle = Bundle.open(two_rooms_bundle)
+    with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
+        nodes = safety.Receiver(model, faults.RATE_HZ)
+        run = safety.drive(nodes, TwoRooms(seed=0), 4, faults.FAULTS[name](), 0.7)
+    assert run.held_after_s is not None and 0 < run.path_m <= 2.5
