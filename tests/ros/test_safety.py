@@ -40,7 +40,7 @@ WINDOW_S, RATIO = 0.3, 0.6
 # A hold for what images show lasts so long at least, unless somebody wants the robot to drive.
 HELD_S = 1.0
 CHOSEN = {
-    "max_change": MAX_CHANGE, "frozen_after_s": FROZEN_AFTER_S, "futures_timeout_s": 0.5,
+    "topk": 2, "max_change": MAX_CHANGE, "frozen_after_s": FROZEN_AFTER_S, "futures_timeout_s": 0.5,
     "surprise_window_s": WINDOW_S, "surprise_ratio": RATIO, "recovery_s": 0.3, "stuck_after_s": 0.5,
     "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 6.0,
 }  # fmt: skip
@@ -267,9 +267,11 @@ class Safety(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule(asked_for=st.booleans(), blindness=st.sampled_from(BLINDNESS))
     def the_camera_fails(self, asked_for: bool, blindness: dict[str, Any]) -> None:
-        """For longer than all attempts take."""
+        """For longer than all attempts take, while the goal seems to come nearer: the robot drives fast."""
+        self.energy = 100.0
         self.it_sets_out(MODELS[0], asked_for)
-        self.odd_images_come(100, blindness | {"after_s": 2 * FRAME_S})
+        self.odd_images_come(100, blindness | {"after_s": 2 * FRAME_S, "nearer": 0.97})
+        self.energy = 10.0
 
     def image(
         self,
@@ -286,8 +288,9 @@ class Safety(RuleBasedStateMachine):
         publishers: int = 1,
         discontinuous: bool = False,
         surprising: bool = False,
+        nearer: float = 1.0,
     ) -> None:
-        self.energy -= 1e-3
+        self.energy = nearer * self.energy - 1e-3
         energy = self.energies[-ring] if ring and len(self.energies) >= ring else self.energy
         is_repeated = energy in self.energies[-16:]
         self.energies.append(energy)
