@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import create_backend, takes_building
+from jepa_runtime.backends.select import create_backend, is_installed, takes_building
 from jepa_runtime.bundle import Bundle, Golden, Role, Target, Tolerance
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 from jepa_runtime.opencv import load_opencv
@@ -213,6 +213,9 @@ def _check_on_its_device(
 ) -> VariantCheck:
     missing = []
     for engine in _ENGINES[target]:
+        if not is_installed(engine):
+            missing.append(f"{engine} is not installed")
+            continue
         try:
             create_backend(engine, options).close()
         except BackendError as error:

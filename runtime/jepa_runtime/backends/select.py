@@ -94,6 +94,12 @@ def name_and_device(engine: str) -> tuple[str, str]:
     return name, device or (_ENGINES[name].device if name in _ENGINES else "CPU")
 
 
+def is_installed(engine: str) -> bool:
+    """Whether the libraries of an engine are installed; its device may be missing all the same."""
+    name, _ = name_and_device(engine)
+    return name in _ENGINES and _ENGINES[name].installed
+
+
 def takes_building(engine: str) -> bool:
     """Whether an engine runs only what ``jepa-runtime build-engine`` has built."""
     name, _ = name_and_device(engine)

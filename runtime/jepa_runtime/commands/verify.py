@@ -104,7 +104,7 @@ def _line(variant: VariantCheck) -> str:
         return f"{name} on {variant.engine} ({variant.engine_version})"
     if variant.status == "failed" or variant.engine is None:
         return f"{name}: {escape(variant.fault or variant.unchecked)}"
-    return f"{name} on its own device ({escape(variant.unchecked)}), its graphs run on {variant.engine}"
+    return f"{name} on its own device: {escape(variant.unchecked)}; its graphs run on {variant.engine}"
 
 
 def _table(found: list[VariantCheck]) -> Table:
