@@ -35,6 +35,7 @@ from typing import Any
 
 from peers.benchmark_app import BenchmarkAppError
 from peers.figures import round_by_round
+from peers.files import result_file
 from peers.rows import ENGINE, AbsentRowError, GraphRow, Row, RowError, Setting, rows_of
 from peers.students import vit_s
 from rich.console import Console
@@ -298,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=frame_size, default=(640, 480), metavar="WxH", help="of the frames")
     add("--source", default="two_rooms", help="of the images over ROS")
     add("--limit", type=float, default=ENCODE_LIMIT, help="of encode against benchmark_app (%(default)s)")
-    add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
+    add("--json", type=Path, default=result_file("latency"))
     return made
 
 

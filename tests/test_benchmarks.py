@@ -127,11 +127,28 @@ def compared(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def test_overhead_compares_with_each_graph_and_with_both_joined(compared: dict[str, Any]) -> None:
     peer, ours = compared["benchmark_app"], compared["pipeline_sum_of_medians_ms"]
-    assert peer["samples"] == {"encode": 30, "predict": 30, "joined": 30}
+    assert peer["samples"] == {"encode": 30, "predict": 30, "joined": 30, "joined, defaults": 30}
     assert {compared["pipeline_ms"][stage]["n"] for stage in ("preprocess", "encode", "predict")} == {30}
     alone_ms = peer["median_ms"]["encode"] + peer["median_ms"]["predict"]
-    for ratio, of in (("ratio", peer["median_ms"]["joined"]), ("ratio_to_graphs_alone", alone_ms)):
+    ratios = {
+        "ratio": peer["median_ms"]["joined"],
+        "ratio_to_defaults": peer["median_ms"]["joined, defaults"],
+        "ratio_to_graphs_alone": alone_ms,
+    }
+    for ratio, of in ratios.items():
         assert compared[ratio] == pytest.approx(ours / of, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("Intel(R) Xeon(R) Processor (family 6, model 207)", "intel-xeon-family-6-model-207"),
+        ("AMD EPYC (family 26, model 2)", "amd-epyc-family-26-model-2"),
+        ("ARM (0x41, 0xd42 and 0xd4b)", "arm-0x41-0xd42-and-0xd4b"),
+    ],
+)
+def test_each_kind_of_processor_has_a_file_of_results(model: str, kind: str) -> None:
+    assert load("peers.files").kind_of(model) == kind
 
 
 @pytest.mark.parametrize(("met", "status"), [(True, 0), (False, 1)])

@@ -1,8 +1,9 @@
 """OpenVINO's benchmark_app on one graph, set up as the runtime sets up OpenVINO: one stream, the latency
-hint's settings, f32 for what is not quantized, one request at a time."""
+hint's settings, f32 for what is not quantized, one request at a time. Or with OpenVINO's own defaults."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,7 +24,9 @@ from openvino.tools.benchmark.main import main
 main()
 """
 # With -hint none it takes threads and pinning; one stream and -api sync are then what the latency hint makes.
-OPTIONS = "-d CPU -hint none -api sync -nstreams 1 -pin YES -infer_precision f32"
+DEFAULTS = "-d CPU -hint none -api sync -nstreams 1"
+_CONFIG = "config.json"
+OPTIONS = f"{DEFAULTS} -pin NO -infer_precision f32 -load_config {_CONFIG}"
 
 
 class BenchmarkAppError(Exception):
@@ -42,24 +45,38 @@ class Told:
 
 
 def benchmark_app(
-    graph: Path, shapes: Mapping[str, tuple[int, ...]], *, threads: int, count: int, percentile: int
+    graph: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    threads: int,
+    count: int,
+    percentile: int,
+    options: str = OPTIONS,
+    dynamic_quantization_group_size: int = 0,
 ) -> Told:
     """Run it for ``count`` inferences.
+
+    Args:
+        options: :data:`OPTIONS`, or :data:`DEFAULTS`: bf16 for what is not quantized where the processor has
+            it, and activations quantized at run time where the weights alone are INT8.
+        dynamic_quantization_group_size: the value of that property in OPTIONS.
 
     Raises:
         BenchmarkAppError: it failed, or did not report.
     """
     shape = ",".join(f"{name}[{','.join(map(str, sizes))}]" for name, sizes in shapes.items())
     reshape = ["-shape", shape] if shape else []
+    config = {"CPU": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(dynamic_quantization_group_size)}}
     command = [
         sys.executable, "-c", PROGRAM,
-        "-m", str(graph.resolve()), *reshape, *OPTIONS.split(),
+        "-m", str(graph.resolve()), *reshape, *options.split(),
         "-nthreads", str(threads), "-niter", str(count), "-latency_percentile", str(percentile),
     ]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     said: list[str] = []
     cpu_s = peak_mb = 0.0
     with tempfile.TemporaryDirectory() as folder:  # It leaves a report where it runs.
+        (Path(folder) / _CONFIG).write_text(json.dumps(config), encoding="utf-8")
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -65,6 +65,12 @@ def verdicts(limits: Iterable[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def read_kinds(name: str) -> list[dict[str, Any]]:
+    """The committed results of a benchmark, one for each kind of processor."""
+    paths = sorted(_RESULTS.glob(f"{name}.*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
 def read(name: str) -> dict[str, Any]:
     """A committed result."""
     found: dict[str, Any] = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))

@@ -97,8 +97,7 @@ def apply(settings: RealtimeSettings) -> list[Applied]:
     """Apply what is wanted, and say what came of it.
 
     Call it on the inference thread before the engine is opened there: threads inherit cores and priority from
-    the one that starts them. An engine that pins its threads itself must be told not to
-    (``BackendOptions(pinning=False)``): OpenVINO would move the inference thread to a core of its own choice.
+    the one that starts them. No engine here pins threads itself.
     """
     applied = []
     if settings.cpu_affinity:

@@ -132,7 +132,7 @@ class WorldModel:
             target: use the variants for this target only, which the engine must be able to read; to check on
                 this machine what another will run (an NPU's graphs with ``openvino:CPU``, TensorRT's with
                 ``onnxruntime:CPU``). None: those that the engine prefers.
-            options: threads, cache, pinning.
+            options: threads, cache.
             allow_untrained: accept random weights, for tests.
 
         Raises:

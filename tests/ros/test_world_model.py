@@ -116,7 +116,9 @@ def test_a_signal_under_traffic_ends_the_node_cleanly(ros_graph, toy_bundle, num
     assert ros_graph.stop("world_model", number) == 0, ros_graph.log("world_model").read_text()
     report = ros_graph.report("world_model")
     assert report["counters"]["processed"] >= len(futures)
-    assert report["model"]["id"] and report["rss_mb"] > 0
+    assert report["model"]["id"]
+    # Libraries, and not the model, are most of it; on every Python and whatever the page cache holds.
+    assert 100 < report["rss_mb"] < 250
 
 
 def test_signals_that_are_repeated_until_the_end_do_not_spoil_it(ros_graph, toy_bundle):

@@ -77,7 +77,7 @@ class BundleEncoder(nn.Module):
             bundle,
             precision="fp32",
             num_samples=1,
-            options=BackendOptions(threads=None, pinning=False),
+            options=BackendOptions(threads=None),
             allow_untrained=True,
         )
         self.identity = self._model.latent_space

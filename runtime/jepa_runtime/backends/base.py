@@ -26,7 +26,6 @@ class BackendOptions:
         threads: for one inference, at most 1024; None leaves it to the engine.
         cache_dir: where compiled models are kept, so that the next start is quicker; None: nowhere.
             Onnxruntime keeps none.
-        pinning: whether inference threads stay on their cores (OpenVINO on a CPU).
         build: None: engines that take minutes to build (TensorRT) must be there. Else they are built where
             they are not, and this is told, on any thread, the graph, a phase of the work, its steps done and
             all of them; False ends it.
@@ -36,7 +35,6 @@ class BackendOptions:
 
     threads: int | None = 1
     cache_dir: Path | None = None
-    pinning: bool = True
     build: Callable[[str, str, int, int], bool] | None = None
     between: Callable[[], None] = lambda: None
 

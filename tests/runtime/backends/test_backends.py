@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +177,7 @@ def test_a_first_start_takes_no_more_memory_than_those_that_follow(tmp_path: Pat
     assert 60 < second < 100 and first < second + 16
 
 
-@pytest.mark.parametrize("options", [{"threads": None}, {"threads": 2, "pinning": False}])
+@pytest.mark.parametrize("options", [{"threads": None}, {"threads": 2}])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_options_change_nothing_in_the_outputs(
     toy_bundle: Path, tmp_path: Path, engine: str, options: dict[str, Any]
@@ -183,6 +186,32 @@ def test_options_change_nothing_in_the_outputs(
     session = backend.load(model_path(toy_bundle, "encoder", backend), FRAME)
     session.inputs["frame"][0] = Bundle.open(toy_bundle).golden().frames[0]
     assert session.run()["latent"] == pytest.approx(Bundle.open(toy_bundle).golden().latents[:1], abs=1e-4)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_inference_leaves_its_thread_on_the_cores_of_the_process(toy_bundle: Path, threads: int) -> None:
+    """Moved to one core for each inference, it would wait there for other processes beside a free core."""
+    seen: set[frozenset[int]] = set()
+    done = threading.Event()
+
+    def infer() -> None:
+        backend = create_backend("openvino:CPU", BackendOptions(threads=threads))
+        path = model_path(toy_bundle, "predictor", backend)
+        session = backend.load(path, predictor_shapes(4096))
+        for _ in range(50):
+            session.run()
+        session.close()
+        backend.close()
+        done.set()
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    while not done.wait(0.001):
+        with suppress(ProcessLookupError):
+            seen.add(frozenset(os.sched_getaffinity(thread.native_id or 0)))
+    thread.join()
+    assert seen == {frozenset(os.sched_getaffinity(0))}
 
 
 @pytest.mark.parametrize("count", [32, 48, 64, 33, 16])

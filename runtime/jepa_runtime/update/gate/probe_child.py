@@ -107,7 +107,7 @@ def measure(
         BundleError: it is not valid.
         BackendError: the engine cannot run it.
     """
-    bundle, options = Bundle.open(folder), _options(threads)
+    bundle, options = Bundle.open(folder), BackendOptions(threads=threads)
     parities = golden_parity(bundle, engine=engine, precision=precision, options=options)
     faults = [parity.fault for parity in parities if not parity.ok]
     if faults:
@@ -143,7 +143,7 @@ def measure_both(
         models = [
             stack.enter_context(
                 WorldModel.open(
-                    Bundle.open(folder), engine=engine, precision=precision, options=_options(threads),
+                    Bundle.open(folder), engine=engine, precision=precision, options=BackendOptions(threads=threads),
                     allow_untrained=True,
                 )
             )
@@ -200,11 +200,6 @@ def _used() -> tuple[float, float, float]:
 def _is_by_clock(engine: str, threads: int) -> bool:
     _, device = name_and_device(engine)
     return device != "CPU" or threads > 1
-
-
-def _options(threads: int) -> BackendOptions:
-    # Pinned, it would compete with what serves for that one core.
-    return BackendOptions(threads=threads, pinning=False)
 
 
 def _lacks(*, network_cut: bool, disk_cut: bool, drivers: bool) -> str:
