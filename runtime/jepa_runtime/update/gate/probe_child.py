@@ -143,8 +143,8 @@ def measure_both(
         models = [
             stack.enter_context(
                 WorldModel.open(
-                    Bundle.open(folder), engine=engine, precision=precision, options=BackendOptions(threads=threads),
-                    allow_untrained=True,
+                    Bundle.open(folder), engine=engine, precision=precision,
+                    options=BackendOptions(threads=threads), allow_untrained=True,
                 )
             )
             for folder in (candidate, active)
