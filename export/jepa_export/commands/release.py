@@ -101,7 +101,9 @@ def _add_publishing(commands: Any) -> None:
     publish.add_argument(
         "--hardware", action="append", metavar="ID", help="kind of robot, again for others (default: any)"
     )
-    publish.add_argument("--latency-p99-ms", type=positive, metavar="MS", help="that a frame may take")
+    publish.add_argument(
+        "--latency-p99-ms", type=positive, metavar="MS", help="p99 latency budget of a frame"
+    )
     publish.add_argument("--peak-memory-mb", type=positive, metavar="MB", help="that the model may take")
     publish.add_argument(
         "--max-error-ratio",

@@ -51,7 +51,7 @@ class Budgets(_Model):
     """What a candidate may take on the robot; None: anything.
 
     Attributes:
-        latency_p99_ms: of one frame, encode and predict.
+        latency_p99_ms: of one frame, encode and predict (see :mod:`jepa_runtime.update.gate.latency`).
         peak_memory_mb: of the process that tries it.
         max_error_ratio: its mean prediction score over that of what serves now (see
             :mod:`jepa_runtime.update.gate.sequential` for the score). The default is above what equal models
