@@ -355,3 +355,16 @@ def test_what_a_later_publisher_says_more_is_read_and_kept_by_an_earlier_one(
     release = Client(repo, tmp_path / "robot").latest()
     assert release is not None
     assert release.model_dump(mode="json") == fields
+
+
+def test_the_copy_of_an_earlier_pointer_says_how_far_that_version_was_rolled_out(
+    repo: Path, first: Bundle, second: Bundle, tmp_path: Path
+) -> None:
+    """A fleet server may still order that version."""
+    publish(opened(repo), first, Terms(channel="stable", percent=10.0))
+    rollout(opened(repo), "stable", "toy", 100.0)
+    publish(opened(repo), second, STABLE)
+    trust = Robot(repo, tmp_path / "meta").refresh()
+    path = f"models/stable/toy/releases/{first.manifest.version}.json"
+    copy = parse_release(trust.read(path, MAX_POINTER_BYTES))
+    assert (copy.version, copy.rollout.percent) == ("1.2.3", 100.0)
