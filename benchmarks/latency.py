@@ -31,7 +31,7 @@ from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from peers.benchmark_app import BenchmarkAppError
 from peers.figures import round_by_round
@@ -43,7 +43,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle import Bundle, Precision
 from jepa_runtime.commands.arguments import frame_size, positive
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import write_json
@@ -280,7 +280,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("--bundle", type=Path, help="default: ViT-S with random weights, out/vit_s, built if it is missing")
-    add("--precision", nargs="+", choices=("int8", "fp16", "fp32"), help="default: all that OpenVINO can run")
+    add("--precision", nargs="+", choices=get_args(Precision), help="default: all that OpenVINO can run")
     add(
         "--rows",
         nargs="+",

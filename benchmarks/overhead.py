@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import openvino
@@ -41,7 +41,7 @@ from rich.table import Table
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend
-from jepa_runtime.bundle import Bundle, Manifest
+from jepa_runtime.bundle import Bundle, Manifest, Precision
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import cpu, versions
@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
-    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: the bundle's first")
+    parser.add_argument("--precision", choices=get_args(Precision), help="default: the bundle's first")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cores", type=lambda text: {int(core) for core in text.split(",")}, metavar="0,1",
                         help="cores that both may use (default: all)")  # fmt: skip

@@ -62,7 +62,7 @@ class Row:
 
     Attributes:
         name, label: for the command line and for people.
-        precision: int8, fp16 or fp32.
+        precision: int8, fp16, bf16 or fp32.
         notes: what a reader of its figures must know.
         start_s: from files to the first frame's futures, libraries loaded; None: not known.
     """

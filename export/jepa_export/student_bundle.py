@@ -32,6 +32,7 @@ GOLDEN_CANDIDATES = 4
 TOLERANCES = {
     "fp32": {"min_cosine": 0.9999, "max_abs": 0.02},
     "fp16": {"min_cosine": 0.999, "max_abs": 0.2},
+    "bf16": {"min_cosine": 0.99, "max_abs": 0.3},
     "int8": {"min_cosine": 0.9, "max_abs": 2.0},
 }
 

@@ -28,6 +28,8 @@ KINDS: tuple[Kind, ...] = (
     ("tensorrt", "int8"),
     ("tensorrt", "fp16"),
 )
+# Made where it is named and nowhere else: few CPUs have bf16.
+ON_REQUEST: tuple[Kind, ...] = (("openvino", "bf16"),)
 TARGETS: tuple[Target, ...] = ("onnx", "openvino", "npu", "tensorrt")
 DEFAULT_TARGETS: tuple[Target, ...] = ("onnx", "openvino")
 DEFAULT_KINDS = tuple(kind for kind in KINDS if kind[0] in DEFAULT_TARGETS)
@@ -53,15 +55,16 @@ def kinds_for(
 
 
 def choose_kinds(targets: Sequence[str], precisions: Sequence[str] | None) -> tuple[Kind, ...]:
-    """Those of some targets, in some precisions (None: in every one).
+    """Those of some targets, in some precisions (None: in each of :data:`KINDS`).
 
     Raises:
         JepaExportError: a target comes in none of them.
     """
-    found = tuple(kind for kind in KINDS if kind[0] in targets and (not precisions or kind[1] in precisions))
+    every = (*KINDS, *ON_REQUEST) if precisions else KINDS
+    found = tuple(kind for kind in every if kind[0] in targets and (not precisions or kind[1] in precisions))
     for target in targets:
         if all(kind[0] != target for kind in found):
-            offered = ", ".join(precision for name, precision in KINDS if name == target)
+            offered = ", ".join(precision for name, precision in (*KINDS, *ON_REQUEST) if name == target)
             raise JepaExportError(f"--target {target} has no such --precision: it comes in {offered}")
     return found
 

@@ -26,6 +26,10 @@ class BackendError(JepaRuntimeError):
     """An engine or device is missing, or cannot run this model."""
 
 
+class UnsupportedPrecisionError(BackendError):
+    """A device cannot compute in the precision that was requested."""
+
+
 class DeviceLostError(BackendError):
     """A device does nothing more for this process; a new one may use it."""
 

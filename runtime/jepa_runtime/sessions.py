@@ -49,8 +49,13 @@ class Sessions:
 
 
 def runnable_precisions(manifest: Manifest, targets: Sequence[str]) -> list[str]:
-    """The precisions in which an engine that runs ``targets`` can run the model: those of the target that it
-    prefers first, each target's in the bundle's order."""
+    """The precisions in which an engine that runs ``targets`` runs the model unless another is named: those
+    of the target that it prefers first, each target's in the bundle's order. bf16, which few CPUs have, must
+    be named."""
+    return [precision for precision in _offered(manifest, targets) if precision != "bf16"]
+
+
+def _offered(manifest: Manifest, targets: Sequence[str]) -> list[str]:
     encoders = manifest.graphs.encoder
     return list(
         dict.fromkeys(each.precision for target in targets for each in encoders if each.target == target)
@@ -67,7 +72,7 @@ def open_sessions(
     """Compile the graphs of a bundle.
 
     Args:
-        precision: int8, fp16 or fp32; None: the first that the backend can run.
+        precision: int8, fp16, bf16 or fp32; None: the first that the backend can run.
         num_samples: K of the predictor.
         target: use the variants for this target only, whatever the backend prefers.
 
@@ -201,15 +206,15 @@ def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
 
 
 def _choose_precision(bundle: Bundle, backend: Backend, targets: Sequence[str], precision: str | None) -> str:
-    offered = runnable_precisions(bundle.manifest, targets)
-    if not offered or (precision is not None and precision not in offered):
+    chosen = precision or next(iter(runnable_precisions(bundle.manifest, targets)), None)
+    if chosen is None or chosen not in _offered(bundle.manifest, targets):
         kinds = ", ".join(entry.label for entry in bundle.manifest.graphs.encoder)
         wanted = f" in {precision}" if precision else ""
         raise BundleError(
             f"{bundle.path}: has nothing that {backend.engine} can run{wanted}; it has: {kinds}; "
             f"{backend.engine} runs graphs for: {', '.join(targets)}"
         )
-    return precision or offered[0]
+    return chosen
 
 
 def _sha256(manifest: Manifest, variant: Variant) -> str:

@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend, is_installed, takes_building
 from jepa_runtime.bundle import Bundle, Golden, Role, Target, Tolerance
-from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
+from jepa_runtime.errors import (
+    BackendError,
+    BundleError,
+    JepaRuntimeError,
+    UnsupportedPrecisionError,
+)
 from jepa_runtime.opencv import load_opencv
 from jepa_runtime.world_model import Futures, WorldModel
 
@@ -24,7 +29,7 @@ from jepa_runtime.world_model import Futures, WorldModel
 MOST_CHANGE_ERROR = 0.8
 # Of the futures: what changes less drowns in rounding. (At random weights actions change 0.3 % in a step, and
 # INT8 is off by up to all of that.)
-_LEAST_CHANGE: dict[str, float] = {"fp32": 1e-4, "fp16": 3e-3, "int8": 1e-2}
+_LEAST_CHANGE: dict[str, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 1e-2, "int8": 1e-2}
 _TINY = 1e-12
 # A graph, what it computes and what it should.
 _Compared = tuple[Role, NDArray[np.float32], NDArray[np.float32]]
@@ -239,6 +244,8 @@ def _check(bundle: Bundle, variant: VariantCheck, options: BackendOptions | None
         parities = golden_parity(
             bundle, engine=engine, precision=variant.precision, target=variant.target, options=options
         )
+    except UnsupportedPrecisionError as error:
+        return replace(variant, engine=None, engine_version=None, unchecked=str(error))
     except JepaRuntimeError as error:
         kind = f"{variant.precision} for {variant.target}"
         return replace(variant, fault=f"{kind} cannot be run on {engine}: {error}")
@@ -260,7 +267,7 @@ def golden_parity(
     Args:
         bundle: trained or not.
         engine: ``engine:DEVICE``.
-        precision: int8, fp16 or fp32; None: the first that the engine can run.
+        precision: int8, fp16, bf16 or fp32; None: the first that the engine can run.
         target: the variants for this target; None: for those that the engine prefers. See
             :meth:`jepa_runtime.WorldModel.open`.
 

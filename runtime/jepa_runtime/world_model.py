@@ -127,7 +127,7 @@ class WorldModel:
             bundle: its folder, or the bundle already opened.
             engine: ``engine:DEVICE``; no other one takes its place, unless several are listed, the preferred
                 first: ``openvino:NPU,openvino:CPU``.
-            precision: int8, fp16 or fp32; None: the first of the bundle that the engine can run.
+            precision: int8, fp16, bf16 or fp32; None: the first of the bundle that the engine can run.
             num_samples: K; None: the bundle's. A smaller K makes each prediction cheaper.
             target: use the variants for this target only, which the engine must be able to read; to check on
                 this machine what another will run (an NPU's graphs with ``openvino:CPU``, TensorRT's with

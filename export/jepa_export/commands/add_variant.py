@@ -33,8 +33,9 @@ def add_parsers(subparsers: Any) -> None:
     add.add_argument(
         "--precision",
         action="append",
-        choices=["int8", "fp16", "fp32"],
-        help="precision to add; may be repeated (default: every one that the target has)",
+        choices=["int8", "fp16", "bf16", "fp32"],
+        help="precision to add; may be repeated (default: each that the target has but bf16, which is "
+        "for openvino and only made on a CPU that has it)",
     )
     add.add_argument(
         "--calibration",

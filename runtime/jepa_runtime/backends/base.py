@@ -51,8 +51,9 @@ class Graph:
         name: how errors call it.
         model: the ``.xml`` or ``.onnx``.
         weights: the ``.bin`` of an ``.xml``, else None.
-        precision: int8, fp16 or fp32, or None if unknown. On a CPU, what the graph itself does not quantize
-            is computed in fp32, and on any device if this is fp32.
+        precision: int8, fp16, bf16 or fp32, or None if unknown. On a CPU, what the graph itself does not
+            quantize is computed in bf16 if this is bf16, else in fp32. On any device, fp32 is computed in
+            fp32.
         dynamic_quantization_group_size: the exception, see :class:`~jepa_runtime.bundle.manifest.Variant`.
         blob: gives what was compiled ahead of time for a platform of an NPU, and what that came from
             (:class:`~jepa_runtime.backends.npu.Origin`); None if nothing was.

@@ -26,7 +26,7 @@ from jepa_runtime.backends.base import (
     check_inputs,
     first_line,
 )
-from jepa_runtime.errors import BackendError
+from jepa_runtime.errors import BackendError, UnsupportedPrecisionError
 
 _LOG = logging.getLogger(__name__)
 
@@ -177,6 +177,8 @@ class OpenVINOBackend:
     ) -> OpenVINOSession | OpenVINOSplitSession:
         """See :class:`~jepa_runtime.backends.base.Backend`."""
         graph = Graph.read(graph) if isinstance(graph, Path) else graph
+        if graph.precision == "bf16":
+            self._check_bf16(graph.name)
         parts = self._parts(shapes[name][0] for name in rows)
         self._between()
         model = self._read(
@@ -202,6 +204,14 @@ class OpenVINOBackend:
             if parts == 1:
                 return OpenVINOSession(graph.name, model, compiled)
             return OpenVINOSplitSession(graph.name, model, compiled, rows, parts)
+
+    def _check_bf16(self, name: str) -> None:
+        """OpenVINO would compute in bf16 on other processors too, more slowly than in fp32."""
+        capabilities = self._core.get_property(self.device, "OPTIMIZATION_CAPABILITIES")
+        if self.device != "CPU" or "BF16" not in capabilities:
+            raise UnsupportedPrecisionError(
+                f"{name}: bf16 needs a CPU with AMX or AVX512-BF16, and {self.device} here is none: use fp32"
+            )
 
     def _parts(self, sizes: Iterable[int]) -> int:
         """Into how many equal parts that many rows are divided."""
@@ -243,7 +253,8 @@ class OpenVINOBackend:
         if self.device == "CPU" or (graph.precision == "fp32" and self.device.startswith("GPU")):
             # By default OpenVINO computes in bf16 what is not quantized, on those processors that have bf16:
             # a model would give other numbers on the workstation than on the robot.
-            properties["INFERENCE_PRECISION_HINT"] = openvino.Type.f32
+            wanted = openvino.Type.bf16 if graph.precision == "bf16" else openvino.Type.f32
+            properties["INFERENCE_PRECISION_HINT"] = wanted
         if self.device == "CPU":
             # By default 32: where weights alone are INT8 and the processor has VNNI, OpenVINO quantizes the
             # activations at run time, whatever the hint above says. The numbers then depend on the processor

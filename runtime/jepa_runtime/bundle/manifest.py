@@ -31,7 +31,7 @@ MAX_TENSOR_BYTES = 1 << 30
 MAX_PATH_LENGTH = 255
 
 Target = Literal["openvino", "onnx", "npu", "tensorrt"]
-Precision = Literal["int8", "fp16", "fp32"]
+Precision = Literal["int8", "fp16", "bf16", "fp32"]
 Role = Literal["encoder", "predictor", "step", "energy"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -179,6 +179,9 @@ class Variant(_Model):
     written into it, of which a robot with an NVIDIA GPU builds its engine. A robot ignores what it cannot
     run.
 
+    ``bf16``: a graph for ``openvino`` with fp32 weights, computed in bfloat16 on CPUs that have it (x86 with
+    AMX or AVX512-BF16), and on no other; it is used only where it is named.
+
     ``dynamic_quantization_group_size`` is OpenVINO's property of that name, for graphs whose weights alone
     are INT8. 0: their activations are computed in fp32, on every CPU. Above 0: OpenVINO quantizes the
     activations at run time, in groups of that many numbers, where the CPU supports it (x86 with VNNI), and
@@ -196,6 +199,8 @@ class Variant(_Model):
             raise ValueError(
                 f"{self.path}: dynamic_quantization_group_size is for the target openvino, not {self.target}"
             )
+        if self.precision == "bf16" and self.target != "openvino":
+            raise ValueError(f"{self.path}: bf16 is for the target openvino, not {self.target}")
         return self
 
     @model_serializer(mode="wrap")

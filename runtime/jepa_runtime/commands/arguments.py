@@ -104,7 +104,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> 
     """What :func:`open_model` reads. ``first``: where an engine and a precision are looked for before."""
     parser.add_argument("--engine", metavar="E", help=f"engine and device (default: {first}openvino:CPU)")
     parser.add_argument(
-        "--precision", metavar="P", help=f"int8, fp16 or fp32 (default: {first}the bundle's first)"
+        "--precision", metavar="P", help=f"int8, fp16, bf16 or fp32 (default: {first}the bundle's first)"
     )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"

@@ -62,7 +62,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
     )
-    parser.add_argument("--precision", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
+    parser.add_argument(
+        "--precision", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)"
+    )
     add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
     parser.set_defaults(run=run)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle import Bundle, Precision
 from jepa_runtime.closed_loop.episodes import SEEDS
 from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
 from jepa_runtime.closed_loop.pictures import captions, sheet
@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
         "--engine", nargs="+", default=["openvino:CPU"], metavar="E", help="default: openvino:CPU"
     )
     parser.add_argument(
-        "--precision", nargs="+", choices=("int8", "fp16", "fp32"), help="default: all that an engine runs"
+        "--precision", nargs="+", choices=get_args(Precision), help="default: all that an engine runs"
     )
     parser.add_argument(
         "--planner", choices=sorted(PRESETS), default="two_rooms", help="settings of the planner"

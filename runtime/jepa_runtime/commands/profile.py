@@ -74,7 +74,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
     )
-    parser.add_argument("--precision", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
+    parser.add_argument(
+        "--precision", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)"
+    )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from jepa_runtime.bundle import Precision
 from jepa_runtime.commands.arguments import add_json_argument, count
 
 _ROOT = Path("/var/lib/jepa-edge")
@@ -88,7 +89,7 @@ def _add_provision(actions: Any) -> None:
         "--hardware", action="append", metavar="ID", help="what kind of robot it is; may be given again"
     )
     parser.add_argument("--engine", default="openvino:CPU", metavar="E", help="default: %(default)s")
-    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="default: the bundle's first")
+    parser.add_argument("--precision", choices=get_args(Precision), help="default: the bundle's first")
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the model that it has from the start")
     parser.add_argument("--allow-untrained", action="store_true", help="accept random weights, for tests")
     parser.add_argument(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle import Bundle, Precision
 from jepa_runtime.commands.arguments import add_cache_argument, add_json_argument, open_console
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import STDOUT, write_json
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("int8", "fp16", "fp32"),
+        choices=get_args(Precision),
         help="only this one (default: all)",
     )
     parser.add_argument(

@@ -16,8 +16,8 @@ PARAMETERS = (
     Parameter(
         name="precision",
         default="",
-        description="int8, fp16 or fp32; empty: the first of the bundle that the engine can run.",
-        choices=("", "int8", "fp16", "fp32"),
+        description="int8, fp16, bf16 or fp32; empty: the first of the bundle that the engine can run.",
+        choices=("", "int8", "fp16", "bf16", "fp32"),
         when_unconfigured=True,
     ),
     Parameter(

@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--topic", type=_name, default="camera/image_raw", help="topic of the images (default: %(default)s)")
     add("--futures", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
     add("--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)")
-    add("--precision", default="", metavar="P", help="int8, fp16 or fp32 (default: the bundle's first)")
+    add("--precision", default="", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)")
     add("--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)")
     add("--cache-dir", default="", metavar="DIR", help="keep compiled models there")
     add("--deadline-ms", type=positive, metavar="MS", help="deadline per image (default: one period)")

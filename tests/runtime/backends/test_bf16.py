@@ -1,0 +1,87 @@
+"""Variants that are computed in bfloat16: on CPUs that have it, and where they are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+
+from jepa_runtime import WorldModel
+from jepa_runtime.backends import BackendOptions
+from jepa_runtime.backends.openvino import OpenVINOBackend
+from jepa_runtime.bundle import ROLES, Bundle, seal
+from jepa_runtime.cli import main
+from jepa_runtime.errors import BackendError, BundleError
+from jepa_runtime.sessions import runnable_precisions
+from jepa_runtime.verification import golden_parity
+from tests.bundles import ACTIONS, HORIZON
+
+
+@pytest.fixture
+def bundle(toy_bundle: Path, tmp_path: Path) -> Bundle:
+    """A bundle with bf16, which it names first."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, folder)
+    fields: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    for role in ROLES:
+        for variant in list(fields["graphs"][role]):
+            if (variant["target"], variant["precision"]) == ("openvino", "fp32"):
+                fields["graphs"][role].insert(0, variant | {"precision": "bf16"})
+    fields["golden"]["tolerances"]["bf16"] = {"min_cosine": 0.99, "max_abs": 0.3}
+    return seal(folder, fields)
+
+
+def has_bf16() -> bool:
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture
+def computed_here(monkeypatch: pytest.MonkeyPatch, toy_bundle: Path) -> None:
+    """On an x86 with AVX-512 and without bf16 OpenVINO computes the same numbers, only slower."""
+    compiled = openvino.Core().compile_model(
+        str(toy_bundle / "encoder" / "openvino" / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
+    )
+    if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
+        pytest.skip("OpenVINO computes no bf16 on this CPU")
+    monkeypatch.setattr(OpenVINOBackend, "_check_bf16", lambda *_: None)
+
+
+def test_bf16_serves_where_it_is_named_only(bundle: Bundle, computed_here: None) -> None:
+    assert "bf16" not in runnable_precisions(bundle.manifest, ("openvino", "onnx"))
+    actions = np.random.default_rng(0).uniform(-1, 1, (32, HORIZON, ACTIONS)).astype(np.float32)
+    latents, found = bundle.golden().latents[:1], {}
+    for precision in (None, "fp32", "bf16"):
+        with WorldModel.open(bundle, precision=precision, num_samples=32, allow_untrained=True) as model:
+            assert model.precision == (precision or "fp32")
+            found[precision] = model.predict(actions, latents=latents).latents
+    assert np.array_equal(found[None], found["fp32"])
+    assert 1e-5 < np.abs(found["bf16"] - found["fp32"]).max() < 0.1
+    assert all(parity.ok for parity in golden_parity(bundle, engine="openvino:CPU", precision="bf16"))
+
+
+@pytest.mark.skipif(has_bf16(), reason="this CPU has bf16")
+def test_a_cpu_without_bf16_refuses_it_and_verify_says_that_it_was_not_checked(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BackendError, match="bf16 needs a CPU with AMX or AVX512-BF16"):
+        WorldModel.open(bundle, precision="bf16", options=BackendOptions(), allow_untrained=True)
+    main(["verify", str(bundle.path), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    (checked,) = [each for each in told["variants"] if each["precision"] == "bf16"]
+    assert checked["status"] == "not checked" and "bf16 needs a CPU" in checked["reason"]
+
+
+def test_bf16_is_for_openvino(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="has nothing that onnxruntime can run in bf16"):
+        WorldModel.open(bundle, engine="onnxruntime:CPU", precision="bf16", allow_untrained=True)
+    fields = bundle.manifest.plain()
+    fields["graphs"]["encoder"].append(
+        {"target": "onnx", "precision": "bf16", "path": "encoder/onnx/model.onnx"}
+    )
+    with pytest.raises(BundleError, match="bf16 is for the target openvino, not onnx"):
+        seal(bundle.path, fields)
