@@ -348,12 +348,17 @@ def test_a_socket_of_another_account_is_told_as_such(site: Site) -> None:
         for folder in (site.root, *site.root.parents):
             if folder.stat().st_uid == 0 and folder != Path("/"):
                 folder.chmod(folder.stat().st_mode & 0o7777 | 0o055)
+        groups = os.getgroups()
+        os.setgroups([])
+        os.setegid(65534)
         os.seteuid(65534)
         try:
             with pytest.raises(UpdateError, match="belongs to another account"):
                 LocalServing(site.root).health()
         finally:
             os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
 
 
 def test_a_folder_with_a_long_name_has_a_socket_too(tmp_path: Path, bundles: list[Bundle]) -> None:

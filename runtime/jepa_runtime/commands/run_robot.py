@@ -41,6 +41,8 @@ _SILENT_S = 10.0
 _QUIET_S = 2.0
 # For longer than an update waits for it.
 _OPENING_S = 900.0
+# After so long without a crash earlier ones count no more.
+_FORGIVEN_S = 3600.0
 # What could not be served is tried again, after a pause that doubles.
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 2.0, 300.0
 
@@ -98,6 +100,7 @@ class Follower:
         self._refused, self._reason, self._passing = "", "", False
         self._again_at, self._pause_s = 0.0, _FIRST_PAUSE_S
         self._ended, self._received, self._ended_at, self._silent_s = 0, 0, 0.0, 0.0
+        self._served_at = 0.0
         self._wake, self._ending = Event(), Event()
         self._told_alive_at = -math.inf
 
@@ -185,7 +188,7 @@ class Follower:
         budget_ms = self._budget_ms(model.bundle.sha256)
         self._conduct.begin(budget_ms or self._deadline_ms)
         self._conduct.forgive(lateness=budget_ms is None)
-        self._ended_at = time.monotonic()
+        self._ended_at = self._served_at = time.monotonic()
 
     @contextmanager
     def following(self, pipeline: Pipeline) -> Iterator[None]:
@@ -301,8 +304,10 @@ class Follower:
                 self._end(f"{opening[0][:12]} hangs while it is opened")
 
     def _see(self, pipeline: Pipeline) -> None:
-        """For how long frames have come and none has ended."""
+        """For how long frames have come and none has ended, and whether it has served for long."""
         stats, now = pipeline.stats(), time.monotonic()
+        if self._seat is not None and now - self._served_at > _FORGIVEN_S:
+            self._seat.forgive(pipeline.model.bundle.sha256)
         ended = stats.processed + stats.failed
         if stats.received == self._received:
             # No image, no work: that is not the fault of the model.

@@ -12,7 +12,7 @@ from jepa_runtime.commands.arguments import add_json_argument, count
 _ROOT = Path("/var/lib/jepa-edge")
 _EPILOG = (
     "Exit status: 0 done or nothing to do, 1 error, 3 a release was refused or rolled back, 4 undecided: the "
-    "machine was too busy to judge a release, which is tried again soon."
+    "machine was too busy to judge a release, which is tried again soon, 5 `status` found an alarm."
 )
 
 

@@ -20,6 +20,7 @@ from jepa_runtime.commands.update_view import Transfer, history_table, moment, s
 from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
 from jepa_runtime.outputs import STDOUT, write_json
 from jepa_runtime.update import accounts, config, daemon, operator, provision, robot, state
+from jepa_runtime.update.alarms import alarms
 from jepa_runtime.update.audit import Audit
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import Config
@@ -37,6 +38,8 @@ _STATUS: dict[Result, int] = {
     "undecided": 4,
     "failed": 1,
 }
+# Of `status`, for whatever monitors robots.
+_ALARM_STATUS = 5
 _Opened = Callable[..., AbstractContextManager[Client]]
 _NEEDED = ("trusted_root", "repository", "model", "hardware")
 
@@ -122,7 +125,9 @@ def _cancel(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     now = state.load(args.root / robot.STATE)
-    return _tell(args, now, table=status_table(now, _hawkbit_asked(args.root)))
+    found = alarms(args.root, now)
+    table = status_table(now, found, _hawkbit_asked(args.root))
+    return _tell(args, now, table=table, status=_ALARM_STATUS if found else 0)
 
 
 def _hawkbit_asked(root: Path) -> str:
@@ -153,12 +158,18 @@ def _daemon(args: argparse.Namespace) -> int:
 
     accounts.require_owner(args.root)
     path, opened = args.root / robot.CONFIG, partial(robot.open_client, args.root)
-    round_ = daemon.ordinary(opened, lambda: config.load(path).poll_s, log)
+    round_ = daemon.ordinary(opened, lambda: config.load(path).poll_s, log, lambda: _alarms(args.root))
     if config.load(path).hawkbit is not None:
         round_ = Fleet(args.root, opened, log=log)
     with stop_on_signals() as stopping:
-        daemon.run(round_, stopping=stopping, log=log, root=args.root)
+        daemon.run(round_, stopping=stopping, log=log, root=args.root, due=daemon.crashing(args.root))
     return 0
+
+
+def _alarms(root: Path) -> list[str]:
+    with suppress(JepaRuntimeError):
+        return alarms(root, state.load(root / robot.STATE))
+    return []
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -225,12 +236,13 @@ def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[dae
 def _tell(
     args: argparse.Namespace, kept: State, line: str = "", *, status: int = 0, table: Table | None = None
 ) -> int:
+    found = alarms(args.root, kept)
     if args.json is not None:
-        write_json(args.json, state.as_json(kept))
+        write_json(args.json, state.as_json(kept) | {"alarms": found})
     if args.json != STDOUT:
         open_console().print(table) if table is not None else print(line or summary(kept))
-    if kept.alarm:
-        print(f"jepa-runtime update: ALARM: {printable(kept.alarm)}", file=sys.stderr)
+    for alarm in found:
+        print(f"jepa-runtime update: ALARM: {printable(alarm)}", file=sys.stderr)
     return status
 
 

@@ -89,8 +89,9 @@ def summary(state: State) -> str:
     return printable(f"{how}: {serves}" + (f" ({state.reason})" if state.reason else ""))
 
 
-def status_table(state: State, hawkbit: str) -> Table:
-    """What serves, how updates stand, and when hawkBit answered last; empty: it is not asked."""
+def status_table(state: State, alarms: Sequence[str], hawkbit: str) -> Table:
+    """What serves, how updates stand, what needs a person, and when hawkBit answered last; empty: it is not
+    asked."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -103,7 +104,7 @@ def status_table(state: State, hawkbit: str) -> Table:
         "pinned": "yes" if state.pinned else "",
         "repository asked": moment(state.checked_at),
         "hawkBit asked": hawkbit,
-        "ALARM": state.alarm,
+        "ALARM": "; ".join(alarms),
     }
     for key, value in rows.items():
         if value:

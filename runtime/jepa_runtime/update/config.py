@@ -50,6 +50,8 @@ class Config(BaseModel):
             room.
         require_sandbox: refuse a release whose probe cannot be cut off from the network or, on a CPU, from
             the disk.
+        rollback_on_crashes: go back to the model before when the active one, though it was found to be good,
+            crashes again and again; without, there is an alarm only.
         fetch, probe: limits.
         hawkbit: the server that orders updates; None: this robot looks for them by itself.
     """
@@ -73,6 +75,7 @@ class Config(BaseModel):
     deltas: bool = True
     keep_slots: Annotated[int, Field(ge=0, le=100)] = 1
     require_sandbox: bool = True
+    rollback_on_crashes: bool = False
     fetch: Limits = Limits()
     probe: ProbeLimits = ProbeLimits()
     hawkbit: Hawkbit | None = None

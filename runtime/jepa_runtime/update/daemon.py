@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +15,16 @@ from typing import TypeVar
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.systemd import notify
 from jepa_runtime.update import durable
+from jepa_runtime.update.alarms import crash_alarm
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.config import HANG_S
-from jepa_runtime.update.robot import LOCK
-from jepa_runtime.update.state import State
+from jepa_runtime.update.robot import LOCK, STATE
+from jepa_runtime.update.state import State, load
 
 T = TypeVar("T")
 Alive = Callable[[], None]
 
+FIRST_PAUSE_S = 60.0
 _STDERR = 2
 _JITTER = 0.1
 _SLICE_S = 5.0
@@ -40,6 +43,7 @@ def run(
     stopping: Event,
     log: Callable[[str], None],
     root: Path,
+    due: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do a round, wait, and again, until it is to stop; then an update in work goes on at the next start.
 
@@ -50,6 +54,7 @@ def run(
         stopping: ends it when set, at the next moment at which nothing is half done.
         log: takes lines.
         root: the robot's folder.
+        due: asked every few seconds during a pause: whether the next round is to begin now.
 
     Raises:
         UpdateError: a round did.
@@ -59,7 +64,7 @@ def run(
             notify("READY=1")
             while (pause_s := going_on(round_, alive, root)) is not None:
                 ends = time.monotonic() + pause_s
-                while (left := ends - time.monotonic()) > 0:
+                while (left := ends - time.monotonic()) > 0 and not due():
                     alive()
                     stopping.wait(min(left, _SLICE_S))
     except KeyboardInterrupt:
@@ -72,23 +77,32 @@ def ordinary(
     opened: Callable[..., AbstractContextManager[Client]],
     poll_s: Callable[[], float],
     log: Callable[[str], None],
+    alarms: Callable[[], list[str]] = list,
 ) -> Callable[[Alive], float]:
     """The round of a robot that looks by itself: it updates.
 
     Args:
         opened: gives the client, which has the lock while it is open; takes ``alive``.
-        poll_s: the pause between two rounds in seconds, times :func:`jitter`; see also :func:`pause_s`.
+        poll_s: the pause between two rounds in seconds, times :func:`jitter`; see also :func:`pause_s` and
+            :func:`retry_s`.
+        alarms: what needs a person, logged after each round.
     """
-    update = carrying(opened)
+    update, failed = carrying(opened), 0
 
     def round_(alive: Alive) -> float:
+        nonlocal failed
+        most_s = poll_s()
         try:
             ended = update(alive)
+            failed = failed + 1 if ended.failed_looks else 0
+            _tell(ended, log)
+            most_s = pause_s(ended, most_s)
         except UpdateError as error:
+            failed += 1
             log(f"error: {error}")
-            return poll_s() * jitter()
-        _tell(ended, log)
-        return pause_s(ended, poll_s()) * jitter()
+        for alarm in alarms():
+            log(f"ALARM: {alarm}")
+        return min(most_s, retry_s(failed)) * jitter()
 
     return round_
 
@@ -96,6 +110,32 @@ def ordinary(
 def pause_s(state: State, poll_s: float) -> float:
     """The pause before the next look in seconds: ``poll_s``, or less where the last one was undecided."""
     return min(poll_s, _UNDECIDED_S) if state.result == "undecided" else poll_s
+
+
+def retry_s(failed: int) -> float:
+    """The longest pause after looks that failed, in seconds: a minute, doubled with each further one. Clocks
+    and networks are late at the start of a machine.
+
+    Args:
+        failed: the number of looks that failed in a row.
+    """
+    return FIRST_PAUSE_S * 2.0 ** min(failed - 1, 30) if failed else math.inf
+
+
+def crashing(root: Path) -> Callable[[], bool]:
+    """For ``due`` of :func:`run`: true once for each model that crashes again and again in service."""
+    known = ""
+
+    def due() -> bool:
+        nonlocal known
+        with suppress(UpdateError):
+            state = load(root / STATE)
+            if crash_alarm(root, state) and state.current is not None:
+                before, known = known, state.current.manifest_sha256
+                return known != before
+        return False
+
+    return due
 
 
 def jitter() -> float:
@@ -172,5 +212,3 @@ def _tell(state: State, log: Callable[[str], None]) -> None:
     serves = "nothing" if state.current is None else state.current.version
     notify(f"STATUS={state.result}; serves {serves}")
     log(f"{state.result}; serves {serves}" + (f": {state.reason}" if state.reason else ""))
-    if state.alarm:
-        log(f"ALARM: {state.alarm}")

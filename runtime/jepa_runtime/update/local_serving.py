@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,7 +174,7 @@ class LocalServing:
                 raise UpdateError(f"{path}: whoever serves does not answer: restart it") from error
             except PermissionError as error:
                 raise UpdateError(
-                    f"{path}: belongs to another account: let updates and whoever serves have the same"
+                    f"{path}: belongs to another account: run updates as one of its group (see the units)"
                 ) from error
             except (OSError, ValidationError):
                 there = path.exists()
@@ -201,21 +201,32 @@ class LocalServing:
         time.sleep(_SLICE_S)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seat:
     """Of a process that serves from ``root``: the socket on which it is asked, and what it is to say as long
-    as nothing serves."""
+    as nothing serves.
+
+    Attributes:
+        crashes: in a row with each model, the last of which ended the process before this one.
+    """
 
     root: Path
     server: socket.socket
     nothing: Told
+    crashes: Mapping[str, int]
 
     def blame(self, sha256: str) -> None:
         """From now on, blame this model if the process dies; empty: none."""
-        written = self.root / f"{MARKER}.new"
+        written, crashes = self.root / f"{MARKER}.new", self.crashes.get(sha256, 0)
         with suppress(OSError):
-            written.write_text(f"{boot_id()} {sha256}", "ascii")
+            written.write_text(f"{boot_id()} {sha256} {crashes}" if sha256 else "", "ascii")
             written.replace(self.root / MARKER)
+
+    def forgive(self, sha256: str) -> None:
+        """This model has served for long enough: forget earlier crashes of it."""
+        if self.crashes:
+            self.crashes = {}
+            self.blame(sha256)
 
 
 @contextmanager
@@ -236,6 +247,7 @@ def listening(root: Path) -> Iterator[Seat]:
     ):
         try:
             blamed = _blamed(root)
+            crashed = {blamed: crashes(root, blamed) + 1} if blamed else {}
             path.unlink(missing_ok=True)
             with _address(root) as address:
                 server.bind(address)
@@ -244,7 +256,7 @@ def listening(root: Path) -> Iterator[Seat]:
             server.listen()
         except OSError as error:
             raise StorageError(f"{path}: cannot be made: {error.strerror or error}") from error
-        yield Seat(root, server, Told(token=uuid.uuid4().hex, blamed=blamed))
+        yield Seat(root, server, Told(token=uuid.uuid4().hex, blamed=blamed), crashed)
         with suppress(OSError):
             path.unlink()
 
@@ -259,11 +271,24 @@ def answer(connection: socket.socket, told: Told) -> None:
 def _blamed(root: Path) -> str:
     """The model that killed whoever left the socket; empty: none did. A socket that a power cut left blames
     no model."""
+    sha256, _ = _marked(root)
+    return sha256 if (root / SOCKET).exists() else ""
+
+
+def crashes(root: Path, sha256: str) -> int:
+    """How often in a row, since the last start of the machine, the process that serves has crashed with a
+    model, as far as it was started again since."""
+    marked, times = _marked(root)
+    return times if marked == sha256 else 0
+
+
+def _marked(root: Path) -> tuple[str, int]:
+    """What is opened or served in this run of the machine, and how often that crashed; empty: nothing."""
     with suppress(OSError, ValueError):
-        boot, sha256 = durable.read_small(root / MARKER, _MAX_TEXT).decode("ascii").split()
-        if boot == boot_id() and (root / SOCKET).exists():
-            return sha256
-    return ""
+        boot, sha256, times = durable.read_small(root / MARKER, _MAX_TEXT).decode("ascii").split()
+        if boot == boot_id():
+            return sha256, int(times)
+    return "", 0
 
 
 def _ask(root: Path) -> Told:

@@ -178,7 +178,7 @@ def start(state: State, *, looks: bool = False) -> State:
 
 def found(state: State, channel: str, release: Release) -> State:
     """A channel offers a release: attempts at another one count no more."""
-    known = replace(state, work=Work(channel=channel, release=release))
+    known = replace(state, work=Work(channel=channel, release=release), failed_looks=0)
     if state.work is None or state.work.release.manifest_sha256 == release.manifest_sha256:
         return known
     return replace(known, attempts={}, waits=0, transitions=0)
@@ -325,8 +325,11 @@ def _give_up(
         if state.result == "none":
             return _enter(replace(told, attempts={}), Phase.CHECK)
         return _enter(replace(told, result="failed"), to)
+    if phase is Phase.CHECK:
+        failed = replace(state, failed_looks=state.failed_looks + 1)
+        return _enter(_ended(failed, result, reason), to)
     if phase not in _BEFORE_SWITCH + SWITCHED:
-        return _enter(_ended(state, result, reason) if phase is Phase.CHECK else state, to)
+        return _enter(state, to)
     # Where a way back found no moment to switch, the release on offer is neither to blame nor refused.
     candidate = None if state.work is None or state.waits_to_go_back else state.work.installed
     if at_fault is None:

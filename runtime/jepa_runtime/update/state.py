@@ -140,6 +140,7 @@ class State:
         refused: by the SHA-256 of the manifest.
         comparisons: in which it might have been accepted by chance, by the SHA-256 of the manifest.
         checked_at: when the repository was last asked with success.
+        failed_looks: at the repository since then.
     """
 
     __pydantic_config__ = _STRICT
@@ -166,6 +167,7 @@ class State:
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     comparisons: Mapping[str, int] = field(default_factory=dict)
     checked_at: AwareDatetime | None = None
+    failed_looks: int = 0
 
     @property
     def owes_way_back(self) -> bool:

@@ -54,7 +54,13 @@ from jepa_runtime.update.sources import BusyError, Clock
 from jepa_runtime.update.state import Phase, State, Work, floor_key
 from jepa_runtime.update.store import Store
 from jepa_runtime.update.trials import Trials
-from jepa_runtime.update.way_back import is_offered, soundly_good, way_back, way_back_from_damage
+from jepa_runtime.update.way_back import (
+    is_offered,
+    soundly_good,
+    way_back,
+    way_back_from_crashes,
+    way_back_from_damage,
+)
 
 _LOOK_S = 1.0
 # A server that gives all but a delta is not to keep a release away for good.
@@ -137,6 +143,10 @@ class Steps:
             return state, Failed(str(error))
 
     def _check(self, state: State) -> Step:
+        if self.config.rollback_on_crashes and not state.attempts:
+            crashed = way_back_from_crashes(state, self.store)
+            if crashed is not None and not self._cannot_switch():
+                return state, crashed
         try:
             state, release = self._offered(state)
         except (FetchError, TrustError):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from jepa_runtime.errors import BundleError
+from jepa_runtime.update.alarms import crash_alarm
 from jepa_runtime.update.machine import Back
 from jepa_runtime.update.state import State, Work
 from jepa_runtime.update.store import Store
@@ -53,6 +54,17 @@ def way_back_from_damage(state: State, store: Store) -> tuple[Back | None, str]:
         return None, f"{why}; it serves on"
     # It serves again once it has been fetched again.
     return Back(earlier, why, for_good=False), ""
+
+
+def way_back_from_crashes(state: State, store: Store) -> Back | None:
+    """The way back from an active model that was found to be good and crashes again and again; None: it does
+    not, or there is no other that could serve."""
+    current, earlier = state.current, state.previous
+    if not (why := crash_alarm(store.root, state)) or state.pinned:
+        return None
+    if earlier in (None, current) or store.damage(earlier.manifest_sha256):
+        return None
+    return Back(earlier, why)
 
 
 def is_offered(state: State, work: Work) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from jepa_runtime import __version__
 from jepa_runtime.errors import FetchError, RefusedError, StorageError, UpdateError
 from jepa_runtime.update import config, daemon, durable, operator, robot, state
+from jepa_runtime.update.alarms import alarms
 from jepa_runtime.update.hawkbit import agent, kept
 from jepa_runtime.update.hawkbit.kept import Answer, Kept, Order
 from jepa_runtime.update.hawkbit.messages import LEAST_SLEEP_S, MOST_SLEEP_S, feedback
@@ -219,7 +220,8 @@ class Fleet:
     def _describe(self, offer: Offer) -> None:
         """Say what this robot is, where the server asks or would be wrong."""
         now = self._state()
-        told = agent.attributes(self._config, now, __version__)
+        alarm = "; ".join(alarms(self._root, now))
+        told = agent.attributes(self._config, replace(now, alarm=alarm), __version__)
         if offer.wants_attributes or told != self._kept.attributes:
             self._server.put_attributes(told)
             self._keep(replace(self._kept, attributes=told))
@@ -327,8 +329,8 @@ class Fleet:
             return LEAST_SLEEP_S
         if now.result != "unchanged":
             self._log(f"{now.result}: {now.reason}")
-        if now.alarm:
-            self._log(f"ALARM: {now.alarm}")
+        for alarm in alarms(self._root, now):
+            self._log(f"ALARM: {alarm}")
         return self._sleep_s
 
     def _put_off_look(self) -> None:

@@ -81,7 +81,7 @@ class Worker:
         self._own: Request | None = None
         self._at: Request | None = None
         self._looked_at = -float("inf")
-        self._jitter = 1.0
+        self._jitter, self._failed = 1.0, 0
         self._fleet_pause_s = 0.0
         self._update: Callable[[daemon.Alive], State] | None = None
 
@@ -175,7 +175,9 @@ class Worker:
         poll_s = self._poll_s()
         if poll_s is None:
             return False
-        pause_s = poll_s * self._jitter if self._fleet is None else self._fleet_pause_s
+        pause_s = min(poll_s, daemon.retry_s(self._failed)) * self._jitter
+        if self._fleet is not None:
+            pause_s = self._fleet_pause_s
         return time.monotonic() - self._looked_at >= pause_s
 
     def _joins(self, request: Request) -> bool:
@@ -193,6 +195,8 @@ class Worker:
             if not request.look:
                 self._looked_at = time.monotonic()
                 self._jitter = daemon.jitter()
+                look_failed = request.error or (request.state is not None and request.state.failed_looks)
+                self._failed = self._failed + 1 if look_failed else 0
         if asked is not None:
             asked.state, asked.error = request.state, request.error
             asked.done.set()
