@@ -14,7 +14,7 @@ from jepa_runtime.cli import main
 from jepa_runtime.update import robot
 from jepa_runtime.update.audit import Audit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # A hog ends by itself, should its test be killed.
 _HOG = "import time\nends = time.monotonic() + 240\nwhile time.monotonic() < ends: pass"

@@ -17,7 +17,8 @@ from tests.update.hawkbit.goosebit import GooseBit
 from tests.update.repositories import Repository
 from tests.update.robots import NOW, release_of
 
-pytestmark = pytest.mark.slow
+# The installation counts for the first test.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="session")
