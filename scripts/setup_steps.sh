@@ -143,14 +143,15 @@ install_packages() {
 
 # install_locked EXTRA,...: the versions and hashes in requirements/.
 install_locked() {
-  local name files=("$ROOT/requirements/build.txt" "$ROOT/requirements/base.txt") options=()
+  local name size files=("$ROOT/requirements/build.txt" "$ROOT/requirements/base.txt") options=()
   for name in ${1//,/ }; do
     # The lock has one ROS 2.
     if [ "$name" = ros ] && [ "$DISTRO" != jazzy ]; then continue; fi
     [ -f "$ROOT/requirements/$name.txt" ] || fail "unknown extra $name (those of pyproject.toml: see scripts/setup.sh --help)"
     files+=("$ROOT/requirements/$name.txt")
   done
-  say "downloading $("$VENV/bin/python" "$ROOT/scripts/downloads.py" "${files[@]}") MB of packages (less what pip has in its cache)"
+  size=$("$VENV/bin/python" "$ROOT/scripts/downloads.py" "${files[@]}")
+  if [ "$size" -gt 0 ]; then say "downloading $size MB of packages (less what pip has in its cache)"; fi
   for name in "${files[@]}"; do options+=(-r "$name"); done
   step "installing the packages locked in requirements/: ${1:-base}" pip install --no-deps --require-hashes "${options[@]}"
   if [[ ",$1," == *,export,* ]]; then install_torch; fi
