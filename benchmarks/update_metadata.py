@@ -72,8 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
         self.server.sent += len(content)
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
