@@ -131,7 +131,7 @@ class Served:
 
     def _open(self) -> WorldModel:
         # Importing is done. How much of the libraries it leaves resident depends on the page cache: on Linux
-        # 6.18 a node took 60 MB more at its peak where pip had just written them.
+        # 6.18 imports took 57 MB more where pip had just written them than where they were copied.
         realtime.release_files()
         # Before the engine starts threads of its own: they inherit what is applied.
         self.applied = realtime.apply(self._settings)
