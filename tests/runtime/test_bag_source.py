@@ -146,7 +146,7 @@ def test_a_folder_whose_description_is_no_yaml_is_refused_in_one_line(tmp_path: 
 def test_our_messages_are_read_whether_or_not_the_bag_describes_them(tmp_path: Path, described: bool) -> None:
     fields = {
         "header": messages.header(3, "front"), "value": 0.5, "threshold": 1.0, "surprising": False,
-        "executed": [0.1], "response": 1.0, "discontinuous": False,
+        "executed": np.zeros(2, np.float32), "response": 1.0, "discontinuous": False,
     }  # fmt: skip
     path = write_folder(tmp_path / "bag", (7, "/surprise", messages.SURPRISE, fields))
     if not described:
