@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from jepa_runtime.profiling.profile import Reading, Run
 from tests.scripts import load, skip_without_ros
 
-gate, gate_power, update_metadata = load("gate"), load("gate_power"), load("update_metadata")
+gate, gate_latency, gate_power = load("gate"), load("gate_latency"), load("gate_power")
+update_metadata = load("update_metadata")
 GOOD, WORSE = "it was shown to be as good", "it was shown to be worse"
 
 
@@ -244,3 +246,32 @@ def test_metadata_of_a_rollout_step_does_not_hold_the_file_list(toy_bundle: Path
         files, step = row["plain"]["new_release"], row["plain"]["rollout_step"]
         assert step < files / 2 and row["gzip"]["rollout_step"] < step
         assert row["plain"]["idle_look"] < step
+
+
+def test_a_row_of_the_latency_gate_counts_what_was_wrong_for_a_candidate_of_its_kind() -> None:
+    def found(compared: bool | None) -> Any:
+        return gate_latency.Trial(2.0, 90.0, 0.9, 1.0, {"compared": compared, "alone": None, "clock": False})
+
+    good = gate_latency.row(2, 1.0, [found(True)] * 18 + [found(False), found(None)])
+    assert good["ends"]["compared"]["wrong"] == 1 and good["ends"]["compared"]["passed"] == 18
+    assert (good["ends"]["alone"]["undecided"], good["ends"]["alone"]["wrong"]) == (20, 0)
+    assert good["ends"]["clock"]["wrong"] == 20
+    slow = gate_latency.row(2, 2.0, [found(True)] * 3 + [found(False)] * 17)
+    assert (slow["ends"]["compared"]["wrong"], slow["ends"]["clock"]["wrong"]) == (3, 0)
+
+
+def test_a_slower_model_takes_that_many_times_the_processor_time() -> None:
+    class Computes:
+        bundle = manifest = num_samples = None
+
+        def encode(self, _: object) -> None:
+            ends = time.thread_time() + 0.01
+            while time.thread_time() < ends:
+                pass
+
+        predict = encode
+
+    slower = gate_latency.Slower(Computes(), 2.0)
+    began = time.thread_time()
+    slower.encode(None)
+    assert time.thread_time() - began == pytest.approx(0.02, rel=0.2)

@@ -38,6 +38,8 @@ def updates() -> str:
             "",
             *_power(),
             "",
+            *_latency(),
+            "",
             *_deltas(),
             "",
             f"{swaps['swaps']} exchanges under {swaps['rate_hz']:g} images a second: {inside['lost']} of"
@@ -71,6 +73,32 @@ def _power() -> list[str]:
         ends = [f"{row[end] / row['runs']:.1%} ({span(found)})" for end, found in row["intervals"].items()]
         cells = [row["candidate"], f"{row['correlation']:g}", *ends, f"{row['median_frames']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _latency() -> list[str]:
+    """How often the latency budget of the probe errs under load."""
+    report = read("gate_latency")
+    rows = report["rows"]
+    lines = [
+        f"Latency budget of {report['budget_ms']:.2f} ms, {report['headroom']:g} x the p99 of the active"
+        " model, next to processes that compute",
+        f"without end and whatever else the machine does; {rows[0]['trials']} probes each, passed / refused /"
+        " undecided",
+        f"({processor(cpu(report))}; `benchmarks/gate_latency.py`).",
+        "",
+        "| busy processes | others use, of the processors | candidate's frames | p99 by the clock, ms "
+        "| of processor time, ms | as shipped | without an active model | by the clock alone |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ends = [
+            " / ".join(str(row["ends"][way][end]) for end in ("passed", "refused", "undecided"))
+            for way in ("compared", "alone", "clock")
+        ]
+        name = "as long" if row["factor"] == 1 else f"{row['factor']:g} x as long"
+        figures = f"{row['clock_p99_ms']:.1f} | {row['cost_p99_ms']:.2f}"
+        lines.append(f"| {row['hogs']} | {row['others']:.0%} | {name} | {figures} | {' | '.join(ends)} |")
     return lines
 
 

@@ -1,0 +1,198 @@
+"""How often the latency budget of the probe refuses a candidate that meets it, or passes one that does not,
+on a machine that does other work.
+
+The candidate is the active model itself, or the same model with every frame 1.5 or 2 times as long (it
+computes on). The budget is 1.25 times the p99 of a frame before any load is added: the first meets it, the
+others do not. Load is 0, 1 or 2 processes that compute without end at the ordinary priority, each in a
+session of its own; the probe has the lowest priority. Each trial is a probe of its own, judged in three ways:
+as shipped, with the active model to compare with; without one; and by the p99 of the quietest round by the
+clock. Shares have Wilson's 95 % interval. Finished kinds are stored in --json at once; started again, it goes
+on from there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.arguments import count
+from jepa_runtime.outputs import write_json
+from jepa_runtime.profiling.environment import environment
+from jepa_runtime.shares import wilson
+from jepa_runtime.update.gate.latency import compare, cost_of, is_within
+from jepa_runtime.update.gate.probe_child import time_frames
+from jepa_runtime.world_model import WorldModel
+
+ROOT = Path(__file__).resolve().parent.parent
+FACTORS, HOGS, HEADROOM, AT_REST = (1.0, 1.5, 2.0), (0, 1, 2), 1.25, 5
+# A hog ends by itself, should the benchmark be killed.
+_HOG = "import time\nends = time.monotonic() + 600\nwhile time.monotonic() < ends: pass"
+WAYS = ("compared", "alone", "clock")
+
+
+class Slower:
+    """A model that computes on after each call until it has taken ``factor`` times as much processor time."""
+
+    def __init__(self, model: WorldModel, factor: float) -> None:
+        self.bundle, self.manifest, self.num_samples = model.bundle, model.manifest, model.num_samples
+        self._model, self._factor = model, factor
+
+    def encode(self, frame: NDArray[np.uint8]) -> None:
+        """Encode a frame."""
+        began = time.thread_time()
+        self._model.encode(frame)
+        self._compute_on(began)
+
+    def predict(self, actions: NDArray[np.float32]) -> None:
+        """Predict the futures of actions."""
+        began = time.thread_time()
+        self._model.predict(actions)
+        self._compute_on(began)
+
+    def _compute_on(self, began: float) -> None:
+        ends = began + self._factor * (time.thread_time() - began)
+        while time.thread_time() < ends:
+            pass
+
+
+@contextmanager
+def hogs(number: int, spawner: ThreadPoolExecutor) -> Iterator[None]:
+    """Processes that compute without end, with the priority of the thread of ``spawner``."""
+    start = partial(subprocess.Popen, [sys.executable, "-c", _HOG], start_new_session=True)
+    running = [spawner.submit(start).result() for _ in range(number)]
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one probe found, and how it is judged in each of :data:`WAYS`: True passes, False is refused, None
+    is undecided."""
+
+    cost_ms: float
+    clock_ms: float
+    others: float | None
+    ratio: float | None
+    verdicts: dict[str, bool | None]
+
+
+def trial(active: WorldModel, factor: float, budget_ms: float) -> Trial:
+    """Probe a candidate that is ``factor`` times as slow as the active model."""
+    candidate: Any = Slower(active, factor) if factor > 1 else active
+    alone = time_frames([candidate], by_clock=False)
+    cost, clock = cost_of(alone.cost[0]), cost_of(alone.clock[0])
+    judged = is_within(budget_ms, cost, others=alone.others, comparison=None)
+    both = None
+    if judged is None:
+        both = compare(*time_frames([candidate, active], by_clock=False).cost)
+    compared = is_within(budget_ms, cost, others=alone.others, comparison=both)
+    verdicts = {"compared": compared, "alone": judged, "clock": clock.p99_ms <= budget_ms}
+    return Trial(cost.p99_ms, clock.p99_ms, alone.others, both and both.ratio, verdicts)
+
+
+def row(load: int, factor: float, trials: Sequence[Trial]) -> dict[str, Any]:
+    """What came of all trials of one kind."""
+    ends: dict[str, Any] = {}
+    for way in WAYS:
+        verdicts = [one.verdicts[way] for one in trials]
+        numbers = {"passed": verdicts.count(True), "refused": verdicts.count(False)}
+        wrong = numbers["refused" if factor <= HEADROOM else "passed"]
+        ends[way] = {
+            **numbers,
+            "undecided": verdicts.count(None),
+            "wrong": wrong,
+            "wrong_interval": wilson(wrong, len(trials)),
+        }
+    ratios = [one.ratio for one in trials if one.ratio is not None]
+    others = [one.others for one in trials if one.others is not None]
+    return {
+        "hogs": load,
+        "factor": factor,
+        "trials": len(trials),
+        "cost_p99_ms": float(np.median([one.cost_ms for one in trials])),
+        "clock_p99_ms": float(np.median([one.clock_ms for one in trials])),
+        "others": float(np.median(others)) if others else None,
+        "ratio": float(np.median(ratios)) if ratios else None,
+        "ends": ends,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
+    parser.add_argument("--trials", type=count, default=20, help="of each kind (%(default)s)")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate_latency.json")
+    arguments = parser.parse_args(argv)
+    options = BackendOptions(threads=1, pinning=False)
+    with (
+        ThreadPoolExecutor(1) as spawner,
+        WorldModel.open(Bundle.open(arguments.bundle), engine="openvino:CPU", options=options) as active,
+    ):
+        # A priority is that of a thread: the spawner's, which has begun, stays the ordinary one.
+        spawner.submit(os.getpid).result()
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+        report = stored(arguments.json) or at_rest(active)
+        for load, factor in product(HOGS, FACTORS):
+            if any((one["hogs"], one["factor"]) == (load, factor) for one in report["rows"]):
+                continue
+            with hogs(load, spawner):
+                steps = track(range(arguments.trials), f"{load} hogs, {factor:g} x", transient=True)
+                found = [trial(active, factor, report["budget_ms"]) for _ in steps]
+            report["rows"].append(row(load, factor, found))
+            write_json(arguments.json, report)
+            print(told(report["rows"][-1]), flush=True)
+    return 0
+
+
+def stored(path: Path) -> dict[str, Any] | None:
+    """The report of an earlier run; None: there is none."""
+    if not path.exists():
+        return None
+    report: dict[str, Any] = json.loads(path.read_bytes())
+    return report
+
+
+def at_rest(active: WorldModel) -> dict[str, Any]:
+    """A report without rows, with the budget that follows from the active model at rest."""
+    costs = [cost_of(time_frames([active], by_clock=False).cost[0]).p99_ms for _ in range(AT_REST)]
+    budget_ms = HEADROOM * float(np.median(costs))
+    where = environment().model_dump()
+    return {"budget_ms": budget_ms, "headroom": HEADROOM, "rows": [], "environment": where}
+
+
+def told(found: dict[str, Any]) -> str:
+    """A row in words."""
+    ends = "; ".join(
+        f"{way}: {end['passed']} passed, {end['refused']} refused, {end['undecided']} undecided"
+        for way, end in found["ends"].items()
+    )
+    return f"{found['hogs']} hogs, {found['factor']:g} x: {ends}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
