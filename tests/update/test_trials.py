@@ -176,3 +176,18 @@ def test_a_slot_that_holds_another_bundle_than_the_signed_one_is_not_served(
     else:
         with pytest.raises(Exception, match="holds another bundle"), running(site.root):
             pass
+
+
+def test_a_first_model_that_takes_the_machine_down_is_not_opened_for_ever(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    """There is none to go back to: the serving process ends, and the update can."""
+    site = Site(tmp_path / "empty", None)
+    site.repository.publish(bundles[1], 2)
+    with pytest.raises(Died):
+        site.update(tell=dies_in(Phase.OBSERVE))
+    boots = [boot(site, number) for number in range(MOST_ATTEMPTS + 1)]
+    assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MOST_ATTEMPTS + [[]]
+    assert boots[-1][1] == 1 and "was opened 3 times, in 3 boots" in boots[-1][2]
+    kept = site.update(serving=LocalServing(site.root, gone_s=0.1))
+    assert kept.result == "refused" and Store(site.root).current() is None

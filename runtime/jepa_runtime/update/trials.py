@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 class Trials:
     """The attempts to serve the candidate of one robot: the slot that ``current`` names while ``good`` names
-    another."""
+    another, or none."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -49,7 +49,7 @@ class Trials:
             StorageError: the attempt cannot be recorded, so the candidate must not be opened.
         """
         self.close()
-        if self._store.good() in (None, sha256):
+        if self._store.good() == sha256:
             yield
             return
         if why := self.exhausted(sha256):
