@@ -31,8 +31,8 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     assert len(after.normal_scores.highest) == pytest.approx(blocks, abs=1)
     assert after.normal_scores.data == "20 s of two_rooms (seed 3, random layout)"
     assert after.normal_scores.block == after.horizon and min(after.normal_scores.highest) > 0
-    # Of so short a recording, hardly more than what is learnt from a long one.
-    np.testing.assert_allclose(after.error_bounds, before.error_bounds, rtol=0.6)
+    # The shipped bundle's bounds are those of a planner, which drives where the model errs more.
+    assert (np.array(after.error_bounds) < before.error_bounds).all() and min(after.error_bounds) > 0
     learnt = {"normal_scores": None, "error_bounds": ()}
     assert after.model_copy(update=learnt) == before.model_copy(update=learnt)
     said = capsys.readouterr().out
