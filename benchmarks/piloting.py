@@ -5,7 +5,7 @@ without processes and messages between them.
 Every alarm there is a false one, and errors are counted against the bounds that were stated with the futures,
 and against the bundle's own. --mcap records what the robot saw and did. The shipped bundle's error bounds and
 normal data are made of such recordings, of layouts that are neither trained on nor evaluated:
---seed 3 --episodes 70 --goals 10 and --seed 5 --episodes 80 --goals 10, then `jepa-runtime calibrate`
+--seed 3 --episodes 24 --goals 15 and --seed 5 --episodes 25 --goals 15, then `jepa-runtime calibrate`
 (export/TRAINING.md).
 
 Beside it the same held-out episodes as `benchmarks/success.py` has them: a whole plan once a step of the
