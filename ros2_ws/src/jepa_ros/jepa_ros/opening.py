@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -137,17 +138,24 @@ class Served:
         self.applied = realtime.apply(self._settings)
         bundle = Path(self._chosen["bundle"])
         slot = find_slot(bundle)
+        parts = itertools.count(1)
+
+        def between() -> None:
+            # The first graph, read and compiled, has loaded the engine's plugin.
+            if next(parts) == 3:
+                realtime.release_files()
+
         if slot is None:
-            return open_model(self._chosen)
+            return open_model(self._chosen, between=between)
         store, sha256 = slot
         good = store.good()
         if good in (None, sha256) or bundle.name != "current":
-            return self._open_slot(store, sha256)
+            return self._open_slot(store, sha256, between=between)
         try:
-            return self._open_slot(store, sha256)
+            return self._open_slot(store, sha256, between=between)
         except Exception as error:
             _LOG.warning("the last known good model %s is opened instead: %s", good[:12], error)
-        return self._open_slot(store, good)
+        return self._open_slot(store, good, between=between)
 
     def _open_slot(
         self, store: Store, sha256: str, *, between: Callable[[], None] = lambda: None
