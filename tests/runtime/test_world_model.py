@@ -269,6 +269,21 @@ def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: Golden) ->
         model.surprise(previous, no_actions, action, predicted[0])
 
 
+def test_the_outcome_of_a_step_says_how_much_of_the_predicted_change_came(
+    model: WorldModel, golden: Golden
+) -> None:
+    before, no_actions = golden.latents[0], np.zeros((0, ACTIONS), np.float32)
+    action = np.array([0.5, -0.25], np.float32)
+    predicted = model.predict(np.tile(action, (1, HORIZON, 1)), latents=before).latents[0, 0]
+    change = float(np.sqrt(np.mean((predicted - before) ** 2)))
+    for share in (0.0, 0.5, 1.0, -1.0):
+        arrived = before + np.float32(share) * (predicted - before)
+        outcome = model.outcome(golden.latents[:1], no_actions, action, arrived)
+        assert outcome.predicted_change == pytest.approx(change, abs=1e-5)
+        assert outcome.observed_change == pytest.approx(share * change, abs=1e-5)
+        assert outcome.surprise == pytest.approx((1 - share) * change, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("session", "graph"),
     [
