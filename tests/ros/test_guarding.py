@@ -250,6 +250,17 @@ def test_motion_that_is_confirmed_gives_all_attempts_back(images):
     assert images.guard.counts["frozen"] == 5
 
 
+def test_a_camera_that_shows_the_motion_now_and_then_does_not_end_probation(images):
+    images.come(5.0)
+    images.come(20.0, response=0.0)
+    for _ in range(20):
+        images.come(0.5)
+        images.come(0.5, response=0.0)
+    assert images.guard.counts["frozen"] == 3
+    images.come(30.0, effort=0.0)
+    assert Cause.FROZEN in images.guard.holds
+
+
 def test_holds_of_a_robot_whose_motion_is_not_confirmed_last_as_one(images):
     images.come(5.0)
     images.come(20.0, response=0.0)

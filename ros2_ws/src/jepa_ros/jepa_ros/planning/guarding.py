@@ -43,7 +43,7 @@ _PROBATION = frozenset({Cause.CAMERAS, Cause.FROZEN, Cause.DISCONTINUOUS, Cause.
 _ATTEMPTS = 2
 _RETRY_AFTER_S = 1.0
 # Motion that is unconfirmed may last a few steps of the model: an image shows the motion of the step before.
-_LIMIT_STEPS, _ALLOWANCE_STEPS = 4.0, 1.5
+_LIMIT_STEPS, _ALLOWANCE_STEPS = 4.0, 1.25
 # Images with which each new one is compared, and how many of those within the window may be repeated.
 _REMEMBERED = 32
 _MOST_REPEATED = 1 / 3
@@ -237,7 +237,8 @@ class Guard:
         if self.holds.keys() & set(causes):
             self.release(*causes)
             self._repeats.clear()
-            self.motion.leave(max(_ALLOWANCE_STEPS * self.step_s, self._frozen_after_s / 4), self._limit_s)
+            allowance_s = max(_ALLOWANCE_STEPS * self.step_s, self._frozen_after_s / 4)
+            self.motion.begin_probation(allowance_s, self._limit_s)
 
     def lasting(self, longer_than_s: float) -> str:
         """The gravest reason, if the robot has stood for so long; empty: it has not, or there is none now.

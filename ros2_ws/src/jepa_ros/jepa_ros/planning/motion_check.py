@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-# A second of motion that images show as predicted takes this much off what is unconfirmed, less that second.
-_CREDIT_S = 3.0
+# A second of motion that images show as predicted takes this much off what is unconfirmed, less that second;
+# on probation less, so that half a picture that hangs is not enough.
+_CREDIT_S, _PROBATION_CREDIT_S = 3.0, 1.5
 # The most that one image says against the motion: the picture went back by several steps.
 _LEAST_RESPONSE = -3.0
 
@@ -34,6 +35,9 @@ class MotionCheck:
         # observation.
         self._effort, self._since_s, self._pending_s = 0.0, clock(), 0.0
         self._observed_s = clock()
+        # On probation: below what the unconfirmed motion does not fall, how much motion has been shown since
+        # it began, and how much ends it.
+        self._floor_s = self._shown_s = self._owed_s = 0.0
 
     @property
     def is_moving(self) -> bool:
@@ -60,21 +64,26 @@ class MotionCheck:
             response: proportion of the predicted change that the image shows; NaN: no change is predicted.
 
         Returns:
-            Whether all motion is confirmed by now.
+            Whether all motion is confirmed by now, and probation is over.
         """
         self._add_up()
         now_s = self._clock()
         passed_s, self._observed_s, self._pending_s = now_s - self._observed_s, now_s, 0.0
         shown = 0.0 if math.isnan(response) else min(max(response, _LEAST_RESPONSE), 1.0)
-        self.unconfirmed_s += effort * passed_s * (1.0 - _CREDIT_S * shown)
-        self.unconfirmed_s = max(self.unconfirmed_s, 0.0)
+        moved_s = effort * passed_s
+        self._shown_s = max(self._shown_s + moved_s * shown, 0.0)
+        if self._shown_s >= self._owed_s:
+            self._floor_s = 0.0
+        credit_s = _PROBATION_CREDIT_S if self._floor_s else _CREDIT_S
+        self.unconfirmed_s = max(self.unconfirmed_s + moved_s * (1.0 - credit_s * shown), self._floor_s)
         return self.unconfirmed_s == 0.0 and shown > 0.0
 
-    def leave(self, allowance_s: float, limit_s: float) -> None:
-        """Leave at most ``allowance_s`` until ``limit_s``."""
+    def begin_probation(self, allowance_s: float, limit_s: float) -> None:
+        """Leave at most ``allowance_s`` until ``limit_s``, until as much motion as that was shown."""
         self._add_up()
-        self._pending_s = 0.0
-        self.unconfirmed_s = max(limit_s - allowance_s, 0.0)
+        self._pending_s = self._shown_s = 0.0
+        self._owed_s = limit_s
+        self.unconfirmed_s = self._floor_s = max(limit_s - allowance_s, 0.0)
 
     def _add_up(self) -> None:
         now_s = self._clock()
