@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from readme_tables.words import machine, processor, read, span
 
 
@@ -79,6 +81,36 @@ _PARTS = {
 }
 
 
+def _coverage(wandering: dict[str, Any], driving: dict[str, Any], demo: dict[str, Any]) -> list[str]:
+    """Coverage of each horizon while a robot wanders, while the planner drives, and in the demo."""
+    calm, driven = wandering["coverage"]["friction"]["before"], driving["coverage"]
+    probability = driving["probability"]
+    rows = {
+        f"wandering, {_errors(calm)}": [row["coverage"] for row in calm],
+        f"the planner drives, {driving['nodes']['episodes']} episodes, {_errors(driven)}": [
+            row["coverage"] for row in driven
+        ],
+        "the same, bounds of the bundle, not adapted": [row["coverage_of_the_bundle"] for row in driven],
+    }
+    if "error_bounds" in demo:
+        shown = demo["error_bounds"]
+        rows[f"`make demo`, {max(shown['errors'])} errors"] = [
+            within / errors for within, errors in zip(shown["within"], shown["errors"], strict=True)
+        ]
+    steps = [str(row["horizon"]) for row in driven]
+    lines = [
+        f"| coverage of bounds stated with {probability:.0%}, by steps ahead | {' | '.join(steps)} |",
+        "|---" * (1 + len(steps)) + "|",
+    ]
+    for name, values in rows.items():
+        lines.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
+    return lines
+
+
+def _errors(rows: list[dict[str, Any]]) -> str:
+    return f"{max(row['errors'] for row in rows)} errors"
+
+
 def trusted() -> str:
     """How well bounds hold, and what is noticed."""
     report = read("calibration")
@@ -101,6 +133,7 @@ def trusted() -> str:
             f"| {event} | {row['auroc']:.3f} ({low:.3f} to {high:.3f}) | {row['alarmed']} of {row['runs']} |"
         )
     counts = " and ".join(f"{count} of {kind}" for kind, count in surprise["false_alarms"].items())
+    lines += ["", *_coverage(report, read("piloting"), read("demo"))]
     return "\n".join(
         [
             *lines,
