@@ -33,6 +33,7 @@ from jepa_runtime.errors import BundleError, FetchError, RefusedError, StorageEr
 from jepa_runtime.update import audit, config, deltas, state
 from jepa_runtime.update.fetch import fetch_bytes
 from jepa_runtime.update.gate import probe
+from jepa_runtime.update.gate.latency import Comparison, Cost
 from jepa_runtime.update.hawkbit import kept, messages
 from jepa_runtime.update.http_source import HttpSource
 from jepa_runtime.update.metadata import Floors
@@ -86,8 +87,18 @@ def targets(home: Path, toy: Path) -> list[Target]:
     for number in range(4):
         writer.append("probed", latency_p99_ms=1.5, number=number, text='é "quoted"')
     onnx = tuple(path.read_bytes() for path in sorted(toy.rglob("*.onnx")))
-    report = {"latency_p50_ms": 1.0, "latency_p99_ms": 2.0, "peak_memory_mb": 9}
-    report |= dict.fromkeys(("network_cut", "disk_cut"), True)
+    cost = Cost(p99_ms=2.0, least_ms=1.0)
+    report = probe.ProbeReport(
+        latency_p50_ms=1.0,
+        latency_p99_ms=2.0,
+        cost=cost,
+        by_clock=False,
+        others=0.5,
+        peak_memory_mb=9.0,
+        network_cut=True,
+        disk_cut=True,
+        comparison=Comparison(candidate=cost, active=cost, ratio=1.0, low=0.99, high=1.01),
+    )
     return [
         Target(
             "manifest",
@@ -124,7 +135,7 @@ def targets(home: Path, toy: Path) -> list[Target]:
         Target("arrays", tuple(_arrays()), lambda data: read_npz(data, _WHERE), (BundleError,), share=0.5),
         Target(
             "report of a probe",
-            (json.dumps({"report": report, "reason": ""}).encode(), b'{"report":null,"reason":"slow"}'),
+            (probe.Answer(report=report).model_dump_json().encode(), b'{"report":null,"reason":"slow"}'),
             lambda data: probe.judge(_WHERE, 0, data, data[-99:], probe.ProbeLimits()),
             (RefusedError,),
             is_json=True,
