@@ -27,6 +27,8 @@ from jepa_runtime.cli import main as runtime
 from jepa_runtime.pipeline import Pipeline
 from tests.export.distillation.tiny import DATA, PACE, families
 
+# The bundle has six variants, each of which is made and checked.
+pytestmark = pytest.mark.timeout(400)
 SHAPE = ["--history", "1", "--horizon", "2", "--num-samples", "16", "--batch", "4"]
 TRAIN = ["train-predictor", "--student", "tiny", *SHAPE, *PACE[2:], "--allow-collapse", *DATA]
 CONFIG = PredictorConfig(tokens=2, dim=8, width=16, depth=1, heads=2, action_scale=(1.0,))
