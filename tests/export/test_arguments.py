@@ -99,7 +99,7 @@ def test_keys_of_which_no_repository_is_made_are_refused_before_one_is_written(
     keys: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["release", "init", str(tmp_path / "repo"), "--root-keys", keys]) == 1
-    assert f"1 of {keys} keys cannot sign" in capsys.readouterr().err
+    assert f"2 of {keys} keys cannot sign" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
