@@ -33,8 +33,7 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     assert after.normal_scores.block == after.horizon and min(after.normal_scores.highest) > 0
     # The shipped bundle's bounds are those of a planner, which drives where the model errs more.
     assert (np.array(after.error_bounds) < before.error_bounds).all() and min(after.error_bounds) > 0
-    assert 0 < after.surprise_threshold < before.surprise_threshold
-    learnt = {"normal_scores": None, "error_bounds": (), "surprise_threshold": 0.0}
+    learnt = {"normal_scores": None, "error_bounds": ()}
     assert after.model_copy(update=learnt) == before.model_copy(update=learnt)
     said = capsys.readouterr().out
     assert "in 2 runs" in said and "all the time" not in said
@@ -60,7 +59,6 @@ def test_bounds_can_be_of_one_recording_and_alarms_of_another(two_rooms_bundle: 
         Bundle.open(path).manifest for path in (two_rooms_bundle, tmp_path / "both", tmp_path / "alarms")
     )
     assert alarms.error_bounds == before.error_bounds != both.error_bounds
-    assert alarms.surprise_threshold == before.surprise_threshold != both.surprise_threshold
     assert alarms.normal_scores is not None and both.normal_scores is not None
     # The same errors in other units.
     units = np.divide(both.error_bounds, before.error_bounds)

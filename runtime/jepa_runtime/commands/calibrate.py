@@ -29,8 +29,6 @@ from jepa_runtime.world_model import WorldModel
 
 _DIGITS = 6
 _TERMS = Terms()
-# Proportion of normal images whose one-step error exceeds the surprise threshold.
-_SURPRISING = 0.001
 
 Floats = NDArray[np.float64]
 
@@ -42,8 +40,7 @@ def add_parser(subparsers: Any) -> None:
         help="learn from a recording of normal operation what is surprising",
         description="Play a source in which nothing is wrong through a model, as fast as it goes, and write "
         "a copy of its bundle that says how far off predictions then are, and how surprising what comes: "
-        "robots start with these error bounds, call images surprising whose one-step error exceeds that of "
-        "99.9 % of the images, and draw the thresholds of their alarms from the scores. For "
+        "robots start with these error bounds, and draw the thresholds of their alarms from the scores. For "
         "one false alarm in ten minutes the recording must last half an hour at least, and hold the "
         "commands.",
     )
@@ -58,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--keep-bounds",
         action="store_true",
-        help="learn the alarms only: error bounds and surprise threshold stay those of the bundle",
+        help="learn the alarms only: error bounds stay those of the bundle",
     )
     parser.add_argument("--duration", type=positive, metavar="S", help="seconds of each (default: all)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new bundle")
@@ -120,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
     }
     if not args.keep_bounds:
         learnt["error_bounds"] = _rounded(bounds)
-        learnt["surprise_threshold"] = _surprise_threshold(runs, bundle.manifest)
     _write(bundle, learnt, args.out)
     print(
         f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
@@ -163,14 +159,6 @@ def _bounds(runs: list[Floats]) -> Floats:
     """Of each horizon, what errors stay under with the probability that is stated; 0 where none came."""
     came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
     return np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
-
-
-def _surprise_threshold(runs: list[Floats], manifest: Manifest) -> float:
-    """Return the root mean squared one-step error that a small proportion of normal images exceeds."""
-    norms = np.concatenate(runs)[:, 0]
-    size = manifest.io.latent.tokens * manifest.io.latent.dim
-    (threshold,) = _rounded(np.nanquantile(norms, 1 - _SURPRISING, keepdims=True) / size**0.5)
-    return threshold
 
 
 def _scores(errors: Floats, bounds: Floats) -> Floats:
