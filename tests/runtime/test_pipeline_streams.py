@@ -119,8 +119,20 @@ def test_each_stream_has_its_own_history_and_all_share_the_actions() -> None:
     assert [result.reset for result in right] == [Reset.FIRST, *[None] * 6]
     assert left[6].surprise == pytest.approx(0.0, abs=1e-5)
     assert right[6].surprise == pytest.approx(1.0, abs=1e-5)
-    assert served.pipeline.stats("left").resets == {"first": 1, "gap": 1, "clock_backwards": 0, "model": 0}
-    assert served.pipeline.stats().resets == {"first": 2, "gap": 1, "clock_backwards": 0, "model": 0}
+    assert served.pipeline.stats("left").resets == {
+        "first": 1,
+        "gap": 1,
+        "clock_backwards": 0,
+        "frame": 0,
+        "model": 0,
+    }
+    assert served.pipeline.stats().resets == {
+        "first": 2,
+        "gap": 1,
+        "clock_backwards": 0,
+        "frame": 0,
+        "model": 0,
+    }
 
 
 def test_a_goal_is_that_of_one_stream() -> None:

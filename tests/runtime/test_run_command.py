@@ -66,7 +66,7 @@ def test_a_simulated_robot_is_watched_for_as_long_as_asked(model: FakeModel, tmp
     assert found["encode_ms"]["n"] == found["predict_ms"]["n"] == found["energy_ms"]["n"]
     assert found["surprise"]["n"] > 10
     assert found["deadline_ms"] == 20.0
-    assert found["resets"] == {"first": 1, "gap": 0, "clock_backwards": 0, "model": 0}
+    assert found["resets"] == {"first": 1, "gap": 0, "clock_backwards": 0, "frame": 0, "model": 0}
     assert found["model"] == {
         "id": "fake",
         "version": "1.2.3",

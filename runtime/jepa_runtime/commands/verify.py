@@ -99,7 +99,12 @@ def _show(outcome: dict[str, Any], found: list[VariantCheck]) -> None:
 
 def _line(variant: VariantCheck) -> str:
     style = {"checked": "green", "not checked": "yellow", "failed": "red"}[variant.status]
-    name = f"{variant.precision} for {variant.target}: [{style}]{variant.status}[/]"
+    groups = "".join(
+        f", activations in groups of {parity.dynamic_quantization_group_size} in the {parity.graph}"
+        for parity in variant.parities
+        if parity.dynamic_quantization_group_size
+    )
+    name = f"{variant.precision}{groups} for {variant.target}: [{style}]{variant.status}[/]"
     if variant.status == "checked":
         return f"{name} on {variant.engine} ({variant.engine_version})"
     if variant.status == "failed" or variant.engine is None:
@@ -109,18 +114,16 @@ def _line(variant: VariantCheck) -> str:
 
 def _table(found: list[VariantCheck]) -> Table:
     table = Table(title="Golden parity", title_justify="left")
-    for column in ("target", "precision", "engine", "graph"):
-        table.add_column(column)
+    for column in ("target", "precision", "graph"):
+        table.add_column(column, no_wrap=True)
     for column in ("worst cosine", "at least", "largest difference", "at most"):
         table.add_column(column, justify="right")
     table.add_column("ok")
     for variant in found:
         for parity in variant.parities:
-            group = parity.dynamic_quantization_group_size
             table.add_row(
                 variant.target,
-                f"{parity.precision}, activations in groups of {group}" if group else parity.precision,
-                escape(variant.engine or ""),
+                parity.precision,
                 parity.graph,
                 f"{parity.min_cosine:.6f}",
                 f"{parity.tolerance.min_cosine:g}",
