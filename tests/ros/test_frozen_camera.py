@@ -105,7 +105,7 @@ def test_a_robot_with_two_cameras_on_one_topic_stands_until_there_is_one(ros_gra
     robot = Robot(ros_graph, two_rooms_bundle)
     other = ros_graph.observer.create_publisher(Image, "driver/image_raw", qos.SENSOR)
     ros_graph.until(lambda: robot.says("has 2 publishers: which is the camera?"), "diagnostics", 5.0)
-    ros_graph.until(lambda: not robot.is_driven(), "a robot that stands", 5.0)
-    assert robot.statuses[-1].state == PlannerStatus.HELD
+    held = lambda: robot.statuses[-1].state == PlannerStatus.HELD and not robot.is_driven()  # noqa: E731
+    ros_graph.until(held, "a robot that is held and stands", 5.0)
     ros_graph.observer.destroy_publisher(other)
     ros_graph.until(robot.is_driven, "commands once there is one camera")

@@ -98,8 +98,8 @@ def test_with_other_actions_the_planner_tells_the_robot_by_their_topics_alone(pl
     graph, _, commands, answer = planner
     graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     models, info = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED), model_info()
-    for step_s, names, count in ((0.1, ["linear.x", "linear.y"], 1), (0.2, ["x", "y"], 0)):
-        info.step_s, info.action_names = step_s, names
+    for step_s, names, unit, count in ((0.1, ["linear.x", "linear.y"], "m/s", 1), (0.2, ["x", "y"], "m", 0)):
+        info.step_s, info.action_names, info.action_units = step_s, names, [unit, unit]
         models.publish(info)
         commands.clear()
         graph.until(lambda: Twist() in commands, "the robot told to stand by who told it before")

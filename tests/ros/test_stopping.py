@@ -31,7 +31,8 @@ def rests(stub: Stub) -> None:
     stub.statuses.clear()
     stub.commands.clear()
     stub.until(lambda: len(stub.statuses) > 20, "what becomes of images")
-    assert {status.state for status in stub.statuses} == {PlannerStatus.IDLE} and not stub.commands
+    assert {status.state for status in stub.statuses} == {PlannerStatus.IDLE}
+    assert all(command == Twist() for command in stub.commands)
 
 
 @pytest.mark.parametrize("profile", [qos.RESULT, qos.LATCHED, qos.SENSOR])

