@@ -62,5 +62,5 @@ class Arm(World):
     [(Base, 0.995), (Base, 1.0), (Arm, 0.995), (Arm, 1.0)],
 )
 def test_from_command_to_command_as_much_changes_as_is_allowed_and_no_more(robot, nearer):
-    changes = robot().changes(400, nearer=nearer)
+    changes = robot().changes(1600, nearer=nearer)
     np.testing.assert_allclose(changes.max(axis=0), LIMITS.max_change, atol=1e-6)
