@@ -128,14 +128,14 @@ class Nodes:
         return Episode(seed, outcome, images, world.distance(), ())
 
     def see(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """What the robot is told on seeing the image of the next period."""
+        """Return the command for the image of the next period."""
         self._now_ns += self._period_ns
         return self.look(image)
 
     def look(
         self, image: NDArray[np.uint8], *, behind_s: float = 0.0, publishers: int = 1
     ) -> NDArray[np.float64]:
-        """What the robot is told on seeing an image now.
+        """Return the command for an image that is seen now.
 
         Args:
             behind_s: how old its stamp is.

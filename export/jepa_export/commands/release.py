@@ -398,10 +398,10 @@ def _keys(arguments: argparse.Namespace) -> KeyRing:
     repo = arguments.repo.resolve()
     folders = arguments.keys or [repo.with_name(f"{repo.name}.keys")]
     offline = getattr(arguments, "offline_keys", None)
-    beside = repo.with_name(f"{repo.name}.offline-keys")
+    next_to_repo = repo.with_name(f"{repo.name}.offline-keys")
     if offline is None and not arguments.keys:
         begins = arguments.run is _init and arguments.policy != "dev"
-        offline = beside if begins or beside.is_dir() else None
+        offline = next_to_repo if begins or next_to_repo.is_dir() else None
     return KeyRing(
         *folders,
         offline=offline,
