@@ -231,8 +231,8 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def a_valid_model_serves(self) -> None:
-        """A revoked model serves until another replaces it, but is no model to go back to: if the other fails,
-        there is none."""
+        """A revoked model serves until another replaces it, but is no model to go back to: if the other
+        fails, there is none."""
         store = Store(self.site.root)
         for slot in (store.current(), store.good()):
             if slot is None and self.revoked:
