@@ -18,10 +18,17 @@ FLOATS = "std_msgs/msg/Float32MultiArray"
 Entry = tuple[int, str, str, dict[str, Any]]
 
 
-def image(stamp_ns: int, value: int = 0, *, size: tuple[int, int] = (6, 8), topic: str = "/image") -> Entry:
+def image(
+    stamp_ns: int,
+    value: int = 0,
+    *,
+    size: tuple[int, int] = (6, 8),
+    topic: str = "/image",
+    frame_id: str = "front",
+) -> Entry:
     """An image of one grey, logged at its stamp."""
     shown = np.full((*size, 3), value, np.uint8)
-    return stamp_ns, topic, IMAGE, messages.image(shown, stamp_ns, "front")
+    return stamp_ns, topic, IMAGE, messages.image(shown, stamp_ns, frame_id)
 
 
 def vector(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> dict[str, float]:

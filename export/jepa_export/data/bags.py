@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from jepa_export.data.files import file_hash
-from jepa_runtime.imaging import Image
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.sources.open import open_bag
 
@@ -30,8 +30,7 @@ class BagOrigin:
         with closing(open_bag(self._path, self._options)) as source:
             return source.commands
 
-    def frames(self) -> Iterator[tuple[int, Image]]:
+    def frames(self) -> Iterator[Frame]:
         without = {key: value for key, value in self._options.items() if key == "topic"}
         with closing(open_bag(self._path, without)) as source:
-            for frame in source.frames():
-                yield frame.stamp_ns, frame.image
+            yield from source.frames()

@@ -24,6 +24,7 @@ from jepa_export.data.videos import decoded, stretch_hash
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import FrameError
 from jepa_runtime.imaging import Image, decode
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.command_fields import UNKNOWN_UNIT
 from jepa_runtime.sources.commands import Commands, Stamps
 
@@ -114,12 +115,12 @@ class EpisodeOrigin:
         except (ValueError, IndexError, TypeError) as error:
             raise JepaExportError(f"{self.name}: {choice.action} in {self._table}: {error}") from error
 
-    def frames(self) -> Iterator[tuple[int, Image]]:
+    def frames(self) -> Iterator[Frame]:
         stamps = self._stamps().tolist()
         images = self._images() if self._video is None else self._decoded(self._video, stamps)
         count = 0
         for stamp_ns, image in zip(stamps, images, strict=False):
-            yield stamp_ns, image
+            yield Frame(image, stamp_ns, "", count)
             count += 1
         if count < len(stamps):
             raise JepaExportError(

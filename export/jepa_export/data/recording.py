@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.imaging import Image
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 
 
@@ -37,8 +38,8 @@ class Origin(Protocol):
         """
         ...
 
-    def frames(self) -> Iterator[tuple[int, Image]]:
-        """Stamp [ns] and image (uint8 [h, w, 3] RGB, of any size) of each frame.
+    def frames(self) -> Iterator[Frame]:
+        """The frames, of any size. Another ``frame_id`` begins another episode (see :class:`Frame`).
 
         Raises:
             JepaExportError, JepaRuntimeError: the recording is damaged or ends early.
@@ -64,6 +65,7 @@ class Recording(Protocol):
         height, width: of the frames [pixels].
         rate_hz: of the frames (the median).
         stamps_ns: [N] of the frames, ascending.
+        episodes: [N] number of the episode of each frame, ascending; no clip spans two of them.
         action_names, action_units: of the A components of an action; None where nothing is known of actions.
         known: [N], at which frames it is known what was executed from there on.
     """
@@ -75,6 +77,7 @@ class Recording(Protocol):
     width: int
     rate_hz: float
     stamps_ns: Stamps
+    episodes: NDArray[np.int32]
     action_names: tuple[str, ...] | None
     action_units: tuple[str, ...] | None
     known: NDArray[np.bool_]

@@ -35,6 +35,7 @@ class DrawnRecording:
         self.key = f"{self.identity} {height} {width}"
         self.height, self.width, self.rate_hz = height, width, 1 / STEP_S
         self.stamps_ns: Stamps = np.arange(frames, dtype=np.int64) * _STEP_NS
+        self.episodes = np.zeros(frames, np.int32)
         self.action_names: tuple[str, ...] | None = _NAMES
         self.action_units: tuple[str, ...] | None = _UNITS
         self.known = np.ones(frames, bool)

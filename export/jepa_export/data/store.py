@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from jepa_export.data.recording import Origin
 from jepa_export.errors import JepaExportError
 from jepa_runtime.imaging import Image, fit
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 from jepa_runtime.update.durable import sync_file, sync_folder
 
-_FORMAT = 1
-_FRAMES, _STAMPS = "frames.rgb", "stamps.npy"
+_FORMAT = 2
+_FRAMES, _INDEX = "frames.rgb", "index.npy"
 
 
 class StoreError(JepaExportError):
@@ -73,18 +74,20 @@ class Store:
         # Before the frames: a mistake in what was asked for is told at once.
         commands = origin.commands()
         with self._locked(kept):
-            stamps = self._stamps(kept)
-            if stamps is None:
+            index = self._index(kept)
+            if index is None:
                 self._write(origin, kept, stopped)
-                stamps = self._stamps(kept)
-        if stamps is None:
+                index = self._index(kept)
+        if index is None:
             raise StoreError(f"{kept}: what was just written cannot be read: check the disk")
+        stamps, episodes = index
         if commands is not None and not commands.known(stamps).any():
             raise JepaExportError(
                 f"{origin.name}: at no frame is it known what was executed: frames from {_span(stamps)}, "
                 f"commands from {_span(commands.stamps_ns)}; were they stamped by different clocks?"
             )
-        return StoredRecording(origin, kept / _FRAMES, stamps, (self.height, self.width), commands)
+        size = self.height, self.width
+        return StoredRecording(origin, kept / _FRAMES, stamps, episodes.astype(np.int32), size, commands)
 
     @contextmanager
     def _locked(self, kept: Path) -> Iterator[None]:
@@ -93,15 +96,15 @@ class Store:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _stamps(self, kept: Path) -> Stamps | None:
-        """The stamps of a recording; None where it is not there whole."""
+    def _index(self, kept: Path) -> NDArray[np.int64] | None:
+        """The stamps and the numbers of the episodes [2, N] of a recording; None where it is not whole."""
         try:
-            stamps: Stamps = np.load(kept / _STAMPS, allow_pickle=False)
+            index: NDArray[np.int64] = np.load(kept / _INDEX, allow_pickle=False)
             size = (kept / _FRAMES).stat().st_size
         except (OSError, ValueError):
             return None
         count, rest = divmod(size, self.height * self.width * 3)
-        return stamps if stamps.dtype == np.int64 and stamps.shape == (count,) and not rest else None
+        return index if index.dtype == np.int64 and index.shape == (2, count) and not rest else None
 
     def _write(self, origin: Origin, kept: Path, stopped: Callable[[], bool]) -> None:
         partial = kept.with_suffix(".partial")
@@ -110,35 +113,41 @@ class Store:
         try:
             partial.mkdir()
             with (partial / _FRAMES).open("wb") as file:
-                stamps = list(self._write_frames(origin, file, stopped))
-            np.save(partial / _STAMPS, np.array(stamps, np.int64))
-            for name in (_FRAMES, _STAMPS):
+                index = list(self._write_frames(origin, file, stopped))
+            np.save(partial / _INDEX, np.array(index, np.int64).T)
+            for name in (_FRAMES, _INDEX):
                 sync_file(partial / name)
             partial.rename(kept)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         sync_folder(self.folder)
 
-    def _write_frames(self, origin: Origin, file: BinaryIO, stopped: Callable[[], bool]) -> Iterator[int]:
-        shape, last_ns, count = None, None, 0
+    def _write_frames(
+        self, origin: Origin, file: BinaryIO, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[int, int]]:
+        """Write the frames; yields the stamp and the number of the episode of each."""
+        last: Frame | None = None
+        count = episode = 0
         scaled = np.empty((self.height, self.width, 3), np.uint8)
-        for stamp_ns, image in origin.frames():
+        for frame in origin.frames():
             if stopped():
                 raise JepaExportError(f"{origin.name}: given up while it was decoded")
-            if shape is not None and image.shape != shape:
+            if last is not None and frame.image.shape != last.image.shape:
                 raise JepaExportError(
-                    f"{origin.name}: frame {count} is {_size(image.shape)}, those before are {_size(shape)}; "
-                    "split the recording there"
+                    f"{origin.name}: frame {count} is {_size(frame.image.shape)}, those before are "
+                    f"{_size(last.image.shape)}; split the recording there"
                 )
-            if last_ns is not None and stamp_ns <= last_ns:
+            if last is not None and frame.stamp_ns <= last.stamp_ns:
                 raise JepaExportError(
-                    f"{origin.name}: the stamps go back or stand still: frame {count} is at {stamp_ns} ns, "
-                    f"the one before at {last_ns} ns; split the recording where the clock was set"
+                    f"{origin.name}: the stamps go back or stand still: frame {count} is at "
+                    f"{frame.stamp_ns} ns, the one before at {last.stamp_ns} ns; split the recording where "
+                    "the clock was set"
                 )
-            shape, last_ns, count = image.shape, stamp_ns, count + 1
-            fit(image, scaled)
+            episode += last is not None and frame.frame_id != last.frame_id
+            last, count = frame, count + 1
+            fit(frame.image, scaled)
             file.write(scaled.data)
-            yield stamp_ns
+            yield frame.stamp_ns, episode
         if count == 0:
             raise JepaExportError(f"{origin.name}: there is no frame in it; leave it out")
 
@@ -147,10 +156,16 @@ class StoredRecording:
     """A :class:`~jepa_export.data.recording.Recording` in a :class:`Store`."""
 
     def __init__(
-        self, origin: Origin, file: Path, stamps_ns: Stamps, size: tuple[int, int], commands: Commands | None
+        self,
+        origin: Origin,
+        file: Path,
+        stamps_ns: Stamps,
+        episodes: NDArray[np.int32],
+        size: tuple[int, int],
+        commands: Commands | None,
     ) -> None:
         self.name, self.identity, self.key = origin.name, origin.identity(), file.parent.name
-        self.stamps_ns, (self.height, self.width) = stamps_ns, size
+        self.stamps_ns, self.episodes, (self.height, self.width) = stamps_ns, episodes, size
         self.rate_hz = 1e9 / float(np.median(np.diff(stamps_ns))) if len(stamps_ns) > 1 else 0.0
         self.action_names = None if commands is None else commands.names
         self.action_units = None if commands is None else commands.units

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jepa_export.data.files import file_hash
 from jepa_export.errors import JepaExportError
 from jepa_runtime.imaging import Image
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts"})
@@ -41,11 +42,11 @@ class VideoOrigin:
     def commands(self) -> Commands | None:
         return None
 
-    def frames(self) -> Iterator[tuple[int, Image]]:
+    def frames(self) -> Iterator[Frame]:
         first_ns = None
-        for stamp_ns, image in decoded(self._path):
+        for sequence, (stamp_ns, image) in enumerate(decoded(self._path)):
             first_ns = stamp_ns if first_ns is None else first_ns
-            yield stamp_ns - first_ns, image
+            yield Frame(image, stamp_ns - first_ns, "", sequence)
 
 
 def decoded(path: Path, *, start_s: float = 0.0) -> Iterator[tuple[int, Image]]:

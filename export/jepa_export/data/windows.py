@@ -35,7 +35,7 @@ class Windows:
     """All clips of some recordings, by number: ``windows[i]`` is a :class:`Clip`, the same each time.
 
     A frame of a clip is the one nearest to its moment, and as in the runtime's history found by time: where
-    one is missing, or an action is not known, there is no clip.
+    one is missing or of another episode, or an action is not known, there is no clip.
 
     Args:
         recordings: one at least, all of one size and with the same actions.
@@ -159,6 +159,7 @@ class Windows:
         for offset_ns in self._offsets_ns:
             rows = _nearest(stamps, stamps + offset_ns)
             whole &= np.abs(stamps[rows] - stamps - offset_ns) <= tolerance_ns
+            whole &= recording.episodes[rows] == recording.episodes
             if self.action_names is not None:
                 whole &= recording.known[rows]
         starts = np.flatnonzero(whole).astype(np.int32)

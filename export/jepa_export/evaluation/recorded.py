@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +21,8 @@ from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips, clips_of
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.imaging import Image, fit
+from jepa_runtime.imaging import fit
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.command_fields import misfit
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.sources.images import SUFFIXES
@@ -131,7 +133,7 @@ class _Played:
     def commands(self) -> Commands | None:
         return None
 
-    def frames(self) -> Iterator[tuple[int, Image]]:
+    def frames(self) -> Iterator[Frame]:
         with closing(open_source(self.name, rate_hz=1 / self._step_s)) as source:
             end_ns = math.inf
             for frame in source.frames():
@@ -142,7 +144,7 @@ class _Played:
                 # Images need not be of one size.
                 scaled = np.empty(self._shape, np.uint8)
                 fit(frame.image, scaled)
-                yield frame.stamp_ns, scaled
+                yield replace(frame, image=scaled)
 
 
 def _check_length(recordings: Sequence[Recording], length: int, step_s: float) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.imaging import Image
+from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands
 
 SIZE = (48, 64)
@@ -88,10 +89,10 @@ class Numbered:
     def commands(self) -> Commands | None:
         return self._commands
 
-    def frames(self) -> Iterator[tuple[int, Image]]:
+    def frames(self) -> Iterator[Frame]:
         for number, (stamp_ns, size) in enumerate(zip(self._stamps, self._sizes, strict=True)):
             self.decoded += 1
-            yield stamp_ns, numbered(number % 256, size)
+            yield Frame(numbered(number % 256, size), stamp_ns, "", number)
 
 
 def speeds(stamps_ns: Sequence[int], values: Sequence[float], **more: float) -> Commands:

@@ -13,6 +13,7 @@ from jepa_export.data.open import open_data
 from jepa_export.data.store import Store
 from jepa_export.data.windows import Windows
 from jepa_runtime.errors import SourceError
+from jepa_runtime.sources.base import view_name
 from tests.runtime.bags import image, twist, twist_stamped, write_bag
 
 MS = 1_000_000
@@ -44,6 +45,15 @@ def test_a_clip_of_a_bag_has_the_commands_that_led_from_frame_to_frame(tmp_path:
     last = clips[8].actions
     assert last is not None
     np.testing.assert_allclose(last[1], [9, -9])
+
+
+def test_bag_windows_another_frame_id_separates_clips(tmp_path: Path, store: Store) -> None:
+    entries = [
+        image(S + index * 100 * MS, index, frame_id=view_name("front", index // 4)) for index in range(10)
+    ]
+    clips = windows(str(write_bag(tmp_path / "a.mcap", entries)), store)
+    starts = [int(clips[index].frames[0, 0, 0, 0]) for index in range(len(clips))]
+    assert starts == [0, 1, 2, 4, 5, 6, 8]
 
 
 def test_without_an_action_topic_a_bag_is_a_film(tmp_path: Path, store: Store) -> None:

@@ -22,7 +22,7 @@ from jepa_export.data.videos import VideoOrigin
 from jepa_export.data.windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.imaging import Image
+from jepa_runtime.sources.base import Frame
 from tests.export.data.recordings import Numbered, write_lerobot, write_video
 from tests.runtime.bags import image, twist, write_bag
 
@@ -82,7 +82,7 @@ def test_who_is_stopped_does_not_wait_for_the_films_at_hand(
         write_video(tmp_path / "films" / name, range(2))
     long, begun = Numbered([S * stamp for stamp in range(10_000)]), Event()
 
-    def frames(origin: VideoOrigin) -> Iterator[tuple[int, Image]]:
+    def frames(origin: VideoOrigin) -> Iterator[Frame]:
         for frame in long.frames() if origin.name.endswith("b.mp4") else iter(()):
             begun.set()
             yield frame

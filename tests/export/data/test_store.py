@@ -16,7 +16,8 @@ from jepa_export.data.files import file_hash
 from jepa_export.data.store import Store
 from jepa_export.data.videos import VideoOrigin
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging import Image, fit
+from jepa_runtime.imaging import fit
+from jepa_runtime.sources.base import Frame
 from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
 
 MS = 1_000_000
@@ -49,7 +50,7 @@ def test_another_size_or_content_is_decoded_again(store: Store) -> None:
 def test_frames_are_scaled_as_the_runtime_scales_them(tmp_path: Path, bikes: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed (extra export)")
     recording = Store(tmp_path, height=96, width=96).prepare(VideoOrigin(bikes))
-    image = next(iter(VideoOrigin(bikes).frames()))[1]
+    image = next(iter(VideoOrigin(bikes).frames())).image
     expected = np.empty((96, 96, 3), np.uint8)
     fit(image, expected)
     np.testing.assert_array_equal(recording.frames(np.array([0]))[0], expected)
@@ -88,7 +89,7 @@ def test_a_bad_recording_is_refused_and_nothing_of_it_is_kept(
     assert [path for path in store.folder.iterdir() if path.suffix != ".lock"] == []
 
 
-@pytest.mark.parametrize("name", ["frames.rgb", "stamps.npy"])
+@pytest.mark.parametrize("name", ["frames.rgb", "index.npy"])
 def test_what_a_crash_left_of_a_recording_is_made_again(store: Store, name: str) -> None:
     origin = Numbered(STAMPS)
     file = store.folder / store.prepare(origin).key / name
@@ -97,10 +98,12 @@ def test_what_a_crash_left_of_a_recording_is_made_again(store: Store, name: str)
     assert origin.decoded == 24
 
 
-@pytest.mark.parametrize("stamps", [np.int64(1), np.full(12, np.nan), np.zeros((12, 2), np.int64)])
+@pytest.mark.parametrize(
+    "stamps", [np.int64(1), np.full(12, np.nan), np.zeros((12, 2), np.int64), np.zeros(12, np.int64)]
+)
 def test_stamps_that_are_none_are_made_again(store: Store, stamps: np.ndarray) -> None:
     origin = Numbered(STAMPS)
-    np.save(store.folder / store.prepare(origin).key / "stamps.npy", stamps)
+    np.save(store.folder / store.prepare(origin).key / "index.npy", stamps)
     np.testing.assert_array_equal(store.prepare(origin).stamps_ns, STAMPS)
 
 
@@ -151,7 +154,7 @@ def test_the_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> Non
 class Dying(Numbered):
     """Kills its process in the middle."""
 
-    def frames(self) -> Iterator[tuple[int, Image]]:
+    def frames(self) -> Iterator[Frame]:
         for index, frame in enumerate(super().frames()):
             if index == 6:
                 os._exit(9)

@@ -20,15 +20,15 @@ pytest.importorskip("av", reason="PyAV is not installed (extra export)")
 def test_a_real_film_is_read_to_its_end_with_its_stamps(bikes: Path) -> None:
     film = list(VideoOrigin(bikes).frames())
     assert len(film) == 250
-    assert [stamp for stamp, _ in film] == [index * 40_000_000 for index in range(250)]
-    assert film[0][1].shape == (272, 640, 3)
-    assert film[0][1].dtype == np.uint8
+    assert [frame.stamp_ns for frame in film] == [index * 40_000_000 for index in range(250)]
+    assert film[0].image.shape == (272, 640, 3)
+    assert film[0].image.dtype == np.uint8
 
 
 def test_frames_are_those_that_opencv_decodes(carphone: Path) -> None:
     capture = cv2.VideoCapture(str(carphone))
     count = 0
-    for _, image in VideoOrigin(carphone).frames():
+    for image in (frame.image for frame in VideoOrigin(carphone).frames()):
         expected = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
         assert np.abs(image.astype(int) - expected).mean() < 1.0
         count += 1
@@ -49,13 +49,13 @@ def test_frames_are_those_that_opencv_decodes(carphone: Path) -> None:
 def test_many_kinds_of_video_are_read(tmp_path: Path, name: str, codec: str) -> None:
     path = write_video(tmp_path / name, range(20), codec=codec)
     film = list(VideoOrigin(path).frames())
-    assert numbers_of([image for _, image in film]) == list(range(20))
-    assert [stamp for stamp, _ in film] == [index * 100_000_000 for index in range(20)]
+    assert numbers_of([frame.image for frame in film]) == list(range(20))
+    assert [frame.stamp_ns for frame in film] == [index * 100_000_000 for index in range(20)]
 
 
 def test_frames_that_do_not_come_regularly_keep_their_stamps(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", range(5), stamps_ms=[30, 130, 180, 430, 450])
-    assert [stamp // 1_000_000 for stamp, _ in VideoOrigin(path).frames()] == [0, 100, 150, 400, 420]
+    assert [frame.stamp_ns // 1_000_000 for frame in VideoOrigin(path).frames()] == [0, 100, 150, 400, 420]
 
 
 def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: Store) -> None:
@@ -69,7 +69,7 @@ def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: Store) -
 def test_what_a_film_says_of_itself_in_another_encoding_does_no_harm(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", range(5))
     path.write_bytes(path.read_bytes().replace(b"Lavf", b"L\xe4vf"))
-    assert numbers_of([image for _, image in VideoOrigin(path).frames()]) == list(range(5))
+    assert numbers_of([frame.image for frame in VideoOrigin(path).frames()]) == list(range(5))
     assert stretch_hash(path, 0, 1)
 
 
@@ -84,14 +84,14 @@ def test_a_film_is_read_from_any_frame_on(tmp_path: Path, start: int, codec: str
 
 def test_a_film_taken_with_the_camera_on_its_side_is_turned_upright(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [5, 5])
-    lying = next(iter(VideoOrigin(path).frames()))[1]
+    lying = next(iter(VideoOrigin(path).frames())).image
     content = path.read_bytes()
     one, zero = (0x10000).to_bytes(4), bytes(4)
     header = content.index(b"tkhd")
     place = content.index(one + zero * 3 + one, header)
     turned = zero + one + zero + (-0x10000).to_bytes(4, signed=True) + zero * 2
     path.write_bytes(content[:place] + turned + content[place + len(turned) :])
-    upright = next(iter(VideoOrigin(path).frames()))[1]
+    upright = next(iter(VideoOrigin(path).frames())).image
     expected = cv2.cvtColor(cv2.VideoCapture(str(path)).read()[1], cv2.COLOR_BGR2RGB)
     assert upright.shape == expected.shape == (64, 48, 3)
     assert np.abs(upright.astype(int) - expected).mean() < 3.0
@@ -104,7 +104,7 @@ def test_a_film_cut_in_the_middle_is_refused(tmp_path: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     seen: list[int] = []
     with pytest.raises(JepaExportError, match=rf"{name}: .* after \d+ .*frames.* cut off"):
-        seen.extend(stamp for stamp, _ in VideoOrigin(path).frames())
+        seen.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
     assert 30 < len(seen) < 70
     assert all(later > earlier for earlier, later in pairwise(seen))
 
@@ -121,7 +121,7 @@ def test_a_film_whose_decoder_had_to_guess_is_refused(tmp_path: Path, bikes: Pat
     path.write_bytes(content)
     seen: list[int] = []
     with pytest.raises(JepaExportError, match=r"a\.mp4: is damaged after 137 frames"):
-        seen.extend(stamp for stamp, _ in VideoOrigin(path).frames())
+        seen.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
     assert len(seen) == 137
 
 

@@ -35,6 +35,7 @@ class InMemory:
         self.name = self.identity = self.key = name
         self.stamps_ns, self._commands = stamps_ns, commands
         self.rate_hz = 1e9 / float(np.median(np.diff(stamps_ns))) if len(stamps_ns) > 1 else 0.0
+        self.episodes = np.zeros(len(stamps_ns), np.int32)
         self.action_names = None if commands is None else commands.names
         self.action_units = None if commands is None else commands.units
         self.known = np.zeros(len(stamps_ns), bool) if commands is None else commands.known(stamps_ns)
