@@ -2,11 +2,16 @@
 
 Back to back, each in a process of its own, from a uint8 frame to its latent and all futures:
 
-    pipeline        jepa_runtime's pipeline
-    benchmark_app   OpenVINO's own tool on the same IRs; it scales no frames and keeps no history
-    torch_eager     the modules that were exported, with the same weights
-    torch_compile   those through torch.compile, default mode
-    onnxruntime     a session for each graph, numpy arrays in and out
+    pipeline             jepa_runtime's pipeline
+    benchmark_app        OpenVINO's own tool on the same IRs; it scales no frames and keeps no history
+    openvino_in_turn     its Python API on the same IRs, one after the other
+    torch_eager          the modules that were exported, with the same weights; in INT8, quantized dynamically
+    torch_compile        those through torch.compile, default mode
+    torch_compile_frozen with frozen weights; in INT8, quantized by torchao
+    onnxruntime          a session for each graph, numpy arrays in and out; in INT8, of its own quantizer
+
+In INT8, fp32 and bf16, as far as each has it. On a processor without bf16 libraries emulate it: that is shown
+with a few frames of the first round, and says nothing of a processor with bf16.
 
 Over ROS 2, with images at --rate from a camera in another process, from the moment an image was due until its
 futures are in a third process, or for a dropped image those of a newer one:
@@ -55,14 +60,15 @@ from jepa_runtime.verification import golden_parity
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
-    "pipeline", "benchmark_app", "torch_eager", "torch_compile", "onnxruntime",
+    "pipeline", "benchmark_app", "openvino_in_turn", "torch_eager", "torch_compile", "torch_compile_frozen",
+    "onnxruntime",
     "node", "plain_node", "plain_node_dds",
 )  # fmt: skip
 # Only where they are asked for.
 ALONE = ("encoder",)
 # Who does the same work as whom.
 PEERS = {
-    "pipeline": ("torch_eager", "torch_compile", "onnxruntime"),
+    "pipeline": ("torch_eager", "torch_compile", "torch_compile_frozen", "onnxruntime"),
     "node": ("plain_node", "plain_node_dds"),
 }
 ENCODE_LIMIT = 1.03
@@ -127,7 +133,8 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """
     bundle = Bundle.open(arguments.bundle or vit_s())
     offered = [entry.precision for entry in bundle.manifest.graphs.encoder if entry.target == "openvino"]
-    precisions = arguments.precision or offered
+    # Libraries compute in bf16 whatever the bundle has.
+    precisions = arguments.precision or list(dict.fromkeys([*offered, "bf16"]))
     with ExitStack() as stack:
         setting = Setting(
             bundle=bundle,
@@ -147,7 +154,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             if row.name in arguments.rows and (precision == precisions[0] or not isinstance(row, GraphRow))
         ]
         progress = stack.enter_context(Progress(console=console))
-        _check_parity(bundle, precisions, arguments.threads)
+        _check_parity(bundle, [each for each in precisions if each in offered], arguments.threads)
         rows, absent = _open(wanted, stack, progress)
         _measure(rows, arguments.rounds, progress)
         summaries = [row.summary() for row in rows]
@@ -215,7 +222,8 @@ def _measure(rows: Sequence[Row], rounds: int, progress: Progress) -> None:
     for round_ in range(rounds):
         for row in rows if round_ % 2 == 0 else reversed(rows):
             progress.update(task, description=f"round {round_ + 1}: {row.name} {row.precision}")
-            row.measure()
+            if round_ == 0 or not row.emulated:
+                row.measure()
             progress.advance(task)
 
 

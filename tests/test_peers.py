@@ -166,6 +166,22 @@ def test_a_peer_tells_what_each_frame_took(toy_bundle: Path) -> None:
         assert answer["cpu_s"] >= 0 and answer["peak_rss_mb"] > 20
 
 
+def test_onnxruntime_quantizes_the_fp32_graphs_itself_for_int8(peer: Callable[..., Any]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
+    row = peer("onnxruntime_session.py", precision="int8")
+    row.open()
+    row.measure()
+    assert row.summary()["n"] == 4
+
+
+def test_openvino_runs_both_graphs_in_turn(peer: Callable[..., Any]) -> None:
+    row = peer("openvino_graphs.py")
+    row.open()
+    row.measure()
+    assert all(len(row.stages_ms[stage]) == 4 for stage in ("encode", "predict"))
+
+
 def test_a_row_adds_its_rounds_up_whatever_a_library_prints(peer: Callable[..., Any]) -> None:
     row = peer(f"print('working'); return {ANSWER}")
     row.open()

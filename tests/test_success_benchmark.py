@@ -41,6 +41,40 @@ def test_what_falls_short_is_told(found: dict[str, Any], failures: list[str]) ->
     assert all(failure in said for failure, said in zip(failures, told, strict=True))
 
 
+def test_the_time_of_what_is_emulated_is_not_judged_but_the_goals_are() -> None:
+    found = scores(1.0, 1.0) | {"bf16": {"rate": 0.98, "plan_ms_p95": 900.0}}
+    (failure,) = success.judge(found, 0.97, 50.0, emulated=["bf16"])
+    assert failure == "bf16 reaches 98.0% of the goals, with fp32 99.0% or more"
+    assert len(success.judge(found, 0.97, 50.0)) == 2
+
+
+@pytest.mark.slow
+def test_a_bundle_without_bf16_is_driven_in_it(
+    two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed (extra export)")
+    monkeypatch.setattr("jepa_runtime.worlds.two_rooms.MAX_STEPS", 2)
+    out = tmp_path / "success.json"
+    asked = [
+        "--bundle",
+        str(two_rooms_bundle),
+        "--episodes",
+        "1",
+        "--seed",
+        "0",
+        "--precision",
+        "fp32",
+        "bf16",
+    ]
+    assert success.main([*asked, "--no-peer", "--no-baselines", "--goal", "0", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert list(report["scores"]) == ["fp32", "bf16"]
+    assert report["sha256"] == Bundle.open(two_rooms_bundle).sha256
+    assert report["parity_bf16"].keys() == {"encoder", "predictor", "energy"}
+    # Not fp32 under another name.
+    assert report["parity_bf16"]["encoder"]["max_abs"] > 1e-4
+
+
 @pytest.fixture(scope="module")
 def peer() -> ModuleType:
     for package in ("torch", "onnx"):

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from peers.benchmark_app import OPTIONS, Told, benchmark_app
+from peers.bf16 import has_bf16
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.select import create_backend
@@ -30,6 +31,8 @@ ENGINE = "openvino:CPU"
 _OPEN_PATIENCE_S = 900.0
 _ROUND_PATIENCE_S = 600.0
 _STOP_PATIENCE_S = 10.0
+# Emulated, a graph of a ViT-S in bf16 takes a second.
+_EMULATED_FRAMES = 4
 _DDS_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
@@ -63,6 +66,7 @@ class Row:
     Attributes:
         name, label: for the command line and for people.
         precision: int8, fp16, bf16 or fp32.
+        emulated: the processor lacks the precision; measured in the first round only, on few frames.
         notes: what a reader of its figures must know.
         start_s: from files to the first frame's futures, libraries loaded; None: not known.
     """
@@ -72,6 +76,7 @@ class Row:
     precision: str
     setting: Setting
     notes: list[str] = field(default_factory=list)
+    emulated: bool = False
     latency_ms: list[float] = field(default_factory=list)
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     rounds_p50_ms: list[float] = field(default_factory=list)
@@ -80,6 +85,11 @@ class Row:
     counted: int = 0
     peak_rss_mb: float = 0.0
     start_s: float | None = None
+
+    @property
+    def frames(self) -> int:
+        """Counted in a round."""
+        return _EMULATED_FRAMES if self.emulated else self.setting.frames
 
     def open(self) -> None:
         """Get ready; what is kept from now on waits without using a processor.
@@ -169,7 +179,7 @@ class ServedRow(Row):
         assert self._process.stdin is not None
         # One that has ended gives no answer.
         with suppress(BrokenPipeError):
-            self._process.stdin.write(f"{self.setting.frames}\n".encode())
+            self._process.stdin.write(f"{self.frames}\n".encode())
             self._process.stdin.flush()
         self.add(**self._answer(_ROUND_PATIENCE_S))
 
@@ -201,18 +211,22 @@ class BenchmarkAppRow(Row):
 
     def open(self) -> None:
         backend = create_backend(ENGINE, BackendOptions(threads=self.setting.threads))
+        # In bf16 OpenVINO computes the fp32 graphs.
+        source = "fp32" if self.precision == "bf16" else self.precision
         try:
-            found = graphs(
-                self.setting.bundle, backend, self.precision, self.setting.bundle.manifest.num_samples
-            )
+            found = graphs(self.setting.bundle, backend, source, self.setting.bundle.manifest.num_samples)
         finally:
             backend.close()
+        self._options = OPTIONS
+        if self.precision == "bf16":
+            self._options = OPTIONS.replace("-infer_precision f32", "-infer_precision bf16")
         stages = {"encoder": "encode", "predictor": "predict"}
         self._graphs = {stages[role]: (Path(graph.name), shapes) for role, (graph, shapes) in found.items()}
         self._told: dict[str, dict[int, list[Told]]] = {stage: {50: [], 99: []} for stage in self._graphs}
         self.notes += [
-            f"benchmark_app {OPTIONS}; each graph in a process of its own: p50 is the sum of the two medians "
-            "(of each, the median over the rounds), memory the sum of both; a p99 of the sum is not known",
+            f"benchmark_app {self._options}; each graph in a process of its own: p50 is the sum of the two "
+            "medians (of each, the median over the rounds), memory the sum of both; a p99 of the sum is not "
+            "known",
         ]
 
     def measure(self) -> None:
@@ -220,8 +234,8 @@ class BenchmarkAppRow(Row):
             for percentile, runs in self._told[stage].items():
                 runs.append(
                     benchmark_app(
-                        graph, shapes, threads=self.setting.threads, count=self.setting.frames,
-                        percentile=percentile,
+                        graph, shapes, threads=self.setting.threads, count=self.frames,
+                        percentile=percentile, options=self._options,
                     )
                 )  # fmt: skip
 
@@ -332,9 +346,15 @@ def _rounded(value: float | None) -> float | None:
 def rows_of(setting: Setting, precision: str) -> list[Row]:
     """Every row there is, in this precision, opened by nobody yet."""
 
-    def served(name: str, label: str, script: str, *options: str, notes: Sequence[str] = ()) -> Row:
-        return ServedRow(name, label, precision, setting, list(notes), script=script, options=options)
+    emulated = precision == "bf16" and not has_bf16()
+    suffix = ", emulated" if emulated else ""
 
+    def served(name: str, label: str, script: str, *options: str, notes: Sequence[str] = ()) -> Row:
+        return ServedRow(
+            name, label + suffix, precision, setting, list(notes), emulated, script=script, options=options
+        )
+
+    int8 = precision == "int8"
     profiler = (
         "-m", "jepa_ros.nodes.profiler", "--threads", str(setting.threads), "--engine", ENGINE,
         "--allow-untrained",
@@ -346,10 +366,25 @@ def rows_of(setting: Setting, precision: str) -> list[Row]:
             notes=["pipeline: also computes surprise, and looks back once a step; both are in its times"],
         ),
         served("encoder", "jepa-edge, the encoder alone", "encoder.py"),
-        BenchmarkAppRow("benchmark_app", "OpenVINO benchmark_app, both graphs", precision, setting),
-        served("torch_eager", "PyTorch eager", "torch_modules.py"),
+        BenchmarkAppRow(
+            "benchmark_app", f"OpenVINO benchmark_app, both graphs{suffix}", precision, setting,
+            emulated=emulated,
+        ),
+        served("openvino_in_turn", "OpenVINO, both graphs in turn", "openvino_graphs.py"),
+        served(
+            "torch_eager", f"PyTorch eager{', quantized by torch.ao (dynamic)' if int8 else ''}",
+            "torch_modules.py",
+        ),
         served("torch_compile", "torch.compile, default mode", "torch_modules.py", "--compile"),
-        served("onnxruntime", "onnxruntime", "onnxruntime_session.py"),
+        served(
+            "torch_compile_frozen",
+            f"torch.compile, weights frozen{', quantized by torchao (PT2E, x86)' if int8 else ''}",
+            "torch_modules.py", "--compile", "frozen",
+        ),
+        served(
+            "onnxruntime", f"onnxruntime{', its own Q/DQ, per channel' if int8 else ''}",
+            "onnxruntime_session.py",
+        ),
         GraphRow(
             "node", "jepa-edge world_model node", precision, setting, command=profiler,
             notes=["node: also computes energies and surprise and tells its stage times; futures in float16"],

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime import Bundle
+from jepa_runtime.bundle import Tolerance
 from jepa_runtime.commands.arguments import frame_size
 from jepa_runtime.imaging import fit
 from jepa_runtime.planning.fan import fan
@@ -31,6 +32,8 @@ from jepa_runtime.profiling.environment import peak_rss_mb
 WARM_UP = 10
 STAGES = ("preprocess", "encode", "predict")
 _DISTINCT = 8
+# A bundle without variants in bf16 states no tolerance for it.
+_OF_BF16 = Tolerance(min_cosine=0.99, max_abs=0.3)
 
 
 class AbsentError(Exception):
@@ -76,6 +79,20 @@ class Task:
             if (variant.target, variant.precision) == (target, self.precision):
                 return self.bundle.path / variant.path
         raise AbsentError(f"the bundle has no {target} graph in {self.precision}")
+
+    def inputs(self, role: str) -> Iterator[dict[str, NDArray[np.generic]]]:
+        """The golden inputs of the encoder or the predictor, by name and in their order, for those who
+        calibrate; the predictor's with as many candidates as are timed."""
+        golden = self.bundle.golden()
+        if role == "encoder":
+            yield from ({"frame": frame[None]} for frame in golden.frames)
+            return
+        actions = np.resize(golden.actions, self.actions.shape)
+        for history in golden.histories(self.bundle.manifest.history_size):
+            given = {"history_latents": golden.latents[history][None], "actions": actions}
+            if golden.history_actions is not None:
+                given["history_actions"] = golden.history_actions[None]
+            yield given
 
 
 class Server(Protocol):
@@ -161,8 +178,8 @@ class InTurn:
             self._compare("predictor", predicted[:count, : manifest.horizon], futures[:count])
 
     def _compare(self, graph: str, found: NDArray[np.float32], golden: NDArray[np.float32]) -> None:
-        tolerances = self._task.bundle.manifest.golden.tolerances
-        tolerance = next(value for name, value in tolerances.items() if name == self._task.precision)
+        tolerances: dict[str, Tolerance] = dict(self._task.bundle.manifest.golden.tolerances)
+        tolerance = tolerances.get(self._task.precision, _OF_BF16)
         norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(golden, axis=-1)
         cosine = float(((found * golden).sum(-1) / np.maximum(norms, 1e-12)).min())
         difference = float(np.abs(found - golden).max())

@@ -115,17 +115,31 @@ def _ways(report: dict[str, Any]) -> str:
         "of a run `benchmark_app` tells the median alone.",
         machine(report["environment"]),
         "",
-        "| | | p50 ms | p99 ms | n | CPU ms a frame | memory MB | dropped |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | | p50 ms | encode | p99 ms | n | CPU ms a frame | memory MB | dropped |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         dropped = f"{row['dropped']} of {row['due']}" if "dropped" in row else ""
         p99 = row["p99_ms"]["value"]
-        lines.append(
-            f"| {row['label']} | {row['precision']} | {row['p50_ms']['value']:.1f} | "
-            f"{'' if p99 is None else f'{p99:.1f}'} | {row['n']} | {1e3 * row['cpu_s_per_frame']:.1f} | "
-            f"{row['peak_rss_mb']:.0f} | {dropped} |"
+        encode = row["stages_ms"].get("encode")
+        cells = (
+            row["label"],
+            row["precision"],
+            f"{row['p50_ms']['value']:.1f}",
+            "" if encode is None else f"{encode['p50']:.1f}",
+            "" if p99 is None else f"{p99:.1f}",
+            str(row["n"]),
+            f"{1e3 * row['cpu_s_per_frame']:.1f}",
+            f"{row['peak_rss_mb']:.0f}",
+            dropped,
         )
+        lines.append(f"| {' | '.join(cells)} |")
+    reasons: dict[str, list[str]] = {}
+    for row in report["absent"]:
+        reasons.setdefault(row["why"], []).append(f"`{row['row']}` {row['precision']}")
+    if reasons:
+        told = "; ".join(f"{', '.join(rows)}: {why}" for why, rows in reasons.items())
+        lines += ["", f"Absent: {told}."]
     return "\n".join(lines)
 
 

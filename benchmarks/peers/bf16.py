@@ -1,0 +1,73 @@
+"""A bundle in bf16, on processors that have bf16 and on those where OpenVINO emulates it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import openvino
+
+from jepa_runtime.backends.openvino import OpenVINOBackend
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.verification import golden_parity
+
+ENGINE = "openvino:CPU"
+
+
+def has_bf16() -> bool:
+    """Whether the processor has AMX or AVX512-BF16."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@contextmanager
+def allowed() -> Iterator[None]:
+    """Let the runtime compute bf16 on any x86 with AVX-512. OpenVINO rounds to the same numbers there, and
+    takes longer than in fp32."""
+    check = OpenVINOBackend._check_bf16
+    OpenVINOBackend._check_bf16 = lambda *_: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        OpenVINOBackend._check_bf16 = check  # type: ignore[method-assign]
+
+
+def with_bf16(bundle: Bundle, folder: Path) -> Bundle:
+    """A copy of a bundle with variants in bf16, as ``jepa-export add-variant`` makes them. To be called
+    within :func:`allowed`.
+
+    Raises:
+        JepaRuntimeError: they cannot be made, do not compute the golden outputs, or OpenVINO does not even
+            emulate bf16 on this processor.
+    """
+    try:
+        from jepa_export.add_variants import add_variants
+        from jepa_export.errors import JepaExportError
+    except ImportError as error:
+        raise JepaRuntimeError("bf16 variants need torch: pip install 'jepa-edge[export]'") from error
+    try:
+        made = add_variants(
+            bundle,
+            folder,
+            [("openvino", "bf16")],
+            frames=None,
+            command="",
+            progress=lambda _: None,
+            compile_blobs=False,
+        )
+    except JepaExportError as error:
+        raise JepaRuntimeError(f"bf16: {error}") from error
+    path = next(each.path for each in made.manifest.graphs.encoder if each.precision == "bf16")
+    compiled = openvino.Core().compile_model(made.path / path, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
+        raise JepaRuntimeError("bf16: OpenVINO neither computes nor emulates it on this processor")
+    return made
+
+
+def parity(bundle: Bundle) -> dict[str, Any]:
+    """How closely each graph in bf16 reproduces the golden outputs."""
+    found = golden_parity(bundle, engine=ENGINE, precision="bf16")
+    return {each.graph: asdict(each) | {"tolerance": each.tolerance.model_dump()} for each in found}
