@@ -56,16 +56,16 @@ def test_a_candidate_that_took_the_machine_down_three_times_is_not_opened_by_the
     site = Site(tmp_path / "robot", bundles[0])
     site.repository.publish(bundles[1], 2)
     site.update()
-    store, attempts = Store(site.root), site.root / "serving/attempts.json"
+    store, attempts = Store(site.root), site.root / f"serving/{bundles[1].sha256}.attempts"
     store.point("good", bundles[0].sha256)
 
     served = serving(site.root / "current")
     assert served.model.bundle.sha256 == bundles[1].sha256
-    assert len(json.loads(attempts.read_text())["boots"]) == 1, "counted before it is opened"
+    assert len(json.loads(attempts.read_text())) == 1, "counted before it is opened"
     served.stop()
-    assert json.loads(attempts.read_text())["boots"] == [], "a stop that was asked for is no fault of it"
+    assert not attempts.exists(), "a stop that was asked for is no fault of it"
 
-    attempts.write_text(json.dumps({"manifest_sha256": bundles[1].sha256, "boots": ["a", "b", "c"]}))
+    attempts.write_text(json.dumps(["a", "b", "c"]))
     served = serving(site.root / "current")
     try:
         assert served.model.bundle.sha256 == bundles[0].sha256
@@ -73,3 +73,28 @@ def test_a_candidate_that_took_the_machine_down_three_times_is_not_opened_by_the
             served.swap(str(store.folder(bundles[1].sha256)), lambda: None)
     finally:
         served.stop()
+
+
+def test_an_active_model_that_took_the_machine_down_in_five_boots_is_not_opened_by_the_node(
+    toy_bundle, tmp_path
+):
+    bundles = [variant(toy_bundle, tmp_path / version, version) for version in ("1.0.0", "2.0.0")]
+    site = Site(tmp_path / "robot", bundles[0])
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    store, attempts = Store(site.root), site.root / f"serving/{bundles[1].sha256}.attempts"
+
+    served = serving(site.root / "current")
+    assert len(json.loads(attempts.read_text())) == 1, "counted before it is opened"
+    served.stop()
+    attempts.write_text(json.dumps(["a", "b", "c", "d", "e"]))
+    served = serving(site.root / "current")
+    try:
+        assert served.model.bundle.sha256 == bundles[0].sha256
+        with pytest.raises(BackendError, match="was opened in 5 boots in a row"):
+            served.swap(str(store.folder(bundles[1].sha256)), lambda: None)
+    finally:
+        served.stop()
+    (site.root / f"serving/{bundles[0].sha256}.attempts").write_text(json.dumps(["a", "b", "c"]))
+    with pytest.raises(BackendError, match="was opened 3 times, in 3 boots"):
+        serving(site.root / "current")

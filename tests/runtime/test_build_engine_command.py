@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
+from jepa_runtime.world_model import WorldModel
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
+from tests.update.robots import Site
 
 
 def test_engines_are_built_once_and_serve_then(
@@ -104,6 +107,32 @@ def test_the_model_of_a_robot_is_built_as_its_config_says(
     (root / "config.json").write_text(json.dumps(settings))
     assert main(["build-engine", "--robot", str(root)]) == 0
     assert "tensorrt:0, fp32: " in capsys.readouterr().out and tensorrt.builds > 0
+
+
+def test_the_good_model_of_a_robot_is_built_as_an_attempt_that_counts(
+    tensorrt: SimulatedTensorRT,
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the start of a machine this unit opens the model first."""
+    site = Site(tmp_path / "robot", Bundle.open(toy_bundle), engine="tensorrt:0", precision="fp32")
+    path = site.root / f"serving/{Bundle.open(toy_bundle).sha256}.attempts"
+    counted: list[int] = []
+    opens = WorldModel.open
+
+    def opened(*given: object, **more: object) -> WorldModel:
+        counted.append(len(json.loads(path.read_text())))
+        return opens(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WorldModel, "open", opened)
+    assert main(["build-engine", "--robot", str(site.root)]) == 0
+    assert counted[0] == 1 and not path.exists()
+    path.write_text(json.dumps(["a", "b", "c", "d", "e"]))
+    counted.clear()
+    assert main(["build-engine", "--robot", str(site.root)]) == 1
+    assert "was opened in 5 boots in a row" in capsys.readouterr().err and counted == []
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""A way back that whoever serves does not go: what serves then, and after the next start."""
+"""A way back that the serving process does not go: what serves then, and after the next start."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_look_leaves_the_link_that_whoever_serves_may_have_followed_by_now(
 ) -> None:
     choosy.errors = {"1.0.0": BUSY}
     assert go_back(updated).alarm == "could not go back: the memory is taken"
-    assert choosy.version == "2.0.0" and updated.version == "1.0.0", "whoever serves goes on trying"
+    assert choosy.version == "2.0.0" and updated.version == "1.0.0", "the serving process goes on trying"
     with updated.opened() as client:
         assert client.check() is None
     assert updated.version == "1.0.0"

@@ -238,7 +238,7 @@ def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_r
 
     with running(site.root, opens=never):
         kept = update(site, again=True)
-        assert kept.result == "refused" and "whoever serves refuses" in kept.reason
+        assert kept.result == "refused" and "the serving process refuses" in kept.reason
         assert served(site) == "1.0.0"
 
 

@@ -1,4 +1,4 @@
-"""Whoever serves without ROS: what updates ask it for, and what is said of one that died or never was."""
+"""The serving process without ROS: what updates ask it for, and what they report of one that died."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_whoever_ended_as_it_should_is_no_failure_and_is_waited_for(
     assert not (site.root / SOCKET).exists()
     health = serving.health()
     assert (health.serves, health.failure, health.may_switch) == ("", "", False)
-    assert "whoever served has ended: start it" in health.absent
+    assert "the serving process has ended: start it" in health.absent
     with pytest.raises(UpdateError, match="has ended"):
         serving.swap(slot(site, bundles[1]))
     serving.swap(slot(site, bundles[0]))
@@ -119,7 +119,7 @@ def test_what_serves_is_asked_and_may_refuse(
         serving.swap(slot(site, bundles[1]))
         assert serving.health() == Health(serves=bundles[1].sha256)
         says.append(replace(says[0], refused=bundles[2].sha256, reason="no such device"))
-        with pytest.raises(RefusedError, match=r"whoever serves refuses .*: no such device"):
+        with pytest.raises(RefusedError, match=r"the serving process refuses .*: no such device"):
             serving.swap(slot(site, bundles[2]))
         says.append(replace(says[0], failure="it computes NaN or infinity", idle=True))
         assert (serving.health().failure, serving.health().idle) == ("it computes NaN or infinity", True)
@@ -133,7 +133,7 @@ def test_what_may_still_come_is_waited_for(
     other, wanted = bundles[0].sha256, bundles[1].sha256
     with somebody(site.root, serves=other, refused=wanted, reason="no memory", passing=True) as says:
         monkeypatch.setattr(local_serving, "_PASSING_S", 0.3)
-        with pytest.raises(UpdateError, match=r"whoever serves does not open .*: no memory") as raised:
+        with pytest.raises(UpdateError, match=r"the serving process does not open .*: no memory") as raised:
             serving.swap(slot(site, bundles[1]))
         assert not isinstance(raised.value, RefusedError)
         monkeypatch.setattr(local_serving, "_PASSING_S", 30)
@@ -176,7 +176,7 @@ def test_one_that_died_is_no_obstacle_on_the_way_back(
         raise Died
     health = serving.health()
     assert (health.serves, health.may_switch, health.failure) == ("", True, health.absent)
-    assert "whoever served died" in health.failure and "jepa-runtime run --robot" in health.failure
+    assert "the serving process died" in health.failure and "jepa-runtime run --robot" in health.failure
     (site.root / HOLD).touch()
     assert not serving.health().may_switch
     serving.swap(slot(site, bundles[0]))
@@ -188,7 +188,7 @@ def test_one_that_died_of_what_it_was_to_serve_refuses_that_and_another_may_be_t
     with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
         serving.health()
         raise Died
-    with pytest.raises(RefusedError, match="whoever served died opening"):
+    with pytest.raises(RefusedError, match="the serving process died opening"):
         serving.swap(slot(site, bundles[1]))
     serving.swap(slot(site, bundles[2]))
     assert serving.health().failure == "", "what died was another"
@@ -220,7 +220,7 @@ def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
     dying.start()
     until(lambda: (site.root / SOCKET).exists())
     try:
-        with pytest.raises(RefusedError, match="whoever serves died 2 times opening"):
+        with pytest.raises(RefusedError, match="the serving process died 2 times opening"):
             serving.swap(slot(site, bundles[1]))
     finally:
         ending.set()
@@ -269,7 +269,7 @@ def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watch
     death(site.root)
     health = LocalServing(site.root, gone_s=0.2).health()
     assert (health.failure, health.may_switch, health.serves) == ("", True, "")
-    assert "whoever served died, or the machine stopped" in health.absent
+    assert "the serving process died, or the machine stopped" in health.absent
     site.repository.publish(bundles[1], 2)
     waits: list[str] = []
     with ExitStack() as stack:
@@ -282,7 +282,7 @@ def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watch
                 stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
 
         kept = site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
-    assert kept.result == "updated" and all("whoever served died" in why for why in waits)
+    assert kept.result == "updated" and all("the serving process died" in why for why in waits)
     assert site.clock.seconds >= 4 * 30
 
 
@@ -300,9 +300,9 @@ def test_one_that_hangs_is_told_and_is_no_way_back(
 ) -> None:
     monkeypatch.setattr(local_serving, "_ANSWER_S", 0.1)
     with listening(site.root):
-        with pytest.raises(UpdateError, match="whoever serves does not answer: restart it"):
+        with pytest.raises(UpdateError, match="the serving process does not answer: restart it"):
             serving.health()
-        with pytest.raises(UpdateError, match="whoever serves does not answer: restart it"):
+        with pytest.raises(UpdateError, match="the serving process does not answer: restart it"):
             serving.swap(slot(site, bundles[0]))
 
 
@@ -333,7 +333,7 @@ def test_whoever_waits_shows_that_it_lives(site: Site, bundles: list[Bundle]) ->
 
 def test_only_one_serves_and_a_folder_that_is_none_is_told(site: Site, tmp_path: Path) -> None:
     with listening(site.root):
-        twice = pytest.raises(StorageError, match="whoever serves needs it, but another process has it")
+        twice = pytest.raises(StorageError, match="the serving process needs it, but another process has it")
         with twice, listening(site.root):
             pass
         assert (site.root / SOCKET).exists()

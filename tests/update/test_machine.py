@@ -63,7 +63,7 @@ def test_a_pause_is_as_long_as_the_server_asks_for_within_bounds(asked_s: float,
     ("phase", "outcome", "pause"),
     [
         (Phase.ARMED, NotYet("arm is raised"), 30),
-        (Phase.OBSERVE, NotYet("whoever serves is not there", alone=True), 30),
+        (Phase.OBSERVE, NotYet("the serving process is not there", alone=True), 30),
         # It serves, and may fail at any moment.
         (Phase.OBSERVE, NotYet("no images"), 1),
         # What it works on is fetched again first, from whoever gave what was wrong.

@@ -101,7 +101,7 @@ def test_what_cannot_be_served_is_refused_by_who_serves(
     fleet.publish(seal(only.path, manifest), 1)
     assert fleet.run("apply") == 3
     shown = " ".join(capfd.readouterr().out.split())
-    assert "whoever serves refuses" in shown and "fp16" in shown
+    assert "the serving process refuses" in shown and "fp16" in shown
     assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
 
 
@@ -124,7 +124,9 @@ def test_a_robot_without_a_model_and_a_second_process_are_told(
     second = subprocess.run(
         [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms"], capture_output=True, text=True
     )
-    assert second.returncode == 1 and "whoever serves needs it, but another process has it" in second.stderr
+    assert (
+        second.returncode == 1 and "the serving process needs it, but another process has it" in second.stderr
+    )
     (fleet.root / "current").unlink()
     third = subprocess.run(
         [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms"], capture_output=True, text=True

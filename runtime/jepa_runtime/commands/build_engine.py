@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,6 +23,8 @@ from jepa_runtime.commands.arguments import add_json_argument, open_console, pro
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import STDOUT, write_json
 from jepa_runtime.update import config, robot
+from jepa_runtime.update.store import find_slot
+from jepa_runtime.update.trials import Trials
 from jepa_runtime.verification import golden_parity
 from jepa_runtime.world_model import WorldModel
 
@@ -58,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         "--cache-dir",
         type=Path,
         metavar="DIR",
-        help="where engines are kept, also for whoever serves (default: /var/cache/jepa-edge, or the "
+        help="where engines are kept, also for the serving process (default: /var/cache/jepa-edge, or the "
         "account's own cache)",
     )
     add_json_argument(parser, "the outcome")
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     bundle = Bundle.open(args.bundle)
     folder = engine_folders(args.cache_dir)[0]
-    with _Phases(console) as phases:
+    with _counted(args), _Phases(console) as phases:
         options = BackendOptions(cache_dir=args.cache_dir, build=phases.told)
         with WorldModel.open(
             bundle,
@@ -124,12 +128,27 @@ def _adopt(args: argparse.Namespace) -> None:
         raise JepaRuntimeError("give either a bundle or --robot ROOT")
     if args.robot is not None:
         settings = config.load(args.robot / robot.CONFIG)
-        # A candidate has its engines from its gate, and who opens it counts that (update/trials.py).
+        # A candidate has its engines from its gate.
         args.bundle = args.robot / ("good" if (args.robot / "good").exists() else "current")
         args.engine, args.precision = args.engine or settings.engine, args.precision or settings.precision
     args.engine = args.engine or "tensorrt"
     if len(alternatives(args.engine)) > 1:
         raise JepaRuntimeError(f"{args.engine}: name the one engine that is to be built")
+
+
+@contextmanager
+def _counted(args: argparse.Namespace) -> Iterator[None]:
+    """Count the block as an attempt to open the model of a robot, where it is one: this may be the first
+    process that opens it after the start of the machine (see update/trials.py)."""
+    slot = None if args.robot is None else find_slot(args.bundle)
+    if slot is None:
+        yield
+        return
+    store, sha256 = slot
+    trials = Trials(store)
+    with trials.opening(sha256):
+        yield
+    trials.close()
 
 
 class _Phases:

@@ -205,6 +205,8 @@ class _Run:
 
     def play(self) -> int:
         with self._serving() as pipeline:
+            if pipeline is None:
+                return 0
             if self._args.mcap is not None:
                 self._recording = RunRecording(self._args.mcap, pipeline.model, jpeg=self._args.jpeg)
             if self._args.black_box is not None:
@@ -233,8 +235,8 @@ class _Run:
         return 0
 
     @contextmanager
-    def _serving(self) -> Iterator[Pipeline]:
-        """The pipeline, started."""
+    def _serving(self) -> Iterator[Pipeline | None]:
+        """The pipeline, started; None: a signal asked to stop before there was a model to open."""
         with ExitStack() as stack:
             stack.callback(self._close_recording)
             stack.callback(self._close_black_box)
@@ -243,6 +245,9 @@ class _Run:
 
                 self._follower = Follower(self._args.robot, self._open, deadline_ms=self._deadline_ms)
                 stack.enter_context(self._follower.answering())
+                if not self._follower.await_model(self._stopping):
+                    yield None
+                    return
             pipeline = Pipeline(
                 self._follower.open if self._follower else lambda: self._open(self._args.bundle),
                 on_result=self._on_result,

@@ -155,19 +155,62 @@ class Follower:
         """
         current, good = self._store.current() or "", self._store.good()
         if good is None or good == current:
-            return self._opened(current)
+            return self._opened_instead_of(current)
         if self._seat is not None and self._seat.nothing.blamed == current:
-            self._refuse(current, BackendError(f"{self._root}: whoever served died with it"))
+            self._refuse(current, BackendError(f"{self._root}: the serving process died with it"))
             self._again_at = math.inf
             with suppress(Exception):
-                return self._opened(good)
+                return self._opened_instead_of(good)
             return self._opened(current)
         try:
             return self._opened(current)
         except Exception as error:
             _LOG.warning("the last known good model %s is opened instead: %s", good[:12], error)
             self._refuse(current, error)
-        return self._opened(good)
+        return self._opened_instead_of(good)
+
+    def await_model(self, stopping: Event) -> bool:
+        """Wait until there is a model that may be opened: another release, or one whose attempts to open it
+        were forgotten (see update/trials.py). Updates are answered meanwhile.
+
+        Returns:
+            Whether there is one; False: ``stopping`` was set.
+        """
+        reported = ""
+        while why := self._nothing_to_open():
+            if why != reported:
+                _LOG.error("no model is opened, and the robot has to stand: %s", why)
+                reported = why
+            if self._seat is not None:
+                refused = self._store.current() or ""
+                self._seat.nothing = replace(self._seat.nothing, refused=refused, reason=why)
+            notify("READY=1\nSTATUS=no model is opened\nWATCHDOG=1")
+            if stopping.wait(_LOOK_S):
+                notify("STOPPING=1")
+                return False
+        if self._seat is not None:
+            self._seat.nothing = replace(self._seat.nothing, refused="", reason="")
+        return True
+
+    def _nothing_to_open(self) -> str:
+        """Why no model may be opened; empty: one may be."""
+        current, good = self._store.current(), self._store.good()
+        if current is None:
+            return f"{self._root}: has no model: publish a release"
+        why = ""
+        for sha256 in (current, good):
+            if sha256 is not None and not (why := self._trials.exhausted(self._trials.instead_of(sha256))):
+                return ""
+        return why
+
+    def _opened_instead_of(self, sha256: str) -> WorldModel:
+        """Open a model or, where it may not be opened any more, the one that was good before it."""
+        instead = self._trials.instead_of(sha256)
+        if instead != sha256:
+            why = self._trials.exhausted(sha256)
+            _LOG.error("the model before it, %s, is opened instead: %s", instead[:12], why)
+            self._refuse(sha256, BackendError(why))
+        return self._opened(instead)
 
     def _opened(self, sha256: str) -> WorldModel:
         with self._trials.opening(sha256):

@@ -12,7 +12,7 @@ store         the folders of a robot: staging, slots, which slot serves, which o
 state         what must survive a restart: the update in work, floors, refusals
 audit         what happened, each entry bound to the one before it
 gate          whether a candidate may serve
-serving       what an update needs of whoever serves the model
+serving       what an update needs of the serving process
 local_serving serves on this machine without ROS
 conduct       whether what serves serves well
 machine       the states of an update, and what follows what

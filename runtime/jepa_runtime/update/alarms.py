@@ -7,6 +7,8 @@ from pathlib import Path
 from jepa_runtime.update import local_serving
 from jepa_runtime.update.accounts import account_name
 from jepa_runtime.update.state import State
+from jepa_runtime.update.store import Store
+from jepa_runtime.update.trials import Trials
 
 # With the pauses between failed looks (see daemon.py) some four hours.
 MOST_FAILED_LOOKS = 10
@@ -26,7 +28,9 @@ def alarms(root: Path, state: State) -> list[str]:
         root: the robot's folder.
         state: as it was stored last.
     """
-    found = [state.alarm, _failed_looks(state), _foreign(root), crash_alarm(root, state)]
+    found = [
+        state.alarm, _failed_looks(state), _foreign(root), boots_alarm(root, state), crash_alarm(root, state),
+    ]  # fmt: skip
     return [alarm for alarm in found if alarm]
 
 
@@ -43,6 +47,23 @@ def crash_alarm(root: Path, state: State) -> str:
         "start of the machine: look at the log of its process (journalctl -u jepa-run), or go back to the "
         "model before it (`jepa-runtime update rollback`)"
     )
+
+
+def boots_alarm(root: Path, state: State) -> str:
+    """Say that the active model, which was found to be good, is not opened any more, since the machine or its
+    process stopped soon after that in too many boots in a row; empty: it is opened."""
+    current, earlier = state.current, state.previous
+    if current is None or current != state.good:
+        return ""
+    trials = Trials(Store(root))
+    if not (why := trials.exhausted(current.manifest_sha256)):
+        return ""
+    instead = trials.instead_of(current.manifest_sha256)
+    if earlier is None or instead != earlier.manifest_sha256 or trials.exhausted(instead):
+        serves = "no model is served"
+    else:
+        serves = f"{earlier.version} is served instead"
+    return f"{serves}: {current.model_id} {current.version}, the active model: {why}"
 
 
 def _failed_looks(state: State) -> str:

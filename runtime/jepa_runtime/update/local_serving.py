@@ -1,5 +1,5 @@
-"""Whoever serves the model on this machine without ROS, and how updates reach it: over a socket in the folder
-of the robot, on which it says how it goes.
+"""The process that serves the model on this machine without ROS, and how updates reach it: over a socket in
+the folder of the robot, on which it reports how it does.
 
 A process that ends as it should removes the socket, so one that nobody listens on says that somebody served
 and died; a file next to it says with what, and in which run of the machine. The file of the lock is never
@@ -34,7 +34,7 @@ _MAX_BYTES, _MAX_TEXT, _MOST_DEATHS = 1 << 16, 1000, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What whoever serves says of itself.
+    """What the serving process says of itself.
 
     Attributes:
         token: of its process, which no other ever has.
@@ -65,7 +65,7 @@ _ADAPTER = TypeAdapter(Told)
 
 
 class _GoneError(UpdateError):
-    """Whoever served is not there."""
+    """The serving process is not there."""
 
 
 class _DiedError(_GoneError):
@@ -93,7 +93,7 @@ class LocalServing:
         """See :meth:`jepa_runtime.update.serving.Serving.swap`.
 
         Where nobody serves, nor has since this was made, nobody need be told: whoever starts later serves
-        what the link ``current`` names. On the way back the same holds if whoever served is gone.
+        what the link ``current`` names. On the way back the same holds if the serving process is gone.
         """
         wanted, began, deaths = folder.parent.name, time.monotonic(), 0
         while True:
@@ -102,7 +102,7 @@ class LocalServing:
             except _GoneError as error:
                 died, is_good = isinstance(error, _DiedError), wanted == Store(self._root).good()
                 if died and not is_good and _blamed(self._root) == wanted:
-                    raise RefusedError(f"{self._root}: whoever served died opening {folder}") from error
+                    raise RefusedError(f"{self._root}: the serving process died opening {folder}") from error
                 if not (died or is_good):
                     raise
                 # Whoever comes is not the one that was known.
@@ -117,12 +117,12 @@ class LocalServing:
                 return
             refused, waited_s = told.refused == wanted, time.monotonic() - began
             if refused and not told.passing:
-                raise RefusedError(f"{self._root}: whoever serves refuses {folder}: {told.reason}")
+                raise RefusedError(f"{self._root}: the serving process refuses {folder}: {told.reason}")
             if deaths >= _MOST_DEATHS:
-                raise RefusedError(f"{self._root}: whoever serves died {deaths} times opening {folder}")
+                raise RefusedError(f"{self._root}: the serving process died {deaths} times opening {folder}")
             if waited_s >= (_PASSING_S if refused else _OPEN_S):
                 why = told.reason if refused else f"not within {_OPEN_S:g} s"
-                raise UpdateError(f"{self._root}: whoever serves does not open {folder}: {why}")
+                raise UpdateError(f"{self._root}: the serving process does not open {folder}: {why}")
             self._wait()
 
     def health(self) -> Health:
@@ -141,14 +141,15 @@ class LocalServing:
         self._token = told.token
         failure, absent = told.failure, ""
         if self._died:
-            failure = f"{self._root}: whoever served died, and was started again"
+            failure = f"{self._root}: the serving process died, and was started again"
         if not told.serves:
-            absent = f"{self._root}: whoever serves opens its model"
+            absent = f"{self._root}: the serving process opens its model"
         return Health(
             serves=told.serves,
             failure=failure,
             absent=absent,
-            may_switch=free and bool(told.serves or told.blamed),
+            # One that waits for another model, because it may open none, needs an update.
+            may_switch=free and bool(told.serves or told.blamed or told.refused),
             idle=told.idle,
         )
 
@@ -156,7 +157,7 @@ class LocalServing:
         return self._token not in ("", told.token)
 
     def _told(self) -> Told | None:
-        """What whoever serves says; None: nobody serves, nor has since this was made, and nobody died.
+        """What the serving process says; None: nobody serves, nor has since this was made, and nobody died.
 
         Raises:
             _GoneError: somebody served, and is gone.
@@ -171,7 +172,7 @@ class LocalServing:
                 if there:
                     return _ask(self._root)
             except TimeoutError as error:
-                raise UpdateError(f"{path}: whoever serves does not answer: restart it") from error
+                raise UpdateError(f"{path}: the serving process does not answer: restart it") from error
             except PermissionError as error:
                 raise UpdateError(
                     f"{path}: belongs to another account: run updates as one of its group (see the units)"
@@ -182,12 +183,12 @@ class LocalServing:
                 self._awaited = True
                 if there:
                     raise _DiedError(
-                        f"{path}: whoever served died, or the machine stopped: start it (`jepa-runtime run "
-                        "--robot`), or remove this file if nobody is to serve"
+                        f"{path}: the serving process died, or the machine stopped: start it (`jepa-runtime "
+                        "run --robot`), or remove this file if nobody is to serve"
                     )
                 if self._token:
                     raise _GoneError(
-                        f"{self._root}: whoever served has ended: start it (`jepa-runtime run --robot`)"
+                        f"{self._root}: the serving process has ended: start it (`jepa-runtime run --robot`)"
                     )
             self._wait()
 
@@ -242,7 +243,7 @@ def listening(root: Path) -> Iterator[Seat]:
     with durable.told(path.parent, "cannot be made"), suppress(FileExistsError):
         path.parent.mkdir()
     with (
-        durable.locked(root / LOCK, who="whoever serves"),
+        durable.locked(root / LOCK, who="the serving process"),
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server,
     ):
         try:

@@ -35,7 +35,7 @@ from jepa_runtime.update.trust import Trust
 from jepa_runtime.world_model import WorldModel
 
 CONFIG, STATE, AUDIT, LOCK, TRUSTED_ROOT, META = (
-    "config.json", "state.json", "audit.log", "lock", "root.json", "meta",
+    "config.json", state.NAME, "audit.log", "lock", "root.json", "meta",
 )  # fmt: skip
 # Raised with each version: no clock is right that is behind it.
 SOFTWARE_DATE = datetime(2026, 11, 30, tzinfo=timezone.utc)

@@ -1,4 +1,4 @@
-"""What an update needs of whoever serves the model: to take another one, and to say how it goes."""
+"""What an update needs of the serving process: to swap the model, and to report how it does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Health:
     Attributes:
         serves: the SHA-256 of the manifest of what serves; None: nobody is there to ask.
         failure: what is wrong: errors, NaN, frames that come too late, a process that died; empty: nothing.
-        absent: why whoever serves cannot be judged, though somebody should be there; empty: no such reason.
+        absent: why the serving process cannot be judged, though it should be there; empty: no such reason.
         may_switch: whether the robot can take another model at this moment.
         idle: whether it has had too little to do since the switch to be judged.
     """
@@ -27,7 +27,8 @@ class Health:
 
 
 class Serving(Protocol):
-    """Whoever serves the model. Every call may be made again, also after the process of the update ended."""
+    """The process that serves the model. Every call may be made again, also after the process of the update
+    ended."""
 
     def swap(self, folder: Path) -> None:
         """Serve the bundle in ``folder`` from now on.

@@ -26,6 +26,7 @@ from jepa_runtime.errors import BundleError, StorageError
 from jepa_runtime.update import durable
 from jepa_runtime.update.release import Release
 
+NAME = "state.json"
 MAX_STATE_BYTES = 1 << 22
 _REBUILD = "`jepa-runtime update provision --rebuild` makes it again from the slots"
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)

@@ -83,7 +83,7 @@ class Steps:
         now: the time of day. clock: for durations and pauses.
         alive: is called at least every few seconds while nothing hangs, but for what waits for others within
             limits of its own: a server that says nothing (``fetch.connect_s``, ``fetch.read_s``), frames for
-            a comparison, and whoever serves, during a swap.
+            a comparison, and the serving process, during a swap.
         progress: is told how many bytes of a release are there, and of how many.
         any_interface: whether a release may have other actions than what serves.
         again: whether to try what was refused.
@@ -143,8 +143,8 @@ class Steps:
             return state, Failed(str(error))
 
     def _check(self, state: State) -> Step:
-        if self.config.rollback_on_crashes and not state.attempts:
-            crashed = way_back_from_crashes(state, self.store)
+        if not state.attempts:
+            crashed = way_back_from_crashes(state, self.store, on_crashes=self.config.rollback_on_crashes)
             if crashed is not None and not self._cannot_switch():
                 return state, crashed
         try:
@@ -294,7 +294,10 @@ class Steps:
         release = _work(state).release
         folder = self.store.folder(release.manifest_sha256)
         self.gate.check(Bundle.open(folder), release, self._robot(state))
-        active = None if state.current is None else self.store.folder(state.current.manifest_sha256)
+        current = state.current
+        # What took the machine down is not opened to be compared with.
+        opens = current is not None and not Trials(self.store).exhausted(current.manifest_sha256)
+        active = self.store.folder(current.manifest_sha256) if current is not None and opens else None
         self.note("probed", **self.gate.probe(folder, release.budgets, active))
         return state, Done()
 
@@ -306,6 +309,8 @@ class Steps:
             why = "nothing serves yet"
         elif ratio is None:
             why = "its release allows any error (max_error_ratio)"
+        elif exhausted := Trials(self.store).exhausted(current.manifest_sha256):
+            why = f"the active model is not opened any more: {exhausted}"
         elif harm := self.store.damage(current.manifest_sha256):
             # The candidate is the cure.
             why = f"what serves is damaged: {harm}"
@@ -390,7 +395,8 @@ class Steps:
             if health.failure:
                 return state, Unhealthy(health.failure)
             if health.absent or (health.serves is None and state.watched):
-                return state, NotYet(health.absent or "whoever serves is not there: start it", alone=True)
+                absent = health.absent or "the serving process is not there: start it"
+                return state, NotYet(absent, alone=True)
             if health.serves is None:
                 # Nobody was there to be watched: that it runs from its slot is what can be known. Whether it
                 # is fast enough was judged before the switch.
@@ -438,7 +444,7 @@ class Steps:
             except RefusedError:
                 self._stay(state)
                 raise
-        Trials(self.store).forget()
+        Trials(self.store).retain(good)
         return state, Done()
 
     def _stay(self, state: State) -> None:

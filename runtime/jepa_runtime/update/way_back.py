@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from jepa_runtime.errors import BundleError
-from jepa_runtime.update.alarms import crash_alarm
+from jepa_runtime.update.alarms import boots_alarm, crash_alarm
 from jepa_runtime.update.machine import Back
 from jepa_runtime.update.state import State, Work
 from jepa_runtime.update.store import Store
+from jepa_runtime.update.trials import Trials
 
 
 def way_back(
@@ -56,13 +57,19 @@ def way_back_from_damage(state: State, store: Store) -> tuple[Back | None, str]:
     return Back(earlier, why, for_good=False), ""
 
 
-def way_back_from_crashes(state: State, store: Store) -> Back | None:
-    """The way back from an active model that was found to be good and crashes again and again; None: it does
-    not, or there is no other that could serve."""
+def way_back_from_crashes(state: State, store: Store, *, on_crashes: bool) -> Back | None:
+    """Return the way back from an active model that was found to be good and is not opened any more, since it
+    took the machine down in too many boots; None: it is opened, or there is no other that could serve.
+
+    Args:
+        on_crashes: whether to go back from a model that crashes again and again in one boot, too.
+    """
     current, earlier = state.current, state.previous
-    if not (why := crash_alarm(store.root, state)) or state.pinned:
+    why = boots_alarm(store.root, state) or (crash_alarm(store.root, state) if on_crashes else "")
+    if not why or state.pinned or earlier in (None, current):
         return None
-    if earlier in (None, current) or store.damage(earlier.manifest_sha256):
+    sha256 = earlier.manifest_sha256
+    if store.damage(sha256) or Trials(store).exhausted(sha256):
         return None
     return Back(earlier, why)
 

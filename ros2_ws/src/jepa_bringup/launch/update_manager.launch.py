@@ -52,7 +52,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             respawn_delay=2.0,
             # The node that serves comes first.
             prefix="nice -n 10",
-            # A server that says nothing is waited for, and whoever serves, during a swap.
+            # A server that says nothing is waited for, and the serving process, during a swap.
             sigterm_timeout="60",
             arguments=[
                 "--ros-args",

@@ -148,19 +148,31 @@ class Served:
         if slot is None:
             return open_model(self._chosen, between=between)
         store, sha256 = slot
-        good = store.good()
-        if good in (None, sha256) or bundle.name != "current":
+        if bundle.name != "current":
             return self._open_slot(store, sha256, between=between)
+        good = store.good()
+        if good in (None, sha256):
+            return self._open_instead_of(store, sha256, between=between)
         try:
             return self._open_slot(store, sha256, between=between)
         except Exception as error:
             _LOG.warning("the last known good model %s is opened instead: %s", good[:12], error)
-        return self._open_slot(store, good, between=between)
+        return self._open_instead_of(store, good, between=between)
+
+    def _open_instead_of(self, store: Store, sha256: str, *, between: Callable[[], None]) -> WorldModel:
+        """Open a model or, where it may not be opened any more, the one that was good before it."""
+        trials = Trials(store)
+        instead = trials.instead_of(sha256)
+        if instead != sha256:
+            _LOG.error(
+                "the model before it, %s, is opened instead: %s", instead[:12], trials.exhausted(sha256)
+            )
+        return self._open_slot(store, instead, between=between)
 
     def _open_slot(
         self, store: Store, sha256: str, *, between: Callable[[], None] = lambda: None
     ) -> WorldModel:
-        """Open what a slot of a robot's folder holds; a candidate a bounded number of times."""
+        """Open what a slot of a robot's folder holds, unless it took the machine down too often."""
         if self._trials is None:
             self._trials = Trials(store)
         with self._trials.opening(sha256):

@@ -36,6 +36,7 @@ from jepa_ros.updating.watch import SafeWord, Watch
 from jepa_ros.updating.worker import Worker
 from jepa_runtime.errors import JepaRuntimeError, SourceError, UpdateError
 from jepa_runtime.update import config, daemon, durable, operator, robot, state
+from jepa_runtime.update.alarms import alarms
 from jepa_runtime.update.client import Client
 from jepa_runtime.update.fetch import Progress
 from jepa_runtime.update.hawkbit.fleet import Fleet
@@ -224,6 +225,7 @@ class UpdateManagerNode(Node):
             verdict, figures = messages.verdict(
                 self._kept,
                 self._settings,
+                alarms(self._root, self._kept),
                 info=self._serving.info,
                 looks=bool(self.get_parameter("auto").value),
                 now=now,

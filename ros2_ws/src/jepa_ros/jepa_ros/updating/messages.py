@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -78,6 +79,7 @@ def result(state: State) -> UpdateModel.Result:
 def verdict(
     state: State,
     settings: Config,
+    alarms: Sequence[str],
     *,
     info: ModelInfo | None,
     looks: bool,
@@ -87,6 +89,7 @@ def verdict(
     """Whether updates are well, and the figures that this rests on.
 
     Args:
+        alarms: what needs a person.
         info: what the node says that it serves; None: it is gone, or has not said so.
         looks: whether the robot looks for updates by itself.
         free_bytes: on its disk.
@@ -96,7 +99,7 @@ def verdict(
         "state": state.phase,
         "result": state.result,
         "reason": state.reason,
-        "alarm": state.alarm,
+        "alarm": "; ".join(alarms),
         "current": name(state.current),
         "good": name(state.good),
         "candidate": name(_candidate(state)),
@@ -106,8 +109,8 @@ def verdict(
         "clock": now.isoformat(timespec="seconds"),
         "free_mb": round(free_bytes / 1e6),
     }
-    if state.alarm:
-        return Verdict(Level.ERROR, state.alarm), figures
+    if alarms:
+        return Verdict(Level.ERROR, "; ".join(alarms)), figures
     if free_bytes < settings.fetch.free_bytes:
         return Verdict(
             Level.WARN,

@@ -90,7 +90,7 @@ class NodeServing:
     # --- what an update asks for
 
     def swap(self, folder: Path) -> None:
-        """Let the node serve ``folder``. Where there never was one, whoever serves starts from the link
+        """Let the node serve ``folder``. Where there never was one, the serving process starts from the link
         ``current``; the same holds for the way back where it is gone.
 
         Raises:
