@@ -58,6 +58,19 @@ def test_nodes_that_send_no_images_differ_in_their_shared_memory_alone() -> None
     assert differing == {"segment_size"}
 
 
+def test_the_profile_for_another_account_is_that_of_the_launch_files_without_shared_memory() -> None:
+    udp, shared = (
+        ElementTree.parse(FOLDER / "jepa-edge" / name).getroot()
+        for name in ("fastdds_udp.xml", "fastdds.xml")
+    )
+    assert [each.text for each in udp.iter() if each.tag.endswith("}type")] == ["UDPv4"]
+    discovery = "{*}participant/{*}rtps/{*}builtin"
+    udp_found, shared_found = udp.find(discovery), shared.find(discovery)
+    assert udp_found is not None and shared_found is not None
+    texts = [[each.text for each in found.iter()] for found in (udp_found, shared_found)]
+    assert texts[0] == texts[1]
+
+
 def node(profile: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
@@ -80,6 +93,13 @@ def test_fast_dds_makes_the_shared_memory_that_its_profile_asks_for(profile: Pat
     done = node(profile)
     assert done.returncode == 0 and "XMLPARSER" not in done.stderr, done.stderr
     assert 0 <= int(done.stdout) - int(asked_for.text) < 1 << 20
+
+
+@pytest.mark.ros
+def test_fast_dds_makes_no_shared_memory_for_a_node_of_another_account() -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    done = node(FOLDER / "jepa-edge" / "fastdds_udp.xml")
+    assert (done.returncode, done.stdout) == (0, "0\n") and "XMLPARSER" not in done.stderr, done.stderr
 
 
 @pytest.mark.ros

@@ -90,19 +90,40 @@ def test_a_unit_is_exposed_no_more_than_it_must_be(root: Path, unit: str) -> Non
 @pytest.mark.parametrize(
     ("told", "arguments"),
     [
-        ({}, ["source:=/dev/video0", "use_respawn:=true"]),
+        ({}, None),
         (
             {"JEPA_LAUNCH": "planner:=true params_file:=/etc/p.yaml", "ROS_DISTRO": "humble"},
             ["planner:=true", "params_file:=/etc/p.yaml"],
         ),
     ],
 )
+@pytest.mark.parametrize(
+    ("unit", "launch", "default"),
+    [
+        (
+            "jepa-bringup.service",
+            ["world_model.launch.py", "bundle:=/var/lib/jepa-edge/current"],
+            ["source:=/dev/video0", "use_respawn:=true"],
+        ),
+        (
+            "jepa-update-manager.service",
+            ["update_manager.launch.py", "update_root:=/var/lib/jepa-edge", "image_topic:=camera/image_raw"],
+            ["use_respawn:=true"],
+        ),
+    ],
+)
 def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_names(
-    root: Path, tmp_path: Path, told: dict[str, str], arguments: list[str]
+    root: Path,
+    tmp_path: Path,
+    unit: str,
+    launch: list[str],
+    default: list[str],
+    told: dict[str, str],
+    arguments: list[str] | None,
 ) -> None:
-    unit = (root / "etc/systemd/system/jepa-bringup.service").read_text()
-    defaults = dict(re.findall(r'^Environment="?(JEPA_LAUNCH|ROS_DISTRO)=(.*?)"?$', unit, re.MULTILINE))
-    started = re.search(r"^ExecStart=/bin/bash -c '(.*?)'$", unit, re.MULTILINE | re.DOTALL)
+    text = (root / "etc/systemd/system" / unit).read_text()
+    defaults = dict(re.findall(r'^Environment="?(JEPA_LAUNCH|ROS_DISTRO)=(.*?)"?$', text, re.MULTILINE))
+    started = re.search(r"^ExecStart=/bin/bash -c '(.*?)'$", text, re.MULTILINE | re.DOTALL)
     assert started
     chosen = defaults | told
     setups = [f"/opt/ros/{chosen['ROS_DISTRO']}/setup.bash", "/opt/jepa-edge/ros2_ws/install/setup.bash"]
@@ -115,8 +136,28 @@ def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_na
         (tmp_path / program).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **chosen}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
-    launch = ["launch", "jepa_bringup", "world_model.launch.py", "update_root:=/var/lib/jepa-edge"]
-    assert done.stdout.split("\n")[:-1] == [*setups, "shm", "clean", *launch, *arguments]
+    cleans = ["shm", "clean"] if launch[0] == "world_model.launch.py" else []
+    command = ["launch", "jepa_bringup", *launch, *(default if arguments is None else arguments)]
+    assert done.stdout.split("\n")[:-1] == [*setups, *cleans, *command]
+
+
+@pytest.mark.parametrize(
+    ("serves", "updates"),
+    [("jepa-run.service", "jepa-update.service"), ("jepa-bringup.service", "jepa-update-manager.service")],
+)
+def test_what_serves_has_another_account_than_updates_and_writes_nothing_that_they_trust(
+    root: Path, serves: str, updates: str
+) -> None:
+    """With ROS and without. StateDirectory gives a folder to the account of its unit."""
+
+    def settings(unit: str) -> dict[str, str]:
+        text = (root / "etc/systemd/system" / unit).read_text()
+        return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+
+    serving, updating = settings(serves), settings(updates)
+    assert (serving["User"], serving["Group"], updating["User"]) == ("jepa-run", "jepa", "jepa")
+    assert "StateDirectory" not in serving and "CacheDirectory" not in serving
+    assert serving["ReadWritePaths"] == "-/var/lib/jepa-edge-run" and serving["ProtectSystem"] == "strict"
 
 
 @needs("systemd-sysusers")
@@ -136,16 +177,18 @@ def test_the_account_and_its_folders_are_made(root: Path) -> None:
     for folder in ("var/lib/jepa-edge", "var/cache/jepa-edge", "var/log/jepa-edge"):
         assert (root / folder).stat().st_uid == int(uid)
     serves = accounts["jepa-run"].split(":")
+    assert (root / "var/log/jepa-edge-run").stat().st_uid == int(serves[2])
     writes = (root / "var/lib/jepa-edge/serving").resolve()
     assert writes == root / "var/lib/jepa-edge-run"
     found = writes.stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (int(serves[2]), int(gid), 0o2770)
 
 
-def test_logs_of_ros_do_not_pile_up(root: Path) -> None:
+@pytest.mark.parametrize("unit", ["jepa-bringup.service", "jepa-update-manager.service"])
+def test_logs_of_ros_do_not_pile_up(root: Path, unit: str) -> None:
     """Each start of a node makes one: of a camera that was unplugged, every two seconds."""
-    unit = (root / "etc/systemd/system/jepa-bringup.service").read_text()
-    folder = re.search(r"^Environment=ROS_LOG_DIR=(.*)$", unit, re.MULTILINE)
+    text = (root / "etc/systemd/system" / unit).read_text()
+    folder = re.search(r"^Environment=ROS_LOG_DIR=(.*)$", text, re.MULTILINE)
     rules = (root / "etc/tmpfiles.d/jepa.conf").read_text()
     assert folder and re.search(rf"^d {folder[1]} .* \d+d$", rules, re.MULTILINE)
 
@@ -186,7 +229,9 @@ def test_a_gpu_is_taken_once_its_driver_is_loaded_and_its_clocks_are_held(
     assert others <= set(" ".join(named).split())
 
 
-@pytest.mark.parametrize("unit", ["jepa-update.service", "jepa-bringup.service"])
+@pytest.mark.parametrize(
+    "unit", ["jepa-update.service", "jepa-update-manager.service", "jepa-bringup.service"]
+)
 def test_a_builder_or_a_probe_that_memory_runs_out_for_does_not_take_the_unit_with_it(
     root: Path, unit: str
 ) -> None:
