@@ -142,6 +142,28 @@ def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_na
 
 
 @pytest.mark.parametrize(
+    ("environment", "code"),
+    [
+        ({}, 0),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "ROS_LOCALHOST_ONLY": "0"}, 0),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}, 78),
+        ({"ROS_LOCALHOST_ONLY": "1", "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}, 78),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}, 0),
+    ],
+)
+def test_an_update_manager_that_would_not_hear_the_world_model_is_not_started(
+    root: Path, environment: dict[str, str], code: int
+) -> None:
+    text = (root / "etc/systemd/system/jepa-update-manager.service").read_text()
+    checked = re.search(r"^ExecStartPre=/bin/bash -c '(.*?)'$", text, re.MULTILINE | re.DOTALL)
+    assert checked
+    # systemd makes one line of what a backslash goes on with.
+    script = checked[1].replace("\\\n", " ")
+    done = subprocess.run(["bash", "-c", script], env={"PATH": "/usr/bin:/bin", **environment}, check=False)
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize(
     ("serves", "updates"),
     [("jepa-run.service", "jepa-update.service"), ("jepa-bringup.service", "jepa-update-manager.service")],
 )

@@ -39,7 +39,13 @@ def judged(
     state: State, *, info: ModelInfo | None = None, looks: bool = True, free_bytes: int = ROOM, **fields: Any
 ) -> Any:
     verdict, figures = messages.verdict(
-        state, settings(**fields), info=info, looks=looks, now=NOW, free_bytes=free_bytes
+        state,
+        settings(**fields),
+        [state.alarm] if state.alarm else [],
+        info=info,
+        looks=looks,
+        now=NOW,
+        free_bytes=free_bytes,
     )
     assert all(key and str(value) is not None for key, value in figures.items())
     assert figures["free_mb"] == round(free_bytes / 1e6)
