@@ -27,8 +27,8 @@ FRAMES = Workload("fake", [np.full((8, 8, 3), value, np.uint8) for value in rang
 class Stalling(FakeModel):
     """Stands still once, for ``seconds``, when it has encoded ``after`` frames."""
 
-    def __init__(self, *, after: int, seconds: float) -> None:
-        super().__init__()
+    def __init__(self, *, after: int, seconds: float, history_size: int = 1) -> None:
+        super().__init__(history_size=history_size)
         self._left, self._seconds = after, seconds
 
     def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -187,6 +187,15 @@ def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None
         run = undisturbed(lambda: loaded.open_loop(50, 0.4))
     assert len(run.scheduled_s) == 20
     assert min(run.stages_ms["predict"]) > 0
+
+
+def test_a_machine_that_stands_still_while_the_history_fills_takes_no_prediction_from_the_first_frames() -> (
+    None
+):
+    with load(lambda: Stalling(after=4, seconds=0.3, history_size=3)) as loaded:
+        run = loaded.open_loop(50, 0.4)
+    assert len(run.scheduled_s) + len(run.dropped_s) == 20
+    assert run.stages_ms["predict"][0] > 0
 
 
 def test_where_no_image_lies_a_step_before_another_nothing_is_said_of_predictions() -> None:

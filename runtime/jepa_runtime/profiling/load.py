@@ -150,21 +150,25 @@ class Load:
         count = count_frames(rate_hz, duration_s)
         due: dict[int, int] = {}
         sent: dict[int, int] = {}
-        start_ns = time.perf_counter_ns() + _LEAD_NS + lead * period_ns
-        self.began_s = time.monotonic() + (start_ns - time.perf_counter_ns()) / 1e9
-        for index in range(-lead, count):
+        for _ in range(lead):
+            if self._stopping.wait(period_ns / 1e9):
+                break
+            # None may be dropped: the first frames that count would have no prediction.
+            self._submit_and_wait(stamps_ns)
+        start_ns = time.perf_counter_ns() + _LEAD_NS
+        self.began_s = time.monotonic() + _LEAD_NS / 1e9
+        for index in range(count):
             due_ns = start_ns + index * period_ns
             if self._stopping.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9)):
                 break
             sent_ns = time.perf_counter_ns()
             sequence = self._submit(stamps_ns)
             due[sequence], sent[sequence] = due_ns, sent_ns
-            if tick is not None and index >= 0 and index % max(1, round(rate_hz / 2)) == 0:
+            if tick is not None and index % max(1, round(rate_hz / 2)) == 0:
                 tick(Snapshot(index, count, self._recent(due)))
         self._pipeline.wait_idle(_PATIENCE_S)
         over()
-        counted = list(due)[lead:]
-        return self._run(rate_hz, deadline_ms, {key: due[key] for key in counted}, sent)
+        return self._run(rate_hz, deadline_ms, due, sent)
 
     def closed_loop(self, duration_s: float) -> Run:
         """Each frame comes with the result of the last: the highest rate, and no waiting to be seen.
@@ -243,12 +247,17 @@ class Load:
 
     def _one(self, period_ns: int) -> int:
         """Submit one frame and wait for its result."""
+        sequence = self._submit_and_wait(period_ns)
+        if sequence in self._failed:
+            raise ProfileError(f"a frame failed: {self._failed[sequence]}")
+        return sequence
+
+    def _submit_and_wait(self, period_ns: int) -> int:
+        """Submit one frame and wait until it has a result, or has failed."""
         self._arrived.clear()
         sequence = self._submit(period_ns)
         if not self._arrived.wait(_PATIENCE_S):
             raise ProfileError(f"no result within {_PATIENCE_S:g} s: the engine hangs")
-        if sequence in self._failed:
-            raise ProfileError(f"a frame failed: {self._failed[sequence]}")
         return sequence
 
     def _take(self, result: Result) -> None:

@@ -2,14 +2,15 @@
 
     python -m tests.update.campaigns.faults [--check]
 
-runs the tests that the page names, slow ones too, and writes anew what it says of their errors; ``--check``
-only tells what would change. A row is added by hand: with the class of the error, a colon and nothing after
+runs the tests that the page names, slow ones too, and writes what their errors say into the page; ``--check``
+only prints what would change. A row is added by hand: with the class of the error, a colon and nothing after
 it, or ``none``.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 import tempfile
@@ -89,11 +90,9 @@ class Recorder:
 
     def last(self, row: Row) -> str:
         """The last error of its class that a row's test gave, in the first of its variants that gave one."""
+        test = os.path.normpath(f"tests/update/{row.test}")
         for nodeid, errors in self._errors.items():
-            if row.test in (
-                nodeid.removeprefix("tests/update/"),
-                nodeid.removeprefix("tests/update/").partition("[")[0],
-            ):
+            if test in (nodeid, nodeid.partition("[")[0]):
                 for error in reversed(errors):
                     if type(error).__name__ == row.error:
                         return str(error)
