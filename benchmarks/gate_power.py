@@ -27,6 +27,7 @@ from jepa_runtime.profiling.environment import environment
 from jepa_runtime.shares import wilson
 from jepa_runtime.update.gate.sequential import GOOD, UNSHOWN, WORSE, PairedTest, Verdict
 from jepa_runtime.update.release import Budgets
+from jepa_runtime.workers import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 CURRENT, SD = 0.2, 0.1
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate_power.json")
     arguments = parser.parse_args(argv)
     cases = list(product(CORRELATIONS, EFFECTS.items()))
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=end_with_parent) as pool:
         rows = list(
             track(pool.map(partial(simulate, runs=arguments.runs), cases), "simulating", total=len(cases))
         )

@@ -40,6 +40,7 @@ from jepa_runtime.commands.arguments import count, positive
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.outputs import write_json
 from jepa_runtime.profiling.environment import environment
+from jepa_runtime.workers import end_with_parent
 from jepa_runtime.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +169,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     if arguments.nodes:
         return measure_nodes(arguments, console)
     seeds = episode_seeds(arguments.seed, arguments.episodes)
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), end_with_parent) as pool:
         normal = [
             pool.submit(without_fault, bundle.path, episode_seeds([seed], arguments.normal))
             for seed in arguments.seed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,41 @@ def test_what_falls_short_is_reported(path_m: float, rate: float, words: list[st
 
 def test_the_report_of_the_nodes_has_no_episodes_without_a_fault() -> None:
     assert safety.judge({"faults": report(1.0, 0.0)["faults"]}, 2.5, 0.95) == []
+
+
+def children(pid: int) -> set[int]:
+    """Of a process, and theirs."""
+    paths = Path(f"/proc/{pid}/task").glob("*/children")
+    found = {int(child) for path in paths for child in path.read_text().split()}
+    return found.union(*map(children, found))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process has not ended, though nobody may have waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_benchmark_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, safety.__file__, "--seed", "0", "--json", str(tmp_path / "out.json")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        began, workers = time.monotonic(), set[int]()
+        while len(workers) < 3:
+            assert process.poll() is None and time.monotonic() < began + 60
+            time.sleep(0.1)
+            # Two workers, and the tracker of resources that multiprocessing has.
+            workers = children(process.pid)
+        time.sleep(1.0)
+    finally:
+        process.kill()
+        process.wait()
+    ends = time.monotonic() + 20
+    while left := [pid for pid in workers if runs(pid)]:
+        assert time.monotonic() < ends, left
+        time.sleep(0.1)
 
 
 def means(fault: Any, count: int = 6) -> list[float]:

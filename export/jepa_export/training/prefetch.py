@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -25,18 +22,3 @@ def in_order(submit: Callable[[int], Future[T]], start: int, stop: int) -> Itera
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
-
-
-def end_with_parent() -> None:
-    """To be called first in a worker process: it ends when its parent does, which a worker of a pool whose
-    parent was killed does not do by itself.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -32,9 +32,9 @@ from jepa_export.training.grounding import GroundingStage
 from jepa_export.training.imitation import ImaginationStage, SightStage
 from jepa_export.training.journeys import all_journeys
 from jepa_export.training.latents import PRESSING, build_library, read_library
-from jepa_export.training.prefetch import end_with_parent
 from jepa_export.training.representation import RepresentationStage
 from jepa_export.training.stage import run_stage
+from jepa_runtime.workers import end_with_parent
 
 LIBRARY = "library.npz"
 _LIBRARY_STREAM, _HELD_OUT_STREAM, _SIGHT_STREAM = 2, 3, 6
