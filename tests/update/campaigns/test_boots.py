@@ -1,5 +1,5 @@
-"""A candidate that takes the machine down while it is opened, on a booted Debian: systemd as PID 1, the
-shipped units and accounts, and a power cut at each boot."""
+"""Models that take the machine down while they are opened, on a booted Debian: systemd as PID 1, the shipped
+units and accounts, and a power cut at each boot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jepa_runtime.configs.transaction import apply
 from jepa_runtime.update import robot, state
 from jepa_runtime.update.state import Phase
 from jepa_runtime.update.store import Store
-from jepa_runtime.update.trials import MOST_ATTEMPTS
+from jepa_runtime.update.trials import MOST_ATTEMPTS, MOST_BOOTS
 from tests.conftest import ROOT
 from tests.update.fleets import Fleet, edit
 from tests.update.robots import Died, Gate, Serving, dies_in
@@ -82,6 +82,9 @@ class Machine:
     def take(self, fleet: Fleet) -> None:
         """Give it the robot's folder and the repository."""
         repository = self.folder / "srv/repository"
+        for left in (repository, self.root, self.writes):
+            if left.exists():
+                shutil.rmtree(left)
         shutil.copytree(fleet.repository.folder, repository)
         edit(fleet.root, repository="/srv/repository")
         shutil.copytree(fleet.root, self.root, symlinks=True)
@@ -180,6 +183,33 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_in_three_boots_and_th
     assert kept.current == kept.good and f"was opened {MOST_ATTEMPTS} times, in {MOST_ATTEMPTS} boots" in (
         kept.refused[candidate].reason
     )
+
+
+def test_an_active_model_that_takes_the_machine_down_in_five_boots_is_replaced_by_the_one_before_it(
+    machine: Machine, tmp_path: Path, toy_bundle: Path
+) -> None:
+    fleet = Fleet(tmp_path, toy_bundle)
+    assert fleet.provision() == 0
+    fleet.publish(fleet.bundles[1], 1)
+    with robot.open_client(fleet.root, gate=Gate(), serving=Serving()) as client:
+        assert client.update().result == "updated"
+    earlier, active = (bundle.sha256 for bundle in fleet.bundles[:2])
+    machine.take(fleet)
+
+    opened = []
+    for _ in range(MOST_BOOTS + 3):
+        machine.forget()
+        with machine.booted():
+            assert waits(lambda: bool(machine.opens()), _BOOT_S), "nothing was opened"
+            opened.append(machine.opens())
+            if opened[-1] != active:
+                ended = waits(lambda: Store(machine.root).good() == earlier, _END_S)
+                ended = ended and waits(lambda: _kept(machine).phase is Phase.IDLE, _END_S)
+                break
+    assert opened == [active] * MOST_BOOTS + [earlier]
+    kept = _kept(machine)
+    assert ended and Store(machine.root).current() == earlier, kept
+    assert f"was opened in {MOST_BOOTS} boots in a row" in kept.refused[active].reason
 
 
 def _kept(machine: Machine) -> state.State:
