@@ -36,6 +36,8 @@ _NEEDED = ("mmdebstrap", "systemd-nspawn", "systemd-sysusers", "systemctl")
 
 pytestmark = [
     pytest.mark.slow,
+    # A Debian is made, and started up to seven times.
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container"),
     pytest.mark.skipif(
         any(shutil.which(program) is None for program in _NEEDED), reason=f"needs {', '.join(_NEEDED)}"

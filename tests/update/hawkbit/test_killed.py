@@ -116,6 +116,7 @@ def test_a_process_killed_anywhere_leaves_what_the_next_one_ends(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("what", [(Server, "_exchange"), (durable, "write")], ids=["requests", "writes"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_process_killed_at_every_request_and_every_write(
