@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import openvino
 import pytest
+from rich.progress import Progress
 
 from tests.bundles import make_bundle
 from tests.scripts import load, script, skip_without_ros
@@ -82,6 +83,19 @@ def test_what_was_not_measured_is_not_asked_for() -> None:
     assert verdicts(row("benchmark_app", 1.0), row("torch_eager", 1.0)) == {}
     too_few_for_p99 = row("node", 8.0, dropped=0)
     assert "p99, int8: node / plain_node" not in verdicts(too_few_for_p99, row("plain_node", 9.0, dropped=0))
+
+
+def test_emulated_rows_are_measured_in_the_first_round_only() -> None:
+    turns: list[str] = []
+
+    def row(name: str, emulated: bool) -> SimpleNamespace:
+        return SimpleNamespace(
+            name=name, precision="bf16", emulated=emulated, measure=lambda: turns.append(name)
+        )
+
+    with Progress(disable=True) as progress:
+        latency._measure([row("a", False), row("b", True), row("c", False)], 3, progress)
+    assert turns == ["a", "b", "c", "c", "a", "a", "c"]
 
 
 @pytest.fixture(scope="module")
