@@ -1,7 +1,7 @@
 """How often the robot reaches its goal in Two Rooms, and what a plan takes: the shipped bundle in fp32 and
 INT8, going straight, acting at random, and the same networks under a CEM in plain PyTorch. With
 ``--precision bf16`` also in bf16, as jepa-export add-variant makes it; on a processor without bf16 OpenVINO
-emulates it, with the same numbers in more time.
+emulates it, which takes many times as long.
 
 All have the same held-out episodes, in turns, on one thread each (jepa_runtime.closed_loop). An episode
 counts if the model's energy says "reached" and the robot truly is there. Exit status 1 if a precision

@@ -25,8 +25,8 @@ def has_bf16() -> bool:
 
 @contextmanager
 def allowed() -> Iterator[None]:
-    """Let the runtime compute bf16 on any x86 with AVX-512. OpenVINO rounds to the same numbers there, and
-    takes longer than in fp32."""
+    """Let the runtime compute bf16 on any x86 with AVX-512, where OpenVINO emulates it and takes longer than
+    in fp32."""
     check = OpenVINOBackend._check_bf16
     OpenVINOBackend._check_bf16 = lambda *_: None  # type: ignore[method-assign]
     try:
