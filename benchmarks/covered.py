@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from jepa_runtime.calibration import Share
 
 Floats = NDArray[np.float64]
+# By which coverage may be off.
+MOST_POINTS = 2.0
 
 
 def coverage(errors: Floats, stated: Floats, start: Floats) -> list[dict[str, Any]]:
@@ -36,3 +38,8 @@ def coverage(errors: Floats, stated: Floats, start: Floats) -> list[dict[str, An
             }
         )
     return found
+
+
+def farthest(rows: list[dict[str, Any]], probability: float) -> float:
+    """The largest difference between coverage and what is stated, over all horizons, in points."""
+    return max(abs(row["coverage"] - probability) for row in rows) * 100

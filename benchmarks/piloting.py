@@ -9,7 +9,8 @@ normal data are made of such recordings, of layouts that are neither trained on 
 (export/TRAINING.md).
 
 Beside it the same held-out episodes as `benchmarks/success.py` has them: a whole plan once a step of the
-model, and nothing that stops the robot. Exit status 1 if the nodes reach fewer than --goal of their goals."""
+model, and nothing that stops the robot. Exit status 1 if the nodes reach fewer than --goal of their goals, or
+coverage of the learnt bounds is more than --points off at any horizon."""
 
 from __future__ import annotations
 
@@ -252,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{report['mean_s']:.1f} s a goal reached, {report['stops']} stops, {report['stuck']} times stuck")
     print(f"alarms, all false: {report['alarms']} in {report['driven_s']:.0f} s")
     write_json(arguments.json, report)
-    return int(report["nodes"]["rate"] < arguments.goal)
+    points = covered.farthest(report["coverage"], report["probability"])
+    return int(report["nodes"]["rate"] < arguments.goal or points > arguments.points)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -267,6 +269,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, nargs="+", default=list(SEEDS), metavar="S")
     parser.add_argument("--rate", type=positive, default=30.0, help="images per second (%(default)s)")
     parser.add_argument("--goal", type=float, default=0.95, help="share to be reached (default: %(default)s)")
+    parser.add_argument(
+        "--points",
+        type=positive,
+        default=covered.MOST_POINTS,
+        help="points by which coverage of the learnt bounds may be off (default: %(default)s)",
+    )
     parser.add_argument(
         "--mcap", type=Path, help="keep what was seen and commanded there, as normal data to calibrate with"
     )
