@@ -302,7 +302,7 @@ class Seen(World):
         return path
 
 
-def test_a_robot_whose_motion_images_do_not_show_is_let_go_twice_and_then_stands_until_another_goal():
+def test_a_robot_whose_motion_images_do_not_show_is_let_go_once_and_then_stands_until_another_goal():
     world = Seen(frozen_after_s=1.0)
     assert world.drive(5.0) > 3.0
     world.response = 0.0
@@ -322,21 +322,35 @@ def test_a_robot_whose_motion_images_do_not_show_is_let_go_twice_and_then_stands
 def test_a_robot_that_did_not_move_as_commanded_tries_another_direction():
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
-    before, world.response = world.told, 0.0
+    before, world.response = np.array(world.told), 0.0
+    across = np.array([-before[1], before[0]])
     while not world.guard.holds:
-        before = world.told if world.told.any() else before
         world.image()
     world.response = 1.0
     while not world.told.any():
         world.image()
-    assert world.told @ before <= 0.0
+    assert world.told @ before <= abs(world.told @ across)
+
+
+def test_a_blocked_robot_tries_another_direction_before_it_is_held():
+    """Images do not show motion into a wall, and show any other."""
+    world = Seen(frozen_after_s=1.0)
+    world.drive(2.0)
+    wall = np.array(world.told)
+    across = np.array([-wall[1], wall[0]])
+    for _ in range(60):
+        pushes = world.told @ wall > abs(world.told @ across)
+        world.response = 0.0 if pushes else 1.0
+        world.image()
+        assert not world.guard.holds
+    assert world.told.any()
 
 
 def test_an_image_that_shows_the_motion_lets_the_robot_drive_on():
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
     world.response = 0.0
-    world.drive(1.5)
-    assert not world.told.any()
+    world.drive(3.0)
+    assert world.guard.counts["frozen"]
     world.response = 1.0
     assert world.drive(5.0) > 1.0 and not world.guard.holds

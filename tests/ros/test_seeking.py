@@ -257,6 +257,7 @@ def test_what_did_not_move_the_robot_is_not_planned_until_it_has_driven_for_a_wh
     drive(seeker, 2)
     assert np.isfinite(search.costs).all()
     seeker.avoid(np.array([0.5, 0.0]))
+    seeker.is_moving()
     seeker.restart()
     drive(seeker, 4, first=10)
     np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, True])
@@ -265,6 +266,33 @@ def test_what_did_not_move_the_robot_is_not_planned_until_it_has_driven_for_a_wh
     seeker.avoid(np.array([0.5, 0.0]))
     drive(seeker, 4, first=100, goal=8)
     assert np.isfinite(search.costs).all(), "another goal is sought in any direction"
+
+
+def test_avoid_keeps_the_better_side_of_a_blocked_direction(seeker, search):
+    search.ask = lambda: np.array([[[1.0, 0.5]] * 2, [[0.5, 1.0]] * 2, [[0.5, -1.0]] * 2])
+    drive(seeker, 2)
+    seeker.avoid(np.array([0.5, 0.0]))
+    drive(seeker, 4, first=10)
+    np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, False])
+
+
+def test_avoid_rejects_slow_actions_until_images_show_motion(seeker, search):
+    search.ask = lambda: np.array([[[0.0, 0.4]] * 2, [[0.0, 0.6]] * 2, [[-1.0, 0.1]] * 2])
+    drive(seeker, 2)
+    seeker.avoid(np.array([1.0, 0.0]))
+    drive(seeker, 4, first=10)
+    np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, False])
+    seeker.is_moving()
+    drive(seeker, 8, first=14)
+    assert np.isfinite(search.costs).all()
+
+
+def test_avoid_where_every_candidate_goes_forward_rejects_all(seeker, search):
+    search.ask = lambda: np.array([[[1.0, 0.5]] * 2, [[1.0, 0.0]] * 2, [[1.0, -0.5]] * 2])
+    drive(seeker, 2)
+    seeker.avoid(np.array([0.5, 0.0]))
+    drive(seeker, 4, first=10)
+    assert not np.isfinite(search.costs).any()
 
 
 def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(seeker):

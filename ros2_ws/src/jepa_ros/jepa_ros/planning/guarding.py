@@ -40,7 +40,10 @@ TRIED_AGAIN = frozenset({Cause.FAULT, Cause.FORBIDDEN, Cause.UNANSWERED})
 # What images show, or do not, of the world. A robot that stands learns nothing about them: it is let go on
 # probation, and only so many times before its motion was confirmed.
 _PROBATION = frozenset({Cause.CAMERAS, Cause.FROZEN, Cause.DISCONTINUOUS, Cause.SURPRISE})
-_ATTEMPTS = 2
+_ATTEMPTS = 1
+# Shown motion after which earlier holds no longer count, as a multiple of what makes the robot stand: a
+# camera that hangs every other half second shows less.
+_FORGOTTEN_AFTER = 3.0
 _RETRY_AFTER_S = 1.0
 # Motion that is unconfirmed may last a few steps of the model: an image shows the motion of the step before.
 _LIMIT_STEPS, _ALLOWANCE_STEPS = 4.0, 1.25
@@ -108,6 +111,11 @@ class Guard:
         return bool(self.holds.keys() & {Cause.FROZEN, Cause.SURPRISE})
 
     @property
+    def unconfirmed(self) -> float:
+        """Commanded motion that the images do not show, as a proportion of what makes the robot stand."""
+        return self.motion.total_s / self._limit_s if self._frozen_after_s else 0.0
+
+    @property
     def why(self) -> str:
         """The gravest reason; empty: there is none."""
         return next((self.holds[cause] for cause in Cause if cause in self.holds), "")
@@ -130,7 +138,7 @@ class Guard:
 
     def obeyed(self) -> None:
         """The robot does as decided: what was tried again is over. Holds for what images show count as one
-        until its motion was confirmed."""
+        until enough of its motion was confirmed."""
         self.release(*TRIED_AGAIN)
         if not self._attempts:
             self._since_s = None
@@ -178,7 +186,8 @@ class Guard:
         # An image that came before confirms nothing.
         shown = min(response, 0.0) if self._is_repeated else response
         is_held = self.holds.keys() & _PROBATION
-        if effort is not None and self.motion.observe(effort, shown) and not is_held:
+        is_confirmed = effort is not None and self.motion.observe(effort, shown)
+        if is_confirmed and not is_held and self.motion.shown_s >= _FORGOTTEN_AFTER * self._limit_s:
             self._attempts = 0
         self._look_back(now_s)
         self.watch()

@@ -26,6 +26,8 @@ class MotionCheck:
 
     Attributes:
         unconfirmed_s: seconds at full effort, at least 0.
+        shown_s: seconds at full effort that images have shown, net of those that they did not, since the last
+            probation began.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -35,9 +37,8 @@ class MotionCheck:
         # observation.
         self._effort, self._since_s, self._pending_s = 0.0, clock(), 0.0
         self._observed_s = clock()
-        # On probation: below what the unconfirmed motion does not fall, how much motion has been shown since
-        # it began, and how much ends it.
-        self._floor_s = self._shown_s = self._owed_s = 0.0
+        # On probation: below what the unconfirmed motion does not fall, and how much shown motion ends it.
+        self._floor_s = self.shown_s = self._owed_s = 0.0
 
     @property
     def is_moving(self) -> bool:
@@ -71,8 +72,8 @@ class MotionCheck:
         passed_s, self._observed_s, self._pending_s = now_s - self._observed_s, now_s, 0.0
         shown = 0.0 if math.isnan(response) else min(max(response, _LEAST_RESPONSE), 1.0)
         moved_s = effort * passed_s
-        self._shown_s = max(self._shown_s + moved_s * shown, 0.0)
-        if self._shown_s >= self._owed_s:
+        self.shown_s = max(self.shown_s + moved_s * shown, 0.0)
+        if self.shown_s >= self._owed_s:
             self._floor_s = 0.0
         credit_s = _PROBATION_CREDIT_S if self._floor_s else _CREDIT_S
         self.unconfirmed_s = max(self.unconfirmed_s + moved_s * (1.0 - credit_s * shown), self._floor_s)
@@ -81,7 +82,7 @@ class MotionCheck:
     def begin_probation(self, allowance_s: float, limit_s: float) -> None:
         """Leave at most ``allowance_s`` until ``limit_s``, until as much motion as that was shown."""
         self._add_up()
-        self._pending_s = self._shown_s = 0.0
+        self._pending_s = self.shown_s = 0.0
         self._owed_s = limit_s
         self.unconfirmed_s = self._floor_s = max(limit_s - allowance_s, 0.0)
 

@@ -22,6 +22,9 @@ from jepa_runtime.planning.limits import ActionLimits
 
 # States in which no command is wanted.
 _AT_REST = (State.IDLE, State.REACHED)
+# Unconfirmed motion, as a proportion of what makes the robot stand, after which its direction is avoided, and
+# how much more there is before the next one is.
+_BLOCKED, _BLOCKED_AGAIN = 0.4, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,8 @@ class Pilot:
         self._futures_s = self._image_s = clock()
         # Whether the last decision is one that nothing stands against, and its plan is not forgotten.
         self._may_be_told = False
+        # How much motion is unconfirmed when the direction in which the robot drives is next avoided.
+        self._blocked_at = _BLOCKED
         # Stamp of the image before, and how long ago that was.
         self._stamp_ns = self._passed_ns = 0
         # What ended last, until another goal is sought: the world model may still have it, or take it late.
@@ -198,6 +203,7 @@ class Pilot:
             # Nobody noticed so long a silence: time was set forward, and the plan is for another moment.
             self._restart()
         self.watch()
+        self._avoid_block()
         now_ns = futures.stamp_ns + round(age_s * 1e9)
         decision = self._decide(self._without_past_goal(futures, now_ns))
         if self.reach is not None and self.reach.end is not None:
@@ -315,6 +321,18 @@ class Pilot:
         self._latched.stopped()
         self._restart()
 
+    def _avoid_block(self) -> None:
+        """Try other directions before motion that images do not show makes the robot stand."""
+        driver, unconfirmed = self._driver, self.guard.unconfirmed
+        if driver is None:
+            return
+        if unconfirmed < _BLOCKED:
+            self._blocked_at = _BLOCKED
+            driver.seeker.is_moving()
+        elif unconfirmed >= self._blocked_at and np.any(driver.seeker.told):
+            driver.seeker.avoid(driver.seeker.told)
+            self._blocked_at = unconfirmed + _BLOCKED_AGAIN
+
     def _held(self) -> Decision:
         self._restart()
         return Decision(State.HELD, None, None)
@@ -324,7 +342,7 @@ class Pilot:
         self.guard.motion.command(0.0)
         if self._driver is not None:
             seeker = self._driver.seeker
-            if self.guard.doubts_motion and np.any(seeker.told):
+            if self.guard.doubts_motion and self._blocked_at == _BLOCKED and np.any(seeker.told):
                 seeker.avoid(seeker.told)
             seeker.restart()
 

@@ -139,9 +139,20 @@ class Seeker:
         return self._planless_ns > self._stuck_after_ns
 
     def avoid(self, action: NDArray[np.floating]) -> None:
-        """The robot did not move as commanded by ``action`` [A]: until it has driven as long as it may be
-        without progress, it plans nothing with a part of that."""
+        """Plan around ``action`` [A], which did not move the robot as predicted.
+
+        Until the robot has driven for ``stuck_after_s``, first actions that have more of it than of a
+        direction across it are rejected; of those directions, the one in which the model predicts the best
+        plan. Until :meth:`is_moving`, so are those that go across at less than half its speed, since a slow
+        motion is hard to see, and what was avoided before."""
+        if self._is_moving:
+            self._normals = []
         self._blocked, self._blocked_ns = np.array(action, np.float32), self._stuck_after_ns
+        self._way_around, self._is_moving = None, False
+
+    def is_moving(self) -> None:
+        """Images show that the robot moves."""
+        self._is_moving = True
 
     def restart(self) -> None:
         """The robot was told to stand: forget the plan. One that is made to stand again and again, since it
@@ -171,6 +182,10 @@ class Seeker:
     def _begin(self, goal_ns: int | None) -> None:
         self._best, self._idle_ns = math.inf, 0
         self._blocked: NDArray[np.floating] | None = None
+        self._way_around: NDArray[np.floating] | None = None
+        # Since images showed motion last, actions with a positive component along one of these are rejected.
+        self._normals: list[NDArray[np.floating]] = []
+        self._is_moving = True
         self._blocked_ns = 0
         self._plan_anew(goal_ns)
 
@@ -228,8 +243,23 @@ class Seeker:
         costs = plan_costs(energies)
         if self._blocked is None or self._question is None:
             return costs
-        # What is left is a half space: the mean of allowed actions is allowed.
-        return np.where(self._question[:, 0] @ self._blocked > 0, np.inf, costs)
+        speed = np.linalg.norm(self._blocked)
+        forward, first = self._blocked / speed, self._question[:, 0]
+        if self._way_around is None:
+            self._way_around = _best_across(first, np.where(self._is_rejected(first), np.inf, costs), forward)
+            self._normals.append(forward - self._way_around)
+        rejected = self._is_rejected(first)
+        if self._way_around.any() and not self._is_moving:
+            rejected |= first @ self._way_around < speed / 2
+        return np.where(rejected, np.inf, costs)
+
+    def _is_rejected(self, first: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Whether each of ``first`` [K, A] goes where the robot was blocked.
+
+        What is left is convex: the mean of allowed actions is allowed."""
+        normals = np.reshape(self._normals, (-1, first.shape[1]))
+        rejected: NDArray[np.bool_] = (first @ normals.T > 0).any(axis=1)
+        return rejected
 
     def _note_progress(self, futures: Futures, passed_ns: int) -> None:
         if futures.stamp_ns < max(self._planned_until_ns, self._recovery_until_ns):
@@ -269,3 +299,18 @@ class Seeker:
         self._asked_ns, self._asked_count, self._unanswered = futures.stamp_ns, len(question), 0
         self._question = question
         return question
+
+
+def _best_across(
+    first: NDArray[np.floating], costs: NDArray[np.floating], forward: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Return the unit vector [A] across ``forward`` to which the best of the ``first`` actions [K, A] tends
+    that go across more than forward; zeros if none does."""
+    along = first @ forward
+    across = first - along[:, None] * forward
+    sizes = np.linalg.norm(across, axis=1)
+    eligible = (sizes >= along) & (sizes > 1e-6) & np.isfinite(costs)
+    if not eligible.any():
+        return np.zeros_like(forward)
+    best = int(np.argmin(np.where(eligible, costs, np.inf)))
+    return across[best] / sizes[best]
