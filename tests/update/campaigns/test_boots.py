@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,8 @@ class Machine:
             "--boot",
             "--register=no",
             "--keep-unit",
+            # Another of the same folder's name, or what one that was killed has left, would be in its way.
+            f"--machine=boot-{uuid.uuid4().hex[:12]}",
             "--directory",
             self.folder,
         ]
