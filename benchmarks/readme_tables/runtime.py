@@ -56,6 +56,7 @@ def measured() -> str:
         shown = f"{score['rate']:.1%} ({span(score['interval'])})"
         what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
         rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
+    rows.append(_in_bf16())
     driven = piloting["nodes"]
     shown = f"{driven['rate']:.1%} ({span(driven['interval'])})"
     of = f"{driven['episodes']} held-out episodes in virtual time, `benchmarks/piloting.py`"
@@ -102,6 +103,20 @@ def measured() -> str:
         "|---|---|---|",
     ]
     return "\n".join([*lines, *(f"| {what} | {value} | {of} |" for what, value, of in rows)])
+
+
+def _in_bf16() -> tuple[str, str, str]:
+    """Goals reached in bf16, and in the other precisions in the same episodes."""
+    report = read("success_bf16")
+    scores = report["scores"]
+    emulated = " (emulated)" if "bf16" in report["emulated"] else ""
+    others = ", ".join(f"{name}: {scores[name]['rate']:.1%}" for name in ("fp32", "int8"))
+    score = scores["bf16"]
+    return (
+        f"goals reached, bf16{emulated}",
+        f"{score['rate']:.1%} ({span(score['interval'])}); {others}",
+        f"{score['episodes']} held-out episodes, `benchmarks/success.py --precision fp32 int8 bf16`",
+    )
 
 
 def latency() -> str:
