@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=count, default=20, help="of each kind (%(default)s)")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate_latency.json")
     arguments = parser.parse_args(argv)
-    options = BackendOptions(threads=1, pinning=False)
+    options = BackendOptions(threads=1)
     with (
         ThreadPoolExecutor(1) as spawner,
         WorldModel.open(Bundle.open(arguments.bundle), engine="openvino:CPU", options=options) as active,

@@ -83,10 +83,11 @@ class Stub:
         self._futures.publish(fill(message, {"energies": messages.tensor("energies", energies)}))
 
     def begin_anew(self) -> None:
-        """As at the start, with nothing to do for the planner."""
+        """As at the start, with nothing to do for the planner. Held for its images, it waits for a goal."""
         self.energy, self.surprising, self.nan, self.goal_ns, self.refusal = 10.0, False, False, None, ""
         self.statuses.clear()
-        self.until(lambda: self.statuses and self.statuses[-1].state == PlannerStatus.IDLE, "rest")
+        at_rest = (PlannerStatus.IDLE, PlannerStatus.HELD)
+        self.until(lambda: self.statuses and self.statuses[-1].state in at_rest, "rest")
         for heard in (self.set, self.statuses, self.diagnostics, self.commands):
             heard.clear()
 

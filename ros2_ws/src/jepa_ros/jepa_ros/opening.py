@@ -141,8 +141,8 @@ class Served:
         parts = itertools.count(1)
 
         def between() -> None:
-            # The first graph, read and compiled, has loaded the engine's plugin.
-            if next(parts) == 3:
+            # Reading the first graph has loaded the engine's frontend, compiling it the plugin.
+            if next(parts) in (2, 3):
                 realtime.release_files()
 
         if slot is None:
