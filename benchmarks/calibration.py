@@ -338,7 +338,7 @@ def false_alarms(manifest: Manifest, runs: list[Run]) -> dict[str, Any]:
 
 
 def surprises(runs: dict[str, list[Run]], horizon: int) -> dict[str, Any]:
-    """How well each event is told apart from its absence, and whether an alarm begins within a horizon."""
+    """How well each event is distinguished from its absence, and whether an alarm begins within a horizon."""
     peaks = {name: np.array([run.highest() for run in of]) for name, of in runs.items()}
     usual = peaks.pop("normal")
     told_apart = {name: auroc(usual, peak, seed=0) for name, peak in peaks.items()}
@@ -414,7 +414,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def failures(report: dict[str, Any]) -> list[str]:
     """What falls short: coverage is more than :data:`MOST_POINTS` too low while the bounds adapt, or off in
-    either direction once they have; or an event is not told apart."""
+    either direction once they have; or an event is not distinguished."""
     driving, wandering = report["driving"], report["wandering"]
     low = {
         "driving": driving["points_short"],

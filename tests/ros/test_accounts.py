@@ -148,4 +148,4 @@ def test_an_update_goes_live_across_two_accounts(
     trusted = [root, *(path for path in root.rglob("*") if not path.is_symlink())]
     tries = "import os, sys; sys.exit(any(os.access(path, os.W_OK) for path in sys.argv[1:]))"
     ended = subprocess.run([*under(SERVES, mounted), sys.executable, "-c", tries, *trusted])
-    assert ended.returncode == 0, "what serves can write something that updates trust"
+    assert ended.returncode == 0, "the serving process can write something that updates trust"

@@ -257,7 +257,7 @@ def test_what_did_not_move_the_robot_is_not_planned_until_it_has_driven_for_a_wh
     drive(seeker, 2)
     assert np.isfinite(search.costs).all()
     seeker.avoid(np.array([0.5, 0.0]))
-    seeker.is_moving()
+    seeker.confirm_motion()
     seeker.restart()
     drive(seeker, 4, first=10)
     np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, True])
@@ -282,7 +282,7 @@ def test_avoid_rejects_slow_actions_until_images_show_motion(seeker, search):
     seeker.avoid(np.array([1.0, 0.0]))
     drive(seeker, 4, first=10)
     np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, False])
-    seeker.is_moving()
+    seeker.confirm_motion()
     drive(seeker, 8, first=14)
     assert np.isfinite(search.costs).all()
 

@@ -1,4 +1,4 @@
-"""A way back that the serving process does not go: what serves then, and after the next start."""
+"""A rollback that the serving process refuses: the model that is active then, and after the next start."""
 
 from __future__ import annotations
 

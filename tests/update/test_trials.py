@@ -111,13 +111,19 @@ def test_a_served_model_that_refuses_a_candidate_tells_the_update_why(
             LocalServing(switched.root).swap(Store(switched.root).folder(candidate))
 
 
-def test_an_attempt_that_cannot_be_recorded_is_not_made(
-    switched: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every write fail as on a full disk."""
+
     def full(path: Path, content: bytes) -> None:
         raise StorageError(f"{path}: cannot be written: No space left on device")
 
     monkeypatch.setattr(durable, "write", full)
+
+
+def test_an_attempt_that_cannot_be_recorded_is_not_made(
+    switched: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_disk(monkeypatch)
     opened: list[str] = []
     with running(switched.root, opens=opened.append):
         assert opened == ["1.0.0"]
@@ -325,11 +331,7 @@ def test_an_active_model_is_served_though_the_attempt_cannot_be_recorded(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is full or read-only does not take a robot out of service."""
-
-    def full(path: Path, content: bytes) -> None:
-        raise StorageError(f"{path}: cannot be written: No space left on device")
-
-    monkeypatch.setattr(durable, "write", full)
+    fill_disk(monkeypatch)
     with running(site.root):
         assert served(site) == "1.0.0"
 

@@ -172,16 +172,9 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_in_three_boots_and_th
     assert fleet.version == "2.0.0"
     machine.take(fleet)
 
-    opened = []
-    for _ in range(MOST_ATTEMPTS + 3):
-        machine.forget()
-        with machine.booted():
-            assert waits(lambda: bool(machine.opens()), _BOOT_S), "nothing was opened"
-            opened.append(machine.opens())
-            if opened[-1] != candidate:
-                ended = waits(lambda: Store(machine.root).current() == good, _END_S)
-                ended = ended and waits(lambda: _kept(machine).phase is Phase.IDLE, _END_S)
-                break
+    opened, ended = boot_until_another_opens(
+        machine, candidate, MOST_ATTEMPTS, lambda: Store(machine.root).current() == good
+    )
     assert opened == [candidate] * MOST_ATTEMPTS + [good]
     kept = _kept(machine)
     assert ended and kept.result in ("refused", "unchanged", "failed"), kept
@@ -201,20 +194,33 @@ def test_an_active_model_that_takes_the_machine_down_in_five_boots_is_replaced_b
     earlier, active = (bundle.sha256 for bundle in fleet.bundles[:2])
     machine.take(fleet)
 
-    opened = []
-    for _ in range(MOST_BOOTS + 3):
-        machine.forget()
-        with machine.booted():
-            assert waits(lambda: bool(machine.opens()), _BOOT_S), "nothing was opened"
-            opened.append(machine.opens())
-            if opened[-1] != active:
-                ended = waits(lambda: Store(machine.root).good() == earlier, _END_S)
-                ended = ended and waits(lambda: _kept(machine).phase is Phase.IDLE, _END_S)
-                break
+    opened, ended = boot_until_another_opens(
+        machine, active, MOST_BOOTS, lambda: Store(machine.root).good() == earlier
+    )
     assert opened == [active] * MOST_BOOTS + [earlier]
     kept = _kept(machine)
     assert ended and Store(machine.root).current() == earlier, kept
     assert f"was opened in {MOST_BOOTS} boots in a row" in kept.refused[active].reason
+
+
+def boot_until_another_opens(
+    machine: Machine, model: str, most: int, restored: Callable[[], bool]
+) -> tuple[list[str], bool]:
+    """Boot a machine that ``model`` takes down until it opens another, at most ``most`` + 3 times.
+
+    Returns:
+        What was opened in each boot; and whether ``restored`` held and the update ended in the last.
+    """
+    opened: list[str] = []
+    for _ in range(most + 3):
+        machine.forget()
+        with machine.booted():
+            assert waits(lambda: bool(machine.opens()), _BOOT_S), "nothing was opened"
+            opened.append(machine.opens())
+            if opened[-1] != model:
+                ended = waits(restored, _END_S) and waits(lambda: _kept(machine).phase is Phase.IDLE, _END_S)
+                return opened, ended
+    return opened, False
 
 
 def _kept(machine: Machine) -> state.State:

@@ -161,7 +161,7 @@ class Served:
 
     def _open_instead_of(self, store: Store, sha256: str, *, between: Callable[[], None]) -> WorldModel:
         """Open a model or, where it may not be opened any more, the one that was good before it."""
-        trials = Trials(store)
+        trials = self._trials_in(store)
         instead = trials.instead_of(sha256)
         if instead != sha256:
             _LOG.error(
@@ -169,13 +169,17 @@ class Served:
             )
         return self._open_slot(store, instead, between=between)
 
+    def _trials_in(self, store: Store) -> Trials:
+        """Return the attempts to open models of a robot's folder, which last as long as this object."""
+        if self._trials is None:
+            self._trials = Trials(store)
+        return self._trials
+
     def _open_slot(
         self, store: Store, sha256: str, *, between: Callable[[], None] = lambda: None
     ) -> WorldModel:
         """Open what a slot of a robot's folder holds, unless it took the machine down too often."""
-        if self._trials is None:
-            self._trials = Trials(store)
-        with self._trials.opening(sha256):
+        with self._trials_in(store).opening(sha256):
             return open_model(self._chosen | {"bundle": store.open(sha256)}, between=between)
 
     def _take_in(self, model: WorldModel, kept: bool) -> None:

@@ -328,7 +328,7 @@ class Pilot:
             return
         if unconfirmed < _BLOCKED:
             self._blocked_at = _BLOCKED
-            driver.seeker.is_moving()
+            driver.seeker.confirm_motion()
         elif unconfirmed >= self._blocked_at and np.any(driver.seeker.told):
             driver.seeker.avoid(driver.seeker.told)
             self._blocked_at = unconfirmed + _BLOCKED_AGAIN

@@ -143,16 +143,16 @@ class Seeker:
 
         Until the robot has driven for ``stuck_after_s``, first actions that have more of it than of a
         direction across it are rejected; of those directions, the one in which the model predicts the best
-        plan. Until :meth:`is_moving`, so are those that go across at less than half its speed, since a slow
-        motion is hard to see, and what was avoided before."""
-        if self._is_moving:
+        plan. Until :meth:`confirm_motion`, so are those that go across at less than half its speed, since a
+        slow motion is hard to see, and what was avoided before."""
+        if self._is_confirmed:
             self._normals = []
         self._blocked, self._blocked_ns = np.array(action, np.float32), self._stuck_after_ns
-        self._way_around, self._is_moving = None, False
+        self._way_around, self._is_confirmed = None, False
 
-    def is_moving(self) -> None:
+    def confirm_motion(self) -> None:
         """Images show that the robot moves."""
-        self._is_moving = True
+        self._is_confirmed = True
 
     def restart(self) -> None:
         """The robot was told to stand: forget the plan. One that is made to stand again and again, since it
@@ -185,7 +185,7 @@ class Seeker:
         self._way_around: NDArray[np.floating] | None = None
         # Since images showed motion last, actions with a positive component along one of these are rejected.
         self._normals: list[NDArray[np.floating]] = []
-        self._is_moving = True
+        self._is_confirmed = True
         self._blocked_ns = 0
         self._plan_anew(goal_ns)
 
@@ -249,7 +249,7 @@ class Seeker:
             self._way_around = _best_across(first, np.where(self._is_rejected(first), np.inf, costs), forward)
             self._normals.append(forward - self._way_around)
         rejected = self._is_rejected(first)
-        if self._way_around.any() and not self._is_moving:
+        if self._way_around.any() and not self._is_confirmed:
             rejected |= first @ self._way_around < speed / 2
         return np.where(rejected, np.inf, costs)
 
