@@ -29,20 +29,21 @@ test-runtime:    ## the runtime's tests in an environment without torch and ROS 
 
 # Of updates, what reads and believes a repository and what tries a model: on JetPack 6 Python 3.10 does it.
 UPDATE_TESTS = $(foreach name,trust trust_floors client http_source gate_probe gate_confinement gate_engines,\
-	tests/update/test_$(name).py)
+	tests/ota/test_$(name).py)
 # With the oldest packages, what computes, reads, draws and reports by means of them.
-PACKAGE_TESTS = $(addprefix tests/runtime/,calibration pictures planning replay test_arguments.py \
-	backends/test_backends.py backends/test_openvino_cache.py test_bag_source.py test_bundle.py test_compare.py \
-	test_imaging.py test_outputs.py test_sources.py test_trace.py test_verification.py)
+PACKAGE_TESTS = $(addprefix tests/runtime/,calibration control visualization planning replay commands/test_arguments.py \
+	backends/test_backends.py backends/test_openvino_cache.py sources/test_bag_source.py bundle/test_bundle.py profiling/test_comparison.py \
+	imaging/test_conversion.py util/test_output_files.py sources/test_sources.py profiling/test_perfetto_trace.py \
+	model/test_parity.py)
 # Apart: where tests use OpenVINO itself it may leave their thread a stack for signals that is gone, see
-# jepa_runtime.backends.signal_stack.
-SIGNAL_TESTS = tests/runtime/test_run_command.py tests/runtime/test_run_process.py
+# jepa_runtime.backends.openvino.signal_stack.
+SIGNAL_TESTS = tests/runtime/commands/test_run_command.py tests/runtime/commands/test_run_process.py
 PYTEST = python -m pytest --durations=10 -rs
 ifeq ($(JEPA_PACKAGES),oldest)
 RUNTIME_TESTS = exec $(PYTEST) --numprocesses 2 --dist worksteal $(PACKAGE_TESTS) $(UPDATE_TESTS)
 else
 RUNTIME_TESTS = failed=0; \
-	$(PYTEST) --numprocesses 2 --dist worksteal $(addprefix --ignore=,$(SIGNAL_TESTS)) tests/runtime $(UPDATE_TESTS) || failed=1; \
+	$(PYTEST) --numprocesses 2 --dist worksteal $(addprefix --ignore=,$(SIGNAL_TESTS)) tests/runtime tests/sim $(UPDATE_TESTS) || failed=1; \
 	$(PYTEST) $(SIGNAL_TESTS) || failed=1; \
 	exit $$failed
 endif

@@ -33,22 +33,22 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from jepa_export.data import two_rooms
-from jepa_export.evaluation.surprise import auroc
+from jepa_export.data import two_rooms_recordings
+from jepa_export.evaluation.surprise_separation import auroc
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.calibration import Alarms, Judged, Score
-from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED
+from jepa_runtime.calibration import Alarms, ErrorSample, Score
 from jepa_runtime.commands.arguments import count
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.imaging import Image
-from jepa_runtime.inference import Inference, Terms
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import cpu, versions
+from jepa_runtime.imaging.conversion import Image
+from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.worlds import TwoRooms
-from jepa_runtime.worlds.geometry import Layouts, sample_positions
-from jepa_runtime.worlds.rendering import backgrounds
+from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_runtime.util.output_files import write_json
+from jepa_sim.closed_loop.episodes import HELD_OUT_SEED
+from jepa_sim.worlds import TwoRooms
+from jepa_sim.worlds.two_rooms_camera import backgrounds
+from jepa_sim.worlds.two_rooms_geometry import Layouts, sample_positions
 
 ROOT = Path(__file__).resolve().parent.parent
 TELEPORT_M = 0.5
@@ -65,7 +65,7 @@ POINT, WINDOW = 25, 200
 MOST_POINTS, LEAST_AUROC = covered.MOST_POINTS, 0.98
 # Within which coverage settles while wandering.
 SETTLING_S = 60.0
-TERMS = Terms()
+TERMS = ProcessingConfig()
 # Apart from the worlds of other evaluations.
 _PURPOSE = 700_000_000
 
@@ -156,10 +156,10 @@ class Run:
 def wander(model: WorldModel, *, seed: int, before: int, after: int, change: Change | None = None) -> Run:
     """Wander for ``before`` steps, let the ``change`` happen, and wander on."""
     step_s = model.manifest.io.step_s
-    world, inference = Rooms(seed), Inference(model, TERMS)
+    world, inference = Rooms(seed), FrameProcessor(model, TERMS)
     rng = np.random.default_rng((HELD_OUT_SEED, _PURPOSE, seed))
     judged, alarms = [], []
-    for index, velocity in enumerate(two_rooms.wander(rng, 1, before + after)[0]):
+    for index, velocity in enumerate(two_rooms_recordings.wander(rng, 1, before + after)[0]):
         step, stamp_ns = index - before, round(index * step_s * 1e9)
         if change is not None and step == 0:
             change(world)
@@ -177,8 +177,9 @@ def drive(model: WorldModel, *, seed: int, before: int, after: int, change: Chan
     """Let the planner drive for ``before`` steps, let the ``change`` happen, and drive on: to :data:`GOALS`
     goals in each layout."""
     # Only here: everything else runs without the ROS 2 workspace.
-    from jepa_ros.planning.seeking import State
     from piloting import Nodes
+
+    from jepa_runtime.control.receding_horizon import State
 
     nodes, world = Nodes(model, RATE_HZ), Rooms(seed)
     per_step = round(model.manifest.io.step_s * RATE_HZ)
@@ -205,7 +206,7 @@ def drive(model: WorldModel, *, seed: int, before: int, after: int, change: Chan
     return _run(judged, alarms, model.manifest.horizon)
 
 
-def _run(judged: list[tuple[int, Judged]], alarms: list[tuple[int, str]], horizon: int) -> Run:
+def _run(judged: list[tuple[int, ErrorSample]], alarms: list[tuple[int, str]], horizon: int) -> Run:
     return Run(
         np.array([step for step, _ in judged], np.int64),
         np.array([one.errors for _, one in judged]).reshape(-1, horizon),

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Bounds
-from jepa_runtime.calibration.bounds import LEAST_RATE
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import cpu, versions
+from jepa_runtime.calibration.conformal import LEAST_RATE
+from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_runtime.util.output_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ALPHA = 0.1

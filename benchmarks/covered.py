@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.calibration import Share
+from jepa_runtime.calibration import CoverageRate
 
 Floats = NDArray[np.float64]
 # By which coverage may be off.
@@ -32,7 +32,7 @@ def coverage(errors: Floats, stated: Floats, start: Floats) -> list[dict[str, An
                 "horizon": row + 1,
                 "errors": count,
                 "coverage": held / count,
-                "interval": Share(held, count).interval(),
+                "interval": CoverageRate(held, count).interval(),
                 "coverage_of_the_bundle": fixed / count,
                 "median_bound": float(np.median(stated[came, row])),
             }

@@ -4,7 +4,8 @@ From --bundle to --to, such as the same model trained on; and to copies of it wh
 each weight gets Gaussian noise before it is rounded, of the size that changes so many of the weights, in one
 layer (the largest) or in all, and everything else stays as it is. Compared over all files that differ:
 
-    ours      same-layout difference modulo 256, zstd level 3 (jepa_export.release.deltas); applied by the
+    ours      same-layout difference modulo 256, zstd level 3 (jepa_export.release.delta_maker); applied by
+    the
               robot's reader, which writes to the disk and checks the hash; a file for which that is not worth
               it comes as it is, as robots get it
     full      the new files alone, zstd level 19; unpacked in memory
@@ -34,12 +35,12 @@ import zstandard
 from rich.console import Console
 from rich.table import Table
 
-from jepa_export.release import deltas
+from jepa_export.release import delta_maker
 from jepa_runtime.bundle import ROLES, Bundle, seal
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import cpu, versions
-from jepa_runtime.update.deltas import apply
+from jepa_runtime.ota.transport.deltas import apply
+from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_runtime.util.output_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 # Name, share of the weights that change, whether in the largest layer only.
@@ -193,8 +194,8 @@ def methods(work: Path) -> Iterator[Method]:
         return (work / "out").read_bytes()
 
     def made(old: bytes, new: bytes) -> bytes:
-        packed = deltas.make(old, new)
-        if not deltas.worth_it(packed, new):
+        packed = delta_maker.make(old, new)
+        if not delta_maker.worth_it(packed, new):
             return new
         expected[packed] = hashlib.sha256(new).hexdigest()
         return packed

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.worlds import TwoRooms
+from jepa_sim.worlds import TwoRooms
 
 RATE_HZ = 30.0
 

@@ -33,18 +33,18 @@ from peers.variants import perturbed
 from rich.progress import track
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_policy, run_episode
 from jepa_runtime.commands.arguments import count
+from jepa_runtime.control.synchronous_controller import ControlConfig
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
-from jepa_runtime.planning.control import ControlConfig
-from jepa_runtime.profiling.intervals import MIN_SAMPLES, drawn_means, interval
-from jepa_runtime.shares import wilson
-from jepa_runtime.sources.two_rooms import TwoRoomsSource
-from jepa_runtime.update.gate.sequential import GOOD, WORSE, PairedTest, Verdict
-from jepa_runtime.update.gate.shadow import Shadow
-from jepa_runtime.update.release import Budgets
-from jepa_runtime.world_model import WorldModel
-from jepa_runtime.worlds import TwoRooms
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota.gate.sequential_test import GOOD, WORSE, PairedTest, Verdict
+from jepa_runtime.ota.gate.shadow_test import ShadowTest
+from jepa_runtime.ota.release import Budgets
+from jepa_runtime.util.bootstrap import MIN_SAMPLES, drawn_means, interval
+from jepa_runtime.util.proportions import wilson
+from jepa_sim.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_policy, run_episode
+from jepa_sim.two_rooms_source import TwoRoomsSource
+from jepa_sim.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
 RETRAIN = ROOT / "out" / "two_rooms_seed1"
@@ -145,7 +145,7 @@ def trial(
         eyes, tests = Once(current), {kind.name: PairedTest(**plan) for kind in kinds}
         models = {kind.name: kind.open(number, stack) for kind in kinds}
         shadows = {
-            name: Shadow(eyes, Once(model, eyes if _same_encoder(model, current) else None), tests[name])
+            name: ShadowTest(eyes, Once(model, eyes if _same_encoder(model, current) else None), tests[name])
             for name, model in models.items()
         }
         source = TwoRoomsSource(seed=HELD_OUT_SEED + number, start_ns=0)

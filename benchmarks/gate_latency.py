@@ -33,12 +33,12 @@ from rich.progress import track
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import count
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.shares import wilson
-from jepa_runtime.update.gate.latency import compare, cost_of, is_within
-from jepa_runtime.update.gate.probe_child import time_frames
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota.gate.latency_budget import compare, cost_of, is_within
+from jepa_runtime.ota.gate.probe_process import time_frames
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util.proportions import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTORS, HOGS, HEADROOM, AT_REST = (1.0, 1.5, 2.0), (0, 1, 2), 1.25, 5

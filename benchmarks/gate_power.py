@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.shares import wilson
-from jepa_runtime.update.gate.sequential import GOOD, UNSHOWN, WORSE, PairedTest, Verdict
-from jepa_runtime.update.release import Budgets
-from jepa_runtime.workers import end_with_parent
+from jepa_runtime.ota.gate.sequential_test import GOOD, UNSHOWN, WORSE, PairedTest, Verdict
+from jepa_runtime.ota.release import Budgets
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util.proportions import wilson
+from jepa_runtime.util.workers import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 CURRENT, SD = 0.2, 0.1

@@ -51,12 +51,12 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle, Precision
 from jepa_runtime.commands.arguments import frame_size, positive
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.intervals import METHOD as INTERVALS
-from jepa_runtime.profiling.statistics import METHOD as PERCENTILES
-from jepa_runtime.profiling.statistics import format_ms
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.util.bootstrap import METHOD as INTERVALS
+from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util.statistics import METHOD as PERCENTILES
+from jepa_runtime.util.statistics import format_ms
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (

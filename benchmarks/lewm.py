@@ -52,17 +52,17 @@ from peers.products import multiply_adds
 from rich.console import Console
 from rich.table import Table
 
-from jepa_export.cost import parameters
+from jepa_export.evaluation.compute_cost import parameters
 from jepa_export.targets.openvino import Sample
+from jepa_runtime.control.presets import preset
+from jepa_runtime.control.synchronous_controller import ControlConfig, search_of
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.planning.control import ControlConfig, search_of
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.energies import mean_squared
-from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.planning.planner import Plan, Planner
-from jepa_runtime.planning.presets import preset
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util.statistics import METHOD, format_ms, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT, INT8, FP32, OTHER_SEED = "student int8", "ours int8", "ours fp32", "ours fp32, another seed"

@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 import rclpy
 from jepa_msgs.msg import LatentState
-from jepa_ros import qos
-from jepa_ros.profiling.processes import Child, node_command, prepare_environment
+from jepa_ros.common import qos
+from jepa_ros.profiler.processes import Child, node_command, prepare_environment
 from peers.bare_openvino import bare_infer
 from peers.figures import growth, known, reading
 from peers.limit import Limit, rows, show
@@ -51,18 +51,18 @@ from peers.students import vit_s
 from rclpy.time import Time
 from rich.console import Console
 
-from jepa_runtime import realtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.describe import describe, distribution, due_frames, lost_frames, responses
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.load import Load, Workload
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.profiling.load_generator import LoadGenerator, Workload
 from jepa_runtime.profiling.profile import Profile, Run, read_profile
-from jepa_runtime.realtime import RealtimeSettings
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.profiling.run_statistics import describe, distribution, due_frames, lost_frames, responses
+from jepa_runtime.serving import realtime
+from jepa_runtime.serving.realtime import RealtimeSettings
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.util.output_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (640, 480)
@@ -160,7 +160,7 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
         return WorldModel.open(setting.bundle, options=options, allow_untrained=True)
 
     workload = Workload.read("two_rooms", rate_hz=setting.rate_hz, size=SIZE)
-    with Load(open_model, workload, stopping=Event()) as load:
+    with LoadGenerator(open_model, workload, stopping=Event()) as load:
         realtime.settle()
         rate_hz = 0.7 * (describe(load.closed_loop(15.0)).achieved_hz or 0.0)
         ticks: list[float] = []

@@ -40,13 +40,13 @@ from rich.progress import track
 from rich.table import Table
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import create_backend
+from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import Bundle, Manifest, Precision
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import cpu, versions
-from jepa_runtime.profiling.statistics import summarize
-from jepa_runtime.sessions import graphs
+from jepa_runtime.model.compiled_graphs import graphs
+from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util.statistics import summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {"encode": "encoder", "predict": "predictor"}

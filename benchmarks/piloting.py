@@ -26,28 +26,28 @@ from typing import Any
 
 import covered
 import numpy as np
-from jepa_ros.planning.guarding import Guard
-from jepa_ros.planning.parameters import PARAMETERS
-from jepa_ros.planning.piloting import Driver, Pilot
-from jepa_ros.planning.seeking import Futures, State
+from jepa_ros.planner.parameters import PARAMETERS
 from numpy.typing import NDArray
 from rich.console import Console
 
 from jepa_runtime import Bundle, WorldModel
-from jepa_runtime.calibration import Calibration, Judged
-from jepa_runtime.closed_loop.episodes import SEEDS, Episode, Outcome, episode_seeds
-from jepa_runtime.closed_loop.run import Plan, Tick, closed_loop, progress
-from jepa_runtime.closed_loop.scores import Goals
+from jepa_runtime.calibration import Calibration, ErrorSample
 from jepa_runtime.commands.arguments import count, positive
+from jepa_runtime.control.controller import Controller, ControllerModel
+from jepa_runtime.control.receding_horizon import Futures, State
+from jepa_runtime.control.safety_monitor import SafetyMonitor
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.inference import Inference, Terms
-from jepa_runtime.outputs import write_json
-from jepa_runtime.planning.limits import ActionLimits
-from jepa_runtime.profiling.environment import environment
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.recording.run_recording import RunRecording
-from jepa_runtime.results import Candidates, Result
+from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
+from jepa_runtime.serving.types import Candidates, Result
 from jepa_runtime.sources.base import Frame, view_name
-from jepa_runtime.worlds import TwoRooms
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.util.output_files import write_json
+from jepa_sim.closed_loop.episodes import SEEDS, Episode, Outcome, episode_seeds
+from jepa_sim.closed_loop.run import Plan, Tick, closed_loop, progress
+from jepa_sim.closed_loop.scores import Goals
+from jepa_sim.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS: dict[str, Any] = {parameter.name: parameter.default for parameter in PARAMETERS}
@@ -70,18 +70,18 @@ class Nodes:
         self._period_ns = round(1e9 / rate_hz)
         self._now_ns = 10**12
         self._asked: Candidates | None = None
-        self.inference = Inference(model, Terms(candidates=lambda: self._asked))
+        self.inference = FrameProcessor(model, ProcessingConfig(candidates=lambda: self._asked))
         self.alarms: Counter[str] = Counter()
         self.calibration: Calibration | None = None
-        self.judged: list[Judged] = []
+        self.judged: list[ErrorSample] = []
         self._places = 0
-        self.guard = Guard(
+        self.guard = SafetyMonitor(
             surprise_window_s=chosen["surprise_window_s"],
             surprise_ratio=chosen["surprise_ratio"],
             frozen_after_s=chosen["frozen_after_s"],
             clock=lambda: self._now_ns / 1e9,
         )
-        driver = Driver.by_cem(
+        driver = ControllerModel.by_cem(
             chosen,
             ActionLimits.of(manifest),
             num_samples=model.num_samples,
@@ -91,7 +91,7 @@ class Nodes:
             per_step=False,
         )
         self.seeker = driver.seeker
-        self.pilot = Pilot(
+        self.pilot = Controller(
             self.guard, timeout_s=chosen["futures_timeout_s"], clock=lambda: self._now_ns / 1e9
         )
         self.pilot.exchange(driver)
@@ -219,9 +219,9 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
         "stops": dict(nodes.guard.counts),
         "alarms": {"surprise": 0, "change": 0} | nodes.alarms,
         "driven_s": round(sum(each.steps for each in driven) / arguments.rate, 1),
-        "false_alarm_every_s": Terms.false_alarm_every_s,
+        "false_alarm_every_s": ProcessingConfig.false_alarm_every_s,
         "stuck": nodes.seeker.stuck_count,
-        "probability": Terms.error_probability,
+        "probability": ProcessingConfig.error_probability,
         "coverage": covered.coverage(
             np.array([each.errors for each in nodes.judged]),
             np.array([each.stated for each in nodes.judged]),

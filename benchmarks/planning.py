@@ -1,4 +1,4 @@
-"""What a search alone takes: ask and tell of each preset in jepa_runtime.planning.presets, without a model.
+"""What a search alone takes: ask and tell of each preset in jepa_runtime.control.presets, without a model.
 
 That is what the planner itself adds to an iteration. Costs are drawn beforehand. What whole plans take with a
 predictor of LeWM's size: benchmarks/lewm.py."""
@@ -16,12 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepa_runtime.outputs import write_json
-from jepa_runtime.planning.control import search_of
-from jepa_runtime.planning.limits import ActionLimits
-from jepa_runtime.planning.presets import PRESETS, preset
-from jepa_runtime.profiling.environment import cpu, versions
-from jepa_runtime.profiling.statistics import METHOD, summarize
+from jepa_runtime.control.presets import PRESETS, preset
+from jepa_runtime.control.synchronous_controller import search_of
+from jepa_runtime.planning.action_limits import ActionLimits
+from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util.statistics import METHOD, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 # Numbers in an action of each preset's own robot.

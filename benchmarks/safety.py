@@ -27,21 +27,21 @@ from typing import Any
 
 import numpy as np
 from faults import FAULTS, RATE_HZ, Fault, Sent
-from jepa_ros.planning.seeking import State
 from numpy.typing import NDArray
 from piloting import DEFAULTS, Nodes
 from rich.console import Console
 from rich.table import Table
 
 from jepa_runtime import Bundle, WorldModel
-from jepa_runtime.closed_loop.episodes import Episode, episode_seeds
-from jepa_runtime.closed_loop.scores import Goals
 from jepa_runtime.commands.arguments import count, positive
+from jepa_runtime.control.receding_horizon import State
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.workers import end_with_parent
-from jepa_runtime.worlds import TwoRooms
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util.workers import end_with_parent
+from jepa_sim.closed_loop.episodes import Episode, episode_seeds
+from jepa_sim.closed_loop.scores import Goals
+from jepa_sim.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

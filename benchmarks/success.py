@@ -3,7 +3,7 @@ INT8, going straight, acting at random, and the same networks under a CEM in pla
 ``--precision bf16`` also in bf16, as jepa-export add-variant makes it; on a processor without bf16 OpenVINO
 emulates it, which takes many times as long.
 
-All have the same held-out episodes, in turns, on one thread each (jepa_runtime.closed_loop). An episode
+All have the same held-out episodes, in turns, on one thread each (jepa_sim.closed_loop). An episode
 counts if the model's energy says "reached" and the robot truly is there. Exit status 1 if a precision
 reaches fewer goals than --goal, INT8 or bf16 is more than one point below fp32, or one plan in twenty takes
 longer than --plan-ms (emulated bf16 excepted)."""
@@ -23,12 +23,12 @@ from peers import bf16
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.closed_loop.episodes import SEEDS, Driver
-from jepa_runtime.closed_loop.run import Plan, closed_loop, progress
 from jepa_runtime.commands.arguments import count
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.worlds import TwoRooms
+from jepa_runtime.util.output_files import write_json
+from jepa_sim.closed_loop.episodes import SEEDS, Driver
+from jepa_sim.closed_loop.run import Plan, closed_loop, progress
+from jepa_sim.worlds import TwoRooms
 
 ROOT = Path(__file__).resolve().parent.parent
 # Of goals, against fp32.

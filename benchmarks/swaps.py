@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 import rclpy
 from jepa_msgs.srv import SwapModel
-from jepa_ros.profiling.ledger import Ledger
-from jepa_ros.profiling.listener import Listener
-from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
-from jepa_ros.spin import create_executor
+from jepa_ros.common.spin import create_executor
+from jepa_ros.profiler.frame_ledger import FrameLedger
+from jepa_ros.profiler.listener import Listener
+from jepa_ros.profiler.processes import Child, camera_command, node_command, prepare_environment
 from peers.figures import growth, reading
 from peers.limit import Limit, show
 from peers.variants import full_precision
@@ -45,12 +45,13 @@ from std_srvs.srv import Trigger
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.describe import distribution, lost_frames, responses
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.intervals import drawn_quantiles, interval
-from jepa_runtime.profiling.machine import Monitor
-from jepa_runtime.profiling.profile import Reading, Run
+from jepa_runtime.profiling.profile import Run
+from jepa_runtime.profiling.run_statistics import distribution, lost_frames, responses
+from jepa_runtime.telemetry import Monitor
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.telemetry.measurements import Reading
+from jepa_runtime.util.bootstrap import drawn_quantiles, interval
+from jepa_runtime.util.output_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE, TOPIC = "/world_model", "camera/image_raw"
@@ -153,7 +154,7 @@ class Stream:
             ProfileError: an exchange was refused, or something ended.
         """
         start_ns = time.monotonic_ns() + round(1e9 / self._rate_hz) + _LEAD_NS
-        ledger = self._listener.ledger = Ledger(
+        ledger = self._listener.ledger = FrameLedger(
             start_ns=start_ns, rate_hz=self._rate_hz, offset_ns=self._offset_ns, frames=self._most
         )
         exchanges = Exchanges(self._listener, bundles, pause_s)
@@ -177,7 +178,7 @@ class Stream:
         spans = [((begin - start_ns) / 1e9, (end - start_ns) / 1e9) for begin, end in exchanges.spans_ns]
         return Measured(ledger.run(1e3 / self._rate_hz), monitor.readings(), spans)
 
-    def _note_sent(self, ledger: Ledger) -> None:
+    def _note_sent(self, ledger: FrameLedger) -> None:
         for index, moment_ns in self._camera.said():
             ledger.add_sent(index, moment_ns)
 

@@ -34,13 +34,13 @@ from jepa_export.release.roles import Policy, init
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import write_json
-from jepa_runtime.profiling.environment import versions
-from jepa_runtime.update.http_source import HttpSource
-from jepa_runtime.update.metadata import Floors
-from jepa_runtime.update.release import MAX_POINTER_BYTES, parse_release, pointer_path
-from jepa_runtime.update.sources import Limits
-from jepa_runtime.update.trust import Trust
+from jepa_runtime.ota.release import MAX_POINTER_BYTES, parse_release, pointer_path
+from jepa_runtime.ota.transport.http_source import HttpSource
+from jepa_runtime.ota.transport.repository_sources import Limits
+from jepa_runtime.ota.trust.metadata import Floors
+from jepa_runtime.ota.trust.repository_trust import RepositoryTrust
+from jepa_runtime.telemetry.environment import versions
+from jepa_runtime.util.output_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (20.0, 40.0, 60.0, 80.0, 100.0)
@@ -90,7 +90,7 @@ class Robot:
     def look(self, *, installs: bool) -> int:
         """Look for an update; returns the bytes that the server sent."""
         url, before = f"http://127.0.0.1:{self.server.server_port}", self.server.sent
-        trust = Trust(
+        trust = RepositoryTrust(
             self._home,
             root=self._root,
             metadata=HttpSource(f"{url}/metadata", Limits()),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import get_package_prefix
-from jepa_ros.profiling.processes import another_domain
+from jepa_ros.profiler.processes import another_domain
 
 STOP_TIMEOUT_S = 10.0
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from processes import DemoError
 
-from jepa_runtime.outputs import write
-from jepa_runtime.profiling import environment
-from jepa_runtime.profiling.report import Report, render
-from jepa_runtime.profiling.statistics import format_ms, summarize
+from jepa_runtime.reports.latency_page import Report, render
+from jepa_runtime.telemetry import environment
+from jepa_runtime.util.output_files import write
+from jepa_runtime.util.statistics import format_ms, summarize
 
 _STAGES = {
     "e2e": "from the image's stamp to its futures in the planner, another process",

@@ -27,8 +27,8 @@ import results
 import update_page
 from jepa_msgs.action import UpdateModel
 from jepa_msgs.msg import ModelInfo, UpdateEvent
-from jepa_ros import qos
-from jepa_ros.conversions import from_time
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import from_time
 from processes import DemoError, Processes, node_command, own_graph, report
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor

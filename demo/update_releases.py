@@ -20,10 +20,10 @@ from jepa_export.release.publish import Terms, publish
 from jepa_export.release.repository import Repository
 from jepa_export.release.roles import Policy, init
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.planning.fan import fan
-from jepa_runtime.update.config import Config
-from jepa_runtime.update.provision import provision
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota.config import Config
+from jepa_runtime.ota.provisioning import provision
+from jepa_runtime.planning.default_candidates import fan
 
 ROOT = Path(__file__).resolve().parent.parent
 # No package, but what a worse model is belongs to the benchmark of the gate.

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import rclpy
 from jepa_msgs.srv import EvaluateActions
-from jepa_ros.conversions import fill
+from jepa_ros.common.conversions import fill
 
 from jepa_runtime.recording.messages import array_of, tensor
 

@@ -16,10 +16,10 @@ CPU=neoverse-n1
 # qemu makes up what the first two look at: no page is resident in its /proc/self/smaps, no fault counted in its
 # /proc/self/stat. The third gives 200 inferences a minute, start included, and qemu takes longer; the fourth plays 30 images a second.
 NOT_UNDER_QEMU=(
-  test_realtime.py::test_files_that_were_read_once_leave_memory_and_can_be_read_again
-  test_machine.py::test_memory_faults_and_descriptors_of_the_own_process_are_told
-  test_importers.py::test_a_file_that_benchmark_app_really_wrote
-  test_black_box_run.py::test_what_a_run_keeps_of_a_surprise_surprises_again
+  serving/test_realtime.py::test_files_that_were_read_once_leave_memory_and_can_be_read_again
+  telemetry/test_monitor.py::test_memory_faults_and_descriptors_of_the_own_process_are_told
+  profiling/test_importers.py::test_a_file_that_benchmark_app_really_wrote
+  recording/test_black_box_run.py::test_what_a_run_keeps_of_a_surprise_surprises_again
 )
 
 fail() {
@@ -75,7 +75,7 @@ install_runtime() {
   mkdir "$SYSTEM/src"
   git -C "$ROOT" ls-files -z | tar -C "$ROOT" --null -T - -c | tar -C "$SYSTEM/src" -x --no-same-owner
   [ -x "$SYSTEM/opt/jepa/bin/python" ] || inside 0 /usr/bin/python3 -m venv /opt/jepa
-  inside 0 pip install -q ".[onnxruntime]" pytest pytest-timeout hypothesis onnx perfetto psutil mcap-ros2-support
+  inside 0 pip install -q ".[onnxruntime]" ./sim pytest pytest-timeout hypothesis onnx perfetto psutil mcap-ros2-support
 }
 
 [ -n "${ARM64_INSIDE:-}" ] || enter_namespace "$@"

@@ -131,7 +131,7 @@ adopt_venv() {
 install_packages() {
   local all key
   all=$(printf '%s\n' ${EXTRAS//,/ } $(cat "$STAMPS/extras" 2>/dev/null || true) | sort -u | paste -sd, -)
-  key=$(cat "$ROOT/pyproject.toml" "$ROOT"/requirements/*.txt "$ROOT"/scripts/{setup_steps.sh,ros_wheels.py} - \
+  key=$(cat "$ROOT/pyproject.toml" "$ROOT/sim/pyproject.toml" "$ROOT"/requirements/*.txt "$ROOT"/scripts/{setup_steps.sh,ros_wheels.py} - \
     <<<"$all $DISTRO $ROS_SOURCED $PACKAGES" | hash_of)
   if [ -f "$STAMPS/packages-$key" ]; then return; fi
   rm -f "$STAMPS"/packages-*
@@ -156,7 +156,7 @@ install_locked() {
   step "installing the packages locked in requirements/: ${1:-base}" pip install --no-deps --require-hashes "${options[@]}"
   if [[ ",$1," == *,export,* ]]; then install_torch; fi
   if [[ ",$1," == *,ros,* && $DISTRO != jazzy ]]; then install_ros_wheels; fi
-  step "installing jepa-edge" pip install --no-deps --no-build-isolation -e "$ROOT"
+  step "installing jepa-edge" pip install --no-deps --no-build-isolation -e "$ROOT" -e "$ROOT/sim"
 }
 
 # A build for the CPU where pip finds one, else PyPI's, which needs CUDA's libraries to be imported at all.
@@ -189,7 +189,7 @@ install_resolved() {
       ;;
   esac
   step "installing jepa-edge${extras:+ with $extras}, in the ranges of pyproject.toml (${options[*]})" \
-    pip install -e "$ROOT${extras:+[$extras]}" "${options[@]}"
+    pip install -e "$ROOT${extras:+[$extras]}" -e "$ROOT/sim" "${options[@]}"
   # Wheels would shadow a ROS that is sourced.
   if [[ ",$1," == *,ros,* && -z $ROS_SOURCED ]]; then install_ros_wheels; fi
 }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from jepa_runtime.backends import signal_stack
+from jepa_runtime.backends.openvino import signal_stack
 from jepa_runtime.bundle import Bundle, seal
 
 ROOT = Path(__file__).resolve().parent.parent

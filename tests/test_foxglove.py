@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rosbags.interfaces import Nodetype
 
-from jepa_runtime.definitions import typestore
+from jepa_runtime.ros_messages.definitions import typestore
 
 FILE = Path(__file__).resolve().parent.parent / "ros2_ws/src/jepa_bringup/foxglove/jepa.json"
 TYPES = {

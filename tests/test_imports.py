@@ -26,7 +26,7 @@ def test_the_runtime_starts_where_torch_and_ros_cannot_be_imported() -> None:
         "import sys\n"
         "for name in ('torch', 'rclpy', 'jepa_export', 'onnx', 'onnxruntime', 'matplotlib', 'scipy'):\n"
         "    sys.modules[name] = None\n"
-        "import jepa_runtime.cli, jepa_runtime.definitions, jepa_runtime.planning.cem\n"
+        "import jepa_runtime.cli, jepa_runtime.ros_messages.definitions, jepa_runtime.planning.cem\n"
         "from jepa_runtime.backends import create_backend\n"
         "create_backend('openvino:CPU')\n"
     )
@@ -37,8 +37,8 @@ def test_the_runtime_starts_where_torch_and_ros_cannot_be_imported() -> None:
 @pytest.mark.parametrize(
     ("module", "needs"),
     [
-        ("jepa_runtime.backends.openvino", "openvino"),
-        ("jepa_runtime.backends.onnxruntime", "onnxruntime"),
+        ("jepa_runtime.backends.openvino.backend", "openvino"),
+        ("jepa_runtime.backends.onnxruntime.backend", "onnxruntime"),
         ("jepa_export.targets.openvino", "nncf"),
         ("jepa_export.targets.tensorrt", "onnxruntime"),
     ],

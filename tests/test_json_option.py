@@ -12,9 +12,9 @@ import pytest
 from jepa_export import cli as export
 from jepa_runtime import cli as runtime
 from jepa_runtime.bundle import Bundle
-from tests.update.robots import Site
+from tests.ota.robots import Site
 
-PLANE = "tests.runtime.closed_loop.planes:MappedPlane"
+PLANE = "tests.sim.closed_loop.planes:MappedPlane"
 MAINS = {"jepa-runtime": runtime.main, "jepa-export": export.main}
 # Of each command, a short run. {bag} is a recording, {profile} a profile, {root} an empty folder.
 RUNS = {

@@ -11,7 +11,7 @@ import pytest
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.bundle import Target
 from jepa_runtime.cli import main
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.model.parity import golden_parity
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "two_rooms"
 GOAL = 0.90
@@ -75,7 +75,7 @@ def test_few_candidates_do_not_crash_the_engine() -> None:
 
 def test_standing_still_changes_nothing_and_moving_does() -> None:
     rng = np.random.default_rng(0)
-    from jepa_runtime.worlds import TwoRooms
+    from jepa_sim.worlds import TwoRooms
 
     with WorldModel.open(SHIPPED) as model:
         latent = model.encode(TwoRooms(seed=1).render())

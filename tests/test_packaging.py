@@ -16,7 +16,7 @@ import pytest
 
 import jepa_runtime
 from jepa_runtime.bundle import manifest_schema
-from jepa_runtime.configs.shipped import DEVICES, shipped
+from jepa_runtime.system_files.shipped import DEVICES, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "ros2_ws" / "src" / "jepa_msgs" / "msg"
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         shutil.copy(ROOT / name, source)
     (source / "README.md").write_text("# jepa-edge\n")
     earlier = source / "build" / "lib" / "jepa_runtime"
-    for gone in (earlier / "firmware_configs/jetson/etc/gone.conf", earlier / "gone.py"):
+    for gone in (earlier / "system_files/firmware_configs/jetson/etc/gone.conf", earlier / "gone.py"):
         gone.parent.mkdir(parents=True, exist_ok=True)
         gone.touch()
     program = f"from setuptools.build_meta import build_wheel; print(build_wheel({str(built)!r}))"
@@ -61,7 +61,7 @@ def test_the_published_schema_is_that_of_the_models() -> None:
 def test_the_message_definitions_are_found_as_those_that_ros_builds() -> None:
     found = {
         file.name: file.read_text()
-        for file in files("jepa_runtime.msg").iterdir()
+        for file in files("jepa_runtime.ros_messages.msg").iterdir()
         if file.name[-4:] == ".msg"
     }
     assert found == {file.name: file.read_text() for file in MESSAGES.glob("*.msg")}
@@ -111,9 +111,11 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> N
         for root in ("runtime", "export")
         for path in (ROOT / root).rglob("*.py")
     }
-    expected |= {f"jepa_runtime/msg/{file.name}" for file in MESSAGES.glob("*.msg")}
-    expected |= {"jepa_runtime/backends/kernels/preprocess.cu"}
-    expected |= {f"jepa_runtime/firmware_configs/{file.device}/{file.path}" for file in shipped(DEVICES)}
+    expected |= {f"jepa_runtime/ros_messages/msg/{file.name}" for file in MESSAGES.glob("*.msg")}
+    expected |= {"jepa_runtime/backends/tensorrt/kernels/preprocess.cu"}
+    expected |= {
+        f"jepa_runtime/system_files/firmware_configs/{file.device}/{file.path}" for file in shipped(DEVICES)
+    }
     expected |= {"jepa_runtime/py.typed", "jepa_runtime/schema/manifest-1.schema.json"}
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("jepa_ros.planning", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.planner", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.world_model import WorldModel
-from jepa_runtime.worlds import TwoRooms
+from jepa_runtime.model.world_model import WorldModel
+from jepa_sim.worlds import TwoRooms
 from tests.scripts import load
 
 safety = load("safety")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.closed_loop.episodes import episode_seeds, run_episode
+from jepa_runtime.control.synchronous_controller import ControlConfig
 from jepa_runtime.errors import BundleError
-from jepa_runtime.planning.control import ControlConfig
-from jepa_runtime.worlds import TwoRooms
+from jepa_sim.closed_loop.episodes import episode_seeds, run_episode
+from jepa_sim.worlds import TwoRooms
 from tests.scripts import load
 
 success = load("success")
@@ -53,7 +53,7 @@ def test_a_bundle_without_bf16_is_driven_in_it(
     two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra export)")
-    monkeypatch.setattr("jepa_runtime.worlds.two_rooms.MAX_STEPS", 2)
+    monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 2)
     out = tmp_path / "success.json"
     asked = [
         "--bundle",
@@ -119,7 +119,7 @@ def test_a_small_run_compares_all_in_one_report(
     peer: ModuleType, two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("jepa_runtime.worlds.two_rooms.MAX_STEPS", 5)
+    monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 5)
     out = tmp_path / "new" / "success.json"
     asked = ["--bundle", str(two_rooms_bundle), "--episodes", "1", "--seed", "0", "--json", str(out)]
     assert success.main([*asked, "--goal", "0", "--plan-ms", "1e6"]) == 0

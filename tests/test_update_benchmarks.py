@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_runtime.profiling.profile import Reading, Run
+from jepa_runtime.profiling.profile import Run
+from jepa_runtime.telemetry.measurements import Reading
 from tests.scripts import load, skip_without_ros
 
 gate, gate_latency, gate_power = load("gate"), load("gate_latency"), load("gate_power")

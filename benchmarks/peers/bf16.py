@@ -10,10 +10,10 @@ from typing import Any
 
 import openvino
 
-from jepa_runtime.backends.openvino import OpenVINOBackend
+from jepa_runtime.backends.openvino.backend import OpenVINOBackend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.model.parity import golden_parity
 
 ENGINE = "openvino:CPU"
 
@@ -44,7 +44,7 @@ def with_bf16(bundle: Bundle, folder: Path) -> Bundle:
             emulate bf16 on this processor.
     """
     try:
-        from jepa_export.add_variants import add_variants
+        from jepa_export.bundling.add_variants import add_variants
         from jepa_export.errors import JepaExportError
     except ImportError as error:
         raise JepaRuntimeError("bf16 variants need torch: pip install 'jepa-edge[export]'") from error

@@ -10,7 +10,7 @@ from serving import WARM_UP, Task, serve
 
 from jepa_runtime import WorldModel
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.profiling.environment import peak_rss_mb
+from jepa_runtime.telemetry.environment import peak_rss_mb
 
 
 class _Encoder:

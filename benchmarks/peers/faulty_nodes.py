@@ -16,10 +16,10 @@ import rclpy
 from faults import Fault, Others
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import PlannerStatus
-from jepa_ros import qos
-from jepa_ros.conversions import to_image
-from jepa_ros.profiling.processes import Child, node_command, prepare_environment
-from jepa_ros.spin import create_executor
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import to_image
+from jepa_ros.common.spin import create_executor
+from jepa_ros.profiler.processes import Child, node_command, prepare_environment
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 

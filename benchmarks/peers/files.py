@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jepa_runtime.profiling.environment import cpu
+from jepa_runtime.telemetry.environment import cpu
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 _SAYS_NOTHING = re.compile(r"\((?:r|tm)\)|\b(?:processor|cpu)\b", re.IGNORECASE)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from serving import InTurn, Task, serve
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import create_backend
-from jepa_runtime.sessions import graphs
+from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.model.compiled_graphs import graphs
 
 
 class _Graphs:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from jepa_ros.profiling.ledger import Ledger
-from jepa_ros.profiling.processes import Child, camera_command
+from jepa_ros.profiler.frame_ledger import FrameLedger
+from jepa_ros.profiler.processes import Child, camera_command
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -25,9 +25,9 @@ from std_msgs.msg import Float32MultiArray
 from jepa_runtime import Bundle
 from jepa_runtime.commands.arguments import frame_size
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.machine import Monitor
 from jepa_runtime.profiling.profile import Profile, Subject, write_profile
+from jepa_runtime.telemetry import Monitor
+from jepa_runtime.telemetry.environment import environment
 
 _TOPIC = "camera/image_raw"
 _PATIENCE_S = 120.0
@@ -42,7 +42,7 @@ class _Listener(Node):
 
     def __init__(self, values: int) -> None:
         super().__init__("listener")
-        self.ledger: Ledger | None = None
+        self.ledger: FrameLedger | None = None
         self.answered_ns = 0
         self._values = values
         self.create_subscription(Float32MultiArray, "futures", self._on_futures, QoSProfile(depth=100))
@@ -92,7 +92,7 @@ class _Graph:
         self._spin(lambda: time.monotonic() > warm_s)
         rate_hz = self._options.rate
         start_ns = time.monotonic_ns() + round(1e9 / rate_hz) + _LEAD_NS
-        ledger = self._listener.ledger = Ledger(
+        ledger = self._listener.ledger = FrameLedger(
             start_ns=start_ns, rate_hz=rate_hz, offset_ns=self._offset_ns, frames=self._frames
         )
         gc.freeze()
@@ -109,7 +109,7 @@ class _Graph:
             readings=monitor.readings(),
         )
 
-    def _over(self, ledger: Ledger) -> bool:
+    def _over(self, ledger: FrameLedger) -> bool:
         for index, moment_ns in self._camera.said():
             ledger.add_sent(index, moment_ns)
         if ledger.sent < self._frames:

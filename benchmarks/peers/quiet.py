@@ -23,8 +23,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from jepa_runtime import realtime
 from jepa_runtime.errors import ProfileError
+from jepa_runtime.serving import realtime
 
 _PRIORITY, _PERIOD_S = 50, 0.002
 # Usual are 0.03 ms.

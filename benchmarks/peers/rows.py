@@ -18,12 +18,13 @@ from peers.benchmark_app import OPTIONS, Told, benchmark_app
 from peers.bf16 import has_bf16
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import create_backend
+from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.profiling.describe import Quantile, distribution, responses
-from jepa_runtime.profiling.profile import Reading, read_profile
-from jepa_runtime.profiling.statistics import carried
-from jepa_runtime.sessions import graphs
+from jepa_runtime.model.compiled_graphs import graphs
+from jepa_runtime.profiling.profile import read_profile
+from jepa_runtime.profiling.run_statistics import Quantile, distribution, responses
+from jepa_runtime.telemetry.measurements import Reading
+from jepa_runtime.util.statistics import carried
 
 HERE = Path(__file__).resolve().parent
 ENGINE = "openvino:CPU"
@@ -293,7 +294,7 @@ class GraphRow(Row):
         if probe.returncode:
             said = probe.stderr.strip().splitlines()[-1:]
             raise AbsentRowError(f"ROS 2 and the workspace are not on the paths (. scripts/env.sh): {said}")
-        from jepa_ros.profiling.processes import another_domain
+        from jepa_ros.profiler.processes import another_domain
 
         # A graph of its own, on this machine only.
         self._environment["ROS_DOMAIN_ID"] = another_domain()

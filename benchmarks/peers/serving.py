@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from jepa_runtime import Bundle
 from jepa_runtime.bundle import Tolerance
 from jepa_runtime.commands.arguments import frame_size
-from jepa_runtime.imaging import fit
-from jepa_runtime.planning.fan import fan
-from jepa_runtime.profiling.environment import peak_rss_mb
+from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.telemetry.environment import peak_rss_mb
 
 # Frames before the counted ones of a round: caches and clocks were others' until then.
 WARM_UP = 10

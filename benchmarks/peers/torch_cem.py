@@ -12,20 +12,20 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from jepa_export.students.two_rooms import ROBOT, SCENE, Encoder, Energy, Predictor
+from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Encoder, Energy, Predictor
 from jepa_runtime.bundle import Bundle, Manifest
-from jepa_runtime.closed_loop.episodes import Policy
+from jepa_runtime.control.synchronous_controller import ControlConfig
 from jepa_runtime.errors import BundleError
 from jepa_runtime.planning.cem import CEMConfig
-from jepa_runtime.planning.control import ControlConfig
-from jepa_runtime.worlds.base import Image, World
+from jepa_sim.closed_loop.episodes import Policy
+from jepa_sim.worlds.interface import Image, World
 
 # Of the bundle's golden outputs, which other kernels computed.
 _TOLERANCE = 1e-3
 
 
 class TorchCEM:
-    """A driver for :func:`jepa_runtime.closed_loop.episodes.run_episode`.
+    """A driver for :func:`jepa_sim.closed_loop.episodes.run_episode`.
 
     Args:
         bundle: of Two Rooms, with an fp32 form.

@@ -52,7 +52,7 @@ def updates() -> str:
             f" (ENOSPC, EIO) at {crashes['points']} system calls ({crashes['on']}), cut off from power on"
             f" ext4 at {power['points']} ({power['on']});",
             f"what a robot reads, fuzzed {fuzzing['executions']} times ({fuzzing['on']}):"
-            f" {found} findings left (`tests/update/campaigns`, `tests/update/fuzz`).",
+            f" {found} findings left (`tests/ota/campaigns`, `tests/ota/fuzz`).",
         ]
     )
 

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jepa_export.commands import add_variant, atlas, distill, evaluate, numbers, release, train_predictor
-from jepa_export.commands.forms import add_forms, targets_of
+from jepa_export.commands import add_variant, atlas, distill, evaluate, number_types, release, train_predictor
+from jepa_export.commands.variant_options import add_forms, targets_of
 from jepa_export.errors import JepaExportError
-from jepa_runtime.commands.ending import status_of
+from jepa_runtime.commands.exit_status import status_of
 from jepa_runtime.commands.signals import interrupted_by_signals
-from jepa_runtime.commands.streams import make_streams_robust
+from jepa_runtime.commands.standard_streams import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
 
 _NEEDED = ("torch", "onnx", "nncf", "scipy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status, see :func:`~jepa_runtime.commands.ending.status_of`."""
+    """Run a command; returns the exit status, see :func:`~jepa_runtime.commands.exit_status.status_of`."""
     make_streams_robust()
     arguments = _parser().parse_args(argv)
     missing = [name for name in arguments.needs if importlib.util.find_spec(name) is None]
@@ -48,11 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, losses and the bundle"
     )
-    train.add_argument("--seed", type=numbers.seed, default=0)
+    train.add_argument("--seed", type=number_types.seed, default=0)
     train.add_argument("--layout", choices=["fixed", "random"], help="of two_rooms (default: random)")
     train.add_argument(
         "--episodes",
-        type=numbers.count,
+        type=number_types.count,
         default=100,
         help="evaluation episodes for each of three seeds; 0: none",
     )
@@ -91,7 +91,7 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "--horizon", type=int, help="steps of a future (default: 8; of a teacher 4, of LeWM 5)"
     )
-    build.add_argument("--seed", type=numbers.seed, default=0, help="of random weights (%(default)s)")
+    build.add_argument("--seed", type=number_types.seed, default=0, help="of random weights (%(default)s)")
     build.add_argument(
         "--calibration",
         default="two_rooms",
@@ -121,11 +121,11 @@ def _add_build(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from jepa_export.commands.train import train_course
-    from jepa_export.data.course import Course
-    from jepa_export.data.reacher import ReacherCourse
-    from jepa_export.data.two_rooms import TwoRoomsCourse
+    from jepa_export.data.reacher_recordings import ReacherCourse
+    from jepa_export.data.training_world import TrainingWorld
+    from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
 
-    course: Course
+    course: TrainingWorld
     if arguments.world == "reacher":
         if arguments.layout or arguments.distil:
             raise JepaExportError("--layout and --distil are for two_rooms: leave them out")
@@ -145,10 +145,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from jepa_export.bundling.variants import DEFAULT_TARGETS
     from jepa_export.commands.build import Request, build
     from jepa_export.commands.build_teacher import build_teacher
     from jepa_export.commands.teacher_request import TeacherRequest
-    from jepa_export.variants import DEFAULT_TARGETS
 
     given = {
         "out": arguments.out,

@@ -17,7 +17,7 @@ from jepa_runtime.errors import (
     RecordingError,
     SourceError,
 )
-from jepa_runtime.world_model import Futures, WorldModel
+from jepa_runtime.model.world_model import Futures, WorldModel
 
 __version__ = "0.1.0"
 

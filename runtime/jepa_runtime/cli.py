@@ -24,8 +24,8 @@ from jepa_runtime.commands import (
     view,
     whatif,
 )
-from jepa_runtime.commands.ending import status_of
-from jepa_runtime.commands.streams import make_streams_robust
+from jepa_runtime.commands.exit_status import status_of
+from jepa_runtime.commands.standard_streams import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
 
 _COMMANDS = (
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; those of the process if left out.
 
     Returns:
-        The exit status, see :func:`~jepa_runtime.commands.ending.status_of`.
+        The exit status, see :func:`~jepa_runtime.commands.exit_status.status_of`.
     """
     make_streams_robust()
     args = _parser().parse_args(argv)

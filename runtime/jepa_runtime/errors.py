@@ -10,12 +10,29 @@ def printable(text: str) -> str:
     )
 
 
-class JepaRuntimeError(Exception):
-    """Root of all errors of this package. The message says what was wrong, where, and what to do. It may
-    quote names from files and networks that nobody vouches for, and be shown in a terminal."""
+class CodedError(Exception):
+    """An error with a stable code, such as ``bundle.hash_mismatch``.
+
+    The message states what failed, on which object, why, and what to do. It may quote untrusted names from
+    files and networks: ``str()`` escapes what could control a terminal.
+
+    Attributes:
+        code: The area and the reason, separated by a dot. The class holds the default.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str = "", *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+class JepaRuntimeError(CodedError):
+    """Base class of all errors that this package raises deliberately."""
 
 
 class BundleError(JepaRuntimeError):
@@ -62,7 +79,7 @@ class TrustError(UpdateError):
     """What a repository says is not signed as it must be, is older than what was seen, or has expired."""
 
 
-class UnlistedError(TrustError):
+class UnlistedTargetError(TrustError):
     """No role that is trusted for a file lists it."""
 
 
@@ -70,7 +87,7 @@ class FetchError(UpdateError):
     """A file could not be fetched now; another attempt may succeed."""
 
 
-class SpentError(FetchError):
+class TransferLimitError(FetchError):
     """What an update may take is used up; the next one goes on from there."""
 
 
@@ -78,7 +95,7 @@ class StorageError(UpdateError):
     """A disk is full, fails, or does not hold what was written to it."""
 
 
-class UndecidedError(UpdateError):
+class InconclusiveError(UpdateError):
     """A candidate was compared, and might have been accepted, but neither that nor the contrary was found."""
 
 
@@ -86,11 +103,11 @@ class MachineBusyError(UpdateError):
     """This machine is too busy to tell whether a candidate meets its latency budget."""
 
 
-class RefusedError(UpdateError):
+class ReleaseRejectedError(UpdateError):
     """A release is not for this robot, or did not pass its gate."""
 
 
-class ConfigsError(JepaRuntimeError):
+class SystemFilesError(JepaRuntimeError):
     """System files cannot be installed or taken back; the message says what stands now."""
 
 
@@ -98,5 +115,5 @@ class DoctorError(JepaRuntimeError):
     """The doctor could not run: a root, a recording or a file to be written is not usable."""
 
 
-class UnknownError(DoctorError):
+class UndeterminedError(DoctorError):
     """What a check asks cannot be told on this machine; the message says why. It becomes a finding."""

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from jepa_export.training.two_rooms import Recipe, TrainedModel
+    from jepa_export.training.two_rooms_recipe import Recipe, TrainedModel
 
 # Set before torch is imported: tests share the machine with whatever else runs on it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 NEEDED = ("torch", "onnx", "nncf", "scipy", "safetensors", "av", "pyarrow", "lightning_fabric")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 NEED_NOTHING = {
-    "test_atlas.py",
+    "test_add_atlas.py",
     "test_cli.py",
-    "test_release.py",
+    "test_publish.py",
     "test_release_command.py",
     "test_release_signing.py",
 }
@@ -71,20 +71,20 @@ def tiny_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> t
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: tuple[Path, TrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as a bundle, quantized for real; copy it before changing anything."""
-    from jepa_export.pack import pack
+    from jepa_export.bundling.two_rooms_bundle import pack as two_rooms_bundle
 
     folder = tmp_path_factory.mktemp("packed") / "bundle"
-    pack(tiny_run[1], folder, model_id="tiny", version="0.0.1", command="a test")
+    two_rooms_bundle(tiny_run[1], folder, model_id="tiny", version="0.0.1", command="a test")
     return folder
 
 
 @pytest.fixture
 def copied(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is packed takes its graphs from ``tiny_bundle`` instead of making them anew."""
-    from jepa_export import pack
+    from jepa_export.bundling import two_rooms_bundle
 
     def copy(_model: object, _frames: object, folder: Path, **_: object) -> None:
         for role in ("encoder", "predictor", "energy"):
             shutil.copytree(tiny_bundle / role, folder / role)
 
-    monkeypatch.setattr(pack, "_write_graphs", copy)
+    monkeypatch.setattr(two_rooms_bundle, "_write_graphs", copy)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from jepa_export.data.two_rooms import TwoRoomsCourse
-from jepa_export.training import stage, two_rooms
-from jepa_export.training.two_rooms import Recipe, TrainedModel
+from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
+from jepa_export.training import stage, two_rooms_recipe
+from jepa_export.training.two_rooms_recipe import Recipe, TrainedModel
 
 RECIPE = Recipe(representation_steps=4, layouts=4, dynamics_steps=6, grounding_steps=4, held_out_layouts=4)
 EVERY = 2
@@ -27,8 +27,8 @@ def train_tiny(folder: Path, *, seed: int = 0) -> TrainedModel:
     def run_stage(which: stage.Stage, where: Path, **_: Any) -> None:
         stage.run_stage(which, where, every=EVERY)
 
-    with mock.patch.object(two_rooms, "run_stage", run_stage):
-        return two_rooms.train(folder, seed=seed, course=TwoRoomsCourse("random"), recipe=RECIPE)
+    with mock.patch.object(two_rooms_recipe, "run_stage", run_stage):
+        return two_rooms_recipe.train(folder, seed=seed, course=TwoRoomsCourse("random"), recipe=RECIPE)
 
 
 def die_at(stage_name: str, at_step: int) -> None:

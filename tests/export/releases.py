@@ -19,11 +19,11 @@ from jepa_export.release.keys import KeyRing
 from jepa_export.release.repository import Repository, utc_now
 from jepa_export.release.roles import Policy, init
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle, parse_manifest, seal
-from jepa_runtime.update import durable
-from jepa_runtime.update.metadata import Floors
-from jepa_runtime.update.release import Release, parse_release, pointer_path
-from jepa_runtime.update.sources import FolderSource, Limits
-from jepa_runtime.update.trust import Trust
+from jepa_runtime.ota.release import Release, parse_release, pointer_path
+from jepa_runtime.ota.transport.repository_sources import FolderSource, Limits
+from jepa_runtime.ota.trust.metadata import Floors
+from jepa_runtime.ota.trust.repository_trust import RepositoryTrust
+from jepa_runtime.util import atomic_files
 
 WEIGHTS = "encoder/openvino/model.bin"
 MODEL = "toy"
@@ -93,8 +93,8 @@ class Robot:
         self.repo, self.home, self.floors = repo, home, Floors({}, None)
         self.root = (repo / "metadata" / "1.root.json").read_bytes()
 
-    def refresh(self) -> Trust:
-        trust = Trust(
+    def refresh(self) -> RepositoryTrust:
+        trust = RepositoryTrust(
             self.home,
             root=self.root,
             metadata=FolderSource(self.repo / "metadata"),
@@ -137,7 +137,7 @@ class _Killed(BaseException):
 
 def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> bool:
     """Whether ``work`` was stopped, as by a kill, when it was about to write another file."""
-    left, write = writes, durable.write
+    left, write = writes, atomic_files.write
 
     def counted(path: Path, content: bytes) -> None:
         nonlocal left
@@ -147,7 +147,7 @@ def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[]
         write(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(durable, "write", counted)
+        patched.setattr(atomic_files, "write", counted)
         try:
             work()
         except _Killed:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jepa_runtime.configs.shipped import shipped
+from jepa_runtime.system_files.shipped import shipped
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "firmware_configs" / "common" / "etc"

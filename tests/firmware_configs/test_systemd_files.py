@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.configs.shipped import DEVICES, shipped
-from jepa_runtime.configs.transaction import apply
+from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.transaction import apply
 from tests.conftest import ROOT
 
 UNITS = sorted(path.name for path in (ROOT / "firmware_configs").glob("*/etc/systemd/system/*.service"))

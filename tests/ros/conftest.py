@@ -36,7 +36,7 @@ def hang_ups() -> Iterator[None]:
 def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A node in this process, on a domain of its own."""
     rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-    processes = pytest.importorskip("jepa_ros.profiling.processes", reason="no workspace on the paths")
+    processes = pytest.importorskip("jepa_ros.profiler.processes", reason="no workspace on the paths")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     rclpy.init(domain_id=int(processes.another_domain()))
     node = rclpy.create_node("owner")

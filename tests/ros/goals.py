@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from jepa_msgs.action import ReachGoal
-from jepa_ros.conversions import to_image
+from jepa_ros.common.conversions import to_image
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import rclpy
 from ament_index_python.packages import get_package_prefix
-from jepa_ros.profiling.processes import another_domain
+from jepa_ros.profiler.processes import another_domain
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context

@@ -14,8 +14,8 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from jepa_msgs.action import ReachGoal
 from jepa_msgs.msg import ModelInfo
-from jepa_ros.actions import PoseDeltas
-from jepa_ros.conversions import TwistActions
+from jepa_ros.common.action_commands import PoseDeltas
+from jepa_ros.common.conversions import TwistActions
 
 from tests.ros.goals import goal_image
 from tests.ros.test_driving import Publisher

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from jepa_runtime.update import robot, state
-from jepa_runtime.update.provision import provision
-from jepa_runtime.update.release import Budgets
+from jepa_runtime.ota import robot, state
+from jepa_runtime.ota.provisioning import provision
+from jepa_runtime.ota.release import Budgets
 from tests.conftest import ROOT
-from tests.update.repositories import Repository
-from tests.update.robots import release_of, settings, variant
+from tests.ota.repositories import Repository
+from tests.ota.robots import release_of, settings, variant
 
 UPDATES, SERVES, GROUP = 61001, 61002, 61001
 # Arguments: an empty folder, one to be reached, the one above it that keeps others out, and a command.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 actions = pytest.importorskip(
-    "jepa_ros.actions", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.common.action_commands", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from geometry_msgs.msg import PoseStamped, Quaternion, Twist  # noqa: E402
 from std_msgs.msg import Float64, Header  # noqa: E402

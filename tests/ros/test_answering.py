@@ -13,9 +13,9 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 import rclpy
 from jepa_msgs.srv import EvaluateActions
-from jepa_ros.answering import Answering
-from jepa_ros.evaluating import Evaluations
-from jepa_ros.updating.doors import Doors
+from jepa_ros.common.answering import Answering
+from jepa_ros.update.services import UpdateServices
+from jepa_ros.world_model.evaluation_service import Evaluations
 from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 
@@ -64,7 +64,7 @@ def test_every_failure_is_answered_whatever_failed_before(owner: Any, tmp_path: 
     if service is Trigger:
         name, opened = (
             "owner/rollback",
-            Doors(owner, tmp_path, pytest.fail, rollback=fail, changed=pytest.fail),
+            UpdateServices(owner, tmp_path, pytest.fail, rollback=fail, changed=pytest.fail),
         )
     else:
         name, opened = "owner/evaluate_actions", Evaluations(owner, fail, dict, lambda: "float16")

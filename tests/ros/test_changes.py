@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
-from tests.ros.pilots import FRAME_NS, HORIZON, LIMITS, SAMPLES, World
 from tests.ros.test_driving import commands
+from tests.runtime.control.controllers import FRAME_NS, HORIZON, LIMITS, SAMPLES, World
 
 pytestmark = pytest.mark.ros
 

@@ -8,11 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.pipeline import STAGES, Stats
+from jepa_runtime.serving.pipeline import STAGES, Stats
+from jepa_runtime.telemetry import diagnostics
 
-diagnostics = pytest.importorskip(
-    "jepa_ros.diagnostics", reason="the workspace is not on the paths: . scripts/env.sh"
-)
 Health, Level, Limits, judge = diagnostics.Health, diagnostics.Level, diagnostics.Limits, diagnostics.judge
 
 pytestmark = pytest.mark.ros
@@ -43,9 +41,9 @@ def test_a_run_of_misses_is_an_error():
 
 
 def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
-    serving = pytest.importorskip("jepa_ros.serving")
+    serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     nothing = Stats(*[0] * 7, resets={})
-    watch = serving.Watch(nothing, clock=lambda: 0.0)
+    watch = serving.StreamWatch(nothing, clock=lambda: 0.0)
 
     def told(*missed):
         for late in missed:
@@ -89,9 +87,9 @@ def test_stamps_by_another_clock_than_that_of_the_commands_are_a_warning(age_s, 
 
 @pytest.mark.parametrize(("what", "figure"), [("futures", "unforeseen_s"), ("surprise", "unjudged_s")])
 def test_how_long_an_image_had_none_counts_from_the_first_that_had_not(what, figure):
-    serving = pytest.importorskip("jepa_ros.serving")
+    serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     nothing, now = Stats(*[0] * 7, resets={}), [0.0]
-    watch = serving.Watch(nothing, clock=lambda: now[0])
+    watch = serving.StreamWatch(nothing, clock=lambda: now[0])
     times = dict.fromkeys(STAGES, 1.0)
     given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
 
@@ -188,7 +186,7 @@ def test_a_stream_of_nothing_but_refused_frames_is_an_error():
 
 
 def test_a_single_camera_has_the_plain_topics_and_several_are_told_apart():
-    serving = pytest.importorskip("jepa_ros.serving")
+    serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     (alone,) = serving.cameras_of(["image"]).values()
     assert (alone.prefix, alone.goal_topic, alone.label) == ("~", "goal_image", "inference")
     front = serving.cameras_of(["front/image_raw", "rear"])["front/image_raw"]
@@ -199,7 +197,7 @@ def test_a_single_camera_has_the_plain_topics_and_several_are_told_apart():
 
 @pytest.mark.parametrize("topics", [[], ["front", "front"], ["/front"], ["front/"], ["9"], ["a b"], [""]])
 def test_cameras_need_names_that_are_relative_topics_and_different(topics):
-    serving = pytest.importorskip("jepa_ros.serving")
+    serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     with pytest.raises(JepaRuntimeError, match="cameras"):
         serving.cameras_of(topics)
 

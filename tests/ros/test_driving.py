@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 driving = pytest.importorskip(
-    "jepa_ros.planning.driving", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.planner.command_publisher", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from builtin_interfaces.msg import Time  # noqa: E402
-from jepa_ros.actions import actions_of  # noqa: E402
+from jepa_ros.common.action_commands import actions_of  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -75,7 +75,7 @@ def clock(monkeypatch):
 
 def commands(*names, stamped=False):
     node, told = Node(), actions_of(names, stamped=stamped)
-    made = driving.Commands(node, told, size=len(names), step_s=0.2, frame_id="base_link")
+    made = driving.CommandPublisher(node, told, size=len(names), step_s=0.2, frame_id="base_link")
     return made, node.publisher
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.calibration import Calibration, clearly_below
-from jepa_runtime.worlds import TwoRooms
+from jepa_sim.worlds import TwoRooms
 from tests.scripts import load, skip_without_ros
 
 pytestmark = pytest.mark.ros

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.evaluating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip(
+    "jepa_ros.world_model.evaluation_service", reason="the workspace is not on the paths: . scripts/env.sh"
+)
 
 from jepa_msgs.msg import LatentState, PredictedFutures, Tensor
 from jepa_msgs.srv import EvaluateActions, SetGoal
-from jepa_ros import qos
-from jepa_ros.conversions import fill, from_time, to_image, to_time
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import fill, from_time, to_image, to_time
 from sensor_msgs.msg import Image
 
 from jepa_runtime.recording import messages

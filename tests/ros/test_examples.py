@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.evaluating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip(
+    "jepa_ros.world_model.evaluation_service", reason="the workspace is not on the paths: . scripts/env.sh"
+)
 
 from jepa_msgs.msg import PredictedFutures
 

@@ -15,8 +15,8 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import PlannerStatus
-from jepa_ros import qos
-from jepa_ros.conversions import to_array_field
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import to_array_field
 from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros

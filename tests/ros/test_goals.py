@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-goals = pytest.importorskip("jepa_ros.goals", reason="the workspace is not on the paths: . scripts/env.sh")
+goals = pytest.importorskip(
+    "jepa_ros.world_model.goal_inputs", reason="the workspace is not on the paths: . scripts/env.sh"
+)
 from jepa_msgs.msg import Tensor  # noqa: E402
 from jepa_msgs.srv import SetGoal  # noqa: E402
-from jepa_ros.conversions import fill, to_image, to_time  # noqa: E402
-from jepa_ros.serving import cameras_of  # noqa: E402
+from jepa_ros.common.conversions import fill, to_image, to_time  # noqa: E402
+from jepa_ros.world_model.camera_streams import cameras_of  # noqa: E402
 
 from jepa_runtime.errors import JepaRuntimeError  # noqa: E402
 from jepa_runtime.recording import messages  # noqa: E402

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ros
 HANGING = """
 import ctypes, sys, threading
 from rclpy.node import Node
-from jepa_ros.spin import every, run
+from jepa_ros.common.spin import every, run
 
 class Hanging(Node):
     def __init__(self):

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-intake = pytest.importorskip("jepa_ros.intake", reason="the workspace is not on the paths: . scripts/env.sh")
+intake = pytest.importorskip(
+    "jepa_ros.world_model.image_intake", reason="the workspace is not on the paths: . scripts/env.sh"
+)
 
 pytestmark = pytest.mark.ros
 
@@ -74,7 +76,7 @@ def test_sizes_that_alternate_never_become_the_streams():
 
 
 def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():
-    images = pytest.importorskip("jepa_ros.images")
+    images = pytest.importorskip("jepa_ros.world_model.image_reader")
     now_s = [100.0]
     reader = images.ImageReader(clock=lambda: now_s[0])
     raw = images.Image(height=2, width=2, step=8, encoding="rgb8", data=bytes(range(16)))
@@ -91,7 +93,7 @@ def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():
 
 
 def test_compressed_images_alone_are_all_taken_but_what_is_none():
-    images = pytest.importorskip("jepa_ros.images")
+    images = pytest.importorskip("jepa_ros.world_model.image_reader")
     reader = images.ImageReader()
 
     def read(data, sec=5):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_ros.profiling.ledger import Inside, Ledger
-from jepa_ros.profiling.view import summary
+from jepa_ros.profiler.frame_ledger import FrameLedger, Inside
+from jepa_ros.profiler.view import summary
 from rich.console import Console
 
 from tests.runtime.profiles import make_profile
@@ -22,8 +22,8 @@ START, OFFSET = 50 * MS, 7_000 * MS
 STAGES = {"decode": 1.0, "encode": 4.0, "predict": 2.0, "energy": 0.0, "message": 0.5, "publish": 1.0}
 
 
-def ledger(frames: int = 3) -> Ledger:
-    return Ledger(start_ns=START, rate_hz=100.0, offset_ns=OFFSET, frames=frames)
+def ledger(frames: int = 3) -> FrameLedger:
+    return FrameLedger(start_ns=START, rate_hz=100.0, offset_ns=OFFSET, frames=frames)
 
 
 def inside(due_ns: int, **changes) -> Inside:
@@ -32,7 +32,7 @@ def inside(due_ns: int, **changes) -> Inside:
     return Inside(**(given | changes))
 
 
-def answer(book: Ledger, index: int, after_ns: int = 12 * MS, **changes) -> None:
+def answer(book: FrameLedger, index: int, after_ns: int = 12 * MS, **changes) -> None:
     """Everything that is known of an image whose futures came ``after_ns`` it was due."""
     due = book.due_ns(index)
     book.add_sent(index, due + MS // 2)

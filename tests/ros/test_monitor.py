@@ -8,7 +8,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from jepa_msgs.msg import ModelInfo, PlannerStatus
-from jepa_ros import qos
+from jepa_ros.common import qos
 from jepa_ros.nodes.monitor import MonitorNode
 from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message, serialize_message

@@ -19,8 +19,8 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import ActionCandidates, EpisodeResult, ModelInfo, PlannerStatus, PredictedFutures
-from jepa_ros import qos
-from jepa_ros.conversions import fill, from_time, to_time
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import fill, from_time, to_time
 from jepa_ros.nodes.camera import CameraNode
 from jepa_ros.nodes.world_model import WorldModelNode
 from rosgraph_msgs.msg import Clock

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 opening = pytest.importorskip(
-    "jepa_ros.opening", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.world_model.model_opening", reason="the workspace is not on the paths: . scripts/env.sh"
 )
-from jepa_ros.world_model_parameters import PARAMETERS  # noqa: E402
+from jepa_ros.world_model.parameters import PARAMETERS  # noqa: E402
 
-from jepa_runtime import realtime  # noqa: E402
 from jepa_runtime.errors import BackendError  # noqa: E402
+from jepa_runtime.ota.storage.slots import SlotStore  # noqa: E402
 from jepa_runtime.recording.black_box import Topics  # noqa: E402
-from jepa_runtime.update.store import Store  # noqa: E402
-from tests.update.robots import Site, variant  # noqa: E402
+from jepa_runtime.serving import realtime  # noqa: E402
+from tests.ota.robots import Site, variant  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -56,7 +56,7 @@ def test_a_candidate_that_took_the_machine_down_three_times_is_not_opened_by_the
     site = Site(tmp_path / "robot", bundles[0])
     site.repository.publish(bundles[1], 2)
     site.update()
-    store, attempts = Store(site.root), site.root / f"serving/{bundles[1].sha256}.attempts"
+    store, attempts = SlotStore(site.root), site.root / f"serving/{bundles[1].sha256}.attempts"
     store.point("good", bundles[0].sha256)
 
     served = serving(site.root / "current")
@@ -82,7 +82,7 @@ def test_an_active_model_that_took_the_machine_down_in_five_boots_is_not_opened_
     site = Site(tmp_path / "robot", bundles[0])
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
-    store, attempts = Store(site.root), site.root / f"serving/{bundles[1].sha256}.attempts"
+    store, attempts = SlotStore(site.root), site.root / f"serving/{bundles[1].sha256}.attempts"
 
     served = serving(site.root / "current")
     assert len(json.loads(attempts.read_text())) == 1, "counted before it is opened"

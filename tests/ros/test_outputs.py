@@ -12,12 +12,12 @@ from hypothesis.extra import numpy as hnp
 
 from jepa_runtime.recording import messages
 from tests.runtime.fakes import FakeModel
-from tests.runtime.test_recording import result
+from tests.runtime.recording.test_recording import result
 
 outputs = pytest.importorskip(
-    "jepa_ros.outputs", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.world_model.output_messages", reason="the workspace is not on the paths: . scripts/env.sh"
 )
-to_array_field = pytest.importorskip("jepa_ros.conversions").to_array_field
+to_array_field = pytest.importorskip("jepa_ros.common.conversions").to_array_field
 
 
 @given(

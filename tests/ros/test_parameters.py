@@ -13,7 +13,7 @@ pytestmark = pytest.mark.ros
 
 
 def test_what_is_taken_after_the_start_is_told_and_what_is_refused_is_not(owner: Any) -> None:
-    from jepa_ros.parameters import Parameter, declare
+    from jepa_ros.common.parameters import Parameter, declare
     from rclpy.parameter import Parameter as RosParameter
 
     told: list[Mapping[str, Any]] = []

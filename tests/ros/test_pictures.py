@@ -15,15 +15,15 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 import rclpy
 from jepa_msgs.msg import LatentState, ModelInfo, PredictedFutures
-from jepa_ros import qos
-from jepa_ros.conversions import fill, to_image
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import fill, to_image
 from jepa_ros.nodes.pictures import PicturesNode
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from jepa_runtime.imaging import image_in
-from jepa_runtime.pictures.atlas import Atlas, thumbnail
+from jepa_runtime.imaging.conversion import image_in
 from jepa_runtime.recording import messages
+from jepa_runtime.visualization.atlas import Atlas, thumbnail
 
 pytestmark = pytest.mark.ros
 

@@ -19,8 +19,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 import psutil
-from jepa_ros.profiling.options import parse
-from jepa_ros.profiling.result import sweep_rates
+from jepa_ros.profiler.options import parse
+from jepa_ros.profiler.profile_result import sweep_rates
 
 from jepa_runtime.cli import main as jepa_runtime
 from jepa_runtime.commands import profile as profile_command

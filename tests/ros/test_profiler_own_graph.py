@@ -15,8 +15,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from geometry_msgs.msg import PoseStamped, Twist
-from jepa_ros import qos
-from jepa_ros.profiling.processes import another_domain, camera_command, prepare_environment
+from jepa_ros.common import qos
+from jepa_ros.profiler.processes import another_domain, camera_command, prepare_environment
 from sensor_msgs.msg import Image
 
 from jepa_runtime.bundle import Bundle, seal

@@ -20,8 +20,8 @@ from geometry_msgs.msg import PoseStamped, Twist
 from jepa_msgs.action import ReachGoal
 from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise, Tensor
 from jepa_msgs.srv import SetGoal
-from jepa_ros import qos
-from jepa_ros.conversions import fill, from_time, to_image, to_time
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import fill, from_time, to_image, to_time
 from sensor_msgs.msg import Image
 from unique_identifier_msgs.msg import UUID
 

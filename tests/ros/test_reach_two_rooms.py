@@ -17,7 +17,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import EpisodeResult, LatentState, PlannerStatus
-from jepa_ros import qos
+from jepa_ros.common import qos
 from sensor_msgs.msg import Image
 
 from tests.ros.goals import Goal, client

@@ -20,14 +20,14 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 import rclpy
 from builtin_interfaces.msg import Time
 from jepa_msgs.msg import ModelInfo, PredictedFutures, Surprise
-from jepa_ros import parameters
-from jepa_ros.conversions import fill, to_time
+from jepa_ros.common import parameters
+from jepa_ros.common.conversions import fill, to_time
 from jepa_ros.nodes import planner
-from jepa_ros.planning import driving, reach_action
-from jepa_ros.profiling.processes import another_domain
+from jepa_ros.planner import command_publisher, reach_action
+from jepa_ros.profiler.processes import another_domain
 from std_msgs.msg import Bool
 
-from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.recording import messages
 from tests.ros.hazards import HORIZON, MODELS, NO_MODELS, SAMPLES, Handle, Wire, model
 from tests.ros.test_driving import Publisher
@@ -80,7 +80,7 @@ class Safety(RuleBasedStateMachine):
         self.now_s, self.ticked_s, self.ros_ahead_s, self.camera_ahead_s = 100.0, 100.0, 0.0, 0.0
         fake = SimpleNamespace(monotonic=lambda: self.now_s, sleep=self._sleep)
         self._patches = pytest.MonkeyPatch()
-        for module in (planner, reach_action, driving):
+        for module in (planner, reach_action, command_publisher):
             self._patches.setattr(module, "time", fake)
         chosen = CHOSEN | {"stop_timeout_s": self.stop_timeout_s}
         self._patches.setattr(planner, "values", lambda *given: parameters.values(*given) | chosen)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-samples = pytest.importorskip("jepa_ros.samples", reason="the workspace is not built")
+samples = pytest.importorskip("jepa_ros.common.sample_window", reason="the workspace is not built")
 
 
 @given(st.lists(st.integers(0, 2**62), max_size=30), st.integers(1, 8))
 def test_the_latest_stay_in_their_order(values: list[int], most: int) -> None:
-    kept = samples.Samples(np.int64, most)
+    kept = samples.SampleWindow(np.int64, most)
     for value in values:
         kept.add(value)
     assert kept.latest().tolist() == values[-most:]
@@ -23,14 +23,14 @@ def test_the_latest_stay_in_their_order(values: list[int], most: int) -> None:
 
 
 def test_a_row_has_its_fields() -> None:
-    kept = samples.Samples([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
+    kept = samples.SampleWindow([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
     kept.add((1_800_000_000_000_000_001, 12.34567))
     assert kept.latest()["stamp_ns"].tolist() == [1_800_000_000_000_000_001]
     assert samples.rounded(kept.latest()["e2e_ms"]) == [12.346]
 
 
 def test_whatever_comes_takes_no_more_memory() -> None:
-    kept = samples.Samples(np.float32, 1000)
+    kept = samples.SampleWindow(np.float32, 1000)
     tracemalloc.start()
     for value in range(10_000):
         kept.add(float(value))

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jepa_runtime.calibration import Calibration, Share
+from jepa_runtime.calibration import Calibration, CoverageRate
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.pipeline import STAGES, Stats
+from jepa_runtime.serving.pipeline import STAGES, Stats
 
 serving = pytest.importorskip(
-    "jepa_ros.serving", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.world_model.camera_streams", reason="the workspace is not on the paths: . scripts/env.sh"
 )
-from jepa_ros.diagnostics import Level, Verdict  # noqa: E402
+from jepa_runtime.telemetry.diagnostics import Level, Verdict  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -28,7 +28,7 @@ class Served:
 
     def __init__(self) -> None:
         self.now_s = 50.0
-        self.watch = serving.Watch(BASE, clock=lambda: self.now_s)
+        self.watch = serving.StreamWatch(BASE, clock=lambda: self.now_s)
 
     def result(
         self, total_ms: float = 1.0, calibration: Calibration | None = None, surprise: float | None = 1.0
@@ -94,7 +94,9 @@ def test_a_node_that_does_not_serve_says_why(served):
 
 
 def test_the_last_known_bounds_stay_in_the_figures_where_a_result_has_none(served):
-    served.result(calibration=Calibration(0.9, np.array([0.25]), (Share(1, 2),), (Share(1, 2),)))
+    served.result(
+        calibration=Calibration(0.9, np.array([0.25]), (CoverageRate(1, 2),), (CoverageRate(1, 2),))
+    )
     served.result()
     assert served.verdict()[1]["error_bounds/step_1"].startswith("0.25, held for 0.500 of the last 2")
 
@@ -112,9 +114,9 @@ def test_how_long_images_could_not_be_judged_counts_from_the_end_of_a_silence(se
 
 def test_the_report_has_every_sample_and_the_counters_once_they_are_final(served):
     assert served.watch.report() == {"counters": {}, "samples_ms": {}, "error_bounds": None}
-    shares = Share(3, 4), Share(0, 0)
+    shares = CoverageRate(3, 4), CoverageRate(0, 0)
     for total_ms in (1.0, 2.5):
-        served.result(total_ms, Calibration(0.9, np.array([0.25, np.inf]), shares, (Share(0, 1),) * 2))
+        served.result(total_ms, Calibration(0.9, np.array([0.25, np.inf]), shares, (CoverageRate(0, 1),) * 2))
     served.watch.final = NOW
     report = served.watch.report()
     assert report["samples_ms"]["total"] == [1.0, 2.5] and set(report["samples_ms"]) == set(STAGES)

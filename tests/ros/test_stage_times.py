@@ -13,9 +13,9 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import LatentState, PredictedFutures, StageTimes
-from jepa_ros import qos
-from jepa_ros.conversions import from_time
-from jepa_ros.stage_times import StageClock
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import from_time
+from jepa_ros.world_model.stage_times import StageClock
 from sensor_msgs.msg import Image
 
 from jepa_runtime.sources.base import Frame

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.actions", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip(
+    "jepa_ros.common.action_commands", reason="the workspace is not on the paths: . scripts/env.sh"
+)
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
 from jepa_msgs.msg import Surprise
-from jepa_ros import qos
-from jepa_ros.conversions import from_time, to_image
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import from_time, to_image
 from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros

@@ -12,7 +12,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import PlannerStatus
-from jepa_ros import qos
+from jepa_ros.common import qos
 from std_msgs.msg import Bool
 
 from tests.ros.goals import now_ns

@@ -13,8 +13,8 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from jepa_msgs.msg import LatentState, ModelInfo
 from jepa_msgs.srv import SwapModel
-from jepa_ros import qos
-from jepa_ros.conversions import to_image
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import to_image
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 

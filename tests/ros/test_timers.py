@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
+from jepa_ros.common.spin import every
 from jepa_ros.nodes.pictures import PicturesNode
-from jepa_ros.spin import every
 
 pytestmark = pytest.mark.ros
 

@@ -17,16 +17,16 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import PredictedFutures, SurpriseEvent
-from jepa_ros.conversions import from_time, to_image
-from jepa_ros.diagnostics import Level, Verdict, with_complaints
-from jepa_ros.trust import complaints_about, figures_of
+from jepa_ros.common.conversions import from_time, to_image
+from jepa_ros.world_model.calibration_report import complaints_about, figures_of
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
-from jepa_runtime.calibration import Calibration, Share
+from jepa_runtime.calibration import Calibration, CoverageRate
 from jepa_runtime.sources.bag import BagSource
-from jepa_runtime.worlds.two_rooms import TwoRooms
+from jepa_runtime.telemetry.diagnostics import Level, Verdict, with_complaints
+from jepa_sim.worlds.two_rooms_world import TwoRooms
 from tests.ros.test_world_model import image, served
 
 pytestmark = pytest.mark.ros
@@ -157,19 +157,21 @@ def test_a_node_that_is_not_active_says_that_and_not_what_was_wrong_while_it_was
         assert said() == state
 
 
-def calibration(*recent: Share) -> Calibration:
+def calibration(*recent: CoverageRate) -> Calibration:
     return Calibration(0.9, np.full(len(recent), 0.25), recent, recent)
 
 
 def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps_beside_an_engine() -> None:
-    (complaint,) = complaints_about(calibration(Share(270, 300), Share(150, 300)), None)
+    (complaint,) = complaints_about(calibration(CoverageRate(270, 300), CoverageRate(150, 300)), None)
     assert "0.9 at steps 2" in complaint
     assert with_complaints(Verdict(Level.OK, "running"), [complaint]).level is Level.WARN
     worse = Verdict(Level.ERROR, "stalled")
     assert with_complaints(worse, [complaint]) is worse
-    engine, bounds = complaints_about(calibration(Share(150, 300)), None, ["openvino:NPU: no such device"])
+    engine, bounds = complaints_about(
+        calibration(CoverageRate(150, 300)), None, ["openvino:NPU: no such device"]
+    )
     assert "openvino:NPU: no such device" in engine and "at steps 1" in bounds
-    assert complaints_about(calibration(Share(270, 300)), None) == complaints_about(None, None) == []
+    assert complaints_about(calibration(CoverageRate(270, 300)), None) == complaints_about(None, None) == []
 
 
 def test_a_black_box_that_no_alarm_will_ever_fill_is_a_complaint() -> None:
@@ -180,6 +182,6 @@ def test_a_black_box_that_no_alarm_will_ever_fill_is_a_complaint() -> None:
 
 
 def test_bounds_and_coverage_stand_in_the_diagnostics() -> None:
-    figures = figures_of(calibration(Share(0, 0), Share(150, 200)))
+    figures = figures_of(calibration(CoverageRate(0, 0), CoverageRate(150, 200)))
     assert figures["error_bounds/step_1"] == "0.25, not judged yet"
     assert "0.750 of the last 200" in figures["error_bounds/step_2"]

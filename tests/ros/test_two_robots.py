@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
@@ -20,10 +20,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
-from jepa_runtime.update import durable
-from jepa_runtime.update.robot import LOCK
+from jepa_runtime.ota.robot import LOCK
+from jepa_runtime.util import atomic_files
+from tests.ota.robots import tree
 from tests.ros.updated import Fleet
-from tests.update.robots import tree
 
 pytestmark = pytest.mark.ros
 
@@ -58,7 +58,7 @@ def test_of_an_update_the_other_robot_hears_nothing(pair: Pair) -> None:
     there = other.serves
     told, before = (len(other.infos), len(other.events)), tree(other.root)
     other.latents.clear()
-    with durable.locked(other.root / LOCK, who="this test"):
+    with atomic_files.locked(other.root / LOCK, who="this test"):
         status, result = one.update().end(meanwhile=pair.look)
     assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
     assert (one.serves, other.serves) == (bundle.manifest.version, there)

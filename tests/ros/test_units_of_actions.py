@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 actions = pytest.importorskip(
-    "jepa_ros.actions", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.common.action_commands", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from geometry_msgs.msg import Twist  # noqa: E402
 from jepa_msgs.msg import ModelInfo  # noqa: E402
-from jepa_ros import qos  # noqa: E402
+from jepa_ros.common import qos  # noqa: E402
 
 from tests.ros.test_reach_goal import model_info  # noqa: E402
 

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import UpdateEvent
 from jepa_msgs.srv import CheckUpdate, GetUpdateStatus
-from jepa_ros import qos
+from jepa_ros.common import qos
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main as runtime
-from jepa_runtime.update import state
-from jepa_runtime.update.robot import STATE
+from jepa_runtime.ota import state
+from jepa_runtime.ota.robot import STATE
 from tests.ros.updated import SHADOWED, Fleet
 
 pytestmark = pytest.mark.ros

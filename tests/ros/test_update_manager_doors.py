@@ -15,8 +15,8 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 import rclpy
 from action_msgs.msg import GoalStatus
 from jepa_msgs.action import UpdateModel
-from jepa_ros.updating.doors import Doors, Goal
-from jepa_ros.updating.worker import Request
+from jepa_ros.update.services import Goal, UpdateServices
+from jepa_ros.update.worker import Request
 from rclpy.action import ActionClient
 
 pytestmark = pytest.mark.ros
@@ -51,14 +51,14 @@ def test_whoever_waits_for_an_update_hears_that_the_manager_stops(
         return False
 
     # The result is on its way.
-    monkeypatch.setattr(Doors, "_is_cancelled", staticmethod(slowly))
+    monkeypatch.setattr(UpdateServices, "_is_cancelled", staticmethod(slowly))
 
     def until(future: Any) -> Any:
         rclpy.spin_until_future_complete(asker, future, timeout_sec=20.0)
         assert future.done(), "nothing was heard"
         return future.result()
 
-    doors = Doors(owner, tmp_path, worker, rollback=pytest.fail, changed=pytest.fail)
+    doors = UpdateServices(owner, tmp_path, worker, rollback=pytest.fail, changed=pytest.fail)
     client = ActionClient(asker, UpdateModel, "owner/update")
     assert client.wait_for_server(10.0)
     heard = until(client.send_goal_async(UpdateModel.Goal())).get_result_async()

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_runtime.update.hawkbit.settings import Hawkbit
+from jepa_runtime.ota.hawkbit.settings import Hawkbit
+from tests.ota.hawkbit.ddi_server import DdiServer
 from tests.ros.updated import Fleet
-from tests.update.hawkbit.ddi_server import DdiServer
 
 pytestmark = pytest.mark.ros
 

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped, Vector3
 from jepa_msgs.msg import ModelInfo
 from jepa_msgs.srv import SwapModel
-from jepa_ros.conversions import to_image
-from jepa_ros.updating.frames import TopicSource
-from jepa_ros.updating.serving import NodeServing
-from jepa_ros.updating.watch import SafeWord, Watch
+from jepa_ros.common.conversions import to_image
+from jepa_ros.update.health_watch import HealthWatch, SafeWord
+from jepa_ros.update.serving_node import NodeServing
+from jepa_ros.update.topic_source import TopicSource
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
-from jepa_runtime.errors import RefusedError, SourceError, UpdateError
-from jepa_runtime.update.state import State
-from tests.update.robots import variant
+from jepa_runtime.errors import ReleaseRejectedError, SourceError, UpdateError
+from jepa_runtime.ota.state import State
+from tests.ota.robots import variant
 
 pytestmark = pytest.mark.ros
 
@@ -83,7 +83,7 @@ class Served:
         self.held: Any = None
         self.owner = Owner(swap_model=self.swap, rollback_model=self.rollback, commit_model=self.commit)
         self.seconds = 0.0
-        self.watch = Watch(NODE, silent_after_s=5.0, clock=lambda: self.seconds)
+        self.watch = HealthWatch(NODE, silent_after_s=5.0, clock=lambda: self.seconds)
         self.serving = NodeServing(
             self.owner,
             NODE,
@@ -172,7 +172,7 @@ def test_a_node_that_is_gone_is_an_error_though_the_link_good_is_too(served: Ser
 
 def test_what_the_node_refuses_is_refused(served: Served) -> None:
     served.refusal = "its actions are others"
-    with pytest.raises(RefusedError, match="its actions are others"):
+    with pytest.raises(ReleaseRejectedError, match="its actions are others"):
         served.serving.swap(served.bundles[1].path)
     assert served.watch.serves == served.bundles[0].sha256
 

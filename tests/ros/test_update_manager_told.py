@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from jepa_msgs.msg import ModelInfo
-from jepa_ros.conversions import from_time
-from jepa_ros.diagnostics import Level
-from jepa_ros.updating import messages
-from jepa_ros.updating.feedback import Feedback
-from jepa_ros.updating.parameters import PARAMETERS
+from jepa_ros.common.conversions import from_time
+from jepa_ros.update import status_messages
+from jepa_ros.update.action_feedback import Feedback
+from jepa_ros.update.parameters import PARAMETERS
 
-from jepa_runtime.update.gate.sequential import Summary, Verdict
-from jepa_runtime.update.gate.shadow import ShadowReport
-from jepa_runtime.update.state import Phase, State, Work
-from tests.update.robots import Clock, release, settings
+from jepa_runtime.ota.gate.sequential_test import Summary, Verdict
+from jepa_runtime.ota.gate.shadow_test import ShadowReport
+from jepa_runtime.ota.state import Phase, State, Work
+from jepa_runtime.telemetry.diagnostics import Level
+from tests.ota.robots import Clock, release, settings
 
 pytestmark = pytest.mark.ros
 
@@ -38,7 +38,7 @@ ROOM = 1 << 40
 def judged(
     state: State, *, info: ModelInfo | None = None, looks: bool = True, free_bytes: int = ROOM, **fields: Any
 ) -> Any:
-    verdict, figures = messages.verdict(
+    verdict, figures = status_messages.verdict(
         state,
         settings(**fields),
         [state.alarm] if state.alarm else [],
@@ -116,17 +116,17 @@ def test_a_full_disk_is_a_warning() -> None:
 
 
 def test_when_the_repository_was_last_reached_is_told() -> None:
-    assert from_time(messages.status(State(), settings()).checked) == 0
-    assert from_time(messages.status(WELL, settings()).checked) == WELL.checked_at.timestamp() * 1e9
+    assert from_time(status_messages.status(State(), settings()).checked) == 0
+    assert from_time(status_messages.status(WELL, settings()).checked) == WELL.checked_at.timestamp() * 1e9
 
 
 def test_what_awaits_approval_is_told() -> None:
     armed = replace(WELL, phase=Phase.ARMED, work=WORK)
-    assert messages.status(armed, settings(approval=True)).awaits_approval
-    assert not messages.status(armed, settings()).awaits_approval
+    assert status_messages.status(armed, settings(approval=True)).awaits_approval
+    assert not status_messages.status(armed, settings()).awaits_approval
     approved = replace(armed, approved=WORK.release.manifest_sha256)
-    assert not messages.status(approved, settings(approval=True)).awaits_approval
-    assert messages.status(armed, settings()).candidate.release_seq == 2
+    assert not status_messages.status(approved, settings(approval=True)).awaits_approval
+    assert status_messages.status(armed, settings()).candidate.release_seq == 2
 
 
 def test_feedback_tells_bytes_a_few_times_a_second_and_always_the_last() -> None:

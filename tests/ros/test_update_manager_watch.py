@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_ros.updating.watch import SafeWord, Watch
+from jepa_ros.update.health_watch import HealthWatch, SafeWord
 
-from tests.update.robots import Clock
+from tests.ota.robots import Clock
 
 pytestmark = pytest.mark.ros
 
@@ -25,7 +25,7 @@ class Watched:
     def __init__(self, budget_ms: float | None = 10.0) -> None:
         self.clock = Clock()
         self.clock.sleep(100.0)
-        self.watch = Watch(NODE, silent_after_s=5.0, clock=self.clock.monotonic)
+        self.watch = HealthWatch(NODE, silent_after_s=5.0, clock=self.clock.monotonic)
         self.say()
         self.watch.begin(budget_ms)
 
@@ -160,7 +160,7 @@ def test_a_model_that_computed_next_to_nothing_was_idle() -> None:
 
 
 def test_a_node_of_which_nothing_was_heard_yet_is_not_there() -> None:
-    unheard, heard = Watch(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
+    unheard, heard = HealthWatch(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
     assert (unheard.there, unheard.seen, unheard.serves) == (False, False, "")
     assert (heard.there, heard.seen) == (True, True)
 

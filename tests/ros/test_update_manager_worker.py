@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
-pytest.importorskip("jepa_ros.updating", reason="the workspace is not on the paths: . scripts/env.sh")
+pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_ros.updating.worker import Request, Worker
+from jepa_ros.update.worker import Request, Worker
 
 from jepa_runtime.errors import FetchError, UpdateError
-from jepa_runtime.update.state import Phase, State, Work
-from tests.update.robots import release
+from jepa_runtime.ota.state import Phase, State, Work
+from tests.ota.robots import release
 
 pytestmark = pytest.mark.ros
 

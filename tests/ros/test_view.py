@@ -8,15 +8,17 @@ import math
 import pytest
 from rich.console import Console
 
-view = pytest.importorskip("jepa_ros.view", reason="the workspace is not on the paths: . scripts/env.sh")
+view = pytest.importorskip(
+    "jepa_ros.common.monitor_view", reason="the workspace is not on the paths: . scripts/env.sh"
+)
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
 
-def told() -> view.Picture:
-    picture = view.Picture()
+def told() -> view.GraphSnapshot:
+    picture = view.GraphSnapshot()
     picture.model_is(ModelInfo(model_id="mine [/red]", version="[1"))
     picture.plans(PlannerStatus(state=PlannerStatus.SEEKING, e2e_ms=7.0, energy=2.0))
     picture.plans(PlannerStatus(state=200, e2e_ms=math.nan, energy=math.inf))

@@ -14,8 +14,8 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import ActionCandidates, LatentState, ModelInfo, PredictedFutures
-from jepa_ros import qos
-from jepa_ros.conversions import fill, to_image
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import fill, to_image
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image

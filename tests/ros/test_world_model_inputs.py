@@ -21,7 +21,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.srv import SetGoal
-from jepa_ros import qos
+from jepa_ros.common import qos
 from jepa_ros.nodes.world_model import WorldModelNode
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState

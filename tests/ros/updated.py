@@ -12,19 +12,19 @@ import numpy as np
 from geometry_msgs.msg import Twist
 from jepa_msgs.action import UpdateModel
 from jepa_msgs.msg import LatentState, ModelInfo, UpdateEvent
-from jepa_ros import qos
-from jepa_ros.conversions import to_image
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import to_image
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.update import config
-from jepa_runtime.update.provision import provision
-from jepa_runtime.update.release import Budgets
-from jepa_runtime.update.robot import CONFIG
-from tests.update.repositories import Repository
-from tests.update.robots import release_of, settings, variant
+from jepa_runtime.ota import config
+from jepa_runtime.ota.provisioning import provision
+from jepa_runtime.ota.release import Budgets
+from jepa_runtime.ota.robot import CONFIG
+from tests.ota.repositories import Repository
+from tests.ota.robots import release_of, settings, variant
 
 SHADOWED, UNCOMPARED = Budgets(), Budgets(max_error_ratio=None)
 FRAME_NS = 33_000_000

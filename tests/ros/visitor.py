@@ -17,8 +17,8 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import LatentState
-from jepa_ros import qos
-from jepa_ros.conversions import to_image
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import to_image
 from lifecycle_msgs.srv import GetState
 from sensor_msgs.msg import Image
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jepa_runtime.definitions import build
 from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.ros_messages.definitions import build
 
 IMAGE = "sensor_msgs/msg/Image"
 JOINTS = "sensor_msgs/msg/JointState"

@@ -19,10 +19,10 @@ from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedTensorRT]:
     """Make ``tensorrt`` the simulated one, on the simulated GPU."""
     simulated = SimulatedTensorRT()
-    cuda = ModuleType("jepa_runtime.backends.cuda")
+    cuda = ModuleType("jepa_runtime.backends.tensorrt.cuda")
     cuda.Cuda = SimulatedGpu  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", simulated)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "jepa_runtime.backends.cuda", cuda)
+    monkeypatch.setitem(sys.modules, "jepa_runtime.backends.tensorrt.cuda", cuda)
     yield simulated
 
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.model.world_model import Futures, StepOutcome, step_outcome
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import Futures, StepOutcome, step_outcome
 
 TOKENS, DIM, HORIZON, NUM_SAMPLES, STEP_S = 2, 4, 3, 5, 0.2
 

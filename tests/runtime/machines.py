@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jepa_runtime.profiling.machine import Monitor
-from jepa_runtime.profiling.profile import Reading
+from jepa_runtime.telemetry import Monitor
+from jepa_runtime.telemetry.measurements import Reading
 
 PID = 4711
 NEVER = 3600.0  # a period so long that only the test samples

@@ -8,18 +8,16 @@ import numpy as np
 
 from jepa_runtime.profiling.profile import (
     ColdStart,
-    Energy,
-    Environment,
     IdleGap,
     Layer,
     Parity,
     Profile,
-    Reading,
     Run,
     Subject,
     Sweep,
     SweepPoint,
 )
+from jepa_runtime.telemetry.measurements import Energy, Environment, Reading
 
 
 def make_run(*, seed: int = 0, frames: int = 1800, rate_hz: float = 30.0, scale: float = 1.0) -> Run:

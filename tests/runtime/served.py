@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame
 from tests.runtime.fakes import FakeModel
 

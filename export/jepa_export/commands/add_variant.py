@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jepa_export.commands import numbers
+from jepa_export.commands import number_types
 
 if TYPE_CHECKING:
     from jepa_runtime.bundle import Bundle
@@ -45,7 +45,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     add.add_argument(
         "--frames",
-        type=numbers.count,
+        type=number_types.count,
         default=256,
         metavar="N",
         help="number of frames to calibrate on, one per step of the model (default: %(default)s)",
@@ -82,10 +82,10 @@ _NEEDED = ("torch", "onnx", "nncf")
 def _add_variant(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from jepa_export.add_variants import add_variants, check_addable
+    from jepa_export.bundling.add_variants import add_variants, check_addable
+    from jepa_export.bundling.staging import check_absent
+    from jepa_export.bundling.variants import choose_kinds
     from jepa_export.commands.build import calibration_frames, steps_on
-    from jepa_export.staging import check_absent
-    from jepa_export.variants import choose_kinds
     from jepa_runtime.bundle import Bundle
 
     check_absent(arguments.out)
@@ -116,7 +116,7 @@ def _add_variant(arguments: argparse.Namespace) -> int:
 def _compile_npu(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from jepa_export.add_variants import add_blobs
+    from jepa_export.bundling.add_variants import add_blobs
     from jepa_export.commands.build import steps_on
     from jepa_runtime.bundle import Bundle
 

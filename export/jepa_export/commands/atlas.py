@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from jepa_export.atlas import add_atlas
+    from jepa_export.bundling.add_atlas import add_atlas
     from jepa_export.errors import JepaExportError
     from jepa_runtime.bundle import Bundle
     from jepa_runtime.commands.arguments import progress_on

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from jepa_export.bundles import Actions, Settings
-from jepa_export.cost import of_network, parameters
-from jepa_export.data.two_rooms import STEP_S
+from jepa_export.bundling.manifest_fields import Actions, Settings
+from jepa_export.bundling.staging import check_target
+from jepa_export.bundling.student_bundle import write_untrained
+from jepa_export.bundling.variants import DEFAULT_TARGETS, Kind, kinds_for
+from jepa_export.data.two_rooms_recordings import STEP_S
 from jepa_export.errors import JepaExportError
-from jepa_export.staging import check_target
-from jepa_export.student_bundle import write_untrained
+from jepa_export.evaluation.compute_cost import of_network, parameters
 from jepa_export.students.family import Student, create, stir
-from jepa_export.variants import DEFAULT_TARGETS, Kind, kinds_for
-from jepa_runtime.imaging import fit
-from jepa_runtime.sources.open import open_source
-from jepa_runtime.worlds.geometry import MAX_SPEED_MPS
+from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.sources.factory import open_source
+from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
 
 CALIBRATION_FRAMES = 64
 FEWEST_FRAMES = 16

@@ -8,21 +8,21 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from jepa_export.bundles import Identity, Settings
+from jepa_export.bundling.lewm_bundle import walks_through, write_lewm
+from jepa_export.bundling.manifest_fields import Identity, Settings
+from jepa_export.bundling.staging import nothing_half_written
+from jepa_export.bundling.variants import kinds_for
 from jepa_export.commands.build import DEFAULT_RATE_HZ, check_space, steps_on
 from jepa_export.commands.teacher_request import TeacherRequest
-from jepa_export.cost import of_network, parameters
-from jepa_export.data.open import open_data
-from jepa_export.data.store import Store
-from jepa_export.distillation.teacher import open_teacher
+from jepa_export.data.frame_store import Store
+from jepa_export.data.open_data import open_data
+from jepa_export.distillation.teacher_targets import open_teacher
 from jepa_export.errors import JepaExportError
-from jepa_export.lewm_bundle import walks_through, write_lewm
-from jepa_export.staging import nothing_half_written
+from jepa_export.evaluation.compute_cost import of_network, parameters
 from jepa_export.teachers.checkpoints import Teacher
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
-from jepa_export.variants import kinds_for
-from jepa_runtime.planning.presets import preset
+from jepa_runtime.control.presets import preset
 
 # Of the default source, whose own trajectories are too short.
 TWO_ROOMS = "two_rooms?trajectories=64&frames=48"

@@ -10,7 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from jepa_export.bundles import NO_ACTIONS, Identity, Settings
+from jepa_export.bundling.manifest_fields import NO_ACTIONS, Identity, Settings
+from jepa_export.bundling.staging import check_target
+from jepa_export.bundling.teacher_bundle import (
+    OFFERED,
+    STEP_S,
+    Costs,
+    check,
+    costs,
+    frames_needed,
+    write_teacher,
+)
+from jepa_export.bundling.variants import kinds_for
 from jepa_export.commands.build import (
     DEFAULT_RATE_HZ,
     calibration_frames,
@@ -20,21 +31,10 @@ from jepa_export.commands.build import (
 from jepa_export.commands.build_lewm import build_lewm
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
-from jepa_export.staging import check_target
-from jepa_export.teacher_bundle import (
-    OFFERED,
-    STEP_S,
-    Costs,
-    check,
-    costs,
-    frames_needed,
-    write_teacher,
-)
 from jepa_export.teachers.checkpoints import read
 from jepa_export.teachers.family import Member, find
 from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
-from jepa_export.variants import kinds_for
 
 DEFAULT_FRAMES, DEFAULT_HORIZON = 8, 4
 

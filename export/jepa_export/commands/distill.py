@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jepa_export.commands import numbers
-from jepa_export.commands.forms import add_forms, targets_of
+from jepa_export.commands import number_types
+from jepa_export.commands.variant_options import add_forms, targets_of
 
 if TYPE_CHECKING:
-    from jepa_export.distillation.run import Progress
+    from jepa_export.distillation.distill import Progress
 
 NEEDED = ("torch", "onnx", "nncf", "scipy", "lightning_fabric")
 # Not of the recipe: what comes out does not follow from them.
@@ -89,7 +89,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     option("--predictor-steps", 20_000, "of the predictor's training")
     option("--learning-rate", 5e-4, "after the warm-up")
     parser.add_argument(
-        "--seed", type=numbers.seed, default=0, help="of weights and of the order of clips (%(default)s)"
+        "--seed", type=number_types.seed, default=0, help="of weights and of the order of clips (%(default)s)"
     )
     option(
         "--held-out",
@@ -118,7 +118,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def common(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
-    """The fields of :class:`~jepa_export.distillation.asked.Common`."""
+    """The fields of :class:`~jepa_export.distillation.requests.Common`."""
     same = (
         "out cache history horizon num_samples batch predictor_steps learning_rate seed held_out skip_bad "
         "precision checkpoint_every watch_every accept_non_commercial untrained_teacher depth clip student "
@@ -160,8 +160,8 @@ def _told(arguments: argparse.Namespace) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from jepa_export.distillation.asked import Distillation
-    from jepa_export.distillation.run import distill
+    from jepa_export.distillation.distill import distill
+    from jepa_export.distillation.requests import Distillation
 
     asked = Distillation(
         teacher=arguments.teacher,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jepa_export.evaluation.sheets import Sheet
+    from jepa_export.evaluation.figure_tables import Sheet
 
 
 def add_parser(subparsers: Any) -> None:
@@ -69,14 +69,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from jepa_export.errors import JepaExportError
-    from jepa_export.evaluation.page import render
-    from jepa_export.evaluation.run import DEFAULT_DATA, Plan, evaluate
-    from jepa_export.evaluation.sheets import missing, sheets
-    from jepa_export.evaluation.writing import add_to_report
+    from jepa_export.evaluation.bundle_report import add_to_report
+    from jepa_export.evaluation.evaluate import DEFAULT_DATA, Plan, evaluate
+    from jepa_export.evaluation.evaluation_page import render
+    from jepa_export.evaluation.figure_tables import missing, sheets
     from jepa_runtime.bundle import Bundle
-    from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
     from jepa_runtime.recording import check_outputs
-    from jepa_runtime.sources.open import split_spec
+    from jepa_runtime.sources.factory import split_spec
+    from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each, write_json
 
     names = ("clips", "cache", "skip_bad", "episodes", "layout", "seed")
     data = tuple(arguments.data or DEFAULT_DATA)

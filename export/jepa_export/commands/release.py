@@ -11,14 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jepa_export.commands import numbers
+from jepa_export.commands import number_types
 from jepa_runtime.commands.arguments import count, positive
 
 if TYPE_CHECKING:
     from jepa_export.release.keys import External, KeyRing
     from jepa_export.release.repository import Repository
     from jepa_export.release.roles import Policy
-    from jepa_runtime.update.release import Release
+    from jepa_runtime.ota.release import Release
 
 _QUORUMS = ("root", "targets", "channel")
 
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
     )
     prune.add_argument(
         "--after",
-        type=numbers.days,
+        type=number_types.days,
         default=1.0,
         metavar="DAYS",
         help="leave younger files, which a robot may be reading (default: %(default)g)",
@@ -96,7 +96,9 @@ def _add_publishing(commands: Any) -> None:
     publish.add_argument(
         "--release-seq", type=_sequence, metavar="auto|N", help="above that of the last (default: by one)"
     )
-    publish.add_argument("--percent", type=numbers.percent, default=100.0, help="of the robots (%(default)g)")
+    publish.add_argument(
+        "--percent", type=number_types.percent, default=100.0, help="of the robots (%(default)g)"
+    )
     publish.add_argument("--salt", help="chooses these robots (default: the model's name)")
     publish.add_argument(
         "--hardware", action="append", metavar="ID", help="kind of robot, again for others (default: any)"
@@ -112,13 +114,17 @@ def _add_publishing(commands: Any) -> None:
         help="its prediction error over the model's before it",
     )
     publish.add_argument(
-        "--deltas", type=numbers.count, default=3, metavar="N", help="from the last N releases (%(default)s)"
+        "--deltas",
+        type=number_types.count,
+        default=3,
+        metavar="N",
+        help="from the last N releases (%(default)s)",
     )
     publish.add_argument("--allow-untrained", action="store_true", help="random weights, to measure speed")
     publish.add_argument("--accept-non-commercial", action="store_true", help="a model that is so licensed")
     publish.add_argument("--engine", default="openvino:CPU", metavar="E", help="that checks it (%(default)s)")
     rollout = _signing_command(commands, "rollout", _rollout, "offer the latest release to more robots")
-    rollout.add_argument("--percent", type=numbers.percent, required=True)
+    rollout.add_argument("--percent", type=number_types.percent, required=True)
     rollout.add_argument("--shrink", action="store_true", help="allow a smaller part than before")
     revoke = _signing_command(commands, "revoke", _revoke, "let no robot run a release any more")
     which = revoke.add_mutually_exclusive_group(required=True)
@@ -132,7 +138,7 @@ def _add_publishing(commands: Any) -> None:
     downgrade = _signing_command(commands, "downgrade", _downgrade, "release an old version again")
     downgrade.add_argument("--version", required=True)
     downgrade.add_argument(
-        "--percent", type=numbers.percent, default=100.0, help="of the robots (%(default)g)"
+        "--percent", type=number_types.percent, default=100.0, help="of the robots (%(default)g)"
     )
     for parser in (rollout, revoke, downgrade):
         parser.add_argument("--channel", required=True)
@@ -181,7 +187,7 @@ def _add_signing(commands: Any) -> None:
         )
     resign = _signing_command(commands, "resign", _resign, "sign anew what expires soon; to be run daily")
     resign.add_argument(
-        "--within", type=numbers.days, metavar="DAYS", help="(default: a quarter of its lifetime)"
+        "--within", type=number_types.days, metavar="DAYS", help="(default: a quarter of its lifetime)"
     )
     lifetime = _signing_command(
         commands, "lifetime", _lifetime, "set how long signatures of a role are valid"
@@ -360,8 +366,8 @@ def _add_channel(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from jepa_export.release.check import check
     from jepa_export.release.repository import utc_now
+    from jepa_export.release.repository_check import check
 
     found = check(arguments.repo, utc_now())
     for problem in found.problems:
@@ -374,8 +380,8 @@ def _check(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from jepa_export.release.check import look
-    from jepa_export.release.show import releases_table, roles_table
+    from jepa_export.release.repository_check import look
+    from jepa_export.release.repository_tables import releases_table, roles_table
 
     repository = look(arguments.repo)
     for table in (roles_table(repository), releases_table(repository)):

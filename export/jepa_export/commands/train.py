@@ -9,19 +9,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jepa_export.bundles import besides_manifest
-from jepa_export.cost import of_bundle
-from jepa_export.data.course import Course
-from jepa_export.evaluation.writing import add_to_report
-from jepa_export.pack import pack
-from jepa_export.staging import check_target
-from jepa_export.training.two_rooms import TEACHER_RECIPES, distil, train
+from jepa_export.bundling.manifest_fields import besides_manifest
+from jepa_export.bundling.staging import check_target
+from jepa_export.bundling.two_rooms_bundle import pack
+from jepa_export.data.training_world import TrainingWorld
+from jepa_export.evaluation.bundle_report import add_to_report
+from jepa_export.evaluation.compute_cost import of_bundle
+from jepa_export.training.two_rooms_recipe import TEACHER_RECIPES, distil, train
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.closed_loop.run import Plan, closed_loop, progress
+from jepa_sim.closed_loop.run import Plan, closed_loop, progress
 
 
 def train_course(
-    out: Path, course: Course, *, command: str, seed: int, episodes: int, distilled: bool
+    out: Path, course: TrainingWorld, *, command: str, seed: int, episodes: int, distilled: bool
 ) -> int:
     """Train into ``out``, leave the bundle ``out``/bundle, and score it over ``episodes`` for each of three
     seeds.
@@ -83,7 +83,7 @@ def work_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _measured(bundle: Bundle, course: Course, episodes: int, *, baselines: bool) -> dict[str, Any]:
+def _measured(bundle: Bundle, course: TrainingWorld, episodes: int, *, baselines: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"multiply_adds": of_bundle(bundle)}
     if episodes:
         plan = Plan(episodes=episodes, baselines=baselines)

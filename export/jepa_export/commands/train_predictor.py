@@ -33,8 +33,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from jepa_export.distillation.asked import PostTraining
-    from jepa_export.distillation.run import train_predictor
+    from jepa_export.distillation.distill import train_predictor
+    from jepa_export.distillation.requests import PostTraining
 
     asked = PostTraining(
         encoder=arguments.encoder,

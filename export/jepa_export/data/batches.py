@@ -12,10 +12,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_export.data.windows import Windows
+from jepa_export.data.clip_windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_export.training.prefetch import in_order
-from jepa_runtime.imaging import Image
+from jepa_runtime.imaging.conversion import Image
 from jepa_runtime.sources.commands import Floats, Stamps
 
 

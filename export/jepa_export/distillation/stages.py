@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_export.data.batches import Batch
-from jepa_export.distillation.encoders import FrozenEncoder
-from jepa_export.distillation.teacher import Features
-from jepa_export.quantization.fake import FakeInt8
+from jepa_export.distillation.frozen_encoders import FrozenEncoder
+from jepa_export.distillation.teacher_targets import Features
+from jepa_export.quantization.fake_quantization import FakeInt8
 from jepa_export.students.encoder import Encoder, TeacherHead
 from jepa_export.students.predictor import Predictor
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jepa_runtime.bundle import Golden, Manifest
-from jepa_runtime.imaging import Image
+from jepa_runtime.bundle import GoldenOutputs, Manifest
+from jepa_runtime.imaging.conversion import Image
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
-from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.sources.commands import Floats
 
 # Action sequences that are followed from each clip.
@@ -56,7 +56,7 @@ def clips_of(name: str, frames: Image, executed: Floats | None, manifest: Manife
     return Clips(name=name, frames=frames, between=between, actions=actions, executed=executed is not None)
 
 
-def golden_clips(golden: Golden, manifest: Manifest) -> Clips:
+def golden_clips(golden: GoldenOutputs, manifest: Manifest) -> Clips:
     """The bundle's golden inputs as clips."""
     count, size = len(golden.frames), manifest.history_size
     between = np.zeros((size - 1, manifest.action_size), np.float32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jepa_export.kept import Kept
-from jepa_runtime.closed_loop.scores import Goals
+from jepa_export.bundling.teacher_retention import TeacherRetention
+from jepa_sim.closed_loop.scores import Goals
 
 # Only for drawing: too much for the report that a bundle carries.
 _SAMPLES = frozenset({"histogram", "scores"})
@@ -23,7 +23,7 @@ class Comparison:
         max_relative_error: largest difference of two numbers of a latent, over the largest number.
         drift: norm of the difference of two futures, over the norm of the reference's; mean.
         worst_drift: the largest of these.
-        histogram: tokens by 1 - cosine, in the bins of :data:`jepa_export.evaluation.fidelity.EDGES`.
+        histogram: tokens by 1 - cosine, in the bins of :data:`jepa_export.evaluation.comparison.EDGES`.
     """
 
     reference: str
@@ -109,7 +109,7 @@ class Evaluation:
     clips: int
     frames: int
     futures: str
-    teacher: Kept | None
+    teacher: TeacherRetention | None
     seed: int
     variants: list[Variant]
     absent: dict[str, str]

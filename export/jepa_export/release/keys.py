@@ -23,7 +23,7 @@ from securesystemslib.exceptions import Error as SigningError
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from jepa_export.errors import JepaExportError
-from jepa_runtime.update import durable
+from jepa_runtime.util import atomic_files
 
 _PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ID_LENGTH = 16
@@ -222,7 +222,7 @@ class KeyRing:
                 os.fsync(file.fileno())
         except OSError as error:
             raise JepaExportError(f"{path}: the key cannot be written: {error.strerror}") from error
-        durable.sync_folder(folder)
+        atomic_files.sync_folder(folder)
 
 
 def _open(uri: str, key: Key) -> Signer:

@@ -1,7 +1,7 @@
 """Releases: a new one, how far it is rolled out, back to an old one, and those that are not to run any more.
 
 A channel has one pointer per model, ``latest.json``; next to the files of each version is a copy of the last
-pointer to it (:mod:`jepa_runtime.update.release`), for fleets that order an earlier version.
+pointer to it (:mod:`jepa_runtime.ota.release`), for fleets that order an earlier version.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 from tuf.api.metadata import TargetFile
 
 from jepa_export.errors import JepaExportError
-from jepa_export.licence import forbids_commerce
-from jepa_export.release import deltas
+from jepa_export.release import delta_maker as deltas
 from jepa_export.release.repository import Repository, channel_role
 from jepa_export.release.versions import (
     Version,
@@ -31,10 +30,12 @@ from jepa_export.release.versions import (
     read_history,
     store,
 )
-from jepa_runtime.backends.select import create_backend
+from jepa_export.teachers.license import forbids_commerce
+from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
-from jepa_runtime.sessions import runnable_precisions
-from jepa_runtime.update.release import (
+from jepa_runtime.model.compiled_graphs import runnable_precisions
+from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.ota.release import (
     RUNTIME_ABI,
     SCHEMA_VERSION,
     Release,
@@ -42,7 +43,6 @@ from jepa_runtime.update.release import (
     pointer_path,
     told_of,
 )
-from jepa_runtime.verification import golden_parity
 
 # Beside the versions of a model.
 _DELTAS = "deltas"
@@ -58,7 +58,7 @@ class Terms:
         percent: of the robots that are to have it.
         salt: chooses these; None: the model's name.
         hardware_ids: the kinds of robot it is for.
-        budgets: those of :class:`jepa_runtime.update.release.Budgets` that are not to have their default.
+        budgets: those of :class:`jepa_runtime.ota.release.Budgets` that are not to have their default.
         deltas: from how many earlier releases deltas are offered.
     """
 

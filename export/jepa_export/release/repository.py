@@ -44,8 +44,8 @@ from tuf.ngclient.config import EnvelopeType
 
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import KeyRing, reason_of, short_id
-from jepa_runtime.update import durable
-from jepa_runtime.update.metadata import SIGNED_AT, most_bytes, signed_at
+from jepa_runtime.ota.trust.metadata import SIGNED_AT, most_bytes, signed_at
+from jepa_runtime.util import atomic_files
 
 METADATA, TARGETS = "metadata", "targets"
 _PREFIX = "channel-"
@@ -181,7 +181,7 @@ class Repository:
         """
         if not (folder / METADATA).is_dir():
             raise JepaExportError(f"{folder}: no repository: make one with jepa-export release init")
-        with durable.locked(folder / ".lock", who="jepa-export release"):
+        with atomic_files.locked(folder / ".lock", who="jepa-export release"):
             signed = read(folder, LONG_AGO)
             yield cls(folder, keys, now, signed, cast(Root, signed["root"]))
 
@@ -338,8 +338,8 @@ class Repository:
             )
         target = TargetFile.from_data(path, content, ["sha256"])
         stored = self.stored(target)
-        durable.make_folder(stored.parent)
-        durable.write(stored, content)
+        atomic_files.make_folder(stored.parent)
+        atomic_files.write(stored, content)
         return target
 
     def content(self, target: TargetFile) -> bytes:
@@ -395,7 +395,7 @@ class Repository:
                     "into another channel (jepa-export release add-channel), or begin another repository"
                 )
         for name, content in files:
-            durable.write(self.folder / METADATA / name, content)
+            atomic_files.write(self.folder / METADATA / name, content)
         if "root" in roles:
             self._before = deepcopy(self.root)
 

@@ -27,8 +27,8 @@ from jepa_export.release.repository import (
     set_lifetime,
     utc_now,
 )
-from jepa_runtime.update import durable
-from jepa_runtime.update.metadata import SIGNED_AT
+from jepa_runtime.ota.trust.metadata import SIGNED_AT
+from jepa_runtime.util import atomic_files
 
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # models/CHANNEL/MODEL_ID/latest.json has four segments; a star stands for one.
@@ -125,8 +125,8 @@ def init(
         check_lifetime(role, days)
     for name in channels:
         _check_channel(name, list(channels))
-    durable.make_folder(metadata)
-    durable.make_folder(folder / TARGETS)
+    atomic_files.make_folder(metadata)
+    atomic_files.make_folder(folder / TARGETS)
     root, targets = Root(consistent_snapshot=True), Targets(delegations=Delegations({}, {}))
     for role in roles[:4]:
         quorum = policy.of(role)

@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.confined import Limits, run_confined
-from jepa_runtime.backends.kernels import FOLDERS, fatbin_name, source
+from jepa_export.targets.confined_process import Limits, run_confined
+from jepa_runtime.backends.tensorrt.kernels import FOLDERS, fatbin_name, source
 
 # Thor's has been renamed in CUDA 13.
 JETSONS = {"Jetson Orin": ("sm_87",), "Jetson Thor": ("sm_110", "sm_101")}

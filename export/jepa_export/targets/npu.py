@@ -1,7 +1,7 @@
 """Intel NPUs: blobs compiled ahead of time, and what the compiler expects of their speed.
 
 Beside each blob lies what it came from, which the robot compares before it imports one
-(:class:`~jepa_runtime.backends.npu.Origin`)."""
+(:class:`~jepa_runtime.backends.openvino.npu.Origin`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import openvino.opset15 as ops
 
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler
-from jepa_export.targets.confined import Limits
+from jepa_export.targets.confined_process import Limits
 from jepa_runtime.backends import Graph
-from jepa_runtime.backends.npu import Origin
+from jepa_runtime.backends.openvino.npu import Origin
 from jepa_runtime.bundle.manifest import origin_path
 from jepa_runtime.errors import BackendError
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import openvino as ov
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.confined import Limits, run_confined
+from jepa_export.targets.confined_process import Limits, run_confined
 
 SYSTEM_PACKAGES = {"wine": "wine", "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64"}
 MODEL, BLOB, TRACE = "model.xml", "model.blob", "compileTimeScheduleTrace.json"

@@ -1,8 +1,8 @@
 """ONNX -> OpenVINO IR, and INT8 by NNCF.
 
 NNCF corrects biases, and holds INT8 to fp32, by what this machine computes. Where that cuts off sums of INT8
-products (:mod:`jepa_runtime.backends.int8`), weights use half of their range, with which it does not: of a
-ViT-S, the latents then have a cosine of 0.9993 with those of fp32; with the whole range 0.914, and 0.9998
+products (:mod:`jepa_runtime.backends.cpu_int8`), weights use half of their range, with which it does not: of
+a ViT-S, the latents then have a cosine of 0.9993 with those of fp32; with the whole range 0.914, and 0.9998
 where nothing is cut off."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import openvino.opset15 as ops
 from numpy.typing import NDArray
 
 from jepa_export.errors import JepaExportError
-from jepa_runtime.backends import int8
+from jepa_runtime.backends import cpu_int8
 
 # Read-outs of this size cost next to nothing, and their outputs are the latent itself: in INT8 they made the
 # robot token five times as wrong (0.24 instead of 0.05, where one step at top speed is 0.66).
@@ -132,7 +132,7 @@ def compress_int8(model: ov.Model) -> ov.Model:
 def _overflow_fix() -> Any:
     from nncf.quantization.advanced_parameters import OverflowFix
 
-    return OverflowFix.ENABLE if int8.cut_off_here() else None
+    return OverflowFix.ENABLE if cpu_int8.cut_off_here() else None
 
 
 def _small_products(model: ov.Model) -> list[str]:

@@ -1,5 +1,5 @@
 """NVIDIA's own ONNX parser and engine builder, on a machine without a GPU: what a robot does to build its
-engine (:mod:`jepa_runtime.backends.tensorrt_builder`), for a GPU that is not here.
+engine (:mod:`jepa_runtime.backends.tensorrt.builder`), for a GPU that is not here.
 
 TensorRT for RTX (extra ``tensorrt-check``) builds for a GPU that it is told, and its networks are strongly
 typed as those of TensorRT 11. It shows that a graph parses and builds. It says nothing of speed, and a Jetson
@@ -18,9 +18,9 @@ from pathlib import Path
 import onnx
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.confined import Limits, run_confined
+from jepa_export.targets.confined_process import Limits, run_confined
 from jepa_runtime.backends import Graph
-from jepa_runtime.backends import tensorrt_builder as builder
+from jepa_runtime.backends.tensorrt import builder
 from jepa_runtime.errors import BackendError
 
 NEEDED = ("tensorrt_rtx_libs", "tensorrt_rtx_bindings")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jepa_export.students.two_rooms import ROBOT, SCENE, Predictor
-from jepa_export.training.latents import Library
+from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Predictor
+from jepa_export.training.latent_library import Library
 from jepa_export.training.stage import Stage
 
 HORIZON = 8

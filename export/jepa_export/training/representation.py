@@ -12,10 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jepa_export import losses
-from jepa_export.data.course import Course
-from jepa_export.data.two_rooms import Recordings
-from jepa_export.students.two_rooms import LATENT_DIM, ROBOT, SCENE, Encoder, InverseDynamics, Predictor
+from jepa_export.data.training_world import TrainingWorld
+from jepa_export.data.two_rooms_recordings import Recordings
+from jepa_export.students.two_rooms_networks import (
+    LATENT_DIM,
+    ROBOT,
+    SCENE,
+    Encoder,
+    InverseDynamics,
+    Predictor,
+)
+from jepa_export.training import losses
 from jepa_export.training.prefetch import in_order
 from jepa_export.training.stage import Stage
 
@@ -36,7 +43,7 @@ class RepresentationStage(Stage):
         encoder: Encoder,
         predictor: Predictor,
         *,
-        course: Course,
+        course: TrainingWorld,
         steps: int,
         renderer: Executor,
     ) -> None:
@@ -104,5 +111,5 @@ class RepresentationStage(Stage):
         return next(self._batches)
 
 
-def _record(course: Course, seed: int, step: int) -> Recordings:
+def _record(course: TrainingWorld, seed: int, step: int) -> Recordings:
     return course.record((seed, 1, step), layouts=LAYOUTS, trajectories=TRAJECTORIES, frames=FRAMES)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jepa_export.checkpoint import load, save
 from jepa_export.errors import JepaExportError
-from jepa_export.tables import Table, progress_bar, told
+from jepa_export.training.checkpoint import load, save
+from jepa_export.training.loss_table import Table, progress_bar, told
 
 
 class Stage(ABC):

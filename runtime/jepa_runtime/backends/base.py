@@ -56,7 +56,7 @@ class Graph:
             fp32.
         dynamic_quantization_group_size: the exception, see :class:`~jepa_runtime.bundle.manifest.Variant`.
         blob: gives what was compiled ahead of time for a platform of an NPU, and what that came from
-            (:class:`~jepa_runtime.backends.npu.Origin`); None if nothing was.
+            (:class:`~jepa_runtime.backends.openvino.npu.Origin`); None if nothing was.
     """
 
     name: str
@@ -120,7 +120,7 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class DevicePart:
     """Buffers of a part of a session's rows; of what all rows share each part has a copy."""
 
     inputs: dict[str, Array]
@@ -131,7 +131,7 @@ class Part:
 class Divided(Protocol):
     """A session whose rows are computed in parts side by side; each may be given inputs of its own."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[DevicePart, ...]
 
     def run_parts(self, count: int) -> None:
         """Compute the outputs of the first ``count`` parts from their inputs.

@@ -1,6 +1,6 @@
 """What a model bundle is: a folder with a manifest that lists every file and its hash. Data only, no code."""
 
-from jepa_runtime.bundle.golden import Golden, histories
+from jepa_runtime.bundle.golden_outputs import GoldenOutputs, histories
 from jepa_runtime.bundle.manifest import (
     MANIFEST_NAME,
     MAX_BLOCKS,
@@ -17,7 +17,7 @@ from jepa_runtime.bundle.manifest import (
     Variant,
     manifest_schema,
 )
-from jepa_runtime.bundle.parse import parse_manifest
+from jepa_runtime.bundle.manifest_parser import parse_manifest
 from jepa_runtime.bundle.reader import Bundle
 from jepa_runtime.bundle.writer import seal
 
@@ -30,7 +30,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Bundle",
     "FileRecord",
-    "Golden",
+    "GoldenOutputs",
     "Manifest",
     "Precision",
     "Role",

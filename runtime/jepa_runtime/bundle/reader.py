@@ -1,6 +1,6 @@
 """The strict reader of bundles. Rules, in the order in which they are checked:
 
-1. The manifest is read first, alone, and must be valid (see :mod:`jepa_runtime.bundle.parse`).
+1. The manifest is read first, alone, and must be valid (see :mod:`jepa_runtime.bundle.manifest_parser`).
 2. The folder holds exactly the files that the manifest lists: none missing, none extra, no link, nothing
 special.
 3. Each file has the size and the SHA-256 that the manifest gives.
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jepa_runtime.bundle.files import Folder
-from jepa_runtime.bundle.golden import Golden, read_golden, read_npz
+from jepa_runtime.bundle.golden_outputs import GoldenOutputs, read_golden, read_npz
 from jepa_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileRecord, Manifest
-from jepa_runtime.bundle.onnx_data import points_outside
-from jepa_runtime.bundle.parse import parse_json, parse_manifest
+from jepa_runtime.bundle.manifest_parser import parse_manifest
+from jepa_runtime.bundle.onnx_external_data import points_outside
+from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 from jepa_runtime.errors import BundleError
+from jepa_runtime.util.strict_json import parse_json
 
 _REPORT_NAME = "report.json"
 
@@ -49,7 +50,7 @@ class Bundle:
             BundleError: anything is not as it must be; the message says what, where, and what to do.
         """
         path = Path(path)
-        with Folder(path) as folder:
+        with UntrustedFolder(path) as folder:
             data = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
             manifest = parse_manifest(data, str(path / MANIFEST_NAME))
             _check_listing(folder, manifest)
@@ -65,11 +66,11 @@ class Bundle:
         """
         for record in self.manifest.files:
             if record.path == relative:
-                with Folder(self.path) as folder:
+                with UntrustedFolder(self.path) as folder:
                     return _read_verified(folder, record)
         raise BundleError(f"{self.path}: the manifest lists no file {relative!r}")
 
-    def golden(self) -> Golden:
+    def golden(self) -> GoldenOutputs:
         """The golden inputs and reference outputs.
 
         Raises:
@@ -89,7 +90,7 @@ class Bundle:
         return parse_json(self.read(_REPORT_NAME), str(self.path / _REPORT_NAME))
 
 
-def _check_listing(folder: Folder, manifest: Manifest) -> None:
+def _check_listing(folder: UntrustedFolder, manifest: Manifest) -> None:
     files, folders = folder.listing()
     listed = {record.path for record in manifest.files} | {MANIFEST_NAME}
     expected_folders = {str(parent) for path in listed for parent in PurePosixPath(path).parents} - {"."}
@@ -103,7 +104,7 @@ def _check_listing(folder: Folder, manifest: Manifest) -> None:
         )
 
 
-def _check_file(folder: Folder, record: FileRecord, manifest: Manifest) -> None:
+def _check_file(folder: UntrustedFolder, record: FileRecord, manifest: Manifest) -> None:
     where = str(folder.path / record.path)
     kind = PurePosixPath(record.path).suffix
     if kind not in (".json", ".npz", ".onnx", ".xml"):
@@ -140,7 +141,7 @@ def _check_onnx(data: bytes, where: str) -> None:
         )
 
 
-def _read_verified(folder: Folder, record: FileRecord) -> bytes:
+def _read_verified(folder: UntrustedFolder, record: FileRecord) -> bytes:
     data = folder.read(record.path, record.bytes)
     _check_digest(str(folder.path / record.path), record, len(data), hashlib.sha256(data).hexdigest())
     return data

@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jepa_runtime.bundle.files import Folder
 from jepa_runtime.bundle.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest
-from jepa_runtime.bundle.parse import describe
 from jepa_runtime.bundle.reader import Bundle
+from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 from jepa_runtime.errors import BundleError
+from jepa_runtime.util.strict_json import describe
 
 _ANY_LENGTH = 1 << 40
 # A manifest that is being written; a full disk or a power cut may have left one.
@@ -38,7 +38,7 @@ def seal(folder: str | Path, manifest: Manifest | Mapping[str, Any]) -> Bundle:
     folder = Path(folder)
     fields = manifest.model_dump(mode="json") if isinstance(manifest, Manifest) else dict(manifest)
     fields["schema_version"] = SCHEMA_VERSION
-    with Folder(folder) as opened:
+    with UntrustedFolder(folder) as opened:
         files, _ = opened.listing()
         content = sorted(files - {MANIFEST_NAME, _UNFINISHED})
         digests = {path: opened.digest(path, _ANY_LENGTH) for path in content}

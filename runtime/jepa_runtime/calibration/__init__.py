@@ -4,8 +4,9 @@ Pure: no clock is read, no file touched. Stamps and numbers come in, numbers go 
 """
 
 from jepa_runtime.calibration.alarms import Alarm, Alarms
-from jepa_runtime.calibration.bounds import Bounds
-from jepa_runtime.calibration.coverage import Coverage, Share, clearly_below
+from jepa_runtime.calibration.conformal import Bounds
+from jepa_runtime.calibration.coverage import Coverage, CoverageRate, clearly_below
+from jepa_runtime.calibration.monitor import Calibration, CalibrationMonitor, ErrorSample, score_of, trust_in
 from jepa_runtime.calibration.surprise import (
     ChangeDetector,
     Event,
@@ -17,22 +18,21 @@ from jepa_runtime.calibration.surprise import (
     score,
     threshold_of,
 )
-from jepa_runtime.calibration.trust import Calibration, Judged, Trust, score_of, trust_in
 
 __all__ = [
     "Alarm",
     "Alarms",
     "Bounds",
     "Calibration",
+    "CalibrationMonitor",
     "ChangeDetector",
     "Coverage",
+    "CoverageRate",
+    "ErrorSample",
     "Event",
     "EventDetector",
-    "Judged",
     "Score",
-    "Share",
     "Threshold",
-    "Trust",
     "clearly_below",
     "highest_of_blocks",
     "remembered",

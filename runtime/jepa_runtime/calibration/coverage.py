@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.shares import wilson
+from jepa_runtime.util.proportions import wilson
 
 
 @dataclass(frozen=True)
-class Share:
+class CoverageRate:
     """How many of ``errors`` lay within their bounds."""
 
     within: int
@@ -54,17 +54,17 @@ class Coverage:
         self._errors[came] += 1
         self._within[came] += within
 
-    def overall(self) -> tuple[Share, ...]:
+    def overall(self) -> tuple[CoverageRate, ...]:
         """One share a horizon, of all errors."""
-        return tuple(Share(int(a), int(b)) for a, b in zip(self._within, self._errors, strict=True))
+        return tuple(CoverageRate(int(a), int(b)) for a, b in zip(self._within, self._errors, strict=True))
 
-    def recent(self) -> tuple[Share, ...]:
+    def recent(self) -> tuple[CoverageRate, ...]:
         """One share a horizon, of the last ``window`` errors."""
         counts = np.minimum(self._errors, self._last.shape[1])
-        return tuple(Share(int(row.sum()), int(n)) for row, n in zip(self._last, counts, strict=True))
+        return tuple(CoverageRate(int(row.sum()), int(n)) for row, n in zip(self._last, counts, strict=True))
 
 
-def clearly_below(share: Share, probability: float, *, alike: int) -> bool:
+def clearly_below(share: CoverageRate, probability: float, *, alike: int) -> bool:
     """Whether a share is below ``probability`` by more than chance explains (Wilson's 95 % interval) where
     only one error in ``alike`` is independent of the others.
     """

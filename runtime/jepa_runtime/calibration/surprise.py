@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.shares import chance_of
+from jepa_runtime.util.proportions import chance_of
 
 Floats = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.outputs import STDOUT
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.util.output_files import STDOUT
 
 # 31 years, if seconds: their nanoseconds, and sums of them with a stamp, fit 64 bits.
 _MOST = 1e9
@@ -117,7 +117,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> 
 
 
 def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--json``, whose value :func:`~jepa_runtime.outputs.write_json` takes; None: no JSON is wanted."""
+    """Add ``--json``, whose value :func:`~jepa_runtime.util.output_files.write_json` takes; None: no JSON is
+    wanted."""
     parser.add_argument(
         "--json",
         nargs="?",
@@ -136,7 +137,7 @@ def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldMo
     """Open ``bundle`` as the arguments say.
 
     Raises:
-        JepaRuntimeError: see :meth:`~jepa_runtime.world_model.WorldModel.open`.
+        JepaRuntimeError: see :meth:`~jepa_runtime.model.world_model.WorldModel.open`.
     """
     return WorldModel.open(
         bundle,

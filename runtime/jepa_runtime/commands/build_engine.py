@@ -16,17 +16,17 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.engine_store import engine_folders
-from jepa_runtime.backends.select import alternatives, takes_building
+from jepa_runtime.backends.registry import alternatives, takes_building
+from jepa_runtime.backends.tensorrt.engine_store import engine_folders
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import add_json_argument, open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import STDOUT, write_json
-from jepa_runtime.update import config, robot
-from jepa_runtime.update.store import find_slot
-from jepa_runtime.update.trials import Trials
-from jepa_runtime.verification import golden_parity
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota import config, robot
+from jepa_runtime.ota.health.trial_counter import TrialCounter
+from jepa_runtime.ota.storage.slots import find_slot
+from jepa_runtime.util.output_files import STDOUT, write_json
 
 
 def add_parser(subparsers: Any) -> None:
@@ -139,13 +139,13 @@ def _adopt(args: argparse.Namespace) -> None:
 @contextmanager
 def _counted(args: argparse.Namespace) -> Iterator[None]:
     """Count the block as an attempt to open the model of a robot, where it is one: this may be the first
-    process that opens it after the start of the machine (see update/trials.py)."""
+    process that opens it after the start of the machine (see ota/health/trial_counter.py)."""
     slot = None if args.robot is None else find_slot(args.bundle)
     if slot is None:
         yield
         return
     store, sha256 = slot
-    trials = Trials(store)
+    trials = TrialCounter(store)
     with trials.opening(sha256):
         yield
     trials.close()

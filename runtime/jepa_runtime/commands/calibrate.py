@@ -21,14 +21,14 @@ from jepa_runtime.calibration import highest_of_blocks, remembered, score_of
 from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import add_cache_argument, positive
 from jepa_runtime.errors import JepaRuntimeError, SourceError
-from jepa_runtime.inference import Inference, Terms
-from jepa_runtime.outputs import check_writable
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
 from jepa_runtime.sources.base import Source, check_commands
-from jepa_runtime.sources.open import open_source
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.sources.factory import open_source
+from jepa_runtime.util.output_files import check_writable
 
 _DIGITS = 6
-_TERMS = Terms()
+_TERMS = ProcessingConfig()
 
 Floats = NDArray[np.float64]
 
@@ -197,7 +197,7 @@ def _errors(
 ) -> Iterator[list[Floats]]:
     """The errors [H] of each step of each stretch of frames without a gap, in which it is known throughout
     what was executed; the least and the most of that is left in ``executed`` [2, A]."""
-    inference, manifest = Inference(model, _TERMS), model.manifest
+    inference, manifest = FrameProcessor(model, _TERMS), model.manifest
     check_commands(source, manifest)
     reach_ns = round((manifest.history_size + manifest.horizon) * manifest.io.step_s * 1e9)
     run: list[Floats] = []

@@ -15,14 +15,14 @@ from rich.table import Table
 
 from jepa_runtime.commands.arguments import add_json_argument, open_console
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.outputs import STDOUT, files_of, write_json, write_text
-from jepa_runtime.profiling.compare import Measure, Verdict, common_measure, compare, differences, label
+from jepa_runtime.profiling.comparison import Measure, Verdict, common_measure, compare, differences, label
 from jepa_runtime.profiling.comparison_table import Entry, cells, markdown, remarks
-from jepa_runtime.profiling.describe import describe
 from jepa_runtime.profiling.importers import read_results
 from jepa_runtime.profiling.profile import Profile
-from jepa_runtime.profiling.statistics import PERCENTILES
+from jepa_runtime.profiling.run_statistics import describe
 from jepa_runtime.recording import check_outputs
+from jepa_runtime.util.output_files import STDOUT, files_of, write_json, write_text
+from jepa_runtime.util.statistics import PERCENTILES
 
 _WORSE, _NOT_COMPARABLE = 1, 2
 _STYLES: dict[Verdict, str] = {"better": "green", "same": "green", "worse": "red", "not judged": "yellow"}

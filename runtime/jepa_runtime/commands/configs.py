@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.commands.arguments import add_json_argument
-from jepa_runtime.configs.shipped import DEVICES
+from jepa_runtime.system_files.shipped import DEVICES
 
 _EPILOG = "Exit status: 0 done or nothing to do, 1 error, 3 (plan) there is something to do."
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        ConfigsError: it failed.
+        SystemFilesError: it failed.
     """
     # Other commands start without what only this one needs.
     from jepa_runtime.commands import configs_actions

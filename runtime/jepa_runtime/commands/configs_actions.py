@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from jepa_runtime.configs import transaction
-from jepa_runtime.configs.items import File
-from jepa_runtime.configs.planning import TO_DO, Action, Change, next_steps
-from jepa_runtime.configs.shipped import DEVICES, shipped
-from jepa_runtime.configs.transaction import Undone
-from jepa_runtime.errors import ConfigsError
-from jepa_runtime.outputs import STDOUT, write_json
+from jepa_runtime.errors import SystemFilesError
+from jepa_runtime.system_files import transaction
+from jepa_runtime.system_files.change_plan import TO_DO, Action, FileChange, next_steps
+from jepa_runtime.system_files.entries import File
+from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.transaction import Undone
+from jepa_runtime.util.output_files import STDOUT, write_json
 
 _SOMETHING_TO_DO = 3
 _DEFAULT = DEVICES[:1]
@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        ConfigsError: it failed.
+        SystemFilesError: it failed.
     """
     if args.action != "plan" and os.path.samefile(args.root, "/") and os.geteuid() != 0:
-        raise ConfigsError("/: only root may change it: run this with sudo, or on another --root")
+        raise SystemFilesError("/: only root may change it: run this with sudo, or on another --root")
     return {"plan": _plan, "apply": _apply, "undo": _undo}[args.action](args, Console(highlight=False))
 
 
@@ -68,7 +68,7 @@ def _undo(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _show(args: argparse.Namespace, console: Console, changes: Sequence[Change]) -> None:
+def _show(args: argparse.Namespace, console: Console, changes: Sequence[FileChange]) -> None:
     if args.json is not None:
         told = {"root": str(args.root), "files": [_as_dict(change) for change in changes]}
         write_json(args.json, {**told, "next": _next(changes)})
@@ -84,7 +84,7 @@ def _show(args: argparse.Namespace, console: Console, changes: Sequence[Change])
         console.print(_HINT)
 
 
-def _as_dict(change: Change) -> dict[str, str]:
+def _as_dict(change: FileChange) -> dict[str, str]:
     return {
         "path": change.file.path,
         "device": change.file.device,
@@ -94,13 +94,13 @@ def _as_dict(change: Change) -> dict[str, str]:
     }
 
 
-def _modes(change: Change) -> str:
+def _modes(change: FileChange) -> str:
     if not isinstance(change.found, File) or change.found.mode == change.file.mode:
         return ""
     return f" (mode {change.found.mode:04o} to {change.file.mode:04o})"
 
 
-def _next(changes: Sequence[Change]) -> list[str]:
+def _next(changes: Sequence[FileChange]) -> list[str]:
     return next_steps(change.file.path for change in changes if change.action in TO_DO)
 
 

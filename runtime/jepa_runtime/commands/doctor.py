@@ -14,8 +14,8 @@ from jepa_runtime.doctor import (
     Diagnosis,
     Finding,
     LiveFacts,
-    Needs,
     RecordedFacts,
+    Requirements,
     Severity,
     System,
     as_json,
@@ -23,8 +23,8 @@ from jepa_runtime.doctor import (
     fix_script,
 )
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import STDOUT, files_of, write, write_text
 from jepa_runtime.recording import check_outputs
+from jepa_runtime.util.output_files import STDOUT, files_of, write, write_text
 
 _FAILED = 2
 _STYLES = {
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
         read = files_of(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
         check_outputs(files_of(args.fix_script, args.json), *read)
-        needs = None if args.bundle is None else Needs.of(args.bundle)
+        needs = None if args.bundle is None else Requirements.of(args.bundle)
         diagnosis = examine(System(args.root, facts), needs)
         if args.fix_script is not None:
             write(args.fix_script, fix_script(diagnosis))

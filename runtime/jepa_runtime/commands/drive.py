@@ -1,143 +1,31 @@
-"""``jepa-runtime drive``: does the model get there? Closed loop in a simulated world."""
+"""``jepa-runtime drive``: closed loop in a simulated world, by the package :mod:`jepa_sim` where it is
+installed."""
 
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from jepa_runtime.bundle import Bundle, Precision
-from jepa_runtime.closed_loop.episodes import SEEDS
-from jepa_runtime.closed_loop.page import GOALS_HEAD, difference_rows, goals_rows, render
-from jepa_runtime.closed_loop.pictures import captions, sheet
-from jepa_runtime.closed_loop.run import ClosedLoop, Plan, closed_loop, progress
-from jepa_runtime.commands.arguments import add_cache_argument, add_json_argument, count, open_console
-from jepa_runtime.imaging import to_png
-from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
-from jepa_runtime.planning.presets import PRESETS, preset
-from jepa_runtime.recording import check_outputs
-from jepa_runtime.worlds.find import GROUP, make_world
-
-_FILMS = 3
+from jepa_runtime.errors import SourceError
+from jepa_runtime.util.simulation import import_simulation
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``drive`` to the subcommands of ``jepa-runtime``."""
-    parser = subparsers.add_parser(
-        "drive",
-        help="closed loop in a simulated world: goals reached, per engine and precision",
-        description="Let a bundle drive in a simulated world. Every engine and precision has the same "
-        "episodes, whose seeds no training draws, and so have the baselines: acting at random and, where the "
-        "world knows it, going straight at the goal. An episode counts where the model itself holds the goal "
-        "to be reached and the robot truly is there.",
-        epilog="Worlds: two_rooms, two_rooms_fixed, reacher (Gymnasium: pip install 'jepa-edge[worlds]'), "
-        f"those of installed packages (entry points of the group {GROUP}), and any module:attribute.",
-    )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--world", default="two_rooms", metavar="W", help="default: %(default)s")
-    parser.add_argument(
-        "--episodes", type=count, default=100, metavar="N", help="for each seed (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=_seed, nargs="+", default=list(SEEDS), metavar="S", help="default: 0 1 2"
-    )
-    parser.add_argument(
-        "--engine", nargs="+", default=["openvino:CPU"], metavar="E", help="default: openvino:CPU"
-    )
-    parser.add_argument(
-        "--precision", nargs="+", choices=get_args(Precision), help="default: all that an engine runs"
-    )
-    parser.add_argument(
-        "--planner", choices=sorted(PRESETS), default="two_rooms", help="settings of the planner"
-    )
-    parser.add_argument(
-        "--threads", type=count, default=1, metavar="N", help="of each engine (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--no-baselines", dest="baselines", action="store_false", help="leave the baselines out"
-    )
-    add_cache_argument(parser)
-    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
-    add_json_argument(parser, "all figures")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a page with charts and pictures there"
-    )
-    parser.add_argument("--png", type=Path, metavar="FILE", help=f"draw the first {_FILMS} episodes there")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command.
-
-    Raises:
-        JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
-    """
-    check_outputs(files_of(args.json, args.html, args.png), args.bundle)
-    plan = Plan(
-        engines=tuple(dict.fromkeys(args.engine)),
-        precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),
-        seeds=tuple(dict.fromkeys(args.seed)),
-        episodes=args.episodes,
-        planner=preset(args.planner),
-        threads=args.threads,
-        cache_dir=args.cache_dir,
-        baselines=args.baselines,
-        films=_FILMS if args.html or args.png else 0,
-        allow_untrained=args.allow_untrained,
-    )
-    console = open_console(stderr=args.json == STDOUT)
-    bundle = Bundle.open(args.bundle)
-    with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
-        found = closed_loop(bundle, world, plan, tick=tick)
-    # A terminal that is gone takes no table, and must not take the files with it.
     try:
-        write_each(
-            (args.json, lambda: write_json(args.json, found.as_dict())),
-            (args.html, lambda: write(args.html, render(found))),
-            (args.png, lambda: write(args.png, to_png(sheet(captions(found))))),
+        import_simulation("drive_command").add_parser(subparsers)
+    except SourceError:
+        # No prefix: whatever arguments are given, the answer is that the package is missing.
+        parser = subparsers.add_parser(
+            "drive",
+            help="closed loop in a simulated world (needs jepa-edge-sim)",
+            prefix_chars="\0",
+            add_help=False,
         )
-    finally:
-        _show(found, console)
+        parser.add_argument("arguments", nargs="*")
+        parser.set_defaults(run=_not_installed)
+
+
+def _not_installed(_: argparse.Namespace) -> int:
+    import_simulation("drive_command")
     return 0
-
-
-def _show(found: ClosedLoop, console: Console) -> None:
-    if not found.trained:
-        console.print(f"[yellow]{escape(found.model)}: untrained, what it reaches means nothing[/]")
-    asked, used = found.plan.planner.search, found.planner.search
-    if asked != used:
-        console.print(
-            f"planned over {used.horizon} steps, not {asked.horizon}: the model predicts no further",
-            style="yellow",
-        )
-    console.print(
-        _table(f"{found.model} in {found.task.name}", GOALS_HEAD, goals_rows(found.goals, found.plan_times))
-    )
-    first, *others = found.drives
-    if others:
-        head = ("points more", "95 %", "only it", f"only {first}")
-        console.print(
-            _table(f"Against {first}, in the same episodes", ("", *head), difference_rows(found.differences))
-        )
-
-
-def _table(title: str, head: tuple[str, ...], rows: list[list[str]]) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE, padding=0)
-    for column, name in enumerate(head):
-        table.add_column(escape(name), justify="left" if column == 0 else "right", no_wrap=column in (0, 2))
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 1 << 32:
-        raise argparse.ArgumentTypeError(f"must be between 0 and {(1 << 32) - 1}, got {text}")
-    return value

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
 from jepa_runtime.commands.arguments import add_json_argument, open_console
-from jepa_runtime.outputs import STDOUT, write_json
+from jepa_runtime.util.output_files import STDOUT, write_json
 
 # What does the work of a graph that a bundle may lack.
 _WITHOUT: dict[Role, str] = {"step": "none: the predictor", "energy": "none: mean squared difference"}

@@ -29,19 +29,20 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.profile_passes import PASSES, SWEEP_S, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.commands.signals import stop_on_signals
-from jepa_runtime.compat import python_module
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.outputs import STDOUT, files_of, write, write_each
-from jepa_runtime.profiling.describe import due_frames, gone_through
-from jepa_runtime.profiling.environment import environment
-from jepa_runtime.profiling.load import Load, Workload, count_frames
-from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
-from jepa_runtime.profiling.profile import Environment, Profile, Run, Subject, read_profile, write_profile
-from jepa_runtime.profiling.profile_report import render_profile
-from jepa_runtime.profiling.trace import import_perfetto, write_trace
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.profiling.load_generator import LoadGenerator, Workload, count_frames
+from jepa_runtime.profiling.perfetto_trace import import_perfetto, write_trace
+from jepa_runtime.profiling.profile import Profile, Run, Subject, read_profile, write_profile
+from jepa_runtime.profiling.run_statistics import due_frames, gone_through
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.sources.open import split_spec
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.reports.profile_page import render_profile
+from jepa_runtime.sources.factory import split_spec
+from jepa_runtime.telemetry import IDLE_S, Monitor, energy, tells_power
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.telemetry.measurements import Environment
+from jepa_runtime.util.compat import python_module
+from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each
 
 _POLL_S = 0.2
 
@@ -151,7 +152,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
             if tells_power(idle.readings()):
                 stopping.wait(IDLE_S)
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
-        with Load(open_model, workload, stopping=stopping) as load:
+        with LoadGenerator(open_model, workload, stopping=stopping) as load:
             subject, passed_over = _subject(args, load.model, workload), load.model.passed_over
             with ExitStack() as watched:
                 busy = watched.enter_context(Monitor())

@@ -12,16 +12,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from jepa_runtime import verification
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import create_backend
+from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.profile_view import Steps
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.model import parity as verification
+from jepa_runtime.model.compiled_graphs import graphs
 from jepa_runtime.profiling import cold_start
-from jepa_runtime.profiling.load import Load
+from jepa_runtime.profiling.load_generator import LoadGenerator
 from jepa_runtime.profiling.profile import Layer, Parity, Subject
-from jepa_runtime.sessions import graphs
 
 PASSES = ("parity", "closed", "sweep", "cold", "idle", "layers")
 _IDLE_GAPS = ((0.1, 10), (1.0, 5), (10.0, 2))
@@ -59,7 +59,7 @@ class Passes:
         stopped = f"{', '.join(dict.fromkeys(self._left_out))}: not measured: it was stopped before"
         return [*self._failures, *([stopped] if self._left_out else [])]
 
-    def under_load(self, load: Load) -> None:
+    def under_load(self, load: LoadGenerator) -> None:
         """Those that load the open pipeline in other ways."""
         self._attempt("closed", partial(self._closed, load))
         self._attempt("sweep", partial(self._sweep, load))
@@ -88,11 +88,11 @@ class Passes:
         except JepaRuntimeError as error:
             self._failures.append(f"{what or name}: not measured: {error}")
 
-    def _closed(self, load: Load) -> None:
+    def _closed(self, load: LoadGenerator) -> None:
         self._steps.say("closed loop")
         self.found["closed_loop"] = load.closed_loop(_CLOSED_S)
 
-    def _sweep(self, load: Load) -> None:
+    def _sweep(self, load: LoadGenerator) -> None:
         closed = self.found.get("closed_loop")
         if closed is None:
             raise ProfileError("the closed loop did not tell the highest rate")
@@ -104,7 +104,7 @@ class Passes:
             ended=lambda why: self._failures.append(f"sweep: {why}"),
         )
 
-    def _idle(self, load: Load, gap_s: float, repetitions: int, what: str) -> None:
+    def _idle(self, load: LoadGenerator, gap_s: float, repetitions: int, what: str) -> None:
         self._steps.say(what)
         gap = load.idle_gap(gap_s, repetitions)
         if not gap.latency_ms:

@@ -21,15 +21,15 @@ from jepa_runtime.commands.arguments import (
 )
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
-from jepa_runtime.compat import file_sha256
-from jepa_runtime.outputs import STDOUT, files_of, write_json
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.replay.comparison import Comparison, Difference, compare
-from jepa_runtime.replay.inputs import NONE, BagInputs, Topics
+from jepa_runtime.replay.bag_inputs import NONE, BagInputs, Topics
+from jepa_runtime.replay.output_comparison import Comparison, Difference, compare
 from jepa_runtime.replay.player import Player
-from jepa_runtime.replay.replaying import Replayed, replay
+from jepa_runtime.replay.replay import Replayed, replay
 from jepa_runtime.sources.bag_file import BagFile
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.util.compat import file_sha256
+from jepa_runtime.util.output_files import STDOUT, files_of, write_json
 
 _DIFFERENT = 1
 _MOST_FIELDS = 4

@@ -9,13 +9,13 @@ from typing import Any
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import open_console, progress_on, rate
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import files_of, write, write_each
-from jepa_runtime.pictures.atlas import Atlas
-from jepa_runtime.pictures.figure import draw
-from jepa_runtime.pictures.overlay import add_pictures
-from jepa_runtime.pictures.report import render
-from jepa_runtime.pictures.run import read_run
 from jepa_runtime.recording import check_outputs
+from jepa_runtime.reports.run_figure import draw
+from jepa_runtime.reports.run_page import render
+from jepa_runtime.util.output_files import files_of, write, write_each
+from jepa_runtime.visualization.atlas import Atlas
+from jepa_runtime.visualization.bag_overlay import add_pictures
+from jepa_runtime.visualization.run_data import read_run
 
 _RATE_HZ = 5.0
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
 
-from jepa_runtime import systemd
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
     add_json_argument,
@@ -39,19 +38,20 @@ from jepa_runtime.errors import (
     SourceError,
     printable,
 )
-from jepa_runtime.imaging import decode
-from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
-from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.imaging.conversion import decode
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
-from jepa_runtime.profiling.report import render
 from jepa_runtime.recording import check_apart, check_outputs
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
+from jepa_runtime.reports.latency_page import render
+from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame, Image, Source, check_commands
-from jepa_runtime.sources.open import is_camera, open_source, split_spec
-from jepa_runtime.sources.pace import paced
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.sources.factory import is_camera, open_source, split_spec
+from jepa_runtime.sources.playback import paced
+from jepa_runtime.util import systemd
+from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each, write_json
 
 if TYPE_CHECKING:
     from jepa_runtime.commands.run_robot import Follower

@@ -24,14 +24,15 @@ from jepa_runtime.errors import (
     StorageError,
     UpdateError,
 )
-from jepa_runtime.pipeline import Pipeline, Result
-from jepa_runtime.systemd import notify
-from jepa_runtime.update import config, durable, robot, state
-from jepa_runtime.update.conduct import Conduct
-from jepa_runtime.update.local_serving import Seat, Told, answer, listening
-from jepa_runtime.update.store import Store
-from jepa_runtime.update.trials import Trials
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota import config, robot, state
+from jepa_runtime.ota.health.serving_health import ServingHealth
+from jepa_runtime.ota.health.serving_socket import ServerSocket, ServingReport, answer, listening
+from jepa_runtime.ota.health.trial_counter import TrialCounter
+from jepa_runtime.ota.storage.slots import SlotStore
+from jepa_runtime.serving.pipeline import Pipeline, Result
+from jepa_runtime.util import atomic_files
+from jepa_runtime.util.systemd import notify
 
 _LOG = logging.getLogger(__name__)
 _LOOK_S = 1.0
@@ -57,7 +58,7 @@ def adopt(args: argparse.Namespace) -> list[Path]:
         UpdateError: the robot is not set up, or has no model yet.
     """
     settings = config.load(args.robot / robot.CONFIG)
-    if Store(args.robot).current() is None:
+    if SlotStore(args.robot).current() is None:
         raise UpdateError(f"{args.robot}: has no model yet: `jepa-runtime update apply --root {args.robot}`")
     args.engine = args.engine or settings.engine
     args.precision = args.precision or settings.precision
@@ -91,10 +92,10 @@ class Follower:
         end: Callable[[str], None] = _end,
     ) -> None:
         self._root, self._open_model, self._deadline_ms, self._end = root, open_model, deadline_ms, end
-        self._store, self._conduct = Store(root), Conduct()
-        self._trials = Trials(self._store)
+        self._store, self._conduct = SlotStore(root), ServingHealth()
+        self._trials = TrialCounter(self._store)
         self._pipeline: Pipeline | None = None
-        self._seat: Seat | None = None
+        self._seat: ServerSocket | None = None
         self._opening: tuple[str, float] | None = None
         self._standby = ""
         self._refused, self._reason, self._passing = "", "", False
@@ -117,7 +118,7 @@ class Follower:
             try:
                 seat = stack.enter_context(listening(self._root))
             except StorageError as error:
-                if not durable.is_read_only(error):
+                if not atomic_files.is_read_only(error):
                     raise
                 _LOG.warning("serving without a lock and a socket for updates: %s", error)
                 yield
@@ -171,7 +172,7 @@ class Follower:
 
     def await_model(self, stopping: Event) -> bool:
         """Wait until there is a model that may be opened: another release, or one whose attempts to open it
-        were forgotten (see update/trials.py). Updates are answered meanwhile.
+        were forgotten (see ota/health/trial_counter.py). Updates are answered meanwhile.
 
         Returns:
             Whether there is one; False: ``stopping`` was set.
@@ -368,7 +369,7 @@ class Follower:
             self._told_alive_at = now
             notify("WATCHDOG=1")
 
-    def _told(self, nothing: Told) -> Told:
+    def _told(self, nothing: ServingReport) -> ServingReport:
         if self._pipeline is None:
             return nothing
         return replace(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jepa_runtime.pipeline import Stats
-from jepa_runtime.profiling import environment
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
-from jepa_runtime.profiling.report import Report
-from jepa_runtime.profiling.statistics import METHOD, format_ms, summarize
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.reports.latency_page import Report
+from jepa_runtime.serving.pipeline import Stats
+from jepa_runtime.telemetry import environment
+from jepa_runtime.util.statistics import METHOD, format_ms, summarize
 
 
 def model_facts(model: WorldModel) -> dict[str, Any]:

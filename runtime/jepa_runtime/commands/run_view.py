@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 
-from jepa_runtime.pipeline import Result, Stats
 from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
-from jepa_runtime.profiling.statistics import Summary
+from jepa_runtime.serving.pipeline import Result, Stats
+from jepa_runtime.util.statistics import Summary
 
 
 def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float) -> Panel:

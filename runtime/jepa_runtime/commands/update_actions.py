@@ -13,21 +13,22 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.table import Table
 
-from jepa_runtime.bundle.parse import describe
 from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.commands.update_view import Transfer, history_table, moment, status_table, summary
 from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
-from jepa_runtime.outputs import STDOUT, write_json
-from jepa_runtime.update import accounts, config, daemon, operator, provision, robot, state
-from jepa_runtime.update.alarms import alarms
-from jepa_runtime.update.audit import Audit
-from jepa_runtime.update.client import Client
-from jepa_runtime.update.config import Config
-from jepa_runtime.update.hawkbit import kept as orders
-from jepa_runtime.update.hawkbit.fleet import KEPT, Fleet
-from jepa_runtime.update.state import Result, State
-from jepa_runtime.update.store import Store
+from jepa_runtime.ota import config, daemon, operator_requests, provisioning, robot, state
+from jepa_runtime.ota.audit_log import AuditLog
+from jepa_runtime.ota.client import Client
+from jepa_runtime.ota.config import Config
+from jepa_runtime.ota.hawkbit import saved_state as orders
+from jepa_runtime.ota.hawkbit.agent import KEPT, HawkbitAgent
+from jepa_runtime.ota.operator_alarms import alarms
+from jepa_runtime.ota.state import Result, State
+from jepa_runtime.ota.storage import folder_owner
+from jepa_runtime.ota.storage.slots import SlotStore
+from jepa_runtime.util.output_files import STDOUT, write_json
+from jepa_runtime.util.strict_json import describe
 
 _STATUS: dict[Result, int] = {
     "none": 0,
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _provision(args: argparse.Namespace) -> int:
     if args.rebuild:
-        return _tell(args, provision.rebuild(args.root), "The state was made again.")
+        return _tell(args, provisioning.rebuild(args.root), "The state was made again.")
     missing = ["--" + name.replace("_", "-") for name in _NEEDED if getattr(args, name) is None]
     if missing:
         raise UpdateError(f"{args.root}: to set it up, give {', '.join(missing)} as well")
@@ -76,8 +77,8 @@ def _provision(args: argparse.Namespace) -> int:
         raise UpdateError(f"{args.root}: {describe(error)}") from error
     except OSError as error:
         raise UpdateError(f"{args.trusted_root}: cannot be read: {error.strerror}") from error
-    provision.check_root(trusted_root, str(args.trusted_root))
-    kept = provision.provision(args.root, settings, trusted_root, bundle=args.bundle)
+    provisioning.check_root(trusted_root, str(args.trusted_root))
+    kept = provisioning.provision(args.root, settings, trusted_root, bundle=args.bundle)
     return _tell(args, kept, f"{args.root} is set up; {args.root / robot.CONFIG} may be edited.")
 
 
@@ -109,18 +110,18 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    kept = operator.rollback(args.root, args.reason)
+    kept = operator_requests.rollback(args.root, args.reason)
     return _tell(args, kept, status=1 if kept.alarm else 0)
 
 
 def _approve(args: argparse.Namespace) -> int:
-    kept = operator.approve(args.root)
+    kept = operator_requests.approve(args.root)
     print("approved" + ("" if kept.work is None else f": {kept.work.release.version} may be switched to"))
     return 0
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    return _tell(args, operator.cancel(args.root, args.reason))
+    return _tell(args, operator_requests.cancel(args.root, args.reason))
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -138,7 +139,7 @@ def _hawkbit_asked(root: Path) -> str:
 
 
 def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
-    operator.pin(args.root, pinned=pinned)
+    operator_requests.pin(args.root, pinned=pinned)
     print("pinned" if pinned else "takes updates")
     return 0
 
@@ -156,11 +157,11 @@ def _daemon(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
-    accounts.require_owner(args.root)
+    folder_owner.require_owner(args.root)
     path, opened = args.root / robot.CONFIG, partial(robot.open_client, args.root)
     round_ = daemon.ordinary(opened, lambda: config.load(path).poll_s, log, lambda: _alarms(args.root))
     if config.load(path).hawkbit is not None:
-        round_ = Fleet(args.root, opened, log=log)
+        round_ = HawkbitAgent(args.root, opened, log=log)
     with stop_on_signals() as stopping:
         daemon.run(round_, stopping=stopping, log=log, root=args.root, due=daemon.crashing(args.root))
     return 0
@@ -189,7 +190,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _checks(root: Path) -> dict[str, Callable[[], str]]:
-    store = Store(root)
+    store = SlotStore(root)
 
     @cache
     def bundle(slot: str | None) -> str:
@@ -208,8 +209,8 @@ def _checks(root: Path) -> dict[str, Callable[[], str]]:
     }
 
 
-def _log(root: Path) -> Audit:
-    return Audit(root / robot.AUDIT, robot.utc_now)
+def _log(root: Path) -> AuditLog:
+    return AuditLog(root / robot.AUDIT, robot.utc_now)
 
 
 def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[daemon.Alive], State]]) -> int:

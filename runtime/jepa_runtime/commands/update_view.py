@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jepa_runtime.errors import printable
-from jepa_runtime.update.audit import Entry
-from jepa_runtime.update.state import Installed, Phase, State
+from jepa_runtime.ota.audit_log import Entry
+from jepa_runtime.ota.state import Installed, Phase, State
 
 _DOING = {
     Phase.CHECK: "asking the repository",

@@ -14,8 +14,8 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle, Precision
 from jepa_runtime.commands.arguments import add_cache_argument, add_json_argument, open_console
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import STDOUT, write_json
-from jepa_runtime.verification import VariantCheck, check_variants
+from jepa_runtime.model.parity import VariantCheck, check_variants
+from jepa_runtime.util.output_files import STDOUT, write_json
 
 
 def add_parser(subparsers: Any) -> None:

@@ -24,21 +24,21 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.outputs import files_of
-from jepa_runtime.pictures.atlas import Atlas, thumbnail
-from jepa_runtime.pictures.embedding import Image
-from jepa_runtime.pictures.foreseen import Foreseen
-from jepa_runtime.pictures.overlay import TRAIL_S, trail_of
-from jepa_runtime.pictures.run import Run, read_run
-from jepa_runtime.pictures.scrapbook import Scrapbook
-from jepa_runtime.pictures.viewer import Viewer
-from jepa_runtime.pipeline import Pipeline, Result
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import check_outputs
+from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.sources.base import Source, check_commands
-from jepa_runtime.sources.open import open_source, split_spec
-from jepa_runtime.sources.pace import paced
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.sources.factory import open_source, split_spec
+from jepa_runtime.sources.playback import paced
+from jepa_runtime.util.output_files import files_of
+from jepa_runtime.visualization.atlas import Atlas, thumbnail
+from jepa_runtime.visualization.bag_overlay import TRAIL_S, trail_of
+from jepa_runtime.visualization.embedding import Image
+from jepa_runtime.visualization.growing_atlas import GrowingAtlas
+from jepa_runtime.visualization.predictions import Predictions
+from jepa_runtime.visualization.rerun_viewer import RerunViewer
+from jepa_runtime.visualization.run_data import Run, read_run
 
 _RATE_HZ = 10.0
 _DRAIN_S = 5.0
@@ -106,7 +106,7 @@ def _show_bag(args: argparse.Namespace) -> None:
 
         found = read_run(args.bag, node=args.node, image=args.image, progress=told)
         atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
-    with Viewer(args.save) as viewer:
+    with RerunViewer(args.save) as viewer:
         _show_figures(found, viewer)
         for stamp, jpeg in found.goals:
             viewer.goal(stamp, jpeg)
@@ -115,7 +115,7 @@ def _show_bag(args: argparse.Namespace) -> None:
         _show_futures(args, found, atlas or found.atlas, viewer)
 
 
-def _show_figures(found: Run, viewer: Viewer) -> None:
+def _show_figures(found: Run, viewer: RerunViewer) -> None:
     series = {"surprise/value": found.surprise, "surprise/threshold": found.threshold}
     series |= {f"latency/{name}": points for name, points in found.latency_ms.items() if name != "predict"}
     for name, points in series.items():
@@ -123,11 +123,11 @@ def _show_figures(found: Run, viewer: Viewer) -> None:
             viewer.figure(name.replace(" ", "_"), float(value), found.start_ns + round(second * _NS))
 
 
-def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: Viewer) -> None:
+def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: RerunViewer) -> None:
     due_ns = 0
     with BagFile(args.bag) as bag:
         for _, _, message in bag.read([f"{found.prefix}/futures"]):
-            foreseen = Foreseen.of_message(message)
+            foreseen = Predictions.of_message(message)
             if foreseen.stamp_ns < due_ns:
                 continue
             due_ns = foreseen.stamp_ns + round(_NS / args.rate)
@@ -141,7 +141,7 @@ def _show_live(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         source = stack.enter_context(closing(open_source(args.source)))
-        viewer = stack.enter_context(Viewer(args.save))
+        viewer = stack.enter_context(RerunViewer(args.save))
         rate_hz = source.rate_hz or bundle.manifest.io.frame.rate_hz
         shown = _Live(viewer, bundle, rate_hz=rate_hz, shown_hz=min(args.rate, rate_hz))
         pipeline = Pipeline(
@@ -185,13 +185,13 @@ def _feed(
 class _Live:
     """Shows results as they come; all but the figures at most so often."""
 
-    def __init__(self, viewer: Viewer, bundle: Bundle, *, rate_hz: float, shown_hz: float) -> None:
+    def __init__(self, viewer: RerunViewer, bundle: Bundle, *, rate_hz: float, shown_hz: float) -> None:
         manifest = bundle.manifest
         self.errors: deque[Exception] = deque(maxlen=1)
         self._viewer, self._every_ns, self._due_ns = viewer, round(_NS / shown_hz), 0
         self._step_s, self._threshold = manifest.io.step_s, manifest.surprise_threshold
         self._atlas = Atlas.in_bundle(bundle)
-        self._scrapbook = Scrapbook(max(1, round(manifest.horizon * manifest.io.step_s * shown_hz)))
+        self._scrapbook = GrowingAtlas(max(1, round(manifest.horizon * manifest.io.step_s * shown_hz)))
         self._trail: deque[Any] = deque(maxlen=max(1, round(TRAIL_S * rate_hz)))
         # The pipeline keeps one frame waiting and one in work; a few more do no harm.
         self._images: deque[tuple[int, Image]] = deque(maxlen=8)
@@ -216,7 +216,7 @@ class _Live:
             self._viewer.camera(stamp, thumbnail(image, _CAMERA_PX))
             self._scrapbook.add(result.latent, image)
         atlas = self._atlas or self._scrapbook.atlas()
-        foreseen = Foreseen.of_result(result, self._step_s)
+        foreseen = Predictions.of_result(result, self._step_s)
         if atlas is not None:
             self._viewer.latent(stamp, np.stack(self._trail), atlas)
         if atlas is not None and foreseen is not None:

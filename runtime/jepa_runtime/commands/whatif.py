@@ -29,13 +29,13 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
-from jepa_runtime.outputs import STDOUT, files_of, write, write_each, write_json
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.replay.actions import EXECUTED, FAN, FORMS, ActionSequence, sequences
-from jepa_runtime.replay.inputs import BagInputs
+from jepa_runtime.replay.action_sequences import EXECUTED, FAN, FORMS, ActionSequence, sequences
+from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.whatif import WhatIf, branch, executed, find_moment, index_at
-from jepa_runtime.replay.whatif_page import ranked, render
+from jepa_runtime.reports.whatif_page import ranked, render
+from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each, write_json
 
 _MOST_ROWS = 12
 

@@ -3,13 +3,13 @@
 Nothing here changes the machine: it reads files, and proposes.
 """
 
+from jepa_runtime.doctor.diagnosis_output import as_json, fix_script
 from jepa_runtime.doctor.examine import Diagnosis, examine
 from jepa_runtime.doctor.finding import Evidence, Finding, Severity
-from jepa_runtime.doctor.live import LiveFacts
+from jepa_runtime.doctor.live_facts import LiveFacts
 from jepa_runtime.doctor.machine import Machine
-from jepa_runtime.doctor.needs import Needs
-from jepa_runtime.doctor.recorded import RecordedFacts
-from jepa_runtime.doctor.report import as_json, fix_script
+from jepa_runtime.doctor.recorded_root import RecordedFacts
+from jepa_runtime.doctor.requirements import Requirements
 from jepa_runtime.doctor.system import System
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "Finding",
     "LiveFacts",
     "Machine",
-    "Needs",
     "RecordedFacts",
+    "Requirements",
     "Severity",
     "System",
     "as_json",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from jepa_runtime.doctor.checks import CHECKS
 from jepa_runtime.doctor.finding import Check, Context, Finding, Severity, Verdict
 from jepa_runtime.doctor.machine import Machine, detect
-from jepa_runtime.doctor.needs import Needs
+from jepa_runtime.doctor.requirements import Requirements
 from jepa_runtime.doctor.system import System
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Diagnosis:
         return tuple(finding for finding in self.findings if finding.verdict.severity <= Severity.WARNING)
 
 
-def examine(system: System, needs: Needs | None = None) -> Diagnosis:
+def examine(system: System, needs: Requirements | None = None) -> Diagnosis:
     """Examine a machine, for a bundle if its needs are given. What cannot be told is a finding too."""
     machine = detect(system)
     context = Context(system, machine, needs)
@@ -39,5 +39,5 @@ def examine(system: System, needs: Needs | None = None) -> Diagnosis:
 def _verdict(check: Check, context: Context) -> Verdict:
     try:
         return check.run(context)
-    except UnknownError as error:
+    except UndeterminedError as error:
         return Verdict(Severity.UNKNOWN, f"cannot be told: {error}")

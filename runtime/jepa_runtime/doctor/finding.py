@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from jepa_runtime.doctor.machine import Machine
-from jepa_runtime.doctor.needs import Needs
+from jepa_runtime.doctor.requirements import Requirements
 from jepa_runtime.doctor.system import System
 
 
@@ -51,7 +51,7 @@ class Context:
 
     system: System
     machine: Machine
-    needs: Needs | None
+    needs: Requirements | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Check:
         what: what must hold.
         reads: where it looks.
         remedy: what it proposes.
-        run: gives the verdict; an UnknownError becomes one.
+        run: gives the verdict; an UndeterminedError becomes one.
         applies: whether it makes sense on this machine.
     """
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jepa_runtime.doctor.system import System
-from jepa_runtime.errors import UnknownError
-from jepa_runtime.profiling.machine.cpu import virtual
+from jepa_runtime.errors import UndeterminedError
+from jepa_runtime.telemetry.cpu import virtual
 
 Kind = Literal["jetson", "intel_npu", "plain"]
 
@@ -77,7 +77,7 @@ def detect(system: System) -> Machine:
     try:
         if (jetson := _jetson(system, architecture)) is not None:
             return Machine("jetson", jetson, architecture)
-    except UnknownError as error:
+    except UndeterminedError as error:
         doubts.append(str(error))
     name = _processor(system) or "processor unknown"
     for device in system.find("sys/bus/pci/devices/*"):
@@ -85,7 +85,7 @@ def detect(system: System) -> Machine:
             if system.text(f"{device}/vendor") != _INTEL:
                 continue
             npu = NPUS.get(system.text(f"{device}/device"))
-        except UnknownError as error:
+        except UndeterminedError as error:
             doubts.append(str(error))
             continue
         if npu is not None:
@@ -137,5 +137,5 @@ def _known(read: Callable[..., str | None], *path: str) -> str:
     """What only decorates a name; empty where it cannot be told."""
     try:
         return read(*path) or ""
-    except UnknownError:
+    except UndeterminedError:
         return ""

@@ -1,6 +1,7 @@
 """A machine as the doctor sees it: files below a root, and what no file tells.
 
-Nothing here writes, and nothing guesses: what cannot be read raises :class:`UnknownError` with the reason.
+Nothing here writes, and nothing guesses: what cannot be read raises
+:class:`UndeterminedError` with the reason.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from jepa_runtime.errors import UnknownError
-from jepa_runtime.profiling.machine.files import Files
+from jepa_runtime.errors import UndeterminedError
+from jepa_runtime.telemetry.sysfs import Files
 
 # The longest text that is read: /var/lib/dpkg/status of a full desktop has less than 10 MB.
 _LONGEST, _PIECE = 16 << 20, 1 << 20
@@ -58,7 +59,7 @@ class Node:
 
 
 class Facts(Protocol):
-    """What a git repository cannot hold. Each raises :class:`UnknownError` where it cannot be told."""
+    """What a git repository cannot hold. Each raises :class:`UndeterminedError` where it cannot be told."""
 
     def kernel(self) -> str:
         """The release, as ``uname -r``."""
@@ -101,68 +102,68 @@ class System:
         """A file of text, without white space around it.
 
         Raises:
-            UnknownError: it cannot be read, is empty, or holds something else.
+            UndeterminedError: it cannot be read, is empty, or holds something else.
         """
         if path not in self._texts:
             content = self._bytes(path).strip(b" \t\n\0")
             if not content and not may_be_empty:
-                raise UnknownError(f"/{path} is empty")
+                raise UndeterminedError(f"/{path} is empty")
             # Control characters would act on the terminal that shows them.
             if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", content):
-                raise UnknownError(f"/{path} holds no text")
+                raise UndeterminedError(f"/{path} holds no text")
             try:
                 self._texts[path] = content.decode()
             except UnicodeDecodeError:
-                raise UnknownError(f"/{path} holds no text") from None
+                raise UndeterminedError(f"/{path} holds no text") from None
         return self._texts[path]
 
     def field(self, path: str, pattern: str, lacking: str) -> str:
         """What the group of ``pattern`` finds in a file of lines.
 
         Raises:
-            UnknownError: it cannot be read, or has no such line; the message says that it ``lacking``.
+            UndeterminedError: it cannot be read, or has no such line; the message says that it ``lacking``.
         """
         if found := re.search(pattern, self.text(path), re.MULTILINE):
             return found[1]
-        raise UnknownError(f"/{path} {lacking}")
+        raise UndeterminedError(f"/{path} {lacking}")
 
     def strings(self, path: str) -> list[str]:
         """A property of the device tree: strings that end with NUL.
 
         Raises:
-            UnknownError: it cannot be read, or holds something else.
+            UndeterminedError: it cannot be read, or holds something else.
         """
         try:
             found = [part.decode("ascii") for part in self._bytes(path).rstrip(b"\0\n").split(b"\0")]
         except UnicodeDecodeError:
-            raise UnknownError(f"/{path} holds no text") from None
+            raise UndeterminedError(f"/{path} holds no text") from None
         if not all(part and part.isprintable() for part in found):
-            raise UnknownError(f"/{path} holds no list of strings")
+            raise UndeterminedError(f"/{path} holds no list of strings")
         return found
 
     def integer(self, path: str) -> int:
         """A file with one whole number of at most 18 digits.
 
         Raises:
-            UnknownError: it cannot be read, or holds something else.
+            UndeterminedError: it cannot be read, or holds something else.
         """
         text = self.text(path)
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
-            raise UnknownError(f"/{path} holds no whole number but {text[:40]!r}")
+            raise UndeterminedError(f"/{path} holds no whole number but {text[:40]!r}")
         return int(text)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder.
 
         Raises:
-            UnknownError: that may not be looked at.
+            UndeterminedError: that may not be looked at.
         """
         try:
             os.stat(self._inside(path))
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise UnknownError(f"/{path} cannot be looked at: {error.strerror}") from error
+            raise UndeterminedError(f"/{path} cannot be looked at: {error.strerror}") from error
         return True
 
     def filled(self, pattern: str) -> list[str]:
@@ -171,7 +172,7 @@ class System:
         for path in self.find(pattern):
             try:
                 state = os.stat(self._inside(path))
-            except (OSError, UnknownError):
+            except (OSError, UndeterminedError):
                 continue
             found += [path] if stat.S_ISREG(state.st_mode) and state.st_size else []
         return found
@@ -192,14 +193,14 @@ class System:
         """The installed Debian packages and their versions.
 
         Raises:
-            UnknownError: this is no Debian, or its list cannot be read.
+            UndeterminedError: this is no Debian, or its list cannot be read.
         """
         path = "var/lib/dpkg/status"
         found = {}
         for stanza in self.text(path).split("\n\n"):
             fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line)
             if not {"Package", "Status"} <= fields.keys():
-                raise UnknownError(f"/{path} is damaged: a paragraph names no package")
+                raise UndeterminedError(f"/{path} is damaged: a paragraph names no package")
             if fields["Status"].endswith(" installed") and "Version" in fields:
                 found[fields["Package"]] = fields["Version"]
         return found
@@ -208,7 +209,7 @@ class System:
         """The version of an installed Python package, as its metadata have it; None if there is none.
 
         Raises:
-            UnknownError: its metadata are damaged.
+            UndeterminedError: its metadata are damaged.
         """
         for folder in self.facts.library_folders():
             for file in ("dist-info/METADATA", "egg-info/PKG-INFO"):
@@ -220,21 +221,21 @@ class System:
         """Where ``path`` leads. An absolute link in a recorded root would lead to a file of this machine."""
         place = Path(os.path.realpath(self.root / path))
         if not place.is_relative_to(os.path.realpath(self.root)):
-            raise UnknownError(f"/{path} leads out of the root {self.root}")
+            raise UndeterminedError(f"/{path} leads out of the root {self.root}")
         return place
 
     def _bytes(self, path: str) -> bytes:
         try:
             place = self._inside(path)
             if not stat.S_ISREG(os.stat(place).st_mode):
-                raise UnknownError(f"/{path} is no file")
+                raise UndeterminedError(f"/{path} is no file")
             # In pieces: the kernel refuses large reads of /proc/sys.
             with open(place, "rb", buffering=0) as file:
                 content = b""
                 while len(content) <= _LONGEST and (piece := file.read(_PIECE)):
                     content += piece
         except OSError as error:
-            raise UnknownError(f"/{path} cannot be read: {error.strerror}") from error
+            raise UndeterminedError(f"/{path} cannot be read: {error.strerror}") from error
         if len(content) > _LONGEST:
-            raise UnknownError(f"/{path} is longer than {_LONGEST >> 20} MiB")
+            raise UndeterminedError(f"/{path} is longer than {_LONGEST >> 20} MiB")
         return content

@@ -1,7 +1,7 @@
 """How far predicted futures are from a goal: energies along the way, and what they cost together.
 
 An energy compares latents [..., T, D] with a goal [T, D]; an image of the goal is encoded by the caller. A
-bundle may have learned an energy of its own (:meth:`jepa_runtime.world_model.WorldModel.energy`). A
+bundle may have learned an energy of its own (:meth:`jepa_runtime.model.world_model.WorldModel.energy`). A
 reduction makes one cost of the H energies of each candidate."""
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.planning.limits import Floats32
+from jepa_runtime.planning.action_limits import Floats32
 from jepa_runtime.planning.search import Search, SearchConfig
 
 

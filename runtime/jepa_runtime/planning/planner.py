@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jepa_runtime.planning.action_limits import Floats32
 from jepa_runtime.planning.energies import ReductionName, plan_costs
-from jepa_runtime.planning.limits import Floats32
 from jepa_runtime.planning.search import Search
 
 # Candidates [K, H, A] -> their energies [K, H], or their costs [K]: all of them in one call.

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.planning.limits import ActionLimits, Floats32
+from jepa_runtime.planning.action_limits import ActionLimits, Floats32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,12 @@ from typing import Any, Literal
 import numpy as np
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.select import takes_building
+from jepa_runtime.backends.registry import takes_building
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.compat import python_module
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.profile import ColdStart
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.util.compat import python_module
 
 _TOTAL = ("import", "open", "compile", "first_encode", "first_predict")
 _STEADY_RUNS = 20

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-from jepa_runtime.pipeline import STAGES, Result
-from jepa_runtime.profiling.statistics import Summary, summarize
+from jepa_runtime.serving.pipeline import STAGES, Result
+from jepa_runtime.util.statistics import Summary, summarize
 
 _RECENT = 300
 MOST_SAMPLES = 500_000

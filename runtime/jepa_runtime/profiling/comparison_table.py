@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jepa_runtime.profiling.compare import Change, Comparison, Measure, label
-from jepa_runtime.profiling.describe import Distribution, Quantile, RunStatistics
-from jepa_runtime.profiling.intervals import METHOD as INTERVALS
+from jepa_runtime.profiling.comparison import Change, Comparison, Measure, label
 from jepa_runtime.profiling.profile import Profile
-from jepa_runtime.profiling.statistics import METHOD as PERCENTILES
-from jepa_runtime.profiling.statistics import format_ms
+from jepa_runtime.profiling.run_statistics import Distribution, Quantile, RunStatistics
+from jepa_runtime.util.bootstrap import METHOD as INTERVALS
+from jepa_runtime.util.statistics import METHOD as PERCENTILES
+from jepa_runtime.util.statistics import format_ms
 
 _TEXT = ("file", "model", "engine", "precision", "change", "verdict")
 

@@ -14,23 +14,19 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from jepa_runtime.bundle.parse import describe
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import (
-    MOST,
-    UNKNOWN,
-    Duration,
-    Environment,
     Kind,
-    Number,
     Profile,
+    ReportedLatencies,
     Run,
     Subject,
-    Told,
     parse_profile,
     read_measurement,
 )
-from jepa_runtime.profiling.statistics import PERCENTILES
+from jepa_runtime.telemetry.measurements import MOST, UNKNOWN, Duration, Environment, Number
+from jepa_runtime.util.statistics import PERCENTILES
+from jepa_runtime.util.strict_json import describe
 
 
 class _Query(BaseModel):
@@ -152,7 +148,7 @@ def _import_benchmark_app(path: Path, content: bytes) -> Profile:
     )
 
 
-def _told(results: dict[str, Any]) -> tuple[Told | None, list[str]]:
+def _told(results: dict[str, Any]) -> tuple[ReportedLatencies | None, list[str]]:
     """The summary, None without a count, and what of the results has no place in it."""
     count = _number(results, "total number of iterations", "iterations_num")
     percent, value = _percentile(results)
@@ -171,7 +167,7 @@ def _told(results: dict[str, Any]) -> tuple[Told | None, list[str]]:
         notes.append(f"{percent:g} % of the inferences took at most {value:g} ms")
     if count is None or count < 1:
         return None, notes
-    told = Told(
+    told = ReportedLatencies(
         n=int(count),
         quantiles_ms={} if value is None or name is None else {name: value},
         mean_ms=_number(results, "avg latency", "latency_avg"),

@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jepa_runtime.bundle.parse import describe
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.outputs import write_text
+from jepa_runtime.telemetry.measurements import MOST, Duration, Energy, Environment, Milliseconds, Reading
+from jepa_runtime.util.output_files import write_text
+from jepa_runtime.util.strict_json import describe
 
-UNKNOWN = "unknown"
 _MAX_BYTES = 1 << 28
 
 # How a frame spends its time, in order. ``receive``: from the scheduled moment until the frame was at hand;
@@ -48,11 +48,6 @@ def why_no_copy(engine: str, device: str) -> str:
 
 
 Kind = Literal["pipeline", "ros", "trtexec", "benchmark_app"]
-# No measurement exceeds it, and what is computed from numbers below it is finite.
-MOST = 1e12
-Number = Annotated[float, Field(ge=-MOST, le=MOST)]
-Duration = Annotated[float, Field(ge=0, le=MOST)]
-_Milliseconds = Annotated[list[Number], Field(max_length=10_000_000)]
 
 
 class _Model(BaseModel):
@@ -76,20 +71,7 @@ class Subject(_Model):
     frame_size: tuple[int, int] | None = None  # width, height of the frames that came
 
 
-class Environment(_Model):
-    """What it was measured on. ``settings``: what the system was set to (governor, power mode, …).
-
-    In an imported profile ``cpu`` and ``architecture`` may be :data:`UNKNOWN`, and ``cores`` 0: not told.
-    """
-
-    cpu: str
-    cores: int
-    architecture: str
-    versions: dict[str, str]
-    settings: dict[str, str] = {}
-
-
-class Told(_Model):
+class ReportedLatencies(_Model):
     """Latencies (ms) as summed up by a tool that keeps no samples. What is missing it did not tell."""
 
     n: Annotated[int, Field(gt=0)]
@@ -122,14 +104,14 @@ class Run(_Model):
     rate_hz: Annotated[float, Field(ge=1 / MOST, le=MOST)] | None
     deadline_ms: Annotated[float, Field(gt=0)] | None
     duration_s: Duration
-    scheduled_s: _Milliseconds
-    latency_ms: _Milliseconds
-    stages_ms: dict[str, _Milliseconds]
-    dropped_s: _Milliseconds = []
-    failed_s: _Milliseconds = []
+    scheduled_s: Milliseconds
+    latency_ms: Milliseconds
+    stages_ms: dict[str, Milliseconds]
+    dropped_s: Milliseconds = []
+    failed_s: Milliseconds = []
     absent: dict[str, str] = {}
-    device_ms: dict[str, _Milliseconds] = {}
-    told: Told | None = None
+    device_ms: dict[str, Milliseconds] = {}
+    told: ReportedLatencies | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Run:
@@ -172,8 +154,8 @@ class ColdStart(_Model):
     """
 
     cache: Literal["none", "miss", "hit"]
-    phases_ms: dict[str, _Milliseconds]
-    total_ms: _Milliseconds
+    phases_ms: dict[str, Milliseconds]
+    total_ms: Milliseconds
 
 
 class IdleGap(_Model):
@@ -181,33 +163,7 @@ class IdleGap(_Model):
     result, surprise included."""
 
     gap_s: float
-    latency_ms: _Milliseconds
-
-
-class Reading(_Model):
-    """One quantity of the machine over a run, or why there is none.
-
-    Attributes:
-        name: for people and for comparisons, such as ``cpu0 busy``, ``package power``, ``rss``.
-        unit: %, cores, MHz, °C, MB, W, J or count.
-        times_s, values: of equal length; empty if absent.
-        absent: why there are none; None if there are.
-    """
-
-    name: str
-    unit: str
-    times_s: _Milliseconds = []
-    values: _Milliseconds = []
-    absent: str | None = None
-
-
-class Energy(_Model):
-    """Energy of one frame: what the machine took during the run above what it took idle, over the frames."""
-
-    per_frame_j: float | None
-    idle_w: float | None
-    busy_w: float | None
-    absent: str | None = None
+    latency_ms: Milliseconds
 
 
 class Parity(_Model):

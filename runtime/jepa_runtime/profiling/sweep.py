@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from threading import Event
 
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.describe import describe, responses
 from jepa_runtime.profiling.profile import Run, Sweep, SweepPoint
+from jepa_runtime.profiling.run_statistics import describe, responses
 
 _MAX_LATE = 0.01
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from jepa_runtime.errors import RecordingError
-from jepa_runtime.recording.mcap import McapRecorder, NameTakenError, explained, remove_left
+from jepa_runtime.recording.mcap_writer import McapRecorder, NameTakenError, explained, remove_left
 
 # 20260131T101500.250Z_surprise.mcap: whatever else lies in the folder is somebody else's.
 _OURS = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"

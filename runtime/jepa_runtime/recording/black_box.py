@@ -25,15 +25,15 @@ from threading import Thread
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.definitions import build, prepare
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.pipeline import Result
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.bag_folder import BagFolder
-from jepa_runtime.recording.ring import Entry, Ring
+from jepa_runtime.recording.ring_buffer import Entry, RingBuffer
 from jepa_runtime.recording.run_recording import COMMAND_TOPIC, IMAGE_TOPIC, NODE
+from jepa_runtime.ros_messages.definitions import build, prepare
+from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import WorldModel
 
 _TYPES = (
     messages.MODEL_INFO,
@@ -112,7 +112,7 @@ class BlackBox:
         self._after_s = after_s
         self._clock = clock
         most = int(max_bytes // 2 * before_s / (before_s + after_s))
-        self._ring = Ring(round(before_s * 1e9), min(most, _MOST_RING_BYTES))
+        self._ring = RingBuffer(round(before_s * 1e9), min(most, _MOST_RING_BYTES))
         self._model: WorldModel | None = None
         self._told_model = False
         self._bag: McapRecorder | None = None

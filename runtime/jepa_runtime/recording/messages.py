@@ -1,9 +1,9 @@
 """What the pipeline produced as ROS messages: nested mappings of field names, of the types that rosbags
 wants.
 
-Both ways of writing messages start here: rosbags (:func:`jepa_runtime.definitions.build`) and rclpy
-(a node assigns the same names). Arrays are numpy; a Tensor's data is a flat uint8 view of the array, without
-a copy.
+Both ways of writing messages start here: rosbags (:func:`jepa_runtime.ros_messages.definitions.build`) and
+rclpy (a node assigns the same names). Arrays are numpy; a Tensor's data is a flat uint8 view of the array,
+without a copy.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Alarm
 from jepa_runtime.errors import RecordingError
-from jepa_runtime.imaging import to_jpeg
-from jepa_runtime.pipeline import Result
+from jepa_runtime.imaging.conversion import to_jpeg
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Image
-from jepa_runtime.world_model import WorldModel
 
 LATENT_STATE = "jepa_msgs/msg/LatentState"
 PREDICTED_FUTURES = "jepa_msgs/msg/PredictedFutures"

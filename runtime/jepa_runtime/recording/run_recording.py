@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.definitions import build, prepare
-from jepa_runtime.pipeline import Result
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.ros_messages.definitions import build, prepare
+from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Frame, Image
-from jepa_runtime.world_model import WorldModel
 
 NODE = "/world_model"
 IMAGE_TOPIC, GOAL_TOPIC, COMMAND_TOPIC = "/camera/image_raw", "/goal_image", "/cmd_vel"

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.pipeline import Candidates, Pipeline, Result
-from jepa_runtime.recording.proposals import Proposals
-from jepa_runtime.replay.inputs import Command, Goal, Input, Proposal
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.recording.candidate_proposals import CandidateProposals
+from jepa_runtime.replay.bag_inputs import Command, Goal, Input, Proposal
+from jepa_runtime.serving.pipeline import Candidates, Pipeline, Result
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import WorldModel
 
 # An engine may compile something on a frame of a new size, and a machine may swap: but it does not hang.
 _PATIENCE_S = 120.0
@@ -39,7 +39,7 @@ class Player:
         self.refused = 0
         self.last_refusal = ""
         self._now_ns = 0
-        self._proposals = Proposals(clock=lambda: self._now_ns / 1e9)
+        self._proposals = CandidateProposals(clock=lambda: self._now_ns / 1e9)
         self._instead: Candidates | None = None
         self._result: Result | None = None
         self._error: Exception | None = None

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import JepaRuntimeError, SourceError
-from jepa_runtime.pipeline import Candidates, Result
-from jepa_runtime.replay import actions
-from jepa_runtime.replay.album import Album, thumbnail
-from jepa_runtime.replay.inputs import BagInputs, Goal
+from jepa_runtime.replay import action_sequences as actions
+from jepa_runtime.replay.bag_inputs import BagInputs, Goal
 from jepa_runtime.replay.player import Player
+from jepa_runtime.serving.pipeline import Candidates, Result
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.sources.commands import Commands
+from jepa_runtime.visualization.frame_album import FrameAlbum, thumbnail
 
 Floats = NDArray[np.float32]
 
@@ -221,7 +221,7 @@ class _Seen:
         self.goal: Image | None = None
         self.image: Image | None = None
         self.result: Result | None = None
-        self.album = Album()
+        self.album = FrameAlbum()
         self.came: dict[int, tuple[Image, Floats]] = {}
         self._every = -(-(moment.last - moment.first + 1) // _MOST_IN_ALBUM)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rosbags.interfaces import Connection
 
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.imaging import image_in
+from jepa_runtime.imaging.conversion import image_in
 from jepa_runtime.sources.bag_file import IMAGE_TYPES, BagFile, is_camera, stamp_of
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.command_topic import CommandTopic

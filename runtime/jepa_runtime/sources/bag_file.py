@@ -10,8 +10,8 @@ from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from jepa_runtime.definitions import definition
 from jepa_runtime.errors import SourceError
+from jepa_runtime.ros_messages.definitions import definition
 
 RAW_IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"

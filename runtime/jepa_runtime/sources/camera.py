@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from jepa_runtime.errors import SourceError
-from jepa_runtime.opencv import cv2
 from jepa_runtime.sources.base import Frame, Image, PassiveSource
+from jepa_runtime.util.opencv import cv2
 
 _LOG = logging.getLogger(__name__)
 # Some frames of a camera are damaged on their way; one of which all are does not work.

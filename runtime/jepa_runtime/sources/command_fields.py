@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jepa_runtime.bundle.manifest import ActionSpec
-from jepa_runtime.units import plain
+from jepa_runtime.util.units import plain
 
 _TWIST = ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z")
 _JOINTS = "sensor_msgs/msg/JointState"

@@ -16,7 +16,8 @@ _LONGEST_S = 86_400.0
 
 
 class Commands:
-    """Commands as a step function of time (zero-order hold, as :class:`jepa_runtime.history.History` has it).
+    """Commands as a step function of time (zero-order hold, as :class:`jepa_runtime.serving.history.History`
+    has it).
 
     Args:
         names, units: of the A components.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import cast
 
 from jepa_runtime.errors import SourceError
-from jepa_runtime.opencv import cv2
 from jepa_runtime.sources.base import Frame, Image, PassiveSource
+from jepa_runtime.util.opencv import cv2
 
 # Containers estimate their number of frames from duration and rate; a real truncation loses more than this.
 _COUNT_SLACK = 0.02

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_export.data.store import Store
+from jepa_export.data.frame_store import Store
 from tests.export.data.recordings import SIZE
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jepa_runtime.imaging import Image
+from jepa_runtime.imaging.conversion import Image
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa_export.data.bags import BagOrigin
-from jepa_export.data.open import open_data
-from jepa_export.data.store import Store
-from jepa_export.data.windows import Windows
+from jepa_export.data.bag_recordings import BagOrigin
+from jepa_export.data.clip_windows import Windows
+from jepa_export.data.frame_store import Store
+from jepa_export.data.open_data import open_data
 from jepa_runtime.errors import SourceError
 from jepa_runtime.sources.base import view_name
 from tests.runtime.bags import image, twist, twist_stamped, write_bag

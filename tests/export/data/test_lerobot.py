@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_export.data.lerobot import episodes
-from jepa_export.data.open import open_data
-from jepa_export.data.store import Store, StoredRecording
-from jepa_export.data.windows import Windows
+from jepa_export.data.clip_windows import Windows
+from jepa_export.data.frame_store import Store, StoredRecording
+from jepa_export.data.lerobot_recordings import episodes
+from jepa_export.data.open_data import open_data
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import SourceError
 from tests.export.data.recordings import (

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_export.data.open import open_data, split
+from jepa_export.data.clip_windows import Windows
+from jepa_export.data.drawn_rooms import DrawnRecording
+from jepa_export.data.frame_store import Store
+from jepa_export.data.open_data import open_data, split
 from jepa_export.data.recording import Recording
-from jepa_export.data.rooms import DrawnRecording
-from jepa_export.data.store import Store
-from jepa_export.data.videos import VideoOrigin
-from jepa_export.data.windows import Windows
+from jepa_export.data.video_recordings import VideoOrigin
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.sources.base import Frame

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa_export.data.files import file_hash
-from jepa_export.data.store import Store
-from jepa_export.data.videos import VideoOrigin
+from jepa_export.data.file_hash import file_hash
+from jepa_export.data.frame_store import Store
+from jepa_export.data.video_recordings import VideoOrigin
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging import fit
+from jepa_runtime.imaging.conversion import fit
 from jepa_runtime.sources.base import Frame
 from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
 

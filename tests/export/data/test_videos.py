@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from jepa_export.data.store import Store
-from jepa_export.data.videos import VideoOrigin, decoded, stretch_hash
+from jepa_export.data.frame_store import Store
+from jepa_export.data.video_recordings import VideoOrigin, decoded, stretch_hash
 from jepa_export.errors import JepaExportError
 from tests.export.data.recordings import numbers_of, write_video
 

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from jepa_export.data.action_statistics import measure, outliers
 from jepa_export.data.batches import Batches
-from jepa_export.data.rooms import DrawnRecording
-from jepa_export.data.statistics import measure, outliers
-from jepa_export.data.store import Store
-from jepa_export.data.windows import Windows
+from jepa_export.data.clip_windows import Windows
+from jepa_export.data.drawn_rooms import DrawnRecording
+from jepa_export.data.frame_store import Store
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging import Image
+from jepa_runtime.imaging.conversion import Image
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
 
@@ -296,7 +296,7 @@ def test_two_rooms_are_drawn_when_looked_at_and_the_same_each_time() -> None:
 
 
 def test_actions_of_two_rooms_are_those_that_moved_the_robot() -> None:
-    from jepa_export.data.two_rooms import record
+    from jepa_export.data.two_rooms_recordings import record
 
     drawn = record((3, 7, 0), layouts=1, trajectories=1, frames=7, kind="random")
     clip = Windows([rooms(0)], frames=6, rate_hz=5.0)[0]

@@ -12,19 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.checkpoint import load, save
+from jepa_export.bundling.teacher_retention import kept_of_teacher
 from jepa_export.cli import main
-from jepa_export.data import open as open_module
-from jepa_export.data.marks import mark
-from jepa_export.data.store import Store
-from jepa_export.distillation import loop, run, teacher
-from jepa_export.distillation.encoders import of_run, of_teacher
-from jepa_export.distillation.fidelity import Fidelity
-from jepa_export.distillation.teacher import open_teacher
+from jepa_export.data import open_data as open_module
+from jepa_export.data.frame_store import Store
+from jepa_export.data.provenance_marks import mark
+from jepa_export.distillation import distill as run
+from jepa_export.distillation import teacher_targets as teacher
+from jepa_export.distillation import training_loop
+from jepa_export.distillation.clip_metrics import ClipMetrics
+from jepa_export.distillation.frozen_encoders import of_run, of_teacher
+from jepa_export.distillation.teacher_targets import open_teacher
 from jepa_export.errors import JepaExportError
-from jepa_export.kept import kept_of_teacher
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.teachers.family import find
+from jepa_export.training.checkpoint import load, save
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from tests.export.data.conftest import bikes, carphone  # noqa: F401
@@ -119,8 +121,8 @@ def test_a_predictor_that_foresees_no_more_than_that_nothing_moves_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     errors = {"rmse": [0.3, 0.2], "copy_last_rmse": [0.2, 0.4], "error_bounds": [1.0, 1.0]}
-    found = Fidelity(clips=9, **errors, surprise_threshold=1.0, goal_threshold=1.0)
-    monkeypatch.setattr(run.fidelity, "measure", lambda *_: found)
+    found = ClipMetrics(clips=9, **errors, surprise_threshold=1.0, goal_threshold=1.0)
+    monkeypatch.setattr(run.clip_metrics, "measure", lambda *_: found)
     monkeypatch.setattr(run, "write_student", lambda *_, **__: None)
     assert main([*DISTILL, "--out", str(tmp_path / "run")]) == 0
     assert (
@@ -409,7 +411,7 @@ def test_a_student_half_trained_does_not_go_on_with_targets_that_are_computed_ot
 
     monkeypatch.setattr(run._Work, "finish", lambda *_: None)
     with monkeypatch.context() as ended:
-        ended.setattr(loop, "schedule", full)
+        ended.setattr(training_loop, "schedule", full)
         refused(DISTILL, tmp_path, capsys)
     before = getattr(teacher, changed)
     with monkeypatch.context() as updated:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.data.open import open_data
-from jepa_export.data.store import Store
-from jepa_export.data.windows import Windows
-from jepa_export.distillation.fidelity import kept, measure
-from jepa_export.distillation.pair import Pair
+from jepa_export.bundling.teacher_retention import TeacherRetention
+from jepa_export.data.clip_windows import Windows
+from jepa_export.data.frame_store import Store
+from jepa_export.data.open_data import open_data
+from jepa_export.distillation.clip_metrics import kept, measure
+from jepa_export.distillation.data_split import DataSplit
 from jepa_export.distillation.stages import PredictorStage
-from jepa_export.kept import Kept
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.predictor import Predictor, PredictorConfig
 
@@ -51,7 +51,7 @@ def test_what_a_student_kept_is_the_share_of_what_varies_in_its_teacher(tmp_path
             for w in map(windows.__getitem__, range(len(windows)))
         ]
     )
-    mean, pair = seen.mean(0, keepdim=True), Pair(clips(tmp_path, 1, 4), windows)
+    mean, pair = seen.mean(0, keepdim=True), DataSplit(clips(tmp_path, 1, 4), windows)
     whole = kept(student(lambda tokens: tokens), pair, "some teacher")
     assert (whole.teacher, whole.held_out, whole.clips) == ("some teacher", True, len(windows))
     assert (whole.variance, whole.cosine) == (pytest.approx(1), pytest.approx(1))
@@ -66,14 +66,14 @@ def test_a_student_that_tells_no_more_than_the_mean_is_told(
     variance: float | None, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []
-    Kept(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).tell(said.append)
+    TeacherRetention(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).tell(said.append)
     assert "(mean cosine 0.800), in 9 clips held out" in said[0]
     assert ("no more of one than the mean" in caplog.text) is warns
 
 
 def test_of_clips_that_do_not_differ_there_is_no_share(tmp_path: Path) -> None:
     windows = clips(tmp_path, 1, 4)
-    found = kept(student(lambda tokens: tokens), Pair(windows, windows), "some teacher")
+    found = kept(student(lambda tokens: tokens), DataSplit(windows, windows), "some teacher")
     assert (found.clips, found.held_out, found.variance) == (1, False, None)
 
 

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export import bundles
-from jepa_export.bundles import Actions
+from jepa_export.bundling import manifest_fields
+from jepa_export.bundling.manifest_fields import Actions
+from jepa_export.bundling.predictor_bundle import ScaledPredictor, actions_for, predictor_for
+from jepa_export.bundling.staging import write_report
+from jepa_export.bundling.teacher_retention import TeacherRetention
 from jepa_export.cli import main
-from jepa_export.distillation import run
-from jepa_export.distillation.encoders import BundleEncoder
-from jepa_export.distillation.grafted import ScaledPredictor, actions_for, predictor_for
-from jepa_export.kept import Kept
-from jepa_export.staging import write_report
+from jepa_export.distillation import distill
+from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.bundle import seal
 from jepa_runtime.cli import main as runtime
-from jepa_runtime.pipeline import Pipeline
+from jepa_runtime.serving.pipeline import Pipeline
 from tests.export.distillation.tiny import DATA, PACE, families
 
 # The bundle has six variants, each of which is made and checked.
@@ -42,9 +42,9 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def without_compilers() -> Iterator[None]:
-    """The shipped bundle has variants for NPUs and TensorRT; test_vendors.py has their compilers."""
+    """The shipped bundle has variants for NPUs and TensorRT; test_vendor_compilers.py has their compilers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundles, "ask_vendors", lambda *_: {})
+        patch.setattr(manifest_fields, "ask_vendors", lambda *_: {})
         yield
 
 
@@ -100,12 +100,14 @@ def test_what_its_encoder_was_trained_on_stays_marked(
 ) -> None:
     """Where that is not known, nothing is marked: the predictor's recordings are not all."""
     folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "earlier"))
-    kept = Kept(teacher="a teacher", clips=64, held_out=True, variance=0.5, cosine=0.9).as_report()
+    kept = TeacherRetention(
+        teacher="a teacher", clips=64, held_out=True, variance=0.5, cosine=0.9
+    ).as_report()
     write_report(folder, kept | ({} if earlier is None else {"trained_on": earlier}))
     seal(folder, Bundle.open(two_rooms_bundle).manifest)
     told: dict[str, Any] = {}
-    monkeypatch.setattr(run._Work, "train", lambda *_: None)
-    monkeypatch.setattr(run, "write_grafted", lambda *_, **named: told.update(named))
+    monkeypatch.setattr(distill._Work, "train", lambda *_: None)
+    monkeypatch.setattr(distill, "write_grafted", lambda *_, **named: told.update(named))
     assert main([*TRAIN, "--encoder", str(folder), "--out", str(tmp_path / "run")]) == 0
     marks = told["report"].get("trained_on")
     assert kept.items() <= told["report"].items()

@@ -16,15 +16,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from jepa_export.checkpoint import alone, claim, load, save
 from jepa_export.data.batches import Batch
-from jepa_export.data.open import open_data
-from jepa_export.data.store import Store
-from jepa_export.data.windows import Windows
-from jepa_export.distillation.fidelity import some_clips
-from jepa_export.distillation.loop import Pace, Share, fabric, schedule, train
+from jepa_export.data.clip_windows import Windows
+from jepa_export.data.frame_store import Store
+from jepa_export.data.open_data import open_data
+from jepa_export.distillation.clip_metrics import some_clips
 from jepa_export.distillation.stages import Stage
+from jepa_export.distillation.training_loop import Pace, Share, fabric, schedule, train
 from jepa_export.errors import JepaExportError
+from jepa_export.training.checkpoint import alone, claim, load, save
 
 PACE = Pace(steps=6, batch=4, learning_rate=0.01, seed=0, checkpoint_every=2, watch_every=3, alarms=2)
 
@@ -264,7 +264,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_a_setting_that_it_did_not_have
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     program = (
-        "import pathlib, sys; from jepa_export.checkpoint import alone;"
+        "import pathlib, sys; from jepa_export.training.checkpoint import alone;"
         "alone(pathlib.Path(sys.argv[1])); print('alone', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from jepa_export.cli import main
-from jepa_export.data import open as open_module
-from jepa_export.data.windows import Windows
-from jepa_export.distillation import run
+from jepa_export.data import open_data as open_module
+from jepa_export.data.clip_windows import Windows
+from jepa_export.distillation import distill
 from jepa_export.errors import JepaExportError
 from jepa_runtime import Bundle
 from jepa_runtime.cli import main as runtime
@@ -91,12 +91,12 @@ def test_the_encoder_learns_from_what_was_seen_while_nothing_is_known_of_actions
         write_bag(tmp_path / f"bags/drive_{drive}.mcap", entries)
     clips: dict[str, int] = {}
 
-    def count(_: object, stage: run.Stage, windows: Windows, *rest: Any, **named: Any) -> None:
+    def count(_: object, stage: distill.Stage, windows: Windows, *rest: Any, **named: Any) -> None:
         clips[stage.name] = len(windows)
         if stage.name == "predictor":
             raise JepaExportError("enough")
 
-    monkeypatch.setattr(run, "train", count)
+    monkeypatch.setattr(distill, "train", count)
     data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x&max_age_s=0.15", "--rate", "10"]
     with families():
         arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from jepa_export.distillation.encoders import PooledTeacher
-from jepa_export.distillation.teacher import Features, open_teacher
+from jepa_export.distillation.frozen_encoders import PooledTeacher
+from jepa_export.distillation.teacher_targets import Features, open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import unit_scale
 from jepa_export.teachers.checkpoints.read import Teacher
-from jepa_export.teachers.pixels import normalised
+from jepa_export.teachers.normalization import normalised
 from tests.export.distillation.tiny import families
 
 NAMES = ("vjepa2", "vjepa2_1", "vjepa2_1_levels", "vjepa2_ac", "lewm", "ijepa")

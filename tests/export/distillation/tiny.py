@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from jepa_export.distillation import loop, run
+from jepa_export.distillation import distill, training_loop
 from jepa_export.students import family as students
 from jepa_export.students.family import Sizes
 from jepa_export.teachers import family as teachers
@@ -39,7 +39,7 @@ def families() -> Iterator[None]:
 
 def die_at(stage: str, step: int) -> None:
     """From now on, ``stage`` does not survive its step ``step``."""
-    train, rate, under_way = run.train, loop.schedule, [""]
+    train, rate, under_way = distill.train, training_loop.schedule, [""]
 
     def watched_train(spread: Any, which: Any, *rest: Any, **named: Any) -> None:
         under_way[0] = which.name
@@ -50,7 +50,7 @@ def die_at(stage: str, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return rate(at, steps)
 
-    run.train, loop.schedule = watched_train, watched_rate
+    distill.train, training_loop.schedule = watched_train, watched_rate
 
 
 def _end(*_: object) -> None:
@@ -65,7 +65,7 @@ if __name__ == "__main__":
         die_at(arguments[1], int(arguments[2]))
         arguments = arguments[3:]
     if arguments[0] == "--no-bundle":
-        run.fidelity.measure = _end
+        distill.clip_metrics.measure = _end
         arguments = arguments[1:]
     with families():
         sys.exit(main(arguments))

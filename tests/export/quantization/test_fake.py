@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jepa_export.quantization import fake
-from jepa_export.quantization.fake import FakeInt8, activations, weights
+from jepa_export.quantization import fake_quantization
+from jepa_export.quantization.fake_quantization import FakeInt8, activations, weights
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
 from jepa_export.targets.onnx import export_onnx
@@ -44,8 +44,8 @@ def test_activations_have_256_values_between_the_least_and_the_largest() -> None
 def test_each_output_has_weights_of_its_own_scale(
     most: int, distances: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fake.MOST in (127, 63)
-    monkeypatch.setattr(fake, "MOST", most)
+    assert fake_quantization.MOST in (127, 63)
+    monkeypatch.setattr(fake_quantization, "MOST", most)
     values = noise(3, 1000) * torch.tensor([[1.0], [100.0], [0.0]])
     held = weights(values)
     for row, found in zip(values, held, strict=True):

@@ -11,7 +11,7 @@ from torch.nn.functional import conv3d
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.family import FAMILY
 from jepa_export.teachers.layers import PatchEmbedding, Sizes
-from jepa_export.teachers.pixels import normalised
+from jepa_export.teachers.normalization import normalised
 from jepa_export.teachers.rope import Rope, grid_positions
 from jepa_export.teachers.vjepa2 import VJEPA2Config
 from tests.export.teachers.tiny import TINY, draw

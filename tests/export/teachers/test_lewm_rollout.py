@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from jepa_export.cost import of_network
+from jepa_export.evaluation.compute_cost import of_network
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import convert, quantize_transformer_int8, save
 from jepa_export.teachers.checkpoints import Teacher
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
-from jepa_runtime.backends.select import create_backend
-from jepa_runtime.verification import cosines
+from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.model.parity import cosines
 from tests.export.teachers.tiny import ACTION_DIM, HISTORY, draw
 
 COUNT, DIM = 3, 24

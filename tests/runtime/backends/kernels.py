@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa_runtime.backends.kernels import Launch, launch
-from jepa_runtime.backends.kernels.fatbin import PACKAGE
-from jepa_runtime.imaging import Image, fit
+from jepa_runtime.backends.tensorrt.kernels import Launch, launch
+from jepa_runtime.backends.tensorrt.kernels.fatbin import PACKAGE
+from jepa_runtime.imaging.conversion import Image, fit
 
 Size = tuple[int, int]
 

@@ -16,12 +16,13 @@ import psutil
 import pytest
 
 from jepa_runtime import WorldModel
-from jepa_runtime.backends import BackendOptions, cuda, tensorrt
-from jepa_runtime.backends.cuda import Cuda, CudaBuffer
-from jepa_runtime.backends.kernels import launch
+from jepa_runtime.backends import BackendOptions
+from jepa_runtime.backends.tensorrt import backend, cuda
+from jepa_runtime.backends.tensorrt.cuda import Cuda, CudaBuffer
+from jepa_runtime.backends.tensorrt.kernels import launch
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError, DeviceLostError
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.model.parity import golden_parity
 from tests.runtime.backends.simulated_gpu import BY_STREAM
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
@@ -253,7 +254,7 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BackendOptions:
 
     monkeypatch.setitem(sys.modules, "tensorrt", SimulatedTensorRT())  # type: ignore[arg-type]
     monkeypatch.setattr(cuda, "Cuda", CudaOfTensorRT)
-    monkeypatch.setattr(tensorrt, "find_fatbin", no_kernels)
+    monkeypatch.setattr(backend, "find_fatbin", no_kernels)
     return BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.backends.kernels import Launch, fatbin_name
+from jepa_runtime.backends.tensorrt.kernels import Launch, fatbin_name
 from jepa_runtime.errors import BackendError
-from jepa_runtime.imaging import fit
+from jepa_runtime.imaging.conversion import fit
 
 Work = Callable[[], None]
 BY_STREAM: weakref.WeakValueDictionary[int, SimulatedGpu] = weakref.WeakValueDictionary()
@@ -29,14 +29,14 @@ _STREAMS = itertools.count(1000)
 
 @dataclass(eq=False)
 class SimulatedBuffer:
-    """See :class:`~jepa_runtime.backends.gpu.Buffer`."""
+    """See :class:`~jepa_runtime.backends.tensorrt.gpu.Buffer`."""
 
     host: NDArray[Any]
     address: int
 
 
 class SimulatedGpu:
-    """See :class:`~jepa_runtime.backends.gpu.Gpu`; ``memory_bytes`` is all that it has."""
+    """See :class:`~jepa_runtime.backends.tensorrt.gpu.Gpu`; ``memory_bytes`` is all that it has."""
 
     name, compute_capability, multiprocessors, driver = "Simulated GPU", (8, 7), 8, "12.6"
     count, memory_bytes = 1, 1 << 30

@@ -140,7 +140,7 @@ _LOADS = """
 import ctypes, gc, sys
 from pathlib import Path
 from jepa_runtime.backends.base import BackendOptions, Graph
-from jepa_runtime.backends.select import create_backend
+from jepa_runtime.backends.registry import create_backend
 
 def own_mb():
     gc.collect()

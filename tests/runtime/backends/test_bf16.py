@@ -13,12 +13,12 @@ import pytest
 
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import BackendOptions
-from jepa_runtime.backends.openvino import OpenVINOBackend
+from jepa_runtime.backends.openvino.backend import OpenVINOBackend
 from jepa_runtime.bundle import ROLES, Bundle, seal
 from jepa_runtime.cli import main
 from jepa_runtime.errors import BackendError, BundleError
-from jepa_runtime.sessions import runnable_precisions
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.model.compiled_graphs import runnable_precisions
+from jepa_runtime.model.parity import golden_parity
 from tests.bundles import ACTIONS, HORIZON
 
 

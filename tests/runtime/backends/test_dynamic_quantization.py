@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from jepa_runtime import WorldModel
-from jepa_runtime.backends import BackendOptions, Graph, create_backend, int8
+from jepa_runtime.backends import BackendOptions, Graph, cpu_int8, create_backend
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
 
@@ -92,7 +92,7 @@ def in_groups(folder: Path, size: int) -> Bundle:
 
 
 def test_activations_are_quantized_at_run_time_where_the_manifest_says_so(tmp_path: Path) -> None:
-    if not int8.adds_in_full(int8.CPUINFO.read_text()):
+    if not cpu_int8.adds_in_full(cpu_int8.CPUINFO.read_text()):
         pytest.skip("only where the processor has VNNI")
     actions = np.random.default_rng(0).uniform(-1, 1, (64, 8, 2)).astype(np.float32)
     latents = Bundle.open(MODEL).golden().latents[:1]

@@ -172,7 +172,7 @@ def test_what_the_library_does_not_take_is_told_in_its_words(
     opened(build=True).load(encoder, FRAME).close()
     (path,) = (tmp_path / "engines").glob("*.engine")
     content = path.read_bytes().replace(b"10.3.0", b"10.3.1", 1)
-    from jepa_runtime.backends.engine_store import EngineStore
+    from jepa_runtime.backends.tensorrt.engine_store import EngineStore
 
     backend = opened()
     key = backend._key(encoder, FRAME)  # type: ignore[attr-defined]
@@ -260,7 +260,7 @@ def test_those_used_last_stay_where_the_folder_gets_too_large(
     opened(build=True).load(encoder, FRAME).close()
     (first,) = engines.glob("*.engine")
     os.utime(first, (1, 1))
-    monkeypatch.setattr("jepa_runtime.backends.engine_store.MOST_BYTES", first.stat().st_size)
+    monkeypatch.setattr("jepa_runtime.backends.tensorrt.engine_store.MOST_BYTES", first.stat().st_size)
     energy = Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
     opened(build=True).load(energy, {"latents": (4, 2, 8), "goal": (1, 2, 8)}).close()
     assert not first.exists() and len(list(engines.glob("*.engine"))) == 1
@@ -365,7 +365,7 @@ def test_in_the_folder_of_another_account_nothing_is_built(
 ) -> None:
     # As root in a service's cache: what root leaves there the service could not build beside.
     uid = os.geteuid()
-    monkeypatch.setattr("jepa_runtime.backends.engine_store.os.geteuid", lambda: uid + 1)
+    monkeypatch.setattr("jepa_runtime.backends.tensorrt.engine_store.os.geteuid", lambda: uid + 1)
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
     with pytest.raises(BackendError, match=r"belongs to \w+: build engines as that account \(sudo -u\)"):
         create_backend("tensorrt", options).load(encoder, FRAME)

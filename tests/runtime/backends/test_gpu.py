@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from jepa_runtime.backends.gpu import Gpu
+from jepa_runtime.backends.tensorrt.gpu import Gpu
 from jepa_runtime.errors import BackendError
 from tests.runtime.backends.simulated_gpu import SimulatedGpu
 
@@ -18,7 +18,7 @@ def kind(request: pytest.FixtureRequest) -> type[Gpu]:
     if request.param == "simulated":
         return SimulatedGpu
     pytest.importorskip("pycuda.driver", reason="no pycuda, or no NVIDIA driver")
-    found: type[Gpu] = importlib.import_module("jepa_runtime.backends.cuda").Cuda
+    found: type[Gpu] = importlib.import_module("jepa_runtime.backends.tensorrt.cuda").Cuda
     return found
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_runtime.backends.kernels import fatbin_name, find_fatbin, launch
+from jepa_runtime.backends.tensorrt.kernels import fatbin_name, find_fatbin, launch
 from jepa_runtime.errors import BackendError, FrameError
-from jepa_runtime.pixels import scaling
+from jepa_runtime.imaging.pixel_formats import scaling
 from tests.runtime.backends.kernels import (
     Emulation,
     Size,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_runtime.backends.kernels import find_fatbin, launch
+from jepa_runtime.backends.tensorrt.kernels import find_fatbin, launch
 from jepa_runtime.errors import BackendError
-from jepa_runtime.imaging import Image
+from jepa_runtime.imaging.conversion import Image
 from tests.runtime.backends.kernels import Size, levels_apart, oracle, random_image
 
 pytestmark = pytest.mark.hardware
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.hardware
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[Any]:
     cuda = pytest.importorskip(
-        "jepa_runtime.backends.cuda", reason="pycuda cannot be imported (extra jetson)", exc_type=ImportError
+        "jepa_runtime.backends.tensorrt.cuda",
+        reason="pycuda cannot be imported (extra jetson)",
+        exc_type=ImportError,
     )
     try:
         gpu = cuda.Cuda(0)

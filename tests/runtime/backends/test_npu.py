@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import BackendOptions, Graph, create_backend
-from jepa_runtime.backends.npu import Origin
+from jepa_runtime.backends.openvino.npu import Origin
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError, BundleError
-from jepa_runtime.sessions import runnable_precisions
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.model.compiled_graphs import runnable_precisions
+from jepa_runtime.model.parity import golden_parity
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, TOKENS, make_bundle
 from tests.runtime.backends.simulated_npu import SimulatedCore
 
@@ -38,8 +38,8 @@ def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[SimulatedCore]
     """The class of the cores that are made; what is set on it holds for them."""
     busy = tmp_path / "npu_busy_time_us"
     busy.write_text("0")
-    monkeypatch.setattr("jepa_runtime.backends.openvino.Core", SimulatedCore)
-    monkeypatch.setattr("jepa_runtime.backends.npu.BUSY_TIME", str(busy))
+    monkeypatch.setattr("jepa_runtime.backends.openvino.backend.Core", SimulatedCore)
+    monkeypatch.setattr("jepa_runtime.backends.openvino.npu.BUSY_TIME", str(busy))
     monkeypatch.setattr(SimulatedCore, "busy", busy)
     return SimulatedCore
 
@@ -348,7 +348,7 @@ def test_where_the_kernel_does_not_tell_it_is_said_that_there_is_no_proof(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("jepa_runtime.backends.npu.BUSY_TIME", str(tmp_path / "none"))
+    monkeypatch.setattr("jepa_runtime.backends.openvino.npu.BUSY_TIME", str(tmp_path / "none"))
     with caplog.at_level(logging.INFO), WorldModel.open(toy_bundle, engine="openvino:NPU"):
         assert "whether the NPU ran it cannot be told" in caplog.text
 

@@ -13,7 +13,8 @@ import openvino
 import openvino.opset15 as ops
 import pytest
 
-from jepa_runtime.backends import BackendOptions, Graph, create_backend, openvino_cache
+from jepa_runtime.backends import BackendOptions, Graph, create_backend
+from jepa_runtime.backends.openvino import model_cache
 from jepa_runtime.errors import BackendError
 from tests.runtime.backends.test_backends import FRAME, model_path, predictor_shapes
 
@@ -41,7 +42,7 @@ def test_graphs_used_longest_ago_make_room_in_the_cache(
     both = kept_after("predictor")
     assert len(both) == 2
     assert kept_after("encoder") == both
-    monkeypatch.setattr(openvino_cache, "MOST_BYTES", 1)
+    monkeypatch.setattr(model_cache, "MOST_BYTES", 1)
     assert kept_after("encoder") == {encoder}
     assert kept_after("predictor") == both - {encoder}
     assert (cache / "of somebody else").is_dir()
@@ -155,14 +156,14 @@ def test_a_cache_is_used_if_nobody_else_can_exchange_what_is_in_it(
 ) -> None:
     tmp_path.chmod(mode)
     with nullcontext() if is_own else pytest.raises(PermissionError):
-        openvino_cache.folder_of(tmp_path, "0" * 64)
+        model_cache.folder_of(tmp_path, "0" * 64)
 
 
 def test_a_cache_into_which_openvino_does_not_write_is_told_once(
     toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # There root cannot write either.
-    monkeypatch.setattr(openvino_cache, "folder_of", lambda *_: Path("/proc"))
+    monkeypatch.setattr(model_cache, "folder_of", lambda *_: Path("/proc"))
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
     for _ in range(2):
         backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()

@@ -29,7 +29,7 @@ PYTEST = "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 OPENED = """
 import threading
 import numpy as np
-from jepa_runtime.backends.cuda import Cuda
+from jepa_runtime.backends.tensorrt.cuda import Cuda
 
 def use():
     global gpu, buffer, launch

@@ -17,12 +17,12 @@ import pytest
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import Backend, BackendOptions, Graph
 from jepa_runtime.backends.base import ScalesImages
-from jepa_runtime.backends.kernels import fatbin_name
-from jepa_runtime.backends.tensorrt import TensorRTSession
+from jepa_runtime.backends.tensorrt.backend import TensorRTSession
+from jepa_runtime.backends.tensorrt.kernels import fatbin_name
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError, DeviceLostError, FrameError
-from jepa_runtime.imaging import fit
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.model.parity import golden_parity
 from tests.bundles import SIZE
 from tests.runtime.backends.simulated_gpu import SimulatedGpu
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
@@ -63,7 +63,9 @@ def test_where_graphs_cannot_be_recorded_it_is_said_and_it_runs_all_the_same(
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if they had been compiled."""
     (tmp_path / fatbin_name()).touch()
-    monkeypatch.setattr("jepa_runtime.backends.tensorrt.find_fatbin", lambda: tmp_path / fatbin_name())
+    monkeypatch.setattr(
+        "jepa_runtime.backends.tensorrt.backend.find_fatbin", lambda: tmp_path / fatbin_name()
+    )
 
 
 def test_the_gpu_scales_images_of_changing_sizes(

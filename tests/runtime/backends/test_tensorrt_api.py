@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime import backends
+from jepa_runtime.backends import tensorrt
 from tests.runtime.backends.tensorrt_api.record import members
 
 _RECORDED = Path(__file__).parent / "tensorrt_api"
-_SOURCES = Path(backends.__file__).parent
+_SOURCES = Path(tensorrt.__file__).parent
 _CALLED = {"create_engine_inspector": "EngineInspector", "get_error": "ParserError"}
 # What is what in our sources, and what the module has from Python, not from the library.
 _NAMES = {
-    "tensorrt_builder.py": {
+    "builder.py": {
         "builder": "Builder",
         "network": "INetworkDefinition",
         "parser": "OnnxParser",
@@ -31,7 +31,7 @@ _NAMES = {
         "engine": "ICudaEngine",
         "port": "ITensor",
     },
-    "tensorrt.py": {"engine": "ICudaEngine", "_context": "IExecutionContext", "_runtime": "Runtime"},
+    "backend.py": {"engine": "ICudaEngine", "_context": "IExecutionContext", "_runtime": "Runtime"},
 }
 _PYTHON = {"__name__", "__version__", "nptype"}
 _FOR_RTX_ALONE = {"num_compute_capabilities", "set_compute_capability"}

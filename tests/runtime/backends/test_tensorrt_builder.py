@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jepa_runtime.backends import Graph
-from jepa_runtime.backends import tensorrt_builder as builder
+from jepa_runtime.backends.tensorrt import builder
 from jepa_runtime.errors import BackendError
 from tests.bundles import ACTIONS, DIM, HORIZON, SIZE, TOKENS
 

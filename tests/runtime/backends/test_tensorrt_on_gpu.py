@@ -12,7 +12,7 @@ from jepa_runtime import WorldModel
 from jepa_runtime.backends import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError
-from jepa_runtime.verification import golden_parity
+from jepa_runtime.model.parity import golden_parity
 
 pytestmark = [pytest.mark.hardware, pytest.mark.timeout(1200)]
 INFERENCES = 100_000
@@ -27,7 +27,9 @@ def engine(request: pytest.FixtureRequest) -> str:
         if find_spec(library) is None:
             pytest.skip(f"{library} is not installed")
     cuda = pytest.importorskip(
-        "jepa_runtime.backends.cuda", reason="pycuda cannot be imported (extra jetson)", exc_type=ImportError
+        "jepa_runtime.backends.tensorrt.cuda",
+        reason="pycuda cannot be imported (extra jetson)",
+        exc_type=ImportError,
     )
     try:
         cuda.Cuda(0).close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.calibration import Coverage
-from jepa_runtime.shares import wilson
+from jepa_runtime.util.proportions import wilson
 
 ONE = np.ones(1)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jepa_runtime.doctor import Diagnosis, Needs, RecordedFacts, System, examine
+from jepa_runtime.doctor import Diagnosis, RecordedFacts, Requirements, System, examine
 from tests.runtime.machines import Tree
 
 _LIMITS = """Limit                     Soft Limit           Hard Limit           Units
@@ -66,7 +66,7 @@ class Root(Tree):
             values = zip(names, (governor, low, high), strict=True)
             self.write({f"{policy}/scaling_{name}": value for name, value in values})
 
-    def diagnose(self, needs: Needs | None = None) -> Diagnosis:
+    def diagnose(self, needs: Requirements | None = None) -> Diagnosis:
         """What the doctor says of it."""
         self.root.with_name(f"{self.root.name}.json").write_text(json.dumps(self.facts))
         return examine(System(self.root, RecordedFacts(self.root)), needs)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.doctor import Diagnosis, Needs, Severity
+from jepa_runtime.doctor import Diagnosis, Requirements, Severity
 from jepa_runtime.doctor.checks import libraries
 from tests.runtime.doctor import roots
 from tests.runtime.doctor.faults import JETSON, NPU_LAPTOP, Fault
@@ -58,8 +58,8 @@ def test_of_all_faults_at_once_each_is_told_or_what_hides_it(machine: str, tmp_p
         assert now[fault.check] in allowed, fault.check
 
 
-def _needs(*targets: str, size: int = 1_000_000) -> Needs:
-    return Needs(name="toy 1.0.0", targets=frozenset(targets), bytes=size, graph_bytes=size)
+def _needs(*targets: str, size: int = 1_000_000) -> Requirements:
+    return Requirements(name="toy 1.0.0", targets=frozenset(targets), bytes=size, graph_bytes=size)
 
 
 @pytest.mark.parametrize(

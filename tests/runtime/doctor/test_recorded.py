@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jepa_runtime.doctor import RecordedFacts
-from jepa_runtime.doctor.recorded import Recording
+from jepa_runtime.doctor.recorded_root import Recording
 from jepa_runtime.doctor.system import Account, Node
-from jepa_runtime.errors import DoctorError, UnknownError
+from jepa_runtime.errors import DoctorError, UndeterminedError
 
 _WHOLE = {
     "schema": 1,
@@ -48,7 +48,7 @@ def test_without_the_file_everything_in_it_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     facts = RecordedFacts(tmp_path / "root")
 
-    with pytest.raises(UnknownError, match=r"root\.json has no 'kernel'"):
+    with pytest.raises(UndeterminedError, match=r"root\.json has no 'kernel'"):
         facts.kernel()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.doctor import RecordedFacts, System
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def system(tmp_path: Path) -> System:
 def test_what_is_no_text_is_unknown(content: bytes, reason: str, system: System) -> None:
     (system.root / "file").write_bytes(content)
 
-    with pytest.raises(UnknownError, match=f"/file {reason}"):
+    with pytest.raises(UndeterminedError, match=f"/file {reason}"):
         system.text("file")
 
 
@@ -39,7 +39,7 @@ def test_what_is_no_file_is_unknown(system: System) -> None:
     (system.root / "folder").mkdir()
 
     for name, reason in (("pipe", "is no file"), ("folder", "is no file"), ("missing", "No such file")):
-        with pytest.raises(UnknownError, match=reason):
+        with pytest.raises(UndeterminedError, match=reason):
             system.text(name)
     assert system.filled("*") == []
 
@@ -51,7 +51,7 @@ def test_a_link_out_of_the_root_is_not_followed(system: System, tmp_path: Path) 
     (system.root / "good").symlink_to("inside")
 
     for ask in (system.text, system.exists):
-        with pytest.raises(UnknownError, match="leads out of the root"):
+        with pytest.raises(UndeterminedError, match="leads out of the root"):
             ask("link")
     assert system.filled("*") == ["good", "inside"]
     assert system.text("good") == "text"
@@ -61,7 +61,7 @@ def test_a_link_out_of_the_root_is_not_followed(system: System, tmp_path: Path) 
 def test_what_is_no_whole_number_is_unknown(content: str, system: System) -> None:
     (system.root / "number").write_text(content)
 
-    with pytest.raises(UnknownError, match="/number"):
+    with pytest.raises(UndeterminedError, match="/number"):
         system.integer("number")
 
 
@@ -71,7 +71,7 @@ def test_a_list_of_the_device_tree_ends_its_strings_with_nul(system: System) -> 
 
     for damaged in (b"", b"\0\0a\0", b"a\xff\0", b"a\nb\0"):
         (system.root / "compatible").write_bytes(damaged)
-        with pytest.raises(UnknownError, match="/compatible holds no"):
+        with pytest.raises(UndeterminedError, match="/compatible holds no"):
             system.strings("compatible")
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
-from jepa_runtime.planning.limits import ActionLimits
 
 HORIZON, SAMPLES = 4, 64
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.mppi import MPPI, MPPIConfig, path_weights
 
 HORIZON, SAMPLES = 4, 128

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
-from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.planning.mppi import MPPI, MPPIConfig
 from jepa_runtime.planning.planner import Planner
 from jepa_runtime.planning.search import Search

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
-from jepa_runtime.planning.limits import ActionLimits
 from jepa_runtime.planning.mppi import MPPI, MPPIConfig
 from jepa_runtime.planning.search import Search, SearchConfig, colouring
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.cli import main
-from jepa_runtime.pipeline import Pipeline
+from jepa_runtime.serving.pipeline import Pipeline
 from jepa_runtime.sources.base import Frame
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.planning.fan import fan
-from jepa_runtime.replay.actions import ActionSequence, sequences
+from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.replay.action_sequences import ActionSequence, sequences
 from tests.runtime.fakes import HORIZON, manifest
 
 # Both components together stay within the model's norm of 1.

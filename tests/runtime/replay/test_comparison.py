@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_runtime.definitions import build
 from jepa_runtime.errors import SourceError
 from jepa_runtime.recording import McapRecorder, messages
-from jepa_runtime.replay.comparison import Comparison, compare
+from jepa_runtime.replay.output_comparison import Comparison, compare
+from jepa_runtime.ros_messages.definitions import build
 from tests.runtime.fakes import FakeModel
-from tests.runtime.test_black_box import BEGUN
-from tests.runtime.test_recording import STAMP_NS, result
+from tests.runtime.recording.test_black_box import BEGUN
+from tests.runtime.recording.test_recording import STAMP_NS, result
 
 LATENT, FUTURES, SURPRISE = (f"/world_model/{name}" for name in ("latent", "futures", "surprise"))
 

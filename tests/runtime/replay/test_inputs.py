@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import SourceError
-from jepa_runtime.replay.inputs import BagInputs, Command, Goal, Topics
+from jepa_runtime.replay.bag_inputs import BagInputs, Command, Goal, Topics
 from jepa_runtime.sources.base import Frame
 from tests.runtime.bags import Entry, floats, image, twist, twist_stamped, write_bag
 from tests.runtime.fakes import manifest

@@ -11,7 +11,7 @@ import pytest
 
 from jepa_runtime.cli import main
 from jepa_runtime.recording.messages import from_time
-from jepa_runtime.sources.open import open_source
+from jepa_runtime.sources.factory import open_source
 from tests.runtime.bags import image, write_bag
 from tests.runtime.replay.conftest import Recorded
 from tests.runtime.replay.reading import messages_of

@@ -16,11 +16,11 @@ from mcap.reader import make_reader
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import messages
-from jepa_runtime.replay.inputs import BagInputs
+from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.player import Player
-from jepa_runtime.replay.replaying import replay
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.replay.replay import replay
 from tests.bundles import HORIZON, make_bundle
 from tests.runtime.bags import Entry, image, twist, write_bag
 from tests.runtime.replay.conftest import Recorded, record

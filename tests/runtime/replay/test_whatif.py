@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError, SourceError
-from jepa_runtime.replay.album import Album, thumbnail
 from jepa_runtime.replay.whatif import Moment, executed, find_moment, index_at
 from jepa_runtime.sources.commands import Commands
+from jepa_runtime.visualization.frame_album import FrameAlbum, thumbnail
 from tests.runtime.fakes import manifest
 
 MS = 1_000_000
@@ -99,7 +99,7 @@ def test_what_was_executed_must_be_known_to_the_last_step() -> None:
 def test_the_most_similar_frame_is_found(count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     latents = random.standard_normal((count, 2, 4)).astype(np.float32)
-    album = Album()
+    album = FrameAlbum()
     for index, latent in enumerate(latents):
         album.add(np.full((2, 2, 3), index, np.uint8), latent)
     asked = random.standard_normal((5, 2, 4)).astype(np.float32)

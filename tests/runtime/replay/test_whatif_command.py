@@ -15,9 +15,9 @@ import pytest
 
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.cli import main
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.replay import whatif as replay
-from jepa_runtime.sources.open import open_source
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.sources.factory import open_source
 from tests.bundles import HORIZON, NUM_SAMPLES
 from tests.runtime.bags import image, twist, write_bag
 from tests.runtime.replay.conftest import Recorded

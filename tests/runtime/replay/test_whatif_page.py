@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.replay.whatif_page import ranked, render
+from jepa_runtime.reports.whatif_page import ranked, render
 from tests.runtime.replay.pages import STEPS, make_branch, make_whatif, several
 
 

@@ -28,7 +28,7 @@ def access(
         read_only: paths of nodes that need not be written.
 
     Raises:
-        UnknownError: who the account is cannot be told.
+        UndeterminedError: who the account is cannot be told.
     """
     account = context.system.facts.account()
     seen = tuple(Evidence(path, str(node)) for path, node in nodes.items())

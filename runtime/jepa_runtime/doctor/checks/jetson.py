@@ -7,7 +7,7 @@ import re
 from jepa_runtime.doctor.checks.access import access
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, ok, service
 from jepa_runtime.doctor.system import Node
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
 # Orin has nvgpu, Thor the driver of NVIDIA's other GPUs.
 _DRIVERS = ("nvgpu", "nvidia")
@@ -39,7 +39,7 @@ def _is_jetson(context: Context) -> bool:
 
 def _loaded(context: Context) -> str | None:
     if not context.system.exists("sys/module"):
-        raise UnknownError("there is no /sys/module: this is no running system")
+        raise UndeterminedError("there is no /sys/module: this is no running system")
     return next((name for name in _DRIVERS if context.system.exists(f"sys/module/{name}")), None)
 
 
@@ -60,7 +60,7 @@ def _driver(context: Context) -> Verdict:
 def _nodes(context: Context) -> Verdict:
     driver, facts = _loaded(context), context.system.facts
     if driver is None:
-        raise UnknownError("cannot be told before the GPU's driver is loaded (jetson.driver)")
+        raise UndeterminedError("cannot be told before the GPU's driver is loaded (jetson.driver)")
     memory = facts.nodes(_MEMORY)
     gpu: dict[str, Node] = {}
     for pattern in _GPU_NODES:
@@ -81,10 +81,10 @@ def _nodes(context: Context) -> Verdict:
 
 def _render(context: Context) -> Verdict:
     if _loaded(context) != "nvgpu":
-        raise UnknownError("nvgpu (Orin) is not loaded; what CUDA takes of them on Thor is not known")
+        raise UndeterminedError("nvgpu (Orin) is not loaded; what CUDA takes of them on Thor is not known")
     nodes = context.system.facts.nodes("/dev/dri/renderD*")
     if not nodes:
-        raise UnknownError(
+        raise UndeterminedError(
             "no /dev/dri/renderD*: CUDA of JetPack 6 and later does not start without (earlier ones do); a "
             "container must be given them"
         )
@@ -96,14 +96,16 @@ def _power_mode(context: Context) -> Verdict:
     pattern = r"^\s*<\s*POWER_MODEL\s+ID=([0-9]{1,9})\s+NAME=([A-Za-z0-9_.-]+)\s*>"
     modes = {int(number): name for number, name in re.findall(pattern, context.system.text(conf), re.M)}
     if not modes:
-        raise UnknownError(f"/{conf} names no power mode")
+        raise UndeterminedError(f"/{conf} names no power mode")
     found = re.match(r"pmode:([0-9]{1,9})\b", context.system.text(status))
     if found is None:
-        raise UnknownError(f"/{status} does not tell the power mode")
+        raise UndeterminedError(f"/{status} does not tell the power mode")
     number = int(found[1])
     best = next((name for name in _BEST if name in modes.values()), None)
     if best is None or number not in modes:
-        raise UnknownError(f"/{conf} has the modes {', '.join(modes.values())}, /{status} names {number}")
+        raise UndeterminedError(
+            f"/{conf} has the modes {', '.join(modes.values())}, /{status} names {number}"
+        )
     seen = (Evidence(f"/{status}", found[0]), Evidence(f"/{conf}", f"mode {number} is {modes[number]}"))
     if modes[number] == best:
         return ok(f"the power mode is {best}", *seen)
@@ -124,12 +126,12 @@ def _gpu_clocks(context: Context) -> Verdict:
     system = context.system
     folders = [folder for pattern in _GPU_CLOCKS for folder in system.find(pattern)]
     if not folders:
-        raise UnknownError("no clock of the GPU under /sys/class/devfreq")
+        raise UndeterminedError("no clock of the GPU under /sys/class/devfreq")
     seen, free = [], False
     for folder in folders:
         low, high = system.integer(f"{folder}/min_freq"), system.integer(f"{folder}/max_freq")
         if not 0 < low <= high:
-            raise UnknownError(f"/{folder} has frequencies from {low} to {high} Hz")
+            raise UndeterminedError(f"/{folder} has frequencies from {low} to {high} Hz")
         free = free or low < high
         seen += [Evidence(f"/{folder}/min_freq", f"{low}"), Evidence(f"/{folder}/max_freq", f"{high}")]
     if not free:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.backends.select import LEAST_TENSORRT
+from jepa_runtime.backends.registry import LEAST_TENSORRT
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, install, ok
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
 # As pyproject.toml has them; a test holds it.
 OPENVINO, PYCUDA = (2025, 0), (2024, 1)
@@ -25,7 +25,7 @@ _BINDINGS = (
 def _release(version: str, of: str) -> tuple[int, int]:
     found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", version)
     if found is None:
-        raise UnknownError(f"the version of {of} is {version!r}, which is no version")
+        raise UndeterminedError(f"the version of {of} is {version!r}, which is no version")
     return int(found[1]), int(found[2])
 
 
@@ -33,7 +33,7 @@ def _installed(context: Context, name: str, least: tuple[int, int], remedy: tupl
     needed = f"{least[0]}.{least[1]} or later"
     version = context.system.package(name)
     if version is None and not context.system.facts.library_folders():
-        raise UnknownError("this root has no folder of Python packages that is known")
+        raise UndeterminedError("this root has no folder of Python packages that is known")
     seen = Evidence(f"pip show {name}", version or "not installed")
     if version is None:
         return Verdict(Severity.ERROR, f"{name} is not installed; {needed} is needed", (seen,), remedy)

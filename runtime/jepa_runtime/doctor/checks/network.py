@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from jepa_runtime.doctor.checks.storage import memory_kb
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, ok
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
 # The segments (jepa_bringup/config/fastdds*.xml) of a camera and of a process that looks on, 17 MiB each with
 # what manages them, and of model, planner and monitor, 9 MiB each.
@@ -17,7 +17,9 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 def _wanted_sysctls() -> dict[str, int]:
     """What our own file of firmware_configs sets."""
-    path = files("jepa_runtime").joinpath("firmware_configs/common/etc/sysctl.d/60-jepa-dds.conf")
+    path = files("jepa_runtime").joinpath(
+        "system_files/firmware_configs/common/etc/sysctl.d/60-jepa-dds.conf"
+    )
     lines = re.findall(r"^([a-z0-9_.]+)\s*=\s*([0-9]+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: int(value) for name, value in lines}
 
@@ -44,7 +46,7 @@ def _buffers(context: Context) -> Verdict:
 def _shared_memory(context: Context) -> Verdict:
     mounts = [line.split() for line in context.system.text("proc/mounts").splitlines()]
     if any(len(mount) != 6 for mount in mounts):
-        raise UnknownError("/proc/mounts is damaged")
+        raise UndeterminedError("/proc/mounts is damaged")
     options = [mount[3] for mount in mounts if mount[1] == "/dev/shm" and mount[2] == "tmpfs"]
     remedy = (
         f"sudo mount -o remount,size={_SHARED_BYTES >> 20}M /dev/shm",
@@ -77,7 +79,9 @@ def _size(context: Context, options: str) -> int:
     memory = memory_kb(context, "MemTotal") << 10
     if (found := re.search(r"(?:^|,)size=([0-9]{1,15})([kmg%]?)(?:,|$)", options)) is None:
         if "size=" in options:
-            raise UnknownError(f"/proc/mounts tells no size of /dev/shm that is understood: {options[:80]!r}")
+            raise UndeterminedError(
+                f"/proc/mounts tells no size of /dev/shm that is understood: {options[:80]!r}"
+            )
         return memory // 2
     number = int(found[1])
     return memory * number // 100 if found[2] == "%" else number * _UNITS[found[2]]

@@ -7,7 +7,7 @@ import re
 from jepa_runtime.doctor.checks.access import access
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, info, ok
 from jepa_runtime.doctor.machine import Npu
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
 _COUNTS = (6, 10)
 # What Ubuntu 22.04 offers beside its own kernel.
@@ -33,7 +33,7 @@ def _release(context: Context) -> tuple[str, tuple[int, int]]:
     text = context.system.facts.kernel()
     found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", text)
     if found is None:
-        raise UnknownError(f"uname -r says {text!r}, which is no release of Linux")
+        raise UndeterminedError(f"uname -r says {text!r}, which is no release of Linux")
     return text, (int(found[1]), int(found[2]))
 
 
@@ -76,7 +76,7 @@ def _firmware(context: Context) -> Verdict:
     if found := _found_firmware(context, context.machine.npu):
         return ok(f"the firmware {name} is there", *(Evidence(f"/{path}", "is there") for path in found))
     if not context.system.exists("lib/firmware"):
-        raise UnknownError("there is no /lib/firmware: this system keeps its firmware elsewhere")
+        raise UndeterminedError("there is no /lib/firmware: this system keeps its firmware elsewhere")
     runs = _driver(context) == "intel_vpu"
     return Verdict(
         Severity.WARNING if runs else Severity.ERROR,
@@ -102,7 +102,7 @@ def _module(context: Context) -> Verdict:
             (f"# give it back: it was bound to {driver} on purpose, for a virtual machine say",),
         )
     if _release(context)[1] < context.machine.npu.linux:
-        raise UnknownError("cannot be told before the kernel has the driver (npu.kernel)")
+        raise UndeterminedError("cannot be told before the kernel has the driver (npu.kernel)")
     if not system.exists("sys/module/intel_vpu"):
         return Verdict(
             Severity.ERROR,
@@ -111,7 +111,7 @@ def _module(context: Context) -> Verdict:
             (configs(context, "intel_npu"), "sudo modprobe intel_vpu"),
         )
     if not _found_firmware(context, context.machine.npu):
-        raise UnknownError("cannot be told before the firmware is there (npu.firmware)")
+        raise UndeterminedError("cannot be told before the firmware is there (npu.firmware)")
     return Verdict(
         Severity.ERROR,
         "the kernel module intel_vpu is loaded, but did not start the NPU",
@@ -126,7 +126,7 @@ def _module(context: Context) -> Verdict:
 
 def _node(context: Context) -> Verdict:
     if _driver(context) != "intel_vpu":
-        raise UnknownError("cannot be told before intel_vpu drives the NPU (npu.module)")
+        raise UndeterminedError("cannot be told before intel_vpu drives the NPU (npu.module)")
     nodes = context.system.facts.nodes("/dev/accel/accel*")
     if not nodes:
         return Verdict(

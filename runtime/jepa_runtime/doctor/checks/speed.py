@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.backends.int8 import VNNI, adds_in_full
+from jepa_runtime.backends.cpu_int8 import VNNI, adds_in_full
 from jepa_runtime.doctor.finding import (
     Check,
     Context,
@@ -16,7 +16,7 @@ from jepa_runtime.doctor.finding import (
     ok,
     service,
 )
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
 _CPU = "sys/devices/system/cpu"
 # The share of the time since the start that a package may have spent throttled.
@@ -30,14 +30,16 @@ def _governor(context: Context) -> Verdict:
     system = context.system
     policies = [path.rpartition("/")[0] for path in system.find(f"{_CPU}/cpu[0-9]*/cpufreq/scaling_governor")]
     if not policies:
-        raise UnknownError(f"no /{_CPU}/cpu*/cpufreq: this kernel, or a hypervisor, sets the clocks alone")
+        raise UndeterminedError(
+            f"no /{_CPU}/cpu*/cpufreq: this kernel, or a hypervisor, sets the clocks alone"
+        )
     seen: dict[str, str] = {}
     slow = []
     for policy in policies:
         governor = system.text(f"{policy}/scaling_governor")
         low, high = (system.integer(f"{policy}/scaling_{end}_freq") for end in ("min", "max"))
         if not governor.isidentifier() or not 0 < low <= high:
-            raise UnknownError(f"/{policy} has the governor {governor[:20]!r}, {low} to {high} kHz")
+            raise UndeterminedError(f"/{policy} has the governor {governor[:20]!r}, {low} to {high} kHz")
         held = governor == "performance" or low == high
         slow += [] if held else [policy]
         seen.setdefault(f"{governor}, {low} to {high} kHz", f"/{policy}")
@@ -67,7 +69,7 @@ def _temperature(context: Context) -> Verdict:
         try:
             name, now = system.text(f"{zone}/type"), system.integer(f"{zone}/temp")
             limits = _limits(context, zone)
-        except UnknownError as error:
+        except UndeterminedError as error:
             # Some zones answer with an error while what they measure sleeps.
             silent.append(str(error))
             continue
@@ -85,7 +87,7 @@ def _temperature(context: Context) -> Verdict:
             ("# clean the fan, give it air, or take a power mode that it can cool", *fan),
         )
     if not seen:
-        raise UnknownError(silent[0] if silent else "no /sys/class/thermal/thermal_zone*")
+        raise UndeterminedError(silent[0] if silent else "no /sys/class/thermal/thermal_zone*")
     return ok("no part is at a temperature at which it is slowed down", *seen)
 
 
@@ -108,11 +110,13 @@ def _throttling(context: Context) -> Verdict:
         return ok("the power supply has not limited this Jetson", *evidence)
     path = next(iter(system.find(f"{_CPU}/cpu[0-9]*/thermal_throttle/package_throttle_total_time_ms")), None)
     if path is None:
-        raise UnknownError("neither /sys/devices/system/cpu/cpu*/thermal_throttle nor oc*_event_cnt (Orin)")
+        raise UndeterminedError(
+            "neither /sys/devices/system/cpu/cpu*/thermal_throttle nor oc*_event_cnt (Orin)"
+        )
     throttled = system.integer(path) / 1000
     up = float(system.field("proc/uptime", r"\A([0-9]{1,15}\.[0-9]+) ", "holds no time"))
     if not 0 <= throttled <= up:
-        raise UnknownError(f"/{path} tells {throttled:g} s of {up:g} s since the start")
+        raise UndeterminedError(f"/{path} tells {throttled:g} s of {up:g} s since the start")
     seen = (Evidence(f"/{path}", f"{throttled:g} s"), Evidence("/proc/uptime", f"{up:g} s"))
     if throttled > _THROTTLED * up:
         return Verdict(
@@ -129,10 +133,10 @@ def _throttling(context: Context) -> Verdict:
 def _isolation(context: Context) -> Verdict:
     path = f"{_CPU}/isolated"
     if not context.system.exists(path):
-        raise UnknownError(f"no /{path}")
+        raise UndeterminedError(f"no /{path}")
     isolated = context.system.text(path, may_be_empty=True)
     if not re.fullmatch(r"[0-9,-]*", isolated):
-        raise UnknownError(f"/{path} holds no list of cores")
+        raise UndeterminedError(f"/{path} holds no list of cores")
     seen = Evidence(f"/{path}", isolated or "none")
     return info(
         "these cores are set aside for whom asks for them" if isolated else "no core is set aside", seen
@@ -142,7 +146,7 @@ def _isolation(context: Context) -> Verdict:
 def _int8(context: Context) -> Verdict:
     in_full = adds_in_full(context.system.text("proc/cpuinfo"))
     if in_full is None:
-        raise UnknownError("/proc/cpuinfo tells no flags")
+        raise UndeterminedError("/proc/cpuinfo tells no flags")
     flags = Evidence("/proc/cpuinfo", f"flags: {'one' if in_full else 'none'} of {', '.join(VNNI)}")
     if in_full:
         return ok("INT8 products are added in full", flags)

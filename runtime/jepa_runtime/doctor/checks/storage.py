@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, info, ok
-from jepa_runtime.errors import UnknownError
+from jepa_runtime.errors import UndeterminedError
 
-# What serves, the way back, and a candidate (jepa_runtime.update.store). Without a bundle to go by, 1 GiB.
+# What serves, the way back, and a candidate (jepa_runtime.ota.storage.slots). Without a bundle to go by, 1
+# GiB.
 _COPIES, _WITHOUT_BUNDLE = 3, 1 << 30
 # An engine keeps weights packed beside its own graph (README.md, Limits).
 _PACKED = 2
@@ -15,7 +16,7 @@ def memory_kb(context: Context, name: str) -> int:
     """A line of /proc/meminfo.
 
     Raises:
-        UnknownError: there is none.
+        UndeterminedError: there is none.
     """
     line = rf"^{name}:\s*([0-9]{{1,15}}) kB$"
     return int(context.system.field("proc/meminfo", line, f"has no line {name}"))
@@ -64,7 +65,7 @@ def _memory(context: Context) -> Verdict:
 def _swap(context: Context) -> Verdict:
     lines = context.system.text("proc/swaps").splitlines()
     if lines[0].split() != ["Filename", "Type", "Size", "Used", "Priority"]:
-        raise UnknownError("/proc/swaps is damaged")
+        raise UndeterminedError("/proc/swaps is damaged")
     names = [line.split()[0] for line in lines[1:] if line.strip()]
     seen = Evidence("/proc/swaps", ", ".join(names) or "none")
     if any("/zram" not in name for name in names):

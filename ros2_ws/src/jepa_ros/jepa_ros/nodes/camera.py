@@ -13,14 +13,15 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from jepa_ros import outputs, qos
-from jepa_ros.conversions import to_image
-from jepa_ros.diagnostics import Level, Verdict
-from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
-from jepa_ros.spin import every, run
+from jepa_ros.common import qos
+from jepa_ros.common.conversions import to_image
+from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.common.spin import every, run
+from jepa_ros.world_model import output_messages
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.sources.base import Frame, Source, view_name
-from jepa_runtime.sources.open import open_source
+from jepa_runtime.sources.factory import open_source
+from jepa_runtime.telemetry.diagnostics import Level, Verdict
 
 PARAMETERS = (
     Parameter(
@@ -135,7 +136,7 @@ class CameraNode(Node):
         verdict = Verdict(Level.OK, "running")
         if age_s > self.get_parameter("stale_after_s").value:
             verdict = Verdict(Level.STALE, f"no image for {age_s:.1f} s from {self._source.name}")
-        message = outputs.diagnostics(
+        message = output_messages.diagnostics(
             verdict,
             name=f"{self.get_fully_qualified_name()[1:]}: images",
             hardware_id=self._source.name,

@@ -20,11 +20,11 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
-from jepa_ros import raw
-from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
-from jepa_ros.samples import Samples, rounded
-from jepa_ros.spin import every, run
-from jepa_ros.view import Picture, PlainLines, Terminal
+from jepa_ros.common import raw_topics
+from jepa_ros.common.monitor_view import GraphSnapshot, PlainLines, Terminal
+from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.common.sample_window import SampleWindow, rounded
+from jepa_ros.common.spin import every, run
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.recording import McapRecorder
 
@@ -68,12 +68,12 @@ class MonitorNode(Node):
         chosen = values(self, PARAMETERS)
         self._recorder = McapRecorder(chosen["mcap"]) if chosen["mcap"] else None
         # By topic: what its publishers have offered so far, and who hears it.
-        self._offered: defaultdict[str, set[raw.Offer]] = defaultdict(set)
+        self._offered: defaultdict[str, set[raw_topics.Offer]] = defaultdict(set)
         self._heard: dict[str, Subscription] = {}
         self._counts: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
-        self._latency_ms: dict[str, Samples] = {}
-        self._picture = Picture(recorded=chosen["mcap"])
+        self._latency_ms: dict[str, SampleWindow] = {}
+        self._picture = GraphSnapshot(recorded=chosen["mcap"])
         self._began = self._drawn_at = time.monotonic()
         self._view = self._open_view(chosen["view"], chosen["line_period_s"])
         self._readers: dict[type[Any], Callable[[Any], None]] = {
@@ -101,22 +101,22 @@ class MonitorNode(Node):
             if "/msg/" not in types[0]:
                 continue
             offered = self._offered[topic]
-            offers = raw.offers(self.get_publishers_info_by_topic(topic))
+            offers = raw_topics.offers(self.get_publishers_info_by_topic(topic))
             if not offers <= offered:
                 offered |= offers
-                self._listen(topic, types[0], raw.matching_qos(offered))
+                self._listen(topic, types[0], raw_topics.matching_qos(offered))
 
     def _listen(self, topic: str, type_name: str, profile: Any) -> None:
         try:
-            message = raw.message_class(type_name)
-            stamped = raw.begins_with_header(message)
+            message = raw_topics.message_class(type_name)
+            stamped = raw_topics.begins_with_header(message)
         # Whoever publishes names the type, and importing what is called so may raise anything.
         except Exception:
             self.get_logger().warning(f"{topic} is left out: {type_name} is not installed here")
             return
         ages_ms = None
         if stamped:
-            ages_ms = self._latency_ms.setdefault(topic, Samples(np.float32))
+            ages_ms = self._latency_ms.setdefault(topic, SampleWindow(np.float32))
         reader = self._readers.get(message)
 
         def take(cdr: bytes) -> None:
@@ -125,7 +125,7 @@ class MonitorNode(Node):
             # Whatever others publish, in another version of its type for instance, ends no recording.
             try:
                 if ages_ms is not None:
-                    ages_ms.add((now_ns - raw.stamp_ns(cdr)) / 1e6)
+                    ages_ms.add((now_ns - raw_topics.stamp_ns(cdr)) / 1e6)
                 if reader is not None:
                     reader(deserialize_message(cdr, message))
             except Exception as error:

@@ -19,18 +19,18 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from jepa_ros import qos, raw
-from jepa_ros.conversions import fill
-from jepa_ros.parameters import REPORT_PATH, Parameter, declare, values
-from jepa_ros.spin import run
+from jepa_ros.common import qos, raw_topics
+from jepa_ros.common.conversions import fill
+from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.common.spin import run
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging import image_in
-from jepa_runtime.pictures.atlas import Atlas
-from jepa_runtime.pictures.foreseen import Foreseen, check_finite, stamp_of
-from jepa_runtime.pictures.paint import paint
-from jepa_runtime.pictures.scrapbook import Scrapbook
+from jepa_runtime.imaging.conversion import image_in
 from jepa_runtime.recording.messages import array_of, compressed_image
+from jepa_runtime.visualization.atlas import Atlas
+from jepa_runtime.visualization.growing_atlas import GrowingAtlas
+from jepa_runtime.visualization.predictions import Predictions, check_finite, stamp_of
+from jepa_runtime.visualization.topic_images import paint
 
 PARAMETERS = (
     Parameter(
@@ -76,7 +76,7 @@ class PicturesNode(Node):
         self._atlas: Atlas | None = Atlas.in_bundle(Bundle.open(bundle)) if bundle else None
         self._fits = False
         self._served: tuple[str, str] | None = None
-        self._scrapbook: Scrapbook | None = None
+        self._scrapbook: GrowingAtlas | None = None
         self._trail: deque[tuple[int, Any]] = deque()
         self._images: deque[tuple[int, type[Any], bytes]] = deque(maxlen=_IMAGES)
         self._futures: bytes | None = None
@@ -107,11 +107,11 @@ class PicturesNode(Node):
         return taking
 
     def _taking(self, kind: type[Any]) -> Any:
-        return lambda cdr: self._images.append((raw.stamp_ns(cdr), kind, cdr))
+        return lambda cdr: self._images.append((raw_topics.stamp_ns(cdr), kind, cdr))
 
     def _on_model(self, info: ModelInfo) -> None:
         """Another model may see otherwise: what was remembered of the last one is forgotten."""
-        self._scrapbook = Scrapbook(max(1, round(info.horizon * info.step_s / self._period_s)))
+        self._scrapbook = GrowingAtlas(max(1, round(info.horizon * info.step_s / self._period_s)))
         self._served = info.model_id, info.version
         self._fits = self._atlas is not None and self._atlas.latents.shape[1:] == (info.tokens, info.dim)
         if self._atlas is not None and not self._fits:
@@ -146,7 +146,7 @@ class PicturesNode(Node):
         atlas = self._atlas if self._fits else self._scrapbook.atlas()
         if atlas is None or not any(output.get_subscription_count() for output in self._outputs.values()):
             return
-        foreseen = Foreseen.of_message(deserialize_message(self._futures, PredictedFutures))
+        foreseen = Predictions.of_message(deserialize_message(self._futures, PredictedFutures))
         self._futures = None
         trail = np.stack([latent for _, latent in self._trail])
         if foreseen.latents.shape[2:] != trail.shape[1:]:
@@ -156,7 +156,7 @@ class PicturesNode(Node):
             self._outputs[name].publish(shown)
         self._drawn += 1
 
-    def _remember(self, scrapbook: Scrapbook) -> None:
+    def _remember(self, scrapbook: GrowingAtlas) -> None:
         """Put the newest latent whose image is here into the scrapbook."""
         images = {stamp: (kind, cdr) for stamp, kind, cdr in self._images}
         found = next((entry for entry in reversed(self._trail) if entry[0] in images), None)

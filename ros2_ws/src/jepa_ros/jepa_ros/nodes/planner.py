@@ -23,22 +23,23 @@ from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedF
 from rclpy.node import Node
 from std_msgs.msg import Bool, Header
 
-from jepa_ros import outputs, qos
-from jepa_ros.actions import actions_of, check_units
-from jepa_ros.conversions import fill, from_time
-from jepa_ros.diagnostics import Level, Verdict, with_causes
-from jepa_ros.parameters import STAMPED, declare, require_relative, values
-from jepa_ros.planning.driving import Commands
-from jepa_ros.planning.guarding import Guard
-from jepa_ros.planning.parameters import PARAMETERS
-from jepa_ros.planning.piloting import Driver, Pilot
-from jepa_ros.planning.reach_action import ReachAction
-from jepa_ros.planning.seeking import Decision, Futures, State
-from jepa_ros.samples import Samples, rounded
-from jepa_ros.spin import every, run
+from jepa_ros.common import qos
+from jepa_ros.common.action_commands import actions_of, check_units
+from jepa_ros.common.conversions import fill, from_time
+from jepa_ros.common.parameters import STAMPED, declare, require_relative, values
+from jepa_ros.common.sample_window import SampleWindow, rounded
+from jepa_ros.common.spin import every, run
+from jepa_ros.planner.command_publisher import CommandPublisher
+from jepa_ros.planner.parameters import PARAMETERS
+from jepa_ros.planner.reach_action import ReachAction
+from jepa_ros.world_model import output_messages
 from jepa_runtime.bundle import manifest
-from jepa_runtime.planning.limits import ActionLimits
+from jepa_runtime.control.controller import Controller, ControllerModel
+from jepa_runtime.control.receding_horizon import Decision, Futures, State
+from jepa_runtime.control.safety_monitor import SafetyMonitor
+from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.recording import messages
+from jepa_runtime.telemetry.diagnostics import Level, Verdict, with_causes
 
 _WATCHDOG_PERIOD_S = 0.05
 _DIAGNOSTICS_PERIOD_S = 1.0
@@ -65,13 +66,13 @@ class PlannerNode(Node):
         self._values = values(self, PARAMETERS)
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
-        guard = Guard(
+        guard = SafetyMonitor(
             surprise_window_s=self._values["surprise_window_s"],
             surprise_ratio=self._values["surprise_ratio"],
             frozen_after_s=self._values["frozen_after_s"],
             clock=time.monotonic,
         )
-        self._pilot = Pilot(
+        self._pilot = Controller(
             guard,
             timeout_s=self._values["futures_timeout_s"],
             goal_timeout_s=self._values["goal_timeout_s"],
@@ -80,13 +81,13 @@ class PlannerNode(Node):
         )
         # Goals come and go on threads of their own.
         self._lock = threading.RLock()
-        self._commands: Commands | None = None
+        self._commands: CommandPublisher | None = None
         self._told_by: tuple[Any, ...] = ()
         # The candidates whose futures were asked for last.
         self._asked = ActionCandidates()
         self._counts: Counter[str] = Counter()
         # Stamp of the image [ns] and time from there to here [ms].
-        self._e2e = Samples(_RESPONSE)
+        self._e2e = SampleWindow(_RESPONSE)
         self._candidates = self.create_publisher(ActionCandidates, "world_model/candidates", qos.RESULT)
         self._statuses = self.create_publisher(PlannerStatus, "~/status", qos.RESULT)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
@@ -137,7 +138,7 @@ class PlannerNode(Node):
             for publisher in self._commands.publishers:
                 self.destroy_publisher(publisher)
         self._told_by = told_by
-        self._commands = Commands(
+        self._commands = CommandPublisher(
             self,
             actions,
             size=len(info.action_names),
@@ -145,7 +146,7 @@ class PlannerNode(Node):
             frame_id=self._values["action_frame"],
         )
 
-    def _driver_of(self, info: ModelInfo) -> Driver:
+    def _driver_of(self, info: ModelInfo) -> ControllerModel:
         low, high = np.array(info.action_low, np.float32), np.array(info.action_high, np.float32)
         share = self._values["max_change"]
         limits = ActionLimits(
@@ -154,7 +155,7 @@ class PlannerNode(Node):
             max_norm=info.action_max_norm or None,
             max_change=share * (high - low) if share < 1 else None,
         )
-        return Driver.by_cem(
+        return ControllerModel.by_cem(
             self._values,
             limits,
             num_samples=info.num_samples,
@@ -258,7 +259,7 @@ class PlannerNode(Node):
                 **self._counts,
             }
         self._diagnostics.publish(
-            outputs.diagnostics(
+            output_messages.diagnostics(
                 verdict,
                 name=f"{self.get_fully_qualified_name()[1:]}: driving",
                 hardware_id="",

@@ -28,19 +28,20 @@ from jepa_msgs.msg import ModelInfo
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 
-from jepa_ros.profiling.camera import Schedule
-from jepa_ros.profiling.ledger import Ledger
-from jepa_ros.profiling.listener import Listener
-from jepa_ros.profiling.options import node_parameters, parse
-from jepa_ros.profiling.processes import Child, camera_command, node_command, prepare_environment
-from jepa_ros.profiling.result import profile_of, sweep_rates
-from jepa_ros.profiling.view import View, summary
-from jepa_ros.spin import create_executor
+from jepa_ros.common.spin import create_executor
+from jepa_ros.profiler.camera import Schedule
+from jepa_ros.profiler.frame_ledger import FrameLedger
+from jepa_ros.profiler.listener import Listener
+from jepa_ros.profiler.options import node_parameters, parse
+from jepa_ros.profiler.processes import Child, camera_command, node_command, prepare_environment
+from jepa_ros.profiler.profile_result import profile_of, sweep_rates
+from jepa_ros.profiler.view import View, summary
 from jepa_ros.start import when_to_end
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.profiling.machine import IDLE_S, Monitor, energy, tells_power
-from jepa_runtime.profiling.profile import Energy, Profile, Reading, Run, Sweep, write_profile
+from jepa_runtime.profiling.profile import Profile, Run, Sweep, write_profile
 from jepa_runtime.profiling.sweep import sweep
+from jepa_runtime.telemetry import IDLE_S, Monitor, energy, tells_power
+from jepa_runtime.telemetry.measurements import Energy, Reading
 
 T = TypeVar("T")
 
@@ -258,7 +259,7 @@ class Profiler:
 
     def _run(
         self, camera: Child, rate_hz: float, duration_s: float, title: str, *, lead: int = 0
-    ) -> tuple[Ledger, str]:
+    ) -> tuple[FrameLedger, str]:
         """Everything the schedule asks for, or until a signal; what went wrong, or nothing."""
         listener = self._listener
         schedule = Schedule(
@@ -267,7 +268,7 @@ class Profiler:
             frames=max(1, round(duration_s * rate_hz)),
             lead=lead,
         )
-        ledger = listener.ledger = Ledger(
+        ledger = listener.ledger = FrameLedger(
             start_ns=schedule.start_ns, rate_hz=rate_hz, offset_ns=self._offset_ns, frames=schedule.frames
         )
         failure = ""
@@ -284,13 +285,13 @@ class Profiler:
                 view.show(ledger, failure or listener.verdict)
         return ledger, failure or self._trouble(camera, ledger)
 
-    def _over(self, camera: Child, ledger: Ledger) -> bool:
+    def _over(self, camera: Child, ledger: FrameLedger) -> bool:
         """Whether no more images are published and no more answers can be expected."""
         if ledger.sent < ledger.frames and not camera.process.poll():
             return False
         return ledger.idle or self._silent_s(ledger) > self._patience_s(ledger)
 
-    def _trouble(self, camera: Child, ledger: Ledger) -> str:
+    def _trouble(self, camera: Child, ledger: FrameLedger) -> str:
         elapsed_s = (time.monotonic_ns() - ledger.start_ns) / 1e9
         if self._server is not None and self._server.end:
             return f"{self._server.end} after {elapsed_s:.1f} s: images from then on were dropped"
@@ -301,11 +302,11 @@ class Profiler:
             return f"the world model fell silent after {elapsed_s - silent_s:.1f} s"
         return ""
 
-    def _patience_s(self, ledger: Ledger) -> float:
+    def _patience_s(self, ledger: FrameLedger) -> float:
         """A world model that has been silent for longer has no more to say."""
         return max(_SILENCE_S, 3 * max(ledger.recent_ms, default=self._usual_ms) / 1e3)
 
-    def _silent_s(self, ledger: Ledger) -> float:
+    def _silent_s(self, ledger: FrameLedger) -> float:
         """For how long nothing came although something could have."""
         since_ns = max(self._listener.answered_ns, ledger.start_ns)
         if ledger.sent == ledger.frames:
@@ -346,7 +347,7 @@ class Profiler:
             idle = monitor.readings()
         return energy(idle, busy, frames=len(run.latency_ms), duration_s=run.duration_s)
 
-    def _notes(self, ledger: Ledger, distinct: int, failure: str) -> list[str]:
+    def _notes(self, ledger: FrameLedger, distinct: int, failure: str) -> list[str]:
         moved_ms = (time.time_ns() - time.monotonic_ns() - self._offset_ns) / 1e6
         known = {
             failure: bool(failure),

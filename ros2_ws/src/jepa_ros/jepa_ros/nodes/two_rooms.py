@@ -20,13 +20,13 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from jepa_ros import qos
-from jepa_ros.actions import Velocities
-from jepa_ros.conversions import from_time, to_image, to_time
-from jepa_ros.parameters import REPORT_PATH, STAMPED, Parameter, declare, values
-from jepa_ros.spin import run
+from jepa_ros.common import qos
+from jepa_ros.common.action_commands import Velocities
+from jepa_ros.common.conversions import from_time, to_image, to_time
+from jepa_ros.common.parameters import REPORT_PATH, STAMPED, Parameter, declare, values
+from jepa_ros.common.spin import run
 from jepa_runtime.sources.base import view_name
-from jepa_runtime.worlds.two_rooms import TwoRooms
+from jepa_sim.worlds.two_rooms_world import TwoRooms
 
 PARAMETERS = (
     Parameter(

@@ -22,26 +22,28 @@ from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from std_msgs.msg import Bool
 
-from jepa_ros import outputs, qos
-from jepa_ros.diagnostics import Level, Verdict
-from jepa_ros.parameters import STAMPED, declare, require_name, values
-from jepa_ros.spin import every, run
-from jepa_ros.updating import messages
-from jepa_ros.updating.doors import Doors
-from jepa_ros.updating.feedback import Feedback
-from jepa_ros.updating.frames import TopicSource
-from jepa_ros.updating.parameters import PARAMETERS
-from jepa_ros.updating.serving import NodeServing
-from jepa_ros.updating.watch import SafeWord, Watch
-from jepa_ros.updating.worker import Worker
+from jepa_ros.common import qos
+from jepa_ros.common.parameters import STAMPED, declare, require_name, values
+from jepa_ros.common.spin import every, run
+from jepa_ros.update import status_messages
+from jepa_ros.update.action_feedback import Feedback
+from jepa_ros.update.health_watch import HealthWatch, SafeWord
+from jepa_ros.update.parameters import PARAMETERS
+from jepa_ros.update.services import UpdateServices
+from jepa_ros.update.serving_node import NodeServing
+from jepa_ros.update.topic_source import TopicSource
+from jepa_ros.update.worker import Worker
+from jepa_ros.world_model import output_messages
 from jepa_runtime.errors import JepaRuntimeError, SourceError, UpdateError
-from jepa_runtime.update import config, daemon, durable, operator, robot, state
-from jepa_runtime.update.alarms import alarms
-from jepa_runtime.update.client import Client
-from jepa_runtime.update.fetch import Progress
-from jepa_runtime.update.hawkbit.fleet import Fleet
-from jepa_runtime.update.state import Installed, Phase, State
-from jepa_runtime.update.store import Store
+from jepa_runtime.ota import config, daemon, operator_requests, robot, state
+from jepa_runtime.ota.client import Client
+from jepa_runtime.ota.hawkbit.agent import HawkbitAgent
+from jepa_runtime.ota.operator_alarms import alarms
+from jepa_runtime.ota.state import Installed, Phase, State
+from jepa_runtime.ota.storage.slots import SlotStore
+from jepa_runtime.ota.transport.fetch import Progress
+from jepa_runtime.telemetry.diagnostics import Level, Verdict
+from jepa_runtime.util import atomic_files
 
 Tell = Callable[[State, str], None]
 
@@ -82,7 +84,9 @@ class UpdateManagerNode(Node):
         self._feedback = Feedback(lambda feedback: self._doors.tell(feedback))
         self._told = ("", "", "", "")
         self._announce(self._kept, self._kept.reason)
-        self._doors = Doors(self, self._root, self._worker, rollback=self._rollback, changed=self._change)
+        self._doors = UpdateServices(
+            self, self._root, self._worker, rollback=self._rollback, changed=self._change
+        )
         every(self, 1.0, self._look)
         self._thread = threading.Thread(target=self._work, name="jepa-updates")
         self._thread.start()
@@ -95,16 +99,16 @@ class UpdateManagerNode(Node):
             name,
             good=self._root / "good",
             safe=self._safe,
-            watch=Watch(name, silent_after_s=chosen["silent_after_s"]),
+            watch=HealthWatch(name, silent_after_s=chosen["silent_after_s"]),
             discovery_s=chosen["discovery_s"],
             answer_s=chosen["answer_timeout_s"],
             budget_ms=chosen["latency_p99_ms"] or None,
             stopping=self._worker.stopping,
         )
 
-    def _fleet(self) -> Fleet | None:
+    def _fleet(self) -> HawkbitAgent | None:
         ordered = self._settings.hawkbit is not None
-        return Fleet(self._root, self._opened, log=self._log) if ordered else None
+        return HawkbitAgent(self._root, self._opened, log=self._log) if ordered else None
 
     def _log(self, line: str) -> None:
         self.get_logger().info(line)
@@ -145,7 +149,7 @@ class UpdateManagerNode(Node):
         )
 
     def _open_frames(self) -> TopicSource:
-        store, chosen = Store(self._root), self._chosen
+        store, chosen = SlotStore(self._root), self._chosen
         serves = store.current()
         if serves is None:
             raise SourceError(f"{self._root / 'current'}: nothing serves that could be compared with")
@@ -168,7 +172,7 @@ class UpdateManagerNode(Node):
         return daemon.pause_s(self._kept, self._settings.poll_s) if wanted else None
 
     def _rollback(self, reason: str) -> State:
-        kept = operator.rollback(self._root, reason, serving=self._serving)
+        kept = operator_requests.rollback(self._root, reason, serving=self._serving)
         self._serving.settle(kept)
         return kept
 
@@ -179,11 +183,11 @@ class UpdateManagerNode(Node):
         if settled is None or not self._serving.disagrees(settled.manifest_sha256):
             return
         try:
-            with durable.locked(self._root / robot.LOCK, who="the update manager", wait_s=0.0):
+            with atomic_files.locked(self._root / robot.LOCK, who="the update manager", wait_s=0.0):
                 kept = state.load(self._root / robot.STATE)
                 if settled == _settled(kept):
                     self._log(f"the node serves something else: it is to serve {settled.version}")
-                    self._serving.swap(Store(self._root).folder(settled.manifest_sha256))
+                    self._serving.swap(SlotStore(self._root).folder(settled.manifest_sha256))
                     self._serving.settle(kept)
         except (JepaRuntimeError, OSError) as error:
             self.get_logger().warning(f"the node serves something else than it should: {error}")
@@ -210,7 +214,7 @@ class UpdateManagerNode(Node):
             self._enter(kept, kept.reason)
 
     def _announce(self, entered: State, reason: str) -> None:
-        event = messages.event(entered, reason, stamp_ns=self.get_clock().now().nanoseconds)
+        event = status_messages.event(entered, reason, stamp_ns=self.get_clock().now().nanoseconds)
         told = (event.state, event.reason, event.release.sha256, event.result)
         if told != self._told:
             self._told = told
@@ -222,7 +226,7 @@ class UpdateManagerNode(Node):
         try:
             self._settings = config.load(self._root / robot.CONFIG)
             self._kept = state.load(self._root / robot.STATE)
-            verdict, figures = messages.verdict(
+            verdict, figures = status_messages.verdict(
                 self._kept,
                 self._settings,
                 alarms(self._root, self._kept),
@@ -234,7 +238,7 @@ class UpdateManagerNode(Node):
         except (UpdateError, OSError) as error:
             verdict = Verdict(Level.ERROR, str(error))
         self._diagnostics.publish(
-            outputs.diagnostics(
+            output_messages.diagnostics(
                 verdict,
                 name=f"{self.get_fully_qualified_name()[1:]}: updates",
                 hardware_id=self._settings.device_id,
@@ -246,7 +250,7 @@ class UpdateManagerNode(Node):
     def _on_safe(self, word: Bool) -> None:
         was_safe = self._safe.safe
         self._safe.say(word.data)
-        awaits_approval = messages.status(self._kept, self._settings).awaits_approval
+        awaits_approval = status_messages.status(self._kept, self._settings).awaits_approval
         if word.data and not was_safe and self._serving.serves and not awaits_approval:
             self._worker.hurry()
 

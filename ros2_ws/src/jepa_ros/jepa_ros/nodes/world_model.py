@@ -30,27 +30,28 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
-from jepa_ros import outputs, qos
-from jepa_ros.actions import Actions, actions_of
-from jepa_ros.conversions import from_time
-from jepa_ros.diagnostics import with_causes, with_complaints
-from jepa_ros.evaluating import Evaluations
-from jepa_ros.goals import Goals
-from jepa_ros.model_services import ModelServices
-from jepa_ros.opening import Served
-from jepa_ros.parameters import STAMPED, declare, values
-from jepa_ros.serving import Camera, cameras_of
-from jepa_ros.spin import every, run
-from jepa_ros.stage_times import StageClock
-from jepa_ros.transitions import answer_impossible, reported
-from jepa_ros.trust import complaints_about, figures_of_box
-from jepa_ros.world_model_parameters import PARAMETERS
+from jepa_ros.common import qos
+from jepa_ros.common.action_commands import Actions, actions_of
+from jepa_ros.common.conversions import from_time
+from jepa_ros.common.lifecycle_transitions import answer_impossible, reported
+from jepa_ros.common.parameters import STAMPED, declare, values
+from jepa_ros.common.spin import every, run
+from jepa_ros.world_model import output_messages
+from jepa_ros.world_model.calibration_report import complaints_about, figures_of_box
+from jepa_ros.world_model.camera_streams import CameraStream, cameras_of
+from jepa_ros.world_model.evaluation_service import Evaluations
+from jepa_ros.world_model.goal_inputs import Goals
+from jepa_ros.world_model.model_opening import Served
+from jepa_ros.world_model.model_services import ModelServices
+from jepa_ros.world_model.parameters import PARAMETERS
+from jepa_ros.world_model.stage_times import StageClock
 from jepa_runtime.errors import DeviceLostError, JepaRuntimeError
-from jepa_runtime.pipeline import Result
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording.black_box import Topics
-from jepa_runtime.recording.proposals import Proposals
+from jepa_runtime.recording.candidate_proposals import CandidateProposals
+from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.world_model import WorldModel
+from jepa_runtime.telemetry.diagnostics import with_causes, with_complaints
 
 # Opening a model takes less: nobody is answered meanwhile.
 _OPENING_S = 900.0
@@ -73,7 +74,7 @@ class WorldModelNode(LifecycleNode):
         self._actions: Actions | None = None
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
-        self._proposals = Proposals()
+        self._proposals = CandidateProposals()
         self._values: dict[str, Any] = {}
         declare(self, PARAMETERS, configured=lambda: self._served is not None, changed=self._take_parameters)
         self._take_parameters(values(self, PARAMETERS))
@@ -221,7 +222,7 @@ class WorldModelNode(LifecycleNode):
 
     def _describe(self, model: WorldModel) -> None:
         """Tell, and have the candidates judged by, what ``model`` is."""
-        info = self._info = outputs.model_info(model, stamp_ns=self._now_ns())
+        info = self._info = output_messages.model_info(model, stamp_ns=self._now_ns())
         self._proposals.expect(model)
         self.get_logger().info(
             f"loaded {info.model_id} {info.version} ({info.precision}) on {info.engine}:{info.device}:"
@@ -250,7 +251,7 @@ class WorldModelNode(LifecycleNode):
 
         return taking
 
-    def _on_image(self, camera: Camera, message: Image | CompressedImage) -> None:
+    def _on_image(self, camera: CameraStream, message: Image | CompressedImage) -> None:
         received_ns = time.time_ns()
         if not camera.reader.wants(message):
             return
@@ -309,9 +310,9 @@ class WorldModelNode(LifecycleNode):
         if served.box is not None:
             served.box.add_result(result)
         try:
-            camera.clock.send(LatentState, lambda: outputs.latent_state(result, model))
+            camera.clock.send(LatentState, lambda: output_messages.latent_state(result, model))
             if result.surprise is not None:
-                camera.clock.send(Surprise, lambda: outputs.surprise(result, model))
+                camera.clock.send(Surprise, lambda: output_messages.surprise(result, model))
         finally:
             camera.clock.finish(result)
 
@@ -323,7 +324,7 @@ class WorldModelNode(LifecycleNode):
             served.box.add_alarms(result)
         events = self._cameras[result.stream].outputs[SurpriseEvent]
         for alarm in result.alarms:
-            events.publish(outputs.surprise_event(alarm, result, served.model))
+            events.publish(output_messages.surprise_event(alarm, result, served.model))
 
     def _on_model(self, model: WorldModel, kept: bool) -> None:
         """Another model is about to serve: called between two frames."""
@@ -369,7 +370,7 @@ class WorldModelNode(LifecycleNode):
                 verdict = with_complaints(verdict, complaints)
                 verdict = with_causes(verdict, [*conflicts, *camera.rivals(self)])
             self._diagnostics.publish(
-                outputs.diagnostics(
+                output_messages.diagnostics(
                     verdict,
                     name=f"{self.get_fully_qualified_name()[1:]}: {camera.label}",
                     hardware_id=hardware,

@@ -1,0 +1,36 @@
+"""Recorded ROS 2 bags: the images of one topic, and the commands on another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from jepa_export.data.file_hash import file_hash
+from jepa_runtime.sources.base import Frame
+from jepa_runtime.sources.commands import Commands
+from jepa_runtime.sources.factory import open_bag
+
+
+class BagOrigin:
+    """A bag, read by :class:`jepa_runtime.sources.bag.BagSource` with its options (``topic``, ``action``,
+    ``max_age_s``).
+    """
+
+    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+        self.name, self._path, self._options = str(path), path, dict(options)
+
+    def identity(self) -> str:
+        return file_hash(self._path)
+
+    def frames_key(self) -> str:
+        return f"{file_hash(self._path)} {self._options.get('topic', '')}"
+
+    def commands(self) -> Commands | None:
+        with closing(open_bag(self._path, self._options)) as source:
+            return source.commands
+
+    def frames(self) -> Iterator[Frame]:
+        without = {key: value for key, value in self._options.items() if key == "topic"}
+        with closing(open_bag(self._path, without)) as source:
+            yield from source.frames()

@@ -1,0 +1,67 @@
+"""Two Rooms as recordings that are drawn when they are looked at, and kept nowhere."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_export.data.two_rooms_recordings import STEP_S, record
+from jepa_runtime.imaging.conversion import Image, fit
+from jepa_runtime.sources.commands import Commands, Floats, Stamps
+from jepa_sim.worlds.two_rooms_geometry import LayoutKind
+
+# Apart from the seeds that the demo's own training draws.
+_PURPOSE = 7
+_NAMES, _UNITS = ("linear.x", "linear.y"), ("m/s", "m/s")
+_STEP_NS = round(STEP_S * 1e9)
+
+
+class DrawnRecording:
+    """One trajectory through a layout of its own; a frame each
+    :data:`~jepa_export.data.two_rooms_recordings.STEP_S`.
+
+    Args:
+        seed, index: what happens follows from both.
+        frames: how many.
+    """
+
+    def __init__(
+        self, seed: int, index: int, *, frames: int, layout: LayoutKind, height: int, width: int
+    ) -> None:
+        self.name = f"two_rooms (seed {seed}, {layout} layout, trajectory {index})"
+        self.identity = hashlib.sha256(f"{self.name} {frames}".encode()).hexdigest()
+        self.key = f"{self.identity} {height} {width}"
+        self.height, self.width, self.rate_hz = height, width, 1 / STEP_S
+        self.stamps_ns: Stamps = np.arange(frames, dtype=np.int64) * _STEP_NS
+        self.episodes = np.zeros(frames, np.int32)
+        self.action_names: tuple[str, ...] | None = _NAMES
+        self.action_units: tuple[str, ...] | None = _UNITS
+        self.known = np.ones(frames, bool)
+        self._drawn = (seed, index, frames, layout)
+
+    def frames(self, rows: NDArray[np.integer]) -> Image:
+        drawn = _draw(*self._drawn)[0][rows]
+        frames = np.empty((len(rows), self.height, self.width, 3), np.uint8)
+        for image, frame in zip(drawn, frames, strict=True):
+            fit(image, frame)
+        return frames
+
+    def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
+        return _commands(*self._drawn).mean(starts_ns, ends_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _commands(seed: int, index: int, frames: int, layout: LayoutKind) -> Commands:
+    # Small, and read of all recordings again and again: no frame is drawn for them twice.
+    return _draw(seed, index, frames, layout)[1]
+
+
+@lru_cache(maxsize=32)
+def _draw(seed: int, index: int, frames: int, layout: LayoutKind) -> tuple[Image, Commands]:
+    # One more frame, so that the last one has an action too.
+    drawn = record((seed, _PURPOSE, index), layouts=1, trajectories=1, frames=frames + 1, kind=layout)
+    stamps = np.arange(frames, dtype=np.int64) * _STEP_NS
+    return drawn.frames[0, 0, :frames], Commands(_NAMES, _UNITS, stamps, drawn.actions[0, 0])

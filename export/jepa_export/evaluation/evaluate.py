@@ -1,0 +1,295 @@
+"""The whole evaluation of a bundle: every form of it that this machine can run, on the same clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jepa_export.bundling.teacher_retention import kept_of_teacher
+from jepa_export.data.provenance_marks import trained_on
+from jepa_export.errors import JepaExportError
+from jepa_export.evaluation.clips import Clips, golden_clips
+from jepa_export.evaluation.comparison import compare, foresee
+from jepa_export.evaluation.compute_cost import multiply_adds
+from jepa_export.evaluation.recorded_clips import recorded_clips
+from jepa_export.evaluation.reference_outputs import Outputs, Reference, Served, compute, golden_outputs
+from jepa_export.evaluation.results import Cost, Evaluation, Variant
+from jepa_export.evaluation.surprise_separation import separate
+from jepa_export.evaluation.two_rooms_clips import draw, drives
+from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.control.synchronous_controller import ControlConfig
+from jepa_runtime.errors import BackendError
+from jepa_runtime.model.compiled_graphs import graphs, runnable_precisions
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_sim.closed_loop.episodes import (
+    SEEDS,
+    Driver,
+    baselines,
+    episode_seeds,
+    model_policy,
+    run_episode,
+)
+from jepa_sim.closed_loop.run import fitted
+from jepa_sim.closed_loop.scores import Goals
+from jepa_sim.worlds import TwoRooms
+from jepa_sim.worlds.two_rooms_geometry import LayoutKind
+
+ENGINES = (
+    "openvino:CPU", "openvino:GPU", "openvino:NPU", "onnxruntime:CPU", "tensorrt", "tensorrt_rtx",
+)  # fmt: skip
+DEFAULT_DATA = ("two_rooms",)
+DEFAULT_CLIPS = 128
+# For each of three seeds.
+DEFAULT_EPISODES = 100
+GOLDEN = "golden outputs"
+
+# Told what begins and of how many parts; gives what is to be called after each.
+Begin = Callable[[str, int], Callable[[], None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        data: two_rooms (held out), or what :func:`~jepa_export.evaluation.recorded_clips.recorded_clips`
+        takes.
+        clips: how many of them, and how many scenes of Two Rooms.
+        cache: where decoded frames are kept (None: nowhere).
+        skip_bad: recordings that cannot be used are left out.
+        episodes: in closed loop, for each of three seeds; None: as many as make sense.
+        layout: of Two Rooms.
+        seed: everything that is drawn follows from it.
+
+    Raises:
+        JepaExportError: a number is out of range.
+    """
+
+    data: tuple[str, ...] = DEFAULT_DATA
+    clips: int = DEFAULT_CLIPS
+    cache: Path | None = None
+    skip_bad: bool = False
+    episodes: int | None = None
+    layout: LayoutKind = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "--clips": (self.clips, 1, 100_000),
+            "--episodes": (self.episodes or 0, 0, 100_000),
+            "--seed": (self.seed, 0, 2**32 - 1),
+        }
+        for option, (value, low, high) in limits.items():
+            if not low <= value <= high:
+                raise JepaExportError(f"{option} must be between {low} and {high}, got {value}")
+
+
+@dataclass(frozen=True)
+class _Form:
+    engine: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+    def open(self, bundle: Bundle) -> WorldModel:
+        return WorldModel.open(bundle, engine=self.engine, precision=self.precision, allow_untrained=True)
+
+
+def evaluate(
+    bundle: Bundle,
+    plan: Plan,
+    *,
+    references: Sequence[Reference] = (),
+    begin: Begin = lambda _what, _total: lambda: None,
+) -> Evaluation:
+    """Measure every form of ``bundle`` that this machine can run. The same seed gives the same figures.
+
+    Args:
+        references: to compare with besides the bundle's own fp32: a teacher, a student's checkpoint.
+
+    Raises:
+        JepaExportError: nothing of it runs here, an output is not finite, the clips cannot be had, or
+            closed-loop episodes were asked of a model that does not drive in Two Rooms.
+        JepaRuntimeError: the data or the bundle cannot be read.
+    """
+    manifest = bundle.manifest
+    notes: list[str] = []
+    episodes = _episodes(bundle, plan, notes)
+    forms, absent = _forms(bundle)
+    # What is wrong with the data is told first.
+    given = None if plan.data == DEFAULT_DATA else _recorded(bundle, plan, begin)
+    drawn, scenes = draw(manifest, layout=plan.layout, count=plan.clips, seed=plan.seed)
+    clips = drawn if given is None else given
+    if given is None and not drives(manifest):
+        notes.append("what the robot of this model sees: name a recording of it (--data)")
+    if not clips.executed:
+        notes.append(f"foresight: of {clips.name} it is not known what was executed (of a bag: ?action=)")
+    expected = _fp32(bundle, forms, clips, begin)
+    golden = None if expected else bundle.golden()
+    if golden is not None:
+        notes.append(
+            "reference: no fp32 graph of the bundle runs here: compared with its golden outputs, of "
+            f"{len(golden.frames)} frames"
+        )
+    for reference in references:
+        expected[reference.name] = compute(reference, clips, begin(reference.name, len(clips)))
+
+    def measure(form: _Form, model: WorldModel) -> Variant:
+        known, served = expected.get(form.name), Served(model, form.name)
+        to_encode, to_judge = len(clips) * (known is None), len(scenes.past) * drives(manifest)
+        tick = begin(form.name, to_encode + to_judge + len(SEEDS) * episodes)
+        found = compute(served, clips, tick) if known is None else known
+        comparisons = [compare(name, found, theirs) for name, theirs in expected.items()]
+        if golden is not None:
+            inputs = golden_clips(golden, manifest)
+            comparisons.insert(0, compare(GOLDEN, compute(served, inputs), golden_outputs(golden, inputs)))
+        return Variant(
+            name=form.name,
+            engine=f"{form.engine} {model.engine_version}",
+            precision=form.precision,
+            comparisons=comparisons,
+            foresight=foresee(found, clips) if clips.executed else None,
+            surprise=separate(model, form.name, scenes, seed=plan.seed, tick=tick) if to_judge else None,
+            drive=_drive(model, plan, episodes, tick) if episodes else None,
+            **_costs(bundle, form, notes),
+        )
+
+    variants = []
+    for form in forms:
+        try:
+            with form.open(bundle) as model:
+                variants.append(measure(form, model))
+        except BackendError as error:
+            absent[form.name] = str(error)
+    if not variants:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+        raise JepaExportError(f"{bundle.path}: nothing of it runs here: {reasons}")
+    return Evaluation(
+        model_id=manifest.model_id,
+        version=manifest.version,
+        trained=manifest.trained,
+        data=clips.name,
+        clips=len(clips),
+        frames=clips.frames.shape[0] * clips.frames.shape[1],
+        futures=f"{manifest.num_samples} futures of {manifest.horizon} steps",
+        teacher=kept_of_teacher(bundle),
+        seed=plan.seed,
+        variants=variants,
+        absent=absent,
+        baselines=_baselines(plan, manifest.io.step_s, episodes, begin) if episodes else {},
+        notes=notes,
+        machine={"cpu": cpu(), "versions": versions()},
+    )
+
+
+def _recorded(bundle: Bundle, plan: Plan, begin: Begin) -> Clips:
+    return recorded_clips(
+        plan.data,
+        bundle.manifest,
+        count=plan.clips,
+        seed=plan.seed,
+        trained_on=trained_on(bundle),
+        cache=plan.cache,
+        skip_bad=plan.skip_bad,
+        begin=begin,
+    )
+
+
+def _episodes(bundle: Bundle, plan: Plan, notes: list[str]) -> int:
+    """How many to drive for each seed; what is not measured and why goes to ``notes``."""
+    manifest, asked = bundle.manifest, plan.episodes
+    if not drives(manifest):
+        reason = (
+            f"{bundle.path}: its actions ({', '.join(manifest.io.action.names)}) are not those of the robot "
+            "in Two Rooms"
+        )
+        if asked:
+            raise JepaExportError(f"{reason}, so it cannot be driven there: leave --episodes out")
+        notes.append(f"surprise at events, closed loop: {reason}")
+        return 0
+    if asked is None and not manifest.trained:
+        notes.append("closed loop: random weights reach nothing; --episodes N drives all the same")
+        return 0
+    return DEFAULT_EPISODES if asked is None else asked
+
+
+def _forms(bundle: Bundle) -> tuple[list[_Form], dict[str, str]]:
+    """What the engines of this machine can run, and for the others why they cannot."""
+    forms: list[_Form] = []
+    absent: dict[str, str] = {}
+    targets: set[str] = set()
+    for engine in ENGINES:
+        try:
+            backend = create_backend(engine)
+        except BackendError as error:
+            absent[engine] = str(error).removeprefix(f"{engine}: ")
+            continue
+        precisions = runnable_precisions(bundle.manifest, backend.targets)
+        targets.update(backend.targets)
+        backend.close()
+        forms += [_Form(engine, precision) for precision in precisions]
+        if not precisions:
+            absent[engine] = "the bundle has no graph for it"
+    for variant in bundle.manifest.graphs.encoder:
+        if variant.target not in targets:
+            absent[f"{variant.target} {variant.precision}"] = "no engine of this machine runs it"
+    return forms, absent
+
+
+def _fp32(bundle: Bundle, forms: Sequence[_Form], clips: Clips, begin: Begin) -> dict[str, Outputs]:
+    """What the bundle computes in fp32, by the name of the form that computed it; empty if none can."""
+    candidates = [form for form in forms if form.precision == "fp32"]
+    # The engine that is not the usual one to serve first: then the two also judge each other.
+    for form in sorted(candidates, key=lambda form: not form.engine.startswith("onnxruntime")):
+        try:
+            with form.open(bundle) as model:
+                name = f"{form.name}, the reference"
+                return {form.name: compute(Served(model, form.name), clips, begin(name, len(clips)))}
+        except BackendError:
+            continue  # Told when this form is measured.
+    return {}
+
+
+def _costs(bundle: Bundle, form: _Form, notes: list[str]) -> dict[str, Cost]:
+    """Of the encoder for a frame, and of the predictor for all futures of a call."""
+    manifest, backend = bundle.manifest, create_backend(form.engine)
+    found = graphs(bundle, backend, form.precision, manifest.num_samples)
+    backend.close()
+    costs: dict[str, Cost] = {}
+    for role, (graph, shapes) in found.items():
+        if role == "predictor":
+            # The runtime may compile for more candidates than the model has.
+            shapes["actions"] = (manifest.num_samples, *shapes["actions"][1:])
+        try:
+            count = multiply_adds(graph, shapes)
+        except JepaExportError as error:
+            count = None
+            notes.append(str(error))
+        costs[role] = Cost(len(graph.model) + len(graph.weights or b""), count)
+    return costs
+
+
+def _drive(model: WorldModel, plan: Plan, episodes: int, tick: Callable[[], None]) -> Goals:
+    manifest = model.manifest
+    config = fitted(ControlConfig(), manifest.horizon, model.num_samples)
+    return _goals(model_policy(model, config), plan, manifest.io.step_s, episodes, tick)
+
+
+def _baselines(plan: Plan, step_s: float, episodes: int, begin: Begin) -> dict[str, Goals]:
+    return {
+        name: _goals(driver, plan, step_s, episodes, begin(name, len(SEEDS) * episodes))
+        for name, driver in baselines(TwoRooms(layout=plan.layout, seed=0)).items()
+    }
+
+
+def _goals(driver: Driver, plan: Plan, step_s: float, episodes: int, tick: Callable[[], None]) -> Goals:
+    world, driven = TwoRooms(layout=plan.layout, seed=0), []
+    for seed in episode_seeds([len(SEEDS) * plan.seed + seed for seed in SEEDS], episodes):
+        driven.append(run_episode(world, driver, seed=seed, step_s=step_s))
+        tick()
+    return Goals.of(driven)

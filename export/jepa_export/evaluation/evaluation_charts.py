@@ -1,0 +1,55 @@
+"""Charts of an evaluation, in the style of the runtime's reports. A series keeps its colour on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jepa_export.evaluation.comparison import EDGES
+from jepa_runtime.reports.html import Html
+from jepa_runtime.reports.svg_plot import Plot, nice, rect
+
+COLOURS = 6
+_DECADES = 9
+
+
+def cosines(histograms: Mapping[str, Sequence[int]]) -> Html:
+    """Share of tokens (%) by 1 - cosine, each decade as wide."""
+    shares = {name: [100 * count / sum(counts) for count in counts] for name, counts in histograms.items()}
+    plot, bins = Plot(), len(EDGES) - 1
+    top = nice(max(map(max, shares.values())))
+    ticks = [(decade / _DECADES, f"1e{decade - _DECADES}") for decade in range(0, _DECADES, 3)]
+    parts = [*plot.values(top, "%"), *plot.ticks([*ticks, (1.0, "1")], lines=True)]
+    for index, values in enumerate(shares.values()):
+        outline = [
+            (place / bins, value / top) for left, value in enumerate(values) for place in (left, left + 1)
+        ]
+        parts.append(plot.polyline(outline, f"s{index % COLOURS} stroke"))
+    return plot.svg(parts, f"How far tokens turned: {', '.join(shares)}")
+
+
+def steps(series: Mapping[str, Sequence[float]]) -> Html:
+    """A quantity given as a share, in %, over the steps of a prediction."""
+    plot, horizon = Plot(), len(next(iter(series.values())))
+    top = nice(100 * max(map(max, series.values())) * 1.02)
+    places = [(step + 0.5) / horizon for step in range(horizon)]
+    shown = range(0, horizon, -(-horizon // 12))
+    labels = [(places[step], f"step {step + 1}" if step == 0 else str(step + 1)) for step in shown]
+    parts = [*plot.values(top, "%"), *plot.ticks(labels)]
+    for index, (name, values) in enumerate(series.items()):
+        colour = index % COLOURS
+        points = list(zip(places, (100 * value / top for value in values), strict=True))
+        parts.append(plot.polyline(points, f"s{colour} stroke"))
+        for step, (x, y) in enumerate(points, 1):
+            hint = f"{name}, step {step}: {y * top:.3g} %"
+            parts.append(rect(f"s{colour} fill", plot.x(x) - 2.5, plot.y(y) - 2.5, 5, 5, hint))
+    return plot.svg(parts, f"Over {horizon} steps: {', '.join(series)}")
+
+
+def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Html:
+    """ROC curves: what was detected over false alarms, both in %."""
+    plot = Plot(width=400, height=340)
+    parts = [*plot.values(100, "%"), *plot.quarters(100, "%", lines=True)]
+    parts.append(plot.polyline([(0, 0), (1, 1)], "axis"))
+    for index, points in enumerate(series.values()):
+        parts.append(plot.polyline(points, f"s{index % COLOURS} stroke"))
+    return plot.svg(parts, f"ROC curves: {', '.join(series)}")

@@ -1,0 +1,83 @@
+"""A library of encoded recordings: what stages 2 and 3 learn from. Of the pixels only first frames are
+kept.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from jepa_export.data.training_world import TrainingWorld
+from jepa_export.data.two_rooms_recordings import Recordings
+from jepa_export.students.two_rooms_networks import Encoder
+from jepa_export.training.prefetch import in_order
+
+TRAJECTORIES, FRAMES = 16, 17
+# Of the robots; with wandering ones alone the predictor hardly learns what happens where planners err.
+PRESSING = 0.5
+_LAYOUTS_A_DRAW = 4
+
+
+@dataclass(frozen=True)
+class Library:
+    """L layouts, M trajectories, T frames: latents [L, M, T, 2, D], actions [L, M, T-1, 2], and the
+    first frame of each trajectory, uint8 [L, M, 128, 128, 3]."""
+
+    latents: Tensor
+    actions: Tensor
+    first_frames: Tensor
+
+
+def read_library(path: Path) -> Library:
+    """What :func:`build_library` kept."""
+    with np.load(path, allow_pickle=False) as stored:
+        return Library(*(torch.from_numpy(stored[field.name]) for field in fields(Library)))
+
+
+def build_library(
+    encoder: Encoder,
+    seed: int,
+    stream: int,
+    *,
+    layouts: int,
+    course: TrainingWorld,
+    renderer: Executor,
+    cache: Path,
+) -> Library:
+    """Record ``layouts`` layouts with random numbers of their own (``stream``) and encode them; kept in
+    ``cache``.
+    """
+    if cache.exists():
+        return read_library(cache)
+    draws = -(-layouts // _LAYOUTS_A_DRAW)
+
+    def draw(index: int) -> Future[Recordings]:
+        return renderer.submit(
+            course.record,
+            (seed, stream, index),
+            layouts=_LAYOUTS_A_DRAW,
+            trajectories=TRAJECTORIES,
+            frames=FRAMES,
+            pressing=PRESSING,
+        )
+
+    parts: list[list[Tensor]] = [[], [], []]
+    encoder.eval()
+    for data in track(in_order(draw, 0, draws), description="       library", total=draws):
+        frames = torch.from_numpy(data.frames)
+        with torch.no_grad():
+            encoded = torch.cat([encoder(chunk) for chunk in frames.flatten(0, 2).split(68)])
+        made = (encoded.unflatten(0, frames.shape[:3]), data.actions, frames[:, :, 0].clone())
+        for part, value in zip(parts, made, strict=True):
+            part.append(torch.as_tensor(value))
+    library = Library(*(torch.cat(part) for part in parts))
+    partial = cache.with_suffix(".partial.npz")
+    np.savez(partial, **{field.name: getattr(library, field.name).numpy() for field in fields(library)})
+    partial.replace(cache)
+    return library

@@ -1,0 +1,97 @@
+"""Stage 3: what the scene token is for. Scene head, predictor and energy learn together, from consequences.
+
+The scene token that contrast alone gives tells layouts apart but places the door only to about a tenth of a
+metre, and a robot that plans by it presses against the wall beside the door. Here it is read from live
+frames and must explain where the robot gets to (prediction over the whole horizon) and how long journeys
+take (the energy), which depends on the door. Robot tokens stay as they are: trunk and robot head are
+frozen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jepa_export.students.two_rooms_networks import ROBOT, Encoder, Energy, Predictor
+from jepa_export.training.dynamics import HORIZON
+from jepa_export.training.latent_library import Library
+from jepa_export.training.stage import Stage
+
+LAYOUTS, ROLLOUTS, PAIRS, DRAWS = 64, 4, 32, 8
+FARTHEST = 60.0
+
+
+class TemporalDistanceStage(Stage):
+    """Squared error of rollouts, plus the relative absolute error between the energy and the steps counted
+    on the graph of journeys (float16 [L, N, N])."""
+
+    name = "grounding"
+
+    def __init__(
+        self,
+        library: Library,
+        journeys: Tensor,
+        encoder: Encoder,
+        predictor: Predictor,
+        energy: Energy,
+        *,
+        steps: int,
+    ) -> None:
+        self.encoder, self.predictor, self.energy = encoder, predictor, energy
+        modules = {"scene": encoder.scene, "predictor": predictor, "energy": self.energy}
+        super().__init__(modules, steps=steps, learning_rate=1e-3, clip_norm=1.0)
+        self._library, self._journeys = library, journeys
+        self._robots = library.latents[..., ROBOT, :].contiguous()
+        frames = library.first_frames
+        with torch.no_grad():
+            seen = torch.cat([encoder.features(chunk) for chunk in frames.flatten(0, 1).split(64)])
+        self._seen = seen.unflatten(0, frames.shape[:2])
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        layouts, runs = self._robots.shape[:2]
+        where = torch.randint(0, layouts, (LAYOUTS,))
+        features = self._seen[where, torch.randint(0, runs, (LAYOUTS,))]
+        # In evaluation mode: the normalisation stays as the other stages knew it, and one frame cannot see
+        # another.
+        scene = self.encoder.scene.eval()(features)
+        return {
+            "prediction": 30.0 * self._prediction(where, scene.repeat_interleave(ROLLOUTS, 0)),
+            "distance": self._distance(where, scene.repeat_interleave(PAIRS, 0)),
+        }
+
+    def _prediction(self, where: Tensor, scene: Tensor) -> Tensor:
+        where = where.repeat_interleave(ROLLOUTS)
+        run = torch.randint(0, self._robots.shape[1], where.shape)
+        start = int(torch.randint(0, self._robots.shape[2] - HORIZON, ()))
+        robots = self._robots[where, run, start : start + HORIZON + 1]
+        actions = self._library.actions[where, run, start : start + HORIZON]
+        return functional.mse_loss(self.predictor.rollout(scene, robots[:, 0], actions), robots[:, 1:])
+
+    def _distance(self, where: Tensor, scene: Tensor) -> Tensor:
+        where = where.repeat_interleave(PAIRS)
+        nodes = self._robots.flatten(1, 2)
+        here, there = ends(where, nodes, self._journeys)
+        target = self._journeys[where, here, there].float()
+        known = target < FARTHEST
+        target = torch.where(known, target, 0.0)
+        error = (self.energy.between(scene, nodes[where, here], nodes[where, there]) - target).abs()
+        return (error / (1 + 0.1 * target) * known).sum() / known.sum().clamp(min=1)
+
+
+def ends(where: Tensor, nodes: Tensor, journeys: Tensor) -> tuple[Tensor, Tensor]:
+    """At which of ``nodes`` [L, N, D] journeys in the layouts ``where`` [P] begin and end: [P] each.
+
+    Chance draws hardly any by which a robot fails: it presses against the wall that its goal lies behind, and
+    stops beside it. So of eight ends, four are those of :data:`DRAWS` to which the way (``journeys``
+    [L, N, N], steps) is the longest for how near they lie; two are the nearest; one is the beginning itself,
+    and one is any."""
+    here = torch.randint(0, nodes.shape[1], where.shape)
+    drawn = torch.randint(0, nodes.shape[1], (DRAWS, len(where)))
+    apart = (nodes[where, here] - nodes[where, drawn]).norm(dim=-1)
+    journey = journeys[where, here, drawn].float()
+    longer = torch.where(journey < FARTHEST, journey, 0.0) / (1 + apart)
+    chosen = torch.zeros_like(here)
+    chosen[1::2], chosen[2::4] = longer.argmax(0)[1::2], apart.argmin(0)[2::4]
+    there = drawn.gather(0, chosen[None])[0]
+    there[::8] = here[::8]
+    return here, there

@@ -1,0 +1,1 @@
+"""Building blocks shared by several nodes: parameters, QoS, conversions, process life cycle."""

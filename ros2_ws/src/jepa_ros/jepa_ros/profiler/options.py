@@ -1,0 +1,98 @@
+"""What the profiler is told: its arguments, and the parameters that they give the world model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
+
+from jepa_ros.world_model.parameters import PARAMETERS
+from jepa_runtime.commands.arguments import frame_size, positive, rate
+
+# ROS takes any other for granted.
+_KNOWN = tuple(parameter.name for parameter in PARAMETERS)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of :mod:`jepa_ros.nodes.profiler`; those of the process if None."""
+    description = "Latency of the world model on a running graph, seen from another process."
+    parser = argparse.ArgumentParser(prog="profiler", description=description)
+    add = parser.add_argument
+    add("--bundle", type=Path, metavar="FOLDER", help="start a world model with this bundle")
+    add("--attach", type=_name, metavar="/NODE", help="measure a world model that runs already instead")
+    add("--source", required=True, metavar="S", help="two_rooms, a video, a folder of images, or a bag")
+    add("--rate", type=rate, default=30.0, metavar="HZ", help="images per second (default: %(default)g)")
+    add("--duration", type=positive, default=60.0, metavar="S", help="seconds (default: %(default)g)")
+    add("--size", type=frame_size, metavar="WxH", help="scale the images to this size")
+    add("--topic", type=_name, default="camera/image_raw", help="topic of the images (default: %(default)s)")
+    add("--futures", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
+    add("--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)")
+    add("--precision", default="", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)")
+    add("--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)")
+    add("--cache-dir", default="", metavar="DIR", help="keep compiled models there")
+    add("--deadline-ms", type=positive, metavar="MS", help="deadline per image (default: one period)")
+    add(
+        "--param",
+        type=_parameter,
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="a further parameter of the world model that is started, such as cpu_affinity:=[1]",
+    )
+    add("--sweep", type=positive, metavar="S", help="then rising rates to the knee, each for so many seconds")
+    add("--quiet", action="store_true", help="show progress only")
+    add("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    add("--out", type=Path, required=True, metavar="FILE", help="write the profile there, as JSON")
+    options = parser.parse_args(arguments)
+    if (options.bundle is None) == (options.attach is None):
+        parser.error("give --bundle to start a world model, or --attach to measure one that runs")
+    if options.attach and options.param:
+        parser.error("--param is for a world model that is started; of one that runs set it with ros2 param")
+    if options.attach and options.sweep:
+        parser.error(
+            "--sweep is for a world model that is started: one that runs could not keep up for others"
+        )
+    options.deadline_ms = options.deadline_ms or 1000.0 / options.rate
+    return options
+
+
+def node_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Of the world model that is started; what ``--param`` says goes before the other arguments."""
+    return {
+        "bundle": str(options.bundle.resolve()),
+        "engine": options.engine,
+        "precision": options.precision,
+        "num_samples": options.futures,
+        "threads": options.threads,
+        "cache_dir": options.cache_dir,
+        "allow_untrained": options.allow_untrained,
+        "deadline_ms": options.deadline_ms,
+        **dict(options.param),
+    }
+
+
+def _name(text: str) -> str:
+    try:
+        validate_topic_name(text)
+    except InvalidTopicNameException as error:
+        raise argparse.ArgumentTypeError(
+            f"must be a name of ROS 2, such as /robot/world_model, got {text}"
+        ) from error
+    return text
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition(":=")
+    try:
+        if separator and name in _KNOWN:
+            return name, json.loads(value)
+    except json.JSONDecodeError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"must read NAME:=VALUE with a value in JSON and NAME one of {', '.join(_KNOWN)}, got {text}"
+    )

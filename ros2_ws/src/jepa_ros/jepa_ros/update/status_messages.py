@@ -1,0 +1,157 @@
+"""How updates stand, as messages, and whether that is well. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from jepa_msgs.action import UpdateModel
+from jepa_msgs.msg import ModelInfo, ModelRelease, UpdateEvent, UpdateStatus
+from std_msgs.msg import Header
+
+from jepa_ros.common.conversions import to_time
+from jepa_runtime.backends.registry import name_and_device
+from jepa_runtime.ota.config import Config
+from jepa_runtime.ota.state import Installed, Phase, State
+from jepa_runtime.telemetry.diagnostics import Level, Verdict
+
+# So many looks at the repository may fail before somebody should know.
+_POLLS = 2
+
+
+def release(installed: Installed | None) -> ModelRelease:
+    """What lies in a slot, or nothing."""
+    if installed is None:
+        return ModelRelease()
+    return ModelRelease(
+        channel=installed.channel,
+        model_id=installed.model_id,
+        version=installed.version,
+        release_seq=installed.release_seq,
+        sha256=installed.manifest_sha256,
+    )
+
+
+def event(state: State, reason: str, *, stamp_ns: int) -> UpdateEvent:
+    """A state was entered."""
+    return UpdateEvent(
+        header=Header(stamp=to_time(stamp_ns)),
+        state=str(state.phase),
+        reason=reason,
+        release=release(_candidate(state)),
+        result=state.result,
+        current=release(state.current),
+    )
+
+
+def status(state: State, settings: Config) -> UpdateStatus:
+    """How it stands."""
+    candidate = _candidate(state)
+    waits = settings.approval and state.phase is Phase.ARMED and candidate is not None
+    return UpdateStatus(
+        state=str(state.phase),
+        result=state.result,
+        reason=state.reason,
+        alarm=state.alarm,
+        candidate=release(candidate),
+        current=release(state.current),
+        good=release(state.good),
+        awaits_approval=waits and candidate.manifest_sha256 != state.approved,
+        pinned=state.pinned,
+        checked=Time() if state.checked_at is None else to_time(int(state.checked_at.timestamp() * 1e9)),
+    )
+
+
+def result(state: State) -> UpdateModel.Result:
+    """How an update ended."""
+    current = release(state.current)
+    return UpdateModel.Result(
+        result=state.result,
+        reason=state.reason,
+        version=current.version,
+        release_seq=current.release_seq,
+        serves=current.sha256,
+    )
+
+
+def verdict(
+    state: State,
+    settings: Config,
+    alarms: Sequence[str],
+    *,
+    info: ModelInfo | None,
+    looks: bool,
+    now: datetime,
+    free_bytes: int,
+) -> tuple[Verdict, dict[str, Any]]:
+    """Whether updates are well, and the figures that this rests on.
+
+    Args:
+        alarms: what needs a person.
+        info: what the node says that it serves; None: it is gone, or has not said so.
+        looks: whether the robot looks for updates by itself.
+        free_bytes: on its disk.
+    """
+    checked_s = None if state.checked_at is None else (now - state.checked_at).total_seconds()
+    figures = {
+        "state": state.phase,
+        "result": state.result,
+        "reason": state.reason,
+        "alarm": "; ".join(alarms),
+        "current": name(state.current),
+        "good": name(state.good),
+        "candidate": name(_candidate(state)),
+        "pinned": state.pinned,
+        "metadata_age_s": "never" if checked_s is None else round(checked_s),
+        "clock_floor": "none" if state.signed_at is None else state.signed_at.isoformat(timespec="seconds"),
+        "clock": now.isoformat(timespec="seconds"),
+        "free_mb": round(free_bytes / 1e6),
+    }
+    if alarms:
+        return Verdict(Level.ERROR, "; ".join(alarms)), figures
+    if free_bytes < settings.fetch.free_bytes:
+        return Verdict(
+            Level.WARN,
+            f"{free_bytes / 1e6:.0f} MB are free, {settings.fetch.free_bytes / 1e6:.0f} MB are to stay free: "
+            "no release can be fetched",
+        ), figures
+    if state.signed_at is not None and now < state.signed_at:
+        return Verdict(
+            Level.WARN,
+            f"this clock is behind what was signed at {state.signed_at:%Y-%m-%d %H:%M} UTC: set it",
+        ), figures
+    if state.phase is Phase.IDLE and info is not None and info.sha256 != release(state.current).sha256:
+        return Verdict(Level.WARN, f"the node serves {info.sha256[:12]}, not {name(state.current)}"), figures
+    if looks and checked_s is None and state.result == "failed":
+        return Verdict(Level.WARN, f"the repository was never reached: {state.reason}"), figures
+    if looks and checked_s is not None and checked_s > _POLLS * settings.poll_s:
+        why = f": {state.reason}" if state.result == "failed" else ""
+        return Verdict(Level.WARN, f"the repository was last reached {checked_s:.0f} s ago{why}"), figures
+    if info is not None and (other := _tried_otherwise(info, settings)):
+        return Verdict(Level.WARN, other), figures
+    return Verdict(Level.OK, str(state.phase)), figures
+
+
+def _tried_otherwise(info: ModelInfo, settings: Config) -> str:
+    """What a gate says on one engine holds for that engine."""
+    by, precisions = f"{info.engine}:{info.device}", (None, info.precision)
+    if (info.engine, info.device) == name_and_device(settings.engine) and settings.precision in precisions:
+        return ""
+    tried = settings.engine + ("" if settings.precision is None else f" in {settings.precision}")
+    return (
+        f"the node serves on {by} in {info.precision}, but candidates are tried on {tried}: let config.json"
+        " and the parameters of the node agree"
+    )
+
+
+def name(installed: Installed | None) -> str:
+    """What lies in a slot, for people."""
+    if installed is None:
+        return "none"
+    return f"{installed.model_id} {installed.version} ({installed.release_seq})"
+
+
+def _candidate(state: State) -> Installed | None:
+    return None if state.work is None else state.work.installed

@@ -1,0 +1,1 @@
+"""OpenVINO: CPUs, Intel GPUs and Intel NPUs."""

@@ -1,0 +1,1 @@
+"""The world model: compiled graphs, rollouts, and parity with the golden outputs."""

@@ -1,0 +1,281 @@
+"""The sessions that serve a bundle: which variant of each graph, compiled for which shapes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from jepa_runtime.backends.base import Array, Backend, Graph, Links, Session, Shape
+from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Target, Variant
+from jepa_runtime.bundle.manifest import blob_path, check_futures_size, origin_path
+from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
+
+_Tensors = dict[str, tuple[Shape, type[np.generic]]]
+# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates; 1, and 9
+# and more, are fine. A few idle candidates cost next to nothing.
+_FEWEST_CANDIDATES = 16
+
+
+@dataclass(frozen=True)
+class CompiledGraphs:
+    """The sessions of one open model.
+
+    ``predict_one`` follows one candidate, for one step if there is a graph for that, and ``energy_one``
+    judges one state; both are sessions of their own where that costs less. ``energy_of_futures`` judges what
+    the predictor left on the device, where the engine can do that. ``encoder_sha256`` is of the encoder's
+    files. ``variants``: which one of each graph was compiled.
+    """
+
+    precision: str
+    variants: Mapping[Role, Variant]
+    encoder_sha256: str
+    encoder: Session
+    predictor: Session
+    predict_one: Session
+    energy: Session | None
+    energy_one: Session | None
+    energy_of_futures: Session | None
+
+    def close(self) -> None:
+        """Close all."""
+        energies = self.energy_of_futures, self.energy, self.energy_one
+        for session in (*energies, self.predict_one, self.predictor, self.encoder):
+            if session is not None:
+                session.close()
+
+
+def runnable_precisions(manifest: Manifest, targets: Sequence[str]) -> list[str]:
+    """The precisions in which an engine that runs ``targets`` runs the model unless another is named: those
+    of the target that it prefers first, each target's in the bundle's order. bf16, which few CPUs have, must
+    be named."""
+    return [precision for precision in _offered(manifest, targets) if precision != "bf16"]
+
+
+def _offered(manifest: Manifest, targets: Sequence[str]) -> list[str]:
+    encoders = manifest.graphs.encoder
+    return list(
+        dict.fromkeys(each.precision for target in targets for each in encoders if each.target == target)
+    )
+
+
+def open_sessions(
+    bundle: Bundle,
+    backend: Backend,
+    precision: str | None,
+    num_samples: int,
+    target: Target | None = None,
+) -> CompiledGraphs:
+    """Compile the graphs of a bundle.
+
+    Args:
+        precision: int8, fp16, bf16 or fp32; None: the first that the backend can run.
+        num_samples: K of the predictor.
+        target: use the variants for this target only, whatever the backend prefers.
+
+    Raises:
+        BundleError: the bundle has nothing for this backend in this precision.
+        BackendError: the graphs cannot be run, or are not what the manifest says.
+        JepaRuntimeError: ``num_samples`` is out of range.
+    """
+    manifest = bundle.manifest
+    chosen = _choose(bundle, backend, precision, num_samples, target)
+    with ExitStack() as opened:
+
+        def load(role: Role, *sizes: int) -> list[Session]:
+            graph = _graph(bundle, chosen.variants[role])
+            sessions = []
+            for size in sizes:
+                inputs, outputs = _tensors(manifest, role, size)
+                shapes = {name: shape for name, (shape, _) in inputs.items()}
+                session = backend.load(graph, shapes, rows=("actions",) if role == "predictor" else ())
+                opened.callback(session.close)
+                _check_tensors(graph.name, "input", session.inputs, inputs)
+                _check_tensors(graph.name, "output", session.outputs, outputs)
+                sessions.append(session)
+            return sessions
+
+        (encoder,) = load("encoder", 1)
+        *ones, predictor = load("predictor", *chosen.sizes["predictor"])
+        (one,) = load("step", *chosen.sizes["step"]) if "step" in chosen.variants else ones or [predictor]
+        energy = energy_one = of_futures = None
+        if "energy" in chosen.variants:
+            energy, *singly = load("energy", *chosen.sizes["energy"])
+            energy_one = singly[0] if singly else energy
+            if isinstance(energy, Links) and (of_futures := energy.link("latents", predictor, "futures")):
+                opened.callback(of_futures.close)
+        encoder_sha256 = _sha256(manifest, chosen.variants["encoder"])
+        opened.pop_all()
+        return CompiledGraphs(
+            precision=chosen.precision,
+            variants=chosen.variants,
+            encoder_sha256=encoder_sha256,
+            encoder=encoder,
+            predictor=predictor,
+            predict_one=one,
+            energy=energy,
+            energy_one=energy_one,
+            energy_of_futures=of_futures,
+        )
+
+
+def graphs(
+    bundle: Bundle, backend: Backend, precision: str, num_samples: int
+) -> dict[Role, tuple[Graph, dict[str, Shape]]]:
+    """Encoder and predictor with the shapes of their inputs, as :func:`open_sessions` compiles them.
+
+    Raises:
+        BundleError: the bundle has nothing for this backend in this precision, or was changed meanwhile.
+        JepaRuntimeError: ``num_samples`` is out of range.
+    """
+    chosen = _choose(bundle, backend, precision, num_samples, None)
+    found: dict[Role, tuple[Graph, dict[str, Shape]]] = {}
+    roles: tuple[Role, ...] = ("encoder", "predictor")
+    for role in roles:
+        inputs, _ = _tensors(bundle.manifest, role, chosen.sizes[role][-1])
+        shapes = {name: shape for name, (shape, _) in inputs.items()}
+        found[role] = _graph(bundle, chosen.variants[role]), shapes
+    return found
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The variant of each graph that is there, and the sizes for which each is compiled: the K of the
+    predictor and the step, the N of the energy."""
+
+    precision: str
+    variants: dict[Role, Variant]
+    sizes: dict[Role, list[int]]
+
+
+def _choose(
+    bundle: Bundle, backend: Backend, precision: str | None, num_samples: int, target: Target | None
+) -> _Chosen:
+    manifest, targets = bundle.manifest, backend.targets if target is None else (target,)
+    _check_num_samples(bundle, num_samples)
+    precision = _choose_precision(bundle, backend, targets, precision)
+    variants: dict[Role, Variant] = {}
+    for role in ROLES:
+        offered = [variant for variant in manifest.graphs.of(role) if variant.target in targets]
+        if role == "step":
+            predictor = variants["predictor"]
+            offered = [each for each in offered if _kind(each) == _kind(predictor)]
+        # An energy graph need not come in every precision; it is small, and what it is given counts.
+        fitting = [variant for variant in offered if variant.precision == precision] or offered
+        if fitting:
+            variants[role] = min(fitting, key=lambda variant: targets.index(variant.target))
+    # Fixed shapes are those of the bundle's own number: the candidates that are not needed are ignored.
+    fixed = {role: variant.target == "npu" for role, variant in variants.items()}
+    most = _candidates(manifest.num_samples)
+    if fixed["predictor"] and num_samples > most:
+        raise BundleError(
+            f"{bundle.path}: its predictor for npu has fixed shapes, for {most} candidates, and "
+            f"{num_samples} were requested: request at most {most}"
+        )
+    count = most if fixed["predictor"] else _candidates(num_samples)
+    sizes: dict[Role, list[int]] = {
+        "encoder": [1],
+        "predictor": [count] if count == 1 or "step" in variants else [1, count],
+        "step": [1],
+        "energy": [num_samples * manifest.horizon, 1],
+    }
+    if fixed.get("energy"):
+        sizes["energy"] = [manifest.num_samples * manifest.horizon]
+    return _Chosen(precision, variants, sizes)
+
+
+def _kind(variant: Variant) -> tuple[str, str]:
+    return variant.target, variant.precision
+
+
+def _candidates(num_samples: int) -> int:
+    """For how many candidates a predictor is compiled that is asked for ``num_samples``."""
+    return num_samples if num_samples == 1 else max(num_samples, _FEWEST_CANDIDATES)
+
+
+def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
+    if num_samples < 1:
+        raise JepaRuntimeError(f"num_samples must be at least 1, got {num_samples}")
+    try:
+        check_futures_size(bundle.manifest, num_samples)
+    except ValueError as error:
+        raise JepaRuntimeError(f"{bundle.path}: {error}: ask for fewer samples") from error
+
+
+def _choose_precision(bundle: Bundle, backend: Backend, targets: Sequence[str], precision: str | None) -> str:
+    chosen = precision or next(iter(runnable_precisions(bundle.manifest, targets)), None)
+    if chosen is None or chosen not in _offered(bundle.manifest, targets):
+        kinds = ", ".join(entry.label for entry in bundle.manifest.graphs.encoder)
+        wanted = f" in {precision}" if precision else ""
+        raise BundleError(
+            f"{bundle.path}: has nothing that {backend.engine} can run{wanted}; it has: {kinds}; "
+            f"{backend.engine} runs graphs for: {', '.join(targets)}"
+        )
+    return chosen
+
+
+def _sha256(manifest: Manifest, variant: Variant) -> str:
+    digests = {record.path: record.sha256 for record in manifest.files}
+    return hashlib.sha256("".join(digests[path] for path in variant.paths).encode()).hexdigest()
+
+
+def _graph(bundle: Bundle, variant: Variant) -> Graph:
+    model, *weights = (bundle.read(path) for path in variant.paths)
+    name = str(bundle.path / variant.path)
+
+    def blob(platform: str) -> tuple[bytes, bytes] | None:
+        path = blob_path(variant.path, platform)
+        listed = {record.path for record in bundle.manifest.files}
+        needed = path, origin_path(path)
+        return (bundle.read(needed[0]), bundle.read(needed[1])) if listed.issuperset(needed) else None
+
+    return Graph(
+        name,
+        model,
+        weights[0] if weights else None,
+        variant.precision,
+        variant.dynamic_quantization_group_size,
+        blob,
+    )
+
+
+def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tensors]:
+    """Inputs and outputs of a graph; ``size`` is the K of the predictor and the N of the energy."""
+    frame, latent = manifest.io.frame, (manifest.io.latent.tokens, manifest.io.latent.dim)
+    history_size, horizon, actions = manifest.history_size, manifest.horizon, manifest.action_size
+    if role == "encoder":
+        return (
+            {"frame": ((1, frame.height, frame.width, frame.channels), np.uint8)},
+            {"latent": ((1, *latent), np.float32)},
+        )
+    if role == "energy":
+        return (
+            {"latents": ((size, *latent), np.float32), "goal": ((1, *latent), np.float32)},
+            {"energy": ((size,), np.float32)},
+        )
+    if role == "step":
+        horizon = 1
+    inputs: _Tensors = {
+        "history_latents": ((1, history_size, *latent), np.float32),
+        "actions": ((size, horizon, actions), np.float32),
+    }
+    if history_size > 1:
+        inputs["history_actions"] = ((1, history_size - 1, actions), np.float32)
+    return inputs, {"futures": ((size, horizon, *latent), np.float32)}
+
+
+def _check_tensors(graph: str, kind: str, found: Mapping[str, Array], expected: _Tensors) -> None:
+    for name, (shape, dtype) in expected.items():
+        if name not in found:
+            raise BackendError(
+                f"{graph}: has no {kind} {name}, only {', '.join(found)}: export the model again"
+            )
+        array = found[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise BackendError(
+                f"{graph}: {kind} {name} is {array.dtype} {list(array.shape)}, the manifest makes it "
+                f"{np.dtype(dtype)} {list(shape)}: export the model again"
+            )

@@ -1,0 +1,236 @@
+"""The process of a probe: it gives up what it does not need, then opens, compares and times the bundle.
+
+``python -m jepa_runtime.ota.gate.probe_process`` is that process: what it is told comes as JSON in its one
+argument, its :class:`~jepa_runtime.ota.gate.probe.Answer` goes to standard output; what libraries print
+there goes to standard error instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends.registry import name_and_device
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import JepaRuntimeError, ReleaseRejectedError
+from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota.gate import landlock, seccomp
+from jepa_runtime.ota.gate.latency_budget import Comparison, Floats, compare, cost_of
+from jepa_runtime.ota.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
+from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.serving import realtime
+from jepa_runtime.telemetry.environment import peak_rss_mb
+
+# From <sys/prctl.h> and <sched.h>.
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+_WARM_UP, _ROUNDS, _BLOCKS, _FRAMES = 20, 3, 10, 20
+# Above this many times the processor time of one thread, and some ticks of the system, others work as well.
+_MOST_OWN, _TICKS_S = 1.2, 0.05
+
+
+def confine(limits: ProbeLimits, parent: int, *, drivers: bool, yields: bool) -> dict[str, bool]:
+    """Give up, for good: network, privileges, priority, and resources beyond ``limits``; die with ``parent``.
+
+    Args:
+        yields: take the lowest priority, since a model serves. On a machine whose processors are all busy the
+            probe then takes up to a hundred times as long.
+        drivers: an engine needs those of a GPU or an NPU, which write files and talk to services. Without
+            them, writing to the disk and the services of this machine are given up too.
+
+    Returns:
+        Of :class:`ProbeReport`, ``network_cut`` and ``disk_cut``.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    cut = not libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) or not libc.unshare(_CLONE_NEWNET)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    filtered = seccomp.forbid(drivers=drivers)
+    disk_cut = not drivers and landlock.forbid() and filtered
+    # Last, because a change of credentials would clear it.
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit("whoever wanted this probe has died")
+    if yields:
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, MAX_ANSWER_BYTES)
+    _limit(resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)
+    # A second between the limits: SIGXCPU at the first one says why, SIGKILL at the other says nothing.
+    _limit(resource.RLIMIT_CPU, limits.cpu_s, 1)
+    return {"network_cut": cut or filtered, "disk_cut": disk_cut}
+
+
+def _limit(what: int, most: int, room: int = 0) -> None:
+    _, hard = resource.getrlimit(what)
+    allowed = most + room if hard == resource.RLIM_INFINITY else min(most + room, hard)
+    resource.setrlimit(what, (min(most, allowed), allowed))
+
+
+class Timing(NamedTuple):
+    """Frames of several models.
+
+    Attributes:
+        clock: time by the clock [models, rounds, blocks, frames], in milliseconds.
+        cost: what each frame cost (see :mod:`~jepa_runtime.ota.gate.latency_budget`), likewise.
+        by_clock: whether that is time by the clock, not processor time.
+        others: proportion of this process's processors that other processes used meanwhile; None: unknown.
+    """
+
+    clock: Floats
+    cost: Floats
+    by_clock: bool
+    others: float | None
+
+
+def measure(
+    folder: Path, *, engine: str, precision: str | None, threads: int, network_cut: bool, disk_cut: bool
+) -> ProbeReport:
+    """Open a bundle strictly, compare it with its golden outputs, and time it as it would serve.
+
+    Raises:
+        ReleaseRejectedError: a graph does not reproduce its golden outputs.
+        BundleError: it is not valid.
+        BackendError: the engine cannot run it.
+    """
+    bundle, options = Bundle.open(folder), BackendOptions(threads=threads)
+    parities = golden_parity(bundle, engine=engine, precision=precision, options=options)
+    faults = [parity.fault for parity in parities if not parity.ok]
+    if faults:
+        raise ReleaseRejectedError(f"{folder}: {'; '.join(faults)}")
+    with WorldModel.open(
+        bundle, engine=engine, precision=precision, options=options, allow_untrained=True
+    ) as model:
+        timing = time_frames([model], by_clock=_is_by_clock(engine, threads))
+    rounds = timing.clock[0].reshape(_ROUNDS, -1)
+    quietest = rounds[np.quantile(rounds, 0.99, axis=1).argmin()]
+    return ProbeReport(
+        latency_p50_ms=float(np.median(quietest)),
+        latency_p99_ms=cost_of(timing.clock[0]).p99_ms,
+        cost=cost_of(timing.cost[0]),
+        by_clock=timing.by_clock,
+        others=timing.others,
+        peak_memory_mb=peak_rss_mb(),
+        network_cut=network_cut,
+        disk_cut=disk_cut,
+    )
+
+
+def measure_both(
+    candidate: Path, active: Path, *, engine: str, precision: str | None, threads: int
+) -> Comparison:
+    """Time a candidate next to the active model.
+
+    Raises:
+        BundleError: one is not valid.
+        BackendError: the engine cannot run one.
+    """
+    with ExitStack() as stack:
+        models = [
+            stack.enter_context(
+                WorldModel.open(
+                    Bundle.open(folder), engine=engine, precision=precision,
+                    options=BackendOptions(threads=threads), allow_untrained=True,
+                )
+            )
+            for folder in (candidate, active)
+        ]  # fmt: skip
+        timing = time_frames(models, by_clock=_is_by_clock(engine, threads))
+    return compare(*timing.cost)
+
+
+def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
+    """Time frames of models, in blocks that alternate between them.
+
+    Args:
+        by_clock: time by the clock is the cost; otherwise it is so only where threads other than this one do
+            the work.
+    """
+    asked = [(one, one.bundle.golden().frames, fan(one.manifest, one.num_samples)) for one in models]
+    took = np.empty((len(models), 2, _ROUNDS, _BLOCKS, _FRAMES))
+
+    def run(which: int, count: int) -> Floats:
+        model, frames, actions = asked[which]
+        moments = []
+        for index in range(count):
+            # Of the thread: under RLIMIT_CPU, that of the process advances only with the system's tick.
+            clock, own = time.perf_counter(), time.thread_time()
+            model.encode(frames[index % len(frames)])
+            model.predict(actions)
+            moments.append((time.perf_counter() - clock, time.thread_time() - own))
+        return np.asarray(np.transpose(moments), np.float64)
+
+    for which in range(len(models)):
+        run(which, _WARM_UP)
+    began, began_thread = _used(), time.thread_time()
+    for round_ in range(_ROUNDS):
+        for block in range(_BLOCKS):
+            for which in sorted(range(len(models)), reverse=bool(block % 2)):
+                took[which, :, round_, block] = 1e3 * run(which, _FRAMES)
+    there, idle, own = (after - before for before, after in zip(began, _used(), strict=True))
+    clock, processor = took[:, 0], took[:, 1]
+    by_clock = by_clock or own > _MOST_OWN * (time.thread_time() - began_thread) + _TICKS_S
+    others = None if math.isnan(idle) else min(1.0, max(0.0, 1 - (idle + own) / there))
+    return Timing(clock, clock if by_clock else processor, by_clock, others)
+
+
+def _used() -> tuple[float, float, float]:
+    """Seconds of all of this process's processors: passed, idle (NaN: unknown), and its own."""
+    try:
+        idle = realtime.idle_s()
+    except OSError:
+        idle = math.nan
+    return len(os.sched_getaffinity(0)) * time.monotonic(), idle, time.process_time()
+
+
+def _is_by_clock(engine: str, threads: int) -> bool:
+    _, device = name_and_device(engine)
+    return device != "CPU" or threads > 1
+
+
+def _lacks(*, network_cut: bool, disk_cut: bool, drivers: bool) -> str:
+    """From what a process is not cut off that should be; empty: nothing."""
+    found = {"the network": network_cut, "the disk": disk_cut or drivers}
+    return " and ".join(what for what, cut in found.items() if not cut)
+
+
+def _answer(told: dict[str, Any]) -> Answer:
+    limits = ProbeLimits(**told["limits"])
+    _, device = name_and_device(told["engine"])
+    drivers = device != "CPU"
+    cut = confine(limits, told["parent"], drivers=drivers, yields=told["yields"])
+    if told["require_sandbox"] and (lacks := _lacks(**cut, drivers=drivers)):
+        return Answer(
+            reason=f"{told['folder']}: was not opened: its probe cannot be cut off from {lacks} here, which "
+            "takes seccomp and, for the disk, Landlock as of Linux 6.2, and a unit that allows both "
+            "(SystemCallFilter=); to try releases all the same, set require_sandbox to false in config.json"
+        )
+    folder, active = Path(told["folder"]), told["active"]
+    how: dict[str, Any] = {name: told[name] for name in ("engine", "precision")}
+    how |= {"threads": limits.threads}
+    try:
+        if active is not None:
+            return Answer(comparison=measure_both(folder, Path(active), **how))
+        return Answer(report=measure(folder, **how | cut))
+    except JepaRuntimeError as error:
+        return Answer(reason=str(error))
+
+
+if __name__ == "__main__":
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
+        os.dup2(2, 1)
+        output.write(_answer(json.loads(sys.argv[1])).model_dump_json())

@@ -1,0 +1,1 @@
+"""Release files on the robot's disk: slots, partial downloads, file ownership."""

@@ -1,0 +1,1 @@
+"""How release files reach the robot: HTTP, folders, limits, deltas."""

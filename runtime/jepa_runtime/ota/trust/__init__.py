@@ -1,0 +1,1 @@
+"""Verification of repository metadata (The Update Framework)."""

@@ -1,0 +1,128 @@
+"""From what a user types to action sequences that a model can follow."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.bundle import Manifest
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.planning.action_limits import ActionLimits
+from jepa_runtime.planning.default_candidates import fan
+
+FAN, EXECUTED = "fan", "executed"
+FORMS = (
+    f"{EXECUTED}, {FAN}, 0.5,0;0.5,0 (steps between semicolons), or a file: .npy or .json of [K, H, A] or "
+    "[H, A], .csv of one line a step"
+)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ActionSequence:
+    """``actions`` [H, A] (SI units), and what they are called."""
+
+    label: str
+    actions: Floats
+
+
+def sequences(spec: str, manifest: Manifest, *, horizon: int, num_samples: int) -> list[ActionSequence]:
+    """The action sequences that ``spec`` stands for, ``horizon`` steps each.
+
+    The last action of a shorter one is held until the end.
+
+    Args:
+        spec: one of :data:`FORMS` but ``executed``, which a recording alone knows.
+        horizon: at most the model's.
+        num_samples: of the fan.
+
+    Raises:
+        JepaRuntimeError: it stands for none, or for what this model cannot follow: actions of another size,
+            beyond its limits, not finite, or more steps than it foresees.
+    """
+    if spec == FAN:
+        every = fan(manifest, num_samples)[:, :horizon]
+        return [ActionSequence(f"{FAN} ({_told(actions[0])})", actions) for actions in every]
+    path = Path(spec)
+    named = path.name if path.suffix in _READERS else spec
+    raw = _read_file(path) if path.suffix in _READERS else _parse(spec)
+    try:
+        given = np.array(raw, np.float32)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise JepaRuntimeError(f"{spec}: not an array of numbers: {error}") from error
+    given = given[None] if given.ndim == 2 else given
+    _check(spec, given, manifest, horizon)
+    held = np.repeat(given[:, -1:], horizon - given.shape[1], axis=1)
+    every = np.concatenate([given, held], axis=1)
+    names = [named] if len(every) == 1 else [f"{named} {index}" for index in range(len(every))]
+    return [ActionSequence(name, actions) for name, actions in zip(names, every, strict=True)]
+
+
+def _told(action: Floats) -> str:
+    return ",".join(f"{round(float(component), 2) + 0.0:g}" for component in action)
+
+
+def _check(spec: str, given: Floats, manifest: Manifest, horizon: int) -> None:
+    action = manifest.io.action
+    size = len(action.names)
+    if given.ndim != 3 or 0 in given.shape:
+        raise JepaRuntimeError(f"{spec}: must be [K, H, {size}] or [H, {size}], got {list(given.shape)}")
+    if given.shape[2] != size:
+        raise JepaRuntimeError(
+            f"{spec}: an action of the model has {size} components ({', '.join(action.names)}), these have "
+            f"{given.shape[2]}"
+        )
+    if given.shape[1] > horizon:
+        raise JepaRuntimeError(
+            f"{spec}: {given.shape[1]} steps are more than the {horizon} asked for; the model foresees "
+            f"{manifest.horizon} of {manifest.io.step_s:g} s"
+        )
+    if not np.isfinite(given).all():
+        raise JepaRuntimeError(f"{spec}: holds numbers that are not finite")
+    limits = ActionLimits.of(manifest)
+    beyond = np.argwhere((limits.clip(given) != given).any(axis=2))
+    if len(beyond):
+        sequence, step = beyond[0]
+        norm = "" if action.max_norm is None else f", norm at most {action.max_norm:g}"
+        box = ", ".join(
+            f"{name} {low:g} to {high:g}"
+            for name, low, high in zip(action.names, action.low, action.high, strict=True)
+        )
+        raise JepaRuntimeError(
+            f"{spec}: step {step} of sequence {sequence}, {given[sequence, step].tolist()}, is beyond what "
+            f"the model knows: {box}{norm}"
+        )
+
+
+def _parse(spec: str) -> list[list[float]]:
+    try:
+        return [[float(number) for number in step.split(",")] for step in spec.split(";")]
+    except ValueError as error:
+        raise JepaRuntimeError(f"{spec!r} are no actions ({error}); they are one of: {FORMS}") from None
+
+
+def _read_file(path: Path) -> object:
+    try:
+        return _READERS[path.suffix](path)
+    except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise JepaRuntimeError(f"{path}: cannot be read as actions: {reason}") from error
+
+
+def _read_csv(path: Path) -> list[list[float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.reader(file) if line]
+    return [[float(number) for number in line] for line in lines]
+
+
+_READERS = {
+    ".npy": lambda path: np.load(path, allow_pickle=False),
+    ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
+    ".csv": _read_csv,
+}

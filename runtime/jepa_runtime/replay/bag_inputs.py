@@ -1,0 +1,257 @@
+"""What a model was given while a bag was recorded: images, commands, goals and candidates, in their order."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.interfaces import Connection
+
+from jepa_runtime.bundle import Manifest
+from jepa_runtime.errors import FrameError, SourceError
+from jepa_runtime.imaging.conversion import image_in
+from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAMPED, from_time
+from jepa_runtime.sources.bag import choose_images, read_frame
+from jepa_runtime.sources.bag_file import BagFile, is_goal
+from jepa_runtime.sources.base import Frame, Image
+from jepa_runtime.sources.command_fields import CommandFields, misfit
+from jepa_runtime.sources.command_topic import CommandTopic
+from jepa_runtime.sources.commands import Commands
+
+NONE = "none"
+_TWISTS = {TWIST, TWIST_STAMPED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topics:
+    """Where a bag has what the model was given; None: the only such topic, ``none``: nothing of the kind.
+
+    Attributes:
+        image: the camera's.
+        action: the commands', and which of their numbers are the action (``/cmd_vel:linear.x,angular.z``);
+            None: the only Twist called ``cmd_vel``. Of a Twist the model's action names say which numbers.
+        goal: of goal images; None: the only one called ``goal_image``.
+        candidates: of jepa_msgs/ActionCandidates.
+    """
+
+    image: str | None = None
+    action: str | None = None
+    goal: str | None = None
+    candidates: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``action`` [A] (SI units) is executed from ``stamp_ns`` on."""
+
+    stamp_ns: int
+    action: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is sought, uint8 [h, w, 3] RGB; None: nothing."""
+
+    stamp_ns: int
+    image: Image | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A jepa_msgs/ActionCandidates."""
+
+    message: Any
+
+
+Content = Frame | Command | Goal | Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One message: what it says, and as it lies in the bag."""
+
+    content: Content
+    log_ns: int
+    topic: str
+    type_name: str
+    raw: bytes
+
+
+class _Kind(IntEnum):
+    """What was recorded at the same time as an image was there before it."""
+
+    GOAL = 0
+    CANDIDATES = 1
+    COMMAND = 2
+    IMAGE = 3
+
+
+class BagInputs:
+    """The inputs in a bag, for one model.
+
+    Attributes:
+        count: how many images there are.
+
+    Raises:
+        SourceError: not a bag, cut off; or a topic is missing, or is one of several and was not named.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, topics: Topics | None = None) -> None:
+        self.path = path
+        self._manifest = manifest
+        self._bag = BagFile(path)
+        chosen = Topics() if topics is None else topics
+        try:
+            self._images = choose_images(self._bag, chosen.image, option="--topic")
+            self._action = self._choose_action(chosen.action)
+            goals = self._choose(chosen.goal, is_goal, "goal images", "--goal")
+            candidates = self._choose(chosen.candidates, _is_candidates, "candidates", "--candidates")
+        except BaseException:
+            self.close()
+            raise
+        self.count = sum(entry.msgcount for entry in self._images)
+        commands = self._commands()
+        by_kind = {
+            _Kind.GOAL: goals,
+            _Kind.CANDIDATES: candidates,
+            _Kind.COMMAND: [] if commands is None else commands.connections,
+            _Kind.IMAGE: self._images,
+        }
+        self._kinds = {entry.topic: kind for kind, entries in by_kind.items() for entry in entries}
+        self._connections = [entry for entries in by_kind.values() for entry in entries]
+
+    def stamps_ns(self) -> NDArray[np.int64]:
+        """The stamp of each image, in the order of recording; no image is decoded.
+
+        Raises:
+            SourceError: the bag is damaged.
+        """
+        return np.array([_stamp(raw, log_ns) for _, log_ns, raw in self._bag.messages(self._images)])
+
+    def commands(self) -> Commands | None:
+        """All commands over time; None where there are none.
+
+        Raises:
+            SourceError: they are not commands of this model.
+        """
+        commands = self._commands()
+        return None if commands is None else commands.read_all()
+
+    def read(self, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Input]:
+        """Everything in the order of recording.
+
+        Args:
+            wanted: whether to give image number ``index`` (from 0); others are not decoded.
+
+        Raises:
+            SourceError: a message cannot be read, or is no command of this model.
+        """
+        commands = self._commands()
+        index = -1
+        for log_ns, together in groupby(self._bag.messages(self._connections), key=itemgetter(1)):
+            for connection, _, raw in sorted(together, key=lambda entry: self._kinds[entry[0].topic]):
+                kind = self._kinds[connection.topic]
+                if kind is _Kind.IMAGE:
+                    index += 1
+                    if not wanted(index):
+                        continue
+                    content: Content = read_frame(self._bag, connection, log_ns, raw, index)
+                elif kind is _Kind.COMMAND and commands is not None:
+                    stamp_ns, values = commands.read(connection, log_ns, raw)
+                    content = Command(stamp_ns, np.array(values, np.float32))
+                elif kind is _Kind.GOAL:
+                    content = self._goal(connection, raw)
+                else:
+                    content = Proposal(self._bag.deserialize(connection, raw, index))
+                yield Input(content, log_ns, connection.topic, connection.msgtype, raw)
+
+    def frame(self, index: int) -> Frame:
+        """Image number ``index``.
+
+        Raises:
+            SourceError: it cannot be decoded.
+        """
+        for number, (connection, log_ns, raw) in enumerate(self._bag.messages(self._images)):
+            if number == index:
+                return read_frame(self._bag, connection, log_ns, raw, index)
+        raise SourceError(f"{self.path}: has no image {index}")
+
+    def close(self) -> None:
+        """Close the file. May be called again."""
+        self._bag.close()
+
+    def _goal(self, connection: Connection, raw: bytes) -> Goal:
+        message = self._bag.deserialize(connection, raw, 0)
+        stamp_ns = from_time(message.header.stamp)
+        if message.height == 0 or message.width == 0:
+            return Goal(stamp_ns, None)
+        try:
+            return Goal(stamp_ns, image_in(message))
+        except FrameError as error:
+            raise SourceError(f"{self.path}: a goal on {connection.topic} cannot be used: {error}") from error
+
+    def _choose_action(self, wanted: str | None) -> str | None:
+        action = self._manifest.io.action
+        topic, _, listed = (wanted or "").partition(":")
+        found = self._choose(topic or None, _is_anything if topic else _is_cmd_vel, "commands", "--action")
+        if topic == NONE or not self._manifest.takes_actions:
+            return None
+        if not found:
+            raise SourceError(
+                f"{self.path}: no commands: no Twist on a topic cmd_vel; name the topic of the commands that "
+                f"the robot executed with --action TOPIC[:FIELD,FIELD], or go without with --action {NONE}; "
+                f"its topics: {self._bag.listed()}"
+            )
+        if not listed and found[0].msgtype in _TWISTS:
+            listed = ",".join(action.names)
+        return f"{found[0].topic}:{listed}" if listed else found[0].topic
+
+    def _choose(
+        self, wanted: str | None, fits: Callable[[Connection], bool], what: str, option: str
+    ) -> list[Connection]:
+        if wanted == NONE:
+            return []
+        among = self._bag.connections if wanted is None else self._bag.on({wanted})
+        fitting = [entry for entry in among if fits(entry)]
+        if wanted is not None and not fitting:
+            raise SourceError(f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.listed()}")
+        topics = sorted({entry.topic for entry in fitting})
+        if len(topics) > 1:
+            raise SourceError(
+                f"{self.path}: several topics with {what}, choose one with {option}: {', '.join(topics)}"
+            )
+        return fitting
+
+    def _commands(self) -> CommandTopic | None:
+        return None if self._action is None else CommandTopic(self._bag, self._action, self._check)
+
+    def _check(self, given: CommandFields) -> None:
+        reason = misfit(given.names, given.units, self._manifest.io.action)
+        if reason is not None:
+            raise SourceError(f"{self.path}: {self._action}: {reason} (--action TOPIC:FIELD,FIELD)")
+
+
+def _is_anything(_: Connection) -> bool:
+    return True
+
+
+def _is_candidates(connection: Connection) -> bool:
+    return connection.msgtype == ACTION_CANDIDATES
+
+
+def _is_cmd_vel(connection: Connection) -> bool:
+    return connection.msgtype in _TWISTS and connection.topic.rpartition("/")[2] == "cmd_vel"
+
+
+def _stamp(raw: bytes, log_ns: int) -> int:
+    """The stamp with which every image message begins, after four bytes that tell the order of the others."""
+    sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return int(sec) * 1_000_000_000 + int(nanosec) or log_ns

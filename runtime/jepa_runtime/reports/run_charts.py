@@ -1,0 +1,168 @@
+"""Charts of a run as SVG, in the style of the reports: film strips, lines over time, futures, the map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.imaging.conversion import image_uri, to_png
+from jepa_runtime.reports.html import Html
+from jepa_runtime.reports.svg_plot import Plot, empty, nice, text
+from jepa_runtime.visualization.embedding import Floats, Image
+
+Points = NDArray[np.floating]
+_COLUMNS = 400
+_CELL, _GAP, _LABEL, _HEAD = 112, 6, 150, 26
+_LINE = 16
+_FAINT = "whisker faint"
+
+
+def film_strip(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None], Sequence[str]]]) -> Html:
+    """Rows of images with their labels.
+
+    Args:
+        heads: what stands above each column.
+        rows: label (lines apart by newlines), images as URIs (None: an empty place), and what stands below
+            each of them (or nothing).
+    """
+    width = max(1120, _LABEL + len(heads) * (_CELL + _GAP))
+    parts = [
+        text(_LABEL + column * (_CELL + _GAP) + _CELL / 2, 18, head, anchor="middle")
+        for column, head in enumerate(heads)
+    ]
+    top = _HEAD
+    for label, images, remarks in rows:
+        for row, words in enumerate(label.split("\n")):
+            parts.append(text(0, top + 16 + _LINE * row, words, kind="strong" if row == 0 else ""))
+        for column, image in enumerate(images):
+            x = _LABEL + column * (_CELL + _GAP)
+            if image is not None:
+                parts.append(
+                    f"<image x='{x}' y='{top}' width='{_CELL}' height='{_CELL}' href='{image}' "
+                    "preserveAspectRatio='xMidYMid meet'/>"
+                )
+        for column, remark in enumerate(remarks):
+            middle = _LABEL + column * (_CELL + _GAP) + _CELL / 2
+            parts.append(text(middle, top + _CELL + 14, remark, anchor="middle"))
+        top += _CELL + (24 if remarks else 8)
+    shown = "; ".join(label.replace("\n", " ") for label, _, _ in rows)
+    return Html(
+        f"<svg viewBox='0 0 {width} {top}' role='img' aria-label='{escape(shown, quote=True)}'>"
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def band(colours: Image, label: str, length_s: float) -> Html:
+    """Colours [n, T, 3] over time, one row a token."""
+    columns = np.linspace(0, len(colours) - 1, min(len(colours), 800)).astype(int)
+    pixels = colours[columns].transpose(1, 0, 2)
+    png = to_png(np.ascontiguousarray(pixels))
+    plot = Plot(width=1120, height=44 + max(48, min(8 * pixels.shape[0], 160)), left=100, top=6)
+    x, y = plot.x(0), plot.y(1)
+    shown = (
+        f"<image x='{x:.1f}' y='{y:.1f}' width='{plot.x(1) - x:.1f}' height='{plot.y(0) - y:.1f}' "
+        f"href='{image_uri(png, 'png')}' preserveAspectRatio='none' "
+        "style='image-rendering:pixelated'/>"
+    )
+    return plot.svg([shown, *plot.quarters(length_s, "s")], label)
+
+
+def over_time(
+    series: Mapping[str, tuple[Points, Points]],
+    length_s: float,
+    unit: str,
+    *,
+    limit: tuple[Points, Points] | None = None,
+    marks: Mapping[str, Sequence[float]] | None = None,
+    alert: bool = True,
+) -> Html:
+    """Lines over time: (times in s, values) by name, the highest value of each moment.
+
+    Args:
+        limit: drawn dashed, where it is finite; a point above it is what matters.
+        marks: moments by name, a row of marks each above the lines; ``alert``: they are bad news.
+    """
+    told = {name: points for name, points in series.items() if len(points[0])}
+    if not told:
+        return empty()
+    rows = {name: moments for name, moments in (marks or {}).items() if len(moments)}
+    plot = Plot(width=1120, height=240 + 20 * len(rows), left=100, top=26 + 20 * len(rows))
+    highest = max(float(values.max()) for _, values in told.values())
+    if limit is not None and len(limit[1]):
+        highest = max(highest, float(limit[1].max(where=np.isfinite(limit[1]), initial=0.0)))
+    top = nice(1.02 * highest)
+    parts = [*plot.values(top, unit), *plot.quarters(length_s, "s")]
+    for index, (times, values) in enumerate(told.values()):
+        parts.append(plot.polyline(_outline(times, values, length_s, top), f"s{index} stroke"))
+    if limit is not None and len(limit[0]):
+        parts.append(plot.polyline(_outline(*limit, length_s, top), "limit"))
+    shares = {name: [min(moment / length_s, 1.0) for moment in moments] for name, moments in rows.items()}
+    parts += plot.marks(shares, alert=alert)
+    return plot.svg(parts, f"{', '.join(told)} over time")
+
+
+def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) -> Html:
+    """The energy of each candidate [K, H] over the time ahead, those ``chosen`` in colours."""
+    plot = Plot()
+    every = [*curves, *chosen.values()]
+    top = nice(1.02 * max((float(np.nanmax(curve)) for curve in every), default=0.0))
+
+    def line(curve: Points, kind: str) -> str:
+        return plot.polyline(zip(ahead_s / ahead_s[-1], np.clip(curve / top, 0, 1), strict=True), kind)
+
+    parts = [*plot.values(top, "energy"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
+    parts += [line(curve, _FAINT) for curve in curves]
+    parts += [line(curve, f"s{index} stroke") for index, curve in enumerate(chosen.values())]
+    return plot.svg(parts, f"energy over the time ahead: {', '.join(chosen)}")
+
+
+def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Floats) -> Html:
+    """The map: ``known`` places [N, 2], the ``paths`` [K, H, 2] of all candidates, those ``chosen`` [H, 2] in
+    colours, all from ``start`` [2]."""
+    plot = Plot(height=400, left=10, right=10, top=10, bottom=10)
+    every = np.concatenate([known, paths.reshape(-1, 2), start[None], *chosen.values()])
+    low, high = every.min(axis=0), every.max(axis=0)
+    room = np.array([plot.x(1) - plot.x(0), plot.y(0) - plot.y(1)])
+    # One scale for both directions: on a map distances mean something.
+    scale = 0.94 * float((room / np.maximum(high - low, 1e-9)).min())
+    middle = (low + high) / 2
+
+    def shares(points: Floats) -> Points:
+        found: Points = 0.5 + (points - middle) * scale / room
+        return found
+
+    def dot(place: Points, look: str, radius: int) -> str:
+        return f"<circle {look} cx='{plot.x(place[0]):.1f}' cy='{plot.y(place[1]):.1f}' r='{radius}'/>"
+
+    parts = [dot(place, "fill='currentColor' opacity='.16'", 2)
+             for place in shares(known[:: -(-len(known) // 1500)])]  # fmt: skip
+    parts += [plot.polyline(shares(np.vstack([start, path])), _FAINT) for path in paths]
+    for index, path in enumerate(chosen.values()):
+        parts.append(plot.polyline(shares(np.vstack([start, path])), f"s{index} stroke"))
+        parts += [dot(place, f"class='s{index} fill'", 3) for place in shares(path)]
+    parts.append(dot(shares(start), "class='whisker' fill='none'", 6))
+    return plot.svg(parts, f"Map of futures: {', '.join(chosen)}")
+
+
+def held(ahead_s: Points, usual: Points, most: Points, bounds: Points, still: Points) -> Html:
+    """Distances over the time ahead [H]: the median and the 90 % quantile of those that came, what had been
+    stated, and the median for who says that nothing moves."""
+    plot = Plot(left=84)
+    every = np.array([usual, most, still, bounds])
+    top = nice(1.05 * float(every[np.isfinite(every)].max()))
+    parts = [*plot.values(top, "distance"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
+    for curve, kind in zip(every, ("s0 stroke", "s1 stroke", "s2 stroke", "limit"), strict=True):
+        parts.append(plot.polyline(zip(ahead_s / ahead_s[-1], curve / top, strict=True), kind))
+    return plot.svg(parts, "Errors of predictions against their bounds, over the time ahead")
+
+
+def _outline(times: Points, values: Points, length_s: float, top: float) -> list[tuple[float, float]]:
+    """The highest value of each column of a chart, as shares."""
+    columns = np.clip(times / max(length_s, 1e-9) * _COLUMNS, 0, _COLUMNS - 1).astype(int)
+    highest = np.full(_COLUMNS, -np.inf)
+    np.maximum.at(highest, columns, values)
+    used = np.flatnonzero(np.isfinite(highest))
+    return [((column + 0.5) / _COLUMNS, float(highest[column]) / top) for column in used]

@@ -1,0 +1,116 @@
+"""A branch of a recording as a page: each future as recorded frames, beside what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.imaging.conversion import image_uri, to_jpeg
+from jepa_runtime.replay.action_sequences import EXECUTED
+from jepa_runtime.replay.whatif import Branch, WhatIf
+from jepa_runtime.reports.html import Html, block, card, figure, html, note, numbers, page, section
+from jepa_runtime.reports.svg_plot import Plot, nice
+from jepa_runtime.sources.base import Image
+
+# As many as a page has colours for.
+_MOST_SHOWN = 6
+
+
+def ranked(branches: Sequence[Branch]) -> list[Branch]:
+    """What was executed first, the others by their energy at the end, where there is a goal."""
+    others = [branch for branch in branches if branch.label != EXECUTED]
+    if others and others[0].energies is not None:
+        others.sort(key=lambda branch: 0.0 if branch.energies is None else float(branch.energies[-1]))
+    return [branch for branch in branches if branch.label == EXECUTED] + others
+
+
+def render(found: WhatIf, *, title: str, subtitle: str) -> str:
+    """The page; it needs nothing but itself."""
+    shown = ranked(found.branches)[:_MOST_SHOWN]
+    left = len(found.branches) - len(shown)
+    energy = "-" if found.current_energy is None else f"{found.current_energy:.4g}"
+    cards = [card("moment", f"{found.moment.time_s:.3f} s", f"stamp {found.moment.stamp_ns} ns", kind="main")]
+    cards.append(card("energy to the goal there", energy, "" if found.goal is not None else "no goal"))
+    cards.append(card("futures", str(len(found.branches)), f"{len(found.moment.due)} steps each"))
+    parts = [
+        block("cards", cards),
+        section(
+            "What came, and what would have come",
+            _strip(found, shown),
+            note(
+                "Latents cannot be decoded. A future is shown as the frame, of "
+                f"{found.album} recorded around the moment, whose latent is most similar to it; the number "
+                "is how far that is (norm), which tells how well the recording can show it."
+                + (f" {left} more futures are not shown." if left > 0 else "")
+            ),
+        ),
+    ]
+    charts = _charts(found, shown)
+    if charts:
+        parts.append(section("Figures", block("columns", charts)))
+    return page(title, subtitle, parts)
+
+
+def _strip(found: WhatIf, shown: Sequence[Branch]) -> Html:
+    ahead = [f"+{(step + 1) * found.step_s:g} s" for step in range(len(found.came))]
+    start = _picture(found.image, "the image at the moment")
+    goal = Html("") if found.goal is None else _captioned(_picture(found.goal, "the goal"), "the goal")
+    rows: list[list[str]] = [["what then came", start, *(_came(image) for image in found.came)]]
+    for index, branch in enumerate(shown):
+        cells = [
+            _captioned(_picture(image, f"{branch.label}, step {step + 1}"), f"{distance:.3g}")
+            for step, (image, distance) in enumerate(zip(branch.similar, branch.distances, strict=True))
+        ]
+        rows.append([branch.label, goal if index == 0 else Html(""), *cells])
+    return numbers(["", "at the moment", *ahead], rows)
+
+
+def _came(image: Image | None) -> Html:
+    return Html("no image") if image is None else _picture(image, "what came")
+
+
+def _captioned(picture: Html, caption: str) -> Html:
+    return Html(f"{picture}<small>{html(caption)}</small>")
+
+
+def _picture(image: Image, what: str) -> Html:
+    height, width = image.shape[:2]
+    uri = image_uri(to_jpeg(image))
+    return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{html(what)}'/>")
+
+
+def _charts(found: WhatIf, shown: Sequence[Branch]) -> list[Html]:
+    charts: list[Html] = []
+    energies = [(branch.label, branch.energies) for branch in shown if branch.energies is not None]
+    if energies:
+        chart = _lines([values for _, values in energies], found.step_s, "energy")
+        names = [name for name, _ in energies]
+        charts.append(figure(chart, "Energy to the goal, step by step.", title="Energy", legend=names))
+    for branch in shown:
+        if branch.errors is not None:
+            lines: list[NDArray[np.floating]] = [branch.errors, found.error_bounds]
+            charts.append(
+                figure(
+                    _lines(lines, found.step_s, "norm"),
+                    "What was predicted for the actions that were executed, against what came; the bound is "
+                    "stated for 90 % of such errors.",
+                    title="Error of the prediction",
+                    legend=["error", "bound"],
+                )
+            )
+    return charts
+
+
+def _lines(series: Sequence[NDArray[np.floating]], step_s: float, unit: str) -> Html:
+    plot = Plot()
+    steps = len(series[0])
+    top = nice(
+        max((float(value) for values in series for value in values if np.isfinite(value)), default=1.0)
+    )
+    parts = [*plot.values(top, unit), *plot.quarters(steps * step_s, "s")]
+    for index, values in enumerate(series):
+        points = [((step + 1) / steps, float(value) / top) for step, value in enumerate(values)]
+        parts.append(plot.polyline(points, f"stroke s{index}"))
+    return plot.svg(parts, f"{unit} over {steps} steps")

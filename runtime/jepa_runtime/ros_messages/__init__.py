@@ -1,0 +1,1 @@
+"""ROS 2 message definitions, available without ROS."""

@@ -1,0 +1,320 @@
+"""The last latents and the actions between them, aligned by time stamp.
+
+Pure: no clock is read, no lock is held; time is what the stamps say. One thread uses a :class:`History`.
+
+Rules:
+    1. An action is held from its stamp until the next one (zero-order hold). Between two latents the model is
+       given the time-weighted mean of what was held; where no action is known for a part of that time, there
+       is no mean.
+    2. Steps are found by time, not by counting frames: the latent one step ago is the one nearest to
+       ``step_ns`` before the newest, within ``tolerance_ns``.
+    3. Frames further apart than ``max_gap_ns``, a stamp that goes backwards, or :meth:`History.restart`
+       reset the history, and :meth:`History.add_latent` says so. The last action is then still in force: only
+       when it began is not known any more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+# Evenly spaced where more come in the time that is looked back over.
+_MAX_LATENTS = 512
+# Half a minute of commands at 1 kHz.
+_MAX_ACTIONS = 32768
+
+
+class Reset(Enum):
+    """Why a history started anew."""
+
+    FIRST = "first"
+    GAP = "gap"
+    CLOCK_BACKWARDS = "clock_backwards"
+    MODEL = "model"
+    FRAME = "frame"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a predictor needs to know of the past: ``latents`` [W, T, D] oldest first, ``actions`` [W-1, A]
+    between them (SI units), and ``stamp_ns`` of the newest latent.
+    """
+
+    latents: Floats
+    actions: Floats
+    stamp_ns: int
+
+
+@dataclass(frozen=True)
+class PastContext:
+    """What was known some steps ago, and what came since.
+
+    Attributes:
+        context: what was known.
+        actions: [h, A] means of what was executed in each step since.
+        arrived: the latent [T, D] after each step; None where no frame was near that moment.
+    """
+
+    context: Context
+    actions: Floats
+    arrived: tuple[Floats | None, ...]
+
+
+class History:
+    """Latents and actions of the last ``history_size`` steps.
+
+    Args:
+        history_size: W, how many latents one step apart the model looks at (>= 1).
+        step_ns: how long the model holds one action.
+        action_size: A, the number of components of an action.
+        tolerance_ns: how far a latent may lie from the moment it is taken for (less than half a step).
+        max_gap_ns: frames further apart than this are not one sequence.
+        reach: how many steps :meth:`hindsight` can look back (>= 1); may be changed.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        history_size: int,
+        step_ns: int,
+        *,
+        action_size: int,
+        tolerance_ns: int,
+        max_gap_ns: int,
+        reach: int = 1,
+    ) -> None:
+        if history_size < 1:
+            raise ValueError(f"history_size must be at least 1, got {history_size}")
+        if step_ns < 1:
+            raise ValueError(f"step_ns must be positive, got {step_ns}")
+        if action_size < 0:
+            raise ValueError(f"action_size must not be negative, got {action_size}")
+        if not 0 <= tolerance_ns < step_ns / 2:
+            raise ValueError(
+                f"tolerance_ns must lie in [0, step_ns / 2), got {tolerance_ns} with step_ns {step_ns}"
+            )
+        if max_gap_ns < 1:
+            raise ValueError(f"max_gap_ns must be positive, got {max_gap_ns}")
+        if reach < 1:
+            raise ValueError(f"reach must be at least 1, got {reach}")
+        self.history_size = history_size
+        self.step_ns = step_ns
+        self.action_size = action_size
+        self.tolerance_ns = tolerance_ns
+        self.max_gap_ns = max_gap_ns
+        self.reach = reach
+        self.resets: dict[Reset, int] = dict.fromkeys(Reset, 0)
+        self._first = Reset.FIRST
+        self._no_actions = np.zeros((0, action_size), np.float32)
+        self._stamps: list[int] = []
+        self._latents: list[Floats] = []
+        self._action_stamps: list[int] = []
+        self._actions: list[Floats] = []
+        # At the stamp of each action, the integral over time [ns] of the actions before it, and of the
+        # magnitudes of their components [2A]: so a mean costs the same however many commands came.
+        self._integrals: list[list[float]] = []
+
+    def __len__(self) -> int:
+        """How many latents are held."""
+        return len(self._stamps)
+
+    def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
+        """``action`` [A] (SI units) is in force from ``stamp_ns`` on. It is copied.
+
+        A stamp older than that of the last action means that time was set back: what was known of later times
+        is forgotten, because it belongs to another course of events.
+
+        Raises:
+            ValueError: ``action`` does not have ``action_size`` finite components.
+        """
+        held = np.array(action, np.float32)
+        if held.shape != (self.action_size,) or not np.isfinite(held).all():
+            raise ValueError(
+                f"action must be {self.action_size} finite numbers, got {np.asarray(action).tolist()}"
+            )
+        keep = bisect_left(self._action_stamps, stamp_ns)
+        self._forget_actions(slice(keep, None))
+        integral = self._integral(stamp_ns, keep - 1) if keep else [0.0] * 2 * self.action_size
+        self._action_stamps.append(stamp_ns)
+        self._actions.append(held)
+        self._integrals.append(integral)
+        self._forget_actions(slice(0, max(0, len(self._actions) - _MAX_ACTIONS)))
+
+    def continue_actions(self, other: History) -> None:
+        """Take over the actions of ``other``, whose latents another model made: they mean nothing here."""
+        self._first = Reset.MODEL
+        self._action_stamps = list(other._action_stamps)
+        self._actions = list(other._actions)
+        self._integrals = list(other._integrals)
+
+    def restart(self, reason: Reset) -> None:
+        """Forget the latents: the next one is not of the same sequence, for this ``reason``."""
+        self._first = reason
+        self._stamps.clear()
+        self._latents.clear()
+
+    def add_latent(self, stamp_ns: int, latent: Floats) -> Reset | None:
+        """The newest ``latent`` [T, D], seen at ``stamp_ns``; kept by reference.
+
+        Returns:
+            Why the history started anew with it, or None if it went on.
+        """
+        reset = self._reason_to_reset(stamp_ns)
+        if reset is not None:
+            self.resets[reset] += 1
+            self._stamps.clear()
+            self._latents.clear()
+        if reset is Reset.CLOCK_BACKWARDS:
+            in_force = self._actions[-1:]
+            self._forget_actions(slice(None))
+            for action in in_force:
+                self.add_action(stamp_ns, action)
+        if self._stamps[-1:] == [stamp_ns] or self._newest_is_close():
+            del self._stamps[-1], self._latents[-1]
+        self._stamps.append(stamp_ns)
+        self._latents.append(latent)
+        self._forget_before(stamp_ns - self._span_ns)
+        return reset
+
+    def context(self) -> Context | None:
+        """The newest latent and the W-1 before it, one step apart; None while the history does not reach back
+        that far, or an action between them is unknown.
+        """
+        return self._context_at(len(self._stamps) - 1)
+
+    def previous(self) -> tuple[Context, Floats] | None:
+        """What was known one step ago, and the mean action [A] since: from it the newest latent could be
+        predicted.
+
+        None while the history does not reach back that far.
+        """
+        found = self.hindsight(1)
+        return None if found is None else (found.context, found.actions[0])
+
+    def hindsight(self, steps: int) -> PastContext | None:
+        """What was known ``steps`` (1 to :attr:`reach`) before the newest latent, and what came since.
+
+        None while the history does not reach back that far, or an action since is unknown.
+        """
+        if not self._stamps:
+            return None
+        newest_ns = self._stamps[-1]
+        moments = [newest_ns - back * self.step_ns for back in range(steps, -1, -1)]
+        indices = [self._nearest(moment) for moment in moments]
+        context = None if indices[0] is None else self._context_at(indices[0])
+        if context is None:
+            return None
+        edges = [
+            moment if index is None else self._stamps[index]
+            for moment, index in zip(moments, indices, strict=True)
+        ]
+        actions = np.empty((steps, self.action_size), np.float32)
+        for row, (start, end) in enumerate(pairwise(edges)):
+            mean = self.mean_action(start, end)
+            if mean is None:
+                return None
+            actions[row] = mean
+        arrived = tuple(None if index is None else self._latents[index] for index in indices[1:])
+        return PastContext(context, actions, arrived)
+
+    def mean_action(self, start_ns: int, end_ns: int) -> Floats | None:
+        """Time-weighted mean [A] of the actions held over [start, end); None where one is unknown."""
+        means = self._means(start_ns, end_ns)
+        return None if means is None else means[: self.action_size]
+
+    def mean_magnitude(self) -> Floats | None:
+        """Time-weighted mean [A] of the magnitudes of the actions held in the last step; None where one is
+        unknown. Of actions to and fro the mean is near zero, and this is not."""
+        if not self._stamps:
+            return None
+        means = self._means(self._stamps[-1] - self.step_ns, self._stamps[-1])
+        return None if means is None else means[self.action_size :]
+
+    def _means(self, start_ns: int, end_ns: int) -> Floats | None:
+        """Of the actions held over [start, end), and of their magnitudes [2A]."""
+        if self.action_size == 0:
+            return self._no_actions.reshape(0)
+        first = bisect_right(self._action_stamps, start_ns) - 1
+        if first < 0 or end_ns <= start_ns:
+            return None
+        last = bisect_left(self._action_stamps, end_ns) - 1
+        if last == first:
+            action = self._actions[first]
+            return np.concatenate([action, np.abs(action)])
+        ends, starts = self._integral(end_ns, last), self._integral(start_ns, first)
+        means = [(end - start) / (end_ns - start_ns) for start, end in zip(starts, ends, strict=True)]
+        return np.array(means, np.float32)
+
+    def _integral(self, stamp_ns: int, index: int) -> list[float]:
+        """Of what was held until ``stamp_ns``, when the action at ``index`` is in force."""
+        held_ns, before = stamp_ns - self._action_stamps[index], self._integrals[index]
+        action: list[float] = self._actions[index].tolist()
+        held = [*action, *map(abs, action)]
+        return [sum_ + each * held_ns for sum_, each in zip(before, held, strict=True)]
+
+    @property
+    def _span_ns(self) -> int:
+        """How far is looked back: what is taken for a moment in the past may lie before it, and what came
+        before that likewise."""
+        return (self.history_size - 1 + self.reach) * self.step_ns + 2 * self.tolerance_ns
+
+    def _newest_is_close(self) -> bool:
+        """Whether the newest latent can be spared once another comes."""
+        return len(self._stamps) > 1 and self._stamps[-1] - self._stamps[-2] < self._span_ns / _MAX_LATENTS
+
+    def _reason_to_reset(self, stamp_ns: int) -> Reset | None:
+        if not self._stamps:
+            return self._first
+        if stamp_ns < self._stamps[-1]:
+            return Reset.CLOCK_BACKWARDS
+        return Reset.GAP if stamp_ns - self._stamps[-1] > self.max_gap_ns else None
+
+    def _nearest(self, stamp_ns: int) -> int | None:
+        """Index of the latent nearest to a moment not after the newest one."""
+        best = bisect_left(self._stamps, stamp_ns)
+        if best > 0 and stamp_ns - self._stamps[best - 1] <= self._stamps[best] - stamp_ns:
+            best -= 1
+        return best if abs(self._stamps[best] - stamp_ns) <= self.tolerance_ns else None
+
+    def _context_at(self, newest: int) -> Context | None:
+        if newest < 0:
+            return None
+        stamp_ns = self._stamps[newest]
+        if self.history_size == 1:
+            return Context(self._latents[newest][None], self._no_actions, stamp_ns)
+        indices: list[int] = []
+        for back in range(self.history_size - 1, 0, -1):
+            index = self._nearest(stamp_ns - back * self.step_ns)
+            if index is None:
+                return None
+            indices.append(index)
+        indices.append(newest)
+        actions = np.empty((self.history_size - 1, self.action_size), np.float32)
+        for row, (start, end) in enumerate(pairwise(indices)):
+            mean = self.mean_action(self._stamps[start], self._stamps[end])
+            if mean is None:
+                return None
+            actions[row] = mean
+        latents = np.empty((self.history_size, *self._latents[newest].shape), np.float32)
+        for row, index in enumerate(indices):
+            latents[row] = self._latents[index]
+        return Context(latents, actions, stamp_ns)
+
+    def _forget_before(self, oldest_ns: int) -> None:
+        stale = bisect_left(self._stamps, oldest_ns)
+        del self._stamps[:stale], self._latents[:stale]
+        # The action in force at that moment is still needed, those before it are not.
+        stale = bisect_right(self._action_stamps, oldest_ns) - 1
+        self._forget_actions(slice(0, max(0, stale)))
+
+    def _forget_actions(self, which: slice) -> None:
+        del self._action_stamps[which], self._actions[which], self._integrals[which]

@@ -1,0 +1,25 @@
+"""Access to the optional package :mod:`jepa_sim`, which a robot does not need."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from jepa_runtime.errors import SourceError
+
+
+def import_simulation(module: str) -> ModuleType:
+    """Import ``jepa_sim.<module>``.
+
+    Raises:
+        SourceError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(f"jepa_sim.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "jepa_sim":
+            raise
+        raise SourceError(
+            "simulated worlds are not installed: they are in the package jepa-edge-sim, which robots do not "
+            "need; install it with pip install jepa-edge-sim, or from the folder sim of the sources"
+        ) from None

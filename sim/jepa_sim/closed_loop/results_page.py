@@ -1,0 +1,149 @@
+"""What was driven as one self-contained HTML page, in the style of the other reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from jepa_runtime.imaging.conversion import image_uri, to_png
+from jepa_runtime.reports.html import Html, block, card, facts, figure, note, numbers, page, section, words
+from jepa_runtime.reports.svg_plot import Plot, line, rect, text
+from jepa_sim.closed_loop.film_strips import captions, strip
+from jepa_sim.closed_loop.run import ClosedLoop
+from jepa_sim.closed_loop.scores import Difference, Goals, PlanTime
+
+_COLOURS = 6
+_ROW = 30
+# Columns of words and figures, for a terminal and for the page alike.
+GOALS_HEAD = ("", "reached", "95 %", "of", "wrong place", "timeout", "steps", "plan p50 ms", "p95 ms")
+
+
+def render(found: ClosedLoop) -> str:
+    """The page."""
+    goals, times = found.goals, found.plan_times
+    untrained = "Random weights: what such a model reaches means nothing."
+    chart = figure(
+        bars(goals),
+        "The model stops by its own energy, the baselines by the true distance. Whiskers: 95 % (Wilson).",
+        wide=True,
+    )
+    parts = [
+        Html("") if found.trained else note(untrained),
+        _headline(goals),
+        section("Goals reached", chart, numbers(GOALS_HEAD, goals_rows(goals, times))),
+        _differences(found),
+        _films(found),
+        section("What was driven, with what", facts(_subject(found))),
+    ]
+    episodes = next(iter(goals.values())).episodes
+    subtitle = f"{found.task.name} · {episodes} held-out episodes, the same for all"
+    return page(f"Closed loop of {found.model}", subtitle, parts)
+
+
+def goals_rows(goals: Mapping[str, Goals], times: Mapping[str, PlanTime]) -> list[list[str]]:
+    """The rows under :data:`GOALS_HEAD`; steps are the mean of the episodes reached."""
+    return [
+        [
+            words(name),
+            f"{each.rate:.1%}",
+            "{:.1%} to {:.1%}".format(*each.interval),
+            str(each.episodes),
+            str(each.outcomes["wrong_place"]),
+            str(each.outcomes["timeout"]),
+            "-" if each.mean_steps is None else f"{each.mean_steps:.1f}",
+            f"{times[name].p50:.1f}",
+            f"{times[name].p95:.1f}",
+        ]
+        for name, each in goals.items()
+    ]
+
+
+def difference_rows(differences: Mapping[str, Difference]) -> list[list[str]]:
+    """Name, difference, interval, episodes gained and lost."""
+    return [
+        [
+            words(name),
+            f"{100 * each.rate:+.1f}",
+            "{:+.1f} to {:+.1f}".format(*(100 * end for end in each.interval)),
+            str(each.gained),
+            str(each.lost),
+        ]
+        for name, each in differences.items()
+    ]
+
+
+def bars(goals: Mapping[str, Goals]) -> Html:
+    """Goals reached (%), with their intervals as whiskers."""
+    goals = {words(name): each for name, each in goals.items()}
+    plot = Plot(width=1120, height=44 + _ROW * len(goals), left=190, right=60, top=8, bottom=36)
+    parts = plot.quarters(100, "%", lines=True)
+    for row, (name, each) in enumerate(goals.items()):
+        y = plot.top + _ROW * row
+        low, high = (plot.x(end) for end in each.interval)
+        hint = f"{name}: {each.successes} of {each.episodes}"
+        parts.append(text(plot.left - 10, y + 18, name, anchor="end", kind="strong"))
+        parts.append(
+            rect(f"s{row % _COLOURS} fill", plot.x(0), y + 5, plot.x(each.rate) - plot.x(0), 18, hint)
+        )
+        parts.append(line("whisker", low, y + 14, high, y + 14))
+        parts += [line("whisker", end, y + 10, end, y + 18) for end in (low, high)]
+        parts.append(text(high + 8, y + 18, f"{each.rate:.1%}"))
+    return plot.svg(parts, "Goals reached: " + ", ".join(f"{n} {g.rate:.1%}" for n, g in goals.items()))
+
+
+def _headline(goals: Mapping[str, Goals]) -> Html:
+    return block(
+        "cards",
+        (
+            card(words(name), f"{each.rate:.1%}", f"{each.successes} of {each.episodes}")
+            for name, each in goals.items()
+        ),
+    )
+
+
+def _differences(found: ClosedLoop) -> Html:
+    first, *others = found.drives
+    if not others:
+        return Html("")
+    head = ("", f"points more than {first}", "95 %", "only it reached", f"only {first} reached")
+    return section(
+        "In the same episodes",
+        numbers(head, difference_rows(found.differences)),
+        note("Percentage points; intervals of paired shares by Newcombe (1998)."),
+    )
+
+
+def _films(found: ClosedLoop) -> Html:
+    films = captions(found)
+    if not films:
+        return Html("")
+    drawn = (
+        figure(
+            Html(
+                f"<img alt='{escape(caption, quote=True)}' style='max-width: 100%' "
+                f"src='{image_uri(to_png(strip(film)), 'png')}'/>"
+            ),
+            caption,
+        )
+        for caption, film in films.items()
+    )
+    return section(
+        "Some episodes", note("On the left the goal, then what the camera saw, start to end."), *drawn
+    )
+
+
+def _subject(found: ClosedLoop) -> dict[str, str]:
+    task, plan, planner = found.task, found.plan, found.planner
+    search, machine = planner.search, found.machine["cpu"]
+    return {
+        "World": task.name,
+        "Reached": f"within {task.tolerance:g} {task.unit} of the goal, in at most {task.max_steps} steps",
+        "Episodes": f"{plan.episodes} for each of the seeds {', '.join(map(str, plan.seeds))}",
+        "Planner": f"{type(search).__name__.removesuffix('Config')}, {planner.iterations} iterations of "
+        f"{search.num_samples} candidates of {search.horizon} steps",
+        "Engines": ", ".join(f"{name} {version}" for name, version in found.engines.items())
+        + f", {plan.threads} thread{'s' * (plan.threads > 1)}",
+        "Processor": f"{machine['model']}, {machine['cores']} cores; load when it began: "
+        f"{found.machine['load_average']:.1f}",
+        **{name: str(version) for name, version in found.machine["versions"].items()},
+    }

@@ -1,0 +1,269 @@
+"""jepa-export add-variant: variants for other devices, made of what a bundle has."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from jepa_export.bundling import add_variants as module
+from jepa_export.bundling.add_variants import add_blobs, add_variants
+from jepa_export.bundling.variants import Kind, model_path
+from jepa_export.cli import main
+from jepa_export.errors import JepaExportError
+from jepa_export.targets import npu_compiler, tensorrt_check
+from jepa_export.targets.npu import first_step
+from jepa_runtime import Bundle, WorldModel
+from jepa_runtime.bundle import ROLES, seal
+from jepa_runtime.cli import main as runtime
+from jepa_runtime.model.parity import golden_parity
+from tests.bundles import ACTIONS, HORIZON, SIZE, make_bundle
+
+NPU: tuple[Kind, ...] = (("npu", "int8"), ("npu", "fp16"))
+TENSORRT: tuple[Kind, ...] = (("tensorrt", "int8"), ("tensorrt", "fp16"))
+
+
+@pytest.fixture(autouse=True)
+def without_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the vendors' compilers say is tested in test_vendor_compilers.py, which takes minutes."""
+
+    def absent() -> None:
+        raise JepaExportError("the compiler is not here: fetch it")
+
+    monkeypatch.setattr(npu_compiler, "find", absent)
+    monkeypatch.setattr(tensorrt_check, "missing", lambda: "not installed: pip install it")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of frames to calibrate on."""
+    folder, rng = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(100):
+        image = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((SIZE // 4, SIZE // 4, 1)))
+        cv2.imwrite(str(folder / f"{index:03}.png"), image.astype(np.uint8))
+    return folder
+
+
+def kinds_in(bundle: Bundle, role: str) -> set[tuple[str, str]]:
+    return {(each.target, each.precision) for each in bundle.manifest.graphs.of(role)}  # type: ignore[arg-type]
+
+
+def add(base: Bundle, out: Path, kinds: tuple[Kind, ...], **given: Any) -> Bundle:
+    """With the golden frames where nothing else is given."""
+    rest = {"frames": base.golden().frames, "command": "a test", "progress": lambda _: None}
+    return add_variants(base, out, kinds, **rest | given)
+
+
+def only(path: Path) -> list[str]:
+    return sorted(each.name for each in path.iterdir())
+
+
+def test_a_bundle_gets_variants_for_tensorrt_and_npus_and_keeps_what_it_has(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
+    asked = ["--target", "npu", "--target", "tensorrt", "--calibration", str(images), "--frames", "16"]
+    assert main(["add-variant", str(base.path), *asked, "--bundle-version", "2.0.0", "--out", str(out)]) == 0
+    made = Bundle.open(out)
+    assert kinds_in(made, "encoder") == kinds_in(base, "encoder") | set(NPU) | set(TENSORRT)
+    assert kinds_in(made, "step") == set(NPU)
+    assert kinds_in(made, "energy") == kinds_in(base, "energy") | {("npu", "fp16"), ("tensorrt", "fp16")}
+    for record in base.manifest.files:
+        if record.path != "report.json":
+            assert made.read(record.path) == base.read(record.path)
+    assert made.manifest.graphs.encoder[: len(base.manifest.graphs.encoder)] == base.manifest.graphs.encoder
+    unchanged = ("model_id", "release_seq", "io", "error_bounds", "surprise_threshold", "goal_threshold")
+    assert all(getattr(made.manifest, name) == getattr(base.manifest, name) for name in unchanged)
+    assert made.manifest.version == "2.0.0"
+    assert made.manifest.provenance.commit == base.manifest.provenance.commit
+    command = f"jepa-export add-variant toy {' '.join(asked)}"
+    assert made.manifest.provenance.command == f"{base.manifest.provenance.command}; {command}"
+    report = made.report()
+    assert report["note"] == base.report()["note"]
+    (note,) = report["added"]
+    assert (note["command"], note["frames"]) == (command, 16)
+    rows = {(row["graph"], row["target"], row["precision"]) for row in note["agreement"]}
+    assert rows == {(graph, *kind) for graph in ("encoder", "predictor") for kind in NPU + TENSORRT}
+    assert {(row["target"], row["precision"]) for row in report["parity"]} == set(NPU) | set(TENSORRT)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "a robot compiles the IRs itself: the compiler is not here: fetch it" in printed
+    assert runtime(["info", str(out)]) == 0
+    for engine in ("openvino:CPU", "onnxruntime:CPU"):
+        assert runtime(["verify", str(out), "--engine", engine]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("history_size", [1, 3])
+@pytest.mark.parametrize("kind", NPU + TENSORRT)
+def test_an_added_variant_computes_the_golden_outputs(kind: Kind, history_size: int, tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy", history_size=history_size)
+    made = add(base, tmp_path / "new", (kind,))
+    target, precision = kind
+    engine = "openvino:CPU" if target == "npu" else "onnxruntime:CPU"
+    found = golden_parity(made, engine=engine, precision=precision, target=target)
+    assert [parity.graph for parity in found if parity.ok] == [
+        "encoder", "predictor", *(["step"] if target == "npu" else []), "energy",
+    ]  # fmt: skip
+    assert all(parity.min_cosine > (0.95 if precision == "int8" else 0.999) for parity in found)
+
+
+def test_a_bundle_with_steps_gets_them_for_every_target(tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy", step=True, energy=False)
+    made = add(base, tmp_path / "new", NPU + TENSORRT)
+    assert kinds_in(made, "step") == kinds_in(made, "predictor")
+    assert kinds_in(made, "energy") == set()
+
+
+def test_int8_for_npus_has_the_weights_of_int8_for_openvino_and_needs_no_frames(tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy")
+    on_cpu = add(base, tmp_path / "cpu", (("openvino", "int8"),))
+    made = add(on_cpu, tmp_path / "npu", (("npu", "int8"),), frames=None)
+
+    def weights(kind: Kind) -> list[bytes]:
+        model = openvino.Core().read_model(made.path / model_path("encoder", kind))
+        constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
+        return sorted(op.get_data().tobytes() for op in constants if op.get_data().size > 8)
+
+    assert weights(("npu", "int8")) == weights(("openvino", "int8")) != []
+
+
+def test_a_step_is_the_first_of_the_predictor_and_takes_one_action(tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy")
+    golden = base.golden()
+    predictor = openvino.Core().read_model(base.path / "predictor" / "openvino" / "model.xml")
+    step = first_step(predictor)
+    assert {port.get_any_name(): list(port.shape) for port in step.inputs} == {
+        "history_latents": [1, 1, *golden.latents.shape[1:]],
+        "actions": [1, 1, ACTIONS],
+    }
+    compiled = openvino.compile_model(step, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for latent, futures in zip(golden.latents, golden.futures, strict=True):
+        given = {"history_latents": latent[None, None], "actions": golden.actions[1:2, :1]}
+        np.testing.assert_allclose(compiled(given)["futures"], futures[1:2, :1], atol=1e-5)
+    assert list(predictor.input("actions").partial_shape)[1] == HORIZON
+
+
+def test_a_predictor_whose_first_step_looks_ahead_gets_no_npu_variant(tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy", energy=False)
+    path = base.path / "predictor" / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    # The first push is that of the last action.
+    cut = next(node for node in model.graph.node if node.output == ["push0"])
+    cut.input[1:3] = [f"from{HORIZON - 1}", f"to{HORIZON - 1}"]
+    onnx.save(model, path)
+    fields = base.manifest.model_dump(mode="json")
+    for role in ("encoder", "predictor"):
+        fields["graphs"][role] = [each for each in fields["graphs"][role] if each["target"] == "onnx"]
+        shutil.rmtree(base.path / role / "openvino")
+    arrays = dict(np.load(base.path / "golden.npz"))
+    session = __import__("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    arrays["futures"] = np.stack(
+        [
+            session.run(None, {"history_latents": latent[None, None], "actions": arrays["actions"]})[0]
+            for latent in arrays["latents"]
+        ]
+    )
+    np.savez(base.path / "golden.npz", **arrays)
+    with pytest.raises(JepaExportError, match="fp16 step for npu does not compute what the network does"):
+        add(seal(base.path, fields), tmp_path / "new", (("npu", "fp16"),))
+    assert only(tmp_path) == ["toy"]
+
+
+def test_onnx_graphs_that_do_not_compute_the_golden_outputs_are_refused(tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy")
+    other = make_bundle(tmp_path / "other", seed=1)
+    shutil.copy(other.path / "encoder/onnx/model.onnx", base.path / "encoder/onnx/model.onnx")
+    wrong = seal(base.path, base.manifest)
+    with pytest.raises(JepaExportError, match="fp32 encoder for onnx does not compute"):
+        add(wrong, tmp_path / "new", TENSORRT)
+    assert only(tmp_path) == ["other", "toy"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["--target", "openvino", "--precision", "fp32"], "has openvino/fp32 already: leave it out"),
+        (["--target", "tensorrt"], "tensorrt/int8 must be calibrated: give --calibration SOURCE"),
+        (["--target", "npu"], "npu/int8 must be calibrated"),
+        (["--target", "tensorrt", "--precision", "fp32"], "no such --precision: it comes in int8, fp16"),
+        (["--target", "tensorrt", "--calibration", "/nowhere"], "/nowhere"),
+        (["--target", "npu", "--precision", "fp16", "--bundle-version", "2"], "version"),
+    ],
+)
+def test_what_cannot_be_added_is_refused_with_the_reason(
+    asked: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_bundle(tmp_path / "toy")
+    assert main(["add-variant", str(base.path), *asked, "--out", str(tmp_path / "new")]) == 1
+    said = capsys.readouterr().err
+    assert told in said and "Traceback" not in said
+    assert only(tmp_path) == ["toy"]
+
+
+def test_a_bundle_without_onnx_graphs_is_refused_with_the_command_that_made_it(tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy")
+    fields = base.manifest.model_dump(mode="json")
+    for role in ROLES:
+        fields["graphs"][role] = [each for each in fields["graphs"][role] if each["target"] != "onnx"]
+        shutil.rmtree(base.path / role / "onnx", ignore_errors=True)
+    with pytest.raises(JepaExportError, match=r"no fp32 ONNX graphs.*it was made by: tests/bundles\.py"):
+        add(seal(base.path, fields), tmp_path / "new", NPU)
+
+
+def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
+    base = make_bundle(tmp_path / "toy")
+    with pytest.raises(JepaExportError, match=r"must be uint8 \[n, 32, 32, 3\], got uint8 \[4, 16, 16, 3\]"):
+        add(base, tmp_path / "new", TENSORRT, frames=np.zeros((4, 16, 16, 3), np.uint8))
+
+
+def test_nothing_is_overwritten_not_even_what_appears_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
+    other = make_bundle(tmp_path / "other", seed=2)
+    asked = ["--target", "tensorrt", "--precision", "fp16"]
+    assert main(["add-variant", str(base.path), *asked, "--out", str(other.path)]) == 1
+    assert f"{other.path} exists and is not replaced: choose another --out" in capsys.readouterr().err
+    real = module.prove
+
+    def slow(*given: Any, **named: Any) -> Bundle:
+        shutil.copytree(other.path, out)
+        return real(*given, **named)
+
+    monkeypatch.setattr(module, "prove", slow)
+    assert main(["add-variant", str(base.path), *asked, "--out", str(out)]) == 1
+    assert f"{out} cannot be written: Directory not empty; nothing was written" in capsys.readouterr().err
+    assert Bundle.open(out).sha256 == other.sha256
+    assert only(tmp_path) == ["new", "other", "toy"]
+
+
+def test_blobs_are_refused_where_there_is_nothing_to_compile_or_no_compiler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_bundle(tmp_path / "toy")
+    assert main(["compile-npu", str(base.path), "--out", str(tmp_path / "new")]) == 1
+    assert "has no NPU variant: add it first (jepa-export add-variant)" in capsys.readouterr().err
+    made = add(base, tmp_path / "npu", (("npu", "fp16"),))
+    with pytest.raises(JepaExportError, match="the compiler is not here: fetch it"):
+        add_blobs(made, tmp_path / "new", progress=print)
+    assert only(tmp_path) == ["npu", "toy"]
+
+
+def test_added_variants_are_added_to(tmp_path: Path) -> None:
+    first = add(make_bundle(tmp_path / "toy"), tmp_path / "first", (("npu", "fp16"),), frames=None)
+    second = add(first, tmp_path / "second", (("npu", "int8"), ("tensorrt", "fp16")))
+    assert kinds_in(second, "step") == set(NPU)
+    assert [note["variants"] for note in second.report()["added"]] == [
+        ["npu/fp16"],
+        ["npu/int8", "tensorrt/fp16"],
+    ]
+    json.dumps(second.report(), allow_nan=False)
+    with WorldModel.open(second, engine="openvino:CPU", target="npu") as model:
+        assert (model.precision, "step" in model.variants) == ("fp16", True)

@@ -1,0 +1,218 @@
+"""jepa-export build --teacher lewm: LeWM as it is, in a bundle that plans from one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_export.bundling.lewm_bundle import RawRollout, walks_through, write_lewm
+from jepa_export.bundling.manifest_fields import Identity, Settings
+from jepa_export.cli import main
+from jepa_export.data.clip_windows import Windows
+from jepa_export.data.drawn_rooms import DrawnRecording
+from jepa_export.data.frame_store import Store
+from jepa_export.data.open_data import open_data
+from jepa_export.data.recording import Recording
+from jepa_export.errors import JepaExportError
+from jepa_export.teachers.checkpoints import read
+from jepa_export.teachers.family import FAMILY
+from jepa_export.teachers.lewm import LeWM
+from jepa_export.teachers.normalization import normalised
+from jepa_runtime import Bundle, WorldModel
+from jepa_runtime.cli import main as runtime
+from jepa_runtime.model.parity import golden_parity
+from tests.export.teachers.tiny import ACTION_DIM, TINY, official
+
+HORIZON, PX = 3, 28
+SOURCE = "two_rooms?trajectories=6&frames=12"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    """A small LeWM can be asked for by name."""
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setitem(FAMILY, "lewm", TINY["lewm"])
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("official") / "lewm.pt"
+    torch.save(official("lewm"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> LeWM:
+    found = read("lewm", checkpoint).model
+    assert isinstance(found, LeWM)
+    return found
+
+
+@pytest.fixture(scope="module")
+def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lewm") / "bundle"
+    arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
+    assert main(["build", "--teacher", "lewm", *arguments, "--out", str(folder)]) == 0
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+    return folder
+
+
+def test_for_npus_it_has_a_step_graph_and_can_be_opened(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jepa_export.bundling.manifest_fields.ask_vendors", lambda *_: {})
+        assert main(["build", "--teacher", "lewm", *arguments, "--target", "npu", "--out", str(folder)]) == 0
+    bundle = Bundle.open(folder)
+    for precision in ("int8", "fp16"):
+        found = golden_parity(bundle, engine="openvino:CPU", precision=precision, target="npu")
+        assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step"]
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> tuple[Recording, ...]:
+    store = Store(tmp_path / "frames", height=PX, width=PX)
+    return open_data([SOURCE], store, held_out=0).train
+
+
+def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Recording, ...]) -> None:
+    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    assert walks.skip == 2 and walks.step_s == pytest.approx(0.4)
+    assert walks.frames.shape[1:] == (HORIZON + 1, PX, PX, 3) and walks.actions.shape[1:] == (HORIZON, 4)
+    first = recordings[0]
+    np.testing.assert_array_equal(walks.frames[0], first.frames(np.arange(0, 2 * HORIZON + 1, 2)))
+    stamps = first.stamps_ns[: 2 * HORIZON + 1]
+    np.testing.assert_array_equal(walks.actions[0].reshape(-1, 2), first.actions(stamps[:-1], stamps[1:]))
+    assert walks.limits.names == ("linear.x@1", "linear.y@1", "linear.x@2", "linear.y@2")
+    assert walks.limits.units == ("m/s",) * 4
+
+
+def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
+    recordings: tuple[Recording, ...],
+) -> None:
+    lone = DrawnRecording(0, 6, frames=1, layout="random", height=PX, width=PX)
+    lone.rate_hz = 0.0  # As of one that is stored.
+    walks = walks_through((lone, *recordings), action_dim=ACTION_DIM, horizon=HORIZON)
+    assert walks.step_s == pytest.approx(0.4)
+
+
+def test_limits_and_standard_are_those_of_all_actions_each_once(
+    recordings: tuple[Recording, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepa_export.bundling.lewm_bundle.WALKS", 2)
+    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    windows = Windows(recordings, frames=2 * HORIZON + 1, rate_hz=recordings[0].rate_hz)
+    assert len(walks.frames) == 2 < len(windows)
+    step_ns = round(1e9 / recordings[0].rate_hz)
+    apart = np.concatenate([each.actions(each.stamps_ns, each.stamps_ns + step_ns) for each in recordings])
+    np.testing.assert_array_equal(walks.limits.low, np.tile(apart.min(axis=0), 2))
+    np.testing.assert_array_equal(walks.limits.high, np.tile(apart.max(axis=0), 2))
+    mean, std = (part[:2] for part in walks.standard)
+    standardised = (apart - mean) / std
+    np.testing.assert_allclose(
+        [standardised.mean(axis=0), standardised.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4
+    )
+
+
+def test_an_action_that_never_changes_is_told(
+    model: LeWM, recordings: tuple[Recording, ...], tmp_path: Path
+) -> None:
+    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    told = replace(walks.told, low=(0.0, -1.0), high=(0.0, 1.0))
+    said: list[str] = []
+
+    def stop(what: str) -> None:
+        said.append(what)
+        if what.startswith("encoding"):
+            raise KeyboardInterrupt
+
+    settings = Settings(
+        actions=walks.limits, history_size=1, horizon=HORIZON, num_samples=4, step_s=0.4, rate_hz=30.0,
+        variants=(), command="a test",
+    )  # fmt: skip
+    identity = Identity(
+        model_id="lewm", version="1.0.0", trained=True, description="", licence="", data="", teacher=None
+    )
+    with pytest.raises(KeyboardInterrupt):
+        write_lewm(
+            model, replace(walks, told=told), tmp_path / "x", settings, identity, seed=0, progress=stop
+        )
+    assert "the action linear.x never changes" in said[0] and len(said) == 2
+
+
+def test_recordings_without_fitting_actions_are_refused(recordings: tuple[Recording, ...]) -> None:
+    with pytest.raises(JepaExportError, match=r"this LeWM is 5 numbers, one of .* 2 \(linear.x, linear.y\)"):
+        walks_through(recordings, action_dim=5, horizon=HORIZON)
+    for recording in recordings:
+        recording.action_names = None
+    with pytest.raises(JepaExportError, match="has no actions, which LeWM needs"):
+        walks_through(recordings, action_dim=4, horizon=HORIZON)
+
+
+def test_the_manifest_says_what_it_is(built: Path) -> None:
+    manifest = Bundle.open(built).manifest
+    assert (manifest.model_id, manifest.version, manifest.trained) == ("lewm", "1.0.0", True)
+    assert (manifest.history_size, manifest.horizon, manifest.num_samples) == (1, HORIZON, 300)
+    assert (manifest.io.latent.tokens, manifest.io.latent.dim) == (1, 24)
+    assert manifest.io.step_s == pytest.approx(0.4) and manifest.action_size == ACTION_DIM
+    forms = [("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32")]
+    assert [(each.target, each.precision) for each in manifest.graphs.predictor] == forms
+    assert all(bound > 0 for bound in manifest.error_bounds) and manifest.goal_threshold > 0
+    assert SOURCE in manifest.provenance.data and f"--horizon {HORIZON}" in manifest.provenance.command
+
+
+@pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
+def test_the_runtime_computes_what_lewm_does(
+    built: Path, model: LeWM, recordings: tuple[Recording, ...], engine: str
+) -> None:
+    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    latents = model(normalised(torch.from_numpy(walks.frames[0, :1]).float())[None])
+    actions = walks.actions[:20]
+    with WorldModel.open(built, engine=engine, precision="fp32") as opened:
+        latent = opened.encode(walks.frames[0, 0])
+        futures = opened.predict(actions, latents=latent).latents
+    np.testing.assert_allclose(latent, latents[0], atol=1e-4, rtol=0)
+    mean, std = (torch.from_numpy(part) for part in walks.standard)
+    standardised = (torch.from_numpy(actions) - mean) / std
+    expected = model.rollout(latents.expand(len(actions), -1, -1), standardised)
+    np.testing.assert_allclose(futures[:, :, 0], expected, atol=1e-4, rtol=0)
+
+
+def test_actions_are_standardised_in_the_graph(model: LeWM) -> None:
+    mean, std = np.float32([1, 2, 3, 4]), np.float32([2, 2, 0.5, 1])
+    latent, raw = torch.ones(1, 1, 1, 24), torch.ones(2, HORIZON, 4)
+    found = RawRollout(model, mean, std)(latent, raw)
+    expected = model.rollout(
+        latent[0].expand(2, -1, -1), (raw - torch.from_numpy(mean)) / torch.from_numpy(std)
+    )
+    torch.testing.assert_close(found[:, :, 0], expected, atol=2e-5, rtol=0)
+
+
+def test_every_form_is_held_to_torch_and_verifies(built: Path) -> None:
+    rows = Bundle.open(built).report()["parity"]
+    assert {(row["graph"], row["target"], row["precision"]) for row in rows} == {
+        (role, target, precision)
+        for role in ("encoder", "predictor")
+        for target, precision in (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"))
+    }
+    assert all(row["max_abs"] <= 1e-3 for row in rows if row["precision"] == "fp32")
+    assert runtime(["verify", str(built)]) == 0
+
+
+def test_random_weights_are_marked_and_the_cost_is_said_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    arguments = ["--untrained", "--depth", "1", "--only", "onnx/fp32", "--calibration", SOURCE]
+    assert main(["build", "--teacher", "lewm", *arguments, "--horizon", "2", "--out", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert said.index("300 futures of 2 steps take") < said.index("[1]")
+    manifest = Bundle.open(folder).manifest
+    assert (manifest.trained, manifest.error_bounds) == (False, (0.0, 0.0))
+    assert "random weights" in manifest.description

@@ -1,0 +1,131 @@
+"""A bundle of a trained student: its INT8 is held to fp32 on frames it was not calibrated on, and its report
+tells what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_export.bundling.manifest_fields import Identity, Measured, Settings
+from jepa_export.bundling.student_bundle import rollouts, write_student
+from jepa_export.commands.build import TWO_ROOMS_ACTIONS
+from jepa_export.students.family import FAMILY, Sizes, create, stir
+from jepa_runtime import Bundle, WorldModel
+
+GRAPHS = ["encoder", "step", "predictor (history)", "predictor (a step)"]
+
+
+def write(
+    folder: Path,
+    precisions: tuple[str, ...] = ("int8",),
+    strength: float = 1.0,
+    goal: float = 1.0,
+    **further: Any,
+) -> tuple[Bundle, list[str]]:
+    """A bundle for OpenVINO, and what was said; actions do so many times what they usually do."""
+    student = create("tiny", px=32, action_scale=TWO_ROOMS_ACTIONS.scale, seed=0)
+    stir(student.predictor, 0)
+    for layer in (*(block.modulation for block in student.predictor.blocks), student.predictor.out):
+        layer.weight.data *= strength
+    settings = told_to_be(precisions)
+    identity = Identity(
+        model_id="tiny",
+        version="1.0.0",
+        trained=True,
+        description="a test",
+        licence="Apache-2.0",
+        data="noise",
+        teacher=None,
+    )
+    measured = Measured(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=goal)
+    said: list[str] = []
+    bundle = write_student(
+        student, noise(0)[None], folder, settings, identity, measured, seed=0, progress=said.append, **further
+    )
+    return bundle, said
+
+
+def told_to_be(precisions: tuple[str, ...] = ("int8",)) -> Settings:
+    return Settings(
+        actions=TWO_ROOMS_ACTIONS,
+        history_size=2,
+        horizon=2,
+        num_samples=4,
+        step_s=0.2,
+        rate_hz=30.0,
+        variants=tuple(("openvino", precision) for precision in precisions),
+        command="a test",
+    )
+
+
+def noise(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, (12, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Sizes(encoder=(32, 1, 2), predictor=(16, 1, 2), tokens=2, dim=8)
+    monkeypatch.setitem(FAMILY, "tiny", sizes)
+
+
+def test_no_history_to_calibrate_on_crosses_from_one_clip_to_another() -> None:
+    latents = torch.arange(15.0).reshape(3, 5, 1, 1)
+    found = [sample["history_latents"].flatten().tolist() for sample in rollouts(latents, told_to_be(), 0)]
+    assert found == [[first, first + 1] for first in range(15) if first % 5 != 4]
+
+
+@pytest.mark.slow
+def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) -> None:
+    bundle, said = write(tmp_path / "bundle", held_out=noise(1)[None])
+    told = bundle.report()["int8"]
+    assert [each["graph"] for each in told] == GRAPHS
+    for each in told:
+        assert each["holds"] and each["held_out"] and each["in_fp32"] == []
+        assert each["limits"]["worst"] < each["found"]["worst"] <= each["found"]["mean"] < 1
+        assert any(line.startswith(f"{each['graph']} in INT8 on what was held out") for line in said)
+
+
+def test_in_int8_the_action_moves_the_next_frame_as_it_does_in_fp32(tmp_path: Path) -> None:
+    bundle, _ = write(tmp_path / "bundle", precisions=("fp32", "int8"), strength=5.0)
+    low, high = (
+        np.array([[limits]], np.float32) for limits in (TWO_ROOMS_ACTIONS.low, TWO_ROOMS_ACTIONS.high)
+    )
+    moved = {}
+    for precision in ("fp32", "int8"):
+        with WorldModel.open(bundle, precision=precision) as model:
+            seen, still = (
+                np.stack([model.encode(frame) for frame in noise(1)[:2]]),
+                np.zeros((1, 2), np.float32),
+            )
+            ends = [
+                model.predict(action, latents=seen, history_actions=still).latents.copy()
+                for action in (low, high)
+            ]
+        moved[precision] = ends[1] - ends[0]
+    assert np.linalg.norm(moved["int8"] - moved["fp32"]) < 0.4 * np.linalg.norm(moved["fp32"])
+
+
+@pytest.mark.slow
+def test_where_nothing_could_be_held_out_nothing_is_said_to_be(tmp_path: Path) -> None:
+    bundle, said = write(tmp_path / "bundle", held_out=noise(0)[None], seen=True)
+    for each in bundle.report()["int8"]:
+        assert each["held_out"] is False
+        assert any(line.startswith(f"{each['graph']} in INT8 on frames that it was calib") for line in said)
+    assert not any("held out" in line for line in said)
+
+
+def test_a_threshold_that_no_goal_is_reached_by_is_told(tmp_path: Path) -> None:
+    for goal, told in ((1e-12, True), (1e-3, False)):
+        _, said = write(tmp_path / "bundle", precisions=("fp32",), goal=goal)
+        assert any("no goal will count as reached" in line for line in said) == told
+
+
+@pytest.mark.slow
+def test_without_frames_held_out_int8_is_as_it_comes(tmp_path: Path) -> None:
+    bundle, said = write(tmp_path / "bundle")
+    assert "int8" not in bundle.report()
+    assert not any("held out" in line for line in said)

@@ -1,0 +1,308 @@
+"""jepa-export build --teacher: a published model as it is, in a bundle that the runtime plays."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_export.bundling import manifest_fields, teacher_bundle
+from jepa_export.bundling.teacher_bundle import check, costs
+from jepa_export.cli import main
+from jepa_export.commands import build_teacher as command
+from jepa_export.commands.teacher_request import TeacherRequest
+from jepa_export.errors import JepaExportError
+from jepa_export.evaluation.compute_cost import of_bundle
+from jepa_export.teachers.checkpoints import read
+from jepa_export.teachers.family import FAMILY, find
+from jepa_export.teachers.normalization import normalised
+from jepa_export.teachers.vjepa2 import VJEPA2
+from jepa_runtime import Bundle, BundleError, WorldModel
+from jepa_runtime.cli import main as runtime
+from tests.export.teachers.tiny import TINY, official
+
+PX, SIZE, HORIZON = 48, 2, 2
+CLIP = ["--frames", "4", "--horizon", "2"]
+CASES = ("vjepa2", "vjepa2_1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    """The small teachers can be asked for by name; one of them is not for commerce."""
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        for name, member in TINY.items():
+            patch.setitem(FAMILY, name, member)
+        patch.setitem(FAMILY, "gift", replace(TINY["vjepa2"], licence="CC-BY-NC-4.0"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Official files."""
+    folder = tmp_path_factory.mktemp("official")
+    for case in CASES:
+        torch.save(official(case), folder / f"{case}.pt")
+    return {case: folder / f"{case}.pt" for case in CASES}
+
+
+class Built:
+    """A bundle of the teacher ``case``, and what building it printed."""
+
+    def __init__(self, case: str, checkpoint: Path, folder: Path) -> None:
+        self.case, self.folder = case, folder
+        model = read(case, checkpoint).model
+        assert isinstance(model, VJEPA2)
+        self.model = model
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            arguments = ["--teacher", case, "--checkpoint", str(checkpoint), *CLIP, "--out", str(folder)]
+            assert main(["build", *arguments]) == 0
+        self.said = " ".join(printed.getvalue().split())
+
+
+@pytest.fixture(scope="module", params=CASES)
+def built(
+    request: pytest.FixtureRequest, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Built:
+    folder = tmp_path_factory.mktemp(request.param) / "bundle"
+    return Built(request.param, checkpoints[request.param], folder)
+
+
+def frames(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, PX, PX, 3), np.uint8)
+
+
+def test_the_cost_is_said_before_anything_is_done(built: Built) -> None:
+    places = [
+        built.said.index(part)
+        for part in ("multiply-adds", "memory, estimated:", "GB on the robot", "[1]", "bundle:")
+    ]
+    assert places == sorted(places)
+    count = sum(parameter.numel() for parameter in built.model.encoder.parameters())
+    assert f"{count / 1e6:.2f} M" in built.said
+
+
+def test_the_manifest_says_what_it_is(built: Built) -> None:
+    manifest = Bundle.open(built.folder).manifest
+    assert (manifest.model_id, manifest.version, manifest.trained) == (built.case, "1.0.0", True)
+    assert (manifest.history_size, manifest.horizon, manifest.num_samples) == (SIZE, HORIZON, 1)
+    assert (manifest.io.latent.tokens, manifest.io.latent.dim) == (9, 40)
+    assert manifest.licence == "MIT"
+    told = manifest.provenance.teacher
+    assert told is not None and f"{built.case}.pt" in told and TINY[built.case].weights in told
+    assert all(bound > 0 for bound in manifest.error_bounds)
+    assert manifest.surprise_threshold > 0 and manifest.goal_threshold > 0
+    forms = [("openvino", "fp32"), ("onnx", "fp32")]
+    assert [(each.target, each.precision) for each in manifest.graphs.predictor] == forms
+
+
+@pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
+def test_the_runtime_computes_what_the_teacher_does(built: Built, engine: str) -> None:
+    shown = frames(SIZE)
+    clips = normalised(torch.from_numpy(shown).float())[:, None].expand(-1, 2, -1, -1, -1)
+    latents = built.model(clips)
+    with WorldModel.open(built.folder, engine=engine) as model:
+        found = np.stack([model.encode(frame) for frame in shown])
+        np.testing.assert_allclose(found, latents, atol=1e-4, rtol=0)
+        told = model.predict(np.zeros((1, HORIZON, 1), np.float32), latents=latents.numpy())
+    if built.model.config.output_space == "encoder":
+        expected = built.model.anticipate(latents.flatten(0, 1)[None], steps=HORIZON)
+        np.testing.assert_allclose(told.latents.reshape(1, -1, 40), expected, atol=1e-4, rtol=0)
+
+
+def test_the_report_holds_every_form_to_torch(built: Built) -> None:
+    rows = Bundle.open(built.folder).report()["parity"]
+    assert [(row["graph"], row["target"]) for row in rows] == [
+        (role, target) for target in ("openvino", "onnx") for role in ("encoder", "predictor")
+    ]
+    assert all(row["max_abs"] <= 1e-4 for row in rows)
+
+
+def test_of_a_distilled_teacher_it_is_told_how_well_predictions_are_read_back(built: Built) -> None:
+    report = Bundle.open(built.folder).report()
+    if built.model.config.output_space == "encoder":
+        assert "read_back" not in report
+    else:
+        assert report["read_back"]["explained"] <= 1 and "variance" in report["read_back"]["about"]
+        assert "read back by a linear map" in Bundle.open(built.folder).manifest.description
+
+
+def test_it_verifies_and_plays_a_source(built: Built, tmp_path: Path) -> None:
+    assert runtime(["verify", str(built.folder)]) == 0
+    summary = tmp_path / "summary.json"
+    arguments = ["--bundle", str(built.folder), "--source", "two_rooms", "--duration", "2"]
+    assert runtime(["run", *arguments, "--json", str(summary)]) == 0
+    assert json.loads(summary.read_text())
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 4])
+def test_what_is_read_back_is_judged_on_frames_that_it_was_not_fitted_on(horizon: int) -> None:
+    starts = teacher_bundle.windows(TINY["vjepa2_1"].config, horizon)
+    foretold = [set(range(start + SIZE, start + SIZE + horizon)) for start in starts]
+    fitted, judged = set().union(*foretold[:4]), set().union(*foretold[4:])
+    assert len(starts) == 8 and not fitted & judged
+    needed = teacher_bundle.frames_needed(TINY["vjepa2_1"].config, SIZE, horizon)
+    assert needed == max(fitted | judged) + 1
+    assert teacher_bundle.windows(TINY["vjepa2"].config, horizon) == list(range(8)), "nothing is fitted"
+
+
+def test_a_map_that_exists_is_found() -> None:
+    config = TINY["vjepa2_1"].config
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.randn(8, 2, 9, 36, generator=generator)
+    arrived = predicted @ torch.randn(36, 40, generator=generator) + 3
+    linear, report = teacher_bundle._read_back(config, predicted, arrived)
+    assert report["read_back"]["explained"] > 0.999
+    torch.testing.assert_close(linear(predicted), arrived, atol=0.05, rtol=0)
+
+
+def test_errors_are_those_of_the_predictions() -> None:
+    latents = torch.arange(4.0)[:, None, None].expand(-1, 1, 4)
+    predicted = torch.zeros(2, 2, 1, 4)
+    arrived = torch.tensor([[1.0, 2.0], [1.0, 2.0]])[:, :, None, None].expand(-1, -1, 1, 4)
+    measured = teacher_bundle.measured_errors(predicted, arrived, latents[1:] - latents[:-1])
+    assert measured.error_bounds == pytest.approx((2, 4))
+    assert (measured.surprise_threshold, measured.goal_threshold) == (1, 1)
+
+
+def test_the_cost_told_before_is_that_of_the_graphs_built(built: Built) -> None:
+    model = built.model
+    cost, found = costs(model.config, SIZE, HORIZON), of_bundle(Bundle.open(built.folder))
+    assert cost.encoder.weights == sum(each.numel() for each in model.encoder.parameters())
+    assert cost.encoder.multiply_adds == found["encoder"]
+    assert cost.predictor.multiply_adds == found["predictor"]
+
+
+def test_of_real_teachers_it_is_known_before_a_weight_is_read() -> None:
+    cost = costs(find("vjepa2_vitl_256").config, 4, 4)
+    assert 300e6 < cost.encoder.weights < 306e6 and 20e6 < cost.predictor.weights < 25e6
+    assert 1.3e9 < cost.robot_bytes < cost.building_bytes < 10e9
+
+
+def test_random_weights_of_fewer_blocks_are_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    arguments = ["--untrained", "--depth", "1", *CLIP, "--only", "onnx/fp32", "--out", str(folder)]
+    assert main(["build", "--teacher", "vjepa2_1", *arguments]) == 0
+    manifest = Bundle.open(folder).manifest
+    assert (manifest.trained, manifest.version) == (False, "0.0.0-untrained")
+    assert "1 of its 12 blocks; random weights: its outputs mean nothing" in manifest.description
+    assert manifest.provenance.teacher == "vjepa2_1 (V-JEPA 2.1), random weights, 1 of its 12 blocks"
+    assert request_of(manifest.provenance.command).depth == 1
+    with pytest.raises(BundleError, match="random weights"):
+        WorldModel.open(folder)
+    assert runtime(["verify", str(folder), "--engine", "onnxruntime:CPU"]) == 0, capsys.readouterr().err
+
+
+def test_accelerators_are_given_it_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_fields, "ask_vendors", lambda *_: {})
+    folder = tmp_path / "bundle"
+    arguments = ["--untrained", *CLIP, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]
+    assert main(["build", "--teacher", "vjepa2_1", *arguments]) == 0
+    rows = Bundle.open(folder).report()["parity"]
+    assert {(row["target"], row["precision"]) for row in rows} == {("npu", "fp16"), ("tensorrt", "fp16")}
+    assert all(row["min_cosine"] > 0.999 for row in rows)
+
+
+def request_of(said: str) -> TeacherRequest:
+    """What the command line ``said`` asks of the builder."""
+    taken: list[TeacherRequest] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "build_teacher", lambda request: taken.append(request) or 0)
+        assert main([*shlex.split(said)[1:], "--out", "x"]) == 0
+    return taken[0]
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        ["--checkpoint", "facebook/vjepa2-vitl-fpc64-256", "--frames", "16", "--target", "npu"],
+        ["--untrained", "--depth", "3", "--seed", "4", "--horizon", "2", "--only", "tensorrt/fp16"],
+        ["--untrained", "--accept-non-commercial", "--calibration", "my clip.mp4"],
+    ],
+)
+def test_every_option_is_in_the_command_that_is_told(further: list[str]) -> None:
+    asked = request_of(shlex.join(["jepa-export", "build", "--teacher", "vjepa2", *further]))
+    assert request_of(asked.command) == asked
+
+
+def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict[str, Path]) -> None:
+    line = ["jepa-export", "build", "--teacher", "vjepa2", "--checkpoint", str(checkpoints["vjepa2"])]
+    assert "--checkpoint vjepa2.pt " in request_of(shlex.join(line)).command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--teacher", "vjepa3", "--untrained"], "no teacher is called 'vjepa3'; there are: vjepa2_vitl_256"),
+        (["--teacher", "ijepa", "--untrained"], "under CC-BY-NC-4.0, and nothing made of them may serve"),
+        (["--teacher", "ijepa", "--untrained", "--accept-non-commercial"], "cannot be built as it is"),
+        (["--teacher", "vjepa2_ac", "--untrained"], "does not anticipate without actions"),
+        (["--teacher", "lewm", "--untrained", "--frames", "4"], "lewm plans from one frame"),
+        (["--teacher", "lewm", "--untrained", "--horizon", "0"], "--horizon must be between 1 and 32, got 0"),
+        (["--teacher", "gift", "--untrained"], "say --accept-non-commercial"),
+        (["--teacher", "vjepa2", "--untrained", "--frames", "3"], "multiple of vjepa2's tubelet (2), got 3"),
+        (["--teacher", "vjepa2", "--untrained", "--frames", "0"], "multiple of vjepa2's tubelet (2), got 0"),
+        (["--teacher", "vjepa2", "--untrained", "--frames", "8"], "must stay within the 8 frames"),
+        (["--teacher", "vjepa2", "--untrained", *CLIP, "--horizon", "0"], "must stay within the 8 frames"),
+        (["--teacher", "vjepa2", "--untrained", *CLIP, "--depth", "3"], "--depth must be between 1 and 2"),
+        (["--teacher", "vjepa2", "--untrained", *CLIP, "--depth", "0"], "--depth must be between 1 and 2"),
+        (["--teacher", "vjepa2", "--checkpoint", "x.pt", "--depth", "1"], "--depth is for random weights"),
+        (["--teacher", "vjepa2", "--checkpoint", "none.pt", *CLIP], "none.pt does not exist"),
+        (["--teacher", "vjepa2_vitg_256", "--untrained"], "its encoder takes 4.0 GB"),
+        (["--teacher", "vjepa2", "--untrained", "--only", "npu/int8"], "must be one of openvino/fp32"),
+        (["--teacher", "vjepa2", "--untrained", "--size", "64"], "--size is for building a student"),
+        (["--student", "vit_ti", "--untrained", "--frames", "4"], "--frames is for building a teacher"),
+        (["--student", "vit_ti", "--checkpoint", "x.pt"], "--checkpoint is for building a teacher"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(
+    arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", *arguments, "--out", str(tmp_path / "models" / "teacher")]) == 1
+    said = capsys.readouterr().err
+    assert reason in said and said.startswith("jepa-export: ") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_teacher_is_refused_by_its_keys(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--teacher", "vjepa2", "--checkpoint", str(checkpoints["vjepa2_1"]), *CLIP]
+    assert main(["build", *arguments, "--out", str(tmp_path / "teacher")]) == 1
+    assert "looks like V-JEPA 2.1, and vjepa2 is V-JEPA 2" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_for_commerce_says_so_once_accepted(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    arguments = ["--untrained", "--accept-non-commercial", *CLIP, "--only", "onnx/fp32"]
+    assert main(["build", "--teacher", "gift", *arguments, "--out", str(folder)]) == 0
+    assert Bundle.open(folder).manifest.licence == "CC-BY-NC-4.0: not for commercial use"
+
+
+def test_no_room_is_said_before_a_weight_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise JepaExportError("no room")
+
+    monkeypatch.setattr(command, "check_space", full)
+    monkeypatch.setattr(command, "read", None)
+    arguments = ["--teacher", "vjepa2", "--checkpoint", "none.pt", *CLIP, "--out", str(tmp_path / "x")]
+    assert main(["build", *arguments]) == 1
+    assert "no room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["vjepa2_vitl_256", "vjepa2_1_vitb_384", "vjepa2_1_vitl_384"])
+def test_the_real_ones_fit(name: str) -> None:
+    assert check(name, find(name), frames=16, horizon=8) == find(name).config

@@ -1,0 +1,120 @@
+"""Whatever is typed, jepa-export ends as its help says, or tells in one line what is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jepa_export.cli import main
+from jepa_export.commands import build, build_teacher
+from jepa_export.distillation import distill
+from jepa_export.errors import JepaExportError
+from tests.export.data.recordings import write_video
+from tests.export.distillation.tiny import DATA, DISTILL, PACE, SHAPE, TEACHER, families
+
+REACHED = "everything was in order"
+COMMANDS = {
+    "distill": (
+        DISTILL,
+        "size steps quantization-aware depth clip rate history horizon num-samples batch predictor-steps "
+        "learning-rate seed held-out int8-cosine checkpoint-every watch-every alarms student teacher data",
+    ),
+    "train-predictor": (
+        [
+            "train-predictor",
+            "--encoder",
+            TEACHER[1],
+            TEACHER[2],
+            "--student",
+            "tiny",
+            *DATA,
+            *SHAPE,
+            *PACE[2:],
+        ],
+        "depth clip rate history horizon num-samples batch seed held-out student encoder data",
+    ),
+    "build": (
+        ["build", "--student", "tiny", "--untrained", "--size", "32"],
+        "size actions horizon num-samples history seed calibration only target student",
+    ),
+    "build --teacher": (
+        ["build", "--teacher", "tiny_vjepa2", "--untrained", "--frames", "2", "--horizon", "2"],
+        "frames depth horizon seed calibration only teacher",
+    ),
+}
+ASKED = [(name, option) for name, (_, options) in COMMANDS.items() for option in options.split()]
+VALUES = st.one_of(
+    st.integers(-3, 40).map(str),
+    st.sampled_from(
+        ["", "nan", "-inf", "1e400", "1e-300", str(2**31), str(2**63), str(10**20), "\udce9", "a\nb"]
+    ),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6),
+)
+
+
+@pytest.fixture(autouse=True)
+def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trains and writes nothing; the models are tiny."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise JepaExportError(REACHED)
+
+    monkeypatch.setattr(distill, "train", stop)
+    monkeypatch.setattr(build, "write_untrained", stop)
+    monkeypatch.setattr(build_teacher, "write_teacher", stop)
+    with families():
+        yield
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=st.sampled_from(ASKED), value=VALUES)
+def test_any_value_of_an_option_is_taken_or_refused_in_one_line(
+    asked: tuple[str, str],
+    value: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, option = asked
+    out = tmp_path_factory.mktemp("any") / "out"
+    capsys.readouterr()
+    try:
+        status = main([*COMMANDS[name][0], "--out", str(out), f"--{option}={value}"])
+    except SystemExit as ended:
+        assert ended.code == 2
+        assert f"argument --{option}: " in capsys.readouterr().err
+        return
+    told = capsys.readouterr().err
+    assert status == 1
+    assert told.startswith("jepa-export: ") and told.count("\n") == 1 + value.count("\n") * told.count(value)
+    assert not (out / "bundle").exists()
+
+
+@pytest.mark.parametrize("keys", ["0", "101", str(10**12)])
+def test_keys_of_which_no_repository_is_made_are_refused_before_one_is_written(
+    keys: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["release", "init", str(tmp_path / "repo"), "--root-keys", keys]) == 1
+    assert f"2 of {keys} keys cannot sign" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_with_the_share_to_hold_out_is_told_before_films_are_decoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*DISTILL, "--held-out", "10", "--out", str(tmp_path / "run")]) == 1
+    assert "--held-out must lie in [0, 1), got 10" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_film_whose_name_is_not_utf_8_is_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = write_video(tmp_path / "film.mp4", range(30)).rename(os.fsdecode(bytes(tmp_path) + b"/\xe9.mp4"))
+    arguments = ["distill", *TEACHER, "--student", "tiny", *SHAPE, *PACE, "--data", str(film)]
+    assert main([*arguments, "--held-out", "0", "--out", str(tmp_path / "run")]) == 1
+    assert REACHED in capsys.readouterr().err

@@ -1,0 +1,212 @@
+"""jepa-export build for NPUs and TensorRT: forms of their own, what their vendors' compilers say, and robots
+that have neither."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+import openvino.opset15 as ops
+import pytest
+from onnx import TensorProto
+
+from jepa_export.bundling.variants import KINDS, fixed_count, kinds_for, model_path, write_kinds
+from jepa_export.cli import main
+from jepa_export.commands import build as command
+from jepa_export.errors import JepaExportError
+from jepa_export.students.family import FAMILY, Sizes
+from jepa_export.targets import npu_compiler, tensorrt_check, vendor_compilers
+from jepa_export.targets.npu import Schedule
+from jepa_export.targets.tensorrt_check import CheckReport
+from jepa_runtime import Bundle, BundleError, WorldModel
+from jepa_runtime.bundle import Variant
+from jepa_runtime.cli import main as runtime
+
+BUILD = ["build", "--student", "tiny", "--untrained", "--size", "32", "--num-samples", "3"]
+LEAN = ["--horizon", "2", "--history", "2", "--actions", "2"]
+TINY = Sizes(encoder=(64, 1, 2), predictor=(32, 1, 2), tokens=4, dim=16)
+ROLES = ("encoder", "predictor", "step")
+ELSEWHERE = [kind for kind in KINDS if kind[0] in ("npu", "tensorrt")]
+ESTIMATE = Schedule(total_ms=1.23456, dma_ms=1, dpu_ms=0.5, shave_ms=0.25, exposed_dma_ms=0.125)
+REFUSED = CheckReport(version="1.5", layers=0, engine_bytes=0, build_s=0.1, problems=("no such operator",))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    """A member of the family that is built in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILY, "tiny", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A bundle built where no vendor's compiler is at hand, and what was said."""
+    folder = tmp_path_factory.mktemp("built") / "tiny"
+    said: list[str] = []
+
+    def absent() -> None:
+        raise JepaExportError("the compiler is not here: fetch it")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(npu_compiler, "find", absent)
+        patch.setattr(tensorrt_check, "missing", lambda: "not installed: pip install it")
+        patch.setattr(command, "steps_on", lambda console: said.append)
+        assert main([*BUILD, *LEAN, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]) == 0
+    return folder, "\n".join(said)
+
+
+def test_every_form_is_made_and_nothing_else(without_compilers: tuple[Path, str]) -> None:
+    manifest = Bundle.open(without_compilers[0]).manifest
+    for role in ROLES:
+        assert [(each.target, each.precision) for each in manifest.graphs.of(role)] == ELSEWHERE
+    paths = {model_path(role, kind) for role in ROLES for kind in ELSEWHERE}
+    weights = {path.replace(".xml", ".bin") for path in paths if path.endswith(".xml")}
+    assert {each.path for each in manifest.files} == paths | weights | {"golden.npz", "report.json"}
+
+
+def test_without_a_compiler_it_says_how_to_get_it_and_builds_all_the_same(
+    without_compilers: tuple[Path, str],
+) -> None:
+    folder, said = without_compilers
+    assert "a robot compiles the IRs itself: the compiler is not here: fetch it" in said
+    assert "not checked with NVIDIA's builder: not installed: pip install it" in said
+    report = Bundle.open(folder).report()
+    assert report["npu"]["graphs"] == report["tensorrt"]["graphs"] == []
+    assert "not measured" in report["npu"]["about"]
+
+
+def test_every_form_computes_what_the_networks_compute(without_compilers: tuple[Path, str]) -> None:
+    rows = Bundle.open(without_compilers[0]).report()["parity"]
+    assert {(row["graph"], row["target"], row["precision"]) for row in rows} == {
+        (role, *kind) for role in ROLES for kind in ELSEWHERE
+    }
+    assert all(row["min_cosine"] > (0.9 if row["precision"] == "int8" else 0.999) for row in rows)
+
+
+def test_of_a_graph_for_npus_every_shape_is_fixed(without_compilers: tuple[Path, str]) -> None:
+    for kind in ELSEWHERE[:2]:
+        model = ov.Core().read_model(without_compilers[0] / model_path("predictor", kind))
+        shapes = {port.get_any_name(): list(port.shape) for port in model.inputs}
+        # Three futures were asked for: for fewer than 16 the runtime compiles none.
+        assert shapes["actions"] == [16, 2, 2] and list(model.output(0).shape) == [16, 2, 4, 16]
+
+
+@pytest.mark.parametrize(("num_samples", "count"), [(1, 1), (2, 16), (16, 16), (64, 64)])
+def test_shapes_are_those_the_runtime_asks_for(num_samples: int, count: int) -> None:
+    assert fixed_count(num_samples) == count
+
+
+def test_in_a_graph_for_tensorrt_precision_is_written(without_compilers: tuple[Path, str]) -> None:
+    def kinds(precision: str) -> set[int]:
+        path = without_compilers[0] / model_path("encoder", ("tensorrt", precision))
+        return {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+
+    assert TensorProto.FLOAT16 in kinds("fp16") and TensorProto.INT8 in kinds("int8")
+
+
+def test_a_robot_that_can_run_none_of_it_says_so(without_compilers: tuple[Path, str]) -> None:
+    with pytest.raises(BundleError, match="has nothing that openvino can run; it has: int8 for npu"):
+        WorldModel.open(without_compilers[0], allow_untrained=True)
+
+
+def test_a_robot_ignores_what_is_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tensorrt_check, "missing", lambda: "not installed")
+    folder = tmp_path / "tiny"
+    asked = ["--target", "onnx", "--target", "tensorrt", "--out", str(folder)]
+    assert main([*BUILD, *LEAN, *asked]) == 0
+    for engine in ("onnxruntime:CPU", "openvino:CPU"):
+        assert runtime(["verify", str(folder), "--engine", engine]) == 0, capsys.readouterr().err
+
+
+@pytest.fixture
+def graphs(tmp_path: Path) -> Path:
+    """Where the graphs of a bundle would lie; the compilers here are not real."""
+    return tmp_path
+
+
+def test_blobs_lie_beside_their_graph_and_their_estimates_are_told(
+    graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(npu_compiler, "find", lambda: None)
+    monkeypatch.setattr(vendor_compilers, "compile_blob", lambda _, out, __: asked.append(out) or ESTIMATE)
+    variant = Variant(target="npu", precision="int8", path=model_path("encoder", ("npu", "int8")))
+    found = vendor_compilers.ask_vendors(graphs, [("encoder", variant)], 64, print)
+    names = [f"encoder/npu/model_int8_{platform}.blob" for platform in (3720, 4000, 5010)]
+    assert [str(path.relative_to(graphs)) for path in asked] == names
+    assert [row["platform"] for row in found["npu"]["graphs"]] == ["3720", "4000", "5010"]
+    assert found["npu"]["graphs"][0]["estimate"]["total_ms"] == 1.235
+
+
+def test_a_graph_that_a_compiler_refuses_is_told_of(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> Schedule:
+        raise JepaExportError(f"{path}: no")
+
+    said: list[str] = []
+    monkeypatch.setattr(npu_compiler, "find", lambda: None)
+    monkeypatch.setattr(vendor_compilers, "compile_blob", refuse)
+    monkeypatch.setattr(tensorrt_check, "missing", lambda: None)
+    monkeypatch.setattr(tensorrt_check, "check", lambda path, count: REFUSED)
+    kinds = kinds_for((), "npu/fp16") + kinds_for((), "tensorrt/fp16")
+    asked = [
+        ("step", Variant(target=kind[0], precision="fp16", path=model_path("step", kind))) for kind in kinds
+    ]
+    found = vendor_compilers.ask_vendors(graphs, asked, 64, said.append)
+    assert {row["problem"] for row in found["npu"]["graphs"]} == {"step/npu/model_fp16.xml: no"}
+    (row,) = found["tensorrt"]["graphs"]
+    assert (row["built"], row["problems"]) == (False, ["no such operator"])
+    assert any("does not take it: no such operator" in line for line in said)
+    json.dumps(found)
+
+
+def test_no_room_is_said_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = command.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda _: usage)
+    assert main([*BUILD, "--out", str(tmp_path / "deep" / "tiny")]) == 1
+    assert "of disk, 0.00 GB are free: make room, or choose another --out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
+    """Files that can only grow so long stand for it."""
+    program = (
+        "import sys; from jepa_export.students import family; from jepa_export.cli import main;"
+        f"family.FAMILY['tiny'] = family.{TINY!r}; sys.exit(main())"
+    )
+    asked = [*BUILD, *LEAN, "--only", "onnx/fp32", "--out", str(tmp_path / "tiny")]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *asked],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == 1
+    assert f"jepa-export: {tmp_path / 'tiny'} cannot be written: File too large" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_too_full_for_openvino_is_said_in_our_words(tmp_path: Path) -> None:
+    latents = ops.parameter([1, 200], np.float32)
+    product = ops.matmul(latents, ops.constant(np.ones((200, 200), np.float32)), False, False)
+    model = ov.Model([ops.result(product)], [latents])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(JepaExportError, match=r"model_fp32\.xml cannot be written .*is the disk full"):
+            write_kinds(tmp_path / "x.onnx", {"fp32": lambda: model}, [], tmp_path / "step", KINDS[1:2])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,0 +1,267 @@
+"""An evaluation measures every form that runs here, says what does not, and finds what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa_export.bundling.teacher_retention import TeacherRetention, kept_of_teacher
+from jepa_export.errors import JepaExportError
+from jepa_export.evaluation import evaluate as run
+from jepa_export.evaluation.bundle_report import add_to_report
+from jepa_export.evaluation.evaluate import GOLDEN, Plan, evaluate
+from jepa_export.evaluation.figure_tables import sheets
+from jepa_export.evaluation.results import Evaluation
+from jepa_runtime.backends import registry
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.errors import BackendError
+from jepa_runtime.imaging.conversion import Image
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.sources.commands import Floats
+from tests.bundles import make_bundle
+
+PLAN = Plan(clips=20, episodes=1, seed=5)
+NAMES = ["openvino:CPU int8", "openvino:CPU fp32", "onnxruntime:CPU fp32"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief() -> object:
+    """Episodes end after a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, list[int]]:
+    """What began, of how many parts, and how many were done."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def found(two_rooms_bundle: Path, told: dict[str, list[int]]) -> Evaluation:
+    def begin(what: str, total: int) -> object:
+        done = told[what] = [total, 0]
+
+        def tick() -> None:
+            done[1] += 1
+
+        return tick
+
+    return evaluate(Bundle.open(two_rooms_bundle), PLAN, begin=begin)
+
+
+def test_every_form_that_runs_here_is_measured_and_what_does_not_is_told_with_the_reason(
+    found: Evaluation,
+) -> None:
+    assert [variant.name for variant in found.variants] == NAMES
+    for engine in ("openvino:GPU", "openvino:NPU"):
+        assert "no such device" in found.absent[engine] or engine not in found.absent
+    assert found.notes == []
+
+
+def test_the_reference_is_fp32_of_the_other_engine_and_both_engines_agree(found: Evaluation) -> None:
+    int8, fp32, reference = (variant.comparisons[0] for variant in found.variants)
+    assert {each.reference for each in (int8, fp32, reference)} == {"onnxruntime:CPU fp32"}
+    assert reference.max_relative_error == 0 and reference.worst_drift == [0.0] * 8
+    assert fp32.worst_cosine > 1 - 1e-6 and max(fp32.worst_drift) < 1e-4
+    assert 0.99 < int8.worst_cosine < int8.mean_cosine < 1 - 1e-6
+    assert 0.001 < int8.drift[0] < 0.1
+
+
+def test_the_shipped_model_foresees_is_surprised_and_says_what_it_costs(found: Evaluation) -> None:
+    for variant in found.variants:
+        assert variant.foresight is not None and variant.surprise is not None
+        drift, still = variant.foresight.drift, variant.foresight.standing_still
+        assert all(ours < theirs / 3 for ours, theirs in zip(drift, still, strict=True))
+        assert set(variant.surprise.events) == {"teleport", "wall removed"}
+        assert all(event.auroc > 0.95 for event in variant.surprise.events.values())
+        assert variant.surprise.false_alarms < 0.2
+    int8, fp32 = found.variants[:2]
+    assert int8.encoder.bytes < fp32.encoder.bytes
+    assert int8.encoder.multiply_adds == fp32.encoder.multiply_adds
+
+
+def test_forms_and_baselines_drive_the_same_episodes(found: Evaluation) -> None:
+    drives = [variant.drive for variant in found.variants] + list(found.baselines.values())
+    assert [drive.episodes for drive in drives if drive] == [3] * 5
+    assert list(found.baselines) == ["straight_line", "random"]
+
+
+def test_progress_ends_where_it_said_that_it_would(found: Evaluation, told: dict[str, list[int]]) -> None:
+    assert set(told) == {"onnxruntime:CPU fp32, the reference", *NAMES, *found.baselines}
+    assert all(total == done for total, done in told.values()), told
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_seed_others(two_rooms_bundle: Path) -> None:
+    bundle = Bundle.open(two_rooms_bundle)
+    first, again, other = (
+        evaluate(bundle, Plan(clips=2, episodes=0, seed=seed)).as_dict() for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first["variants"] != other["variants"]
+
+
+def test_what_only_charts_need_can_be_left_out(found: Evaluation) -> None:
+    whole, brief = found.as_dict(), found.as_dict(samples=False)
+    assert len(whole["variants"][0]["surprise"]["scores"]["normal"]) == PLAN.clips
+    assert "scores" not in brief["variants"][0]["surprise"]
+    assert "histogram" not in brief["variants"][0]["comparisons"][0]
+
+
+def test_what_a_student_kept_of_its_teacher_is_told_as_its_bundle_says(
+    two_rooms_bundle: Path, tmp_path: Path
+) -> None:
+    kept = TeacherRetention(teacher="vjepa2_vitl16", clips=64, held_out=True, variance=0.625, cosine=0.91)
+    bundle = Bundle.open(shutil.copytree(two_rooms_bundle, tmp_path / "distilled"))
+    assert kept_of_teacher(bundle) is None
+    told = add_to_report(bundle, kept.as_report())
+    found = evaluate(told, Plan(clips=1, episodes=0))
+    assert found.as_dict()["teacher"]["variance"] == 0.625
+    assert sheets(found)[0].rows == [["vjepa2_vitl16", "held out", "62.5", "0.9100", "64"]]
+    assert kept_of_teacher(add_to_report(told, {"of_teacher": {"name": "from another version"}})) is None
+
+
+@pytest.fixture
+def robots_form(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
+    """The bundle as a robot has it: INT8 alone."""
+    folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "int8"))
+    fields = Bundle.open(folder).manifest.model_dump(mode="json")
+    for role in ("encoder", "predictor", "energy"):
+        fields["graphs"][role] = fields["graphs"][role][:1]
+        shutil.rmtree(folder / role / "onnx")
+    fields["graphs"]["step"] = []
+    return seal(folder, fields)
+
+
+def test_without_an_fp32_graph_the_golden_outputs_are_the_reference(robots_form: Bundle) -> None:
+    found = evaluate(robots_form, Plan(clips=2, episodes=0))
+    (variant,) = found.variants
+    (comparison,) = variant.comparisons
+    assert comparison.reference == GOLDEN and 0.99 < comparison.worst_cosine < 1
+    assert variant.foresight is not None
+    assert found.notes == [
+        "reference: no fp32 graph of the bundle runs here: compared with its golden outputs, of 3 frames"
+    ]
+    assert found.absent["onnxruntime:CPU"] == "the bundle has no graph for it"
+
+
+class Checkpoint:
+    """Stands for a student before its export: the reference of the bundle, a little off."""
+
+    name = "checkpoint 7"
+
+    def __init__(self, model: WorldModel) -> None:
+        self._model = model
+
+    def encode(self, frame: Image) -> Floats:
+        return self._model.encode(frame) * np.float32(1.01)
+
+    def roll_out(self, latents: Floats, between: Floats, actions: Floats) -> Floats:
+        return self._model.predict(actions, latents=latents, history_actions=between).latents
+
+
+def test_a_checkpoint_given_is_one_more_reference(two_rooms_bundle: Path) -> None:
+    bundle = Bundle.open(two_rooms_bundle)
+    with WorldModel.open(bundle, precision="fp32") as model:
+        found = evaluate(bundle, Plan(clips=2, episodes=0), references=[Checkpoint(model)])
+    for variant in found.variants:
+        assert [each.reference for each in variant.comparisons] == [NAMES[2], "checkpoint 7"]
+    fp32 = found.variants[1].comparisons[1]
+    assert fp32.mean_cosine > 1 - 1e-6
+    assert fp32.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-2)
+
+
+def test_an_engine_that_is_not_installed_is_told_and_the_others_are_measured(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise ImportError("No module named 'onnxruntime'")
+
+    engine = registry._ENGINES["onnxruntime"]
+    monkeypatch.setitem(registry._ENGINES, "onnxruntime", replace(engine, create=missing))
+    found = evaluate(Bundle.open(two_rooms_bundle), Plan(clips=2, episodes=0))
+    assert "No module named 'onnxruntime'" in found.absent["onnxruntime:CPU"]
+    assert found.variants[0].comparisons[0].reference == "openvino:CPU fp32"
+
+
+def test_forms_for_devices_that_no_engine_here_serves_are_told(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "ENGINES", ("openvino:NPU", "onnxruntime:CPU"))
+    found = evaluate(Bundle.open(two_rooms_bundle), Plan(clips=1, episodes=0))
+    assert found.absent["openvino int8"] == "no engine of this machine runs it"
+
+
+def test_a_bundle_of_which_nothing_runs_here_says_why(
+    robots_form: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise BackendError("no such instruction")
+
+    monkeypatch.setattr(run.WorldModel, "open", fails)
+    with pytest.raises(JepaExportError, match=r"nothing of it runs here: .*no such instruction"):
+        evaluate(robots_form, Plan(clips=1, episodes=0))
+
+
+def test_nan_ends_it_with_the_form_and_the_graph(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = WorldModel.encode
+
+    def broken(self: WorldModel, frame: Image) -> Floats:
+        return encode(self, frame) * np.float32("nan" if self.precision == "int8" else 1)
+
+    monkeypatch.setattr(WorldModel, "encode", broken)
+    with pytest.raises(
+        JepaExportError, match="openvino:CPU int8: the encoder gives NaN or infinity on clip 0"
+    ):
+        evaluate(Bundle.open(two_rooms_bundle), Plan(clips=1, episodes=0))
+
+
+def test_a_model_of_another_robot_is_compared_on_the_same_frames_but_not_driven(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "toy", history_size=3, trained=False)
+    fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
+    fields["io"]["action"]["names"] = ["steering", "throttle"]
+    bundle = seal(tmp_path / "toy", fields)
+    found = evaluate(bundle, Plan(clips=2))
+    for variant in found.variants:
+        assert variant.foresight is None and variant.surprise is None and variant.drive is None
+        assert variant.comparisons[0].worst_cosine > 0.99
+    assert any("(steering, throttle) are not those of the robot in Two Rooms" in note for note in found.notes)
+    with pytest.raises(JepaExportError, match="cannot be driven there: leave --episodes out"):
+        evaluate(bundle, Plan(clips=2, episodes=1))
+
+
+def test_random_weights_are_driven_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ENGINES", ("openvino:CPU",))
+    bundle = make_bundle(tmp_path / "toy", trained=False)
+    found = evaluate(bundle, Plan(clips=1))
+    assert not found.baselines and any("random weights reach nothing" in note for note in found.notes)
+    asked = evaluate(bundle, Plan(clips=1, episodes=1))
+    assert all(variant.drive and variant.drive.episodes == 3 for variant in asked.variants)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"clips": 0}, "--clips must be between 1 and 100000, got 0"),
+        ({"episodes": -1}, "--episodes must be between 0"),
+        ({"seed": -1}, "--seed must be between 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, int], reason: str) -> None:
+    with pytest.raises(JepaExportError, match=reason):
+        Plan(**wrong)
+
+
+def test_nothing_here_needs_torch() -> None:
+    for module in ("evaluate", "evaluation_page", "figure_tables", "bundle_report", "results"):
+        source = importlib.util.find_spec(f"jepa_export.evaluation.{module}")
+        assert source is not None and source.origin is not None
+        assert "torch" not in Path(source.origin).read_text(encoding="utf-8")

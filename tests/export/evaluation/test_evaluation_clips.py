@@ -1,0 +1,191 @@
+"""Clips are a step apart, know what was executed where that can be known, and show what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jepa_export.errors import JepaExportError
+from jepa_export.evaluation.clips import CANDIDATES, golden_clips
+from jepa_export.evaluation.recorded_clips import recorded_clips
+from jepa_export.evaluation.two_rooms_clips import TELEPORT_M, Scenes, draw, drives
+from jepa_runtime.bundle import Bundle, Manifest
+from jepa_runtime.errors import SourceError
+from tests.bundles import make_bundle
+from tests.runtime.bags import Entry, image, twist, write_bag
+
+STEP_NS = 200_000_000
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """W = 2, H = 4, frames of 32 x 32, actions linear.x and linear.y."""
+    return make_bundle(tmp_path_factory.mktemp("clips") / "toy", history_size=2).manifest
+
+
+def film(folder: Path, count: int) -> str:
+    folder.mkdir()
+    for index in range(count):
+        cv2.imwrite(str(folder / f"{index}.png"), np.full((40, 48, 3), index, np.uint8))
+    return str(folder)
+
+
+def drive(folder: Path, seconds: float, *, gap: int | None = None) -> str:
+    """Images at 30 Hz whose grey counts them, and commands whose speed grows by 0.01 with each image."""
+    entries: list[Entry] = []
+    for index in range(round(30 * seconds)):
+        stamp = 10**9 + round(index * 1e9 / 30)
+        if gap is None or index < gap or index > gap + 20:
+            entries.append(image(stamp, index))
+        entries.append(twist(stamp, 0.01 * index))
+    return str(write_bag(folder / "drive.mcap", entries))
+
+
+def test_of_images_every_one_is_a_step_and_candidates_are_followed(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    found = recorded_clips([film(tmp_path / "film", 9)], manifest, count=4, seed=0)
+    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
+    assert greys == [[0, 1], [2, 3], [5, 6], [7, 8]]
+    assert not found.executed and found.actions.shape == (4, CANDIDATES, manifest.horizon, 2)
+    assert len({candidate.tobytes() for candidate in found.actions.reshape(-1, manifest.horizon, 2)}) > 8
+
+
+def test_of_a_bag_frames_a_step_apart_and_the_mean_of_what_was_executed(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    spec = drive(tmp_path, 4) + "?action=/cmd_vel:linear.x,linear.y"
+    found = recorded_clips([spec], manifest, count=3, seed=0)
+    assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
+    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert (np.diff(greys, axis=1) == 6).all()
+    # Six commands are held in turn between two frames.
+    means = 0.01 * (greys[:, :-1] + 2.5)
+    executed = np.concatenate([found.between, found.actions[:, 0]], axis=1)
+    np.testing.assert_allclose(executed[..., 0], means, atol=1e-3)
+    assert (executed[..., 1] == 0).all()
+
+
+def test_of_commands_between_images_the_mean_of_all_is_what_was_executed(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    """Four commands an image: one in force at the image, three that are not."""
+    entries = [image(10**9 + index * STEP_NS, index) for index in range(12)]
+    entries += [twist(10**9 + index * STEP_NS // 4, 0.1 * (index % 4)) for index in range(48)]
+    spec = f"{write_bag(tmp_path / 'drive.mcap', entries)}?action=/cmd_vel:linear.x,linear.y"
+    found = recorded_clips([spec], manifest, count=3, seed=0)
+    np.testing.assert_allclose(found.between[..., 0], 0.15, atol=1e-6)
+    np.testing.assert_allclose(found.actions[:, 0, :, 0], 0.15, atol=1e-6)
+
+
+def test_of_a_long_recording_clips_come_from_all_of_it(manifest: Manifest, tmp_path: Path) -> None:
+    """The last clip of six frames, six images apart, ends with the last image of 240."""
+    spec = drive(tmp_path, 8) + "?action=/cmd_vel:linear.x,linear.y"
+    found = recorded_clips([spec], manifest, count=3, seed=0)
+    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert greys[:, 0].tolist() == [0, 104, 209] and greys[-1, -1] == 239
+
+
+def test_no_clip_spans_a_gap(manifest: Manifest, tmp_path: Path) -> None:
+    spec = drive(tmp_path, 6, gap=70) + "?action=/cmd_vel:linear.x,linear.y"
+    greys = recorded_clips([spec], manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert (np.diff(greys, axis=1) == 6).all()
+    assert (greys < 70).any() and (greys > 90).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("short", "short: has 1 frames 0.2 s apart, a clip takes 2: choose a longer --data"),
+        ("nowhere.mp4", "nowhere.mp4: no such file or folder"),
+    ],
+)
+def test_what_holds_no_clip_is_named(name: str, reason: str, manifest: Manifest, tmp_path: Path) -> None:
+    film(tmp_path / "short", 1)
+    with pytest.raises((JepaExportError, SourceError), match=reason):
+        recorded_clips([str(tmp_path / name)], manifest, count=2, seed=0)
+
+
+def test_a_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> None:
+    path = tmp_path / "empty.avi"
+    cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48)).release()
+    with pytest.raises(JepaExportError, match=r"empty\.avi"):
+        recorded_clips([str(path)], manifest, count=2, seed=0)
+
+
+@pytest.mark.parametrize("fields", ["linear.x,linear.y,angular.z", "linear.y,linear.x", "linear.x,angular.z"])
+def test_actions_that_are_not_the_models_are_refused(fields: str, manifest: Manifest, tmp_path: Path) -> None:
+    spec = drive(tmp_path, 2) + f"?action=/cmd_vel:{fields}"
+    with pytest.raises(
+        JepaExportError, match=r"the model's actions are linear\.x \[m/s\], linear\.y \[m/s\]: name"
+    ):
+        recorded_clips([spec], manifest, count=2, seed=0)
+
+
+def test_a_model_of_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path: Path) -> None:
+    manifest = make_bundle(tmp_path / "toy").manifest
+    action = manifest.io.action.model_copy(
+        update={"names": ("linear.x", "angular.z"), "units": ("m/s", "rad/s")}
+    )
+    other = manifest.model_copy(update={"io": manifest.io.model_copy(update={"action": action})})
+    assert recorded_clips(["two_rooms?seed=3"], manifest, count=2, seed=0).executed
+    with pytest.raises(
+        JepaExportError, match=r"the model's actions are linear\.x \[m/s\], angular\.z \[rad/s\]"
+    ):
+        recorded_clips(["two_rooms?seed=3"], other, count=2, seed=0)
+
+
+def test_golden_inputs_are_histories(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "toy", history_size=3)
+    golden = bundle.golden()
+    found = golden_clips(golden, bundle.manifest)
+    assert (found.frames[0] == golden.frames[[1, 2, 0]]).all() and (found.frames[2] == golden.frames).all()
+    assert (found.between == golden.history_actions).all()
+
+
+def test_golden_inputs_of_earlier_bundles_stand_for_a_whole_history(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "toy", history_size=3, standing=True)
+    golden = bundle.golden()
+    found = golden_clips(golden, bundle.manifest)
+    assert found.frames.shape[1] == 3 and not found.executed
+    assert (found.frames == golden.frames[:, None]).all() and (found.between == 0).all()
+    assert (found.actions == golden.actions).all()
+
+
+@pytest.fixture(scope="module")
+def scenes(two_rooms_bundle: Path) -> Scenes:
+    return draw(Bundle.open(two_rooms_bundle).manifest, layout="random", count=12, seed=3)[1]
+
+
+def robot(frame: np.ndarray) -> np.ndarray:
+    """Where the frame is red, in metres of a 4 m arena."""
+    red = frame[..., 0].astype(int) - frame[..., 1] > 60
+    return np.argwhere(red).mean(axis=0) * 4.0 / len(frame)
+
+
+def test_a_teleported_robot_is_where_no_step_leads(scenes: Scenes) -> None:
+    for before, normal, gone in zip(
+        scenes.past[:, -1], scenes.came["normal"], scenes.came["teleport"], strict=True
+    ):
+        assert np.linalg.norm(robot(normal) - robot(before)) < 0.3
+        assert np.linalg.norm(robot(gone) - robot(normal)) > TELEPORT_M - 0.05
+
+
+def test_without_the_wall_there_is_floor_where_it_was_and_the_robot_stays(scenes: Scenes) -> None:
+    for normal, bare in zip(scenes.came["normal"], scenes.came["wall removed"], strict=True):
+        inside = normal[8:-8, 8:-8], bare[8:-8, 8:-8]
+        dark, still_dark = ((image[..., 2].astype(int) - image[..., 0] > 10).mean() for image in inside)
+        assert dark > 0.02 and still_dark < dark / 10
+        assert np.linalg.norm(robot(normal) - robot(bare)) < 0.05
+
+
+def test_the_same_seed_draws_the_same(two_rooms_bundle: Path) -> None:
+    manifest = Bundle.open(two_rooms_bundle).manifest
+    assert drives(manifest)
+    first, again, other = (draw(manifest, layout="random", count=2, seed=seed)[0] for seed in (1, 1, 2))
+    assert (first.frames == again.frames).all() and (first.actions == again.actions).all()
+    assert (first.frames != other.frames).any()
+    assert first.executed and first.frames.shape[1] == manifest.history_size + manifest.horizon

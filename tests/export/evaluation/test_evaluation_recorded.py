@@ -1,0 +1,203 @@
+"""What was recorded is measured on in all forms that are trained on, over all of it, and where not learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from jepa_export.bundling.staging import write_report
+from jepa_export.data.frame_store import Store
+from jepa_export.data.open_data import find
+from jepa_export.data.provenance_marks import mark, trained_on
+from jepa_export.errors import JepaExportError
+from jepa_export.evaluation import recorded_clips as recorded
+from jepa_export.evaluation.clips import Clips
+from jepa_export.evaluation.recorded_clips import recorded_clips
+from jepa_runtime.bundle import Manifest, seal
+from jepa_runtime.errors import SourceError
+from jepa_runtime.sources.base import Frame, PassiveSource
+from tests.bundles import make_bundle
+from tests.export.data.recordings import write_lerobot, write_video
+from tests.runtime.bags import image, twist, write_bag
+
+pytest.importorskip("av", reason="PyAV is not installed (extra export)")
+STEP_NS = 200_000_000
+NAMES = ["linear.x", "linear.y"]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """W = 2, H = 4, steps of 0.2 s, actions linear.x and linear.y."""
+    return make_bundle(tmp_path_factory.mktemp("recorded") / "toy", history_size=2).manifest
+
+
+def lerobot(folder: Path, episodes: int = 4) -> str:
+    """Episodes of 20 to 23 frames at 10 Hz; an action is the episode, and the number of the frame."""
+    lengths = range(20, 20 + episodes)
+    return str(write_lerobot(folder / "set", lengths, version="v3.0", names=NAMES))
+
+
+def bag(path: Path, speed: float) -> Path:
+    stamps = [10**9 + index * STEP_NS for index in range(9)]
+    messages = [message for stamp in stamps for message in (image(stamp, 1), twist(stamp, speed))]
+    return write_bag(path, messages)
+
+
+def episodes_of(clips: Clips) -> list[int]:
+    return clips.between[:, 0, 0].astype(int).tolist()
+
+
+def marks(spec: str, folder: Path) -> list[str]:
+    return [mark(each) for each in find(spec, Store(folder / "frames", height=8, width=8))]
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_of_a_lerobot_data_set_all_episodes_are_looked_at_from_beginning_to_end(
+    version: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    folder = write_lerobot(tmp_path / "set", [20, 30, 25], version=version, names=NAMES)
+    found = recorded_clips([str(folder)], manifest, count=12, seed=0)
+    assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
+    assert sorted(set(episodes_of(found))) == [0, 1, 2]
+    # Two frames of the recording a step: of the last but one and the last before the clip's last frame.
+    assert found.between[0, 0, 1] == pytest.approx(0.5) and found.actions[-1, 0, -1, 1] == pytest.approx(22.5)
+    assert found.name == f"{folder} (3 of 3 recordings; the model may have been trained on these)"
+
+
+def test_options_choose_what_distillation_chooses_by_them(manifest: Manifest, tmp_path: Path) -> None:
+    spec = lerobot(tmp_path)
+    assert not recorded_clips([f"{spec}?action=none"], manifest, count=2, seed=0).executed
+    with pytest.raises(JepaExportError, match=r"action has no z; it has: linear\.x, linear\.y"):
+        recorded_clips([f"{spec}?action=action:z"], manifest, count=2, seed=0)
+    with pytest.raises(
+        JepaExportError, match=r"episode 0\): its actions are linear\.y, linear\.x; the model's"
+    ):
+        recorded_clips([f"{spec}?action=action:linear.y,linear.x"], manifest, count=2, seed=0)
+
+
+def test_folders_of_bags_are_measured_on_together_with_other_data(manifest: Manifest, tmp_path: Path) -> None:
+    for number in range(3):
+        bag(tmp_path / f"bags/{number}.mcap", float(number))
+    action = "?action=/cmd_vel:linear.x,linear.y"
+    alone = bag(tmp_path / "alone.mcap", 3.0)
+    specs = [f"{tmp_path}/bags{action}", f"{alone}{action}"]
+    found = recorded_clips(specs, manifest, count=16, seed=0)
+    assert sorted(set(episodes_of(found))) == [0, 1, 2, 3]
+    assert "(4 of 4 recordings; " in found.name
+
+
+def test_folders_of_films_and_films_beside_pictures_are_no_folders_of_images(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    for name in ("a", "b/c"):
+        write_video(tmp_path / f"films/{name}.mp4", range(20))
+    cv2.imwrite(str(tmp_path / "films/cover.png"), np.zeros((8, 8, 3), np.uint8))
+    found = recorded_clips([str(tmp_path / "films")], manifest, count=4, seed=0)
+    assert len(found) == 4 and "(2 of 2 recordings; " in found.name and not found.executed
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "empty",
+            "empty: neither a video nor a bag; --data is one of: a video, a folder of videos or bags, ",
+        ),
+        ("nowhere.mp4", r"nowhere\.mp4: no such file or folder; --data is one of: a video, "),
+        ("7", "/dev/video7: no such camera"),
+    ],
+)
+def test_what_is_no_recording_is_refused_as_distillation_refuses_it(
+    name: str, reason: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    spec = name if name == "7" else str(tmp_path / name)
+    with pytest.raises((JepaExportError, SourceError), match=reason):
+        recorded_clips([spec], manifest, count=2, seed=0)
+
+
+def test_images_need_not_be_of_one_size(manifest: Manifest, tmp_path: Path) -> None:
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((40 + index, 48, 3), np.uint8))
+    assert len(recorded_clips([str(tmp_path)], manifest, count=9, seed=0)) == 3
+
+
+class Camera(PassiveSource):
+    """Frames at 30 Hz without end, whose grey counts them."""
+
+    name, rate_hz, live = "/dev/video0", 30.0, True
+
+    def frames(self) -> Iterator[Frame]:
+        for index in count():
+            yield Frame(np.full((48, 48, 3), index, np.uint8), 10**9 + index * 10**9 // 30, "camera", index)
+
+
+def test_of_a_camera_as_long_is_looked_at_as_clips_take(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "open_source", lambda *_, **__: Camera())
+    found = recorded_clips(["/dev/video0"], manifest, count=2, seed=0)
+    # Two clips of at most six frames, which are six of the camera's apart.
+    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert greys.tolist() == [[0, 6], [65, 71]]
+    assert found.name == "/dev/video0" and not found.executed
+
+
+def test_what_the_model_was_trained_on_is_left_out_and_not_even_read(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    spec = lerobot(tmp_path)
+    learnt = frozenset(marks(spec, tmp_path)[i] for i in (0, 1, 3))
+    cache = tmp_path / "cache"
+    found = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt, cache=cache)
+    assert set(episodes_of(found)) == {2}
+    assert found.name == f"{spec} (1 of 4 recordings; the model was not trained on these)"
+    assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 1
+
+
+def test_where_there_is_nothing_else_it_is_told_that_the_model_was_trained_on_it(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    spec = lerobot(tmp_path)
+    learnt = frozenset(marks(spec, tmp_path))
+    found = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt)
+    assert found.name == f"{spec} (4 of 4 recordings; the model was trained on these)"
+
+
+def test_no_more_recordings_are_decoded_than_clips_are_asked_for_and_none_twice(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    spec, cache = lerobot(tmp_path, episodes=5), tmp_path / "cache"
+    first = recorded_clips([spec], manifest, count=3, seed=0, cache=cache)
+    kept = {entry.name: entry.stat().st_ino for entry in cache.iterdir()}
+    again = recorded_clips([spec], manifest, count=3, seed=0, cache=cache)
+    assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 3
+    assert set(episodes_of(first)) == {0, 2, 4} and (first.frames == again.frames).all()
+    assert {entry.name: entry.stat().st_ino for entry in cache.iterdir()} == kept
+
+
+def test_what_cannot_be_used_is_left_out_where_that_is_asked_for(manifest: Manifest, tmp_path: Path) -> None:
+    write_video(tmp_path / "films/a.mp4", range(20))
+    (tmp_path / "films/b.mp4").write_bytes(b"no film")
+    films = [str(tmp_path / "films")]
+    with pytest.raises(JepaExportError, match=r"b\.mp4: cannot be decoded"):
+        recorded_clips(films, manifest, count=2, seed=0)
+    assert len(recorded_clips(films, manifest, count=2, seed=0, skip_bad=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"), [({"trained_on": ["a", "b"]}, {"a", "b"}), ({"trained_on": 3}, None), ([], None)]
+)
+def test_a_report_says_what_a_model_was_trained_on_or_nothing(
+    report: Any, expected: set[str] | None, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "toy")
+    assert trained_on(bundle) is None
+    write_report(bundle.path, report)
+    assert trained_on(seal(bundle.path, bundle.manifest)) == expected

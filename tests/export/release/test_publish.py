@@ -1,0 +1,371 @@
+"""Releases, as a plain TUF client sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from datetime import timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa_export.errors import JepaExportError
+from jepa_export.release.publish import (
+    Terms,
+    downgrade,
+    history,
+    publish,
+    revoke,
+    rollout,
+)
+from jepa_export.release.repository import Repository, utc_now
+from jepa_export.release.roles import rotate
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
+from jepa_runtime.errors import StorageError, TrustError
+from jepa_runtime.ota.release import MAX_POINTER_BYTES, interface_of, parse_release
+from jepa_runtime.ota.transport import deltas
+from jepa_runtime.ota.trust.metadata import SIGNED_AT
+from jepa_runtime.util import atomic_files
+from tests.bundles import make_bundle
+from tests.export.releases import (
+    MODEL,
+    WEIGHTS,
+    Client,
+    Robot,
+    fetch,
+    killed_after,
+    new_repository,
+    opened,
+    variant,
+)
+
+STABLE = Terms(channel="stable")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return new_repository(tmp_path)
+
+
+@pytest.fixture
+def first(toy_bundle: Path) -> Bundle:
+    return Bundle.open(toy_bundle)
+
+
+@pytest.fixture
+def second(toy_bundle: Path, tmp_path: Path) -> Bundle:
+    return variant(toy_bundle, tmp_path / "second", "1.2.4", changed=100)
+
+
+def test_a_plain_client_installs_what_was_published(repo: Path, first: Bundle, tmp_path: Path) -> None:
+    published = publish(opened(repo), first, STABLE)
+    client = Client(repo, tmp_path / "robot")
+    assert client.latest() == published
+    assert client.install(tmp_path / "installed") == Bundle(
+        tmp_path / "installed", first.manifest, first.sha256
+    )
+    assert published.release_seq == 1 and published.rollout.percent == 100
+    assert published.interface == interface_of(first.manifest)
+
+
+def test_any_web_server_serves_it(
+    repo: Path, first: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(opened(repo), first, STABLE)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(repo))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        base = f"http://127.0.0.1:{server.server_port}/"
+        installed = Client(repo, tmp_path / "robot").install(tmp_path / "installed", base=base)
+        server.shutdown()
+        thread.join()
+    assert installed.sha256 == first.sha256
+
+
+def test_the_client_of_robots_follows_releases_and_rotations(
+    repo: Path, first: Bundle, second: Bundle, tmp_path: Path
+) -> None:
+    robot = Robot(repo, tmp_path / "meta")
+    for bundle in (first, second):
+        release = publish(opened(repo), bundle, STABLE)
+        trust = robot.refresh()
+        for path in ("latest.json", f"releases/{release.version}.json"):
+            assert parse_release(trust.read(f"models/stable/toy/{path}", MAX_POINTER_BYTES)) == release
+        manifest = trust.read(release.manifest_target, MAX_MANIFEST_BYTES)
+        assert hashlib.sha256(manifest).hexdigest() == bundle.sha256
+        for role in ("root", "timestamp", "snapshot", "targets", "channel-stable"):
+            rotate(opened(repo), role)
+    signed_at = robot.floors.signed_at
+    assert signed_at is not None and abs(utc_now() - signed_at) < timedelta(minutes=5)
+    robot.refresh()
+    assert robot.floors.versions["root"] == 2 * 7 + 1
+
+
+def test_channels_release_apart(repo: Path, first: Bundle, second: Bundle, tmp_path: Path) -> None:
+    client = Client(repo, tmp_path / "robot")
+    publish(opened(repo), first, STABLE)
+    assert client.latest("canary") is None
+    for bundle in (first, second):
+        publish(opened(repo), bundle, Terms(channel="canary", percent=10.0))
+    canary, stable = client.latest("canary"), client.latest("stable")
+    assert canary is not None and (canary.version, canary.release_seq) == ("1.2.4", 2)
+    assert stable is not None and (stable.version, stable.release_seq) == ("1.2.3", 1)
+
+
+def test_a_channel_lists_only_what_is_delegated_to_it(repo: Path) -> None:
+    repository = opened(repo)
+    for path in ("models/canary/toy/latest.json", "models/stable/toy/1/2/3/4/5/6.bin", "other.bin"):
+        with pytest.raises(JepaExportError, match="may list"):
+            repository.add("stable", path, b"")
+
+
+def test_what_is_signed_says_when_and_for_how_long(repo: Path) -> None:
+    days = {}
+    for path in (repo / "metadata").iterdir():
+        signed = json.loads(path.read_bytes())["signed"]
+        began, ends = (np.datetime64(signed[name].removesuffix("Z")) for name in (SIGNED_AT, "expires"))
+        days[path.name.removesuffix(".json")] = (ends - began) / np.timedelta64(1, "D")
+    assert days == {
+        "1.root": 365,
+        "1.targets": 180,
+        "1.channel-stable": 90,
+        "1.channel-canary": 30,
+        "1.snapshot": 14,
+        "timestamp": 7,
+    }
+
+
+def test_a_publisher_that_is_killed_leaves_the_old_release_whole(
+    repo: Path, first: Bundle, second: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(opened(repo), first, STABLE)
+    client, writes = Client(repo, tmp_path / "robot"), 0
+    while killed_after(writes, monkeypatch, lambda: publish(opened(repo), second, STABLE)):
+        installed = client.install(tmp_path / "installed")
+        assert installed.sha256 == first.sha256, f"killed after {writes} writes"
+        shutil.rmtree(tmp_path / "installed")
+        writes += 1
+    # The files; manifest, delta, pointer, its copy, history; listing, channel, snapshot, timestamp.
+    assert writes == len(second.manifest.files) + 5 + 4
+    assert client.install(tmp_path / "installed").sha256 == second.sha256
+
+
+def test_two_publishers_do_not_work_at_once(repo: Path) -> None:
+    with (
+        atomic_files.locked(repo / ".lock", who="another"),
+        pytest.raises(StorageError, match="another process has it"),
+    ):
+        opened(repo)
+
+
+def test_a_delta_makes_the_new_file_of_the_old_one(
+    repo: Path, first: Bundle, second: Bundle, tmp_path: Path
+) -> None:
+    publish(opened(repo), first, STABLE)
+    release = publish(opened(repo), second, STABLE)
+    (offered,) = release.deltas
+    assert offered.path == WEIGHTS
+    delta = fetch(Client(repo, tmp_path / "robot").updater(), offered.target)
+    assert delta is not None and len(delta) == offered.bytes
+    record = next(record for record in second.manifest.files if record.path == WEIGHTS)
+    assert offered.bytes < record.bytes / 10
+    (tmp_path / "delta").write_bytes(delta)
+    deltas.apply(
+        first.path / WEIGHTS, tmp_path / "delta", tmp_path / "out", sha256=record.sha256, length=record.bytes
+    )
+    assert (tmp_path / "out").read_bytes() == (second.path / WEIGHTS).read_bytes()
+
+
+def test_deltas_start_from_the_last_releases(repo: Path, toy_bundle: Path, tmp_path: Path) -> None:
+    bundles = [variant(toy_bundle, tmp_path / str(n), f"2.0.{n}", changed=100 * n) for n in range(4)]
+    for bundle in bundles[:3]:
+        publish(opened(repo), bundle, STABLE)
+    release = publish(opened(repo), bundles[3], Terms(channel="stable", deltas=2))
+    bases = {hashlib.sha256((bundle.path / WEIGHTS).read_bytes()).hexdigest() for bundle in bundles[1:3]}
+    assert {delta.base_sha256 for delta in release.deltas} == bases
+
+
+def test_a_delta_that_saves_little_is_not_offered(repo: Path, first: Bundle, tmp_path: Path) -> None:
+    other = make_bundle(tmp_path / "other", seed=1)
+    other = seal(other.path, other.manifest.model_copy(update={"version": "1.2.4"}))
+    publish(opened(repo), first, STABLE)
+    offered = {delta.path for delta in publish(opened(repo), other, STABLE).deltas}
+    # A small graph differs in a few weights, the weights of a large one in every byte. (Names in an IR are
+    # numbered through the process that wrote it.)
+    assert "energy/onnx/model.onnx" in offered and WEIGHTS not in offered
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_release_follows_the_last(repo: Path, first: Bundle, second: Bundle, asked: int) -> None:
+    publish(opened(repo), first, Terms(channel="stable", release_seq=2))
+    with pytest.raises(JepaExportError, match=f"release {asked} does not follow 2"):
+        publish(opened(repo), second, Terms(channel="stable", release_seq=asked))
+    assert publish(opened(repo), second, STABLE).release_seq == 3
+
+
+def test_a_version_is_published_once_and_the_error_says_how_to_give_another(
+    repo: Path, first: Bundle, tmp_path: Path
+) -> None:
+    publish(opened(repo), first, STABLE)
+    again = shutil.copytree(first.path, tmp_path / "again")
+    with pytest.raises(
+        JepaExportError, match=r"toy 1\.2\.3 is in channel stable .* \(version in its manifest"
+    ):
+        publish(opened(repo), Bundle.open(again), STABLE)
+
+    manifest = again / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1.2.3"', '"version": "1.2.4"'))
+
+    assert publish(opened(repo), Bundle.open(again), STABLE).version == "1.2.4"
+
+
+def test_terms_that_robots_could_not_read_are_refused_before_anything_is_written(
+    repo: Path, first: Bundle
+) -> None:
+    for terms, field in (
+        (Terms(channel="stable", percent=101.0), "rollout.percent"),
+        (Terms(channel="stable", hardware_ids=["Orin NX"]), "hardware_ids"),
+        (Terms(channel="stable", budgets={"latency_p99_ms": -1.0}), "budgets.latency_p99_ms"),
+    ):
+        with pytest.raises(TrustError, match=field):
+            publish(opened(repo), first, terms)
+    assert list((repo / "targets").iterdir()) == []
+
+
+def test_a_rollout_grows_and_shrinks_only_if_told_to(repo: Path, first: Bundle, tmp_path: Path) -> None:
+    client = Client(repo, tmp_path / "robot")
+    publish(opened(repo), first, Terms(channel="stable", percent=1.0, salt="salt"))
+    for percent in (10.0, 50.0):
+        rollout(opened(repo), "stable", MODEL, percent)
+        release = client.latest()
+        assert release is not None
+        assert (release.rollout.percent, release.rollout.salt, release.release_seq) == (percent, "salt", 1)
+    with pytest.raises(JepaExportError, match="--shrink"):
+        rollout(opened(repo), "stable", MODEL, 20.0)
+    assert rollout(opened(repo), "stable", MODEL, 20.0, shrink=True).rollout.percent == 20.0
+
+
+def test_a_downgrade_is_a_new_release_of_the_old_version_on_its_terms(
+    repo: Path, first: Bundle, second: Bundle, tmp_path: Path
+) -> None:
+    budgets = {"latency_p99_ms": 12.5, "max_error_ratio": 1.2}
+    publish(
+        opened(repo), first, Terms(channel="stable", hardware_ids=["orin"], budgets=budgets, percent=30.0)
+    )
+    publish(opened(repo), second, STABLE)
+    downgrade(opened(repo), "stable", MODEL, "1.2.3")
+    client = Client(repo, tmp_path / "robot")
+    release = client.latest()
+    assert release is not None
+    assert (release.version, release.release_seq, release.rollout.percent) == ("1.2.3", 3, 100)
+    assert release.hardware_ids == ("orin",)
+    assert (release.budgets.latency_p99_ms, release.budgets.max_error_ratio) == (12.5, 1.2)
+    assert [delta.path for delta in release.deltas] == [WEIGHTS]
+    assert client.install(tmp_path / "installed").sha256 == first.sha256
+    assert history(opened(repo), "stable", MODEL) == {"1.2.3": [1, 3], "1.2.4": [2]}
+
+
+def test_a_downgrade_leads_to_an_earlier_version_that_was_not_revoked(
+    repo: Path, first: Bundle, second: Bundle
+) -> None:
+    publish(opened(repo), first, STABLE)
+    publish(opened(repo), second, STABLE)
+    for version in ("1.2.4", "9.9.9"):
+        with pytest.raises(JepaExportError, match=r"there are 1\.2\.3"):
+            downgrade(opened(repo), "stable", MODEL, version)
+    revoke(opened(repo), "stable", MODEL, 1)
+    with pytest.raises(JepaExportError, match="was revoked, as release 1"):
+        downgrade(opened(repo), "stable", MODEL, "1.2.3")
+
+
+def test_a_revoked_release_stays_revoked(repo: Path, toy_bundle: Path, tmp_path: Path) -> None:
+    for n in range(3):
+        publish(opened(repo), variant(toy_bundle, tmp_path / str(n), f"2.0.{n}"), STABLE)
+    revoke(opened(repo), "stable", MODEL, 2)
+    client = Client(repo, tmp_path / "robot")
+    release = client.latest()
+    assert release is not None and (release.release_seq, release.revoked) == (3, (2,))
+    assert len(release.revoked_manifests) == 1 and release.manifest_sha256 not in release.revoked_manifests
+    publish(opened(repo), variant(toy_bundle, tmp_path / "3", "2.0.3"), STABLE)
+    release = client.latest()
+    assert release is not None and (release.release_seq, release.revoked) == (4, (2,))
+
+
+def test_the_latest_version_and_a_release_that_never_was_cannot_be_revoked(
+    repo: Path, first: Bundle, second: Bundle
+) -> None:
+    publish(opened(repo), first, STABLE)
+    publish(opened(repo), second, STABLE)
+    downgrade(opened(repo), "stable", MODEL, "1.2.3")
+    for seq in (1, 3):
+        with pytest.raises(JepaExportError, match=rf"release {seq} of toy is 1\.2\.3, the latest of channel"):
+            revoke(opened(repo), "stable", MODEL, seq)
+    with pytest.raises(JepaExportError, match="no release 7 of toy: there are 1, 2, 3"):
+        revoke(opened(repo), "stable", MODEL, 7)
+
+
+def test_an_unknown_channel_or_model_is_answered_with_those_that_exist(repo: Path, first: Bundle) -> None:
+    publish(opened(repo), first, STABLE)
+    with pytest.raises(JepaExportError, match="no channel 'beta', there are canary, stable"):
+        publish(opened(repo), first, Terms(channel="beta"))
+    with pytest.raises(JepaExportError, match="no model 'cat': there are toy"):
+        rollout(opened(repo), "stable", "cat", 100.0)
+
+
+def test_a_bundle_that_lies_too_deep_is_refused(repo: Path, first: Bundle, tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    shutil.copytree(first.path, deep)
+    (deep / "notes" / "of" / "last" / "year").mkdir(parents=True)
+    (deep / "notes" / "of" / "last" / "year" / "a.json").write_text("{}")
+    with pytest.raises(JepaExportError, match="lies deeper than a channel may list"):
+        publish(opened(repo), seal(deep, first.manifest), STABLE)
+
+
+def test_what_is_not_what_was_signed_is_not_built_upon(repo: Path, first: Bundle, second: Bundle) -> None:
+    publish(opened(repo), first, STABLE)
+    snapshot = repo / "metadata" / "2.snapshot.json"
+    snapshot.write_bytes(snapshot.read_bytes().replace(b"channel-stable", b"channel-canary"))
+    with pytest.raises(JepaExportError, match="this is not what was signed"):
+        publish(opened(repo), second, STABLE)
+
+
+def test_a_pointer_in_the_metadata_is_what_robots_parse(repo: Path, first: Bundle) -> None:
+    release = publish(opened(repo), first, STABLE)
+    repository: Repository = opened(repo)
+    target = repository.channel("stable").targets["models/stable/toy/latest.json"]
+    assert parse_release(repository.content(target)) == release
+
+
+def test_what_a_later_publisher_says_more_is_read_and_kept_by_an_earlier_one(
+    repo: Path, first: Bundle, tmp_path: Path
+) -> None:
+    fields = publish(opened(repo), first, STABLE).model_dump(mode="json")
+    fields["later"] = fields["rollout"]["later"] = {"more": [1]}
+    repository = opened(repo)
+    repository.add("stable", "models/stable/toy/latest.json", json.dumps(fields).encode())
+    repository.commit("channel-stable")
+    rollout(opened(repo), "stable", MODEL, 100.0)
+    release = Client(repo, tmp_path / "robot").latest()
+    assert release is not None
+    assert release.model_dump(mode="json") == fields
+
+
+def test_the_copy_of_an_earlier_pointer_says_how_far_that_version_was_rolled_out(
+    repo: Path, first: Bundle, second: Bundle, tmp_path: Path
+) -> None:
+    """A fleet server may still order that version."""
+    publish(opened(repo), first, Terms(channel="stable", percent=10.0))
+    rollout(opened(repo), "stable", "toy", 100.0)
+    publish(opened(repo), second, STABLE)
+    trust = Robot(repo, tmp_path / "meta").refresh()
+    path = f"models/stable/toy/releases/{first.manifest.version}.json"
+    copy = parse_release(trust.read(path, MAX_POINTER_BYTES))
+    assert (copy.version, copy.rollout.percent) == ("1.2.3", 100.0)

@@ -1,0 +1,74 @@
+"""Which bundles are fit to be released."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jepa_export.errors import JepaExportError
+from jepa_export.release.publish import check_bundle
+from jepa_export.teachers.license import forbids_commerce
+from jepa_runtime.bundle import Bundle, seal
+from tests.bundles import make_bundle, manifest_fields
+from tests.export.releases import WEIGHTS
+
+
+@pytest.fixture
+def first(toy_bundle: Path) -> Bundle:
+    return Bundle.open(toy_bundle)
+
+
+def test_a_bundle_fit_to_be_released_is_checked_in_each_precision(first: Bundle) -> None:
+    assert check_bundle(first, engine="openvino:CPU", allow_untrained=False) == ["fp32", "fp16"]
+
+
+def test_random_weights_are_released_only_if_told_to(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "random", trained=False)
+    with pytest.raises(JepaExportError, match="--allow-untrained"):
+        check_bundle(bundle, engine="openvino:CPU", allow_untrained=False)
+    assert check_bundle(bundle, engine="openvino:CPU", allow_untrained=True)
+
+
+@pytest.mark.parametrize(
+    "licence",
+    [
+        "CC-BY-NC-4.0",
+        "cc-by-nc-sa-4.0",
+        "CC-BY-NC-4.0: not for commercial use",
+        "PolyForm-Noncommercial-1.0.0",
+        "MIT; weights for non-commercial research only",
+    ],
+)
+def test_what_forbids_commercial_use_is_released_only_if_told_to(
+    first: Bundle, tmp_path: Path, licence: str
+) -> None:
+    bundle = seal(
+        shutil.copytree(first.path, tmp_path / "licensed"),
+        first.manifest.model_copy(update={"licence": licence}),
+    )
+    with pytest.raises(JepaExportError) as refused:
+        check_bundle(bundle, engine="openvino:CPU", allow_untrained=True)
+    for part in (str(bundle.path), licence, "--accept-non-commercial"):
+        assert part in str(refused.value)
+    assert check_bundle(bundle, engine="openvino:CPU", allow_untrained=False, accept_non_commercial=True) == [
+        "fp32",
+        "fp16",
+    ]
+
+
+@pytest.mark.parametrize(
+    "licence", ["Apache-2.0", "MIT", "CC-BY-4.0", "Apache-2.0, of ACME Inc", "CERN-OHL-S"]
+)
+def test_other_licences_are_not_taken_for_non_commercial(licence: str) -> None:
+    assert not forbids_commerce(licence)
+
+
+def test_a_model_that_computes_something_else_is_not_released(first: Bundle, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(first.path, broken)
+    shutil.copy(make_bundle(tmp_path / "other", seed=1).path / WEIGHTS, broken / WEIGHTS)
+    bundle = seal(broken, manifest_fields())
+    with pytest.raises(JepaExportError, match="fp32 encoder does not reproduce its golden outputs"):
+        check_bundle(bundle, engine="openvino:CPU", allow_untrained=False)

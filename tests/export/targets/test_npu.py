@@ -1,0 +1,179 @@
+"""Blobs for Intel NPUs: compiled without one, in a process that may die, and compared before loading."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino.opset15 as ops
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_export.errors import JepaExportError
+from jepa_export.targets import npu_compiler
+from jepa_export.targets.confined_process import Limits, run_confined
+from jepa_export.targets.npu import (
+    PLATFORMS,
+    Schedule,
+    compile_blob,
+    static_ir,
+)
+from jepa_export.targets.openvino import save
+from jepa_runtime.backends import Graph
+from jepa_runtime.backends.openvino.npu import Origin
+from tests.export.compilers import needs_compiler
+
+STATISTICS = {
+    "total duration": 3712.5,
+    "DMA duration": 2100.0,
+    "DPU duration": 900.0,
+    "SW duration": 1500.0,
+    "DMA duration without overlaps": 610.0,
+}
+PYTHON = [sys.executable, "-c"]
+
+
+def perceptron(count: int = 8) -> ov.Model:
+    """latents [count, 64] -> energy [count, 1]; -1: of any count."""
+    rng = np.random.default_rng(0)
+    latents = ops.parameter([count, 64], np.float32, name="latents")
+    latents.output(0).get_tensor().set_names({"latents"})
+    hidden = ops.matmul(latents, ops.constant(rng.normal(size=(64, 64)).astype(np.float32)), False, False)
+    out = ops.matmul(ops.gelu(hidden, "erf"), ops.constant(np.ones((64, 1), np.float32)), False, False)
+    return ov.Model([ops.result(out)], [latents], "perceptron")
+
+
+@pytest.fixture
+def ir(tmp_path: Path) -> Path:
+    path = tmp_path / "model.xml"
+    save(perceptron(), path)
+    return path
+
+
+def confined(program: str, folder: Path, limits: Limits | None = None) -> tuple[int, str]:
+    return run_confined([*PYTHON, program], folder=folder, limits=limits or Limits(), what="the compiler")
+
+
+def test_what_it_prints_and_how_it_ends_is_told(tmp_path: Path) -> None:
+    program = "import os, sys; print(os.getcwd()); print('no', file=sys.stderr); sys.exit(3)"
+    status, said = confined(program, tmp_path)
+    assert status == 3 and sorted(said.splitlines()) == sorted([str(tmp_path), "no"])
+
+
+def test_a_crash_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    with pytest.raises(JepaExportError, match="the compiler: ended by SIGSEGV: it said nothing"):
+        confined("import ctypes; ctypes.string_at(0)", tmp_path)
+
+
+def test_what_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    child = f"import time; open({str(tmp_path / 'born')!r}, 'w'); time.sleep(2); open('alive', 'w')"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(JepaExportError, match="not done after 1 s, given up"):
+        confined(program, tmp_path, Limits(time_s=1))
+    assert not (tmp_path / "alive").exists()
+
+
+def test_more_memory_than_allowed_is_not_given(tmp_path: Path) -> None:
+    allowed = Limits(memory_bytes=256 << 20)
+    assert confined("bytearray(64 << 20)", tmp_path, allowed)[0] == 0
+    with pytest.raises(JepaExportError, match=r"took more than 0\.268 GB of memory, given up"):
+        confined("import time; kept = b'x' * (512 << 20); time.sleep(5)", tmp_path, allowed)
+
+
+def test_the_schedule_is_read_in_milliseconds() -> None:
+    assert Schedule.parse(json.dumps({"taskStatistics": STATISTICS})) == Schedule(
+        total_ms=3.7125, dma_ms=2.1, dpu_ms=0.9, shave_ms=1.5, exposed_dma_ms=0.61
+    )
+
+
+@given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
+def test_another_trace_is_an_error_of_ours(trace: str) -> None:
+    with pytest.raises(JepaExportError, match="schedule trace is not as expected"):
+        Schedule.parse(trace)
+
+
+@pytest.mark.parametrize("absent", STATISTICS)
+def test_a_trace_without_one_of_its_numbers_is_an_error_of_ours(absent: str) -> None:
+    with pytest.raises(JepaExportError, match=absent):
+        Schedule.parse(json.dumps({"taskStatistics": STATISTICS | {absent: None}}).replace(absent, "x"))
+
+
+def test_shapes_are_fixed_in_a_copy() -> None:
+    free = perceptron(-1)
+    assert static_ir(free, {"latents": [16, 64]}).input(0).shape == [16, 64]
+    assert free.input(0).get_partial_shape().is_dynamic
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [({}, "a free axis: latents"), ({"latents": [4, 63]}, "does not take"), ({"x": [1]}, "does not take")],
+)
+def test_shapes_that_do_not_fix_it_are_refused(shapes: dict[str, list[int]], reason: str) -> None:
+    with pytest.raises(JepaExportError, match=reason):
+        static_ir(perceptron(-1), shapes)
+
+
+def test_an_unknown_platform_is_refused_and_the_known_are_named(ir: Path, tmp_path: Path) -> None:
+    with pytest.raises(JepaExportError, match=r"'3700'; there are: 3720 \(Meteor Lake\)"):
+        compile_blob(ir, tmp_path / "blob", "3700")
+
+
+def test_without_the_compiler_the_error_says_what_to_install(
+    ir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    install = "apt-get install wine gcc-mingw-w64-x86-64, then python -m jepa_export.targets.npu_compiler"
+    with pytest.raises(JepaExportError, match=install):
+        compile_blob(ir, tmp_path / "model.blob", "4000")
+    with pytest.raises(JepaExportError, match="first: apt-get install wine"):
+        npu_compiler.install(print)
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "model.blob").exists()
+
+
+@needs_compiler
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_an_ir_becomes_a_blob_with_an_estimate_and_its_origin(
+    platform: str, ir: Path, tmp_path: Path
+) -> None:
+    blob = tmp_path / "npu" / f"{platform}.blob"
+    schedule = compile_blob(ir, blob, platform)
+    assert 0 < schedule.total_ms < 10 and schedule.dpu_ms > 0
+    assert blob.stat().st_size > 1000
+    origin = Origin.read(Path(f"{blob}.json").read_bytes(), "here")
+    release = ov.get_version().partition("-")[0]
+    assert (origin.platform, origin.openvino, origin.ir_sha256) == (
+        platform,
+        release,
+        Graph.read(ir).sha256,
+    )
+    assert sorted(path.name for path in blob.parent.iterdir()) == [blob.name, f"{blob.name}.json"]
+
+
+@needs_compiler
+def test_a_graph_of_free_shapes_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    save(perceptron(-1), tmp_path / "model.xml")
+    with pytest.raises(JepaExportError, match="free axis: latents"):
+        compile_blob(tmp_path / "model.xml", tmp_path / "npu" / "4000.blob", "4000")
+    assert not (tmp_path / "npu").exists()
+
+
+@needs_compiler
+def test_what_the_compiler_does_not_take_is_said_in_its_words(tmp_path: Path) -> None:
+    values, edges = (
+        ops.parameter([4, 4], np.float32, name="values"),
+        ops.constant(np.arange(4.0, dtype=np.float32)),
+    )
+    save(
+        ov.Model([ops.result(ops.bucketize(values, edges, "i64"))], [values], "buckets"),
+        tmp_path / "model.xml",
+    )
+    with pytest.raises(
+        JepaExportError, match=r"NPU compiler .* for platform 4000 failed to compile: .*Bucketize"
+    ):
+        compile_blob(tmp_path / "model.xml", tmp_path / "4000.blob", "4000")
+    assert not (tmp_path / "4000.blob").exists()

@@ -1,0 +1,216 @@
+"""OpenVINO's graphs: the names that they go by, and INT8 that stays close to fp32 or says what must not be
+INT8."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from torch import nn
+
+from jepa_export.quantization.accuracy_control import Closeness, Control, Outcome
+from jepa_export.students.encoder import Encoder, EncoderConfig
+from jepa_export.students.layers import Block
+from jepa_export.targets.onnx import export_onnx
+from jepa_export.targets.openvino import Sample, convert, quantize_int8, quantize_transformer_int8
+from jepa_runtime.backends import cpu_int8
+from jepa_runtime.model.parity import cosines
+
+SIZES = EncoderConfig(px=32, patch=16, width=32, depth=2, heads=2, tokens=3, dim=16)
+RUINED = "/blocks/blocks.0/mlp/mlp.2/MatMul"
+LIMITS = Closeness(worst=0.98, mean=0.995)
+
+
+class Scaled(nn.Module):
+    """Divides by 1 first, as a predictor does whose action is one number in -1 … 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1))
+        self.out = nn.Linear(1, 8)
+
+    def forward(self, action: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.out(action / self.scale)
+        return out
+
+
+def test_an_input_goes_by_its_own_name_in_fp32_and_in_int8(tmp_path: Path) -> None:
+    action = torch.rand(4, 1)
+    export_onnx(Scaled(), {"action": action}, ["out"], tmp_path / "model.onnx")
+    model = convert(tmp_path / "model.onnx")
+    for each in (model, quantize_transformer_int8(model, [{"action": action.numpy()}])):
+        assert [port.get_names() for port in each.inputs] == [{"action"}]
+
+
+class Convolutions(nn.Module):
+    """Two, of enough weights to be quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3))
+
+    def forward(self, frame: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layers(frame.permute(0, 3, 1, 2).float())
+        return out
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Sample]:
+    rng = np.random.default_rng(0)
+    return [{"frame": rng.integers(0, 256, (1, 32, 32, 3), np.uint8)} for _ in range(24)]
+
+
+def converted(encoder: nn.Module, folder: Path) -> ov.Model:
+    example = {"frame": torch.zeros(1, 32, 32, 3, dtype=torch.uint8)}
+    export_onnx(encoder, example, ["latent"], folder / "model.onnx")
+    return convert(folder / "model.onnx")
+
+
+def make_encoder() -> Encoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Encoder(SIZES).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
+    return converted(make_encoder(), tmp_path_factory.mktemp("healthy"))
+
+
+@pytest.fixture(scope="module")
+def hurt(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
+    """The same, and one layer has huge weights for a channel that is always zero: fp32 is none the worse, and
+    of the layer's other weights INT8 leaves nothing."""
+    encoder = make_encoder()
+    block = encoder.blocks[0]
+    assert isinstance(block, Block)
+    hidden, _, out = block.mlp
+    hidden.weight[5], hidden.bias[5] = 0, -20
+    out.weight *= 4
+    out.weight[:, 5] = 1000
+    return converted(encoder, tmp_path_factory.mktemp("hurt"))
+
+
+@pytest.mark.parametrize(("flags", "half"), [("avx2", True), ("avx2 avx_vnni", False)])
+@pytest.mark.parametrize(
+    ("network", "quantize"),
+    [(make_encoder, quantize_transformer_int8), (Convolutions, quantize_int8)],
+    ids=["transformer", "convolutions"],
+)
+def test_weights_use_half_of_their_range_where_two_products_must_fit_16_bits(
+    network: Callable[[], nn.Module],
+    quantize: Callable[[ov.Model, Sequence[Sample]], ov.Model],
+    flags: str,
+    half: bool,
+    frames: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(cpu_int8, "CPUINFO", tmp_path / "cpuinfo")
+    made = quantize(converted(network(), tmp_path), frames[:16])
+    largest = [
+        int(np.abs(operation.get_data().astype(int)).max())
+        for operation in made.get_ops()
+        if operation.get_type_name() == "Constant" and operation.get_element_type() == ov.Type.i8
+    ]
+    assert min(largest) > 60 and (2 * 255 * max(largest) < 2**15) is half
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_what_is_brighter_than_most_frames_is_seen_as_in_fp32(healthy: ov.Model, controlled: bool) -> None:
+    rng = np.random.default_rng(0)
+    dim: list[Sample] = [{"frame": rng.integers(0, 100, (1, 32, 32, 3), np.uint8)} for _ in range(16)]
+    if controlled:
+        limits = Closeness(worst=0.9999, mean=0.99999)
+        made = Control(limits, lambda _: None).quantize("encoder", healthy, dim, dim[:2])
+    else:
+        made = quantize_transformer_int8(healthy, dim)
+    bright = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
+    expected, found = (ov.compile_model(each, "CPU")({"frame": bright})[0] for each in (healthy, made))
+    assert cosines(found, expected).min() > 0.995
+
+
+def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list[Sample]) -> None:
+    said: list[str] = []
+    control = Control(LIMITS, said.append)
+    control.quantize("encoder", healthy, frames[:16], frames[16:])
+    (outcome,) = control.outcomes
+    assert outcome.holds and outcome.in_fp32 == () and outcome.found == outcome.plain
+    assert LIMITS.worst < outcome.found.worst <= outcome.found.mean < 1
+    assert said == [str(outcome)] and "encoder in INT8 on what was held out: cosine 0.99" in said[0]
+
+
+def test_where_nothing_could_be_held_out_that_is_said(healthy: ov.Model, frames: list[Sample]) -> None:
+    said: list[str] = []
+    control = Control(LIMITS, said.append, seen=True)
+    control.quantize("encoder", healthy, frames[:16], frames[:16])
+    assert "encoder in INT8 on frames that it was calibrated on: cosine 0.99" in said[0]
+    assert control.report()["int8"][0]["held_out"] is False
+
+
+def test_the_layer_that_hurts_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[Sample]) -> None:
+    said: list[str] = []
+    control = Control(LIMITS, said.append)
+    made = control.quantize("encoder", hurt, frames[:16], frames[16:])
+    (outcome,) = control.outcomes
+    assert outcome.plain.used(LIMITS) > 1 >= outcome.found.used(LIMITS) and outcome.holds
+    assert outcome.in_fp32 == (RUINED,)
+    assert RUINED in said[-1]
+    products = {each.get_friendly_name(): each for each in made.get_ops() if each.get_type_name() == "MatMul"}
+    in_fp32 = {
+        name
+        for name, each in products.items()
+        if each.input_value(1).get_node().get_type_name() == "Constant"
+    }
+    assert in_fp32 == {RUINED}
+
+
+def test_a_signal_after_the_search_is_survived(hurt: ov.Model, frames: list[Sample]) -> None:
+    Control(LIMITS, lambda _: None).quantize("encoder", hurt, frames[:16], frames[16:])
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert received == [signal.SIGUSR1]
+
+
+def test_what_no_layer_alone_can_mend_is_said(
+    healthy: ov.Model, frames: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepa_export.quantization.accuracy_control.MOST_GROUPS", 1)
+    said: list[str] = []
+    control = Control(Closeness(worst=0.9999999, mean=0.9999999), said.append)
+    control.quantize("encoder", healthy, frames[:16], frames[16:])
+    (outcome,) = control.outcomes
+    assert not outcome.holds and not outcome.as_dict()["holds"]
+    assert "the limit is cosine 1.0000" in said[-1] and "--quantization-aware, or serve fp32" in said[-1]
+
+
+@pytest.mark.parametrize("graph", ["encoder", "step", "predictor (a step)"])
+def test_of_a_graph_that_misses_the_limit_is_said_what_helps(graph: str) -> None:
+    """Training as in INT8 is the encoder's alone."""
+    far = Closeness(worst=0.5, mean=0.7)
+    outcome = Outcome(graph=graph, plain=far, found=far, limits=LIMITS, in_fp32=(), held_out=True)
+    assert str(outcome).startswith(f"WARNING: {graph} in INT8") and str(outcome).endswith("serve fp32")
+    assert ("--quantization-aware" in str(outcome)) == (graph == "encoder")
+
+
+@pytest.mark.parametrize(
+    ("worst", "mean", "used"), [(1, 1, 0), (0.95, 0.999, 0.5), (0.8, 0.999, 2), (0.95, 0.97, 3)]
+)
+def test_limits_are_as_far_used_up_as_the_further_of_worst_and_mean(
+    worst: float, mean: float, used: float
+) -> None:
+    limits = Closeness(worst=0.9, mean=0.99)
+    assert Closeness(worst=worst, mean=mean).used(limits) == pytest.approx(used)

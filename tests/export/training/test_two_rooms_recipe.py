@@ -1,0 +1,32 @@
+"""The recipe of the fixed layout, as anyone can watch it: from nothing to doors found, within ten minutes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from jepa_export.bundling.two_rooms_bundle import pack
+from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
+from jepa_export.training.two_rooms_recipe import train
+from jepa_runtime.bundle import Bundle
+from jepa_sim.closed_loop.run import Plan, closed_loop
+from jepa_sim.worlds import TwoRooms
+
+BUDGET_S = 600
+
+
+@pytest.mark.training
+@pytest.mark.timeout(3 * BUDGET_S)
+def test_the_fixed_layout_trains_within_ten_minutes_to_95_percent(tmp_path: Path) -> None:
+    began = time.monotonic()
+    model = train(tmp_path / "checkpoints", seed=0, course=TwoRoomsCourse("fixed"))
+    spent_s = time.monotonic() - began
+    bundle = tmp_path / "bundle"
+    pack(model, bundle, model_id="two_rooms_fixed", version="1.0.0", command="a test")
+    plan = Plan(precisions=("fp32",), seeds=(0,), baselines=False)
+    driven = closed_loop(Bundle.open(bundle), TwoRooms(layout="fixed", seed=0), plan)
+    assert driven.goals["fp32"].rate >= 0.95
+    # Two cores: one learns, one renders.
+    assert spent_s <= BUDGET_S, f"reached the goal, but training took {spent_s:.0f} s"

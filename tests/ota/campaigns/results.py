@@ -1,0 +1,26 @@
+"""Where the figures of campaigns are kept: one part of ``benchmarks/results/robustness.json`` each."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jepa_runtime.telemetry.environment import cpu, versions
+
+PATH = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "robustness.json"
+_PACKAGES = ("tuf", "securesystemslib", "pydantic", "zstandard", "urllib3")
+
+
+def keep(part: str, figures: dict[str, Any], path: Path = PATH) -> None:
+    """Write one part anew; the others stay."""
+    content = json.loads(path.read_bytes()) if path.exists() else {}
+    content[part] = {
+        "on": f"{datetime.now(timezone.utc):%F}",
+        "cpu": cpu(),
+        "versions": versions() | {name: version(name) for name in _PACKAGES},
+        **figures,
+    }
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,87 @@
+"""A death, a full disk or a failing one at any system call: a whole model serves, and the next start ends it.
+
+The quick part takes a sample of the points; ``-m slow`` takes all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.ota.transport import deltas
+from jepa_runtime.util import atomic_files
+from tests.ota.campaigns import crashes
+from tests.ota.campaigns.crashes import FAULTS, KILL, Fault, Report
+from tests.ota.campaigns.scene import STORIES, Stage, Story
+
+pytestmark = pytest.mark.usefixtures("can_trace")
+
+UPDATE, WAY_BACK, TAKEN_BACK = STORIES
+by_name = pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+
+
+def holds(report: Report, at_least: int) -> None:
+    print(crashes.shown([report]))
+    assert report.findings == []
+    assert report.hit == report.points >= at_least
+
+
+@by_name
+def test_a_death_at_any_of_a_sample_of_calls_costs_nothing(stage: Stage, story: Story) -> None:
+    every = {UPDATE: 16, WAY_BACK: 10, TAKEN_BACK: 10}[story]
+    holds(crashes.campaign(stage, story, KILL, every=every, first=every // 2), 5)
+
+
+@pytest.mark.parametrize("fault", FAULTS[1:], ids=lambda fault: fault.name)
+def test_a_disk_that_fails_at_any_of_a_sample_of_calls_leaves_a_whole_model_and_an_error_of_ours(
+    stage: Stage, fault: Fault
+) -> None:
+    holds(crashes.campaign(stage, UPDATE, fault, every=60, first=FAULTS.index(fault)), 5)
+    holds(crashes.campaign(stage, WAY_BACK, fault, every=60, first=FAULTS.index(fault)), 2)
+
+
+@pytest.mark.slow
+def test_a_file_that_is_written_in_place_would_be_noticed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic_files, "write", lambda path, content: path.write_bytes(content))
+    report = crashes.campaign(stage, TAKEN_BACK, KILL, every=2)
+    assert any("state.json: is damaged" in finding for finding in report.findings)
+
+
+@pytest.mark.parametrize("rest", [".delta.part", ".made.tmp"])
+def test_a_rest_of_a_delta_that_cannot_be_removed_is_an_error_of_ours(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str
+) -> None:
+    unlink = os.unlink
+
+    def failing(path: Path, **where: int) -> None:
+        if str(path).endswith(rest):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, **where)
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "the disk")
+
+    stage.put(UPDATE, tmp_path / "robot")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", failing)
+        if rest == ".made.tmp":
+            patched.setattr(deltas, "_add", broken)
+        kept = stage.play(UPDATE, tmp_path / "robot")
+    # After some attempts the whole file is fetched instead.
+    assert kept.result == "updated"
+    assert "Input/output error" in (tmp_path / "robot" / "audit.log").read_text()
+    stage.check(UPDATE, tmp_path / "robot")
+    stage.end(UPDATE, tmp_path / "robot")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@by_name
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_at_every_call_costs_nothing(stage: Stage, story: Story, fault: Fault) -> None:
+    holds(crashes.campaign(stage, story, fault), 50)

@@ -1,0 +1,304 @@
+"""Attacks and faults that meet a whole robot: what it says, and what serves meanwhile and after.
+
+Those that meet a part of it stand with the tests of that part; ``docs/update-faults.md`` names all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.ota import robot, state
+from jepa_runtime.ota.provisioning import provision
+from jepa_runtime.ota.release import MAX_POINTER_BYTES, pointer_path
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.storage.slots import SlotStore
+from jepa_runtime.ota.transport import http_source
+from jepa_runtime.ota.transport.repository_sources import Limits
+from tests.ota import robots, servers
+from tests.ota.campaigns import faults
+from tests.ota.fleets import edit
+from tests.ota.repositories import CHANNELS, START, Repository
+from tests.ota.robots import CHANNEL, MODEL, Gate, Serving, Site, release_of
+from tests.ota.servers import FakeClock, Fault, FaultServer
+
+LIMITS = {"free_bytes": 0}
+
+
+class Fleet:
+    """A robot that asks a web server for what a signed repository offers; only the engine is left out."""
+
+    def __init__(
+        self, home: Path, bundles: list[Bundle], repository: Repository, server: FaultServer
+    ) -> None:
+        self.repository, self.server, self.now = repository, server, START + timedelta(hours=1)
+        self.root, self.bundles = (
+            home / "robot",
+            [bundles[0], _longer(bundles[1], home / "longer"), *bundles[2:]],
+        )
+        provision(
+            self.root,
+            robots.settings(repository=server.url, fetch=Limits(**LIMITS)),
+            repository.first_root,
+            bundle=bundles[0].path,
+            now=lambda: self.now,
+        )
+        self.publish(self.bundles[1], 2)
+
+    def publish(self, bundle: Bundle, seq: int, **fields: Any) -> None:
+        self.repository.release(bundle, release_of(bundle, seq, **fields))
+
+    def point(self, content: bytes) -> None:
+        self.repository.add(pointer_path(CHANNEL, MODEL), content)
+        self.repository.publish(CHANNELS[0])
+
+    def update(self, **arguments: Any) -> State:
+        with (
+            patch.object(robot, "SOFTWARE_DATE", START),
+            robot.open_client(
+                self.root, **{"gate": Gate(), "now": lambda: self.now, "clock": FakeClock()} | arguments
+            ) as client,
+        ):
+            return client.update()
+
+    def served(self, name: str) -> str:
+        """The path under which a server has a file."""
+        if name == "timestamp":
+            return "metadata/timestamp.json"
+        if name in self.repository.signed:
+            return f"metadata/{self.repository.file(name).name}"
+        folder = f"models/{CHANNEL}/{MODEL}"
+        path = {"pointer": f"{folder}/latest.json"}.get(name, f"{folder}/2.0.0/{name}")
+        return str(self.repository.stored(path).relative_to(self.repository.folder))
+
+    @property
+    def version(self) -> str:
+        return Bundle.open(self.root / "current").manifest.version
+
+
+def _longer(bundle: Bundle, folder: Path) -> Bundle:
+    """With a file that does not come in a few steps of a few bytes."""
+    shutil.copytree(bundle.path, folder)
+    (folder / "report.json").write_text(json.dumps({"padding": "x" * 4000}))
+    return seal(folder, bundle.manifest)
+
+
+@pytest.fixture
+def fleet(
+    tmp_path: Path, bundles: list[Bundle], repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fleet]:
+    monkeypatch.setattr(http_source, "_PAUSE_S", 0.0)
+    with FaultServer(repository.folder) as server:
+        yield Fleet(tmp_path, bundles, repository, server)
+
+
+FILES = ("timestamp", "channel-stable", "pointer", "report.json")
+METADATA, SMALL, LARGE = FILES[:2], FILES[2:3], FILES[3:]
+# What a server does, and what is said of it for each file.
+FAULTS: dict[str, tuple[Fault, dict[tuple[str, ...], str]]] = {
+    "cuts the connection": (servers.cut(5), {FILES: "the connection was cut, or the answer is no HTTP"}),
+    "falls silent": (servers.stall(5), {FILES: "the server fell silent, or is too slow"}),
+    "sends a byte now and then": (servers.trickle(0.03), {FILES: "not there after 2 s"}),
+    "answers with garbage": (servers.garbage, {FILES: "the connection was cut, or the answer is no HTTP"}),
+    "always fails": (servers.status(500), {FILES: r"the server says 500 \(Internal Server Error\)"}),
+    "has lost the file": (servers.status(404), {FILES: r"the server says 404 \(Not Found\)"}),
+    "knows no such range": (servers.status(416), {FILES: "the server says 416"}),
+    "sends without end": (
+        servers.endless,
+        {(*METADATA, *SMALL): "longer than the [0-9]+ bytes", LARGE: "what came is not what was signed"},
+    ),
+    "sends something else": (
+        servers.instead(b"<html>Please log in</html>" * 200),
+        {METADATA: "is no signed metadata|is not the file that was announced",
+         SMALL: "longer than the [0-9]+ bytes", LARGE: "what came is not what was signed"},
+    ),
+}  # fmt: skip
+
+
+SLOW = "sends a byte now and then"
+# By which these are noticed; on a busy machine an honest answer may take longer.
+IMPATIENT = {"falls silent": {"read_s": 0.1}, SLOW: {"total_s": 2}}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.slow if name == SLOW else ()) for name in FAULTS]
+)
+def test_what_a_server_does_is_told_and_what_serves_serves_on(fleet: Fleet, fault: str, name: str) -> None:
+    does, said = FAULTS[fault]
+    fleet.server.faults[fleet.served(name)] = does
+    edit(fleet.root, fetch=LIMITS | IMPATIENT.get(fault, {}))
+    kept = fleet.update()
+    assert (kept.result, kept.phase, fleet.version) == ("failed", Phase.IDLE, "1.0.0")
+    (reason,) = (reason for files, reason in said.items() if name in files)
+    assert re.search(reason, kept.reason), kept.reason
+    assert len(fleet.server.requests) < 150
+    fleet.server.faults.clear()
+    edit(fleet.root, fetch=LIMITS)
+    assert fleet.update(again=True).result == "updated" and fleet.version == "2.0.0"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_server_that_fails_now_and_then_is_not_noticed(fleet: Fleet, name: str) -> None:
+    fleet.server.faults[fleet.served(name)] = servers.first(2, servers.status(500))
+    assert fleet.update().result == "updated"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(fleet: Fleet, name: str) -> None:
+    fleet.server.faults[fleet.served(name)] = servers.first(2, servers.status(429, Retry_After="60"))
+    clock = FakeClock()
+    assert fleet.update(clock=clock).result == "updated"
+    assert 120 <= clock.now < 130
+
+
+def test_ten_years_ahead_updates_stop_and_what_serves_serves_on(fleet: Fleet) -> None:
+    fleet.now += timedelta(days=3650)
+    kept = fleet.update()
+    assert kept.result == "failed" and "is expired at 2036-02-27 01:00 UTC" in kept.reason
+    assert "if it is ahead, set it" in kept.reason and fleet.version == "1.0.0"
+    fleet.now -= timedelta(days=3650)
+    assert fleet.update().result == "updated"
+
+
+def test_ten_years_back_updates_go_on_and_refusals_do_not_last_ten_years(fleet: Fleet) -> None:
+    assert fleet.update(gate=Gate({"2.0.0": "probe"})).result == "refused"
+    fleet.now -= timedelta(days=3650)
+    assert fleet.update().result == "refused", "all that tells the time is when the repository was signed"
+    fleet.repository.now += timedelta(hours=3)
+    fleet.repository.publish()
+    assert fleet.update().result == "updated"
+
+
+def test_a_manifest_of_another_release_is_not_taken(fleet: Fleet) -> None:
+    release = release_of(fleet.bundles[1], 3, manifest_sha256=fleet.bundles[2].sha256)
+    fleet.point(release.model_dump_json().encode())
+    kept = fleet.update()
+    assert kept.result == "failed" and "is not the manifest that release 3 names" in kept.reason
+    assert fleet.version == "1.0.0"
+
+
+def test_a_pointer_to_another_model_is_not_followed(fleet: Fleet) -> None:
+    content = json.loads(release_of(fleet.bundles[1], 3).model_dump_json())
+    fleet.point(json.dumps(content | {"model_id": "other"}).encode())
+    kept = fleet.update()
+    assert kept.result == "failed" and "offers other, not toy" in kept.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}", "format version None is unknown, this jepa-edge reads version 1: update jepa-edge"),
+        (b'{"schema_version": 2}', "format version 2 is unknown"),
+        (b"[" * 5000, "nested too deeply"),
+        (b" " * (MAX_POINTER_BYTES + 1), f"may have {MAX_POINTER_BYTES}"),
+    ],
+    ids=["empty", "of a later version", "nested without end", "too long"],
+)
+def test_a_pointer_that_is_signed_and_makes_no_sense_is_told(
+    fleet: Fleet, content: bytes, reason: str
+) -> None:
+    fleet.point(content)
+    kept = fleet.update()
+    assert kept.result == "failed" and reason in kept.reason
+    assert fleet.version == "1.0.0"
+
+
+def test_a_slot_that_rots_while_it_waits_is_never_switched_to(site: Site, bundles: list[Bundle]) -> None:
+    site.serving = serving = Serving()
+    serving.swap(site.root / "current")
+    site.repository.publish(bundles[1], 2)
+
+    def rot(kept: State, _: str) -> None:
+        if kept.phase is Phase.ARMED:
+            path = SlotStore(site.root).folder(bundles[1].sha256) / "report.json"
+            path.chmod(0o644)
+            path.write_bytes(b"{}")
+
+    kept = site.update(tell=rot)
+    assert kept.result == "refused" and "report.json: has 2 bytes, the manifest says" in kept.reason
+    assert (site.version, site.good) == ("1.0.0", "1.0.0") and "2.0.0" not in serving.swaps
+
+
+def test_starts_of_what_was_committed_to_are_not_counted(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    told: list[State] = []
+    site.update(tell=lambda kept, _: told.append(kept))
+    after_commit = next(kept for kept in told if kept.phase is Phase.REPORT)
+    for _ in range(10):
+        state.save(site.root / robot.STATE, after_commit)
+        assert site.update().result == "updated"
+    assert (site.version, site.good) == ("2.0.0", "2.0.0")
+
+
+def test_nobody_is_told_of_success_before_the_model_is_committed_to(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    told: list[tuple[str, str, str]] = []
+    site.update(report=lambda kept: told.append((kept.result, site.version, site.good)))
+    assert told == [("updated", "2.0.0", "2.0.0")]
+
+
+def test_a_report_that_nobody_takes_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+
+    def report(_: State) -> None:
+        raise robots.unreachable()
+
+    assert site.update(report=report).result == "updated"
+    assert (site.version, site.good) == ("2.0.0", "2.0.0")
+
+
+def test_no_folder_for_temporary_files_is_needed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lie in memory, or on another disk than the slots."""
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert fleet.update().result == "updated"
+
+
+def test_a_folder_that_may_not_be_written_is_told(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    (site.root / "staging").rmdir()
+    (site.root / "staging").write_bytes(b"in the way")
+    with pytest.raises(robot.UpdateError, match="staging: cannot be"):
+        site.update()
+    assert site.version == "1.0.0"
+    (site.root / "staging").unlink()
+    assert site.update().result == "updated"
+
+
+def test_every_row_of_the_page_names_a_test_that_is_there_and_tells_its_error() -> None:
+    rows, lines = faults.rows(), faults.PAGE.read_text("utf-8").splitlines()
+    assert len(rows) == sum(line.endswith("` |") for line in lines) > 100
+    for row in rows:
+        path, _, name = row.test.partition("::")
+        assert f"\ndef {name.partition('[')[0]}(" in (faults.TESTS / path).read_text("utf-8"), row
+        assert row.error == "none" or f"| {row.error}: |" not in lines[row.line], row
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_page_tells_the_very_errors_that_its_tests_give() -> None:
+    command = [sys.executable, "-m", "tests.ota.campaigns.faults", "--check"]
+    ended = subprocess.run(command, cwd=faults.ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
+
+
+def test_what_differs_from_run_to_run_is_not_on_the_page() -> None:
+    row = faults.rows()[0]
+    said = f"/tmp/x/t/test_0/robot/lock: http://127.0.0.1:40123/f has {'0a' * 32} | (pid 12)\nend"
+    page = faults.written(faults.PAGE.read_text("utf-8").splitlines(), {row: said}, "/tmp/x")
+    assert f"{row.error}: .../lock: http://127.0.0.1:PORT/f has SHA256 \\| (pid N) end |" in page

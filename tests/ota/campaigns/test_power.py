@@ -1,0 +1,43 @@
+"""Power cuts on a real file system: what was claimed is kept, and the next start ends the update."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.ota.campaigns import crashes, power
+from tests.ota.campaigns.power import MODES, Mode
+from tests.ota.campaigns.scene import STORIES, Stage, Story
+
+pytestmark = pytest.mark.usefixtures("can_cut")
+
+UPDATE, _, TAKEN_BACK = STORIES
+in_each = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+
+
+@in_each
+def test_a_power_cut_at_any_of_a_sample_of_calls_costs_nothing_that_was_claimed(
+    stage: Stage, mode: Mode
+) -> None:
+    report = power.campaign(stage, UPDATE, mode, every=60, first=20 * MODES.index(mode))
+    print(crashes.shown([report]))
+    assert report.findings == [] and report.hit == report.points >= 4
+
+
+def test_without_synchronisation_claims_would_be_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    report = power.campaign(stage, TAKEN_BACK, MODES[1], every=12, first=11)
+    assert any("had been told" in finding for finding in report.findings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@in_each
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+def test_a_power_cut_at_every_call_costs_nothing_that_was_claimed(
+    stage: Stage, story: Story, mode: Mode
+) -> None:
+    report = power.campaign(stage, story, mode)
+    print(crashes.shown([report]))
+    assert report.findings == [] and report.hit == report.points >= 50

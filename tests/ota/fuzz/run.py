@@ -1,0 +1,170 @@
+"""Feeds every reader with bytes that are nearly right, as many as asked for:
+
+    python -m tests.ota.fuzz.run --executions 1000000
+
+Each reader is fed in a process of its own, whose memory is limited. Prints executions, seconds and findings
+of each, and keeps the figures in ``benchmarks/results/robustness.json``. A finding is an error of another
+kind than a reader may raise (running out of memory is one), or an input that takes seconds of processor
+time; it is told with the seed that makes it again (``--reader NAME --seed N --executions 1``). Exit status 1:
+there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from jepa_runtime.telemetry.environment import peak_rss_mb
+from tests.bundles import make_bundle
+from tests.ota.campaigns import results
+from tests.ota.campaigns.scene import MEMORY
+from tests.ota.fuzz.mutate import mutated
+from tests.ota.fuzz.targets import Target, targets
+
+MEMORY_MB = 256
+_SLOW_S = 5.0
+_MOST_FINDINGS = 20
+
+
+@dataclass
+class Fed:
+    """What came of feeding one reader.
+
+    Attributes:
+        taken, refused: how many inputs it took, and how many it raised one of its errors for.
+        grown_mb: by how much its process grew at its largest.
+        findings: one for each place where something else was raised, with the seed.
+    """
+
+    name: str
+    executions: int = 0
+    taken: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    grown_mb: float = 0.0
+    findings: dict[str, str] = field(default_factory=dict)
+
+
+class Hung(BaseException):
+    """An input takes too long."""
+
+
+def feed(target: Target, seeds: range) -> Fed:
+    """Feed a reader with the input of each seed."""
+    fed, began, before = Fed(target.name), time.monotonic(), peak_rss_mb()
+    with _alarmed():
+        for seed in seeds:
+            data = mutated(Random(f"{target.name} {seed}"), target.seeds, is_json=target.is_json)
+            fed.executions += 1
+            signal.setitimer(signal.ITIMER_PROF, _SLOW_S)
+            try:
+                target.read(data)
+                fed.taken += 1
+            except target.errors:
+                fed.refused += 1
+            except (Exception, Hung) as error:
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+                if len(fed.findings) < _MOST_FINDINGS:
+                    fed.findings.setdefault(what, f"seed {seed}: {str(error)[:200]}; input {data[:200]!r}")
+    fed.seconds = round(time.monotonic() - began, 1)
+    fed.grown_mb = round(peak_rss_mb() - before, 1)
+    return fed
+
+
+@contextmanager
+def _alarmed() -> Iterator[None]:
+    def ring(*_: object) -> None:
+        raise Hung(f"more than {_SLOW_S:g} s of processor time")
+
+    before = signal.signal(signal.SIGPROF, ring)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _limit_memory() -> None:
+    """To what is there already, and so much more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + (MEMORY_MB << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--executions", type=int, default=1_000_000, help="of all readers together")
+    parser.add_argument("--seed", type=int, default=0, help="the first (default: %(default)s)")
+    parser.add_argument("--reader", help="only this one; told as JSON, and not kept")
+    parser.add_argument("--jobs", type=int, default=2, help="readers at a time (default: %(default)s)")
+    parser.add_argument("--json", type=Path, default=results.PATH, help="where the figures go")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=MEMORY) as home:
+        readers = targets(Path(home), make_bundle(Path(home, "toy")).path)
+        if given.reader:
+            reader = next(one for one in readers if one.name == given.reader)
+            _limit_memory()
+            print(json.dumps(asdict(feed(reader, range(given.seed, given.seed + given.executions)))))
+            return 0
+    shares = sum(reader.share for reader in readers)
+    counts = {reader.name: -int(-given.executions * reader.share // shares) for reader in readers}
+    with ThreadPoolExecutor(given.jobs) as pool:
+        fed = list(pool.map(lambda name: _fed_elsewhere(name, given.seed, counts[name]), counts))
+    print(shown(fed))
+    found = sum(len(one.findings) for one in fed)
+    figures: dict[str, Any] = {
+        "executions": sum(one.executions for one in fed),
+        "findings": found,
+        "memory_limit_mb": MEMORY_MB,
+        "seed": given.seed,
+        "readers": [asdict(one) for one in fed],
+    }
+    results.keep("fuzzing", figures, given.json)
+    return 1 if found else 0
+
+
+def _fed_elsewhere(reader: str, seed: int, count: int) -> Fed:
+    command = [sys.executable, "-m", "tests.ota.fuzz.run", "--reader", reader]
+    done = subprocess.run(
+        [*command, "--seed", str(seed), "--executions", str(count)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        died = f"exit status {done.returncode}: {done.stderr[-500:]}"
+        return Fed(reader, findings={"its process died": died})
+    return Fed(**json.loads(done.stdout))
+
+
+def shown(fed: list[Fed]) -> str:
+    """A table, and every finding."""
+    lines = [f"{'reader':<30}{'executions':>11}{'taken':>9}{'s':>7}{'MB more':>9}{'findings':>10}"]
+    for one in fed:
+        lines.append(
+            f"{one.name:<30}{one.executions:>11}{one.taken:>9}{one.seconds:>7.0f}{one.grown_mb:>9.1f}"
+            f"{len(one.findings):>10}"
+        )
+        lines += [f"  {what}: {where}" for what, where in one.findings.items()]
+    total, seconds = sum(one.executions for one in fed), sum(one.seconds for one in fed)
+    return "\n".join([*lines, f"{total} executions in {seconds:.0f} s of {len(fed)} readers"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Whatever a robot is given to read, it takes it or says so in an error of ours; a million inputs are for
+``python -m tests.ota.fuzz.run``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import TrustError
+from tests.ota.campaigns import results
+from tests.ota.fuzz.mutate import mutated
+from tests.ota.fuzz.run import feed
+from tests.ota.fuzz.targets import Target, targets
+from tests.ota.repositories import Repository
+from tests.ota.trusting import Robot, resign
+
+
+@pytest.fixture(scope="module")
+def readers(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
+    return targets(tmp_path_factory.mktemp("readers"), toy_bundle)
+
+
+def test_each_reader_takes_what_is_right(readers: Sequence[Target]) -> None:
+    for reader in readers:
+        if reader.name != "answer of a server":  # to another question than is asked
+            reader.read(reader.seeds[0])
+
+
+def test_bytes_that_are_nearly_right_raise_nothing_but_errors_of_ours(readers: Sequence[Target]) -> None:
+    for reader in readers:
+        fed = feed(reader, range(int(300 * reader.share) + 10))
+        assert fed.findings == {}, reader.name
+        assert fed.refused > 0, reader.name
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_any_bytes_raise_nothing_but_errors_of_ours(readers: Sequence[Target], data: st.DataObject) -> None:
+    reader = data.draw(st.sampled_from([reader for reader in readers if reader.share > 0.1]))
+    content = data.draw(
+        st.binary(max_size=300)
+        | st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        ).map(lambda tree: json.dumps(tree).encode())
+    )
+    with suppress(*reader.errors):
+        reader.read(content)
+
+
+def test_a_role_whose_name_is_no_text_is_told(robot: Robot, repository: Repository) -> None:
+    """What a million inputs found: python-tuf takes any name, and fails where it uses it."""
+    signed = json.loads(repository.file("targets").read_bytes())["signed"]
+    signed["delegations"]["roles"][0]["name"] = 7
+    resign(repository, "targets", signed)
+    with pytest.raises(TrustError, match=r"targets\.json: "):
+        robot.fetch()
+
+
+def test_an_error_of_another_kind_is_a_finding_that_names_its_seed() -> None:
+    def read(data: bytes) -> None:
+        if b"\0" in data:
+            raise KeyError("a zero")
+
+    fed = feed(Target("weak", (b"abc", b"\0\0"), read, (ValueError,)), range(50))
+    (told,) = fed.findings.values()
+    seed = int(told.removeprefix("seed ").partition(":")[0])
+    assert b"\0" in mutated(Random(f"weak {seed}"), (b"abc", b"\0\0"), is_json=False)
+
+
+def test_what_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.ota.fuzz.run._SLOW_S", 0.05)
+
+    def read(_: bytes) -> None:
+        while True:
+            pass
+
+    fed = feed(Target("slow", (b"abc",), read, ()), range(1))
+    assert [name.partition(" ")[0] for name in fed.findings] == ["Hung"]
+
+
+def test_results_are_kept_part_by_part(tmp_path: Path) -> None:
+    path = tmp_path / "robustness.json"
+    results.keep("fuzzing", {"findings": 0}, path)
+    results.keep("power", {"findings": 1}, path)
+    kept = json.loads(path.read_bytes())
+    assert (kept["fuzzing"]["findings"], kept["power"]["findings"]) == (0, 1)
+    assert kept["power"]["versions"]["tuf"]

@@ -1,0 +1,164 @@
+"""What an agent of hawkBit decides, without a server and a robot."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import ReleaseRejectedError, StorageError
+from jepa_runtime.ota.hawkbit import ddi_mapping, saved_state
+from jepa_runtime.ota.hawkbit.ddi_messages import Deployment
+from jepa_runtime.ota.hawkbit.saved_state import Answer, Order, SavedState
+from jepa_runtime.ota.state import Installed, Phase, Refusal, State, Work
+from jepa_runtime.ota.state_machine import DROPPABLE
+from tests.ota.hawkbit.ddi_server import ATTRIBUTE
+from tests.ota.robots import release, settings
+
+ORDER = Order(action="5", version="2.0.0", fetch=True, switch=True, only_fetch=False, confirmed=True)
+ANSWER = Answer(execution="closed", finished="success", details=("2.0.0 serves",))
+
+
+def installed(version: str) -> Installed:
+    return Installed(
+        channel="stable", model_id="toy", version=version, release_seq=2, manifest_sha256="1" * 64
+    )
+
+
+def deployment(*names: str, update: str = "forced", window: str | None = None) -> Deployment:
+    chunks = [{"name": name, "version": version} for name, version in (one.split() for one in names)]
+    fields = {"download": "forced", "update": update, "chunks": chunks, "maintenanceWindow": window}
+    return Deployment.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("update", "window", "switch", "only_fetch"),
+    [
+        ("forced", None, True, False),
+        ("attempt", None, True, False),
+        ("skip", None, False, True),
+        ("skip", "unavailable", False, False),
+        ("forced", "unavailable", False, False),
+        ("attempt", "available", True, False),
+    ],
+)
+def test_how_far_a_deployment_may_go(update: str, window: str | None, switch: bool, only_fetch: bool) -> None:
+    asked = deployment("toy 2.0.0", "camera 7", update=update, window=window)
+    assert ddi_mapping.ordered("5", asked, "toy", confirmed=True) == replace(
+        ORDER, switch=switch, only_fetch=only_fetch
+    )
+
+
+@pytest.mark.parametrize("names", [(), ("camera 7",), ("toy 2.0.0", "toy 3.0.0")])
+def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ReleaseRejectedError, match=r"deployment 5 names [02] versions of toy"):
+        ddi_mapping.ordered("5", deployment(*names), "toy", confirmed=True)
+
+
+@given(
+    phase=st.sampled_from(Phase),
+    result=st.sampled_from(["none", "updated", "unchanged", "refused", "failed", "reverted"]),
+    current=st.sampled_from(["1.0.0", "2.0.0"]),
+    good=st.sampled_from(["1.0.0", "2.0.0"]),
+    asked=st.booleans(),
+    held=st.booleans(),
+)
+@example(phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", asked=True, held=False)
+@example(phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", asked=False, held=True)
+def test_only_what_was_committed_to_is_a_success(
+    phase: Phase, result: str, current: str, good: str, asked: bool, held: bool
+) -> None:
+    state = State(
+        phase=phase,
+        result=result,  # type: ignore[arg-type]
+        reason="too slow",
+        current=installed(current),
+        good=installed(good),
+        refused={
+            "2" * 64: Refusal(reason="too slow" if held else "NaN", times=1, not_before=None),
+            "3" * 64: Refusal(reason="too large", times=1, not_before=None),
+        },
+    )
+    answer = ddi_mapping.concluded(ORDER, state, [], asked=asked)
+    is_success = answer is not None and answer.finished == "success"
+    assert is_success == (current == good == "2.0.0")
+    assert (answer is None) == (not is_success and result == "failed" and not (asked and held))
+
+
+@given(
+    phase=st.sampled_from(Phase),
+    reason=st.text(max_size=2000),
+    switch=st.booleans(),
+    only_fetch=st.booleans(),
+)
+def test_what_is_said_of_an_update_in_work_never_ends_it_and_keeps_the_servers_limits(
+    phase: Phase, reason: str, switch: bool, only_fetch: bool
+) -> None:
+    order = replace(ORDER, switch=switch, only_fetch=only_fetch)
+    execution, details = ddi_mapping.progress(order, State(phase=phase, reason=reason))
+    assert execution in ("proceeding", "download", "downloaded", "scheduled")
+    assert not (only_fetch and execution == "downloaded")
+    assert details and all(0 < len(line) <= 512 for line in details)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_an_update_can_be_dropped_or_has_to_end_or_there_is_none(phase: Phase) -> None:
+    state = State(phase=phase)
+    assert ddi_mapping.may_drop(state) + ddi_mapping.must_end(state) + (phase is Phase.IDLE) == 1
+    assert ddi_mapping.may_drop(state) == (phase in DROPPABLE)
+    assert ddi_mapping.is_ready(replace(ORDER, switch=False), state) == (phase is Phase.ARMED)
+    assert not ddi_mapping.is_ready(ORDER, state)
+
+
+def test_an_approval_is_of_one_release() -> None:
+    waits = State(phase=Phase.ARMED, work=Work(channel="stable", release=release()))
+    assert not ddi_mapping.is_approved(ORDER, waits)
+    assert ddi_mapping.is_approved(ORDER, replace(waits, approved="1" * 64))
+    assert not ddi_mapping.is_approved(replace(ORDER, version="3.0.0"), replace(waits, approved="1" * 64))
+    assert not ddi_mapping.is_approved(ORDER, State())
+
+
+@given(
+    alarm=st.text(max_size=300), device=st.text(min_size=1, max_size=300).filter(lambda text: "," not in text)
+)
+def test_attributes_keep_the_servers_limits(alarm: str, device: str) -> None:
+    told = ddi_mapping.attributes(settings(engine=device), State(alarm=alarm, good=installed("2.0.0")), "1.0")
+    assert all(ATTRIBUTE.fullmatch(key) and ATTRIBUTE.fullmatch(value) for key, value in told.items())
+    assert (told["jepa.version"], told["jepa.release_seq"]) == ("2.0.0", "2")
+    assert (told["jepa.alarm"] == "none") == (alarm in ("", "none"))
+
+
+def test_an_answer_ends_the_order_that_it_is_for_and_only_the_last_are_kept(tmp_path: Path) -> None:
+    some = SavedState(order=ORDER)
+    assert some.answered("4", ANSWER).order == ORDER
+    assert some.answered("5", ANSWER).order is None
+    for number in range(200):
+        some = some.answered(str(number), ANSWER)
+    assert len(some.answers) == 16 and "199" in some.answers
+    saved_state.save(tmp_path / "kept", some)
+    assert saved_state.load(tmp_path / "kept") == some
+    assert saved_state.load(tmp_path / "nothing") == SavedState()
+
+
+def test_an_order_that_a_later_version_kept_with_more_fields_is_read(tmp_path: Path) -> None:
+    path, some = tmp_path / "kept", SavedState(order=ORDER)
+    saved_state.save(path, some)
+    fields = json.loads(path.read_text())
+    fields["later"] = fields["order"]["later"] = 1
+    path.write_text(json.dumps(fields))
+    assert saved_state.load(path) == some
+
+
+@given(content=st.binary(max_size=200))
+def test_what_is_kept_is_read_as_it_was_written_or_not_at_all(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("kept") / "hawkbit.json"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=re.escape(str(path))):
+        saved_state.load(path)

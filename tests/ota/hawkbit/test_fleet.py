@@ -1,0 +1,375 @@
+"""What a robot does with what a hawkBit server orders, over real HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.cli import main
+from jepa_runtime.errors import StorageError
+from jepa_runtime.ota import config, operator_requests
+from jepa_runtime.ota.hawkbit import saved_state
+from jepa_runtime.ota.hawkbit.agent import KEPT
+from jepa_runtime.ota.hawkbit.saved_state import SavedState
+from jepa_runtime.ota.state import Phase
+from tests.ota.hawkbit.conftest import Robot
+from tests.ota.hawkbit.ddi_faults import puts_off, says
+from tests.ota.hawkbit.ddi_server import DdiServer
+from tests.ota.robots import Died, Serving, dies_in, unreachable
+
+
+def test_a_deployment_is_a_success_once_it_is_committed_to(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    good_at_success: list[str] = []
+    ddi.on_success = lambda: good_at_success.append(fleet_robot.good)
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version, good_at_success) == ("finished", "2.0.0", ["2.0.0"])
+    assert action.executions == ["proceeding", "download", "downloaded", "scheduled", "closed"]
+    assert any("latency_p99_ms 1.0" in line for line in action.told[-1][2]), "what the gate measured is told"
+    assert ddi.attributes["jepa.version"] == "1.0.0"
+    asked = len(fleet_robot.repository.fetched)
+    fleet_robot.rounds(3)
+    assert ddi.attributes["jepa.version"] == "2.0.0" and not ddi.asks
+    assert action.ends == [("closed", "success")] and len(fleet_robot.repository.fetched) == asked
+
+
+def test_what_the_gate_refused_fails_once_and_is_not_fetched_again(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.gate.bad = {"2.0.0": "probe"}
+    fleet_robot.repository.publish(bundles[1], 2)
+    first = ddi.assign("2.0.0")
+    fleet_robot.rounds(4)
+    assert first.ends == [("closed", "failure")] and first.status == "error"
+    assert "does not pass probe" in first.told[-1][2][0]
+    fetched = list(fleet_robot.repository.fetched)
+    second = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    assert second.ends == [("closed", "failure")]
+    assert "was refused until" in second.told[-1][2][0]
+    assert fleet_robot.repository.fetched == fetched and fleet_robot.version == "1.0.0"
+
+
+def test_what_fails_in_service_is_taken_back_and_fails(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.serving = Serving(bad=("2.0.0",))
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    assert action.ends == [("closed", "failure")] and "NaN" in action.told[-1][2][0]
+    assert fleet_robot.version == fleet_robot.good == "1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "why"),
+    [
+        ("3.0.0", {}, "the fleet asks for 3.0.0"),
+        ("2.0.0", {"name": "another"}, "names 0 versions of toy (its modules: another 2.0.0)"),
+    ],
+)
+def test_what_the_repository_does_not_offer_to_this_robot_fails_without_a_fetch(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], version: str, more: dict[str, str], why: str
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign(version, **more)
+    fleet_robot.rounds(2)
+    assert action.ends == [("closed", "failure")] and why in action.told[-1][2][0]
+    assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
+
+
+def test_a_robot_that_somebody_pinned_stays_with_what_it_has(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    operator_requests.pin(fleet_robot.root, pinned=True)
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert action.ends == [("closed", "failure")] and "pinned" in action.told[-1][2][0]
+    assert ddi.attributes["jepa.pinned"] == "yes" and not fleet_robot.repository.fetched
+
+
+def test_metadata_of_a_module_may_say_which_model_it_is(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    about = [{"key": "model_id", "value": "toy"}, {"key": "version", "value": "2.0.0"}]
+    action = ddi.assign("7", name="perception", metadata=about)
+    fleet_robot.rounds(1)
+    assert action.status == "finished" and fleet_robot.version == "2.0.0"
+
+
+def test_what_serves_already_is_a_success_without_asking_the_repository(
+    fleet_robot: Robot, ddi: DdiServer
+) -> None:
+    action = ddi.assign("1.0.0")
+    fleet_robot.round()
+    assert action.ends == [("closed", "success")]
+    assert fleet_robot.repository.floors is None
+
+
+def test_an_order_waits_for_a_repository_that_cannot_be_reached(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.error = unreachable()
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(3)
+    assert action.active and any("it waits for its repository" in told[2][0] for told in action.told)
+    fleet_robot.repository.error = None
+    fleet_robot.rounds(1)
+    assert action.status == "finished"
+
+
+def test_outside_its_window_a_deployment_is_fetched_and_tried_and_not_switched_to(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0", window=False)
+    fleet_robot.rounds(20)
+    assert (fleet_robot.version, fleet_robot.state.phase) == ("1.0.0", Phase.ARMED)
+    assert fleet_robot.gate.calls == ["check", "probe", "shadow"]
+    assert action.told[-1][0] == "scheduled" and "maintenance window" in action.told[-1][2][0]
+    told, fetched = len(action.told), list(fleet_robot.repository.fetched)
+    fleet_robot.restart()
+    fleet_robot.rounds(1)
+    assert len(action.told) == told + 1
+    action.window = True
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "2.0.0")
+    assert fleet_robot.repository.fetched == fetched
+
+
+def test_a_release_that_is_revoked_while_its_window_is_closed_is_not_switched_to(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0", window=False)
+    fleet_robot.rounds(10)
+    fleet_robot.repository.publish(bundles[0], 3, revoked=(2,))
+    action.window = True
+    fleet_robot.rounds(1)
+    assert action.ends == [("closed", "failure")] and "was revoked" in action.told[-1][2][0]
+    assert fleet_robot.version == "1.0.0"
+
+
+def test_download_only_ends_with_the_gate_and_a_later_deployment_does_not_fetch_again(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    first = ddi.assign("2.0.0", kind="download_only")
+    fleet_robot.rounds(3)
+    assert (first.status, fleet_robot.version) == ("downloaded", "1.0.0")
+    assert first.told[-1][0] == "downloaded" and any("probed" in line for line in first.told[-1][2])
+    assert fleet_robot.state.phase is Phase.IDLE
+    fetched = list(fleet_robot.repository.fetched)
+    second = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert (second.status, fleet_robot.version) == ("finished", "2.0.0")
+    assert fleet_robot.repository.fetched == fetched
+
+
+def test_forced_or_not_a_switch_waits_until_the_robot_says_so(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.serving.may_switch = False
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0", kind="soft")
+
+    def alive() -> None:
+        if fleet_robot.clock.seconds > 400:
+            action.kind = "forced"
+        if fleet_robot.clock.seconds > 1000:
+            fleet_robot.serving.may_switch = True
+
+    fleet_robot.on_alive = alive
+    fleet_robot.round()
+    assert fleet_robot.clock.seconds > 1000 and action.status == "finished"
+    assert fleet_robot.gate.calls == ["check", "probe", "shadow"], "nothing was done again for it"
+
+
+def test_a_server_that_is_gone_holds_nothing_up(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0")
+    gone = says(503)
+
+    def alive() -> None:
+        if fleet_robot.state.phase is Phase.DOWNLOAD:
+            ddi.faults["robot-1"] = ddi.faults["/feedback"] = gone
+
+    fleet_robot.on_alive = alive
+    fleet_robot.round()
+    assert fleet_robot.version == "2.0.0" and action.active
+    assert "the server says 503" in fleet_robot.lines[-1]
+    fleet_robot.on_alive = lambda: None
+    fleet_robot.rounds(2)
+    assert action.active
+    ddi.faults.clear()
+    fleet_robot.rounds(1)
+    assert action.ends == [("closed", "success")]
+
+
+def test_an_order_that_was_accepted_is_carried_out_without_the_server(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.error = unreachable()
+    ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    fleet_robot.repository.error = None
+    fleet_robot.restart()
+    with ddi.fails("robot-1", says(502)):
+        fleet_robot.rounds(1)
+    assert fleet_robot.version == "2.0.0"
+
+
+def test_an_update_of_somebody_here_that_has_switched_is_ended_first(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+
+    def stop() -> None:
+        if fleet_robot.version == "2.0.0":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fleet_robot.update(alive=stop)
+    assert fleet_robot.state.phase is Phase.OBSERVE
+    with ddi.fails("robot-1", says(500)):
+        fleet_robot.rounds(1)
+    assert fleet_robot.good == "2.0.0"
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert action.ends == [("closed", "success")]
+
+
+def test_an_update_that_somebody_here_is_at_is_left_to_them(
+    fleet_robot: Robot, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    with fleet_robot.opened(tell=dies_in(Phase.ARMED)) as client:
+        with pytest.raises(Died):
+            client.update()
+        fleet_robot.rounds(3)
+        assert fleet_robot.state.phase is Phase.ARMED
+    assert any("another process has it" in line for line in fleet_robot.lines)
+
+
+@pytest.mark.parametrize("content", [None, b"{", b'{"schema_version": 1, "order": 5}', b"\xff\x00"])
+def test_nothing_is_lost_with_what_the_agent_keeps(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], content: bytes | None
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0", window=False)
+    fleet_robot.rounds(5)
+    path = fleet_robot.root / "hawkbit.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    fleet_robot.restart()
+    action.window = True
+    fleet_robot.rounds(1)
+    assert action.status == "finished" and fleet_robot.version == "2.0.0"
+
+
+def test_a_robot_without_a_server_says_so(fleet_robot: Robot) -> None:
+    path = fleet_robot.root / "config.json"
+    config.save(path, config.load(path).model_copy(update={"hawkbit": None}))
+    assert fleet_robot.round() >= 5
+    assert "names no server of a fleet" in fleet_robot.lines[-1]
+
+
+def test_what_may_not_be_fetched_yet_is_not(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0")
+    with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
+        fleet_robot.rounds(3)
+    assert [told[:1] for told in action.told] == [("scheduled",)] and not fleet_robot.repository.fetched
+    fleet_robot.rounds(1)
+    assert action.status == "finished"
+
+
+def test_a_server_that_asks_to_be_left_alone_is(fleet_robot: Robot, ddi: DdiServer) -> None:
+    with ddi.fails("robot-1", says(429, Retry_After="3600")):
+        assert 3240 <= fleet_robot.round() <= 3960
+    assert "asked to come back after 3600 s" in fleet_robot.lines[0]
+
+
+def test_feedback_that_the_server_never_takes_holds_no_other_deployment_up(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    first = ddi.assign("1.0.0")
+    with ddi.fails(f"/{first.id}/feedback", says(400)), ddi.fails("/configData", says(429)):
+        fleet_robot.rounds(2)
+        ddi.force_quit(first)
+        fleet_robot.repository.publish(bundles[1], 2)
+        second = ddi.assign("2.0.0")
+        fleet_robot.rounds(1)
+    assert second.status == "finished" and first.told == []
+
+
+def test_an_answer_to_an_action_that_vanished_is_sent_once_more_and_then_no_more(
+    fleet_robot: Robot, ddi: DdiServer
+) -> None:
+    action = ddi.assign("1.0.0")
+    with ddi.fails(f"/{action.id}/feedback", says(503)):
+        fleet_robot.rounds(1)
+    ddi.force_quit(action)
+    fleet_robot.rounds(4)
+    answered = [one.status for one in ddi.seen if one.path.endswith(f"/{action.id}/feedback")]
+    assert sum(status in (404, 410) for status in answered) == 1
+
+
+def test_when_the_server_answered_last_is_kept_once_an_hour_and_shown(
+    fleet_robot: Robot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked() -> str:
+        assert main(["update", "status", "--root", str(fleet_robot.root)]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("hawkBit asked"))
+        return line.removeprefix("hawkBit asked").strip()
+
+    assert asked() == "never"
+    fleet_robot.round()
+    began = fleet_robot.clock.now()
+    assert asked() == f"{began:%Y-%m-%d %H:%M} UTC"
+    written = (fleet_robot.root / KEPT).stat().st_ino
+    fleet_robot.clock.sleep(1800)
+    fleet_robot.round()
+    assert (fleet_robot.root / KEPT).stat().st_ino == written, "no disk is worn out by it"
+    fleet_robot.clock.sleep(1801)
+    fleet_robot.round()
+    assert asked() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"
+
+
+def test_the_server_is_told_of_a_robot_whose_disk_takes_nothing(
+    fleet_robot: Robot, ddi: DdiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: SavedState) -> None:
+        raise StorageError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(saved_state, "save", full)
+    fleet_robot.round()
+    assert ddi.attributes["jepa.version"] == "1.0.0"
+    assert "No space left" in fleet_robot.lines[-1]
+
+
+def test_a_deployment_stays_open_while_the_machine_is_too_busy(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.gate.busy = True
+    fleet_robot.repository.publish(bundles[1], 2, budgets={"latency_p99_ms": 20.0})
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    assert action.active and "it is tried again soon: " in action.told[-1][2][0]
+    fleet_robot.gate.busy = False
+    fleet_robot.rounds(3)
+    assert (action.status, fleet_robot.version) == ("finished", "2.0.0")

@@ -1,0 +1,240 @@
+"""What was revoked makes way whatever a hawkBit server orders, asks for or fails at, over real HTTP."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.ota import state_machine
+from jepa_runtime.ota.state import Phase
+from tests.ota.hawkbit.conftest import Robot
+from tests.ota.hawkbit.ddi_faults import puts_off, says
+from tests.ota.hawkbit.ddi_server import Action, DdiServer
+from tests.ota.robots import Died, dies_in, unreachable
+
+
+def serve_what_is_revoked(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
+    """2.0.0 serves and is revoked since; 3.0.0 is offered, and nobody has ordered it."""
+    robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    robot.rounds(2)
+    robot.repository.publish(bundles[2], 3, revoked=(2,))
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_nothing(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0", "and nothing newer is installed that nobody ordered"
+    assert ddi.attributes["jepa.version"] == "1.0.0"
+    assert any("takes 2.0.0 for installed, but 1.0.0 serves" in line for line in fleet_robot.lines)
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_server_of_the_fleet_is_gone(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    with ddi.fails("robot-1", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0"
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for_later(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    action = ddi.assign("3.0.0")
+    with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0"
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_server_does_not_say_what_it_orders(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    action = ddi.assign("3.0.0")
+    with ddi.fails(f"/deploymentBase/{action.id}", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0" and action.told == []
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_feedback(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    action = ddi.assign("3.0.0")
+    later = puts_off(action)
+    with ddi.fails(f"/deploymentBase/{action.id}", later), ddi.fails("/feedback", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0" and action.told == []
+
+
+def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_confirmation(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    ddi.confirms = True
+    action = ddi.assign("3.0.0")
+    with ddi.fails(f"confirmationBase/{action.id}/feedback", says(500)):
+        fleet_robot.rounds(20)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "1.0.0")
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["nothing ordered", "one waits for its window"])
+@pytest.mark.parametrize("busy", [False, True], ids=["asked once a day", "busy for a day"])
+def test_a_server_that_is_asked_seldom_keeps_no_release_that_is_revoked(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], busy: bool, waits: bool
+) -> None:
+    (wait_for_its_window if waits else serve_what_is_revoked)(fleet_robot, ddi, bundles)
+    ddi.sleep = "00:05:00" if busy else "24:00:00"
+    with ddi.fails("robot-1", says(429, Retry_After="86400")) if busy else nullcontext():
+        fleet_robot.rounds(1)
+        fleet_robot.repository.publish(bundles[3], 4, revoked=(2,))
+        began, polled = fleet_robot.clock.seconds, len(ddi.seen)
+        while fleet_robot.version == "2.0.0" and fleet_robot.clock.seconds < began + 86400:
+            fleet_robot.rounds(1)
+    assert fleet_robot.version == "1.0.0" and fleet_robot.clock.seconds < began + 2.5 * 3600
+    assert len(ddi.seen) - polled < 10, "no more than one that went back has to tell"
+
+
+def test_what_the_server_cancels_and_does_not_say_how_is_not_carried_on(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    action.window = True
+    ddi.cancel(action)
+    with ddi.fails(f"cancelAction/{action.id}", says(500)):
+        fleet_robot.rounds(20)
+    assert fleet_robot.version == "1.0.0" and action.told[-1][0] == "scheduled"
+    fleet_robot.rounds(1)
+    assert action.status == "canceled" and fleet_robot.version == "1.0.0"
+
+
+def wait_for_its_window(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> Action:
+    """2.0.0 serves, and 3.0.0 has passed the gate and may not be switched to yet."""
+    robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    robot.rounds(2)
+    robot.repository.publish(bundles[2], 3)
+    action = ddi.assign("3.0.0", window=False)
+    robot.rounds(2)
+    assert (robot.state.phase, robot.version) == (Phase.ARMED, "2.0.0")
+    return action
+
+
+def test_a_release_that_is_revoked_makes_way_though_another_waits_for_its_window(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    asked, tried = fleet_robot.repository.asked, list(fleet_robot.gate.calls)
+    fleet_robot.repository.publish(bundles[3], 4)
+    fleet_robot.rounds(40)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "2.0.0")
+    assert fleet_robot.repository.asked - asked in (2, 3, 4) and fleet_robot.gate.calls == tried
+    assert (fleet_robot.clock.now() - fleet_robot.state.checked_at).total_seconds() < 4000
+    fleet_robot.repository.publish(bundles[3], 5, revoked=(2,))
+    fleet_robot.rounds(20)
+    assert fleet_robot.version == fleet_robot.good == "1.0.0"
+    assert action.active and fleet_robot.state.phase is Phase.ARMED
+    action.window = True
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_was_revoked_makes_way_at_the_first_moment_though_another_waits_for_its_window(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], restarts: bool
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
+    fleet_robot.serving.may_switch = False
+
+    def died_waiting() -> None:
+        if fleet_robot.state.waits_to_go_back:
+            raise Died
+
+    fleet_robot.on_alive = died_waiting
+    with pytest.raises(Died):
+        fleet_robot.rounds(40)
+    if restarts:
+        fleet_robot.repository.error = unreachable()
+        fleet_robot.restart()
+    ends = fleet_robot.clock.seconds + 600
+
+    def alive() -> None:
+        fleet_robot.serving.may_switch = fleet_robot.clock.seconds > ends
+
+    fleet_robot.on_alive = alive
+    fleet_robot.rounds(1)
+    assert fleet_robot.version == "1.0.0" and fleet_robot.clock.seconds < ends + 400
+    fleet_robot.repository.error = None
+    fleet_robot.rounds(5)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "1.0.0")
+    action.window = True
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
+
+
+def test_what_was_ordered_does_not_fail_because_what_was_revoked_finds_no_moment_to_make_way(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    fleet_robot.serving.may_switch = False
+    action = ddi.assign("3.0.0")
+    fleet_robot.rounds(3)
+    assert action.active and fleet_robot.version == "2.0.0"
+    fleet_robot.serving.may_switch = True
+    fleet_robot.rounds(2)
+    assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
+
+
+def test_a_candidate_waits_on_for_its_window_though_its_repository_cannot_be_reached(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    action = wait_for_its_window(fleet_robot, ddi, bundles)
+    fleet_robot.repository.error = unreachable()
+    fleet_robot.rounds(40)
+    assert 2 <= sum("not asked while a candidate waits" in line for line in fleet_robot.lines) <= 4
+    fleet_robot.repository.error = None
+    action.window = True
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
+
+
+def test_the_server_is_asked_on_while_what_was_revoked_waits_for_a_moment_to_make_way(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    fleet_robot.serving.may_switch = False
+    while fleet_robot.state.phase is not Phase.RESOLVE:
+        fleet_robot.rounds(1)
+    began = fleet_robot.clock.seconds
+    fleet_robot.repository.error = unreachable()
+    fleet_robot.rounds(5)
+    assert fleet_robot.clock.seconds - began < 3600
+    assert fleet_robot.state.phase is Phase.RESOLVE and fleet_robot.version == "2.0.0"
+    fleet_robot.restart()
+    fleet_robot.serving.may_switch = True
+    fleet_robot.rounds(1)
+    assert fleet_robot.version == fleet_robot.good == "1.0.0"
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECK, Phase.DOWNLOAD, Phase.ARMED])
+def test_an_update_that_somebody_here_left_unfinished_keeps_no_release_that_is_revoked(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], phase: Phase
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    fleet_robot.repository.publish(bundles[2], 3)
+    with pytest.raises(Died):
+        fleet_robot.update(tell=dies_in(phase))
+    fleet_robot.repository.publish(bundles[3], 4, revoked=(2,))
+    fleet_robot.rounds(20)
+    assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.IDLE, "1.0.0")

@@ -1,0 +1,185 @@
+"""Which versions a fleet server may order: those that the channel lists, no older than what the robot has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.ota.state import Phase
+from tests.ota.hawkbit.conftest import Robot
+from tests.ota.hawkbit.ddi_server import DdiServer
+from tests.ota.robots import Died
+
+
+def test_a_pending_deployment_survives_the_publishing_of_the_next_version(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0", window=False)
+    fleet_robot.rounds(5)
+    assert fleet_robot.state.phase is Phase.ARMED
+    fleet_robot.repository.publish(bundles[2], 3)
+    action.window = True
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "2.0.0")
+    assert fleet_robot.state.release_seqs == {"stable/toy": 3}, "the floor is that of the latest release"
+
+
+def test_a_deployment_of_a_version_that_is_not_the_latest_any_more_is_carried_out(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.publish(bundles[2], 3)
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "2.0.0")
+    fleet_robot.clock.sleep(2 * 3600)
+    fleet_robot.rounds(2)
+    assert fleet_robot.version == "2.0.0", "a look at the repository installs nothing else"
+    second = ddi.assign("3.0.0")
+    fleet_robot.rounds(1)
+    assert (second.status, fleet_robot.version) == ("finished", "3.0.0")
+
+
+def test_an_update_that_died_goes_on_with_the_version_that_was_ordered(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0")
+
+    def dies() -> None:
+        if fleet_robot.state.phase is Phase.VERIFY:
+            raise Died
+
+    fleet_robot.on_alive = dies
+    with pytest.raises(Died):
+        fleet_robot.round()
+    fleet_robot.on_alive = lambda: None
+    fleet_robot.repository.publish(bundles[2], 3)
+    fleet_robot.restart()
+    fleet_robot.rounds(1)
+    assert (action.status, fleet_robot.version) == ("finished", "2.0.0")
+
+
+@pytest.mark.parametrize("revoked", [{"revoked": (2,)}, {"revoked_manifests": True}])
+def test_a_version_that_was_revoked_is_not_installed(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], revoked: dict[str, object]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    if "revoked_manifests" in revoked:
+        revoked = {"revoked_manifests": (bundles[1].sha256,)}
+    fleet_robot.repository.publish(bundles[2], 3, **revoked)
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    assert action.ends == [("closed", "failure")] and "or has revoked it" in action.told[-1][2][0]
+    assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
+
+
+def test_a_version_that_is_revoked_while_it_serves_makes_way_although_the_fleet_ordered_it(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.publish(bundles[2], 3)
+    ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    fleet_robot.repository.publish(bundles[2], 4, revoked=(2,))
+    fleet_robot.clock.sleep(2 * 3600)
+    fleet_robot.rounds(2)
+    assert fleet_robot.version == "1.0.0"
+
+
+def test_a_fleet_cannot_order_what_is_older_than_what_the_robot_is_committed_to(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.publish(bundles[2], 3)
+    ddi.assign("3.0.0")
+    fleet_robot.rounds(1)
+    old = ddi.assign("2.0.0")
+    fleet_robot.rounds(2)
+    assert old.ends == [("closed", "failure")]
+    assert "older than release 3 that this robot is committed to" in old.told[-1][2][0]
+    assert fleet_robot.version == "3.0.0"
+    fleet_robot.repository.publish(bundles[1], 4)
+    again = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert (again.status, fleet_robot.version) == ("finished", "2.0.0"), "as a downgrade it may"
+
+
+def test_a_model_that_came_with_the_robot_has_the_number_under_which_the_channel_lists_it(
+    tmp_path: Path, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    robot = Robot(tmp_path / "robot", bundles[1], ddi)
+    assert robot.state.good is not None and robot.state.good.release_seq == 0
+    for seq, bundle in enumerate(bundles[:3], 1):
+        robot.repository.publish(bundle, seq)
+    action = ddi.assign("1.0.0")
+    robot.rounds(2)
+    assert action.ends == [("closed", "failure")]
+    assert "older than release 2" in action.told[-1][2][0] and robot.version == "2.0.0"
+
+
+def test_a_listed_release_that_is_of_another_version_is_not_followed(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.publish(bundles[2], 3)
+    files = fleet_robot.repository.files
+    files["models/stable/toy/releases/2.0.0.json"] = files["models/stable/toy/releases/3.0.0.json"]
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert action.active and fleet_robot.version == "1.0.0"
+    assert "is of toy 3.0.0: publish it again" in action.told[-1][2][0]
+
+
+def test_an_earlier_version_follows_its_own_rollout(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
+    fleet_robot.repository.publish(bundles[2], 3)
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    assert action.ends == [("closed", "failure")] and "0 % of the robots" in action.told[-1][2][0]
+
+
+def test_without_a_fleet_the_latest_is_installed(fleet_robot: Robot, bundles: list[Bundle]) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    fleet_robot.repository.publish(bundles[2], 3)
+    assert fleet_robot.update().result == "updated" and fleet_robot.version == "3.0.0"
+
+
+def test_progress_of_one_execution_is_reported_once_per_poll(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    """A download used to report each tenth of it, nine times within seconds."""
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0")
+    fleet_robot.rounds(1)
+    told = [execution for execution, *_ in action.told]
+    assert told == ["proceeding", "download", "downloaded", "scheduled", "closed"]
+
+
+def test_a_slow_download_is_reported_once_per_poll(
+    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
+) -> None:
+    fleet_robot.repository.publish(bundles[1], 2)
+    action = ddi.assign("2.0.0")
+
+    def alive() -> None:
+        if fleet_robot.state.phase is Phase.DOWNLOAD:
+            fleet_robot.clock.sleep(60)
+
+    fleet_robot.on_alive = alive
+    fleet_robot.round()
+    polls = [seen for seen in ddi.seen if seen.method == "GET" and seen.path == ddi.base]
+    downloads = [execution for execution, *_ in action.told].count("download")
+    assert 2 <= downloads <= len(polls)
+
+
+def test_the_version_is_reported_under_the_name_that_other_servers_read(
+    fleet_robot: Robot, ddi: DdiServer
+) -> None:
+    fleet_robot.rounds(1)
+    assert ddi.attributes["sw_version"] == ddi.attributes["jepa.version"] == "1.0.0"

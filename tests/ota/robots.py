@@ -1,0 +1,310 @@
+"""Robots to update: their folders, what they can be offered, and what surrounds them in tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from jepa_runtime.bundle import MANIFEST_NAME, Bundle, seal
+from jepa_runtime.errors import FetchError, MachineBusyError, ReleaseRejectedError, UnlistedTargetError
+from jepa_runtime.ota import robot
+from jepa_runtime.ota.config import Config
+from jepa_runtime.ota.health.serving_interface import Health
+from jepa_runtime.ota.provisioning import provision
+from jepa_runtime.ota.release import (
+    Budgets,
+    Release,
+    Robot,
+    check_meant,
+    pointer_path,
+    release_path,
+    told_of,
+)
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.storage.slots import SlotStore
+from jepa_runtime.ota.transport.fetch import Progress
+from jepa_runtime.ota.trust.metadata import Floors
+
+CHANNEL, MODEL, HARDWARE = "stable", "toy", "bench"
+NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+
+
+def settings(**fields: Any) -> Config:
+    """The set-up of a robot whose repository is elsewhere."""
+    return Config(
+        **{
+            "repository": "/nowhere",
+            "channel": CHANNEL,
+            "model_id": MODEL,
+            "device_id": "robot-1",
+            "hardware_ids": (HARDWARE,),
+            "keep_slots": 0,
+        }
+        | fields
+    )
+
+
+def variant(toy: Path, folder: Path, version: str) -> Bundle:
+    """The toy bundle under another version, with one file that differs."""
+    shutil.copytree(toy, folder)
+    (folder / "report.json").write_text(json.dumps({"version": version}), encoding="utf-8")
+    manifest = Bundle.open(toy).manifest.model_dump(mode="json")
+    return seal(folder, manifest | {"version": version})
+
+
+def release_of(bundle: Bundle, seq: int, **fields: Any) -> Release:
+    """What a channel says of a bundle."""
+    manifest = bundle.manifest
+    return Release.model_validate(
+        {
+            "schema_version": 1,
+            "model_id": manifest.model_id,
+            "version": manifest.version,
+            "release_seq": seq,
+            "folder": f"models/{CHANNEL}/{manifest.model_id}/{manifest.version}",
+            "manifest_sha256": bundle.sha256,
+            "runtime_abi": (1, 1),
+            "hardware_ids": ("any",),
+            **told_of(manifest),
+            "budgets": Budgets(),
+            "rollout": {"percent": 100.0, "salt": "s"},
+        }
+        | fields
+    )
+
+
+def release(seq: int = 2, manifest_sha256: str = "1" * 64) -> Release:
+    """What a channel says of a bundle that nobody looks into."""
+    return Release.model_validate(
+        {
+            "schema_version": 1,
+            "model_id": "toy",
+            "version": f"{seq}.0.0",
+            "release_seq": seq,
+            "folder": "models/stable/toy/2",
+            "manifest_sha256": manifest_sha256,
+            "runtime_abi": (1, 1),
+            "hardware_ids": ("any",),
+            "interface": "a" * 64,
+            "variants": ("openvino/int8",),
+            "golden_sha256": "b" * 64,
+            "budgets": {},
+            "rollout": {"percent": 100.0, "salt": "s"},
+        }
+    )
+
+
+def factory(root: Path, bundle: Bundle | None, **fields: Any) -> Path:
+    """Set up a robot that serves ``bundle``, or nothing."""
+    path = None if bundle is None else bundle.path
+    provision(root, settings(**fields), b"trusted by nobody", bundle=path, now=lambda: NOW)
+    return root
+
+
+class Repository:
+    """What :class:`~jepa_runtime.ota.trust.repository_trust.RepositoryTrust` gives, without signatures.
+
+    Attributes:
+        files: by path.
+        fetched: the paths of large files that were asked for.
+        asked: how often it was looked at.
+        seen: what a refresh finds.
+        error: raised by every call, if there is one.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.fetched: list[str] = []
+        self.asked = 0
+        self.seen = Floors({"timestamp": 1}, NOW)
+        self.floors: Floors | None = None
+        self.error: Exception | None = None
+
+    def publish(self, bundle: Bundle, seq: int, **fields: Any) -> Release:
+        release = release_of(bundle, seq, **fields)
+        for record in bundle.manifest.files:
+            self.files[f"{release.folder}/{record.path}"] = (bundle.path / record.path).read_bytes()
+        self.files[release.manifest_target] = (bundle.path / MANIFEST_NAME).read_bytes()
+        self.point(release)
+        return release
+
+    def point(self, release: Release) -> None:
+        """Make a release the latest."""
+        for path in (pointer_path(CHANNEL, MODEL), release_path(CHANNEL, MODEL, release.version)):
+            self.files[path] = release.model_dump_json().encode()
+
+    def refresh(self, floors: Floors) -> Floors:
+        self.floors = floors
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return replace(self.seen, release_seqs=floors.release_seqs)
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        if self.error is not None:
+            raise self.error
+        if path not in self.files:
+            raise UnlistedTargetError(f"{path}: not listed")
+        return self.files[path]
+
+    def download(self, path: str, part: Path, progress: Progress | None = None) -> None:
+        self.fetched.append(path)
+        content = self.read(path, 0)
+        part.write_bytes(content)
+        if progress is not None:
+            progress(len(content), len(content))
+
+
+class Gate:
+    """Refuses what it is told to.
+
+    Attributes:
+        bad: versions that are refused, and in which part of the gate (check, probe, shadow).
+        calls: the parts that were asked.
+        comparisons: how often what was compared had been before.
+        probed: the budgets and the active model of each probe.
+        busy: whether the machine is too busy for a probe to judge.
+    """
+
+    def __init__(self, bad: Mapping[str, str] | None = None) -> None:
+        self.bad = dict(bad or {})
+        self.calls: list[str] = []
+        self.comparisons: list[int] = []
+        self.probed: list[tuple[Budgets, Path | None]] = []
+        self.busy = False
+
+    def check_release(self, release: Release, robot: Robot) -> None:
+        check_meant(release, robot)
+
+    def check(self, bundle: Bundle, release: Release, robot: object) -> None:
+        self._judge("check", bundle.path)
+
+    def probe(self, folder: Path, budgets: Budgets, active: Path | None) -> dict[str, Any]:
+        self.probed.append((budgets, active))
+        self._judge("probe", folder)
+        if self.busy and budgets.latency_p99_ms is not None:
+            raise MachineBusyError("p99 is 105.9 ms: undecided")
+        return {"latency_p99_ms": 1.0}
+
+    def shadow(
+        self, current: Path, candidate: Path, max_error_ratio: float, *, comparisons: int
+    ) -> dict[str, Any] | None:
+        self.comparisons.append(comparisons)
+        self._judge("shadow", candidate)
+        return None
+
+    def _judge(self, part: str, folder: Path) -> None:
+        self.calls.append(part)
+        version = Bundle.open(folder).manifest.version
+        if self.bad.get(version) == part:
+            raise ReleaseRejectedError(f"{version} does not pass {part}")
+
+
+class Serving:
+    """Serves what it is told to; a version in ``bad`` fails in service."""
+
+    def __init__(self, bad: tuple[str, ...] = ()) -> None:
+        self.bad = bad
+        self.serves: Bundle | None = None
+        self.swaps: list[str] = []
+        self.may_switch = True
+
+    def swap(self, folder: Path) -> None:
+        self.serves = Bundle.open(folder)
+        self.swaps.append(self.serves.manifest.version)
+
+    def health(self) -> Health:
+        if self.serves is None:
+            return Health(serves="0" * 64, may_switch=self.may_switch)
+        failure = "it computes NaN" if self.serves.manifest.version in self.bad else ""
+        return Health(serves=self.serves.sha256, failure=failure, may_switch=self.may_switch)
+
+
+class Clock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float, /) -> None:
+        self.seconds += seconds
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.seconds)
+
+
+class Site:
+    """A robot, the repository that it asks, and time."""
+
+    def __init__(self, root: Path, bundle: Bundle | None, **fields: Any) -> None:
+        self.root = factory(root, bundle, **fields)
+        self.repository, self.gate, self.clock = Repository(), Gate(), Clock()
+        self.serving: Serving | None = None
+        self.reports: list[str] = []
+
+    def opened(self, **arguments: Any) -> Any:
+        return robot.open_client(
+            self.root,
+            **{
+                "repository": self.repository,
+                "gate": self.gate,
+                "serving": self.serving,
+                "report": lambda kept: self.reports.append(kept.result),
+                "now": self.clock.now,
+                "clock": self.clock,
+            }
+            | arguments,
+        )
+
+    def update(self, **arguments: Any) -> State:
+        with self.opened(**arguments) as client:
+            return client.update()
+
+    @property
+    def version(self) -> str:
+        """What serves; it opens, or this fails."""
+        return Bundle.open(self.root / "current").manifest.version
+
+    @property
+    def good(self) -> str:
+        return Bundle.open(self.root / "good").manifest.version
+
+    @property
+    def slots(self) -> int:
+        return len(SlotStore(self.root).present())
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+def dies_in(phase: Phase) -> Callable[[State, str], None]:
+    """For ``tell``: the process is gone as soon as an update is in ``phase``."""
+
+    def tell(kept: State, _: str) -> None:
+        if kept.phase is phase:
+            raise Died
+
+    return tell
+
+
+def unreachable() -> FetchError:
+    return FetchError("https://updates.example: cannot be reached: try again")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

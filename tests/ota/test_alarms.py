@@ -1,0 +1,156 @@
+"""What needs a person: updates that stand still, files of another account, an active model that crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import TrustError
+from jepa_runtime.ota import daemon, robot, state
+from jepa_runtime.ota.health import serving_socket
+from jepa_runtime.ota.health.serving_socket import LocalServing
+from jepa_runtime.ota.operator_alarms import MOST_CRASHES, MOST_FAILED_LOOKS, alarms
+from jepa_runtime.ota.state import State
+from jepa_runtime.ota.storage.slots import SlotStore
+from tests.ota.fleets import Fleet, edit
+from tests.ota.robots import Died, Site
+from tests.ota.test_local_serving import somebody
+
+
+def kept(root: Path) -> State:
+    return state.load(root / robot.STATE)
+
+
+def test_a_repository_that_cannot_be_trusted_for_long_is_an_alarm_until_it_can(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[0], 1)
+    site.update()
+    site.repository.error = TrustError("timestamp.json is expired")
+    for number in range(1, MOST_FAILED_LOOKS + 1):
+        assert alarms(site.root, kept(site.root)) == []
+        assert site.update().failed_looks == number
+    (alarm,) = alarms(site.root, kept(site.root))
+    assert "could not be used 10 times in a row, and last was at 2026-03-01 12:00 UTC" in alarm
+    assert "timestamp.json is expired" in alarm
+    site.repository.error = None
+    site.update()
+    assert alarms(site.root, kept(site.root)) == []
+
+
+def test_status_tells_monitoring_of_an_alarm(
+    tmp_path: Path, toy_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet = Fleet(tmp_path, toy_bundle)
+    assert fleet.provision() == 0
+    capfd.readouterr()
+    assert fleet.run("status", "--json", "-") == 0
+    assert json.loads(capfd.readouterr().out)["alarms"] == []
+    path = fleet.root / robot.STATE
+    stale = State(result="failed", reason="it is expired", failed_looks=MOST_FAILED_LOOKS)
+    state.save(path, stale)
+    assert fleet.run("status", "--json", "-") == 5
+    told = capfd.readouterr()
+    (alarm,) = json.loads(told.out)["alarms"]
+    assert "last was never: it is expired" in alarm and "ALARM: updates stand still" in told.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another account")
+@pytest.mark.parametrize("name", ["audit.log", "meta/timestamp.json", "lock"])
+def test_a_file_that_updates_cannot_change_is_an_alarm(site: Site, name: str) -> None:
+    """As an update by root left them before it was refused."""
+    path = site.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert alarms(site.root, kept(site.root)) == []
+    os.chown(path, 1, 1)
+    (alarm,) = alarms(site.root, kept(site.root))
+    assert f"{path}: belongs to daemon" in alarm and f"`sudo chown -R root: {site.root}`" in alarm
+
+
+def crash(root: Path, sha256: str, times: int = 1) -> None:
+    for _ in range(times):
+        with suppress(Died), somebody(root, serves=sha256):
+            raise Died
+
+
+@pytest.fixture
+def updated(site: Site, bundles: list[Bundle]) -> Site:
+    """2.0.0 serves and was found to be good; 1.0.0 did before."""
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    return site
+
+
+def test_an_active_model_that_crashes_again_and_again_is_an_alarm(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    active, due = bundles[1].sha256, daemon.crashing(updated.root)
+    crash(updated.root, active, MOST_CRASHES)
+    assert alarms(updated.root, kept(updated.root)) == [] and not due()
+    crash(updated.root, active)
+    (alarm,) = alarms(updated.root, kept(updated.root))
+    assert "toy 2.0.0, the active model, has crashed 5 times since the last start of the machine" in alarm
+    assert due() and not due(), "the next round begins at once, and not again and again"
+    updated.update(serving=LocalServing(updated.root, gone_s=0.1))
+    assert updated.version == "2.0.0", "nothing goes back unless that was chosen"
+    with somebody(updated.root, serves=active):
+        pass
+    with somebody(updated.root, serves=active):
+        assert alarms(updated.root, kept(updated.root)) == [], "it was stopped, and started again"
+
+
+def test_an_active_model_that_crashes_makes_way_where_that_was_chosen(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    edit(updated.root, rollback_on_crashes=True)
+    crash(updated.root, bundles[1].sha256, MOST_CRASHES + 1)
+    with updated.opened(serving=LocalServing(updated.root, gone_s=0.1)) as client:
+        ended = client.update()
+    assert updated.version == updated.good == "1.0.0"
+    assert "has crashed 5 times" in ended.refused[bundles[1].sha256].reason
+    assert alarms(updated.root, kept(updated.root)) == []
+
+
+def test_crashes_of_another_boot_and_of_another_model_do_not_count(
+    updated: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(updated.root, bundles[0].sha256, MOST_CRASHES + 1)
+    assert alarms(updated.root, kept(updated.root)) == []
+    crash(updated.root, bundles[1].sha256, MOST_CRASHES + 1)
+    assert alarms(updated.root, kept(updated.root)) != []
+    monkeypatch.setattr(serving_socket, "boot_id", lambda: "another")
+    assert alarms(updated.root, kept(updated.root)) == []
+
+
+def test_a_model_that_has_served_for_an_hour_is_forgiven(updated: Site, bundles: list[Bundle]) -> None:
+    active = bundles[1].sha256
+    crash(updated.root, active, MOST_CRASHES)
+    with serving_socket.listening(updated.root) as seat:
+        seat.blame(active)
+        assert alarms(updated.root, kept(updated.root)) != []
+        seat.forgive(active)
+        assert alarms(updated.root, kept(updated.root)) == []
+    assert SlotStore(updated.root).current() == active
+
+
+def test_looks_that_fail_are_repeated_soon_and_then_less_and_less_often(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "jitter", lambda: 1.0)
+    site.repository.publish(bundles[0], 1)
+    site.repository.error = TrustError("the clock is not set yet")
+    round_ = daemon.ordinary(site.opened, lambda: 1000.0, robot.nothing)
+    pauses = [round_(robot.nothing) for _ in range(6)]
+    assert pauses == [60.0, 120.0, 240.0, 480.0, 960.0, 1000.0]
+    site.repository.error = None
+    assert round_(robot.nothing) == 1000.0
+    site.repository.error = TrustError("again")
+    assert round_(robot.nothing) == 60.0
+    (site.root / robot.STATE).unlink()
+    assert round_(robot.nothing) == 120.0, "also what cannot be stored"

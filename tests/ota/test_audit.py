@@ -1,0 +1,166 @@
+"""The log of what happened: complete, in order, and never changed without a trace."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import StorageError
+from jepa_runtime.ota.audit_log import AuditLog, Entry
+
+
+def now() -> datetime:
+    return datetime(2026, 3, 1, tzinfo=timezone.utc)
+
+
+def events(path: Path) -> list[str]:
+    return [entry.event for entry in AuditLog(path, now).entries()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.log"
+
+
+def test_entries_are_read_as_they_were_written(path: Path) -> None:
+    AuditLog(path, now).append("set up", channel="stable", text="a\nb \u2028 é")
+    AuditLog(path, now).append("updated", count=3)
+    assert list(AuditLog(path, now).entries()) == [
+        Entry(0, "2026-03-01T00:00:00.000+00:00", "set up", {"channel": "stable", "text": "a\nb \u2028 é"}),
+        Entry(1, "2026-03-01T00:00:00.000+00:00", "updated", {"count": 3}),
+    ]
+
+
+def test_a_log_that_was_never_written_is_empty(path: Path) -> None:
+    assert events(path) == []
+
+
+@pytest.mark.parametrize("change", ["changed", "removed", "swapped", "put in"])
+def test_a_log_that_was_tampered_with_does_not_verify(path: Path, change: str) -> None:
+    log = AuditLog(path, now)
+    for number in range(5):
+        log.append(f"event {number}")
+    lines = path.read_bytes().splitlines(keepends=True)
+    if change == "changed":
+        lines[2] = lines[2].replace(b"event 2", b"event 9")
+    elif change == "removed":
+        del lines[2]
+    elif change == "swapped":
+        lines[1], lines[2] = lines[2], lines[1]
+    else:
+        lines.insert(2, lines[1])
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(StorageError, match="does not follow what is before it"):
+        events(path)
+
+
+def test_a_line_that_is_no_entry_is_told_with_its_place(path: Path) -> None:
+    AuditLog(path, now).append("one")
+    path.write_bytes(path.read_bytes() + b'{"n": 1}\n')
+    with pytest.raises(StorageError, match=r"audit\.log, line 2: is no entry"):
+        events(path)
+
+
+@pytest.mark.parametrize("torn", [b'{"n": 2, "at": "20', b"\0" * 100, b"x"])
+def test_a_line_that_a_power_cut_left_unfinished_is_cut_off_and_recorded(path: Path, torn: bytes) -> None:
+    log = AuditLog(path, now)
+    log.append("one")
+    log.append("two")
+    path.write_bytes(path.read_bytes() + torn)
+    assert events(path) == ["one", "two"]
+    AuditLog(path, now).append("three")
+    found = list(AuditLog(path, now).entries())
+    assert [entry.event for entry in found] == [
+        "one",
+        "two",
+        "cut a line that a power cut had left unfinished",
+        "three",
+    ]
+    assert found[2].facts == {"bytes": len(torn)}
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_it_goes_on_after_lines_that_are_no_entries_and_still_tells_of_them(path: Path, kept: int) -> None:
+    log = AuditLog(path, now)
+    for event in ("one", "two", "three"):
+        log.append(event)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:kept], *[b"\0" * 9 + b"\n"] * (3 - kept)]))
+    AuditLog(path, now).append("four")
+    with pytest.raises(StorageError, match=f"line {kept + 1}: is no entry"):
+        events(path)
+    added = [json.loads(line) for line in path.read_bytes().splitlines()[3:]]
+    assert [(entry["n"], entry["event"]) for entry in added] == [
+        (3, "went on after lines that are no entries"),
+        (4, "four"),
+    ]
+    assert added[0]["facts"] == {"lines": 3 - kept}
+
+
+def test_the_chain_runs_through_files_that_were_rotated(path: Path) -> None:
+    log = AuditLog(path, now, max_bytes=300, kept_files=100)
+    for number in range(40):
+        log.append(str(number))
+        if number % 7 == 0:
+            log = AuditLog(path, now, max_bytes=300, kept_files=100)
+    assert len(list(path.parent.iterdir())) > 10
+    assert events(path) == [str(number) for number in range(40)]
+    (path.parent / "audit.log.3").unlink()
+    with pytest.raises(StorageError, match="does not follow"):
+        events(path)
+
+
+def test_the_oldest_files_go_and_the_rest_still_verifies(path: Path) -> None:
+    log = AuditLog(path, now, max_bytes=300, kept_files=3)
+    for number in range(40):
+        log.append(str(number))
+    assert len(list(path.parent.iterdir())) == 4
+    kept = events(path)
+    assert kept == [str(number) for number in range(40 - len(kept), 40)]
+
+
+def test_a_power_cut_between_rotation_and_the_next_entry_does_not_break_the_chain(path: Path) -> None:
+    AuditLog(path, now).append("one")
+    path.rename(path.with_name("audit.log.1"))
+    AuditLog(path, now).append("two")
+    assert events(path) == ["one", "two"]
+
+
+def test_an_entry_that_could_not_be_written_is_an_error_and_the_next_one_follows_the_last_that_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AuditLog(path, now)
+    log.append("one")
+    with monkeypatch.context() as patched:
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match=r"audit\.log: cannot be read or written: No space left"):
+            log.append("two")
+    log.append("three")
+    assert events(path)[0] == "one" and events(path)[-1] == "three"
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(cut=st.integers(1, 2000), kept=st.lists(st.text(max_size=20), min_size=1, max_size=8))
+def test_wherever_it_is_cut_off_it_goes_on(tmp_path: Path, cut: int, kept: list[str]) -> None:
+    path = tmp_path / "audit.log"
+    path.unlink(missing_ok=True)
+    log = AuditLog(path, now)
+    for event in kept:
+        log.append(event)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - cut % len(content)])
+    whole = path.read_bytes().count(b"\n")
+    AuditLog(path, now).append("after")
+    assert [entry for entry in events(path) if not entry.startswith("cut a line")] == [*kept[:whole], "after"]

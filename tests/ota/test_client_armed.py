@@ -1,0 +1,265 @@
+"""The last moment before a switch: who has to agree, and what may have changed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import TrustError
+from jepa_runtime.ota import audit_log, operator_requests, robot, state, state_machine
+from jepa_runtime.ota.state import Phase
+from tests.ota.robots import Clock, Died, Serving, Site, dies_in, unreachable
+
+
+class Moving(Serving):
+    """Takes another model only while it may."""
+
+    def swap(self, folder: Path) -> None:
+        assert self.may_switch
+        super().swap(folder)
+
+
+class Wait(Clock):
+    """While time passes, things happen: ``then``, once the robot has been busy for five minutes."""
+
+    def __init__(self, site: Site, then: Callable[[], object]) -> None:
+        super().__init__()
+        self._then = then
+        site.serving = self.serving = Moving()
+        self.serving.may_switch = False
+        site.clock = self
+
+    def sleep(self, seconds: float, /) -> None:
+        super().sleep(seconds)
+        if self.seconds > 300 and not self.serving.may_switch:
+            self.serving.may_switch = True
+            self._then()
+
+
+@pytest.fixture
+def cautious(tmp_path: Path, bundles: list[Bundle]) -> Site:
+    """A robot that is offered 2.0.0, and switches to nothing that nobody approved."""
+    site = Site(tmp_path / "robot", bundles[0], approval=True)
+    site.repository.publish(bundles[1], 2)
+    return site
+
+
+def wait_for_approval(site: Site, seconds: float = 60) -> None:
+    ends = site.clock.seconds + seconds
+
+    def alive() -> None:
+        if site.clock.seconds > ends:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        site.update(alive=alive)
+
+
+def test_nothing_is_switched_to_without_approval_where_that_is_wanted(cautious: Site) -> None:
+    wait_for_approval(cautious)
+    assert cautious.version == "1.0.0"
+    kept = operator_requests.approve(cautious.root)
+    assert kept.reason == "release 2 (2.0.0) waits for approval: `jepa-runtime update approve`"
+    assert cautious.update().result == "updated"
+
+
+def test_what_nobody_approves_is_given_up_like_what_finds_no_moment_and_logged_once(
+    cautious: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
+    kept = cautious.update()
+    assert kept.result == "failed" and "waits for approval" in kept.reason
+    assert cautious.clock.seconds == 19 * state_machine.WAIT_S
+    assert cautious.repository.asked == 1, "as often as poll_s says, not at each look for an approval"
+    assert cautious.version == "1.0.0"
+    entries = audit_log.AuditLog(cautious.root / robot.AUDIT, robot.utc_now).entries()
+    assert [entry.event for entry in entries].count("armed -> armed") == 1
+
+
+def test_an_approval_is_waited_for_whatever_the_repository_says_meanwhile(
+    cautious: Site, bundles: list[Bundle]
+) -> None:
+    wait_for_approval(cautious, 2 * 3600 + 60)
+    assert cautious.repository.asked == 3
+    cautious.repository.error = unreachable()
+    wait_for_approval(cautious, 3600 + 60)
+    assert "not asked again while it waits" in (cautious.root / robot.AUDIT).read_text()
+    cautious.repository.error = None
+    operator_requests.approve(cautious.root)
+    assert cautious.update().result == "updated"
+
+
+def test_an_approval_is_for_one_release_only(cautious: Site, bundles: list[Bundle]) -> None:
+    wait_for_approval(cautious)
+    kept = operator_requests.approve(cautious.root)
+    state.save(cautious.root / robot.STATE, replace(kept, approved=bundles[2].sha256))
+    wait_for_approval(cautious)
+    operator_requests.approve(cautious.root)
+    cautious.repository.publish(bundles[2], 3)
+    kept = cautious.update()
+    assert kept.reason == "release 3 (3.0.0) is offered now, no longer release 2 (2.0.0)"
+    wait_for_approval(cautious)
+    assert cautious.version == "1.0.0"
+
+
+def test_a_release_that_is_revoked_while_it_waits_is_dropped(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    Wait(site, lambda: site.repository.publish(bundles[0], 3, revoked=(2,)))
+    kept = site.update()
+    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) was revoked before its switch")
+    assert site.version == "1.0.0" and not kept.refused
+    entries = list(audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries())
+    assert entries[-1].event == "armed -> idle"
+
+
+def test_what_serves_and_was_revoked_makes_way_once_the_robot_may_switch(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    none = {"percent": 0.0, "salt": "s"}
+    site.repository.publish(bundles[2], 3, revoked=(2,), rollout=none)
+    told: list[str] = []
+    wait = Wait(site, lambda: told.append(site.version))
+    kept = site.update()
+    assert told == ["2.0.0"] and wait.serving.swaps == ["1.0.0"]
+    assert kept.refused[bundles[1].sha256].not_before is None
+    entries = [entry.event for entry in audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries()]
+    assert entries.count("resolve -> resolve") == 1
+
+
+def test_what_serves_and_was_revoked_makes_way_though_what_follows_it_waits_for_approval(
+    cautious: Site, bundles: list[Bundle]
+) -> None:
+    """Who mends a model publishes the new one first: the latest release cannot be revoked."""
+    cautious.repository.publish(bundles[1], 2)
+    wait_for_approval(cautious)
+    operator_requests.approve(cautious.root)
+    assert cautious.update().result == "updated"
+    cautious.repository.publish(bundles[2], 3)
+    wait_for_approval(cautious)
+    cautious.repository.publish(bundles[2], 3, revoked=(2,))
+    cautious.serving = Moving()
+    cautious.serving.may_switch = False
+    wait_for_approval(cautious, 3700)
+    assert cautious.version == "2.0.0"
+    cautious.serving.may_switch = True
+    wait_for_approval(cautious, 3700)
+    assert cautious.version == cautious.good == "1.0.0"
+    operator_requests.approve(cautious.root)
+    assert cautious.update().result == "updated" and cautious.version == "3.0.0"
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, Died])
+def test_what_is_known_to_be_revoked_makes_way_though_the_repository_has_gone_since(
+    site: Site, bundles: list[Bundle], ends: type[BaseException]
+) -> None:
+    def stop() -> None:
+        raise ends
+
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    Wait(site, stop)
+    with pytest.raises(ends):
+        site.update()
+    site.repository.error = unreachable()
+    kept = site.update()
+    assert site.version == site.good == "1.0.0"
+    assert kept.refused[bundles[1].sha256].not_before is None
+
+
+def test_a_look_does_not_wait_until_the_robot_may_switch(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    site.serving = Moving()
+    site.serving.may_switch = False
+    with site.opened() as client:
+        assert client.check() is None
+    assert site.clock.seconds < 60
+
+
+def test_a_release_that_is_no_longer_offered_makes_way_for_what_is(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    Wait(site, lambda: site.repository.publish(bundles[2], 3))
+    assert site.update().result == "unchanged" and site.version == "1.0.0"
+    assert site.update().result == "updated" and site.version == "3.0.0"
+
+
+def test_a_rollout_that_shrinks_while_its_release_waits_leaves_this_robot_out(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    none = {"percent": 0.0, "salt": "s"}
+    site.repository.publish(bundles[1], 2)
+    Wait(site, lambda: site.repository.publish(bundles[1], 2, rollout=none))
+    kept = site.update()
+    assert (kept.result, site.version) == ("unchanged", "1.0.0") and not kept.refused
+    assert kept.reason == "release 2 (2.0.0) has been rolled out to 0 % of the robots, not to this one"
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+
+
+@pytest.mark.parametrize("phase", [Phase.PROBE, Phase.SHADOW, Phase.ARMED])
+def test_a_rollout_that_shrank_while_an_update_was_cut_off_leaves_this_robot_out(
+    site: Site, bundles: list[Bundle], phase: Phase
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    with pytest.raises(Died):
+        site.update(tell=dies_in(phase))
+    site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
+    site.clock.sleep(3600.0)
+    assert site.update().result == "unchanged" and site.version == "1.0.0"
+
+
+def test_a_repository_that_cannot_be_reached_does_not_hold_a_switch_up(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    Wait(site, lambda: setattr(site.repository, "error", unreachable()))
+    assert site.update().result == "updated" and site.version == "2.0.0"
+    told = (site.root / robot.AUDIT).read_text()
+    assert "not asked again before the switch" in told
+
+
+def test_a_repository_that_cannot_be_trusted_any_more_does(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    Wait(site, lambda: setattr(site.repository, "error", TrustError("timestamp: has expired")))
+    kept = site.update()
+    assert (kept.result, kept.reason, site.version) == ("failed", "timestamp: has expired", "1.0.0")
+
+
+def test_a_robot_that_became_busy_while_the_repository_was_asked_is_left_alone(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    wait = Wait(site, lambda: None)
+    refresh = site.repository.refresh
+    busy_at: list[float] = []
+
+    def slow(*args: object) -> object:
+        if wait.serving.may_switch and not busy_at:
+            busy_at.append(wait.seconds)
+            wait.serving.may_switch = False
+        return refresh(*args)  # type: ignore[arg-type]
+
+    site.repository.refresh = slow  # type: ignore[assignment, method-assign]
+    assert site.update().result == "updated"
+    assert busy_at and wait.serving.swaps == ["2.0.0"]
+
+
+# A clock that was set back does not tell for how long.
+@pytest.mark.parametrize(("hours", "asked"), [(0, 1), (1, 2), (-1, 2)])
+def test_an_update_that_was_cut_off_before_its_switch_asks_again_if_that_was_a_while_ago(
+    site: Site, bundles: list[Bundle], hours: int, asked: int
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    with pytest.raises(Died):
+        site.update(tell=dies_in(Phase.ARMED))
+    site.clock.sleep(3600.0 * hours)
+    assert site.update().result == "updated"
+    assert site.repository.asked == asked

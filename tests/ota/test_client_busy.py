@@ -1,0 +1,97 @@
+"""A machine that is too busy to judge a candidate: undecided, and tried again soon."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands.update_actions import _STATUS
+from jepa_runtime.commands.update_view import summary
+from jepa_runtime.ota import daemon
+from jepa_runtime.ota.health.serving_interface import Health
+from jepa_runtime.ota.state import Phase
+from tests.ota.robots import Serving, Site
+
+SLOW = {"latency_p99_ms": 20.0}
+
+
+@pytest.fixture
+def busy(tmp_path: Path, bundles: list[Bundle]) -> Site:
+    site = Site(tmp_path / "robot", bundles[0])
+    site.serving = Serving()
+    site.serving.serves = bundles[0]
+    site.gate.busy = True
+    site.repository.publish(bundles[1], 2, budgets=SLOW)
+    return site
+
+
+def test_a_candidate_that_cannot_be_judged_is_undecided_and_not_refused(
+    busy: Site, bundles: list[Bundle]
+) -> None:
+    kept = busy.update()
+    assert (kept.result, kept.phase, kept.alarm) == ("undecided", Phase.IDLE, "")
+    assert busy.version == "1.0.0" and busy.slots == 2, "what was fetched stays for the next attempt"
+    assert _STATUS[kept.result] == 4 and summary(kept).startswith("undecided: toy 1.0.0 serves")
+    assert daemon.pause_s(kept, 3600.0) == 300.0
+    (refusal,) = kept.refused.values()
+    assert (refusal.times, refusal.undecided) == (0, 1)
+
+
+def test_it_is_tried_again_after_minutes_and_installed_once_the_machine_is_quieter(busy: Site) -> None:
+    busy.update()
+    calls = list(busy.gate.calls)
+    waits = busy.update()
+    assert waits.result == "undecided" and "is left undecided until 2026-03-01 12:05 UTC" in waits.reason
+    assert busy.gate.calls == calls, "not before its time"
+    busy.clock.sleep(301)
+    busy.gate.busy = False
+    fetched = list(busy.repository.fetched)
+    kept = busy.update()
+    assert (kept.result, busy.version, kept.refused) == ("updated", "2.0.0", {})
+    assert busy.repository.fetched == fetched
+
+
+def test_the_pause_doubles_up_to_an_hour(busy: Site) -> None:
+    pauses = []
+    for _ in range(7):
+        (refusal,) = busy.update().refused.values()
+        assert refusal.not_before is not None
+        pauses.append((refusal.not_before - busy.clock.now()) / timedelta(minutes=1))
+        busy.clock.sleep(pauses[-1] * 60 + 1)
+    assert pauses == [5, 10, 20, 40, 60, 60, 60]
+
+
+def test_an_operator_may_have_it_tried_at_once(busy: Site) -> None:
+    busy.update()
+    busy.gate.busy = False
+    assert busy.update(again=True).result == "updated"
+
+
+def test_a_refusal_after_that_is_the_first(busy: Site) -> None:
+    busy.update()
+    busy.clock.sleep(301)
+    busy.gate.busy, busy.gate.bad = False, {"2.0.0": "probe"}
+    kept = busy.update()
+    (refusal,) = kept.refused.values()
+    assert (kept.result, refusal.times, refusal.undecided) == ("refused", 1, 0)
+
+
+def test_the_candidate_is_timed_next_to_the_active_model(busy: Site, bundles: list[Bundle]) -> None:
+    busy.update()
+    ((budgets, active),) = busy.gate.probed
+    assert budgets.latency_p99_ms == 20.0
+    assert active is not None and Bundle.open(active).manifest.version == "1.0.0"
+
+
+def test_where_nobody_serves_the_latency_is_judged_once_before_the_switch(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    site = Site(tmp_path / "robot", None)
+    site.serving = Serving()
+    site.serving.health = lambda: Health()  # type: ignore[method-assign]
+    site.repository.publish(bundles[1], 2, budgets=SLOW)
+    assert site.update().result == "updated"
+    assert [(one.latency_p99_ms, active) for one, active in site.gate.probed] == [(20.0, None), (None, None)]

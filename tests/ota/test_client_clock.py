@@ -1,0 +1,66 @@
+"""Robots whose clock knows nothing of the day before the network tells them: refusals hold all the same."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.ota.state_machine import FIRST_REFUSAL
+from jepa_runtime.ota.trust.metadata import Floors
+from tests.ota.robots import NOW, Clock, Serving, Site
+
+SIGNED = NOW - timedelta(days=4)
+
+
+class Unset(Clock):
+    """Starts anywhere at a boot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boot = NOW
+
+    def now(self) -> datetime:
+        return self.boot + timedelta(seconds=self.seconds)
+
+
+@pytest.fixture
+def unset(site: Site, bundles: list[Bundle]) -> Site:
+    """It is offered what does not serve well; the repository was signed four days ago."""
+    site.clock, site.serving = Unset(), Serving(bad=("2.0.0",))
+    site.repository.seen = Floors({"timestamp": 1}, SIGNED)
+    site.repository.publish(bundles[1], 2)
+    return site
+
+
+def boots(site: Site, at: datetime) -> str:
+    assert isinstance(site.clock, Unset) and site.serving is not None
+    site.clock.boot, site.clock.seconds = at, 20.0
+    swaps = len(site.serving.swaps)
+    site.update()
+    return "tried" if len(site.serving.swaps) > swaps else "left alone"
+
+
+@pytest.mark.parametrize("epoch", [1970, 2024])
+def test_what_was_refused_is_not_tried_again_at_each_boot(unset: Site, epoch: int) -> None:
+    start = datetime(epoch, 1, 1, tzinfo=timezone.utc)
+    told = []
+    for boot in range(6):
+        told += [boots(unset, start), boots(unset, NOW + boot * timedelta(minutes=30))]
+    assert told.count("tried") == 3, "before the time came from the network, after, and two hours later"
+    (refusal,) = unset.update().refused.values()
+    assert refusal.times == 3
+
+
+def test_a_refusal_that_outlasts_a_week_from_the_last_signature_holds(unset: Site) -> None:
+    assert boots(unset, NOW) == "tried"
+    for times in range(2, 10):
+        assert boots(unset, NOW + times * timedelta(days=8)) == "tried"
+    assert boots(unset, datetime(1970, 1, 1, tzinfo=timezone.utc)) == "left alone"
+
+
+def test_a_refusal_under_a_clock_that_is_behind_counts_from_the_last_signature(unset: Site) -> None:
+    boots(unset, datetime(1970, 1, 1, tzinfo=timezone.utc))
+    (refusal,) = unset.update().refused.values()
+    assert refusal.not_before == SIGNED + FIRST_REFUSAL

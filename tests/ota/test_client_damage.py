@@ -1,0 +1,302 @@
+"""A disk that damages what lies in the slots: a valid model serves on, and a new release is the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import MANIFEST_NAME, Bundle
+from jepa_runtime.errors import TrustError
+from jepa_runtime.ota import audit_log, operator_requests
+from jepa_runtime.ota.release import Delta
+from jepa_runtime.ota.robot import AUDIT
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.storage.slots import MARK, SlotStore
+from tests.ota.robots import Died, Serving, Site, dies_in, unreachable
+
+
+@pytest.fixture
+def updated(site: Site, bundles: list[Bundle]) -> Site:
+    """2.0.0 serves after 1.0.0."""
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    return site
+
+
+def damage(site: Site, bundle: Bundle, name: str) -> None:
+    path = SlotStore(site.root).folder(bundle.sha256) / name
+    path.chmod(0o644)
+    path.write_text("{}", encoding="utf-8")
+
+
+def owe_the_way_back(site: Site, bundle: Bundle) -> None:
+    """What is good was damaged when it was gone back to, and is whole again."""
+    damage(site, bundle, "report.json")
+    operator_requests.rollback(site.root, "it drifts", now=site.clock.now)
+    path = SlotStore(site.root).folder(bundle.sha256) / "report.json"
+    path.write_bytes((bundle.path / "report.json").read_bytes())
+
+
+def logged(site: Site) -> list[str]:
+    return [entry.event for entry in audit_log.AuditLog(site.root / AUDIT, site.clock.now).entries()]
+
+
+def test_there_is_no_way_back_to_a_slot_that_is_damaged(updated: Site, bundles: list[Bundle]) -> None:
+    damage(updated, bundles[0], "report.json")
+    kept = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
+    assert kept.result == "failed"
+    assert kept.alarm.startswith("could not go back: ") and "report.json" in kept.alarm
+    assert updated.version == "2.0.0"
+
+
+@pytest.mark.parametrize("revoked", [(), (2,)], ids=["it serves on", "it was revoked"])
+def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
+    updated: Site, bundles: list[Bundle], revoked: tuple[int, ...]
+) -> None:
+    damage(updated, bundles[0], "report.json")
+    operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
+    for _ in range(3):
+        kept = updated.update()
+        assert kept.alarm.startswith("could not go back: "), "nothing has changed"
+        assert updated.version == "2.0.0" and kept.good is not None and kept.good.version == "1.0.0"
+    updated.repository.publish(bundles[2], 3, revoked=revoked)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
+
+
+def test_what_cannot_be_gone_back_to_is_fetched_anew_where_it_is_offered_again(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    damage(updated, bundles[0], "report.json")
+    operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
+    updated.repository.publish(bundles[0], 3)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "1.0.0", "1.0.0")
+
+
+def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: list[Bundle]) -> None:
+    owe_the_way_back(updated, bundles[0])
+    with updated.opened() as client:
+        assert client.check() is None
+    assert updated.version == "2.0.0"
+    assert updated.update().alarm == "" and updated.version == "1.0.0"
+
+
+def test_an_update_that_began_with_the_way_back_takes_what_is_new(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    owe_the_way_back(updated, bundles[0])
+    updated.repository.publish(bundles[2], 3)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version) == ("updated", "", "3.0.0")
+    assert kept.previous is not None and kept.previous.version == "1.0.0"
+
+
+def test_going_back_by_hand_ends_an_update_that_began_with_the_way_back(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    owe_the_way_back(updated, bundles[0])
+    with pytest.raises(Died):
+        updated.update(tell=dies_in(Phase.ROLLBACK))
+    kept = operator_requests.rollback(updated.root, "it drifts still", now=updated.clock.now)
+    assert (kept.phase, kept.result, kept.reason) == (Phase.IDLE, "reverted", "it drifts still")
+    assert updated.version == "1.0.0"
+
+
+def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    damage(updated, bundles[1], "report.json")
+    updated.serving = serving = Serving(bad=("3.0.0",))
+    updated.repository.publish(bundles[2], 3)
+    kept = updated.update()
+    assert (kept.result, kept.alarm, updated.version, updated.good) == ("refused", "", "1.0.0", "1.0.0")
+    assert serving.swaps == ["3.0.0", "1.0.0"]
+    assert "what is good is damaged" in logged(updated)
+
+
+def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    for bundle in bundles[:2]:
+        damage(updated, bundle, "report.json")
+    updated.serving = serving = Serving(bad=("3.0.0",))
+    updated.repository.publish(bundles[2], 3)
+    kept = updated.update()
+    assert kept.alarm.startswith("could not go back: ") and "report.json" in kept.alarm
+    assert serving.swaps == ["3.0.0"] and kept.good is not None and kept.good.version == "2.0.0"
+    store = SlotStore(updated.root)
+    assert (store.current(), store.good()) == (bundles[2].sha256, bundles[1].sha256)
+
+
+def test_what_was_damaged_after_it_passed_the_gate_is_not_switched_to(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    versions: set[str] = set()
+
+    def tell(kept: State, _: str) -> None:
+        if kept.phase is Phase.SWITCH:
+            damage(site, bundles[1], "report.json")
+        versions.add(site.version)
+
+    kept = site.update(tell=tell)
+    assert kept.result == "refused" and "report.json" in kept.reason
+    assert versions == {"1.0.0"}
+
+
+def test_a_release_cures_a_robot_whose_slot_is_lost(updated: Site, bundles: list[Bundle]) -> None:
+    (SlotStore(updated.root).slots / bundles[1].sha256 / MARK).unlink()
+    updated.repository.publish(bundles[2], 3)
+    assert updated.update().result == "updated" and updated.version == updated.good == "3.0.0"
+
+
+@pytest.mark.parametrize("name", [MANIFEST_NAME, "report.json"])
+def test_a_release_cures_a_robot_whose_model_is_damaged(
+    updated: Site, bundles: list[Bundle], name: str
+) -> None:
+    damage(updated, bundles[1], name)
+    updated.gate.bad = {"3.0.0": "shadow"}
+    updated.repository.publish(bundles[2], 3)
+    assert updated.update().result == "updated" and updated.version == "3.0.0"
+    assert "not compared" in logged(updated)
+
+
+def test_what_serves_and_is_damaged_makes_way_until_it_has_been_fetched_again(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    updated.serving = serving = Serving()
+    damage(updated, bundles[1], "report.json")
+    kept = updated.update()
+    assert (kept.result, kept.alarm, kept.refused) == ("updated", "", {})
+    assert serving.swaps == ["1.0.0", "2.0.0"] and updated.version == updated.good == "2.0.0"
+    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    assert updated.update().result == "unchanged"
+
+
+@pytest.mark.parametrize("made", [unreachable, lambda: TrustError("expired")], ids=["away", "expired"])
+def test_what_serves_and_is_damaged_makes_way_though_nobody_can_be_asked(
+    updated: Site, bundles: list[Bundle], made: Callable[[], Exception]
+) -> None:
+    """Else a robot in the field has no model after its next start."""
+    updated.serving = serving = Serving()
+    damage(updated, bundles[1], "report.json")
+    updated.repository.error = made()
+    serving.may_switch = False
+    assert updated.update().result == "failed" and serving.swaps == []
+    serving.may_switch = True
+    kept = updated.update()
+    assert (kept.result, kept.alarm, kept.refused) == ("failed", "", {})
+    assert serving.swaps == ["1.0.0"] and updated.version == updated.good == "1.0.0"
+    assert "reverted" in updated.reports
+    updated.repository.error = None
+    assert updated.update().result == "updated" and updated.version == "2.0.0"
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_cannot_make_way_though_nobody_can_be_asked_serves_on(
+    updated: Site, bundles: list[Bundle], pinned: bool
+) -> None:
+    if pinned:
+        operator_requests.pin(updated.root, pinned=True)
+    else:
+        damage(updated, bundles[0], "report.json")
+    damage(updated, bundles[1], "report.json")
+    updated.repository.error = unreachable()
+    kept = updated.update()
+    assert kept.result == "failed" and "cannot be reached" in kept.reason
+    assert kept.current is not None and kept.current.version == "2.0.0"
+
+
+def test_a_look_says_that_what_serves_is_damaged(updated: Site, bundles: list[Bundle]) -> None:
+    damage(updated, bundles[1], "report.json")
+    with updated.opened() as client:
+        assert client.check() is None
+        assert "2.0.0), which serves, is damaged: " in client.state.reason
+        assert client.state.reason.endswith(": an update takes it back")
+
+
+@pytest.mark.parametrize("case", ["there is no other", "the other is damaged too", "it is pinned"])
+def test_what_serves_and_is_damaged_serves_on_where_it_must_and_needs_a_person(
+    site: Site, bundles: list[Bundle], case: str
+) -> None:
+    site.repository.publish(bundles[0], 1)
+    serves = bundles[0]
+    if case != "there is no other":
+        site.repository.publish(bundles[1], 2)
+        assert site.update().result == "updated"
+        serves = bundles[1]
+    if case == "the other is damaged too":
+        damage(site, bundles[0], "report.json")
+    if case == "it is pinned":
+        operator_requests.pin(site.root, pinned=True, now=site.clock.now)
+    damage(site, serves, "report.json")
+    site.serving = serving = Serving()
+    kept = site.update()
+    assert kept.result == "unchanged" and not serving.swaps
+    assert ", which serves, is damaged: " in kept.alarm and "report.json" in kept.alarm
+    assert SlotStore(site.root).current() == serves.sha256
+    assert site.update().alarm == kept.alarm and logged(site).count("alarm") == 1
+
+
+def lose(path: Path) -> None:
+    path.parent.chmod(0o755)
+    path.unlink()
+
+
+def fail(path: Path) -> None:
+    """Reading it fails, as where the disk cannot read it."""
+    lose(path)
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize("harm", [lose, fail])
+def test_a_file_that_a_slot_cannot_give_comes_from_the_repository(
+    site: Site, bundles: list[Bundle], harm: Callable[[Path], None]
+) -> None:
+    name = next(record.path for record in bundles[0].manifest.files if record.path != "report.json")
+    harm(SlotStore(site.root).folder(bundles[0].sha256) / name)
+    release = site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated" and site.version == "2.0.0"
+    assert f"{release.folder}/{name}" in site.repository.fetched
+    assert "a slot was of no use, the file is fetched" in logged(site)
+
+
+def test_a_delta_whose_base_cannot_be_read_costs_only_time(site: Site, bundles: list[Bundle]) -> None:
+    release_deltas = pytest.importorskip(
+        "jepa_export.release.delta_maker", reason="extra export is not installed"
+    )
+    name, (old, new) = "report.json", bundles[:2]
+    content = release_deltas.make(old.read(name), new.read(name))
+    base = next(record.sha256 for record in old.manifest.files if record.path == name)
+    site.repository.files["deltas/one"] = content
+    lose(SlotStore(site.root).folder(old.sha256) / name)
+    site.repository.publish(
+        new, 2, deltas=(Delta(path=name, base_sha256=base, target="deltas/one", bytes=1),)
+    )
+    assert site.update().result == "updated" and site.version == "2.0.0"
+    assert "a delta was of no use, the whole file is fetched" in logged(site)
+
+
+def test_a_log_whose_end_is_damaged_stops_nothing(updated: Site, bundles: list[Bundle]) -> None:
+    path = updated.root / AUDIT
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-1], b"\x00" * 40 + b"\n"]))
+    kept = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
+    assert (kept.result, updated.version) == ("reverted", "1.0.0")
+
+
+def test_a_model_that_had_nothing_to_do_is_not_committed_before_it_had(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    class Docked(Serving):
+        def health(self) -> object:
+            found = super().health()
+            return type(found)(**vars(found) | {"idle": site.clock.seconds < 3600})
+
+    site.serving = Docked()
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    assert site.clock.seconds >= 3600

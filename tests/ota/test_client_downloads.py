@@ -1,0 +1,136 @@
+"""How a release comes to a real folder: what is fetched, what is made from what is there, and the room."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.errors import TransferLimitError
+from jepa_runtime.ota.release import Delta
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.storage.slots import SlotStore
+from jepa_runtime.ota.transport.fetch import Progress
+from jepa_runtime.ota.transport.repository_sources import Limits
+from tests.ota.fleets import edit
+from tests.ota.robots import Repository, Site, settings, tree, unreachable
+
+
+def test_only_what_no_slot_has_is_fetched(site: Site, bundles: list[Bundle]) -> None:
+    release = site.repository.publish(bundles[1], 2)
+    site.update()
+    assert site.repository.fetched == [f"{release.folder}/report.json"]
+
+
+def test_slots_that_nobody_needs_make_way_for_a_release_that_has_no_room(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(site.root, keep_slots=1)
+    for seq in (1, 2):
+        site.repository.publish(bundles[seq], seq + 1)
+        site.update()
+
+    def used() -> int:
+        return sum(map(len, tree(site.root / "slots").values()))
+
+    assert (site.slots, site.version) == (3, "3.0.0")
+    disk = used() + used() // 6 + settings().fetch.free_bytes
+
+    def disk_usage(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=disk - used())
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    site.repository.publish(bundles[3], 4)
+    assert site.update().result == "updated" and site.version == "4.0.0"
+    assert site.slots == 3
+
+
+def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bundles: list[Bundle]) -> None:
+    release_deltas = pytest.importorskip(
+        "jepa_export.release.delta_maker", reason="extra export is not installed"
+    )
+    path = "encoder/openvino/model.bin"
+    base = next(record for record in bundles[0].manifest.files if record.path == path)
+    old = (bundles[0].path / path).read_bytes()
+    new = old[:100] + bytes([old[100] ^ 1]) + old[101:]
+    target = Path(shutil.copytree(bundles[1].path, tmp_path / "target"))
+    (target / path).write_bytes(new)
+    bundle = seal(target, bundles[1].manifest)
+    content = release_deltas.make(old, new)
+    for damaged, wanted in ((False, True), (True, True), (False, False)):
+        site = Site(tmp_path / f"robot-{damaged}-{wanted}", bundles[0], deltas=wanted)
+        delta = Delta(path=path, base_sha256=base.sha256, target="deltas/one", bytes=len(content))
+        release = site.repository.publish(bundle, 2, deltas=(delta,))
+        site.repository.files["deltas/one"] = content[: len(content) // 2] if damaged else content
+        assert site.update().result == "updated"
+        whole = f"{release.folder}/{path}" in site.repository.fetched
+        assert whole == (damaged or not wanted)
+        assert ("deltas/one" in site.repository.fetched) == wanted
+        told = (site.root / "audit.log").read_text()
+        assert ("a delta was of no use" in told) == damaged
+
+
+def test_a_delta_that_the_server_does_not_give_keeps_no_release_away(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    path = "report.json"
+    base = next(record for record in bundles[0].manifest.files if record.path == path)
+
+    class Broken(Repository):
+        def download(self, path: str, part: Path, progress: Progress | None = None) -> None:
+            if path == "deltas/one":
+                self.fetched.append(path)
+                raise unreachable()
+            super().download(path, part, progress)
+
+    site = Site(tmp_path / "robot", bundles[0])
+    site.repository = Broken()
+    delta = Delta(path=path, base_sha256=base.sha256, target="deltas/one", bytes=1)
+    site.repository.publish(bundles[1], 2, deltas=(delta,))
+    assert site.update().result == "updated"
+    assert site.repository.fetched.count("deltas/one") == 3
+
+
+def test_a_release_comes_in_pieces_where_an_update_may_not_fetch_all_of_it(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.repository.error = None
+    download = site.repository.download
+    spent = TransferLimitError("the 10 bytes of one update are used up")
+
+    def used_up(*_: object) -> None:
+        raise spent
+
+    site.repository.download = used_up  # type: ignore[method-assign]
+    kept = site.update()
+    assert (kept.result, kept.reason, kept.refused) == ("failed", str(spent), {})
+    assert site.clock.seconds == 0, "another attempt would have nothing left either"
+    site.repository.download = download  # type: ignore[method-assign]
+    assert site.update().result == "updated"
+
+
+def test_a_release_that_does_not_fit_is_told_before_the_first_byte(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    site = Site(tmp_path / "robot", bundles[0], fetch=Limits(free_bytes=1 << 60))
+    site.repository.publish(bundles[1], 2)
+    kept = site.update()
+    assert kept.result == "failed" and "make room on this disk" in kept.reason
+    assert not site.repository.fetched and not list((site.root / "staging").glob("*/bundle/*"))
+
+
+def test_a_damaged_file_in_staging_is_fetched_again(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    rotten: list[str] = []
+
+    def rot(kept: State, _: str) -> None:
+        if kept.phase is Phase.VERIFY and not rotten:
+            path = SlotStore(site.root).staged(bundles[1].sha256) / "report.json"
+            path.write_bytes(b"{}")
+            rotten.append(str(path))
+
+    assert site.update(tell=rot).result == "updated" and rotten

@@ -1,0 +1,68 @@
+"""Looks at what is offered, and when nothing is to be begun."""
+
+from __future__ import annotations
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.ota.state import Phase
+from tests.ota.robots import Died, Site, dies_in
+
+
+def test_a_second_look_finds_nothing_new(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    before = site.root.joinpath("audit.log").read_bytes()
+    kept = site.update()
+    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) serves")
+    assert site.root.joinpath("audit.log").read_bytes() == before
+
+
+def test_a_look_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
+    release = site.repository.publish(bundles[1], 2)
+    with site.opened() as client:
+        assert client.check() == release
+        assert client.state.phase is Phase.IDLE and client.state.result == "unchanged"
+    assert (site.version, site.slots, site.repository.fetched) == ("1.0.0", 1, [])
+
+
+def test_a_look_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    site.repository.publish(bundles[2], 3, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
+    with site.opened() as client:
+        assert client.check() is None
+        assert client.state.reason == "release 2, which serves, was revoked: an update takes it back"
+    assert site.version == "2.0.0"
+    assert site.update().result == "unchanged" and site.version == "1.0.0"
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECK, Phase.RESOLVE])
+def test_a_look_that_was_cut_off_is_done_again(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+    release = site.repository.publish(bundles[1], 2)
+    with pytest.raises(Died), site.opened(tell=dies_in(phase)) as client:
+        client.check()
+    with site.opened() as client:
+        assert client.check() == release
+        assert client.state.phase is Phase.IDLE
+
+
+def test_nothing_is_begun_where_only_what_is_in_work_is_to_end(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    with site.opened() as client:
+        assert client.update(begin=False).result == "none"
+    assert site.repository.asked == 0
+    with pytest.raises(Died):
+        site.update(tell=dies_in(Phase.PROBE))
+    with site.opened() as client:
+        assert client.update(begin=False).result == "updated"
+
+
+def test_a_fleet_that_asks_for_a_version_that_the_channel_does_not_list_gets_none(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    kept = site.update(only_version="3.0.0")
+    assert (kept.result, site.version) == ("unchanged", "1.0.0")
+    assert kept.reason.startswith("the fleet asks for 3.0.0: channel stable does not list it")
+    assert site.update(only_version="2.0.0").result == "updated"

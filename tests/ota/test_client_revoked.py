@@ -1,0 +1,128 @@
+"""What makes way because it was revoked, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import UpdateError
+from jepa_runtime.ota import operator_requests, state, state_machine
+from jepa_runtime.ota.storage.slots import SlotStore
+from tests.ota.robots import Serving, Site
+
+
+def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    operator_requests.pin(site.root, pinned=True)
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    kept = site.update()
+    assert site.version == site.good == "1.0.0"
+    assert "pinned" in kept.reason
+    assert site.reports == ["updated", "reverted"]
+    operator_requests.pin(site.root, pinned=False)
+    assert site.update().result == "updated" and site.version == "3.0.0"
+
+
+def test_a_way_back_that_finds_no_moment_is_held_against_no_release(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
+    site.serving = serving = Serving()
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    serving.may_switch = False
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+    kept = site.update()
+    assert (kept.result, site.version) == ("failed", "2.0.0")
+    assert kept.reason == "release 2, which serves, was revoked; the robot cannot switch now"
+    assert kept.refused == {} and site.reports == ["updated", "failed"]
+    serving.may_switch = True
+    assert site.update().result == "updated" and site.version == "3.0.0"
+
+
+def test_what_is_offered_is_not_revoked_under_a_number_that_it_had_before(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    for seq, bundle in enumerate((bundles[1], bundles[2]), 2):
+        site.repository.publish(bundle, seq)
+        assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 5, revoked=(3,))
+    kept = site.update()
+    assert (kept.result, kept.alarm, kept.refused, site.version) == ("unchanged", "", {}, "3.0.0")
+    assert kept.current is not None and kept.current.release_seq == 5
+
+
+def test_a_model_that_came_with_the_robot_is_revoked_by_what_it_is(site: Site, bundles: list[Bundle]) -> None:
+    """It does not know under which number it was released."""
+    gone = {"revoked": (1,), "revoked_manifests": (bundles[0].sha256,)}
+    site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"}, **gone)
+    assert "which serves, was revoked, and there is no other" in site.update().alarm
+    site.repository.publish(bundles[1], 2, **gone)
+    assert site.update().alarm == "" and site.version == "2.0.0"
+    gone = {"revoked": (1, 2), "revoked_manifests": (bundles[0].sha256, bundles[1].sha256)}
+    site.repository.publish(bundles[2], 3, rollout={"percent": 0.0, "salt": "s"}, **gone)
+    assert "there is no other to go back to" in site.update().alarm
+    assert site.version == "2.0.0", "what it was before was revoked as well"
+
+
+def test_what_is_revoked_by_what_it_is_makes_way_whatever_channel_it_came_from(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    kept = state.load(site.root / "state.json")
+    assert kept.current is not None
+    earlier = replace(kept.current, channel="canary")
+    state.save(site.root / "state.json", replace(kept, current=earlier, good=earlier))
+    gone = {"revoked": (2,), "revoked_manifests": (bundles[1].sha256,)}
+    site.repository.publish(bundles[2], 3, rollout={"percent": 0.0, "salt": "s"}, **gone)
+    site.update()
+    assert site.version == site.good == "1.0.0"
+
+
+def test_a_revoked_release_without_another_serves_on_and_says_so_loudly(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[0], 4)
+    site.update()
+    site.repository.publish(bundles[1], 9, revoked=(4,), rollout={"percent": 0.0, "salt": "s"})
+    kept = site.update()
+    assert site.version == "1.0.0"
+    assert kept.alarm == (
+        "release 4, which serves, was revoked, and there is no other to go back to: it serves on"
+    )
+    site.repository.publish(bundles[1], 9, revoked=(4,))
+    assert site.update().alarm == "" and site.version == "2.0.0"
+
+
+def _before_it_revoked(site: Site, bundles: list[Bundle]) -> None:
+    """3.0.0 serves; 2.0.0 served before it, and is revoked since."""
+    for seq, bundle in enumerate((bundles[1], bundles[2]), 2):
+        site.repository.publish(bundle, seq)
+        assert site.update().result == "updated"
+    site.repository.publish(bundles[2], 3, revoked=(2,))
+
+
+def test_what_served_before_and_was_revoked_since_is_not_gone_back_to_by_hand(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    _before_it_revoked(site, bundles)
+    assert site.update().result == "unchanged"
+    with pytest.raises(UpdateError, match="no earlier release"):
+        operator_requests.rollback(site.root, "by hand", now=site.clock.now)
+    assert site.version == site.good == "3.0.0"
+
+
+def test_what_the_disk_has_damaged_does_not_make_way_for_what_was_revoked(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    _before_it_revoked(site, bundles)
+    report = (site.root / "current" / "report.json").resolve()
+    report.chmod(0o644)
+    report.write_bytes(b"{}")
+    kept = site.update()
+    assert "which serves, is damaged" in kept.alarm and kept.alarm.endswith("it serves on")
+    assert SlotStore(site.root).manifest(SlotStore(site.root).current() or "").version == "3.0.0"

@@ -1,0 +1,108 @@
+"""What serves is judged by what was usual with the model before, as far as that is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jepa_runtime.ota.health.serving_health import ServingHealth
+from tests.ota.robots import Clock
+
+
+class Served:
+    """A model that computes, told to a conduct whose model before is told the same way."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.conduct = ServingHealth(self.clock.monotonic)
+        self.conduct.begin(10.0)
+
+    def frames(self, n: int, *, late: int = 0, failed: int = 0, surprising: int = 0) -> None:
+        """Serve ``n`` frames within 10 seconds, of which these per cent are late, fail or surprise."""
+        for frame in range(n):
+            self.clock.sleep(10 / n)
+            if frame % 100 < failed:
+                self.conduct.failed("device lost")
+                continue
+            self.conduct.latent(np.zeros(3))
+            self.conduct.timed(11.0 if frame % 100 < late else 10.0)
+            self.conduct.surprise(0.1, frame % 100 < surprising)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "budget_ms", "failure"),
+    [
+        ({}, {}, 10.0, ""),
+        # After 300 frames of which none was late, one in thirty may have been usual.
+        ({}, {"late": 6}, 10.0, ""),
+        ({}, {"late": 10}, 10.0, "30 of 300 frames took over the 10 ms"),
+        ({"late": 10}, {"late": 10}, 10.0, ""),
+        ({"late": 10}, {"late": 20}, 10.0, ""),
+        ({"late": 10}, {"late": 30}, 10.0, "90 of 300 frames took over the 10 ms"),
+        # Of another limit, what was usual under the one before tells nothing.
+        ({"late": 10}, {"late": 10}, 10.5, "30 of 300 frames took over the 10.5 ms"),
+        ({}, {"failed": 10}, 10.0, "30 of 300 frames failed: device lost"),
+        ({"failed": 10}, {"failed": 10}, 10.0, ""),
+        ({"failed": 10}, {"failed": 30}, 10.0, "90 of 300 frames failed: device lost"),
+        ({"failed": 100}, {"failed": 100}, 10.0, ""),
+        ({"surprising": 80}, {"surprising": 80}, 10.0, ""),
+        ({}, {"surprising": 80}, 10.0, "it drifts: 240 of 300 frames surprised it"),
+    ],
+)
+def test_a_model_may_be_as_bad_as_the_one_before_and_no_worse(
+    before: dict[str, int], after: dict[str, int], budget_ms: float, failure: str
+) -> None:
+    served = Served()
+    served.frames(300, **before)
+    served.conduct.begin(budget_ms)
+    assert served.conduct.idle
+    served.frames(300, **after)
+    assert served.conduct.failure().startswith(failure) and bool(served.conduct.failure()) is bool(failure)
+
+
+@pytest.mark.parametrize(
+    ("known", "budget_ms", "lateness", "judged"),
+    [
+        # Frames of the model before, the limit of this one, whether lateness is forgiven, and what is judged.
+        (300, 10.0, True, {"late", "surprising"}),
+        (300, 10.5, True, {"surprising"}),
+        (9, 10.0, True, set()),
+        (9, 10.0, False, {"late"}),
+    ],
+)
+def test_what_is_not_known_to_be_unusual_is_forgiven_where_that_is_asked_for(
+    known: int, budget_ms: float, lateness: bool, judged: set[str]
+) -> None:
+    for what in ("late", "surprising", "failed"):
+        served = Served()
+        served.frames(known)
+        served.conduct.begin(budget_ms)
+        served.conduct.forgive(lateness=lateness)
+        served.frames(300, **{what: 90})
+        assert bool(served.conduct.failure()) is (what in {*judged, "failed"}), what
+
+
+@pytest.mark.parametrize(
+    ("what", "failure"),
+    [("late", "90 of 300 frames took over the 10 ms"), ("failed", "90 of 300 frames failed: device lost")],
+)
+def test_few_frames_tell_neither_of_a_model_nor_of_what_is_usual(what: str, failure: str) -> None:
+    served = Served()
+    served.frames(9, **{what: 100})
+    assert served.conduct.failure() == "" and served.conduct.idle
+    served.conduct.begin(10.0)
+    served.frames(300, **{what: 30})
+    assert served.conduct.failure().startswith(failure)
+
+
+def test_a_model_of_whose_frames_all_failed_has_computed_nothing() -> None:
+    served = Served()
+    served.frames(10, failed=100)
+    assert served.conduct.idle and served.conduct.failure() == "10 of 10 frames failed: device lost"
+
+
+def test_the_first_finding_counts() -> None:
+    conduct = ServingHealth()
+    for why in ("it hangs", "nothing comes"):
+        conduct.find(why)
+    assert conduct.failure() == "it hangs"

@@ -1,0 +1,49 @@
+"""The page about config.json has every field, with the default that the code has; the file, what differs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from jepa_runtime.ota import config
+from jepa_runtime.ota.config import Config
+from jepa_runtime.ota.gate.probe import ProbeLimits
+from jepa_runtime.ota.transport.repository_sources import Limits
+from tests.conftest import ROOT
+from tests.ota.robots import settings
+
+PAGE = ROOT / "docs" / "update-config.md"
+ROW = re.compile(r"\| `([a-z_.]+)` \|[^|]+\|([^|]*)\|[^|]+\|")
+
+
+def test_every_field_is_on_the_page_with_its_default() -> None:
+    told = {name: default.strip().strip("`") for name, default in ROW.findall(PAGE.read_text("utf-8"))}
+    known = {name: field.default for name, field in Config.model_fields.items() if not field.is_required()}
+    known |= {name: None for name, field in Config.model_fields.items() if field.is_required()}
+    for group, limits in (("fetch", Limits), ("probe", ProbeLimits)):
+        del known[group]
+        known |= {f"{group}.{field.name}": field.default for field in fields(limits)}
+    del known["schema_version"]
+    shown = {name: "" if value is None else f"{value}".removesuffix(".0") for name, value in known.items()}
+    assert told == {name: text.lower() if text in ("True", "False") else text for name, text in shown.items()}
+
+
+def test_a_robot_is_set_up_with_what_differs_from_the_defaults_which_other_versions_know(
+    tmp_path: Path,
+) -> None:
+    wanted = settings(poll_s=60.0, fetch=Limits(max_bytes_s=1e6))
+    config.save(tmp_path / "config.json", wanted)
+    assert config.load(tmp_path / "config.json") == wanted
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "schema_version": 1,
+        "repository": "/nowhere",
+        "channel": "stable",
+        "model_id": "toy",
+        "device_id": "robot-1",
+        "hardware_ids": ["bench"],
+        "keep_slots": 0,
+        "poll_s": 60.0,
+        "fetch": {"max_bytes_s": 1e6},
+    }

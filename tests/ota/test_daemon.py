@@ -1,0 +1,280 @@
+"""The service: it updates, tells systemd, stops cleanly, and makes way for whoever has something to say."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands import run, run_robot, update
+from jepa_runtime.errors import StorageError
+from jepa_runtime.ota import audit_log, config, operator_requests, robot, state
+from jepa_runtime.ota import daemon as service
+from jepa_runtime.ota.config import HANG_S
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.util import atomic_files
+from tests.conftest import ROOT
+from tests.ota.fleets import Daemon, Fleet, edit, until
+from tests.ota.robots import Site, settings
+from tests.ota.servers import FaultServer, trickle
+
+UNITS = ROOT / "firmware_configs" / "common" / "etc" / "systemd" / "system"
+UPDATES, SERVES = UNITS / "jepa-update.service", UNITS / "jepa-run.service"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, toy_bundle: Path) -> Fleet:
+    fleet = Fleet(tmp_path, toy_bundle)
+    assert fleet.provision() == 0
+    return fleet
+
+
+@pytest.fixture
+def daemon(fleet: Fleet, tmp_path: Path) -> Iterator[Daemon]:
+    started = Daemon(fleet.root, tmp_path / "notify")
+    yield started
+    started.close()
+
+
+def kept(fleet: Fleet) -> State:
+    return state.load(fleet.root / robot.STATE)
+
+
+def test_it_updates_tells_systemd_and_stops_cleanly(fleet: Fleet, daemon: Daemon) -> None:
+    assert daemon.heard("READY=1")
+    # Nothing was published under the pointer's name yet.
+    assert daemon.heard("STATUS=failed; serves 1.0.0")
+    assert daemon.heard("WATCHDOG=1")
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.heard("STOPPING=1")
+    _, log = daemon.process.communicate(timeout=60)
+    assert daemon.process.returncode == 0
+    assert log.splitlines()[-1] == "stopped" and "latest.json" in log
+
+
+def test_one_that_is_stopped_in_the_middle_leaves_the_update_to_the_next(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    fleet.publish(fleet.bundles[1], 1)
+    started = Daemon(fleet.root, tmp_path / "notify")
+    until(lambda: kept(fleet).phase is Phase.PROBE)
+    started.process.send_signal(signal.SIGTERM)
+    assert started.process.wait(60) == 0
+    # The step in work ends first.
+    assert kept(fleet).phase in (Phase.PROBE, Phase.SHADOW) and kept(fleet).stopped
+    started.close()
+    assert fleet.run("apply") == 0
+    assert fleet.version == "2.0.0"
+
+
+def test_one_that_is_stopped_does_not_wait_for_a_server_that_sends_slowly(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    name = "metadata/2.root.json"
+    (fleet.repository.folder / name).write_bytes(b" " * 100_000)
+    with FaultServer(fleet.repository.folder) as server:
+        server.faults[name] = trickle(0.5, 600)
+        edit(fleet.root, repository=server.url)
+        started = Daemon(fleet.root, tmp_path / "notify")
+        until(lambda: (name, None) in server.requests)
+        started.process.send_signal(signal.SIGTERM)
+        assert started.process.wait(20) == 0
+    started.close()
+    assert kept(fleet).phase is Phase.CHECK and kept(fleet).stopped
+
+
+def test_one_that_waits_lets_others_see_pin_approve_and_go_back(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edit(fleet.root, approval=True, poll_s=1.0)
+    fleet.publish(fleet.bundles[1], 1)
+    started = Daemon(fleet.root, tmp_path / "notify")
+    try:
+        until(lambda: kept(fleet).waits > 0)
+        capfd.readouterr()
+        assert fleet.run("status") == 0
+        shown = " ".join(capfd.readouterr().out.split())
+        assert "armed toy 2.0.0, release 1 of stable (release 1 (2.0.0) waits for approval" in shown
+        assert fleet.run("pin") == 0 and kept(fleet).phase is Phase.IDLE
+        until(lambda: "is offered, but this robot is pinned" in kept(fleet).reason)
+        assert fleet.run("unpin") == 0
+        until(lambda: kept(fleet).waits > 0)
+        assert fleet.run("approve") == 0
+        until(lambda: kept(fleet).result == "updated")
+        assert fleet.version == "2.0.0"
+        assert fleet.run("rollback") == 0
+        assert fleet.version == "1.0.0"
+        until(lambda: kept(fleet).result == "refused")
+    finally:
+        started.close()
+
+
+class Waiting:
+    """A robot whose service waits in a process of its own for 3.0.0 to be approved; 2.0.0 serves."""
+
+    def __init__(self, site: Site, bundles: list[Bundle]) -> None:
+        site.repository.publish(bundles[1], 2)
+        site.update()
+        config.save(site.root / robot.CONFIG, settings(approval=True))
+        site.repository.publish(bundles[2], 3)
+        self.site = site
+        self.pid = os.fork()
+        if not self.pid:
+            self._serve()
+        until(lambda: self.kept.phase is Phase.ARMED)
+
+    def _serve(self) -> None:
+        robot._SLICE_S = 0.05
+        opened = partial(self.site.opened, clock=time, now=robot.utc_now)
+        try:
+            round_ = service.ordinary(opened, lambda: 1e6, robot.nothing)
+            service.run(round_, stopping=Event(), log=robot.nothing, root=self.site.root)
+        finally:
+            os._exit(1)
+
+    @property
+    def root(self) -> Path:
+        return self.site.root
+
+    @property
+    def kept(self) -> State:
+        return state.load(self.root / robot.STATE)
+
+    def kill(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+
+@pytest.fixture
+def waiting(site: Site, bundles: list[Bundle]) -> Iterator[Waiting]:
+    started = Waiting(site, bundles)
+    yield started
+    started.kill()
+
+
+def test_an_approval_reaches_it_at_once(waiting: Waiting) -> None:
+    assert operator_requests.approve(waiting.root).phase is Phase.ARMED
+    until(lambda: waiting.kept.result == "updated" and waiting.kept.phase is Phase.IDLE)
+    assert waiting.site.version == "3.0.0" and not waiting.kept.approved
+
+
+@pytest.mark.parametrize("pinned", [True, False], ids=["pin", "cancel"])
+def test_what_is_dropped_is_not_begun_again_in_the_same_round(waiting: Waiting, pinned: bool) -> None:
+    if pinned:
+        dropped = operator_requests.pin(waiting.root, pinned=True)
+    else:
+        dropped = operator_requests.cancel(waiting.root, "not on a Friday")
+    assert (dropped.phase, dropped.result, dropped.pinned) == (Phase.IDLE, "unchanged", pinned)
+    time.sleep(0.5)
+    assert waiting.kept == dropped
+    assert waiting.site.version == "2.0.0"
+
+
+def test_going_back_does_not_wait_for_an_update_that_waits(waiting: Waiting) -> None:
+    kept = operator_requests.rollback(waiting.root, "it drifts")
+    assert (kept.result, kept.phase, waiting.site.version) == ("reverted", Phase.IDLE, "1.0.0")
+    time.sleep(0.5)
+    assert waiting.kept == kept
+
+
+def test_nobody_who_asks_is_forgotten_and_what_waits_goes_on(waiting: Waiting) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(operator_requests.pin, waiting.root, pinned=False) for _ in range(20)]
+    assert all(one.result().phase is Phase.ARMED for one in done)
+    operator_requests.approve(waiting.root)
+    until(lambda: waiting.kept.result == "updated")
+    told = [entry.event for entry in audit_log.AuditLog(waiting.root / robot.AUDIT, robot.utc_now).entries()]
+    assert told.count("unpinned") == 20
+
+
+def test_one_that_dies_lets_the_lock_go(waiting: Waiting) -> None:
+    os.kill(waiting.pid, signal.SIGSTOP)
+    with pytest.raises(StorageError, match=r"did not let it go within 0\.2 s"):
+        operator_requests.cancel(waiting.root, "too slow", wait_s=0.2)
+    waiting.kill()
+    assert operator_requests.cancel(waiting.root, "it hung", wait_s=10).reason == "it hung"
+
+
+def test_a_round_that_yields_is_called_again_without_a_pause_and_none_ends_it(tmp_path: Path) -> None:
+    calls: list[str] = []
+    turn = ExitStack()
+
+    def round_(alive: service.Alive) -> float | None:
+        calls.append("wanted" if atomic_files.is_wanted(tmp_path / robot.LOCK) else "called")
+        if len(calls) == 1:
+            turn.enter_context(atomic_files.locked(tmp_path / robot.LOCK, who="another", wait_s=1))
+            threading.Timer(0.2, turn.close).start()
+            alive()
+            calls.append("worked on without the lock")
+        if len(calls) == 2:
+            alive()
+            return 0.01
+        return None
+
+    service.run(round_, stopping=Event(), log=calls.append, root=tmp_path)
+    assert calls == ["called"] * 3
+
+
+def read(unit: Path) -> tuple[configparser.SectionProxy, argparse.Namespace]:
+    """What a unit says of its service, and its command as the code reads it."""
+    parsed = configparser.ConfigParser(strict=False, interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment, method-assign]
+    parsed.read(unit)
+    told = parsed["Service"]
+    command = told["ExecStart"].split()
+    assert Path(command[0]).name == "jepa-runtime"
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers()
+    update.add_parser(subparsers)
+    run.add_parser(subparsers)
+    return told, parser.parse_args(command[1:])
+
+
+def test_the_units_of_systemd_agree_with_the_code_and_with_one_another() -> None:
+    (updates, daemon), (serves, command) = read(UPDATES), read(SERVES)
+    assert float(updates["WatchdogSec"]) == HANG_S
+    assert (updates["Type"], serves["Type"]) == ("notify", "notify")
+    assert float(serves["WatchdogSec"]) > run_robot._SILENT_S
+    assert float(serves["TimeoutStartSec"]) == run_robot._OPENING_S
+    assert (daemon.action, daemon.root) == ("daemon", Path("/var/lib") / updates["StateDirectory"])
+    # The server reads the folder of updates and writes nothing there; updates ask it over a socket.
+    assert command.robot == daemon.root
+    assert (serves["User"], serves["Group"]) == ("jepa-run", updates["User"])
+    assert "StateDirectory" not in serves and "CacheDirectory" not in serves
+    assert serves["ReadWritePaths"] == updates["ReadWritePaths"] == "-/var/lib/jepa-edge-run"
+    assert "AF_UNIX" in updates["RestrictAddressFamilies"].split()
+
+
+def test_a_process_that_gives_no_sign_of_life_ends_itself_and_says_where_it_hung() -> None:
+    program = (
+        "import threading, time\n"
+        "from jepa_runtime.ota import daemon\n"
+        "daemon.HANG_S = 0.3\n"
+        "with daemon.watched(threading.Event()) as alive:\n"
+        "    for _ in range(3):\n"
+        "        alive()\n"
+        "        time.sleep(0.2)\n"
+        "    print('lives', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == "lives\n"
+    assert 'File "<string>", line 9' in done.stderr
+    assert time.monotonic() - began < 30

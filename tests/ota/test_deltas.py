@@ -1,0 +1,165 @@
+"""Deltas: what the maker makes, the reader makes whole again, and nothing else comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepa_export.release.delta_maker import make, prove, worth_it
+from jepa_runtime.errors import StorageError, UpdateError
+from jepa_runtime.ota.transport.deltas import HEADER, MAGIC, VERSION, apply
+
+BASE = bytes(range(256)) * 40
+TARGET = bytes((7 * byte) % 251 for byte in range(10_000))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("deltas")
+
+
+def applied(folder: Path, base: bytes, delta: bytes, target: bytes) -> bytes:
+    """What comes of it; nothing may lie at ``out`` if nothing does."""
+    (folder / "base").write_bytes(base)
+    (folder / "delta").write_bytes(delta)
+    out = folder / "out"
+    out.write_bytes(b"what lay there before")
+    try:
+        apply(
+            folder / "base",
+            folder / "delta",
+            out,
+            sha256=hashlib.sha256(target).hexdigest(),
+            length=len(target),
+        )
+    except BaseException:
+        assert not out.exists()
+        raise
+    return out.read_bytes()
+
+
+def framed(content: bytes, base: int = len(BASE), target: int = len(TARGET), **packing: object) -> bytes:
+    """A delta of which any part may be wrong."""
+    return HEADER.pack(MAGIC, VERSION, base, target) + zstandard.ZstdCompressor(**packing).compress(content)  # type: ignore[arg-type]
+
+
+@settings(max_examples=200)
+@given(base=st.binary(max_size=4096), target=st.binary(max_size=4096))
+def test_a_delta_makes_its_target(folder: Path, base: bytes, target: bytes) -> None:
+    assert applied(folder, base, make(base, target), target) == target
+
+
+@pytest.mark.parametrize(("base", "target"), [(0, 0), (0, 5), (5, 0), (5, 5), (3_000_000, 2_500_001)])
+def test_lengths_may_differ(folder: Path, base: int, target: int) -> None:
+    old, new = BASE * (base // len(BASE) + 1), TARGET * (target // len(TARGET) + 1)
+    old, new = old[:base], new[:target]
+    assert applied(folder, old, make(old, new), new) == new
+    prove(old, make(old, new), new)
+
+
+@settings(max_examples=500)
+@given(delta=st.binary(max_size=400))
+def test_rubbish_is_refused(folder: Path, delta: bytes) -> None:
+    for content in (delta, make(BASE, TARGET)[: HEADER.size] + delta):
+        with pytest.raises(UpdateError, match="fetch the whole file instead"):
+            applied(folder, BASE, content, TARGET)
+
+
+@settings(max_examples=500)
+@given(data=st.data())
+def test_a_damaged_delta_is_refused_or_harmless(folder: Path, data: st.DataObject) -> None:
+    delta = bytearray(make(BASE, TARGET))
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(delta) - 1))
+        delta[position] ^= data.draw(st.integers(1, 255))
+    try:
+        assert applied(folder, BASE, bytes(delta), TARGET) == TARGET
+    except UpdateError as error:
+        assert "fetch the whole file instead" in str(error)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 23, 24, 25, 40, -1])
+def test_a_delta_that_was_cut_is_refused(folder: Path, cut: int) -> None:
+    with pytest.raises(UpdateError, match=r"is no delta|ends too early"):
+        applied(folder, BASE, make(BASE, TARGET)[:cut], TARGET)
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [
+        (make(BASE[:-1], TARGET), "starts from 10239 bytes, .*base has 10240"),
+        (make(BASE, TARGET[:-1]), "makes 9999 bytes, the file is to have 10000"),
+        (make(BASE, TARGET + b"x"), "makes 10001 bytes, the file is to have 10000"),
+        (make(BASE, TARGET[::-1]), "makes a file of SHA-256 .* not"),
+        (make(BASE, TARGET) + b"x", "has more after its end"),
+        (make(BASE, TARGET) + zstandard.compress(b""), "has more after its end"),
+        (framed(bytes(9_999)), "makes 9999 bytes, the file is to have 10000"),
+        (framed(bytes(10_001)), "makes more than 10000 bytes"),
+        (framed(bytes(10_000))[:7] + b"\2" + framed(bytes(10_000))[8:], "version 2 of the format.*reads 1"),
+        (b"Not one" + make(BASE, TARGET)[7:], "is no delta"),
+        (make(BASE, TARGET)[: HEADER.size] + b"x" * 100, "is damaged"),
+    ],
+)
+def test_what_does_not_make_that_file_is_refused_with_the_reason(
+    folder: Path, delta: bytes, reason: str
+) -> None:
+    with pytest.raises(UpdateError, match=rf"{reason}.*: fetch the whole file instead"):
+        applied(folder, BASE, delta, TARGET)
+
+
+def test_a_window_that_takes_much_memory_is_refused(folder: Path) -> None:
+    packing = zstandard.ZstdCompressionParameters.from_level(3, window_log=27, enable_ldm=True)
+    frame = zstandard.ZstdCompressor(compression_params=packing).compressobj()
+    delta = HEADER.pack(MAGIC, VERSION, len(BASE), len(TARGET)) + frame.compress(TARGET) + frame.flush()
+    with pytest.raises(UpdateError, match=r"is damaged .*memory"):
+        applied(folder, BASE, delta, TARGET)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    with pytest.raises(StorageError, match="gone: cannot be read or written: No such file"):
+        apply(folder / "gone", folder / "gone", folder / "out", sha256="0" * 64, length=1)
+    assert not (folder / "out").exists()
+
+
+def test_little_memory_is_enough_for_a_bomb_and_for_a_large_file(tmp_path: Path) -> None:
+    """4 GB of zeros in 130 KB, said to be 100 MB; then 200 MB that are really made."""
+    (tmp_path / "base").write_bytes(b"")
+    frame = zstandard.ZstdCompressor().compressobj(size=4 << 30)
+    zeros = bytes(1 << 24)
+    packed = b"".join(frame.compress(zeros) for _ in range(256)) + frame.flush()
+    (tmp_path / "bomb").write_bytes(HEADER.pack(MAGIC, VERSION, 0, 100 << 20) + packed)
+    (tmp_path / "large").write_bytes(make(b"", bytes(200 << 20)))
+    sha256 = hashlib.sha256(bytes(200 << 20)).hexdigest()
+    program = (
+        "import resource\n"
+        "from pathlib import Path\n"
+        "from jepa_runtime.errors import UpdateError\n"
+        "from jepa_runtime.ota.transport.deltas import apply\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"folder, before = Path({str(tmp_path)!r}), peak()\n"
+        "try:\n"
+        "    apply(folder / 'base', folder / 'bomb', folder / 'out', sha256='', length=100 << 20)\n"
+        "except UpdateError as error:\n"
+        "    print(error)\n"
+        f"apply(folder / 'base', folder / 'large', folder / 'out', sha256={sha256!r}, length=200 << 20)\n"
+        "print((peak() - before) // 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    reason, grown_mb = done.stdout.splitlines()
+    assert "makes more than 104857600 bytes" in reason
+    assert int(grown_mb) < 60
+    assert (tmp_path / "out").stat().st_size == 200 << 20
+
+
+def test_only_a_delta_that_saves_much_is_worth_it() -> None:
+    random = zstandard.compress(TARGET) * 50
+    changed = bytes(byte ^ (index % 100 == 0) for index, byte in enumerate(random))
+    assert worth_it(make(changed, random), random)
+    assert not worth_it(make(random[::-1], random), random)

@@ -1,0 +1,286 @@
+"""Bytes come whole and right, or not at all, whatever a server, a link or a disk does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import FetchError, TrustError
+from jepa_runtime.ota.storage.partial_file import SYNC_BYTES, PartialFile
+from jepa_runtime.ota.transport.fetch import FetchBudget, fetch_bytes, fetch_file
+from jepa_runtime.ota.transport.http_source import HttpSource
+from jepa_runtime.ota.transport.repository_sources import Body, FolderSource, NotFoundError
+from tests.ota import servers
+from tests.ota.fetching import LARGE, LIMITS, MIB, SMALL, fetch, having
+from tests.ota.servers import FaultServer
+
+# What comes as it should.
+
+
+def test_a_file_comes_whole_and_is_all_that_the_part_holds(server: FaultServer, part: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    fetch_file(
+        HttpSource(server.url, LIMITS),
+        "large",
+        part,
+        length=len(LARGE),
+        is_right=having(LARGE),
+        allowance=FetchBudget(LIMITS),
+        progress=lambda done, of: seen.append((done, of)),
+    )
+    assert part.read_bytes() == LARGE
+    assert seen == sorted(seen) and seen[-1] == (len(LARGE), len(LARGE))
+
+
+def test_a_file_comes_from_a_folder(served: Path, part: Path) -> None:
+    fetch(FolderSource(served), part, LARGE, "large")
+    assert part.read_bytes() == LARGE
+
+
+def test_an_empty_file_is_fetched(served: Path, part: Path) -> None:
+    (served / "empty").touch()
+    fetch(FolderSource(served), part, b"", "empty")
+    assert part.read_bytes() == b""
+
+
+def test_a_file_without_a_length_in_its_headers_is_fetched(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.chunked
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+def test_a_part_that_is_whole_already_is_not_fetched_again(server: FaultServer, part: Path) -> None:
+    source = HttpSource(server.url, LIMITS)
+    fetch(source, part, SMALL, "small")
+    fetch(source, part, SMALL, "small")
+    assert server.requests == [("small", None)]
+
+
+def test_one_connection_serves_several_files(server: FaultServer, part: Path) -> None:
+    source = HttpSource(server.url, LIMITS)
+    threads = threading.active_count()
+    for _ in range(3):
+        assert fetch_bytes(source, "small", max_bytes=len(SMALL), limits=LIMITS) == SMALL
+    assert threading.active_count() <= threads + 1
+
+
+# What goes on from where it was.
+
+
+def test_after_a_cut_the_next_attempt_goes_on_from_there(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.first(1, servers.cut(60_000))
+    source = HttpSource(server.url, LIMITS)
+    with pytest.raises(
+        FetchError, match=r"small: the connection was cut, or the answer is no HTTP: try again"
+    ):
+        fetch(source, part, SMALL, "small")
+    fetch(source, part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+    assert server.requests == [("small", None), ("small", "bytes=60000-")]
+
+
+def test_a_cut_after_much_is_taken_up_at_once(server: FaultServer, part: Path) -> None:
+    server.faults["large"] = servers.cut(2 * MIB)
+    fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
+    assert part.read_bytes() == LARGE
+    assert [asked for _, asked in server.requests] == [None, f"bytes={2 * MIB}-", f"bytes={4 * MIB}-"]
+
+
+def test_a_server_that_knows_no_ranges_sends_all_of_it_again(server: FaultServer, part: Path) -> None:
+    source = HttpSource(server.url, LIMITS)
+    server.faults["small"] = servers.cut(60_000)
+    with pytest.raises(FetchError):
+        fetch(source, part, SMALL, "small")
+    server.faults["small"] = servers.whole
+    fetch(source, part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+def test_a_range_that_cannot_be_had_begins_again_from_the_start(server: FaultServer, part: Path) -> None:
+    source = HttpSource(server.url, LIMITS)
+    server.faults["small"] = servers.cut(60_000)
+    with pytest.raises(FetchError):
+        fetch(source, part, SMALL, "small")
+    server.faults["small"] = servers.first(1, servers.status(416))
+    fetch(source, part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+    assert [asked for _, asked in server.requests] == [None, "bytes=60000-", None]
+
+
+def test_another_range_than_asked_for_is_not_taken(server: FaultServer, part: Path) -> None:
+    source = HttpSource(server.url, LIMITS)
+    server.faults["small"] = servers.first(1, servers.cut(60_000))
+    with pytest.raises(FetchError):
+        fetch(source, part, SMALL, "small")
+    server.faults["small"] = servers.shifted
+    with pytest.raises(FetchError, match=r"sends other bytes than those asked for \(from 60000\)"):
+        fetch(source, part, SMALL, "small")
+
+
+def test_a_process_that_dies_has_lost_what_was_not_yet_safe_and_no_more(served: Path, part: Path) -> None:
+    class Dies(FolderSource):
+        @contextmanager
+        def open(self, path: str, offset: int = 0) -> Iterator[Body]:
+            with super().open(path, offset) as body:
+                yield _DiesAt(body, 5 * MIB)
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(Dies(served), part, LARGE, "large")
+    with FaultServer(served) as server:
+        fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
+        assert server.requests == [("large", f"bytes={SYNC_BYTES}-")]
+    assert part.read_bytes() == LARGE
+
+
+class _DiesAt:
+    def __init__(self, body: Body, at: int) -> None:
+        self._body = body
+        self._left = at
+        self.offset = body.offset
+
+    def read(self, n: int, /) -> bytes:
+        if self._left <= 0:
+            raise KeyboardInterrupt
+        data = self._body.read(min(n, self._left))
+        self._left -= len(data)
+        return data
+
+
+def test_the_room_is_taken_before_the_first_byte(server: FaultServer, part: Path) -> None:
+    server.faults["large"] = servers.status(404)
+    with pytest.raises(NotFoundError):
+        fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
+    assert part.stat().st_blocks * 512 >= len(LARGE)
+
+
+@pytest.mark.parametrize("found", ["zeros where content was", "another file", "whole, but damaged"])
+def test_what_a_part_had_before_is_trusted_by_the_hash_alone(
+    server: FaultServer, part: Path, found: str
+) -> None:
+    if found == "zeros where content was":
+        with PartialFile(part, len(SMALL), free_bytes=0) as file:
+            file.write(bytes(60_000))
+            file.keep()
+    elif found == "another file":
+        part.write_bytes(b"x" * 1234)
+    else:
+        part.write_bytes(SMALL[:-1] + b"!")
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+# What is not what was signed.
+
+
+def test_another_content_is_refused_and_removed(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.instead(SMALL[::-1])
+    with pytest.raises(TrustError, match=r"small: what came is not what was signed \(its hash is another\)"):
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
+    assert not part.exists()
+    assert len(server.requests) == 1
+
+
+def test_another_content_at_a_second_attempt_is_fetched_only_once_more(
+    server: FaultServer, part: Path
+) -> None:
+    server.faults["small"] = servers.first(1, servers.cut(60_000))
+    source = HttpSource(server.url, LIMITS)
+    with pytest.raises(FetchError):
+        fetch(source, part, SMALL, "small")
+    server.faults["small"] = servers.instead(SMALL[::-1])
+    with pytest.raises(TrustError):
+        fetch(source, part, SMALL, "small")
+    assert [asked for _, asked in server.requests] == [None, "bytes=60000-", None]
+    assert not part.exists()
+
+
+def test_more_than_was_signed_is_not_taken(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.endless
+    with pytest.raises(TrustError):
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
+    server.faults["small"] = servers.instead(SMALL + b"more")
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+def test_more_than_was_announced_spoils_neither_this_file_nor_the_next(server: FaultServer) -> None:
+    server.faults["small"] = servers.longer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+    source = HttpSource(server.url, LIMITS)
+    for _ in range(3):
+        assert fetch_bytes(source, "small", max_bytes=len(SMALL), limits=LIMITS) == SMALL
+
+
+def test_a_file_that_is_too_short_on_the_server_can_be_tried_again(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.first(1, servers.instead(SMALL[:70_000]))
+    source = HttpSource(server.url, LIMITS)
+    with pytest.raises(FetchError, match="small: ended after 70000 of 100000 bytes"):
+        fetch(source, part, SMALL, "small")
+    fetch(source, part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+def test_a_small_file_without_end_is_refused_soon(server: FaultServer) -> None:
+    server.faults["small"] = servers.endless
+    with pytest.raises(TrustError, match="small: longer than the 1000 bytes that it may have"):
+        fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=1000, limits=LIMITS)
+
+
+# Whatever happens.
+
+
+class Chaotic:
+    """A source that does what it is told at each opening: how many bytes come, from where, and whether they
+    are right."""
+
+    def __init__(self, content: bytes, plan: list[tuple[int, bool, bool]]) -> None:
+        self._content = content
+        self._plan = plan
+
+    @contextmanager
+    def open(self, path: str, offset: int = 0) -> Iterator[Body]:
+        if not self._plan:
+            yield _Chaos(self._content, offset, 1 << 30, True)
+            return
+        left, ranges, right = self._plan.pop()
+        if left == 0:
+            raise FetchError("f: not now")
+        yield _Chaos(self._content, offset if ranges else 0, left, right)
+
+
+class _Chaos:
+    def __init__(self, content: bytes, offset: int, left: int, right: bool) -> None:
+        self._content = content
+        self._at = self.offset = offset
+        self._left = left
+        self._right = right
+
+    def read(self, n: int, /) -> bytes:
+        data = self._content[self._at : self._at + min(n, self._left)]
+        self._at += len(data)
+        self._left -= len(data)
+        return data if self._right else bytes(len(data))
+
+
+@settings(max_examples=150)
+@given(
+    length=st.integers(0, 3000),
+    plan=st.lists(st.tuples(st.integers(0, 3000), st.booleans(), st.booleans()), max_size=8),
+)
+def test_a_file_is_right_or_not_there_whatever_its_source_does(
+    tmp_path_factory: pytest.TempPathFactory, length: int, plan: list[tuple[int, bool, bool]]
+) -> None:
+    part = tmp_path_factory.mktemp("chaos") / "f.part"
+    source = Chaotic(SMALL[:length], plan)
+    for _ in range(len(plan) + 2):
+        try:
+            fetch(source, part, SMALL[:length], "f")
+        except (FetchError, TrustError):
+            continue
+        break
+    assert part.read_bytes() == SMALL[:length]

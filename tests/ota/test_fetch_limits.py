@@ -1,0 +1,171 @@
+"""A fetch keeps to its limits of time, rate and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.errors import FetchError, TransferLimitError, TrustError, UpdateError
+from jepa_runtime.ota.transport.fetch import FetchBudget, fetch_bytes, fetch_file
+from jepa_runtime.ota.transport.http_source import HttpSource
+from jepa_runtime.ota.transport.repository_sources import Body, FolderSource, Limits
+from tests.ota import servers
+from tests.ota.fetching import LARGE, MIB, SMALL, fetch, having
+from tests.ota.servers import FakeClock, FastClock, FaultServer
+
+
+def test_a_trickle_is_too_slow_although_it_never_pauses(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.trickle(0.01)
+    limits = Limits(read_s=3000, free_bytes=0)
+    clock = FastClock()
+    with pytest.raises(FetchError, match=r"small: came with \d+ bytes per second, less than 1024"):
+        fetch(HttpSource(server.url, limits, clock), part, SMALL, "small", limits, clock)
+
+
+def test_a_body_may_take_longer_than_the_wait_for_each_of_its_bytes(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.trickle(0.1, step=len(SMALL) // 12)
+    fetch(HttpSource(server.url, Limits(read_s=1, free_bytes=0)), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+class Paced:
+    """A source that takes its time for every read, and gives at most ``step`` bytes."""
+
+    def __init__(self, content: bytes, clock: FakeClock, *, seconds: float, step: int = 1 << 30) -> None:
+        self._content = content
+        self._clock = clock
+        self._seconds = seconds
+        self._step = step
+
+    @contextmanager
+    def open(self, path: str, offset: int = 0) -> Iterator[Body]:
+        self.offset = self._at = offset
+        yield self
+
+    def read(self, n: int, /) -> bytes:
+        self._clock.sleep(self._seconds)
+        data = self._content[self._at : self._at + min(n, self._step)]
+        self._at += len(data)
+        return data
+
+
+def test_a_slow_start_is_forgiven(part: Path) -> None:
+    clock = FakeClock()
+    fetch(Paced(LARGE, clock, seconds=29), part, LARGE[: 1 << 18], "f", Limits(free_bytes=0), clock)
+
+
+def test_a_file_that_takes_too_long_is_left_for_another_attempt(part: Path) -> None:
+    clock = FakeClock()
+    limits = Limits(total_s=100, free_bytes=0)
+    with pytest.raises(FetchError, match="f: not there after 100 s: the next update goes on from there"):
+        fetch(Paced(LARGE, clock, seconds=25, step=1 << 19), part, LARGE, "f", limits, clock)
+    assert part.exists()
+
+
+def test_the_rate_is_kept_to_what_is_allowed(part: Path) -> None:
+    clock = FakeClock()
+    limits = Limits(max_bytes_s=50_000, free_bytes=0)
+    fetch(Paced(LARGE, clock, seconds=0), part, LARGE, "f", limits, clock)
+    assert clock.now == pytest.approx(len(LARGE) / 50_000, rel=0.01)
+
+
+def test_after_a_pause_the_rate_is_still_kept(part: Path) -> None:
+    clock = FakeClock()
+    limits = Limits(max_bytes_s=100_000, free_bytes=0)
+    content = LARGE[: 4 * MIB]
+    source = Paced(content, clock, seconds=0)
+    taken: list[tuple[float, int]] = []
+
+    def watch(done: int, _: int) -> None:
+        if done == 100_000:
+            clock.sleep(60)
+        taken.append((clock.now, done))
+
+    fetch_file(
+        source,
+        "f",
+        part,
+        length=len(content),
+        is_right=having(content),
+        allowance=FetchBudget(limits, clock),
+        progress=watch,
+    )
+    after = [(now, done) for now, done in taken if now > 61 + 30]
+    (start, first), (end, last) = after[0], after[-1]
+    assert (last - first) / (end - start) <= 100_001
+
+
+def test_no_update_takes_more_bytes_than_it_may(server: FaultServer, part: Path) -> None:
+    limits = Limits(max_bytes=40_000, free_bytes=0)
+    source = HttpSource(server.url, limits)
+    for attempt in range(2):
+        with pytest.raises(FetchError, match="the 40000 bytes of one update are used up"):
+            fetch(source, part, SMALL, "small", limits)
+        assert len(server.requests) == attempt + 1
+    fetch(source, part, SMALL, "small", limits)
+    assert part.read_bytes() == SMALL
+
+
+def test_several_files_have_one_allowance(served: Path, part: Path) -> None:
+    clock = FakeClock()
+    source, few = FolderSource(served), FetchBudget(Limits(max_bytes=150_000, free_bytes=0), clock)
+    short = FetchBudget(Limits(total_s=100, free_bytes=0), clock)
+    for allowance in (short, few):
+        part.unlink(missing_ok=True)
+        fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
+        part.unlink()
+        clock.sleep(101)
+        with pytest.raises(TransferLimitError, match=r"the next (update|one) goes on from there"):
+            fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
+
+
+def test_a_wrong_content_is_found_out_also_where_no_update_may_fetch_all_of_it(
+    served: Path, part: Path
+) -> None:
+    """As what was there may be at fault, all is fetched once more, over as many updates as that takes."""
+    errors = []
+    for _ in range(5):
+        allowance = FetchBudget(Limits(max_bytes=60_000, free_bytes=0))
+        try:
+            fetch_file(
+                FolderSource(served),
+                "small",
+                part,
+                length=len(SMALL),
+                is_right=having(b""),
+                allowance=allowance,
+            )
+        except UpdateError as error:
+            errors.append(type(error))
+            if isinstance(error, TrustError):
+                break
+    assert errors == [TransferLimitError, TransferLimitError, TransferLimitError, TrustError]
+    assert not part.exists()
+
+
+def test_what_is_used_up_is_not_asked_for(server: FaultServer, part: Path) -> None:
+    limits = Limits(max_bytes=2 * MIB, free_bytes=0)
+    with pytest.raises(FetchError, match="are used up"):
+        fetch(HttpSource(server.url, limits), part, LARGE, "large", limits)
+    assert server.requests == [("large", None)]
+
+
+def test_a_small_file_is_not_kept_back_by_the_limit_of_an_attempt(server: FaultServer) -> None:
+    limits = Limits(max_bytes=1)
+    assert fetch_bytes(HttpSource(server.url, limits), "small", max_bytes=1 << 20, limits=limits) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"read_s": 0}, "read_s must be above 0, got 0"),
+        ({"max_bytes_s": 1500}, "max_bytes_s must be at least twice min_bytes_s"),
+        ({"max_bytes": 0}, "max_bytes must be at least 1, got 0"),
+    ],
+)
+def test_limits_that_nothing_can_keep_are_refused(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Limits(**fields)

@@ -1,0 +1,368 @@
+"""What ``jepa-runtime run --robot`` makes of the folder of a robot and of what happens to its models."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.commands import run_robot
+from jepa_runtime.errors import BackendError, DeviceLostError
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota import operator_requests
+from jepa_runtime.ota.health.serving_socket import LocalServing, listening
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.storage.slots import SlotStore
+from tests.ota.fleets import edit, until
+from tests.ota.following import Happens, running, served, update
+from tests.ota.robots import Died, Site
+
+
+@pytest.fixture
+def site(tmp_path: Path, bundles: list[Bundle]) -> Site:
+    site = Site(tmp_path / "robot", bundles[0], health_window_s=2.0)
+    site.repository.publish(bundles[1], 2)
+    return site
+
+
+def fails(_: int) -> None:
+    raise RuntimeError("device lost")
+
+
+def fails_every_other_time(frame: int) -> None:
+    if frame % 2:
+        raise RuntimeError("device lost")
+
+
+def is_late(_: int) -> None:
+    time.sleep(0.02)
+
+
+def test_a_model_goes_live_and_makes_way_by_hand(site: Site, bundles: list[Bundle]) -> None:
+    with running(site.root) as pipeline:
+        assert update(site).result == "updated"
+        assert served(site) == site.version == site.good == "2.0.0"
+        operator_requests.rollback(site.root, "it drifts")
+        assert served(site) == site.version == "1.0.0"
+        until(lambda: pipeline.stats().processed > 20)
+        assert pipeline.stats().failed == 0
+    assert site.gate.calls == ["check", "probe", "shadow"], "who serves is watched, not probed again"
+
+
+@pytest.mark.parametrize(
+    ("happens", "rate_hz", "deadline_ms", "why"),
+    [
+        (fails, 2.0, 1000.0, r"(\d+) of \1 frames failed: RuntimeError: device lost"),
+        (fails_every_other_time, 50.0, 1000.0, r"\d+ of \d+ frames failed: RuntimeError: device lost"),
+        (is_late, 20.0, 10.0, r"\d+ of \d+ frames took over the 10 ms"),
+    ],
+)
+def test_a_model_that_does_not_serve_well_makes_way(
+    site: Site, happens: Happens, rate_hz: float, deadline_ms: float, why: str
+) -> None:
+    with running(site.root, {"2.0.0": happens}, rate_hz=rate_hz, deadline_ms=deadline_ms):
+        time.sleep(0.5)
+        kept = update(site)
+        assert kept.result == "refused" and re.search(why, kept.reason), kept.reason
+        assert served(site) == site.version == "1.0.0"
+
+
+def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(site.root, health_window_s=30.0)
+    monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
+    going_on = threading.Event()
+
+    def hangs(frame: int) -> None:
+        if frame > 12:
+            going_on.wait(4)
+
+    with running(site.root, {"2.0.0": hangs}):
+        kept = update(site)
+        going_on.set()
+        assert kept.result == "refused" and "images come, but nothing is computed for 1 s" in kept.reason
+        assert served(site) == site.version == "1.0.0"
+
+
+@pytest.mark.slow
+def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_is_good(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(site.root, health_window_s=30.0)
+    monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
+    monkeypatch.setattr("jepa_runtime.serving.pipeline._PATIENCE_S", 0.3)
+    going_on, ends = threading.Event(), []
+
+    def hangs(frame: int) -> None:
+        if frame > 12:
+            going_on.wait(60)
+
+    def end(why: str) -> None:
+        ends.append(why)
+        going_on.set()
+
+    with running(site.root, {"2.0.0": hangs}, end=end):
+        kept = update(site)
+        until(lambda: bool(ends))
+        time.sleep(0.5)
+    assert kept.result == "refused" and "images come, but nothing is computed" in kept.reason
+    assert "what serves hangs, and does not make way" in ends[0]
+
+
+def test_a_process_that_lost_its_device_ends(site: Site) -> None:
+    ends: list[str] = []
+
+    def loses(_: int) -> None:
+        raise DeviceLostError("the GPU failed")
+
+    with running(site.root, {"1.0.0": loses}, end=ends.append):
+        until(lambda: bool(ends))
+    assert ends[0] == "the GPU failed"
+
+
+def test_a_model_that_is_being_opened_is_not_blamed_where_the_process_is_asked_to_end(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, marker, opening, spared = SlotStore(site.root), site.root / "serving/what", threading.Event(), []
+    other = next(slot for slot in store.present() if slot != store.current())
+
+    def slow(version: str) -> None:
+        if version == "1.0.0":
+            opening.set()
+            until(lambda: not marker.read_text())
+            spared.append(version)
+
+    with running(site.root, opens=slow):
+        store.point("current", other)
+        assert opening.wait(20)
+    assert spared == ["1.0.0"]
+
+
+def test_a_model_that_loses_the_device_as_it_is_opened_is_what_the_process_ends_of(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, blamed = SlotStore(site.root), []
+    other = next(slot for slot in store.present() if slot != store.current())
+
+    def loses(version: str) -> None:
+        if version == "1.0.0":
+            raise DeviceLostError("the GPU failed")
+
+    def end(_: str) -> None:
+        blamed.append((site.root / "serving/what").read_text().split()[1])
+
+    with running(site.root, opens=loses, end=end):
+        store.point("current", other)
+        until(lambda: bool(blamed))
+    assert blamed[0] == other
+
+
+@pytest.mark.slow
+def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store = SlotStore(site.root)
+    store.point("good", next(slot for slot in store.present() if slot != store.current()))
+    current = store.current()
+    assert current
+
+    def opened_after_a_death_of(sha256: str) -> list[str]:
+        with suppress(Died), listening(site.root) as seat:
+            seat.blame(sha256)
+            raise Died
+        opened: list[str] = []
+        with running(site.root, opens=opened.append):
+            time.sleep(3)
+        return opened
+
+    assert opened_after_a_death_of(current) == ["1.0.0"]
+    assert opened_after_a_death_of(store.good() or "") == ["2.0.0"], "it had no part in it"
+    store.point("good", current)
+    assert opened_after_a_death_of(current) == ["2.0.0"], "it was found to be good since"
+
+
+@pytest.mark.slow
+def test_a_model_that_is_opening_while_the_link_moves_on_never_serves(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, serves = SlotStore(site.root), []
+    first, second = store.current(), next(slot for slot in store.present() if slot != store.current())
+    assert first
+
+    def moves_on(version: str) -> None:
+        if version == "1.0.0":
+            store.point("current", first)
+
+    with running(site.root, opens=moves_on) as pipeline:
+        store.point("current", second)
+        for _ in range(20):
+            serves.append(pipeline.model.bundle.sha256)
+            time.sleep(0.1)
+    assert set(serves) == {first}
+
+
+def test_a_model_that_is_no_later_than_the_one_before_stays(site: Site) -> None:
+    with running(site.root, {"1.0.0": is_late, "2.0.0": is_late}, rate_hz=20.0, deadline_ms=10.0):
+        time.sleep(1.5)
+        assert update(site).result == "updated"
+
+
+def test_one_late_frame_is_no_reason(site: Site) -> None:
+    def once(frame: int) -> None:
+        time.sleep(0.1 if frame == 1 else 0)
+
+    with running(site.root, {"2.0.0": once}, rate_hz=10.0, deadline_ms=50.0):
+        assert update(site).result == "updated"
+
+
+@pytest.mark.slow
+def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_refused(site: Site) -> None:
+    errors = [MemoryError("taken"), MemoryError("taken")]
+
+    def passing(version: str) -> None:
+        if version == "2.0.0" and errors:
+            raise errors.pop()
+
+    with running(site.root, opens=passing):
+        assert update(site).result == "updated"
+        operator_requests.rollback(site.root, "by hand")
+
+    def never(version: str) -> None:
+        if version == "2.0.0":
+            raise BackendError("no such device")
+
+    with running(site.root, opens=never):
+        kept = update(site, again=True)
+        assert kept.result == "refused" and "the serving process refuses" in kept.reason
+        assert served(site) == "1.0.0"
+
+
+def test_a_way_back_that_was_shut_for_a_while_is_gone_in_the_end(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_robot, "_FIRST_PAUSE_S", 0.1)
+    with running(site.root) as pipeline:
+        assert update(site).result == "updated"
+        pipeline.commit()
+        errors: list[Exception] = [MemoryError("taken")]
+        swap = pipeline.swap
+
+        def shut(open_model: Callable[[], WorldModel]) -> bool:
+            if errors:
+                raise errors.pop()
+            return swap(open_model)
+
+        monkeypatch.setattr(pipeline, "swap", shut)
+        kept = operator_requests.rollback(site.root, "it drifts")
+        assert (kept.alarm, served(site), site.version) == ("", "1.0.0", "1.0.0")
+
+
+@pytest.mark.slow
+def test_what_serves_serves_after_the_next_start_too_where_the_way_back_is_refused(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+
+    def refuses(version: str) -> None:
+        if version == "1.0.0":
+            raise BackendError("it has nothing in int8")
+
+    with running(site.root, opens=refuses):
+        assert "it has nothing in int8" in operator_requests.rollback(site.root, "it drifts").alarm
+        assert served(site) == "2.0.0"
+    with running(site.root, opens=refuses):
+        assert served(site) == "2.0.0"
+
+
+def test_what_is_good_serves_where_the_candidate_cannot_be_opened_at_the_start(site: Site) -> None:
+    with running(site.root):
+        assert update(site).result == "updated"
+    SlotStore(site.root).point("good", SlotStore(site.root).present()[-1])
+
+    def never(version: str) -> None:
+        if version == site.version:
+            raise BackendError("no such device")
+
+    with running(site.root, opens=never):
+        health = LocalServing(site.root).health()
+        assert health.serves == SlotStore(site.root).good() != SlotStore(site.root).current()
+
+
+def test_a_death_long_ago_is_held_against_no_new_model(site: Site, bundles: list[Bundle]) -> None:
+    with suppress(Died), listening(site.root) as seat:
+        seat.blame(bundles[0].sha256)
+        raise Died
+    with ExitStack() as stack:
+        waits: list[str] = []
+
+        def comes(kept: State, why: str) -> None:
+            if kept.phase is Phase.OBSERVE and why:
+                waits.append(why)
+            if len(waits) == 1:
+                waits.append("it comes")
+                stack.enter_context(running(site.root))
+
+        # Only what is waited for costs no time here.
+        kept = site.update(serving=LocalServing(site.root, gone_s=0.0), tell=comes)
+        assert kept.result == "updated"
+        assert served(site) == site.good == "2.0.0"
+
+
+def test_what_is_good_and_cannot_be_opened_any_more_makes_way_for_the_cure(site: Site) -> None:
+    def damaged(version: str) -> None:
+        if version == "1.0.0":
+            raise BackendError("no such device")
+
+    ending, opened = threading.Event(), []
+
+    def opens(version: str) -> None:
+        opened.append(version)
+        damaged(version)
+
+    def supervised() -> None:
+        """As systemd does."""
+        while not ending.is_set():
+            with suppress(BackendError), running(site.root, opens=opens):
+                ending.wait()
+            ending.wait(0.2)
+
+    supervisor = threading.Thread(target=supervised)
+    supervisor.start()
+    try:
+        until(lambda: len(opened) > 1)
+        assert update(site).result == "updated"
+    finally:
+        ending.set()
+        supervisor.join()
+    assert site.good == "2.0.0" and opened[-1] == "2.0.0"
+
+
+@pytest.mark.slow
+def test_a_model_that_hangs_while_it_is_opened_ends_the_process_once_it_is_not_wanted(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_robot, "_OPENING_S", 1.0)
+    with running(site.root):
+        assert update(site).result == "updated"
+    store, going_on, ends = SlotStore(site.root), threading.Event(), []
+    first, second = store.current(), next(slot for slot in store.present() if slot != store.current())
+
+    def hangs(version: str) -> None:
+        if version == "1.0.0":
+            going_on.wait(60)
+
+    def end(why: str) -> None:
+        ends.append(why)
+        going_on.set()
+
+    with running(site.root, opens=hangs, end=end):
+        store.point("current", second)
+        time.sleep(2.5)
+        assert not ends, "it is waited for as long as it is wanted"
+        store.point("current", first)
+        until(lambda: bool(ends))
+    assert "hangs while it is opened" in ends[0]

@@ -1,0 +1,77 @@
+"""The sign of life that ``jepa-runtime run --robot`` gives systemd is that of the frames."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.commands import run_robot
+from tests.ota.fleets import COMMAND, Fleet, until
+from tests.ota.following import running
+from tests.ota.robots import Site
+
+
+def test_a_process_tells_systemd_from_its_first_frame_to_its_end(
+    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, toy_bundle)
+    assert fleet.provision() == 0
+    command = [COMMAND, "run", "--robot", fleet.root, "--source", "two_rooms", "--rate", "50"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{tmp_path}/notify")
+        systemd.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            heard = [systemd.recv(100) for _ in range(3)]
+            process.send_signal(signal.SIGTERM)
+            while heard[-1] == b"WATCHDOG=1":
+                heard.append(systemd.recv(100))
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert (heard[0], set(heard[1:-1]), heard[-1]) == (b"READY=1", {b"WATCHDOG=1"}, b"STOPPING=1")
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What systemd was told; a moment is a tenth of a second."""
+    messages: list[str] = []
+    monkeypatch.setattr(run_robot, "notify", messages.append)
+    monkeypatch.setattr(run_robot, "_LOOK_S", 0.1)
+    return messages
+
+
+def test_it_lives_while_frames_end_and_while_none_come(site: Site, told: list[str]) -> None:
+    with running(site.root):
+        until(lambda: told.count("WATCHDOG=1") >= 3)
+        assert told[0] == "READY=1"
+    assert told[-1] == "STOPPING=1"
+    told.clear()
+    with running(site.root, rate_hz=0.01):
+        until(lambda: told.count("WATCHDOG=1") >= 3)
+
+
+def test_a_model_that_hangs_while_frames_come_gives_none(site: Site, told: list[str]) -> None:
+    hung, goes_on = threading.Event(), threading.Event()
+
+    def hangs(frame: int) -> None:
+        if frame == 20:
+            hung.set()
+            goes_on.wait(60)
+
+    with running(site.root, {"1.0.0": hangs}):
+        assert hung.wait(60)
+        time.sleep(0.3)
+        told.clear()
+        time.sleep(1)
+        assert told == []
+        goes_on.set()
+        until(lambda: "WATCHDOG=1" in told)

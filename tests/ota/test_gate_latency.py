@@ -1,0 +1,93 @@
+"""Whether a candidate meets its latency budget, judged from what was measured under load."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from jepa_runtime.ota.gate.latency_budget import (
+    CONFIDENCE,
+    Comparison,
+    Cost,
+    Floats,
+    _outside,
+    compare,
+    cost_of,
+    is_within,
+)
+
+ROUNDS, BLOCKS, FRAMES = 3, 10, 20
+
+
+def frames(rng: np.random.Generator, typical_ms: float, load: Floats) -> Floats:
+    """Frames of a model whose cost load multiplies, block by block."""
+    jitter = rng.lognormal(0, 0.1, (ROUNDS, BLOCKS, FRAMES))
+    return typical_ms * jitter * load[:, :, None]
+
+
+def test_the_cost_is_that_of_the_quietest_round() -> None:
+    took = np.full((3, 10, 20), 2.0)
+    took[0] = 5.0
+    took[1, 0, :3] = 9.0
+    took[2, 0, 0] = 1.5
+    assert cost_of(took) == Cost(p99_ms=2.0, least_ms=1.5)
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 10, 30, 60])
+def test_the_interval_of_the_ratio_leaves_out_as_many_as_its_confidence_allows(count: int) -> None:
+    outside = _outside(count)
+
+    def missed(left_out: int) -> float:
+        return 2 * sum(comb(count, few) for few in range(left_out + 1)) / 2**count
+
+    assert outside == 0 or missed(outside) <= 1 - CONFIDENCE
+    assert missed(outside + 1) > 1 - CONFIDENCE
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_load_that_doubles_the_cost_of_both_leaves_their_ratio(factor: float) -> None:
+    """The interval misses the true ratio as rarely as it says, however load changes from block to block."""
+    rng, misses = np.random.default_rng(0), 0
+    for _ in range(200):
+        load = rng.uniform(1, 2, (ROUNDS, BLOCKS))
+        found = compare(frames(rng, factor, load), frames(rng, 1.0, load))
+        misses += not found.low <= factor <= found.high
+        assert found.high / found.low < 1.1
+    assert misses <= 8
+
+
+def compared(low: float, high: float, *, candidate_ms: float = 30.0, active_ms: float = 30.0) -> Comparison:
+    return Comparison(
+        candidate=Cost(p99_ms=candidate_ms, least_ms=1.0),
+        active=Cost(p99_ms=active_ms, least_ms=1.0),
+        ratio=(low + high) / 2,
+        low=low,
+        high=high,
+    )
+
+
+OVER = Cost(p99_ms=30.0, least_ms=10.0)
+
+
+@pytest.mark.parametrize(
+    ("cost", "others", "comparison", "within"),
+    [
+        (Cost(p99_ms=20.0, least_ms=10.0), 0.9, None, True),
+        (OVER, 0.05, None, False),
+        (OVER, 0.05, compared(0.99, 1.01), False),
+        (Cost(p99_ms=30.0, least_ms=21.0), 0.9, compared(0.99, 1.01), False),
+        (OVER, 0.9, None, None),
+        (OVER, None, None, None),
+        (OVER, 0.9, compared(0.99, 1.05), True),
+        (OVER, 0.9, compared(1.4, 1.6, candidate_ms=19.0), True),
+        (OVER, 0.9, compared(1.4, 1.6, active_ms=15.0), False),
+        (OVER, 0.9, compared(1.4, 1.6), None),
+        (OVER, 0.9, compared(0.9, 1.3, active_ms=15.0), None),
+    ],
+)
+def test_a_budget_of_20_ms(
+    cost: Cost, others: float | None, comparison: Comparison | None, within: bool | None
+) -> None:
+    assert is_within(20.0, cost, others=others, comparison=comparison) is within

@@ -1,0 +1,210 @@
+"""The paired sequential test: it errs no more often than it says, and knows when it does not know."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import UpdateError
+from jepa_runtime.ota.gate import sequential_test
+from jepa_runtime.ota.gate.sequential_test import PairedTest, Verdict, alpha_after, half_width, score
+from jepa_runtime.ota.release import Budgets
+from jepa_runtime.util.proportions import wilson
+from tests.scripts import load
+
+power = load("gate_power").power
+CURRENT, MARGIN, ALPHA = 0.2, 0.05, 0.05
+MEASURED = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "gate.json"
+
+
+def quick(**changes: float) -> PairedTest:
+    settings = {"margin": MARGIN, "alpha_accept": ALPHA, "alpha_refuse": ALPHA} | changes
+    sizes = {"min_frames": 200, "max_frames": 2000, "block_frames": 10}
+    return PairedTest(**settings, **sizes)
+
+
+def feed(test: PairedTest, draw: Callable[[], tuple[float, float]]) -> Verdict:
+    while (verdict := test.add(*draw())) is Verdict.CONTINUE:
+        pass
+    return verdict
+
+
+def test_a_score_is_the_share_of_the_change_that_was_missed() -> None:
+    assert score(0.0, 3.0) == 0.0
+    assert score(3.0, 3.0) == 0.5
+    assert score(9.0, 3.0) == 0.75
+
+
+def test_a_model_whose_latents_never_change_scores_as_one_that_predicts_nothing() -> None:
+    assert score(0.0, 0.0) == 0.5
+
+
+@given(
+    # Not so small that a scale takes them to 0.
+    st.just(0.0) | st.floats(1e-300, 1e6),
+    st.just(0.0) | st.floats(1e-300, 1e6),
+    st.floats(1e-3, 1e3),
+)
+def test_a_score_is_bounded_and_knows_no_scale(error: float, change: float, scale: float) -> None:
+    assert 0 <= score(error, change) <= 1
+    assert score(scale * error, scale * change) == pytest.approx(score(error, change), abs=1e-6)
+
+
+def test_equal_models_are_accepted_at_the_first_look() -> None:
+    test = quick()
+    random = np.random.default_rng(0)
+    assert feed(test, lambda: (value := float(random.uniform(0.1, 0.3)), value)) is Verdict.ACCEPT
+    assert test.summary().frames == 200 and test.has_looked
+
+
+def test_a_clearly_worse_candidate_is_refused_at_the_first_look() -> None:
+    test = quick()
+    random = np.random.default_rng(0)
+    assert feed(test, lambda: (0.2, float(random.uniform(0.25, 0.35)))) is Verdict.REFUSE
+    assert (test.summary().frames, test.reason) == (200, "it was shown to be worse")
+    assert test.summary().current == pytest.approx(0.2)
+
+
+def test_a_candidate_on_the_margin_is_refused_at_the_end_as_not_shown_to_be_as_good() -> None:
+    test = quick(alpha_accept=1e-6, alpha_refuse=1e-6)
+    random = np.random.default_rng(1)
+    assert feed(test, lambda: (0.2, 0.21 + 0.1 * float(random.standard_normal()))) is Verdict.REFUSE
+    assert (test.summary().frames, test.reason) == (2000, "it was not shown to be as good")
+
+
+def test_nothing_is_decided_before_the_fewest_frames() -> None:
+    test = quick()
+    verdicts = {test.add(0.2, 0.9) for _ in range(199)}
+    assert verdicts == {Verdict.CONTINUE} and not test.has_looked
+
+
+def test_one_prediction_that_is_not_finite_is_enough_to_refuse() -> None:
+    test = quick()
+    assert test.add(0.2, math.nan) is Verdict.REFUSE
+    assert test.reason == "a prediction of it was not finite"
+
+
+def test_nothing_is_compared_with_a_current_model_that_fails() -> None:
+    with pytest.raises(UpdateError, match="the model that serves predicts nan"):
+        quick().add(math.nan, 0.2)
+
+
+def test_a_verdict_stays() -> None:
+    test = quick()
+    assert feed(test, lambda: (0.2, 0.9)) is Verdict.REFUSE
+    decided = test.summary()
+    assert test.add(0.9, 0.0) is Verdict.REFUSE
+    assert test.summary() == decided
+
+
+def test_a_fault_on_one_frame_in_twenty_is_seen_in_the_mean() -> None:
+    random = np.random.default_rng(2)
+
+    def draw() -> tuple[float, float]:
+        return 0.2, 1.0 if random.uniform() < 0.05 else 0.2
+
+    assert feed(quick(), draw) is Verdict.REFUSE
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+def test_a_candidate_on_the_margin_is_accepted_and_refused_no_more_often_than_stated(
+    correlation: float,
+) -> None:
+    found = power(quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, correlation=correlation)
+    assert found.interval(found.accepted)[0] <= ALPHA
+    assert found.interval(found.refused)[0] <= ALPHA
+    assert found.accepted + found.refused + found.undecided == 400
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_what_is_as_good_is_accepted_and_what_is_worse_is_refused(correlation: float) -> None:
+    def rate(effect: float) -> tuple[int, int]:
+        found = power(quick, effect=effect, sd=0.02, runs=50, seed=2, correlation=correlation)
+        return found.accepted, found.refused
+
+    assert rate(0.0) == (50, 0)
+    assert rate(2 * MARGIN * CURRENT) == (0, 50)
+
+
+def test_rare_large_errors_do_not_make_it_err_more_often_than_stated() -> None:
+    """Scores that are far from Gaussian: a candidate on the margin, whose excess comes from few frames."""
+
+    def run(seed: int) -> PairedTest:
+        random, test = np.random.default_rng(seed), quick()
+        share = MARGIN * CURRENT / (0.6 - CURRENT)
+        feed(test, lambda: (CURRENT, 0.6 if random.uniform() < share else CURRENT))
+        return test
+
+    reasons = [run(seed).reason for seed in range(300)]
+    assert wilson(reasons.count("it was shown to be as good"), 300)[0] <= ALPHA
+    assert wilson(reasons.count("it was shown to be worse"), 300)[0] <= ALPHA
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=60), st.floats(0.001, 0.5))
+def test_the_interval_widens_as_errors_must_become_rarer(values: list[float], alpha: float) -> None:
+    array = np.array(values)
+    assert half_width(array, alpha / 2) >= half_width(array, alpha) >= 0
+
+
+def test_the_interval_is_that_of_the_e_value_at_its_end() -> None:
+    values = np.array([0.3, -0.1, 0.25, -0.2, 0.4, -0.15, 0.1, 0.05, 0.3, -0.2])
+    n, end = len(values), values.mean() + half_width(values, ALPHA)
+    squares, total = np.sum((values - end) ** 2), np.sum(values - end)
+    e_value = math.sqrt(1 / (n + 1)) * ((n + 1) * squares / ((n + 1) * squares - total**2)) ** (n / 2)
+    assert e_value == pytest.approx(1 / ALPHA)
+
+
+def test_one_or_two_blocks_bound_nothing_and_equal_ones_leave_no_doubt() -> None:
+    assert half_width(np.array([0.3]), ALPHA) == half_width(np.array([0.3, 0.2]), ALPHA) == math.inf
+    assert half_width(np.array([0.3, 0.3]), ALPHA) == 0
+
+
+def test_blocks_that_are_alike_count_for_fewer() -> None:
+    random = np.random.default_rng(4)
+    fresh = random.standard_normal(100)
+    alike = np.repeat(fresh[:50], 2)
+    wider = half_width(alike, ALPHA) / half_width(fresh, ALPHA) * fresh.std() / alike.std()
+    assert 1.3 < wider < 2.5
+
+
+def test_however_often_a_candidate_is_compared_again_the_chance_to_err_is_bounded() -> None:
+    alphas = [alpha_after(tests) for tests in range(10_000)]
+    assert alphas[0] == sequential_test.ALPHA and sum(alphas[1:]) <= sequential_test.ALPHA
+    assert alphas[1:] == sorted(alphas[1:], reverse=True)
+    assert PairedTest(alpha_accept=alphas[-1]).verdict is Verdict.CONTINUE
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"margin": -1.0}, "margin"),
+        ({"alpha_accept": 0.0}, "alphas"),
+        ({"alpha_accept": 1.0}, "alphas"),
+        ({"alpha_refuse": 0.0}, "alphas"),
+        ({"alpha_refuse": 1.0}, "alphas"),
+        ({"block_frames": 0}, "block_frames"),
+        ({"min_frames": 10, "block_frames": 20}, "min_frames"),
+        ({"max_frames": 100, "min_frames": 200}, "max_frames"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PairedTest(**changes)
+
+
+def test_the_default_budget_parts_what_cost_nothing_from_what_cost_goals_where_it_was_measured() -> None:
+    content = json.loads(MEASURED.read_text(encoding="utf-8"))
+    ratios = {harmless: [row["error_ratio"] for row in content["rows"] if row["harmless"] is harmless]
+              for harmless in (True, False)}  # fmt: skip
+    most = Budgets().max_error_ratio
+    assert most is not None and content["settings"]["test"]["margin"] == pytest.approx(most - 1)
+    assert (
+        max(ratio["most"] for ratio in ratios[True]) < most < min(ratio["least"] for ratio in ratios[False])
+    )

@@ -1,0 +1,374 @@
+"""The third gate: both models on the same frames; only what moves counts, and what is worse does not pass."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import InconclusiveError, ReleaseRejectedError, SourceError, UpdateError
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.ota import robot
+from jepa_runtime.ota.gate import shadow_test as shadow
+from jepa_runtime.ota.gate.sequential_test import PairedTest, Verdict
+from jepa_runtime.ota.gate.shadow_test import ShadowReport, ShadowTest, run
+from jepa_runtime.sources.base import Frame, PassiveSource
+from jepa_runtime.sources.factory import open_source
+from jepa_sim.two_rooms_source import TwoRoomsSource
+from tests.ota.robots import settings
+from tests.runtime.bags import image, twist, write_bag
+from tests.runtime.fakes import FakeModel
+from tests.scripts import load
+
+STEP_NS = 200_000_000
+RATIO = 1.25
+
+
+@pytest.fixture(autouse=True)
+def waits_for_nobody(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Beside other work, who makes way for everything may stand still for minutes."""
+    if "make_way" not in request.node.name:
+        monkeypatch.setattr(shadow.realtime, "make_way", robot.nothing)
+
+
+@pytest.fixture(scope="module")
+def noisy(two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two Rooms with so much noise on the predictor's weights that fewer goals are reached with it."""
+    pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
+    folder = tmp_path_factory.mktemp("noisy") / "bundle"
+    variants = load("peers.variants")
+    made: Bundle = variants.perturbed(Bundle.open(two_rooms_bundle), folder, noise=0.3, seed=0)
+    return made
+
+
+def quick() -> PairedTest:
+    return PairedTest(min_frames=300, max_frames=1500, block_frames=30)
+
+
+def compare(current: Path, candidate: Path | Bundle, source: Any = None, **changes: Any) -> ShadowReport:
+    return run(
+        lambda: WorldModel.open(current, precision="fp32"),
+        lambda: WorldModel.open(candidate, precision="fp32"),
+        source or TwoRoomsSource(seed=3, start_ns=0),
+        quick(),
+        **{"alive": robot.nothing, "compared": robot.nothing, "ends": False} | changes,
+    )
+
+
+def test_a_model_is_accepted_beside_itself(two_rooms_bundle: Path) -> None:
+    report = compare(two_rooms_bundle, two_rooms_bundle)
+    assert report.verdict is Verdict.ACCEPT
+    assert report.summary.candidate == report.summary.current
+    assert report.reason.startswith("it was shown to be as good: its error is 0.")
+    assert report.moving == report.summary.frames >= 300
+    assert report.moving < report.predicted < report.frames
+
+
+def test_a_model_with_noise_on_its_weights_is_refused(two_rooms_bundle: Path, noisy: Bundle) -> None:
+    report = compare(two_rooms_bundle, noisy)
+    assert report.verdict is Verdict.REFUSE
+    assert report.reason.startswith("it was shown to be worse")
+    assert report.summary.candidate > 1.5 * report.summary.current
+
+
+def test_the_better_of_two_models_is_accepted_in_place_of_the_worse(
+    two_rooms_bundle: Path, noisy: Bundle
+) -> None:
+    assert compare(noisy.path, two_rooms_bundle).verdict is Verdict.ACCEPT
+
+
+def test_both_models_make_way_for_everything_and_the_caller_keeps_its_policy(two_rooms_bundle: Path) -> None:
+    seen: list[int] = []
+
+    def open_model() -> WorldModel:
+        seen.append(os.sched_getscheduler(0))
+        return WorldModel.open(two_rooms_bundle)
+
+    before, source = os.sched_getscheduler(0), TwoRoomsSource(seed=0, start_ns=0)
+    run(open_model, open_model, source, quick(), alive=robot.nothing, compared=robot.nothing, ends=False)
+    assert seen == [os.SCHED_IDLE] * 2
+    assert os.sched_getscheduler(0) == before
+
+
+class Still(PassiveSource):
+    """The same frame over and over, of a robot told to stand, or (silent) of which nothing is known."""
+
+    name, rate_hz = "still", 30.0
+
+    def __init__(self, *, silent: bool = False, frames: int = 60, numbers: int = 2) -> None:
+        self._silent, self._frames, self._numbers = silent, frames, numbers
+
+    @property
+    def command(self) -> np.ndarray | None:
+        return None if self._silent else np.zeros(self._numbers, np.float32)
+
+    def frames(self) -> Iterator[Frame]:
+        image = next(TwoRoomsSource(seed=0).frames()).image
+        for index in range(self._frames):
+            yield Frame(image, index * 33_333_333, "camera", index)
+
+
+def test_a_robot_that_stands_still_lets_nothing_pass(two_rooms_bundle: Path) -> None:
+    report = compare(two_rooms_bundle, two_rooms_bundle, Still())
+    assert (report.verdict, report.frames, report.moving) == (Verdict.CONTINUE, 60, 0)
+    assert report.reason.startswith(f"nothing moved on any of {report.predicted} frames")
+
+
+def test_frames_without_actions_are_told_apart_from_frames_without_motion(two_rooms_bundle: Path) -> None:
+    report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True))
+    assert report.reason.startswith(
+        "of 60 frames none could be predicted: the actions between them are unknown"
+    )
+
+
+def test_a_camera_that_tells_no_actions_is_not_watched_for_ever(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "_BLIND_FRAMES", 100)
+    report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True, frames=10**9))
+    assert (report.verdict, report.frames) == (Verdict.CONTINUE, 100)
+    assert "name a source that tells both" in report.reason
+    for source, ends in ((Still(frames=200), False), (Still(silent=True, frames=200), True)):
+        report = compare(two_rooms_bundle, two_rooms_bundle, source, ends=ends)
+        assert report.frames == 200, "it may drive any moment"
+
+
+def test_commands_of_another_robot_are_told(two_rooms_bundle: Path) -> None:
+    with pytest.raises(UpdateError, match=r"still: gives 3 numbers as its command, .* linear.x, linear.y: n"):
+        compare(two_rooms_bundle, two_rooms_bundle, Still(numbers=3))
+
+
+def test_recorded_commands_in_another_order_are_refused(two_rooms_bundle: Path, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
+    with (
+        closing(open_source(f"{bag}?action=/cmd_vel:linear.y,linear.x")) as source,
+        pytest.raises(SourceError, match=r"its actions are linear\.y .*; the model's actions are linear\.x"),
+    ):
+        compare(two_rooms_bundle, two_rooms_bundle, source)
+
+
+def test_it_ends_when_it_is_told_to(two_rooms_bundle: Path) -> None:
+    alive = Mock(side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compare(two_rooms_bundle, two_rooms_bundle, alive=alive)
+    assert alive.call_count == 1
+
+
+def test_an_interrupted_caller_does_not_wait_for_the_verdict(two_rooms_bundle: Path) -> None:
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        compare(two_rooms_bundle, two_rooms_bundle, Still(frames=10**9))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("jepa-shadow")]
+
+
+def test_a_source_that_fails_is_not_taken_for_a_verdict(two_rooms_bundle: Path) -> None:
+    class Broken(Still):
+        def frames(self) -> Iterator[Frame]:
+            yield from super().frames()
+            raise SourceError("the bag is damaged")
+
+    with pytest.raises(SourceError, match="the bag is damaged"):
+        compare(two_rooms_bundle, two_rooms_bundle, Broken())
+
+
+def test_the_gate_compares_models_on_the_source_that_the_robot_names(
+    two_rooms_bundle: Path, noisy: Bundle
+) -> None:
+    heard: list[None] = []
+    named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
+    gate = robot.LocalGate(named, lambda: heard.append(None))
+    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
+    assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
+    with pytest.raises(ReleaseRejectedError, match=rf"^{noisy.path}: .* at most 1\.25 times that is allowed"):
+        gate.shadow(two_rooms_bundle, noisy.path, RATIO, comparisons=0)
+    nowhere = robot.LocalGate(settings())
+    assert nowhere.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0) is None
+
+
+def test_what_was_compared_before_has_to_be_shown_better_each_time(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests: list[PairedTest] = []
+
+    def run(_: object, __: object, ___: object, test: PairedTest, **____: object) -> ShadowReport:
+        tests.append(test)
+        for number in range(600):
+            test.add(0.2, 0.2 + 0.1 * (number // 60 % 2))
+        return ShadowReport(Verdict.ACCEPT, "", test.summary(), 600, 600, 600)
+
+    monkeypatch.setattr(shadow, "run", run)
+    gate = robot.LocalGate(settings(), frames=Still)
+    for comparisons in range(4):
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=comparisons)
+    highs = [test.summary().high for test in tests]
+    assert len(highs) == 4 and highs == sorted(set(highs))
+
+
+def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
+    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "_TELL_S", 0.2)
+    told: list[ShadowReport] = []
+
+    class Elsewhere(TwoRoomsSource):
+        closed = False
+
+        def close(self) -> None:
+            super().close()
+            self.closed = True
+
+    source = Elsewhere(seed=1, start_ns=0)
+    named = settings(model_id="two_rooms", shadow="/nowhere")
+    gate = robot.LocalGate(named, frames=lambda: source, compared=told.append)
+    began = time.monotonic()
+    end = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
+    assert end is not None and source.closed
+    assert 2 <= len(told) <= (time.monotonic() - began) / 0.2 + 1
+    frames = [report.frames for report in told]
+    assert frames == sorted({*frames}) and frames[-1] == end["frames"]
+    assert [report.verdict for report in told[:-1]] == [Verdict.CONTINUE] * (len(told) - 1)
+    assert told[-1].verdict is Verdict.ACCEPT
+
+
+@pytest.mark.parametrize(
+    ("frames", "fails", "error"),
+    [(1199, False, UpdateError), (1201, False, InconclusiveError), (1201, True, InconclusiveError)],
+)
+def test_a_comparison_that_ends_too_early_counts_once_its_test_has_looked(
+    two_rooms_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frames: int,
+    fails: bool,
+    error: type[UpdateError],
+) -> None:
+    def run(_: object, __: object, ___: object, test: PairedTest, **____: object) -> ShadowReport:
+        for number in range(frames):
+            test.add(0.2, 0.2 + 0.02 * (number // 60 % 2))
+        if fails:
+            raise SourceError("the camera is gone")
+        return ShadowReport(test.verdict, "too few frames", test.summary(), frames, frames, frames)
+
+    monkeypatch.setattr(shadow, "run", run)
+    gate = robot.LocalGate(settings(), frames=Still)
+    with pytest.raises(UpdateError) as raised:
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, 1.05, comparisons=0)
+    assert type(raised.value) is error
+
+
+def test_a_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
+    gate = robot.LocalGate(settings(model_id="two_rooms"), frames=Still)
+    with pytest.raises(UpdateError, match="still: nothing moved on any of"):
+        gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
+
+
+class Counter(FakeModel):
+    """Predicts what a frame's mean will be: right but for ``off``, in a latent space of its own ``scale``."""
+
+    def __init__(self, *, off: float, scale: float = 1.0) -> None:
+        super().__init__()
+        self.manifest.error_bounds = [0.5]
+        self._off, self._scale = off, scale
+
+    def encode(self, frame: np.ndarray) -> np.ndarray:
+        return self._scale * super().encode(frame)
+
+    def surprise(self, previous: Any, history_actions: Any, action: Any, arrived: Any) -> float:
+        expected = previous[-1] + self._scale * (action[0] + self._off)
+        return float(np.sqrt(np.mean((expected - arrived) ** 2)))
+
+
+def shadowed(current: Counter, candidate: Counter) -> ShadowReport:
+    shadow = ShadowTest(current, candidate, PairedTest(min_frames=40, max_frames=200, block_frames=4))  # type: ignore[arg-type]
+    random, brightness = np.random.default_rng(0), 100
+    for index in range(200):
+        change = int(random.integers(2, 5)) * (1 if brightness < 125 else -1)
+        image = np.full((4, 4, 3), brightness, np.uint8)
+        brightness += change
+        if (
+            shadow.add(Frame(image, index * STEP_NS, "c", index), np.array([change, 0]))
+            is not Verdict.CONTINUE
+        ):
+            break
+    return shadow.report()
+
+
+def test_a_candidate_may_have_a_latent_space_of_its_own() -> None:
+    report = shadowed(Counter(off=0.5), Counter(off=0.5, scale=100.0))
+    assert report.verdict is Verdict.ACCEPT
+    assert report.summary.candidate == pytest.approx(report.summary.current, abs=1e-6)
+
+
+def test_a_candidate_that_is_off_by_more_is_refused_whatever_its_latent_space() -> None:
+    assert shadowed(Counter(off=0.5), Counter(off=1.0, scale=0.01)).verdict is Verdict.REFUSE
+
+
+def test_a_candidate_whose_latents_have_collapsed_is_refused() -> None:
+    assert shadowed(Counter(off=0.5), Counter(off=0.5, scale=0.0)).verdict is Verdict.REFUSE
+
+
+class Sleeper(Counter):
+    """Its latents are ``noise`` of standard deviation 1 that nothing explains; it predicts their mean."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__(off=0.0)
+        self._noise, self._random = noise, np.random.default_rng(1)
+
+    def encode(self, frame: np.ndarray) -> np.ndarray:
+        latent = super().encode(frame)
+        return (self._noise * self._random.standard_normal(latent.shape)).astype(np.float32)
+
+    def surprise(self, previous: Any, history_actions: Any, action: Any, arrived: Any) -> float:
+        return float(np.sqrt(np.mean(arrived**2)))
+
+
+@pytest.mark.parametrize("noise", [1.0, 0.0])
+def test_a_candidate_whose_latents_tell_nothing_does_not_pass_beside_a_bad_one(noise: float) -> None:
+    """A ramp up and down; what serves misses 0.44 of each change, noise 0.41 of its own."""
+    serves: Any = Counter(off=2.4)
+    sleeps: Any = Sleeper(noise)
+    test = PairedTest(min_frames=200, max_frames=800, block_frames=4, margin=0.25)
+    shadow = ShadowTest(serves, sleeps, test)
+    for index in range(1000):
+        change = 3 if index % 80 < 40 else -3
+        brightness = 60 + 3 * min(index % 80, 80 - index % 80)
+        image = np.full((4, 4, 3), brightness, np.uint8)
+        action = np.array([change, 0])
+        if shadow.add(Frame(image, index * STEP_NS, "c", index), action) is not Verdict.CONTINUE:
+            break
+    report = shadow.report()
+    assert report.verdict is Verdict.REFUSE
+    assert report.summary.candidate < 1.25 * report.summary.current, "by its error alone it would pass"
+    assert report.reason.startswith("its latents change as much from one step to the next as over many")
+
+
+@pytest.mark.parametrize(("period", "scale"), [(40, 2.0), (60, 2.0), (120, 2.0), (160, 0.001), (160, 1000.0)])
+def test_a_robot_that_repeats_its_motion_has_its_equals_accepted(period: int, scale: float) -> None:
+    """Where 120 frames are whole periods all is as it was, so the latents of nobody change over them."""
+    serves, candidate = Counter(off=0.5), Counter(off=0.5, scale=scale)
+    test = PairedTest(min_frames=200, max_frames=800, block_frames=4)
+    shadow = ShadowTest(serves, candidate, test)  # type: ignore[arg-type]
+    for index in range(1000):
+        at = index % period
+        change = 2 if at < period // 2 else -2
+        image = np.full((4, 4, 3), 60 + 2 * min(at, period - at), np.uint8)
+        action = np.array([change, 0])
+        if shadow.add(Frame(image, index * STEP_NS, "c", index), action) is not Verdict.CONTINUE:
+            break
+    assert shadow.report().verdict is Verdict.ACCEPT
+
+
+def test_a_candidate_that_predicts_nan_is_refused_at_once() -> None:
+    report = shadowed(Counter(off=0.5), Counter(off=float("nan")))
+    assert (report.verdict, report.moving) == (Verdict.REFUSE, 1)
+    assert report.reason.startswith("a prediction of it was not finite")

@@ -1,0 +1,225 @@
+"""What cannot be had from a web server now is told with the exact reason, soon."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from urllib.parse import unquote, unquote_plus
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.ota.transport.fetch import fetch_bytes
+from jepa_runtime.ota.transport.http_source import HttpSource
+from jepa_runtime.ota.transport.repository_sources import BusyError, NotFoundError
+from tests.ota import servers
+from tests.ota.fetching import LARGE, LIMITS, QUICK, SMALL, fetch
+from tests.ota.servers import FakeClock, FaultServer
+
+# What cannot be had now: the exact reason, soon.
+
+NOT_NOW = {
+    "404": (servers.status(404), NotFoundError, r"the server says 404 \(Not Found\)"),
+    "403, as object stores say": (servers.status(403), NotFoundError, r"the server says 403 \(Forbidden\)"),
+    "401": (servers.status(401), FetchError, r"the server says 401 \(Unauthorized\)"),
+    "silent before the headers": (lambda request, _: request.wait() and None, FetchError, "fell silent"),
+    "silent in the body": (servers.stall(5000), FetchError, "the server fell silent, or is too slow"),
+    "cut": (servers.cut(5000), FetchError, "the connection was cut, or the answer is no HTTP"),
+    "cut at once": (servers.cut(0), FetchError, "the connection was cut, or the answer is no HTTP"),
+    "no HTTP": (servers.garbage, FetchError, "the connection was cut, or the answer is no HTTP"),
+    "headers without end": (servers.slow_headers(0.01), FetchError, "fell silent, or is too slow"),
+    "sent to another host": (
+        servers.status(302, Location="http://localhost:9/small"),
+        FetchError,
+        "the server sends us on to http://localhost:9/small, which is another server or protocol",
+    ),
+    "sent to another protocol": (
+        servers.status(301, Location="ftp://127.0.0.1/small"),
+        FetchError,
+        "sends us on to ftp://127.0.0.1/small",
+    ),
+    "sent to a file": (
+        servers.status(301, Location="file:///etc/passwd"),
+        FetchError,
+        "sends us on to file:",
+    ),
+    "sent to nonsense": (
+        servers.status(301, Location="http://[bad/small"),
+        FetchError,
+        r"sends us on to http://\[bad/small, which is another server",
+    ),
+    "sent nowhere": (servers.status(307), FetchError, "sends us on to nowhere"),
+    "sent in a circle": (servers.status(308, Location="/small"), FetchError, "the server says 308"),
+}
+
+
+@pytest.mark.parametrize("decode", [unquote, unquote_plus], ids=["as most servers", "as S3"])
+def test_a_version_with_a_plus_is_found(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, decode: Callable[[str], str]
+) -> None:
+    monkeypatch.setattr(servers, "unquote", decode)
+    (server.folder / "1.0.0+orin").write_bytes(SMALL)
+    source = HttpSource(server.url, LIMITS)
+    assert fetch_bytes(source, "1.0.0+orin", max_bytes=len(SMALL), limits=LIMITS) == SMALL
+
+
+@pytest.mark.parametrize("name", NOT_NOW)
+def test_what_cannot_be_had_says_why(server: FaultServer, part: Path, name: str) -> None:
+    fault, kind, message = NOT_NOW[name]
+    server.faults["small"] = fault
+    limits = QUICK if "fell silent" in message else LIMITS
+    with pytest.raises(kind, match=f"^{server.url}/small: .*{message}") as caught:
+        fetch(HttpSource(server.url, limits), part, SMALL, "small")
+    assert type(caught.value) is kind
+
+
+def test_a_failure_of_the_server_that_passes_is_not_noticed(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.first(2, servers.status(500))
+    fetch(HttpSource(server.url, LIMITS, FakeClock()), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.status(503)
+    with pytest.raises(FetchError, match=r"the server says 503 \(Service Unavailable\)"):
+        fetch(HttpSource(server.url, LIMITS, FakeClock()), part, SMALL, "small")
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_server_that_is_busy_is_asked_once_and_says_for_how_long(server: FaultServer, code: int) -> None:
+    server.faults["small"] = servers.status(code, Retry_After="120")
+    with pytest.raises(BusyError, match=rf"the server says {code} .*asked to come back after 120 s") as busy:
+        fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=len(SMALL), limits=LIMITS)
+    assert busy.value.after_s == 120 and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("after", ["soon", "-1", "Fri, 31 Dec 1999 23:59:59 GMT", "9" * 400])
+def test_a_busy_server_that_does_not_say_for_how_long_fails_like_others(
+    server: FaultServer, after: str
+) -> None:
+    server.faults["small"] = servers.status(503, Retry_After=after)
+    with pytest.raises(FetchError) as other:
+        fetch_bytes(HttpSource(server.url, LIMITS, FakeClock()), "small", max_bytes=9, limits=LIMITS)
+    assert type(other.value) is FetchError and len(server.requests) == 3
+
+
+def test_trailers_without_end_do_not_hold_anybody(server: FaultServer) -> None:
+    server.faults["small"] = servers.slow_trailers(0.01)
+    with pytest.raises(FetchError, match="too slow"):
+        fetch_bytes(HttpSource(server.url, QUICK), "small", max_bytes=2 * len(SMALL), limits=QUICK)
+
+
+def test_a_refused_connection_is_told_as_such(part: Path) -> None:
+    with pytest.raises(
+        FetchError, match=r"no connection: check that the server runs.*\(Connection refused\)"
+    ):
+        fetch(HttpSource(_nobody(), LIMITS), part, SMALL, "small")
+
+
+def _nobody() -> str:
+    with FaultServer(Path("/nonexistent")) as server:
+        return server.url
+
+
+def test_an_unknown_host_is_told_as_such(part: Path) -> None:
+    with pytest.raises(FetchError, match="its name is not known here: check the address"):
+        fetch(HttpSource("http://robot.invalid", LIMITS), part, SMALL, "small")
+
+
+def test_a_redirect_on_the_same_server_is_followed(server: FaultServer, part: Path) -> None:
+    server.faults["old"] = servers.status(301, Location="/small")
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "old")
+    assert part.read_bytes() == SMALL
+
+
+def test_a_proxy_is_used_where_the_environment_names_one(
+    server: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    server.faults["http://robot.invalid/small"] = servers.instead(SMALL)
+    fetch(HttpSource("http://robot.invalid", LIMITS), part, SMALL, "small")
+    assert part.read_bytes() == SMALL
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://host", "host/path", "http://", "https://host/?a=b", "https://me:secret@host", "http://[::1"],
+)
+def test_what_is_no_address_of_a_web_server_is_refused(url: str) -> None:
+    with pytest.raises(UpdateError) as caught:
+        HttpSource(url, LIMITS)
+    assert "secret" not in str(caught.value)
+
+
+# Encryption.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + built.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def encrypted(served: Path, certificate: Path) -> Iterator[FaultServer]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with FaultServer(served, tls) as server:
+        yield server
+
+
+def test_a_server_that_cannot_prove_who_it_is_is_refused(encrypted: FaultServer, part: Path) -> None:
+    with pytest.raises(FetchError, match=r"does not prove who it is: .*clock \(.*CERTIFICATE_VERIFY_FAILED"):
+        fetch(HttpSource(encrypted.url, LIMITS), part, SMALL, "small")
+    assert encrypted.requests == []
+
+
+def test_a_certificate_that_the_system_was_told_to_trust_is_trusted(
+    encrypted: FaultServer, part: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    fetch(HttpSource(encrypted.url, LIMITS), part, LARGE, "large")
+    assert part.read_bytes() == LARGE
+
+
+def test_nobody_is_led_from_https_to_http(
+    encrypted: FaultServer,
+    server: FaultServer,
+    part: Path,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    encrypted.faults["small"] = servers.status(302, Location=f"{server.url}/small")
+    with pytest.raises(FetchError, match="which is another server or protocol"):
+        fetch(HttpSource(encrypted.url, LIMITS), part, SMALL, "small")
+    assert server.requests == []

@@ -1,0 +1,398 @@
+"""The serving process without ROS: what updates ask it for, and what they report of one that died."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import ReleaseRejectedError, StorageError, UpdateError
+from jepa_runtime.ota.health import serving_socket
+from jepa_runtime.ota.health.serving_interface import Health
+from jepa_runtime.ota.health.serving_socket import (
+    HOLD,
+    SOCKET,
+    LocalServing,
+    ServingReport,
+    answer,
+    listening,
+)
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.storage.slots import SlotStore
+from tests.ota.fleets import until
+from tests.ota.robots import Died, Site, dies_in
+
+
+@contextmanager
+def somebody(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[ServingReport]]:
+    """Serves from ``root``, and says the last of what is given; dies if the block raises.
+
+    Args:
+        at_work: what it serves or opens, if it does not say so.
+    """
+    ending = threading.Event()
+    with listening(root) as seat:
+        seat.server.settimeout(0.01)
+        told = [replace(seat.nothing, **says)]  # type: ignore[arg-type]
+        seat.blame(at_work or told[0].serves or "0" * 64)
+
+        def serve() -> None:
+            while not ending.is_set():
+                with suppress(TimeoutError):
+                    answer(seat.server.accept()[0], told[-1])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield told
+        finally:
+            ending.set()
+            thread.join()
+
+
+def death(root: Path) -> None:
+    """Somebody serves from ``root``, and dies."""
+    with suppress(Died), somebody(root, serves="0" * 64):
+        raise Died
+
+
+@pytest.fixture
+def serving(site: Site) -> LocalServing:
+    return LocalServing(site.root, gone_s=0.3)
+
+
+def slot(site: Site, bundle: Bundle) -> Path:
+    return SlotStore(site.root).folder(bundle.sha256)
+
+
+def test_where_nobody_ever_was_nothing_is_asked_for(site: Site, bundles: list[Bundle]) -> None:
+    serving, began = LocalServing(site.root), time.monotonic()
+    serving.swap(slot(site, bundles[1]))
+    assert serving.health() == Health()
+    (site.root / HOLD).touch()
+    assert serving.health() == Health(may_switch=False)
+    assert time.monotonic() - began < 5
+
+
+def test_whoever_ended_as_it_should_is_no_failure_and_is_waited_for(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with somebody(site.root, serves=bundles[0].sha256):
+        assert serving.health() == Health(serves=bundles[0].sha256)
+    assert not (site.root / SOCKET).exists()
+    health = serving.health()
+    assert (health.serves, health.failure, health.may_switch) == ("", "", False)
+    assert "the serving process has ended: start it" in health.absent
+    with pytest.raises(UpdateError, match="has ended"):
+        serving.swap(slot(site, bundles[1]))
+    serving.swap(slot(site, bundles[0]))
+    with somebody(site.root, serves=bundles[1].sha256):
+        assert serving.health() == Health(serves=bundles[1].sha256)
+
+
+def test_right_after_the_start_of_the_machine_somebody_may_be_about_to_serve(
+    site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with somebody(site.root):
+        pass
+    monkeypatch.setattr(serving_socket, "_STARTING_S", 1e9)
+    late = LocalServing(site.root, gone_s=30)
+    with ExitStack() as stack:
+        start = threading.Timer(
+            0.3, lambda: stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
+        )
+        start.start()
+        assert late.health() == Health(serves=bundles[1].sha256)
+        start.join()
+    assert serving.health() == Health(), "not for ever"
+    monkeypatch.setattr(serving_socket, "_STARTING_S", 0.0)
+    began = time.monotonic()
+    assert LocalServing(site.root).health() == Health() and time.monotonic() - began < 5
+
+
+def test_what_serves_is_asked_and_may_refuse(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with somebody(site.root, serves=bundles[1].sha256) as says:
+        serving.swap(slot(site, bundles[1]))
+        assert serving.health() == Health(serves=bundles[1].sha256)
+        says.append(replace(says[0], refused=bundles[2].sha256, reason="no such device"))
+        with pytest.raises(ReleaseRejectedError, match=r"the serving process refuses .*: no such device"):
+            serving.swap(slot(site, bundles[2]))
+        says.append(replace(says[0], failure="it computes NaN or infinity", idle=True))
+        assert (serving.health().failure, serving.health().idle) == ("it computes NaN or infinity", True)
+        (site.root / HOLD).touch()
+        assert not serving.health().may_switch
+
+
+def test_what_may_still_come_is_waited_for(
+    site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, wanted = bundles[0].sha256, bundles[1].sha256
+    with somebody(site.root, serves=other, refused=wanted, reason="no memory", passing=True) as says:
+        monkeypatch.setattr(serving_socket, "_PASSING_S", 0.3)
+        with pytest.raises(UpdateError, match=r"the serving process does not open .*: no memory") as raised:
+            serving.swap(slot(site, bundles[1]))
+        assert not isinstance(raised.value, ReleaseRejectedError)
+        monkeypatch.setattr(serving_socket, "_PASSING_S", 30)
+        says.append(replace(says[0], refused=bundles[2].sha256, passing=False))
+        later = threading.Timer(0.3, lambda: says.append(replace(says[0], serves=wanted, refused="")))
+        later.start()
+        serving.swap(slot(site, bundles[1]))
+        says.append(replace(says[0], refused=""))
+        monkeypatch.setattr(serving_socket, "_OPEN_S", 0.3)
+        with pytest.raises(UpdateError, match=r"does not open .*: not within 0.3 s"):
+            serving.swap(slot(site, bundles[1]))
+
+
+def test_a_death_is_a_failure_also_of_one_that_was_started_again_under_the_same_number(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with suppress(Died), somebody(site.root, serves=bundles[1].sha256):
+        serving.swap(slot(site, bundles[1]))
+        raise Died
+    with somebody(site.root) as says:
+        health = serving.health()
+        assert "died, and was started again" in health.failure and "opens its model" in health.absent
+        says.append(replace(says[0], serves=bundles[1].sha256))
+        assert "died, and was started again" in serving.health().failure, "it is not forgotten"
+        serving.swap(slot(site, bundles[1]))
+        assert serving.health().failure == "", "another switch begins anew"
+
+
+def test_a_planned_restart_is_no_death(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
+    for _ in range(2):
+        with somebody(site.root, serves=bundles[1].sha256):
+            assert serving.health() == Health(serves=bundles[1].sha256)
+
+
+def test_one_that_died_is_no_obstacle_on_the_way_back(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
+        serving.health()
+        raise Died
+    health = serving.health()
+    assert (health.serves, health.may_switch, health.failure) == ("", True, health.absent)
+    assert "the serving process died" in health.failure and "jepa-runtime run --robot" in health.failure
+    (site.root / HOLD).touch()
+    assert not serving.health().may_switch
+    serving.swap(slot(site, bundles[0]))
+
+
+def test_one_that_died_of_what_it_was_to_serve_refuses_that_and_another_may_be_the_cure(
+    site: Site, serving: LocalServing, bundles: list[Bundle]
+) -> None:
+    with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
+        serving.health()
+        raise Died
+    with pytest.raises(ReleaseRejectedError, match="the serving process died opening"):
+        serving.swap(slot(site, bundles[1]))
+    serving.swap(slot(site, bundles[2]))
+    assert serving.health().failure == "", "what died was another"
+
+
+def test_one_that_cannot_open_what_is_good_does_not_keep_the_cure_away(
+    site: Site, serving: LocalServing
+) -> None:
+    with somebody(site.root):
+        assert not serving.health().may_switch, "it may still succeed"
+    death(site.root)
+    with somebody(site.root):
+        health = serving.health()
+        assert health.may_switch and "opens its model" in health.absent
+
+
+def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving, ending = LocalServing(site.root, gone_s=5), threading.Event()
+
+    def loop() -> None:
+        while not ending.is_set():
+            with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
+                time.sleep(0.3)
+                raise Died
+
+    dying = threading.Thread(target=loop)
+    dying.start()
+    until(lambda: (site.root / SOCKET).exists())
+    try:
+        with pytest.raises(ReleaseRejectedError, match="the serving process died 2 times opening"):
+            serving.swap(slot(site, bundles[1]))
+    finally:
+        ending.set()
+        dying.join()
+
+
+def test_one_that_died_once_opening_a_model_may_succeed_when_it_is_started_again(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
+    with somebody(site.root, serves=bundles[0].sha256):
+        serving.health()
+    with suppress(Died), somebody(site.root, at_work=wanted):
+        raise Died
+    with somebody(site.root, at_work=wanted) as says:
+        assert says[0].blamed == wanted
+        later = threading.Timer(0.5, lambda: says.append(replace(says[0], serves=wanted)))
+        later.start()
+        serving.swap(slot(site, bundles[1]))
+        later.join()
+
+
+def test_planned_restarts_while_a_model_is_opened_do_not_refuse_it(site: Site, bundles: list[Bundle]) -> None:
+    serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
+    with ExitStack() as stack:
+
+        def restarts() -> None:
+            for _ in range(3):
+                with somebody(site.root, at_work=wanted):
+                    time.sleep(0.3)
+            stack.enter_context(somebody(site.root, serves=wanted))
+
+        restarting = threading.Thread(target=restarts)
+        restarting.start()
+        until(lambda: (site.root / SOCKET).exists())
+        try:
+            serving.swap(slot(site, bundles[1]))
+        finally:
+            restarting.join()
+
+
+def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watched_before_the_commit(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    """What serves may have died since it cannot be opened: the update is the cure."""
+    death(site.root)
+    health = LocalServing(site.root, gone_s=0.2).health()
+    assert (health.failure, health.may_switch, health.serves) == ("", True, "")
+    assert "the serving process died, or the machine stopped" in health.absent
+    site.repository.publish(bundles[1], 2)
+    waits: list[str] = []
+    with ExitStack() as stack:
+
+        def tell(kept: State, why: str) -> None:
+            if kept.phase is not Phase.OBSERVE or not why:
+                return
+            waits.append(why)
+            if len(waits) == 5:
+                stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
+
+        kept = site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
+    assert kept.result == "updated" and all("the serving process died" in why for why in waits)
+    assert site.clock.seconds >= 4 * 30
+
+
+def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
+    with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
+        serving.health()
+        raise Died
+    (site.root / "serving/what").write_text(f"another-boot {bundles[0].sha256}")
+    with somebody(site.root, serves=bundles[0].sha256):
+        assert serving.health().failure == ""
+
+
+def test_one_that_hangs_is_told_and_is_no_way_back(
+    site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_socket, "_ANSWER_S", 0.1)
+    with listening(site.root):
+        with pytest.raises(UpdateError, match="the serving process does not answer: restart it"):
+            serving.health()
+        with pytest.raises(UpdateError, match="the serving process does not answer: restart it"):
+            serving.swap(slot(site, bundles[0]))
+
+
+def test_one_of_a_later_version_that_says_more_is_understood(site: Site, serving: LocalServing) -> None:
+    with listening(site.root) as seat:
+
+        def serve() -> None:
+            with seat.server.accept()[0] as connection:
+                connection.sendall(json.dumps({"token": "t", "serves": "0" * 64, "later": 1}).encode())
+
+        later = threading.Thread(target=serve)
+        later.start()
+        assert serving.health() == Health(serves="0" * 64)
+        later.join()
+
+
+def test_whoever_waits_shows_that_it_lives(site: Site, bundles: list[Bundle]) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    serving = LocalServing(site.root, stop, gone_s=30)
+    with somebody(site.root, serves=bundles[0].sha256), pytest.raises(KeyboardInterrupt):
+        serving.swap(slot(site, bundles[1]))
+    death(site.root)
+    with pytest.raises(KeyboardInterrupt):
+        serving.health()
+
+
+def test_only_one_serves_and_a_folder_that_is_none_is_told(site: Site, tmp_path: Path) -> None:
+    with listening(site.root):
+        twice = pytest.raises(StorageError, match="the serving process needs it, but another process has it")
+        with twice, listening(site.root):
+            pass
+        assert (site.root / SOCKET).exists()
+    with pytest.raises(StorageError, match="cannot be"), listening(tmp_path / "none"):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+def test_a_socket_of_another_account_is_told_as_such(site: Site) -> None:
+    with somebody(site.root, serves="0" * 64):
+        shutil.chown(site.root / SOCKET, 1)
+        for folder in (site.root, *site.root.parents):
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                folder.chmod(folder.stat().st_mode & 0o7777 | 0o055)
+        groups = os.getgroups()
+        os.setgroups([])
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UpdateError, match="belongs to another account"):
+                LocalServing(site.root).health()
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+
+
+def test_a_folder_with_a_long_name_has_a_socket_too(tmp_path: Path, bundles: list[Bundle]) -> None:
+    root = tmp_path / ("long" * 40)
+    root.mkdir()
+    with somebody(root, serves=bundles[0].sha256, failure="\ud800" * 100_000):
+        health = LocalServing(root).health()
+        assert health.serves == bundles[0].sha256 and len(health.failure) == 1000
+
+
+def test_a_machine_that_was_stopped_while_it_watched_commits_nothing_that_nobody_watches(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    with somebody(site.root, serves=bundles[1].sha256), pytest.raises(Died):
+        site.update(serving=LocalServing(site.root), tell=dies_in(Phase.OBSERVE))
+    looks = 0
+
+    def tell(*_: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 5:
+            raise Died
+
+    with pytest.raises(Died):
+        site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
+    assert site.good == "1.0.0"
+    with somebody(site.root, serves=bundles[1].sha256):
+        assert site.update(serving=LocalServing(site.root)).result == "updated"
+    assert site.good == "2.0.0"

@@ -1,0 +1,152 @@
+"""What may be asked of a robot between the steps of an update; beside a running one: test_daemon.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import StorageError, UpdateError
+from jepa_runtime.ota import audit_log, operator_requests, robot
+from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.state_machine import DROPPABLE
+from tests.ota.robots import Died, Serving, Site, dies_in
+
+LATE = (Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT, Phase.REPORT, Phase.GC)
+
+
+def cut_off(site: Site, phase: Phase) -> None:
+    with pytest.raises(Died):
+        site.update(tell=dies_in(phase))
+
+
+def log(site: Site) -> list[audit_log.Entry]:
+    return list(audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries())
+
+
+@pytest.mark.parametrize("phase", DROPPABLE)
+def test_an_update_that_is_cancelled_leaves_its_release_for_the_next_look(
+    site: Site, bundles: list[Bundle], phase: Phase
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, phase)
+    kept = operator_requests.cancel(site.root, "not on a Friday")
+    assert (kept.phase, kept.result, kept.reason) == (Phase.IDLE, "unchanged", "not on a Friday")
+    assert kept.work is None and not kept.refused and site.version == "1.0.0"
+    last = log(site)[-1]
+    assert (last.event, last.facts["reason"]) == ("cancelled", "not on a Friday")
+    assert phase is Phase.CHECK or last.facts["version"] == "2.0.0"
+    fetched = len(site.repository.fetched)
+    assert site.update().result == "updated"
+    assert phase in DROPPABLE[:3] or len(site.repository.fetched) == fetched
+
+
+@pytest.mark.parametrize("phase", LATE)
+def test_what_has_switched_is_not_cancelled(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, phase)
+    with pytest.raises(UpdateError, match=rf"too late to cancel the update \({phase}\)"):
+        operator_requests.cancel(site.root, "too late")
+    assert site.update().result == "updated"
+
+
+def test_between_updates_there_is_nothing_to_cancel_or_to_approve(site: Site) -> None:
+    before = log(site)
+    with pytest.raises(UpdateError, match="no update is in work"):
+        operator_requests.cancel(site.root, "by hand")
+    with pytest.raises(UpdateError, match=r"no candidate waits for approval \(idle\)"):
+        operator_requests.approve(site.root)
+    assert log(site) == before
+
+
+@pytest.mark.parametrize("phase", DROPPABLE)
+def test_a_pin_ends_what_has_not_switched(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, phase)
+    kept = operator_requests.pin(site.root, pinned=True)
+    assert (kept.phase, kept.result, kept.pinned) == (Phase.IDLE, "unchanged", True)
+    assert site.update().result == "unchanged" and site.version == "1.0.0"
+
+
+@pytest.mark.parametrize("phase", LATE)
+def test_a_pin_lets_end_what_has_switched(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, phase)
+    kept = operator_requests.pin(site.root, pinned=True)
+    assert (kept.phase, kept.pinned) == (phase, True)
+    kept = site.update()
+    assert (kept.result, kept.pinned, site.version) == ("updated", True, "2.0.0")
+
+
+def test_the_end_of_a_pin_ends_nothing(site: Site, bundles: list[Bundle]) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, Phase.SHADOW)
+    assert operator_requests.pin(site.root, pinned=False).phase is Phase.SHADOW
+    assert site.update().result == "updated"
+
+
+@pytest.mark.parametrize("phase", [phase for phase in (*DROPPABLE, *LATE) if phase is not Phase.ARMED])
+def test_only_what_waits_is_approved(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, phase)
+    with pytest.raises(UpdateError, match=rf"no candidate waits for approval \({phase}\)"):
+        operator_requests.approve(site.root)
+
+
+@pytest.mark.parametrize("phase", [Phase.SHADOW, Phase.ARMED, Phase.OBSERVE])
+def test_going_back_ends_an_update_in_work_and_tells_who_serves(
+    site: Site, bundles: list[Bundle], phase: Phase
+) -> None:
+    site.serving = serving = Serving()
+    site.repository.publish(bundles[1], 2)
+    site.update()
+    site.repository.publish(bundles[2], 3)
+    cut_off(site, phase)
+    kept = operator_requests.rollback(site.root, "it drifts", serving=serving)
+    # What has switched makes way for what was good before it; what has not, is only dropped.
+    expected = "2.0.0" if phase is Phase.OBSERVE else "1.0.0"
+    assert (kept.phase, site.version, serving.swaps[-1]) == (Phase.IDLE, expected, expected)
+    assert kept.reason == "it drifts"
+
+
+def test_without_an_earlier_release_there_is_no_way_back(site: Site) -> None:
+    with pytest.raises(UpdateError, match="no earlier release"):
+        operator_requests.rollback(site.root, "by hand")
+
+
+WISHES: list[Callable[..., State]] = [
+    partial(operator_requests.pin, pinned=True),
+    operator_requests.approve,
+    partial(operator_requests.cancel, reason="by hand", wait_s=0.05),
+    partial(operator_requests.rollback, reason="by hand"),
+]
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])
+def test_whoever_holds_the_lock_for_longer_than_told_is_named(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, wish: Callable[..., State]
+) -> None:
+    site.repository.publish(bundles[1], 2)
+    cut_off(site, Phase.ARMED)
+    monkeypatch.setattr(operator_requests, "WAIT_S", 0.05)
+    with (
+        site.opened(),
+        pytest.raises(StorageError, match=r"\(pid \d+\) and did not let it go within 0\.05 s"),
+    ):
+        wish(site.root)
+
+
+@pytest.mark.parametrize("wish", WISHES[1:3], ids=["approve", "cancel"])
+def test_who_asks_for_what_is_refused_interrupts_nobody(site: Site, wish: Callable[..., State]) -> None:
+    with site.opened(), pytest.raises(UpdateError, match=r"no (candidate|update)"):
+        wish(site.root)
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])
+def test_a_folder_that_was_never_set_up_stays_as_it_is(tmp_path: Path, wish: Callable[..., State]) -> None:
+    with pytest.raises(UpdateError, match="jepa-runtime update provision"):
+        wish(tmp_path)
+    assert not list(tmp_path.iterdir())

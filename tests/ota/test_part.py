@@ -1,0 +1,96 @@
+"""A file that is still coming, on a disk that is full or fails."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime.errors import FetchError, StorageError
+from jepa_runtime.ota.storage.partial_file import PartialFile
+from jepa_runtime.ota.transport.http_source import HttpSource
+from jepa_runtime.ota.transport.repository_sources import FolderSource, Limits
+from tests.ota import servers
+from tests.ota.fetching import LARGE, LIMITS, SMALL, fetch
+from tests.ota.servers import FaultServer
+
+
+def test_a_disk_that_is_too_full_is_told_before_anything_is_asked_for(
+    server: FaultServer, part: Path
+) -> None:
+    limits = Limits(free_bytes=1 << 60)
+    with pytest.raises(StorageError, match=r"file.part: takes 5.3 MB, but .* MB are free, .*: make room"):
+        fetch(HttpSource(server.url, limits), part, LARGE, "large", limits)
+    assert server.requests == [] and not part.exists()
+
+
+def test_a_disk_that_is_full_at_the_second_attempt_keeps_what_came(server: FaultServer, part: Path) -> None:
+    server.faults["small"] = servers.first(1, servers.cut(60_000))
+    with pytest.raises(FetchError):
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
+    with pytest.raises(StorageError):
+        fetch(HttpSource(server.url, LIMITS), part, SMALL, "small", Limits(free_bytes=1 << 60))
+    fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
+    assert server.requests[-1] == ("small", "bytes=60000-")
+
+
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "posix_fallocate", "ftruncate", "pread"])
+def test_after_an_error_of_the_disk_the_part_is_gone(
+    served: Path, part: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with PartialFile(part, len(SMALL), free_bytes=0) as file:
+        file.write(SMALL[:1000])
+        file.keep()
+
+    real = getattr(os, call)
+
+    def fail(fd: int, *rest: int) -> object:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            return real(fd, *rest)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(StorageError, match=r"file.part: .*: Input/output error: it was removed"):
+        fetch(FolderSource(served), part, SMALL, "small")
+    assert not part.exists()
+
+
+def test_what_counts_is_on_the_disk_before_it_counts(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def telling(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            return real(*arguments)
+
+        return call
+
+    with PartialFile(part, 10, free_bytes=0) as file:
+        for name in ("pwrite", "fsync", "ftruncate"):
+            monkeypatch.setattr(os, name, telling(name, getattr(os, name)))
+        file.write(b"12345")
+        file.keep()
+        file.write(b"67890")
+        file.finish()
+    # The second of them says how much counts, as the length does in the end.
+    assert calls == ["pwrite", "fsync", "pwrite", "pwrite", "fsync", "ftruncate", "fsync"]
+    assert part.read_bytes() == b"1234567890"
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+def test_a_part_that_is_no_file_is_left_alone(served: Path, part: Path, what: str) -> None:
+    other = served / "other"
+    other.write_bytes(b"mine")
+    if what == "link":
+        part.symlink_to(other)
+    elif what == "pipe":
+        os.mkfifo(part)
+    else:
+        part.mkdir()
+    with pytest.raises(StorageError):
+        fetch(FolderSource(served), part, SMALL, "small")
+    assert other.read_bytes() == b"mine"

@@ -1,0 +1,60 @@
+"""What a channel says of a release: what nobody can follow is none; a rollout reaches the part it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jepa_runtime.errors import TrustError
+from jepa_runtime.ota.release import MAX_POINTER_BYTES, Delta, left_out, parse_release
+from tests.ota.robots import release
+
+
+def told(**changes: Any) -> bytes:
+    return release().model_copy(update=changes).model_dump_json().encode()
+
+
+def delta(target: str) -> Delta:
+    return Delta(path="encoder.bin", base_sha256="c" * 64, target=target, bytes=1)
+
+
+@pytest.mark.parametrize("path", ["../models", "/models", "models//toy", "models\\toy", "models/../../toy"])
+def test_a_path_that_leads_elsewhere_is_that_of_no_release(path: str) -> None:
+    for content in (told(folder=path), told(deltas=(delta(path),))):
+        with pytest.raises(TrustError, match="is no plain relative path"):
+            parse_release(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"runtime_abi": (2, 1)}, "runtime_abi: 2 is above 1"),
+        ({"revoked": (1, 2)}, "release 2 revokes itself"),
+        ({"schema_version": 2}, "format version 2 is unknown"),
+    ],
+)
+def test_what_contradicts_itself_or_is_of_another_format_is_no_release(
+    changes: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(TrustError, match=why):
+        parse_release(told(**changes))
+
+
+def test_what_is_too_long_is_no_release() -> None:
+    longest = told(deltas=(delta("deltas/1"),)).ljust(MAX_POINTER_BYTES)
+    assert parse_release(longest).deltas == (delta("deltas/1"),)
+    with pytest.raises(TrustError, match="more than 256 KiB"):
+        parse_release(longest + b" ")
+
+
+def test_a_rollout_reaches_the_part_of_the_robots_that_it_names_and_keeps_them_as_it_grows() -> None:
+    def reached(percent: float) -> set[int]:
+        rollout = release().rollout.model_copy(update={"percent": percent})
+        offered = release().model_copy(update={"rollout": rollout})
+        return {number for number in range(2000) if left_out(offered, f"robot-{number}") == ""}
+
+    tenth, half = reached(10.0), reached(50.0)
+    assert len(tenth) == pytest.approx(200, abs=40) and len(half) == pytest.approx(1000, abs=70)
+    assert tenth < half
+    assert len(reached(100.0)) == 2000 and reached(0.0) == set()

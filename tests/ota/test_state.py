@@ -1,0 +1,138 @@
+"""What survives a restart, and what is said when it did not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import StorageError
+from jepa_runtime.ota import state
+from jepa_runtime.ota.state import Installed, Phase, Refusal, State
+from jepa_runtime.ota.state_machine import Failed, Refused, follow, found, start
+from tests.ota.robots import release
+
+NOW = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
+FULL = State(
+    phase=Phase.DOWNLOAD,
+    work=found(State(), "stable", release()).work,
+    attempts={Phase.CHECK: 1, Phase.DOWNLOAD: 2},
+    transitions=3,
+    approved="1" * 64,
+    result="none",
+    reason='é \u2028 "quoted"',
+    current=Installed(
+        channel="stable", model_id="toy", version="1.0.0", release_seq=1, manifest_sha256="0" * 64
+    ),
+    versions={"timestamp": 12, "channel-stable": 3},
+    signed_at=NOW,
+    release_seqs={"stable/toy": 2},
+    refused={
+        "1" * 64: Refusal(reason="slow", times=2, not_before=NOW),
+        "2" * 64: Refusal(reason="revoked", times=1, not_before=None),
+    },
+    comparisons={"1" * 64: 3},
+    checked_at=NOW,
+)
+
+
+@pytest.mark.parametrize("kept", [State(), FULL], ids=["empty", "full"])
+def test_what_is_kept_is_what_is_read(tmp_path: Path, kept: State) -> None:
+    state.save(tmp_path / "state.json", kept)
+    assert state.load(tmp_path / "state.json") == kept
+
+
+def test_every_state_of_an_update_can_be_kept(tmp_path: Path) -> None:
+    kept = found(start(FULL), "stable", release(3, "3" * 64))
+    for outcome in (Failed("cut"), Refused("expired")):
+        kept = follow(kept, outcome, NOW)
+        state.save(tmp_path / "state.json", kept)
+        assert state.load(tmp_path / "state.json") == kept
+
+
+def test_a_missing_state_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"set this robot up .* --rebuild"):
+        state.load(tmp_path / "state.json")
+
+
+def test_a_state_that_was_kept_before_there_were_approvals_is_read(tmp_path: Path) -> None:
+    fields = state.as_json(FULL)
+    del fields["approved"]
+    content = {"sha256": state._checksum(fields), "state": fields}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    assert state.load(tmp_path / "state.json") == replace(FULL, approved="")
+
+
+def test_a_state_with_fields_of_a_later_version_is_read(tmp_path: Path) -> None:
+    fields = state.as_json(FULL)
+    for known in (fields, fields["current"], *fields["refused"].values()):
+        known["later"] = {"more": 1}
+    content = {"sha256": state._checksum(fields), "state": fields}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    assert state.load(tmp_path / "state.json") == FULL
+
+
+def test_a_file_of_another_version_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    fields = state.as_json(FULL) | {"schema_version": 2}
+    content = {"sha256": state._checksum(fields), "state": fields}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    with pytest.raises(StorageError, match=r"of another version of jepa-edge \(2\)"):
+        state.load(tmp_path / "state.json")
+
+
+@pytest.mark.parametrize("field", ["phase", "refused", "current", "transitions"])
+def test_a_field_that_makes_no_sense_is_named(tmp_path: Path, field: str) -> None:
+    fields = state.as_json(FULL) | {field: [1]}
+    content = {"sha256": state._checksum(fields), "state": fields}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    with pytest.raises(StorageError, match=rf"is damaged \({field}.*--rebuild"):
+        state.load(tmp_path / "state.json")
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_the_disk_did_to_it_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "state.json"
+    state.save(path, FULL)
+    content = bytearray(path.read_bytes())
+    kind = data.draw(st.sampled_from(["cut", "zeros", "flip", "other"]))
+    at = data.draw(st.integers(0, len(content) - 2))
+    if kind == "cut":
+        content = content[:at]
+    elif kind == "zeros":
+        content[at:] = bytes(len(content) - at)
+    elif kind == "flip":
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        content = bytearray(data.draw(st.binary(max_size=200)))
+    path.write_bytes(content)
+    try:
+        read = state.load(path)
+    except StorageError as error:
+        assert "what serves serves on" in str(error)
+    else:
+        # A changed blank between two tokens changes nothing.
+        assert read == FULL
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.save(tmp_path / "state.json", FULL)
+    with monkeypatch.context() as patched:
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="No space left"):
+            state.save(tmp_path / "state.json", replace(FULL, pinned=True))
+    assert state.load(tmp_path / "state.json") == FULL

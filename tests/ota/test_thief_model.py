@@ -1,0 +1,141 @@
+"""After the recovery from stolen keys no robot goes back to a model that the thief released."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import UpdateError
+from jepa_runtime.ota import operator_requests, robot
+from jepa_runtime.ota.provisioning import provision
+from jepa_runtime.ota.state import State
+from tests.ota.robots import Gate, Serving, settings
+
+pytest.importorskip("jepa_export.release.publish", reason="extra export is not installed")
+
+from jepa_export.errors import JepaExportError
+from jepa_export.release.publish import Terms, downgrade, publish, revoke, revoke_manifest
+from jepa_export.release.roles import rotate
+from tests.export.releases import MODEL, new_repository, opened
+
+STABLE = Terms(channel="stable")
+
+
+class Fleet:
+    """A repository whose online keys were stolen, and a robot that runs what the thief released."""
+
+    def __init__(self, folder: Path, bundles: list[Bundle], *, first: bool = False) -> None:
+        self.first, self.thiefs, self.recovery, self.later = bundles
+        self.repo, self.root = new_repository(folder), folder / "robot"
+        self.serving: Serving | None = None
+        publish(opened(self.repo), self.first, STABLE)
+        trusted = (self.repo / "metadata" / "1.root.json").read_bytes()
+        own = None if first else self.first.path
+        provision(self.root, settings(repository=str(self.repo)), trusted, bundle=own)
+        backup = shutil.copytree(self.repo, folder / "backup")
+        publish(opened(self.repo), self.thiefs, STABLE)
+        assert self.update().result == "updated" and self.version == self.thiefs.manifest.version
+        shutil.rmtree(self.repo)
+        shutil.copytree(backup, self.repo)
+
+    def recover(self) -> None:
+        """Do what the runbook says."""
+        for role in ("channel-stable", "snapshot", "timestamp"):
+            rotate(opened(self.repo), role)
+        revoke_manifest(opened(self.repo), "stable", MODEL, self.thiefs.sha256)
+        publish(opened(self.repo), self.recovery, STABLE)
+
+    def update(self) -> State:
+        with robot.open_client(self.root, gate=Gate(), serving=self.serving) as client:
+            return client.update()
+
+    @property
+    def version(self) -> str:
+        return Bundle.open(self.root / "current").manifest.version
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, bundles: list[Bundle]) -> Fleet:
+    return Fleet(tmp_path, bundles)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, bundles: list[Bundle]) -> Fleet:
+    """The thief's model is the first that the robot ever had."""
+    return Fleet(tmp_path, bundles, first=True)
+
+
+def test_rollback_after_the_recovery_does_not_bring_the_model_of_the_thief_back(fleet: Fleet) -> None:
+    fleet.recover()
+    assert fleet.update().result == "updated" and fleet.version == "3.0.0"
+    operator_requests.rollback(fleet.root, "by hand", now=robot.utc_now)
+    assert fleet.version == "1.0.0"
+
+
+def test_rollback_is_refused_where_only_the_model_of_the_thief_is_left(bare: Fleet) -> None:
+    bare.recover()
+    kept = bare.update()
+    assert (kept.result, kept.alarm, bare.version) == ("updated", "", "3.0.0")
+    with pytest.raises(UpdateError, match="no earlier release"):
+        operator_requests.rollback(bare.root, "by hand", now=robot.utc_now)
+
+
+def test_recovery_release_that_fails_does_not_bring_the_model_of_the_thief_back(fleet: Fleet) -> None:
+    fleet.serving = Serving(bad=("3.0.0",))
+    fleet.recover()
+    fleet.update()
+    assert fleet.version == "1.0.0"
+
+
+def test_recovery_release_that_fails_leaves_nothing_where_only_the_model_of_the_thief_is_left(
+    bare: Fleet,
+) -> None:
+    bare.serving = Serving(bad=("3.0.0",))
+    bare.recover()
+    for _ in range(2):
+        kept = bare.update()
+        assert kept.result == "refused" and "the model before it was revoked" in kept.alarm
+        assert kept.current is kept.good is kept.previous is None
+        assert not (bare.root / "current").exists() and not (bare.root / "good").exists()
+    bare.serving = Serving()
+    publish(opened(bare.repo), bare.later, STABLE)
+    kept = bare.update()
+    assert (kept.result, kept.alarm) == ("updated", "")
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_pin_does_not_hold_the_model_of_the_thief(tmp_path: Path, bundles: list[Bundle], first: bool) -> None:
+    fleet = Fleet(tmp_path, bundles, first=first)
+    operator_requests.pin(fleet.root, pinned=True)
+    fleet.recover()
+    kept = fleet.update()
+    assert kept.pinned and fleet.version == ("3.0.0" if first else "1.0.0")
+
+
+def test_model_of_the_thief_is_revoked_though_its_number_was_given_to_another(fleet: Fleet) -> None:
+    for role in ("channel-stable", "snapshot", "timestamp"):
+        rotate(opened(fleet.repo), role)
+    number = publish(opened(fleet.repo), fleet.recovery, STABLE).release_seq
+    with pytest.raises(JepaExportError, match="by the SHA-256 of its manifest"):
+        revoke(opened(fleet.repo), "stable", MODEL, number)
+    release = revoke_manifest(opened(fleet.repo), "stable", MODEL, fleet.thiefs.sha256)
+    assert release.revoked_manifests == (fleet.thiefs.sha256,)
+    fleet.update()
+    assert fleet.version == "3.0.0"
+
+
+def test_revocation_of_a_manifest_outlasts_later_releases_and_is_never_undone(
+    fleet: Fleet, bundles: list[Bundle]
+) -> None:
+    fleet.recover()
+    assert downgrade(opened(fleet.repo), "stable", MODEL, "1.0.0").revoked_manifests == (fleet.thiefs.sha256,)
+    with pytest.raises(JepaExportError, match="has revoked this bundle"):
+        publish(opened(fleet.repo), fleet.thiefs, STABLE)
+    with pytest.raises(JepaExportError, match="the latest of channel stable"):
+        revoke_manifest(opened(fleet.repo), "stable", MODEL, fleet.first.sha256)
+    revoke_manifest(opened(fleet.repo), "stable", MODEL, fleet.recovery.sha256)
+    with pytest.raises(JepaExportError, match=r"3\.0\.0 was revoked"):
+        downgrade(opened(fleet.repo), "stable", MODEL, "3.0.0")

@@ -1,0 +1,344 @@
+"""A candidate that takes the machine down is opened a bounded number of times, counted by who opens it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.errors import BackendError, StorageError
+from jepa_runtime.ota import operator_requests, robot, state
+from jepa_runtime.ota.health import trial_counter
+from jepa_runtime.ota.health.serving_socket import LocalServing
+from jepa_runtime.ota.health.trial_counter import MOST_ATTEMPTS, MOST_BOOTS, TrialCounter
+from jepa_runtime.ota.operator_alarms import alarms
+from jepa_runtime.ota.state import Phase
+from jepa_runtime.ota.storage.slots import SlotStore
+from jepa_runtime.util import atomic_files
+from tests.ota.fleets import until
+from tests.ota.following import running, served
+from tests.ota.robots import Died, Site, dies_in
+
+# One boot: `run --robot` in a process that is killed when it opens one version, as the machine would be.
+BOOT = """
+import os, signal, sys
+from jepa_runtime import cli
+from jepa_runtime.commands import run
+from jepa_runtime.ota.health import serving_socket as local_serving, trial_counter as trials
+root, boot, deadly, duration = sys.argv[1:]
+local_serving.boot_id = trials.boot_id = lambda: boot
+open_model = run.open_model
+def opens(args, bundle):
+    version = bundle.manifest.version
+    print(version, flush=True)
+    if version in deadly.split(","):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_model(args, bundle)
+run.open_model = opens
+sys.exit(cli.main(["run", "--robot", root, "--source", "two_rooms", "--rate", "50", "--duration", duration]))
+"""
+
+
+@pytest.fixture
+def switched(site: Site, bundles: list[Bundle]) -> Site:
+    """A robot whose machine went down when the update had switched to 2.0.0 and was to watch it."""
+    site.repository.publish(bundles[1], 2)
+    with pytest.raises(Died):
+        site.update(tell=dies_in(Phase.OBSERVE))
+    assert (site.version, site.good) == ("2.0.0", "1.0.0")
+    return site
+
+
+def command(site: Site, number: int, deadly: str = "2.0.0", duration_s: float = 0.3) -> list[str]:
+    return [sys.executable, "-c", BOOT, str(site.root), f"boot-{number}", deadly, str(duration_s)]
+
+
+def boot(site: Site, number: int, deadly: str = "2.0.0") -> tuple[list[str], int, str]:
+    """What one boot opens, how its process ends, and what it reports."""
+    done = subprocess.run(
+        command(site, number, deadly), capture_output=True, text=True, check=False, timeout=60
+    )
+    return versions(done.stdout), done.returncode, done.stderr
+
+
+def versions(output: str) -> list[str]:
+    return [line for line in output.splitlines() if re.fullmatch(r"\d\.\d\.\d", line)]
+
+
+@contextmanager
+def started(site: Site, number: int, deadly: str) -> Iterator[subprocess.Popen[str]]:
+    """A boot whose machine stays up; at the end of the block its process is asked to end."""
+    with (site.root.parent / "stderr").open("w+") as stderr:
+        process = subprocess.Popen(
+            command(site, number, deadly, 60.0), stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_a_candidate_that_takes_the_machine_down_is_opened_three_times_then_the_good_model_serves(
+    switched: Site,
+) -> None:
+    """Without any process but the one that serves."""
+    boots = [boot(switched, number) for number in range(MOST_ATTEMPTS + 1)]
+    assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MOST_ATTEMPTS + [["1.0.0"]]
+    assert [status for _, status, _ in boots] == [-9] * MOST_ATTEMPTS + [0]
+    assert "the last known good model" in boots[-1][2] and "was opened 3 times, in 3 boots" in boots[-1][2]
+    kept = switched.update(serving=LocalServing(switched.root, gone_s=0.1))
+    assert (kept.result, switched.version) == ("refused", "1.0.0") and "in 3 boots" in kept.reason
+
+
+def test_a_served_model_that_refuses_a_candidate_tells_the_update_why(
+    switched: Site, bundles: list[Bundle]
+) -> None:
+    candidate = bundles[1].sha256
+    (switched.root / "serving").mkdir()
+    (switched.root / f"serving/{candidate}.attempts").write_text(json.dumps(["a", "b", "b"]))
+    with running(switched.root):
+        assert served(switched) == "1.0.0"
+        with pytest.raises(Exception, match="was opened 3 times, in 2 boots"):
+            LocalServing(switched.root).swap(SlotStore(switched.root).folder(candidate))
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every write fail as on a full disk."""
+
+    def full(path: Path, content: bytes) -> None:
+        raise StorageError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(atomic_files, "write", full)
+
+
+def test_an_attempt_that_cannot_be_recorded_is_not_made(
+    switched: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_disk(monkeypatch)
+    opened: list[str] = []
+    with running(switched.root, opens=opened.append):
+        assert opened == ["1.0.0"]
+
+
+def attempts(site: Site, sha256: str) -> int:
+    try:
+        return len(json.loads((site.root / f"serving/{sha256}.attempts").read_text()))
+    except FileNotFoundError:
+        return 0
+
+
+def test_restarts_that_are_asked_for_and_ordinary_failures_are_no_attempts(
+    switched: Site, bundles: list[Bundle]
+) -> None:
+    candidate = bundles[1].sha256
+    for _ in range(MOST_ATTEMPTS + 1):
+        with running(switched.root):
+            assert served(switched) == "2.0.0" and attempts(switched, candidate) == 1
+        assert attempts(switched, candidate) == 0
+
+    def fails(version: str) -> None:
+        if version == "2.0.0":
+            raise BackendError("no such device")
+
+    with running(switched.root, opens=fails):
+        assert attempts(switched, candidate) == 0 and served(switched) == "1.0.0"
+
+
+def test_a_candidate_that_has_served_for_long_enough_is_not_counted_any_more(
+    switched: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_counter, "STABLE_S", 0.2)
+    store = SlotStore(switched.root)
+    candidate = store.current()
+    assert candidate
+    tried = TrialCounter(store)
+    with tried.opening(candidate):
+        assert attempts(switched, candidate) == 1
+    tried._timer.join()  # type: ignore[union-attr]
+    assert attempts(switched, candidate) == 0
+
+
+def test_a_candidate_that_was_rolled_back_is_tried_again_by_a_later_update(switched: Site) -> None:
+    store = SlotStore(switched.root)
+    candidate = store.current()
+    assert candidate
+    for _ in range(MOST_ATTEMPTS):
+        with TrialCounter(store).opening(candidate):
+            pass
+    with pytest.raises(BackendError, match="was opened 3 times"), TrialCounter(store).opening(candidate):
+        pass
+    operator_requests.rollback(switched.root, "by hand", now=switched.clock.now)
+    assert switched.version == "1.0.0" and attempts(switched, candidate) == 0
+
+
+def test_a_record_that_is_damaged_is_replaced(switched: Site) -> None:
+    store = SlotStore(switched.root)
+    candidate = store.current()
+    assert candidate
+    (switched.root / "serving").mkdir()
+    for content in (
+        "",
+        "[]",
+        "{}",
+        "1",
+        "[" * 5000,
+    ):
+        (switched.root / f"serving/{candidate}.attempts").write_text(content)
+        with TrialCounter(store).opening(candidate):
+            assert attempts(switched, candidate) == 1
+
+
+@pytest.mark.parametrize("where", ["serves", "is damaged"])
+def test_a_slot_that_holds_another_bundle_than_the_signed_one_is_not_served(
+    site: Site, bundles: list[Bundle], where: str
+) -> None:
+    """Another whole bundle is put into the slot, as a bad restore or a disk edited elsewhere does."""
+    store = SlotStore(site.root)
+    slot = store.folder(bundles[0].sha256)
+    for path in (slot, *slot.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(slot)
+    shutil.copytree(bundles[1].path, slot)
+    if where == "is damaged":
+        assert "holds another bundle" in store.damage(bundles[0].sha256)
+    else:
+        with pytest.raises(Exception, match="holds another bundle"), running(site.root):
+            pass
+
+
+def test_a_first_model_that_takes_the_machine_down_is_not_opened_for_ever(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
+    """There is none to go back to: the serving process waits for another, and the update can end."""
+    site = Site(tmp_path / "empty", None)
+    site.repository.publish(bundles[1], 2)
+    with pytest.raises(Died):
+        site.update(tell=dies_in(Phase.OBSERVE))
+    boots = [boot(site, number)[:2] for number in range(MOST_ATTEMPTS)]
+    assert boots == [(["2.0.0"], -9)] * MOST_ATTEMPTS
+    with started(site, 99, "2.0.0") as process:
+        until(lambda: "no model is opened" in stderr_of(site))
+        assert "was opened 3 times, in 3 boots" in stderr_of(site)
+        kept = site.update(serving=LocalServing(site.root))
+        assert kept.result == "refused" and SlotStore(site.root).current() is None
+        site.repository.publish(bundles[2], 3)
+        kept = site.update(serving=LocalServing(site.root), clock=time)
+        assert (kept.result, site.version) == ("updated", "3.0.0"), kept.reason
+    assert process.returncode == 0 and versions(process.communicate()[0]) == ["3.0.0"]
+
+
+@pytest.fixture
+def updated(site: Site, bundles: list[Bundle]) -> Site:
+    """2.0.0 serves and was found to be good; 1.0.0 did before."""
+    site.repository.publish(bundles[1], 2)
+    assert site.update().result == "updated"
+    assert (site.version, site.good) == ("2.0.0", "2.0.0")
+    return site
+
+
+def test_an_active_model_that_takes_the_machine_down_at_each_boot_is_replaced_by_the_one_before_it(
+    updated: Site, bundles: list[Bundle]
+) -> None:
+    """By the serving process alone; the update goes back once its process runs."""
+    boots = [boot(updated, number) for number in range(MOST_BOOTS + 2)]
+    assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MOST_BOOTS + [["1.0.0"]] * 2
+    assert [status for _, status, _ in boots] == [-9] * MOST_BOOTS + [0] * 2
+    assert f"was opened in {MOST_BOOTS} boots in a row" in boots[-1][2]
+    (alarm,) = alarms(updated.root, state.load(updated.root / robot.STATE))
+    assert alarm.startswith("1.0.0 is served instead: toy 2.0.0, the active model: ")
+    assert f"was opened in {MOST_BOOTS} boots in a row" in alarm
+    kept = updated.update(serving=LocalServing(updated.root, gone_s=0.1))
+    assert (updated.version, updated.good) == ("1.0.0", "1.0.0")
+    assert f"was opened in {MOST_BOOTS} boots" in kept.refused[bundles[1].sha256].reason
+    assert alarms(updated.root, kept) == []
+
+
+def test_the_one_before_it_is_opened_a_bounded_number_of_times_too(updated: Site) -> None:
+    boots = [boot(updated, number, "1.0.0,2.0.0")[0] for number in range(MOST_BOOTS + MOST_ATTEMPTS)]
+    assert boots == [["2.0.0"]] * MOST_BOOTS + [["1.0.0"]] * MOST_ATTEMPTS
+    with started(updated, 99, "1.0.0,2.0.0") as process:
+        until(lambda: "no model is opened" in stderr_of(updated))
+        (alarm,) = alarms(updated.root, state.load(updated.root / robot.STATE))
+        assert "no model is served" in alarm
+    assert process.returncode == 0 and versions(process.communicate()[0]) == []
+
+
+def stderr_of(site: Site) -> str:
+    return (site.root.parent / "stderr").read_text()
+
+
+def test_without_one_before_it_the_server_waits_without_a_model_and_opens_the_next_release(
+    site: Site, bundles: list[Bundle]
+) -> None:
+    boots = [boot(site, number, "1.0.0")[:2] for number in range(MOST_BOOTS)]
+    assert boots == [(["1.0.0"], -9)] * MOST_BOOTS
+    with started(site, 99, "1.0.0") as process:
+        until(lambda: "no model is opened" in stderr_of(site))
+        assert f"was opened in {MOST_BOOTS} boots in a row" in stderr_of(site)
+        (alarm,) = alarms(site.root, state.load(site.root / robot.STATE))
+        assert "toy 1.0.0, the active model" in alarm and "no model is served" in alarm
+        serving = LocalServing(site.root)
+        assert (serving.health().serves, serving.health().may_switch) == ("", True)
+        site.repository.publish(bundles[1], 2)
+        kept = site.update(serving=serving, clock=time)
+        assert (kept.result, site.version, site.good) == ("updated", "2.0.0", "2.0.0"), kept.reason
+        assert serving.health().serves == bundles[1].sha256
+        assert site.gate.probed[0][1] is None and "shadow" not in site.gate.calls, "the update opens it not"
+    assert process.returncode == 0 and versions(process.communicate()[0]) == ["2.0.0"]
+    assert alarms(site.root, kept) == []
+
+
+def test_a_pinned_robot_is_served_no_other_model(updated: Site) -> None:
+    operator_requests.pin(updated.root, pinned=True, now=updated.clock.now)
+    for number in range(MOST_BOOTS):
+        boot(updated, number)
+    with started(updated, 99, "2.0.0") as process:
+        until(lambda: "no model is opened" in stderr_of(updated))
+    assert process.returncode == 0 and versions(process.communicate()[0]) == []
+
+
+def test_crashes_of_the_active_model_in_one_boot_count_once_and_service_forgets_them(
+    site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active, tried = bundles[0].sha256, TrialCounter(SlotStore(site.root))
+    for _ in range(2 * MOST_BOOTS):
+        with TrialCounter(SlotStore(site.root)).opening(active):
+            assert attempts(site, active) == 1
+    for number in range(1, MOST_BOOTS):
+        assert not tried.exhausted(active)
+        monkeypatch.setattr(trial_counter, "boot_id", partial(str, number))
+        with TrialCounter(SlotStore(site.root)).opening(active):
+            pass
+    assert f"was opened in {MOST_BOOTS} boots in a row" in tried.exhausted(active)
+    (site.root / f"serving/{active}.attempts").unlink()
+    monkeypatch.setattr(trial_counter, "STABLE_S", 0.1)
+    with tried.opening(active):
+        assert attempts(site, active) == 1
+    tried._timer.join()  # type: ignore[union-attr]
+    assert attempts(site, active) == 0
+
+
+def test_an_active_model_is_served_though_the_attempt_cannot_be_recorded(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full or read-only does not take a robot out of service."""
+    fill_disk(monkeypatch)
+    with running(site.root):
+        assert served(site) == "1.0.0"
+
+
+def test_a_clean_stop_is_no_fault_of_the_active_model(site: Site, bundles: list[Bundle]) -> None:
+    with running(site.root):
+        assert attempts(site, bundles[0].sha256) == 1
+    assert attempts(site, bundles[0].sha256) == 0

@@ -1,0 +1,291 @@
+"""What a robot has seen holds whatever becomes of its clock and of its metadata."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from datetime import datetime, timezone
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from jepa_runtime.errors import TrustError
+from jepa_runtime.ota.robot import SOFTWARE_DATE
+from jepa_runtime.ota.trust.metadata import Floors
+from tests.ota.repositories import CONTENT, START, Repository
+from tests.ota.trusting import DAY, Robot
+
+# The clock.
+
+
+def test_a_clock_that_is_ahead_is_named_as_a_reason(robot: Robot) -> None:
+    robot.now = START + 4000 * DAY
+    with pytest.raises(TrustError, match=r"is expired at 2037-02-11 .* if it is ahead, set it"):
+        robot.refresh()
+
+
+def test_a_clock_that_was_set_back_revives_nothing(robot: Robot, repository: Repository) -> None:
+    old = repository.copy("old")
+    robot.refresh()
+    repository.now += 30 * DAY
+    repository.publish("channel-stable")
+    robot.now = repository.now
+    robot.refresh()
+    shutil.rmtree(robot.meta)
+    robot.floors = Floors({}, robot.floors.signed_at)
+    robot.folder, robot.now = old, START - 3650 * DAY
+    with pytest.raises(
+        TrustError,
+        match=r"timestamp.json is expired at 2026-03-31 00:00 UTC, the latest signature seen; the clock of "
+        r"this robot says 2016-03-03 00:00: set it",
+    ):
+        robot.refresh()
+
+
+def test_a_signature_of_a_clock_that_was_ahead_is_named_as_a_reason(
+    robot: Robot, repository: Repository
+) -> None:
+    repository.now += 400 * DAY
+    repository.publish("channel-stable")
+    robot.refresh()
+    repository.now -= 400 * DAY
+    repository.publish("channel-stable")
+    with pytest.raises(
+        TrustError,
+        match=r"the latest signature seen; the clock of this robot says 2026-03-01 00:00: set it, or, if it "
+        r"is right, whoever signs had a clock that was ahead: ask them to rotate the key of the timestamp",
+    ):
+        robot.refresh()
+
+
+def test_a_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
+    robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    assert robot.fetch() == CONTENT
+    assert robot.fetch() == CONTENT
+
+
+def test_at_first_contact_a_clock_in_1970_does_not_revive_what_expired_before_the_root_was_signed(
+    robot: Robot, repository: Repository
+) -> None:
+    """The root that the robot was set up with is newer than the state that somebody offers it."""
+    old = repository.copy("old")
+    repository.now += 300 * DAY
+    repository.publish("root")
+    robot.root = repository.file("root").read_bytes()
+    robot.folder, robot.now = old, datetime(1970, 1, 1, tzinfo=timezone.utc)
+    with pytest.raises(
+        TrustError,
+        match=r"timestamp.json is expired at 2026-12-26 00:00 UTC, the signature of the root; the clock of "
+        r"this robot says 1970-01-01 00:00: set it, or, if it is right, the root was signed with a clock",
+    ):
+        robot.refresh()
+
+
+def test_no_clock_counts_that_is_behind_the_date_of_the_software(robot: Robot) -> None:
+    assert robot.fetch() == CONTENT
+    shutil.rmtree(robot.meta)
+    robot.floors, robot.not_before = Floors({}, None), robot.now + 30 * DAY
+    robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    with pytest.raises(TrustError, match="is expired at 2026-03-31 00:00 UTC, the date of this software"):
+        robot.refresh()
+
+
+def test_the_date_of_the_software_has_passed() -> None:
+    assert datetime.now(timezone.utc) > SOFTWARE_DATE
+
+
+def test_a_root_that_was_signed_with_a_clock_that_was_ahead_is_cured_by_the_next(
+    robot: Robot, repository: Repository
+) -> None:
+    repository.now += 400 * DAY
+    repository.publish("root")
+    repository.now -= 400 * DAY
+    repository.publish("channel-stable")
+    with pytest.raises(TrustError, match="the signature of the root"):
+        robot.refresh()
+    repository.publish("root", "channel-stable")
+    assert robot.fetch() == CONTENT
+
+
+def test_a_time_that_was_seen_is_not_forgotten(robot: Robot, repository: Repository) -> None:
+    robot.refresh()
+    repository.now -= DAY / 2
+    repository.publish()
+    assert robot.refresh().signed_at == START
+
+
+# Metadata that got lost.
+
+
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "channel-stable"])
+def test_floors_hold_where_the_metadata_got_lost(robot: Robot, repository: Repository, role: str) -> None:
+    repository.publish("root", "targets", "channel-stable")
+    robot.refresh()
+    version = robot.floors.versions[role]
+    shutil.rmtree(robot.meta)
+    robot.floors = Floors({role: version + 1}, None)
+    with pytest.raises(
+        TrustError, match=f"^{role}: version {version} is offered, but version {version + 1} was seen before"
+    ):
+        robot.refresh()
+
+
+def test_an_old_state_of_the_repository_is_refused_where_the_metadata_got_lost(
+    robot: Robot, repository: Repository
+) -> None:
+    old = repository.copy("old")
+    repository.publish("channel-stable")
+    robot.refresh()
+    shutil.rmtree(robot.meta)
+    robot.folder = old
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        robot.fetch()
+
+
+def test_a_role_that_has_gone_keeps_its_floor(robot: Robot, repository: Repository) -> None:
+    robot.floors = Floors({"channel-old": 7}, None)
+    assert robot.refresh().versions["channel-old"] == 7
+
+
+def test_after_a_theft_new_keys_undo_versions_that_the_thief_drove_up(
+    robot: Robot, repository: Repository
+) -> None:
+    robot.refresh()
+    honest = {role: repository.signed[role].version for role in ("timestamp", "snapshot")}
+    for role in honest:
+        repository.signed[role].version = 2**31
+    repository.now += DAY / 2
+    repository.write("snapshot")
+    repository.write("timestamp")
+    robot.refresh()
+    assert robot.floors.versions["timestamp"] == 2**31
+
+    for role, version in honest.items():
+        repository.signed[role].version = version
+    repository.now -= DAY / 4
+    repository.publish("channel-stable")
+    with pytest.raises(TrustError, match="is older than what was seen"):
+        robot.refresh()
+    repository.rotate("timestamp", "snapshot")
+    repository.publish("channel-stable")
+    for _ in range(2):
+        assert robot.fetch() == CONTENT
+    assert robot.floors.versions["timestamp"] == 3
+    assert robot.floors.signed_at == repository.now
+
+
+@pytest.mark.parametrize(("roles", "ends"), [(("timestamp",), False), (("timestamp", "snapshot"), True)])
+def test_release_numbers_that_a_thief_drove_up_end_with_the_keys_of_the_snapshot(
+    robot: Robot, repository: Repository, roles: tuple[str, ...], ends: bool
+) -> None:
+    robot.refresh()
+    robot.floors = replace(robot.floors, release_seqs={"stable/toy": 2**63 - 1})
+    repository.rotate(*roles)
+    repository.publish("channel-stable")
+    for _ in range(2):
+        assert robot.refresh().release_seqs == ({} if ends else {"stable/toy": 2**63 - 1})
+
+
+def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
+    robot: Robot, repository: Repository
+) -> None:
+    honest, repository.now = repository.now, START + 9999 * DAY
+    repository.publish()
+    robot.refresh()
+    repository.now = honest
+    repository.rotate("snapshot")
+    repository.publish("root", "targets", "channel-stable")
+    with pytest.raises(TrustError, match="the latest signature seen"):
+        robot.refresh()
+    repository.rotate("timestamp")
+    repository.publish("root", "targets", "channel-stable")
+    assert robot.fetch() == CONTENT
+    assert robot.floors.signed_at == START
+
+
+@pytest.mark.parametrize(
+    ("before", "kept", "after", "ends"),
+    [
+        # Number of timestamp keys and threshold before; old keys that stay; threshold now.
+        ((3, 2), 3, 2, False),
+        ((3, 2), 3, 1, False),
+        ((3, 2), 2, 2, True),
+        ((3, 2), 1, 2, True),
+        ((1, 1), 1, 2, True),
+    ],
+)
+def test_floors_end_once_some_old_signers_can_no_longer_sign(
+    robot: Robot, repository: Repository, before: tuple[int, int], kept: int, after: int, ends: bool
+) -> None:
+    root = repository.signed["root"]
+
+    def sign_with(signers: list[CryptoSigner], threshold: int) -> None:
+        for keyid in list(root.roles["timestamp"].keyids):
+            root.revoke_key(keyid, "timestamp")
+        for signer in signers:
+            root.add_key(signer.public_key, "timestamp")
+        root.roles["timestamp"].threshold = threshold
+        repository.signers["timestamp"] = signers
+        repository.publish("root")
+
+    old, new = ([CryptoSigner.generate_ed25519() for _ in range(3)] for _ in range(2))
+    sign_with(old[: before[0]], before[1])
+    robot.refresh()
+    sign_with(old[:kept] + new, after)
+    repository.signed["timestamp"].version = 1
+    repository.seal("timestamp")
+    (robot.meta / "timestamp.json").unlink()
+    if ends:
+        assert robot.refresh().versions["timestamp"] == 1
+    else:
+        with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+            robot.refresh()
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the root before", "the root before, and another file is there"])
+def test_a_root_that_is_installed_by_hand_ends_floors_if_it_is_known_which_keys_were_before(
+    robot: Robot, repository: Repository, lost: str
+) -> None:
+    repository.publish()
+    robot.refresh()
+    repository.rotate("timestamp", "snapshot")
+    for role in ("snapshot", "timestamp"):
+        repository.signed[role].version = 1
+        repository.write(role)
+    robot.root = repository.file("root").read_bytes()
+    before = robot.meta / "root_history" / "1.root.json"
+    if lost == "the root before":
+        before.unlink()
+    elif lost != "nothing":
+        before.write_bytes(repository.file("channel-stable").read_bytes())
+    if lost == "nothing":
+        assert robot.refresh().versions["timestamp"] == 1
+    else:
+        with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+            robot.refresh()
+
+
+def test_a_new_key_beside_the_old_one_ends_no_floor(robot: Robot, repository: Repository) -> None:
+    old = repository.copy("old")
+    repository.publish()
+    robot.refresh()
+    root = repository.signed["root"]
+    root.add_key(CryptoSigner.generate_ed25519().public_key, "timestamp")
+    repository.publish("root")
+    shutil.copy(repository.file("root"), old / "metadata")
+    shutil.rmtree(robot.meta)
+    robot.folder = old
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        robot.refresh()
+
+
+def test_other_keys_of_the_root_alone_end_no_floor(robot: Robot, repository: Repository) -> None:
+    old = repository.copy("old")
+    repository.publish()
+    robot.refresh()
+    repository.rotate("root")
+    shutil.copy(repository.file("root"), old / "metadata")
+    shutil.rmtree(robot.meta)
+    robot.folder = old
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        robot.refresh()

@@ -1,0 +1,333 @@
+"""``jepa-runtime update`` on signed repositories: what it does, shows, and ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jepa_runtime.bundle import seal
+from jepa_runtime.cli import main
+from jepa_runtime.commands.update_view import Transfer, summary
+from jepa_runtime.ota import audit_log, state
+from jepa_runtime.ota.robot import AUDIT, STATE, utc_now
+from jepa_runtime.ota.state import Phase
+from tests.ota.fleets import Fleet, edit
+from tests.ota.servers import FaultServer
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, toy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> Fleet:
+    fleet = Fleet(tmp_path, toy_bundle)
+    assert fleet.provision() == 0
+    assert "is set up" in capfd.readouterr().out
+    return fleet
+
+
+def told(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(capfd.readouterr().out)
+    return content
+
+
+def test_a_signed_release_passes_the_real_gate_and_serves(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("check") == 0
+    assert "release 1 (2.0.0) is offered" in capfd.readouterr().out
+    assert fleet.version == "1.0.0"
+    assert fleet.run("apply") == 0
+    shown = capfd.readouterr()
+    assert shown.out == "updated: toy 2.0.0, release 1 of stable serves\n"
+    assert "trying it in a process of its own" in shown.err
+    assert "comparing" not in shown.err, "the robot names no source to compare on"
+    assert fleet.version == "2.0.0"
+    assert fleet.run("apply") == 0
+    assert "nothing installed" in capfd.readouterr().out
+
+    assert fleet.run("status") == 0
+    shown = capfd.readouterr()
+    for words in ("toy 2.0.0, release 1 of stable", "toy 1.0.0"):
+        assert words in shown.out
+    assert fleet.run("history") == 0
+    assert "at (UTC)" in capfd.readouterr().out
+    assert fleet.run("history", "--json") == 0
+    entries = json.loads(capfd.readouterr().out)
+    assert entries[0]["event"] == "set up"
+    probed = next(entry["facts"] for entry in entries if entry["event"] == "probed")
+    assert probed["latency_p99_ms"] > 0
+    assert fleet.run("verify") == 0
+    assert "every file has its hash" in capfd.readouterr().out
+
+
+def test_nothing_that_is_shown_steers_the_terminal(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    wipes = "\x1b[2K\rall is well"
+    now = replace(state.load(fleet.root / STATE), result="unchanged", reason=f"the fleet asks for {wipes}")
+    state.save(fleet.root / STATE, replace(now, alarm=wipes))
+    audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("refused", version=wipes)
+    for action, status in (("status", 5), ("history", 0)):
+        assert fleet.run(action) == status
+        shown = capfd.readouterr()
+        assert r"\x1b[2K\rall" in shown.out and "\x1b[2K" not in shown.out + shown.err
+    Transfer(Console(), compares=False).tell(replace(now, phase=Phase.CHECK), wipes)
+    assert "\x1b" not in summary(now) + capfd.readouterr().out
+
+
+def test_a_model_that_computes_something_else_is_refused_with_3(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = fleet.bundles[1].path
+    golden = dict(np.load(folder / "golden.npz"))
+    golden["latents"] += 1
+    np.savez(folder / "golden.npz", **golden)
+    fleet.publish(seal(folder, fleet.bundles[1].manifest), 1)
+    assert fleet.run("apply", "--json") == 3
+    kept = told(capfd)
+    assert kept["result"] == "refused" and "does not reproduce its golden outputs" in kept["reason"]
+    assert fleet.version == "1.0.0"
+    assert fleet.run("status") == 0
+    assert "once, until" in " ".join(capfd.readouterr().out.split())
+    assert fleet.run("apply") == 3
+    assert re.search(r"was refused until .* `jepa-runtime update apply --again`", capfd.readouterr().out)
+
+
+def test_a_repository_that_was_set_back_is_an_error(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    timestamp = fleet.repository.file("timestamp")
+    old = timestamp.read_bytes()
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 0
+    timestamp.write_bytes(old)
+    capfd.readouterr()
+    assert fleet.run("apply", "--json") == 1
+    assert told(capfd)["result"] == "failed"
+    shutil.rmtree(fleet.root / "meta")
+    assert fleet.run("apply", "--json") == 1, "the floors hold without the metadata"
+    assert fleet.version == "2.0.0"
+
+
+def test_an_update_comes_on_a_stick_as_well(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.publish(fleet.bundles[1], 1)
+    stick = fleet.repository.folder.rename(tmp_path / "stick")
+    assert fleet.run("apply", "--from", str(stick)) == 0
+    assert fleet.version == "2.0.0"
+
+
+@pytest.mark.parametrize("action", ["apply", "check"])
+def test_a_folder_that_holds_no_repository_is_a_mistake_and_no_failed_update(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
+) -> None:
+    def kept() -> str:
+        assert fleet.run("status", "--json") == fleet.run("history", "--json") == 0
+        return capfd.readouterr().out
+
+    before, stick = kept(), tmp_path / "stick"
+    for _ in range(2):
+        assert fleet.run(action, "--from", str(stick)) == 1
+        assert f"{stick}: no repository" in capfd.readouterr().err
+        stick.mkdir(exist_ok=True)
+    assert kept() == before
+
+
+def test_an_update_comes_over_the_network_with_its_targets_from_another_server(fleet: Fleet) -> None:
+    fleet.publish(fleet.bundles[1], 1)
+    with (
+        FaultServer(fleet.repository.folder) as server,
+        FaultServer(fleet.repository.folder / "targets") as targets,
+    ):
+        edit(fleet.root, repository=server.url, targets=targets.url)
+        assert fleet.run("apply") == 0
+    assert fleet.version == "2.0.0"
+    assert all(path.startswith("metadata/") for path, _ in server.requests)
+    assert any(path.endswith(".report.json") for path, _ in targets.requests)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"chanel": "beta"}, "chanel: there is no such field: is channel meant?: see docs/update-config.md"),
+        ({"hawkbit": {"url": "u", "tokenfile": "t"}}, "is hawkbit.token_file or hawkbit.token meant?"),
+        ({"hawkbit": {"url": "u", "x": 1}}, "no such field, but url, tenant, token_file, token: see docs"),
+        ({"poll_s": 0}, "poll_s: Input should be greater than or equal to 1"),
+        ({"fetch": {"red_s": 5}}, "fetch.red_s: there is no such field: is fetch.read_s meant?"),
+        ({"fetch": {"connect_s": 0}}, "fetch: connect_s must be above 0, got 0: see docs"),
+        ({"probe": {"wall_s": 0}}, "probe: wall_s must be above 0, got 0: see docs"),
+        ({"probe": {"memory_mb": -1}}, "probe: memory_mb must be above 0, got -1"),
+        ({"fetch": {"read_s": 900}}, "no limit on waiting may reach 900 s, got 900"),
+    ],
+)
+def test_a_set_up_that_makes_no_sense_is_told(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str], fields: dict[str, Any], reason: str
+) -> None:
+    edit(fleet.root, **fields)
+    assert fleet.run("apply") == 1
+    error = capfd.readouterr().err
+    assert reason in error and "config.json" in error
+
+
+def test_a_reason_that_is_no_utf_8_keeps_nobody_from_going_back(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 0
+    assert fleet.run("apply", "--from", os.fsdecode(b"/media/\xfc")) == 1
+    assert fleet.run("rollback", "--reason", os.fsdecode(b"it grips at \xfcber 9 N")) == 0
+    assert fleet.version == "1.0.0"
+    capfd.readouterr()
+    assert fleet.run("status", "--json") == 0
+    assert "it grips at ?ber 9 N" in capfd.readouterr().out
+    assert fleet.run("verify") == 0
+
+
+@pytest.mark.parametrize("name", ["timestamp.json", "1.root.json", None])
+def test_a_robot_is_not_set_up_with_what_is_no_root(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str | None
+) -> None:
+    given, fleet.root = tmp_path / "given.json", tmp_path / "another"
+    given.write_bytes((fleet.repository.folder / "metadata" / name).read_bytes() if name else b"<html>")
+    if name == "1.root.json":
+        content = json.loads(given.read_bytes())
+        content["signed"]["version"] = 2
+        given.write_text(json.dumps(content))
+    assert fleet.provision("--trusted-root", str(given)) == 1
+    assert f"{given}: is no root of a repository" in capfd.readouterr().err
+    assert not fleet.root.exists()
+
+
+def test_a_repository_that_is_neither_a_web_server_nor_a_folder_is_refused(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.root = tmp_path / "another"
+    assert fleet.provision("--repository", "ftp://updates.example") == 1
+    assert "ftp://updates.example: give http://" in capfd.readouterr().err
+
+
+def test_a_repository_in_a_folder_is_found_from_elsewhere(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fleet.repository.folder)
+    fleet.root = tmp_path / "another"
+    assert fleet.provision("--repository", ".", "--targets", "targets") == 0
+    monkeypatch.chdir("/")
+    assert fleet.run("check") == 1, "nothing is published"
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("check") == 0
+
+
+def test_rollback_pin_and_unpin(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 0
+    assert fleet.run("rollback", "--reason", "it drifts") == 0
+    assert fleet.version == "1.0.0"
+    fleet.publish(fleet.bundles[2], 2)
+    assert fleet.run("pin") == 0
+    capfd.readouterr()
+    assert fleet.run("apply", "--json") == 0
+    assert "pinned" in told(capfd)["reason"] and fleet.version == "1.0.0"
+    assert fleet.run("unpin") == 0 and fleet.run("apply") == 0
+    assert fleet.version == "3.0.0"
+    capfd.readouterr()
+    assert fleet.run("history") == 0
+    assert "it drifts" in capfd.readouterr().out
+
+
+def test_what_goes_to_a_file_or_a_pipe_has_one_line_each(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    why = "it drifts to the left " * 10
+    state.save(fleet.root / STATE, replace(state.load(fleet.root / STATE), alarm=why))
+    audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("refused", reason=why)
+    for action, status in (("status", 5), ("history", 0)):
+        assert fleet.run(action) == status
+        assert why.strip() in capfd.readouterr().out
+
+
+def test_what_cannot_be_approved_or_cancelled_is_told(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert fleet.run("approve") == 1
+    assert "no candidate waits for approval (idle): look again later" in capfd.readouterr().err
+    assert fleet.run("cancel") == 1
+    assert "no update is in work" in capfd.readouterr().err
+
+
+def test_verify_names_what_the_disk_has_changed(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    report = (fleet.root / "current").resolve() / "report.json"
+    report.chmod(0o644)
+    report.write_text("{}")
+    assert fleet.run("verify", "--json") == 1
+    found = told(capfd)["found"]
+    assert "report.json: " in found["current"] and found["current"].startswith("WRONG")
+    assert not found["state"].startswith("WRONG")
+
+
+def test_verify_looks_into_slots_to_which_no_link_leads(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (fleet.root / "current").resolve()
+    fleet.publish(fleet.bundles[1], 1)
+    assert fleet.run("apply") == 0
+    assert (fleet.root / "current").resolve() != before != (fleet.root / "good").resolve()
+    capfd.readouterr()
+    (before / "report.json").chmod(0o644)
+    (before / "report.json").write_text("{}")
+    assert fleet.run("verify", "--json") == 1
+    found = told(capfd)["found"]
+    assert found["slots"].startswith("WRONG") and "report.json: " in found["slots"]
+    assert not found["current"].startswith("WRONG")
+
+
+def test_a_lost_state_is_made_again(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    (fleet.root / "state.json").unlink()
+    assert fleet.run("apply") == 1
+    assert "--rebuild" in capfd.readouterr().err
+    assert fleet.run("provision", "--rebuild") == 0
+    assert fleet.run("verify") == 0
+
+
+@pytest.mark.parametrize(
+    "action", ["apply", "check", "rollback", "status", "pin", "approve", "cancel", "verify"]
+)
+def test_a_folder_that_was_never_set_up_is_told_and_stays_as_it_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
+) -> None:
+    assert main(["update", action, "--root", str(tmp_path)]) == 1
+    shown = capfd.readouterr()
+    assert "jepa-runtime update provision" in shown.out + shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_is_none_leaves_no_robot_half_set_up(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.root = tmp_path / "another"
+    assert fleet.provision("--bundle", str(tmp_path / "nowhere")) == 1
+    assert not fleet.root.exists()
+
+
+def test_a_history_of_no_entries_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["update", "history", "-n", "0"])
+    assert "argument -n: must be a whole number of at least 1, got 0" in capfd.readouterr().err
+
+
+def test_a_robot_that_has_lost_its_trusted_root_says_so(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (fleet.root / "root.json").unlink()
+    assert fleet.run("apply") == 1
+    assert "root.json: cannot be read (No such file or directory): put the trusted" in capfd.readouterr().err
+
+
+def test_provision_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["update", "provision", "--root", str(tmp_path / "new"), "--repository", "/r"]) == 1
+    assert "give --trusted-root, --model, --hardware as well" in capfd.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,396 @@
+"""The strict reader: a whole bundle opens, and every way of not being whole is a clear refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from jepa_runtime import Bundle, BundleError
+from jepa_runtime.bundle import onnx_external_data
+from jepa_runtime.bundle.golden_outputs import read_npz
+from jepa_runtime.bundle.onnx_external_data import points_outside
+from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
+
+Fields = dict[str, Any]
+
+
+@pytest.fixture
+def folder(toy_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(folder)
+    return str(caught.value)
+
+
+def rewrite(folder: Path, change: Callable[[Fields], object]) -> None:
+    path = folder / "manifest.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+
+
+def relist(folder: Path, relative: str) -> None:
+    """Make size and hash of a changed file agree with the manifest again."""
+    data = (folder / relative).read_bytes()
+
+    def change(fields: Fields) -> None:
+        record = next(entry for entry in fields["files"] if entry["path"] == relative)
+        record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    rewrite(folder, change)
+
+
+def test_a_sealed_bundle_opens_and_says_what_it_is(toy_bundle: Path) -> None:
+    bundle = Bundle.open(toy_bundle)
+    manifest = bundle.manifest
+    assert (manifest.model_id, manifest.version, manifest.release_seq) == ("toy", "1.2.3", 4)
+    assert manifest.action_size == 2
+    assert manifest.io.latent.tokens == TOKENS
+    assert bundle.sha256 == hashlib.sha256((toy_bundle / "manifest.json").read_bytes()).hexdigest()
+    assert bundle.report() == {"note": "random weights"}
+
+
+def test_the_golden_arrays_have_the_shapes_of_the_manifest(toy_bundle: Path) -> None:
+    golden = Bundle.open(toy_bundle).golden()
+    n = len(golden.frames)
+    assert golden.frames.shape == (n, SIZE, SIZE, 3)
+    assert golden.futures.shape == (n, NUM_SAMPLES, HORIZON, TOKENS, DIM)
+    assert golden.energy is not None and golden.energy.shape == (n,)
+
+
+def test_the_bundle_folder_itself_may_be_a_link(toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(toy_bundle)
+    assert Bundle.open(tmp_path / "current").manifest.model_id == "toy"
+
+
+def test_no_folder_and_no_manifest_are_told_apart(folder: Path) -> None:
+    assert "no bundle there" in refusal(folder / "nowhere")
+    (folder / "manifest.json").unlink()
+    assert "manifest.json: is missing: the folder is no bundle, or not all of one" in refusal(folder)
+
+
+def test_a_listed_file_that_is_missing_is_named(folder: Path) -> None:
+    (folder / "encoder/openvino/model.bin").unlink()
+    assert "encoder/openvino/model.bin: is missing although the manifest lists it" in refusal(folder)
+
+
+@pytest.mark.parametrize("extra", ["readme.txt", "encoder/openvino/extra.bin", ".hidden", "empty/"])
+def test_anything_that_is_not_listed_is_refused(folder: Path, extra: str) -> None:
+    path = folder / extra
+    path.mkdir() if extra.endswith("/") else path.write_bytes(b"x")
+    assert f"{extra.rstrip('/')}: is not listed in the manifest" in refusal(folder)
+
+
+def test_a_changed_byte_is_found(folder: Path) -> None:
+    path = folder / "encoder/openvino/model.bin"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert "model.bin: SHA-256 is" in refusal(folder)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
+def test_a_changed_size_is_found(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    path = folder / "predictor/onnx/model.onnx"
+    path.write_bytes(change(path.read_bytes()))
+    assert "bytes" in refusal(folder)
+
+
+@pytest.mark.parametrize("relative", ["encoder/openvino/model.bin", "manifest.json", "golden.npz"])
+def test_a_symbolic_link_is_refused_even_to_the_same_content(folder: Path, relative: str) -> None:
+    path = folder / relative
+    elsewhere = folder.parent / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert "symbolic link" in refusal(folder)
+
+
+def test_a_linked_folder_is_refused(folder: Path) -> None:
+    (folder / "encoder").rename(folder.parent / "encoder")
+    (folder / "encoder").symlink_to(folder.parent / "encoder")
+    assert "symbolic link" in refusal(folder)
+
+
+def test_a_hard_link_is_refused(folder: Path) -> None:
+    os.link(folder / "golden.npz", folder.parent / "second_name")
+    assert "golden.npz: is a hard link" in refusal(folder)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
+    (folder / "golden.npz").unlink()
+    os.mkfifo(folder / "golden.npz")
+    assert "is no regular file" in refusal(folder)
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    assert "is no regular file" in refusal(folder)
+
+
+def test_a_file_changed_after_opening_is_not_read(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    (folder / "encoder/onnx/model.onnx").write_bytes(b"something else")
+    with pytest.raises(BundleError, match=r"model\.onnx: has 14 bytes"):
+        bundle.read("encoder/onnx/model.onnx")
+    with pytest.raises(BundleError, match="lists no file"):
+        bundle.read("../../etc/passwd")
+
+
+@pytest.mark.parametrize("swapped", ["encoder", "encoder/onnx/model.onnx"])
+def test_what_was_swapped_for_a_link_after_opening_is_not_followed(folder: Path, swapped: str) -> None:
+    bundle = Bundle.open(folder)
+    (folder / swapped).rename(folder.parent / "elsewhere")
+    (folder / swapped).symlink_to(folder.parent / "elsewhere")
+    with pytest.raises(BundleError, match="symbolic link"):
+        bundle.read("encoder/onnx/model.onnx")
+
+
+class Bomb:
+    """Would leave a trace if it were unpickled."""
+
+    trace: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("name", ["\x1b[2K\x1b[1Aok", "\rok", "\x9b1A", "\u202eok", os.fsdecode(b"\xff")])
+def test_a_name_that_would_steer_a_terminal_is_told_as_what_it_is(folder: Path, name: str) -> None:
+    (folder / name).write_text("")
+    told = refusal(folder)
+    assert told.isprintable() and "is not listed in the manifest" in told
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "told"),
+    [(True, "golden.npz: goal: holds object"), (False, "golden.npz: not a readable .npz")],
+)
+def test_a_pickle_in_the_golden_arrays_is_never_loaded(folder: Path, wrapped: bool, told: str) -> None:
+    bomb = Bomb()
+    bomb.trace = folder.parent / "exploded"
+    arrays = dict(np.load(folder / "golden.npz"))
+    if wrapped:
+        np.savez(folder / "golden.npz", **arrays | {"goal": np.array([bomb], object)})
+    else:
+        (folder / "golden.npz").write_bytes(pickle.dumps(bomb))
+    relist(folder, "golden.npz")
+    assert told in refusal(folder)
+    assert not bomb.trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"goal": np.zeros((2, TOKENS, DIM), np.float32)}, "goal must be float32 [1, 2, 8]"),
+        ({"goal": np.zeros((1, TOKENS, DIM), np.float64)}, "is float64"),
+        ({"goal": np.full((1, TOKENS, DIM), np.nan, np.float32)}, "holds NaN or infinity"),
+        ({"frames": np.zeros((0, SIZE, SIZE, 3), np.uint8)}, "at least one frame"),
+        ({"frames": np.zeros((), np.uint8)}, "at least one frame"),
+        ({"frames": None}, "at least one frame"),
+        ({"actions": np.zeros((0, HORIZON, ACTIONS), np.float32)}, "one candidate"),
+        ({"more": np.zeros(1)}, "must hold frames"),
+        ({f"more{at}": np.zeros(1) for at in range(64)}, "more than 64 arrays"),
+    ],
+)
+def test_golden_arrays_that_do_not_fit_are_refused(folder: Path, change: dict[str, Any], told: str) -> None:
+    arrays = dict(np.load(folder / "golden.npz")) | change
+    np.savez(folder / "golden.npz", **{name: array for name, array in arrays.items() if array is not None})
+    relist(folder, "golden.npz")
+    assert told in refusal(folder)
+
+
+def test_an_array_that_claims_an_absurd_shape_takes_no_memory(folder: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
+    )
+    with zipfile.ZipFile(folder / "golden.npz", "w") as archive:
+        archive.writestr("frames.npy", header.getvalue())
+    relist(folder, "golden.npz")
+    assert "at most 1 GiB" in refusal(folder)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_an_array_that_is_decompressed_all_at_once_takes_no_memory(folder: Path, method: int) -> None:
+    with zipfile.ZipFile(folder / "golden.npz", "w", method) as archive:
+        archive.writestr("frames.npy", bytes(1 << 27))
+    relist(folder, "golden.npz")
+    tracemalloc.start()
+    told = refusal(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 24
+    assert "frames: is compressed in a way that NumPy does not use" in told
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["goal.npy", "goal.txt"])
+def test_what_is_no_array_or_there_twice_is_refused(folder: Path, name: str) -> None:
+    with zipfile.ZipFile(folder / "golden.npz", "a") as archive:
+        archive.writestr(name, archive.read("goal.npy"))
+    relist(folder, "golden.npz")
+    assert f"'{name}' is no array, or there twice" in refusal(folder)
+
+
+def external(location: str) -> onnx.ModelProto:
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, [1])],
+        [value("y", TensorProto.FLOAT, [1])],
+        [tensor],
+    )
+    return helper.make_model(graph)
+
+
+def in_attribute(inner: onnx.ModelProto) -> onnx.ModelProto:
+    """The same tensor as the value of a Constant in a branch of an If."""
+    constant = helper.make_node("Constant", [], ["c"], value=inner.graph.initializer[0])
+    out = helper.make_tensor_value_info("c", TensorProto.FLOAT, [1])
+    branch = helper.make_graph([constant], "b", [], [out])
+    node = helper.make_node("If", ["q"], ["y"], then_branch=branch, else_branch=branch)
+    question = helper.make_tensor_value_info("q", TensorProto.BOOL, [1])
+    return helper.make_model(helper.make_graph([node], "g", [question], [out]))
+
+
+@pytest.mark.parametrize("location", ["../../../etc/passwd", "/etc/passwd", "weights.bin"])
+@pytest.mark.parametrize("hide", [lambda model: model, in_attribute], ids=["initializer", "in a branch"])
+def test_an_onnx_model_with_data_elsewhere_is_refused(
+    folder: Path, location: str, hide: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> None:
+    relative = "encoder/onnx/model.onnx"
+    (folder / relative).write_bytes(hide(external(location)).SerializeToString())
+    relist(folder, relative)
+    assert "keeps weights in another file" in refusal(folder)
+
+
+def test_data_elsewhere_under_keys_that_engines_cut_to_size_is_refused(folder: Path) -> None:
+    graph = external("weights.bin").graph
+    (tensor,) = graph.initializer
+    (entry,) = tensor.external_data
+    content = entry.SerializeToString()
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    # Fields 13 and 14, with a 33rd bit.
+    hidden = bytes([0xEA, 0x80, 0x80, 0x80, 0x10, len(content)]) + content
+    hidden = tensor.SerializeToString() + hidden + bytes([0xF0, 0x80, 0x80, 0x80, 0x10, TensorProto.EXTERNAL])
+    del graph.initializer[:]
+    inner = graph.SerializeToString() + bytes([0x2A, len(hidden)]) + hidden
+    (folder / "encoder/onnx/model.onnx").write_bytes(bytes([0x3A, len(inner)]) + inner)
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model (no key of a field before byte" in refusal(folder)
+
+
+def test_an_ir_that_is_an_onnx_model_with_data_elsewhere_is_refused(folder: Path) -> None:
+    relative = "encoder/openvino/model.xml"
+    (folder / relative).write_bytes(external("weights.bin").SerializeToString())
+    relist(folder, relative)
+    assert "model.xml: not an OpenVINO IR" in refusal(folder)
+
+
+def test_every_field_that_leads_to_a_tensor_is_followed() -> None:
+    for kind, fields in onnx_external_data._FIELDS.items():
+        message = onnx.TrainingInfoProto if kind == "Training" else getattr(onnx, f"{kind}Proto")
+        leads = {
+            field.number: field.message_type.name.removesuffix("Proto").removesuffix("Info")
+            for field in message.DESCRIPTOR.fields
+            if field.message_type is not None
+        }
+        assert {at: name for at, name in leads.items() if name in onnx_external_data._FIELDS} == fields
+
+
+def test_a_tensor_that_says_that_its_data_are_in_it_is_believed() -> None:
+    model = external("weights.bin")
+    (tensor,) = model.graph.initializer
+    tensor.ClearField("external_data")
+    assert points_outside(model.SerializeToString())
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    assert not points_outside(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 100,
+        b"\x3a\x80",
+        b"no model at all",
+        onnx.ModelProto(producer_name="x").SerializeToString(),
+    ],
+)
+def test_an_onnx_file_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "encoder/onnx/model.onnx").write_bytes(content)
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model" in refusal(folder)
+
+
+def test_an_onnx_model_that_is_cut_off_is_refused(folder: Path) -> None:
+    path = folder / "encoder/onnx/model.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model (cut off at byte" in refusal(folder)
+
+
+def test_an_onnx_model_whose_graphs_lie_in_one_another_without_end_is_refused(folder: Path) -> None:
+    model = b""
+    for _ in range(400):
+        # An attribute of a node of a graph, each with its length in two bytes.
+        for key in (6 << 3 | 2, 5 << 3 | 2, 1 << 3 | 2):
+            model = bytes([key, len(model) & 127 | 128, len(model) >> 7]) + model
+    model = bytes([7 << 3 | 2, len(model) & 127 | 128, len(model) >> 7]) + model
+    (folder / "encoder/onnx/model.onnx").write_bytes(model)
+    relist(folder, "encoder/onnx/model.onnx")
+    assert "not an ONNX model (nested too deeply)" in refusal(folder)
+
+
+@given(data=st.data())
+def test_damaged_arrays_and_models_are_read_or_refused(toy_bundle: Path, data: st.DataObject) -> None:
+    for relative, read, refusal in (
+        ("golden.npz", lambda content: read_npz(content, "golden.npz"), BundleError),
+        ("encoder/onnx/model.onnx", points_outside, ValueError),
+    ):
+        content = bytearray((toy_bundle / relative).read_bytes()[:20_000])
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+        with suppress(refusal):
+            read(bytes(content))
+
+
+def test_a_report_that_is_no_strict_json_is_refused(folder: Path) -> None:
+    (folder / "report.json").write_text('{"success": NaN}')
+    relist(folder, "report.json")
+    assert "report.json: not strict JSON: NaN" in refusal(folder)
+
+
+def test_what_earlier_readers_do_not_know_is_not_written_where_it_says_nothing(toy_bundle: Path) -> None:
+    assert "normal_scores" not in (toy_bundle / "manifest.json").read_text()
+    assert Bundle.open(toy_bundle).manifest.normal_scores is None
+
+
+def test_bundles_of_longer_history_and_without_energy_are_as_good(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "toy", history_size=2, energy=False)
+    assert bundle.manifest.graphs.energy == ()
+    assert bundle.golden().energy is None

@@ -1,0 +1,238 @@
+"""Bounds: what they cover on streams of errors of known kind, and that they can be handed on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.calibration import Bounds
+from jepa_runtime.calibration.conformal import DECAY, FIRST_RATE, LEAST_RATE
+
+STREAMS = 50  # Each takes the place of a horizon: so many are run at once.
+STEPS = 4000
+PROBABILITY = 0.9
+
+
+def gaussian(rng: np.random.Generator) -> np.ndarray:
+    return np.abs(rng.standard_normal((STEPS, STREAMS)))
+
+
+def heavy_tailed(rng: np.random.Generator) -> np.ndarray:
+    return np.abs(rng.standard_t(2, (STEPS, STREAMS)))
+
+
+def autocorrelated(rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal((STEPS, STREAMS))
+    for step in range(1, STEPS):
+        noise[step] = 0.95 * noise[step - 1] + math.sqrt(1 - 0.95**2) * noise[step]
+    return np.exp(noise / 2)
+
+
+def drifting(rng: np.random.Generator) -> np.ndarray:
+    return gaussian(rng) * np.linspace(1, 3, STEPS)[:, None]
+
+
+def make(streams: int = STREAMS, delay: int = 6, start: float = 1.6) -> Bounds:
+    return Bounds([start] * streams, probability=PROBABILITY, delays=[delay] * streams, latent_space="a")
+
+
+def rate(count: int, delay: int) -> float:
+    """Of the ``count``-th error."""
+    return min(max(FIRST_RATE * count**-DECAY, LEAST_RATE), 1 / max(delay, 1))
+
+
+def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
+    """Whether each error [steps, streams] lay within the bound stated ``delay`` steps before it arrived."""
+    stated = [bounds.stated()] * delay
+    within = np.empty(errors.shape, bool)
+    for step, arrived in enumerate(errors):
+        stated.append(bounds.stated())
+        within[step] = arrived <= stated[step]
+        bounds.update(arrived, stated[step])
+    return within
+
+
+@pytest.mark.parametrize("delay", [0, 6, 48])
+@pytest.mark.parametrize("stream", [gaussian, heavy_tailed, autocorrelated, drifting])
+def test_bounds_hold_with_the_stated_probability(
+    stream: Callable[[np.random.Generator], np.ndarray], delay: int
+) -> None:
+    within = held(make(delay=delay), stream(np.random.default_rng(1)), delay)
+    assert abs(within[500:].mean() - PROBABILITY) < 0.02
+
+
+@pytest.mark.parametrize("delay", [0, 6, 48])
+@pytest.mark.parametrize("factor", [3, 1 / 3])
+def test_they_hold_again_200_steps_after_errors_became_three_times_as_large_or_as_small(
+    factor: float, delay: int
+) -> None:
+    errors = gaussian(np.random.default_rng(2))
+    change = STEPS // 2
+    errors[change:] *= factor
+    within = held(make(delay=delay), errors, delay)
+    # Where errors shrink, a bound can fall only by alpha times the rate a step.
+    settled = change + (200 if factor > 1 else 1000)
+    assert abs(within[change : change + 100].mean() - PROBABILITY) > 0.05
+    assert abs(within[settled : settled + 200].mean() - PROBABILITY) < 0.02
+    assert abs(within[settled:].mean() - PROBABILITY) < 0.02
+
+
+@given(
+    st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=300),
+    st.floats(0.5, 0.99),
+    st.integers(0, 20),
+    st.floats(1e-2, 1e2),
+)
+def test_the_share_of_misses_is_bounded_for_any_errors(
+    errors: list[float], probability: float, delay: int, start: float
+) -> None:
+    bounds = Bounds([start], probability=probability, delays=[delay], latent_space="a")
+    within = held(bounds, np.array(errors)[:, None], delay)
+    width = math.log(1e3 / 1e-3) + rate(1, delay) * (1 + delay)
+    # The bound falls no further than a thousandth of its start: then there are fewer misses, not more.
+    excess = (1 - within).mean() - (1 - probability)
+    assert excess <= width / (rate(len(errors), delay) * len(errors)) + 1e-9
+
+
+def test_bounds_four_misses_from_the_start_widen_3_times() -> None:
+    bounds = make(1, delay=1, start=1.0)
+    for _ in range(4):
+        bounds.update(np.array([9.0]), bounds.stated())
+    assert 3.0 < bounds.stated()[0] < 3.5
+
+
+def test_bounds_rate_stops_decaying_at_its_floor() -> None:
+    bounds = make(1, delay=1, start=1.0)
+    held(bounds, gaussian(np.random.default_rng(4))[:1000, :1], 1)
+    before = bounds.stated()
+    bounds.update(np.array([9.0]), before)
+    assert np.log(bounds.stated() / before) == pytest.approx(LEAST_RATE * PROBABILITY)
+
+
+def test_bounds_rate_starts_again_with_another_model() -> None:
+    first, second = make(1, start=1.0), make(1, start=1.0)
+    held(first, gaussian(np.random.default_rng(4))[:1000, :1], 1)
+    second.take_over(first)
+    before = second.stated()
+    second.update(np.array([1e3]), before)
+    assert np.log(second.stated() / before) == pytest.approx(rate(1, 6) * PROBABILITY)
+
+
+@pytest.mark.parametrize("delay", [0, 8])
+def test_bounds_that_start_a_third_too_small_hold_within_100_errors(delay: int) -> None:
+    errors = gaussian(np.random.default_rng(5))
+    within = held(make(delay=delay, start=1.645 / 3), errors, delay)
+    # A fixed rate of 0.05 holds 0.71 of the first 100 and 0.88 of the next.
+    assert within[:100].mean() > 0.78
+    assert within[100:200].mean() == pytest.approx(PROBABILITY, abs=0.015)
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=200))
+def test_bounds_stay_positive_and_finite(errors: list[float]) -> None:
+    bounds = make(streams=1, start=0.5)
+    for error in errors:
+        bounds.update(np.array([error]), bounds.stated())
+    assert 0 < bounds.stated()[0] < math.inf
+
+
+def test_a_robot_that_stood_all_night_recovers_as_fast_as_from_a_thousandth_of_its_start() -> None:
+    bounds = make(streams=1, start=0.5)
+    for _ in range(20_000):
+        bounds.update(np.zeros(1), bounds.stated())
+    assert bounds.stated()[0] == pytest.approx(0.5e-3)
+
+
+def test_without_a_bound_to_start_with_it_is_infinite_until_the_first_error() -> None:
+    bounds = Bounds([0.0, 0.5], probability=0.9, delays=[0, 0], latent_space="a")
+    stated = bounds.stated()
+    assert stated.tolist() == [math.inf, pytest.approx(0.5)]
+    bounds.update(np.array([0.2, math.nan]), stated)
+    assert bounds.stated() == pytest.approx([0.2, 0.5])
+
+
+def test_an_error_of_zero_tells_no_bound() -> None:
+    bounds = Bounds([0.0], probability=0.9, delays=[0], latent_space="a")
+    bounds.update(np.zeros(1), bounds.stated())
+    assert bounds.stated().tolist() == [math.inf]
+
+
+@pytest.mark.parametrize("delay", [1, 20, 100, 1000])
+def test_while_it_waits_for_the_first_error_a_bound_grows_by_a_factor_e_at_most(delay: int) -> None:
+    bounds = make(1, delay, start=1.0)
+    stated = bounds.stated()
+    for _ in range(delay):
+        bounds.update(np.array([9.0]), stated)
+    assert 1.0 < bounds.stated()[0] <= math.e
+
+
+def test_an_error_as_large_as_its_bound_lies_within_it() -> None:
+    bounds = make(1, start=1.0)
+    bounds.update(np.array([1.0]), np.array([1.0]))
+    assert bounds.stated()[0] < 1.0
+
+
+def test_an_error_that_did_not_arrive_changes_nothing() -> None:
+    bounds = make(streams=2)
+    bounds.update(np.array([math.nan, 9.0]), bounds.stated())
+    stated = bounds.stated()
+    assert stated[0] == pytest.approx(1.6)
+    assert stated[1] > 1.6
+
+
+def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
+    first, second = make(streams=3), make(streams=3)
+    held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
+    second.take_over(first)
+    assert second.stated() == pytest.approx(first.stated())
+    second.take_over(Bounds([0.5, 1e-9, 0], probability=0.9, delays=[0] * 3, latent_space="a"))
+    assert second.stated() == pytest.approx([0.5, 1.6e-3, math.inf]), "none below a thousandth of its start"
+
+
+@pytest.mark.parametrize(("space", "probability", "horizons"), [("b", 0.9, 2), ("a", 0.8, 2), ("a", 0.9, 3)])
+def test_what_was_learnt_of_something_else_is_not_taken_over(
+    space: str, probability: float, horizons: int
+) -> None:
+    bounds = make(streams=2)
+    other = Bounds([1.0] * horizons, probability=probability, delays=[0] * horizons, latent_space=space)
+    bounds.take_over(other)
+    assert bounds.stated() == pytest.approx([1.6, 1.6])
+
+
+@pytest.mark.parametrize(
+    ("start", "probability", "delays", "message"),
+    [
+        ([], 0.9, [], "start"),
+        ([-1.0], 0.9, [0], "start"),
+        ([1.0, math.nan], 0.9, [0, 0], "start"),
+        ([[1.0]], 0.9, [[0]], "start"),
+        ([math.inf], 0.9, [0], "start"),
+        ([1.0], 1.0, [0], "probability"),
+        ([1.0], 0.0, [0], "probability"),
+        ([1.0], 0.9, [0, 1], "delays"),
+        ([1.0], 0.9, [-1], "delays"),
+        ([1.0, 1.0], 0.9, [0, -1], "delays"),
+    ],
+)
+def test_arguments_out_of_range_are_named(
+    start: list[float], probability: float, delays: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Bounds(start, probability=probability, delays=delays, latent_space="a")
+
+
+@pytest.mark.parametrize("error", [-1.0, math.inf])
+def test_an_error_that_is_no_norm_is_refused(error: float) -> None:
+    bounds = make(streams=1)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        bounds.update(np.array([error]), bounds.stated())
+
+
+@pytest.mark.parametrize(("errors", "stated"), [(1, 2), (2, 1), (3, 3)])
+def test_errors_of_other_horizons_are_refused(errors: int, stated: int) -> None:
+    with pytest.raises(ValueError, match=rf"must be \[2\], got \[{errors}\] and \[{stated}\]"):
+        make(streams=2).update(np.ones(errors), np.ones(stated))

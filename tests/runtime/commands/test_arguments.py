@@ -1,0 +1,101 @@
+"""Arguments that several commands of ``jepa-runtime`` take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.cli import main
+from jepa_runtime.commands.arguments import open_console
+from jepa_runtime.errors import BackendError
+from jepa_runtime.model.world_model import WorldModel
+
+
+@pytest.mark.parametrize("rate", ["1e10", "1e-300", "nan", "-1", "abc", ""])
+@pytest.mark.parametrize("name", ["run", "record", "profile", "view", "report"])
+def test_a_rate_that_no_robot_has_is_refused(
+    name: str, rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([name, f"--rate={rate}"])
+    assert "argument --rate: must be " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "run --duration", "run --deadline-ms", "record --duration", "profile --duration",
+        "profile --deadline-ms", "calibrate --duration", "view --duration", "whatif --around",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["0", "nan", "inf", "1e308", "soon", ""])
+def test_a_time_that_overflows_or_is_none_is_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(f"{option}={value}".split())
+    assert f"must be a positive number of at most 1e+09, got {value}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["99999x99999", "640x0", "640", "640x480x3"])
+def test_a_size_that_no_camera_has_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["profile", f"--size={size}"])
+    assert "argument --size: must be WIDTHxHEIGHT of at most 9999" in capsys.readouterr().err
+
+
+def test_a_bundle_without_a_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--bundle", "", "--source", "two_rooms"]) == 1
+    assert "manifest.json: is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --bundle BUNDLE --source two_rooms",
+        "verify BUNDLE",
+        "profile --bundle BUNDLE",
+        "drive BUNDLE",
+        "view --bundle BUNDLE --source two_rooms --save OUT.rrd",
+        "calibrate --bundle BUNDLE --source two_rooms --out OUT",
+    ],
+)
+def test_what_was_built_into_a_folder_is_found_there_by_all_that_open_a_model(
+    toy_bundle: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def looks(*_: Any, options: BackendOptions, **__: Any) -> None:
+        raise BackendError(f"looked in {options.cache_dir}")
+
+    monkeypatch.setattr(WorldModel, "open", looks)
+    if command.startswith("view"):
+        pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
+    filled = command.replace("BUNDLE", str(toy_bundle)).replace("OUT", str(tmp_path / "out"))
+    assert main([*filled.split(), "--cache-dir", str(tmp_path / "kept")]) == 1
+    assert f"looked in {tmp_path / 'kept'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", ""])
+def test_a_count_is_a_whole_number(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["drive", "toy", f"--episodes={value}"])
+    assert f"must be a whole number of at least 1, got {value}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**20])
+def test_threads_that_no_engine_takes_are_refused(threads: int) -> None:
+    with pytest.raises(BackendError, match=f"threads must be at least 1 and at most 1024, got {threads}"):
+        BackendOptions(threads=threads)
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 10_000), ("80", 80)])
+def test_lines_of_a_file_or_a_pipe_are_not_broken(
+    columns: str | None, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert open_console().width == width

@@ -1,0 +1,141 @@
+"""``jepa-runtime build-engine``: engines are there afterwards, and compute what the bundle says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.cli import main
+from jepa_runtime.model.world_model import WorldModel
+from tests.ota.robots import Site
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
+
+
+def test_engines_are_built_once_and_serve_then(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve = ["verify", str(toy_bundle), "--engine", "tensorrt"]
+    build = ["build-engine", str(toy_bundle)]
+    assert main(serve) == 1
+    assert "jepa-runtime build-engine" in capsys.readouterr().err
+    assert main(build) == 0
+    told = capsys.readouterr().out
+    # Predictor and energy each for all candidates, and for one.
+    assert "engines of 3 graphs built, kept in" in told and "encoder: worst cosine" in told
+    builds = tensorrt.builds
+    assert builds == 5
+    assert main(build) == main(serve) == 0
+    assert "all engines were there" in capsys.readouterr().out
+    assert tensorrt.builds == builds
+
+
+def test_the_outcome_as_json(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "build-engine",
+        str(toy_bundle),
+        "--cache-dir",
+        str(tmp_path / "kept"),
+        "--num-samples",
+        "3",
+        "--json",
+    ]
+    assert main(command) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["ok"] and outcome["precision"] == "fp32" and outcome["engine"] == "tensorrt"
+    assert outcome["cache_dir"] == str(tmp_path / "kept")
+    assert len(outcome["built"]) == 3 and {row["graph"] for row in outcome["graphs"]} >= {
+        "encoder",
+        "predictor",
+    }
+
+
+def test_an_engine_that_computes_something_else_fails(
+    tensorrt: SimulatedTensorRT, wrong_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build-engine", str(wrong_bundle)]) == 1
+    assert "predictor does not reproduce its golden outputs on this machine" in capsys.readouterr().err
+
+
+def test_without_tensorrt_it_says_what_to_install(
+    toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    try:
+        import tensorrt  # noqa: F401
+    except ImportError:
+        assert main(["build-engine", str(toy_bundle)]) == 1
+        assert "python3-libnvinfer" in capsys.readouterr().err
+    else:
+        pytest.skip("TensorRT is installed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give either a bundle or --robot ROOT"),
+        (["bundle", "--robot", "root"], "give either a bundle or --robot ROOT"),
+        (["bundle", "--engine", "tensorrt,openvino:CPU"], "name the one engine that is to be built"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build-engine", *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_other_engines_need_no_building(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build-engine", str(toy_bundle), "--engine", "openvino:CPU"]) == 0
+    assert "openvino:CPU needs no building" in capsys.readouterr().out
+
+
+def test_the_model_of_a_robot_is_built_as_its_config_says(
+    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "robot"
+    root.mkdir()
+    (root / "current").symlink_to(toy_bundle)
+    settings = {
+        "repository": str(tmp_path), "channel": "stable", "model_id": "toy", "device_id": "one",
+        "hardware_ids": ["x86_64"], "engine": "tensorrt:0", "precision": "fp32",
+    }  # fmt: skip
+    (root / "config.json").write_text(json.dumps(settings))
+    assert main(["build-engine", "--robot", str(root)]) == 0
+    assert "tensorrt:0, fp32: " in capsys.readouterr().out and tensorrt.builds > 0
+
+
+def test_the_good_model_of_a_robot_is_built_as_an_attempt_that_counts(
+    tensorrt: SimulatedTensorRT,
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the start of a machine this unit opens the model first."""
+    site = Site(tmp_path / "robot", Bundle.open(toy_bundle), engine="tensorrt:0", precision="fp32")
+    path = site.root / f"serving/{Bundle.open(toy_bundle).sha256}.attempts"
+    counted: list[int] = []
+    opens = WorldModel.open
+
+    def opened(*given: object, **more: object) -> WorldModel:
+        counted.append(len(json.loads(path.read_text())))
+        return opens(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WorldModel, "open", opened)
+    assert main(["build-engine", "--robot", str(site.root)]) == 0
+    assert counted[0] == 1 and not path.exists()
+    path.write_text(json.dumps(["a", "b", "c", "d", "e"]))
+    counted.clear()
+    assert main(["build-engine", "--robot", str(site.root)]) == 1
+    assert "was opened in 5 boots in a row" in capsys.readouterr().err and counted == []
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("jepa_runtime.backends.tensorrt.engine_store.SYSTEM_FOLDER", tmp_path / "absent")

@@ -1,0 +1,389 @@
+"""``jepa-runtime profile`` as a user runs it, and its cold starts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from rich.console import Console
+
+from jepa_runtime.bundle import Tolerance
+from jepa_runtime.cli import main
+from jepa_runtime.commands import profile as profile_command
+from jepa_runtime.commands import profile_passes
+from jepa_runtime.commands.arguments import open_console
+from jepa_runtime.commands.profile_view import show
+from jepa_runtime.errors import BackendError
+from jepa_runtime.model.parity import Parity
+from jepa_runtime.profiling import cold_start
+from jepa_runtime.profiling.load_generator import LoadGenerator
+from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
+from jepa_runtime.profiling.run_statistics import describe
+from jepa_runtime.telemetry import Monitor
+from jepa_runtime.telemetry.measurements import Reading
+from jepa_runtime.telemetry.probes import Probe
+from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
+from tests.runtime.profiles import make_profile
+
+MODEL = Path(__file__).parents[3] / "models" / "two_rooms"
+RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+
+
+def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / f"profile.{name}" for name in ("json", "html", "trace")}
+    outputs = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    command = ["profile", "--bundle", str(MODEL), "--size", "320x240", "--rate", "50", "--duration", "1"]
+    assert main([*command, "--futures", "16", "--skip", "sweep,cold,idle", *outputs]) == 0
+    profile = read_profile(files["json"])
+    run = describe(profile.run)
+    assert run.frames == 50
+    assert profile.subject.frame_size == (320, 240)
+    assert profile.subject.futures == 16
+    assert {layer.graph for layer in profile.layers} == {"encoder", "predictor"}
+    assert [parity.graph for parity in profile.parity] == ["encoder", "predictor", "energy"]
+    assert all(parity.ok for parity in profile.parity)
+    assert profile.closed_loop is not None
+    (rss,) = [reading for reading in profile.readings if reading.name == "rss"]
+    assert rss.times_s[0] < 0 < rss.times_s[-1], "the frames that fill the history came before"
+    assert all(reading.values or reading.absent for reading in profile.readings)
+    assert "<svg" in files["html"].read_text(encoding="utf-8")
+    assert files["trace"].stat().st_size > 1000
+    shown = capsys.readouterr().out
+    assert "response" in shown and "parity of the encoder" in shown
+    assert main(["compare", "--quantile", "p50", str(files["json"]), str(files["json"])]) == 0
+
+
+@pytest.mark.slow
+def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
+    tensorrt: SimulatedTensorRT,
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("jepa_runtime.backends.tensorrt.engine_store.SYSTEM_FOLDER", tmp_path / "absent")
+    assert main(["build-engine", str(toy_bundle), "--num-samples", "16"]) == 0
+    files = {name: tmp_path / f"profile.{name}" for name in ("json", "html")}
+    command = [
+        "profile",
+        "--bundle",
+        str(toy_bundle),
+        "--engine",
+        "tensorrt",
+        "--futures",
+        "16",
+        "--rate",
+        "50",
+    ]
+    outputs = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    assert main([*command, "--duration", "1", "--skip", "sweep,cold,idle", *outputs]) == 0
+    profile = read_profile(files["json"])
+    assert set(profile.run.device_ms) == {"encode", "predict"}
+    assert profile.run.device_ms["encode"] == [0.25] * len(profile.run.latency_ms)
+    assert describe(profile.run).device["predict"].p50.value == 0.25
+    assert profile.subject.engine_version == "10.3.0 on Simulated GPU"
+    assert profile.environment.settings["gpu"] == "Simulated GPU"
+    assert "one CUDA graph" in profile.run.absent["copy"]
+    assert "by the device's clock" in capsys.readouterr().out
+    assert "encode, by the device&#x27;s clock" in files["html"].read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_energy_is_told_where_the_machine_tells_power_and_counts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    power = Probe("total power", "W", partial(next, itertools.count(1.0)))
+    monkeypatch.setattr(profile_command, "Monitor", partial(Monitor, probes=[power]))
+    command = ["profile", "--bundle", str(MODEL), "--rate", "20", "--duration", "5", "--skip", "all"]
+    assert main([*command, "--json", str(tmp_path / "profile.json")]) == 0
+    found = read_profile(tmp_path / "profile.json").energy
+    assert found is not None and found.absent is None
+    assert found.per_frame_j is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--bundle", "nowhere"], "nowhere"),
+        (["--bundle", str(MODEL), "--source", "nowhere.mp4"], "nowhere.mp4"),
+        (["--bundle", str(MODEL), "--engine", "openvino:NPU"], "NPU"),
+        ([], "--bundle"),
+        (["--bundle", str(MODEL), "--attach", "/world_model"], "--attach"),
+        (["--bundle", str(MODEL), "--precision", "fp16"], "fp16"),
+        (["--attach", "world_model"], "source the workspace"),
+        (["--attach", ""], "source the workspace"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error_of_one_line(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(profile_command, "find_spec", lambda name: None)
+    assert main(["profile", "--duration", "1", "--skip", "all", *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--skip", "lunch"], ["--size", "640"], ["--rate", "0"]])
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["profile", "--bundle", str(MODEL), *arguments])
+
+
+def profiled(out: Path, *arguments: str) -> Profile:
+    """What a short profile without the longer passes leaves."""
+    command = ["profile", "--duration", "0.5", "--futures", "16", "--json", str(out)]
+    assert main([*command, "--skip", "closed,sweep,idle", *arguments]) == 0
+    return read_profile(out)
+
+
+def test_a_pass_that_fails_is_a_note_and_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise BackendError("the engine is gone")
+
+    monkeypatch.setattr(profile_passes.cold_start, "measure", fail)
+    monkeypatch.setattr(profile_passes.verification, "golden_parity", fail)
+    profile = profiled(tmp_path / "p.json", "--bundle", str(MODEL))
+    assert profile.run.latency_ms and profile.layers and not profile.parity
+    for name in ("parity", "cold"):
+        assert f"{name}: not measured: the engine is gone" in profile.notes
+
+
+def test_the_other_passes_measure_the_engine_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def measure(asked: cold_start.Start, **_: Any) -> list[ColdStart]:
+        started.append(asked.engine)
+        return []
+
+    monkeypatch.setattr(profile_passes.cold_start, "measure", measure)
+    profile = profiled(tmp_path / "p.json", "--bundle", str(MODEL), "--engine", "openvino:NPU,openvino:CPU")
+    assert started == ["openvino:CPU"]
+    assert profile.parity and profile.layers
+    assert any(note.startswith("preferred, but does not serve: openvino:NPU: ") for note in profile.notes)
+
+
+def test_a_model_that_computes_nan_has_no_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nan = float("nan")
+    broken = Parity("encoder", "int8", nan, nan, nan, Tolerance(min_cosine=0.9, max_abs=1.0))
+    monkeypatch.setattr(profile_passes.verification, "golden_parity", lambda *_, **__: [broken])
+    command = ["profile", "--bundle", str(MODEL), "--duration", "0.5", "--json", str(tmp_path / "p.json")]
+    assert main([*command, "--skip", "closed,sweep,idle,cold,layers"]) == 1
+    assert "encoder computes NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_frames_without_futures_are_counted_and_the_reason_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
+    bundles.make_bundle(tmp_path / "toy", history_size=2)
+    command = ["profile", "--bundle", str(tmp_path / "toy"), "--skip", "all", "--rate", "12.5"]
+    assert main([*command, "--duration", "0.8", "--json", str(tmp_path / "p.json")]) == 0
+    profile = read_profile(tmp_path / "p.json")
+    assert "predict" not in profile.run.stages_ms
+    assert "multiples of 5 Hz fit" in profile.run.absent["predict"]
+    assert any(note.startswith("futures in 0 of 10 frames: ") for note in profile.notes)
+    assert "predict: not measured: no image had another a step" in capsys.readouterr().out
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
+    """What was measured, at once."""
+    found: list[Profile] = []
+
+    def measure(*_: Any) -> Profile:
+        found.append(make_profile(frames=50))
+        return found[-1]
+
+    monkeypatch.setattr(profile_command, "_measure", measure)
+    return found
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
+def test_what_cannot_be_written_is_told_before_anything_is_measured(
+    measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--bundle", str(MODEL), option, str(tmp_path)]) == 1
+    assert f"{tmp_path}: cannot be written: Is a directory" in capsys.readouterr().err
+    assert not measured
+
+
+def test_what_was_measured_and_what_the_figures_mean_take_a_line_each_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pytest-xdist says how wide its terminal is.
+    monkeypatch.delenv("COLUMNS", raising=False)
+    show(make_profile(), open_console())
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("vit_s 1.0.0") and first.endswith("30 Hz, open loop")
+    (caption,) = [line for line in others if line.startswith("response:")]
+    assert caption.endswith("when the next replaced it")
+
+
+def test_a_sweep_without_a_knee_and_a_percentile_of_a_thousand_read_as_the_report_has_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = Sweep(points=[], max_late=0.01, knee_hz=None)
+    show(make_profile(frames=2000, sweep=sweep), Console(width=200))
+    told = capsys.readouterr().out
+    assert "sweep: no rate was kept up with (" in told
+    assert ", p99.9 " in told and "p999" not in told
+
+
+@pytest.mark.parametrize("option", [["--topic", "image"], ["--ros-param", "cpu_affinity:=[1]"]])
+def test_what_is_for_a_running_graph_is_refused_where_none_is_measured(
+    measured: list[Profile], option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--bundle", str(MODEL), *option]) == 1
+    assert "take --ros or --attach" in capsys.readouterr().err
+    assert not measured
+
+
+def test_threads_that_a_node_does_not_tell_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = make_profile(frames=50)
+    unknown = profile.subject.model_copy(update={"threads": None, "engine_version": None})
+    show(profile.model_copy(update={"subject": unknown}), Console(width=200))
+    assert "8 steps; 30 Hz" in (told := capsys.readouterr().out) and "None" not in told
+
+
+def test_numbers_are_told_without_exponents(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = Reading(name="memory available", unit="MB", times_s=[0.0], values=[22780.0])
+    show(make_profile().model_copy(update={"readings": [memory]}), Console(width=200))
+    assert "memory available 22,780 MB" in capsys.readouterr().out
+
+
+def test_two_cold_starts_are_told_as_the_report_tells_them(
+    measured: list[Profile], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--bundle", str(MODEL)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "cold start, cache miss, medians of 2: 1340 ms (import 405, open 20, compile 890" in told
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
+def test_the_source_is_not_written_over(
+    measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "clip.avi"
+    clip.write_bytes(b"RIFF")
+    assert main(["profile", "--bundle", str(MODEL), "--source", str(clip), option, str(clip)]) == 1
+    assert "which is read: write into another file" in capsys.readouterr().err
+    assert clip.read_bytes() == b"RIFF" and not measured
+
+
+def test_a_trace_for_which_the_package_is_missing_is_told_before_anything_is_measured(
+    measured: list[Profile],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "perfetto.protos.perfetto.trace.perfetto_trace_pb2", None)
+    assert main(["profile", "--bundle", str(MODEL), "--trace", str(tmp_path / "p.pftrace")]) == 1
+    assert "pip install 'jepa-edge[viz]'" in capsys.readouterr().err
+    assert not measured
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
+    measured: list[Profile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "p.html"
+    assert main(["profile", "--bundle", str(MODEL), "--json", "/dev/full", "--html", str(page)]) == 1
+    told = capsys.readouterr()
+    assert "response" in told.out
+    assert told.err == "jepa-runtime: /dev/full: cannot be written: No space left on device\n"
+    assert "<svg" in page.read_text(encoding="utf-8")
+
+
+def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
+    measured: list[Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_command, "show", Mock(side_effect=BrokenPipeError))
+    # It closes standard output, which is that of the tests too.
+    monkeypatch.setattr("rich.console.Console.on_broken_pipe", Mock(side_effect=SystemExit(1)))
+    assert main(["profile", "--bundle", str(MODEL), "--json", str(tmp_path / "p.json")]) == 141
+    assert read_profile(tmp_path / "p.json") == measured[0]
+
+
+def test_what_the_machine_did_ends_with_the_last_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sum_up = LoadGenerator._run
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1.5)
+        return sum_up(*arguments)
+
+    monkeypatch.setattr(LoadGenerator, "_run", slow)
+    out = tmp_path / "p.json"
+    brief = ["--duration", "0.5", "--skip", "all", "--json", str(out)]
+    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    profile = read_profile(out)
+    last_s = max(reading.times_s[-1] for reading in profile.readings if reading.values)
+    assert last_s == pytest.approx(profile.run.duration_s, abs=1)
+
+
+def test_a_main_pass_that_was_stopped_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_command.Steps, "live", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    out = tmp_path / "p.json"
+    brief = ["--rate", "5", "--duration", "60", "--skip", "all", "--json", str(out)]
+    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    profile = read_profile(out)
+    assert "stopped after 1 of 300 frames" in profile.notes and len(profile.run.latency_ms) == 1
+
+
+def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
+    out = tmp_path / "p.json"
+    command = ["profile", "--bundle", str(MODEL), "--duration", "0.5", "--json", str(out)]
+    profiling = subprocess.Popen(
+        [sys.executable, "-c", RUN, *command, "--skip", "parity,closed,sweep,idle"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    parent, deadline = psutil.Process(profiling.pid), time.monotonic() + 60
+    begun = False
+    while not begun:
+        assert profiling.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+        # Libraries start and end processes of their own while they are loaded.
+        with suppress(psutil.NoSuchProcess):
+            commands = " ".join(part for each in parent.children() for part in each.cmdline())
+            begun = "jepa_runtime.profiling.cold_start" in commands
+    # As a terminal does: to every process of the group.
+    os.killpg(profiling.pid, signal.SIGINT)
+    _, said = profiling.communicate(timeout=60)
+    assert profiling.returncode == 0, said
+    profile = read_profile(out)
+    assert profile.run.latency_ms and sum(len(start.total_ms) for start in profile.cold_starts) == 1
+    assert "layers: not measured: it was stopped before" in profile.notes
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "reason"),
+    [
+        ("openvino", "CPU", "the engine's own input buffer"),
+        ("openvino", "NPU", "openvino brings inputs to the NPU"),
+        ("tensorrt", "0", "one CUDA graph"),
+        ("tensorrt_rtx", "0", "one CUDA graph"),
+    ],
+)
+def test_why_no_copy_is_timed_is_told_by_what_the_engine_does(engine: str, device: str, reason: str) -> None:
+    assert reason in why_no_copy(engine, device)

@@ -1,0 +1,357 @@
+"""``jepa-runtime run``: what a user gets from a source and a bundle, and what from a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from jepa_runtime.commands import run as run_command
+from jepa_runtime.errors import DeviceLostError, JepaRuntimeError, RecordingError, SourceError
+from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.sources.factory import open_source
+from tests.runtime.bags import image, twist, write_bag
+from tests.runtime.fakes import FakeModel
+from tests.runtime.recording.test_recording import by_mcap_ros2
+from tests.runtime.sources.test_sources import write_images, write_video
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    """What ``WorldModel.open`` returns, with the arguments it was opened with."""
+    fake = FakeModel()
+
+    def open_fake(bundle: str, **options: Any) -> FakeModel:
+        fake.opened_with = {"bundle": bundle, **options}
+        return fake
+
+    monkeypatch.setattr(WorldModel, "open", staticmethod(open_fake))
+    return fake
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    run_command.add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["run", "--bundle", "models/fake", *arguments])
+    code: int = args.run(args)
+    return code
+
+
+def measure(path: Path, *arguments: str) -> dict[str, Any]:
+    assert run(*arguments, "--json", str(path)) == 0
+    measured: dict[str, Any] = json.loads(path.read_text())
+    return measured
+
+
+def test_a_simulated_robot_is_watched_for_as_long_as_asked(model: FakeModel, tmp_path: Path) -> None:
+    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "0.5")
+    assert found["frames_published"] == 25
+    assert found["frames_processed"] + found["frames_dropped"] == 25
+    assert found["rate_hz"] == pytest.approx(50.0, rel=0.3)
+    assert found["total_ms"]["n"] == found["frames_processed"]
+    assert found["total_ms"]["p50"] is not None and found["total_ms"]["p99"] is None
+    assert found["encode_ms"]["n"] == found["predict_ms"]["n"] == found["energy_ms"]["n"]
+    assert found["surprise"]["n"] > 10
+    assert found["deadline_ms"] == 20.0
+    assert found["resets"] == {"first": 1, "gap": 0, "clock_backwards": 0, "frame": 0, "model": 0}
+    assert found["model"] == {
+        "id": "fake",
+        "version": "1.2.3",
+        "sha256": "0" * 64,
+        "engine": "fake",
+        "device": "CPU",
+        "precision": "fp32",
+    }
+    assert found["cpu"]["cores"] >= 1
+    assert {"python", "numpy"} <= set(found["versions"])
+    assert found["error"] is None
+    assert model.closed
+
+
+@pytest.mark.parametrize(("rate", "told"), [("12.5", True), ("10", False)])
+def test_where_no_futures_came_that_is_told(
+    model: FakeModel, capsys: pytest.CaptureFixture[str], rate: str, told: bool
+) -> None:
+    model.manifest.history_size = 2
+    assert run("--source", "two_rooms", "--rate", rate, "--duration", "0.6") == 0
+    assert ("no futures: no image had another a step (0.2 s) before it" in capsys.readouterr().out) is told
+
+
+@pytest.mark.parametrize(("history_size", "missing"), [(1, "no surprise"), (2, "no futures")])
+def test_where_a_bag_tells_no_commands_it_is_said_how_they_are_named(
+    model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], history_size: int, missing: str
+) -> None:
+    model.manifest.history_size = history_size
+    frames = [image(step * 10**8) for step in range(5)]
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), *frames])
+    assert run("--source", str(bag)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{missing}: what was executed is not known; of a bag say which commands" in said
+    assert "?action=TOPIC:linear.x,linear.y" in said
+    assert run("--source", f"{bag}?action=/cmd_vel:linear.x,linear.y") == 0
+    assert "what was executed is not known;" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_options_reach_the_model(model: FakeModel, tmp_path: Path) -> None:
+    options = ["--engine", "onnxruntime:CPU", "--precision", "int8", "--threads", "2", "--num-samples", "9"]
+    run(
+        "--source",
+        "two_rooms",
+        "--duration",
+        "0.1",
+        *options,
+        "--cache-dir",
+        str(tmp_path),
+        "--allow-untrained",
+    )
+    opened = model.opened_with
+    assert (opened["bundle"], opened["engine"], opened["precision"]) == (
+        "models/fake",
+        "onnxruntime:CPU",
+        "int8",
+    )
+    assert (opened["num_samples"], opened["allow_untrained"]) == (9, True)
+    assert (opened["options"].threads, opened["options"].cache_dir) == (2, tmp_path)
+
+
+def test_a_video_is_played_to_its_end(model: FakeModel, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.avi", 30)
+    found = measure(tmp_path / "run.json", "--source", str(clip), "--rate", "100")
+    assert found["frames_published"] == 30
+    assert "energy_ms" not in found and "surprise_ms" not in found
+
+
+def test_a_goal_image_gives_energies(model: FakeModel, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", **{f"f{index}_png": index for index in range(10)})
+    goal = tmp_path / "goal.png"
+    cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
+    found = measure(tmp_path / "run.json", "--source", str(folder), "--rate", "100", "--goal", str(goal))
+    assert found["energy_ms"]["n"] == found["frames_processed"]
+
+
+def test_the_image_of_the_goal_is_not_written_over(model: FakeModel, tmp_path: Path) -> None:
+    goal = tmp_path / "goal.png"
+    cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
+    kept = goal.read_bytes()
+    with pytest.raises(JepaRuntimeError, match=r"goal.png, which is read: write into another file"):
+        run("--source", "two_rooms", "--duration", "0.1", "--goal", str(goal), "--html", str(goal))
+    assert goal.read_bytes() == kept
+
+
+def test_a_slow_model_drops_frames_and_misses_deadlines(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(model, "_encode_s", 0.06)
+    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "1")
+    assert found["frames_published"] == 50
+    assert 15 <= found["frames_dropped"] <= 45
+    assert found["deadline_misses"] == found["longest_miss_run"] == found["frames_processed"]
+    assert found["total_ms"]["max"] < 500
+
+
+def test_the_measurements_go_to_standard_output_alone_when_asked(
+    model: FakeModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--source", "two_rooms", "--duration", "0.2", "--json", "-") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["frames_published"] == 6
+    assert "total (frame submitted to result)" in captured.err
+
+
+def test_a_recording_holds_frames_and_results_and_can_be_played_again(
+    model: FakeModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.mcap"
+    first = measure(tmp_path / "a.json", "--source", "two_rooms", "--duration", "0.5", "--mcap", str(path))
+    assert set(by_mcap_ros2(path)) == {
+        "/camera/image_raw",
+        "/cmd_vel",
+        "/goal_image",
+        "/world_model/futures",
+        "/world_model/latent",
+        "/world_model/model_info",
+        "/world_model/surprise",
+    }
+    source = open_source(str(path))
+    assert len(list(source.frames())) == first["frames_published"]
+    second = measure(tmp_path / "b.json", "--source", str(path))
+    assert second["frames_published"] == first["frames_published"]
+    assert second["target_rate_hz"] == pytest.approx(30.0, rel=0.01)
+
+
+def test_a_report_is_written(model: FakeModel, tmp_path: Path) -> None:
+    run("--source", "two_rooms", "--duration", "0.2", "--html", str(tmp_path / "latency.html"))
+    assert "Latency of fake 1.2.3" in (tmp_path / "latency.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_keeps_its_results(
+    model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before, encode, frames = signal.getsignal(number), model.encode, count(1)
+
+    def signalled(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if next(frames) == 10:
+            os.kill(os.getpid(), number)
+        return encode(frame)
+
+    monkeypatch.setattr(model, "encode", signalled)
+    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--mcap", str(tmp_path / "run.mcap"))
+    assert 5 <= found["frames_published"] <= 30
+    assert "/world_model/latent" in by_mcap_ros2(tmp_path / "run.mcap")
+    assert signal.getsignal(number) is before
+
+
+def test_a_source_that_breaks_off_is_an_error_but_its_results_are_kept(
+    model: FakeModel, tmp_path: Path
+) -> None:
+    clip = write_video(tmp_path / "clip.avi", 60)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.raises(SourceError, match="cut off or damaged"):
+        run("--source", str(clip), "--rate", "200", "--json", str(tmp_path / "run.json"))
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["frames_processed"] + found["frames_dropped"] == found["frames_published"] > 10
+    assert "cut off or damaged" in found["error"]
+
+
+def test_a_run_in_which_every_frame_fails_is_an_error(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = model.encode
+
+    def fail_later(frame: np.ndarray) -> np.ndarray:
+        if frame.shape[0] == 128:
+            raise RuntimeError("no memory on the device")
+        return encode(frame)
+
+    monkeypatch.setattr(model, "encode", fail_later)
+    with pytest.raises(
+        JepaRuntimeError, match=r"not one of 3 frames was processed; .*no memory on the device"
+    ):
+        run("--source", "two_rooms", "--duration", "0.1")
+
+
+def test_a_lost_device_ends_the_run_with_an_error(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = model.encode
+
+    def lose_later(frame: np.ndarray) -> np.ndarray:
+        if frame.shape[0] == 128:
+            raise DeviceLostError("the GPU failed")
+        return encode(frame)
+
+    monkeypatch.setattr(model, "encode", lose_later)
+    with pytest.raises(DeviceLostError):
+        run("--source", "two_rooms", "--duration", "60")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_ends_the_run_with_an_error(model: FakeModel, tmp_path: Path) -> None:
+    (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
+    with pytest.raises(RecordingError, match="No space left on device"):
+        run("--source", "two_rooms", "--duration", "0.2", "--mcap", str(tmp_path / "run.mcap"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_what_was_measured_until_the_disk_was_full_is_kept(model: FakeModel, tmp_path: Path) -> None:
+    (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
+    options = ["--mcap", str(tmp_path / "run.mcap"), "--json", str(tmp_path / "run.json")]
+    with pytest.raises(RecordingError, match="No space left on device"):
+        run("--source", "two_rooms?seed=1", "--rate", "200", "--duration", "3", *options)
+    assert "No space left" in json.loads((tmp_path / "run.json").read_text())["error"]
+
+
+@pytest.mark.parametrize("fields", ["", ":linear.y,linear.x", ":linear.x,angular.z", ":linear.x"])
+def test_commands_that_are_not_the_models_end_the_run(model: FakeModel, tmp_path: Path, fields: str) -> None:
+    bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
+    wanted = (
+        r"its actions are linear.*; the model's actions are linear.x \[m/s\], linear.y \[m/s\]: name these"
+    )
+    with pytest.raises(SourceError, match=wanted):
+        run("--source", f"{bag}?action=/cmd_vel{fields}", "--mcap", str(tmp_path / "run.mcap"))
+    assert list(tmp_path.iterdir()) == [bag], "nothing was recorded that would be in the way of the next try"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--source", "missing.mp4"], "missing.mp4: no such file or folder"),
+        (["--source", "two_rooms", "--goal", "missing.png"], "missing.png: no such image"),
+        (["--source", "two_rooms", "--mcap", "/dev/null/run.mcap"], "/dev/null/run.mcap: cannot be written"),
+        (
+            ["--source", "two_rooms", "--json", "/dev/null/x"],
+            "/dev/null/x: cannot be written",
+        ),
+        (
+            ["--source", "two_rooms", "--html", "/dev/null/x"],
+            "/dev/null/x: cannot be written",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(model: FakeModel, arguments: list[str], complaint: str) -> None:
+    with pytest.raises(JepaRuntimeError) as caught:
+        run(*arguments)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "target"), [("--json", "/dev"), ("--html", "/dev"), ("--black-box", "/dev/null")]
+)
+def test_what_cannot_be_written_is_told_before_the_model_is_opened(
+    model: FakeModel, option: str, target: str
+) -> None:
+    with pytest.raises(JepaRuntimeError, match=f"^{target}: cannot be written"):
+        run("--source", "two_rooms", "--duration", "0.1", option, target)
+    assert not hasattr(model, "opened_with")
+
+
+def test_a_file_that_is_to_be_written_keeps_its_content_until_then(tmp_path: Path) -> None:
+    for name in ("old.json", "new.json"):
+        (tmp_path / "old.json").write_text("{}")
+        with pytest.raises(SourceError):
+            run("--source", "missing.mp4", "--json", str(tmp_path / name))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "{}")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
+    model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--json", "/dev/full", "--html", str(tmp_path / "latency.html")]
+    with pytest.raises(JepaRuntimeError, match="/dev/full: cannot be written: No space left on device"):
+        run("--source", "two_rooms", "--duration", "0.2", *options)
+    assert (tmp_path / "latency.html").stat().st_size > 1000
+    assert "total (frame submitted to result)" in capsys.readouterr().out
+
+
+def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
+    model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_command, "final_table", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        run("--source", "two_rooms", "--duration", "0.2", "--json", str(tmp_path / "run.json"))
+    assert json.loads((tmp_path / "run.json").read_text())["frames_published"]
+
+
+@pytest.mark.parametrize("option", ["--rate", "--duration", "--deadline-ms"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "fast"])
+def test_numbers_out_of_range_are_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("--source", "two_rooms", f"{option}={value}")
+    assert caught.value.code == 2
+    assert option in capsys.readouterr().err

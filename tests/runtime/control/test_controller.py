@@ -1,0 +1,351 @@
+"""The pilot drives only where it may: whatever comes, in whatever order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.runtime.control.controllers import (
+    FRAME_NS,
+    HORIZON,
+    LATCHED_NS,
+    LIMITS,
+    OTHER_NS,
+    SAMPLES,
+    STEP_S,
+    TIMEOUT_S,
+    Level,
+    Outcome,
+    State,
+    World,
+    piloting,
+)
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_the_latched_goal_is_driven_to(world):
+    assert world.pilot.verdict().message == "idle" and not world.pilot.may_drive
+    decision = world.images()
+    assert decision.state is world.pilot.state is State.SEEKING and decision.command[0] > 0
+    assert world.pilot.iterations == 4, "one for each image after that on which was asked first"
+    assert world.pilot.may_drive and world.pilot.verdict().level is Level.OK
+
+
+def test_without_a_model_or_with_one_that_cannot_be_driven_with_the_robot_stands(world):
+    world.pilot.exchange(None, "its actions are colours")
+    decision = world.images()
+    assert decision.command is None and decision.state is State.HELD and world.pilot.iterations == 0
+    assert world.pilot.verdict().message == "the robot stands: its actions are colours"
+    reach = world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is None and reach.end is None
+    world.exchange()
+    assert world.images().command is not None
+
+
+def test_an_asked_goal_waits_for_its_futures_and_is_driven_to_its_end(world):
+    world.images()
+    reach = world.begin()
+    assert world.images(3).command is None, "those are to the latched goal"
+    world.sought = OTHER_NS
+    assert world.images().command is not None
+    world.energy = 0.5
+    assert world.images(2).command is None
+    assert reach.end.outcome is Outcome.REACHED and world.pilot.reach is None
+
+
+def test_the_steps_of_an_asked_goal_are_those_of_the_model_and_begin_with_its_futures(world):
+    reach = world.begin()
+    world.images(20)
+    assert reach.steps == 0
+    world.sought = OTHER_NS
+    world.images(1 + round(3.5 * STEP_S * 1e9 / FRAME_NS))
+    assert reach.steps == 3
+
+
+def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(world):
+    world.begin()
+    world.sought = OTHER_NS
+    world.images()
+    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+    assert not world.pilot.may_drive
+    assert world.images().command is None, "the world model has not yet given it back"
+    world.sought = None
+    assert world.images().state is State.IDLE
+    world.sought = OTHER_NS
+    assert world.images().command is None, "it took it late"
+    world.sought = LATCHED_NS
+    assert world.images().command is not None
+
+
+def test_futures_that_come_before_any_model_make_the_robot_stand(world):
+    world.pilot = type(world.pilot)(world.guard, timeout_s=TIMEOUT_S, clock=world.clock)
+    assert world.images().state is State.HELD and not world.guard.counts["fault"]
+
+
+def test_after_a_goal_that_another_asked_for_the_plan_to_the_latched_one_is_made_anew(world):
+    assert world.images().command is not None
+    world.sought, world.sought_by_service = OTHER_NS, True
+    assert world.images(2).state is State.IDLE
+    world.sought, world.sought_by_service = LATCHED_NS, False
+    assert world.image().command is None, "nothing is known yet of what would be told now"
+    assert world.images().command is not None
+
+
+def test_a_goal_that_is_latched_as_soon_as_an_asked_one_has_ended_is_driven_to(world):
+    world.begin()
+    world.sought = OTHER_NS
+    world.images()
+    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+    assert not world.pilot.may_drive
+    world.sought = LATCHED_NS
+    assert world.images().command is not None and world.pilot.may_drive
+
+
+@pytest.mark.parametrize("new_has_none_at_first", [False, True])
+@pytest.mark.parametrize("in_work", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_model_starts_anew(
+    world, known, in_work, new_has_none_at_first
+):
+    if known:
+        world.images()
+    world.begin()
+    assert world.images(2).state is State.IDLE, "the world model does not seek it yet"
+    world.sought = OTHER_NS
+    world.images()
+    if not in_work:
+        world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+        world.sought = None
+        world.images()
+    for _ in range(2):
+        world.exchange()
+        if new_has_none_at_first:
+            world.sought = None
+            world.images()
+        world.sought = LATCHED_NS
+        assert all(world.image().command is None for _ in range(8))
+        assert world.decision.state is State.IDLE and world.reaches[0].end is not None
+    world.sought = LATCHED_NS + 5
+    assert world.images().command is not None
+
+
+def test_what_was_latched_is_not_driven_to_either_where_the_asked_goal_is_sought_at_once(world):
+    world.images()
+    world.begin()
+    world.sought = OTHER_NS
+    world.images()
+    world.exchange()
+    world.sought = LATCHED_NS
+    assert world.images().command is None and world.decision.state is State.IDLE
+
+
+def test_a_goal_that_is_latched_anew_is_driven_to_after_one_that_was_asked_for(world):
+    world.images()
+    world.begin()
+    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+    world.sought = None
+    world.images()
+    world.sought = LATCHED_NS
+    assert world.images().command is not None
+    world.exchange()
+    assert world.images().command is not None, "the world model takes again what it had"
+
+
+def test_a_goal_that_nobody_here_asked_for_is_not_driven_to(world):
+    # A planner that died while it drove has left it behind.
+    world.sought, world.sought_by_service = OTHER_NS, True
+    decision = world.images()
+    assert decision.command is None and decision.state is State.IDLE
+    world.begin()
+    assert world.images().command is not None
+
+
+def test_a_new_goal_takes_the_place_of_the_one_before(world):
+    first, second = world.begin(8), world.begin(9)
+    assert first.end.outcome is Outcome.ABORTED and "took its place" in first.end.reason
+    world.sought = 9
+    assert world.images().command is not None and second.end is None
+
+
+def test_what_was_told_before_a_goal_was_asked_for_no_longer_holds(world):
+    world.images()
+    assert world.pilot.may_drive
+    world.begin(is_set=False)
+    assert not world.pilot.may_drive
+    world.images()
+    assert world.pilot.may_drive, "to stand is what was decided"
+
+
+def test_an_asked_goal_has_its_own_threshold_and_the_next_has_the_models(world):
+    world.sought, world.energy = OTHER_NS, 3.0
+    reach = world.begin(threshold=4.0)
+    world.images()
+    assert reach.end.outcome is Outcome.REACHED
+    world.sought = LATCHED_NS
+    assert world.images().state is State.SEEKING
+
+
+def test_a_new_goal_may_bear_the_stamp_of_the_one_whose_place_it_takes(world):
+    world.begin()
+    world.sought, world.energy = OTHER_NS, 0.5
+    world.image()
+    second = world.begin(is_set=False)
+    assert world.images().command is None, "near the picture of the first"
+    world.sought = None
+    world.images()
+    assert second.end is None, "the first was given back"
+    second.is_set = True
+    world.sought, world.energy = OTHER_NS, 10.0
+    assert world.images().command is not None and second.end is None
+
+
+def test_a_goal_that_was_reached_as_latched_is_judged_anew_when_it_is_asked_for(world):
+    world.energy = 0.5
+    assert world.images().state is State.REACHED
+    reach = world.begin(LATCHED_NS, threshold=0.3)
+    assert world.images().state is State.SEEKING and reach.end is None
+    world.energy = 0.2
+    world.images(2)
+    assert reach.end.outcome is Outcome.REACHED
+
+
+def test_a_robot_that_cannot_get_nearer_is_stuck(world):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    while reach.end is None:
+        decision = world.image()
+        assert world.pilot.verdict().level is (Level.WARN if decision.state is State.STUCK else Level.OK)
+    assert reach.end.outcome is Outcome.STUCK and decision.command is None
+
+
+def test_a_driver_has_the_planners_parameters(world):
+    # More elites than candidates are as many as there are.
+    chosen = {
+        "topk": 64,
+        "planner_seed": 0,
+        "reached_after": 3,
+        "stuck_after_s": 0.5,
+        "recovery_s": 0.6,
+        "recovery_speed": 0.3,
+    }
+    driver = piloting.ControllerModel.by_cem(
+        chosen,
+        LIMITS,
+        num_samples=SAMPLES,
+        horizon=HORIZON,
+        step_s=STEP_S,
+        goal_threshold=1.0,
+        per_step=False,
+    )
+    world.pilot.exchange(driver)
+    states = [world.image().state for _ in range(20)]
+    assert states == [State.SEEKING] * 16 + [State.STUCK] * 4
+    assert world.decision.question is None or world.decision.question.shape == (SAMPLES, HORIZON, 2)
+    world.energy = 1.0
+    assert [world.image().state is State.REACHED for _ in range(3)] == [False, False, True]
+
+
+def test_an_exchange_of_the_model_begins_plans_anew(world):
+    world.sought = OTHER_NS
+    reach = world.begin(threshold=4.0)
+    world.images()
+    assert reach.best_energy == world.energy
+    world.exchange()
+    assert math.isnan(reach.best_energy), "energies of two models do not compare"
+    assert world.image().command is None
+    assert world.images().command is not None and reach.end is None
+    world.energy = 3.0
+    world.images()
+    assert reach.end.outcome is Outcome.REACHED
+
+
+class Driving(RuleBasedStateMachine):
+    """Anything may happen at any moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.last = None
+
+    @rule(count=st.integers(1, 8), age_s=st.sampled_from([0.01, 0.01, 0.01, 0.7]))
+    def images_come(self, count: int, age_s: float) -> None:
+        for _ in range(count):
+            self.last = self.world.image(age_s=age_s)
+            self.check_command(age_s)
+
+    def check_command(self, age_s: float) -> None:
+        world, decision = self.world, self.last
+        if decision is None or decision.command is None:
+            return
+        assert LIMITS.forbids(decision.command.astype(np.float32)) == ""
+        assert world.pilot.may_drive and world.sought is not None and age_s < TIMEOUT_S
+        reach = world.pilot.reach
+        assert reach is None or (reach.end is None and reach.terms.goal_ns == world.sought)
+
+    @rule(goal=st.sampled_from([None, LATCHED_NS, 8, 9]))
+    def the_world_model_seeks(self, goal: int | None) -> None:
+        self.world.sought = goal
+
+    @rule(goal=st.sampled_from([8, 9]), timeout_s=st.sampled_from([None, 1.0]))
+    def a_goal_is_asked_for(self, goal: int, timeout_s: float | None) -> None:
+        self.world.begin(goal, timeout_s=timeout_s)
+
+    @rule()
+    @precondition(lambda self: self.world.pilot.reach is not None)
+    def it_is_cancelled(self) -> None:
+        reach = self.world.pilot.reach
+        self.world.pilot.end(Outcome.CANCELLED, "")
+        assert reach is not None and reach.end is not None and not self.world.pilot.may_drive
+
+    @rule(energy=st.sampled_from([0.5, 5.0, 10.0, math.nan]))
+    def the_energy_is(self, energy: float) -> None:
+        self.world.energy = energy
+
+    @rule(broken=st.sampled_from(["", "", "nan", "leaps", "fails"]))
+    def the_search_is(self, broken: str) -> None:
+        self.world.search.broken = broken
+
+    @rule(surprising=st.lists(st.booleans(), min_size=1, max_size=4))
+    def surprises(self, surprising: list[bool]) -> None:
+        for each in surprising:
+            self.world.guard.judged(each)
+
+    @rule(seconds=st.sampled_from([0.05, 0.6, 3.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.world.now_s += seconds
+        self.world.pilot.watch()
+        assert seconds < TIMEOUT_S or not self.world.pilot.may_drive
+
+    @rule(usable=st.booleans())
+    def the_model_is_exchanged(self, usable: bool) -> None:
+        if usable:
+            self.world.exchange()
+        else:
+            self.world.pilot.exchange(None, "unusable")
+            assert not self.world.pilot.may_drive
+
+    @invariant()
+    def no_more_than_the_newest_goal_is_in_work(self) -> None:
+        in_work = [reach for reach in self.world.reaches if reach.end is None]
+        assert in_work == ([] if self.world.pilot.reach is None else [self.world.pilot.reach])
+        assert in_work in ([], self.world.reaches[-1:])
+
+    @invariant()
+    def why_the_robot_stands_is_told(self) -> None:
+        verdict = self.world.pilot.verdict()
+        assert bool(self.world.guard.holds) == verdict.message.startswith("the robot stands: ")
+        assert verdict.level is not Level.OK or not self.world.guard.holds
+
+
+Driving.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+TestDriving = pytest.mark.ros(Driving.TestCase)

@@ -1,0 +1,354 @@
+"""What makes the robot stand, for how long, and when that ends a goal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.runtime.control.controllers import (
+    FRAME_NS,
+    HORIZON,
+    LATCHED_NS,
+    LIMITS,
+    OTHER_NS,
+    PATIENCE_S,
+    SAMPLES,
+    STEP_S,
+    TIMEOUT_S,
+    Level,
+    Outcome,
+    State,
+    World,
+)
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_time_is_over_even_if_nothing_comes(world):
+    reach = world.begin(timeout_s=0.3)
+    world.now_s += 0.4
+    world.pilot.watch()
+    assert reach.end.outcome is Outcome.TIMEOUT and not world.pilot.may_drive
+
+
+def test_silence_makes_the_robot_stand_and_ends_an_asked_goal_if_it_lasts(world):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    world.images()
+    world.now_s += TIMEOUT_S + 0.1
+    world.pilot.watch()
+    assert not world.pilot.may_drive and world.pilot.verdict().level is Level.STALE
+    assert reach.end is None
+    world.now_s += PATIENCE_S + 0.1
+    world.pilot.watch()
+    assert reach.end.outcome is Outcome.ABORTED and "no futures for" in reach.end.reason
+    world.sought = None
+    world.images(1)
+    assert world.pilot.verdict().level is Level.OK
+
+
+def test_a_goal_is_given_its_own_time_however_long_the_robot_has_stood_before(world):
+    # As where the world model still loads.
+    for _ in range(2):
+        world.now_s += PATIENCE_S + 1.0
+        world.pilot.watch()
+    reach = world.begin()
+    world.now_s += PATIENCE_S - 0.1
+    world.pilot.watch()
+    assert reach.end is None
+    world.sought = OTHER_NS
+    assert world.images().command is not None and reach.end is None
+
+
+def test_old_images_make_the_robot_stand(world):
+    world.images()
+    assert world.image(age_s=0.6).command is None
+    assert world.pilot.verdict().level is Level.WARN and "0.60 s old" in world.pilot.verdict().message
+    assert world.images().command is not None
+
+
+def test_an_image_that_grows_too_old_makes_the_robot_stand_however_new_its_futures_are(world):
+    assert world.images(age_s=0.3).command is not None
+    for passed_s, drives in ((TIMEOUT_S - 0.31, True), (0.02, False)):
+        world.now_s += passed_s
+        world.pilot.watch()
+        assert world.pilot.may_drive is drives
+    assert "no futures for 0.21 s" in world.pilot.verdict().message
+    assert "0.51 s old" in world.pilot.verdict().message
+    assert world.images(age_s=0.3).command is not None
+
+
+def test_images_whose_age_cannot_be_told_make_the_robot_stand(world):
+    world.images()
+    assert world.images(age_s=-0.3).command is not None, "clocks are never quite alike"
+    assert world.image(age_s=-0.6).command is None
+    assert world.pilot.verdict().level is Level.WARN and "0.60 s ahead" in world.pilot.verdict().message
+    assert world.images().command is not None
+
+
+def test_an_image_that_is_ahead_of_the_clock_buys_no_time(world):
+    assert world.images(age_s=-0.4).command is not None
+    world.now_s += TIMEOUT_S + 0.01
+    world.pilot.watch()
+    assert not world.pilot.may_drive
+
+
+def test_time_that_is_set_forward_between_two_images_has_not_passed_without_progress(world):
+    reach = world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is not None
+    for _ in range(3):
+        world.frame += 10_000
+        assert world.image().command is None, "nothing is known yet of what would be told now"
+        assert world.images().state is State.SEEKING and world.decision.command is not None
+    assert reach.end is None and world.pilot.may_drive
+
+
+def test_images_that_never_come_in_time_end_an_asked_goal(world):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    for _ in range(5):
+        assert reach.end is None and world.image().command is None
+        world.now_s += TIMEOUT_S + 0.1
+        world.pilot.watch()
+    assert reach.end.outcome is Outcome.ABORTED and "no futures for" in reach.end.reason
+
+
+@pytest.mark.parametrize(("every", "ends"), [(2, True), (5, False)])
+def test_a_check_that_comes_and_goes_ends_an_asked_goal_if_the_robot_never_drives(world, every, ends):
+    world.sought = OTHER_NS
+    reach = world.begin()
+    commands = 0
+    for frame in range(90):
+        world.energy *= 0.99
+        commands += world.image(age_s=0.01 if frame % every else 0.6).command is not None
+    assert bool(commands) is not ends and (reach.end is not None) is ends
+    assert not ends or "s old when its futures came" in reach.end.reason
+
+
+def test_surprises_make_the_robot_stand_until_they_are_over(world):
+    world.images()
+    for _ in range(5):
+        world.image()
+        world.guard.judged(True)
+    assert not world.pilot.may_drive
+    for _ in range(35):
+        assert world.image().command is None, "for a second at least"
+        world.guard.judged(False)
+        if not world.guard.holds:
+            break
+    assert world.images().command is not None
+
+
+@pytest.mark.parametrize(("broken", "words"), [("nan", "not finite"), ("leaps", "beyond the limits")])
+def test_a_forbidden_command_is_not_given_and_another_plan_is_tried(world, broken, words):
+    world.images()
+    world.search.broken = broken
+    decisions = [world.image() for _ in range(8)]
+    assert decisions[-1].command is None
+    assert all(LIMITS.forbids(d.command) == "" for d in decisions if d.command is not None)
+    verdict = world.pilot.verdict()
+    assert verdict.level is Level.ERROR and words in verdict.message
+    world.search.broken = ""
+    assert world.images().command is not None and not world.guard.holds
+
+
+def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
+    world.images()
+    world.search.broken = "fails"
+    world.images()
+    assert world.pilot.state is State.HELD
+    assert not world.pilot.may_drive and "RuntimeError: no memory" in world.pilot.verdict().message
+    world.search.broken = ""
+    assert world.images().command is not None
+
+
+def test_after_what_failed_the_robot_sets_out_from_where_it_stands(world):
+    world.images(60)
+    assert np.abs(world.told).max() > 0.4
+    world.search.broken = "fails"
+    while world.image() is not None:
+        pass
+    world.search.broken = ""
+    while (decision := world.image()).command is None:
+        pass
+    assert np.abs(decision.command).max() <= LIMITS.max_change[0] * FRAME_NS / 1e9 / STEP_S + 1e-6
+
+
+def test_commands_that_never_can_be_told_end_an_asked_goal(world):
+    def obey(command, stamp_ns):
+        if command is not None:
+            raise RuntimeError("no room to publish")
+        return np.zeros(2)
+
+    world.obey, world.sought = obey, OTHER_NS
+    reach = world.begin()
+    for _ in range(80):
+        world.energy *= 0.99
+        world.image()
+    assert reach.end.outcome is Outcome.ABORTED and "no room to publish" in reach.end.reason
+    assert world.guard.counts["fault"] == 1
+
+
+@pytest.mark.parametrize("of", ["the image", "the candidates"])
+def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
+    world.images()
+    if of == "the image":
+        world.energy = math.nan
+    else:
+        world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
+    # For longer than a robot without progress takes to drive any way.
+    assert [decision for decision in (world.image() for _ in range(90)) if decision.command is not None] == []
+    assert not world.pilot.may_drive and "not finite" in world.pilot.verdict().message
+    world.sought = None
+    assert world.images().state is State.IDLE and not world.guard.holds, "there are none without a goal"
+    world.sought, world.energy, world.energies = LATCHED_NS, 10.0, None
+    assert world.images().command is not None and not world.guard.holds
+    world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
+    world.energies[1] = 1.0
+    assert world.images().command is not None, "of one candidate something is known"
+
+
+def test_a_robot_whose_plans_nobody_judges_stands_and_says_so_until_somebody_does(world):
+    world.answers, world.sought = False, OTHER_NS
+    reach = world.begin()
+    decisions = [world.image() for _ in range(60)]
+    assert all(decision.command is None for decision in decisions) and decisions[-1].state is State.HELD
+    verdict = world.pilot.verdict()
+    assert verdict.level is Level.WARN and "candidates come within a step" in verdict.message
+    world.answers = True
+    assert world.images().command is not None and not world.guard.holds
+    world.answers = False
+    world.images(150)
+    assert reach.end.outcome is Outcome.ABORTED and "candidates come within a step" in reach.end.reason
+
+
+def test_at_its_goal_a_robot_waits_for_no_plan(world):
+    world.answers = False
+    world.images(60)
+    world.energy = 0.5
+    assert world.images().state is State.REACHED and world.pilot.verdict().level is Level.OK
+
+
+@pytest.mark.parametrize("sought", [None, OTHER_NS])
+def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
+    world.search.broken = "fails"
+    world.images()
+    world.search.broken, world.sought = "", sought
+    if sought is None:
+        world.images()
+        assert world.pilot.verdict().level is Level.OK, "nothing is to be done"
+    world.now_s += PATIENCE_S + 1.0
+    reach = world.begin()
+    assert not world.guard.holds, "nor is it told as the reason why the robot stands now"
+    world.sought = OTHER_NS
+    assert world.images().command is not None and reach.end is None
+
+
+@pytest.mark.parametrize("ways", [(1, 1), (1, 0), (0, 1)])
+def test_images_that_repeat_while_it_is_driven_make_the_robot_stand_and_end_an_asked_goal(ways):
+    world = World(frozen_after_s=1.0)
+    world.obey = lambda command, stamp_ns: np.zeros(2) if command is None else command * ways
+    world.sought = OTHER_NS
+    reach = world.begin()
+    world.images(25)
+    assert world.told.any() and world.pilot.verdict().level is Level.OK
+    world.images(15)
+    assert not world.told.any() and world.pilot.verdict().level is Level.ERROR
+    while reach.end is None:
+        world.image()
+    assert reach.end.outcome is Outcome.ABORTED
+    assert reach.duration_s <= PATIENCE_S + 2.0, "to be let go between does not prolong it"
+    assert "does the camera hang" in reach.end.reason
+
+
+def test_a_robot_that_stood_in_a_silence_may_see_the_same_after_it():
+    world = World(frozen_after_s=1.0)
+    world.images()
+    assert world.told.any()
+    for _ in range(100):
+        world.now_s += 0.05
+        world.pilot.watch()
+    assert not world.pilot.may_drive
+    world.images()
+    assert world.told.any()
+
+
+class Seen(World):
+    """Each image shows the motion, or does not."""
+
+    response = 1.0
+
+    def image(self, **given):
+        executed = np.array(self.told, np.float32)
+        self.energy -= 1e-3
+        decision = super().image(**given)
+        self.pilot.judge(False, executed=executed, response=self.response if executed.any() else np.nan)
+        return decision
+
+    def drive(self, seconds):
+        """Returns the path, in units of the greatest norm times seconds."""
+        path = 0.0
+        for _ in range(round(seconds * 1e9 / FRAME_NS)):
+            self.image()
+            path += float(np.linalg.norm(self.told)) * FRAME_NS / 1e9
+        return path
+
+
+def test_a_robot_whose_motion_images_do_not_show_is_let_go_once_and_then_stands_until_another_goal():
+    world = Seen(frozen_after_s=1.0)
+    assert world.drive(5.0) > 3.0
+    world.response = 0.0
+    assert world.drive(15.0) <= 2.0
+    assert world.drive(60.0) == 0.0
+    world.sought = LATCHED_NS + 1
+    assert 0 < world.drive(60.0) <= 0.5, "one more attempt"
+    world.hear(stop=True)
+    world.hear(stop=False)
+    world.sought = world.now_ns + 1
+    assert 0 < world.drive(60.0) <= 0.5
+    world.begin()
+    world.sought = OTHER_NS
+    assert 0 < world.drive(60.0) <= 0.5
+
+
+def test_a_robot_that_did_not_move_as_commanded_tries_another_direction():
+    world = Seen(frozen_after_s=1.0)
+    world.drive(2.0)
+    before, world.response = np.array(world.told), 0.0
+    across = np.array([-before[1], before[0]])
+    while not world.guard.holds:
+        world.image()
+    world.response = 1.0
+    while not world.told.any():
+        world.image()
+    assert world.told @ before <= abs(world.told @ across)
+
+
+def test_a_blocked_robot_tries_another_direction_before_it_is_held():
+    """Images do not show motion into a wall, and show any other."""
+    world = Seen(frozen_after_s=1.0)
+    world.drive(2.0)
+    wall = np.array(world.told)
+    across = np.array([-wall[1], wall[0]])
+    for _ in range(60):
+        pushes = world.told @ wall > abs(world.told @ across)
+        world.response = 0.0 if pushes else 1.0
+        world.image()
+        assert not world.guard.holds
+    assert world.told.any()
+
+
+def test_an_image_that_shows_the_motion_lets_the_robot_drive_on():
+    world = Seen(frozen_after_s=1.0)
+    world.drive(2.0)
+    world.response = 0.0
+    world.drive(3.0)
+    assert world.guard.counts["frozen"]
+    world.response = 1.0
+    assert world.drive(5.0) > 1.0 and not world.guard.holds

@@ -1,0 +1,156 @@
+"""When a latched goal is over: its time, and somebody who stops the robot."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.runtime.control.controllers import LATCHED_NS, OTHER_NS, Level, Outcome, State, World
+
+# By the clock of whoever latched it, which is not the robot's.
+AHEAD_NS = 10**13
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_what_was_sought_before_somebody_stopped_the_robot_is_over(world, asked_for):
+    if asked_for:
+        world.begin()
+        world.sought = OTHER_NS
+    assert world.images().command is not None
+    world.hear(stop=True)
+    assert not world.pilot.may_drive and world.pilot.verdict().level is Level.WARN
+    assert world.images().command is None and world.pilot.state is State.HELD
+    assert [(reach.end.outcome, reach.end.reason) for reach in world.reaches] == [
+        (Outcome.ABORTED, "somebody has stopped it")
+    ] * asked_for
+    world.hear(stop=False)
+    for _ in range(2):
+        assert world.images(20).command is None and world.pilot.state is State.IDLE
+        world.exchange()
+    world.sought = world.now_ns + 1
+    assert world.images().command is not None and world.pilot.verdict().level is Level.OK
+
+
+@pytest.mark.parametrize("sought", [LATCHED_NS, AHEAD_NS])
+def test_a_stop_between_two_images_is_one(world, sought):
+    world.sought = sought
+    assert world.images().command is not None
+    world.hear(stop=True)
+    world.hear(stop=False)
+    assert world.images().command is None
+    assert world.pilot.verdict().message == "idle: the latched goal is over, until there is a newer one"
+    reach = world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is not None and reach.end is None
+
+
+@pytest.mark.parametrize("sought", [8, AHEAD_NS])
+def test_goals_that_come_while_the_robot_is_stopped_are_over_too(world, sought):
+    world.hear(stop=True)
+    reach = world.begin()
+    assert reach.end.outcome is Outcome.ABORTED and world.pilot.reach is None
+    world.images()
+    world.sought = sought
+    world.images()
+    world.hear(stop=False)
+    assert world.images(20).command is None
+    world.sought = world.now_ns + 1
+    assert world.images().command is not None
+
+
+@pytest.mark.parametrize("stamp_ns", [0, 8, 10**12])
+def test_a_goal_that_no_image_was_about_before_the_robot_was_let_go_is_over_by_its_stamp(world, stamp_ns):
+    world.hear(stop=True)
+    world.hear(stop=False)
+    world.sought = stamp_ns
+    assert world.images(20).command is None
+    assert world.pilot.verdict().message == "idle: the latched goal is over, until there is a newer one"
+    world.sought = 10**12 + 1
+    assert world.images().command is not None
+
+
+@pytest.mark.parametrize("sought", [None, LATCHED_NS])
+def test_goals_of_a_clock_that_was_set_back_are_driven_to(world, sought):
+    world.hear(stop=True)
+    world.hear(stop=False)
+    world.frame = -1000
+    world.sought = sought
+    world.images(20)
+    world.sought = world.now_ns
+    assert world.images().command is not None
+
+
+def test_goals_without_a_stamp_are_driven_to_where_nobody_stopped_the_robot(world):
+    world.hear(stop=False)
+    world.sought = 0
+    assert world.images().command is not None
+
+
+def test_where_somebody_is_to_say_that_the_robot_is_not_stopped_silence_stops_it():
+    world = World(stop_timeout_s=0.2)
+    assert world.images(20).command is None and "within 0.2 s" in world.pilot.verdict().message
+    world.hear(stop=False)
+    world.sought = world.now_ns + 1
+    assert world.images().command is not None
+    world.now_s += 0.1
+    world.pilot.watch()
+    assert not world.pilot.may_drive, "none has come since"
+    world.hear(stop=False)
+    assert world.images().command is None and world.pilot.state is State.IDLE
+
+
+def test_a_planner_that_starts_anew_where_somebody_speaks_drives_to_no_goal_from_before_the_first_word():
+    world = World(stop_timeout_s=0.2)
+    world.hear(stop=False)
+    assert world.images().command is None
+
+
+def test_a_latched_goal_is_over_when_its_time_is_until_there_is_another():
+    world = World(goal_timeout_s=1.0)
+    assert world.images(30).command is not None
+    world.images(1)
+    assert world.image().command is None and world.pilot.state is State.IDLE
+    assert world.pilot.verdict().message == "idle: the latched goal is over, until there is a newer one"
+    for sought in (None, LATCHED_NS):
+        world.sought = sought
+        assert world.images(20).command is None, "whoever takes it again"
+    world.sought = OTHER_NS
+    assert world.images(30).command is not None
+
+
+def test_a_latched_goal_that_was_reached_is_not_driven_to_for_ever():
+    world = World(goal_timeout_s=1.0)
+    world.energy = 0.5
+    assert world.images(30).state is State.REACHED
+    world.images(2)
+    world.energy = 10.0
+    assert world.images(20).command is None
+
+
+def test_a_goal_that_was_asked_for_has_the_time_that_was_asked_for():
+    world = World(goal_timeout_s=1.0)
+    world.begin(timeout_s=3.0)
+    world.sought = OTHER_NS
+    world.images(60)
+    assert world.reaches[0].end is None
+    world.images(40)
+    assert world.reaches[0].end is not None
+
+
+def test_the_time_of_a_latched_goal_is_over_between_images_too():
+    world = World(goal_timeout_s=1.0)
+    world.pilot.timeout_s = 60.0
+    world.images(20)
+    world.now_s += 0.5
+    world.pilot.watch()
+    assert not world.pilot.may_drive
+    world.begin()
+    world.sought = OTHER_NS
+    assert world.images().command is not None
+    world.now_s += 0.5
+    world.pilot.watch()
+    assert world.pilot.may_drive, "it is not about what was latched before"

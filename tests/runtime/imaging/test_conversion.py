@@ -1,0 +1,283 @@
+"""Images of every encoding become the same RGB; what is no image is refused with the reason."""
+
+from __future__ import annotations
+
+import array
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from jepa_runtime.errors import FrameError
+from jepa_runtime.imaging.conversion import decode, fit, to_rgb
+
+Image = NDArray[np.uint8]
+HEIGHT, WIDTH = 6, 8
+
+
+@pytest.fixture
+def rgb() -> Image:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def rows(pixels: Image, padding: int) -> tuple[bytes, int]:
+    """The bytes of an image whose rows end with padding, and its step."""
+    flat = pixels.reshape(len(pixels), -1)
+    return np.pad(flat, ((0, 0), (0, padding)), constant_values=99).tobytes(), flat.shape[1] + padding
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [
+        ("rgb8", lambda rgb: rgb),
+        ("bgr8", lambda rgb: rgb[:, :, ::-1]),
+        ("rgba8", lambda rgb: np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])),
+        ("bgra8", lambda rgb: np.dstack([rgb[:, :, ::-1], np.full(rgb.shape[:2], 7, np.uint8)])),
+    ],
+)
+def test_the_colours_are_kept(
+    rgb: Image, encoding: str, encode: Callable[[Image], Image], padding: int
+) -> None:
+    data, step = rows(np.ascontiguousarray(encode(rgb)), padding)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, rgb)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_grey_becomes_three_equal_channels(rgb: Image, padding: int) -> None:
+    data, step = rows(rgb[:, :, 0].copy(), padding)
+    assert np.array_equal(to_rgb(data, "mono8", WIDTH, HEIGHT, step), np.repeat(rgb[:, :, :1], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")],
+)
+@pytest.mark.parametrize("padding", [0, 4])
+def test_both_orders_of_yuv422_are_read(encoding: str, order: str, padding: int) -> None:
+    colour = np.full((HEIGHT, WIDTH, 3), (200, 60, 90), np.uint8)
+    y, u, v = (int(value) for value in cv2.cvtColor(colour, cv2.COLOR_RGB2YUV)[0, 0])
+    # Video range, which the conversion back assumes.
+    luma, u, v = round(16 + y * 219 / 255), round(128 + (u - 128) * 0.886 / 0.872), v
+    named = {"y": luma, "u": 128, "v": 128}
+    grey = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
+    data, step = rows(grey, padding)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    assert found.shape == (HEIGHT, WIDTH, 3)
+    assert np.ptp(found) <= 1 and abs(int(found[0, 0, 0]) - y) <= 2
+    named["v"] = 200
+    red = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
+    found = to_rgb(rows(red, padding)[0], encoding, WIDTH, HEIGHT, step)
+    assert found[0, 0, 0] > found[0, 0, 1] + 50 and found[0, 0, 0] > found[0, 0, 2] + 50
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+@pytest.mark.parametrize("padding", [0, 4])
+def test_a_pattern_of_filters_is_named_by_its_first_two_rows(
+    pattern: str, size: tuple[int, int], padding: int
+) -> None:
+    colour = {"r": 200, "g": 120, "b": 40}
+    tile = np.array([colour[letter] for letter in pattern], np.uint8).reshape(2, 2)
+    data, step = rows(np.tile(tile, (3, 4))[: size[0], : size[1]], padding)
+    found = to_rgb(data, f"bayer_{pattern}8", size[1], size[0], step)
+    assert found.shape == (*size, 3) and (found == (200, 120, 40)).all()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("encoding", "pixel"),
+    [
+        ("rgb16", (200, 120, 40)),
+        ("bgr16", (40, 120, 200)),
+        ("rgba16", (200, 120, 40, 9)),
+        ("bgra16", (40, 120, 200, 9)),
+        ("mono16", (77,)),
+        ("bayer_grbg16", (120,)),
+    ],
+)
+def test_of_sixteen_bits_the_upper_eight_are_taken(encoding: str, pixel: tuple[int, ...], order: str) -> None:
+    values = np.full((HEIGHT, WIDTH, len(pixel)), pixel) * 256 + 251
+    if encoding.startswith("bayer"):
+        values[::2, 1::2], values[1::2, ::2] = 200 * 256 + 251, 40 * 256 + 251
+    data, step = rows(values.astype(f"{order}u2").view(np.uint8), 6)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step, big_endian=order == ">")
+    assert (found == ((77, 77, 77) if encoding == "mono16" else (200, 120, 40))).all()
+    out = np.empty((3, 4, 3), np.uint8)
+    fit(found, out)
+    assert (out == found[:3, :4]).all()
+
+
+@pytest.mark.parametrize(("encoding", "order"), [("nv12", "uv"), ("nv21", "vu")])
+@pytest.mark.parametrize("padding", [0, 5])
+def test_colours_below_the_brightness_are_read(encoding: str, order: str, padding: int) -> None:
+    y, u, v = 100, 90, 160
+    # BT.601, limited range: 16 to 235, and 16 to 240 around 128.
+    bright, blue, red = 1.164 * (y - 16), u - 128, v - 128
+    expected = (bright + 1.596 * red, bright - 0.392 * blue - 0.813 * red, bright + 2.017 * blue)
+    planes = np.full((HEIGHT * 3 // 2, WIDTH), y, np.uint8)
+    planes[HEIGHT:] = np.tile([{"u": u, "v": v}[letter] for letter in order], WIDTH // 2)
+    # The last pair of rows is grey.
+    planes[-1] = 128
+    data, step = rows(planes, padding)
+    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    np.testing.assert_allclose(found[:-2], np.broadcast_to(expected, (HEIGHT - 2, WIDTH, 3)), atol=1)
+    np.testing.assert_allclose(found[-2:], np.full((2, WIDTH, 3), bright), atol=1)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array.array("B", data)])
+def test_any_buffer_of_bytes_will_do(rgb: Image, kind: Callable[[bytes], object]) -> None:
+    assert np.array_equal(to_rgb(kind(rgb.tobytes()), "rgb8", WIDTH, HEIGHT), rgb)
+
+
+def test_the_last_row_needs_no_padding(rgb: Image) -> None:
+    data, step = rows(rgb, 5)
+    assert np.array_equal(to_rgb(data[:-5], "rgb8", WIDTH, HEIGHT, step), rgb)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"encoding": "nv24"}, "'nv24' is not supported; supported are rgb8, bgr8"),
+        ({"encoding": "16UC1"}, "is not supported"),
+        ({"width": 0}, "has no pixels"),
+        ({"height": 0}, "has no pixels"),
+        ({"height": HEIGHT + 1}, "needs 168 bytes, has 144"),
+        ({"step": 3}, "needs rows of 24 bytes, step is 3"),
+        ({"step": 0}, "step is 0"),
+        ({"step": 4096}, "needs 20504 bytes"),
+        ({"encoding": "yuv422", "width": 7}, "even width"),
+        ({"encoding": "nv12", "width": 7}, "even width"),
+        ({"encoding": "nv21", "height": 5}, "even height, has 5"),
+        ({"encoding": "nv12", "width": 24, "step": 24}, "needs 216 bytes, has 144"),
+        ({"data": b""}, "has 0"),
+    ],
+)
+def test_what_is_no_image_is_refused(rgb: Image, changed: dict[str, object], told: str) -> None:
+    good = {"data": rgb.tobytes(), "encoding": "rgb8", "width": WIDTH, "height": HEIGHT, "step": WIDTH * 3}
+    with pytest.raises(FrameError, match=told):
+        to_rgb(**good | changed)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_compressed_images_are_decoded(suffix: str) -> None:
+    bgr = np.full((32, 48, 3), (20, 60, 200), np.uint8)
+    _, data = cv2.imencode(suffix, bgr)
+    found = decode(data.tobytes())
+    assert found.shape == (32, 48, 3)
+    assert np.abs(found.astype(int) - (200, 60, 20)).max() <= 3
+
+
+@pytest.mark.parametrize(("suffix", "depth"), [(".png", np.uint8), (".png", np.uint16), (".jpg", np.uint8)])
+def test_a_pattern_of_filters_is_read_through_compression_too(suffix: str, depth: type) -> None:
+    scale = 256 if depth == np.uint16 else 1
+    tile = np.array([[200, 120], [120, 40]]) * scale
+    _, data = cv2.imencode(suffix, np.tile(tile, (16, 16)).astype(depth))
+    encoding = f"bayer_rggb{np.iinfo(depth).bits}"
+    found = decode(data.tobytes(), encoding)
+    assert np.abs(found.astype(int) - (200, 120, 40)).max() <= 3
+    _, data = cv2.imencode(suffix, np.full((32, 32, 3), (40, 120, 200), np.uint8))
+    found = decode(data.tobytes(), encoding)
+    assert np.abs(found.astype(int) - (200, 120, 40)).max() <= 3, "who compressed it read the pattern"
+
+
+def test_other_formats_and_damage_are_refused() -> None:
+    _, bitmap = cv2.imencode(".bmp", np.zeros((4, 4, 3), np.uint8))
+    for data, told in (
+        (bitmap.tobytes(), "neither JPEG nor PNG"),
+        (b"", "neither JPEG nor PNG"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "cannot be decoded"),
+        (b"\xff\xd8\xff" + b"x" * 50, "cannot be decoded"),
+    ):
+        with pytest.raises(FrameError, match=told):
+            decode(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "sides"), [(".jpg", b"\xff\xc0\0\x0b\x08", ">HH"), (".png", b"IHDR", ">II")]
+)
+def test_a_small_file_that_claims_a_huge_image_is_refused(kind: str, before: bytes, sides: str) -> None:
+    content = cv2.imencode(kind, np.zeros((16, 16), np.uint8))[1].tobytes()
+    small, huge = (before + struct.pack(sides, side, side) for side in (16, 8193))
+    assert small in content
+    with pytest.raises(FrameError, match="bytes claims more than 67108864 pixels"):
+        decode(content.replace(small, huge))
+
+
+def test_an_image_of_the_right_size_is_copied_as_it_is(rgb: Image) -> None:
+    out, before = np.empty_like(rgb), rgb.copy()
+    fit(rgb, out)
+    assert np.array_equal(out, before) and np.array_equal(rgb, before) and not np.shares_memory(out, rgb)
+
+
+def test_shrinking_averages_areas() -> None:
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 200
+    out = np.empty((16, 16, 3), np.uint8)
+    fit(np.repeat(checks[..., None].astype(np.uint8), 3, axis=2), out)
+    assert np.abs(out.astype(int) - 100).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (481, 640), (1080, 1920), (300, 400)])
+def test_stripes_too_fine_for_the_model_blur_into_grey(size: tuple[int, int]) -> None:
+    stripes = np.broadcast_to((np.indices(size).sum(axis=0) % 2 * 200)[..., None], (*size, 3))
+    out = np.empty((224, 224, 3), np.uint8)
+    fit(stripes.astype(np.uint8), out)
+    assert np.abs(out.astype(int) - 100).max() <= 25
+    assert abs(float(out.mean()) - 100) <= 1
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (64, 8, 3), (480, 640, 3)])
+def test_any_size_is_fitted_in_place(shape: tuple[int, ...]) -> None:
+    buffer = np.zeros((1, 16, 16, 3), np.uint8)
+    fit(np.full(shape, 120, np.uint8), buffer[0])
+    assert (buffer == 120).all()
+
+
+def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
+    out, expected = np.empty((4, 4, 3), np.uint8), np.empty((4, 4, 3), np.uint8)
+    data, step = rows(rgb, 7)
+    fit(rgb, expected)
+    fit(to_rgb(data, "rgb8", WIDTH, HEIGHT, step), out)
+    assert np.array_equal(out, expected)
+    fit(rgb[::-1, ::-1], out)
+    fit(rgb[::-1, ::-1].copy(), expected)
+    assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        [[0, 0, 0]],
+        None,
+    ],
+)
+def test_a_frame_that_is_no_rgb_image_is_refused(image: Any) -> None:
+    with pytest.raises(FrameError, match="frame must be uint8"):
+        fit(image, np.empty((4, 4, 3), np.uint8))
+
+
+def test_what_averages_leave_is_interpolated_if_it_is_less_than_halved() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    out = np.empty((224, 300, 3), np.uint8)
+    fit(image, out)
+    halved = cv2.resize(image, (320, 240), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(out, cv2.resize(halved, (300, 224), interpolation=cv2.INTER_LINEAR))
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_squares_of_pixels_are_averaged_whatever_the_sides(side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3 * side, 4 * side, 3), np.uint8)
+    out = np.empty((3, 4, 3), np.uint8)
+    fit(image, out)
+    means = image.reshape(3, side, 4, side, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(out, means, atol=0.5)

@@ -1,0 +1,59 @@
+"""The default candidates: all directions, all legal, one of them rest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jepa_runtime.planning.default_candidates import fan
+from tests.runtime.fakes import HORIZON, manifest
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 13, 64, 300])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"low": (-1.0, -1.0), "high": (1.0, 1.0), "max_norm": 1.0},
+        {"low": (-1.0, -2.0), "high": (1.0, 0.5), "max_norm": None},
+        {"low": (0.0,), "high": (2.0,), "max_norm": None},
+        {"low": (-1.0, -1.0, -3.0), "high": (1.0, 1.0, 3.0), "max_norm": 2.0},
+        {"low": (0.5, -1.0), "high": (1.0, 1.0), "max_norm": 0.9},
+        {"low": (0.5, 0.5), "high": (1.0, 1.0), "max_norm": 0.8},
+        {"low": (0.1, -1.0), "high": (1.0, 1.0), "max_norm": 0.3},
+    ],
+)
+def test_every_candidate_is_constant_and_within_the_limits(count: int, limits: dict[str, object]) -> None:
+    actions = fan(manifest(**limits), count)
+    assert actions.shape == (count, HORIZON, len(limits["low"]))
+    assert actions.dtype == np.float32
+    assert (actions == actions[:, :1]).all()
+    assert (actions >= np.float32(limits["low"])).all() and (actions <= np.float32(limits["high"])).all()
+    if limits["max_norm"] is not None:
+        assert np.linalg.norm(actions[:, 0], axis=1).max() <= limits["max_norm"] + 1e-6
+
+
+def test_the_first_candidate_is_rest() -> None:
+    assert not fan(manifest(), 9)[0].any()
+
+
+def test_rest_is_the_nearest_legal_action_where_zero_is_not() -> None:
+    slow = fan(manifest(low=(0.2, -1.0), high=(1.0, 1.0), max_norm=None), 9)
+    np.testing.assert_allclose(slow[0, 0], [0.2, 0.0])
+
+
+def test_directions_go_all_the_way_round_at_several_sizes() -> None:
+    actions = fan(manifest(), 64)[1:, 0]
+    angles = np.sort(np.arctan2(actions[:, 1], actions[:, 0]))
+    assert np.diff(np.append(angles, angles[0] + 2 * np.pi)).max() < 0.3
+    assert len(np.unique(np.round(np.linalg.norm(actions, axis=1), 3))) == 3
+
+
+def test_a_norm_far_below_the_box_leaves_several_sizes() -> None:
+    norms = np.linalg.norm(fan(manifest(max_norm=0.3), 64)[1:, 0], axis=1)
+    np.testing.assert_allclose(np.unique(norms.round(4)), [0.1, 0.2, 0.3])
+
+
+def test_it_has_the_size_of_the_manifest_unless_told_otherwise() -> None:
+    assert len(fan(manifest())) == manifest().num_samples
+    with pytest.raises(ValueError, match="at least 1"):
+        fan(manifest(), 0)

@@ -1,0 +1,389 @@
+"""Compare says worse when it is, stays quiet when it is not, and refuses what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.cli import main
+from jepa_runtime.profiling.comparison import Comparison, common_measure, compare, differences
+from jepa_runtime.profiling.profile import Parity, Profile, Run, write_profile
+from jepa_runtime.telemetry.measurements import MOST
+from tests.runtime.profiles import make_profile, with_environment, with_run, with_subject
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    def save(name: str, profile: Profile) -> str:
+        write_profile(profile, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+def judged(baseline: Profile, other: Profile, *, max_regression: float = 0.05) -> Comparison:
+    return compare(
+        baseline,
+        other,
+        measure=common_measure((baseline, other)),
+        percentile="p99",
+        max_regression=max_regression,
+    )
+
+
+def losing(run: Run, frames: Container[int]) -> dict[str, Any]:
+    """The changes that drop these of the processed frames."""
+    kept = [index for index in range(len(run.scheduled_s)) if index not in frames]
+    return {
+        "scheduled_s": [run.scheduled_s[index] for index in kept],
+        "latency_ms": [run.latency_ms[index] for index in kept],
+        "stages_ms": {},
+        "dropped_s": sorted(
+            [*run.dropped_s, *(due for index, due in enumerate(run.scheduled_s) if index in frames)]
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("scale", "status", "verdict"), [(1.0, 0, "same"), (0.8, 0, "better"), (1.2, 1, "worse")]
+)
+def test_the_exit_status_tells_what_became_of_the_latency(
+    saved: Any, capsys: pytest.CaptureFixture[str], scale: float, status: int, verdict: str
+) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=scale))]
+    assert main(["compare", *files]) == status
+    assert f": {verdict}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_what_is_allowed_is_not_worse(saved: Any) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
+    assert main(["compare", *files, "--max-regression", "30%"]) == 0
+    assert judged(make_profile(), make_profile(), max_regression=0).verdict == "same"
+
+
+def test_one_worse_profile_of_several_decides(saved: Any) -> None:
+    files = [saved(f"{scale}.json", make_profile(seed=1, scale=scale)) for scale in (1.0, 0.9, 1.2)]
+    assert main(["compare", *files]) == 1
+    assert main(["compare", *files[:2]]) == 0
+
+
+def test_the_effect_is_within_its_interval_and_near_the_truth() -> None:
+    change = judged(make_profile(), make_profile(seed=7, scale=1.1)).times["p50"]
+    assert change.low <= change.point <= change.high
+    assert change.low < 0.097 < change.high, "10 % of the inferences, which are 97 % of the latency"
+
+
+def test_a_tail_that_rose_is_worse_although_the_median_did_not() -> None:
+    baseline, other = (with_run(make_profile(seed=seed), deadline_ms=None) for seed in (0, 7))
+    rare = np.random.default_rng(0).random(len(other.run.latency_ms)) < 0.03
+    slower = np.where(rare, 1.3, 1.0) * other.run.latency_ms
+    found = judged(baseline, with_run(other, latency_ms=slower.tolist()))
+    assert (found.verdict, len(found.reasons)) == ("worse", 1)
+    assert found.reasons[0].startswith("p99 rose by ")
+
+
+def test_a_rise_within_the_noise_is_not_worse() -> None:
+    few = make_profile(frames=400)
+    found = judged(few, make_profile(seed=3, frames=400, scale=1.005), max_regression=0.0)
+    assert found.times["p99"].low < 0 < found.times["p99"].high
+    assert not any(reason.startswith("p99") for reason in found.reasons)
+
+
+def test_a_rise_beyond_what_is_allowed_that_may_be_chance_is_not_passed(saved: Any) -> None:
+    """One stall of two seconds has more than doubled the p99."""
+    baseline, other = make_profile(), make_profile(seed=7, scale=0.98)
+    slower = np.asarray(other.run.latency_ms)
+    slower[500:560] *= 3
+    stalled = with_run(other, latency_ms=slower.tolist())
+    found = judged(baseline, stalled)
+    assert found.times["p50"].high < 0 and found.times["p99"].point > 1 and found.times["p99"].low < 0
+    assert found.verdict == "not judged"
+    assert found.reasons == ("too few samples to tell a rise of p99 by 148.9% from chance; measure longer",)
+    assert judged(baseline, stalled, max_regression=3).verdict == "better"
+    assert main(["compare", saved("a.json", baseline), saved("b.json", stalled)]) == 2
+
+
+def test_what_a_percentile_rose_by_decides_and_not_what_it_may_have_risen_by() -> None:
+    baseline, other = make_profile(frames=400), make_profile(seed=7, frames=400, scale=1.2)
+    rise = judged(baseline, other).times["p50"]
+    assert rise.low < rise.point
+    for allowed, is_worse in (((rise.low + rise.point) / 2, True), (rise.point, False)):
+        reasons = judged(baseline, other, max_regression=allowed).reasons
+        assert any(reason.startswith("p50") for reason in reasons) is is_worse
+
+
+def test_equal_distributions_seldom_raise_an_alarm() -> None:
+    """Two in a hundred frames are dropped at random. Lost frames and missed deadlines are the same frames
+    here, so that one of forty is expected to raise an alarm.
+    """
+
+    def profile(seed: int) -> Profile:
+        made = make_profile(seed=seed, frames=500)
+        lost = np.flatnonzero(np.random.default_rng(seed).random(len(made.run.scheduled_s)) < 0.02)
+        return with_run(made, **losing(made.run, set(lost.tolist())))
+
+    runs = 80
+    alarms = sum(judged(profile(2 * seed), profile(2 * seed + 1)).verdict == "worse" for seed in range(runs))
+    assert alarms <= 0.075 * runs
+
+
+def test_where_a_profile_has_no_rate_the_latencies_are_compared() -> None:
+    """A stall of frames that were dropped shows in the response alone."""
+    baseline, other = make_profile(), make_profile(seed=7)
+    stalled = with_run(other, **losing(other.run, range(500, 1500)))
+    assert judged(baseline, stalled).times["p50"].point > 1
+    closed = with_run(baseline, rate_hz=None)
+    assert common_measure((closed, stalled)) == "latency"
+    assert abs(judged(closed, stalled).times["p50"].point) < 0.01
+
+
+def test_lost_frames_that_rose_are_worse_although_the_latency_did_not() -> None:
+    baseline, other = make_profile(), make_profile(seed=7)
+    other = with_run(other, **losing(other.run, range(0, 1790, 100)))
+    found = judged(baseline, other)
+    assert found.verdict == "worse"
+    assert found.lost is not None and found.lost.point == pytest.approx(18 / 1800)
+    assert any("lost frames" in reason for reason in found.reasons)
+
+
+def test_one_burst_of_drops_is_one_event_and_no_evidence() -> None:
+    baseline, other = make_profile(), make_profile(seed=7)
+    found = judged(baseline, with_run(other, **losing(other.run, range(500, 512))))
+    assert found.lost is not None and found.lost.low <= 0 < found.lost.point
+
+
+def test_missed_deadlines_that_rose_are_worse() -> None:
+    rng = np.random.default_rng(0)
+    baseline, other = make_profile(), make_profile(seed=7)
+    late = np.where(rng.random(len(other.run.latency_ms)) < 0.008, 40.0, other.run.latency_ms)
+    found = judged(baseline, with_run(other, latency_ms=late.tolist()))
+    assert found.verdict == "worse"
+    assert "missed deadlines" in found.reasons[-1]
+
+
+def test_shares_of_fewer_than_twenty_frames_are_not_compared() -> None:
+    few, enough = (make_profile(frames=frames) for frames in (19, 20))
+    assert judged(few, enough).lost is None and judged(enough, few).missed is None
+    assert judged(enough, enough).lost is not None
+
+
+def test_misses_of_another_deadline_are_not_compared() -> None:
+    assert judged(make_profile(), with_run(make_profile(seed=7), deadline_ms=13.0)).missed is None
+
+
+def test_a_model_that_computes_something_else_is_worse_however_fast() -> None:
+    broken = Parity(graph="encoder", mean_cosine=0.5, worst_cosine=0.1, max_abs=9.0, ok=False)
+    found = judged(make_profile(), make_profile(seed=7, scale=0.5, parity=[broken]))
+    assert found.verdict == "worse"
+    assert "golden" in found.reasons[0]
+
+
+UNLIKE = [
+    (with_environment(make_profile(), cpu="Another Processor"), "CPU"),
+    (with_environment(make_profile(), cores=8), "cores"),
+    (with_environment(make_profile(), architecture="aarch64"), "architecture"),
+    (with_environment(make_profile(), settings={"governor": "powersave"}), "setting governor"),
+    (with_environment(make_profile(), settings={}), "setting governor"),
+    (with_environment(make_profile(), settings={"governor": "performance", "gpu": "Orin"}), "setting gpu"),
+    (with_environment(make_profile(), versions={"rmw": "rmw_cyclonedds_cpp"}), "middleware"),
+    (with_subject(make_profile(), engine="onnxruntime"), "engine"),
+    (with_subject(make_profile(), device="NPU"), "device"),
+    (with_subject(make_profile(), precision="fp32"), "precision"),
+    (with_subject(make_profile(), threads=2), "threads"),
+    (with_subject(make_profile(), futures=16), "futures"),
+    (with_subject(make_profile(), horizon=4), "horizon"),
+    (with_subject(make_profile(), source="clip.mp4"), "source"),
+    (with_subject(make_profile(), frame_size=(128, 128)), "frame size"),
+    (with_run(make_profile(), rate_hz=60.0), "rate"),
+    (with_run(make_profile(), deadline_ms=20.0), "deadline"),
+    (make_profile(kind="ros"), "kind of measurement"),
+]
+
+
+@pytest.mark.parametrize(("other", "what"), UNLIKE)
+def test_unlike_conditions_are_named(other: Profile, what: str) -> None:
+    found = differences(make_profile(), other)
+    assert len(found) == 1
+    assert found[0].startswith(f"{what}: ")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (with_subject(make_profile(), threads=None), "threads: 1 against not told"),
+        (with_subject(make_profile(), frame_size=None), "frame size: 640 x 480 against not told"),
+        (with_run(make_profile(), rate_hz=None), "rate: 30 Hz against not told"),
+        (with_run(make_profile(), deadline_ms=None), "deadline: 33.3333 ms against not told"),
+    ],
+)
+def test_what_one_profile_does_not_tell_is_unlike(other: Profile, said: str) -> None:
+    assert differences(make_profile(), other) == (said,)
+
+
+def test_what_most_frames_went_through_must_be_the_same() -> None:
+    """A model whose steps do not fit the rate predicts nothing, and is fast for it."""
+    baseline = make_profile()
+    stages = baseline.run.stages_ms
+    encoded = with_run(baseline, stages_ms={name: stages[name] for name in stages if name != "predict"})
+    seldom = [took if index % 3 == 0 else 0.0 for index, took in enumerate(stages["predict"])]
+    assert differences(baseline, encoded) == ("predict in most frames: yes against no",)
+    assert differences(baseline, with_run(baseline, stages_ms=stages | {"predict": seldom})) == (
+        "predict in most frames: yes against no",
+    )
+
+
+def test_versions_may_differ_for_that_is_what_is_compared() -> None:
+    newer = with_subject(make_profile(), model_version="2.0.0", sha256="1" * 64, engine_version="2027.0")
+    assert differences(make_profile(), newer) == ()
+
+
+def test_unlike_conditions_are_refused_with_all_differences_unless_allowed(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = with_subject(with_environment(make_profile(seed=7), cores=8), precision="fp32")
+    files = [saved("a.json", make_profile()), saved("b.json", other)]
+    assert main(["compare", *files]) == 2
+    said = capsys.readouterr()
+    assert "cores: 2 against 8" in said.err and "precision: int8 against fp32" in said.err
+    assert "--allow-different" in said.err and said.out == ""
+    assert main(["compare", *files, "--allow-different"]) == 0
+    assert "unlike the baseline: cores: 2 against 8" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_too_few_samples_for_the_percentile_are_not_comparable(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [saved(f"{seed}.json", make_profile(seed=seed, frames=150)) for seed in (0, 7)]
+    assert main(["compare", *files]) == 2
+    assert "measure longer" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["compare", *files, "--quantile", "p90"]) == 0
+
+
+def test_what_one_of_the_two_does_not_carry_is_not_compared() -> None:
+    many, few = (
+        with_run(make_profile(seed=frames, frames=frames), dropped_s=[], failed_s=[])
+        for frames in (1800, 150)
+    )
+    for pair, whose in (((many, few), "the other profile"), ((few, many), "the baseline")):
+        found = judged(*pair)
+        assert (found.verdict, list(found.times)) == ("not judged", ["p50"])
+        assert len(found.reasons) == 1 and found.reasons[0].startswith(f"p99 of {whose}: ")
+
+
+def test_without_samples_nothing_is_judged() -> None:
+    empty = with_run(make_profile(), rate_hz=None, scheduled_s=[], latency_ms=[], stages_ms={})
+    found = judged(make_profile(), empty)
+    assert (found.verdict, found.times) == ("not judged", {})
+    assert found.reasons == ("the other profile holds no samples, and without them there is no interval",)
+
+
+def test_what_cannot_be_read_is_not_comparable(
+    saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = saved("a.json", make_profile())
+    (tmp_path / "bad.json").write_text("{}")
+    assert main(["compare", good, str(tmp_path / "bad.json")]) == 2
+    assert main(["compare", good, str(tmp_path / "none.json")]) == 2
+    assert "none.json: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["5", "0.05", "-5%", "five", "5%%"])
+def test_a_regression_must_be_a_percentage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "a.json", "b.json", f"--max-regression={text}"])
+    assert stopped.value.code == 2
+    assert "must be a percentage such as 5%" in capsys.readouterr().err
+
+
+def test_json_holds_statistics_and_effects(saved: Any, tmp_path: Path) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
+    target, table = tmp_path / "out" / "compared.json", tmp_path / "table.md"
+    assert main(["compare", *files, "--json", str(target), "--markdown", str(table)]) == 1
+    baseline, other = json.loads(target.read_text())["profiles"]
+    assert baseline["comparison"] is None
+    assert other["comparison"]["verdict"] == "worse"
+    assert 0.15 < other["comparison"]["times"]["p50"]["point"] < 0.25
+    assert other["statistics"]["response"]["n"] == 1800
+    assert table.read_text().startswith("| file |")
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_profile_that_is_read_is_not_written_over(
+    saved: Any, option: str, read: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [saved(f"{seed}.json", make_profile(seed=seed)) for seed in (0, 1)]
+    before = Path(paths[read]).read_bytes()
+    assert main(["compare", *paths, option, paths[read]]) == 2
+    assert "which is read: write into another file" in capsys.readouterr().err
+    assert Path(paths[read]).read_bytes() == before
+
+
+@pytest.mark.parametrize("field", ["scheduled_s", "latency_ms", "dropped_s"])
+def test_numbers_are_read_as_far_as_what_is_computed_from_them_is_finite(
+    saved: Any, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = getattr(make_profile().run, field)
+    plain, far, further = (
+        saved(f"{value:g}.json", with_run(make_profile(), **{field: [value, *[-value] * len(others)]}))
+        for value in (first, MOST, 1e308)
+    )
+    out = tmp_path / "out.json"
+    main(["compare", plain, far, "--json", str(out)])
+    assert json.loads(out.read_text())
+    assert main(["compare", plain, further]) == 2
+    assert f"not a jepa-edge profile of version 1: run.{field}.0" in capsys.readouterr().err
+
+
+def test_only_one_format_can_go_to_standard_output(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile())]
+    assert main(["compare", *files, "--json", "-", "--markdown", "-"]) == 2
+    assert "name a file" in capsys.readouterr().err
+
+
+def test_the_terminal_shows_names_from_files_as_they_are(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = with_subject(make_profile(), model_id="[red]x[/]")
+    assert main(["compare", saved("a.json", odd), saved("b.json", odd)]) == 0
+    assert "[red]x[/]" in capsys.readouterr().out
+
+
+def test_a_terminal_of_another_encoding_has_the_verdict_and_the_help(saved: Any) -> None:
+    few = saved("few.json", make_profile(frames=300))
+
+    def told(*args: str) -> tuple[int, bytes]:
+        run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+        ended = subprocess.run(
+            [sys.executable, "-c", run, *args],
+            env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            check=False,
+        )
+        assert ended.stderr == b""
+        return ended.returncode, ended.stdout
+
+    status, table = told("compare", few, few)
+    assert status == main(["compare", few, few]) and rb"\u2026]" in table
+    status, text = told("profile", "--help")
+    assert status == 0 and rb"PASS,\u2026" in text
+
+
+def test_where_nobody_reads_the_table_the_exit_status_is_that_of_a_pipe_and_no_verdict(saved: Any) -> None:
+    files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7))]
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    compared = subprocess.run(
+        [sys.executable, "-c", run, "compare", *files], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (compared.returncode, compared.stderr) == (141, b"")

@@ -1,0 +1,381 @@
+"""Loads on the pipeline: schedules that wait for nobody, and every frame accounted for."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from jepa_runtime.errors import ProfileError, SourceError
+from jepa_runtime.profiling.load_generator import LoadGenerator, Snapshot, Workload
+from jepa_runtime.profiling.profile import Run
+from jepa_runtime.profiling.run_statistics import describe
+from jepa_runtime.serving.pipeline import Pipeline
+from jepa_runtime.sources.base import Frame
+from tests.runtime.fakes import FakeModel
+
+FRAMES = Workload("fake", [np.full((8, 8, 3), value, np.uint8) for value in range(3)], 0.0)
+
+
+class Stalling(FakeModel):
+    """Stands still once, for ``seconds``, when it has encoded ``after`` frames."""
+
+    def __init__(self, *, after: int, seconds: float, history_size: int = 1) -> None:
+        super().__init__(history_size=history_size)
+        self._left, self._seconds = after, seconds
+
+    def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        self._left -= 1
+        if self._left == 0:
+            time.sleep(self._seconds)
+        return super().encode(frame)
+
+
+class Failing(FakeModel):
+    """Fails from the second frame on: the first is the pipeline's warm-up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warm = False
+
+    def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        if self._warm:
+            raise RuntimeError("out of order")
+        self._warm = True
+        return super().encode(frame)
+
+
+def load(make: Callable[[], Any], stopping: Event | None = None) -> LoadGenerator:
+    return LoadGenerator(make, FRAMES, stopping=stopping or Event())
+
+
+def undisturbed(run: Callable[[], Run], *, most_dropped: int = 0) -> Run:
+    """The first run in which this machine did not stand still, by the frames that were dropped."""
+    return next(done for done in (run() for _ in range(20)) if len(done.dropped_s) <= most_dropped)
+
+
+class Clocked(FakeModel):
+    """On a device that tells how long it took."""
+
+    def __init__(self) -> None:
+        super().__init__(history_size=2)
+        self.device_timings = {"encode": 0.5, "predict": 0.25}
+
+
+def test_the_devices_clock_tells_nothing_of_a_prediction_that_a_frame_did_not_have() -> None:
+    # At 7.5 Hz no frame has another a step before it.
+    with load(Clocked) as loaded:
+        alone = loaded.open_loop(7.5, 0.8)
+        together = undisturbed(lambda: loaded.open_loop(50, 0.2, in_step=True))
+    assert set(alone.device_ms) == {"encode"}
+    assert together.device_ms["predict"] == [0.25] * len(together.latency_ms)
+
+
+def test_a_frame_is_at_hand_before_it_is_submitted_and_no_time_is_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit = Pipeline.submit
+
+    def held_up(pipeline: Pipeline, frame: Frame) -> None:
+        submit(pipeline, frame)
+        time.sleep(0.01)  # Whoever submits is not always the next to run.
+
+    monkeypatch.setattr(Pipeline, "submit", held_up)
+    with load(lambda: FakeModel(encode_s=0.002)) as loaded:
+        run = loaded.open_loop(20, 0.5)
+    summed = np.sum(list(run.stages_ms.values()), axis=0)
+    assert (summed <= np.array(run.latency_ms) + 0.01).all()
+
+
+class Surprised(FakeModel):
+    """Takes its time to compare what came with what it had predicted."""
+
+    def surprise(self, *of: Any) -> float:
+        time.sleep(0.002)
+        return super().surprise(*of)
+
+
+def test_what_fills_the_history_comes_before_the_run_and_so_does_what_the_first_surprise_takes() -> None:
+    with load(Surprised) as loaded:
+        run = loaded.open_loop(30, 0.3)
+    with load(Surprised) as loaded:
+        closed = loaded.closed_loop(0.1)
+    with load(Surprised) as loaded:
+        gap = loaded.idle_gap(0.05, 1)
+    assert all(run.stages_ms["surprise"]) and all(closed.stages_ms["surprise"])
+    assert gap.latency_ms[0] > 2
+
+
+def test_every_frame_that_was_due_is_accounted_for() -> None:
+    with load(lambda: FakeModel(encode_s=0.001)) as loaded:
+        run = loaded.open_loop(100, 0.5, deadline_ms=10.0)
+    assert len(run.scheduled_s) + len(run.dropped_s) + len(run.failed_s) == 50
+    assert np.allclose(np.diff(sorted(run.scheduled_s + run.dropped_s)), 0.01, atol=1e-6)
+    assert set(run.stages_ms) >= {"receive", "wait", "encode", "predict", "surprise"}
+    assert describe(run).residual.max is not None
+
+
+def test_a_frame_that_was_sent_late_counts_from_when_it_was_due() -> None:
+    def hold_up(snapshot: Snapshot) -> None:
+        if snapshot.sent == 5:
+            time.sleep(0.3)
+
+    with load(FakeModel) as loaded:
+        run = loaded.open_loop(10, 0.7, tick=hold_up)
+    assert run.scheduled_s[-1] == pytest.approx(0.6)
+    assert 200 <= run.stages_ms["receive"][-1] <= run.latency_ms[-1]
+    assert run.duration_s >= 0.8
+
+
+class Faltering(FakeModel):
+    """Fails at every other frame."""
+
+    encoded = 0
+
+    def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        self.encoded += 1
+        if self.encoded % 2 == 0:
+            raise RuntimeError("out of order")
+        return super().encode(frame)
+
+
+def test_showing_where_a_run_is_costs_the_same_however_long_it_has_lasted() -> None:
+    """What goes through all results holds up the thread that infers."""
+    loaded, count = load(FakeModel), 100_000
+    loaded._results = {key: (key + 2_000_000, {}, {}) for key in range(1, count + 1)}
+    loaded._sequence = count
+    due = {key: key for key in range(1, count + 1)}
+    tracemalloc.start()
+    try:
+        recent = loaded._recent(due)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (recent.n, recent.p50) == (300, 2.0)
+    assert peak < 100_000, "bytes; a copy of so many results takes megabytes"
+
+
+def test_frames_that_failed_are_not_told_as_dropped() -> None:
+    with load(Faltering) as loaded:
+        run = loaded.open_loop(10, 0.6)
+    assert (len(run.scheduled_s), len(run.failed_s), run.dropped_s) == (3, 3, [])
+
+
+def test_a_stall_shows_in_the_response_though_the_frames_it_cost_were_dropped() -> None:
+    def stalled() -> Run:
+        with load(lambda: Stalling(after=60, seconds=0.4)) as loaded:
+            return loaded.open_loop(100, 2.0)
+
+    run = undisturbed(stalled, most_dropped=45)
+    told = describe(run)
+    assert 30 <= len(run.dropped_s) <= 45
+    assert told.response.p90.value is not None and told.latency.p90.value is not None
+    assert told.response.p90.value > 180
+    assert told.latency.p90.value < 50
+
+
+@pytest.mark.parametrize("history_size", [1, 3])
+def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None:
+    with load(lambda: FakeModel(history_size=history_size)) as loaded:
+        run = undisturbed(lambda: loaded.open_loop(50, 0.4))
+    assert len(run.scheduled_s) == 20
+    assert min(run.stages_ms["predict"]) > 0
+
+
+def test_a_machine_that_stands_still_while_the_history_fills_takes_no_prediction_from_the_first_frames() -> (
+    None
+):
+    with load(lambda: Stalling(after=4, seconds=0.3, history_size=3)) as loaded:
+        run = loaded.open_loop(50, 0.4)
+    assert len(run.scheduled_s) + len(run.dropped_s) == 20
+    assert run.stages_ms["predict"][0] > 0
+
+
+def test_where_no_image_lies_a_step_before_another_nothing_is_said_of_predictions() -> None:
+    with load(lambda: FakeModel(history_size=2)) as loaded:
+        run = undisturbed(lambda: loaded.open_loop(12.5, 0.4))
+    assert len(run.scheduled_s) == 5
+    for stage in ("predict", "surprise"):
+        assert stage not in run.stages_ms
+        assert run.absent[stage] == "no image had another a step (0.2 s) before it: multiples of 5 Hz fit"
+
+
+@pytest.mark.parametrize("rate_hz", [3.0, 12.5, 28.0, 50.0])
+def test_in_step_every_image_is_predicted_from_whatever_the_rate(rate_hz: float) -> None:
+    with load(lambda: FakeModel(history_size=2)) as loaded:
+        run = undisturbed(lambda: loaded.open_loop(rate_hz, 0.4, in_step=True))
+    assert min(run.stages_ms["predict"]) > 0 and run.stages_ms["surprise"][-1] > 0
+
+
+def test_the_knee_of_a_sweep_is_that_of_encoding_and_predicting() -> None:
+    stopping, ticks = Event(), iter((False, True))
+
+    class Predicting(FakeModel):
+        predicted = 0
+
+        def predict(self, *given: Any, **named: Any) -> Any:
+            self.predicted += 1
+            return super().predict(*given, **named)
+
+    def stop(_: float) -> None:
+        if next(ticks):
+            stopping.set()
+
+    model = Predicting(history_size=2)
+    with load(lambda: model, stopping) as loaded:
+        (point,) = loaded.sweep(4 * 12.5, 0.4, tick=stop).points
+    assert point.rate_hz == 12.5 and model.predicted > point.frames
+
+
+def test_a_run_begins_when_its_first_frame_that_counts_is_due() -> None:
+    moments: list[float] = []
+
+    class Timed(FakeModel):
+        def encode(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+            moments.append(time.monotonic())
+            return super().encode(frame)
+
+    with load(lambda: Timed(history_size=2)) as loaded:
+        run = undisturbed(lambda: loaded.open_loop(10, 0.3))
+    assert run.scheduled_s == pytest.approx([0.0, 0.1, 0.2])
+    assert 0 <= moments[-3] - loaded.began_s < 0.09
+
+
+def test_a_closed_loop_tells_the_highest_rate() -> None:
+    with load(lambda: FakeModel(encode_s=0.01)) as loaded:
+        run = loaded.closed_loop(0.5)
+    assert run.rate_hz is None
+    assert 20 <= len(run.scheduled_s) <= 50
+    assert min(run.latency_ms) >= 10
+
+
+def test_a_sweep_finds_the_knee_between_what_is_kept_up_with_and_what_is_not() -> None:
+    told: list[float] = []
+    with load(lambda: FakeModel(encode_s=0.02)) as loaded:
+        sweep = loaded.sweep(100, 0.6, tick=told.append)
+    assert sweep.knee_hz is None or sweep.knee_hz < 50
+    assert sweep.points[-1].misses > 0.5 * sweep.points[-1].frames
+    assert told == [point.rate_hz for point in sweep.points]
+
+
+def test_the_knee_is_the_highest_rate_at_which_one_frame_in_a_hundred_was_late_or_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = {25.0: 0, 50.0: 2, 60.0: 3, 70.0: 2, 80.0: 60, 90.0: 101}
+
+    def measured(_: LoadGenerator, rate_hz: float, *__: object, deadline_ms: float, in_step: bool) -> Run:
+        assert deadline_ms == 1e3 / rate_hz and in_step
+        due, few = (np.arange(200) / rate_hz).tolist(), lost[rate_hz]
+        latency_ms = [1.0 + 0.01 * number for number in range(200 - few)]
+        return Run(
+            rate_hz=rate_hz, deadline_ms=deadline_ms, duration_s=200 / rate_hz, scheduled_s=due[few:],
+            latency_ms=latency_ms, stages_ms={}, dropped_s=due[:few],
+        )  # fmt: skip
+
+    monkeypatch.setattr(LoadGenerator, "open_loop", measured)
+    sweep = load(FakeModel).sweep(100, 1.0)
+    assert (sweep.knee_hz, sweep.max_late) == (70.0, 0.01)
+    assert {point.rate_hz: point.misses for point in sweep.points} == lost, "and no rate beyond"
+    assert [point.dropped for point in sweep.points] == list(lost.values())
+    first = sweep.points[0]
+    assert (first.frames, first.p50_ms, first.p99_ms, first.max_ms) == pytest.approx((200, 1.99, 2.97, 2.99))
+
+
+def test_a_rate_that_cannot_be_measured_ends_a_sweep_and_takes_none_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+    measure = LoadGenerator.open_loop
+
+    def failing(self: LoadGenerator, rate_hz: float, *given: Any, **named: Any) -> Run:
+        if rate_hz > 30:
+            raise ProfileError("the engine hangs")
+        return measure(self, rate_hz, *given, **named)
+
+    monkeypatch.setattr(LoadGenerator, "open_loop", failing)
+    with load(FakeModel) as loaded:
+        sweep = loaded.sweep(100, 0.2, ended=ended.append)
+        with pytest.raises(ProfileError, match=r"^40 Hz could not be measured: the engine hangs"):
+            loaded.sweep(160, 0.2)
+    assert [point.rate_hz for point in sweep.points] == [25.0]
+    assert ended == ["50 Hz could not be measured: the engine hangs"]
+
+
+@pytest.mark.parametrize(("stopped_at", "kept"), [(2, 1), (3, 2)])
+def test_a_sweep_that_is_stopped_keeps_the_rates_that_it_measured_to_their_end(
+    stopped_at: int, kept: int
+) -> None:
+    stopping, rates = Event(), list[float]()
+
+    def stop(rate_hz: float) -> None:
+        rates.append(rate_hz)
+        if len(rates) == stopped_at:
+            stopping.set()
+
+    with load(FakeModel, stopping) as loaded:
+        sweep = loaded.sweep(200, 0.2, tick=stop)
+    assert [point.rate_hz for point in sweep.points] == rates[:kept]
+
+
+def test_a_sweep_that_is_stopped_at_its_first_rate_has_measured_nothing() -> None:
+    stopping = Event()
+    with load(FakeModel, stopping) as loaded, pytest.raises(ProfileError, match="stopped at its first rate"):
+        loaded.sweep(200, 0.2, tick=lambda _: stopping.set())
+
+
+def test_an_idle_gap_lies_before_every_latency() -> None:
+    began = time.monotonic()
+    with load(FakeModel) as loaded:
+        gap = loaded.idle_gap(0.05, 4)
+    assert time.monotonic() - began >= 0.2
+    assert len(gap.latency_ms) == 4
+
+
+def test_a_pass_that_is_stopped_keeps_what_it_measured() -> None:
+    stopping, told = Event(), list[Snapshot]()
+
+    def stop(snapshot: Snapshot) -> None:
+        told.append(snapshot)
+        if snapshot.sent >= 20:
+            stopping.set()
+
+    with load(lambda: FakeModel(encode_s=0.002), stopping) as loaded:
+        run = loaded.open_loop(40, 60, tick=stop)
+    assert 19 <= len(run.scheduled_s) + len(run.dropped_s) <= 21
+    assert [(snapshot.sent, snapshot.of) for snapshot in told] == [(0, 2400), (20, 2400)]
+    assert told[-1].recent.p50 is not None and 2 <= told[-1].recent.p50 < 500
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda loaded: loaded.open_loop(50, 0.2),
+        lambda loaded: loaded.closed_loop(0.2),
+        lambda loaded: loaded.idle_gap(0.0, 1),
+    ],
+)
+def test_a_model_that_always_fails_is_an_error_with_its_reason(
+    measure: Callable[[LoadGenerator], object],
+) -> None:
+    with load(Failing) as loaded, pytest.raises(ProfileError, match="out of order"):
+        measure(loaded)
+
+
+def test_frames_come_from_a_source_and_can_be_scaled(tmp_path: Path) -> None:
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((6, 8, 3), index, np.uint8))
+    workload = Workload.read(str(tmp_path), rate_hz=10, size=(32, 24))
+    assert len(workload.frames) == 3
+    assert workload.size == (32, 24)
+
+
+def test_a_source_that_does_not_exist_is_named() -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.mp4"):
+        Workload.read("nowhere.mp4", rate_hz=10)

@@ -1,0 +1,396 @@
+"""The black box: a bag around each alarm, within its limits, and never in anybody's way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.calibration import Alarm, Event, Threshold
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.recording.bag_folder import BagFolder
+from jepa_runtime.recording.black_box import BlackBox, Topics
+from jepa_runtime.serving.pipeline import Result
+from jepa_runtime.sources.bag import BagSource
+from tests.runtime.fakes import FakeModel, frame
+from tests.runtime.recording.test_recording import by_mcap_ros2
+from tests.runtime.recording.test_recording import result as recorded_result
+
+BEGUN = Alarm("surprise", Event(0, 0, 1, 9.0), None, Threshold(8.0, 8, 3000, 0.95, 1200), 600.0)
+ENDED = replace(BEGUN, end_ns=1)
+
+
+def result(sequence: int, *alarms: Alarm) -> Result:
+    return replace(
+        recorded_result(), stamp_ns=frame(sequence).stamp_ns, sequence=sequence, stream="", alarms=alarms
+    )
+
+
+@contextmanager
+def box(folder: Path, **options: Any) -> Iterator[BlackBox]:
+    made = BlackBox(folder, streams={"": Topics()}, **{"before_s": 0.5, "after_s": 0.3, **options})
+    made.serve(FakeModel())
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def drive(made: BlackBox, frames: range, alarms: dict[int, Alarm]) -> None:
+    for sequence in frames:
+        made.add_frame(frame(sequence, sequence % 256))
+        made.add_command(frame(sequence).stamp_ns, np.array([sequence, 0.0], np.float32))
+        made.add_result(result(sequence))
+        if sequence in alarms:
+            made.add_alarms(result(sequence, alarms[sequence]))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def stamps(bag: Path) -> list[int]:
+    source = BagSource(bag)
+    found = [each.stamp_ns for each in source.frames()]
+    source.close()
+    return found
+
+
+def test_a_bag_holds_what_was_before_and_after_the_beginning_of_an_alarm(tmp_path: Path) -> None:
+    with box(tmp_path / "new" / "box") as made:
+        drive(made, range(100), {60: BEGUN, 64: ENDED})
+    assert (made.written, made.fault, made.dropped) == (1, "", 0)
+    (bag,) = (tmp_path / "new" / "box").iterdir()
+    assert bag.name == "19700101T000003.000Z_surprise.mcap"
+    source = BagSource(bag, action="/cmd_vel:linear.x,linear.y")
+    played = []
+    for each in source.frames():
+        assert source.command is not None
+        played.append((each.stamp_ns, each.image.mean(), source.command[0]))
+    source.close()
+    # 0.5 s before and 0.3 s after at 30 Hz.
+    expected = range(60 - 15, 60 + 9 + 1)
+    assert [stamp for stamp, _, _ in played] == [frame(sequence).stamp_ns for sequence in expected]
+    assert [value for _, value, _ in played] == pytest.approx(list(expected), abs=2)
+    # The last frame ends the bag, before the command that came with it.
+    assert [command for _, _, command in played] == [*expected[:-1], expected[-2]]
+    others = by_mcap_ros2(bag)
+    assert others["/world_model/model_info"].model_id == "fake"
+    assert others["/world_model/surprise"].value == 0.75
+    assert not others["/world_model/events"].ongoing
+
+
+def test_without_an_alarm_nothing_is_written(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(60), {30: ENDED})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_alarm_after_a_bag_has_one_of_its_own(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(120), {40: BEGUN, 45: BEGUN, 80: BEGUN})
+    assert made.written == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_alarm_soon_after_a_bag_has_all_of_the_time_before_it_too(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(100), {40: BEGUN, 53: BEGUN})
+    _, bag = sorted(tmp_path.iterdir())
+    # The first bag holds what came until 49.
+    assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(53 - 15, 53 + 9 + 1)]
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_one_wrong_stamp_costs_nothing_of_what_was_before_and_after(tmp_path: Path, hours: int) -> None:
+    """One image stamped an hour ahead emptied the box, and ended the bag."""
+    with box(tmp_path) as made:
+        for sequence in range(100):
+            if sequence in (58, 63):
+                wrong_ns = max(frame(sequence).stamp_ns + hours * 3600 * 10**9, 1)
+                made.add_frame(replace(frame(sequence), stamp_ns=wrong_ns))
+            drive(made, range(sequence, sequence + 1), {60: BEGUN})
+    (bag,) = tmp_path.iterdir()
+    expected = {frame(sequence).stamp_ns for sequence in range(60 - 15, 60 + 9 + 1)}
+    assert expected <= set(stamps(bag)) and len(stamps(bag)) == len(expected) + 2
+
+
+def test_an_alarm_in_a_bag_at_work_prolongs_it(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(120), {40: BEGUN, 48: BEGUN})
+    (bag,) = tmp_path.iterdir()
+    assert stamps(bag)[-1] == frame(48 + 9).stamp_ns
+
+
+def test_frames_that_wait_for_a_disk_that_hangs_do_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
+    large = replace(frame(0), image=np.zeros((4000, 4000, 3), np.uint8))
+    with box(tmp_path) as made:
+        for _ in range(100):
+            made.add_frame(large)
+        waiting = 100 - made.dropped
+        blocked.set()
+    assert waiting * large.image.nbytes < 512 << 20
+
+
+def test_where_frames_stop_coming_the_bag_is_completed_all_the_same(tmp_path: Path) -> None:
+    now = 0.0
+    with box(tmp_path, clock=lambda: now) as made:
+        drive(made, range(31), {30: BEGUN})
+        until(lambda: bool(list(tmp_path.glob("*.partial"))))
+        now = 100.0
+        until(lambda: made.written == 1)
+
+
+def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        made.add_frame(frame(0))
+        made.add_command(frame(0).stamp_ns, np.array([0.25, 0.0], np.float32))
+        for sequence in range(1, 61):
+            made.add_frame(frame(sequence))
+        made.add_alarms(result(60, BEGUN))
+    (bag,) = tmp_path.iterdir()
+    assert by_mcap_ros2(bag)["/cmd_vel"].linear.x == 0.25
+
+
+def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        model = FakeModel()
+        model.engine, model.manifest.io.action.names = "another", ["joint_1", "joint_2"]
+        made.add_frame(frame(0))
+        made.serve(model)
+        drive(made, range(1, 30), {})
+        made.add_result(replace(result(29), surprise=None))
+        drive(made, range(30, 60), {30: BEGUN})
+    assert (made.written, made.fault) == (1, "")
+    (bag,) = tmp_path.iterdir()
+    recorded = by_mcap_ros2(bag)
+    assert "/cmd_vel" not in recorded and "/world_model/surprise" in recorded
+    assert recorded["/world_model/model_info"].engine == "another"
+
+
+def test_before_a_model_serves_there_are_only_frames(tmp_path: Path) -> None:
+    made = BlackBox(tmp_path, streams={"": Topics()})
+    drive(made, range(10), {5: BEGUN})
+    made.close()
+    assert (made.written, made.fault, list(tmp_path.iterdir())) == (0, "", [])
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with box(tmp_path / "file" / "box") as made:
+        until(lambda: "cannot be written" in made.fault)
+        drive(made, range(60), {30: BEGUN})
+    assert made.written == 0 and "cannot be written" in made.fault
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_and_the_next_bag_tried(tmp_path: Path) -> None:
+    name = tmp_path / "19700101T000002.000Z_surprise.mcap.partial"
+    left = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
+    left.touch()
+    with box(tmp_path) as made:
+        until(lambda: not left.exists())
+        name.symlink_to("/dev/full")
+        drive(made, range(60), {30: BEGUN})
+        until(lambda: "No space left" in made.fault)
+        assert not name.is_symlink(), "what is half done goes"
+        drive(made, range(60, 100), {80: BEGUN})
+    assert (made.written, made.fault) == (1, "")
+    assert len(list(tmp_path.glob("*"))) == 1
+
+
+def test_whatever_goes_wrong_ends_the_bag_in_work_and_is_told(tmp_path: Path) -> None:
+    with box(tmp_path) as made:
+        drive(made, range(31), {30: BEGUN})
+        made.add_frame(replace(frame(31), stream="unknown"))
+        drive(made, range(32, 60), {})
+    assert (made.written, made.fault) == (0, "KeyError: 'unknown'")
+    (bag,) = tmp_path.iterdir()
+    assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(15, 31)]
+
+
+def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
+    with box(tmp_path) as made:
+        began = time.monotonic()
+        drive(made, range(600), {})
+        took_s = time.monotonic() - began
+        blocked.set()
+    assert made.dropped > 0 and took_s < 5, "and what is too much is counted"
+
+
+def test_an_alarm_is_not_lost_where_too_much_waits(tmp_path: Path, monkeypatch: Any) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
+    with box(tmp_path) as made:
+        drive(made, range(600), {599: BEGUN})
+        assert made.dropped > 0
+        blocked.set()
+    assert (made.written, made.fault) == (1, "")
+    (bag,) = tmp_path.iterdir()
+    assert by_mcap_ros2(bag)["/world_model/events"].ongoing
+
+
+def test_who_closes_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: Any) -> None:
+    blocked = threading.Event()
+    monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(30))
+    with box(tmp_path) as made:
+        drive(made, range(600), {})
+        began = time.monotonic()
+        made.close(timeout_s=0.1)
+        took_s = time.monotonic() - began
+        assert "does not answer" in made.fault and took_s < 5
+        blocked.set()
+
+
+def test_half_done_bags_of_a_power_cut_go(tmp_path: Path) -> None:
+    half = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
+    half.write_text("half")
+    (tmp_path / "drive.mcap.partial").write_text("being recorded beside")
+    with box(tmp_path):
+        until(lambda: not half.exists())
+    assert [path.name for path in tmp_path.iterdir()] == ["drive.mcap.partial"]
+
+
+def test_boxes_that_share_a_folder_leave_the_bags_of_the_others_alone(tmp_path: Path) -> None:
+    with box(tmp_path) as first:
+        drive(first, range(31), {30: BEGUN})
+        until(lambda: bool(list(tmp_path.glob("*.partial"))))
+        with box(tmp_path) as second:
+            drive(second, range(60), {30: BEGUN})
+            until(lambda: second.written == 1)
+        drive(first, range(31, 60), {})
+    assert [(made.written, made.fault) for made in (first, second)] == [(1, "")] * 2
+    assert {path.suffix for path in tmp_path.iterdir()} == {".mcap"} and len(list(tmp_path.iterdir())) == 2
+
+
+def test_boxes_that_share_a_folder_make_room_at_the_same_time(tmp_path: Path) -> None:
+    def keep(kind: str) -> None:
+        folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
+        for at in range(40):
+            # As a node that starts.
+            folder.check()
+            folder.complete(folder.begin(at * 10**9, kind))
+
+    with ThreadPoolExecutor() as pool:
+        for kept in [pool.submit(keep, kind) for kind in ("surprise", "change", "surprise", "surprise")]:
+            kept.result()
+    assert len(list(tmp_path.iterdir())) <= 4
+
+
+def test_the_oldest_bags_give_way(tmp_path: Path) -> None:
+    new, middle, old = (f"19700101T00000{at}.000Z_surprise.mcap" for at in (3, 2, 1))
+    for age, name in enumerate((new, middle, old)):
+        bag = tmp_path / name
+        bag.write_bytes(bytes(400))
+        os.utime(bag, (1000 - age, 1000 - age))
+    (tmp_path / "drive.mcap").write_bytes(bytes(10_000))
+    folder = BagFolder(tmp_path, max_bytes=2000, max_bags=10)
+    recorder = folder.begin(4 * 10**9, "change")
+    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == [middle, new, "drive.mcap"]
+    folder.complete(recorder)
+    few = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
+    few.complete(few.begin(5 * 10**9, "change"))
+    next_, last = (f"19700101T00000{at}.000Z_change.mcap" for at in (4, 5))
+    assert sorted(path.name for path in tmp_path.glob("*.mcap")) == [next_, last, "drive.mcap"]
+
+
+def test_bags_of_a_clock_that_was_ahead_are_older_than_those_after_it_was_set_right(tmp_path: Path) -> None:
+    ahead = [tmp_path / f"20990101T00000{at}.000Z_surprise.mcap" for at in range(4)]
+    for at, bag in enumerate(ahead):
+        bag.write_bytes(bytes(20_000))
+        os.utime(bag, (time.time() + 10**9 + at,) * 2)
+    folder = BagFolder(tmp_path, max_bytes=80_000, max_bags=10)
+    for at in range(4):
+        bag = folder.begin(at * 10**9, "change")
+        bag.path.with_name(f"{bag.path.name}.partial").open("ab").write(bytes(20_000))
+        folder.complete(bag)
+    left = {path.name[:4] for path in tmp_path.iterdir()}
+    assert left == {"1970"}, sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> None:
+    with box(tmp_path, max_bytes=40_000, after_s=60.0) as made:
+        made.add_alarms(result(0, BEGUN))
+        for sequence in range(200):
+            made.add_frame(frame(sequence))
+        until(lambda: made.written >= 1)
+    assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000
+
+
+def test_more_than_a_bag_may_take_leaves_a_bag_of_the_time_before_and_after(tmp_path: Path) -> None:
+    rng, most = np.random.default_rng(0), 1 << 20
+    noise = rng.integers(0, 256, (120, 160, 160, 3), np.uint8)
+    with box(tmp_path, before_s=5.0, after_s=5.0, max_bytes=most) as made:
+        for sequence, pixels in enumerate(noise):
+            made.add_frame(replace(frame(sequence), image=pixels))
+            if sequence == 59:
+                made.add_alarms(result(sequence, BEGUN))
+    (bag,) = tmp_path.iterdir()
+    assert (made.written, made.fault, made.dropped) == (1, "", 0)
+    played = stamps(bag)
+    before = sum(stamp_ns <= frame(59).stamp_ns for stamp_ns in played)
+    assert before == pytest.approx(len(played) / 2, abs=2)
+    assert most / 4 < bag.stat().st_size < most * 0.6
+
+
+def test_a_bag_larger_than_all_may_be_is_kept_and_the_others_give_way(tmp_path: Path) -> None:
+    newer = tmp_path / "19700101T000001.000Z_surprise.mcap"
+    newer.write_bytes(bytes(40))
+    os.utime(newer, (time.time() + 1000,) * 2)
+    folder = BagFolder(tmp_path, max_bytes=100, max_bags=10)
+    folder.complete(folder.begin(2 * 10**9, "change"))
+    (bag,) = tmp_path.iterdir()
+    assert bag.name == "19700101T000002.000Z_change.mcap" and bag.stat().st_size > 100
+
+
+@pytest.mark.parametrize("limits", [{"before_s": 0.0}, {"after_s": 0.0}, {"max_bytes": 0}])
+def test_limits_out_of_range_are_refused(tmp_path: Path, limits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"), box(tmp_path, **limits):
+        pass
+
+
+def test_a_bag_of_the_same_moment_is_not_replaced(tmp_path: Path) -> None:
+    folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
+    for _ in range(3):
+        folder.complete(folder.begin(0, "a"))
+    names = [f"19700101T000000.000Z_{name}.mcap" for name in ("a", "a_2", "a_3")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    few = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=1)
+    few.complete(few.begin(0, "b"))
+    assert [path.name for path in tmp_path.iterdir()] == ["19700101T000000.000Z_b.mcap"]
+
+
+def test_the_name_of_a_bag_is_on_the_disk_too(tmp_path: Path, monkeypatch: Any) -> None:
+    folder, synced = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5), []
+    recorder = folder.begin(0, "a")
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda file: synced.append((os.readlink(f"/proc/self/fd/{file}"), recorder.path.exists())),
+    )
+    folder.complete(recorder)
+    assert synced == [(str(recorder.partial), False), (str(tmp_path), True)]
+
+
+def test_a_bag_that_cannot_be_completed_is_named(tmp_path: Path) -> None:
+    folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
+    recorder = folder.begin(0, "a")
+    (tmp_path / "19700101T000000.000Z_a.mcap").mkdir()
+    with pytest.raises(RecordingError, match=r"_a\.mcap"):
+        folder.complete(recorder)

@@ -1,0 +1,92 @@
+"""A run keeps what surprised it, and what was kept surprises again when it is played."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime import WorldModel
+from jepa_runtime.cli import main
+from jepa_runtime.recording import McapRecorder, messages
+from jepa_runtime.ros_messages.definitions import build
+from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
+from jepa_runtime.sources.bag import BagSource
+from jepa_sim.worlds import TwoRooms
+
+JUMP = 65
+# A horizon of the model: only then has all of it been foreseen before the jump.
+WITHIN_NS = 1_600_000_000
+ACTION = "/cmd_vel:linear.x,linear.y"
+NAMES = ["linear.x", "linear.y"]
+
+
+@pytest.fixture
+def jump(tmp_path: Path) -> Path:
+    """A robot that stands, and at frame :data:`JUMP` is in other rooms."""
+    world, path = TwoRooms(seed=5), tmp_path / "jump.mcap"
+    with McapRecorder(path) as recorder:
+        for index in range(100):
+            if index == JUMP:
+                world.reset()
+            stamp_ns = 10**9 + round(index / 30 * 1e9)
+            image = messages.image(world.render(), stamp_ns, "eye")
+            fields: dict[str, Any] = {
+                messages.IMAGE: image,
+                messages.TWIST: messages.twist(NAMES, np.zeros(2, np.float32)),
+            }
+            for topic, kind in (("/eye", messages.IMAGE), ("/cmd_vel", messages.TWIST)):
+                recorder.write_message(topic, build(kind, fields[kind]), stamp_ns)
+    return path
+
+
+def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
+    """Kind and stamp of the alarms that begin when ``bag`` is played."""
+    terms = ProcessingConfig()
+    source, found = BagSource(bag, action=ACTION), []
+    with WorldModel.open(bundle, num_samples=1) as model:
+        inference = FrameProcessor(model, terms)
+        for frame in source.frames():
+            assert source.command is not None
+            inference.add_action(frame.stamp_ns, source.command)
+            told = inference.look_back(inference.with_surprise(inference.process(frame, 0)))
+            alarms = () if told is None else told.alarms
+            found += [(alarm.kind, frame.stamp_ns) for alarm in alarms if alarm.end_ns is None]
+    source.close()
+    return found
+
+
+def kept_of_every_frame(bundle: Path, bag: Path, folder: Path) -> list[Path]:
+    """The bags that a run of ``bag`` keeps, of the first run that drops none of its frames.
+
+    The jump is amid 0.2 s of frames: a machine that stands still for as long drops all that would surprise.
+    """
+    for attempt in range(8):
+        kept, measured = folder / f"kept {attempt}", folder / f"{attempt}.json"
+        options = ["--source", f"{bag}?action={ACTION}", "--black-box", str(kept), "--json", str(measured)]
+        assert main(["run", "--bundle", str(bundle), *options]) == 0
+        if json.loads(measured.read_text())["frames_dropped"] == 0:
+            return list(kept.iterdir())
+    pytest.fail("this machine has not once run for 3.3 s without a drop")
+
+
+def test_what_a_run_keeps_of_a_surprise_surprises_again(
+    two_rooms_bundle: Path, jump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bag,) = kept_of_every_frame(two_rooms_bundle, jump, tmp_path)
+    assert "1 bags of surprises written" in capsys.readouterr().out
+    ((kind, stamp_ns),) = alarms(two_rooms_bundle, bag)
+    jumped_ns = 10**9 + round(JUMP / 30 * 1e9)
+    assert kind == "surprise" and 0 <= stamp_ns - jumped_ns < WITHIN_NS
+
+
+def test_a_model_that_gives_no_alarms_says_so(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--source", "two_rooms", "--duration", "0.2", "--allow-untrained"]
+    assert main(["run", "--bundle", str(toy_bundle), "--black-box", str(tmp_path / "kept"), *options]) == 0
+    told = capsys.readouterr().out
+    assert "no surprise will be found" in told and "0 bags" in told

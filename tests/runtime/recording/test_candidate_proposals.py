@@ -1,0 +1,112 @@
+"""Which candidates of a planner are followed, and for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime.recording import messages
+from jepa_runtime.recording.candidate_proposals import CandidateProposals
+from jepa_runtime.ros_messages.definitions import build
+from tests.runtime.fakes import HORIZON, NUM_SAMPLES, FakeModel
+
+GOOD = np.full((2, HORIZON, 2), 0.5, np.float32)
+STAMP_NS = 5_000_000_007
+
+
+class Clock:
+    """Seconds, as they are set."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def message(actions: np.ndarray, source: str = "planner") -> Any:
+    fields = {
+        "header": messages.header(STAMP_NS, ""),
+        "actions": messages.tensor("actions", actions),
+        "source": source,
+    }
+    return build(messages.ACTION_CANDIDATES, fields)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def proposals(clock: Clock) -> CandidateProposals:
+    made = CandidateProposals(clock)
+    made.expect(FakeModel())
+    return made
+
+
+def test_the_newest_are_followed_until_the_planner_was_silent_for_its_time(
+    proposals: CandidateProposals, clock: Clock
+) -> None:
+    assert proposals.newest() is None
+    assert proposals.offer(message(GOOD)) == ""
+    assert proposals.offer(message(2 * GOOD, source="")) == ""
+    newest = proposals.newest()
+    assert newest is not None
+    np.testing.assert_array_equal(newest.actions, 2 * GOOD)
+    assert (newest.source, newest.stamp_ns) == ("candidates", STAMP_NS)
+    proposals.timeout_s = 0.5
+    clock.now_s = 100.5
+    assert proposals.newest() is newest
+    clock.now_s = 100.625
+    assert proposals.newest() is None
+    assert proposals.refused == 0
+
+
+@pytest.mark.parametrize(
+    ("actions", "taken"),
+    [
+        (GOOD[:1], True),
+        (np.zeros((NUM_SAMPLES, HORIZON, 2)), True),
+        (np.full((1, HORIZON, 2), -1000.0), True),
+        (GOOD[:0], False),
+        (np.zeros((NUM_SAMPLES + 1, HORIZON, 2)), False),
+        (np.zeros((2, HORIZON + 1, 2)), False),
+        (np.zeros((2, HORIZON, 3)), False),
+        (GOOD[0], False),
+        (np.full((1, HORIZON, 2), -1000.5), False),
+        (np.full((1, HORIZON, 2), 1e300), False),
+        (np.where(np.arange(2) == 1, np.nan, GOOD), False),
+    ],
+)
+def test_only_finite_ones_of_the_models_shape_are_taken_and_others_counted(
+    proposals: CandidateProposals, actions: np.ndarray, taken: bool
+) -> None:
+    proposals.offer(message(GOOD, source="before"))
+    reason = proposals.offer(message(actions))
+    assert (reason == "") is taken and proposals.refused == (not taken)
+    newest = proposals.newest()
+    assert newest is not None and newest.source == ("planner" if taken else "before")
+    assert newest.actions.dtype == np.float32
+
+
+def test_a_tensor_that_is_none_is_refused(proposals: CandidateProposals) -> None:
+    broken = message(GOOD)
+    broken.actions.data = broken.actions.data[:-4]
+    assert "cannot reshape" in proposals.offer(broken)
+    assert proposals.refused == 1 and proposals.newest() is None
+
+
+@pytest.mark.parametrize("change", ["horizon", "most", None])
+def test_what_was_offered_to_a_model_that_follows_others_is_forgotten(
+    proposals: CandidateProposals, change: str | None
+) -> None:
+    proposals.offer(message(GOOD))
+    other = FakeModel()
+    if change == "horizon":
+        other.manifest.horizon += 1
+    elif change == "most":
+        other.manifest.io.action.most /= 2
+    proposals.expect(other)
+    assert (proposals.newest() is None) is (change is not None)

@@ -1,0 +1,73 @@
+"""What was lately: bounded in time and bytes, and what lasts is kept."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.recording.ring_buffer import Entry, RingBuffer
+
+
+def entry(stamp_ns: int, *, topic: str = "a", size: int = 1, lasting: bool = False) -> Entry:
+    return Entry(topic, "", {}, stamp_ns, size, lasting)
+
+
+def test_a_ring_keeps_its_time_and_what_lasts_of_the_time_before() -> None:
+    ring = RingBuffer(10, 1000)
+    for stamp_ns in range(0, 50, 5):
+        ring.add(entry(stamp_ns))
+        ring.add(entry(stamp_ns, topic="command", lasting=True))
+    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
+    assert held == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
+
+
+@pytest.mark.parametrize("far", [3600, -3600])
+def test_one_wrong_stamp_moves_nothing(far: int) -> None:
+    ring = RingBuffer(10, 1000)
+    for stamp_ns in range(100, 111):
+        ring.add(entry(stamp_ns))
+    assert ring.add(entry(110 + far)) == 110
+    assert len(ring.entries()) == 12, "it is evidence too"
+    for stamp_ns in range(111, 122):
+        ring.add(entry(stamp_ns))
+    assert [each.stamp_ns for each in ring.entries()] == list(range(111, 122)), "and grows old like others"
+
+
+def test_stamps_of_two_clocks_in_turn_keep_the_first() -> None:
+    ring = RingBuffer(10, 1000)
+    for stamp_ns in range(100, 150):
+        ring.add(entry(stamp_ns))
+        ring.add(entry(stamp_ns + 3600, topic="b"))
+    assert {each.topic for each in ring.entries()} == {"a", "b"} and len(ring.entries()) == 22
+
+
+@pytest.mark.parametrize("to", [5, 3600])
+def test_time_that_was_set_begins_again_once_it_is_believed(to: int) -> None:
+    ring = RingBuffer(50, 1000)
+    ring.add(entry(100))
+    ring.add(entry(95))
+    assert len(ring.entries()) == 2, "a little disorder is none"
+    for index in range(30):
+        ring.add(entry(to + index))
+    assert [each.stamp_ns for each in ring.entries()] == list(range(to, to + 30))
+
+
+def test_what_lasts_is_still_in_force_where_time_is_set_back() -> None:
+    ring = RingBuffer(50, 1000)
+    ring.add(entry(100, topic="command", lasting=True))
+    for stamp_ns in range(5, 25):
+        ring.add(entry(stamp_ns))
+    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
+    assert held[:2] == [("command", 5), ("a", 5)], "and not from a time that is still to come"
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))
+def test_a_ring_never_holds_more_than_it_may(added: list[tuple[int, int]]) -> None:
+    ring = RingBuffer(20, 100)
+    for stamp_ns, size in added:
+        ring.add(entry(stamp_ns, size=size))
+        held = ring.entries()
+        assert sum(each.size for each in held) == ring._bytes <= 100
+        moments = [moment_ns for moment_ns, _ in ring._entries]
+        assert ring._entries[-1][1].stamp_ns == stamp_ns and ring._newest_ns - moments[0] <= 20

@@ -1,0 +1,77 @@
+"""The latency report: one page that needs nothing else and hides nothing."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from jepa_runtime.reports.latency_page import Report, render
+from jepa_runtime.reports.svg_plot import Plot
+
+
+def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: object) -> Report:
+    settings = {
+        "title": "Latency",
+        "subtitle": "a test",
+        "stages": {"total": samples, "encode": samples},
+        "main": "total",
+        "times_s": [index / 30 for index in range(len(samples))],
+        "deadline_ms": deadline_ms,
+        "headline": [("frames per second", "30.0")],
+        "facts": {"Processor": "a <fast> one"},
+        "descriptions": {"total": "end to end"},
+    }
+    return Report(**{**settings, **changes})
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    page = render(report([5.0] * 200))
+    assert not re.search(r"<script|<link|<img|src=|href=|url\(|@import|https?:", page)
+
+
+@pytest.mark.parametrize("samples", [[], [1.0], [5.0] * 50, [float(value) for value in range(1, 2000)]])
+@pytest.mark.parametrize("deadline_ms", [None, 33.0])
+def test_the_page_is_well_formed_for_any_number_of_samples(
+    samples: list[float], deadline_ms: float | None
+) -> None:
+    page = ElementTree.fromstring(render(report(samples, deadline_ms)))
+    assert [chart.get("role") for chart in page.iter("svg")] == ["img", "img"]
+
+
+def test_names_and_values_are_escaped() -> None:
+    page = render(report([1.0], title="<b>&"))
+    assert "<title>&lt;b&gt;&amp;</title>" in page
+    assert "a &lt;fast&gt; one" in page
+
+
+def test_samples_beyond_the_deadline_are_marked() -> None:
+    assert "class='late'" not in render(report([5.0] * 100))
+    assert "class='late'" in render(report([5.0] * 100 + [50.0] * 5))
+
+
+def test_an_outlier_is_told_though_it_does_not_squeeze_the_histogram() -> None:
+    page = render(report([5.0] * 999 + [900.0]))
+    assert "1 more, up to 900.0 ms" in page
+
+
+def test_percentiles_the_samples_do_not_carry_are_dashes() -> None:
+    page = ElementTree.fromstring(render(report([5.0] * 50)))
+    rows = [[cell.text for cell in row] for row in page.iter("tr")]
+    assert ["end to end", "5.00", "5.00", "-", "5.00", "50"] in rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(15.97, ["0", "3.99", "7.99", "12", "16 s"]), (36000.0, ["0", "9000", "18000", "27000", "36000 s"])],
+)
+def test_ticks_are_short_numbers(seconds: float, told: list[str]) -> None:
+    assert re.findall(r">([^<]+)<", "".join(Plot().quarters(seconds, "s"))) == told
+
+
+def test_a_report_whose_parts_do_not_agree_is_refused() -> None:
+    with pytest.raises(ValueError, match="main must be one of"):
+        report([1.0], main="elsewhere")
+    with pytest.raises(ValueError, match="one entry per sample"):
+        report([1.0, 2.0], times_s=[0.0])

@@ -1,0 +1,159 @@
+"""The reports as a browser shows them: laid out on a phone and on a desk, quiet, and asking for nothing."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime.reports.latency_page import Report, render
+from jepa_runtime.reports.profile_page import render_profile
+from jepa_runtime.reports.whatif_page import render as render_whatif
+from jepa_sim.closed_loop.results_page import render as render_closed_loop
+from tests.runtime.profiles import make_profile, make_run
+from tests.runtime.replay.pages import several
+from tests.sim.closed_loop.made import driven
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PHONE, DESK = 390, 1280
+
+# Runs in a page around the reports, which forbid scripts in themselves.
+MEASURE = """
+function measure(frame) {
+  const page = frame.contentDocument, wide = page.documentElement;
+  const inside = (text) => {
+    const box = text.getBoundingClientRect(), whole = text.ownerSVGElement.getBoundingClientRect();
+    return box.left >= whole.left - 1 && box.right <= whole.right + 1 &&
+      box.top >= whole.top - 1 && box.bottom <= whole.bottom + 1;
+  };
+  return {
+    width: wide.clientWidth,
+    needed: wide.scrollWidth,
+    charts: [...page.querySelectorAll("svg")].map((svg) => {
+      const box = svg.getBoundingClientRect();
+      return [box.width, box.height];
+    }),
+    clipped: [...page.querySelectorAll("svg text")]
+      .filter((text) => !inside(text))
+      .map((text) => text.textContent),
+    requests: frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name),
+  };
+}
+onload = () => {
+  measured.textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(measure));
+};
+"""
+
+
+@dataclass(frozen=True)
+class Browser:
+    """A headless browser that reaches no network."""
+
+    program: str
+    folder: Path
+
+    def load(self, page: str) -> tuple[str, list[str]]:
+        """The document after loading, and what was said on the console."""
+        file = self.folder / "page.html"
+        file.write_text(page, encoding="utf-8")
+        command = [
+            self.program,
+            "--headless",
+            "--no-sandbox",  # containers run as root, where the sandbox cannot start
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--enable-logging=stderr",
+            f"--user-data-dir={self.folder / 'profile'}",
+            "--dump-dom",
+            file.as_uri(),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        # Pages of the browser's own are loaded beside it, and may find the network slow.
+        return done.stdout, [line for line in said if "source: chrome://" not in line]
+
+    def measure(self, page: str) -> tuple[list[dict[str, Any]], list[str]]:
+        """The page's layout on a phone and on a desk, and what was said on the console."""
+        frames = "".join(
+            f"<iframe srcdoc='{html.escape(page)}' style='width:{width}px;height:900px;border:0'></iframe>"
+            for width in (PHONE, DESK)
+        )
+        outer = f"<!doctype html><body>{frames}<pre id='measured'></pre><script>{MEASURE}</script></body>"
+        document, said = self.load(outer)
+        found = re.search(r"<pre id=.measured.>(.*?)</pre>", document, re.DOTALL)
+        assert found is not None
+        return json.loads(html.unescape(found[1])), said
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: chromium)")
+    return Browser(program, tmp_path_factory.mktemp("browser"))
+
+
+def reports() -> dict[str, str]:
+    samples = [12.0 + index % 7 for index in range(500)]
+    run = make_run(frames=6)
+    return {
+        "profile": render_profile(make_profile()),
+        "closed loop": render_closed_loop(driven()),
+        "profile of few frames": render_profile(
+            make_profile(run=run, sweep=None, closed_loop=None, cold_starts=[], layers=[])
+        ),
+        "what if": render_whatif(several(), title="What if", subtitle="of a test"),
+        "run": render(
+            Report(
+                "A run",
+                "for a test",
+                {"total": samples},
+                "total",
+                [i / 30 for i in range(500)],
+                33.3,
+                [("frames per second", "30.0")],
+                {"Processor": "one"},
+                {"total": "end to end"},
+            )
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", reports())
+def test_a_report_fits_a_phone_and_a_desk_and_asks_for_nothing(browser: Browser, name: str) -> None:
+    layouts, said = browser.measure(reports()[name])
+    assert said == []
+    for layout, width in zip(layouts, (PHONE, DESK), strict=True):
+        assert layout["width"] == width
+        assert layout["needed"] <= width, "the page must not scroll sideways"
+        assert layout["charts"]
+        assert all(wide > 100 and high > 40 for wide, high in layout["charts"])
+        assert layout["clipped"] == []
+        assert layout["requests"] == []
+
+
+def test_a_report_opens_as_a_file_without_a_word_on_the_console(browser: Browser) -> None:
+    document, said = browser.load(reports()["profile"])
+    assert "<h1>Latency of vit_s 1.0.0</h1>" in document
+    assert said == []
+
+
+def test_what_these_tests_look_for_would_be_seen(browser: Browser) -> None:
+    wide = "<div style='width: 2000px'>-</div>"
+    chart = "<svg viewBox='0 0 200 50'><text x='190' y='20'>cut off</text></svg>"
+    script = "<script>document.querySelector('svg').remove()</script>"
+    layouts, said = browser.measure(reports()["run"].replace("</body>", f"{wide}{chart}{script}</body>"))
+    for layout in layouts:
+        assert layout["needed"] > layout["width"]
+        assert layout["clipped"] == ["cut off"]
+        assert len(layout["charts"]) == 3, "the page's policy must keep scripts from running"
+    assert "Content Security Policy" in "".join(said)

@@ -1,0 +1,153 @@
+"""The page and the figure of a run."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jepa_runtime.errors import RecordingError
+from jepa_runtime.reports.run_figure import draw
+from jepa_runtime.reports.run_page import render, surprises
+from jepa_runtime.visualization.atlas import Atlas, thumbnail
+from jepa_runtime.visualization.run_data import Run, Series, read_run
+from tests.runtime.bags import write_bag
+from tests.runtime.reports.test_report_in_browser import DESK, PHONE, Browser, browser
+from tests.runtime.visualization import runs
+
+__all__ = ["browser"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return read_run(runs.write_run(tmp_path_factory.mktemp("bags") / "run.mcap", error=0.2))
+
+
+def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run: Run) -> None:
+    page = render(run)
+    for part in ("What was seen", "Map of futures", "Energy of each candidate", "Surprise", "1 of 1"):
+        assert part in page
+    for part in (
+        "Errors against their bounds",
+        "image to futures in the planner",
+        "best candidate",
+        "fake 1.2.3",
+    ):
+        assert part in page
+    assert page.count("Futures foreseen") == 4
+    assert not re.search(r"<script|https?:|@import|url\(", page)
+    assert "the 60 frames of this run" in page
+
+
+def test_errors_stand_beside_the_bounds_they_are_held_against(run: Run) -> None:
+    page = render(run)
+    row = re.search(r"<tr><td class='text'>0\.2 s</td>(.*?)</tr>", page)
+    assert row is not None
+    assert re.findall(r">([\d.]+)<", row[1]) == ["0.200", "0.200", "0.250", "0.200"]
+
+
+def test_surprise_is_told_when_it_begins(run: Run) -> None:
+    assert surprises(run) == [pytest.approx(4.0)]
+
+
+def test_surprising_frames_are_counted_as_by_the_run_itself(run: Run) -> None:
+    always = dataclasses.replace(run.threshold, values=np.zeros_like(run.threshold.values))
+    assert surprises(dataclasses.replace(run, threshold=always)) == [pytest.approx(0.0)]
+    page = render(dataclasses.replace(run, threshold=always))
+    assert f"<b>{runs.FRAMES} of {runs.FRAMES}</b><small>frames above the threshold" in page
+
+
+@pytest.mark.parametrize("field", ["value", "threshold"])
+def test_a_surprise_that_is_no_number_is_left_out(field: str, tmp_path: Path) -> None:
+    entries = runs.entries()
+    told = next(message for _, topic, _, message in entries if topic.endswith("/surprise"))
+    told[field] = float("nan")
+    page = render(read_run(write_bag(tmp_path / "run.mcap", entries)))
+    assert f"<b>1 of {runs.FRAMES - 1}</b><small>frames above the threshold" in page
+
+
+def test_times_are_rounded_once(run: Run) -> None:
+    encode = Series(np.arange(2.0), np.full(2, 1.2346))
+    page = render(dataclasses.replace(run, latency_ms={"encode": encode}))
+    assert "<b>1.23 ms</b>" in page and "<td>1.23</td>" in page
+
+
+def test_frames_of_a_bundle_are_shown_and_said_to_be(run: Run) -> None:
+    atlas = Atlas.of(run.latents, np.arange(7), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 7, 2)
+    assert "the 7 frames that the bundle remembers" in render(run, atlas)
+
+
+def test_a_name_cannot_become_markup(run: Run) -> None:
+    facts = dataclasses.replace(run.facts, model="<b>evil</b>", engine="<script>")
+    page = render(dataclasses.replace(run, name="<i>x", facts=facts))
+    assert "<b>evil" not in page and "<i>x" not in page and "<script>" not in page
+
+
+def test_a_run_of_little_is_still_a_page(tmp_path: Path) -> None:
+    few = [entry for entry in runs.entries(goal=False) if entry[1].endswith(("latent", "info", "image_raw"))]
+    page = render(read_run(write_bag(tmp_path / "run.mcap", few)))
+    assert "What was seen" in page
+    for absent in ("Futures foreseen", "Surprise", "Errors against", "Distance to the goal"):
+        assert absent not in page
+
+
+def test_it_fits_a_phone_and_a_desk_and_asks_for_nothing(browser: Browser, run: Run) -> None:
+    layouts, said = browser.measure(render(run))
+    assert said == []
+    for layout, width in zip(layouts, (PHONE, DESK), strict=True):
+        assert layout["width"] == width and layout["needed"] <= width
+        assert len(layout["charts"]) > 15
+        assert all(wide > 100 and high > 40 for wide, high in layout["charts"])
+        assert layout["clipped"] == [] and layout["requests"] == []
+
+
+def test_every_image_of_the_page_is_whole(run: Run) -> None:
+    files = re.findall(r"href='data:image/(?:jpeg|png);base64,([^']+)'", render(run))
+    assert len(files) > 60
+    for file in files:
+        assert cv2.imdecode(np.frombuffer(base64.b64decode(file), np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def test_the_figure_shows_the_moment_in_which_most_happened(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    draw(run, tmp_path / "new" / "futures.png")
+    image = cv2.imread(str(tmp_path / "new" / "futures.png"))
+    assert image is not None and image.shape[1] > 500 and np.unique(image).size > 50
+
+
+def test_without_matplotlib_it_says_what_to_install(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(RecordingError, match=r"pip install 'jepa-edge\[viz\]'"):
+        draw(run, tmp_path / "futures.png")
+
+
+def test_nothing_foreseen_to_its_end_is_nothing_to_draw(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="no future of it was seen through"):
+        draw(dataclasses.replace(run, moments=()), tmp_path / "futures.png")
+
+
+def test_bounds_that_are_not_known_yet_are_no_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = read_run(runs.write_run(tmp_path / "run.mcap", error=0.2, bound=np.inf))
+    page = render(run)
+    row = re.search(r"<tr><td class='text'>0\.2 s</td>(.*?)</tr>", page)
+    assert row is not None
+    assert re.findall(r">([\d.-]+)<", row[1]) == ["0.200", "0.200", "-", "0.200"]
+    assert "inf" not in re.sub(r"base64,[\w+/=]+", "", page.partition("<body>")[2]).replace("info", "")
+    draw(run, tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.xyz"])
+def test_a_figure_is_a_png_whatever_it_is_called(run: Run, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib")
+    draw(run, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

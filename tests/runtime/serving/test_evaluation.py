@@ -1,0 +1,384 @@
+"""Questions beside the frames: answered whole, in time or with the reason, and in nobody's way."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.serving.evaluation import EvaluationQueue, EvaluationRequest, FrameTiming
+from jepa_runtime.serving.pipeline import Evaluation, Pipeline
+from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, frame, manifest
+from tests.runtime.served import serve
+
+MS = 1_000_000
+PATIENCE_S = 5.0
+
+
+def actions(count: int, steps: int = HORIZON) -> np.ndarray:
+    return np.random.default_rng(count).uniform(-1, 1, (count, steps, 2)).astype(np.float32)
+
+
+class Slow(FakeModel):
+    """Its predictions take ``predict_s``; it tells when it predicts, and how many at once."""
+
+    def __init__(self, predict_s: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self._predict_s = predict_s
+        self.counts: list[int] = []
+
+    def predict(self, asked: np.ndarray, **given: Any) -> Any:
+        time.sleep(self._predict_s)
+        self.counts.append(len(asked))
+        futures = super().predict(asked, **given)
+        self.timings["predict"] = self._predict_s * 1e3
+        return futures
+
+
+@pytest.mark.parametrize("count", [1, NUM_SAMPLES - 1, NUM_SAMPLES, 2 * NUM_SAMPLES + 1])
+def test_any_number_of_sequences_is_followed_from_the_newest_image(count: int) -> None:
+    asked = actions(count)
+    model = Slow()
+    with serve(model) as served:
+        served.feed(frame(0, 2), frame(1, 7))
+        model.counts.clear()
+        found = served.pipeline.evaluate(asked, timeout_s=PATIENCE_S)
+    assert max(model.counts) <= NUM_SAMPLES and sum(model.counts) == count
+    assert found.stamp_ns == frame(1).stamp_ns
+    assert found.latents is not None and found.latents.shape == (count, HORIZON, TOKENS, DIM)
+    np.testing.assert_allclose(found.latents[..., 0, 0], 7 + np.cumsum(asked[:, :, 0], axis=1), rtol=1e-6)
+    assert found.energies is None and found.current_energy is None and found.goal_stamp_ns is None
+    assert found.error_bounds.tolist() == [0.5, 1.0, 1.5]
+
+
+def test_sequences_may_be_shorter_than_the_horizon() -> None:
+    with serve() as served:
+        served.feed(frame(0))
+        found = served.pipeline.evaluate(actions(3, 1), timeout_s=PATIENCE_S)
+    assert found.latents is not None and found.latents.shape[:2] == (3, 1)
+
+
+def test_energies_are_those_to_the_goal_and_latents_may_be_left_out() -> None:
+    asked = actions(NUM_SAMPLES + 2)
+    with serve() as served:
+        served.pipeline.set_goal(np.full((8, 8, 3), 9, np.uint8), 77)
+        served.feed(frame(0, 7))
+        found = served.pipeline.evaluate(asked, timeout_s=PATIENCE_S, latents=False)
+    assert found.latents is None and found.goal_stamp_ns == 77
+    assert found.current_energy == pytest.approx(4.0)
+    assert found.energies is not None
+    np.testing.assert_allclose(found.energies, (np.cumsum(asked[:, :, 0], axis=1) - 2) ** 2, rtol=1e-4)
+
+
+def test_without_a_goal_and_without_latents_there_is_nothing_to_tell() -> None:
+    with serve() as served:
+        served.feed(frame(0))
+        with pytest.raises(JepaRuntimeError, match="there is no goal"):
+            served.pipeline.evaluate(actions(2), timeout_s=PATIENCE_S, latents=False)
+        served.feed(frame(1))
+    assert len(served.results) == 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        np.zeros((0, HORIZON, 2)),
+        np.zeros((2, HORIZON + 1, 2)),
+        np.zeros((2, 0, 2)),
+        np.zeros((2, HORIZON, 3)),
+        np.zeros((HORIZON, 2)),
+        np.full((2, HORIZON, 2), np.nan),
+        np.full((2, HORIZON, 2), 1001.0),
+        np.where(np.arange(2 * HORIZON * 2) == 5, np.inf, 0.0).reshape(2, HORIZON, 2),
+    ],
+)
+def test_what_is_no_action_sequence_of_the_model_is_refused_at_once(asked: np.ndarray) -> None:
+    with serve() as served, pytest.raises(ValueError, match=r"actions must be \[1\.\.65536, 1\.\.3, 2\]"):
+        served.pipeline.evaluate(asked, timeout_s=PATIENCE_S)
+
+
+def test_latents_that_no_robot_can_hold_are_refused() -> None:
+    with serve() as served:
+        served.model.manifest.io.latent.tokens = 65536
+        with pytest.raises(ValueError, match="GiB"):
+            served.pipeline.evaluate(actions(2000), timeout_s=PATIENCE_S)
+
+
+def test_a_question_waits_for_the_first_image_and_says_so_when_none_comes() -> None:
+    with serve() as served, ThreadPoolExecutor() as others:
+        with pytest.raises(JepaRuntimeError, match=r"within 0\.05 s: there is no history yet"):
+            served.pipeline.evaluate(actions(2), timeout_s=0.05)
+        waits = others.submit(served.pipeline.evaluate, actions(2), timeout_s=PATIENCE_S)
+        time.sleep(0.05)
+        assert not waits.done()
+        served.feed(frame(0))
+        assert waits.result(PATIENCE_S).stamp_ns == frame(0).stamp_ns
+
+
+def test_a_stream_of_which_nothing_is_known_holds_up_no_other() -> None:
+    with serve(streams=("left", "right")) as served, ThreadPoolExecutor() as others:
+        waits = others.submit(served.pipeline.evaluate, actions(2), timeout_s=3.0, stream="right")
+        served.pipeline.submit(frame_of("left"))
+        assert served.pipeline.evaluate(actions(2), timeout_s=2.5, stream="left").stamp_ns
+        with pytest.raises(JepaRuntimeError, match="no history"):
+            waits.result(PATIENCE_S)
+        with pytest.raises(JepaRuntimeError, match="no stream 'up'"):
+            served.pipeline.evaluate(actions(2), timeout_s=1.0, stream="up")
+
+
+def frame_of(stream: str) -> Any:
+    from dataclasses import replace
+
+    return replace(frame(0), stream=stream)
+
+
+class Schedule:
+    """Frames on a schedule and questions beside them, on a clock that only work and waiting advance."""
+
+    def __init__(self, *, period: int, frame: int, run: int) -> None:
+        self.now = self._due = 0
+        self._period, self._frame, self.run = period, frame, run
+        self._standing = Standing(1.0)
+        predict = self._standing.model.predict
+
+        def timed(*asked: Any, **given: Any) -> Any:
+            self.now += self.run
+            return predict(*asked, **given)
+
+        self._standing.model.predict = timed  # type: ignore[method-assign]
+        # What it took in frames.
+        self._standing.model.timings["predict"] = run / MS
+        self.questions = EvaluationQueue(lambda: self.now)
+
+    def go(self, frames: int) -> list[int]:
+        """How long each frame had to wait for its turn [ns]."""
+        waits = []
+        for _ in range(frames):
+            waits.append(self.now - self._due)
+            self.questions.frame_came("", self._due)
+            self.now += self._frame
+            self._due += self._period
+            while self.now < self._due:
+                patience_s = self.questions.patience_s()
+                if patience_s == 0.0:
+                    self.questions.answer(self._standing)  # type: ignore[arg-type]
+                else:
+                    waited = self._period if patience_s is None else round(patience_s * 1e9)
+                    self.now = min(self.now + waited, self._due)
+        return waits
+
+
+@given(
+    period=st.integers(20, 100), share=st.floats(0.1, 0.9), run=st.integers(1, 60), count=st.integers(1, 60)
+)
+def test_no_frame_waits_for_a_question(period: int, share: float, run: int, count: int) -> None:
+    schedule = Schedule(period=period * MS, frame=round(share * period * MS), run=run * MS)
+    schedule.go(3)
+    asked = EvaluationRequest(manifest(), actions(count), "", latents=True)  # type: ignore[arg-type]
+    schedule.questions.ask(asked)
+    assert schedule.go(count) == [0] * count
+    room = (1 - share) * period
+    if run * 1.3 < room:
+        assert asked.answer.done(), "each gap has room for a run at least"
+    elif run > room:
+        assert not asked.begun
+        with pytest.raises(JepaRuntimeError, match="the frames leave no time for it"):
+            asked.wait(0.0)
+
+
+def test_frames_of_a_pipeline_leave_a_question_no_time_where_its_run_would_meet_the_next() -> None:
+    now_ns = [0]
+    with serve(Slow(predict_s=0.02), clock_ns=lambda: now_ns[0]) as served:
+        for number in range(3):
+            now_ns[0] = number * 20 * MS
+            served.feed(frame(number))
+        with pytest.raises(JepaRuntimeError, match="the frames leave no time for it"):
+            served.pipeline.evaluate(actions(2), timeout_s=0.1)
+
+
+def test_a_question_that_found_no_time_is_answered_when_the_camera_stops() -> None:
+    schedule = Schedule(period=40 * MS, frame=20 * MS, run=30 * MS)
+    schedule.go(3)
+    asked = question()
+    schedule.questions.ask(asked)
+    schedule.go(3)
+    assert not asked.begun
+    while not asked.answer.done():
+        assert schedule.now < 6 * 40 * MS + 100 * MS
+        schedule.now += 10 * MS
+        schedule.questions.answer(schedule._standing)  # type: ignore[arg-type]
+
+
+def test_one_run_that_took_long_does_not_end_all_questions() -> None:
+    schedule = Schedule(period=40 * MS, frame=10 * MS, run=10 * MS)
+    schedule.go(3)
+    schedule.run = 60 * MS
+    schedule.questions.ask(slow := question())
+    schedule.go(2)
+    assert slow.answer.done()
+    schedule.run = 10 * MS
+    schedule._due = max(schedule._due, schedule.now)
+    schedule.questions.ask(asked := question())
+    schedule.go(30)
+    assert asked.answer.done()
+
+
+def test_frames_and_a_question_of_many_runs_are_both_served() -> None:
+    with serve() as served, ThreadPoolExecutor() as others:
+        served.feed(frame(0))
+        waits = others.submit(served.pipeline.evaluate, actions(50 * NUM_SAMPLES), timeout_s=30.0)
+        number = 0
+        while not waits.done():
+            number += 1
+            served.feed(frame(number))
+            time.sleep(0.02)
+        found = waits.result()
+    assert found.latents is not None and len(found.latents) == 50 * NUM_SAMPLES
+    assert len(served.results) == number + 1
+
+
+def test_the_inference_thread_sleeps_when_nobody_asks() -> None:
+    asked = EvaluationQueue(time.perf_counter_ns)
+    assert asked.patience_s() is None
+    asked.ask(question())
+    assert asked.patience_s() == 0.0
+
+
+def test_what_is_refused_while_it_is_worked_on_is_answered_once() -> None:
+    standing, asked = Standing(1.0), EvaluationQueue(time.perf_counter_ns)
+    predict = standing.model.predict
+
+    def stopped_meanwhile(*given: Any, **named: Any) -> Any:
+        asked.refuse("stopped")
+        return predict(*given, **named)
+
+    standing.model.predict = stopped_meanwhile  # type: ignore[method-assign]
+    asked.ask(waits := question())
+    asked.answer(standing)  # type: ignore[arg-type]
+    with pytest.raises(JepaRuntimeError, match="stopped"):
+        waits.wait(0.0)
+
+
+def question() -> EvaluationRequest:
+    return EvaluationRequest(manifest(), actions(2), "", latents=True)  # type: ignore[arg-type]
+
+
+def test_no_more_wait_than_are_allowed_and_those_who_gave_up_do_not_count() -> None:
+    waiting = [question() for _ in range(2)]
+    asked = EvaluationQueue(time.perf_counter_ns, limit=2)
+    for each in waiting:
+        asked.ask(each)
+    with pytest.raises(JepaRuntimeError, match="2 evaluations wait already"):
+        asked.ask(question())
+    with pytest.raises(JepaRuntimeError, match=r"not evaluated within 0\.01 s"):
+        waiting[1].wait(0.01)
+    asked.ask(question())
+
+
+def test_who_waits_when_the_pipeline_stops_is_told_and_who_asks_then_too() -> None:
+    pipeline = Pipeline(FakeModel, on_result=lambda result: None)
+    pipeline.start()
+    with ThreadPoolExecutor() as others:
+        waits = others.submit(pipeline.evaluate, actions(2), timeout_s=60.0)
+        while not pipeline._questions._waiting:
+            time.sleep(0.001)
+        pipeline.stop()
+        for ask in (
+            lambda: waits.result(PATIENCE_S),
+            lambda: pipeline.evaluate(actions(2), timeout_s=60.0),
+        ):
+            with pytest.raises(JepaRuntimeError, match="the pipeline has stopped"):
+                ask()
+
+
+def test_what_the_model_raises_is_told_to_who_asked_and_frames_go_on() -> None:
+    class Failing(FakeModel):
+        def predict(self, asked: np.ndarray, **given: Any) -> Any:
+            if len(asked) == 2:
+                raise RuntimeError("out of memory")
+            return super().predict(asked, **given)
+
+    with serve(Failing()) as served:
+        served.feed(frame(0))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            served.pipeline.evaluate(actions(2), timeout_s=PATIENCE_S)
+        served.feed(frame(1))
+    assert len(served.results) == 2 and served.errors == []
+
+
+class Standing:
+    """An inference with a model and one image."""
+
+    def __init__(self, value: float) -> None:
+        from jepa_runtime.serving.history import Context
+
+        self.model = FakeModel()
+        latents = np.full((1, TOKENS, DIM), value, np.float32)
+        self._context = Context(latents, np.zeros((0, 2), np.float32), int(value))
+
+    def standpoint(self, stream: str) -> Any:
+        from jepa_runtime.serving.frame_processor import PredictionContext
+
+        return PredictionContext(self._context, np.arange(HORIZON, dtype=np.float32), None, None)
+
+    def foresee(self, asked: np.ndarray, context: Any, goal: Any) -> Any:
+        return self.model.predict(asked, latents=context.latents, history_actions=context.actions, goal=goal)
+
+
+def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
+    first, second, asked = Standing(1.0), Standing(2.0), actions(NUM_SAMPLES + 1)
+    one = EvaluationRequest(manifest(), asked, "", latents=True)  # type: ignore[arg-type]
+    assert one.work(first) is None  # type: ignore[arg-type]
+    assert one.work(second) is None, "it begins anew"  # type: ignore[arg-type]
+    second._context = first._context
+    found = one.work(second)  # type: ignore[arg-type]
+    assert isinstance(found, Evaluation) and found.stamp_ns == 2 and found.latents is not None
+    assert found.error_bounds.tolist() == list(range(HORIZON)), "what was learnt, not what the bundle says"
+    np.testing.assert_allclose(found.latents[:, 0, 0, 0], 2 + asked[:, 0, 0], rtol=1e-6)
+
+
+@given(
+    period=st.integers(10 * MS, 100 * MS),
+    late=st.lists(st.integers(0, 3 * MS), min_size=2, max_size=8),
+    after=st.floats(0, 4),
+)
+def test_a_frame_is_expected_one_period_after_the_last(period: int, late: list[int], after: float) -> None:
+    moments = [number * period + jitter for number, jitter in enumerate(late)]
+    timetable = FrameTiming()
+    for moment in moments:
+        timetable.came("", moment)
+    now = moments[-1] + round(after * period)
+    due = timetable.due_ns(now)
+    if after > 2.7:
+        assert due is None, "a camera that has stopped is not waited for"
+    elif after < 1.3:
+        assert due is not None and abs(due - moments[-1] - period) <= 6 * MS
+
+
+def test_the_next_frame_is_that_of_whichever_stream_is_due_first() -> None:
+    timetable = FrameTiming()
+    for stream, moments in {"slow": (0, 100), "fast": (50, 80, 110), "new": (115,)}.items():
+        for moment in moments:
+            timetable.came(stream, moment)
+    assert timetable.due_ns(120) == 140
+    assert timetable.due_ns(175) == 200
+
+
+def test_an_exchange_does_not_wait_for_a_question_of_many_runs() -> None:
+    first = Slow(predict_s=0.01)
+    second = Slow(predict_s=0.0)
+    with serve(first) as served, ThreadPoolExecutor() as others:
+        served.feed(frame(0))
+        waits = others.submit(served.pipeline.evaluate, actions(200 * NUM_SAMPLES), timeout_s=30.0)
+        time.sleep(0.1)
+        served.pipeline.swap(lambda: second)
+        assert not waits.done()
+        found = waits.result(PATIENCE_S)
+    assert found.latents is not None and len(found.latents) == 200 * NUM_SAMPLES
+    assert second.counts.count(NUM_SAMPLES) > 200, "all of it was asked of the second"

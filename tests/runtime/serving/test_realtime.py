@@ -1,0 +1,389 @@
+"""Real-time settings: what took effect took effect, what did not says why. Each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.serving.realtime import RealtimeSettings
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give its privileges up")
+needs_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
+
+_PRELUDE = """
+import gc, json, os, resource, threading
+from jepa_runtime.serving import realtime
+from jepa_runtime.serving.realtime import RealtimeSettings
+
+cores = sorted(os.sched_getaffinity(0))
+own = threading.get_native_id
+
+def locked_kb():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmLck"))
+
+def on_a_thread(work):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+def apply(**settings):
+    return [vars(applied) for applied in realtime.apply(RealtimeSettings(**settings))]
+"""
+
+_WITHOUT_PRIVILEGES = """
+resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 16, 1 << 16))
+os.setgroups([])
+os.setuid(65534)
+"""
+
+
+def child(code: str, *, privileged: bool = True) -> Any:
+    """What ``code``, run in a process of its own, leaves in ``result``."""
+    parts = [_PRELUDE, "" if privileged else _WITHOUT_PRIVILEGES, code, "print(json.dumps(result))"]
+    run = subprocess.run(
+        [sys.executable, "-c", "\n".join(parts)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    result = child("result = [apply(), cores == sorted(os.sched_getaffinity(0)), os.sched_getscheduler(0)]")
+    assert result == [[], True, os.SCHED_OTHER]
+
+
+@needs_cores
+def test_the_inference_thread_and_those_it_starts_get_its_cores_and_all_others_the_rest() -> None:
+    result = child("""
+stay, waiting = threading.Event(), threading.Thread(target=lambda: stay.wait())
+waiting.start()
+
+def inference():
+    applied = apply(cpu_affinity=(cores[-1],))
+    started = on_a_thread(lambda: sorted(os.sched_getaffinity(0)))
+    return applied, sorted(os.sched_getaffinity(0)), started
+
+applied, mine, started = on_a_thread(inference)
+others = [sorted(os.sched_getaffinity(thread)) for thread in (os.getpid(), waiting.native_id)]
+realtime.undo(RealtimeSettings(cpu_affinity=(cores[-1],)))
+undone = [sorted(os.sched_getaffinity(thread)) for thread in (os.getpid(), waiting.native_id)]
+stay.set()
+result = dict(cores=cores, applied=applied, mine=mine, started=started, others=others, undone=undone)
+""")
+    *rest, last = result["cores"]
+    assert result["applied"] == [
+        {"name": "cpu_affinity", "wanted": f"cores {last}", "achieved": True, "reason": ""}
+    ]
+    assert result["mine"] == result["started"] == [last]
+    assert result["others"] == [rest, rest]
+    assert result["undone"] == [result["cores"]] * 2
+
+
+@needs_cores
+def test_threads_that_came_later_join_and_one_that_has_ended_is_no_obstacle() -> None:
+    applied, affinity, policy, last = child("""
+later = threading.Thread(target=threading.Event().wait, daemon=True)
+later.start()
+settings = RealtimeSettings(cpu_affinity=(cores[-1],), fifo_priority=7)
+applied = on_a_thread(lambda: [each.achieved for each in realtime.apply(settings)])
+realtime.join(settings, [on_a_thread(own), later.native_id])
+thread = later.native_id
+result = [applied, sorted(os.sched_getaffinity(thread)), os.sched_getscheduler(thread), cores[-1]]
+""")
+    assert affinity == [last]
+    assert policy == (os.SCHED_FIFO if applied[1] else os.SCHED_OTHER)
+
+
+def test_cores_that_the_process_may_not_use_are_named_and_nothing_changes() -> None:
+    result = child("""
+applied = apply(cpu_affinity=(cores[0], 1023))
+result = [applied, cores == sorted(os.sched_getaffinity(0))]
+""")
+    (applied,), unchanged = result
+    assert not applied["achieved"] and unchanged
+    assert "not 1023" in applied["reason"] and "AllowedCPUs" in applied["reason"]
+
+
+def test_the_priority_is_really_set_or_the_reason_is_told() -> None:
+    (applied,), policy, priority, of_others = child("""
+result = on_a_thread(lambda: [
+    apply(fifo_priority=7), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority,
+    os.sched_getscheduler(os.getpid()),
+])
+""")
+    assert of_others == os.SCHED_OTHER, "the inference thread's alone"
+    if applied["achieved"]:
+        assert (policy, priority) == (os.SCHED_FIFO, 7)
+    else:
+        assert policy == os.SCHED_OTHER and "LimitRTPRIO=7" in applied["reason"]
+
+
+@needs_root
+def test_without_the_privilege_the_priority_is_refused_with_what_to_do() -> None:
+    (applied,), policy = child(
+        "result = [apply(fifo_priority=7), os.sched_getscheduler(0)]", privileged=False
+    )
+    assert not applied["achieved"] and policy == os.SCHED_OTHER
+    for remedy in ("LimitRTPRIO=7", "ulimit -r 7", "CAP_SYS_NICE"):
+        assert remedy in applied["reason"]
+
+
+def test_memory_is_really_locked_or_the_reason_is_told() -> None:
+    (applied,), locked_kb, unlocked_kb, limits_kept = child("""
+limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+applied, locked = apply(lock_memory=True), locked_kb()
+kept = limits[1] == resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+more = bytearray(64 << 20)
+realtime.undo(RealtimeSettings(lock_memory=True))
+result = [applied, locked, locked_kb(), kept]
+""")
+    assert applied["achieved"] == (locked_kb > 1000)
+    assert applied["achieved"] or "LimitMEMLOCK=infinity" in applied["reason"]
+    assert unlocked_kb == 0 and limits_kept
+
+
+@needs_root
+def test_memory_is_not_locked_below_a_limit_that_later_allocations_would_hit() -> None:
+    (applied,), locked_kb, limits = child(
+        """
+applied = apply(lock_memory=True)
+result = [applied, locked_kb(), resource.getrlimit(resource.RLIMIT_MEMLOCK)]
+""",
+        privileged=False,
+    )
+    assert not applied["achieved"] and locked_kb == 0
+    assert "64 KiB" in applied["reason"] and "ulimit -l unlimited" in applied["reason"]
+    assert limits == [1 << 16, 1 << 16]
+
+
+def test_a_kept_heap_spares_large_arrays_their_page_faults() -> None:
+    """Arrays of an image's size, freed together: without the setting their pages come anew each time."""
+    code = """
+def faults_of_images():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        images = [bytearray(b"x") * 900_000 for _ in range(4)]
+        del images
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults_of_images()
+given_back = faults_of_images()
+applied = apply(keep_heap=True)
+faults_of_images()
+kept = faults_of_images()
+with realtime.aside():
+    aside = faults_of_images()
+faults_of_images()
+result = [applied, given_back, kept, aside, faults_of_images()]
+"""
+    (applied,), given_back, kept, aside, kept_again = child(code)
+    if not applied["achieved"]:
+        pytest.skip(applied["reason"])
+    assert given_back > 1000 and kept < 100
+    assert aside > 1000 and kept_again < 100, "a model that comes or goes beside another leaves no holes"
+
+
+def test_what_exists_after_the_warm_up_is_no_longer_collected_until_that_is_undone() -> None:
+    frozen, thawed = child("""
+realtime.settle()
+frozen = gc.get_freeze_count()
+realtime.undo(RealtimeSettings())
+result = [frozen, gc.get_freeze_count()]
+""")
+    assert frozen > 1000 and thawed == 0
+
+
+def test_weights_lie_in_huge_pages_and_memory_that_was_never_touched_stays_away() -> None:
+    code = """
+import mmap
+
+def anonymous(name):
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(name))
+
+weights = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+weights[:] = bytes(range(256)) * (64 << 12)
+reserved = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+reserved[:: 2 * mmap.PAGESIZE] = b"x" * (64 << 20 >> 13)
+before = anonymous("Rss"), anonymous("AnonHugePages")
+joined = realtime.join_pages()
+same = weights[:] == bytes(range(256)) * (64 << 12)
+result = [before, joined, anonymous("Rss"), anonymous("AnonHugePages"), same]
+"""
+    (rss, huge), joined, rss_after, huge_after, same = child(code)
+    assert same
+    if not joined:
+        pytest.skip("this system joins no pages when asked")
+    assert huge < 8 and 60 <= huge_after == 2 * joined
+    assert rss_after - rss < 8
+
+
+@needs_root
+def test_who_may_not_look_at_its_pages_goes_on_without_joining_them() -> None:
+    assert child("result = realtime.join_pages()", privileged=False) == 0
+
+
+def test_files_that_were_read_once_leave_memory_and_can_be_read_again() -> None:
+    code = """
+import mmap, tempfile
+
+def resident_kb(name):
+    lines = iter(open("/proc/self/smaps").read().splitlines())
+    next(line for line in lines if line.endswith(name))
+    return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+with tempfile.NamedTemporaryFile() as file:
+    file.write(b"w" * (1 << 20))
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    read = len(bytes(mapped))
+    before = resident_kb(file.name)
+    realtime.settle()
+    result = [before, resident_kb(file.name), mapped[:] == b"w" * read]
+"""
+    before, after, same = child(code)
+    assert before == 1024 and after == 0 and same
+
+
+_LIBRARIES = """
+import cv2, numpy
+
+def of_files():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("RssFile"))
+
+def work():
+    image = numpy.arange(480 * 640 * 3, dtype=numpy.uint8).reshape(480, 640, 3)
+    return int(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA).astype(int).sum())
+
+worked = work()
+before = of_files()
+"""
+
+
+def test_code_that_only_the_start_needed_leaves_memory_and_all_goes_on() -> None:
+    code = """
+realtime.settle()
+result = [before, of_files(), work() == worked]
+"""
+    before, after, same = child(_LIBRARIES + code)
+    assert same and after < before / 2
+
+
+def test_libraries_are_not_held_by_having_been_released() -> None:
+    code = """
+import _ctypes, ctypes, os
+path = os.path.realpath(numpy.linalg._umath_linalg.__file__.replace("_umath_linalg", "lapack_lite"))
+library = ctypes.CDLL(path)
+loaded = path in open("/proc/self/maps").read()
+realtime.release_files()
+_ctypes.dlclose(library._handle)
+result = [loaded, path in open("/proc/self/maps").read()]
+"""
+    assert child(_LIBRARIES + code) == [True, False]
+
+
+def test_locked_memory_stays() -> None:
+    code = """
+applied, = apply(lock_memory=True)
+work()
+before = of_files()
+realtime.settle()
+result = [applied, before, of_files()]
+"""
+    applied, before, after = child(_LIBRARIES + code)
+    if not applied["achieved"]:
+        pytest.skip(applied["reason"])
+    assert after >= before
+
+
+@needs_root
+def test_who_lost_privileges_gives_back_what_it_may() -> None:
+    code = """
+realtime.settle()
+result = work() == worked
+"""
+    assert child(_LIBRARIES + code, privileged=False)
+
+
+def test_no_thread_of_opencv_with_the_usual_priority_is_waited_for() -> None:
+    before, meanwhile, after = child(
+        """
+import cv2
+count = cv2.getNumThreads
+result = [count()]
+realtime.apply(RealtimeSettings(fifo_priority=7))
+result.append(count())
+realtime.undo(RealtimeSettings(fifo_priority=7))
+result.append(count())
+"""
+    )
+    assert meanwhile == 1 and before == after
+
+
+@pytest.mark.parametrize("wrong", [{"cpu_affinity": (-1,)}, {"fifo_priority": 100}, {"fifo_priority": -1}])
+def test_absurd_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(JepaRuntimeError, match=next(iter(wrong))):
+        RealtimeSettings(**wrong)
+
+
+_ASIDE = """
+ended = threading.Event()
+other = threading.Thread(target=ended.wait)
+
+def work():
+    with realtime.aside():
+        other.start()
+        during = [policy(own()), policy(other.native_id)]
+    return during + [policy(own()), policy(other.native_id)]
+
+policy = os.sched_getscheduler
+result = on_a_thread(work) + [policy(own())]
+ended.set()
+"""
+
+
+# So that it does not depend on what else runs here.
+_WITH_TIME_LEFT = "realtime._idle_cores = lambda: 1.0\n"
+
+# Every core is wanted by others all the time; they end with the one that started them.
+_BESIDE_OTHERS = """
+import subprocess, sys
+
+busy = "import os; parent = os.getppid()\\nwhile os.getppid() == parent: pass"
+others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * len(cores))]
+"""
+
+
+@needs_root
+def test_a_thread_that_steps_aside_comes_back_with_those_that_it_started() -> None:
+    idle, usual = os.SCHED_IDLE, os.SCHED_OTHER
+    assert child(_WITH_TIME_LEFT + _ASIDE) == [idle, idle, usual, usual, usual]
+
+
+@needs_root
+def test_a_thread_that_could_not_come_back_does_not_step_aside() -> None:
+    assert child(_WITH_TIME_LEFT + _ASIDE, privileged=False) == [os.SCHED_OTHER] * 5
+
+
+@needs_root
+def test_a_thread_takes_its_share_where_no_core_has_time_left_for_one_that_steps_aside() -> None:
+    assert child(_BESIDE_OTHERS + _ASIDE) == [os.SCHED_OTHER] * 5
+
+
+@needs_root
+def test_a_thread_that_comes_first_does_not_while_it_steps_aside() -> None:
+    first = "    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))\n    with realtime"
+    code = _BESIDE_OTHERS + _ASIDE.replace("    with realtime", first)
+    other, fifo = os.SCHED_OTHER, os.SCHED_FIFO
+    assert child(code) == [other, other, fifo, fifo, other]

@@ -1,0 +1,303 @@
+"""Another model takes the place of the one that serves: between two frames, without losing one, and back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jepa_runtime import WorldModel
+from jepa_runtime.backends import BackendOptions
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.serving import realtime
+from jepa_runtime.serving.history import Reset
+from jepa_runtime.serving.pipeline import Pipeline, Result
+from tests.runtime.fakes import DIM, TOKENS, FakeModel, frame, manifest
+
+
+class Named(FakeModel):
+    """Its latents are shifted by ``shift``, so that each result tells who made it."""
+
+    def __init__(self, shift: float = 0.0, *, space: str = "one", **options: Any) -> None:
+        super().__init__(**options)
+        self.latent_space = space
+        self.shift = shift
+
+    def encode(self, image: Any) -> Any:
+        return super().encode(image) + np.float32(self.shift)
+
+
+class Stage:
+    """A started pipeline over ``first``, and what it delivered."""
+
+    def __init__(self, first: Named) -> None:
+        self.results: list[Result] = []
+        self.errors: list[Exception] = []
+        self.changes: list[tuple[Any, bool]] = []
+        self.pipeline = Pipeline(
+            lambda: first,
+            on_result=self.results.append,
+            on_error=lambda error, _: self.errors.append(error),
+            on_model=lambda model, kept: self.changes.append((model, kept)),
+        )
+
+    def feed(self, *sequences: int, value: int = 0) -> list[float]:
+        """The latents of these frames."""
+        before = len(self.results)
+        for sequence in sequences:
+            self.pipeline.submit(frame(sequence, value))
+            assert self.pipeline.wait_idle(5.0)
+        return [float(result.latent.mean()) for result in self.results[before:]]
+
+
+@pytest.fixture
+def first() -> Named:
+    return Named(history_size=1)
+
+
+@pytest.fixture
+def stage(first: Named) -> Iterator[Stage]:
+    stage = Stage(first)
+    with stage.pipeline:
+        yield stage
+
+
+def test_the_new_model_serves_from_the_next_frame_on(stage: Stage, first: Named) -> None:
+    second = Named(10.0)
+    assert stage.feed(0, 1) == [0, 0]
+    assert stage.pipeline.swap(lambda: second) is True
+    assert stage.feed(2, 3) == [10, 10]
+    assert stage.pipeline.model is second and stage.changes == [(second, True)]
+    assert stage.pipeline.stats().processed == 4 and stage.pipeline.stats().dropped == 0
+
+
+def test_pages_are_joined_before_a_model_serves_and_not_while_another_does(
+    first: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[str] = []
+    monkeypatch.setattr(realtime, "join_pages", lambda: joined.append(threading.current_thread().name))
+    stage = Stage(first)
+    with stage.pipeline:
+        assert joined == ["jepa-inference"]
+        stage.pipeline.swap(lambda: Named(10.0))
+        assert len(joined) == 1
+
+
+def test_who_works_beside_the_pipeline_waits_for_the_end_of_a_frame_but_not_for_ever(stage: Stage) -> None:
+    moments: list[float] = []
+
+    def wait() -> None:
+        stage.pipeline.wait_gap()
+        moments.append(time.monotonic())
+
+    began = time.monotonic()
+    wait()
+    assert 0.09 < moments.pop() - began < 2.0, "no frame came"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        time.sleep(0.02)
+        assert not waiting.done()
+        stage.feed(0)
+        waiting.result(2.0)
+    assert moments[0] - began < 2.0
+
+
+def test_a_model_is_loaded_in_the_gaps_between_frames(toy_bundle: Path) -> None:
+    gaps: list[None] = []
+    options = BackendOptions(between=lambda: gaps.append(None))
+    for engine in ("openvino:CPU", "onnxruntime:CPU"):
+        pytest.importorskip(engine.partition(":")[0])
+        gaps.clear()
+        WorldModel.open(toy_bundle, engine=engine, options=options).close()
+        assert len(gaps) >= 3, engine
+
+
+def test_every_model_is_opened_used_and_closed_on_a_thread_of_its_own(stage: Stage, first: Named) -> None:
+    threads: dict[str, set[int]] = {"first": set(), "second": set()}
+
+    class Watched(Named):
+        def encode(self, image: Any) -> Any:
+            threads["second"].add(threading.get_ident())
+            return super().encode(image)
+
+        def close(self) -> None:
+            threads["second"].add(threading.get_ident())
+            super().close()
+
+    second = Watched()
+    stage.pipeline.swap(lambda: second)
+    stage.feed(0)
+    stage.pipeline.stop()
+    assert len(threads["second"]) == 1 and threading.get_ident() not in threads["second"]
+    assert first.closed and second.closed
+
+
+def test_where_latents_mean_the_same_the_history_goes_on(stage: Stage) -> None:
+    stage.pipeline.add_action(0, np.zeros(2, np.float32))
+    stage.feed(0, 6)
+    stage.pipeline.swap(Named)
+    stage.feed(12)
+    assert [result.reset for result in stage.results] == [Reset.FIRST, None, None]
+    assert stage.results[-1].surprise is not None
+
+
+def test_where_they_do_not_it_starts_anew_says_why_and_keeps_the_actions(stage: Stage) -> None:
+    stage.pipeline.add_action(0, np.ones(2, np.float32))
+    stage.feed(0, 6)
+    assert stage.pipeline.swap(lambda: Named(space="two")) is False
+    stage.feed(12, 18)
+    assert [result.reset for result in stage.results] == [Reset.FIRST, None, Reset.MODEL, None]
+    assert stage.results[-2].surprise is None and stage.results[-1].surprise is not None
+
+
+def test_a_goal_is_encoded_again_where_latents_mean_something_else(stage: Stage) -> None:
+    stage.pipeline.set_goal(np.full((8, 8, 3), 4, np.uint8), stamp_ns=7)
+    stage.feed(0)
+    stage.pipeline.swap(lambda: Named(10.0, space="two"))
+    stage.feed(1, value=4)
+    assert stage.results[-1].current_energy == 0 and stage.results[-1].goal_stamp_ns == 7
+
+
+def test_a_latent_that_was_dropped_is_no_goal_when_its_model_serves_again(stage: Stage) -> None:
+    stage.pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 7)
+    stage.feed(0)
+    stage.pipeline.swap(lambda: Named(10.0, space="two"))
+    stage.feed(1)
+    stage.pipeline.rollback()
+    stage.feed(2)
+    assert [result.goal_stamp_ns for result in stage.results] == [7, None, None]
+
+
+def test_a_latent_of_the_old_model_set_while_it_is_exchanged_is_no_goal_of_the_new(first: Named) -> None:
+    results: list[Result] = []
+
+    def on_model(model: Any, kept: bool) -> None:
+        pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 7)
+
+    pipeline = Pipeline(lambda: first, on_result=results.append, on_model=on_model)
+    with pipeline:
+        pipeline.swap(lambda: Named(10.0, space="two"))
+        pipeline.submit(frame(0))
+        assert pipeline.wait_idle(5.0)
+        assert pipeline.rollback() is False
+        pipeline.submit(frame(1))
+        assert pipeline.wait_idle(5.0)
+    assert [result.goal_stamp_ns for result in results] == [None, None]
+
+
+def test_going_back_needs_nothing_opened_and_works_both_ways(stage: Stage, first: Named) -> None:
+    second = Named(10.0)
+    stage.pipeline.swap(lambda: second)
+    stage.feed(0)
+    assert stage.pipeline.rollback() is True
+    assert stage.feed(1) == [0]
+    stage.pipeline.rollback()
+    assert stage.feed(2) == [10] and not first.closed
+
+
+def test_going_back_to_a_model_of_other_latents_starts_anew_too(stage: Stage) -> None:
+    stage.feed(0)
+    stage.pipeline.swap(lambda: Named(space="two"))
+    stage.feed(1)
+    assert stage.pipeline.rollback() is False
+    stage.feed(2)
+    assert [result.reset for result in stage.results] == [Reset.FIRST, Reset.MODEL, Reset.MODEL]
+
+
+def test_a_commit_closes_the_one_replaced_and_ends_the_way_back(stage: Stage, first: Named) -> None:
+    stage.pipeline.swap(Named)
+    stage.pipeline.commit()
+    assert first.closed
+    with pytest.raises(JepaRuntimeError, match="none to go back to"):
+        stage.pipeline.rollback()
+
+
+def test_a_second_swap_closes_the_model_before_the_last(stage: Stage, first: Named) -> None:
+    second, third = Named(10.0), Named(20.0)
+    stage.pipeline.swap(lambda: second)
+    stage.pipeline.swap(lambda: third)
+    assert first.closed and not second.closed
+    assert stage.feed(0) == [20]
+
+
+def test_what_has_stopped_is_not_brought_back_to_life(stage: Stage) -> None:
+    stage.pipeline.swap(Named)
+    stage.pipeline.stop()
+    for again in (lambda: stage.pipeline.swap(Named), stage.pipeline.rollback):
+        with pytest.raises(JepaRuntimeError, match="the pipeline has stopped"):
+            again()
+    assert not any(thread.name == "jepa-inference" for thread in threading.enumerate())
+
+
+def refuse() -> Named:
+    raise JepaRuntimeError("no such bundle")
+
+
+def foreign() -> Named:
+    model = Named()
+    model.manifest = manifest(high=(2.0, 2.0))
+    return model
+
+
+class Broken(Named):
+    """It fails at its first run."""
+
+    def encode(self, image: Any) -> Any:
+        raise ValueError("cannot run")
+
+
+BROKEN = [Broken()]
+
+
+@pytest.mark.parametrize(
+    ("open_model", "error", "message"),
+    [
+        (refuse, JepaRuntimeError, "no such bundle"),
+        (foreign, JepaRuntimeError, "other actions"),
+        (lambda: BROKEN[0], ValueError, "cannot run"),
+    ],
+)
+def test_what_cannot_serve_leaves_the_old_model_serving(
+    stage: Stage, first: Named, open_model: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        stage.pipeline.swap(open_model)
+    assert stage.feed(0, 1) == [0, 0]
+    assert stage.pipeline.model is first and stage.changes == []
+    assert BROKEN[0].closed == (open_model not in (refuse, foreign))
+
+
+def test_a_callback_that_refuses_the_new_model_leaves_the_old_one_serving(first: Named) -> None:
+    def refuse_it(model: Any, kept: bool) -> None:
+        raise RuntimeError("cannot announce it")
+
+    other = Named(10.0, history_size=1)
+    other.manifest.horizon, other.manifest.error_bounds = 2, (9.0, 9.0)
+    results: list[Result] = []
+    pipeline = Pipeline(lambda: first, on_result=results.append, on_model=refuse_it)
+    pipeline.add_action(0, np.zeros(2, np.float32))
+    with pipeline:
+        with pytest.raises(RuntimeError, match="cannot announce"):
+            pipeline.swap(lambda: other)
+        pipeline.submit(frame(0))
+        assert pipeline.wait_idle(5.0)
+    assert results[0].latent.mean() == 0
+    assert results[0].futures is not None
+    np.testing.assert_allclose(results[0].futures.error_bounds, first.manifest.error_bounds)
+
+
+def test_swaps_amid_a_stream_lose_no_frame_and_mix_no_models(stage: Stage) -> None:
+    """Each frame waits for the last: none may be dropped, and each result is of one model, in order."""
+    shifts = []
+    for turn in range(1, 21):
+        stage.pipeline.swap(lambda turn=turn: Named(100.0 * turn))
+        shifts += stage.feed(*range(turn * 5, turn * 5 + 5))
+    assert shifts == [100.0 * turn for turn in range(1, 21) for _ in range(5)]
+    assert stage.pipeline.stats().dropped == 0 and not stage.errors
+    assert sum(thread.name == "jepa-inference" for thread in threading.enumerate()) <= 2

@@ -1,0 +1,87 @@
+"""A source is played in open loop, at its rate or as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from threading import Event, Timer
+
+from jepa_runtime.sources.base import Frame, PassiveSource
+from jepa_runtime.sources.playback import paced
+from jepa_sim.two_rooms_source import TwoRoomsSource
+from tests.runtime.fakes import frame
+
+
+def test_frames_are_due_at_their_own_time_even_after_a_late_one() -> None:
+    now = {"ns": 0}
+    waits: list[float] = []
+
+    class Patient(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            waits.append(timeout)
+            now["ns"] += round(timeout * 1e9)
+            return False
+
+    published = []
+    source = TwoRoomsSource(rate_hz=10.0)
+    for index, (_, late_ms) in enumerate(
+        paced(source, rate_hz=10.0, duration_s=1.0, stopping=Patient(), clock_ns=lambda: now["ns"])
+    ):
+        published.append((now["ns"], late_ms))
+        if index == 2:
+            now["ns"] += 250_000_000
+    assert len(published) == 10
+    assert published[2] == (200_000_000, 0.0)
+    assert published[3] == (450_000_000, 150.0)
+    assert published[4] == (450_000_000, 50.0)
+    assert published[5] == (500_000_000, 0.0)
+
+
+def test_playing_that_waits_ends_when_asked_to() -> None:
+    stopping, began_s = Event(), time.monotonic()
+    Timer(0.1, stopping.set).start()
+    assert len(list(paced(TwoRoomsSource(), rate_hz=0.01, duration_s=None, stopping=stopping))) == 1
+    assert time.monotonic() - began_s < 50, "the next frame would be due after 100 s"
+
+
+class Camera(PassiveSource):
+    """Three frames, before each of which ``waited`` is called with its number."""
+
+    name, rate_hz = "camera", None
+
+    def __init__(self, waited: Callable[[int], None], *, live: bool) -> None:
+        self._waited, self.live = waited, live
+
+    def frames(self) -> Iterator[Frame]:
+        for sequence in range(3):
+            self._waited(sequence)
+            yield frame(sequence)
+
+
+def played(takes_ns: int, *, live: bool, stop_at: int | None = None) -> list[tuple[int, float]]:
+    """Number and lateness of the frames of a camera that takes so long for each, played at 10 Hz."""
+    now, stopping = {"ns": 0}, Event()
+
+    def waited(sequence: int) -> None:
+        now["ns"] += takes_ns
+        if sequence == stop_at:
+            stopping.set()
+
+    frames = paced(
+        Camera(waited, live=live),
+        rate_hz=10.0,
+        duration_s=None,
+        stopping=stopping,
+        clock_ns=lambda: now["ns"],
+    )
+    return [(each.sequence, late_ms) for each, late_ms in frames]
+
+
+def test_a_live_source_is_never_late_and_another_from_its_first_frame_on() -> None:
+    assert played(300_000_000, live=True) == [(0, 0.0), (1, 0.0), (2, 0.0)]
+    assert played(300_000_000, live=False) == [(0, 0.0), (1, 200.0), (2, 400.0)]
+
+
+def test_playing_that_is_late_ends_when_asked_to() -> None:
+    assert played(300_000_000, live=False, stop_at=2) == [(0, 0.0), (1, 200.0)]

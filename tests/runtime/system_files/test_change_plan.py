@@ -1,0 +1,71 @@
+"""What is decided before anything is touched."""
+
+from __future__ import annotations
+
+import pytest
+
+from jepa_runtime.system_files.change_plan import Action, next_steps, plan
+from jepa_runtime.system_files.entries import Entry, File, Item, Journal, Link, Obstacle
+from jepa_runtime.system_files.shipped import DEVICES, shipped
+from tests.runtime.system_files.roots import file
+
+OURS = file("etc/ours.conf", "new\n")
+LINK = Link(target=b"/dev/null", uid=0, gid=0, mtime_ns=0)
+
+
+def there(text: str, mode: int = 0o644) -> File:
+    return File(content=text.encode(), mode=mode, uid=0, gid=0)
+
+
+def installed(before: Item) -> Journal:
+    entry = Entry(before=before, ours=(there("old\n").fingerprint,))
+    return Journal(entries={OURS.path: entry})
+
+
+@pytest.mark.parametrize(
+    ("found", "journal", "action"),
+    [
+        (None, None, Action.NEW),
+        (there("theirs\n"), None, Action.CHANGED),
+        (LINK, None, Action.CHANGED),
+        (there("new\n"), None, Action.SAME),
+        (there("new\n", 0o600), None, Action.CHANGED),
+        (Obstacle("is a folder"), None, Action.BLOCKED),
+        (there("old\n"), installed(None), Action.CHANGED),
+        (there("edited\n"), installed(None), Action.CONFLICT),
+        (there("old\n", 0o600), installed(None), Action.CONFLICT),
+        (LINK, installed(None), Action.CONFLICT),
+        # Removed by a person, who may also have removed a link that lay there before.
+        (None, installed(None), Action.NEW),
+        (None, installed(there("theirs\n")), Action.CONFLICT),
+        # An installation that was cut off before this file.
+        (there("theirs\n"), installed(there("theirs\n")), Action.CHANGED),
+    ],
+)
+def test_what_is_to_be_done_follows_from_what_lies_there_and_what_was_installed(
+    found: Item | Obstacle, journal: Journal | None, action: Action
+) -> None:
+    (change,) = plan([OURS], {OURS.path: found}, journal)
+    assert change.action is action
+
+
+def test_a_diff_shows_both_sides() -> None:
+    (change,) = plan([OURS], {OURS.path: there("old, without an end")}, None)
+    assert change.diff().splitlines()[-2:] == ["-old, without an end", "+new"]
+    (change,) = plan([OURS], {OURS.path: LINK}, None)
+    assert "-(a symbolic link to /dev/null)" in change.diff()
+
+
+def test_any_journal_comes_back_from_its_text() -> None:
+    journal = installed(
+        File(content=bytes(range(256)), mode=0o4755, uid=1, gid=2, xattrs={"user.a": b"\xff"})
+    )
+    assert Journal.model_validate_json(journal.model_dump_json()) == journal
+    linked = installed(LINK)
+    assert Journal.model_validate_json(linked.model_dump_json()) == linked
+
+
+def test_accounts_are_made_before_the_folders_that_belong_to_them() -> None:
+    steps = next_steps(file.path for file in shipped(DEVICES))
+    assert steps[:3] == ["systemd-sysusers", "systemd-tmpfiles --create", "systemctl daemon-reload"]
+    assert next_steps(["usr/share/doc/jepa-edge/intel-npu.md"]) == []

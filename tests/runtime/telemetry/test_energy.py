@@ -1,0 +1,92 @@
+"""Energy of one frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.telemetry import energy, tells_power
+from jepa_runtime.telemetry.measurements import Reading
+from tests.runtime.machines import Clock, orin_nano, watch
+
+
+def counted(*values: float) -> list[Reading]:
+    return [
+        Reading(
+            name="total energy",
+            unit="J",
+            times_s=[2.0 + 5.0 * number for number in range(len(values))],
+            values=list(values),
+        )
+    ]
+
+
+def sampled(*values: float, period_s: float = 0.5) -> list[Reading]:
+    times = [2.0 + period_s * number for number in range(len(values))]
+    return [Reading(name="total power", unit="W", times_s=times, values=list(values))]
+
+
+def test_energy_of_a_frame_is_what_the_counters_rose_above_idle() -> None:
+    found = energy(counted(30, 40), counted(40, 100, 140), frames=200, duration_s=10)
+    assert (found.idle_w, found.busy_w, found.absent) == (2.0, 10.0, None)
+    assert found.per_frame_j == pytest.approx((100 - 2 * 10) / 200)
+
+
+def test_without_counters_the_sampled_power_is_integrated() -> None:
+    ramp = [4.0 + number for number in range(11)]  # trapezoids are exact for a straight line: mean 9 W
+    found = energy(sampled(*[3.0] * 12), sampled(*ramp), frames=10, duration_s=5)
+    assert found.busy_w == pytest.approx(9.0)
+    assert found.per_frame_j == pytest.approx((9 - 3) * 5 / 10)
+
+
+def test_ten_samples_over_a_second_tell_the_energy_of_a_single_frame() -> None:
+    idle, busy = (sampled(*[watts] * 10, period_s=1 / 9) for watts in (3.0, 5.0))
+    assert energy(idle, busy, frames=1, duration_s=1).per_frame_j == pytest.approx(2)
+
+
+def test_a_machine_tells_power_by_counters_or_monitors_that_can_be_read() -> None:
+    denied = Reading(name="total energy", unit="J", absent="denied")
+    load = Reading(name="cpu busy", unit="%", times_s=[0.0], values=[50.0])
+    assert tells_power([load, *counted(0)]) and tells_power([denied, *sampled(1.0)])
+    assert not tells_power([]) and not tells_power([load, denied])
+
+
+def test_counters_are_preferred_to_sampled_power() -> None:
+    found = energy(counted(0, 5) + sampled(*[99.0] * 20), counted(0, 50), frames=10, duration_s=5)
+    assert found.idle_w == 1.0
+
+
+@pytest.mark.parametrize(
+    ("idle", "busy", "frames", "reason"),
+    [
+        ([], counted(0, 10), 5, "while idle: the machine tells no power"),
+        (counted(0, 10), [Reading(name="total energy", unit="J", absent="denied")], 5, "while busy: denied"),
+        (counted(0, 10), counted(0, 20), 0, "no frame was processed"),
+        (counted(0, 10), counted(0, 10), 5, "the run took no more than idling: 2 W against 2 W"),
+        (counted(0), counted(0, 10), 5, "while idle: total energy over 0 s only: it takes 1 s"),
+        (sampled(*[1.0] * 9), sampled(*[2.0] * 20), 5, "while idle: 9 samples of total power: it takes 10"),
+    ],
+)
+def test_energy_that_cannot_be_told_is_absent_with_the_reason(
+    idle: list[Reading], busy: list[Reading], frames: int, reason: str
+) -> None:
+    found = energy(idle, busy, frames=frames, duration_s=10)
+    assert found.per_frame_j is None
+    assert found.absent == reason
+
+
+def test_the_energy_of_a_run_on_orin_comes_from_its_monitor(tmp_path: Path) -> None:
+    tree, clock = orin_nano(tmp_path), Clock()
+
+    def phase(milliamperes: int) -> list[Reading]:
+        tree.write({"sys/class/hwmon/hwmon1/curr1_input": milliamperes})
+        with watch(tree, clock) as monitor:
+            for _ in range(20):
+                clock.now += 0.5
+                monitor.sample()
+        return monitor.readings()
+
+    found = energy(phase(1000), phase(3000), frames=300, duration_s=10)
+    assert (found.idle_w, found.busy_w) == (pytest.approx(5), pytest.approx(15))
+    assert found.per_frame_j == pytest.approx(10 * 10 / 300)

@@ -1,0 +1,361 @@
+"""What the machine did, seen on this machine; the monitor; processor and process."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from jepa_runtime.errors import ProfileError
+from jepa_runtime.telemetry import Monitor
+from jepa_runtime.telemetry import environment as environment_module
+from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.telemetry.probes import Probe, rate
+from jepa_runtime.telemetry.sysfs import cores
+from jepa_runtime.telemetry.system_settings import settings
+from tests.runtime.machines import NEVER, PID, Clock, by_name, machine, watch
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def busy_child() -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_a_child_that_loops_is_seen_to_be_busy(busy_child: subprocess.Popen[bytes]) -> None:
+    with Monitor(pid=busy_child.pid, period_s=0.1) as monitor:
+        time.sleep(1.0)
+    found = by_name(monitor)
+    # Other work may take its share of the core; a sample is of ten ticks and may be one or two off.
+    assert max(found["process busy"].values) > 0.2 and mean(found["process busy"].values) <= 1.1
+    assert max(found["cpu busy"].values) > 10
+    assert found["rss"].values[-1] > 1
+
+
+def test_a_child_that_sleeps_is_not_busy() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        time.sleep(0.5)  # it has started
+        with Monitor(pid=child.pid, period_s=0.1) as monitor:
+            time.sleep(0.5)
+        assert sum(by_name(monitor)["process busy"].values) < 0.2
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_memory_faults_and_descriptors_of_the_own_process_are_told(tmp_path: Path) -> None:
+    with Monitor(period_s=NEVER) as monitor:
+        # Much more than the system may take back from a large process meanwhile, and none that it had before.
+        held = mmap.mmap(-1, 256 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        held[:: os.sysconf("SC_PAGE_SIZE")] = b"1" * len(range(0, len(held), os.sysconf("SC_PAGE_SIZE")))
+        files = [(tmp_path / str(number)).open("w") for number in range(5)]
+        monitor.sample()
+        for file in files:
+            file.close()
+    found = by_name(monitor)
+    assert found["rss"].values[1] - found["rss"].values[0] > 150
+    assert found["peak rss"].values[-1] >= found["rss"].values[1]
+    assert found["minor faults"].values[:2] == [0, pytest.approx(65536, rel=0.5)]
+    assert found["descriptors"].values[1] - found["descriptors"].values[0] == 5
+
+
+def test_switches_are_those_of_all_threads_and_threads_that_ended_stay_counted() -> None:
+    with Monitor(period_s=NEVER) as monitor:
+        thread = threading.Thread(target=lambda: [time.sleep(0.001) for _ in range(50)])
+        thread.start()
+        time.sleep(0.03)
+        monitor.sample()
+        thread.join()
+    values = by_name(monitor)["voluntary switches"].values
+    assert values[0] == 0
+    assert values[1] > 5
+    assert values[2] >= values[1]
+
+
+def test_the_monitor_leaves_no_descriptor_and_no_thread_behind() -> None:
+    def count() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    before = count()
+    for _ in range(3):
+        with Monitor(period_s=0.01):
+            time.sleep(0.05)
+    assert count() == before
+
+
+def test_it_samples_once_a_period() -> None:
+    with Monitor(period_s=0.05) as monitor:
+        time.sleep(0.5)
+    times = by_name(monitor)["rss"].times_s
+    assert 5 <= len(times) <= 12
+    assert times == sorted(times)
+
+
+def test_a_sample_costs_little() -> None:
+    with Monitor(period_s=NEVER) as monitor:
+        start = time.thread_time()
+        for _ in range(50):
+            monitor.sample()
+        assert (time.thread_time() - start) / 50 < 0.01  # about 1 ms; 2 samples a second
+
+
+def test_everything_is_a_reading_or_absent_with_a_reason() -> None:
+    with Monitor(period_s=0.05) as monitor:
+        time.sleep(0.12)
+    names = [reading.name for reading in monitor.readings()]
+    assert len(names) == len(set(names))
+    for reading in monitor.readings():
+        assert bool(reading.values) != bool(reading.absent)
+        assert len(reading.values) == len(reading.times_s)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "named"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
+        ("processor\t: 0\nModel\t\t: Raspberry Pi 5\n", "Raspberry Pi 5"),
+        (
+            "CPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nModel\t\t: Raspberry Pi 4\n",
+            "Raspberry Pi 4 (implementer 0x41, part 0xd08)",
+        ),
+        ("CPU implementer\t: 0x41\nCPU part\t: 0xd42\n" * 2, "aarch64 (implementer 0x41, part 0xd42)"),
+        (
+            "CPU implementer\t: 0x41\nCPU part\t: 0xd05\n\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n",
+            "aarch64 (implementer 0x41, part 0xd05, 0xd0b)",
+        ),
+        ("", "aarch64"),
+    ],
+)
+def test_processors_that_give_themselves_the_same_name_are_told_apart(
+    cpuinfo: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(environment_module, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert environment().cpu == named
+
+
+def test_the_environment_names_processor_versions_and_settings() -> None:
+    found = environment()
+    assert found.cores == len(os.sched_getaffinity(0))
+    assert found.cpu
+    assert found.versions["python"]
+    assert found.settings == settings()
+
+
+def test_the_environment_names_the_engines_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment_module, "version", lambda package: f"1.0 of {package}")
+    engines = {"openvino", "onnxruntime", "tensorrt"}
+    assert engines <= environment().versions.keys()
+
+
+def test_moments_come_from_the_clock_and_count_from_the_opening(clock: Clock) -> None:
+    probe = Probe("answer", "count", lambda: 42.0)
+    with Monitor(probes=[probe], clock=clock, period_s=NEVER) as monitor:
+        clock.now += 1.5
+        monitor.sample()
+        clock.now += 0.5
+    [reading] = monitor.readings()
+    assert reading.times_s == [0.0, 1.5, 2.0]
+    assert reading.values == [42.0] * 3
+
+
+def test_moments_count_from_another_where_that_is_asked(clock: Clock) -> None:
+    probe = Probe("answer", "count", lambda: 42.0)
+    with Monitor(probes=[probe], clock=clock, period_s=NEVER) as monitor:
+        clock.now += 0.3
+        began_s = clock.now
+        clock.now += 1.0
+    assert [reading.times_s for reading in monitor.readings(since_s=began_s)] == [[-0.3, 1.0]]
+    assert [reading.times_s for reading in monitor.readings()] == [[0.0, 1.3]]
+
+
+def test_a_probe_that_fails_on_the_way_keeps_its_values_and_is_noted(clock: Clock) -> None:
+    answers = iter([1.0, 2.0])
+
+    def read() -> float:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise OSError(2, "No such file or directory", "/sys/gone") from None
+
+    with Monitor(probes=[Probe("sensor", "W", read)], clock=clock, period_s=NEVER) as monitor:
+        monitor.sample()
+        monitor.sample()
+    [reading] = monitor.readings()
+    assert reading.values == [1.0, 2.0]
+    [note] = monitor.notes()
+    assert note.startswith("sensor: 2 samples are missing")
+    assert "/sys/gone: No such file or directory" in note
+
+
+def test_a_probe_that_never_told_anything_is_absent_with_its_error(clock: Clock) -> None:
+    def read() -> float:
+        raise OSError(11, "Resource temporarily unavailable", "/sys/temp")
+
+    with Monitor(probes=[Probe("sensor", "W", read)], clock=clock, period_s=NEVER) as monitor:
+        pass
+    assert by_name(monitor)["sensor"].absent == "/sys/temp: Resource temporarily unavailable"
+    assert monitor.notes() == []
+
+
+def test_a_value_that_is_no_number_is_not_told(clock: Clock) -> None:
+    answers = iter([math.nan, 1.0, math.inf])
+    with Monitor(
+        probes=[Probe("sensor", "W", lambda: next(answers))], clock=clock, period_s=NEVER
+    ) as monitor:
+        monitor.sample()
+    assert by_name(monitor)["sensor"].values == [1.0]
+    assert monitor.notes() == ["sensor: 2 samples are missing, the last one because it was inf"]
+
+
+def test_two_sensors_of_one_name_stay_two_readings(clock: Clock) -> None:
+    twins = [Probe("acpitz temperature", "°C", lambda value=value: value) for value in (1.0, 2.0)]
+    with Monitor(probes=twins, clock=clock, period_s=NEVER) as monitor:
+        pass
+    assert [reading.name for reading in monitor.readings()] == ["acpitz temperature", "acpitz temperature 2"]
+
+
+def test_a_process_that_ends_leaves_what_it_did_until_then(tmp_path: Path, clock: Clock) -> None:
+    tree = machine(tmp_path)
+    with watch(tree, clock) as monitor:
+        for file in ("stat", "status"):
+            (tmp_path / f"proc/{PID}/{file}").unlink()
+        clock.now += 1
+    found = by_name(monitor)
+    assert found["rss"].values == [256.0]
+    assert any(note.startswith("rss: 1 samples are missing") for note in monitor.notes())
+    assert found["memory available"].values == [5120.0] * 2
+
+
+def test_a_process_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    machine(tmp_path)
+    with (
+        pytest.raises(ProfileError, match=r"process 1 cannot be watched: .*status: No such file"),
+        Monitor(root=tmp_path, pid=1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("period_s", [0.0, -1.0, math.nan])
+def test_a_period_must_be_above_zero(period_s: float) -> None:
+    with pytest.raises(ProfileError, match="period_s must be"):
+        Monitor(period_s=period_s)
+
+
+def test_a_counter_that_was_reset_has_no_rate_for_that_interval() -> None:
+    clock = Clock()
+    values = iter([10.0, 20.0, 3.0, 8.0])
+
+    def counter() -> float:
+        return next(values)
+
+    read = rate(counter, clock)
+    told = []
+    for _ in range(4):
+        told.append(read())
+        clock.now += 2
+    assert told == [None, 5.0, None, 2.5]
+
+
+def test_busy_is_the_share_of_ticks_since_the_sample_before(tmp_path: Path, clock: Clock) -> None:
+    tree = machine(tmp_path)
+    with watch(tree, clock) as monitor:
+        tree.tick(busy=130, idle=170)
+        monitor.sample()
+    found = by_name(monitor)
+    assert found["cpu busy"].values == [30.0]
+    assert found["cpu1 busy"].values == [30.0]
+    assert found["cpu stolen"].values == [0.0]
+
+
+def test_only_the_cores_that_the_process_may_use_are_told(tmp_path: Path, clock: Clock) -> None:
+    tree = machine(tmp_path)
+    tree.process(allowed="1")
+    with watch(tree, clock) as monitor:
+        assert "cpu1 busy" in by_name(monitor)
+        assert "cpu0 busy" not in by_name(monitor)
+
+
+def test_a_core_that_goes_off_is_noted(tmp_path: Path, clock: Clock) -> None:
+    tree = machine(tmp_path)
+    with watch(tree, clock) as monitor:
+        tree.tick(busy=110, idle=190)
+        monitor.sample()
+        tree.tick(busy=120, idle=280, cores=1)
+    assert by_name(monitor)["cpu1 busy"].values == [10.0]
+    assert any("cpu1 is not in /proc/stat" in note for note in monitor.notes())
+
+
+def test_a_process_is_busy_for_its_ticks_over_the_time(tmp_path: Path, clock: Clock) -> None:
+    tree = machine(tmp_path)
+    ticks = os.sysconf("SC_CLK_TCK")
+    with watch(tree, clock) as monitor:
+        clock.now += 2
+        tree.process(user=100 + 2 * ticks, system=50 + ticks, faults=1600, switches=(40, 7))
+        monitor.sample()
+    found = by_name(monitor)
+    assert found["process busy"].values == [1.5]
+    assert found["minor faults"].values == [0, 600, 600]
+    assert found["voluntary switches"].values == [0, 60, 60]  # of two threads
+    assert found["involuntary switches"].values == [0, 4, 4]
+    assert found["threads"].values == [2, 2, 2]
+    assert found["descriptors"].values == [2, 2, 2]
+
+
+def test_a_last_sample_soon_after_the_one_before_tells_no_share_of_a_tick_or_two(
+    tmp_path: Path, clock: Clock
+) -> None:
+    tree = machine(tmp_path)
+    ticks = os.sysconf("SC_CLK_TCK")
+    with watch(tree, clock) as monitor:
+        clock.now += 2
+        tree.process(user=100 + ticks, system=50)
+        tree.tick(busy=130, idle=170)
+        monitor.sample()
+        clock.now += 0.01
+        tree.process(user=101 + ticks, system=50)
+        tree.tick(busy=131, idle=171)
+    found = by_name(monitor)
+    assert found["process busy"].values == [0.5]
+    assert found["cpu0 busy"].values == [30.0]
+
+
+def test_a_virtual_machine_tells_no_frequency(tmp_path: Path, clock: Clock) -> None:
+    tree = machine(tmp_path)
+    tree.write({"proc/cpuinfo": "processor\t: 0\ncpu MHz\t\t: 2300.0\nflags\t\t: fpu hypervisor sse"})
+    with watch(tree, clock) as monitor:
+        assert "hypervisor hides the clock" in str(by_name(monitor)["cpu frequency"].absent)
+    assert settings(tmp_path)["virtual machine"] == "yes"
+
+
+def test_without_cpufreq_the_frequency_comes_from_cpuinfo(tmp_path: Path, clock: Clock) -> None:
+    tree = machine(tmp_path)
+    blocks = [f"processor\t: {core}\ncpu MHz\t\t: {1000.5 + core}\nflags\t\t: fpu" for core in (0, 1)]
+    tree.write({"proc/cpuinfo": "\n\n".join(blocks)})
+    with watch(tree, clock) as monitor:
+        assert by_name(monitor)["cpu1 frequency"].values == [1001.5]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", []), ("5", [5]), ("0-2,6", [0, 1, 2, 6])])
+def test_sets_of_cores_are_read(text: str, expected: list[int]) -> None:
+    assert cores(text) == expected

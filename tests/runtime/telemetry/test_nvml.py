@@ -1,0 +1,189 @@
+"""NVIDIA GPUs outside a Jetson: NVIDIA's own bindings of NVML, over a driver that is none (fake_nvml.c)."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jepa_runtime.telemetry.energy import energy
+from tests.runtime.machines import Clock, Tree, by_name, laptop, machine, orin_nano, watch
+
+pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed (extra nvml)")
+
+SOURCE = Path(__file__).with_name("fake_nvml.c")
+LOADED = {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65"}
+TOLD = ("load", "memory", "power")
+
+
+class Driver:
+    """What tests set, and ask, of the driver that is none."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+
+    def set(self, **values: int) -> None:
+        for name, value in values.items():
+            kind = ctypes.c_ulonglong if name in ("millijoules", "reasons") else ctypes.c_int
+            kind.in_dll(self._library, f"fake_{name}").value = value
+
+    @property
+    def open(self) -> int:
+        return ctypes.c_int.in_dll(self._library, "fake_open").value
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    path = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["gcc", *flags, SOURCE, "-o", path], check=True)
+    return path
+
+
+@pytest.fixture
+def driver(library: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    monkeypatch.setattr(pynvml, "CDLL", lambda name: ctypes.CDLL(str(library)))
+    monkeypatch.setattr(pynvml, "nvmlLib", None)
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    made = Driver(library)
+    made.set(count=2, loaded=1, lost=0, open=0, millijoules=0, reasons=1)
+    return made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def with_card(tree: Tree) -> Tree:
+    tree.write(LOADED)
+    return tree
+
+
+def test_a_card_tells_what_no_file_does_and_is_let_go_of(
+    driver: Driver, tmp_path: Path, clock: Clock
+) -> None:
+    driver.set(count=1)
+    with watch(with_card(machine(tmp_path)), clock) as monitor:
+        clock.now += 1
+        driver.set(reasons=0x20)  # software holds the clock back, for the sake of temperature
+        monitor.sample()
+        found = by_name(monitor)
+        assert driver.open == 1
+    assert driver.open == 0
+    values = {name: (found[name].values[0], found[name].unit) for name in found if name.startswith("gpu ")}
+    assert values == {
+        "gpu load": (40, "%"),
+        "gpu memory": (1500, "MB"),
+        "gpu power": (62.5, "W"),
+        "gpu frequency": (1980, "MHz"),
+        "gpu temperature": (61, "°C"),
+        "gpu held back": (0, "%"),
+    }
+    assert found["gpu held back"].values == [0, 100]
+    assert any(note.startswith("gpu memory: what all processes use") for note in monitor.notes())
+
+
+def test_of_several_each_has_its_number_and_what_an_older_one_does_not_tell_is_absent(
+    driver: Driver, tmp_path: Path, clock: Clock
+) -> None:
+    with watch(with_card(laptop(tmp_path)), clock) as monitor:
+        monitor.sample()
+        found = by_name(monitor)
+    assert found["gpu 0 power"].values and found["gpu 1 load"].values and found["gpu 1 temperature"].values
+    silent = [name for name in found if found[name].absent == "NVML: Not Supported"]
+    assert silent == ["gpu 1 power", "gpu 1 held back"]
+    assert "total energy: that of package-0 (RAPL) and gpu 0 (NVML)" in monitor.notes()
+
+
+def test_a_gpu_that_cannot_be_had_hides_no_other(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+    driver.set(count=3)
+    with watch(with_card(machine(tmp_path)), clock) as monitor:
+        found = by_name(monitor)
+    assert found["gpu 0 load"].values
+    assert {found[f"gpu 2 {what}"].absent for what in TOLD} == {"NVML: Insufficient Permissions"}
+
+
+def test_energy_of_a_card_is_part_of_the_total(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+    # 3 hours since the driver was loaded.
+    driver.set(count=1, millijoules=648_000_000)
+    tree = with_card(laptop(tmp_path))
+    with watch(tree, clock) as monitor:
+        clock.now += 10
+        driver.set(millijoules=648_000_000 + 700_000)
+        monitor.sample()
+        readings = monitor.readings()
+    found = by_name(monitor)
+    assert found["total energy"].values[:2] == [0, 700]
+    assert "total energy: that of package-0 (RAPL) and gpu (NVML)" in monitor.notes()
+    assert energy(readings, readings, frames=10, duration_s=10.0).busy_w == pytest.approx(70)
+
+
+def test_energy_of_a_card_alone_does_not_pass_for_that_of_the_machine(
+    driver: Driver, tmp_path: Path, clock: Clock
+) -> None:
+    driver.set(count=1)
+    with watch(with_card(machine(tmp_path)), clock) as monitor:
+        monitor.sample()
+        readings = monitor.readings()
+    assert str(by_name(monitor)["total energy"].absent).startswith("no RAPL counters")
+    assert energy(readings, readings, frames=10, duration_s=10.0).busy_w is None
+
+
+def test_bindings_that_are_too_old_are_the_reason(
+    driver: Driver, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons")
+    with watch(with_card(machine(tmp_path)), clock) as monitor:
+        found = by_name(monitor)
+    assert "pynvml that is installed is too old" in str(found["gpu load"].absent)
+
+
+def test_a_card_that_is_lost_ends_its_readings_and_the_notes_tell(
+    driver: Driver, tmp_path: Path, clock: Clock
+) -> None:
+    driver.set(count=1)
+    with watch(with_card(machine(tmp_path)), clock) as monitor:
+        # So is the whole driver: it cannot even be let go of.
+        driver.set(lost=1)
+        clock.now += 1
+        monitor.sample()
+    assert by_name(monitor)["gpu load"].values == [40]
+    assert any(
+        note.startswith("gpu load: 2 samples are missing") and "lost" in note for note in monitor.notes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"loaded": 0}, "NVML: Driver Not Loaded"),
+        ({"count": 0}, "NVML: the driver shows no GPU"),
+    ],
+)
+def test_a_driver_that_shows_nothing_is_the_reason(
+    driver: Driver, tmp_path: Path, clock: Clock, state: dict[str, int], reason: str
+) -> None:
+    driver.set(**state)
+    with watch(with_card(machine(tmp_path)), clock) as monitor:
+        found = by_name(monitor)
+    assert {found[f"gpu {what}"].absent for what in TOLD} == {reason}
+    assert driver.open == 0
+
+
+def test_a_gpu_in_the_processor_is_told_apart(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+    driver.set(count=1)
+    with watch(with_card(laptop(tmp_path)), clock) as monitor:
+        found = by_name(monitor)
+    assert "integrated gpu frequency" in found and found["gpu frequency"].values == [1980]
+
+
+def test_a_jetson_is_asked_by_its_files(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+    with watch(with_card(orin_nano(tmp_path)), clock) as monitor:
+        assert driver.open == 0
+    assert "rails" in str(by_name(monitor)["gpu power"].absent)

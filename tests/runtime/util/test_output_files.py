@@ -1,0 +1,184 @@
+"""Where the commands of ``jepa-runtime`` write, and where they do not: into the bundle that they read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.cli import main
+from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.util.output_files import check_writable, write
+
+COMMANDS = (
+    "run --bundle BUNDLE --source two_rooms --json OUT",
+    "run --bundle BUNDLE --source two_rooms --black-box OUT",
+    "record --bundle BUNDLE --source two_rooms --out OUT.mcap",
+    "replay none.mcap --bundle BUNDLE --mcap OUT.mcap",
+    "replay none.mcap --bundle BUNDLE --mcap new.mcap --json OUT",
+    "whatif none.mcap --bundle BUNDLE --at 0 --html OUT",
+    "report none.mcap --bundle BUNDLE --png OUT",
+    "view none.mcap --bundle BUNDLE --save OUT",
+    "view --bundle BUNDLE --source two_rooms --save OUT",
+    "profile --bundle BUNDLE --json OUT",
+    "drive BUNDLE --json OUT",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("out", ["report.json", "new", "encoder/new"])
+def test_nothing_is_written_into_a_bundle(
+    toy_bundle: Path, tmp_path: Path, command: str, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
+    told = command.replace("BUNDLE", str(bundle)).replace("OUT", str(bundle / out))
+    assert main(told.split()) == 1
+    assert f"lies in, {bundle}, which is read: write into another file" in capsys.readouterr().err
+    Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "compare none.json none.json --json OUT"])
+@pytest.mark.parametrize("circle", [False, True], ids=["below a file", "below links in a circle"])
+def test_what_cannot_be_written_is_told_before_anything_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    circle: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if circle:
+        Path("notes").symlink_to("notes")
+    else:
+        Path("notes").write_text("kept")
+    assert main(command.replace("BUNDLE", "none").replace("OUT", "notes/new").split()) in (1, 2)
+    assert re.search(r"notes/new(\.mcap)?: cannot be written: ", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --bundle none --source two_rooms --json OUT --html OUT",
+        "replay none.mcap --bundle none --mcap OUT.mcap --json OUT.mcap",
+        "whatif none.mcap --bundle none --at 0 --json OUT --html new/../OUT",
+        "report none.mcap --html OUT --png OUT",
+        "compare none.json none.json --json OUT --markdown OUT",
+        "profile --bundle none --json OUT --html OUT",
+        "drive none --html OUT --png OUT",
+    ],
+)
+def test_two_outputs_are_not_written_into_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.replace("OUT", "out").split()) in (1, 2)
+    assert "is asked for twice: name another file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_written_where_asked_or_what_is_there_stays_and_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "new" / "report.html"
+    write(target, "told")
+    with pytest.raises(JepaRuntimeError, match="new: cannot be written: Is a directory"):
+        write(target.parent, "told")
+    with pytest.raises(JepaRuntimeError, match=r"report.html/x: cannot be written: File exists"):
+        check_writable(target / "x")
+    monkeypatch.setattr(Path, "replace", refused(errno.ENOSPC))
+    with pytest.raises(JepaRuntimeError, match=r"report\.html: cannot be written: No space left"):
+        write(target, "more")
+    assert [path.read_text() for path in target.parent.iterdir()] == ["told"]
+
+
+@pytest.mark.parametrize(
+    ("step", "number"), [("replace", errno.EBUSY), ("replace", errno.EPERM), ("open", errno.EROFS)]
+)
+def test_a_file_that_no_other_can_take_the_place_of_is_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    """Mounted by itself; another account's, in a sticky folder; in one that is read only."""
+    target = tmp_path / "report.json"
+    target.write_text("before")
+    monkeypatch.setattr(Path, step, refused(number, of=".part"))
+    check_writable(target)
+    write(target, "told")
+    monkeypatch.undo()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["told"]
+
+
+def refused(number: int, of: str = "") -> Callable[..., Any]:
+    """A method of Path that a system refuses with this error, for names that end so; else it opens."""
+    opens = Path.open
+
+    def method(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name.endswith(of):
+            raise OSError(number, os.strerror(number))
+        return opens(path, *args, **kwargs)
+
+    return method
+
+
+def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "file")
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        write(pipe, "told")
+        assert pipe.is_fifo(), "who reads from it waits for ever"
+        assert read.result() == "told"
+    write(link, "told")
+    assert link.is_symlink() and (tmp_path / "file").read_text() == "told"
+
+
+def test_a_name_that_is_no_utf8_costs_no_report(tmp_path: Path) -> None:
+    write(tmp_path / "report.html", os.fsdecode(b"of caf\xe9.mcap"))
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == r"of caf\udce9.mcap"
+
+
+def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Path) -> None:
+    run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open(writes, "w") as gone:
+        ended = subprocess.run(
+            [sys.executable, "-c", run, "info", toy_bundle, "--json"], stdout=gone, stderr=subprocess.PIPE
+        )
+    assert ended.stderr == b""
+    assert ended.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_told_and_gives_no_verdict(toy_bundle: Path) -> None:
+    ended = ended_with(">/dev/full", "info", toy_bundle)
+    assert ended.stderr == b"jepa-runtime: standard output: No space left on device\n"
+    assert ended.returncode == os.EX_IOERR
+    # Python has a status of its own for a standard error that cannot be written.
+    assert ended_with("2>/dev/full", "compare", "none.json", "none.json").returncode == 120
+
+
+def test_where_standard_output_is_closed_the_exit_status_is_the_verdict(toy_bundle: Path) -> None:
+    ended = ended_with(">&-", "info", toy_bundle)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def ended_with(redirection: str, *args: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """A run of the command, its output redirected as a shell does."""
+    run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", run, *args],
+        stderr=subprocess.PIPE, env=buffered,
+    )  # fmt: skip

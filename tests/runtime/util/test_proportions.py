@@ -1,0 +1,46 @@
+"""Shares: exact chances, and intervals as they were published."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+
+from jepa_runtime.util.proportions import chance_of, wilson
+
+
+def test_the_exact_chance_of_a_share() -> None:
+    assert chance_of(0, 10, 0.3) == 1
+    assert chance_of(1, 1, 0.01) == pytest.approx(0.01)
+    assert chance_of(2, 3, 0.5) == pytest.approx(0.5)
+    assert chance_of(10, 10, 0.5) == pytest.approx(2**-10)
+    for count, of, share in ((1, 80_000, 0.01), (150, 3000, 0.6), (30_000, 30_000_000, 0.01)):
+        assert chance_of(count, of, share) == pytest.approx(1), "far below the mean"
+    assert chance_of(3000, 30_000, 0.01) < 1e-300, "far above it"
+    exact = sum(math.comb(500, count) * Fraction(999, 1000) ** count * Fraction(1, 1000) ** (500 - count)
+                for count in range(499, 501))  # fmt: skip
+    assert chance_of(499, 500, 0.999) == pytest.approx(float(exact))
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (50, 100, 0.4038, 0.5962),
+        (291, 300, 0.9440, 0.9841),
+    ],
+)
+def test_wilson_gives_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 7), (30, 100), (299, 300)])
+def test_at_the_ends_of_the_interval_the_share_is_just_196_deviations_away(
+    successes: int, trials: int
+) -> None:
+    for end in wilson(successes, trials):
+        deviation = math.sqrt(end * (1 - end) / trials)
+        assert abs(successes / trials - end) / deviation == pytest.approx(1.96, abs=1e-3)

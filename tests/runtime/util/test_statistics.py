@@ -1,0 +1,380 @@
+"""Summaries give real samples, no percentile that the samples cannot carry, and no stall goes unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from jepa_runtime.profiling.profile import ReportedLatencies, Run
+from jepa_runtime.profiling.run_statistics import Distribution, describe, distribution, late_frames, responses
+from jepa_runtime.util.bootstrap import RESAMPLES, drawn_means, drawn_quantiles
+from jepa_runtime.util.statistics import PERCENTILES, format_ms, summarize
+from tests.runtime.profiles import make_run
+
+Floats = NDArray[np.float64]
+
+
+def test_what_the_devices_clock_did_not_tell_is_not_counted_as_zero() -> None:
+    run = make_run(frames=2).model_copy(update={"device_ms": {"encode": [0.5, 0.5], "predict": [0.0, 0.25]}})
+    device = describe(run).device
+    assert (device["predict"].n, device["predict"].max) == (1, 0.25)
+    assert device["encode"].n == 2
+
+
+def run_of(
+    scheduled_s: list[float],
+    latency_ms: list[float],
+    *,
+    rate_hz: float | None = 10.0,
+    deadline_ms: float | None = 100.0,
+    duration_s: float | None = None,
+    stages_ms: dict[str, list[float]] | None = None,
+    dropped_s: tuple[float, ...] = (),
+    failed_s: tuple[float, ...] = (),
+) -> Run:
+    results = [due + latency / 1000 for due, latency in zip(scheduled_s, latency_ms, strict=True)]
+    return Run(
+        rate_hz=rate_hz,
+        deadline_ms=deadline_ms,
+        duration_s=max(results, default=0.0) if duration_s is None else duration_s,
+        scheduled_s=scheduled_s,
+        latency_ms=latency_ms,
+        stages_ms=stages_ms or {},
+        dropped_s=list(dropped_s),
+        failed_s=list(failed_s),
+    )
+
+
+def run_with_a_stall(*, stall_s: float, rate_hz: float = 30.0, length_s: float = 10.0) -> Run:
+    """A server that takes 10 ms a frame, newest frame first, and stands still once, from second 5 on."""
+    free_s = 0.0
+    waiting: float | None = None
+    done: list[float] = []
+    latency: list[float] = []
+    dropped: list[float] = []
+
+    def serve(due_s: float) -> float:
+        begin = max(due_s, free_s)
+        end = begin + 0.010 + (stall_s if begin <= 5.0 < begin + 1 / rate_hz else 0.0)
+        done.append(due_s)
+        latency.append((end - due_s) * 1000)
+        return end
+
+    for due_s in np.arange(0, length_s, 1 / rate_hz).tolist():
+        if waiting is not None and free_s <= due_s:
+            free_s, waiting = serve(waiting), None
+        if free_s <= due_s:
+            free_s = serve(due_s)
+        else:
+            dropped += [] if waiting is None else [waiting]
+            waiting = due_s
+    return run_of(done, latency, rate_hz=rate_hz, deadline_ms=1000 / rate_hz, dropped_s=tuple(dropped))
+
+
+def test_percentiles_by_nearest_rank() -> None:
+    summary = summarize(range(1, 101))
+    assert (summary.p50, summary.p95, summary.p99, summary.max, summary.n) == (50, 95, 99, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("count", "given_percentiles"),
+    [
+        (0, ()),
+        (1, ()),
+        (2, ("p50",)),
+        (19, ("p50",)),
+        (20, ("p50", "p95")),
+        (99, ("p50", "p95")),
+        (100, ("p50", "p95", "p99")),
+    ],
+)
+def test_a_percentile_needs_samples_beyond_it(count: int, given_percentiles: tuple[str, ...]) -> None:
+    summary = summarize(float(value) for value in range(count))
+    present = tuple(name for name in ("p50", "p95", "p99") if getattr(summary, name) is not None)
+    assert present == given_percentiles
+    assert summary.n == count
+
+
+def test_no_samples_have_no_maximum() -> None:
+    assert summarize([]).as_dict() == {"p50": None, "p95": None, "p99": None, "max": None, "n": 0}
+
+
+def test_what_is_kept_as_json_is_not_rounded_before_a_table_rounds_it() -> None:
+    kept = summarize([17.2754]).as_dict()["max"]
+    assert format_ms(kept) == format_ms(17.2754) == "17.28"
+
+
+def test_a_nan_is_refused_rather_than_hidden() -> None:
+    with pytest.raises(ValueError, match="1 of 3 samples are NaN"):
+        summarize([1.0, float("nan"), 2.0])
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=100, max_size=400))
+def test_percentiles_are_ordered_samples(samples: list[float]) -> None:
+    summary = summarize(samples)
+    assert (
+        summary.p50 is not None
+        and summary.p95 is not None
+        and summary.p99 is not None
+        and summary.max is not None
+    )
+    assert summary.p50 <= summary.p95 <= summary.p99 <= summary.max
+    assert {summary.p50, summary.p95, summary.p99} <= set(samples)
+    assert np.mean(np.asarray(samples) <= summary.p95) >= 0.95
+
+
+def test_times_are_shown_with_a_dash_where_there_is_none() -> None:
+    assert (format_ms(1.234), format_ms(None)) == ("1.23", "-")
+
+
+@pytest.mark.parametrize(
+    ("count", "carried"),
+    [(1, ()), (10, ("p50", "p90")), (999, ("p50", "p90", "p95", "p99")), (1000, tuple(PERCENTILES))],
+)
+def test_a_distribution_gives_what_its_samples_carry(count: int, carried: tuple[str, ...]) -> None:
+    found = distribution(np.arange(count, dtype=float))
+    assert found.n == count
+    assert (
+        tuple(name for name, quantile in found.quantiles().items() if quantile.value is not None) == carried
+    )
+
+
+def test_too_few_samples_have_no_intervals() -> None:
+    assert [quantile.low for quantile in distribution(list(range(19))).quantiles().values()] == [None] * 5
+    assert distribution(list(range(20))).p50.low is not None
+
+
+def test_an_interval_that_would_end_at_the_largest_sample_is_open() -> None:
+    p99 = distribution(np.random.default_rng(0).exponential(1, 150)).p99
+    assert p99.value is not None and p99.low is not None and p99.low <= p99.value
+    assert p99.high is None
+
+
+def test_equal_samples_are_known_exactly() -> None:
+    p99 = distribution([5.0] * 200).p99
+    assert (p99.value, p99.low, p99.high) == (5.0, 5.0, 5.0)
+
+
+def test_intervals_are_reproducible() -> None:
+    samples = np.random.default_rng(0).exponential(1, 500)
+    assert distribution(samples) == distribution(samples.copy())
+
+
+def test_a_distribution_refuses_nan() -> None:
+    with pytest.raises(ValueError, match="1 of 30 samples are NaN"):
+        distribution([1.0] * 29 + [float("nan")])
+
+
+def exponential(rng: np.random.Generator, count: int) -> Floats:
+    return rng.exponential(1.0, count)
+
+
+def mixture(rng: np.random.Generator, count: int) -> Floats:
+    """One in ten is around 40 instead of 10."""
+    slow = rng.random(count) < 0.1
+    return np.asarray(np.where(slow, rng.normal(40, 2, count), rng.normal(10, 1, count)))
+
+
+def correlated(rng: np.random.Generator, count: int, correlation: float = 0.7) -> Floats:
+    """Standard normal, with a correlation from one to the next."""
+    noise = rng.normal(0, np.sqrt(1 - correlation**2), count)
+    values = np.empty(count)
+    value = rng.normal()
+    for index in range(count):
+        value = values[index] = correlation * value + noise[index]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("draw", "true"),
+    [
+        (exponential, {"p50": 0.6931, "p90": 2.3026, "p95": 2.9957, "p99": 4.6052}),
+        (mixture, {"p50": 10.1397, "p95": 40.0, "p99": 42.5631}),
+        (correlated, {"p50": 0.0, "p90": 1.2816, "p95": 1.6449, "p99": 2.3263}),
+        (partial(correlated, correlation=0.95), {"p50": 0.0, "p90": 1.2816, "p95": 1.6449, "p99": 2.3263}),
+    ],
+)
+def test_intervals_hold_the_true_percentiles_about_as_often_as_they_say(
+    draw: Callable[[np.random.Generator, int], Floats], true: dict[str, float]
+) -> None:
+    runs = 120
+    held = dict.fromkeys(true, 0)
+    for seed in range(runs):
+        found = distribution(draw(np.random.default_rng(seed), 1200)).quantiles()
+        for name, value in true.items():
+            quantile = found[name]  # type: ignore[index]
+            assert quantile.low is not None
+            held[name] += quantile.low <= value <= (np.inf if quantile.high is None else quantile.high)
+    assert all(0.85 <= count / runs <= 1.0 for count in held.values()), held
+
+
+def test_intervals_that_took_frames_for_independent_would_be_too_narrow() -> None:
+    together = np.repeat(np.random.default_rng(0).exponential(1, 100), 20)
+    apart = np.random.default_rng(1).permutation(together)
+
+    def width(samples: Floats) -> float:
+        p50 = distribution(samples).p50
+        assert p50.low is not None and p50.high is not None
+        return p50.high - p50.low
+
+    assert width(together) > 2 * width(apart)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=20, max_size=80), st.sampled_from(list(PERCENTILES.values())))
+def test_drawn_percentiles_are_samples(samples: list[float], permille: int) -> None:
+    drawn = drawn_quantiles(np.asarray(samples), permille, seed=0)
+    assert len(drawn) == RESAMPLES
+    assert set(drawn.tolist()) <= set(samples)
+
+
+def test_drawn_percentiles_lie_as_those_of_as_many_independent_samples_as_these_are_worth() -> None:
+    """Against the order statistics of runs of that many: what comes in tens is worth a tenth."""
+    samples = np.repeat(np.random.default_rng(0).permutation(400), 10).astype(np.float64)
+    drawn = np.sort(drawn_quantiles(samples, 900, seed=0))
+    ranks = [np.sort(np.random.default_rng(seed).integers(400, size=400))[359] for seed in range(RESAMPLES)]
+    spread = float(np.std(ranks))
+    assert drawn.mean() == pytest.approx(np.mean(ranks), abs=0.3 * spread)
+    assert drawn.std() == pytest.approx(spread, rel=0.3)
+
+
+def test_drawn_means_are_those_of_resampled_blocks() -> None:
+    """Against the definition, written out: ten blocks of four quarters each, laid end to end."""
+    samples = np.random.default_rng(0).exponential(1, 100)
+    starts = np.random.default_rng(3).integers(40, size=(RESAMPLES, 10))
+    cells = [samples[np.arange(100) * 40 // 100 == cell] for cell in range(40)]
+    plain = [
+        np.concatenate([cells[(start + step) % 40] for start in row for step in range(4)]).mean()
+        for row in starts
+    ]
+    assert drawn_means(samples, seed=3).tolist() == pytest.approx(plain)
+
+
+def test_a_stall_shows_in_the_response_although_it_hides_from_the_latencies() -> None:
+    run = run_with_a_stall(stall_s=1.0)
+    found = describe(run)
+    assert found.frames == 300 and found.dropped == 29
+    latency_p99, response_p99 = found.latency.p99.value, found.response.p99.value
+    assert latency_p99 is not None and latency_p99 < 11, "only one result tells of the second that was lost"
+    assert response_p99 is not None and 900 < response_p99 <= 1010
+    assert (found.misses, found.longest_miss_run) == (30, 30)
+
+
+def test_a_response_is_the_time_to_a_result_at_least_as_new() -> None:
+    run = run_of([0.0, 0.3, 0.4], [50.0, 20.0, 30.0], dropped_s=(0.1,), failed_s=(0.2,))
+    assert responses(run) == pytest.approx([50, 220, 120, 20, 30])
+
+
+def test_a_later_result_that_came_earlier_answers_too() -> None:
+    assert responses(run_of([0.0, 0.1], [500.0, 50.0])) == pytest.approx([150, 50])
+
+
+def test_frames_that_nothing_answered_count_until_the_end() -> None:
+    run = run_of([0.0], [50.0], dropped_s=(0.1,), failed_s=(0.2,))
+    assert responses(run) == pytest.approx([50, 200, 100]), "one period after the last was due"
+    longer = run_of([0.0], [50.0], dropped_s=(0.1,), duration_s=2.0)
+    assert responses(longer) == pytest.approx([50, 1900])
+    assert responses(run_of([0.0], [50.0], failed_s=(0.2,), rate_hz=None)) == pytest.approx([50, 0])
+
+
+def test_misses_are_late_dropped_and_failed_frames_and_their_longest_run_crosses_kinds() -> None:
+    run = run_of(
+        [0.0, 0.1, 0.4, 0.5, 0.6], [100, 150, 10, 150, 10], dropped_s=(0.2,), failed_s=(0.3,), deadline_ms=100
+    )
+    found = describe(run)
+    assert (found.frames, found.processed, found.dropped, found.failed) == (7, 5, 1, 1)
+    assert (found.misses, found.longest_miss_run) == (4, 3)
+    late = late_frames(run)
+    assert late is not None and late.tolist() == [False, True, True, True, False, True, False]
+    kept_up = describe(run_of([0.0, 0.1], [100, 10], deadline_ms=100))
+    assert (kept_up.misses, kept_up.longest_miss_run) == (0, 0)
+
+
+def test_without_a_deadline_there_are_no_misses_and_no_slack() -> None:
+    found = describe(run_of([0.0, 0.1], [10, 10], deadline_ms=None))
+    assert (found.misses, found.longest_miss_run, found.slack) == (None, None, None)
+
+
+def test_slack_is_what_the_frames_of_a_percentile_had_left() -> None:
+    run = make_run()
+    found = describe(run)
+    assert found.slack is not None and run.deadline_ms is not None
+    p99, slack = found.latency.p99, found.slack.p99
+    assert None not in (p99.value, p99.low, p99.high)
+    assert slack.value == run.deadline_ms - p99.value  # type: ignore[operator]
+    assert slack.low == run.deadline_ms - p99.high  # type: ignore[operator]
+    assert found.slack.max == pytest.approx(run.deadline_ms - max(run.latency_ms))
+
+
+def test_jitter_is_the_deviation_from_the_period_and_a_drop_is_a_whole_one() -> None:
+    found = describe(run_of([0.0, 0.1, 0.3], [10, 16, 16], dropped_s=(0.2,)))
+    assert found.period_jitter.n == 2
+    assert found.period_jitter.max == pytest.approx(100)
+    assert found.period_jitter_rms == pytest.approx(np.sqrt((6**2 + 100**2) / 2))
+    without = describe(run_of([0.0, 0.1], [10, 10], rate_hz=None))
+    assert (without.period_jitter.n, without.period_jitter_rms, without.over_two_periods) == (0, None, None)
+
+
+def test_peak_age_is_that_of_the_older_data_just_before_it_was_replaced() -> None:
+    found = describe(run_of([0.0, 0.1, 0.2, 0.5], [50] * 4, dropped_s=(0.3, 0.4)))
+    assert found.peak_age.n == 3
+    assert found.peak_age.max == pytest.approx(350)
+    assert found.over_two_periods == 1
+    assert describe(run_of([0.0, 0.125], [125, 125], rate_hz=8.0)).over_two_periods == 0
+
+
+def test_a_result_that_was_overtaken_does_not_renew_the_data() -> None:
+    assert describe(run_of([0.0, 0.1, 0.2], [50, 500, 50])).peak_age.n == 1
+
+
+def test_what_the_stages_leave_is_the_residual() -> None:
+    found = describe(
+        run_of([0.0, 0.1], [10, 12], stages_ms={"encode": [4, 5], "predict": [5, 5]}),
+    )
+    assert found.residual.mean == pytest.approx(1.5)
+    assert found.residual.max == pytest.approx(2)
+    assert found.residual_share == pytest.approx(1.5 / 11)
+    assert set(found.stages) == {"encode", "predict"}
+    assert describe(run_of([0.0], [10])).residual.n == 0, "no stages: nothing is left of nothing"
+
+
+def test_frames_that_a_stage_passed_by_are_no_samples_of_it() -> None:
+    stages = {"wait": [0.0] * 3, "predict": [0.25, 0.0, 9.0]}
+    told = describe(run_of([0.0, 0.1, 0.2], [10.0, 2.0, 12.0], stages_ms=stages))
+    assert (told.stages["predict"].n, told.stages["predict"].p50.value) == (2, 0.25)
+    assert (told.stages["wait"].n, told.residual.n) == (3, 3)
+
+
+def test_the_achieved_rate_is_that_between_results() -> None:
+    assert describe(run_of([0.0, 0.1, 0.2], [10, 20, 30])).achieved_hz == pytest.approx(1 / 0.11)
+    assert describe(run_of([0.0, 0.0005], [1, 1])).achieved_hz == pytest.approx(2000)
+    assert describe(run_of([0.0], [10])).achieved_hz is None
+    assert describe(run_of([0.0, 0.125], [125, 0])).achieved_hz is None, "both at once"
+
+
+def test_an_empty_run_says_nothing_and_does_not_fail() -> None:
+    found = describe(run_of([], [], dropped_s=(0.0,)))
+    assert (found.frames, found.processed, found.latency.n, found.response.n) == (1, 0, 0, 1)
+    assert (found.latency.mean, found.achieved_hz, found.residual_share) == (None, None, None)
+
+
+def test_what_a_tool_told_stands_without_intervals_where_its_samples_carry_it() -> None:
+    told = ReportedLatencies(
+        n=150, quantiles_ms={"p50": 1.0, "p99": 2.0, "p999": 3.0}, mean_ms=1.1, max_ms=3.0
+    )
+    run = run_of([], [], rate_hz=None, deadline_ms=None).model_copy(update={"told": told})
+    latency = describe(run).latency
+    assert (latency.n, latency.p50.value, latency.p99.value, latency.p999.value) == (150, 1.0, 2.0, None)
+    assert latency.p50.low is None and latency.mean == 1.1
+
+
+def test_an_hour_at_30_hz_is_summed_up_within_seconds() -> None:
+    samples = np.random.default_rng(0).gamma(2, 3, 108_000)
+    found: Distribution = distribution(samples)
+    assert found.p999.low is not None and found.p999.high is not None
+    assert found.p999.low < 27.7 < found.p999.high, "the gamma distribution's own"

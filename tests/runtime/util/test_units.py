@@ -1,0 +1,49 @@
+"""Units are the same however they are spelt."""
+
+from __future__ import annotations
+
+import pytest
+
+from jepa_runtime.bundle.manifest import ActionSpec
+from jepa_runtime.sources.command_fields import misfit
+from jepa_runtime.util.units import plain
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ["m/s", "meters/second", "metres per second", "m s^-1", "m·s⁻¹", "m*s**-1", " m / sec"],
+        ["rad/s", "rad s^-1", "radians/second"],
+        ["m/s^2", "m/s/s", "m s-2", "m s⁻²"],
+        ["N m", "N*m", "Nm", "newton meters"],
+    ],
+)
+def test_spellings_of_a_unit_are_the_same(spellings: list[str]) -> None:
+    assert len({plain(unit) for unit in spellings}) == 1
+
+
+def test_other_units_are_others() -> None:
+    units = [
+        "m",
+        "s",
+        "ms",
+        "m/s",
+        "mm/s",
+        "s/m",
+        "rad/s",
+        "deg/s",
+        "N m",
+        "N/m",
+        "m/s^2",
+        "",
+        "1",
+        "%",
+        "-1 … 1",
+    ]
+    assert len({plain(unit) for unit in units}) == len(units)
+
+
+@pytest.mark.parametrize(("unit", "fits"), [("radians/second", True), ("rad s^-1", True), ("deg/s", False)])
+def test_commands_are_the_actions_of_a_model_that_spells_their_units_otherwise(unit: str, fits: bool) -> None:
+    action = ActionSpec(names=("w",), units=(unit,), low=(-1.0,), high=(1.0,), max_norm=None)
+    assert (misfit(["w"], ["rad/s or m/s"], action) is None) == fits

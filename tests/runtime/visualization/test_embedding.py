@@ -1,0 +1,73 @@
+"""The map and the colours of latents."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from jepa_runtime.visualization.embedding import fit_embedding, fit_palette
+
+FLOATS = st.floats(-100, 100, width=32)
+
+
+def scenes(count: int, frames: int) -> np.ndarray:
+    """Scenes that lie far apart, and in each a robot that wanders in two directions of its latent."""
+    rng = np.random.default_rng(0)
+    found = np.zeros((count, frames, 2, 6), np.float32)
+    found[:, :, 0] = 50 * rng.standard_normal((count, 1, 6))
+    found[:, :, 1, 1:3] = 0.1 * rng.standard_normal((count, frames, 2)).cumsum(axis=1)
+    return found.reshape(-1, 2, 6)
+
+
+def test_the_map_shows_what_moves_and_not_which_scene_it_is() -> None:
+    latents = scenes(8, 50)
+    fitted = fit_embedding(latents, lag=5)
+    assert fitted.explained.sum() == pytest.approx(1.0, abs=1e-3)
+    axes = fitted.axes.reshape(2, 2, 6)
+    assert np.abs(axes[:, 0]).max() < 1e-3 and np.abs(np.delete(axes[:, 1], [1, 2], axis=1)).max() < 1e-3
+
+
+def test_distances_on_the_map_are_those_of_what_moves() -> None:
+    latents = scenes(1, 60)
+    places = fit_embedding(latents, lag=3).project(latents)
+    assert places.shape == (60, 2)
+    apart = np.linalg.norm(latents[10] - latents[40])
+    assert np.linalg.norm(places[10] - places[40]) == pytest.approx(apart, rel=1e-3)
+
+
+def test_equal_latents_give_equal_pictures_whatever_their_sign() -> None:
+    latents = scenes(4, 30)
+    one, other = fit_embedding(latents, 3), fit_embedding(latents.copy(), 3)
+    np.testing.assert_array_equal(one.axes, other.axes)
+    assert all(axis[np.abs(axis).argmax()] > 0 for axis in one.axes)
+
+
+def test_any_leading_axes_are_kept() -> None:
+    latents = scenes(2, 20)
+    fitted = fit_embedding(latents, 2)
+    np.testing.assert_allclose(
+        fitted.project(latents.reshape(4, 10, 2, 6)), fitted.project(latents).reshape(4, 10, 2), atol=1e-4
+    )
+    assert fit_palette(latents).colours(latents.reshape(4, 10, 2, 6)).shape == (4, 10, 2, 3)
+
+
+def test_tokens_are_coloured_by_how_they_differ_from_what_is_usual_at_their_place() -> None:
+    latents = scenes(1, 60)
+    colours = fit_palette(latents).colours(latents)
+    assert colours.dtype == np.uint8
+    assert np.ptp(colours[:, 0], axis=0).max() == 0, "the scene is always the same"
+    assert np.ptp(colours[:, 1].astype(int), axis=0).max() > 200
+
+
+@settings(max_examples=50)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 3), st.integers(1, 4)), elements=FLOATS)
+)
+def test_whatever_comes_gives_finite_places_and_colours(latents: np.ndarray) -> None:
+    fitted = fit_embedding(latents, 2)
+    assert np.isfinite(fitted.project(latents)).all()
+    assert 0 <= fitted.explained.sum() <= 1.001
+    assert fit_palette(latents).colours(latents).shape == (*latents.shape[:2], 3)

@@ -1,0 +1,142 @@
+"""Every form of a model and every baseline has the same episodes, in turns."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.control.presets import PRESETS, preset
+from jepa_runtime.errors import BackendError, BundleError, WorldError
+from jepa_sim.closed_loop.episodes import Policy, episode_seeds
+from jepa_sim.closed_loop.run import ClosedLoop, Plan, closed_loop, fitted, progress
+from jepa_sim.worlds import TwoRooms
+from jepa_sim.worlds.interface import World
+from tests.bundles import HORIZON, make_bundle
+from tests.sim.closed_loop.planes import MappedPlane, Plane
+
+BRIEF = Plan(seeds=(0, 3), episodes=2, films=1)
+
+
+@pytest.fixture(scope="module")
+def plane() -> MappedPlane:
+    return MappedPlane()
+
+
+@pytest.fixture(scope="module")
+def found(toy_bundle: Path, plane: MappedPlane) -> ClosedLoop:
+    return closed_loop(Bundle.open(toy_bundle), plane, BRIEF)
+
+
+def test_every_precision_and_the_baselines_drive_the_same_episodes_in_turns(
+    found: ClosedLoop, plane: MappedPlane
+) -> None:
+    assert list(found.drives) == ["fp32", "fp16", "straight_line", "random"]
+    seeds = episode_seeds((0, 3), 2)
+    for drive in found.drives.values():
+        assert [episode.seed for episode in drive.episodes] == seeds
+    assert plane.resets[1:] == [seed for seed in seeds for _ in found.drives]
+
+
+def test_of_the_first_episodes_all_that_was_decided_on_is_kept(found: ClosedLoop) -> None:
+    for drive in found.drives.values():
+        (film,) = drive.films
+        assert film.episode == drive.episodes[0]
+        assert len(film.frames) == len(film.episode.plan_ms)
+        assert film.goal.shape == film.frames[0].shape
+
+
+def test_forms_are_compared_with_the_first_one_and_everything_goes_into_json(found: ClosedLoop) -> None:
+    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert list(told["scores"]) == list(found.drives) and told["against"] == "fp32"
+    assert list(told["differences"]) == ["fp16", "straight_line", "random"]
+    assert told["scores"]["random"]["outcomes"].keys() == {"reached", "wrong_place", "timeout"}
+    assert told["scores"]["fp32"]["plan_ms_p50"] > 0 and len(told["sha256"]) == 64
+    assert told["engines"].keys() == {"openvino:CPU"} and told["machine"]["cpu"]["model"]
+    assert told["planner"]["search"]["horizon"] == HORIZON
+
+
+def test_the_same_seeds_give_the_same_outcomes(found: ClosedLoop, toy_bundle: Path) -> None:
+    again = closed_loop(Bundle.open(toy_bundle), MappedPlane(), BRIEF)
+    assert again.goals == found.goals
+    assert [each.distance for each in again.drives["fp16"].episodes] == [
+        each.distance for each in found.drives["fp16"].episodes
+    ]
+
+
+def test_engines_are_named_where_there_are_several_and_fp32_comes_first(toy_bundle: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra dev)")
+    plan = Plan(engines=("openvino:CPU", "onnxruntime:CPU"), seeds=(0,), episodes=1, baselines=False)
+    found = closed_loop(Bundle.open(toy_bundle), Plane(max_steps=1), plan)
+    assert list(found.drives) == ["openvino:CPU fp32", "onnxruntime:CPU fp32", "openvino:CPU fp16"]
+    assert found.engines.keys() == {"openvino:CPU", "onnxruntime:CPU"}
+
+
+def test_further_drivers_are_compared_and_every_episode_is_told(toy_bundle: Path) -> None:
+    def at_once(_world: World, _seed: int) -> Policy:
+        return lambda _frame: None
+
+    told: list[tuple[str, bool]] = []
+    plan = Plan(precisions=("fp32",), seeds=(0,), episodes=2, baselines=False)
+    found = closed_loop(
+        Bundle.open(toy_bundle),
+        Plane(),
+        plan,
+        peers={"at_once": at_once},
+        tick=lambda *said: told.append(said),
+    )
+    assert [name for name, _ in told] == ["fp32", "at_once"] * 2
+    assert found.goals["at_once"].outcomes == {"reached": 0, "wrong_place": 2, "timeout": 0}
+
+
+def test_the_shipped_model_reaches_goals_that_chance_does_not(two_rooms_bundle: Path) -> None:
+    plan = Plan(precisions=("int8",), seeds=(0,), episodes=5)
+    found = closed_loop(Bundle.open(two_rooms_bundle), TwoRooms(seed=0), plan).goals
+    assert found["int8"].successes >= 4 > found["random"].successes
+
+
+def test_a_model_that_cannot_act_there_is_refused_before_anything_is_opened(toy_bundle: Path) -> None:
+    world = Plane(tick_s=0.3)
+    with pytest.raises(WorldError, match=r"toy cannot drive in an open floor: it holds an action for 0\.2 s"):
+        closed_loop(Bundle.open(toy_bundle), world, Plan(engines=("nowhere:CPU",)))
+    assert world.resets == [0]
+
+
+def test_engines_and_precisions_that_are_not_there_are_told(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(toy_bundle)
+    with pytest.raises(BackendError, match="nowhere"):
+        closed_loop(bundle, Plane(), Plan(engines=("nowhere:CPU",)))
+    with pytest.raises(BundleError, match="int8"):
+        closed_loop(bundle, Plane(), Plan(precisions=("int8",)))
+    untrained = make_bundle(tmp_path / "untrained", trained=False)
+    with pytest.raises(BundleError, match="random weights"):
+        closed_loop(untrained, Plane(), Plan())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_are_brought_down_to_what_the_model_predicts(name: str) -> None:
+    usual = preset(name)
+    found = fitted(usual, 3, 6)
+    assert found.search.horizon == min(3, usual.search.horizon)
+    assert found.search.num_samples == 6 and found.search.topk == 6
+    assert found.replan_every <= found.search.horizon
+    assert fitted(usual, 1000) == usual
+
+
+def test_bars_are_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(2, Console()) as tick:
+        tick("fp32", True)
+        tick("fp32", False)
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_bars_count_episodes_and_goals() -> None:
+    shown = io.StringIO()
+    with progress(3, Console(file=shown, force_terminal=True, width=120)) as tick:
+        for reached in (True, False, True):
+            tick("fp32", reached)
+    assert "3/3" in shown.getvalue() and "2 reached" in shown.getvalue()

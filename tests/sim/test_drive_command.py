@@ -1,0 +1,118 @@
+"""``jepa-runtime drive``: what a user gets, and what from a mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from jepa_runtime.bundle import seal
+from jepa_runtime.cli import main
+from jepa_runtime.imaging.conversion import decode
+from jepa_sim import drive_command
+from tests.bundles import make_bundle
+
+PLANE = "tests.sim.closed_loop.planes:MappedPlane"
+BRIEF = ["--world", PLANE, "--seed", "0", "--episodes", "3"]
+
+
+def test_it_shows_every_form_and_baseline_and_writes_what_it_is_asked_for(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, page, picture = (tmp_path / name for name in ("f.json", "f.html", "f.png"))
+    outputs = ["--json", str(figures), "--html", str(page), "--png", str(picture)]
+    assert main(["drive", str(toy_bundle), *BRIEF, *outputs]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("fp32", "fp16", "straight line", "random", "an open floor"))
+    assert "planned over 4 steps, not 8: the model predicts no further" in shown
+    found = json.loads(figures.read_text())
+    assert {score["episodes"] for score in found["scores"].values()} == {3}
+    assert found["seeds"] == [0]
+    assert page.read_text().count("<img") == 12
+    assert decode(picture.read_bytes()).shape[2] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.html", "f.json", "f.png"]
+
+
+def test_a_terminal_that_is_gone_does_not_cost_what_was_driven(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive_command, "_show", Mock(side_effect=BrokenPipeError))
+    # It closes standard output, which is that of the tests too.
+    monkeypatch.setattr("rich.console.Console.on_broken_pipe", Mock(side_effect=SystemExit(1)))
+    assert main(["drive", str(toy_bundle), *BRIEF, "--json", str(tmp_path / "f.json")]) == 141
+    assert json.loads((tmp_path / "f.json").read_text())["scores"]
+
+
+def test_engine_precision_planner_and_baselines_are_chosen(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "f.json"
+    chosen = ["--precision", "fp16", "--planner", "vjepa2_ac", "--no-baselines", "--threads", "2"]
+    assert main(["drive", str(toy_bundle), *BRIEF, *chosen, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["scores"]) == ["fp16"] and found["threads"] == 2 and not found["differences"]
+    assert found["planner"]["search"]["num_samples"] == 400 and found["planner"]["search"]["horizon"] == 2
+    assert "planned over" not in capsys.readouterr().out
+
+
+def test_random_weights_drive_only_if_asked_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bundle(tmp_path / "toy", trained=False)
+    command = ["drive", str(tmp_path / "toy"), *BRIEF]
+    assert main(command) == 1
+    assert "--allow-untrained" in capsys.readouterr().err
+    assert main([*command, "--allow-untrained"]) == 0
+    assert "untrained, what it reaches means nothing" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_model_of_another_robot_is_told_from_which_its_actions_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = make_bundle(tmp_path / "toy").manifest.model_dump(mode="json")
+    fields["io"]["action"]["names"] = ["steering", "throttle"]
+    seal(tmp_path / "toy", fields)
+    assert main(["drive", str(tmp_path / "toy"), "--episodes", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot drive in Two Rooms, random layout" in said
+    assert "steering [m/s], throttle [m/s], there they are linear.x [m/s], linear.y [m/s]" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--world", "maze"], "no world is called 'maze'; there are: reacher, two_rooms, two_rooms_fixed"),
+        (["--engine", "nowhere:CPU"], "nowhere"),
+        (["--json", "/dev/null/f.json"], "/dev/null/f.json: cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_was_driven(
+    arguments: list[str], reason: str, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drive", str(toy_bundle), *arguments]) == 1
+    printed = capsys.readouterr()
+    assert reason in printed.err and printed.err.count("\n") == 1
+    assert "reached" not in printed.out
+
+
+@pytest.mark.parametrize("wrong", [["--episodes", "0"], ["--seed", "-1"], ["--planner", "luck"]])
+def test_what_is_out_of_range_is_refused(
+    wrong: list[str], toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["drive", str(toy_bundle), *wrong])
+    assert ended.value.code == 2 and wrong[0] in capsys.readouterr().err
+
+
+def test_the_world_is_closed_even_where_the_model_cannot_act(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.sim.closed_loop import planes
+
+    made = planes.MappedPlane(tick_s=0.3)
+    monkeypatch.setattr(planes, "MappedPlane", lambda: made)
+    assert main(["drive", str(toy_bundle), *BRIEF]) == 1
+    assert made.closed
+    assert "holds an action" in capsys.readouterr().err
