@@ -35,6 +35,10 @@ class JepaRuntimeError(CodedError):
     """Base class of all errors that this package raises deliberately."""
 
 
+class StrictJsonError(JepaRuntimeError):
+    """A JSON document is malformed, or one of its fields is missing, unknown or invalid."""
+
+
 class BundleError(JepaRuntimeError):
     """A model bundle is damaged, of an unknown format, or not what it claims; nothing of it was loaded."""
 

@@ -93,7 +93,7 @@ def test_a_field_that_makes_no_sense_is_named(tmp_path: Path, field: str) -> Non
     fields = state.as_json(FULL) | {field: [1]}
     content = {"sha256": state._checksum(fields), "state": fields}
     (tmp_path / "state.json").write_text(json.dumps(content))
-    with pytest.raises(StorageError, match=rf"is damaged \({field}.*--rebuild"):
+    with pytest.raises(StorageError, match=rf"is damaged \(state: {field}.*--rebuild"):
         state.load(tmp_path / "state.json")
 
 

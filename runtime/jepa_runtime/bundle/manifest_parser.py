@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES, SCHEMA_VERSION, Manifest
-from jepa_runtime.errors import BundleError
-from jepa_runtime.util.strict_json import describe, parse_json, shorten
+from jepa_runtime.errors import BundleError, StrictJsonError
+from jepa_runtime.util.strict_json import parse_json, shorten, validate_json
 
 
 def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
@@ -22,17 +20,26 @@ def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
         BundleError: it is too long, no strict JSON, of an unknown format version, or a field is wrong.
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{where}: more than {MAX_MANIFEST_BYTES >> 20} MiB: this is no manifest")
-    content = parse_json(data, where)
-    if not isinstance(content, dict):
-        raise BundleError(f"{where}: must hold a JSON object, holds {type(content).__name__}")
-    version = content.get("schema_version")
-    if type(version) is not int or version != SCHEMA_VERSION:
         raise BundleError(
-            f"{where}: format version {shorten(version)} is unknown, this jepa-edge reads "
-            f"version {SCHEMA_VERSION}: update jepa-edge, or export the model again"
+            f"{where}: larger than {MAX_MANIFEST_BYTES >> 20} MiB: this is not a manifest",
+            code="bundle.manifest_invalid",
         )
     try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        raise BundleError(f"{where}: {describe(error)}") from error
+        content = parse_json(data, where)
+        if isinstance(content, dict) and _is_supported(content.get("schema_version")):
+            return validate_json(Manifest, data, where)
+    except StrictJsonError as error:
+        raise BundleError(str(error), code="bundle.manifest_invalid") from error
+    if not isinstance(content, dict):
+        raise BundleError(
+            f"{where}: must be a JSON object, not {type(content).__name__}", code="bundle.manifest_invalid"
+        )
+    raise BundleError(
+        f"{where}: unsupported format version {shorten(content.get('schema_version'))}, this jepa-edge reads "
+        f"version {SCHEMA_VERSION}: update jepa-edge, or export the model again",
+        code="bundle.version_unsupported",
+    )
+
+
+def _is_supported(version: object) -> bool:
+    return type(version) is int and version == SCHEMA_VERSION

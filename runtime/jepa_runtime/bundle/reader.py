@@ -22,7 +22,7 @@ from jepa_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, File
 from jepa_runtime.bundle.manifest_parser import parse_manifest
 from jepa_runtime.bundle.onnx_external_data import points_outside
 from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
-from jepa_runtime.errors import BundleError
+from jepa_runtime.errors import BundleError, StrictJsonError
 from jepa_runtime.util.strict_json import parse_json
 
 _REPORT_NAME = "report.json"
@@ -87,7 +87,7 @@ class Bundle:
         """
         if all(record.path != _REPORT_NAME for record in self.manifest.files):
             return None
-        return parse_json(self.read(_REPORT_NAME), str(self.path / _REPORT_NAME))
+        return _parse_json(self.read(_REPORT_NAME), str(self.path / _REPORT_NAME))
 
 
 def _check_listing(folder: UntrustedFolder, manifest: Manifest) -> None:
@@ -112,7 +112,7 @@ def _check_file(folder: UntrustedFolder, record: FileRecord, manifest: Manifest)
         return
     data = _read_verified(folder, record)
     if kind == ".json":
-        parse_json(data, where)
+        _parse_json(data, where)
     elif record.path == manifest.golden.path:
         read_golden(data, manifest, where)
     elif kind == ".npz":
@@ -121,6 +121,13 @@ def _check_file(folder: UntrustedFolder, record: FileRecord, manifest: Manifest)
         _check_xml(data, where)
     else:
         _check_onnx(data, where)
+
+
+def _parse_json(data: bytes, where: str) -> Any:
+    try:
+        return parse_json(data, where)
+    except StrictJsonError as error:
+        raise BundleError(str(error), code="bundle.file_invalid") from error
 
 
 def _check_xml(data: bytes, where: str) -> None:

@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from jepa_runtime.doctor.system import Account, Node
-from jepa_runtime.errors import DoctorError, UndeterminedError
-from jepa_runtime.util.strict_json import describe
+from jepa_runtime.errors import DoctorError, StrictJsonError, UndeterminedError
+from jepa_runtime.util.strict_json import parse_json_as
 
 _LONGEST = 1 << 20
 # Where firmware_configs expects jepa-edge, and where Debian has packages of a Python such as "python3.12".
@@ -146,10 +146,10 @@ def _read(path: Path) -> Recording:
             content = file.read(_LONGEST + 1)
         if len(content) > _LONGEST:
             raise DoctorError(f"{path}: is longer than {_LONGEST >> 20} MiB: record the machine again")
-        return Recording.model_validate_json(content)
+        return parse_json_as(Recording, content, str(path))
     except FileNotFoundError:
         return Recording.model_validate({"schema": 1})
     except OSError as error:
         raise DoctorError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise DoctorError(f"{path}: {describe(error)}: record the machine again") from error
+    except StrictJsonError as error:
+        raise DoctorError(f"{error}: record the machine again", code="doctor.recording_invalid") from error

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jepa_runtime.errors import BundleError, StorageError
+from jepa_runtime.errors import StorageError, StrictJsonError
 from jepa_runtime.util import atomic_files
 from jepa_runtime.util.strict_json import parse_json
 
@@ -181,5 +181,5 @@ def _parse(line: bytes, where: str) -> tuple[int, str, Entry]:
         fields = parse_json(line, where)
         entry = Entry(int(fields["n"]), str(fields["at"]), str(fields["event"]), dict(fields["facts"]))
         return entry.n, str(fields["before"]), entry
-    except (BundleError, KeyError, TypeError, ValueError) as error:
+    except (StrictJsonError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{where}: is no entry of a log ({error}): it was changed or damaged") from error

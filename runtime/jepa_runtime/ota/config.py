@@ -10,16 +10,16 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from jepa_runtime.bundle.manifest import ModelId, Precision
-from jepa_runtime.errors import BundleError, UpdateError
+from jepa_runtime.errors import StrictJsonError, UpdateError
 from jepa_runtime.ota.gate.probe import ProbeLimits
 from jepa_runtime.ota.hawkbit.settings import Hawkbit
 from jepa_runtime.ota.release import Identifier
 from jepa_runtime.ota.transport.repository_sources import Limits
 from jepa_runtime.util import atomic_files
-from jepa_runtime.util.strict_json import describe, parse_json
+from jepa_runtime.util.strict_json import parse_json_as
 
 # Without a sign of life for so long, an update counts as hung; above every pause and limit of a step.
 HANG_S = 900.0
@@ -97,17 +97,14 @@ def load(path: Path) -> Config:
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_CONFIG_BYTES)
-        parse_json(content, str(path))
-        return Config.model_validate_json(content)
+        return parse_json_as(Config, content, str(path), _no_such_field)
     except OSError as error:
         raise UpdateError(
             f"{path}: cannot be read ({error.strerror}): name the folder of a robot that was set up with "
             "`jepa-runtime update provision`"
         ) from error
-    except BundleError as error:
-        raise UpdateError(str(error)) from error
-    except ValidationError as error:
-        raise UpdateError(f"{path}: {describe(error, _no_such_field)}: see {_PAGE}") from error
+    except StrictJsonError as error:
+        raise UpdateError(f"{error}: see {_PAGE}", code="update.config_invalid") from error
 
 
 def _no_such_field(place: tuple[str | int, ...]) -> str:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from jepa_runtime.bundle.manifest import MANIFEST_NAME, BundlePath, Manifest, ModelId, Sha256
-from jepa_runtime.errors import BundleError, ReleaseRejectedError, TrustError
-from jepa_runtime.util.strict_json import describe, parse_json
+from jepa_runtime.errors import ReleaseRejectedError, StrictJsonError, TrustError
+from jepa_runtime.util.strict_json import parse_json, validate_json
 
 SCHEMA_VERSION = 1
 # Raised when a bundle that older runtimes can read would no longer be served rightly by them.
@@ -172,18 +172,16 @@ def parse_release(content: bytes, where: str = POINTER_NAME) -> Release:
         raise TrustError(f"{where}: more than {MAX_POINTER_BYTES >> 10} KiB: this names no release")
     try:
         fields = parse_json(content, where)
-    except BundleError as error:
-        raise TrustError(str(error)) from error
-    version = fields.get("schema_version") if isinstance(fields, dict) else None
-    if version != SCHEMA_VERSION:
-        raise TrustError(
-            f"{where}: format version {str(version)[:80]} is unknown, this jepa-edge reads version "
-            f"{SCHEMA_VERSION}: update jepa-edge"
-        )
-    try:
-        return Release.model_validate_json(content)
-    except ValidationError as error:
-        raise TrustError(f"{where}: {describe(error)}") from error
+        version = fields.get("schema_version") if isinstance(fields, dict) else None
+        if version == SCHEMA_VERSION:
+            return validate_json(Release, content, where)
+    except StrictJsonError as error:
+        raise TrustError(str(error), code="trust.release_invalid") from error
+    raise TrustError(
+        f"{where}: format version {str(version)[:80]} is unknown, this jepa-edge reads version "
+        f"{SCHEMA_VERSION}: update jepa-edge",
+        code="trust.version_unsupported",
+    )
 
 
 def told_of(manifest: Manifest) -> dict[str, Any]:

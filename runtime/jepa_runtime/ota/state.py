@@ -18,13 +18,13 @@ from enum import auto
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter
 
-from jepa_runtime.errors import BundleError, StorageError
+from jepa_runtime.errors import StorageError, StrictJsonError
 from jepa_runtime.ota.release import Release
 from jepa_runtime.util import atomic_files
 from jepa_runtime.util.compat import StrEnum
-from jepa_runtime.util.strict_json import describe, parse_json
+from jepa_runtime.util.strict_json import parse_json, validate_json
 
 NAME = "state.json"
 MAX_STATE_BYTES = 1 << 22
@@ -221,7 +221,7 @@ def load(path: Path) -> State:
         raise _damaged(path, f"more than {MAX_STATE_BYTES >> 20} MiB")
     try:
         parsed = parse_json(content, str(path))
-    except BundleError as error:
+    except StrictJsonError as error:
         raise _damaged(path, str(error)) from error
     fields = parsed.get("state") if isinstance(parsed, dict) else None
     if not isinstance(fields, dict) or parsed.get("sha256") != _checksum(fields):
@@ -232,9 +232,9 @@ def load(path: Path) -> State:
             f"that one, or {_REBUILD}"
         )
     try:
-        return _ADAPTER.validate_json(json.dumps(fields))
-    except ValidationError as error:
-        raise _damaged(path, describe(error)) from error
+        return validate_json(_ADAPTER, json.dumps(fields).encode(), "state")
+    except StrictJsonError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _checksum(fields: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ import re
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from jepa_runtime.errors import BundleError, FetchError
-from jepa_runtime.util.strict_json import describe, parse_json
+from jepa_runtime.errors import FetchError, StrictJsonError
+from jepa_runtime.util.strict_json import parse_json_as
 
 LEAST_SLEEP_S, MOST_SLEEP_S = 5.0, 86_400.0
 
@@ -115,12 +115,12 @@ def parse(kind: type[_M], content: bytes, where: str) -> _M:
         FetchError: it is no strict JSON, or a field is missing or wrong.
     """
     try:
-        parse_json(content, where)
-        return kind.model_validate_json(content)
-    except BundleError as error:
-        raise FetchError(f"{error}: this is no hawkBit server, or one that is not known here") from error
-    except ValidationError as error:
-        raise FetchError(f"{where}: the server's answer is not DDI v1: {describe(error)}") from error
+        return parse_json_as(kind, content, where)
+    except StrictJsonError as error:
+        raise FetchError(
+            f"{error}: the response is not DDI v1: check the address of the hawkBit server",
+            code="hawkbit.response_invalid",
+        ) from error
 
 
 def action_of(base: Base, relation: str, tenant: str, controller: str, where: str) -> str | None:

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter
 
-from jepa_runtime.errors import BundleError, StorageError
+from jepa_runtime.errors import StorageError, StrictJsonError
 from jepa_runtime.ota.hawkbit.ddi_messages import ActionId
 from jepa_runtime.util import atomic_files
-from jepa_runtime.util.strict_json import describe, parse_json
+from jepa_runtime.util.strict_json import parse_json_as
 
 MAX_KEPT_BYTES = 1 << 20
 _MAX_ANSWERS = 16
@@ -138,12 +138,12 @@ def load(path: Path) -> SavedState:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_KEPT_BYTES)
-        parse_json(content, str(path))
-        return _ADAPTER.validate_json(content)
+        return parse_json_as(_ADAPTER, content, str(path))
     except FileNotFoundError:
         return SavedState()
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (BundleError, ValidationError) as error:
-        why = describe(error) if isinstance(error, ValidationError) else str(error)
-        raise StorageError(f"{path}: is damaged ({why}): it is begun anew") from error
+    except StrictJsonError as error:
+        raise StorageError(
+            f"{error}: the file is damaged, and is created again", code="hawkbit.state_damaged"
+        ) from error
