@@ -120,4 +120,6 @@ class DoctorError(JepaRuntimeError):
 
 
 class UndeterminedError(DoctorError):
-    """What a check asks cannot be told on this machine; the message says why. It becomes a finding."""
+    """A check cannot be decided on this machine; the message has the reason. It becomes a finding."""
+
+    code = "doctor.undetermined"

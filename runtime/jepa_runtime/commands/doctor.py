@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
         read = files_of(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
         check_outputs(files_of(args.fix_script, args.json), *read)
-        needs = None if args.bundle is None else Requirements.of(args.bundle)
-        diagnosis = examine(System(args.root, facts), needs)
+        requirements = None if args.bundle is None else Requirements.from_bundle(args.bundle)
+        diagnosis = examine(System(args.root, facts), requirements)
         if args.fix_script is not None:
             write(args.fix_script, fix_script(diagnosis))
         if args.json is not None:
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         return _FAILED
     if args.json != STDOUT:
         _show(diagnosis, verbose=args.verbose)
-    return 1 if diagnosis.wrong else 0
+    return 1 if diagnosis.problems else 0
 
 
 def _show(diagnosis: Diagnosis, *, verbose: bool) -> None:

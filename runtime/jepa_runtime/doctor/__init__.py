@@ -1,6 +1,6 @@
-"""What a robot's computer lacks to run a model in real time, with evidence and the command that mends it.
+"""Diagnose whether a computer can run a model in real time.
 
-Nothing here changes the machine: it reads files, and proposes.
+Each finding has its evidence and the commands that fix it. Nothing here changes the machine.
 """
 
 from jepa_runtime.doctor.diagnosis_output import as_json, fix_script

@@ -1,4 +1,4 @@
-"""Runs every check that applies."""
+"""Run every check that applies to a machine."""
 
 from __future__ import annotations
 
@@ -14,25 +14,32 @@ from jepa_runtime.errors import UndeterminedError
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found on a machine; the worst first, and checks of one severity in their documented order."""
+    """The findings for one machine.
+
+    Attributes:
+        findings: The most severe first; findings of equal severity in the documented order of their checks.
+    """
 
     machine: Machine
     findings: tuple[Finding, ...]
 
     @property
-    def wrong(self) -> tuple[Finding, ...]:
-        """Errors and warnings."""
+    def problems(self) -> tuple[Finding, ...]:
+        """The errors and warnings."""
         return tuple(finding for finding in self.findings if finding.verdict.severity <= Severity.WARNING)
 
 
-def examine(system: System, needs: Requirements | None = None) -> Diagnosis:
-    """Examine a machine, for a bundle if its needs are given. What cannot be told is a finding too."""
+def examine(system: System, requirements: Requirements | None = None) -> Diagnosis:
+    """Run all applicable checks, including those of a bundle if its requirements are given.
+
+    A check that cannot be decided produces a finding of severity ``UNKNOWN``.
+    """
     machine = detect(system)
-    context = Context(system, machine, needs)
+    context = Context(system, machine, requirements)
     findings = [Finding(check.id, _verdict(check, context)) for check in CHECKS if check.applies(context)]
-    if machine.doubt:
-        doubt = Verdict(Severity.UNKNOWN, f"which machine this is cannot be told for sure: {machine.doubt}")
-        findings.insert(0, Finding("machine", doubt))
+    if machine.uncertainty:
+        summary = f"the kind of machine could not be determined reliably: {machine.uncertainty}"
+        findings.insert(0, Finding("machine", Verdict(Severity.UNKNOWN, summary)))
     return Diagnosis(machine, tuple(sorted(findings, key=lambda finding: finding.verdict.severity)))
 
 
@@ -40,4 +47,4 @@ def _verdict(check: Check, context: Context) -> Verdict:
     try:
         return check.run(context)
     except UndeterminedError as error:
-        return Verdict(Severity.UNKNOWN, f"cannot be told: {error}")
+        return Verdict(Severity.UNKNOWN, f"could not be determined: {error}")

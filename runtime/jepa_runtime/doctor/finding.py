@@ -1,4 +1,4 @@
-"""What a check says, and what a check is."""
+"""Checks, their verdicts, and the commands that remedies share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from jepa_runtime.doctor.system import System
 
 
 class Severity(IntEnum):
-    """The worst first. ``ERROR``: a model for this machine cannot run, or not on its accelerator;
-    ``WARNING``: it runs, but late, unevenly or not for long; ``UNKNOWN``: it could not be told."""
+    """How severe a finding is; lower values are worse.
+
+    ``ERROR``: a model cannot run on this machine, or not on its accelerator.
+    ``WARNING``: a model runs, but with high or irregular latency, or not for long.
+    ``UNKNOWN``: the check could not be decided.
+    """
 
     ERROR = 0
     WARNING = 1
@@ -24,7 +28,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where it was read (a path, or a command that shows it), and what stood there."""
+    """A value and the path it was read from, or a command that shows it."""
 
     source: str
     value: str
@@ -32,11 +36,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        summary: one sentence.
-        remedy: shell commands that mend it, and comments (``# ...``) on what no command does.
+        summary: What was found and why it matters, in one sentence.
+        remedy: Shell commands that fix it, and comments (``# ...``) for steps that no command performs.
     """
 
     severity: Severity
@@ -47,29 +51,29 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Context:
-    """What a check may look at. ``needs`` is None if no bundle was named."""
+    """The input of a check. ``requirements`` is None if no bundle was given."""
 
     system: System
     machine: Machine
-    needs: Requirements | None
+    requirements: Requirements | None
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question to a machine.
+    """One check and its documentation.
 
     Attributes:
-        id: its name, for good: programs that read the report go by it.
-        what: what must hold.
-        reads: where it looks.
-        remedy: what it proposes.
-        run: gives the verdict; an UndeterminedError becomes one.
-        applies: whether it makes sense on this machine.
+        id: A stable name; programs that read the report rely on it.
+        condition: What must be true.
+        sources: Where the values are read.
+        remedy: A short form of the proposed fix.
+        run: Returns the verdict. An UndeterminedError becomes a verdict of severity ``UNKNOWN``.
+        applies: Whether the check is relevant on this machine.
     """
 
     id: str
-    what: str
-    reads: str
+    condition: str
+    sources: str
     remedy: str
     run: Callable[[Context], Verdict]
     applies: Callable[[Context], bool] = lambda context: True
@@ -84,35 +88,40 @@ class Finding:
 
 
 def ok(summary: str, *evidence: Evidence) -> Verdict:
-    """All is well."""
+    """Return a verdict that requires no action."""
     return Verdict(Severity.OK, summary, evidence)
 
 
 def info(summary: str, *evidence: Evidence) -> Verdict:
-    """Worth knowing; nothing is wrong."""
+    """Return a verdict that is worth knowing but is not a problem."""
     return Verdict(Severity.INFO, summary, evidence)
 
 
-def configs(context: Context, device: str) -> str:
-    """The command that installs our system files. sudo looks for programs in places of its own."""
+def apply_system_files(context: Context, device: str) -> str:
+    """Return the command that installs the system files for ``device``.
+
+    It has an absolute path because sudo replaces ``PATH``.
+    """
     return f"sudo {context.system.facts.program('jepa-runtime')} configs apply --device {device}"
 
 
-def service(context: Context, name: str) -> tuple[str, ...]:
-    """The commands that have a service of a Jetson's system files run, now and at each start."""
+def enable_jetson_service(context: Context, name: str) -> tuple[str, ...]:
+    """Return the commands that install and start a service of the Jetson system files, also at boot."""
     return (
-        configs(context, "jetson"),
+        apply_system_files(context, "jetson"),
         "sudo systemctl daemon-reload",
         f"sudo systemctl enable --now {name}.service",
     )
 
 
-def install(context: Context, what: str, under: str = "") -> str:
-    """The command that installs a Python package, named for a shell, where it was looked for.
+def pip_install(context: Context, requirement: str, prefix: str = "") -> str:
+    """Return the command that installs a Python package into the examined environment.
 
     Args:
-        under: what comes before it, behind sudo.
+        context: The examined machine.
+        requirement: The requirement specifier, quoted for a shell.
+        prefix: Inserted before the interpreter and after sudo, such as ``"env NAME=value "``.
     """
     facts = context.system.facts
     sudo = "sudo " if facts.needs_root_to_install() else ""
-    return f"{sudo}{under}{facts.program('python3')} -m pip install --upgrade {what}"
+    return f"{sudo}{prefix}{facts.program('python3')} -m pip install --upgrade {requirement}"

@@ -1,4 +1,4 @@
-"""What no file tells, of the machine on which the doctor runs. Everything here only looks."""
+"""Facts about the running machine that cannot be read from files. Everything here is read-only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STA_UNSYNC, _TIME_ERROR = 0x40, 5
 
 
 class _Timex(ctypes.Structure):
-    """struct timex of 64-bit Linux up to the field that is read; the kernel fills the rest."""
+    """Struct timex of 64-bit Linux, up to the field that is read; ``rest`` holds the others."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -37,29 +37,34 @@ class _Timex(ctypes.Structure):
 
 
 class LiveFacts:
-    """Implements :class:`jepa_runtime.doctor.system.Facts` for this machine."""
+    """The :class:`jepa_runtime.doctor.system.Facts` of this machine."""
 
     def kernel(self) -> str:
-        """The release of the running kernel."""
+        """Return the release of the running kernel."""
         return platform.release()
 
     def architecture(self) -> str:
-        """As ``uname -m``."""
+        """Return the architecture as ``uname -m`` prints it."""
         return platform.machine()
 
     def account(self) -> Account:
-        """Who runs the doctor, with the groups of this session: those added since count from the next one."""
+        """Return the account of this process with the groups of this session.
+
+        Groups that were added after login take effect in the next session.
+        """
         uid = os.geteuid()
         return Account(_user(uid), uid, frozenset(map(_group, [os.getegid(), *os.getgroups()])))
 
     def nodes(self, pattern: str) -> dict[str, Node]:
-        """The device nodes that match; an entry of another kind is none."""
+        """Return the character devices whose path matches ``pattern``."""
         found = {}
         for path in sorted(glob.glob(pattern)):
             try:
                 state = os.stat(path)
             except OSError as error:
-                raise UndeterminedError(f"{path} cannot be looked at: {error.strerror}") from error
+                raise UndeterminedError(
+                    f"cannot stat {path}: {error.strerror}", code="doctor.unreadable"
+                ) from error
             if stat.S_ISCHR(state.st_mode):
                 found[path] = Node(
                     _user(state.st_uid),
@@ -70,34 +75,39 @@ class LiveFacts:
         return found
 
     def free_bytes(self, path: str) -> tuple[str, int]:
-        """The nearest folder that exists, and the free bytes of its file system."""
+        """Return the nearest existing folder at or above ``path``, and the free bytes of its file system."""
         place = Path(path)
         try:
             while not place.exists():
                 place = place.parent
             return str(place), shutil.disk_usage(place).free
         except OSError as error:
-            raise UndeterminedError(f"{place} cannot be looked at: {error.strerror}") from error
+            raise UndeterminedError(
+                f"cannot read the free space of {place}: {error.strerror}", code="doctor.unreadable"
+            ) from error
 
     def clock_synchronized(self) -> bool:
-        """What the kernel says of its clock; asking with ``modes`` 0 changes nothing."""
+        """Return whether the kernel considers its clock synchronized."""
+        # modes is 0, which makes the call read-only.
         timex = _Timex()
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
         if state < 0:
-            raise UndeterminedError(f"adjtimex cannot be asked: {os.strerror(ctypes.get_errno())}")
+            raise UndeterminedError(
+                f"adjtimex(2) failed: {os.strerror(ctypes.get_errno())}", code="doctor.unreadable"
+            )
         return state != _TIME_ERROR and not timex.status & _STA_UNSYNC
 
     def library_folders(self) -> Sequence[str]:
-        """Where this Python looks."""
+        """Return the import path of this Python, relative to the root."""
         return [os.path.abspath(folder)[1:] for folder in sys.path if folder]
 
     def program(self, name: str) -> str:
-        """Beside this Python, where it is there."""
-        beside = os.path.join(os.path.dirname(sys.executable), name)
-        return shlex.quote(beside if os.path.exists(beside) else shutil.which(name) or name)
+        """Return the program next to this Python if it exists, else that on ``PATH``, quoted for a shell."""
+        sibling = os.path.join(os.path.dirname(sys.executable), name)
+        return shlex.quote(sibling if os.path.exists(sibling) else shutil.which(name) or name)
 
     def needs_root_to_install(self) -> bool:
-        """Whether this account may not write there."""
+        """Return whether this account cannot write to the environment of this Python."""
         return not os.access(sys.prefix, os.W_OK)
 
 

@@ -1,4 +1,4 @@
-"""What a bundle asks of a machine."""
+"""The requirements of a bundle."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from jepa_runtime.bundle import ROLES, Bundle
 
 @dataclass(frozen=True)
 class Requirements:
-    """Of one bundle.
+    """What one bundle requires of a machine.
 
     Attributes:
-        name: model and version.
-        targets: the kinds of graph that it has.
-        bytes: of all its files.
-        graph_bytes: of the graphs that serve together, the largest precision of any target.
+        name: Model id and version.
+        targets: The targets that it has graphs for.
+        bytes: The size of all files.
+        graph_bytes: The size of the graphs that are loaded together; the largest combination of target and
+            precision.
     """
 
     name: str
@@ -25,19 +26,19 @@ class Requirements:
     graph_bytes: int
 
     @classmethod
-    def of(cls, path: Path) -> Requirements:
-        """Read a bundle.
+    def from_bundle(cls, path: Path) -> Requirements:
+        """Return the requirements of the bundle in the folder ``path``.
 
         Raises:
-            BundleError: it is not valid.
+            BundleError: The bundle is invalid.
         """
         manifest = Bundle.open(path).manifest
         size = {record.path: record.bytes for record in manifest.files}
         sums: dict[tuple[str, str], int] = {}
         for role in ROLES:
             for variant in manifest.graphs.of(role):
-                kind = (variant.target, variant.precision)
-                sums[kind] = sums.get(kind, 0) + sum(size[file] for file in variant.paths)
+                key = (variant.target, variant.precision)
+                sums[key] = sums.get(key, 0) + sum(size[file] for file in variant.paths)
         return cls(
             name=f"{manifest.model_id} {manifest.version}",
             targets=frozenset(target for target, _ in sums),

@@ -59,7 +59,7 @@ def _frequencies(files: Files, allowed: list[int]) -> list[Found]:
     if found:
         return found
     info = files.get("proc/cpuinfo") or ""
-    if virtual(info):
+    if is_virtual_machine(info):
         reason = "a hypervisor hides the clock: no cpufreq, and /proc/cpuinfo has the nominal frequency only"
     elif "cpu MHz" not in info:
         reason = f"no /{_CPU}/cpu*/cpufreq, and /proc/cpuinfo tells no frequency"
@@ -68,7 +68,7 @@ def _frequencies(files: Files, allowed: list[int]) -> list[Found]:
     return [absent("cpu frequency", "MHz", reason)]
 
 
-def virtual(cpuinfo: str) -> bool:
+def is_virtual_machine(cpuinfo: str) -> bool:
     """Whether the processor says that it is a hypervisor's (x86; Arm has no such flag)."""
     return re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None
 

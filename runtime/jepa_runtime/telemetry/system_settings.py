@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jepa_runtime.telemetry.cpu import virtual
+from jepa_runtime.telemetry.cpu import is_virtual_machine
 from jepa_runtime.telemetry.sysfs import Files
 
 _CPU = "sys/devices/system/cpu"
@@ -40,7 +40,7 @@ def settings(root: Path = Path("/")) -> dict[str, str]:
         "swap": _swap(files),
         "board": files.get("proc/device-tree/model") or files.get("sys/class/dmi/id/product_name"),
         "container": _container(files),
-        "virtual machine": "yes" if virtual(files.get("proc/cpuinfo") or "") else None,
+        "virtual machine": "yes" if is_virtual_machine(files.get("proc/cpuinfo") or "") else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 

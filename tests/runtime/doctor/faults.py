@@ -1,4 +1,4 @@
-"""Faults to plant into a healthy root, each with the check that must tell it and the remedy it must name."""
+"""Faults to inject into a healthy root, each with the check that reports it and the remedy it names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _LIMITS = "proc/self/limits"
 
 @dataclass(frozen=True)
 class Fault:
-    """``hides``: what cannot be told while this is wrong; ``also``: what else is wrong by it."""
+    """One fault.
+
+    Attributes:
+        hides: Checks that cannot be decided while this fault exists.
+        also: Further checks that report this fault.
+    """
 
     name: str
     check: str

@@ -93,7 +93,7 @@ def test_what_mends_a_fault_can_be_copied_as_one_line(
     root = _broken(tmp_path)
     main(["doctor", "--root", str(root.root)])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    steps = [step for finding in root.diagnose().wrong for step in finding.verdict.remedy]
+    steps = [step for finding in root.diagnose().problems for step in finding.verdict.remedy]
     assert max(map(len, steps)) > 80
     assert all(step in lines if step.startswith("#") else f"$ {step}" in lines for step in steps)
 
@@ -165,20 +165,20 @@ def test_the_script_is_one_for_sh_and_has_each_finding_with_its_remedy(
     root = build(tmp_path / "root")
     for fault in {fault.check: fault for fault in faults if not fault.hides}.values():
         fault.plant(root)
-    wrong = root.diagnose().wrong
+    problems = root.diagnose().problems
     script = tmp_path / "fix.sh"
 
     main(["doctor", "--root", str(root.root), "--fix-script", str(script)])
 
     text = script.read_text()
     assert text.startswith("#!/bin/sh\n") and "\nset -eu\n" in text
-    for finding in wrong:
+    for finding in problems:
         section = text.partition(f" {finding.check}: ")[2]
         assert section.startswith(finding.verdict.summary)
         assert all(step in text for step in finding.verdict.remedy)
     commands = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert len(commands) == len(set(commands))
-    assert ("There is nothing to mend" in text) == (not wrong)
+    assert ("Nothing to fix" in text) == (not problems)
     subprocess.run(["sh", "-n", script], check=True, timeout=20)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", script], check=True, timeout=60)
@@ -227,7 +227,7 @@ def test_the_system_calls_of_a_whole_run_change_nothing(tmp_path: Path) -> None:
 
 def test_every_check_is_documented_as_it_is() -> None:
     text = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
-    rows = [f"| `{check.id}` | {check.what} | {check.reads} | {check.remedy} |" for check in CHECKS]
+    rows = [f"| `{check.id}` | {check.condition} | {check.sources} | {check.remedy} |" for check in CHECKS]
 
     assert "\n".join(rows) in text
     assert len({check.id for check in CHECKS}) == len(CHECKS)

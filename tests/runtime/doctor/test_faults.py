@@ -31,9 +31,9 @@ def test_a_fault_alone_gives_its_finding_and_no_other(machine: str, fault: Fault
     diagnosis = faulty.diagnose()
     now = _severities(diagnosis)
 
-    assert {finding.check for finding in diagnosis.wrong} == {fault.check} | fault.also
+    assert {finding.check for finding in diagnosis.problems} == {fault.check} | fault.also
     assert now[fault.check].name.lower() == fault.severity
-    verdict = next(finding.verdict for finding in diagnosis.wrong if finding.check == fault.check)
+    verdict = next(finding.verdict for finding in diagnosis.problems if finding.check == fault.check)
     assert fault.remedy in "\n".join(verdict.remedy)
     assert verdict.evidence and all(seen.source and seen.value for seen in verdict.evidence)
     changed = {check for check in now if now[check] != healthy[check]}
@@ -42,7 +42,7 @@ def test_a_fault_alone_gives_its_finding_and_no_other(machine: str, fault: Fault
 
 
 @pytest.mark.parametrize("machine", _MACHINES)
-def test_of_all_faults_at_once_each_is_told_or_what_hides_it(machine: str, tmp_path: Path) -> None:
+def test_all_faults_at_once_are_each_reported_or_hidden_by_another(machine: str, tmp_path: Path) -> None:
     build, faults = _MACHINES[machine]
     hidden = frozenset().union(*(fault.hides for fault in faults))
     root = build(tmp_path / "root")
@@ -73,7 +73,7 @@ def _needs(*targets: str, size: int = 1_000_000) -> Requirements:
         ("meteor_lake", ("tensorrt",), Severity.ERROR),
     ],
 )
-def test_a_bundle_has_a_form_for_the_machine_or_it_is_told(
+def test_bundle_without_a_variant_for_the_machine_is_reported(
     machine: str, targets: tuple[str, ...], severity: Severity, tmp_path: Path
 ) -> None:
     diagnosis = _MACHINES[machine][0](tmp_path / "root").diagnose(_needs(*targets))
@@ -85,16 +85,16 @@ def test_a_bundle_has_a_form_for_the_machine_or_it_is_told(
 def test_a_jetson_runs_onnx_on_its_gpu(tmp_path: Path) -> None:
     diagnosis = roots.orin_nano(tmp_path / "root").diagnose(_needs("onnx", "openvino"))
 
-    (told,) = [finding for finding in diagnosis.wrong if finding.check == "bundle.target"]
-    assert told.verdict.severity is Severity.WARNING
-    assert "the GPU will run its ONNX form, in fp32" in told.verdict.summary
-    assert "--target tensorrt" in told.verdict.remedy[0]
+    (finding,) = [finding for finding in diagnosis.problems if finding.check == "bundle.target"]
+    assert finding.verdict.severity is Severity.WARNING
+    assert "the GPU will run its ONNX variant in fp32" in finding.verdict.summary
+    assert "--target tensorrt" in finding.verdict.remedy[0]
 
 
-def test_a_bundle_that_does_not_fit_into_memory_or_onto_the_disk_is_told(tmp_path: Path) -> None:
+def test_bundle_too_large_for_memory_and_disk_is_reported(tmp_path: Path) -> None:
     diagnosis = roots.orin_nano(tmp_path / "root").diagnose(_needs("tensorrt", size=9_000_000_000))
 
-    assert {finding.check for finding in diagnosis.wrong} == {"memory.bundle", "disk.state", "disk.cache"}
+    assert {finding.check for finding in diagnosis.problems} == {"memory.bundle", "disk.state", "disk.cache"}
 
 
 def test_a_capability_is_above_its_limit(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_capability_is_above_its_limit(tmp_path: Path) -> None:
             fault.plant(root)
     root.write({"proc/self/status": "CapEff:\t000001ffffffffff"})
 
-    assert root.diagnose().wrong == ()
+    assert root.diagnose().problems == ()
 
 
 def test_memory_that_may_be_locked_has_no_limit(tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_memory_that_may_be_locked_has_no_limit(tmp_path: Path) -> None:
     limits = (root.root / "proc/self/limits").read_text()
     root.write({"proc/self/limits": limits.replace("memory         unlimited", "memory         1073741824")})
 
-    assert [finding.check for finding in root.diagnose().wrong] == ["limits.memlock"]
+    assert [finding.check for finding in root.diagnose().problems] == ["limits.memlock"]
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "reported"),
     [
         ("size=64m", False),
         ("size=65535k", True),
@@ -125,12 +125,12 @@ def test_memory_that_may_be_locked_has_no_limit(tmp_path: Path) -> None:
         ("size=4096", True),
     ],
 )
-def test_the_size_of_shared_memory_is_read_in_every_unit(option: str, told: bool, tmp_path: Path) -> None:
+def test_shared_memory_size_is_read_in_every_unit(option: str, reported: bool, tmp_path: Path) -> None:
     root = roots.desktop(tmp_path / "root")
     root.write({"proc/mounts": f"tmpfs /dev/shm tmpfs rw,{option} 0 0"})
     root.write({"proc/meminfo": "MemTotal:        5802668 kB\nMemAvailable:    5200000 kB"})
 
-    assert [finding.check for finding in root.diagnose().wrong] == ["dds.shared_memory"] * told
+    assert [finding.check for finding in root.diagnose().problems] == ["dds.shared_memory"] * reported
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_file_that_makes_no_sense_is_unknown_and_no_alarm(
     diagnosis = root.diagnose()
 
     assert _severities(diagnosis)[check] is Severity.UNKNOWN
-    assert diagnosis.wrong == ()
+    assert diagnosis.problems == ()
 
 
 def test_what_is_better_than_asked_for_is_no_fault(tmp_path: Path) -> None:
@@ -175,14 +175,14 @@ def test_what_is_better_than_asked_for_is_no_fault(tmp_path: Path) -> None:
     limits = (root.root / "proc/self/limits").read_text()
     root.write({"proc/self/limits": limits.replace("priority     98", "priority     1 ")})
 
-    assert root.diagnose().wrong == ()
+    assert root.diagnose().problems == ()
 
 
 def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path) -> None:
     root = roots.agx_orin(tmp_path / "root")
     root.write({"etc/nvpmodel.conf": roots.nvpmodel({"MAXN": 0, "MODE_30W": 2, "MAXN_SUPER": 4})})
 
-    (finding,) = root.diagnose().wrong
+    (finding,) = root.diagnose().problems
 
     assert finding.check == "jetson.power_mode"
     assert "sudo nvpmodel -m 4" in finding.verdict.remedy
@@ -191,7 +191,7 @@ def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path)
 def test_memory_that_its_group_may_only_read_takes_being_in_the_group_alone(tmp_path: Path) -> None:
     root = roots.thor(tmp_path / "root")
     root.facts["account"]["groups"].remove("video")
-    (finding,) = (finding for finding in root.diagnose().wrong if finding.check == "jetson.node")
+    (finding,) = (finding for finding in root.diagnose().problems if finding.check == "jetson.node")
 
     assert finding.verdict.remedy == ("sudo usermod -aG video robot", "# then log in again")
 

@@ -1,4 +1,4 @@
-"""What this very machine tells without a file."""
+"""Facts of this machine that no file contains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jepa_runtime.doctor import LiveFacts, System
 from jepa_runtime.doctor.system import Node
 
 
-def test_a_device_node_is_told_with_its_owner_group_and_mode() -> None:
+def test_live_facts_device_node_has_owner_group_and_mode() -> None:
     nodes = LiveFacts().nodes("/dev/nul[l]")
 
     assert nodes == {"/dev/null": Node("root", "root", 0o666, granted=True)}

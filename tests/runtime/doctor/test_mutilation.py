@@ -61,7 +61,7 @@ _OF_SOME_MACHINES = (
 
 @pytest.fixture(scope="module", params=_MACHINES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Root, Root]:
-    """A machine in good health, and the same with one fault for each check that can be told beside others."""
+    """A healthy machine, and the same with one fault for each check that no other fault hides."""
     build, faults = _MACHINES[request.param]
     folder = tmp_path_factory.mktemp("machines")
     healthy, faulty = build(folder / "healthy"), build(folder / "faulty")
@@ -123,7 +123,7 @@ def test_files_that_an_account_may_not_read_are_unknown() -> None:
     unknown = {
         finding.check for finding in diagnosis.findings if finding.verdict.severity is Severity.UNKNOWN
     }
-    assert diagnosis.wrong == ()
+    assert diagnosis.problems == ()
     assert unknown >= {"machine", "engine.openvino", "cpu.governor", "dds.buffers", "limits.priority"}
 
 
@@ -158,7 +158,7 @@ def test_a_fault_is_never_called_ok_whatever_becomes_of_a_file(
     pair: tuple[Root, Root], number: int, mutilate: Callable[[Path], object]
 ) -> None:
     root = pair[1]
-    faulty = {finding.check for finding in root.diagnose().wrong}
+    faulty = {finding.check for finding in root.diagnose().problems}
     place = _file(root, number)
 
     with _mutilated(place, mutilate):

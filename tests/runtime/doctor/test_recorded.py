@@ -14,6 +14,7 @@ from jepa_runtime.doctor import RecordedFacts
 from jepa_runtime.doctor.recorded_root import Recording
 from jepa_runtime.doctor.system import Account, Node
 from jepa_runtime.errors import DoctorError, UndeterminedError
+from tests.errors import code
 
 _WHOLE = {
     "schema": 1,
@@ -32,7 +33,7 @@ def _facts(tmp_path: Path, content: str) -> RecordedFacts:
     return RecordedFacts(tmp_path / "root")
 
 
-def test_what_was_recorded_is_told(tmp_path: Path) -> None:
+def test_recorded_facts_returns_what_was_recorded(tmp_path: Path) -> None:
     facts = _facts(tmp_path, json.dumps(_WHOLE))
 
     assert (facts.kernel(), facts.architecture()) == ("6.11.0-25-generic", "x86_64")
@@ -48,7 +49,7 @@ def test_without_the_file_everything_in_it_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     facts = RecordedFacts(tmp_path / "root")
 
-    with pytest.raises(UndeterminedError, match=r"root\.json has no 'kernel'"):
+    with pytest.raises(UndeterminedError, check=code("doctor.not_recorded")):
         facts.kernel()
 
 
@@ -67,8 +68,9 @@ def test_without_the_file_everything_in_it_is_unknown(tmp_path: Path) -> None:
 def test_an_entry_that_is_not_as_described_is_an_error_with_its_place(
     change: dict[str, object], where: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DoctorError, match=where):
+    with pytest.raises(DoctorError, check=code("doctor.recording_invalid")) as raised:
         _facts(tmp_path, json.dumps(_WHOLE | change))
+    assert where in str(raised.value)
 
 
 @given(content=st.binary(max_size=400) | st.text(max_size=400).map(str.encode))
@@ -78,7 +80,7 @@ def test_any_other_file_is_a_validation_error(content: bytes) -> None:
 
 
 def test_a_root_that_is_no_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DoctorError, match="is no folder"):
+    with pytest.raises(DoctorError, check=code("doctor.root_not_a_folder")):
         RecordedFacts(tmp_path / "missing")
 
 
@@ -113,7 +115,7 @@ def test_an_environment_sees_the_packages_of_its_own_python_alone(
     ],
 )
 def test_who_may_open_a_node_is_decided_as_the_kernel_does(node: Node, account: Account, opens: bool) -> None:
-    assert node.open_to(account) is opens
+    assert node.permits(account) is opens
 
 
 @pytest.mark.parametrize(
@@ -129,4 +131,4 @@ def test_who_may_open_a_node_is_decided_as_the_kernel_does(node: Node, account: 
 def test_who_may_read_a_node_is_decided_likewise(node: Node, groups: set[str], reads: bool) -> None:
     account = Account("robot", 1000, frozenset(groups))
 
-    assert node.open_to(account, 4) is reads and not node.open_to(account)
+    assert node.permits(account, 4) is reads and not node.permits(account)

@@ -1,4 +1,4 @@
-"""All checks, in the order in which they are documented."""
+"""All checks of the doctor, in their documented order."""
 
 from jepa_runtime.doctor.checks import access, jetson, libraries, network, npu, session, speed, storage
 

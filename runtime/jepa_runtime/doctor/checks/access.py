@@ -1,15 +1,24 @@
-"""Whether an account may open device nodes; what the checks of several devices share."""
+"""Check access to device nodes; shared by the checks of several devices."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
 
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, info, ok
+from jepa_runtime.doctor.finding import (
+    Check,
+    Context,
+    Evidence,
+    Severity,
+    Verdict,
+    apply_system_files,
+    info,
+    ok,
+)
 from jepa_runtime.doctor.system import Account, Node
 
 
-def access(
+def check_access(
     context: Context,
     nodes: Mapping[str, Node],
     what: str,
@@ -18,39 +27,45 @@ def access(
     severity: Severity = Severity.ERROR,
     read_only: Collection[str] = (),
 ) -> Verdict:
-    """Whether the account may read and write all ``nodes``.
+    """Return whether the account may read and write all ``nodes``.
 
     Args:
-        what: the device, for people.
-        group: that to which its nodes should belong.
-        device: of our system files, those that set group and mode; None: there are none.
-        severity: of a node that is closed.
-        read_only: paths of nodes that need not be written.
+        context: The examined machine.
+        nodes: The device nodes by path.
+        what: The device, for the summary.
+        group: The group that the nodes should belong to.
+        device: The device whose system files set group and mode, or None if no system files do.
+        severity: The severity if access is denied.
+        read_only: Paths of nodes that need not be writable.
 
     Raises:
-        UndeterminedError: who the account is cannot be told.
+        UndeterminedError: The account cannot be determined.
     """
     account = context.system.facts.account()
-    seen = tuple(Evidence(path, str(node)) for path, node in nodes.items())
-    asked = [(node, 4 if path in read_only else 6) for path, node in nodes.items()]
-    closed = [(node, bits) for node, bits in asked if not node.open_to(account, bits)]
-    if not closed:
-        return ok(f"the account {account.name} may open {what}", *seen)
-    who = Evidence(f"id -nG {account.name}", " ".join(sorted(account.groups)))
+    evidence = tuple(Evidence(path, str(node)) for path, node in nodes.items())
+    required = [(node, 4 if path in read_only else 6) for path, node in nodes.items()]
+    denied = [(node, bits) for node, bits in required if not node.permits(account, bits)]
+    if not denied:
+        return ok(f"account {account.name} can open {what}", *evidence)
+    groups = Evidence(f"id -nG {account.name}", " ".join(sorted(account.groups)))
     remedy: list[str] = []
-    if device and any(node.group != group or node.mode >> 3 & bits != bits for node, bits in closed):
-        remedy += [configs(context, device), "sudo udevadm control --reload", "sudo udevadm trigger"]
-    remedy += join(group, account)
+    if device and any(node.group != group or node.mode >> 3 & bits != bits for node, bits in denied):
+        remedy += [
+            apply_system_files(context, device),
+            "sudo udevadm control --reload",
+            "sudo udevadm trigger",
+        ]
+    remedy += join_group(group, account)
     return Verdict(
         severity,
-        f"the account {account.name} may not open {what}",
-        (*seen, who),
-        tuple(remedy) or (f"# give the nodes to the group {group}, mode 0660, by a rule of udev",),
+        f"account {account.name} has no permission to open {what}",
+        (*evidence, groups),
+        tuple(remedy) or (f"# add a udev rule that gives the nodes the group {group} and mode 0660",),
     )
 
 
-def join(group: str, account: Account) -> tuple[str, ...]:
-    """The commands by which an account gets into a group; none if it is there."""
+def join_group(group: str, account: Account) -> tuple[str, ...]:
+    """Return the commands that add an account to a group; none if it is a member already."""
     if group in account.groups:
         return ()
     return (f"sudo usermod -aG {group} {shlex.quote(account.name)}", "# then log in again")
@@ -60,16 +75,16 @@ def _camera(context: Context) -> Verdict:
     nodes = context.system.facts.nodes("/dev/video*")
     if not nodes:
         return info(
-            "there is no camera of V4L2; a network or ROS source needs none",
-            Evidence("/dev/video*", "no such device"),
+            "no V4L2 camera found; not needed for network and ROS sources",
+            Evidence("/dev/video*", "not found"),
         )
-    return access(context, nodes, "the cameras", "video", None, Severity.WARNING)
+    return check_access(context, nodes, "the cameras", "video", None, Severity.WARNING)
 
 
 CHECKS = (
     Check(
         "camera.node",
-        "the account may open the cameras",
+        "the account can open the cameras",
         "`/dev/video*`",
         "`usermod -aG video`",
         _camera,

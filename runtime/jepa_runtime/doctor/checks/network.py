@@ -1,4 +1,4 @@
-"""What images over DDS need of the kernel."""
+"""Checks of the kernel settings and shared memory that image topics over DDS need."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from importlib.resources import files
 
 from jepa_runtime.doctor.checks.storage import memory_kb
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, ok
+from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, apply_system_files, ok
 from jepa_runtime.errors import UndeterminedError
 
-# The segments (jepa_bringup/config/fastdds*.xml) of a camera and of a process that looks on, 17 MiB each with
-# what manages them, and of model, planner and monitor, 9 MiB each.
+# The segments (jepa_bringup/config/fastdds*.xml), including overhead: 17 MiB each for a camera and a viewer,
+# 9 MiB each for model, planner and monitor.
 _SHARED_BYTES = 64 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-def _wanted_sysctls() -> dict[str, int]:
-    """What our own file of firmware_configs sets."""
+def _shipped_sysctls() -> dict[str, int]:
+    """Return the settings of the shipped sysctl file."""
     path = files("jepa_runtime").joinpath(
         "system_files/firmware_configs/common/etc/sysctl.d/60-jepa-dds.conf"
     )
@@ -25,62 +25,63 @@ def _wanted_sysctls() -> dict[str, int]:
 
 
 def _buffers(context: Context) -> Verdict:
-    seen, wrong = [], []
-    for name, wanted in _wanted_sysctls().items():
+    evidence, wrong = [], []
+    for name, expected in _shipped_sysctls().items():
         path = f"proc/sys/{name.replace('.', '/')}"
         value = context.system.integer(path)
-        seen.append(Evidence(f"/{path}", str(value)))
-        # A time to wait is an upper limit, a size a lower one; without any, all fragments are lost.
-        if not 0 < value <= wanted if name.endswith("_time") else value < wanted:
-            wrong.append(f"{name} is {value}, not {wanted}")
+        evidence.append(Evidence(f"/{path}", str(value)))
+        # A reassembly time must not be larger, a size not smaller. With a time of 0 all fragments are lost.
+        if not 0 < value <= expected if name.endswith("_time") else value < expected:
+            wrong.append(f"{name} is {value} instead of {expected}")
     if not wrong:
-        return ok("socket buffers hold images that come over DDS from other machines", *seen)
+        return ok("socket buffers are large enough for images from other machines over DDS", *evidence)
     return Verdict(
         Severity.WARNING,
-        f"images over DDS between machines may be lost: {'; '.join(wrong)}",
-        tuple(seen),
-        (configs(context, "common"), "sudo sysctl --system > /dev/null"),
+        f"DDS may lose images from other machines: {'; '.join(wrong)}",
+        tuple(evidence),
+        (apply_system_files(context, "common"), "sudo sysctl --system > /dev/null"),
     )
 
 
 def _shared_memory(context: Context) -> Verdict:
     mounts = [line.split() for line in context.system.text("proc/mounts").splitlines()]
     if any(len(mount) != 6 for mount in mounts):
-        raise UndeterminedError("/proc/mounts is damaged")
+        raise UndeterminedError("/proc/mounts is malformed", code="doctor.malformed")
     options = [mount[3] for mount in mounts if mount[1] == "/dev/shm" and mount[2] == "tmpfs"]
     remedy = (
         f"sudo mount -o remount,size={_SHARED_BYTES >> 20}M /dev/shm",
-        f"# in a container: start it with --shm-size={_SHARED_BYTES >> 20}m; for good: a line in /etc/fstab",
+        f"# in a container: start it with --shm-size={_SHARED_BYTES >> 20}m; elsewhere, add the size to "
+        "/etc/fstab to keep it after a reboot",
     )
     if not options:
         return Verdict(
             Severity.WARNING,
-            "there is no shared memory of its own: images between processes may go through sockets",
+            "/dev/shm is not a tmpfs: DDS may send images between processes through sockets, which is slower",
             (Evidence("/proc/mounts", "no tmpfs at /dev/shm"),),
             (
                 "sudo mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm",
-                "# for good: a line in /etc/fstab",
+                "# add it to /etc/fstab to keep it after a reboot",
             ),
         )
-    size = _size(context, options[-1])
-    seen = (Evidence("/proc/mounts", f"/dev/shm {options[-1]}"),)
+    size = _tmpfs_bytes(context, options[-1])
+    evidence = (Evidence("/proc/mounts", f"/dev/shm {options[-1]}"),)
     if size >= _SHARED_BYTES:
-        return ok(f"shared memory may take {size >> 20} MiB", *seen)
+        return ok(f"shared memory has {size >> 20} MiB", *evidence)
     return Verdict(
         Severity.WARNING,
-        f"shared memory may take {size >> 20} MiB; a camera and our nodes take {_SHARED_BYTES >> 20}",
-        seen,
+        f"shared memory has only {size >> 20} MiB; a camera and the nodes need {_SHARED_BYTES >> 20} MiB",
+        evidence,
         remedy,
     )
 
 
-def _size(context: Context, options: str) -> int:
-    """Bytes that a tmpfs may take; half of the memory where nothing is said (tmpfs(5))."""
+def _tmpfs_bytes(context: Context, options: str) -> int:
+    """Return the capacity of a tmpfs in bytes; half of the memory by default (tmpfs(5))."""
     memory = memory_kb(context, "MemTotal") << 10
     if (found := re.search(r"(?:^|,)size=([0-9]{1,15})([kmg%]?)(?:,|$)", options)) is None:
         if "size=" in options:
             raise UndeterminedError(
-                f"/proc/mounts tells no size of /dev/shm that is understood: {options[:80]!r}"
+                f"/proc/mounts has an invalid size of /dev/shm: {options[:80]!r}", code="doctor.malformed"
             )
         return memory // 2
     number = int(found[1])
@@ -90,14 +91,14 @@ def _size(context: Context, options: str) -> int:
 CHECKS = (
     Check(
         "dds.buffers",
-        "what `firmware_configs/common/etc/sysctl.d/60-jepa-dds.conf` sets, or better",
+        "the values of `firmware_configs/common/etc/sysctl.d/60-jepa-dds.conf`, or better",
         "`/proc/sys/net`",
         "`configs apply --device common`",
         _buffers,
     ),
     Check(
         "dds.shared_memory",
-        f"{_SHARED_BYTES >> 20} MiB or more of shared memory",
+        f"shared memory has {_SHARED_BYTES >> 20} MiB or more",
         "`/proc/mounts`",
         "`mount -o remount`",
         _shared_memory,

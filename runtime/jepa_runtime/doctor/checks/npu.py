@@ -1,22 +1,32 @@
-"""Intel's NPU: kernel, firmware, driver, device node, libraries."""
+"""Checks of an Intel NPU: kernel, firmware, driver, device node, libraries."""
 
 from __future__ import annotations
 
 import re
 
-from jepa_runtime.doctor.checks.access import access
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, info, ok
+from jepa_runtime.doctor.checks.access import check_access
+from jepa_runtime.doctor.finding import (
+    Check,
+    Context,
+    Evidence,
+    Severity,
+    Verdict,
+    apply_system_files,
+    info,
+    ok,
+)
 from jepa_runtime.doctor.machine import Npu
 from jepa_runtime.errors import UndeterminedError
 
-_COUNTS = (6, 10)
-# What Ubuntu 22.04 offers beside its own kernel.
-_OF_JAMMY = (6, 8)
+# The first Linux release that reports the NPU's busy time.
+_REPORTS_BUSY_TIME = (6, 10)
+# The hardware enablement kernel of Ubuntu 22.04.
+_UBUNTU_2204_HWE = (6, 8)
 _RELEASES = "https://github.com/intel/linux-npu-driver/releases"
-# Where the kernel looks for firmware (Documentation/driver-api/firmware/fw_search_path), compressed or not.
+# The kernel's firmware search path (Documentation/driver-api/firmware/fw_search_path), compressed or not.
 _FIRMWARE = ("lib/firmware/updates", "lib/firmware")
 _COMPILER = "intel-driver-compiler-npu"
-# Each package of Intel's driver, and a library by which it is known where it did not come as a package.
+# Packages of Intel's driver, each with a library to look for in case it was installed by other means.
 _LIBRARIES = {
     "intel-level-zero-npu": ("libze_intel_npu.so*", "libze_intel_vpu.so*"),
     _COMPILER: ("libnpu_driver_compiler.so*", "libopenvino_intel_npu_compiler*.so*"),
@@ -33,7 +43,9 @@ def _release(context: Context) -> tuple[str, tuple[int, int]]:
     text = context.system.facts.kernel()
     found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", text)
     if found is None:
-        raise UndeterminedError(f"uname -r says {text!r}, which is no release of Linux")
+        raise UndeterminedError(
+            f"uname -r prints {text!r}, which is not a Linux release", code="doctor.malformed"
+        )
     return text, (int(found[1]), int(found[2]))
 
 
@@ -41,29 +53,30 @@ def _kernel(context: Context) -> Verdict:
     npu = context.machine.npu
     assert npu is not None
     text, release = _release(context)
-    seen = Evidence("uname -r", text)
-    # Distributions bring drivers to earlier kernels.
-    if release < npu.linux and _driver(context) != "intel_vpu":
-        needed, ubuntu = "{}.{}".format(*npu.linux), "22.04" if npu.linux <= _OF_JAMMY else "24.04"
+    evidence = Evidence("uname -r", text)
+    # Distributions backport drivers to earlier kernels.
+    if release < npu.min_kernel and _driver(context) != "intel_vpu":
+        required = "{}.{}".format(*npu.min_kernel)
+        ubuntu = "22.04" if npu.min_kernel <= _UBUNTU_2204_HWE else "24.04"
         return Verdict(
             Severity.ERROR,
-            f"Linux {text} has no driver for the NPU of {npu.product}: it takes {needed} or later",
-            (seen,),
+            f"Linux {text} has no driver for the NPU of {npu.product}: Linux {required} or later is required",
+            (evidence,),
             (
-                f"# Ubuntu {ubuntu}; other systems: install a kernel of {needed} or later",
+                f"# on Ubuntu {ubuntu}; on other systems, install Linux {required} or later",
                 f"sudo apt-get install linux-generic-hwe-{ubuntu}",
-                "# then restart",
+                "# then reboot",
             ),
         )
-    if release < _COUNTS:
-        return info(f"Linux {text} drives the NPU and does not count its busy time, as 6.10 does", seen)
-    return ok(f"Linux {text} drives the NPU and counts its busy time", seen)
+    if release < _REPORTS_BUSY_TIME:
+        return info(f"Linux {text} supports the NPU but does not report its busy time (6.10 does)", evidence)
+    return ok(f"Linux {text} supports the NPU and reports its busy time", evidence)
 
 
-def _found_firmware(context: Context, npu: Npu) -> list[str]:
+def _firmware_files(context: Context, npu: Npu) -> list[str]:
     names = (f"intel/vpu/vpu_{npu.firmware}_v*.bin*", f"vpu_{npu.firmware}.bin*")
     patterns = (f"{folder}/{name}" for folder in _FIRMWARE for name in names)
-    return [path for pattern in patterns for path in context.system.filled(pattern)]
+    return [path for pattern in patterns for path in context.system.find_nonempty(pattern)]
 
 
 def _driver(context: Context) -> str | None:
@@ -73,17 +86,21 @@ def _driver(context: Context) -> str | None:
 def _firmware(context: Context) -> Verdict:
     assert context.machine.npu is not None
     name = f"vpu_{context.machine.npu.firmware}"
-    if found := _found_firmware(context, context.machine.npu):
-        return ok(f"the firmware {name} is there", *(Evidence(f"/{path}", "is there") for path in found))
+    if found := _firmware_files(context, context.machine.npu):
+        return ok(f"NPU firmware {name} is installed", *(Evidence(f"/{path}", "present") for path in found))
     if not context.system.exists("lib/firmware"):
-        raise UndeterminedError("there is no /lib/firmware: this system keeps its firmware elsewhere")
+        raise UndeterminedError("/lib/firmware does not exist: this system stores its firmware elsewhere")
     runs = _driver(context) == "intel_vpu"
     return Verdict(
         Severity.WARNING if runs else Severity.ERROR,
-        f"the NPU's firmware {name} is missing"
-        + (": the NPU runs now, and will not after a restart" if runs else ""),
-        (Evidence(f"/lib/firmware/intel/vpu/{name}_v*.bin", "no such file"),),
-        (f"# from {_RELEASES}", "sudo apt-get install ./intel-fw-npu_*.deb", "# then restart"),
+        f"NPU firmware {name} is missing: "
+        + ("the NPU works now but will not after a reboot" if runs else "the NPU cannot start"),
+        (Evidence(f"/lib/firmware/intel/vpu/{name}_v*.bin", "not found"),),
+        (
+            f"# download the package from {_RELEASES}",
+            "sudo apt-get install ./intel-fw-npu_*.deb",
+            "# then reboot",
+        ),
     )
 
 
@@ -91,33 +108,33 @@ def _module(context: Context) -> Verdict:
     assert context.machine.npu is not None
     system, device = context.system, context.machine.npu_device
     driver = _driver(context)
-    seen = Evidence(f"/{device}/driver", driver or "no driver")
+    evidence = Evidence(f"/{device}/driver", driver or "no driver")
     if driver == "intel_vpu":
-        return ok("the kernel module intel_vpu drives the NPU", seen)
+        return ok("kernel module intel_vpu is bound to the NPU", evidence)
     if driver is not None:
         return Verdict(
             Severity.ERROR,
-            f"the NPU is held by the driver {driver} instead of intel_vpu",
-            (seen,),
-            (f"# give it back: it was bound to {driver} on purpose, for a virtual machine say",),
+            f"the NPU is bound to driver {driver} instead of intel_vpu: models cannot run on it",
+            (evidence,),
+            (f"# unbind it from {driver}; it was bound on purpose, for example for a virtual machine",),
         )
-    if _release(context)[1] < context.machine.npu.linux:
-        raise UndeterminedError("cannot be told before the kernel has the driver (npu.kernel)")
+    if _release(context)[1] < context.machine.npu.min_kernel:
+        raise UndeterminedError("the kernel has no driver for the NPU (fix npu.kernel first)")
     if not system.exists("sys/module/intel_vpu"):
         return Verdict(
             Severity.ERROR,
-            "the kernel module intel_vpu is not loaded",
-            (Evidence("/sys/module/intel_vpu", "no such folder"), seen),
-            (configs(context, "intel_npu"), "sudo modprobe intel_vpu"),
+            "kernel module intel_vpu is not loaded: models cannot run on the NPU",
+            (Evidence("/sys/module/intel_vpu", "not found"), evidence),
+            (apply_system_files(context, "intel_npu"), "sudo modprobe intel_vpu"),
         )
-    if not _found_firmware(context, context.machine.npu):
-        raise UndeterminedError("cannot be told before the firmware is there (npu.firmware)")
+    if not _firmware_files(context, context.machine.npu):
+        raise UndeterminedError("the NPU firmware is not installed (fix npu.firmware first)")
     return Verdict(
         Severity.ERROR,
-        "the kernel module intel_vpu is loaded, but did not start the NPU",
-        (Evidence("/sys/module/intel_vpu", "is there"), seen),
+        "kernel module intel_vpu is loaded but could not start the NPU",
+        (Evidence("/sys/module/intel_vpu", "present"), evidence),
         (
-            "# what it said: sudo dmesg | grep intel_vpu",
+            "# to see the driver's messages: sudo dmesg | grep intel_vpu",
             "sudo modprobe -r intel_vpu",
             "sudo modprobe intel_vpu",
         ),
@@ -126,46 +143,46 @@ def _module(context: Context) -> Verdict:
 
 def _node(context: Context) -> Verdict:
     if _driver(context) != "intel_vpu":
-        raise UndeterminedError("cannot be told before intel_vpu drives the NPU (npu.module)")
+        raise UndeterminedError("intel_vpu is not bound to the NPU (fix npu.module first)")
     nodes = context.system.facts.nodes("/dev/accel/accel*")
     if not nodes:
         return Verdict(
             Severity.ERROR,
-            "the NPU has no device node",
-            (Evidence("/dev/accel/accel*", "no such device"),),
+            "the NPU has no device node: models cannot run on it",
+            (Evidence("/dev/accel/accel*", "not found"),),
             ("sudo udevadm trigger --subsystem-match=accel", "sudo udevadm settle"),
         )
-    return access(context, nodes, "the NPU", "render", "intel_npu")
+    return check_access(context, nodes, "the NPU", "render", "intel_npu")
 
 
 def _libraries(context: Context) -> Verdict:
     debian = context.system.debian if context.system.exists("var/lib/dpkg/status") else {}
-    seen, missing = [], []
+    evidence, missing = [], []
     for package, names in _LIBRARIES.items():
         files = [
             path
             for folder in _FOLDERS
             for name in names
-            for path in context.system.filled(f"{folder}/{name}")
+            for path in context.system.find_nonempty(f"{folder}/{name}")
         ]
         if package in debian:
-            seen.append(Evidence(f"dpkg -s {package}", debian[package]))
+            evidence.append(Evidence(f"dpkg -s {package}", debian[package]))
         elif files:
-            seen.append(Evidence(f"/{files[0]}", "is there"))
+            evidence.append(Evidence(f"/{files[0]}", "present"))
         else:
             missing.append(package)
     if not missing:
-        return ok("driver, compiler and loader of the NPU are installed", *seen)
-    own = [f"sudo apt-get install ./{package}_*.deb" for package in missing if package.startswith("intel-")]
-    remedy = ([f"# from {_RELEASES}", *own] if own else []) + (
+        return ok("the NPU's driver, compiler and loader libraries are installed", *evidence)
+    intel = [f"sudo apt-get install ./{package}_*.deb" for package in missing if package.startswith("intel-")]
+    remedy = ([f"# download the packages from {_RELEASES}", *intel] if intel else []) + (
         ["sudo apt-get install libze1"] if "libze1" in missing else []
     )
-    needless = missing == [_COMPILER]
+    only_compiler = missing == [_COMPILER]
     return Verdict(
-        Severity.WARNING if needless else Severity.ERROR,
-        f"{_COMPILER} is not installed: only bundles with a blob for this NPU run on it"
-        if needless
-        else f"OpenVINO cannot reach the NPU: {', '.join(missing)} not installed",
+        Severity.WARNING if only_compiler else Severity.ERROR,
+        f"{_COMPILER} is not installed: only bundles with a precompiled blob for this NPU can run on it"
+        if only_compiler
+        else f"OpenVINO cannot use the NPU: {', '.join(missing)} not installed",
         tuple(Evidence(f"dpkg -s {package}", "not installed") for package in missing),
         tuple(remedy),
     )
@@ -174,23 +191,23 @@ def _libraries(context: Context) -> Verdict:
 CHECKS = (
     Check(
         "npu.kernel",
-        "Linux has this NPU's driver: 6.6, Panther Lake 6.12, Wildcat Lake 6.17 (6.10 counts busy time)",
+        "Linux supports this NPU: 6.6 or later, Panther Lake 6.12, Wildcat Lake 6.17 (busy time from 6.10)",
         "`uname -r`",
-        "a newer kernel by apt",
+        "install a newer kernel",
         _kernel,
         _is_npu,
     ),
     Check(
         "npu.firmware",
-        "the firmware of this generation is there",
+        "the firmware of this NPU generation is installed",
         "`/lib/firmware/intel/vpu`, `/lib/firmware/updates`",
-        "package intel-fw-npu",
+        "install intel-fw-npu",
         _firmware,
         _is_npu,
     ),
     Check(
         "npu.module",
-        "intel_vpu drives the NPU",
+        "kernel module intel_vpu is bound to the NPU",
         "`/sys/bus/pci/devices/*/driver`, `/sys/module/intel_vpu`",
         "`configs apply --device intel_npu`, modprobe",
         _module,
@@ -198,7 +215,7 @@ CHECKS = (
     ),
     Check(
         "npu.node",
-        "the account may open the device",
+        "the account can open the NPU",
         "`/dev/accel/accel*`",
         "`usermod -aG render`, `configs apply --device intel_npu`",
         _node,
@@ -206,9 +223,9 @@ CHECKS = (
     ),
     Check(
         "npu.libraries",
-        "driver, compiler and loader are installed",
+        "the driver, compiler and loader libraries are installed",
         "`/var/lib/dpkg/status`, `/usr/lib`",
-        "packages intel-level-zero-npu, intel-driver-compiler-npu, libze1",
+        "install intel-level-zero-npu, intel-driver-compiler-npu, libze1",
         _libraries,
         _is_npu,
     ),

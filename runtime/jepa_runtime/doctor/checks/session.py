@@ -1,79 +1,77 @@
-"""What a process of this account may ask of the kernel, and the clock."""
+"""Checks of the account's resource limits and of the clock."""
 
 from __future__ import annotations
 
-from jepa_runtime.doctor.checks.access import join
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, configs, ok
+from jepa_runtime.doctor.checks.access import join_group
+from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, apply_system_files, ok
 
-# From <linux/capability.h>: who has them is above the limits.
+# From <linux/capability.h>: a process with these capabilities is exempt from the limits.
 _CAPABILITIES = {"CAP_IPC_LOCK": 14, "CAP_SYS_NICE": 23}
-# Shows what adjtimex(2) tells.
+# Shows the state that adjtimex(2) returns.
 _SHOW_CLOCK = "timedatectl show --property NTPSynchronized"
 
 
 def _limit(context: Context, name: str) -> float:
-    """The soft limit of this process."""
+    """Return the soft limit of this process."""
     line = rf"^{name}\s+([0-9]{{1,20}}|unlimited)\s"
-    limit = context.system.field("proc/self/limits", line, f"has no line {name!r}")
+    limit = context.system.field("proc/self/limits", line, name)
     return float("inf") if limit == "unlimited" else int(limit)
 
 
-def _may(context: Context, capability: str) -> bool:
-    effective = context.system.field(
-        "proc/self/status", r"^CapEff:\s*([0-9a-f]{16})$", "does not tell CapEff"
-    )
+def _has_capability(context: Context, capability: str) -> bool:
+    effective = context.system.field("proc/self/status", r"^CapEff:\s*([0-9a-f]{16})$", "CapEff")
     return bool(int(effective, 16) >> _CAPABILITIES[capability] & 1)
 
 
-def _asked(
+def _check_limit(
     context: Context, name: str, least: float, capability: str, unit: str, consequence: str
 ) -> Verdict:
     limit = _limit(context, name)
-    seen = Evidence("/proc/self/limits", f"{name.lower()} {limit:.0f} {unit}".strip())
+    evidence = Evidence("/proc/self/limits", f"{name.lower()} {limit:.0f} {unit}".strip())
     if limit >= least:
-        return ok(f"{name.lower()} is enough", seen)
-    if _may(context, capability):
+        return ok(f"{name.lower()} is sufficient", evidence)
+    if _has_capability(context, capability):
         return ok(
-            f"this process is above limits of {name.lower()}",
-            Evidence("/proc/self/status", f"CapEff has {capability}"),
+            f"{name.lower()} does not apply to this process",
+            Evidence("/proc/self/status", f"CapEff contains {capability}"),
         )
     return Verdict(
         Severity.WARNING,
         f"{name.lower()} is {limit:.0f} {unit}".strip() + f": {consequence}",
-        (seen,),
+        (evidence,),
         (
-            "# for the group jepa; services have limits of their own (LimitRTPRIO, LimitMEMLOCK)",
-            configs(context, "common"),
+            "# raises the limits of the group jepa; services set their own (LimitRTPRIO, LimitMEMLOCK)",
+            apply_system_files(context, "common"),
             "sudo systemd-sysusers",
-            *join("jepa", context.system.facts.account()),
+            *join_group("jepa", context.system.facts.account()),
         ),
     )
 
 
 def _priority(context: Context) -> Verdict:
-    what = "the inference thread cannot run before others (fifo_priority)"
-    return _asked(context, "Max realtime priority", 1, "CAP_SYS_NICE", "", what)
+    consequence = "the inference thread cannot get a real-time priority (fifo_priority)"
+    return _check_limit(context, "Max realtime priority", 1, "CAP_SYS_NICE", "", consequence)
 
 
 def _memlock(context: Context) -> Verdict:
-    what = "the model cannot be kept in memory (lock_memory), which must be allowed all of it"
-    return _asked(context, "Max locked memory", float("inf"), "CAP_IPC_LOCK", "bytes", what)
+    consequence = "the model cannot be locked into memory (lock_memory), which needs an unlimited value"
+    return _check_limit(context, "Max locked memory", float("inf"), "CAP_IPC_LOCK", "bytes", consequence)
 
 
 def _clock(context: Context) -> Verdict:
     system = context.system
     if system.facts.clock_synchronized():
-        return ok("the clock follows a reference", Evidence(_SHOW_CLOCK, "NTPSynchronized=yes"))
+        return ok("the clock is synchronized", Evidence(_SHOW_CLOCK, "NTPSynchronized=yes"))
     chrony = system.exists("run/chrony") or system.exists("usr/sbin/chronyd")
     return Verdict(
         Severity.WARNING,
-        "the clock follows no reference: stamps of other machines do not fit, and signatures of updates may "
-        "seem expired",
+        "the clock is not synchronized: time stamps from other machines do not match, and update metadata "
+        "may be rejected as expired",
         (
             Evidence(_SHOW_CLOCK, "NTPSynchronized=no"),
             Evidence(
                 "/run/systemd/timesync/synchronized",
-                "is there" if system.exists("run/systemd/timesync/synchronized") else "no such file",
+                "present" if system.exists("run/systemd/timesync/synchronized") else "not found",
             ),
         ),
         ("sudo systemctl enable --now chrony",)
@@ -85,21 +83,21 @@ def _clock(context: Context) -> Verdict:
 CHECKS = (
     Check(
         "limits.priority",
-        "a real-time priority may be asked for",
+        "the account may use a real-time priority",
         "`/proc/self/limits`, `/proc/self/status`",
         "`configs apply --device common`",
         _priority,
     ),
     Check(
         "limits.memlock",
-        "all memory may be locked",
+        "the account may lock an unlimited amount of memory",
         "`/proc/self/limits`, `/proc/self/status`",
         "`configs apply --device common`",
         _memlock,
     ),
     Check(
         "clock.synchronized",
-        "the clock follows a reference",
+        "the clock is synchronized to a reference",
         "adjtimex(2), `/run/systemd/timesync/synchronized`, `/run/chrony`",
         "systemd-timesyncd or chrony",
         _clock,

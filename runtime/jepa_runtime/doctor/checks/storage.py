@@ -1,38 +1,38 @@
-"""Room on the disk and in memory."""
+"""Checks of disk space, memory and swap."""
 
 from __future__ import annotations
 
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, info, ok
 from jepa_runtime.errors import UndeterminedError
 
-# What serves, the way back, and a candidate (jepa_runtime.ota.storage.slots). Without a bundle to go by, 1
-# GiB.
-_COPIES, _WITHOUT_BUNDLE = 3, 1 << 30
-# An engine keeps weights packed beside its own graph (README.md, Limits).
+# The active model, the previous one and a candidate (jepa_runtime.ota.storage.slots); 1 GiB if no bundle is
+# given.
+_COPIES, _DEFAULT_BYTES = 3, 1 << 30
+# An engine holds packed weights in addition to its graph (README.md, Limits).
 _PACKED = 2
 
 
 def memory_kb(context: Context, name: str) -> int:
-    """A line of /proc/meminfo.
+    """Return a value of /proc/meminfo in kB.
 
     Raises:
-        UndeterminedError: there is none.
+        UndeterminedError: The file cannot be read, or has no such value.
     """
     line = rf"^{name}:\s*([0-9]{{1,15}}) kB$"
-    return int(context.system.field("proc/meminfo", line, f"has no line {name}"))
+    return int(context.system.field("proc/meminfo", line, name))
 
 
 def _disk(context: Context, path: str, what: str) -> Verdict:
     place, free = context.system.facts.free_bytes(path)
-    wanted = _WITHOUT_BUNDLE if context.needs is None else _COPIES * context.needs.bytes
-    seen = Evidence(f"df {place}", f"{free / 1e6:.0f} MB free")
-    if free >= wanted:
-        return ok(f"there is room for {what}", seen)
+    required = _DEFAULT_BYTES if context.requirements is None else _COPIES * context.requirements.bytes
+    evidence = Evidence(f"df {place}", f"{free / 1e6:.0f} MB free")
+    if free >= required:
+        return ok(f"the disk has enough space for {what}", evidence)
     return Verdict(
         Severity.WARNING,
-        f"{what} may take {wanted / 1e6:.0f} MB at {path}, where {free / 1e6:.0f} MB are free",
-        (seen,),
-        ("sudo apt-get clean", "# what else is large: sudo du -xh / | sort -h | tail -n 30"),
+        f"{what} need up to {required / 1e6:.0f} MB in {path}, but only {free / 1e6:.0f} MB are free",
+        (evidence,),
+        ("sudo apt-get clean", "# to find large folders: sudo du -xh / | sort -h | tail -n 30"),
     )
 
 
@@ -45,56 +45,58 @@ def _cache(context: Context) -> Verdict:
 
 
 def _memory(context: Context) -> Verdict:
-    assert context.needs is not None
+    assert context.requirements is not None
+    graph_bytes = context.requirements.graph_bytes
     available = memory_kb(context, "MemAvailable") << 10
-    wanted = _PACKED * context.needs.graph_bytes
-    seen = (
+    required = _PACKED * graph_bytes
+    evidence = (
         Evidence("/proc/meminfo", f"MemAvailable {available / 1e6:.0f} MB"),
-        Evidence("jepa-runtime info", f"graphs of {context.needs.graph_bytes / 1e6:.1f} MB"),
+        Evidence("jepa-runtime info", f"graphs of {graph_bytes / 1e6:.1f} MB"),
     )
-    if available >= wanted:
-        return ok("the model fits into memory", *seen)
+    if available >= required:
+        return ok("the model fits into memory", *evidence)
     return Verdict(
         Severity.WARNING,
-        f"the model may take {wanted / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available",
-        seen,
-        ("# end what else runs: ps -eo rss,comm --sort=-rss | head, or take a smaller model",),
+        f"the model needs up to {required / 1e6:.0f} MB of memory, but only {available / 1e6:.0f} MB are "
+        "available",
+        evidence,
+        ("# stop other programs (ps -eo rss,comm --sort=-rss | head), or use a smaller model",),
     )
 
 
 def _swap(context: Context) -> Verdict:
     lines = context.system.text("proc/swaps").splitlines()
     if lines[0].split() != ["Filename", "Type", "Size", "Used", "Priority"]:
-        raise UndeterminedError("/proc/swaps is damaged")
+        raise UndeterminedError("/proc/swaps is malformed", code="doctor.malformed")
     names = [line.split()[0] for line in lines[1:] if line.strip()]
-    seen = Evidence("/proc/swaps", ", ".join(names) or "none")
+    evidence = Evidence("/proc/swaps", ", ".join(names) or "none")
     if any("/zram" not in name for name in names):
-        return info("memory may be swapped to a disk; lock_memory keeps the model's pages out of it", seen)
-    return info("memory is compressed where it runs short (zram)" if names else "there is no swap", seen)
+        return info("memory can be swapped to disk; lock_memory exempts the model's pages", evidence)
+    return info("swap is compressed memory (zram)" if names else "swap is disabled", evidence)
 
 
 CHECKS = (
     Check(
         "disk.state",
-        "room for three bundles, or 1 GiB if none is named",
-        "`/var/lib/jepa-edge`, or the nearest folder above that exists",
+        "space for three bundles, or 1 GiB if no bundle is given",
+        "`/var/lib/jepa-edge`, or its nearest existing parent folder",
         "`apt-get clean`",
         _state,
     ),
     Check(
         "disk.cache",
-        "room for three bundles, or 1 GiB if none is named",
-        "`/var/cache/jepa-edge`, or the nearest folder above that exists",
+        "space for three bundles, or 1 GiB if no bundle is given",
+        "`/var/cache/jepa-edge`, or its nearest existing parent folder",
         "`apt-get clean`",
         _cache,
     ),
     Check(
         "memory.bundle",
-        "the bundle's graphs fit twice into what is available",
+        "twice the size of the bundle's graphs is available",
         "`/proc/meminfo`",
-        "ending what else runs",
+        "stop other programs",
         _memory,
-        lambda context: context.needs is not None,
+        lambda context: context.requirements is not None,
     ),
-    Check("memory.swap", "told only: swap, and whether it is zram", "`/proc/swaps`", "none", _swap),
+    Check("memory.swap", "informational: swap, and whether it is zram", "`/proc/swaps`", "none", _swap),
 )
