@@ -15,7 +15,6 @@ from jepa_export.errors import JepaExportError
 from jepa_runtime.commands.exit_status import status_of
 from jepa_runtime.commands.signals import interrupted_by_signals
 from jepa_runtime.commands.standard_streams import make_streams_robust
-from jepa_runtime.errors import JepaRuntimeError
 
 _NEEDED = ("torch", "onnx", "nncf", "scipy")
 
@@ -35,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status_of(
             "jepa-export",
             lambda: int(arguments.run(arguments)),
-            errors=(JepaExportError, JepaRuntimeError),
             stopped=f"stopped; {arguments.stopped}",
         )
 

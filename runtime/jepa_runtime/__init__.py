@@ -7,17 +7,20 @@ futures = model.predict(actions)
 
 import os
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import (
-    BackendError,
-    BundleError,
-    FrameError,
-    JepaRuntimeError,
-    RecordingError,
-    SourceError,
-)
-from jepa_runtime.model.world_model import Futures, WorldModel
+if TYPE_CHECKING:
+    from jepa_runtime.bundle import Bundle
+    from jepa_runtime.errors import (
+        BackendError,
+        BundleError,
+        FrameError,
+        JepaRuntimeError,
+        RecordingError,
+        SourceError,
+    )
+    from jepa_runtime.model.world_model import Futures, WorldModel
 
 __version__ = "0.1.0"
 
@@ -38,3 +41,23 @@ __all__ = [
     "WorldModel",
     "__version__",
 ]
+
+# The command line starts without NumPy and pydantic.
+_MODULES = {
+    "Bundle": "jepa_runtime.bundle",
+    "Futures": "jepa_runtime.model.world_model",
+    "WorldModel": "jepa_runtime.model.world_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES.get(name, "jepa_runtime.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

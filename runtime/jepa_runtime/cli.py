@@ -2,73 +2,55 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import jepa_runtime
-from jepa_runtime.commands import (
-    build_engine,
-    calibrate,
-    compare,
-    configs,
-    doctor,
-    drive,
-    info,
-    profile,
-    record,
-    replay,
-    report,
-    run,
-    update,
-    verify,
-    view,
-    whatif,
-)
-from jepa_runtime.commands.exit_status import status_of
-from jepa_runtime.commands.standard_streams import make_streams_robust
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.commands.program import Command, Program
 
-_COMMANDS = (
-    run,
-    record,
-    replay,
-    whatif,
-    report,
-    view,
-    profile,
-    compare,
-    verify,
-    drive,
-    info,
-    calibrate,
-    doctor,
-    build_engine,
-    update,
-    configs,
+_COMMANDS = "jepa_runtime.commands"
+
+PROGRAM = Program(
+    name="jepa-runtime",
+    description="Run JEPA world models on a robot: latent state and predicted futures in real time.",
+    version=jepa_runtime.__version__,
+    groups={
+        "Run a model": [
+            Command("run", "run a model on a source in real time", f"{_COMMANDS}.run"),
+            Command("record", "run a model and record inputs and outputs to a bag", f"{_COMMANDS}.record"),
+            Command("drive", "evaluate a model in closed loop in a simulated world", f"{_COMMANDS}.drive"),
+            Command("view", "show a run in Rerun, recorded or live", f"{_COMMANDS}.view"),
+        ],
+        "Analyze recordings": [
+            Command("replay", "recompute the outputs of a recording, bit for bit", f"{_COMMANDS}.replay"),
+            Command("whatif", "predict other actions from a moment in a recording", f"{_COMMANDS}.whatif"),
+            Command("report", "write a report of a recorded run", f"{_COMMANDS}.report"),
+        ],
+        "Measure performance": [
+            Command("profile", "measure latency on this machine", f"{_COMMANDS}.profile"),
+            Command("compare", "compare latency profiles", f"{_COMMANDS}.compare"),
+        ],
+        "Manage bundles": [
+            Command("info", "show the contents of a bundle", f"{_COMMANDS}.info"),
+            Command("verify", "verify a bundle and its outputs on this machine", f"{_COMMANDS}.verify"),
+            Command("calibrate", "learn error bounds and alarms from recordings", f"{_COMMANDS}.calibrate"),
+            Command("build-engine", "build the TensorRT engines of a bundle", f"{_COMMANDS}.build_engine"),
+        ],
+        "Maintain a robot": [
+            Command("doctor", "check the machine for real-time inference", f"{_COMMANDS}.doctor"),
+            Command("configs", "install or remove the system files of a robot", f"{_COMMANDS}.configs"),
+            Command("update", "update the model of a robot over the air", f"{_COMMANDS}.update"),
+        ],
+    },
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand.
+    """Run a command.
 
     Args:
-        argv: its arguments; those of the process if left out.
+        argv: Its arguments (default: those of the process).
 
     Returns:
-        The exit status, see :func:`~jepa_runtime.commands.exit_status.status_of`.
+        The exit status, see :mod:`~jepa_runtime.commands.exit_status`.
     """
-    make_streams_robust()
-    args = _parser().parse_args(argv)
-    return status_of("jepa-runtime", lambda: int(args.run(args)), errors=(JepaRuntimeError,))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jepa-runtime",
-        description="Runs a model bundle: latent state and predicted futures in real time.",
-    )
-    parser.add_argument("--version", action="version", version=f"jepa-edge {jepa_runtime.__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in _COMMANDS:
-        command.add_parser(subparsers)
-    return parser
+    return PROGRAM.main(argv)

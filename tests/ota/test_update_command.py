@@ -316,7 +316,7 @@ def test_a_bundle_that_is_none_leaves_no_robot_half_set_up(fleet: Fleet, tmp_pat
 def test_a_history_of_no_entries_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["update", "history", "-n", "0"])
-    assert "argument -n: must be a whole number of at least 1, got 0" in capfd.readouterr().err
+    assert "argument -n: must be an integer of at least 1, got 0" in capfd.readouterr().err
 
 
 def test_a_robot_that_has_lost_its_trusted_root_says_so(

@@ -1,4 +1,7 @@
-"""What several subcommands share: kinds of arguments, the console, and progress."""
+"""Option types, shared options, consoles and progress bars of the commands.
+
+Heavy imports are inside the functions, so that ``--help`` is fast.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +12,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.bundle import Bundle
-from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.util.output_files import STDOUT
 
-# 31 years, if seconds: their nanoseconds, and sums of them with a stamp, fit 64 bits.
-_MOST = 1e9
-_UNBROKEN = 10_000
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from jepa_runtime.bundle import Bundle
+    from jepa_runtime.model.world_model import WorldModel
+
+# As seconds this is 31 years: in nanoseconds, also added to a stamp, it fits 64 bits.
+_MAX_VALUE = 1e9
+# Long enough that a line in a pipe is never wrapped.
+_PIPE_COLUMNS = 10_000
 
 
 def positive(text: str) -> float:
-    """A number above zero, for ``type=`` of an argument."""
+    """Parse a number above 0 (``type=`` of an argument)."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value <= _MOST:
-        raise argparse.ArgumentTypeError(f"must be a positive number of at most {_MOST:g}, got {text}")
+    if not 0 < value <= _MAX_VALUE:
+        raise argparse.ArgumentTypeError(f"must be a positive number of at most {_MAX_VALUE:g}, got {text}")
     return value
 
 
 def count(text: str) -> int:
-    """How many, at least one, for ``type=`` of an argument."""
+    """Parse an integer of at least 1 (``type=`` of an argument)."""
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
     return value
 
 
 def rate(text: str) -> float:
-    """Times a second, from once in a thousand seconds to 10000 times, for ``type=`` of an argument."""
+    """Parse a rate from 0.001 to 10000 Hz (``type=`` of an argument)."""
     value = positive(text)
     if not 1e-3 <= value <= 1e4:
         raise argparse.ArgumentTypeError(f"must be from 0.001 to 10000, got {text}")
@@ -54,24 +60,49 @@ def rate(text: str) -> float:
 
 
 def frame_size(text: str) -> tuple[int, int]:
-    """Width and height, written 640x480, for ``type=`` of an argument."""
-    found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
-    if found is None:
+    """Parse width and height, such as 640x480 (``type=`` of an argument)."""
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if match is None:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT of at most 9999, such as 640x480, got {text}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
+
+
+def mcap_file(text: str) -> Path:
+    """Parse the name of an MCAP file to write (``type=`` of an argument)."""
+    if not text.endswith(".mcap"):
+        raise argparse.ArgumentTypeError(f"must end in .mcap, got {text}")
+    return Path(text)
+
+
+def text_output(text: str) -> Path | str:
+    """Parse a text file to write, or ``-`` for standard output (``type=`` of an argument)."""
+    return STDOUT if text == STDOUT else Path(text)
+
+
+def binary_output(text: str) -> Path:
+    """Parse a binary file to write (``type=`` of an argument)."""
+    if text == STDOUT:
+        raise argparse.ArgumentTypeError("must be a file: binary output does not go to standard output")
+    return Path(text)
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Where a command prints what it found. Only on a terminal are long lines broken: output in a file or a
-    pipe is searched line by line."""
+    """Return the console for a command's output.
+
+    Lines are wrapped only on a terminal: files and pipes are searched line by line.
+    """
+    from rich.console import Console
+
     console = Console(stderr=stderr)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _UNBROKEN
+        console.width = _PIPE_COLUMNS
     return console
 
 
 def progress_on(console: Console) -> Progress:
-    """Bars of counted steps on a terminal; silent elsewhere."""
+    """Return progress bars with step counts; silent unless ``console`` is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=console, transient=True, disable=not console.is_terminal,
@@ -79,9 +110,12 @@ def progress_on(console: Console) -> Progress:
 
 
 @contextmanager
-def counted_frames(console: Console, total: int, stopping: Event) -> Iterator[Callable[[], None]]:
-    """A bar of ``total`` frames: gives what is to be called after each, which raises KeyboardInterrupt once
-    ``stopping`` is set."""
+def frame_progress(console: Console, total: int, stopping: Event) -> Iterator[Callable[[], None]]:
+    """Show a progress bar of ``total`` frames.
+
+    Yields:
+        The function to call after each frame; it raises KeyboardInterrupt once ``stopping`` is set.
+    """
     with progress_on(console) as progress:
         task = progress.add_task("frames", total=total)
 
@@ -93,52 +127,83 @@ def counted_frames(console: Console, total: int, stopping: Event) -> Iterator[Ca
         yield step
 
 
-def recording(text: str) -> Path:
-    """The name of an MCAP file to be written, for ``type=`` of an argument."""
-    if not text.endswith(".mcap"):
-        raise argparse.ArgumentTypeError(f"must end in .mcap, got {text}")
-    return Path(text)
-
-
 def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> None:
-    """What :func:`open_model` reads. ``first``: where an engine and a precision are looked for before."""
-    parser.add_argument("--engine", metavar="E", help=f"engine and device (default: {first}openvino:CPU)")
+    """Add the options that :func:`open_model` reads.
+
+    Args:
+        parser: The parser of the command.
+        first: What the defaults of engine and precision are taken from first, such as ``the robot's, else``.
+    """
+    prefix = first and f"{first} "
+    add_engine_argument(parser, default=None, shown=f"{prefix}openvino:CPU")
+    add_precision_argument(parser, shown=f"{prefix}the bundle's first")
+    add_threads_argument(parser)
+    add_num_samples_argument(parser)
+    add_cache_argument(parser)
+    add_untrained_argument(parser)
+
+
+def add_engine_argument(
+    parser: argparse.ArgumentParser, *, default: str | None = "openvino:CPU", shown: str = "openvino:CPU"
+) -> None:
+    """Add ``--engine``; ``shown`` is the default in the help."""
     parser.add_argument(
-        "--precision", metavar="P", help=f"int8, fp16, bf16 or fp32 (default: {first}the bundle's first)"
+        "--engine", default=default, metavar="E", help=f"engine and device (default: {shown})"
     )
+
+
+def add_precision_argument(parser: argparse.ArgumentParser, *, shown: str = "the bundle's first") -> None:
+    """Add ``--precision``; ``shown`` is the default in the help."""
+    parser.add_argument("--precision", metavar="P", help=f"int8, fp16, bf16 or fp32 (default: {shown})")
+
+
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--threads``."""
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
     )
-    parser.add_argument(
-        "--num-samples", type=int, metavar="K", help="futures per frame (default: the bundle's)"
-    )
-    add_cache_argument(parser)
-    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
 
 
-def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--json``, whose value :func:`~jepa_runtime.util.output_files.write_json` takes; None: no JSON is
-    wanted."""
+def add_num_samples_argument(parser: argparse.ArgumentParser, *aliases: str) -> None:
+    """Add ``--num-samples``, and further names for it."""
     parser.add_argument(
-        "--json",
-        nargs="?",
-        const=STDOUT,
-        metavar="FILE",
-        help=f"write {what} as JSON to FILE, or to standard output (-, the default)",
-    )
+        "--num-samples", *aliases, type=int, metavar="K",
+        help="number of futures per frame (default: the bundle's)",
+    )  # fmt: skip
+
+
+def add_untrained_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-untrained``."""
+    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle with random weights")
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the folder for :attr:`~jepa_runtime.backends.base.BackendOptions.cache_dir`."""
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep compiled models there")
+    """Add ``--cache-dir`` for :attr:`~jepa_runtime.backends.base.BackendOptions.cache_dir`."""
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache of compiled models")
+
+
+def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--json [FILE]``, whose value :func:`~jepa_runtime.util.output_files.write_json` takes.
+
+    Args:
+        parser: The parser of the command.
+        what: What the JSON contains, for the help.
+    """
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, metavar="FILE",
+        help=f"write {what} as JSON to FILE, or to standard output if FILE is - or left out",
+    )  # fmt: skip
 
 
 def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldModel:
-    """Open ``bundle`` as the arguments say.
+    """Open ``bundle`` with the options of :func:`add_model_arguments`.
 
     Raises:
-        JepaRuntimeError: see :meth:`~jepa_runtime.model.world_model.WorldModel.open`.
+        JepaRuntimeError: See :meth:`~jepa_runtime.model.world_model.WorldModel.open`.
     """
+    from jepa_runtime.backends.base import BackendOptions
+    from jepa_runtime.model.world_model import WorldModel
+
     return WorldModel.open(
         bundle,
         engine=args.engine or "openvino:CPU",

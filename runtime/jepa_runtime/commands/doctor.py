@@ -63,7 +63,6 @@ def add_parser(subparsers: Any) -> None:
         help="examine the files of another machine below DIR, such as its mounted disk; DIR.json may tell "
         "what no file does (docs/doctor.md)",
     )
-    parser.add_argument("--verbose", action="store_true", help="show what is in order too, and all evidence")
     parser.set_defaults(run=run)
 
 

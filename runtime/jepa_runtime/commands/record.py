@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jepa_runtime.commands import run
-from jepa_runtime.commands.arguments import recording
+from jepa_runtime.commands.arguments import mcap_file
 
 
 def add_parser(subparsers: Any) -> None:
@@ -17,5 +17,5 @@ def add_parser(subparsers: Any) -> None:
         "futures and surprise as ROS 2 messages in an MCAP file. All frames are kept to the pixel, so "
         "that `jepa-runtime replay` computes the same outputs, bit for bit.",
     )
-    parser.add_argument("--out", required=True, type=recording, dest="mcap", metavar="BAG", help="the file")
+    parser.add_argument("--out", required=True, type=mcap_file, dest="mcap", metavar="BAG", help="the file")
     run.add_arguments(parser)

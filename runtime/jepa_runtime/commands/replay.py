@@ -14,10 +14,10 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_json_argument,
     add_model_arguments,
-    counted_frames,
+    frame_progress,
+    mcap_file,
     open_console,
     open_model,
-    recording,
 )
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
     parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
     parser.add_argument(
-        "--mcap", required=True, type=recording, metavar="OUT", help="write the outputs there"
+        "--mcap", required=True, type=mcap_file, metavar="OUT", help="write the outputs there"
     )
     add_topic_arguments(parser)
     add_model_arguments(parser)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         stop_on_signals() as stopping,
         closing(BagInputs(args.bag, bundle.manifest, topics(args))) as inputs,
         Player(lambda: open_model(args, bundle)) as player,
-        counted_frames(console, inputs.count, stopping) as step,
+        frame_progress(console, inputs.count, stopping) as step,
     ):
         model, half = player.model, args.futures == "float16"
         replayed = replay(inputs, player, args.mcap, half=half, copy_inputs=args.copy_inputs, on_frame=step)

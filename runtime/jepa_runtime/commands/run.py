@@ -21,11 +21,11 @@ from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
     add_json_argument,
     add_model_arguments,
+    mcap_file,
     open_console,
     open_model,
     positive,
     rate,
-    recording,
 )
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
@@ -73,7 +73,7 @@ def add_parser(subparsers: Any) -> None:
         "one that finds the last one still waiting replaces it, and the drop is counted.",
     )
     add_arguments(parser)
-    parser.add_argument("--mcap", type=recording, metavar="FILE", help="record as `jepa-runtime record` does")
+    parser.add_argument("--mcap", type=mcap_file, metavar="FILE", help="record as `jepa-runtime record` does")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--goal", metavar="IMAGE", help="a PNG or JPEG of the goal (default: the source's own, if it has one)"
     )
-    add_model_arguments(parser, first="the robot's, else ")
+    add_model_arguments(parser, first="the robot's, else")
     parser.add_argument(
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )

@@ -21,7 +21,7 @@ from jepa_runtime.bundle.manifest import ActionSpec
 from jepa_runtime.commands.arguments import (
     add_json_argument,
     add_model_arguments,
-    counted_frames,
+    frame_progress,
     open_console,
     open_model,
     positive,
@@ -131,7 +131,7 @@ def _branch(
             chosen += sequences(spec, manifest, horizon=horizon, num_samples=room)
     goal = None if args.goal_at is None else inputs.frame(index_at(args.bag, stamps_ns, args.goal_at))
     with (
-        counted_frames(console, moment.last - moment.first + 1, stopping) as step,
+        frame_progress(console, moment.last - moment.first + 1, stopping) as step,
         Player(lambda: open_model(args, bundle)) as player,
     ):
         found = branch(inputs, player, moment, chosen, goal=goal, on_frame=step)

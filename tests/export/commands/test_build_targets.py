@@ -194,7 +194,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
         timeout=100,
     )
     assert ended.returncode == 1
-    assert f"jepa-export: {tmp_path / 'tiny'} cannot be written: File too large" in ended.stderr
+    assert f"jepa-export: error: {tmp_path / 'tiny'} cannot be written: File too large" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
 

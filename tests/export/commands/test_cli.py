@@ -76,7 +76,9 @@ def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
             stdout=full,
             stderr=subprocess.PIPE,
         )
-    assert ended.stderr == b"jepa-export: standard output: No space left on device\n"
+    assert ended.stderr == (
+        b"jepa-export: error: standard output: No space left on device [cli.output_failed]\n"
+    )
     assert ended.returncode == os.EX_IOERR
 
 

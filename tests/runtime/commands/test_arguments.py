@@ -82,7 +82,7 @@ def test_what_was_built_into_a_folder_is_found_there_by_all_that_open_a_model(
 def test_a_count_is_a_whole_number(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["drive", "toy", f"--episodes={value}"])
-    assert f"must be a whole number of at least 1, got {value}" in capsys.readouterr().err
+    assert f"must be an integer of at least 1, got {value}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 10**20])

@@ -122,5 +122,5 @@ def test_the_machine_itself_is_for_root_alone(tmp_path: Path) -> None:
     if done.returncode == 127 or ("Permission denied" in done.stderr and "jepa-runtime" not in done.stderr):
         pytest.skip(f"another account cannot reach this Python: {done.stderr.strip()}")
     assert done.returncode == 1 and done.stderr.startswith(
-        "jepa-runtime: /: only root may change it: run this with sudo"
+        "jepa-runtime: error: /: only root may change it: run this with sudo"
     )

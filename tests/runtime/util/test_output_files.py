@@ -163,7 +163,9 @@ def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Pa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_output_that_cannot_be_written_is_told_and_gives_no_verdict(toy_bundle: Path) -> None:
     ended = ended_with(">/dev/full", "info", toy_bundle)
-    assert ended.stderr == b"jepa-runtime: standard output: No space left on device\n"
+    assert ended.stderr == (
+        b"jepa-runtime: error: standard output: No space left on device [cli.output_failed]\n"
+    )
     assert ended.returncode == os.EX_IOERR
     # Python has a status of its own for a standard error that cannot be written.
     assert ended_with("2>/dev/full", "compare", "none.json", "none.json").returncode == 120
