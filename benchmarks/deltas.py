@@ -154,7 +154,7 @@ def int8_layers(bundle: Bundle) -> Iterator[Layer]:
     """Every layer of the OpenVINO graphs whose weights are stored in INT8."""
     kinds: dict[str, type[np.integer[Any]]] = {"i8": np.int8, "u8": np.uint8}
     for role in ROLES:
-        for variant in bundle.manifest.graphs.of(role):
+        for variant in bundle.manifest.graphs.variants(role):
             if variant.target != "openvino" or variant.precision != "int8":
                 continue
             graph, weights = variant.paths

@@ -40,7 +40,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota.gate.sequential_test import GOOD, WORSE, PairedTest, Verdict
 from jepa_runtime.ota.gate.shadow_test import ShadowTest
 from jepa_runtime.ota.release import Budgets
-from jepa_runtime.util.bootstrap import MIN_SAMPLES, drawn_means, interval
+from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_means
 from jepa_runtime.util.proportions import wilson
 from jepa_sim.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_policy, run_episode
 from jepa_sim.two_rooms_source import TwoRoomsSource
@@ -185,7 +185,7 @@ def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
         "episodes": sum(len(end.goals) for end in ends),
         "goals_lost": float(lost.mean() / played) if played else None,
         "goals_lost_interval": (
-            interval(drawn_means(lost / played, seed=0)) if played and len(lost) >= MIN_SAMPLES else None
+            interval(resampled_means(lost / played, seed=0)) if played and len(lost) >= MIN_SAMPLES else None
         ),
     }
 

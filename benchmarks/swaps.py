@@ -50,7 +50,7 @@ from jepa_runtime.profiling.run_statistics import distribution, lost_frames, res
 from jepa_runtime.telemetry import Monitor
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.telemetry.measurements import Reading
-from jepa_runtime.util.bootstrap import drawn_quantiles, interval
+from jepa_runtime.util.bootstrap import interval, resampled_quantiles
 from jepa_runtime.util.output_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,7 +223,7 @@ def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
     during, between = distribution(took[inside]), distribution(took[~inside])
     if during.p99.value is None or between.p99.value is None:
         raise ProfileError(f"{images} images of exchanges and {others} others carry no p99: more --swaps")
-    ratios = drawn_quantiles(took[inside], 990, seed=0) / drawn_quantiles(took[~inside], 990, seed=1)
+    ratios = resampled_quantiles(took[inside], 990, seed=0) / resampled_quantiles(took[~inside], 990, seed=1)
     low, high = interval(ratios)
     lost_inside, lost_between = int(lost[inside].sum()), int(lost[~inside].sum())
     lasted = distribution([1e3 * (end - begin) for begin, end in measured.exchanges])

@@ -202,9 +202,9 @@ def test_p99_in_exchanges_is_compared_with_that_between_them(
 def test_a_refused_exchange_ends_the_benchmark_with_the_reason(swaps: ModuleType) -> None:
     clients = SimpleNamespace(create_client=lambda *_: None)
     exchanges = swaps.Exchanges(clients, [Path("a"), Path("b")], 1.0)
-    answer = SimpleNamespace(success=False, message="no bundle there")
+    answer = SimpleNamespace(success=False, message="not a bundle")
     exchanges._swapped(SimpleNamespace(result=lambda: answer))
-    assert exchanges.failure == "exchange 1: no bundle there" and exchanges.spans_ns == []
+    assert exchanges.failure == "exchange 1: not a bundle" and exchanges.spans_ns == []
 
 
 @pytest.mark.ros

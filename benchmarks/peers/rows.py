@@ -24,7 +24,7 @@ from jepa_runtime.model.compiled_graphs import graphs
 from jepa_runtime.profiling.profile import read_profile
 from jepa_runtime.profiling.run_statistics import Quantile, distribution, responses
 from jepa_runtime.telemetry.measurements import Reading
-from jepa_runtime.util.statistics import carried
+from jepa_runtime.util.statistics import is_supported
 
 HERE = Path(__file__).resolve().parent
 ENGINE = "openvino:CPU"
@@ -246,7 +246,7 @@ class BenchmarkAppRow(Row):
         for stage, by_percentile in self._told.items():
             medians, tails = ([run.percentile_ms for run in runs] for runs in by_percentile.values())
             runs = [run for runs in by_percentile.values() for run in runs]
-            enough = carried(min(run.count for run in by_percentile[99]), 990)
+            enough = is_supported(min(run.count for run in by_percentile[99]), 990)
             stages[stage] = {
                 "p50": round(median(medians), 4),
                 "p99": round(median(tails), 4) if enough else None,

@@ -75,7 +75,7 @@ class Task:
         Raises:
             AbsentError: the bundle has none for this target and precision.
         """
-        for variant in self.bundle.manifest.graphs.of(role):  # type: ignore[arg-type]
+        for variant in self.bundle.manifest.graphs.variants(role):  # type: ignore[arg-type]
             if (variant.target, variant.precision) == (target, self.precision):
                 return self.bundle.path / variant.path
         raise AbsentError(f"the bundle has no {target} graph in {self.precision}")
@@ -88,7 +88,7 @@ class Task:
             yield from ({"frame": frame[None]} for frame in golden.frames)
             return
         actions = np.resize(golden.actions, self.actions.shape)
-        for history in golden.histories(self.bundle.manifest.history_size):
+        for history in golden.history_indices(self.bundle.manifest.history_size):
             given = {"history_latents": golden.latents[history][None], "actions": actions}
             if golden.history_actions is not None:
                 given["history_actions"] = golden.history_actions[None]
@@ -171,7 +171,7 @@ class InTurn:
         # As many candidates as are going to be timed: of another number a compiler makes another program.
         actions = np.resize(golden.actions, self._task.actions.shape)
         past = self._past if golden.history_actions is None else golden.history_actions[None]
-        for number, history in enumerate(golden.histories(manifest.history_size)):
+        for number, history in enumerate(golden.history_indices(manifest.history_size)):
             latent, futures = golden.latents[number], golden.futures[number]
             self._compare("encoder", self._model.encode(golden.frames[number][None])[0], latent)
             predicted = self._model.predict(golden.latents[history][None], actions, past)

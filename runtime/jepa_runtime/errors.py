@@ -1,10 +1,38 @@
-"""Every error that jepa_runtime raises on purpose. One root, so that one ``except`` catches them all."""
+"""All errors that jepa_runtime raises on purpose.
+
+The tree::
+
+CodedError
+└── JepaRuntimeError
+    ├── StrictJsonError
+    ├── BundleError
+    ├── BackendError
+    │   ├── UnsupportedPrecisionError
+    │   └── DeviceLostError
+    ├── FrameError
+    ├── SourceError
+    ├── WorldError
+    ├── RecordingError
+    ├── ProfileError
+    ├── UpdateError
+    │   ├── TrustError
+    │   │   └── UnlistedTargetError
+    │   ├── FetchError
+    │   │   └── TransferLimitError
+    │   ├── StorageError
+    │   ├── InconclusiveError
+    │   ├── MachineBusyError
+    │   └── ReleaseRejectedError
+    ├── SystemFilesError
+    └── DoctorError
+        └── UndeterminedError
+"""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` with all but tabs and newlines escaped that could steer a terminal."""
+    """Escape all characters that could control a terminal, except tabs and newlines."""
     return "".join(
         one if one.isprintable() or one in "\t\n" else one.encode("unicode_escape").decode() for one in text
     )
@@ -32,7 +60,7 @@ class CodedError(Exception):
 
 
 class JepaRuntimeError(CodedError):
-    """Base class of all errors that this package raises deliberately."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class StrictJsonError(JepaRuntimeError):
@@ -40,7 +68,7 @@ class StrictJsonError(JepaRuntimeError):
 
 
 class BundleError(JepaRuntimeError):
-    """A model bundle is damaged, of an unknown format, or not what it claims; nothing of it was loaded."""
+    """A bundle is damaged, malformed or unsuitable. Nothing of it was loaded."""
 
 
 class BackendError(JepaRuntimeError):
@@ -48,15 +76,19 @@ class BackendError(JepaRuntimeError):
 
 
 class UnsupportedPrecisionError(BackendError):
-    """A device cannot compute in the precision that was requested."""
+    """A device cannot compute in the requested precision."""
+
+    code = "backend.precision_unsupported"
 
 
 class DeviceLostError(BackendError):
-    """A device does nothing more for this process; a new one may use it."""
+    """A device accepts no further work from this process; a new process may use it."""
+
+    code = "backend.device_lost"
 
 
 class FrameError(JepaRuntimeError):
-    """An image cannot be used: wrong encoding, no pixels, or fewer bytes than its size needs."""
+    """An image cannot be used: unsupported encoding, no pixels, or too few bytes for its size."""
 
 
 class SourceError(JepaRuntimeError):
@@ -64,7 +96,7 @@ class SourceError(JepaRuntimeError):
 
 
 class WorldError(JepaRuntimeError):
-    """A simulated world is not there, cannot run here, or is none in which this model can act."""
+    """A simulated world does not exist, cannot run here, or does not fit the model's actions."""
 
 
 class RecordingError(JepaRuntimeError):
@@ -72,39 +104,47 @@ class RecordingError(JepaRuntimeError):
 
 
 class ProfileError(JepaRuntimeError):
-    """A profile cannot be read or written, or what was asked to be measured cannot be."""
+    """A profile cannot be read or written, or a requested quantity cannot be measured."""
 
 
 class UpdateError(JepaRuntimeError):
-    """An update could not be made; what served before serves on. Root of the following."""
+    """An update failed. The active model is unchanged. Base class of the errors below."""
 
 
 class TrustError(UpdateError):
-    """What a repository says is not signed as it must be, is older than what was seen, or has expired."""
+    """Repository metadata is not signed as required, has expired, or is older than metadata seen before."""
 
 
 class UnlistedTargetError(TrustError):
     """No role that is trusted for a file lists it."""
 
+    code = "trust.target_unlisted"
+
 
 class FetchError(UpdateError):
-    """A file could not be fetched now; another attempt may succeed."""
+    """A file could not be downloaded now; another attempt may succeed."""
 
 
 class TransferLimitError(FetchError):
-    """What an update may take is used up; the next one goes on from there."""
+    """The transfer budget of an update is used up; the next update resumes the download."""
+
+    code = "transfer.budget_exhausted"
 
 
 class StorageError(UpdateError):
-    """A disk is full, fails, or does not hold what was written to it."""
+    """A disk is full, fails, or does not contain what was written to it."""
 
 
 class InconclusiveError(UpdateError):
-    """A candidate was compared, and might have been accepted, but neither that nor the contrary was found."""
+    """The comparison of a candidate with the active model ended without a decision."""
+
+    code = "gate.inconclusive"
 
 
 class MachineBusyError(UpdateError):
-    """This machine is too busy to tell whether a candidate meets its latency budget."""
+    """This machine is too busy to decide whether a candidate meets its latency budget."""
+
+    code = "gate.machine_busy"
 
 
 class ReleaseRejectedError(UpdateError):
@@ -112,11 +152,11 @@ class ReleaseRejectedError(UpdateError):
 
 
 class SystemFilesError(JepaRuntimeError):
-    """System files cannot be installed or taken back; the message says what stands now."""
+    """System files cannot be installed or removed; the message states which files are in place."""
 
 
 class DoctorError(JepaRuntimeError):
-    """The doctor could not run: a root, a recording or a file to be written is not usable."""
+    """The doctor cannot run: a root, a recording or an output file is not usable."""
 
 
 class UndeterminedError(DoctorError):

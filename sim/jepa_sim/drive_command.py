@@ -17,7 +17,7 @@ from jepa_runtime.commands.arguments import add_cache_argument, add_json_argumen
 from jepa_runtime.control.presets import PRESETS, preset
 from jepa_runtime.imaging.conversion import to_png
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each, write_json
+from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
 from jepa_sim.closed_loop.episodes import SEEDS
 from jepa_sim.closed_loop.film_strips import captions, sheet
 from jepa_sim.closed_loop.results_page import GOALS_HEAD, difference_rows, goals_rows, render
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
     """
-    check_outputs(files_of(args.json, args.html, args.png), args.bundle)
+    check_outputs(file_paths(args.json, args.html, args.png), args.bundle)
     plan = Plan(
         engines=tuple(dict.fromkeys(args.engine)),
         precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),

@@ -205,7 +205,7 @@ def test_nobody_who_asks_is_forgotten_and_what_waits_goes_on(waiting: Waiting) -
 
 def test_one_that_dies_lets_the_lock_go(waiting: Waiting) -> None:
     os.kill(waiting.pid, signal.SIGSTOP)
-    with pytest.raises(StorageError, match=r"did not let it go within 0\.2 s"):
+    with pytest.raises(StorageError, match=r"did not release it within 0\.2 s"):
         operator_requests.cancel(waiting.root, "too slow", wait_s=0.2)
     waiting.kill()
     assert operator_requests.cancel(waiting.root, "it hung", wait_s=10).reason == "it hung"
@@ -216,9 +216,9 @@ def test_a_round_that_yields_is_called_again_without_a_pause_and_none_ends_it(tm
     turn = ExitStack()
 
     def round_(alive: service.Alive) -> float | None:
-        calls.append("wanted" if atomic_files.is_wanted(tmp_path / robot.LOCK) else "called")
+        calls.append("wanted" if atomic_files.is_lock_requested(tmp_path / robot.LOCK) else "called")
         if len(calls) == 1:
-            turn.enter_context(atomic_files.locked(tmp_path / robot.LOCK, who="another", wait_s=1))
+            turn.enter_context(atomic_files.locked(tmp_path / robot.LOCK, purpose="another", wait_s=1))
             threading.Timer(0.2, turn.close).start()
             alive()
             calls.append("worked on without the lock")

@@ -21,7 +21,7 @@ from jepa_runtime.util import atomic_files
 
 ASKS = (
     "import sys; from pathlib import Path; from jepa_runtime.util import atomic_files as durable\n"
-    "with durable.locked(Path(sys.argv[1]), who='an operator', wait_s=30): pass\n"
+    "with durable.locked(Path(sys.argv[1]), purpose='an operator', wait_s=30): pass\n"
 )
 
 
@@ -80,20 +80,20 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_return(
     monkeypatch.setattr(os, "replace", told_rename)
     monkeypatch.setattr(os, "rename", told_rename)
     assert made(atomic_files.write(tmp_path / "file", b"content")) == ["content", "rename", "folder ."]
-    assert made(atomic_files.point(tmp_path / "link", "file")) == ["rename", "folder ."]
+    assert made(atomic_files.replace_symlink(tmp_path / "link", "file")) == ["rename", "folder ."]
     assert made(atomic_files.make_folder(tmp_path / "a" / "b")) == ["folder .", "folder a"]
     moved = made(atomic_files.move(tmp_path / "file", tmp_path / "a" / "b" / "file"))
     assert moved == ["rename", "folder a/b", "folder ."]
 
 
 def test_a_link_leads_somewhere_else_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    atomic_files.point(tmp_path / "link", "one")
-    atomic_files.point(tmp_path / "link", "two")
+    atomic_files.replace_symlink(tmp_path / "link", "one")
+    atomic_files.replace_symlink(tmp_path / "link", "two")
     assert os.readlink(tmp_path / "link") == "two"
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", failing(errno.EIO))
-        with pytest.raises(StorageError, match="cannot be made to point to three"):
-            atomic_files.point(tmp_path / "link", "three")
+        with pytest.raises(StorageError, match="cannot be linked to three"):
+            atomic_files.replace_symlink(tmp_path / "link", "three")
     assert os.readlink(tmp_path / "link") == "two"
     assert os.listdir(tmp_path) == ["link"]
 
@@ -113,7 +113,7 @@ def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
         atomic_files.make_folder(tmp_path / "a" / "b" / "c")
     assert (tmp_path / "a" / "b" / "c").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be made"):
+    with pytest.raises(StorageError, match="cannot be created"):
         atomic_files.make_folder(tmp_path / "file" / "below")
 
 
@@ -133,9 +133,9 @@ def test_what_is_discarded_is_gone_and_what_a_power_cut_left_of_it_can_be_emptie
         atomic_files.discard(path, trash)
         assert not path.is_symlink() and not path.exists()
     (trash / "left" / "over").mkdir(parents=True)
-    atomic_files.empty(trash)
+    atomic_files.empty_folder(trash)
     assert os.listdir(trash) == []
-    atomic_files.empty(tmp_path / "never made")
+    atomic_files.empty_folder(tmp_path / "never made")
     assert os.listdir(tmp_path / "kept") == ["below"]
 
 
@@ -150,11 +150,11 @@ def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) -> None:
     other = (
         "import sys; from pathlib import Path; from jepa_runtime.util import atomic_files as durable\n"
-        "with durable.locked(Path(sys.argv[1]), who='another'): pass\n"
+        "with durable.locked(Path(sys.argv[1]), purpose='another'): pass\n"
     )
     command = [sys.executable, "-c", other, str(tmp_path / "lock")]
     (tmp_path / "lock").write_text("12345678901\n", encoding="ascii")
-    with atomic_files.locked(tmp_path / "lock", who="the first"):
+    with atomic_files.locked(tmp_path / "lock", purpose="the first"):
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert f"another needs it, but another process has it (pid {os.getpid()})" in refused.stderr
@@ -163,25 +163,25 @@ def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) ->
 
 def test_a_lock_that_is_asked_for_is_wanted_until_whoever_asked_is_done(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    assert not atomic_files.is_wanted(lock)
-    with atomic_files.locked(lock, who="the first"):
-        assert not atomic_files.is_wanted(lock)
+    assert not atomic_files.is_lock_requested(lock)
+    with atomic_files.locked(lock, purpose="the first"):
+        assert not atomic_files.is_lock_requested(lock)
         asking = start(ASKS, lock)
-        while not atomic_files.is_wanted(lock):
+        while not atomic_files.is_lock_requested(lock):
             assert asking.poll() is None
     assert asking.wait(30) == 0
-    assert not atomic_files.is_wanted(lock)
+    assert not atomic_files.is_lock_requested(lock)
 
 
 def test_who_is_not_asked_for_waits_until_those_who_asked_are_done(tmp_path: Path) -> None:
     lock, order = tmp_path / "lock", []
 
     def take() -> None:
-        with atomic_files.locked(lock, who="another"):
+        with atomic_files.locked(lock, purpose="another"):
             order.append("another")
 
     other = threading.Thread(target=take)
-    with atomic_files.locked(lock, who="an operator", wait_s=10):
+    with atomic_files.locked(lock, purpose="an operator", wait_s=10):
         other.start()
         other.join(0.2)
         order.append("the operator")
@@ -192,23 +192,23 @@ def test_who_is_not_asked_for_waits_until_those_who_asked_are_done(tmp_path: Pat
 def test_a_lock_that_is_not_let_go_is_waited_for_no_longer_than_told(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with (
-        atomic_files.locked(lock, who="the first"),
-        pytest.raises(StorageError, match=rf"\(pid {os.getpid()}\) and did not let it go within 0\.1 s"),
-        atomic_files.locked(lock, who="an operator", wait_s=0.1),
+        atomic_files.locked(lock, purpose="the first"),
+        pytest.raises(StorageError, match=rf"\(pid {os.getpid()}\) and did not release it within 0\.1 s"),
+        atomic_files.locked(lock, purpose="an operator", wait_s=0.1),
     ):
         pass
-    assert not atomic_files.is_wanted(lock)
+    assert not atomic_files.is_lock_requested(lock)
 
 
 def test_who_dies_while_asking_wants_nothing_any_more(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with atomic_files.locked(lock, who="the first"):
+    with atomic_files.locked(lock, purpose="the first"):
         asking = start(ASKS, lock)
-        while not atomic_files.is_wanted(lock):
+        while not atomic_files.is_lock_requested(lock):
             assert asking.poll() is None
         asking.kill()
         asking.wait()
-        assert not atomic_files.is_wanted(lock)
+        assert not atomic_files.is_lock_requested(lock)
 
 
 def test_all_who_ask_get_the_lock_from_one_who_takes_it_again_and_again(tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_all_who_ask_get_the_lock_from_one_who_takes_it_again_and_again(tmp_path
     done = threading.Event()
 
     def take(name: str, wait_s: float = 0.0) -> None:
-        with atomic_files.locked(lock, who=name, wait_s=wait_s):
+        with atomic_files.locked(lock, purpose=name, wait_s=wait_s):
             assert has.acquire(blocking=False)
-            while not wait_s and not atomic_files.is_wanted(lock) and not done.is_set():
+            while not wait_s and not atomic_files.is_lock_requested(lock) and not done.is_set():
                 time.sleep(0.001)
             had.append(name)
             has.release()
@@ -248,10 +248,10 @@ def test_a_lock_on_a_full_disk_is_told_and_let_go(tmp_path: Path, monkeypatch: p
         full.setattr(os, "pwrite", failing(errno.ENOSPC))
         with (
             pytest.raises(StorageError, match="cannot be locked: No space left on device"),
-            atomic_files.locked(lock, who="an update"),
+            atomic_files.locked(lock, purpose="an update"),
         ):
             pass
-    with atomic_files.locked(lock, who="an update"):
+    with atomic_files.locked(lock, purpose="an update"):
         pass
 
 

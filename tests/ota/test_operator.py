@@ -134,7 +134,7 @@ def test_whoever_holds_the_lock_for_longer_than_told_is_named(
     monkeypatch.setattr(operator_requests, "WAIT_S", 0.05)
     with (
         site.opened(),
-        pytest.raises(StorageError, match=r"\(pid \d+\) and did not let it go within 0\.05 s"),
+        pytest.raises(StorageError, match=r"\(pid \d+\) and did not release it within 0\.05 s"),
     ):
         wish(site.root)
 

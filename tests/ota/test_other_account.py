@@ -143,7 +143,7 @@ def test_nobody_else_can_take_a_lock_that_serving_and_updates_need(account: Acco
     lock, wanted = account.root / "lock", account.root / "lock.wanted"
     for path in (lock, wanted):
         path.touch(0o644)
-    with atomic_files.locked(lock, who="an update"):
+    with atomic_files.locked(lock, purpose="an update"):
         pass
     for path in (lock, wanted):
         taken = subprocess.run([*AS_NOBODY[:4], "cat", path], capture_output=True, text=True, check=False)

@@ -167,6 +167,6 @@ def test_stopped_it_leaves_what_was_measured_and_no_process(toy_bundle, tmp_path
 
 def test_what_cannot_be_measured_is_told(two_rooms_bundle, tmp_path):
     options = ("--source", "two_rooms", "--rate", 20, "--duration", 1)
-    assert "no bundle there" in refused(tmp_path / "p.json", "--bundle", tmp_path / "nothing", *options)
+    assert "not a bundle" in refused(tmp_path / "p.json", "--bundle", tmp_path / "nothing", *options)
     unknown = refused(tmp_path / "p.json", "--bundle", two_rooms_bundle, "--source", tmp_path / "no.mp4")
     assert "no.mp4: no such file" in unknown

@@ -47,7 +47,7 @@ def test_models_are_exchanged_while_images_are_served(ros_graph, toy_bundle, tmp
     served(3)
     first = infos[0].sha256
     missing = swap(tmp_path / "nothing")
-    assert not missing.success and "no bundle there" in missing.message
+    assert not missing.success and "not a bundle" in missing.message
     served(3)
     assert {info.sha256 for info in infos} == {first}
 

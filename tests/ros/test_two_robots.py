@@ -58,7 +58,7 @@ def test_of_an_update_the_other_robot_hears_nothing(pair: Pair) -> None:
     there = other.serves
     told, before = (len(other.infos), len(other.events)), tree(other.root)
     other.latents.clear()
-    with atomic_files.locked(other.root / LOCK, who="this test"):
+    with atomic_files.locked(other.root / LOCK, purpose="this test"):
         status, result = one.update().end(meanwhile=pair.look)
     assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
     assert (one.serves, other.serves) == (bundle.manifest.version, there)

@@ -181,7 +181,7 @@ def add_blobs(base: Bundle, folder: Path, *, progress: Callable[[str], None]) ->
         BundleError: ``base`` was changed meanwhile.
     """
     graphs = [
-        (role, each) for role in ROLES for each in base.manifest.graphs.of(role) if each.target == "npu"
+        (role, each) for role in ROLES for each in base.manifest.graphs.variants(role) if each.target == "npu"
     ]
     if not graphs:
         raise JepaExportError(f"{base.path}: has no NPU variant: add it first (jepa-export add-variant)")
@@ -219,7 +219,7 @@ def _wanted(manifest: Manifest, role: Role, kinds: Sequence[Kind]) -> list[Kind]
 
 
 def _of(manifest: Manifest, role: Role, kind: Kind) -> Variant | None:
-    return next((each for each in manifest.graphs.of(role) if kind_of(each) == kind), None)
+    return next((each for each in manifest.graphs.variants(role) if kind_of(each) == kind), None)
 
 
 def _variant(role: Role, kind: Kind) -> Variant:
@@ -297,7 +297,7 @@ def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
 def _fields(
     manifest: Manifest, added: Sequence[tuple[Role, Variant]], command: str, version: str | None
 ) -> dict[str, Any]:
-    fields = manifest.plain()
+    fields = manifest.to_json_dict()
     for role, variant in added:
         fields["graphs"][role].append(variant.model_dump())
         fields["golden"]["tolerances"].setdefault(variant.precision, TOLERANCES[variant.precision])

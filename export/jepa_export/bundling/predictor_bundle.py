@@ -191,7 +191,7 @@ def write_grafted(
 def _take_over(base: Bundle, role: Role, staging: Path) -> list[dict[str, str]]:
     """Copy every form of a graph to where this bundle has it, and say where."""
     forms = []
-    for each in base.manifest.graphs.of(role):
+    for each in base.manifest.graphs.variants(role):
         where = model_path(role, kind_of(each))
         for source in each.paths:
             target = (staging / where).with_suffix(Path(source).suffix)

@@ -26,7 +26,7 @@ from jepa_export.quantization.accuracy_control import DEFAULT_LIMITS, Closeness,
 from jepa_export.students.family import Student
 from jepa_export.students.predictor import Predictor
 from jepa_export.targets.openvino import Sample
-from jepa_runtime.bundle import Bundle, histories
+from jepa_runtime.bundle import Bundle, history_indices
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
 
@@ -202,7 +202,7 @@ def golden_futures(predictor: Predictor, latents: Tensor, settings: Settings, se
     if size > 1:
         given["history_actions"] = torch.from_numpy(candidates(settings, size, seed)[1:, 0])
     past = given["history_actions"][None] if size > 1 else None
-    pasts = latents[torch.from_numpy(histories(len(latents), size))]
+    pasts = latents[torch.from_numpy(history_indices(len(latents), size))]
     return given | {"futures": torch.stack([predictor(each[None], actions, past) for each in pasts])}
 
 

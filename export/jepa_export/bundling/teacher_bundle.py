@@ -39,7 +39,7 @@ from jepa_export.targets.openvino import Sample, convert
 from jepa_export.teachers.family import Member, shallow
 from jepa_export.teachers.layers import Sizes
 from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
-from jepa_runtime.bundle import Bundle, histories
+from jepa_runtime.bundle import Bundle, history_indices
 
 OFFERED = tuple(kind for kind in KINDS if kind[1] != "int8")
 # V-JEPA 2 was trained on 4 frames a second (Assran et al. 2025), and one step is a tubelet of two.
@@ -266,7 +266,7 @@ def write_teacher(
         ]
         _write(predictor, asked, "futures", staging / "predictor", settings.variants, progress)
         golden = latents[:GOLDEN_FRAMES]
-        given = [_asked(golden[past][None], settings) for past in histories(len(golden), size)]
+        given = [_asked(golden[past][None], settings) for past in history_indices(len(golden), size)]
         write_golden(
             staging,
             frames=torch.from_numpy(frames[:GOLDEN_FRAMES]),

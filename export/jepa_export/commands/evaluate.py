@@ -76,13 +76,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_runtime.bundle import Bundle
     from jepa_runtime.recording import check_outputs
     from jepa_runtime.sources.factory import split_spec
-    from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each, write_json
+    from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
 
     names = ("clips", "cache", "skip_bad", "episodes", "layout", "seed")
     data = tuple(arguments.data or DEFAULT_DATA)
     plan = Plan(data=data, **{name: getattr(arguments, name) for name in names})
     bundle = Bundle.open(arguments.bundle)
-    outs = files_of(arguments.json, arguments.html)
+    outs = file_paths(arguments.json, arguments.html)
     check_outputs(outs, bundle.path, *(Path(split_spec(spec)[0]) for spec in data))
     if arguments.write and not os.access(beside := bundle.path.resolve().parent, os.W_OK):
         raise JepaExportError(f"{beside}: cannot be written: --write makes the bundle anew in there")

@@ -32,7 +32,7 @@ def add_to_report(bundle: Bundle, found: dict[str, Any]) -> Bundle:
             f"{bundle.path / 'report.json'}: is no object, so nothing can be added: export the model again"
         )
     with (
-        atomic_files.told(folder, "its evaluation cannot be written beside it"),
+        atomic_files.storage_errors(folder, "its evaluation cannot be written beside it"),
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
     ):
         staging = Path(shutil.copytree(folder, Path(temporary) / "bundle"))

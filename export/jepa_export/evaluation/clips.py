@@ -64,7 +64,7 @@ def golden_clips(golden: GoldenOutputs, manifest: Manifest) -> Clips:
         between = golden.history_actions
     return Clips(
         name=f"the bundle's {count} golden frames",
-        frames=golden.frames[golden.histories(size)],
+        frames=golden.frames[golden.history_indices(size)],
         between=np.broadcast_to(between, (count, *between.shape)),
         actions=np.broadcast_to(golden.actions, (count, *golden.actions.shape)),
         executed=False,

@@ -58,7 +58,7 @@ def of_bundle(bundle: Bundle) -> dict[Role, int]:
     }
     found: dict[Role, int] = {}
     for role in ROLES:
-        for variant in manifest.graphs.of(role)[:1]:
+        for variant in manifest.graphs.variants(role)[:1]:
             model, *weights = (bundle.read(path) for path in variant.paths)
             graph = Graph(str(bundle.path / variant.path), model, weights[0] if weights else None)
             # An NPU's graph has its shapes fixed.

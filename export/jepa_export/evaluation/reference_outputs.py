@@ -92,4 +92,4 @@ def check_finite(who: str, output: NDArray[np.floating], where: str) -> None:
 
 def golden_outputs(golden: GoldenOutputs, clips: Clips) -> Outputs:
     """The bundle's golden outputs, for its golden inputs as clips."""
-    return Outputs(golden.latents[golden.histories(clips.frames.shape[1])], golden.futures)
+    return Outputs(golden.latents[golden.history_indices(clips.frames.shape[1])], golden.futures)

@@ -181,7 +181,7 @@ class Repository:
         """
         if not (folder / METADATA).is_dir():
             raise JepaExportError(f"{folder}: no repository: make one with jepa-export release init")
-        with atomic_files.locked(folder / ".lock", who="jepa-export release"):
+        with atomic_files.locked(folder / ".lock", purpose="jepa-export release"):
             signed = read(folder, LONG_AGO)
             yield cls(folder, keys, now, signed, cast(Root, signed["root"]))
 

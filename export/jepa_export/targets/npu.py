@@ -21,7 +21,7 @@ from jepa_export.targets import npu_compiler
 from jepa_export.targets.confined_process import Limits
 from jepa_runtime.backends import Graph
 from jepa_runtime.backends.openvino.npu import Origin
-from jepa_runtime.bundle.manifest import origin_path
+from jepa_runtime.bundle.manifest import blob_metadata_path
 from jepa_runtime.errors import BackendError
 
 PLATFORMS = {"3720": "Meteor Lake", "4000": "Lunar Lake", "5010": "Panther Lake"}
@@ -151,7 +151,9 @@ def compile_blob(model_xml: Path, out: Path, platform: str) -> Schedule:
         except BackendError as error:
             raise JepaExportError(str(error)) from error
         schedule = Schedule.parse(Path(scratch, npu_compiler.TRACE).read_text(encoding="utf-8"))
-        Path(origin_path(str(out))).write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
+        Path(blob_metadata_path(str(out))).write_text(
+            json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8"
+        )
         shutil.move(Path(scratch, npu_compiler.BLOB), out)
     return schedule
 

@@ -1,6 +1,9 @@
-"""What a model bundle is: a folder with a manifest that lists every file and its hash. Data only, no code."""
+"""The format of model bundles: a folder with a manifest that lists every file and its hash.
 
-from jepa_runtime.bundle.golden_outputs import GoldenOutputs, histories
+A bundle holds data only, no code.
+"""
+
+from jepa_runtime.bundle.golden_outputs import GoldenOutputs, history_indices
 from jepa_runtime.bundle.manifest import (
     MANIFEST_NAME,
     MAX_BLOCKS,
@@ -37,7 +40,7 @@ __all__ = [
     "Target",
     "Tolerance",
     "Variant",
-    "histories",
+    "history_indices",
     "manifest_schema",
     "parse_manifest",
     "seal",

@@ -1,7 +1,7 @@
-"""The manifest of a bundle, format 1, as data: fields, limits, and what must agree with what.
+"""The manifest of a bundle, format 1: fields, limits, and consistency checks.
 
-The JSON Schema of these models is published in ``schema/manifest-1.schema.json``; what one field demands of
-another is checked here only.
+The JSON Schema of these models is published in ``schema/manifest-1.schema.json``; consistency between fields
+is checked only here.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ MODEL_SUFFIX: dict[Target, str] = {"openvino": ".xml", "onnx": ".onnx", "npu": "
 
 
 def check_path(path: str) -> str:
-    """``path``, if it may stand in a manifest: relative, inside the folder, of a kind that holds data only.
+    """Return ``path`` if a manifest may list it: relative, inside the folder, of a data-only file type.
 
     Raises:
-        ValueError: it may not; the message says why.
+        ValueError: It may not; the message says why.
     """
     if path.startswith("/") or "\\" in path or ":" in path or ".." in path.split("/"):
         raise ValueError(f"path {path!r} leads outside the bundle: use a relative path with / and without ..")
     if len(path) > MAX_PATH_LENGTH:
-        raise ValueError(f"path of {len(path)} characters, {MAX_PATH_LENGTH} are allowed")
+        raise ValueError(f"path of {len(path)} characters, at most {MAX_PATH_LENGTH} are allowed")
     if not _PATH.fullmatch(path):
         raise ValueError(
-            f"path {path!r} is not allowed: letters, digits, _ - and . only, none hidden, and of the kinds "
-            ".xml .bin .onnx .json .npz .blob"
+            f"path {path!r} is not allowed: use letters, digits, _ - and . only, no leading dot, and one of "
+            "the suffixes .xml .bin .onnx .json .npz .blob"
         )
     return path
 
@@ -64,18 +64,18 @@ BundlePath = Annotated[
     WithJsonSchema({"type": "string", "maxLength": MAX_PATH_LENGTH, "pattern": f"^{_PATH.pattern}$"}),
 ]
 MAX_TEXT = 4096
-# Shown in terminals and logs: control characters have no business there.
+# Shown in terminals and logs, so control characters are not allowed.
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-# The least and the greatest that a manifest may say; the planner holds a `model_info` to the same bounds.
+# The smallest and the largest allowed value; the planner applies the same bounds to `model_info`.
 STEP_S = (1e-6, 3600)
 HORIZON = (1, 1024)
 NUM_SAMPLES = (1, 65536)
-# Of an action: in fp32, many times it and the squares of norms are finite.
+# Limits of action components: in fp32, multiples of them and the squares of norms are finite.
 ACTION_LIMIT = (-1e15, 1e15)
 Limit = Annotated[float, Field(ge=ACTION_LIMIT[0], le=ACTION_LIMIT[1])]
 
@@ -85,7 +85,7 @@ class _Model(BaseModel):
 
 
 class Provenance(_Model):
-    """Where the model comes from."""
+    """Represent the origin of the model."""
 
     data: Text
     teacher: Text | None
@@ -94,7 +94,10 @@ class Provenance(_Model):
 
 
 class FrameSpec(_Model):
-    """The image that the encoder takes. ``mean`` and ``std`` inform only: the graph normalises by itself."""
+    """Represent the input image of the encoder.
+
+    ``mean`` and ``std`` are informative: the graph normalizes its input.
+    """
 
     height: Annotated[int, Field(ge=1, le=4096)]
     width: Annotated[int, Field(ge=1, le=4096)]
@@ -108,26 +111,24 @@ class FrameSpec(_Model):
 
 
 class LatentSpec(_Model):
-    """The state of one frame: ``tokens`` vectors of ``dim`` numbers."""
+    """Represent the latent state of one frame: ``tokens`` vectors of ``dim`` numbers."""
 
     tokens: Annotated[int, Field(ge=1, le=65536)]
     dim: Annotated[int, Field(ge=1, le=65536)]
     dtype: Literal["float32"]
 
 
-# A norm above its limit by no more than this share is what rounding leaves.
+# A norm above its limit by no more than this factor is a rounding error.
 NORM_ROUNDING = 1 + 5e-7
 
 
-# A robot may be told what is beyond its limits, which it keeps. Beyond so many times of them nothing is
-# executed, a model gives no numbers, and no mean of what came after could be told from a sum that holds it.
-_TIMES_ITS_LIMITS = 1000
+# A command may exceed the limits, which the robot clips to. Beyond this multiple no command is executed, a
+# model computes no finite numbers, and a sum that includes the value hides all later values.
+_MAX_EXCESS = 1000
 
 
 class ActionSpec(_Model):
-    """What the robot can be told: A numbers, each within [low, high], together within ``max_norm`` (None:
-    any).
-    """
+    """Represent an action: A numbers within [low, high], their norm at most ``max_norm`` (None: any)."""
 
     names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
     units: tuple[Name, ...]
@@ -136,15 +137,15 @@ class ActionSpec(_Model):
     max_norm: Positive | None
 
     @property
-    def most(self) -> float:
-        """No component of what anybody means as an action is greater, in its unit."""
-        return _TIMES_ITS_LIMITS * (max(map(abs, (*self.low, *self.high))) or 1.0)
+    def max_plausible(self) -> float:
+        """The largest magnitude of a component that is accepted as an action, in its unit."""
+        return _MAX_EXCESS * (max(map(abs, (*self.low, *self.high))) or 1.0)
 
     @model_validator(mode="after")
     def _agree(self) -> ActionSpec:
         count = len(self.names)
         if len(set(self.names)) != count:
-            raise ValueError("action names must differ from each other")
+            raise ValueError("action names must be unique")
         for field, values in (("units", self.units), ("low", self.low), ("high", self.high)):
             if len(values) != count:
                 raise ValueError(f"action {field} must have one entry per name ({count}), got {len(values)}")
@@ -154,14 +155,14 @@ class ActionSpec(_Model):
         least = math.hypot(*(min(max(0.0, low), high) for low, high in zip(self.low, self.high, strict=True)))
         if self.max_norm is not None and least > self.max_norm * NORM_ROUNDING:
             raise ValueError(
-                f"max_norm must be at least that of the least action in the box ({least:g}), got "
+                f"max_norm must be at least the smallest norm within low and high ({least:g}), got "
                 f"{self.max_norm:g}"
             )
         return self
 
 
 class IO(_Model):
-    """What goes in and comes out. An action is held for ``step_s``, the step of the predictor."""
+    """Represent the inputs and outputs. An action is held for ``step_s``, the step of the predictor."""
 
     frame: FrameSpec
     latent: LatentSpec
@@ -170,22 +171,21 @@ class IO(_Model):
 
 
 class Variant(_Model):
-    """One form of a graph: for whom, how precise, and its file (an IR's ``.bin`` lies beside it).
+    """Represent a variant of a graph: its target, precision and file (an IR has a ``.bin`` next to it).
 
-    ``openvino``: an IR for any device of OpenVINO. ``onnx``: for any engine. ``npu``: an IR with every shape
-    fixed (the predictor for ``num_samples``, at least 16 if it is not one; the energy for ``num_samples`` x
-    ``horizon`` states), for Intel NPUs; blobs compiled ahead of time lie beside it, such as
-    ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision
-    written into it, of which a robot with an NVIDIA GPU builds its engine. A robot ignores what it cannot
-    run.
+    Targets. ``openvino``: an IR for any OpenVINO device. ``onnx``: for any engine. ``npu``: an IR for Intel
+    NPUs with all shapes fixed (the predictor for ``num_samples``, at least 16 unless it is 1; the energy for
+    ``num_samples`` x ``horizon`` states), optionally with blobs compiled ahead of time next to it, such as
+    ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision in the graph, from which a robot with an
+    NVIDIA GPU builds its engine. A robot ignores the variants that it cannot run.
 
-    ``bf16``: a graph for ``openvino`` with fp32 weights, computed in bfloat16 on CPUs that have it (x86 with
-    AMX or AVX512-BF16), and on no other; it is used only where it is named.
+    ``bf16``: a graph for ``openvino`` with fp32 weights, computed in bfloat16 on CPUs that support it (x86
+    with AMX or AVX512-BF16) and on no others; it is used only if it is requested by name.
 
-    ``dynamic_quantization_group_size`` is OpenVINO's property of that name, for graphs whose weights alone
-    are INT8. 0: their activations are computed in fp32, on every CPU. Above 0: OpenVINO quantizes the
-    activations at run time, in groups of that many numbers, where the CPU supports it (x86 with VNNI), and
-    computes them in fp32 elsewhere, so that numbers differ between CPUs and between values of K.
+    ``dynamic_quantization_group_size`` is the OpenVINO property of that name, for graphs with INT8 weights
+    and floating-point activations. 0: activations are computed in fp32 on every CPU. Above 0: OpenVINO
+    quantizes activations at run time in groups of this size where the CPU supports it (x86 with VNNI), and
+    computes them in fp32 elsewhere; results then differ between CPUs and between values of K.
     """
 
     target: Target
@@ -205,7 +205,7 @@ class Variant(_Model):
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the default, which earlier versions of the reader would refuse."""
+        """Omit the default, which earlier versions of the reader would reject."""
         written: dict[str, Any] = write(self)
         if not self.dynamic_quantization_group_size:
             written.pop("dynamic_quantization_group_size", None)
@@ -213,29 +213,29 @@ class Variant(_Model):
 
     @property
     def label(self) -> str:
-        """What it is, for messages and tables."""
+        """The precision and target, for messages and tables."""
         group = self.dynamic_quantization_group_size
         dynamic = f" (activations quantized at run time, groups of {group})" if group else ""
         return f"{self.precision} for {self.target}{dynamic}"
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every file that belongs to it."""
+        """The files of this variant."""
         return (self.path, weights_path(self.path)) if self.path.endswith(".xml") else (self.path,)
 
 
 def weights_path(path: str) -> str:
-    """Where the weights of the OpenVINO IR ``path`` lie."""
+    """Return the path of the weights of the OpenVINO IR ``path``."""
     return path.removesuffix(".xml") + ".bin"
 
 
 def blob_path(path: str, platform: str) -> str:
-    """Where what was compiled of the IR ``path`` for a platform of an NPU lies."""
+    """Return the path of the blob that was compiled from the IR ``path`` for an NPU platform."""
     return path.removesuffix(".xml") + f"_{platform}.blob"
 
 
-def origin_path(blob: str) -> str:
-    """Where it is told what a blob was made of."""
+def blob_metadata_path(blob: str) -> str:
+    """Return the path of the metadata of a blob."""
     return f"{blob}.json"
 
 
@@ -243,12 +243,12 @@ _Variants = Annotated[tuple[Variant, ...], Field(max_length=16)]
 
 
 class Graphs(_Model):
-    """The forms of each graph, the preferred first.
+    """Represent the variants of each graph, the preferred first.
 
-    ``step`` is the predictor for one candidate and one step. A target without it compiles the predictor for
-    one candidate too, which costs a large one time and memory; an NPU's predictor, whose shapes are fixed,
-    needs it unless ``num_samples`` is 1. ``energy`` may be empty (then energy is the mean squared
-    difference), and need not come in every precision.
+    ``step`` is the predictor for one candidate and one step. Without it, the predictor is compiled for one
+    candidate as well, which takes time and memory if it is large; a predictor for an NPU, whose shapes are
+    fixed, needs it unless ``num_samples`` is 1. ``energy`` may be empty (then energy is the mean squared
+    difference), and need not exist in every precision.
     """
 
     encoder: Annotated[_Variants, Field(min_length=1)]
@@ -256,51 +256,53 @@ class Graphs(_Model):
     step: _Variants = ()
     energy: _Variants
 
-    def of(self, role: Role) -> tuple[Variant, ...]:
-        """The forms of one graph."""
+    def variants(self, role: Role) -> tuple[Variant, ...]:
+        """Return the variants of one graph."""
         variants: tuple[Variant, ...] = getattr(self, role)
         return variants
 
     @model_validator(mode="after")
     def _agree(self) -> Graphs:
-        kinds = {role: [(variant.target, variant.precision) for variant in self.of(role)] for role in ROLES}
+        kinds = {
+            role: [(variant.target, variant.precision) for variant in self.variants(role)] for role in ROLES
+        }
         for role in ROLES:
             if len(set(kinds[role])) != len(kinds[role]):
                 raise ValueError(f"graph {role} has two variants of the same target and precision")
-            for variant in self.of(role):
+            for variant in self.variants(role):
                 suffix, folder = MODEL_SUFFIX[variant.target], f"{role}/{variant.target}/"
                 if not variant.path.startswith(folder) or not variant.path.endswith(suffix):
                     raise ValueError(f"graph {role}: path must be {folder}*{suffix}, got {variant.path!r}")
         if set(kinds["encoder"]) != set(kinds["predictor"]):
-            raise ValueError("encoder and predictor must come in the same targets and precisions")
+            raise ValueError("encoder and predictor must have the same targets and precisions")
         for target in dict.fromkeys(target for target, _ in kinds["step"]):
             step, predictor = (
                 {kind for kind in kinds[role] if kind[0] == target} for role in ("step", "predictor")
             )
             if step != predictor:
-                raise ValueError(f"step and predictor must come in the same precisions for {target}")
+                raise ValueError(f"step and predictor must have the same precisions for {target}")
         targets = {target for target, _ in kinds["encoder"]}
         if kinds["energy"] and {target for target, _ in kinds["energy"]} != targets:
-            raise ValueError("the energy graph must come for the same targets as the encoder")
+            raise ValueError("the energy graph must have the same targets as the encoder")
         return self
 
 
 class Tolerance(_Model):
-    """How far outputs may lie from the reference: the worst vector's cosine, and the largest difference."""
+    """Represent the allowed deviation: the cosine of the worst vector, and the largest difference."""
 
     min_cosine: Annotated[float, Field(ge=-1, le=1)]
     max_abs: NonNegative
 
 
 class GoldenSpec(_Model):
-    """The reference inputs and outputs, and how closely each precision must reproduce them."""
+    """Represent the golden outputs, and the tolerance of each precision."""
 
     path: Literal["golden.npz"]
     tolerances: dict[Precision, Tolerance]
 
 
 class FileRecord(_Model):
-    """One file of the bundle."""
+    """Represent one file of the bundle."""
 
     path: BundlePath
     bytes: Annotated[int, Field(ge=0, le=1 << 40)]
@@ -311,10 +313,10 @@ MAX_BLOCKS = 32768
 
 
 class NormalScores(_Model):
-    """How surprising what comes is while nothing is wrong: one score a step, in units of ``error_bounds``
-    (see :mod:`jepa_runtime.calibration`).
+    """Represent the anomaly scores of normal data: one score per step, in units of ``error_bounds``.
 
-    ``data``: what was played. ``highest``: the highest score of each ``block`` scores.
+    ``data``: the data set. ``highest``: the highest score of each ``block`` scores. See
+    :mod:`jepa_runtime.calibration`.
     """
 
     data: Text
@@ -323,13 +325,14 @@ class NormalScores(_Model):
 
 
 class Manifest(_Model):
-    """What a bundle is and holds. W = ``history_size``, H = ``horizon``, K = ``num_samples`` (candidates by
-    default).
+    """Represent the manifest of a bundle.
 
-    ``error_bounds`` [H]: 90 % quantile of the norm of (predicted - encoded) over held-out frames, step by
-    step. ``surprise_threshold``: root mean squared one-step error above which a frame counts as surprising.
-    ``goal_threshold``: energy at or below which a goal counts as reached. ``normal_scores``: from which a
-    robot draws the thresholds of its alarms; without them it gives none.
+    W = ``history_size``, H = ``horizon``, K = ``num_samples`` (the default number of candidates).
+
+    ``error_bounds`` [H]: 90 % quantile of the norm of (predicted - encoded) over held-out frames, per step.
+    ``surprise_threshold``: root mean squared one-step error above which a frame is surprising.
+    ``goal_threshold``: energy at or below which a goal is reached. ``normal_scores``: the scores from which a
+    robot computes its alarm thresholds; without them alarms are disabled.
     """
 
     model_config = ConfigDict(title="jepa-edge bundle manifest, format 1")
@@ -362,18 +365,18 @@ class Manifest(_Model):
 
     @property
     def action_size(self) -> int:
-        """A, the number of components of an action."""
+        """The number of components of an action, A."""
         return len(self.io.action.names)
 
     @property
     def takes_actions(self) -> bool:
-        """Whether it makes a difference what is executed."""
+        """Whether the predicted futures can depend on actions."""
         return self.io.action.low != self.io.action.high
 
-    def plain(self) -> dict[str, Any]:
-        """As it is written: without what says nothing and earlier versions of the reader would refuse."""
-        unsaid = {"normal_scores"} if self.normal_scores is None else set()
-        return self.model_dump(mode="json", exclude=unsaid)
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return the fields as they are written: without defaults that earlier readers would reject."""
+        omitted = {"normal_scores"} if self.normal_scores is None else set()
+        return self.model_dump(mode="json", exclude=omitted)
 
     @model_validator(mode="after")
     def _agree(self) -> Manifest:
@@ -383,14 +386,14 @@ class Manifest(_Model):
                 f"error_bounds must have one entry per step ({self.horizon}), got {len(self.error_bounds)}"
             )
         self._check_listed()
-        targets = {role: {variant.target for variant in self.graphs.of(role)} for role in ROLES}
+        targets = {role: {variant.target for variant in self.graphs.variants(role)} for role in ROLES}
         if self.num_samples > 1 and "npu" in targets["predictor"] - targets["step"]:
             raise ValueError(
                 f"graphs: the predictor for npu has fixed shapes, for {self.num_samples} candidates, so npu "
-                "needs a step graph too: export the NPU variants again (jepa-export add-variant makes it)"
+                "needs a step graph too: export the NPU variants again (jepa-export add-variant creates it)"
             )
         for role in ROLES:
-            for variant in self.graphs.of(role):
+            for variant in self.graphs.variants(role):
                 if variant.precision not in self.golden.tolerances:
                     raise ValueError(f"golden.tolerances must have an entry for {variant.precision}")
         return self
@@ -404,17 +407,17 @@ class Manifest(_Model):
             raise ValueError(f"files: {MANIFEST_NAME} cannot list itself")
         needed: list[str] = [self.golden.path]
         for role in ROLES:
-            needed += [path for variant in self.graphs.of(role) for path in variant.paths]
+            needed += [path for variant in self.graphs.variants(role) for path in variant.paths]
         for path in needed:
             if path not in listed:
                 raise ValueError(f"files: {path!r} is used but not listed")
 
 
 def check_futures_size(manifest: Manifest, num_samples: int) -> None:
-    """Check that ``num_samples`` futures fit into memory that a robot can spare.
+    """Check that ``num_samples`` futures fit into the allowed memory.
 
     Raises:
-        ValueError: they do not.
+        ValueError: They do not.
     """
     latent_bytes = manifest.io.latent.tokens * manifest.io.latent.dim * 4
     counts = {
@@ -430,6 +433,6 @@ def check_futures_size(manifest: Manifest, num_samples: int) -> None:
 
 
 def manifest_schema() -> str:
-    """The JSON Schema of the manifest, as published."""
+    """Return the JSON Schema of the manifest, as published."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Manifest.model_json_schema()
     return json.dumps(schema, indent=2) + "\n"

@@ -1,6 +1,4 @@
-"""From bytes to a :class:`Manifest`: strict JSON, then the models; whatever is wrong is a
-:class:`BundleError`.
-"""
+"""The parser of manifests: strict JSON, then the models; any violation is a :class:`BundleError`."""
 
 from __future__ import annotations
 
@@ -10,14 +8,15 @@ from jepa_runtime.util.strict_json import parse_json, shorten, validate_json
 
 
 def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
-    """Read a manifest.
+    """Parse a manifest.
 
     Args:
-        data: the content of the file.
-        where: how errors call it.
+        data: The content of the file.
+        where: The name of the file in error messages.
 
     Raises:
-        BundleError: it is too long, no strict JSON, of an unknown format version, or a field is wrong.
+        BundleError: It is too large, not strict JSON, of an unsupported format version, or a field is
+            invalid.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(

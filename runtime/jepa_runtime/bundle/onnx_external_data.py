@@ -1,9 +1,9 @@
-"""Whether an ONNX file points to data outside itself, found without the onnx package.
+"""Detection of external data in ONNX files, without the onnx package.
 
-An engine that loads such a model reads the file named inside it, wherever that lies, past every hash of the
-manifest. The walk follows the field numbers of onnx.proto3
-(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3) from the model to each tensor; what it does not know
-it skips, as protobuf does.
+An engine that loads a model with external data reads the file that the model names, wherever it is, and no
+hash of the manifest covers that file. The search follows the field numbers of onnx.proto3
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3) from the model to each tensor, and skips unknown
+fields, as protobuf does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _EXTERNAL_DATA_FIELD, _DATA_LOCATION_FIELD = 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 100
 
-# Message -> field number -> message. Only what leads to tensors.
+# Message -> field number -> message, for all fields that lead to tensors.
 _FIELDS: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -28,18 +28,18 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 
 
-def points_outside(model: bytes) -> bool:
-    """Whether a tensor of the model keeps its data in another file.
+def has_external_data(model: bytes) -> bool:
+    """Return whether a tensor of the model has its data in another file.
 
     Raises:
-        ValueError: these bytes are no ONNX model.
+        ValueError: These bytes are not an ONNX model.
     """
     if not any(field == 7 and wire == _BYTES for field, wire, _ in _fields(memoryview(model))):
         raise ValueError("has no graph")
-    return _points_outside(memoryview(model), "Model", 0)
+    return _has_external_data(memoryview(model), "Model", 0)
 
 
-def _points_outside(message: memoryview, kind: str, depth: int) -> bool:
+def _has_external_data(message: memoryview, kind: str, depth: int) -> bool:
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
     inner = _FIELDS[kind]
@@ -50,7 +50,7 @@ def _points_outside(message: memoryview, kind: str, depth: int) -> bool:
             return True
         if wire == _BYTES and field in inner:
             assert isinstance(value, memoryview)
-            if _points_outside(value, inner[field], depth + 1):
+            if _has_external_data(value, inner[field], depth + 1):
                 return True
     return False
 
@@ -59,9 +59,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
-        # Of longer keys the protobuf of engines takes the lower 32 bits: the engine would see another field.
+        # The protobuf library of engines uses the lower 32 bits of longer keys, and would see another field.
         if key >> 32:
-            raise ValueError(f"no key of a field before byte {position}")
+            raise ValueError(f"invalid field key before byte {position}")
         field, wire = key >> 3, key & 7
         if wire == _VARINT:
             value, position = _varint(message, position)
@@ -74,7 +74,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         else:
             raise ValueError(f"wire type {wire} at byte {position}")
         if field == 0 or position + length > len(message):
-            raise ValueError(f"cut off at byte {position}")
+            raise ValueError(f"truncated at byte {position}")
         yield field, wire, message[position : position + length]
         position += length
 
@@ -88,4 +88,4 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-    raise ValueError(f"cut off at byte {position}")
+    raise ValueError(f"truncated at byte {position}")

@@ -1,13 +1,15 @@
-"""The strict reader of bundles. Rules, in the order in which they are checked:
+"""The strict reader of bundles.
 
-1. The manifest is read first, alone, and must be valid (see :mod:`jepa_runtime.bundle.manifest_parser`).
-2. The folder holds exactly the files that the manifest lists: none missing, none extra, no link, nothing
-special.
-3. Each file has the size and the SHA-256 that the manifest gives.
-4. Each file is of its kind: JSON is strict, arrays are plain numbers, ONNX models hold their own data, IRs
-   are XML, and the golden arrays have the manifest's shapes.
-5. :meth:`Bundle.read` checks again what it returns, so that what an engine loads is what was verified, even
-   if somebody changed the folder meanwhile.
+Rules, in the order in which they are checked:
+
+1. The manifest is read first and must be valid (see :mod:`jepa_runtime.bundle.manifest_parser`).
+2. The folder contains exactly the files that the manifest lists: none missing, none extra, no links, no
+   special files.
+3. Each file has the size and the SHA-256 that the manifest lists.
+4. Each file matches its type: JSON is strict, arrays are plain numbers, ONNX models contain their data, IRs
+   are XML, and the golden arrays have the shapes of the manifest.
+5. :meth:`Bundle.read` verifies what it returns, so that an engine loads what was verified, even if the folder
+   was changed in the meantime.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 from jepa_runtime.bundle.golden_outputs import GoldenOutputs, read_golden, read_npz
 from jepa_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileRecord, Manifest
 from jepa_runtime.bundle.manifest_parser import parse_manifest
-from jepa_runtime.bundle.onnx_external_data import points_outside
+from jepa_runtime.bundle.onnx_external_data import has_external_data
 from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 from jepa_runtime.errors import BundleError, StrictJsonError
 from jepa_runtime.util.strict_json import parse_json
@@ -33,21 +35,26 @@ class Bundle:
     """A bundle that was verified when it was opened.
 
     Attributes:
-        path: its folder.
-        manifest: what it says about itself.
-        sha256: of the manifest, and with it of everything.
+        path: The folder.
+        manifest: The manifest.
+        sha256: The SHA-256 of the manifest, which covers all files.
     """
 
     path: Path
     manifest: Manifest
     sha256: str
 
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        variants = " ".join(f"{each.target}/{each.precision}" for each in manifest.graphs.encoder)
+        return f"Bundle({manifest.model_id} {manifest.version}, {variants}, path={str(self.path)!r})"
+
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Verify the bundle in the folder ``path``, all of it.
+        """Open the bundle in the folder ``path``, and verify it completely.
 
         Raises:
-            BundleError: anything is not as it must be; the message says what, where, and what to do.
+            BundleError: A rule is violated; the message says which, where, and what to do.
         """
         path = Path(path)
         with UntrustedFolder(path) as folder:
@@ -59,31 +66,33 @@ class Bundle:
         return cls(path, manifest, hashlib.sha256(data).hexdigest())
 
     def read(self, relative: str) -> bytes:
-        """The content of one listed file, verified as it is read.
+        """Read a listed file, and verify it.
 
         Raises:
-            BundleError: it is not listed, or is no longer what it was.
+            BundleError: It is not listed, or was changed.
         """
         for record in self.manifest.files:
             if record.path == relative:
                 with UntrustedFolder(self.path) as folder:
                     return _read_verified(folder, record)
-        raise BundleError(f"{self.path}: the manifest lists no file {relative!r}")
+        raise BundleError(
+            f"{self.path}: the manifest lists no file {relative!r}", code="bundle.file_unlisted"
+        )
 
     def golden(self) -> GoldenOutputs:
-        """The golden inputs and reference outputs.
+        """Read the golden inputs and reference outputs.
 
         Raises:
-            BundleError: the file is no longer what it was.
+            BundleError: The file was changed.
         """
         relative = self.manifest.golden.path
         return read_golden(self.read(relative), self.manifest, str(self.path / relative))
 
     def report(self) -> Any:
-        """What was measured when the bundle was made (``report.json``), or None if it has no report.
+        """Read the measurements of the export (``report.json``); None if the bundle has none.
 
         Raises:
-            BundleError: the file is no longer what it was.
+            BundleError: The file was changed.
         """
         if all(record.path != _REPORT_NAME for record in self.manifest.files):
             return None
@@ -96,28 +105,30 @@ def _check_listing(folder: UntrustedFolder, manifest: Manifest) -> None:
     expected_folders = {str(parent) for path in listed for parent in PurePosixPath(path).parents} - {"."}
     for missing in sorted(listed - files):
         raise BundleError(
-            f"{folder.path / missing}: is missing although the manifest lists it: copy the bundle again"
+            f"{folder.path / missing}: missing, but the manifest lists it: copy the bundle again",
+            code="bundle.file_missing",
         )
     for extra in sorted((files - listed) | (folders - expected_folders)):
         raise BundleError(
-            f"{folder.path / extra}: is not listed in the manifest: remove it, or seal the bundle again"
+            f"{folder.path / extra}: not listed in the manifest: remove it, or seal the bundle again",
+            code="bundle.file_unlisted",
         )
 
 
 def _check_file(folder: UntrustedFolder, record: FileRecord, manifest: Manifest) -> None:
     where = str(folder.path / record.path)
-    kind = PurePosixPath(record.path).suffix
-    if kind not in (".json", ".npz", ".onnx", ".xml"):
+    suffix = PurePosixPath(record.path).suffix
+    if suffix not in (".json", ".npz", ".onnx", ".xml"):
         _check_digest(where, record, *folder.digest(record.path, record.bytes))
         return
     data = _read_verified(folder, record)
-    if kind == ".json":
+    if suffix == ".json":
         _parse_json(data, where)
     elif record.path == manifest.golden.path:
         read_golden(data, manifest, where)
-    elif kind == ".npz":
+    elif suffix == ".npz":
         read_npz(data, where)
-    elif kind == ".xml":
+    elif suffix == ".xml":
         _check_xml(data, where)
     else:
         _check_onnx(data, where)
@@ -131,20 +142,25 @@ def _parse_json(data: bytes, where: str) -> Any:
 
 
 def _check_xml(data: bytes, where: str) -> None:
-    # OpenVINO tells formats apart by their content: of ONNX, it would read data in other files.
+    # OpenVINO detects formats by content: of an ONNX file, it would read external data.
     if not data.startswith(b"<"):
-        raise BundleError(f"{where}: not an OpenVINO IR, which is XML: export it again")
+        raise BundleError(
+            f"{where}: not an OpenVINO IR, which is XML: export the model again", code="bundle.file_invalid"
+        )
 
 
 def _check_onnx(data: bytes, where: str) -> None:
     try:
-        outside = points_outside(data)
+        external = has_external_data(data)
     except ValueError as error:
-        raise BundleError(f"{where}: not an ONNX model ({error}): export it again") from error
-    if outside:
         raise BundleError(
-            f"{where}: keeps weights in another file (ONNX external data), which no hash covers: save it "
-            "with its weights inside"
+            f"{where}: not an ONNX model ({error}): export the model again", code="bundle.file_invalid"
+        ) from error
+    if external:
+        raise BundleError(
+            f"{where}: has weights in another file (ONNX external data), which no hash covers: save it with "
+            "embedded weights",
+            code="bundle.external_data",
         )
 
 
@@ -158,10 +174,12 @@ def _check_digest(where: str, record: FileRecord, length: int, sha256: str) -> N
     if length != record.bytes:
         at_least = "at least " if length > record.bytes else ""
         raise BundleError(
-            f"{where}: has {at_least}{length} bytes, the manifest says {record.bytes}: copy the bundle again"
+            f"{where}: has {at_least}{length} bytes, the manifest lists {record.bytes}: copy it again",
+            code="bundle.size_mismatch",
         )
     if sha256 != record.sha256:
         raise BundleError(
-            f"{where}: SHA-256 is {sha256}, the manifest says {record.sha256}: the file was changed or "
-            "damaged, copy the bundle again"
+            f"{where}: SHA-256 is {sha256}, the manifest lists {record.sha256}: the file was changed or "
+            "damaged, copy the bundle again",
+            code="bundle.hash_mismatch",
         )

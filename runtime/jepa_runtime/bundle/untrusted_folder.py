@@ -1,4 +1,4 @@
-"""Files of an untrusted folder: no links, nothing outside, and what is hashed is what is read."""
+"""Access to an untrusted folder: no links, nothing outside, and the hashed bytes are the bytes read."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jepa_runtime.errors import BundleError
 _CHUNK_BYTES = 1 << 20
 _MAX_DEPTH = 16
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a pipe that somebody put there would wait for ever.
+# Without O_NONBLOCK, opening a pipe in the folder would block forever.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class UntrustedFolder:
-    """A folder held open: renaming it or its parents does not change what is read.
+    """An open folder: renaming it or its parents does not change what is read.
 
     Args:
-        path: may itself be a link (to the release in use, for instance); nothing below it may.
+        path: The folder. It may be a link itself (to the active release, for instance), but may contain none.
 
     Raises:
-        BundleError: no such folder.
+        BundleError: The folder does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,10 @@ class UntrustedFolder:
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise BundleError(f"{path}: no bundle there ({error.strerror}): name its folder") from error
+            raise BundleError(
+                f"{path}: not a bundle ({error.strerror}): give the path of its folder",
+                code="bundle.not_found",
+            ) from error
 
     def __enter__(self) -> UntrustedFolder:
         return self
@@ -45,25 +48,27 @@ class UntrustedFolder:
         os.close(self._fd)
 
     def listing(self) -> tuple[set[str], set[str]]:
-        """Every file and every folder below this one, as relative paths with ``/``.
+        """Return all files and all folders below this one, as relative paths with ``/``.
 
         Raises:
-            BundleError: there is a link or a special file, or more than a bundle may have.
+            BundleError: There is a link or a special file, or there are more files than a bundle may have.
         """
         files: set[str] = set()
         folders: set[str] = set()
         try:
             self._list(self._fd, "", files, folders, 0)
         except OSError as error:
-            raise BundleError(f"{self.path}: cannot be listed: {error.strerror}") from error
+            raise BundleError(
+                f"{self.path}: cannot be listed: {error.strerror}", code="bundle.unreadable"
+            ) from error
         return files, folders
 
     @contextmanager
     def open(self, relative: str) -> Iterator[BinaryIO]:
-        """A regular file, opened without following a link anywhere on the way.
+        """Open a regular file without following any link on its path.
 
         Raises:
-            BundleError: it is missing, a link or no regular file, or cannot be read.
+            BundleError: It is missing, a link or not a regular file, or cannot be read.
         """
         *parents, name = PurePosixPath(relative).parts
         folder_fd = os.dup(self._fd)
@@ -72,37 +77,41 @@ class UntrustedFolder:
                 for parent in parents:
                     folder_fd, previous = os.open(parent, _DIRECTORY, dir_fd=folder_fd), folder_fd
                     os.close(previous)
-                # Of a folder under this name, fdopen would leave the descriptor open.
+                # If this name is a folder, fdopen would leave the descriptor open.
                 file = stack.enter_context(
                     open(name, "rb", opener=lambda path, _: os.open(path, _FILE, dir_fd=folder_fd))
                 )
             except OSError as error:
-                raise BundleError(f"{self.path / relative}: {_why(error)}") from error
+                raise self._open_error(relative, error) from error
             finally:
                 os.close(folder_fd)
             self._check_regular(os.fstat(file.fileno()), relative)
             try:
                 yield file
             except OSError as error:
-                raise BundleError(f"{self.path / relative}: cannot be read: {error.strerror}") from error
+                raise BundleError(
+                    f"{self.path / relative}: cannot be read: {error.strerror}", code="bundle.unreadable"
+                ) from error
 
     def read(self, relative: str, limit: int) -> bytes:
-        """The content of a file of at most ``limit`` bytes.
+        """Read a file of at most ``limit`` bytes.
 
         Raises:
-            BundleError: as :meth:`open`, or the file is longer.
+            BundleError: See :meth:`open`; also if the file is larger.
         """
         with self.open(relative) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
-            raise BundleError(f"{self.path / relative}: longer than the {limit} bytes it may have")
+            raise BundleError(
+                f"{self.path / relative}: larger than the allowed {limit} bytes", code="bundle.size_mismatch"
+            )
         return data
 
     def digest(self, relative: str, limit: int) -> tuple[int, str]:
-        """Length in bytes and SHA-256 of a file; reading stops after ``limit`` bytes and one.
+        """Return the length in bytes and the SHA-256 of a file; stop reading at ``limit`` + 1 bytes.
 
         Raises:
-            BundleError: as :meth:`open`.
+            BundleError: See :meth:`open`.
         """
         sha256, length = hashlib.sha256(), 0
         with self.open(relative) as file:
@@ -113,12 +122,18 @@ class UntrustedFolder:
 
     def _list(self, folder_fd: int, prefix: str, files: set[str], folders: set[str], depth: int) -> None:
         if depth > _MAX_DEPTH:
-            raise BundleError(f"{self.path / prefix}: folders are nested too deeply")
+            raise BundleError(
+                f"{self.path / prefix}: folders are nested too deeply (more than {_MAX_DEPTH} levels)",
+                code="bundle.too_large",
+            )
         with os.scandir(folder_fd) as entries:
             for entry in entries:
                 relative = prefix + entry.name
                 if len(files) + len(folders) > 2 * MAX_FILES:
-                    raise BundleError(f"{self.path}: more than {MAX_FILES} files: this is no bundle")
+                    raise BundleError(
+                        f"{self.path}: more than {MAX_FILES} files: this is not a bundle",
+                        code="bundle.too_large",
+                    )
                 status = os.stat(entry.name, dir_fd=folder_fd, follow_symlinks=False)
                 if not stat.S_ISDIR(status.st_mode):
                     self._check_regular(status, relative)
@@ -133,7 +148,7 @@ class UntrustedFolder:
         try:
             inner_fd = os.open(name, _DIRECTORY, dir_fd=folder_fd)
         except OSError as error:
-            raise BundleError(f"{self.path / relative}: {_why(error)}") from error
+            raise self._open_error(relative, error) from error
         try:
             self._list(inner_fd, relative + "/", files, folders, depth + 1)
         finally:
@@ -142,20 +157,31 @@ class UntrustedFolder:
     def _check_regular(self, status: os.stat_result, relative: str) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise BundleError(
-                f"{self.path / relative}: is a symbolic link: a bundle may hold none, copy the file itself"
+                f"{self.path / relative}: a symbolic link, which is not allowed: copy the file itself",
+                code="bundle.link",
             )
         if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{self.path / relative}: is no regular file: remove it")
+            raise BundleError(
+                f"{self.path / relative}: not a regular file: remove it", code="bundle.special_file"
+            )
         if status.st_nlink > 1:
             raise BundleError(
-                f"{self.path / relative}: is a hard link ({status.st_nlink} names for one file): somebody "
-                "may change it from outside, copy the file itself"
+                f"{self.path / relative}: a hard link ({status.st_nlink} names for one file), which can be "
+                "changed from outside: copy the file itself",
+                code="bundle.link",
             )
 
-
-def _why(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
-        return "is missing: the folder is no bundle, or not all of one: name another, or copy this one again"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return "is a symbolic link or not what the manifest says: a bundle may hold no links"
-    return f"cannot be opened: {error.strerror}"
+    def _open_error(self, relative: str, error: OSError) -> BundleError:
+        path = self.path / relative
+        if error.errno == errno.ENOENT:
+            return BundleError(
+                f"{path}: missing: the folder is not a bundle, or is incomplete: give another path, or copy "
+                "the bundle again",
+                code="bundle.file_missing",
+            )
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            return BundleError(
+                f"{path}: a symbolic link, or not what the manifest lists: a bundle must not contain links",
+                code="bundle.link",
+            )
+        return BundleError(f"{path}: cannot be opened: {error.strerror}", code="bundle.unreadable")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.util.proportions import chance_of
+from jepa_runtime.util.proportions import binomial_tail
 
 Floats = NDArray[np.float64]
 
@@ -114,7 +114,7 @@ def remembered(runs: Sequence[Floats], block: int) -> bool:
     share = float(np.concatenate(high).mean())
     pairs = sum(max(0, len(each) - 2) for each in high)
     both = sum(int((each[2:] & each[:-2]).sum()) for each in high)
-    return chance_of(both, pairs, share * share) < _CHANCE
+    return binomial_tail(both, pairs, share * share) < _CHANCE
 
 
 def threshold_of(highest: Floats, *, block: int, every: int, confidence: float = 0.95) -> Threshold:
@@ -148,7 +148,7 @@ def threshold_of(highest: Floats, *, block: int, every: int, confidence: float =
             f"confidence of {confidence:.0%}: record at least {least * block}, or allow alarms more often"
         )
     ranks = range(1, blocks + 1)
-    rank = bisect_left(ranks, True, key=lambda rank: chance_of(rank, blocks, share) < confidence)
+    rank = bisect_left(ranks, True, key=lambda rank: binomial_tail(rank, blocks, share) < confidence)
     return Threshold(float(np.sort(highest)[-rank]), block, every, confidence, blocks)
 
 

@@ -21,7 +21,7 @@ from jepa_runtime.profiling.importers import read_results
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.run_statistics import describe
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.util.output_files import STDOUT, files_of, write_json, write_text
+from jepa_runtime.util.output_files import STDOUT, file_paths, write_json, write_text
 from jepa_runtime.util.statistics import PERCENTILES
 
 _WORSE, _NOT_COMPARABLE = 1, 2
@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.markdown == args.json == STDOUT:
         raise ProfileError("--markdown - and --json - cannot both go to standard output: name a file")
     paths = [args.baseline, *args.others]
-    check_outputs(files_of(args.markdown, args.json), *paths)
+    check_outputs(file_paths(args.markdown, args.json), *paths)
     profiles = [read_results(path) for path in paths]
     if not args.allow_different:
         _refuse_unlike(paths, profiles)

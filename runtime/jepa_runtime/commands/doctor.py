@@ -24,7 +24,7 @@ from jepa_runtime.doctor import (
 )
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.util.output_files import STDOUT, files_of, write, write_text
+from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_text
 
 _FAILED = 2
 _STYLES = {
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     try:
         facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
-        read = files_of(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
-        check_outputs(files_of(args.fix_script, args.json), *read)
+        read = file_paths(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
+        check_outputs(file_paths(args.fix_script, args.json), *read)
         requirements = None if args.bundle is None else Requirements.from_bundle(args.bundle)
         diagnosis = examine(System(args.root, facts), requirements)
         if args.fix_script is not None:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     if args.json is not None:
         content = {"path": str(bundle.path), "sha256": bundle.sha256, "bytes": _size(bundle.manifest)}
-        write_json(args.json, content | {"manifest": bundle.manifest.plain()})
+        write_json(args.json, content | {"manifest": bundle.manifest.to_json_dict()})
     if args.json == STDOUT:
         return 0
     title = f"{bundle.manifest.model_id} {bundle.manifest.version}"
@@ -80,7 +80,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
 
 
 def _variants(manifest: Manifest, role: Role) -> str:
-    variants = manifest.graphs.of(role)
+    variants = manifest.graphs.variants(role)
     return ", ".join(entry.label for entry in variants) or _WITHOUT[role]
 
 

@@ -42,7 +42,7 @@ from jepa_runtime.telemetry import IDLE_S, Monitor, energy, tells_power
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.telemetry.measurements import Environment
 from jepa_runtime.util.compat import python_module
-from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each
+from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each
 
 _POLL_S = 0.2
 
@@ -116,8 +116,8 @@ def run(args: argparse.Namespace) -> int:
     on_graph = args.ros or args.attach is not None
     if (args.topic or args.ros_param) and not on_graph:
         raise ProfileError("--topic and --ros-param take --ros or --attach: without, no graph is measured")
-    outs = files_of(args.json, args.html, args.trace)
-    check_outputs(outs, Path(split_spec(args.source)[0]), *files_of(args.bundle))
+    outs = file_paths(args.json, args.html, args.trace)
+    check_outputs(outs, Path(split_spec(args.source)[0]), *file_paths(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
     console = open_console(stderr=args.json == STDOUT)

@@ -29,7 +29,7 @@ from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.replay import Replayed, replay
 from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.util.compat import file_sha256
-from jepa_runtime.util.output_files import STDOUT, files_of, write_json
+from jepa_runtime.util.output_files import STDOUT, file_paths, write_json
 
 _DIFFERENT = 1
 _MOST_FIELDS = 4
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or something could not be computed or written.
     """
     console = open_console(stderr=args.json == STDOUT)
-    outs = files_of(args.mcap, args.json)
+    outs = file_paths(args.mcap, args.json)
     check_outputs(outs, args.bag, Path(args.compare or args.bag), Path(args.bundle))
     bundle = Bundle.open(args.bundle)
     if args.compare:

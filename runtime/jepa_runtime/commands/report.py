@@ -12,7 +12,7 @@ from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.reports.run_figure import draw
 from jepa_runtime.reports.run_page import render
-from jepa_runtime.util.output_files import files_of, write, write_each
+from jepa_runtime.util.output_files import file_paths, write, write_each
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.bag_overlay import add_pictures
 from jepa_runtime.visualization.run_data import read_run
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if not (args.html or args.png or args.mcap):
         raise JepaRuntimeError("say what to write: --html FILE, --png FILE or --mcap FILE")
-    check_outputs(files_of(args.html, args.png, args.mcap), args.bag, *files_of(args.bundle))
+    check_outputs(file_paths(args.html, args.png, args.mcap), args.bag, *file_paths(args.bundle))
     console = open_console()
     with progress_on(console) as progress:
         task = progress.add_task("reading", total=None)

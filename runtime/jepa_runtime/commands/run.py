@@ -51,7 +51,7 @@ from jepa_runtime.sources.base import Frame, Image, Source, check_commands
 from jepa_runtime.sources.factory import is_camera, open_source, split_spec
 from jepa_runtime.sources.playback import paced
 from jepa_runtime.util import systemd
-from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each, write_json
+from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
 
 if TYPE_CHECKING:
     from jepa_runtime.commands.run_robot import Follower
@@ -131,13 +131,13 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
             kept.
     """
-    read = [Path(split_spec(args.source)[0]), *files_of(args.bundle, args.goal)]
+    read = [Path(split_spec(args.source)[0]), *file_paths(args.bundle, args.goal)]
     if args.robot is not None:
         # Whoever runs a bundle need not wait until all of the updates is imported.
         from jepa_runtime.commands.run_robot import adopt
 
         read += adopt(args)
-    check_outputs(files_of(args.mcap, args.json, args.html), *read)
+    check_outputs(file_paths(args.mcap, args.json, args.html), *read)
     if args.black_box is not None:
         check_apart(args.black_box, *read)
         check_folder(args.black_box)

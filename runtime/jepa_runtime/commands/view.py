@@ -31,7 +31,7 @@ from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.sources.base import Source, check_commands
 from jepa_runtime.sources.factory import open_source, split_spec
 from jepa_runtime.sources.playback import paced
-from jepa_runtime.util.output_files import files_of
+from jepa_runtime.util.output_files import file_paths
 from jepa_runtime.visualization.atlas import Atlas, thumbnail
 from jepa_runtime.visualization.bag_overlay import TRAIL_S, trail_of
 from jepa_runtime.visualization.embedding import Image
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.bag is None) != live or (args.bag is not None and args.source is not None):
         raise JepaRuntimeError("name either a bag, or --bundle FOLDER and --source S")
     shown = Path(split_spec(args.source)[0]) if live else args.bag
-    check_outputs(files_of(args.save), shown, *files_of(args.bundle))
+    check_outputs(file_paths(args.save), shown, *file_paths(args.bundle))
     if live:
         _show_live(args)
     else:

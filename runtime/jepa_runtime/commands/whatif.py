@@ -35,7 +35,7 @@ from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.whatif import WhatIf, branch, executed, find_moment, index_at
 from jepa_runtime.reports.whatif_page import ranked, render
-from jepa_runtime.util.output_files import STDOUT, files_of, write, write_each, write_json
+from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
 
 _MOST_ROWS = 12
 
@@ -92,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
     """
     console = open_console(stderr=args.json == STDOUT)
     # Actions may be a file; what is none lies nowhere.
-    check_outputs(files_of(args.json, args.html), args.bag, Path(args.bundle), *map(Path, args.actions or ()))
+    check_outputs(
+        file_paths(args.json, args.html), args.bag, Path(args.bundle), *map(Path, args.actions or ())
+    )
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

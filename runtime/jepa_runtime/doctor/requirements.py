@@ -36,7 +36,7 @@ class Requirements:
         size = {record.path: record.bytes for record in manifest.files}
         sums: dict[tuple[str, str], int] = {}
         for role in ROLES:
-            for variant in manifest.graphs.of(role):
+            for variant in manifest.graphs.variants(role):
                 key = (variant.target, variant.precision)
                 sums[key] = sums.get(key, 0) + sum(size[file] for file in variant.paths)
         return cls(

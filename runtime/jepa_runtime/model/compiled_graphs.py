@@ -11,7 +11,7 @@ import numpy as np
 
 from jepa_runtime.backends.base import Array, Backend, Graph, Links, Session, Shape
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Target, Variant
-from jepa_runtime.bundle.manifest import blob_path, check_futures_size, origin_path
+from jepa_runtime.bundle.manifest import blob_metadata_path, blob_path, check_futures_size
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
 _Tensors = dict[str, tuple[Shape, type[np.generic]]]
@@ -159,7 +159,7 @@ def _choose(
     precision = _choose_precision(bundle, backend, targets, precision)
     variants: dict[Role, Variant] = {}
     for role in ROLES:
-        offered = [variant for variant in manifest.graphs.of(role) if variant.target in targets]
+        offered = [variant for variant in manifest.graphs.variants(role) if variant.target in targets]
         if role == "step":
             predictor = variants["predictor"]
             offered = [each for each in offered if _kind(each) == _kind(predictor)]
@@ -229,7 +229,7 @@ def _graph(bundle: Bundle, variant: Variant) -> Graph:
     def blob(platform: str) -> tuple[bytes, bytes] | None:
         path = blob_path(variant.path, platform)
         listed = {record.path for record in bundle.manifest.files}
-        needed = path, origin_path(path)
+        needed = path, blob_metadata_path(path)
         return (bundle.read(needed[0]), bundle.read(needed[1])) if listed.issuperset(needed) else None
 
     return Graph(

@@ -306,7 +306,7 @@ def golden_parity(
 
 def _outputs(model: WorldModel, golden: GoldenOutputs) -> list[_Compared]:
     latents = np.stack([model.encode(frame) for frame in golden.frames])
-    pasts = golden.latents[golden.histories(model.manifest.history_size)]
+    pasts = golden.latents[golden.history_indices(model.manifest.history_size)]
 
     goal = golden.goal[0]
 

@@ -72,7 +72,7 @@ class AuditLog:
         Raises:
             StorageError: it cannot be written.
         """
-        with atomic_files.told(self._path, _UNUSABLE):
+        with atomic_files.storage_errors(self._path, _UNUSABLE):
             if self._next is None:
                 self._next = self._take_up()
             self._rotate()
@@ -85,7 +85,7 @@ class AuditLog:
             StorageError: the chain is broken, or a file cannot be read.
         """
         expected: tuple[int, str] | None = None
-        with atomic_files.told(self._path, _UNUSABLE):
+        with atomic_files.storage_errors(self._path, _UNUSABLE):
             for path in self._files():
                 for count, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
                     if not line.endswith(b"\n") and path == self._path:

@@ -175,13 +175,13 @@ def going_on(act: Callable[[Alive], T], alive: Alive, root: Path) -> T:
 
     def yielding() -> None:
         alive()
-        if atomic_files.is_wanted(lock):
+        if atomic_files.is_lock_requested(lock):
             raise Yield
 
     while True:
         with suppress(Yield):
             return act(yielding)
-        while atomic_files.is_wanted(lock):
+        while atomic_files.is_lock_requested(lock):
             alive()
             time.sleep(_PASSING_S)
 

@@ -120,7 +120,7 @@ def _changed(
     folder_owner.require_owner(root)
     # What is refused interrupts nobody; where no robot was set up not even the file of the lock is made.
     change(state.load(root / STATE))
-    with atomic_files.locked(root / LOCK, who="an operator", wait_s=wait_s):
+    with atomic_files.locked(root / LOCK, purpose="an operator", wait_s=wait_s):
         before = state.load(root / STATE)
         after, reason = change(before)
         audit_log.AuditLog(root / AUDIT, now).append(event, **facts(before, after), reason=reason)

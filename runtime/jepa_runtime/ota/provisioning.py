@@ -45,7 +45,7 @@ def provision(
     folder_owner.require_owner(root)
     first = None if bundle is None else Bundle.open(bundle)
     atomic_files.make_folder(root)
-    with atomic_files.locked(root / LOCK, who="the set-up"):
+    with atomic_files.locked(root / LOCK, purpose="the set-up"):
         if (root / STATE).exists():
             raise UpdateError(
                 f"{root}: is set up already: edit {root / CONFIG}, or start with an empty folder"
@@ -94,7 +94,7 @@ def rebuild(root: Path) -> State:
     """
     settings = config.load(root / CONFIG)
     folder_owner.require_owner(root)
-    with atomic_files.locked(root / LOCK, who="the set-up"):
+    with atomic_files.locked(root / LOCK, purpose="the set-up"):
         store = SlotStore(root)
         store.recover()
         current, good = (

@@ -206,7 +206,7 @@ def open_client(
     """
     settings = config.load(root / CONFIG)
     folder_owner.require_owner(root)
-    with atomic_files.locked(root / LOCK, who="an update", wait_s=wait_s):
+    with atomic_files.locked(root / LOCK, purpose="an update", wait_s=wait_s):
         log = audit_log.AuditLog(root / AUDIT, now)
         store = SlotStore(root)
         left = store.recover()

@@ -39,7 +39,7 @@ from jepa_runtime.profiling.run_statistics import (
     lost_frames,
     responses,
 )
-from jepa_runtime.util.bootstrap import MIN_SAMPLES, drawn_means, drawn_quantiles, interval
+from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_means, resampled_quantiles
 from jepa_runtime.util.statistics import PERCENTILES, PercentileName, nearest_rank
 
 Measure = Literal["response", "latency"]
@@ -225,7 +225,7 @@ def _is_bounded(samples: Distribution, name: PercentileName) -> bool:
 def _relative_change(before: _Floats, after: _Floats, permille: int) -> Change:
     old, new = (nearest_rank(np.sort(series), permille) for series in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = drawn_quantiles(after, permille, seed=1) / drawn_quantiles(before, permille, seed=0)
+        ratios = resampled_quantiles(after, permille, seed=1) / resampled_quantiles(before, permille, seed=0)
     return Change(new / old - 1, *interval(ratios - 1))
 
 
@@ -233,5 +233,5 @@ def _share_change(before: NDArray[np.bool_] | None, after: NDArray[np.bool_] | N
     if before is None or after is None or min(len(before), len(after)) < MIN_SAMPLES:
         return None
     old, new = before.astype(np.float64), after.astype(np.float64)
-    rise = drawn_means(new, seed=1) - drawn_means(old, seed=0)
+    rise = resampled_means(new, seed=1) - resampled_means(old, seed=0)
     return Change(float(new.mean() - old.mean()), *interval(rise))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.profiling.profile import PASSED_BY, ReportedLatencies, Run
-from jepa_runtime.util.bootstrap import MIN_SAMPLES, drawn_quantiles, interval
-from jepa_runtime.util.statistics import PERCENTILES, PercentileName, carried, percentile, sort_samples
+from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_quantiles
+from jepa_runtime.util.statistics import PERCENTILES, PercentileName, is_supported, percentile, sort_samples
 
 _Floats = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def distribution(samples: Sequence[float] | _Floats) -> Distribution:
         low: float | None = None
         high: float | None = None
         if value is not None and len(values) >= MIN_SAMPLES:
-            low, high = interval(drawn_quantiles(values, permille, seed=0))
+            low, high = interval(resampled_quantiles(values, permille, seed=0))
             high = None if ordered[0] < high == ordered[-1] else high
         quantiles[name] = Quantile(value, low, high)
     return Distribution(
@@ -231,7 +231,7 @@ def _peak_ages(due_s: _Floats, latency_ms: _Floats) -> _Floats:
 
 def _as_told(told: ReportedLatencies) -> Distribution:
     quantiles = {
-        name: Quantile(told.quantiles_ms.get(name) if carried(told.n, permille) else None, None, None)
+        name: Quantile(told.quantiles_ms.get(name) if is_supported(told.n, permille) else None, None, None)
         for name, permille in PERCENTILES.items()
     }
     return Distribution(n=told.n, mean=told.mean_ms, max=told.max_ms, **quantiles)

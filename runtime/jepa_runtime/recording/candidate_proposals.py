@@ -34,7 +34,7 @@ class CandidateProposals:
         manifest = model.manifest
         before = self._shape, self._most
         self._shape = model.num_samples, manifest.horizon, manifest.action_size
-        self._most = manifest.io.action.most
+        self._most = manifest.io.action.max_plausible
         if (self._shape, self._most) != before:
             self._newest = None
 

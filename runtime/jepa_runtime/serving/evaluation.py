@@ -73,7 +73,7 @@ class EvaluationRequest:
         self, manifest: Manifest, actions: NDArray[np.floating], stream: str, *, latents: bool
     ) -> None:
         asked = np.array(actions, np.float32)
-        horizon, size, most = manifest.horizon, manifest.action_size, manifest.io.action.most
+        horizon, size, most = manifest.horizon, manifest.action_size, manifest.io.action.max_plausible
         fits = asked.ndim == 3 and 1 <= asked.shape[1] <= horizon and asked.shape[2] == size
         if not fits or not 1 <= len(asked) <= _MOST_SEQUENCES or not (np.abs(asked) <= most).all():
             raise ValueError(

@@ -255,7 +255,7 @@ class FrameProcessor:
         Raises:
             ValueError: it is no action of this model.
         """
-        most = self.model.manifest.io.action.most
+        most = self.model.manifest.io.action.max_plausible
         if (np.abs(action) > most).any():
             raise ValueError(f"action must be finite numbers of at most {most:g}, got {action.tolist()}")
         for view in self._views.values():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jepa_runtime.bundle.manifest import ActionSpec
-from jepa_runtime.util.units import plain
+from jepa_runtime.util.units import normalize_unit
 
 _TWIST = ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z")
 _JOINTS = "sensor_msgs/msg/JointState"
@@ -131,7 +131,7 @@ def misfit(names: Sequence[str], units: Sequence[str], action: ActionSpec) -> st
 
 
 def _agree(unit: str, other: str) -> bool:
-    mine, theirs = ({plain(each) for each in units.split(" or ")} for units in (unit, other))
+    mine, theirs = ({normalize_unit(each) for each in units.split(" or ")} for units in (unit, other))
     return bool(_UNTOLD & {unit, other} or mine & theirs)
 
 

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of models: files, JSON, statistics, units, compatibility."""
+"""Helpers that know nothing of models: files, JSON, statistics, units, compatibility."""

@@ -1,8 +1,8 @@
-"""Files that are there whole or not at all, also after a power cut.
+"""Files that are complete or absent, also after a power cut.
 
-A name is changed by a rename within one file system and is on the disk only once its folder is synchronised;
-content is on the disk only once the file is. After an error of fsync nobody knows what the disk holds: the
-file counts as lost, and is not synchronised a second time, which would report success (Rebello et al., "Can
+A rename within one file system changes a name, and is on the disk only once its folder is synchronized;
+content is on the disk only once the file is. After an error of fsync the content of the disk is unknown: the
+file counts as lost, and is not synchronized a second time, which would report success (Rebello et al., "Can
 Applications Recover from fsync Failures?", USENIX ATC 2020).
 """
 
@@ -20,18 +20,25 @@ from pathlib import Path
 
 from jepa_runtime.errors import StorageError
 
-# How often a lock is tried, and how long one that is not asked for waits for those who asked.
-_LOOK_S, _TURN_S = 0.02, 300.0
+# How often a lock is tried, and how long a process that did not request it waits for those that did.
+_POLL_S, _TURN_S = 0.02, 300.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CODES = {
+    errno.ENOSPC: "storage.full",
+    errno.EDQUOT: "storage.full",
+    errno.EROFS: "storage.read_only",
+    errno.EACCES: "storage.permission_denied",
+    errno.EPERM: "storage.permission_denied",
+}
 
 
 def sync_file(path: Path) -> None:
     """Wait until the content of a file is on the disk.
 
     Raises:
-        StorageError: it cannot be; the file is lost.
+        StorageError: It cannot be written; the file is lost.
     """
-    with told(path, "cannot be written to the disk"):
+    with storage_errors(path, "cannot be written to the disk"):
         _sync(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -39,31 +46,33 @@ def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on the disk.
 
     Raises:
-        StorageError: they cannot be.
+        StorageError: They cannot be written.
     """
-    with told(path, "cannot be written to the disk"):
+    with storage_errors(path, "cannot be written to the disk"):
         _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, unless it is there.
+    """Create a folder and its missing parents, unless it exists.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: It cannot be created.
     """
     if path.is_dir():
         return
     make_folder(path.parent)
-    with told(path, "cannot be made"), suppress(FileExistsError):
+    with storage_errors(path, "cannot be created"), suppress(FileExistsError):
         path.mkdir()
     sync_folder(path.parent)
 
 
 def read_small(path: Path, max_bytes: int) -> bytes:
-    """The beginning of a file that another account may have written; no link is followed, no pipe read.
+    """Read the beginning of a file that another account may have written.
+
+    Links are not followed, and pipes are not waited for.
 
     Raises:
-        OSError: it is missing, a link, or cannot be read.
+        OSError: The file is missing, a link, or cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -72,38 +81,66 @@ def read_small(path: Path, max_bytes: int) -> bytes:
         os.close(fd)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file, or replace it, so that at every moment the old or the new content is there.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name in the same folder; what is created there replaces ``path`` at the end.
+
+    After an error in the block the temporary file is removed and ``path`` is unchanged. Nothing is
+    synchronized.
 
     Raises:
-        StorageError: it cannot be written; the old content stays.
+        OSError: The file cannot be renamed.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        remove_quietly(temporary)
+        raise
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what interrupted writes of ``path`` left in its folder."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        remove_quietly(temporary)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write or replace a file; at every moment the disk holds the old or the new content.
+
+    Raises:
+        StorageError: It cannot be written; the old content remains.
     """
     with (
-        _replacing(path, "cannot be written") as temporary,
+        storage_errors(path, "cannot be written"),
+        replacing(path) as temporary,
         os.fdopen(os.open(temporary, _NEW_FILE, 0o644), "wb") as file,
     ):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
-def point(link: Path, target: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, or let it point there instead, at once.
+def replace_symlink(link: Path, target: str) -> None:
+    """Create a symbolic link to ``target``, or change the target of an existing link, atomically.
 
     Raises:
-        StorageError: it cannot be made; what it pointed to stays.
+        StorageError: The link cannot be created; the old target remains.
     """
-    with _replacing(link, f"cannot be made to point to {target}") as temporary:
+    with storage_errors(link, f"cannot be linked to {target}"), replacing(link) as temporary:
         os.symlink(target, temporary)
+    sync_folder(link.parent)
 
 
 def move(source: Path, target: Path) -> None:
-    """Give a file or folder another name on the same file system; a file there is replaced.
+    """Rename a file or folder within one file system; an existing file is replaced.
 
     Raises:
-        StorageError: it cannot be.
+        StorageError: It cannot be renamed.
     """
-    with told(source, f"cannot be moved to {target}"):
+    with storage_errors(source, f"cannot be moved to {target}"):
         os.rename(source, target)
     sync_folder(target.parent)
     if source.parent != target.parent:
@@ -111,102 +148,112 @@ def move(source: Path, target: Path) -> None:
 
 
 def discard(path: Path, trash: Path) -> None:
-    """Remove a file or folder: at once from its place, then from the disk.
+    """Remove a file or folder: first from its place, atomically, then from the disk.
 
     Args:
-        trash: a folder on the same file system; what a power cut leaves in there is for :func:`empty`.
+        path: The file or folder. It may be missing.
+        trash: A folder on the same file system. What a power cut leaves there is removed by
+            :func:`empty_folder`.
 
     Raises:
-        StorageError: it cannot be.
+        StorageError: It cannot be removed.
     """
     if not path.is_symlink() and not path.exists():
         return
     make_folder(trash)
     move(path, trash / uuid.uuid4().hex)
-    empty(trash)
+    empty_folder(trash)
 
 
-def empty(trash: Path) -> None:
-    """Remove what lies in a folder.
+def empty_folder(folder: Path) -> None:
+    """Remove everything in a folder.
 
     Raises:
-        StorageError: it cannot be.
+        StorageError: An entry cannot be removed.
     """
-    with told(trash, "cannot be emptied"):
-        for entry in list(trash.iterdir()) if trash.is_dir() else []:
+    with storage_errors(folder, "cannot be emptied"):
+        for entry in list(folder.iterdir()) if folder.is_dir() else []:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
 
 
-def give_up(path: Path) -> None:
-    """Remove what is left of a file that could not be written, if that can be: what could not says more."""
+def remove_quietly(path: Path) -> None:
+    """Remove a file after an error, and ignore failures: the first error says more."""
     with suppress(OSError):
         path.unlink()
 
 
-def check_room(what: str, folder: Path, needed: int, free_bytes: int) -> None:
-    """Check that there is room for ``needed`` more bytes, and ``free_bytes`` beside.
+def check_free_space(what: str, folder: Path, needed: int, free_bytes: int) -> None:
+    """Check that ``needed`` more bytes fit, and ``free_bytes`` stay free.
 
     Args:
-        what: needs it, for the message.
+        what: What needs the space, for the message.
+        folder: A folder of the file system.
+        needed: The bytes to be written.
+        free_bytes: The bytes that must stay free.
 
     Raises:
-        StorageError: there is not.
+        StorageError: The space does not suffice.
     """
-    with told(folder, "cannot be used"):
+    with storage_errors(folder, "cannot be used"):
         free = shutil.disk_usage(folder).free
     if free - needed < free_bytes:
         raise StorageError(
             f"{what} takes {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free, of which "
-            f"{free_bytes / 1e6:.1f} MB are to stay free: make room on this disk"
+            f"{free_bytes / 1e6:.1f} MB are to stay free: make room on this disk",
+            code="storage.full",
         )
 
 
 @contextmanager
-def locked(path: Path, *, who: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of ``path`` (a file, made if it is missing) until the end of the block.
+def locked(path: Path, *, purpose: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of ``path`` (a file, created if it is missing) until the end of the block.
 
-    Who waits for it asks for it, by a lock on ``PATH.wanted``, and keeps that one until it is done with both:
-    nobody else can take the lock between the moment at which its holder, who looks at :func:`is_wanted`, lets
-    it go, and the turn of the one who asked. Locks end with the process that has them.
+    A process that waits requests the lock by a second lock on ``PATH.wanted``, which it holds until it is
+    done with both. No other process can take the lock between the moment at which its holder, which checks
+    :func:`is_lock_requested`, releases it, and the turn of the process that requested it. Locks end with
+    their process.
 
     Args:
-        who: what needs it, for the message.
-        wait_s: above 0: it is asked for, and waited for as long; 0: nobody is asked.
+        path: The file.
+        purpose: What needs the lock, for the message.
+        wait_s: How long to wait. 0: do not request the lock from its holder.
 
     Raises:
-        StorageError: another has it (and did not let it go in time), or it cannot be made.
+        StorageError: Another process holds the lock, or did not release it in time, or the file cannot be
+            created.
     """
-    asks = wait_s > 0
+    waits = wait_s > 0
     now = time.monotonic()
     with _opened(path, os.O_RDWR) as lock, _opened(_wanted(path), os.O_RDONLY) as turn:
         if not (
-            _taken(turn, fcntl.LOCK_EX if asks else fcntl.LOCK_SH, now + (wait_s or _TURN_S))
-            and _taken(lock, fcntl.LOCK_EX, now + wait_s)
+            _acquire(turn, fcntl.LOCK_EX if waits else fcntl.LOCK_SH, now + (wait_s or _TURN_S))
+            and _acquire(lock, fcntl.LOCK_EX, now + wait_s)
         ):
             holder = os.pread(lock, 100, 0).decode("ascii", "replace").strip() or "unknown"
-            late = f" and did not let it go within {wait_s:g} s" if asks else ""
+            late = f" and did not release it within {wait_s:g} s" if waits else ""
             raise StorageError(
-                f"{path}: {who} needs it, but another process has it (pid {holder}){late}: wait for that "
-                "one, or stop it"
+                f"{path}: {purpose} needs it, but another process has it (pid {holder}){late}: wait for that "
+                "process, or stop it",
+                code="storage.locked",
             )
-        if not asks:
+        if not waits:
             fcntl.flock(turn, fcntl.LOCK_UN)
-        with told(path, "cannot be locked"):
+        with storage_errors(path, "cannot be locked"):
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
 
 
-def is_wanted(path: Path) -> bool:
-    """Whether somebody asks for the lock of ``path``: for whoever has it, to let it go soon.
+def is_lock_requested(path: Path) -> bool:
+    """Return whether another process waits for the lock of ``path``, so that its holder should release it.
 
     Raises:
-        StorageError: that cannot be told.
+        StorageError: The state of the lock cannot be read.
     """
-    with told(_wanted(path), "cannot be read"):
+    with storage_errors(_wanted(path), "cannot be read"):
         try:
             turn = os.open(_wanted(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -220,6 +267,30 @@ def is_wanted(path: Path) -> bool:
         os.close(turn)
 
 
+def is_read_only(error: StorageError) -> bool:
+    """Return whether an operation failed because the file system is read-only."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EROFS
+
+
+@contextmanager
+def storage_errors(path: Path, what: str) -> Iterator[None]:
+    """Convert an OSError in the block to a StorageError.
+
+    Args:
+        path: The file or folder, for the message.
+        what: What failed, for the message: "cannot be read".
+
+    Raises:
+        StorageError: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        code = _CODES.get(error.errno or 0, "storage.io_error")
+        hint = ": use the account that owns this folder" if code == "storage.permission_denied" else ""
+        raise StorageError(f"{path}: {what}: {error.strerror or error}{hint}", code=code) from error
+
+
 def _wanted(path: Path) -> Path:
     return path.with_name(f"{path.name}.wanted")
 
@@ -227,25 +298,25 @@ def _wanted(path: Path) -> Path:
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     with ExitStack() as stack:
-        with told(path, "cannot be locked"):
+        with storage_errors(path, "cannot be locked"):
             fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             stack.callback(os.close, fd)
-            # Whoever may read a file can lock it: earlier versions let everybody.
+            # An account that can read a file can lock it, and earlier versions let every account read it.
             with suppress(PermissionError):
                 os.fchmod(fd, 0o600)
         yield fd
 
 
-def _taken(fd: int, kind: int, ends: float) -> bool:
-    """Whether a lock could be had until ``ends`` (of the monotonic clock), and is."""
+def _acquire(fd: int, kind: int, deadline: float) -> bool:
+    """Try to lock a file until ``deadline`` (of the monotonic clock); return whether it is locked."""
     while True:
         try:
             fcntl.flock(fd, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() >= ends:
+            if time.monotonic() >= deadline:
                 return False
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -254,37 +325,3 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _replacing(path: Path, what: str) -> Iterator[Path]:
-    """A name beside ``path``; what is made there takes its place on the disk at the end of the block."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with told(path, what):
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        give_up(temporary)
-        raise
-    sync_folder(path.parent)
-
-
-def is_read_only(error: StorageError) -> bool:
-    """Whether something failed because the file system takes no changes."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EROFS
-
-
-@contextmanager
-def told(path: Path, what: str) -> Iterator[None]:
-    """Tell an OSError as what could not be done with a file.
-
-    Raises:
-        StorageError: there was one.
-    """
-    try:
-        yield
-    except OSError as error:
-        owner = error.errno in (errno.EACCES, errno.EPERM)
-        hint = ": use the account that this folder belongs to" if owner else ""
-        raise StorageError(f"{path}: {what}: {error.strerror or error}{hint}") from error

@@ -1,20 +1,21 @@
-"""How far a statistic of a run can be trusted: by bootstrap. Of a share, :mod:`jepa_runtime.util.proportions`
-tells.
+"""Bootstrap confidence intervals of the statistics of a run.
 
-Frames that follow one another are alike (a stall delays many), so samples must not be taken for independent:
+For proportions see :mod:`jepa_runtime.util.proportions`. Consecutive frames are correlated (a stall delays
+many), so samples are not independent:
 
-- Of a percentile: n samples are worth m independent ones, by how much more than chance has it their number
-  below it, and below the median, varies between batches of the run (Kish, "Survey sampling", 1965, on the
-  design effect; Asmussen & Glynn, "Stochastic simulation", 2007, on batch means). Resampled are m out of n
-  (Bickel, Goetze & van Zwet, "Resampling fewer than n observations", 1997): the rank of the percentile of
-  such a resample has a beta distribution, from which it is drawn. Blocks would give too narrow an interval
-  here: a tail consists of few bursts, and of what those did not show they have nothing to draw from.
-- Of a mean: a circular block bootstrap, with blocks of sqrt(n) neighbours that start at every quarter of a
-  block (Politis & Romano, "A circular block-resampling procedure for stationary data", 1992): longer than
-  the n^(1/3) that suits short dependence, because stalls last.
+- Percentiles: n samples are worth m independent samples. m follows from how much more than by chance the
+  number of samples below the percentile, and below the median, varies between batches of the run (Kish,
+  "Survey sampling", 1965, on the design effect; Asmussen & Glynn, "Stochastic simulation", 2007, on batch
+  means). The bootstrap draws m out of n (Bickel, Goetze & van Zwet, "Resampling fewer than n observations",
+  1997): the rank of the percentile of such a resample has a beta distribution, from which it is drawn. A
+  block bootstrap would give too narrow an interval: a tail consists of few bursts, and blocks can only
+  repeat the bursts that occurred.
+- Means: a circular block bootstrap, with blocks of sqrt(n) samples that start at every quarter of a block
+  (Politis & Romano, "A circular block-resampling procedure for stationary data", 1992): longer than the
+  n^(1/3) that suits short dependence, because stalls last.
 
-Intervals hold the middle of what was drawn (Efron & Tibshirani, "An introduction to the bootstrap", 1993,
-chapter 13). The seed is fixed: the same samples give the same interval.
+Intervals are the middle of the resampled values (Efron & Tibshirani, "An introduction to the bootstrap",
+1993, chapter 13). The seed is fixed: the same samples give the same interval.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from jepa_runtime.util.statistics import PERCENTILES, nearest_rank
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 METHOD = (
-    f"{CONFIDENCE:.0%} intervals by bootstrap: of percentiles m out of n (m: the independent samples that "
-    "n are worth), of shares circular blocks of sqrt(n)"
+    f"{CONFIDENCE:.0%} bootstrap intervals: m out of n for percentiles (m: effective number of independent "
+    "samples), circular blocks of sqrt(n) for proportions"
 )
 
-# Intervals of fewer samples than this would be too narrow to be honest.
+# Intervals of fewer samples would be too narrow.
 MIN_SAMPLES = 20
 
 _BATCHES = 20
@@ -42,25 +43,26 @@ _CELLS_PER_BLOCK = 4
 Floats = NDArray[np.float64]
 
 
-def drawn_quantiles(samples: Floats, permille: int, *, seed: int) -> Floats:
-    """What the quantile of other such runs may be, [:data:`RESAMPLES`]; always one of the samples.
+def resampled_quantiles(samples: Floats, permille: int, *, seed: int) -> Floats:
+    """Draw quantiles of comparable runs, [:data:`RESAMPLES`]; each is one of the samples.
 
     Args:
-        samples: [n], at least :data:`MIN_SAMPLES`, in the order they were taken.
-        seed: of what is drawn; two series with different seeds are drawn independently.
+        samples: [n], at least :data:`MIN_SAMPLES`, in the order in which they were taken.
+        permille: The quantile in thousandths.
+        seed: The seed of the random draws. Series with different seeds are independent.
     """
     ordered = np.sort(samples)
-    # A burst shows whole with four times as many samples beyond.
+    # With four times as many samples beyond the level, a burst is covered completely.
     levels = {PERCENTILES["p50"], max(PERCENTILES["p50"], 4 * permille - 3000), permille}
-    worth = len(samples) / max(1.0, *(_excess(samples <= nearest_rank(ordered, each)) for each in levels))
-    below = worth * permille / 1000
-    shares = np.random.default_rng(seed).beta(below + 0.5, worth - below + 0.5, RESAMPLES)
-    ranks = np.minimum((shares * len(samples)).astype(int), len(samples) - 1)
+    effective = len(samples) / max(1.0, *(_excess(samples <= nearest_rank(ordered, each)) for each in levels))
+    below = effective * permille / 1000
+    proportions = np.random.default_rng(seed).beta(below + 0.5, effective - below + 0.5, RESAMPLES)
+    ranks = np.minimum((proportions * len(samples)).astype(int), len(samples) - 1)
     return np.asarray(ordered[ranks], np.float64)
 
 
-def drawn_means(samples: Floats, *, seed: int) -> Floats:
-    """What the mean of other such runs may be, as :func:`drawn_quantiles`."""
+def resampled_means(samples: Floats, *, seed: int) -> Floats:
+    """Draw means of comparable runs, as :func:`resampled_quantiles`."""
     count = len(samples)
     blocks = math.isqrt(count)
     cells = _CELLS_PER_BLOCK * blocks
@@ -73,21 +75,21 @@ def drawn_means(samples: Floats, *, seed: int) -> Floats:
     return np.asarray(weights @ sums / (weights @ sizes), np.float64)
 
 
-def interval(drawn: Floats) -> tuple[float, float]:
-    """Lower and upper end, at :data:`CONFIDENCE`, of what was drawn of a statistic [n]."""
+def interval(resampled: Floats) -> tuple[float, float]:
+    """Return the interval, at :data:`CONFIDENCE`, of resampled values [n]."""
     tail = (1 - CONFIDENCE) / 2
-    ordered = np.sort(drawn)
+    ordered = np.sort(resampled)
     outside = int(len(ordered) * tail)
     return float(ordered[outside]), float(ordered[-1 - outside])
 
 
 def _excess(below: NDArray[np.bool_]) -> float:
-    """How many times as much the number of those flagged varies between batches as that of independent ones:
-    Pearson's dispersion."""
-    share = float(below.mean())
-    if share == 1:
+    """Return Pearson's dispersion: the variance of counts in batches, relative to independent samples."""
+    proportion = float(below.mean())
+    if proportion == 1:
         return 1.0
     batches = min(_BATCHES, math.isqrt(len(below)))
     batch = np.arange(len(below)) * batches // len(below)
     found, sizes = np.bincount(batch, weights=below), np.bincount(batch)
-    return float(((found - share * sizes) ** 2 / sizes).sum() / ((batches - 1) * share * (1 - share)))
+    variance = proportion * (1 - proportion)
+    return float(((found - proportion * sizes) ** 2 / sizes).sum() / ((batches - 1) * variance))

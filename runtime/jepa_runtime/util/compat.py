@@ -1,4 +1,4 @@
-"""What Python has from 3.11 on. JetPack 6 comes with 3.10, and its TensorRT is for that one alone."""
+"""Features of Python 3.11 for Python 3.10, which JetPack 6 and its TensorRT need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class StrEnum(str, Enum):
-    """Members are texts and print as such; ``auto()`` is the name in small letters: :class:`enum.StrEnum`."""
+    """Represent members as strings, as :class:`enum.StrEnum`; ``auto()`` is the name in lower case."""
 
     @staticmethod
     def _generate_next_value_(name: str, *_: object) -> str:
@@ -25,20 +25,20 @@ class StrEnum(str, Enum):
 
 
 def python(code: str) -> list[str]:
-    """A command that runs ``code`` without looking for modules in the current folder (``python -P``)."""
+    """Return a command that runs ``code`` with the current folder off the module path (``python -P``)."""
     return [sys.executable, "-c", f"import sys; sys.path[:] = filter(None, sys.path); {code}"]
 
 
 def python_module(name: str) -> list[str]:
-    """The same of a module, as by ``-m``."""
+    """Return a command that runs a module, as ``python -P -m`` does."""
     return python(f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)")
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal (:func:`hashlib.file_digest`).
+    """Return the SHA-256 of a file in hexadecimal (:func:`hashlib.file_digest`).
 
     Raises:
-        OSError: it cannot be read.
+        OSError: The file cannot be read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""OpenCV, imported when it is first used: ``from jepa_runtime.util.opencv import cv2``.
+"""Lazy import of OpenCV: ``from jepa_runtime.util.opencv import cv2``.
 
 The wheel opencv-python needs system libraries that a bare Debian lacks. There ``import jepa_runtime`` works,
-and the first use of OpenCV reports what to install. opencv-python-headless can take its place.
+and the first use of OpenCV reports what to install. opencv-python-headless is an alternative.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def load_opencv() -> ModuleType:
     """Import OpenCV.
 
     Raises:
-        JepaRuntimeError: it is not installed, or lacks system libraries.
+        JepaRuntimeError: It is not installed, or lacks system libraries.
     """
     try:
         return importlib.import_module("cv2")
@@ -26,13 +26,15 @@ def load_opencv() -> ModuleType:
             raise
         raise JepaRuntimeError(
             "OpenCV is not installed: pip install opencv-python, or opencv-python-headless, which needs no "
-            "system libraries"
+            "system libraries",
+            code="opencv.not_installed",
         ) from error
     except ImportError as error:
         raise JepaRuntimeError(
             f"OpenCV cannot be imported ({error}). Install the system libraries that opencv-python needs "
             "(Debian, Ubuntu: apt-get install libgl1 libglib2.0-0), or replace it with the build that needs "
-            "none: pip uninstall opencv-python, then pip install opencv-python-headless"
+            "none: pip uninstall opencv-python, then pip install opencv-python-headless",
+            code="opencv.system_libraries_missing",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Files that a user wants written: tried before the work that fills them, and never left half written."""
+"""Output files of commands: checked before the work that fills them, and never left half written."""
 
 from __future__ import annotations
 
@@ -6,77 +6,73 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.util.atomic_files import replacing
 
-# In the place of a file's name.
+# Stands for standard output in the place of a file name.
 STDOUT = "-"
-# Of a file that is mounted by itself, or is another account's; of a folder that takes no other file.
-_STAYS = (errno.EBUSY, errno.EACCES, errno.EROFS, errno.EPERM)
+# The file is a mount point or belongs to another account, or its folder accepts no new file.
+_NOT_REPLACEABLE = (errno.EBUSY, errno.EACCES, errno.EROFS, errno.EPERM)
 
 
-def files_of(*targets: str | Path | None) -> list[Path]:
-    """Those that are given and do not stand for standard output."""
+def file_paths(*targets: str | Path | None) -> list[Path]:
+    """Return the paths of the targets that are given and are not standard output."""
     return [Path(target) for target in targets if target is not None and target != STDOUT]
 
 
 def check_writable(path: Path) -> None:
-    """See that a file can be written, before minutes are spent on what it is to hold; folders are made.
+    """Check that a file can be written, and create its folders, before the work that fills it.
 
     Raises:
-        JepaRuntimeError: it cannot.
+        JepaRuntimeError: The file cannot be written.
     """
     is_new = not os.path.lexists(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever reads from a pipe would take it for the end.
+        # The reader of a pipe would see end of file.
         if is_new or path.is_file() or path.is_dir():
             path.open("ab").close()
         if is_new:
             path.unlink()
     except OSError as error:
-        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
+        raise _not_writable(path, error) from error
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all; folders are made.
+    """Write a file completely or not at all, and create its folders.
 
-    What no other file can take the place of is written into: a pipe, a device, a link, a file that is mounted
-    by itself or lies in a folder that is read only.
+    What a new file cannot replace is overwritten in place: a pipe, a device, a link, a mount point, a file in
+    a read-only folder.
 
     Raises:
-        JepaRuntimeError: it cannot be written.
+        JepaRuntimeError: The file cannot be written.
     """
-    # Names of files need not be UTF-8.
+    # File names need not be UTF-8.
     content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_bytes(content)
             return
         try:
-            partial.write_bytes(content)
-            partial.replace(path)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
         except OSError as error:
-            if error.errno not in _STAYS or not path.exists():
+            if error.errno not in _NOT_REPLACEABLE or not path.exists():
                 raise
             path.write_bytes(content)
-        finally:
-            with suppress(OSError):
-                partial.unlink()
     except OSError as error:
-        raise JepaRuntimeError(f"{path}: cannot be written: {error.strerror}") from error
+        raise _not_writable(path, error) from error
 
 
 def write_text(target: str | Path, text: str) -> None:
     """Write lines to a file, or to standard output if ``target`` is ``-``.
 
     Raises:
-        JepaRuntimeError: the file cannot be written.
+        JepaRuntimeError: The file cannot be written.
     """
     if target == STDOUT:
         print(text, flush=True)
@@ -90,20 +86,25 @@ def write_json(target: str | Path, data: Any) -> None:
 
 
 def write_each(*outputs: tuple[object, Callable[[], object]]) -> None:
-    """Write several files; one that cannot be written does not cost the others.
+    """Write several files; a file that cannot be written does not prevent the others.
 
     Args:
-        outputs: what was asked for, if it was (a path, mostly), and what writes it.
+        outputs: Pairs of the requested target (nothing is written if it is falsy) and the function that
+            writes it.
 
     Raises:
-        JepaRuntimeError: which could not be written.
+        JepaRuntimeError: At least one file could not be written.
     """
     faults = []
-    for asked, write_it in outputs:
+    for target, write_output in outputs:
         try:
-            if asked:
-                write_it()
+            if target:
+                write_output()
         except JepaRuntimeError as error:
-            faults.append(str(error))
+            faults.append(error)
     if faults:
-        raise JepaRuntimeError("; ".join(faults))
+        raise JepaRuntimeError("; ".join(map(str, faults)), code=faults[0].code)
+
+
+def _not_writable(path: Path, error: OSError) -> JepaRuntimeError:
+    return JepaRuntimeError(f"{path}: cannot be written: {error.strerror}", code="output.not_writable")

@@ -1,4 +1,4 @@
-"""Access to the optional package :mod:`jepa_sim`, which a robot does not need."""
+"""Import of the optional package :mod:`jepa_sim`, which a robot does not need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def import_simulation(module: str) -> ModuleType:
     """Import ``jepa_sim.<module>``.
 
     Raises:
-        SourceError: the package is not installed.
+        SourceError: The package is not installed.
     """
     try:
         return importlib.import_module(f"jepa_sim.{module}")
@@ -20,6 +20,7 @@ def import_simulation(module: str) -> ModuleType:
         if error.name != "jepa_sim":
             raise
         raise SourceError(
-            "simulated worlds are not installed: they are in the package jepa-edge-sim, which robots do not "
-            "need; install it with pip install jepa-edge-sim, or from the folder sim of the sources"
+            "simulated worlds need the package jepa-edge-sim, which is not installed: pip install "
+            "jepa-edge-sim, or install the folder sim of the sources",
+            code="source.simulation_not_installed",
         ) from None

@@ -1,4 +1,4 @@
-"""Tells systemd how a service does (sd_notify(3))."""
+"""Notifications to systemd (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import suppress
 
 
 def is_service() -> bool:
-    """Whether systemd started this process and wants to be notified."""
+    """Return whether systemd started this process and expects notifications."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def notify(message: str) -> None:
-    """Tell systemd, where it asked to be told; one that does not listen holds nothing up."""
+    """Send a notification if systemd expects one, without blocking."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address.startswith("@"):
         address = "\0" + address[1:]

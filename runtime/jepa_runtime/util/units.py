@@ -1,11 +1,11 @@
-"""Units of actions, which people spell in several ways: ``m/s``, ``meters per second``, ``m s^-1``."""
+"""Units of actions in their various spellings: ``m/s``, ``meters per second``, ``m s^-1``."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 
-# REP 103's, as they are spelt out.
+# The units of REP 103, spelled out.
 _SYMBOLS = {
     "meter": "m", "metre": "m", "second": "s", "sec": "s", "radian": "rad", "degree": "deg", "newton": "N",
     "kilogram": "kg", "ampere": "A", "volt": "V", "hertz": "Hz",
@@ -15,10 +15,10 @@ _OPERATOR = re.compile(r"\s*(/|[*·.]|\bper\b|\s)\s*")
 _FACTOR = re.compile(r"([a-zA-Z]+)\^?(-?\d+)?")
 
 
-def plain(unit: str) -> str:
-    """``unit`` as a product of powers, the same for all its spellings; as it is, where it is no product."""
-    spelt = unit.strip().translate(_SUPERSCRIPTS).replace("**", "^").replace("Nm", "N m")
-    first, *rest = _OPERATOR.split(spelt)
+def normalize_unit(unit: str) -> str:
+    """Return ``unit`` as a product of powers, the same for all spellings, or unchanged if it is none."""
+    spelled = unit.strip().translate(_SUPERSCRIPTS).replace("**", "^").replace("Nm", "N m")
+    first, *rest = _OPERATOR.split(spelled)
     powers: Counter[str] = Counter()
     for operator, factor in [("*", first), *zip(rest[::2], rest[1::2], strict=True)]:
         found = _FACTOR.fullmatch(factor)

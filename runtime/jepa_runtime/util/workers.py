@@ -8,8 +8,10 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Let this worker process end when its parent does, which a worker of a pool whose parent was killed does
-    not do by itself. The initializer of a pool, or the first call of a process.
+    """End this worker process when its parent ends.
+
+    A worker of a pool whose parent was killed would keep running. Use this function as the initializer of a
+    pool, or call it first in the process.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

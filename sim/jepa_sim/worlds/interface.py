@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.util.units import plain
+from jepa_runtime.util.units import normalize_unit
 
 Image = NDArray[np.uint8]
 Actions = NDArray[np.floating]
@@ -55,7 +55,7 @@ class Task:
     def misfit(self, manifest: Manifest) -> str | None:
         """Why a model cannot act here; None: it can."""
         action, step_s = manifest.io.action, manifest.io.step_s
-        same = list(map(plain, action.units)) == list(map(plain, self.action_units))
+        same = list(map(normalize_unit, action.units)) == list(map(normalize_unit, self.action_units))
         if action.names != self.action_names or not same:
             theirs, ours = _named(action.names, action.units), _named(self.action_names, self.action_units)
             return f"its actions are {theirs}, there they are {ours}"

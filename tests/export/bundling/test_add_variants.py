@@ -53,7 +53,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def kinds_in(bundle: Bundle, role: str) -> set[tuple[str, str]]:
-    return {(each.target, each.precision) for each in bundle.manifest.graphs.of(role)}  # type: ignore[arg-type]
+    return {(each.target, each.precision) for each in bundle.manifest.graphs.variants(role)}  # type: ignore[arg-type]
 
 
 def add(base: Bundle, out: Path, kinds: tuple[Kind, ...], **given: Any) -> Bundle:

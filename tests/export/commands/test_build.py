@@ -104,7 +104,7 @@ def test_the_bundle_opens_strictly_and_says_what_it_is(built: Built) -> None:
     assert list(manifest.io.action.names) == ["linear.x", "linear.y"]
     assert list(manifest.error_bounds) == [0.0] * 8
     for role in ROLES:
-        assert [(each.target, each.precision) for each in manifest.graphs.of(role)] == VARIANTS
+        assert [(each.target, each.precision) for each in manifest.graphs.variants(role)] == VARIANTS
     assert not manifest.graphs.energy
 
 
@@ -181,7 +181,9 @@ def test_only_one_variant_leaves_nothing_of_the_others(tmp_path: Path) -> None:
     assert all(any(path.iterdir()) for path in folder.rglob("*") if path.is_dir())
     manifest = Bundle.open(folder).manifest
     for role in ROLES:
-        assert [(each.target, each.precision) for each in manifest.graphs.of(role)] == [("openvino", "int8")]
+        assert [(each.target, each.precision) for each in manifest.graphs.variants(role)] == [
+            ("openvino", "int8")
+        ]
     assert runtime(["verify", str(folder)]) == 0
 
 

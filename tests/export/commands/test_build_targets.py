@@ -66,7 +66,7 @@ def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
 def test_every_form_is_made_and_nothing_else(without_compilers: tuple[Path, str]) -> None:
     manifest = Bundle.open(without_compilers[0]).manifest
     for role in ROLES:
-        assert [(each.target, each.precision) for each in manifest.graphs.of(role)] == ELSEWHERE
+        assert [(each.target, each.precision) for each in manifest.graphs.variants(role)] == ELSEWHERE
     paths = {model_path(role, kind) for role in ROLES for kind in ELSEWHERE}
     weights = {path.replace(".xml", ".bin") for path in paths if path.endswith(".xml")}
     assert {each.path for each in manifest.files} == paths | weights | {"golden.npz", "report.json"}

@@ -130,7 +130,7 @@ def test_show_names_roles_and_releases(
         (("check", "{tmp}/nothing"), "1.root.json: cannot be read (No such file or directory)"),
         (("show", "{tmp}/nothing"), "make one with jepa-export release init"),
         (("resign", "{tmp}/nothing"), "no repository: make one with jepa-export release init"),
-        (("publish", "{repo}", "{tmp}/nothing", "--channel", "stable"), "no bundle there"),
+        (("publish", "{repo}", "{tmp}/nothing", "--channel", "stable"), "not a bundle"),
         (("init", "{repo}"), "there is a repository"),
         (("init", "{tmp}/new", "--root-threshold", "0"), "0 of 3 keys cannot sign"),
         (("init", "{tmp}/new", "--signer", "root", "ftp:1", "{tmp}/no.pem"), "no public key in PEM"),

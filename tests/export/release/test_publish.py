@@ -160,7 +160,7 @@ def test_a_publisher_that_is_killed_leaves_the_old_release_whole(
 
 def test_two_publishers_do_not_work_at_once(repo: Path) -> None:
     with (
-        atomic_files.locked(repo / ".lock", who="another"),
+        atomic_files.locked(repo / ".lock", purpose="another"),
         pytest.raises(StorageError, match="another process has it"),
     ):
         opened(repo)

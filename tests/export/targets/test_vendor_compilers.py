@@ -40,7 +40,7 @@ def said(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
     """What the compilers say of each model: of the shipped one here, of the student when it was built."""
     shipped, folder = bundles["two_rooms"], tmp_path_factory.mktemp("shipped") / "two_rooms"
     shutil.copytree(shipped.path, folder)
-    graphs = [(role, variant) for role in ROLES for variant in shipped.manifest.graphs.of(role)]
+    graphs = [(role, variant) for role in ROLES for variant in shipped.manifest.graphs.variants(role)]
     two_rooms = ask_vendors(folder, graphs, shipped.manifest.num_samples, print)
     return {"two_rooms": two_rooms, "vit_s": bundles["vit_s"].report()}
 
@@ -50,7 +50,7 @@ def expected(bundle: Bundle, target: str) -> list[tuple[str, str]]:
     graphs = [
         (role, each.precision)
         for role in ROLES
-        for each in bundle.manifest.graphs.of(role)
+        for each in bundle.manifest.graphs.variants(role)
         if each.target == target
     ]
     assert set(graphs) >= set(itertools.product(("encoder", "predictor"), ("fp16", "int8")))

@@ -228,7 +228,7 @@ def test_a_slot_that_rots_while_it_waits_is_never_switched_to(site: Site, bundle
             path.write_bytes(b"{}")
 
     kept = site.update(tell=rot)
-    assert kept.result == "refused" and "report.json: has 2 bytes, the manifest says" in kept.reason
+    assert kept.result == "refused" and "report.json: has 2 bytes, the manifest lists" in kept.reason
     assert (site.version, site.good) == ("1.0.0", "1.0.0") and "2.0.0" not in serving.swaps
 
 

@@ -79,7 +79,7 @@ def test_a_cpu_without_bf16_refuses_it_and_verify_says_that_it_was_not_checked(
 def test_bf16_is_for_openvino(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="has nothing that onnxruntime can run in bf16"):
         WorldModel.open(bundle, engine="onnxruntime:CPU", precision="bf16", allow_untrained=True)
-    fields = bundle.manifest.plain()
+    fields = bundle.manifest.to_json_dict()
     fields["graphs"]["encoder"].append(
         {"target": "onnx", "precision": "bf16", "path": "encoder/onnx/model.onnx"}
     )

@@ -1,4 +1,4 @@
-"""A folder of an untrusted bundle: how far its files are read, and that nothing of it stays open."""
+"""A folder of an untrusted bundle: how far its files are read, and that no descriptor stays open."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ def test_a_large_file_is_hashed_to_its_end_and_no_further_than_a_byte_beyond_its
         assert folder.digest("large", 2 * MIB)[0] == 2 * MIB + 1
 
 
-def test_whoever_opens_bundles_for_months_runs_out_of_no_descriptors(
-    toy_bundle: Path, tmp_path: Path
-) -> None:
-    def look() -> None:
+def test_opening_bundles_repeatedly_leaks_no_descriptors(toy_bundle: Path, tmp_path: Path) -> None:
+    def open_all() -> None:
         Bundle.open(toy_bundle).read("encoder/onnx/model.onnx")
         for missing in (tmp_path / "nowhere", tmp_path):
             with pytest.raises(BundleError):
@@ -37,7 +35,7 @@ def test_whoever_opens_bundles_for_months_runs_out_of_no_descriptors(
                 with pytest.raises(BundleError):
                     folder.read(refused, 1)
 
-    look()
+    open_all()
     before = len(os.listdir("/proc/self/fd"))
-    look()
+    open_all()
     assert len(os.listdir("/proc/self/fd")) == before

@@ -55,7 +55,7 @@ def gentle(tmp_path: Path) -> Path:
     with WorldModel.open(bundle, engine=ENGINE) as model:
         futures = [
             model.predict(actions, latents=golden.latents[rows], history_actions=golden.history_actions)
-            for rows in golden.histories(2)
+            for rows in golden.history_indices(2)
         ]
     arrays = {name: array for name, array in vars(golden).items() if array is not None}
     changed = {"actions": actions, "futures": np.stack([each.latents for each in futures])}

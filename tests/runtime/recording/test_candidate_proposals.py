@@ -107,6 +107,6 @@ def test_what_was_offered_to_a_model_that_follows_others_is_forgotten(
     if change == "horizon":
         other.manifest.horizon += 1
     elif change == "most":
-        other.manifest.io.action.most /= 2
+        other.manifest.io.action.max_plausible /= 2
     proposals.expect(other)
     assert (proposals.newest() is None) is (change is not None)

@@ -1,4 +1,4 @@
-"""Where the commands of ``jepa-runtime`` write, and where they do not: into the bundle that they read."""
+"""Output files of the commands of ``jepa-runtime``: where they are written, and how they fail."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.util.output_files import check_writable, write
+from tests.errors import code
 
 COMMANDS = (
     "run --bundle BUNDLE --source two_rooms --json OUT",
@@ -87,17 +88,17 @@ def test_two_outputs_are_not_written_into_one_file(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_written_where_asked_or_what_is_there_stays_and_the_error_names_it(
+def test_write_replaces_the_file_or_leaves_it_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "new" / "report.html"
     write(target, "told")
-    with pytest.raises(JepaRuntimeError, match="new: cannot be written: Is a directory"):
+    with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
         write(target.parent, "told")
-    with pytest.raises(JepaRuntimeError, match=r"report.html/x: cannot be written: File exists"):
+    with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
         check_writable(target / "x")
-    monkeypatch.setattr(Path, "replace", refused(errno.ENOSPC))
-    with pytest.raises(JepaRuntimeError, match=r"report\.html: cannot be written: No space left"):
+    monkeypatch.setattr(os, "replace", failing(errno.ENOSPC))
+    with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
         write(target, "more")
     assert [path.read_text() for path in target.parent.iterdir()] == ["told"]
 
@@ -105,25 +106,25 @@ def test_a_file_is_written_where_asked_or_what_is_there_stays_and_the_error_name
 @pytest.mark.parametrize(
     ("step", "number"), [("replace", errno.EBUSY), ("replace", errno.EPERM), ("open", errno.EROFS)]
 )
-def test_a_file_that_no_other_can_take_the_place_of_is_written_into(
+def test_write_overwrites_a_file_that_cannot_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
 ) -> None:
-    """Mounted by itself; another account's, in a sticky folder; in one that is read only."""
+    """A mount point; a file of another account in a sticky folder; a read-only folder."""
     target = tmp_path / "report.json"
     target.write_text("before")
-    monkeypatch.setattr(Path, step, refused(number, of=".part"))
+    monkeypatch.setattr(os if step == "replace" else Path, step, failing(number, suffix=".tmp"))
     check_writable(target)
     write(target, "told")
     monkeypatch.undo()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["told"]
 
 
-def refused(number: int, of: str = "") -> Callable[..., Any]:
-    """A method of Path that a system refuses with this error, for names that end so; else it opens."""
+def failing(number: int, suffix: str = "") -> Callable[..., Any]:
+    """Return a function that fails with this errno for names with this suffix, and else opens the path."""
     opens = Path.open
 
     def method(path: Path, *args: Any, **kwargs: Any) -> Any:
-        if path.name.endswith(of):
+        if path.name.endswith(suffix):
             raise OSError(number, os.strerror(number))
         return opens(path, *args, **kwargs)
 
@@ -143,7 +144,7 @@ def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Pat
     assert link.is_symlink() and (tmp_path / "file").read_text() == "told"
 
 
-def test_a_name_that_is_no_utf8_costs_no_report(tmp_path: Path) -> None:
+def test_write_accepts_names_that_are_not_utf8(tmp_path: Path) -> None:
     write(tmp_path / "report.html", os.fsdecode(b"of caf\xe9.mcap"))
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == r"of caf\udce9.mcap"
 

@@ -7,20 +7,20 @@ from fractions import Fraction
 
 import pytest
 
-from jepa_runtime.util.proportions import chance_of, wilson
+from jepa_runtime.util.proportions import binomial_tail, wilson
 
 
 def test_the_exact_chance_of_a_share() -> None:
-    assert chance_of(0, 10, 0.3) == 1
-    assert chance_of(1, 1, 0.01) == pytest.approx(0.01)
-    assert chance_of(2, 3, 0.5) == pytest.approx(0.5)
-    assert chance_of(10, 10, 0.5) == pytest.approx(2**-10)
+    assert binomial_tail(0, 10, 0.3) == 1
+    assert binomial_tail(1, 1, 0.01) == pytest.approx(0.01)
+    assert binomial_tail(2, 3, 0.5) == pytest.approx(0.5)
+    assert binomial_tail(10, 10, 0.5) == pytest.approx(2**-10)
     for count, of, share in ((1, 80_000, 0.01), (150, 3000, 0.6), (30_000, 30_000_000, 0.01)):
-        assert chance_of(count, of, share) == pytest.approx(1), "far below the mean"
-    assert chance_of(3000, 30_000, 0.01) < 1e-300, "far above it"
+        assert binomial_tail(count, of, share) == pytest.approx(1), "far below the mean"
+    assert binomial_tail(3000, 30_000, 0.01) < 1e-300, "far above it"
     exact = sum(math.comb(500, count) * Fraction(999, 1000) ** count * Fraction(1, 1000) ** (500 - count)
                 for count in range(499, 501))  # fmt: skip
-    assert chance_of(499, 500, 0.999) == pytest.approx(float(exact))
+    assert binomial_tail(499, 500, 0.999) == pytest.approx(float(exact))
 
 
 @pytest.mark.parametrize(

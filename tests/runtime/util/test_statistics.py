@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.profiling.profile import ReportedLatencies, Run
 from jepa_runtime.profiling.run_statistics import Distribution, describe, distribution, late_frames, responses
-from jepa_runtime.util.bootstrap import RESAMPLES, drawn_means, drawn_quantiles
+from jepa_runtime.util.bootstrap import RESAMPLES, resampled_means, resampled_quantiles
 from jepa_runtime.util.statistics import PERCENTILES, format_ms, summarize
 from tests.runtime.profiles import make_run
 
@@ -228,7 +228,7 @@ def test_intervals_that_took_frames_for_independent_would_be_too_narrow() -> Non
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=20, max_size=80), st.sampled_from(list(PERCENTILES.values())))
 def test_drawn_percentiles_are_samples(samples: list[float], permille: int) -> None:
-    drawn = drawn_quantiles(np.asarray(samples), permille, seed=0)
+    drawn = resampled_quantiles(np.asarray(samples), permille, seed=0)
     assert len(drawn) == RESAMPLES
     assert set(drawn.tolist()) <= set(samples)
 
@@ -236,7 +236,7 @@ def test_drawn_percentiles_are_samples(samples: list[float], permille: int) -> N
 def test_drawn_percentiles_lie_as_those_of_as_many_independent_samples_as_these_are_worth() -> None:
     """Against the order statistics of runs of that many: what comes in tens is worth a tenth."""
     samples = np.repeat(np.random.default_rng(0).permutation(400), 10).astype(np.float64)
-    drawn = np.sort(drawn_quantiles(samples, 900, seed=0))
+    drawn = np.sort(resampled_quantiles(samples, 900, seed=0))
     ranks = [np.sort(np.random.default_rng(seed).integers(400, size=400))[359] for seed in range(RESAMPLES)]
     spread = float(np.std(ranks))
     assert drawn.mean() == pytest.approx(np.mean(ranks), abs=0.3 * spread)
@@ -252,7 +252,7 @@ def test_drawn_means_are_those_of_resampled_blocks() -> None:
         np.concatenate([cells[(start + step) % 40] for start in row for step in range(4)]).mean()
         for row in starts
     ]
-    assert drawn_means(samples, seed=3).tolist() == pytest.approx(plain)
+    assert resampled_means(samples, seed=3).tolist() == pytest.approx(plain)
 
 
 def test_a_stall_shows_in_the_response_although_it_hides_from_the_latencies() -> None:

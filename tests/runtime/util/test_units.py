@@ -6,7 +6,7 @@ import pytest
 
 from jepa_runtime.bundle.manifest import ActionSpec
 from jepa_runtime.sources.command_fields import misfit
-from jepa_runtime.util.units import plain
+from jepa_runtime.util.units import normalize_unit
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from jepa_runtime.util.units import plain
     ],
 )
 def test_spellings_of_a_unit_are_the_same(spellings: list[str]) -> None:
-    assert len({plain(unit) for unit in spellings}) == 1
+    assert len({normalize_unit(unit) for unit in spellings}) == 1
 
 
 def test_other_units_are_others() -> None:
@@ -40,7 +40,7 @@ def test_other_units_are_others() -> None:
         "%",
         "-1 … 1",
     ]
-    assert len({plain(unit) for unit in units}) == len(units)
+    assert len({normalize_unit(unit) for unit in units}) == len(units)
 
 
 @pytest.mark.parametrize(("unit", "fits"), [("radians/second", True), ("rad s^-1", True), ("deg/s", False)])

@@ -74,7 +74,7 @@ class HawkbitAgent:
         """
         only_looks, act = self._only_looks, self._go_on if self._only_looks else self._round
         try:
-            with atomic_files.locked(self._root / LOCK, who="an agent of hawkBit"):
+            with atomic_files.locked(self._root / LOCK, purpose="an agent of hawkBit"):
                 pause_s = act(alive)
         except UpdateError as error:
             self._log(f"error: {error}")

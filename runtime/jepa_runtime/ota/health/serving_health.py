@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.util.proportions import chance_of, wilson
+from jepa_runtime.util.proportions import binomial_tail, wilson
 
 _BAD_SHARE = 0.01
 # It is asked again every second, and a model is lost by it.
@@ -133,4 +133,4 @@ def _usual(count: int, of: int) -> float:
 
 def _too_many(count: int, of: int, usual: float) -> bool:
     share = max(usual, _BAD_SHARE)
-    return of >= _FEWEST and share < 1 and chance_of(count, of, share) < _CHANCE
+    return of >= _FEWEST and share < 1 and binomial_tail(count, of, share) < _CHANCE

@@ -248,10 +248,10 @@ def listening(root: Path) -> Iterator[ServerSocket]:
     """
     path = root / SOCKET
     folder_owner.require_owner(path.parent if path.parent.exists() else root)
-    with atomic_files.told(path.parent, "cannot be made"), suppress(FileExistsError):
+    with atomic_files.storage_errors(path.parent, "cannot be made"), suppress(FileExistsError):
         path.parent.mkdir()
     with (
-        atomic_files.locked(root / LOCK, who="the serving process"),
+        atomic_files.locked(root / LOCK, purpose="the serving process"),
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server,
     ):
         try:

@@ -119,20 +119,20 @@ class TrialCounter:
                 if before := _load(self._path(sha256))[:-1]:
                     self._save(sha256, before)
                 else:
-                    atomic_files.give_up(self._path(sha256))
+                    atomic_files.remove_quietly(self._path(sha256))
 
     def retain(self, sha256: str | None) -> None:
         """Forget the attempts to open any other model than this one."""
         for path in (self._store.root / FOLDER).glob(f"*{_SUFFIX}"):
             if path != self._path(sha256 or ""):
-                atomic_files.give_up(path)
+                atomic_files.remove_quietly(path)
 
     def _forget(self, sha256: str) -> None:
         """This model has served for long enough."""
         with self._lock:
             if self._sha256 == sha256:
                 self._sha256 = ""
-        atomic_files.give_up(self._path(sha256))
+        atomic_files.remove_quietly(self._path(sha256))
 
     def _path(self, sha256: str) -> Path:
         return self._store.root / FOLDER / f"{sha256}{_SUFFIX}"
@@ -141,7 +141,7 @@ class TrialCounter:
         path = self._path(sha256)
         atomic_files.make_folder(path.parent)
         for left in path.parent.glob(f".*{_SUFFIX}.*.tmp"):
-            atomic_files.give_up(left)
+            atomic_files.remove_quietly(left)
         atomic_files.write(path, json.dumps(boots).encode() + b"\n")
 
 

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from jepa_runtime.errors import StorageError
-from jepa_runtime.util.atomic_files import check_room, give_up, sync_folder, told
+from jepa_runtime.util.atomic_files import check_free_space, remove_quietly, storage_errors, sync_folder
 
 SYNC_BYTES = 4 << 20
 _TAIL_BYTES = 8
@@ -136,7 +136,7 @@ class PartialFile:
         Raises:
             StorageError: it cannot be.
         """
-        with told(self._path, "cannot be removed"):
+        with storage_errors(self._path, "cannot be removed"):
             self._path.unlink(missing_ok=True)
         sync_folder(self._path.parent)
 
@@ -159,10 +159,10 @@ class PartialFile:
             return
         needed = max(0, self._length + _TAIL_BYTES - status.st_blocks * 512)
         try:
-            check_room(f"{self._path}:", self._path.parent, needed, free_bytes)
+            check_free_space(f"{self._path}:", self._path.parent, needed, free_bytes)
         except StorageError:
             if not self.offset:
-                give_up(self._path)
+                remove_quietly(self._path)
             raise
         os.posix_fallocate(self._fd, 0, self._length + _TAIL_BYTES)
 
@@ -176,5 +176,5 @@ class PartialFile:
         try:
             yield
         except OSError as error:
-            give_up(self._path)
+            remove_quietly(self._path)
             raise StorageError(f"{self._path}: {what}: {error.strerror or error}: it was removed") from error

@@ -29,7 +29,7 @@ from jepa_runtime.util import atomic_files
 from jepa_runtime.util.compat import file_sha256
 
 BUNDLE, MARK = "bundle", "complete"
-_told = partial(atomic_files.told, what="cannot be used")
+_told = partial(atomic_files.storage_errors, what="cannot be used")
 _LINKED = re.compile(rf"slots/([0-9a-f]{{64}})/{BUNDLE}")
 
 
@@ -220,7 +220,7 @@ class SlotStore:
         elif not self.complete(manifest_sha256):
             raise StorageError(f"{self.slots / manifest_sha256}: is not complete: it cannot be {name}")
         elif self._linked(name) != manifest_sha256:
-            atomic_files.point(link, f"slots/{manifest_sha256}/{BUNDLE}")
+            atomic_files.replace_symlink(link, f"slots/{manifest_sha256}/{BUNDLE}")
 
     def collect(self, keep: Collection[str], others: int) -> list[str]:
         """Remove slots that nobody needs.
@@ -262,7 +262,7 @@ class SlotStore:
         ]
         for entry in half + rests:
             self._remove(entry)
-        atomic_files.empty(self.trash)
+        atomic_files.empty_folder(self.trash)
         return [str(entry.relative_to(self.root)) for entry in half + rests]
 
     def _linked(self, name: str) -> str | None:

@@ -65,10 +65,10 @@ def apply(base: Path, delta: Path, out: Path, *, sha256: str, length: int) -> No
         if found != sha256:
             raise _useless(delta, f"makes a file of SHA-256 {found} from {base}, not {sha256}")
     except OSError as error:
-        atomic_files.give_up(out)
+        atomic_files.remove_quietly(out)
         raise StorageError(f"{error.filename or out}: cannot be read or written: {error.strerror}") from error
     except BaseException:
-        atomic_files.give_up(out)
+        atomic_files.remove_quietly(out)
         raise
 
 

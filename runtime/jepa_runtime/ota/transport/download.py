@@ -97,10 +97,10 @@ class Download:
         what = f"{self.store.root}: release {self.release.release_seq}"
         room = what, self.store.staging, needed, self.free_bytes
         try:
-            atomic_files.check_room(*room)
+            atomic_files.check_free_space(*room)
         except StorageError:
             self.make_room()
-            atomic_files.check_room(*room)
+            atomic_files.check_free_space(*room)
 
     def _obtain(self, record: FileRecord, total: int) -> tuple[str, Path]:
         if made := self._from_slots(record):
@@ -142,7 +142,7 @@ class Download:
                 if isinstance(error, FetchError) and not isinstance(error, NotFoundError):
                     raise
                 why = str(error)
-            with atomic_files.told(change, "cannot be removed"):
+            with atomic_files.storage_errors(change, "cannot be removed"):
                 change.unlink(missing_ok=True)
             if not why:
                 return made

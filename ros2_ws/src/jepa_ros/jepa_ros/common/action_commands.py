@@ -23,7 +23,7 @@ from std_msgs.msg import Float64, Header
 from jepa_ros.common import qos
 from jepa_ros.common.conversions import TwistActions
 from jepa_ros.common.parameters import STAMPED
-from jepa_runtime.util.units import plain
+from jepa_runtime.util.units import normalize_unit
 
 CMD_VEL = "cmd_vel"
 POSE_DELTA = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -176,7 +176,7 @@ def check_units(names: Sequence[str], units: Sequence[str]) -> None:
         )
     for name, unit in zip(names, units, strict=True):
         expected = _UNITS.get(name, _UNITS.get(name.partition(".")[0], unit))
-        if plain(unit) != plain(expected):
+        if normalize_unit(unit) != normalize_unit(expected):
             raise ValueError(
                 f"the model's action {name} is in {unit!r}, and ROS 2 messages carry it in {expected}: the "
                 f"robot would move by other numbers. Train or export the model with actions in {expected}"

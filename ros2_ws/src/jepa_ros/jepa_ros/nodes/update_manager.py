@@ -183,7 +183,7 @@ class UpdateManagerNode(Node):
         if settled is None or not self._serving.disagrees(settled.manifest_sha256):
             return
         try:
-            with atomic_files.locked(self._root / robot.LOCK, who="the update manager", wait_s=0.0):
+            with atomic_files.locked(self._root / robot.LOCK, purpose="the update manager", wait_s=0.0):
                 kept = state.load(self._root / robot.STATE)
                 if settled == _settled(kept):
                     self._log(f"the node serves something else: it is to serve {settled.version}")
