@@ -11,7 +11,7 @@ from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving.pipeline import STAGES, Stats
 from jepa_runtime.telemetry import diagnostics
 
-Health, Level, Limits, judge = diagnostics.Health, diagnostics.Level, diagnostics.Limits, diagnostics.judge
+Health, Level, Limits, assess = diagnostics.Health, diagnostics.Level, diagnostics.Limits, diagnostics.assess
 
 pytestmark = pytest.mark.ros
 
@@ -22,7 +22,7 @@ WELL = Health(active_for_s=10.0, frame_age_s=0.01, result_age_s=0.02, received=3
 
 
 def verdict(**changes):
-    return judge(replace(WELL, **changes), BEFORE, LIMITS)
+    return assess(replace(WELL, **changes), BEFORE, LIMITS)
 
 
 def test_a_node_that_serves_is_ok():
@@ -72,7 +72,7 @@ def test_images_of_which_nothing_is_foreseen_are_a_warning_that_says_why():
 
 def test_images_that_nothing_can_be_held_against_are_a_warning_that_says_why():
     assert verdict(unjudged_s=2.9).level is Level.OK, "a history begins with images without surprise"
-    assert judge(replace(WELL, unjudged_s=5.9), BEFORE, replace(LIMITS, stale_after_s=2.0)).level is Level.OK
+    assert assess(replace(WELL, unjudged_s=5.9), BEFORE, replace(LIMITS, stale_after_s=2.0)).level is Level.OK
     found = verdict(unjudged_s=4.0)
     assert found.level is Level.WARN
     assert "no surprise for 4.0 s" in found.message and "what was executed" in found.message
@@ -110,10 +110,10 @@ def test_what_went_wrong_in_an_earlier_period_is_forgiven():
     told = {"failed": 2, "undelivered": 3, "errors": 4, "deadline_misses": 5, "dropped": 60}
     past = told | {"bad_frames": {"bad_stamp": 9}}
     before, now = replace(BEFORE, **past), replace(WELL, **past)
-    assert judge(now, before, LIMITS).level is Level.OK
+    assert assess(now, before, LIMITS).level is Level.OK
     refused = replace(now, bad_frames={"bad_stamp": 10, "bad_image": 2})
-    assert judge(refused, before, LIMITS).message.startswith("3 frames refused: bad_image")
-    assert judge(replace(now, undelivered=4), before, LIMITS).message.startswith("1 results could not be")
+    assert assess(refused, before, LIMITS).message.startswith("3 frames rejected: bad_image")
+    assert assess(replace(now, undelivered=4), before, LIMITS).message.startswith("1 results could not be")
 
 
 def test_without_frames_the_node_is_stale_whatever_the_last_result_was():
@@ -124,14 +124,14 @@ def test_without_frames_the_node_is_stale_whatever_the_last_result_was():
 
 def test_a_topic_that_never_delivered_is_stale_and_asked_about():
     nothing = Health(active_for_s=5.0, frame_age_s=NEVER, result_age_s=NEVER)
-    found = judge(nothing, nothing, LIMITS)
+    found = assess(nothing, nothing, LIMITS)
     assert found.level is Level.STALE
     assert "topic" in found.message
 
 
 def test_what_may_be_behind_it_stands_before_the_verdict_and_is_a_warning_at_least():
     well, stalled = verdict(), verdict(result_age_s=3.0)
-    assert diagnostics.with_causes(well, ()) is well and diagnostics.with_complaints(well, ()) is well
+    assert diagnostics.with_causes(well, ()) is well and diagnostics.with_warnings(well, ()) is well
     assert diagnostics.with_causes(well, ["two", "clocks"]) == diagnostics.Verdict(
         Level.WARN, "two; clocks; running"
     )
@@ -141,7 +141,7 @@ def test_what_may_be_behind_it_stands_before_the_verdict_and_is_a_warning_at_lea
 
 def test_just_activated_is_ok_without_frames():
     fresh = Health(active_for_s=0.2, frame_age_s=NEVER, result_age_s=NEVER)
-    assert judge(fresh, fresh, LIMITS).level is Level.OK
+    assert assess(fresh, fresh, LIMITS).level is Level.OK
 
 
 def test_a_node_that_has_stalled_does_not_stay_ok():
@@ -152,7 +152,7 @@ def test_a_node_that_has_stalled_does_not_stay_ok():
 
 def test_a_node_that_never_produced_a_result_is_stalled():
     stalled = Health(active_for_s=5.0, frame_age_s=0.01, result_age_s=NEVER, received=150)
-    assert judge(stalled, stalled, LIMITS).level is Level.ERROR
+    assert assess(stalled, stalled, LIMITS).level is Level.ERROR
 
 
 def test_failed_frames_are_an_error_with_the_reason():
@@ -170,7 +170,7 @@ def test_results_that_reach_nobody_are_an_error_with_the_reason():
 def test_what_goes_wrong_beside_the_frames_is_a_warning():
     beside = verdict(errors=1, last_error="goal cannot be encoded")
     assert beside.level is Level.WARN and "goal cannot be encoded" in beside.message
-    assert judge(replace(WELL, errors=1), replace(BEFORE, errors=1), LIMITS).level is Level.OK
+    assert assess(replace(WELL, errors=1), replace(BEFORE, errors=1), LIMITS).level is Level.OK
 
 
 def test_refused_frames_among_good_ones_are_a_warning_that_names_the_reason():

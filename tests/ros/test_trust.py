@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image
 
 from jepa_runtime.calibration import Calibration, CoverageRate
 from jepa_runtime.sources.bag import BagSource
-from jepa_runtime.telemetry.diagnostics import Level, Verdict, with_complaints
+from jepa_runtime.telemetry.diagnostics import Level, Verdict, with_warnings
 from jepa_sim.worlds.two_rooms_world import TwoRooms
 from tests.ros.test_world_model import image, served
 
@@ -164,9 +164,9 @@ def calibration(*recent: CoverageRate) -> Calibration:
 def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps_beside_an_engine() -> None:
     (complaint,) = complaints_about(calibration(CoverageRate(270, 300), CoverageRate(150, 300)), None)
     assert "0.9 at steps 2" in complaint
-    assert with_complaints(Verdict(Level.OK, "running"), [complaint]).level is Level.WARN
+    assert with_warnings(Verdict(Level.OK, "running"), [complaint]).level is Level.WARN
     worse = Verdict(Level.ERROR, "stalled")
-    assert with_complaints(worse, [complaint]) is worse
+    assert with_warnings(worse, [complaint]) is worse
     engine, bounds = complaints_about(
         calibration(CoverageRate(150, 300)), None, ["openvino:NPU: no such device"]
     )

@@ -123,9 +123,11 @@ def make_profile(*, seed: int = 0, frames: int = 1800, scale: float = 1.0, **cha
                 values=(60 + 5 * rng.random(len(moments))).tolist(),
             ),
             Reading(name="rss", unit="MB", times_s=moments, values=[250.0] * len(moments)),
-            Reading(name="package power", unit="W", absent="no RAPL counters under /sys/class/powercap"),
+            Reading(name="package power", unit="W", absent="no RAPL counters in /sys/class/powercap"),
         ],
-        "energy": Energy(per_frame_j=None, idle_w=None, busy_w=None, absent="the machine tells no power"),
+        "energy": Energy(
+            per_frame_j=None, idle_w=None, busy_w=None, absent="the machine has no power sensor"
+        ),
         "parity": [Parity(graph="encoder", mean_cosine=0.9999, worst_cosine=0.998, max_abs=0.02, ok=True)],
         "layers": [
             Layer(

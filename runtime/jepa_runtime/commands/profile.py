@@ -38,7 +38,7 @@ from jepa_runtime.profiling.run_statistics import due_frames, gone_through
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.reports.profile_page import render_profile
 from jepa_runtime.sources.factory import split_spec
-from jepa_runtime.telemetry import IDLE_S, Monitor, energy, tells_power
+from jepa_runtime.telemetry import IDLE_S, Monitor, energy, measures_power
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.telemetry.measurements import Environment
 from jepa_runtime.util.compat import python_module
@@ -149,7 +149,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
     with Steps(console) as steps:
         steps.say("idle, to know what the machine takes by itself")
         with Monitor() as idle:
-            if tells_power(idle.readings()):
+            if measures_power(idle.readings()):
                 stopping.wait(IDLE_S)
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
         with LoadGenerator(open_model, workload, stopping=stopping) as load:

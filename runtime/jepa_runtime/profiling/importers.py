@@ -24,7 +24,7 @@ from jepa_runtime.profiling.profile import (
     parse_profile,
     read_measurement,
 )
-from jepa_runtime.telemetry.measurements import MOST, UNKNOWN, Duration, Environment, Number
+from jepa_runtime.telemetry.measurements import MAX_VALUE, UNKNOWN, Duration, Environment, Number
 from jepa_runtime.util.statistics import PERCENTILES
 from jepa_runtime.util.strict_json import describe
 
@@ -221,4 +221,4 @@ def _number(values: dict[str, Any], *names: str) -> float | None:
         number = math.nan if text is None else float(text)
     except ValueError:
         return None
-    return number if abs(number) <= MOST else None
+    return number if abs(number) <= MAX_VALUE else None

@@ -15,7 +15,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.telemetry.measurements import MOST, Duration, Energy, Environment, Milliseconds, Reading
+from jepa_runtime.telemetry.measurements import (
+    MAX_VALUE,
+    Duration,
+    Energy,
+    Environment,
+    Milliseconds,
+    Reading,
+)
 from jepa_runtime.util.output_files import write_text
 from jepa_runtime.util.strict_json import describe
 
@@ -101,7 +108,7 @@ class Run(_Model):
         told: instead of samples, in an imported profile.
     """
 
-    rate_hz: Annotated[float, Field(ge=1 / MOST, le=MOST)] | None
+    rate_hz: Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE)] | None
     deadline_ms: Annotated[float, Field(gt=0)] | None
     duration_s: Duration
     scheduled_s: Milliseconds

@@ -1,6 +1,6 @@
-"""What the machine did during a measurement, and what it was set to."""
+"""Sensor readings of the machine during a measurement, and the system settings that affect its speed."""
 
-from jepa_runtime.telemetry.energy import IDLE_S, energy, tells_power
+from jepa_runtime.telemetry.energy import IDLE_S, energy, measures_power
 from jepa_runtime.telemetry.monitor import Monitor
 
-__all__ = ["IDLE_S", "Monitor", "energy", "tells_power"]
+__all__ = ["IDLE_S", "Monitor", "energy", "measures_power"]

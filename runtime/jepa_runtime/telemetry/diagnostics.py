@@ -1,7 +1,7 @@
-"""Is the node well? Decided from counters alone, so that every case can be tested without a graph.
+"""Assess the health of a node from its counters alone, so that every case can be tested without a ROS graph.
 
-A node that has stalled must not stay OK: the verdict depends on how long ago the last frame and the last
-result came, never on the last value alone.
+A stalled node must not stay OK: the verdict depends on the age of the last frame and of the last result, not
+only on the last values.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-# So many times stale_after_s without surprise are a warning: a new history takes a step and a command first.
-_JUDGED_WITHIN = 3
+# Multiple of stale_after_s without surprise that is a warning: a new history needs a step and a command
+# first.
+_SURPRISE_WITHIN = 3
 
 
 class Level(IntEnum):
@@ -25,9 +26,14 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When to complain: ``deadline_ms`` names the budget, ``max_miss_run`` consecutive misses are an error,
-    silence of ``stale_after_s`` is stale, and more than ``max_drop_fraction`` of dropped frames is worth a
-    warning."""
+    """The limits of a healthy node.
+
+    Attributes:
+        deadline_ms: The latency budget of a result, for messages.
+        max_miss_run: This many consecutive deadline misses are an error.
+        stale_after_s: Without a frame for this long, the node is stale.
+        max_drop_fraction: A larger fraction of dropped frames is a warning.
+    """
 
     deadline_ms: float
     max_miss_run: int
@@ -37,10 +43,26 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """A node's counters since activation, at one moment. Ages are seconds, infinite if nothing came yet;
-    ``unforeseen_s``, ``unjudged_s``: since when results have been without futures, and without surprise, 0 if
-    the last one had them; ``stamp_age_s``: how old the last frame was when it came, by the node's clock;
-    ``undelivered``: results that could not be published; ``errors``: of all kinds."""
+    """A node's counters since activation, at one time.
+
+    Attributes:
+        active_for_s: Time since activation.
+        frame_age_s: Time since the last frame, infinite before the first.
+        result_age_s: Time since the last result, infinite before the first.
+        unforeseen_s: For how long results have had no predicted futures; 0 if the last one had them.
+        unjudged_s: For how long results have had no surprise; 0 if the last one had it.
+        stamp_age_s: The age of the last frame on arrival by the node's clock.
+        received: Frames received.
+        processed: Frames processed.
+        dropped: Frames dropped because a newer one arrived.
+        failed: Frames whose processing failed.
+        undelivered: Results that could not be published.
+        errors: Errors of all kinds.
+        deadline_misses: Results later than the deadline.
+        miss_run: The longest run of consecutive deadline misses.
+        bad_frames: Rejected frames by reason.
+        last_error: The last error message.
+    """
 
     active_for_s: float
     frame_age_s: float
@@ -68,83 +90,85 @@ class Verdict:
     message: str
 
 
-def with_complaints(verdict: Verdict, complaints: Sequence[str]) -> Verdict:
-    """A warning instead of OK where all is served, but something beside it is not as it should be."""
-    if verdict.level is not Level.OK or not complaints:
+def with_warnings(verdict: Verdict, warnings: Sequence[str]) -> Verdict:
+    """Return a warning instead of OK if there are ``warnings``; other verdicts are returned unchanged."""
+    if verdict.level is not Level.OK or not warnings:
         return verdict
-    return Verdict(Level.WARN, "; ".join(complaints))
+    return Verdict(Level.WARN, "; ".join(warnings))
 
 
 def with_causes(verdict: Verdict, causes: Sequence[str]) -> Verdict:
-    """At least a warning, beginning with ``causes``: they may be why whatever else is wrong."""
+    """Return at least a warning that starts with ``causes``, which may explain the rest of the verdict."""
     if not causes:
         return verdict
     return Verdict(max(verdict.level, Level.WARN), "; ".join([*causes, verdict.message]))
 
 
-def judge(now: Health, before: Health, limits: Limits) -> Verdict:
-    """The verdict on the period from ``before`` to ``now``, the gravest finding first."""
-    refused = sum(now.bad_frames.values()) - sum(before.bad_frames.values())
-    if refused > 0 and now.result_age_s > limits.stale_after_s:
-        return Verdict(Level.ERROR, f"every frame is refused: {_worst(now, before)}")
+def assess(now: Health, before: Health, limits: Limits) -> Verdict:
+    """Return the most severe finding of the period from ``before`` to ``now``."""
+    rejected = sum(now.bad_frames.values()) - sum(before.bad_frames.values())
+    if rejected > 0 and now.result_age_s > limits.stale_after_s:
+        return Verdict(Level.ERROR, f"all frames are rejected: {_most_frequent_reason(now, before)}")
     if now.frame_age_s > limits.stale_after_s:
-        return _silence(now, limits)
+        return _no_frames(now, limits)
     if now.failed > before.failed:
         return Verdict(Level.ERROR, f"{now.failed - before.failed} frames failed: {now.last_error}")
     if now.undelivered > before.undelivered:
-        unsent = now.undelivered - before.undelivered
-        return Verdict(Level.ERROR, f"{unsent} results could not be published: {now.last_error}")
+        undelivered = now.undelivered - before.undelivered
+        return Verdict(Level.ERROR, f"{undelivered} results could not be published: {now.last_error}")
     if min(now.result_age_s, now.active_for_s) > limits.stale_after_s:
-        return Verdict(Level.ERROR, f"stalled: frames arrive but there is no result {_age(now.result_age_s)}")
+        return Verdict(Level.ERROR, f"stalled: frames arrive, but no result {_age(now.result_age_s)}")
     if now.miss_run >= limits.max_miss_run:
         return Verdict(
-            Level.ERROR, f"{now.miss_run} results in a row were later than {limits.deadline_ms:g} ms"
+            Level.ERROR, f"{now.miss_run} consecutive results were later than {limits.deadline_ms:g} ms"
         )
-    if refused > 0:
-        return Verdict(Level.WARN, f"{refused} frames refused: {_worst(now, before)}")
+    if rejected > 0:
+        return Verdict(Level.WARN, f"{rejected} frames rejected: {_most_frequent_reason(now, before)}")
     if now.errors > before.errors:
         return Verdict(Level.WARN, now.last_error)
     if now.unforeseen_s > limits.stale_after_s:
         return Verdict(
             Level.WARN,
-            f"no futures for {now.unforeseen_s:.1f} s: images have no others whole steps of the model before "
-            "them, or what was executed between them is not known",
+            f"no futures for {now.unforeseen_s:.1f} s: no earlier images lie at multiples of the model's "
+            "step before the current one, or it is not known what was executed between them",
         )
     if abs(now.stamp_age_s) > limits.stale_after_s:
         where = "behind" if now.stamp_age_s > 0 else "ahead of"
         return Verdict(
             Level.WARN,
-            f"stamps of images are {abs(now.stamp_age_s):.1f} s {where} this node's clock, by which commands "
-            "are taken for those of another moment: is use_sim_time, or the camera's clock, right?",
+            f"image stamps are {abs(now.stamp_age_s):.1f} s {where} this node's clock, so commands are "
+            "matched to the wrong images: check use_sim_time and the camera's clock",
         )
-    if now.unjudged_s > _JUDGED_WITHIN * limits.stale_after_s:
+    if now.unjudged_s > _SURPRISE_WITHIN * limits.stale_after_s:
         return Verdict(
             Level.WARN,
-            f"no surprise for {now.unjudged_s:.1f} s: images have no other a step of the model before them"
-            " (do stamps go back and forth?), or what was executed since is not known (are commands heard?)",
+            f"no surprise for {now.unjudged_s:.1f} s: no image lies one step of the model before the current "
+            "one (check that stamps increase), or it is not known what was executed since (check the command "
+            "topic)",
         )
-    late, done = now.deadline_misses - before.deadline_misses, now.processed - before.processed
+    late, processed = now.deadline_misses - before.deadline_misses, now.processed - before.processed
     if late > 0:
-        return Verdict(Level.WARN, f"{late} of {done} results were later than {limits.deadline_ms:g} ms")
-    dropped, came = now.dropped - before.dropped, now.received - before.received
-    if dropped > limits.max_drop_fraction * max(came, 1):
+        return Verdict(Level.WARN, f"{late} of {processed} results were later than {limits.deadline_ms:g} ms")
+    dropped, received = now.dropped - before.dropped, now.received - before.received
+    if dropped > limits.max_drop_fraction * max(received, 1):
         return Verdict(
-            Level.WARN, f"{dropped} of {came} frames dropped: they come faster than they can be processed"
+            Level.WARN,
+            f"{dropped} of {received} frames dropped: they arrive faster than they can be processed",
         )
     return Verdict(Level.OK, "running")
 
 
-def _silence(now: Health, limits: Limits) -> Verdict:
+def _no_frames(now: Health, limits: Limits) -> Verdict:
     if now.received == 0 and now.active_for_s <= limits.stale_after_s:
         return Verdict(Level.OK, "waiting for the first frame")
     if now.received == 0:
-        return Verdict(Level.STALE, f"no frame came in {now.active_for_s:.1f} s: is the image topic right?")
+        return Verdict(Level.STALE, f"no frame received in {now.active_for_s:.1f} s: check the image topic")
     return Verdict(Level.STALE, f"no frame {_age(now.frame_age_s)}")
 
 
-def _worst(now: Health, before: Health) -> str:
-    grown = {reason: count - before.bad_frames.get(reason, 0) for reason, count in now.bad_frames.items()}
-    return max(grown, key=lambda reason: grown[reason])
+def _most_frequent_reason(now: Health, before: Health) -> str:
+    added = {reason: count - before.bad_frames.get(reason, 0) for reason, count in now.bad_frames.items()}
+    return max(added, key=lambda reason: added[reason])
 
 
 def _age(seconds: float) -> str:

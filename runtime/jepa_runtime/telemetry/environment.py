@@ -1,4 +1,4 @@
-"""What something was measured on: processor, cores, versions."""
+"""The machine that a measurement ran on: CPU, cores, versions, settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = (
 
 
 def environment() -> Environment:
-    """This machine as a profile names it: processor, versions, and what the system is set to."""
+    """Return CPU, versions and system settings of this machine, as profiles record them."""
     return Environment(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
@@ -29,12 +29,12 @@ def environment() -> Environment:
 
 
 def cpu() -> dict[str, str | int]:
-    """Model name, cores this process may use, and architecture."""
+    """Return the CPU model, the number of cores this process may use, and the architecture."""
     return {"model": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "architecture": platform.machine()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the system, and the installed packages that matter for speed."""
+    """Return the versions of Python, kernel, operating system, and packages that affect speed."""
     found = {"python": platform.python_version(), "kernel": platform.release(), "system": _system()}
     for package in _PACKAGES:
         try:
@@ -45,37 +45,43 @@ def versions() -> dict[str, str]:
 
 
 def peak_rss_mb(pid: int | None = None) -> float:
-    """The most memory that a process (None: this one) has held since it was loaded, in MB (10^6 bytes). What
-    getrusage tells includes the memory of the process that started it.
+    """Return the peak resident memory of a process since exec, in MB (10^6 bytes).
+
+    The value of getrusage would include the memory of the parent process before exec.
+
+    Args:
+        pid: The process, or None for this one.
 
     Raises:
-        ProcessLookupError: it has ended.
+        ProcessLookupError: The process has exited.
     """
     path = Path(f"/proc/{pid or 'self'}/status")
     for line in path.read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise ProcessLookupError(f"process {pid} has ended")
+    raise ProcessLookupError(f"process {pid} has exited")
 
 
 def _cpu_model() -> str:
-    """As the processor calls itself, and which one it is where it tells (x86: family and model; Arm:
-    implementer and part, or parts): virtual machines give processors of twice the speed the same name, and
-    most of Arm have none."""
+    """Return the CPU's name with its family and model (x86), or its implementer and parts (Arm).
+
+    The name alone is ambiguous: virtual machines report the same name for CPUs that differ in speed by a
+    factor of two, and most Arm CPUs have none.
+    """
     try:
         lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
-    told = dict(pairs)
-    name = told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
-    which = ("cpu family", "model") if "cpu family" in told else ("CPU implementer", "CPU part")
-    known = [
-        f"{key.split()[-1]} {', '.join(dict.fromkeys(value for of, value in pairs if of == key))}"
-        for key in which
-        if key in told
+    fields = dict(pairs)
+    name = fields.get("model name") or fields.get("Model") or platform.processor() or platform.machine()
+    keys = ("cpu family", "model") if "cpu family" in fields else ("CPU implementer", "CPU part")
+    details = [
+        f"{key.split()[-1]} {', '.join(dict.fromkeys(value for other, value in pairs if other == key))}"
+        for key in keys
+        if key in fields
     ]
-    return f"{name} ({', '.join(known)})" if known else name
+    return f"{name} ({', '.join(details)})" if details else name
 
 
 def _system() -> str:

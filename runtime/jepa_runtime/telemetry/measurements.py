@@ -1,4 +1,4 @@
-"""Measured quantities as data: readings of sensors, energy, and the machine they come from."""
+"""Data models of measurements: sensor readings, energy, and the machine they were taken on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 UNKNOWN = "unknown"
 
-
-# No measurement exceeds it, and what is computed from numbers below it is finite.
-MOST = 1e12
-Number = Annotated[float, Field(ge=-MOST, le=MOST)]
-Duration = Annotated[float, Field(ge=0, le=MOST)]
+# No measurement exceeds it, and arithmetic on numbers below it stays finite.
+MAX_VALUE = 1e12
+Number = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE)]
+Duration = Annotated[float, Field(ge=0, le=MAX_VALUE)]
 Milliseconds = Annotated[list[Number], Field(max_length=10_000_000)]
 
 
@@ -21,9 +20,16 @@ class _Model(BaseModel):
 
 
 class Environment(_Model):
-    """What it was measured on. ``settings``: what the system was set to (governor, power mode, …).
+    """The machine that a measurement ran on.
 
-    In an imported profile ``cpu`` and ``architecture`` may be :data:`UNKNOWN`, and ``cores`` 0: not told.
+    In an imported profile ``cpu`` and ``architecture`` may be :data:`UNKNOWN`, and ``cores`` 0.
+
+    Attributes:
+        cpu: Name and model of the CPU.
+        cores: The number of cores that the process may use.
+        architecture: As ``uname -m`` prints it.
+        versions: Versions of the system and of packages.
+        settings: System settings that affect speed (governor, power mode, …).
     """
 
     cpu: str
@@ -34,13 +40,14 @@ class Environment(_Model):
 
 
 class Reading(_Model):
-    """One quantity of the machine over a run, or why there is none.
+    """The values of one quantity over a run, or the reason why it is absent.
 
     Attributes:
-        name: for people and for comparisons, such as ``cpu0 busy``, ``package power``, ``rss``.
+        name: Identifies the quantity in comparisons, such as ``cpu0 busy``, ``package power``, ``rss``.
         unit: %, cores, MHz, °C, MB, W, J or count.
-        times_s, values: of equal length; empty if absent.
-        absent: why there are none; None if there are.
+        times_s: The time of each value; empty if absent.
+        values: The values; empty if absent.
+        absent: The reason why there are no values, or None.
     """
 
     name: str
@@ -51,7 +58,14 @@ class Reading(_Model):
 
 
 class Energy(_Model):
-    """Energy of one frame: what the machine took during the run above what it took idle, over the frames."""
+    """Energy per frame in J, with the mean power of the idle and of the busy machine in W.
+
+    Attributes:
+        per_frame_j: Energy per frame above that of the idle machine, or None.
+        idle_w: Mean power of the idle machine, or None.
+        busy_w: Mean power during the run, or None.
+        absent: The reason why ``per_frame_j`` is None.
+    """
 
     per_frame_j: float | None
     idle_w: float | None

@@ -1,4 +1,4 @@
-"""A probe tells one quantity at a time; how probes are made from counters."""
+"""Probes, each of which reads one quantity, and helpers that derive probes from counters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ class Probe:
     """One quantity of the machine.
 
     Attributes:
-        name, unit: as in :class:`~jepa_runtime.telemetry.measurements.Reading`.
-        read: its value now; None where there is none at this moment (a rate needs two calls). Raises
-            OSError or ValueError where it cannot be had.
-        note: what a reader of its values must know; may be empty.
+        name: As in :class:`~jepa_runtime.telemetry.measurements.Reading`.
+        unit: As in :class:`~jepa_runtime.telemetry.measurements.Reading`.
+        read: Returns the current value, or None if there is none yet (a rate needs two calls). Raises OSError
+            or ValueError if it cannot be read.
+        note: What is needed to interpret the values, or an empty string.
     """
 
     name: str
@@ -28,49 +29,50 @@ class Probe:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where probes look: at files, at one process, and at a clock that counts seconds."""
+    """What probes read: files, one process, and a clock in seconds."""
 
     files: Files
     pid: int
     clock: Callable[[], float]
 
 
-# Processor time is counted in ticks of mostly 10 ms: over fewer than these a share of it says nothing.
-LEAST_TICKS = 5
+# CPU time is counted in ticks of usually 10 ms: a proportion over fewer ticks is meaningless.
+MIN_TICKS = 5
 
-# What a search for probes yields: probes, and readings that say why there are none.
-Found = Probe | Reading
+# The result of discovery: a probe, or an absent reading with the reason.
+ProbeOrReading = Probe | Reading
 
 
 def absent(name: str, unit: str, reason: str) -> Reading:
-    """A reading without values, and why."""
+    """Return a reading without values."""
     return Reading(name=name, unit=unit, absent=reason)
 
 
 def reason_of(error: OSError | ValueError) -> str:
-    """What an error of a probe says: the file and what was wrong with it."""
+    """Return the file and the cause of a probe's error."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 def number_in(files: Files, path: str, *, scale: float = 1.0) -> Callable[[], float]:
-    """The number in a file, times ``scale``."""
+    """Return a function that reads the number in a file and multiplies it by ``scale``."""
     return lambda: files.number(path) * scale
 
 
 def rate(
-    counter: Callable[[], float], clock: Callable[[], float], *, least_s: float = 0.0
+    counter: Callable[[], float], clock: Callable[[], float], *, min_interval_s: float = 0.0
 ) -> Callable[[], float | None]:
-    """How fast ``counter`` rises, per second, between calls at least ``least_s`` apart; None before that.
+    """Return a function that computes the increase of ``counter`` per second since its last call.
 
-    A counter that fell was reset: that interval has no rate.
+    It returns None on the first call, within ``min_interval_s`` of the last one, and if the counter
+    decreased, which means that it was reset.
     """
     last: tuple[float, float] | None = None
 
     def read() -> float | None:
         nonlocal last
-        if last is not None and clock() - last[0] < least_s:
+        if last is not None and clock() - last[0] < min_interval_s:
             return None
         before, last = last, (clock(), counter())
         if before is None or last[0] <= before[0] or last[1] < before[1]:
@@ -81,7 +83,7 @@ def rate(
 
 
 def since_first(counter: Callable[[], float]) -> Callable[[], float]:
-    """How far ``counter`` has risen since the first call."""
+    """Return a function that computes the increase of ``counter`` since its first call."""
     first: float | None = None
 
     def read() -> float:
@@ -94,14 +96,19 @@ def since_first(counter: Callable[[], float]) -> Callable[[], float]:
 
 
 def percentage(parts: Callable[[], tuple[float, float]]) -> Callable[[], float | None]:
-    """The share, in %, that the first of two counters of ticks had in the rise of the second since the last
-    call; None while that is below :data:`LEAST_TICKS`."""
+    """Return a function that computes the increase of a part in % of that of the total since its last call.
+
+    It returns None while the total has increased by less than :data:`MIN_TICKS`.
+
+    Args:
+        parts: Reads two counters of ticks, the part and the total.
+    """
     last: tuple[float, float] | None = None
 
     def read() -> float | None:
         nonlocal last
         now = parts()
-        if last is not None and 0 <= now[1] - last[1] < LEAST_TICKS:
+        if last is not None and 0 <= now[1] - last[1] < MIN_TICKS:
             return None
         before, last = last, now
         if before is None or last[1] <= before[1]:

@@ -1,27 +1,30 @@
-"""One process: its processor time, memory, faults, switches, descriptors; and the machine's memory."""
+"""Probes of one process (CPU time, memory, faults, switches, descriptors) and of the machine's memory."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from jepa_runtime.telemetry.probes import LEAST_TICKS, Found, Machine, Probe, rate, since_first
+from jepa_runtime.telemetry.probes import MIN_TICKS, Machine, Probe, ProbeOrReading, rate, since_first
 
-# Positions behind the command's closing parenthesis in /proc/PID/stat (proc_pid_stat(5)).
+# Positions after the command's closing parenthesis in /proc/PID/stat (proc_pid_stat(5)).
 _MINOR_FAULTS, _MAJOR_FAULTS, _USER_TICKS, _SYSTEM_TICKS = 7, 9, 11, 12
 _KB_TO_MB = 1024 / 1e6
 
 
-def process_probes(machine: Machine) -> list[Found]:
-    """Of the process: cores kept busy, resident memory now and at most, page faults and context switches
-    since the first sample, descriptors, threads. Of the machine: memory available, swap in use."""
+def process_probes(machine: Machine) -> list[ProbeOrReading]:
+    """Return the probes of the process and of the machine's memory.
+
+    Process: busy cores, current and peak resident memory, page faults and context switches since the first
+    sample, descriptors, threads. Machine: available memory, used swap.
+    """
     files, folder = machine.files, f"proc/{machine.pid}"
     ticks_per_s = os.sysconf("SC_CLK_TCK")
 
     def stat(position: int) -> float:
         values = files.text(f"{folder}/stat").rpartition(")")[2].split()
         if position >= len(values):
-            raise ValueError(f"/{folder}/stat: {len(values)} values, expected at least {position + 1}")
+            raise ValueError(f"/{folder}/stat has {len(values)} values, expected at least {position + 1}")
         return float(values[position])
 
     def cpu_s() -> float:
@@ -33,11 +36,11 @@ def process_probes(machine: Machine) -> list[Found]:
     def meminfo(key: str) -> float:
         return files.field("proc/meminfo", key)
 
-    # Listing the descriptors of one's own process opens one more.
+    # Listing the descriptors of this process opens another one.
     own = int(machine.pid == os.getpid() and files.root == Path("/"))
     switches = _Switches(machine)
     return [
-        Probe("process busy", "cores", rate(cpu_s, machine.clock, least_s=LEAST_TICKS / ticks_per_s)),
+        Probe("process busy", "cores", rate(cpu_s, machine.clock, min_interval_s=MIN_TICKS / ticks_per_s)),
         Probe("rss", "MB", lambda: status("VmRSS") * _KB_TO_MB),
         Probe("peak rss", "MB", lambda: status("VmHWM") * _KB_TO_MB),
         Probe("minor faults", "count", since_first(lambda: stat(_MINOR_FAULTS))),
@@ -52,9 +55,9 @@ def process_probes(machine: Machine) -> list[Found]:
 
 
 class _Switches:
-    """Context switches of all threads: /proc/PID/status counts those of the first thread only.
+    """Counts context switches of all threads; /proc/PID/status has only those of the main thread.
 
-    Counts of threads that have ended stay in the sum as they were last seen.
+    The last known counts of exited threads remain in the sum.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -67,6 +70,6 @@ class _Switches:
             try:
                 count = self._files.field(f"{self._tasks}/{thread}/status", f"{kind}_ctxt_switches")
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended since it was listed
+                continue  # exited after the listing
             self._seen[thread, kind] = count
         return sum(count for (_, seen), count in self._seen.items() if seen == kind)

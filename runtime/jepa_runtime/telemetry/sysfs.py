@@ -1,4 +1,4 @@
-"""Reads procfs and sysfs below a root, so that a recorded tree of another machine can stand in for this."""
+"""Read procfs and sysfs below a root: those of this machine, or a recorded tree of another one."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 
 class Files:
-    """Files below ``root``; paths are relative to it. Between calls of :meth:`forget` each is read once."""
+    """Cached text files below ``root``. All paths are relative to it."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root
         self._prefix = os.path.join(root, "")
         self._texts: dict[str, str] = {}
 
-    def forget(self) -> None:
-        """Read files anew from now on."""
+    def clear_cache(self) -> None:
+        """Discard what was read, so that files are read again."""
         self._texts.clear()
 
     def text(self, path: str) -> str:
-        """The whole file, without white space and NUL (device trees) around it.
+        """Return the content of a file, stripped of surrounding whitespace and NUL (device trees).
 
         Raises:
-            OSError: it cannot be read; some attributes of sysfs answer so while their hardware sleeps.
+            OSError: The file cannot be read, as some sysfs attributes while their device is suspended.
         """
         if path not in self._texts:
             # Unbuffered and without Path: opening files is most of what a sample costs.
@@ -33,55 +33,59 @@ class Files:
         return self._texts[path]
 
     def number(self, path: str) -> float:
-        """The file as one number.
+        """Return the content of a file as a number.
 
         Raises:
-            OSError: it cannot be read.
-            ValueError: it holds something else.
+            OSError: The file cannot be read.
+            ValueError: The content is not a number.
         """
         text = self.text(path)
         try:
             return float(text)
         except ValueError:
-            raise ValueError(f"{self.root / path}: expected a number, got {text[:40]!r}") from None
+            raise ValueError(f"{self.root / path} is not a number: {text[:40]!r}") from None
 
     def get(self, path: str) -> str | None:
-        """Like :meth:`text`, or None if it is not there, unreadable or empty."""
+        """Return the content of a file, or None if it does not exist, is unreadable or empty."""
         try:
             return self.text(path) or None
         except OSError:
             return None
 
     def field(self, path: str, key: str) -> float:
-        """The first number behind ``key:`` in a file of such lines, such as /proc/meminfo.
+        """Return the number after ``key:`` in a file such as /proc/meminfo.
 
         Raises:
-            OSError: the file cannot be read.
-            ValueError: no such line.
+            OSError: The file cannot be read.
+            ValueError: The file has no such line.
         """
         match = re.search(rf"^{re.escape(key)}:\s*([0-9]+)", self.text(path), re.MULTILINE)
         if match is None:
-            raise ValueError(f"{self.root / path}: no line {key!r}")
+            raise ValueError(f"{self.root / path} has no line {key!r}")
         return float(match[1])
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or folder."""
+        """Return whether a file or folder exists."""
         return (self.root / path).exists()
 
     def names(self, path: str) -> list[str]:
-        """The entries of a folder. Raises OSError if it cannot be listed."""
+        """Return the entries of a folder.
+
+        Raises:
+            OSError: The folder cannot be listed.
+        """
         return os.listdir(self.root / path)
 
     def find(self, pattern: str) -> list[str]:
-        """Paths that match, in the order of the numbers in them (cpu2 before cpu10)."""
-        return sorted(glob.glob(pattern, root_dir=self.root), key=_by_number)
+        """Return the paths that match a shell pattern, in natural order (cpu2 before cpu10)."""
+        return sorted(glob.glob(pattern, root_dir=self.root), key=_natural_key)
 
 
-def cores(text: str) -> list[int]:
-    """The kernel's notation of a set of cores: ``0-3,6`` is [0, 1, 2, 3, 6].
+def parse_cpu_list(text: str) -> list[int]:
+    """Parse the kernel's notation of a set of cores: ``0-3,6`` is [0, 1, 2, 3, 6].
 
     Raises:
-        ValueError: it is not in this notation.
+        ValueError: The text is not in this notation.
     """
     found: list[int] = []
     for part in text.split(",") if text else []:
@@ -90,5 +94,5 @@ def cores(text: str) -> list[int]:
     return found
 
 
-def _by_number(path: str) -> list[tuple[int, str]]:
+def _natural_key(path: str) -> list[tuple[int, str]]:
     return [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"([0-9]+)", path)]

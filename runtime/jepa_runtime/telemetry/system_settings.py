@@ -1,4 +1,4 @@
-"""What a system is set to that changes how fast it is: what a comparison of two profiles must know."""
+"""System settings that affect speed, recorded so that two profiles can be compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jepa_runtime.telemetry.cpu import is_virtual_machine
 from jepa_runtime.telemetry.sysfs import Files
 
 _CPU = "sys/devices/system/cpu"
-_INTEL = "0x8086"  # among the makers of PCI devices
+_INTEL = "0x8086"  # PCI vendor id
 _POLICY = {
     "governor": "scaling_governor",
     "energy preference": "energy_performance_preference",
@@ -19,20 +19,19 @@ _POLICY = {
 
 
 def settings(root: Path = Path("/")) -> dict[str, str]:
-    """The settings that can be read below ``root``; the others are left out.
+    """Return the settings that can be read below ``root``; the others are omitted.
 
-    Keys: ``governor``, ``energy preference``, ``least frequency`` and ``greatest frequency`` (kHz, as the
-    governor may choose), ``turbo``, ``smt``, ``isolated cores``, ``cpu quota`` (of this process's control
-    groups, as docker's ``--cpus`` sets it), ``gpu`` (NVIDIA's by name, Intel's by the
-    number of the model), ``power mode`` (Jetson's nvpmodel), ``platform profile``, ``preemption``, ``swap``,
-    ``board``, ``container``, ``virtual machine``.
+    Keys: ``governor``, ``energy preference``, ``least frequency`` and ``greatest frequency`` (the governor's
+    range in kHz), ``turbo``, ``smt``, ``isolated cores``, ``cpu quota`` (of this process's control groups, as
+    set by docker's ``--cpus``), ``gpu`` (NVIDIA by name, Intel by device id), ``power mode`` (Jetson's
+    nvpmodel), ``platform profile``, ``preemption``, ``swap``, ``board``, ``container``, ``virtual machine``.
     """
     files = Files(root)
-    found = {name: _of_all_cores(files, file) for name, file in _POLICY.items()} | {
+    found = {name: _cpufreq_values(files, file) for name, file in _POLICY.items()} | {
         "turbo": _turbo(files),
         "smt": files.get(f"{_CPU}/smt/control"),
         "isolated cores": files.get(f"{_CPU}/isolated"),
-        "cpu quota": _quota(files),
+        "cpu quota": _cpu_quota(files),
         "gpu": _gpus(files),
         "power mode": _power_mode(files),
         "platform profile": files.get("sys/firmware/acpi/platform_profile"),
@@ -45,7 +44,7 @@ def settings(root: Path = Path("/")) -> dict[str, str]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _of_all_cores(files: Files, name: str) -> str | None:
+def _cpufreq_values(files: Files, name: str) -> str | None:
     values = {files.get(path) for path in files.find(f"{_CPU}/cpu[0-9]*/cpufreq/{name}")}
     return ", ".join(sorted(value for value in values if value)) or None
 
@@ -58,27 +57,27 @@ def _turbo(files: Files) -> str | None:
     return None
 
 
-def _quota(files: Files) -> str | None:
-    """The least of this process's control group and of those that hold it, in version 2 and in version 1."""
+def _cpu_quota(files: Files) -> str | None:
+    """Return the smallest quota of this process's control group and its parents (cgroup version 1 and 2)."""
     found = []
     for line in (files.get("proc/self/cgroup") or "").splitlines():
         _, controllers, group = line.split(":", 2)
         for folder in (Path(group), *Path(group).parents):
             if not controllers:
-                told = files.get(f"sys/fs/cgroup{folder}/cpu.max") or ""
+                quota = files.get(f"sys/fs/cgroup{folder}/cpu.max") or ""
             elif "cpu" in controllers.split(","):
-                own = f"sys/fs/cgroup/cpu{folder}/cpu.cfs"
-                told = f"{files.get(f'{own}_quota_us')} {files.get(f'{own}_period_us')}"
+                prefix = f"sys/fs/cgroup/cpu{folder}/cpu.cfs"
+                quota = f"{files.get(f'{prefix}_quota_us')} {files.get(f'{prefix}_period_us')}"
             else:
                 break
-            if limit := re.fullmatch(r"([0-9]+) ([0-9]+)", told):
+            if limit := re.fullmatch(r"([0-9]+) ([0-9]+)", quota):
                 found.append(int(limit[1]) / int(limit[2]))
     return f"{min(found):g} cores" if found else None
 
 
 def _gpus(files: Files) -> str | None:
-    told = [files.get(path) or "" for path in files.find("proc/driver/nvidia/gpus/*/information")]
-    nvidia = [match[1] for text in told if (match := re.search(r"^Model:\s*(\S.*)$", text, re.MULTILINE))]
+    texts = [files.get(path) or "" for path in files.find("proc/driver/nvidia/gpus/*/information")]
+    nvidia = [match[1] for text in texts if (match := re.search(r"^Model:\s*(\S.*)$", text, re.MULTILINE))]
     cards = files.find("sys/class/drm/card[0-9]*/device/vendor")
     intel = [
         f"Intel {files.get(path.removesuffix('vendor') + 'device')}"
@@ -89,7 +88,7 @@ def _gpus(files: Files) -> str | None:
 
 
 def _power_mode(files: Files) -> str | None:
-    """nvpmodel keeps the number of the mode in its state; the modes' names are in its configuration."""
+    """Return the name of nvpmodel's mode; its state has the number, its configuration the names."""
     state = re.search(r"pmode:([0-9]+)", files.get("var/lib/nvpmodel/status") or "")
     if state is None:
         return None

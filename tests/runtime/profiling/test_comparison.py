@@ -16,7 +16,7 @@ import pytest
 from jepa_runtime.cli import main
 from jepa_runtime.profiling.comparison import Comparison, common_measure, compare, differences
 from jepa_runtime.profiling.profile import Parity, Profile, Run, write_profile
-from jepa_runtime.telemetry.measurements import MOST
+from jepa_runtime.telemetry.measurements import MAX_VALUE
 from tests.runtime.profiles import make_profile, with_environment, with_run, with_subject
 
 
@@ -334,7 +334,7 @@ def test_numbers_are_read_as_far_as_what_is_computed_from_them_is_finite(
     first, *others = getattr(make_profile().run, field)
     plain, far, further = (
         saved(f"{value:g}.json", with_run(make_profile(), **{field: [value, *[-value] * len(others)]}))
-        for value in (first, MOST, 1e308)
+        for value in (first, MAX_VALUE, 1e308)
     )
     out = tmp_path / "out.json"
     main(["compare", plain, far, "--json", str(out)])

@@ -207,8 +207,8 @@ def test_rates_cold_start_and_machine_are_told() -> None:
     assert rows(page["Cold start and idle"])["first encode"] == ["9.25"]
     assert rows(page["Cold start and idle"])["total"] == ["1,340"]
     machine = words(page["What the machine did"])
-    assert "package power: no RAPL counters under /sys/class/powercap" in machine
-    assert "not measured: the machine tells no power" in machine
+    assert "package power: no RAPL counters in /sys/class/powercap" in machine
+    assert "not measured: the machine has no power sensor" in machine
     assert "mean 250 MB, 250 to 250" in machine
 
 

@@ -29,7 +29,7 @@ def test_orin_nano_tells_its_rails_and_its_input_is_the_total(tmp_path: Path, cl
         found = by_name(monitor)
     assert found["VDD_CPU_GPU_CV power"].values[0] == 1.5
     assert found["total power"].values[0] == 5.0
-    assert monitor.notes() == ["total power: that of VDD_IN"]
+    assert monitor.notes() == ["total power: sum of VDD_IN"]
     assert "sum of shunt voltages power" not in found
 
 
@@ -38,7 +38,7 @@ def test_agx_orin_has_no_input_and_its_total_counts_memory_once(tmp_path: Path, 
         found = by_name(monitor)
     assert found["VDDQ_VDD2_1V8AO power"].values[0] == 0.5
     assert found["total power"].values[0] == pytest.approx(6.0 + 1.2 + 4.0)
-    assert monitor.notes() == ["total power: that of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0"]
+    assert monitor.notes() == ["total power: sum of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0"]
 
 
 def test_a_total_of_which_a_part_is_not_told_is_none() -> None:
@@ -121,7 +121,7 @@ def test_tegrastats_that_ends_at_once_leaves_the_reasons_standing(tmp_path: Path
     tree.write({"usr/bin/tegrastats": "#!/bin/sh\nexit 1"})
     (tmp_path / "usr/bin/tegrastats").chmod(0o755)
     with watch(tree, clock) as monitor:
-        assert "no GPU that tells its load" in str(by_name(monitor)["gpu load"].absent)
+        assert "no GPU reports load" in str(by_name(monitor)["gpu load"].absent)
         assert "no INA power monitor" in str(by_name(monitor)["total power"].absent)
 
 
@@ -138,7 +138,7 @@ def test_energy_is_counted_across_the_counters_return_to_zero(tmp_path: Path, cl
     assert found["total energy"].values == [0, 2, 7, 13, 13]
     assert found["package-0 power"].values == [2, 5, 6]
     assert found["package-0 core power"].values == [0, 0, 0]
-    assert "total energy: that of package-0 (RAPL)" in monitor.notes()
+    assert "total energy: sum of package-0 (RAPL)" in monitor.notes()
 
 
 def test_memory_of_a_server_counts_beside_its_packages(tmp_path: Path, clock: Clock) -> None:
@@ -159,7 +159,7 @@ def test_counters_of_no_whole_package_are_told_but_make_no_total(tmp_path: Path,
         tree.write({f"{RAPL}/intel-rapl:0/energy_uj": 3_000_000})
     found = by_name(monitor)
     assert found["system power"].values == [2]
-    assert found["total energy"].absent == "RAPL has no zone of a whole package here"
+    assert found["total energy"].absent == "RAPL has no zone of a whole CPU package on this machine"
 
 
 class Forbidden(Files):
@@ -240,11 +240,11 @@ def test_memory_and_power_of_a_gpu_are_absent_with_the_reason_where_they_are(
 ) -> None:
     with watch(orin_nano(tmp_path / "orin"), clock) as monitor:
         orin = by_name(monitor)
-    assert "part of that of the system" in str(orin["gpu memory"].absent)
+    assert "included in system memory" in str(orin["gpu memory"].absent)
     assert "rails" in str(orin["gpu power"].absent)
     with watch(laptop(tmp_path / "laptop"), clock) as monitor:
         found = by_name(monitor)
-    assert "in the processor" in str(found["gpu memory"].absent) and "gpu load" not in found
+    assert "included in RAM and package power" in str(found["gpu memory"].absent) and "gpu load" not in found
 
 
 def test_an_nvidia_card_in_a_pc_is_absent_and_energy_says_that_it_leaves_it_out(
@@ -257,7 +257,7 @@ def test_an_nvidia_card_in_a_pc_is_absent_and_energy_says_that_it_leaves_it_out(
         monitor.sample()
         found = by_name(monitor)
     assert all("NVML" in str(found[f"gpu {what}"].absent) for what in ("load", "memory", "power"))
-    assert "total energy: that of package-0 (RAPL); what an NVIDIA GPU takes is not in it" in monitor.notes()
+    assert "total energy: sum of package-0 (RAPL); excludes the NVIDIA GPU" in monitor.notes()
 
 
 def test_what_an_npu_does_not_tell_is_absent(tmp_path: Path, clock: Clock) -> None:

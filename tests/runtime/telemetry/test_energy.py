@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.telemetry import energy, tells_power
+from jepa_runtime.telemetry import energy, measures_power
 from jepa_runtime.telemetry.measurements import Reading
 from tests.runtime.machines import Clock, orin_nano, watch
 
@@ -45,11 +45,11 @@ def test_ten_samples_over_a_second_tell_the_energy_of_a_single_frame() -> None:
     assert energy(idle, busy, frames=1, duration_s=1).per_frame_j == pytest.approx(2)
 
 
-def test_a_machine_tells_power_by_counters_or_monitors_that_can_be_read() -> None:
+def test_measures_power_with_readable_counters_or_monitors_is_true() -> None:
     denied = Reading(name="total energy", unit="J", absent="denied")
     load = Reading(name="cpu busy", unit="%", times_s=[0.0], values=[50.0])
-    assert tells_power([load, *counted(0)]) and tells_power([denied, *sampled(1.0)])
-    assert not tells_power([]) and not tells_power([load, denied])
+    assert measures_power([load, *counted(0)]) and measures_power([denied, *sampled(1.0)])
+    assert not measures_power([]) and not measures_power([load, denied])
 
 
 def test_counters_are_preferred_to_sampled_power() -> None:
@@ -60,15 +60,25 @@ def test_counters_are_preferred_to_sampled_power() -> None:
 @pytest.mark.parametrize(
     ("idle", "busy", "frames", "reason"),
     [
-        ([], counted(0, 10), 5, "while idle: the machine tells no power"),
+        ([], counted(0, 10), 5, "while idle: the machine has no power sensor"),
         (counted(0, 10), [Reading(name="total energy", unit="J", absent="denied")], 5, "while busy: denied"),
         (counted(0, 10), counted(0, 20), 0, "no frame was processed"),
-        (counted(0, 10), counted(0, 10), 5, "the run took no more than idling: 2 W against 2 W"),
-        (counted(0), counted(0, 10), 5, "while idle: total energy over 0 s only: it takes 1 s"),
-        (sampled(*[1.0] * 9), sampled(*[2.0] * 20), 5, "while idle: 9 samples of total power: it takes 10"),
+        (counted(0, 10), counted(0, 10), 5, "the run drew no more power than the idle machine: 2 W and 2 W"),
+        (
+            counted(0),
+            counted(0, 10),
+            5,
+            "while idle: total energy covers only 0 s, at least 1 s are required",
+        ),
+        (
+            sampled(*[1.0] * 9),
+            sampled(*[2.0] * 20),
+            5,
+            "while idle: total power has only 9 samples, at least 10 are required",
+        ),
     ],
 )
-def test_energy_that_cannot_be_told_is_absent_with_the_reason(
+def test_energy_that_cannot_be_computed_is_absent_with_the_reason(
     idle: list[Reading], busy: list[Reading], frames: int, reason: str
 ) -> None:
     found = energy(idle, busy, frames=frames, duration_s=10)

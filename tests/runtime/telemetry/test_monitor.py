@@ -21,8 +21,9 @@ from jepa_runtime.telemetry import Monitor
 from jepa_runtime.telemetry import environment as environment_module
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.telemetry.probes import Probe, rate
-from jepa_runtime.telemetry.sysfs import cores
+from jepa_runtime.telemetry.sysfs import parse_cpu_list
 from jepa_runtime.telemetry.system_settings import settings
+from tests.errors import code
 from tests.runtime.machines import NEVER, PID, Clock, by_name, machine, watch
 
 
@@ -225,7 +226,7 @@ def test_a_value_that_is_no_number_is_not_told(clock: Clock) -> None:
     ) as monitor:
         monitor.sample()
     assert by_name(monitor)["sensor"].values == [1.0]
-    assert monitor.notes() == ["sensor: 2 samples are missing, the last one because it was inf"]
+    assert monitor.notes() == ["sensor: 2 samples are missing; last error: the value is inf"]
 
 
 def test_two_sensors_of_one_name_stay_two_readings(clock: Clock) -> None:
@@ -250,7 +251,7 @@ def test_a_process_that_ends_leaves_what_it_did_until_then(tmp_path: Path, clock
 def test_a_process_that_is_not_there_is_refused(tmp_path: Path) -> None:
     machine(tmp_path)
     with (
-        pytest.raises(ProfileError, match=r"process 1 cannot be watched: .*status: No such file"),
+        pytest.raises(ProfileError, check=code("profile.process_not_found")),
         Monitor(root=tmp_path, pid=1),
     ):
         pass
@@ -258,7 +259,7 @@ def test_a_process_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("period_s", [0.0, -1.0, math.nan])
 def test_a_period_must_be_above_zero(period_s: float) -> None:
-    with pytest.raises(ProfileError, match="period_s must be"):
+    with pytest.raises(ProfileError, check=code("profile.invalid_period")):
         Monitor(period_s=period_s)
 
 
@@ -303,7 +304,7 @@ def test_a_core_that_goes_off_is_noted(tmp_path: Path, clock: Clock) -> None:
         monitor.sample()
         tree.tick(busy=120, idle=280, cores=1)
     assert by_name(monitor)["cpu1 busy"].values == [10.0]
-    assert any("cpu1 is not in /proc/stat" in note for note in monitor.notes())
+    assert any("cpu1: the core is offline" in note for note in monitor.notes())
 
 
 def test_a_process_is_busy_for_its_ticks_over_the_time(tmp_path: Path, clock: Clock) -> None:
@@ -358,4 +359,4 @@ def test_without_cpufreq_the_frequency_comes_from_cpuinfo(tmp_path: Path, clock:
 
 @pytest.mark.parametrize(("text", "expected"), [("", []), ("5", [5]), ("0-2,6", [0, 1, 2, 6])])
 def test_sets_of_cores_are_read(text: str, expected: list[int]) -> None:
-    assert cores(text) == expected
+    assert parse_cpu_list(text) == expected

@@ -86,7 +86,7 @@ def test_a_card_tells_what_no_file_does_and_is_let_go_of(
         "gpu held back": (0, "%"),
     }
     assert found["gpu held back"].values == [0, 100]
-    assert any(note.startswith("gpu memory: what all processes use") for note in monitor.notes())
+    assert any(note.startswith("gpu memory: memory of the card used") for note in monitor.notes())
 
 
 def test_of_several_each_has_its_number_and_what_an_older_one_does_not_tell_is_absent(
@@ -98,7 +98,7 @@ def test_of_several_each_has_its_number_and_what_an_older_one_does_not_tell_is_a
     assert found["gpu 0 power"].values and found["gpu 1 load"].values and found["gpu 1 temperature"].values
     silent = [name for name in found if found[name].absent == "NVML: Not Supported"]
     assert silent == ["gpu 1 power", "gpu 1 held back"]
-    assert "total energy: that of package-0 (RAPL) and gpu 0 (NVML)" in monitor.notes()
+    assert "total energy: sum of package-0 (RAPL) and gpu 0 (NVML)" in monitor.notes()
 
 
 def test_a_gpu_that_cannot_be_had_hides_no_other(driver: Driver, tmp_path: Path, clock: Clock) -> None:
@@ -120,7 +120,7 @@ def test_energy_of_a_card_is_part_of_the_total(driver: Driver, tmp_path: Path, c
         readings = monitor.readings()
     found = by_name(monitor)
     assert found["total energy"].values[:2] == [0, 700]
-    assert "total energy: that of package-0 (RAPL) and gpu (NVML)" in monitor.notes()
+    assert "total energy: sum of package-0 (RAPL) and gpu (NVML)" in monitor.notes()
     assert energy(readings, readings, frames=10, duration_s=10.0).busy_w == pytest.approx(70)
 
 
@@ -141,7 +141,7 @@ def test_bindings_that_are_too_old_are_the_reason(
     monkeypatch.delattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons")
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         found = by_name(monitor)
-    assert "pynvml that is installed is too old" in str(found["gpu load"].absent)
+    assert "installed pynvml is too old" in str(found["gpu load"].absent)
 
 
 def test_a_card_that_is_lost_ends_its_readings_and_the_notes_tell(
@@ -163,7 +163,7 @@ def test_a_card_that_is_lost_ends_its_readings_and_the_notes_tell(
     ("state", "reason"),
     [
         ({"loaded": 0}, "NVML: Driver Not Loaded"),
-        ({"count": 0}, "NVML: the driver shows no GPU"),
+        ({"count": 0}, "NVML: the driver reports no GPU"),
     ],
 )
 def test_a_driver_that_shows_nothing_is_the_reason(

@@ -120,8 +120,8 @@ def test_the_last_value_of_a_tool_that_tells_no_more_does_not_stand(
     clock.now += 3.4
     assert load.read() == 45
     clock.now += 0.2
-    with pytest.raises(OSError, match="has fallen silent"):
+    with pytest.raises(OSError, match="printed nothing"):
         load.read()
     running.close()
-    with pytest.raises(OSError, match="has ended"):
+    with pytest.raises(OSError, match="has exited"):
         load.read()

@@ -40,7 +40,7 @@ from jepa_ros.start import when_to_end
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.profile import Profile, Run, Sweep, write_profile
 from jepa_runtime.profiling.sweep import sweep
-from jepa_runtime.telemetry import IDLE_S, Monitor, energy, tells_power
+from jepa_runtime.telemetry import IDLE_S, Monitor, energy, measures_power
 from jepa_runtime.telemetry.measurements import Energy, Reading
 
 T = TypeVar("T")
@@ -341,7 +341,7 @@ class Profiler:
     def _energy(self, run: Run, busy: Sequence[Reading]) -> Energy:
         """Of an image, if the machine tells power: then it is watched for a moment while nothing is done."""
         idle: Sequence[Reading] = ()
-        if tells_power(busy):
+        if measures_power(busy):
             with Monitor() as monitor:
                 self._rest(IDLE_S)
             idle = monitor.readings()

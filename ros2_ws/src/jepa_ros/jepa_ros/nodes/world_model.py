@@ -51,7 +51,7 @@ from jepa_runtime.recording.black_box import Topics
 from jepa_runtime.recording.candidate_proposals import CandidateProposals
 from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.telemetry.diagnostics import with_causes, with_complaints
+from jepa_runtime.telemetry.diagnostics import with_causes, with_warnings
 
 # Opening a model takes less: nobody is answered meanwhile.
 _OPENING_S = 900.0
@@ -367,7 +367,7 @@ class WorldModelNode(LifecycleNode):
             )
             if self._active:
                 complaints = complaints_about(camera.watch.calibration, box, passed_over, no_alarms)
-                verdict = with_complaints(verdict, complaints)
+                verdict = with_warnings(verdict, complaints)
                 verdict = with_causes(verdict, [*conflicts, *camera.rivals(self)])
             self._diagnostics.publish(
                 output_messages.diagnostics(

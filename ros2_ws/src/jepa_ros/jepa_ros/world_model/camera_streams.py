@@ -22,7 +22,7 @@ from jepa_ros.world_model.stage_times import StageClock
 from jepa_runtime.calibration import Calibration
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving.pipeline import STAGES, Result, Stats
-from jepa_runtime.telemetry.diagnostics import Health, Level, Limits, Verdict, judge
+from jepa_runtime.telemetry.diagnostics import Health, Level, Limits, Verdict, assess
 
 _TIMES = np.dtype([(stage, np.float32) for stage in STAGES])
 _NEVER = float("inf")
@@ -107,7 +107,7 @@ class StreamWatch:
             figures |= figures_of(self.calibration)
         if (sample := self._samples_ms.last()) is not None:
             figures |= {f"{stage}_ms": round(float(sample[stage]), 3) for stage in STAGES}
-        return judge(
+        return assess(
             now,
             before,
             Limits(
