@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace, console: Console) -> int:
-    changes = transaction.look(args.root, shipped(args.device or _DEFAULT))
+    changes = transaction.preview(args.root, shipped(args.device or _DEFAULT))
     _show(args, console, changes)
     return 0 if all(change.action is Action.SAME for change in changes) else _SOMETHING_TO_DO
 
@@ -76,7 +76,7 @@ def _show(args: argparse.Namespace, console: Console, changes: Sequence[FileChan
         return
     for change in changes:
         style = _STYLES.get(change.action, "bold red")
-        why = f": {escape(change.why)}" if change.why else ""
+        why = f": {escape(change.reason)}" if change.reason else ""
         console.print(f"[{style}]{change.action:9}[/] {escape(change.file.path)}{_modes(change)}{why}")
         if args.action == "plan" and change.action in _DIFFER:
             console.print(Syntax(change.diff(), "diff", background_color="default", word_wrap=True))
@@ -89,7 +89,7 @@ def _as_dict(change: FileChange) -> dict[str, str]:
         "path": change.file.path,
         "device": change.file.device,
         "action": change.action,
-        "why": change.why,
+        "why": change.reason,
         "diff": change.diff() if change.action in _DIFFER else "",
     }
 

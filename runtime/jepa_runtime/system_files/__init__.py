@@ -1,7 +1,7 @@
-"""Installs the system files of a robot (``firmware_configs``), and takes them back to the byte.
+"""Install the system files of a robot (``firmware_configs``) as one transaction, and undo it byte for byte.
 
-Before anything is changed, a journal on the disk says what was there. So a death at any moment leaves what
-either the same command ends or :func:`~jepa_runtime.system_files.transaction.undo` brings back. One thing can
-be
-lost: a death while the journal itself comes or goes leaves ``var/lib`` with a new time of change.
+A journal on disk records the previous state before anything changes. After an interruption at any point,
+repeating the command completes it, and :func:`~jepa_runtime.system_files.transaction.undo` restores the
+previous state. One thing can be lost: an interruption while the journal itself is created or removed changes
+the modification time of ``var/lib``.
 """

@@ -1,4 +1,4 @@
-"""Decides, without touching anything, what is to be done to a root."""
+"""Decide what an installation would change, without changing anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jepa_runtime.util.compat import StrEnum
 
 
 class Action(StrEnum):
-    """What a file of ours meets at its place."""
+    """How a shipped file compares with what is at its path."""
 
     NEW = "new"
     CHANGED = "changed"
@@ -26,25 +26,27 @@ TO_DO = (Action.NEW, Action.CHANGED)
 
 @dataclass(frozen=True, kw_only=True)
 class FileChange:
-    """What is to be done at one path.
+    """The planned change of one path.
 
     Attributes:
-        found: lies there; None: nothing, or what :attr:`why` says.
-        why: what makes it a conflict, or blocks it.
+        file: The file to install.
+        action: What installing it means.
+        found: What exists at the path; None if nothing does, or if :attr:`reason` describes it.
+        reason: Why the file is in conflict or blocked, or an empty string.
     """
 
     file: Shipped
     action: Action
     found: Item = None
-    why: str = ""
+    reason: str = ""
 
     def diff(self) -> str:
-        """From what is there to ours, as a unified diff; for a new file all of it."""
+        """Return a unified diff from the existing to the shipped file."""
         return "\n".join(
             difflib.unified_diff(
                 _lines(self.found),
                 self.file.content.decode(errors="replace").splitlines(),
-                f"{self.file.path} (there)",
+                f"{self.file.path} (installed)",
                 f"{self.file.path} ({self.file.device})",
                 lineterm="",
             )
@@ -54,19 +56,25 @@ class FileChange:
 def plan(
     files: Iterable[Shipped], found: Mapping[str, Item | Obstacle], journal: Journal | None
 ) -> list[FileChange]:
-    """What to do for each of ``files``, given what lies at its path and what was installed before."""
+    """Return the change of each file.
+
+    Args:
+        files: The files to install.
+        found: What exists at the path of each file.
+        journal: The record of previous installations, or None.
+    """
     return [_change(file, found[file.path], journal or Journal()) for file in files]
 
 
 def _change(file: Shipped, found: Item | Obstacle, journal: Journal) -> FileChange:
     if isinstance(found, Obstacle):
-        return FileChange(file=file, action=Action.BLOCKED, why=found.why)
+        return FileChange(file=file, action=Action.BLOCKED, reason=found.reason)
     entry = journal.entries.get(file.path)
     if isinstance(found, File) and (found.content, found.mode) == (file.content, file.mode):
         return FileChange(file=file, action=Action.SAME, found=found)
     if entry is not None and entry.is_changed(found):
-        why = "was removed" if found is None else "was changed"
-        return FileChange(file=file, action=Action.CONFLICT, found=found, why=f"{why} since it was installed")
+        reason = f"was {'removed' if found is None else 'changed'} since it was installed"
+        return FileChange(file=file, action=Action.CONFLICT, found=found, reason=reason)
     action = Action.NEW if found is None else Action.CHANGED
     return FileChange(file=file, action=action, found=found)
 
@@ -84,7 +92,7 @@ _NEXT = (
 
 
 def next_steps(paths: Iterable[str]) -> list[str]:
-    """What makes a running system take notice that files changed, in the order in which to do it."""
+    """Return the commands that apply changed files to the running system, in order."""
     changed = list(paths)
     return [step for folder, step in _NEXT if any(path.startswith(folder) for path in changed)]
 

@@ -1,4 +1,4 @@
-"""What lies at a path, as far as it can be brought back, and the journal of what was there before."""
+"""Contents of paths that can be restored, and the journal of the state before the installation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-# Bytes as text in which ASCII stays legible: who has lost everything else can still read the journal.
+# Bytes as text that keeps ASCII readable, so that an operator can restore files from the journal by hand.
 _Bytes = Annotated[
     bytes,
     BeforeValidator(lambda value: value.encode("latin-1") if isinstance(value, str) else value),
@@ -21,7 +21,16 @@ class _Data(BaseModel):
 
 
 class File(_Data):
-    """A regular file. ``mtime_ns`` None: when it is written; ``xattrs``: its extended attributes."""
+    """A regular file.
+
+    Attributes:
+        content: The bytes.
+        mode: Permission bits.
+        uid: The owner.
+        gid: The group.
+        mtime_ns: Modification time, or None for the time of writing.
+        xattrs: Extended attributes.
+    """
 
     content: _Bytes
     mode: int
@@ -32,7 +41,7 @@ class File(_Data):
 
     @property
     def fingerprint(self) -> str:
-        """Of content and mode, by which one of ours is known again."""
+        """Mode and SHA-256 of the content, which identify a file that was installed."""
         return f"{self.mode:04o} {hashlib.sha256(self.content).hexdigest()}"
 
 
@@ -50,38 +59,39 @@ Item = File | Link | None
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What lies at a path and can neither be replaced nor brought back."""
+    """Something at a path that can be neither replaced nor restored, with the reason."""
 
-    why: str
+    reason: str
 
 
 class Entry(_Data):
     """A path that was installed, or was about to be.
 
     Attributes:
-        before: what was there.
-        ours: fingerprints of all that was ever put there.
+        before: What existed at the path.
+        ours: Fingerprints of all files that were ever installed there.
     """
 
     before: Item
     ours: tuple[str, ...]
 
     def is_ours(self, found: Item) -> bool:
-        """Whether it is what was put there."""
+        """Return whether ``found`` was installed by us."""
         return isinstance(found, File) and found.fingerprint in self.ours
 
     def is_changed(self, found: Item) -> bool:
-        """Whether somebody else put it there."""
-        return not self.is_ours(found) and not same(found, self.before)
+        """Return whether ``found`` is neither what was installed nor what existed before."""
+        return not self.is_ours(found) and not is_same(found, self.before)
 
 
 class Journal(_Data):
-    """What brings a root back.
+    """The state of a root before the installation.
 
     Attributes:
-        entries: by path below the root.
-        made: folders that were not there.
-        times: when the folders that were there had been changed last [ns].
+        schema_version: Version of the file format.
+        entries: The installed paths, relative to the root.
+        made: The folders that were created.
+        times: Modification times of the folders that existed, in ns.
     """
 
     schema_version: Literal[1] = 1
@@ -90,8 +100,8 @@ class Journal(_Data):
     times: dict[str, int] = {}
 
 
-def same(one: Item, other: Item) -> bool:
-    """Whether they are alike, whenever they were written."""
+def is_same(one: Item, other: Item) -> bool:
+    """Return whether two items are equal except for their modification times."""
     if isinstance(one, File) and isinstance(other, File):
         return (one.fingerprint, one.uid, one.gid) == (other.fingerprint, other.uid, other.gid)
     if isinstance(one, Link) and isinstance(other, Link):

@@ -1,4 +1,4 @@
-"""Where the journal lies: in a folder of its own, that comes and goes as a whole."""
+"""Store the journal in its own folder, which is created and removed atomically."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ from jepa_runtime.errors import SystemFilesError
 from jepa_runtime.system_files.entries import Journal
 from jepa_runtime.system_files.root_tree import FILE_READ, RootTree
 
-# Not in /var/lib/jepa-edge: that belongs to the account that serves, which could tell root what to write.
+# Not in /var/lib/jepa-edge: the account of the serving process owns it, and could make root write any file.
 STATE = "var/lib/jepa-edge-configs"
-_FILE, _NEW, _UNBORN = "journal.json", "journal.json.new", ".jepa-edge-configs.new"
+_FILE, _NEW, _TEMPORARY_FOLDER = "journal.json", "journal.json.new", ".jepa-edge-configs.new"
 
 
 class JournalStore:
-    """The journal of a tree. Methods raise OSError."""
+    """Reads and writes the journal of a tree. All methods may raise OSError."""
 
     def __init__(self, tree: RootTree) -> None:
         self._tree = tree
 
     def load(self) -> Journal | None:
-        """The journal; None: nothing is installed.
+        """Return the journal, or None if nothing is installed.
 
         Raises:
-            SystemFilesError: its folder is there without it, or others may write to it.
-            ValidationError: it is damaged.
+            SystemFilesError: The folder exists without a journal, or other accounts may write to it.
+            ValidationError: The journal is malformed.
         """
-        if not self._stands():
+        if not self._exists():
             return None
         with self._tree.folder(STATE) as folder:
             _check_private(folder, self._tree)
             try:
                 fd = os.open(_FILE, FILE_READ, dir_fd=folder)
             except FileNotFoundError as error:
-                where = self._tree.root / STATE
-                raise SystemFilesError(f"{where}: is there, but not {_FILE} in it: move it away") from error
+                raise SystemFilesError(
+                    f"{self._tree.root / STATE} exists but has no {_FILE}: move the folder away",
+                    code="system_files.journal_missing",
+                ) from error
             with os.fdopen(fd, "rb") as file:
                 return Journal.model_validate_json(file.read())
 
     def save(self, journal: Journal) -> None:
-        """Put the journal on the disk: at every moment the one before, or this one, is there whole."""
-        if self._stands():
+        """Write the journal atomically and durably."""
+        if self._exists():
             with self._tree.folder(STATE) as folder:
                 _write(folder, _NEW, journal)
                 os.rename(_NEW, _FILE, src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
             return
-        standing = self._tree.standing(STATE)
-        first, *rest = PurePosixPath(STATE).relative_to(standing).parts
-        unborn = os.path.join(standing, _UNBORN)
-        inner = unborn
+        existing = self._tree.deepest_existing(STATE)
+        first, *rest = PurePosixPath(STATE).relative_to(existing).parts
+        temporary = os.path.join(existing, _TEMPORARY_FOLDER)
+        inner = temporary
         self._tree.make_folder(inner, 0o755 if rest else 0o700)
         for name in rest:
             inner = os.path.join(inner, name)
@@ -59,30 +61,33 @@ class JournalStore:
         with self._tree.folder(inner) as folder:
             _write(folder, _FILE, journal)
             os.fsync(folder)
-        self._tree.rename(unborn, first)
+        self._tree.rename(temporary, first)
 
     def remove(self, journal: Journal) -> None:
-        """Remove the journal if it is there, with the folders that were made for it."""
-        if self._stands():
+        """Remove the journal if it exists, with the folders that were created for it."""
+        if self._exists():
             top = PurePosixPath(STATE)
-            while str(top.parent) in journal.made and self._is_alone(top):
+            while str(top.parent) in journal.made and self._is_only_entry(top):
                 top = top.parent
-            self._tree.rename(str(top), _UNBORN)
+            self._tree.rename(str(top), _TEMPORARY_FOLDER)
         self.clean()
 
     def clean(self) -> None:
-        """Remove what a death left of a journal that was about to come or go."""
+        """Remove temporary folders left by an interruption."""
         for parent in PurePosixPath(STATE).parents:
-            self._tree.remove_all(str(parent / _UNBORN))
+            self._tree.remove_all(str(parent / _TEMPORARY_FOLDER))
 
-    def _stands(self) -> bool:
+    def _exists(self) -> bool:
         try:
-            return self._tree.standing(f"{STATE}/{_FILE}") == STATE
+            return self._tree.deepest_existing(f"{STATE}/{_FILE}") == STATE
         except NotADirectoryError as error:
-            where = self._tree.root / STATE
-            raise SystemFilesError(f"{where}: lies behind something that is no folder, or a link") from error
+            raise SystemFilesError(
+                f"{self._tree.root / STATE} cannot be reached: a component of the path is a symbolic link or "
+                "not a folder: replace it by a folder",
+                code="system_files.journal_unreachable",
+            ) from error
 
-    def _is_alone(self, path: PurePosixPath) -> bool:
+    def _is_only_entry(self, path: PurePosixPath) -> bool:
         with self._tree.folder(str(path.parent)) as folder:
             return os.listdir(folder) == [path.name]
 
@@ -99,5 +104,7 @@ def _check_private(folder: int, tree: RootTree) -> None:
     status = os.fstat(folder)
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SystemFilesError(
-            f"{tree.root / STATE}: others than this account may write to it: do not trust it"
+            f"{tree.root / STATE} is writable by other accounts, so its journal cannot be trusted: check its "
+            "content, then make it accessible to this account only",
+            code="system_files.journal_untrusted",
         )

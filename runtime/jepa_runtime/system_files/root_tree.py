@@ -1,4 +1,4 @@
-"""A root whose files are read and replaced without ever following a symbolic link out of it."""
+"""Read and replace files below a root without ever following a symbolic link."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from jepa_runtime.errors import SystemFilesError
 from jepa_runtime.system_files.entries import File, Item, Link, Obstacle
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# For files. Without O_NONBLOCK, opening a pipe that somebody put there would wait for ever.
+# For files. Without O_NONBLOCK, opening a pipe would block forever.
 FILE_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# Where a folder is looked for, a symbolic link is none: ENOTDIR.
-_NOT_THERE = (FileNotFoundError, NotADirectoryError)
+# O_DIRECTORY and O_NOFOLLOW fail with ENOTDIR on a symbolic link.
+_NOT_FOUND = (FileNotFoundError, NotADirectoryError)
 _MAX_BYTES = 1 << 20
-# Extended attributes cannot be kept everywhere.
+# File systems and accounts without support for extended attributes.
 _NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA)
 
 
 class RootTree:
-    """The files below ``root``; paths are relative to it. Methods raise OSError if nothing else is said.
+    """The files below ``root``. All paths are relative to it, and all methods may raise OSError.
 
     Raises:
-        SystemFilesError: no such folder.
+        SystemFilesError: The root is not an accessible folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -37,7 +37,9 @@ class RootTree:
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise SystemFilesError(f"{root}: cannot be used as a root: {error.strerror}") from error
+            raise SystemFilesError(
+                f"cannot open the root {root}: {error.strerror}", code="system_files.root_unusable"
+            ) from error
 
     def __enter__(self) -> RootTree:
         return self
@@ -47,16 +49,18 @@ class RootTree:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let nobody else change this root until the end of the block, or of the process.
+        """Hold an exclusive lock on the root until the end of the block or of the process.
 
         Raises:
-            SystemFilesError: somebody else does.
+            SystemFilesError: Another process holds the lock.
         """
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            why = "is being changed by another `jepa-runtime configs`: wait for that one"
-            raise SystemFilesError(f"{self.root}: {why}") from error
+            raise SystemFilesError(
+                f"{self.root} is locked by another `jepa-runtime configs`: wait until it has finished",
+                code="system_files.locked",
+            ) from error
         try:
             yield
         finally:
@@ -64,7 +68,7 @@ class RootTree:
 
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:
-        """A descriptor of a folder, reached without following a link."""
+        """Open a folder without following links, and yield its descriptor."""
         fd = os.dup(self._fd)
         try:
             for name in PurePosixPath(path).parts:
@@ -74,19 +78,19 @@ class RootTree:
         finally:
             os.close(fd)
 
-    def standing(self, path: str) -> str:
-        """The deepest folder above ``path`` that is there; empty: the root."""
-        standing = ""
+    def deepest_existing(self, path: str) -> str:
+        """Return the deepest existing folder above ``path``; an empty string is the root."""
+        existing = ""
         for part in PurePosixPath(path).parent.parts:
             try:
-                with self.folder(os.path.join(standing, part)):
-                    standing = os.path.join(standing, part)
+                with self.folder(os.path.join(existing, part)):
+                    existing = os.path.join(existing, part)
             except FileNotFoundError:
                 break
-        return standing
+        return existing
 
     def read(self, path: str) -> Item | Obstacle:
-        """What lies at a path."""
+        """Return what exists at a path."""
         parent, name = os.path.split(path)
         try:
             with self.folder(parent) as fd:
@@ -94,10 +98,10 @@ class RootTree:
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            return Obstacle("lies behind a symbolic link, or behind something that is no folder")
+            return Obstacle("has a parent that is a symbolic link or not a folder")
 
     def stage(self, path: str, item: Item) -> None:
-        """Write what is to lie at a path to a file beside it, and to the disk."""
+        """Write ``item`` to a temporary file next to ``path``, and flush it to disk."""
         if item is None:
             return
         with self._at(path) as (fd, _, temporary):
@@ -112,11 +116,11 @@ class RootTree:
             with os.fdopen(os.open(temporary, _NEW, 0o600, dir_fd=fd), "wb") as file:
                 file.write(item.content)
                 file.flush()
-                _dress(file.fileno(), item)
+                _set_metadata(file.fileno(), item)
                 os.fsync(file.fileno())
 
     def commit(self, path: str, item: Item) -> None:
-        """Let what was staged lie at a path, at once; None: nothing."""
+        """Move the staged file to ``path`` atomically, or remove ``path`` if ``item`` is None."""
         with self._at(path) as (fd, name, temporary):
             if item is not None:
                 os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
@@ -125,63 +129,63 @@ class RootTree:
                     os.unlink(name, dir_fd=fd)
 
     def unstage(self, path: str) -> None:
-        """Remove what was staged and never committed."""
-        # A file system that is read only lets nobody unlink what is not there either.
+        """Remove a staged file that was not committed."""
+        # On a read-only file system, unlinking fails even if the file does not exist.
         if self.is_staged(path):
             with self._at(path) as (fd, _, temporary):
                 os.unlink(temporary, dir_fd=fd)
 
     def is_staged(self, path: str) -> bool:
-        """Whether something lies where :meth:`stage` would write."""
-        with suppress(*_NOT_THERE), self._at(path) as (fd, _, temporary):
+        """Return whether the temporary file of :meth:`stage` exists."""
+        with suppress(*_NOT_FOUND), self._at(path) as (fd, _, temporary):
             os.stat(temporary, dir_fd=fd, follow_symlinks=False)
             return True
         return False
 
     def sync(self, folder: str) -> None:
-        """Wait until the names in a folder are on the disk."""
+        """Flush the entries of a folder to disk."""
         with suppress(FileNotFoundError), self.folder(folder) as fd:
             os.fsync(fd)
 
     def make_folder(self, path: str, mode: int = 0o755) -> None:
-        """Make a folder unless it is there."""
+        """Create a folder unless it exists."""
         parent, name = os.path.split(path)
         with self.folder(parent) as fd, suppress(FileExistsError):
             os.mkdir(name, dir_fd=fd)
             with self.folder(path) as inner:
-                # Whatever the umask of the caller is.
+                # Independent of the umask.
                 os.fchmod(inner, mode)
             os.fsync(fd)
 
     def remove_folder(self, path: str) -> None:
-        """Remove a folder, unless it is gone or somebody else has something in there."""
+        """Remove a folder if it exists and is empty."""
         parent, name = os.path.split(path)
-        with suppress(*_NOT_THERE), self.folder(path) as inner, self.folder(parent) as fd:
+        with suppress(*_NOT_FOUND), self.folder(path) as inner, self.folder(parent) as fd:
             if not os.listdir(inner):
                 os.rmdir(name, dir_fd=fd)
                 os.fsync(fd)
 
     def remove_all(self, path: str) -> None:
-        """Remove a folder and all in it, if it is there."""
+        """Remove a folder and its content if it exists."""
         parent, name = os.path.split(path)
-        with suppress(*_NOT_THERE), self.folder(parent) as fd:
+        with suppress(*_NOT_FOUND), self.folder(parent) as fd:
             # Python 3.10 has no dir_fd here.
             shutil.rmtree(f"/proc/self/fd/{fd}/{name}")
 
     def rename(self, path: str, name: str) -> None:
-        """Give a folder another name in the same one, on the disk."""
+        """Rename a folder within its parent, and flush the parent to disk."""
         parent, before = os.path.split(path)
         with self.folder(parent) as fd:
             os.rename(before, name, src_dir_fd=fd, dst_dir_fd=fd)
             os.fsync(fd)
 
     def time(self, folder: str) -> int:
-        """When the names in a folder were changed last [ns]."""
+        """Return the modification time of a folder in ns."""
         with self.folder(folder) as fd:
             return os.fstat(fd).st_mtime_ns
 
     def set_time(self, folder: str, mtime_ns: int) -> None:
-        """Let that be when a folder was changed last, if it is there."""
+        """Set the modification time of a folder if it exists."""
         with suppress(FileNotFoundError), self.folder(folder) as fd:
             status = os.fstat(fd)
             if status.st_mtime_ns != mtime_ns:
@@ -190,7 +194,7 @@ class RootTree:
 
     @contextmanager
     def _at(self, path: str) -> Iterator[tuple[int, str, str]]:
-        """Folder, name and name of the file beside it."""
+        """Yield the descriptor of the parent folder, the name, and the name of the temporary file."""
         parent, name = os.path.split(path)
         with self.folder(parent) as fd:
             yield fd, name, f".{name}.jepa-configs"
@@ -202,11 +206,11 @@ def _read(folder: int, name: str) -> Item | Obstacle:
         target = os.fsencode(os.readlink(name, dir_fd=folder))
         return Link(target=target, uid=status.st_uid, gid=status.st_gid, mtime_ns=status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode):
-        return Obstacle("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
+        return Obstacle("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
     if status.st_nlink > 1:
-        return Obstacle(f"is one of {status.st_nlink} names of a file, which would be parted")
+        return Obstacle(f"has {status.st_nlink} hard links, which replacing it would separate")
     if status.st_size > _MAX_BYTES:
-        return Obstacle(f"is larger than {_MAX_BYTES} bytes, so it is no configuration")
+        return Obstacle(f"is larger than {_MAX_BYTES} bytes, so it is not a configuration file")
     with os.fdopen(os.open(name, FILE_READ, dir_fd=folder), "rb") as file:
         return File(
             content=file.read(),
@@ -227,8 +231,8 @@ def _xattrs(fd: int) -> dict[str, bytes]:
         return {}
 
 
-def _dress(fd: int, item: File) -> None:
-    """Owner first: changing it takes permissions and capabilities away."""
+def _set_metadata(fd: int, item: File) -> None:
+    """Set the owner first, because changing it clears permissions and capabilities."""
     os.fchown(fd, item.uid, item.gid)
     os.fchmod(fd, item.mode)
     for name, value in item.xattrs.items():

@@ -1,4 +1,4 @@
-"""The system files that this package carries."""
+"""The system files that this package contains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEVICES = ("common", "jetson", "intel_npu")
 
 @dataclass(frozen=True, kw_only=True)
 class Shipped:
-    """A file to install at ``path``, relative to the target's root."""
+    """A file to install at ``path``, which is relative to the root."""
 
     path: str
     device: str
@@ -20,12 +20,12 @@ class Shipped:
 
     @property
     def mode(self) -> int:
-        """Installers of packages need not keep permissions, so they follow from the content."""
+        """Permission bits, derived from the content because package installers may not preserve them."""
         return 0o755 if self.content.startswith(b"#!") else 0o644
 
 
 def shipped(devices: Iterable[str]) -> list[Shipped]:
-    """The files of some of :data:`DEVICES`, sorted by path."""
+    """Return the files of the given :data:`DEVICES`, sorted by path."""
     files = [
         Shipped(path=str(file.relative_to(_FOLDER / device)), device=device, content=file.read_bytes())
         for device in set(devices)

@@ -1,4 +1,4 @@
-"""Makes a root what a plan says, or what it was before: all of it, or nothing."""
+"""Install and undo system files below a root, all or nothing."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pydantic import ValidationError
 
 from jepa_runtime.errors import SystemFilesError
 from jepa_runtime.system_files.change_plan import TO_DO, Action, FileChange, plan
-from jepa_runtime.system_files.entries import Entry, File, Item, Journal, Obstacle, same
+from jepa_runtime.system_files.entries import Entry, File, Item, Journal, Obstacle, is_same
 from jepa_runtime.system_files.journal_store import STATE, JournalStore
 from jepa_runtime.system_files.root_tree import RootTree
 from jepa_runtime.system_files.shipped import Shipped
 from jepa_runtime.util.strict_json import describe
 
-# What lay at a path before ours, where `undo` leaves what a person made of ours.
-BESIDE = ".before-jepa-edge"
+# Suffix of the previous file where `undo` keeps a changed file in place.
+BACKUP_SUFFIX = ".before-jepa-edge"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Undone:
-    """What :func:`undo` did, as paths.
+    """The paths that :func:`undo` changed.
 
     Attributes:
-        restored: lie there again as they were.
-        removed: were not there before.
-        kept: were changed since they were installed, and stay as they are.
+        restored: Have their previous content again.
+        removed: Did not exist before.
+        kept: Were changed since they were installed, and were left unchanged.
     """
 
     restored: tuple[str, ...] = ()
@@ -37,34 +37,37 @@ class Undone:
     kept: tuple[str, ...] = ()
 
 
-def look(root: Path, files: Sequence[Shipped]) -> list[FileChange]:
-    """What :func:`apply` would do.
+def preview(root: Path, files: Sequence[Shipped]) -> list[FileChange]:
+    """Return the changes that :func:`apply` would make.
 
     Raises:
-        SystemFilesError: the root cannot be read.
+        SystemFilesError: The root cannot be read.
     """
-    with _told(root, "cannot be read"), RootTree(root) as tree:
+    with _mapped_errors(root, "cannot read the installed files"), RootTree(root) as tree:
         return _plan(tree, files, JournalStore(tree).load())
 
 
 def apply(root: Path, files: Sequence[Shipped], *, keep_changed: bool = False) -> list[FileChange]:
-    """Install ``files`` below ``root``, or none of them.
+    """Install ``files`` below ``root``, all or none.
 
     Args:
-        keep_changed: leave files that somebody changed since they were installed as they are.
+        root: The folder that paths are relative to.
+        files: The files to install.
+        keep_changed: Leave files unchanged that were modified since they were installed.
 
     Returns:
-        What was planned; what was new or changed is done.
+        The planned changes, of which those that are new or changed were made.
 
     Raises:
-        SystemFilesError: something is in the way, was changed, or failed; the root is as before.
+        SystemFilesError: A path is blocked or was modified, or the installation failed; the root is
+        unchanged.
     """
-    with _told(root, "nothing was installed"), RootTree(root) as tree, tree.locked():
+    with _mapped_errors(root, "nothing was installed"), RootTree(root) as tree, tree.locked():
         store = JournalStore(tree)
         store.clean()
         before = store.load()
         changes = _plan(tree, files, before)
-        _refuse(root, changes, keep_changed)
+        _check_installable(root, changes, keep_changed)
         to_do = [change for change in changes if change.action in TO_DO]
         if to_do:
             _install(tree, store, before, to_do)
@@ -72,21 +75,22 @@ def apply(root: Path, files: Sequence[Shipped], *, keep_changed: bool = False) -
 
 
 def undo(root: Path, *, keep_changed: bool = False) -> Undone:
-    """Make ``root`` what it was before the first :func:`apply`.
+    """Restore the state of ``root`` before the first :func:`apply`.
 
     Args:
-        keep_changed: leave files that somebody changed since they were installed as they are; what lay there
-            before is put beside them.
+        root: The folder that paths are relative to.
+        keep_changed: Leave files unchanged that were modified since they were installed; the previous file is
+            restored next to them.
 
     Raises:
-        SystemFilesError: a file was changed since, or something failed. Calling it again goes on.
+        SystemFilesError: A file was modified, or the operation failed. Calling it again continues.
     """
-    what = "not everything was taken back: mend this and call undo again"
-    with _told(root, what), RootTree(root) as tree, tree.locked():
+    outcome = "not everything was restored; fix the cause and run undo again"
+    with _mapped_errors(root, outcome), RootTree(root) as tree, tree.locked():
         store = JournalStore(tree)
         store.clean()
         journal = store.load()
-        return Undone() if journal is None else _take_back(tree, store, journal, keep_changed)
+        return Undone() if journal is None else _undo(tree, store, journal, keep_changed)
 
 
 def _plan(tree: RootTree, files: Sequence[Shipped], journal: Journal | None) -> list[FileChange]:
@@ -94,21 +98,25 @@ def _plan(tree: RootTree, files: Sequence[Shipped], journal: Journal | None) -> 
     for file in files:
         claimed = journal is not None and file.path in journal.entries
         if not claimed and tree.is_staged(file.path):
-            found[file.path] = Obstacle(
-                "has a file beside it under the name that is needed for installing it"
-            )
+            found[file.path] = Obstacle("has a file next to it with the temporary name of the installation")
     return plan(files, found, journal)
 
 
-def _refuse(root: Path, changes: Sequence[FileChange], keep_changed: bool) -> None:
-    refused = [change for change in changes if change.action is Action.BLOCKED]
+def _check_installable(root: Path, changes: Sequence[FileChange], keep_changed: bool) -> None:
+    rejected = [change for change in changes if change.action is Action.BLOCKED]
     if not keep_changed:
-        refused += [change for change in changes if change.action is Action.CONFLICT]
-    if refused:
-        told = "; ".join(f"{root / change.file.path} {change.why}" for change in refused)
-        is_blocked = refused[0].action is Action.BLOCKED
-        hint = ": move it away" if is_blocked else ": put it back, or leave it with --keep-changed"
-        raise SystemFilesError(f"{told}{hint}; nothing was installed")
+        rejected += [change for change in changes if change.action is Action.CONFLICT]
+    if rejected:
+        reasons = "; ".join(f"{root / change.file.path} {change.reason}" for change in rejected)
+        if rejected[0].action is Action.BLOCKED:
+            raise SystemFilesError(
+                f"{reasons}: move it away; nothing was installed", code="system_files.path_blocked"
+            )
+        raise SystemFilesError(
+            f"{reasons}: restore the installed file, or keep the modified one with --keep-changed; nothing "
+            "was installed",
+            code="system_files.file_modified",
+        )
 
 
 def _install(
@@ -121,33 +129,35 @@ def _install(
         for change in to_do
     }
     folders = _missing(tree, [*wanted, STATE])
-    times = {folder: tree.time(folder) for folder in {tree.standing(path) for path in (*wanted, STATE)}}
-    journal = _claimed(before or Journal(), to_do, wanted, folders, times)
+    existing = {tree.deepest_existing(path) for path in (*wanted, STATE)}
+    times = {folder: tree.time(folder) for folder in existing}
+    journal = _extended(before or Journal(), to_do, wanted, folders, times)
     try:
         store.save(journal)
         for folder in folders:
             tree.make_folder(folder)
-        _settle(tree, wanted)
+        _write_all(tree, wanted)
     except BaseException as error:
         try:
             found = {change.file.path: change.found for change in to_do}
-            _bring_back(tree, store, found, folders, times, before, journal)
+            _restore(tree, store, found, folders, times, before, journal)
         except OSError as second:
             raise SystemFilesError(
-                f"{tree.root}: installing failed ({error}), and so did going back ({second}): "
-                "mend this and run `jepa-runtime configs undo`, or apply again"
+                f"installing below {tree.root} failed ({error}), and so did restoring it ({second}): fix the "
+                "cause, then run `jepa-runtime configs undo`, or apply again",
+                code="system_files.restore_failed",
             ) from error
         raise
 
 
-def _claimed(
+def _extended(
     journal: Journal,
     to_do: Sequence[FileChange],
     wanted: Mapping[str, File],
     folders: Sequence[str],
     times: Mapping[str, int],
 ) -> Journal:
-    """The journal with what is about to be done; what it says of before stays."""
+    """Return the journal with the planned changes added; its record of the previous state stays."""
     entries = dict(journal.entries)
     for change in to_do:
         path = change.file.path
@@ -155,31 +165,32 @@ def _claimed(
         ours = tuple(dict.fromkeys((*entry.ours, wanted[path].fingerprint)))
         entries[path] = Entry(before=entry.before, ours=ours)
     made = tuple(dict.fromkeys((*journal.made, *folders)))
-    kept = {folder: time for folder, time in times.items() if folder not in journal.made}
-    return Journal(entries=entries, made=made, times=kept | journal.times)
+    earlier = {folder: time for folder, time in times.items() if folder not in journal.made}
+    return Journal(entries=entries, made=made, times=earlier | journal.times)
 
 
-def _take_back(tree: RootTree, store: JournalStore, journal: Journal, keep_changed: bool) -> Undone:
+def _undo(tree: RootTree, store: JournalStore, journal: Journal, keep_changed: bool) -> Undone:
     found = {path: tree.read(path) for path in journal.entries}
     changed = [
         path
         for path, entry in journal.entries.items()
-        if isinstance(there := found[path], Obstacle) or entry.is_changed(there)
+        if isinstance(item := found[path], Obstacle) or entry.is_changed(item)
     ]
     if changed and not keep_changed:
-        told = ", ".join(str(tree.root / path) for path in changed)
+        paths = ", ".join(str(tree.root / path) for path in changed)
         raise SystemFilesError(
-            f"{told}: changed since it was installed: put back what was installed, or leave it as it is "
-            "with --keep-changed; nothing was taken back"
+            f"{paths} was changed since it was installed: restore the installed file, or keep the modified "
+            "one with --keep-changed; nothing was undone",
+            code="system_files.file_modified",
         )
     targets = {path: entry.before for path, entry in journal.entries.items() if path not in changed}
     for path in changed:
-        beside = f"{path}{BESIDE}"
+        backup = f"{path}{BACKUP_SUFFIX}"
         before = journal.entries[path].before
         if before is not None:
-            _check_free(tree, beside, before)
-            targets[beside] = before
-    _bring_back(tree, store, targets, journal.made, journal.times, None, journal)
+            _check_free(tree, backup, before)
+            targets[backup] = before
+    _restore(tree, store, targets, journal.made, journal.times, None, journal)
     return Undone(
         restored=tuple(path for path, item in targets.items() if item is not None),
         removed=tuple(path for path, item in targets.items() if item is None and found[path] is not None),
@@ -187,7 +198,7 @@ def _take_back(tree: RootTree, store: JournalStore, journal: Journal, keep_chang
     )
 
 
-def _bring_back(
+def _restore(
     tree: RootTree,
     store: JournalStore,
     targets: Mapping[str, Item],
@@ -196,16 +207,16 @@ def _bring_back(
     before: Journal | None,
     journal: Journal,
 ) -> None:
-    """Let ``targets`` lie at their paths and ``folders`` be gone, and the journal be what it was before."""
+    """Write ``targets``, remove ``folders``, and restore the journal ``before``."""
     for path in (*targets, *journal.entries):
         tree.unstage(path)
-    _settle(tree, {path: item for path, item in targets.items() if not _lies(tree, path, item)})
+    _write_all(tree, {path: item for path, item in targets.items() if not _is_at(tree, path, item)})
     for folder in sorted(folders, reverse=True):
         tree.remove_folder(folder)
     _set_times(tree, times)
     if before is None:
         store.remove(journal)
-        # Removing the journal changed the time of its folder.
+        # Removing the journal changed the modification time of its parent folder.
         _set_times(tree, times)
     elif store.load() != before:
         store.save(before)
@@ -216,8 +227,8 @@ def _set_times(tree: RootTree, times: Mapping[str, int]) -> None:
         tree.set_time(folder, time)
 
 
-def _settle(tree: RootTree, targets: Mapping[str, Item]) -> None:
-    """Let ``targets`` lie at their paths: all written before the first is put into place, then read again."""
+def _write_all(tree: RootTree, targets: Mapping[str, Item]) -> None:
+    """Write all targets to temporary files, then rename all, then read them back."""
     for path, item in targets.items():
         tree.stage(path, item)
     for path, item in targets.items():
@@ -225,38 +236,46 @@ def _settle(tree: RootTree, targets: Mapping[str, Item]) -> None:
     for folder in {str(PurePosixPath(path).parent) for path in targets}:
         tree.sync(folder)
     for path, item in targets.items():
-        if not _lies(tree, path, item):
-            raise OSError(f"{path}: what was written there is not what is read")
+        if not _is_at(tree, path, item):
+            raise OSError(f"{path} was written, but reads back differently")
 
 
-def _lies(tree: RootTree, path: str, item: Item) -> bool:
+def _is_at(tree: RootTree, path: str, item: Item) -> bool:
     found = tree.read(path)
-    return not isinstance(found, Obstacle) and same(found, item)
+    return not isinstance(found, Obstacle) and is_same(found, item)
 
 
 def _missing(tree: RootTree, paths: Sequence[str]) -> list[str]:
-    """The folders above ``paths`` that are not there, each after the one that it is in."""
+    """Return the missing folders above ``paths``, parents first."""
     folders: dict[str, None] = {}
     for path in paths:
-        standing = tree.standing(path)
+        existing = tree.deepest_existing(path)
         for parent in reversed(PurePosixPath(path).parents[:-1]):
-            if len(str(parent)) > len(standing):
+            if len(str(parent)) > len(existing):
                 folders[str(parent)] = None
     return list(folders)
 
 
 def _check_free(tree: RootTree, path: str, item: Item) -> None:
-    if tree.read(path) is not None and not _lies(tree, path, item):
-        raise SystemFilesError(f"{tree.root / path}: is in the way of what is to be kept there: move it away")
+    if tree.read(path) is not None and not _is_at(tree, path, item):
+        raise SystemFilesError(
+            f"{tree.root / path} exists, but is needed as a backup of the previous file: move it away",
+            code="system_files.backup_exists",
+        )
 
 
 @contextmanager
-def _told(root: Path, what: str) -> Iterator[None]:
+def _mapped_errors(root: Path, outcome: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise SystemFilesError(f"{root / STATE}: the journal is damaged: {describe(error)}") from error
+        raise SystemFilesError(
+            f"the journal in {root / STATE} is malformed: {describe(error)}",
+            code="system_files.journal_malformed",
+        ) from error
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        path = f" ({error.filename})" if error.filename else ""
         hint = ": run this as root" if isinstance(error, PermissionError) else ""
-        raise SystemFilesError(f"{root}: {what}: {error.strerror or error}{where}{hint}") from error
+        raise SystemFilesError(
+            f"{root}: {outcome}: {error.strerror or error}{path}{hint}", code="system_files.io"
+        ) from error

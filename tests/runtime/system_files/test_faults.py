@@ -22,7 +22,8 @@ from jepa_runtime.system_files.change_plan import Action
 from jepa_runtime.system_files.entries import File, Item
 from jepa_runtime.system_files.journal_store import STATE
 from jepa_runtime.system_files.root_tree import RootTree
-from jepa_runtime.system_files.transaction import apply, look, undo
+from jepa_runtime.system_files.transaction import apply, preview, undo
+from tests.errors import code
 from tests.ota.campaigns import crashes, tracing
 from tests.ota.campaigns.crashes import FAULTS, KILL, Fault, Report
 from tests.ota.campaigns.scene import Broken
@@ -76,14 +77,14 @@ class Stage:
 
     def check(self, story: Story, root: Path) -> None:
         """Each file is that of one side: none is half written."""
-        for change in look(root, NEWER):
+        for change in preview(root, NEWER):
             if change.action is Action.CONFLICT or change.action is Action.BLOCKED:
-                raise Broken(f"{change.file.path} {change.why}")
+                raise Broken(f"{change.file.path} {change.reason}")
 
     def end(self, story: Story, root: Path) -> None:
         if story.ends_by == "apply":
             apply(root, NEWER)
-            if any(change.action is not Action.SAME for change in look(root, NEWER)):
+            if any(change.action is not Action.SAME for change in preview(root, NEWER)):
                 raise Broken("the same command did not end it")
         undo(root)
         if snapshot(root, without_times=_TIMELESS) != self.before:
@@ -165,14 +166,14 @@ def test_a_disk_that_is_really_full_is_left_as_it_was(room: int) -> None:
         try:
             apply(root, FILES)
         except SystemFilesError as error:
-            assert "nothing was installed: No space left on device" in str(error)
+            assert error.code == "system_files.io" and "No space left on device" in str(error)
         else:
             undo(root)
         assert snapshot(root) == before
 
 
 def test_a_disk_that_is_really_full_was_met() -> None:
-    with mounted("size=64k") as root, pytest.raises(SystemFilesError, match="No space left on device"):
+    with mounted("size=64k") as root, pytest.raises(SystemFilesError, check=code("system_files.io")):
         (root / "filler").write_bytes(bytes(4096 * 14))
         apply(root, FILES)
 
@@ -182,9 +183,9 @@ def test_a_root_that_is_really_read_only_is_told_as_such() -> None:
         apply(root, FILES[:1])
         before = snapshot(root)
         subprocess.run(["mount", "-o", "remount,ro", str(root.parent)], check=True)
-        with pytest.raises(SystemFilesError, match="nothing was installed: Read-only file system"):
+        with pytest.raises(SystemFilesError, check=code("system_files.io")):
             apply(root, NEWER)
-        with pytest.raises(SystemFilesError, match=r"mend this and call undo again: Read-only file system"):
+        with pytest.raises(SystemFilesError, check=code("system_files.io")):
             undo(root)
         subprocess.run(["mount", "-o", "remount,rw", str(root.parent)], check=True)
         assert snapshot(root) == before

@@ -96,7 +96,7 @@ def test_what_was_changed_since_is_shown_refused_and_kept_on_demand(configs: Con
     assert planned.status == 3
     assert "conflict  etc/sysctl.d/60-jepa-dds.conf: was changed since it was installed" in planned.out
     refused = configs("undo", "--root", root)
-    assert refused.status == 1 and "--keep-changed; nothing was taken back" in refused.err
+    assert refused.status == 1 and "--keep-changed; nothing was undone" in refused.err
     kept = configs("undo", "--root", root, "--keep-changed")
     assert kept.status == 0 and "kept      etc/sysctl.d/60-jepa-dds.conf" in kept.out
     folder = root / "etc/sysctl.d"
