@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-update test test-runtime lint clean
+.PHONY: help demo demo-update docs test test-runtime lint clean
 
 help:            ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -12,6 +12,10 @@ demo:            ## run the main job for DEMO_SECONDS (default 45) over ROS 2 an
 demo-update:     ## three releases over the air to a driving robot: one goes live, two are refused; results in out/demo-update
 	@scripts/setup.sh --with ros,viz,export
 	@. scripts/env.sh && exec python demo/update.py
+
+docs:            ## build the documentation site in out/site; strict: a broken link is an error
+	@scripts/setup.sh --with ros,viz,export,docs
+	@. scripts/env.sh && exec python -m mkdocs build
 
 test:            ## run the tests; PYTEST_ARGS="-k bundle" for some of them
 	@scripts/setup.sh --with ros,viz,export,dev

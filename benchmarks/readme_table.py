@@ -1,6 +1,6 @@
-"""Prints the README's tables of measured figures, from the committed result files and nothing else.
+"""Print the tables of measured figures in the documentation, from the committed result files.
 
-usage: python benchmarks/readme_table.py [--write]        --write: replace the tables in README.md
+usage: python benchmarks/readme_table.py [--write]
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ TABLES = {
     "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
     "distilled": distilled, "trusted": trusted, "lewm": lewm,
 }  # fmt: skip
+# Which page shows which of them.
+PAGES = {
+    "README.md": ("measured",),
+    "docs/benchmarks.md": ("latency", "limits", "updates", "students", "distilled", "trusted", "lewm"),
+}
 
 
 def main() -> int:
-    """Print the tables, or put them into the README."""
+    """Print the tables, or write them into their pages."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--write", action="store_true", help="put them into the README")
+    parser.add_argument("--write", action="store_true", help="write the tables into their pages")
     if not parser.parse_args().write:
         print("\n\n".join(table() for table in TABLES.values()))
         return 0
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n{table()}\n{end}{after}"
-    readme.write_text(text, encoding="utf-8")
+    for page, names in PAGES.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for name in names:
+            begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+            before, _, rest = text.partition(begin)
+            _, _, after = rest.partition(end)
+            text = f"{before}{begin}\n{TABLES[name]()}\n{end}{after}"
+        (ROOT / page).write_text(text, encoding="utf-8")
     return 0
 
 

@@ -38,14 +38,18 @@ def anchors(document: Path) -> set[str]:
 def printed_commands(document: Path) -> list[list[str]]:
     """The command lines of ours in a document's code blocks that are whole (no …), without comments."""
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"^    (?:sudo )?(?:\S*/)?(jepa-(?:runtime|export) [^…\n]*)$", text, re.MULTILINE)
+    lines = re.findall(r"^(?: {4})?(?:sudo )?(?:\S*/)?(jepa-(?:runtime|export) [^…\n]*)$", text, re.MULTILINE)
     return [shlex.split(re.split(r"&(?:&|$)", line)[0], comments=True) for line in lines]
 
 
 def test_the_measured_figures_come_from_the_committed_results() -> None:
-    for name, table in load("readme_table").TABLES.items():
-        shown = README.partition(f"<!-- {name}: begin -->")[2].partition(f"<!-- {name}: end -->")[0]
-        assert shown.strip() == table(), name
+    tables = load("readme_table")
+    assert sorted(name for names in tables.PAGES.values() for name in names) == sorted(tables.TABLES)
+    for page, names in tables.PAGES.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for name in names:
+            shown = text.partition(f"<!-- {name}: begin -->")[2].partition(f"<!-- {name}: end -->")[0]
+            assert shown.strip() == tables.TABLES[name](), name
 
 
 def test_the_three_lines_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,51 @@
+"""The documentation site: its tutorials run as they are written, and it builds without a warning."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scripts import ROOT
+
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.ros
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: str(page.stem))
+def test_tutorial_commands_succeed(page: Path) -> None:
+    """Run the ``bash`` blocks in order; ``console`` blocks need a device or an installed ROS 2."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert blocks
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.ros
+@pytest.mark.timeout(300)
+def test_site_builds_strictly(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (tmp_path / "reference" / "errors" / "index.html").is_file()
+
+
+def test_error_codes_are_snake_case_with_an_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    codes = {raised.code for raised in importlib.import_module("error_codes").raised_errors()}
+    assert codes
+    assert not [code for code in codes if not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", code)]
