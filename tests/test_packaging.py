@@ -99,6 +99,7 @@ def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
         "worlds",
         "rerun",
         "dev",
+        "docs",
     }
     assert set(metadata.get_all("Provides-Extra") or ()) == extras
     assert metadata["Version"] == jepa_runtime.__version__
