@@ -140,16 +140,20 @@ def errors_page() -> str:
 def parameters_page() -> str:
     """List the parameters of every node, from the tables by which the nodes declare them."""
     lines = [
+        "---",
+        "hide: [toc]",
+        "---",
+        "",
         "# Node parameters",
         "",
         "`ros2 param describe` shows the same.",
         "",
     ]
     for node, module in NODE_PARAMETERS.items():
-        lines += [f"## {node}", "", "| parameter | default | range | changeable | description |"]
+        lines += [f"## {node}", "", "| parameter | description | default | range | changeable |"]
         lines.append("|---|---|---|---|---|")
         for parameter in importlib.import_module(module).PARAMETERS:
-            span = ", ".join(f"`{choice}`" for choice in parameter.choices)
+            span = ", ".join(f"`{choice}`" for choice in parameter.choices if choice)
             if parameter.low is not None:
                 span = f"{parameter.low:g} to {parameter.high:g}"
             when = "at the start" if parameter.read_only else "at run time"
