@@ -159,10 +159,8 @@ def parameters_page() -> str:
             when = "at the start" if parameter.read_only else "at run time"
             if parameter.when_unconfigured:
                 when = "while unconfigured"
-            default = json.dumps(parameter.default)
-            lines.append(
-                f"| `{parameter.name}` | `{default}` | {span} | {when} | {_cell(parameter.description)} |"
-            )
+            default, what = json.dumps(parameter.default), _cell(parameter.description)
+            lines.append(f"| `{parameter.name}` | {what} | `{default}` | {span} | {when} |")
         lines.append("")
     return "\n".join(lines)
 
