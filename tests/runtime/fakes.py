@@ -31,7 +31,7 @@ def manifest(
         low=list(low),
         high=list(high),
         max_norm=max_norm,
-        most=1000 * max(map(abs, (*low, *high))),
+        max_plausible=1000 * max(map(abs, (*low, *high))),
     )
     io = SimpleNamespace(
         frame=SimpleNamespace(height=16, width=16, rate_hz=30.0),

@@ -41,7 +41,7 @@ from jepa_runtime.errors import (
 from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
-from jepa_runtime.recording import check_apart, check_outputs
+from jepa_runtime.recording import check_outputs, check_separate
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
         read += adopt(args)
     check_outputs(file_paths(args.mcap, args.json, args.html), *read)
     if args.black_box is not None:
-        check_apart(args.black_box, *read)
+        check_separate(args.black_box, *read)
         check_folder(args.black_box)
     console = open_console(stderr=args.json == STDOUT)
     with ExitStack() as stack:
@@ -211,7 +211,7 @@ class _Run:
                 self._recording = RunRecording(self._args.mcap, pipeline.model, jpeg=self._args.jpeg)
             if self._args.black_box is not None:
                 self._black_box = BlackBox(self._args.black_box, streams={"": Topics()})
-                self._black_box.serve(pipeline.model)
+                self._black_box.set_model(pipeline.model)
                 if pipeline.no_alarms:
                     self._console.print(f"no surprise will be found: {pipeline.no_alarms}", markup=False)
             try:
@@ -338,7 +338,7 @@ class _Run:
         if self._follower is not None:
             self._follower.serves(model)
         for bag in self._bags():
-            bag.serve(model)
+            bag.set_model(model)
 
     def _bags(self) -> list[RunRecording | BlackBox]:
         return [bag for bag in (self._recording, self._black_box) if bag is not None]
@@ -362,10 +362,10 @@ class _Run:
             self._recording.close()
         except RecordingError as error:
             self._fatal = error
-        if self._recording.went_back:
+        if self._recording.stamp_decreases:
             self._console.print(
-                f"stamps went back {self._recording.went_back} times: {self._args.mcap} is read in the order "
-                "of stamps, not in that in which frames came, so a replay gives other outputs",
+                f"stamps decreased {self._recording.stamp_decreases} times: {self._args.mcap} is read in the "
+                "order of stamps, not of arrival, so a replay gives different outputs",
                 markup=False,
                 style="yellow",
             )

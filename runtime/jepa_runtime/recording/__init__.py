@@ -1,5 +1,5 @@
-"""Recording: ROS 2 messages in MCAP files, readable by rosbag2 and Foxglove, written without ROS."""
+"""Record ROS 2 messages into MCAP files that rosbag2 and Foxglove can read, without ROS."""
 
-from jepa_runtime.recording.mcap_writer import McapRecorder, check_apart, check_outputs
+from jepa_runtime.recording.mcap_writer import McapRecorder, check_outputs, check_separate
 
-__all__ = ["McapRecorder", "check_apart", "check_outputs"]
+__all__ = ["McapRecorder", "check_outputs", "check_separate"]

@@ -1,4 +1,4 @@
-"""A folder of recordings that never grows beyond what it may."""
+"""A folder of recordings with a size limit, in which new recordings replace the oldest."""
 
 from __future__ import annotations
 
@@ -9,36 +9,42 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from jepa_runtime.errors import RecordingError
-from jepa_runtime.recording.mcap_writer import McapRecorder, NameTakenError, explained, remove_left
+from jepa_runtime.recording.mcap_writer import (
+    McapRecorder,
+    RecordingExistsError,
+    recording_errors,
+    remove_stale_partial,
+)
 
-# 20260131T101500.250Z_surprise.mcap: whatever else lies in the folder is somebody else's.
-_OURS = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"
+# 20260131T101500.250Z_surprise.mcap; other files in the folder are never touched.
+_PATTERN = "[0-9]*T[0-9]*.[0-9]*Z_*.mcap"
 
 
 def check_folder(path: Path) -> None:
-    """Make a folder and see that files can be written there.
+    """Create a folder and check that files can be written there.
 
     Raises:
-        RecordingError: they cannot.
+        RecordingError: The folder is not writable.
     """
-    trial = path / ".writable"
-    with explained(path):
+    probe = path / ".writable"
+    with recording_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        trial.touch()
-        trial.unlink(missing_ok=True)
+        probe.touch()
+        probe.unlink(missing_ok=True)
 
 
 class BagFolder:
-    """Bags named by time in one folder, of one process or several; the oldest give way to new ones. Other
-    files are left alone.
+    """Bags in one folder, named by time. The oldest are deleted to make room; other files are left alone.
+
+    Several processes may share a folder.
 
     Args:
-        path: made when it is needed.
-        max_bytes: of all files together; one file should take at most half of that.
-        max_bags: how many there are at most.
+        path: The folder; created when needed.
+        max_bytes: Limit of the total size. A single bag should take at most half of it.
+        max_bags: Limit of the number of bags.
 
     Raises:
-        ValueError: a limit is out of range.
+        ValueError: A limit is out of range.
     """
 
     def __init__(self, path: Path, *, max_bytes: int, max_bags: int) -> None:
@@ -49,39 +55,43 @@ class BagFolder:
         self._max_bags = max_bags
 
     def check(self) -> None:
-        """Make the folder and see that files can be written there; what a power cut left half done goes.
+        """Create the folder, check that it is writable, and remove partial files left by a power cut.
 
         Raises:
-            RecordingError: they cannot.
+            RecordingError: The folder is not writable.
         """
         check_folder(self.path)
-        with explained(self.path):
-            for left in self.path.glob(f"{_OURS}.partial"):
-                remove_left(left)
+        with recording_errors(self.path):
+            for partial in self.path.glob(f"{_PATTERN}.partial"):
+                remove_stale_partial(partial)
 
     def begin(self, stamp_ns: int, kind: str) -> McapRecorder:
-        """A new recording of something of this ``kind`` that began then, with room made for it. Where that
-        moment has one already, because the clock was set back or others record too, it is counted.
+        """Make room and return a new recording.
+
+        Args:
+            stamp_ns: The time of the event. If a recording of that time exists, because the clock was set
+                back or another process records, the name gets a number.
+            kind: The kind of event, part of the name.
 
         Raises:
-            RecordingError: it cannot be written.
+            RecordingError: The file cannot be written.
         """
         self._make_room(self.max_bytes // 2)
-        moment = datetime.fromtimestamp(stamp_ns / 1e9, timezone.utc)
-        name = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{kind}"
+        time_utc = datetime.fromtimestamp(stamp_ns / 1e9, timezone.utc)
+        name = f"{time_utc:%Y%m%dT%H%M%S}.{time_utc.microsecond // 1000:03d}Z_{kind}"
         path, number = self.path / f"{name}.mcap", 1
         while True:
             try:
                 return McapRecorder(path)
-            except NameTakenError:
+            except RecordingExistsError:
                 number += 1
                 path = self.path / f"{name}_{number}.mcap"
 
     def complete(self, recorder: McapRecorder) -> None:
-        """Close ``recorder``; its file is on the disk then, however large it became, or gone after an error.
+        """Close ``recorder`` and flush its file to disk. After an error, the file is removed.
 
         Raises:
-            RecordingError: it could not be completed.
+            RecordingError: The file could not be completed.
         """
         try:
             recorder.close()
@@ -93,19 +103,19 @@ class BagFolder:
         self._make_room(0, new=recorder.path)
 
     def _make_room(self, more_bytes: int, *, new: Path | None = None) -> None:
-        """For one bag more: of ``more_bytes``, or ``new``, which is there already and stays."""
+        """Delete the oldest bags to make room for one of ``more_bytes``, or for ``new``, which exists."""
         bags = []
         total = more_bytes
         now_ns = time.time_ns()
-        with explained(self.path, "no room can be made"):
-            for path in self.path.glob(_OURS):
+        with recording_errors(self.path, "old recordings cannot be deleted"):
+            for path in self.path.glob(_PATTERN):
                 with suppress(FileNotFoundError):
                     found = path.stat()
                     total += found.st_size
                     if path != new:
-                        # Of times to come are those from before the clock was set back.
-                        came = found.st_mtime_ns <= now_ns
-                        bags.append((came, found.st_mtime_ns, found.st_size, path))
+                        # Bags from the future are older: they were written before the clock was set back.
+                        is_past = found.st_mtime_ns <= now_ns
+                        bags.append((is_past, found.st_mtime_ns, found.st_size, path))
             bags.sort()
             while bags and (total > self.max_bytes or len(bags) >= self._max_bags):
                 *_, size, oldest = bags.pop(0)
@@ -113,7 +123,7 @@ class BagFolder:
                 total -= size
 
     def _sync(self) -> None:
-        with explained(self.path):
+        with recording_errors(self.path):
             folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)

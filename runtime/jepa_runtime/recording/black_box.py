@@ -1,14 +1,13 @@
-"""The black box: what was seen, commanded and found surprising shortly before and after something went wrong,
-as a bag that can be played again.
+"""The black box: records the seconds before and after an alarm into a bag that can be replayed.
 
-Frames (as JPEG), commands, surprise and alarms of the last seconds are kept in memory. When an alarm begins,
-they are written to a bag, and so is what comes until ``after_s`` later; an alarm that begins meanwhile
-prolongs it, one soon after has in its own bag once more what was before it. Latents and futures are left out:
-they follow from frames and commands when the bag is played, and are a hundred times as large.
+Frames (as JPEG), commands, surprise and alarms of the last seconds are held in memory. When an alarm begins,
+they are written to a bag, followed by everything until ``after_s`` later. Another alarm in the meantime
+extends the bag; one after its end starts a bag that again contains the seconds before it. Latents and futures
+are not recorded: they can be computed from frames and commands, and are a hundred times as large.
 
-Whoever hands something over never waits: all work is done on a thread of the box's own, and what it cannot
-keep up with is dropped and counted; alarms, and which model serves, never are. What goes wrong there is told
-by :attr:`BlackBox.fault`, and tried again with the next alarm.
+Callers never wait: all work happens on a background thread, and what it cannot keep up with is dropped and
+counted, except for alarms and model information. Errors are reported by :attr:`BlackBox.fault`; the next
+alarm tries again.
 """
 
 from __future__ import annotations
@@ -42,22 +41,25 @@ _TYPES = (
     messages.COMPRESSED_IMAGE,
     messages.TWIST,
 )
-# Two seconds of what two cameras hand over.
-_MOST_WAITING = 512
-# Frames wait as pixels: a disk that hangs must not take the memory that the model needs.
-_MOST_WAITING_BYTES = 256 << 20
-_MOST_RING_BYTES = 128 << 20
-_MOST_BAGS = 64
-# Frames may have stopped coming, and with them the time that stamps tell.
-_PATIENCE_S = 2.0
-_LOOK_S = 0.2
-_CLOSING_S = 10.0
+# Two seconds of the input of two cameras.
+_MAX_QUEUED = 512
+# Queued frames are uncompressed: a hanging disk must not use up the memory that the model needs.
+_MAX_QUEUED_BYTES = 256 << 20
+_MAX_RING_BYTES = 128 << 20
+_MAX_BAGS = 64
+# Ends a bag by the clock if no more frames arrive whose stamps would end it.
+_TIMEOUT_S = 2.0
+_POLL_S = 0.2
+_CLOSE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class Topics:
-    """What is recorded of a stream: topic of its images (to which ``/compressed`` is added), and prefix of
-    the topics of its results.
+    """The topics of a stream.
+
+    Attributes:
+        images: Topic of the images, to which ``/compressed`` is appended.
+        results: Prefix of the topics of the results.
     """
 
     images: str = IMAGE_TOPIC
@@ -66,30 +68,32 @@ class Topics:
 
 @dataclass(frozen=True)
 class _Alarm:
-    """Something goes wrong: write."""
+    """Starts or extends a bag."""
 
     stamp_ns: int
     kind: str
 
 
 class BlackBox:
-    """Any thread may hand over frames, commands and results.
+    """Records bags around alarms. All methods may be called from any thread.
 
     Args:
-        folder: of the bags.
-        streams: each stream's topics; beside the results of the first is told which model serves.
-        before_s, after_s: what is kept of the time before and after the beginning of an alarm.
-        max_bytes: of all bags together; the oldest give way. A bag takes about half of it at most; the time
-            before the alarm has its share of that: what is older is left out, what comes later ends early.
-        clock: monotonic seconds.
+        folder: The folder of the bags.
+        streams: The topics of each stream; the model information is published next to the results of the
+            first.
+        before_s: The time recorded before the start of an alarm.
+        after_s: The time recorded after the start of an alarm.
+        max_bytes: Limit of the total size of all bags; the oldest are deleted. A bag takes at most about half
+            of it, divided in proportion between the time before and after the alarm; the rest is cut off.
+        clock: A monotonic clock in seconds.
 
     Attributes:
-        fault: why the last bag could not be written, or the next cannot; empty: all is well.
-        written: how many bags were.
-        dropped: how many frames and messages were left out because too many waited.
+        fault: Why the last bag could not be written, or the next one cannot be; empty if there is no error.
+        written: The number of bags written.
+        dropped: The number of frames and messages that were dropped because the queue was full.
 
     Raises:
-        ValueError: a time or a limit is out of range.
+        ValueError: A time or a limit is out of range.
     """
 
     def __init__(
@@ -108,44 +112,44 @@ class BlackBox:
         self.written = 0
         self.dropped = 0
         self._streams = dict(streams)
-        self._folder = BagFolder(folder, max_bytes=max_bytes, max_bags=_MOST_BAGS)
+        self._folder = BagFolder(folder, max_bytes=max_bytes, max_bags=_MAX_BAGS)
         self._after_s = after_s
         self._clock = clock
-        most = int(max_bytes // 2 * before_s / (before_s + after_s))
-        self._ring = RingBuffer(round(before_s * 1e9), min(most, _MOST_RING_BYTES))
+        ring_bytes = int(max_bytes // 2 * before_s / (before_s + after_s))
+        self._ring = RingBuffer(round(before_s * 1e9), min(ring_bytes, _MAX_RING_BYTES))
         self._model: WorldModel | None = None
-        self._told_model = False
+        self._has_recorded_model = False
         self._bag: McapRecorder | None = None
         self._until_ns, self._until_s, self._bytes = 0, 0.0, 0
         self._queue: Queue[Frame | Entry | _Alarm | None] = Queue()
         self._thread = Thread(target=self._work, name="jepa-black-box", daemon=True)
         self._thread.start()
 
-    def serve(self, model: WorldModel) -> None:
-        """From now on results come from ``model``."""
-        self._model, self._told_model = model, False
+    def set_model(self, model: WorldModel) -> None:
+        """Set the model that produces the results from now on."""
+        self._model, self._has_recorded_model = model, False
 
     def add_frame(self, frame: Frame) -> None:
-        """A frame; do not change its image after."""
-        if self._model is not None and not self._told_model:
-            self._told_model, stamp_ns = True, frame.stamp_ns
+        """Add a frame, whose image must not be modified afterwards."""
+        if self._model is not None and not self._has_recorded_model:
+            self._has_recorded_model, stamp_ns = True, frame.stamp_ns
             info = messages.model_info(self._model, stamp_ns)
             topic = f"{next(iter(self._streams.values())).results}/model_info"
-            self._queue.put(Entry(topic, messages.MODEL_INFO, info, stamp_ns, lasting=True))
-        if self._queue.qsize() * frame.image.nbytes > _MOST_WAITING_BYTES:
+            self._queue.put(Entry(topic, messages.MODEL_INFO, info, stamp_ns, latched=True))
+        if self._queue.qsize() * frame.image.nbytes > _MAX_QUEUED_BYTES:
             self.dropped += 1
         else:
             self._put(frame)
 
     def add_command(self, stamp_ns: int, action: NDArray[np.float32]) -> None:
-        """``action`` [A] is in force from ``stamp_ns`` on. One that is no Twist is left out."""
+        """Add an ``action`` [A] that is in effect from ``stamp_ns`` on; ignored if it is not a Twist."""
         model = self._model
         twist = None if model is None else messages.twist(model.manifest.io.action.names, action)
         if twist is not None:
-            self._put(Entry(COMMAND_TOPIC, messages.TWIST, twist, stamp_ns, lasting=True))
+            self._put(Entry(COMMAND_TOPIC, messages.TWIST, twist, stamp_ns, latched=True))
 
     def add_result(self, result: Result) -> None:
-        """What came out of a frame."""
+        """Add the surprise of a frame's result."""
         model = self._model
         surprise = None if model is None else messages.surprise(result, model)
         if surprise is not None:
@@ -153,7 +157,7 @@ class BlackBox:
             self._put(Entry(topic, messages.SURPRISE, surprise, result.stamp_ns))
 
     def add_alarms(self, result: Result) -> None:
-        """The alarms of a result that was judged; one that begins is what the box is for."""
+        """Add the alarms of an evaluated result; the start of an alarm starts a bag."""
         model = self._model
         if model is None:
             return
@@ -164,43 +168,43 @@ class BlackBox:
             if alarm.end_ns is None:
                 self._queue.put(_Alarm(stamp_ns, alarm.kind))
 
-    def close(self, timeout_s: float = _CLOSING_S) -> None:
-        """Complete the bag in work; a disk that takes longer is left to itself. May be called again."""
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Complete the current bag, waiting at most ``timeout_s`` for the disk. Can be called repeatedly."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join(timeout_s)
             if self._thread.is_alive():
-                self.fault = f"{self._folder.path}: does not answer within {timeout_s:g} s"
+                self.fault = f"{self._folder.path}: the disk does not respond within {timeout_s:g} s"
 
     def _put(self, item: Frame | Entry) -> None:
-        if self._queue.qsize() < _MOST_WAITING:
+        if self._queue.qsize() < _MAX_QUEUED:
             self._queue.put(item)
         else:
             self.dropped += 1
 
-    # --- on the box's own thread
+    # --- background thread
 
     def _work(self) -> None:
         self._try(partial(prepare, *_TYPES))
         self._try(self._folder.check)
         while True:
             try:
-                item = self._queue.get(timeout=_LOOK_S)
+                item = self._queue.get(timeout=_POLL_S)
             except Empty:
                 if self._clock() > self._until_s:
                     self._try(self._end)
             else:
                 if item is None:
                     break
-                self._try(partial(self._take, item))
+                self._try(partial(self._process, item))
         self._try(self._end)
 
     def _try(self, work: Callable[[], None]) -> None:
-        """Do it; an error ends the bag in work, and is told."""
+        """Run ``work``; an error is stored in ``fault`` and ends the current bag."""
         try:
             work()
         except Exception as error:
-            # Whatever it was: the box goes on, and so does the robot.
+            # No error may stop the black box or the robot.
             known = isinstance(error, JepaRuntimeError)
             self.fault = str(error) if known else f"{type(error).__name__}: {error}"
             bag, self._bag = self._bag, None
@@ -208,19 +212,19 @@ class BlackBox:
                 with suppress(Exception):
                     self._folder.complete(bag)
 
-    def _take(self, item: Frame | Entry | _Alarm) -> None:
+    def _process(self, item: Frame | Entry | _Alarm) -> None:
         if isinstance(item, _Alarm):
             self._until_ns = item.stamp_ns + round(self._after_s * 1e9)
-            self._until_s = self._clock() + self._after_s + _PATIENCE_S
+            self._until_s = self._clock() + self._after_s + _TIMEOUT_S
             if self._bag is None:
                 self._begin(item)
             return
         entry = self._entry_of(item) if isinstance(item, Frame) else item
-        moment_ns = self._ring.add(entry)
+        time_ns = self._ring.add(entry)
         if self._bag is not None:
             self._write(self._bag, entry)
-            over = moment_ns >= self._until_ns or self._clock() > self._until_s
-            if over or self._bytes > self._folder.max_bytes // 2:
+            is_over = time_ns >= self._until_ns or self._clock() > self._until_s
+            if is_over or self._bytes > self._folder.max_bytes // 2:
                 self._end()
 
     def _entry_of(self, frame: Frame) -> Entry:

@@ -1,4 +1,4 @@
-"""A new MCAP file out of another one: what is copied stays as it was, with its own definitions."""
+"""Copy an MCAP file and add messages; copied messages keep their bytes and type definitions."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 from mcap.records import Channel, Message, Schema
 
-from jepa_runtime.recording.mcap_writer import RosWriter, create, give_name
+from jepa_runtime.recording.mcap_writer import RosWriter, complete_file, create_partial
 from jepa_runtime.ros_messages.definitions import typestore
 
 
 class McapCopy:
-    """The copy; it bears the suffix ``.partial`` until it is complete.
+    """A context manager that writes the copy, whose name has the suffix ``.partial`` until it is complete.
 
     Raises:
-        RecordingError: it cannot be written, or there is one already.
+        RecordingError: The file cannot be written, or exists.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._partial, self._file = create(path)
+        self._partial, self._file = create_partial(path)
         self._writer = RosWriter(self._file)
         self._schemas: dict[int, int] = {}
         self._channels: dict[int, int] = {}
 
     def copy(self, schema: Schema, channel: Channel, message: Message) -> None:
-        """A message as it was read, with its channel and schema."""
+        """Copy a message with its channel and schema."""
         if schema.id not in self._schemas:
             self._schemas[schema.id] = self._writer.register_schema(schema.name, schema.encoding, schema.data)
         if channel.id not in self._channels:
@@ -38,7 +38,7 @@ class McapCopy:
         )
 
     def add(self, topic: str, message: Any, stamp_ns: int) -> None:
-        """A message of rosbags on a topic that the copied file does not have."""
+        """Add a rosbags message on a topic that the copied file does not have."""
         name = message.__msgtype__
         self._writer.add(topic, name, typestore().serialize_cdr(message, name), stamp_ns)
 
@@ -51,6 +51,6 @@ class McapCopy:
                 if kind is None:
                     self._writer.finish()  # type: ignore[no-untyped-call]
             if kind is None:
-                give_name(self._partial, self._path)
+                complete_file(self._partial, self._path)
         finally:
             self._partial.unlink(missing_ok=True)

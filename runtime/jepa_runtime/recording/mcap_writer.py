@@ -1,4 +1,4 @@
-"""Write ROS 2 messages into an MCAP file, as rosbag2 does, but without ROS."""
+"""Write ROS 2 messages into MCAP files like rosbag2, but without ROS."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from jepa_runtime.ros_messages.definitions import definition, type_hash, typesto
 from jepa_runtime.util.output_files import check_writable
 
 _QUEUE_MESSAGES = 256
-# Measured on one core, chunks of 1 MiB: zstd compresses float32 futures to 0.93 at 520 MB/s and raw 128 x 128
-# images to 0.87 at 625 MB/s; lz4 leaves both at 1.00, futures at 220 MB/s. Both are built into rosbag2 and
-# Foxglove.
+# Measured on one core with chunks of 1 MiB: zstd compresses float32 futures to 0.93 at 520 MB/s and raw 128 x
+# 128 images to 0.87 at 625 MB/s; lz4 compresses neither (1.00; futures at 220 MB/s). rosbag2 and Foxglove
+# support both.
 _COMPRESSION = CompressionType.ZSTD
 
 
-class NameTakenError(RecordingError):
-    """There is, or is being recorded, a file of that name."""
+class RecordingExistsError(RecordingError):
+    """A recording of that name exists, or is in progress."""
+
+    code = "recording.file_exists"
 
 
 class RosWriter(Writer):
-    """Writes serialised ROS 2 messages into an MCAP file, with the full definitions of their types."""
+    """Writes serialized ROS 2 messages into an MCAP file, with the full definitions of their types."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, compression=_COMPRESSION)
@@ -43,7 +45,7 @@ class RosWriter(Writer):
     def add(
         self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int, sequence: int = 0
     ) -> None:
-        """The next message of ``topic``, whose messages are all of ``type_name``, logged at ``stamp_ns``."""
+        """Write a message of ``topic``, all of whose messages have the type ``type_name``."""
         if type_name not in self._types:
             text = definition(type_name).encode()
             self._types[type_name] = self.register_schema(type_name, SchemaEncoding.ROS2, text)
@@ -55,28 +57,28 @@ class RosWriter(Writer):
 
 
 class McapRecorder:
-    """One recording: CDR messages with their full definitions (profile ``ros2``), indexed, in compressed
-    chunks.
+    """One recording: CDR messages with their definitions (profile ``ros2``), indexed, in compressed chunks.
 
-    Writing is done on a thread of the recorder's own, so that neither compression nor the disk delays the
-    caller; where the disk cannot keep up, :meth:`write` waits. The file bears the suffix ``.partial`` until
-    :meth:`close` has completed it. Any thread may write.
+    Writing happens on a background thread, so that neither compression nor the disk delays the caller; if the
+    disk cannot keep up, :meth:`write` blocks. The file has the suffix ``.partial`` until :meth:`close`
+    completes it. Any thread may write.
 
     Args:
-        path: the file to write; folders are made.
+        path: The file to write; its folders are created.
 
     Attributes:
-        partial: where it is until then.
+        path: The path of the complete file.
+        partial: The path of the incomplete file.
 
     Raises:
-        RecordingError: the file cannot be created, or there is one already; see :func:`create`.
+        RecordingError: The file cannot be created, or exists; see :func:`create_partial`.
     """
 
     def __init__(self, path: str | Path) -> None:
-        # Building the types takes a tenth of a second: now, rather than with the first message.
+        # Building the types takes a tenth of a second, which would otherwise delay the first message.
         typestore()
         self.path = Path(path)
-        self.partial, self._file = create(self.path)
+        self.partial, self._file = create_partial(self.path)
         self._writer = RosWriter(self._file)
         self._types: dict[str, str] = {}
         self._counts = Counter[str]()
@@ -87,52 +89,55 @@ class McapRecorder:
         self._thread.start()
 
     def write(self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int) -> None:
-        """Record a serialised message of ``type_name`` (``package/msg/Name``), logged at ``stamp_ns``.
+        """Record a serialized message.
 
-        ``cdr`` begins with its four bytes of encapsulation, as every ROS 2 serialiser returns it, and is not
-        copied.
+        Args:
+            topic: The topic.
+            type_name: The type as ``package/msg/Name``.
+            cdr: The message with its four bytes of encapsulation, as ROS 2 serializers return it; not copied.
+            stamp_ns: The log time.
 
         Raises:
-            RecordingError: the type is unknown, the topic holds another type, the recorder is closed, or an
+            RecordingError: The type is unknown, the topic has another type, the recorder is closed, or an
                 earlier message could not be written.
         """
         if self._closed:
-            raise RecordingError(f"{self.path}: the recording is closed")
+            raise RecordingError(f"the recording {self.path} is closed", code="recording.closed")
         self._raise_error()
         definition(type_name)
         self._queue.put((topic, type_name, cdr, stamp_ns))
 
     def write_message(self, topic: str, message: Any, stamp_ns: int) -> None:
-        """Record a message of rosbags (see :func:`~jepa_runtime.ros_messages.definitions.build`)."""
+        """Record a rosbags message (see :func:`~jepa_runtime.ros_messages.definitions.build`)."""
         type_name = message.__msgtype__
         self.write(topic, type_name, typestore().serialize_cdr(message, type_name), stamp_ns)
 
     def close(self) -> None:
-        """Complete the file and give it its name. May be called again.
+        """Complete the file and rename it to its final name. Can be called repeatedly.
 
         Raises:
-            RecordingError: something could not be written, or another file came to be called so; what was
-                recorded is in the ``.partial`` file.
+            RecordingError: Something could not be written, or a file of that name was created in the
+                meantime; the data are in the ``.partial`` file.
         """
         if self._closed:
             return
         self._closed = True
         self._queue.put(None)
         self._thread.join()
-        with explained(self.path, "cannot be completed"), self._file:
+        with recording_errors(self.path, "cannot be completed"), self._file:
             self._raise_error()
             self._writer.finish()  # type: ignore[no-untyped-call]
             self._file.flush()
             os.fsync(self._file.fileno())
-            # Closed, it would be taken for one that was cut off.
-            give_name(self.partial, self.path)
+            # Before the file is closed, which unlocks it: others would consider it abandoned.
+            complete_file(self.partial, self.path)
 
     def discard(self) -> None:
-        """Leave no file: remove what was written so far, also where it could not be completed."""
+        """Stop recording and remove the incomplete file, also after an error."""
         self._closed = True
         self._queue.put(None)
         self._thread.join()
-        # A full disk fails once more.
+        # On a full disk, closing fails again.
         with suppress(OSError):
             self._file.close()
         self.partial.unlink(missing_ok=True)
@@ -145,7 +150,7 @@ class McapRecorder:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            # After an error the queue is emptied all the same: nobody who writes may be left waiting for it.
+            # After an error the queue is still drained, so that no writer blocks forever.
             if self._error is None:
                 try:
                     self._add(*item)
@@ -155,7 +160,7 @@ class McapRecorder:
     def _add(self, topic: str, type_name: str, cdr: bytes | memoryview, stamp_ns: int) -> None:
         recorded = self._types.setdefault(topic, type_name)
         if recorded != type_name:
-            raise ValueError(f"topic {topic} holds {recorded}, not {type_name}")
+            raise ValueError(f"topic {topic} has the type {recorded}, not {type_name}")
         self._writer.add(topic, type_name, cdr, stamp_ns, self._counts[topic])
         self._counts[topic] += 1
 
@@ -163,35 +168,39 @@ class McapRecorder:
         if self._error is None:
             return
         reason = self._error.strerror if isinstance(self._error, OSError) else self._error
-        raise RecordingError(f"{self.path}: writing failed: {reason}; what came before is in {self.partial}")
+        raise RecordingError(
+            f"{self.path}: writing failed: {reason}; earlier messages are in {self.partial}",
+            code="recording.write_failed",
+        )
 
 
 @contextmanager
-def explained(path: Path, fault: str = "cannot be written") -> Iterator[None]:
-    """Raises RecordingError for what the system says of a file."""
+def recording_errors(path: Path, fault: str = "cannot be written") -> Iterator[None]:
+    """Raise OSError as RecordingError with the path and the cause."""
     try:
         yield
     except OSError as error:
-        raise RecordingError(f"{path}: {fault}: {error.strerror}") from error
+        raise RecordingError(f"{path}: {fault}: {error.strerror}", code="recording.io") from error
 
 
-def create(path: Path) -> tuple[Path, BinaryIO]:
-    """The file that is called ``path`` once it is complete, and until then bears the suffix ``.partial``.
+def create_partial(path: Path) -> tuple[Path, BinaryIO]:
+    """Create the file that becomes ``path`` when complete, and has the suffix ``.partial`` until then.
 
-    What was recorded cannot be recorded again: neither a file of that name is replaced, nor what is being
-    recorded under it or was until power or the disk failed. While it is open, :func:`remove_left` leaves it.
+    Recordings cannot be repeated, so existing files are never replaced: neither a complete one, nor one that
+    is in progress or was interrupted by a power cut or disk failure. While it is open,
+    :func:`remove_stale_partial` does not remove it.
 
     Raises:
-        NameTakenError: there is such a file.
-        RecordingError: it cannot be written.
+        RecordingExistsError: Such a file exists.
+        RecordingError: The file cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
-    with explained(path):
+    with recording_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _begin(partial)
+        file = _create_locked(partial)
     try:
-        # Only now nobody else can complete one.
-        _refuse_existing(path)
+        # After locking: from here on no other process can complete one.
+        _check_not_existing(path)
     except RecordingError:
         if partial.is_file():
             partial.unlink()
@@ -200,8 +209,8 @@ def create(path: Path) -> tuple[Path, BinaryIO]:
     return partial, file
 
 
-def _begin(partial: Path) -> BinaryIO:
-    """A new file, locked while it is open; a device in its place is written into."""
+def _create_locked(partial: Path) -> BinaryIO:
+    """Create a file that is locked while it is open; an existing device file is opened instead."""
     while True:
         try:
             file = partial.open("xb")
@@ -209,32 +218,33 @@ def _begin(partial: Path) -> BinaryIO:
             with suppress(FileNotFoundError):
                 if not stat.S_ISREG(partial.stat().st_mode):
                     return os.fdopen(os.open(partial, os.O_WRONLY), "wb")
-            raise NameTakenError(
-                f"{partial}: exists: it is being recorded, or was cut off (mcap recover): name another file, "
-                "or move that one away"
+            raise RecordingExistsError(
+                f"{partial} already exists: it is being recorded, or was interrupted (see `mcap recover`): "
+                "name another file, or move it away"
             ) from None
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        # Until it was locked it could be taken for one that was cut off.
-        if _is_called(file, partial):
+        # Before it was locked, another process could remove it as abandoned.
+        if _is_at(file, partial):
             return file
         file.close()
 
 
-def _is_called(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file still bears that name."""
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Return whether ``path`` still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
-def remove_left(partial: Path) -> None:
-    """Remove a file that :func:`create` made, unless it is still being recorded, as far as its file system
-    can tell.
+def remove_stale_partial(partial: Path) -> None:
+    """Remove a file created by :func:`create_partial` unless it is still being recorded.
+
+    On file systems without locks, that cannot be detected.
 
     Raises:
-        OSError: it cannot be removed.
+        OSError: The file cannot be removed.
     """
     with suppress(FileNotFoundError), partial.open("rb") as file:
         try:
@@ -243,65 +253,73 @@ def remove_left(partial: Path) -> None:
             return
         except OSError:
             pass
-        # Until it was locked it could be completed, and the next one be begun.
-        if _is_called(file, partial):
+        # Before it was locked, it could be completed and the next one created.
+        if _is_at(file, partial):
             partial.unlink()
 
 
-def give_name(partial: Path, path: Path) -> None:
-    """Call a file that is complete ``path``.
+def complete_file(partial: Path, path: Path) -> None:
+    """Rename a complete file to its final name.
 
     Raises:
-        RecordingError: another one came to be called so meanwhile.
-        OSError: it cannot be renamed.
+        RecordingExistsError: A file of that name was created in the meantime.
+        OSError: The file cannot be renamed.
     """
     if path.exists():
-        raise RecordingError(f"{path}: exists: came to be there meanwhile; what was recorded is in {partial}")
+        raise RecordingExistsError(
+            f"{path} was created by another process in the meantime; the recording is in {partial}"
+        )
     partial.replace(path)
 
 
-def check_outputs(outs: Sequence[Path], *read: Path) -> None:
-    """See that ``outs`` may be written, before minutes are spent on what they are to hold: they can be, no
-    two are one file, and each lies apart from what is ``read`` (:func:`check_apart`), and is no other bag.
+def check_outputs(outputs: Sequence[Path], *inputs: Path) -> None:
+    """Check that output files can be written, before minutes are spent on computing them.
+
+    No two may be the same file, none may be an input (:func:`check_separate`) or an existing bag.
 
     Raises:
-        RecordingError: one may not.
-        JepaRuntimeError: one cannot be written.
+        RecordingError: An output is not allowed.
+        JepaRuntimeError: An output cannot be written.
     """
     targets: list[Path] = []
-    for out in outs:
-        # Of links in a circle, Path.resolve makes an error before Python 3.13.
-        target = Path(os.path.realpath(out))
-        # What is no file, such as /dev/null, may take all.
+    for output in outputs:
+        # Path.resolve raises an error for circular links before Python 3.13.
+        target = Path(os.path.realpath(output))
+        # Devices such as /dev/null accept several outputs.
         if target in targets and (target.is_file() or not target.exists()):
-            raise RecordingError(f"{out}: is asked for twice: name another file")
+            raise RecordingError(
+                f"{output} is specified twice as output: name another file", code="recording.duplicate_output"
+            )
         targets.append(target)
-        check_apart(out, *read)
-        if out.suffix == ".mcap":
-            _refuse_existing(out)
-        check_writable(out)
+        check_separate(output, *inputs)
+        if output.suffix == ".mcap":
+            _check_not_existing(output)
+        check_writable(output)
 
 
-def check_apart(out: Path, *read: Path) -> None:
-    """See that ``out`` is none of the files, bags and bundles that are ``read``, nor lies in a bag or bundle
-    that is a folder. A bundle is refused by all who open it as soon as it holds a file that its manifest does
-    not list.
+def check_separate(output: Path, *inputs: Path) -> None:
+    """Check that an output is not an input, nor inside a bag or bundle folder that is an input.
+
+    A bundle with a file that its manifest does not list is invalid.
 
     Raises:
-        RecordingError: it is, or does.
+        RecordingError: The output is, or is inside, an input.
     """
-    target = Path(os.path.realpath(out))
+    target = Path(os.path.realpath(output))
     marks = ("metadata.yaml", "manifest.json")
-    holding = {target, *(each for each in target.parents if any((each / mark).exists() for mark in marks))}
-    for path in read:
-        if Path(os.path.realpath(path)) in holding:
-            raise RecordingError(f"{out}: is, or lies in, {path}, which is read: write into another file")
+    containers = {target, *(each for each in target.parents if any((each / mark).exists() for mark in marks))}
+    for path in inputs:
+        if Path(os.path.realpath(path)) in containers:
+            raise RecordingError(
+                f"{output} is, or lies in, {path}, which is read: write into another file",
+                code="recording.output_is_input",
+            )
 
 
-def _refuse_existing(path: Path) -> None:
+def _check_not_existing(path: Path) -> None:
     if path.is_dir():
-        raise RecordingError(f"{path}: is a folder: name a file in it")
+        raise RecordingError(f"{path} is a folder: name a file in it", code="recording.output_is_folder")
     if path.exists():
-        raise NameTakenError(
-            f"{path}: exists: a recording is not replaced: name another file, or remove that one first"
+        raise RecordingExistsError(
+            f"{path} already exists, and recordings are never replaced: name another file, or remove it first"
         )

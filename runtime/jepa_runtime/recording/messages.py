@@ -1,9 +1,7 @@
-"""What the pipeline produced as ROS messages: nested mappings of field names, of the types that rosbags
-wants.
+"""Convert results of the pipeline to the fields of ROS messages: nested mappings with the types of rosbags.
 
-Both ways of writing messages start here: rosbags (:func:`jepa_runtime.ros_messages.definitions.build`) and
-rclpy (a node assigns the same names). Arrays are numpy; a Tensor's data is a flat uint8 view of the array,
-without a copy.
+Both rosbags (:func:`jepa_runtime.ros_messages.definitions.build`) and rclpy (a node assigns the same names)
+use them. Arrays are NumPy arrays; the data of a Tensor is a flat uint8 view of the array, not a copy.
 """
 
 from __future__ import annotations
@@ -54,37 +52,40 @@ Fields = dict[str, Any]
 
 
 def time_message(stamp_ns: int) -> Fields:
-    """builtin_interfaces/Time.
+    """Return the fields of a builtin_interfaces/Time.
 
     Raises:
-        RecordingError: it is later than that can tell, whose seconds are an int32.
+        RecordingError: The time is after 2038, beyond the int32 seconds of the message.
     """
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
     if sec >= 1 << 31:
-        raise RecordingError(f"a stamp is {sec} s since 1970: ROS 2 has stamps until 2038")
+        raise RecordingError(
+            f"the stamp {sec} s since 1970 is out of range: stamps of ROS 2 end in 2038; check the clock",
+            code="recording.stamp_out_of_range",
+        )
     return {"sec": sec, "nanosec": nanosec}
 
 
 def from_time(message: Any) -> int:
-    """Nanoseconds of a builtin_interfaces/Time of rosbags or rclpy."""
+    """Return the nanoseconds of a builtin_interfaces/Time of rosbags or rclpy."""
     return int(message.sec) * 1_000_000_000 + int(message.nanosec)
 
 
 def header(stamp_ns: int, frame_id: str) -> Fields:
-    """std_msgs/Header."""
+    """Return the fields of a std_msgs/Header."""
     return {"stamp": time_message(stamp_ns), "frame_id": frame_id}
 
 
 def tensor(name: str, array: NDArray[Any]) -> Fields:
-    """jepa_msgs/Tensor: row-major, little-endian.
+    """Return the fields of a jepa_msgs/Tensor: row-major, little-endian.
 
     Raises:
-        ValueError: an array of a type that Tensor has no code for.
+        ValueError: Tensor has no code for the type of the array.
     """
     code = _CODES.get(array.dtype)
     if code is None:
         raise ValueError(
-            f"tensor {name}: no code for arrays of {array.dtype}; use one of {', '.join(DTYPE_CODES)}"
+            f"tensor {name} has the unsupported type {array.dtype}; use one of {', '.join(DTYPE_CODES)}"
         )
     if sys.byteorder == "big":
         array = array.byteswap()
@@ -93,19 +94,19 @@ def tensor(name: str, array: NDArray[Any]) -> Fields:
 
 
 def array_of(message: Any) -> NDArray[Any]:
-    """The array in a Tensor message of rosbags or rclpy; shares its memory where possible.
+    """Return the array in a Tensor message of rosbags or rclpy, without a copy where possible.
 
     Raises:
-        ValueError: unknown code, or the data do not fill the shape.
+        ValueError: The type code is unknown, or the data do not match the shape.
     """
     dtype = _DTYPES.get(message.dtype)
     if dtype is None:
-        raise ValueError(f"tensor {message.name}: unknown dtype code {message.dtype}")
+        raise ValueError(f"tensor {message.name} has the unknown dtype code {message.dtype}")
     return np.frombuffer(message.data, dtype).reshape(tuple(int(size) for size in message.shape))
 
 
 def latent_state(result: Result, model: WorldModel) -> Fields:
-    """jepa_msgs/LatentState."""
+    """Return the fields of a jepa_msgs/LatentState."""
     return {
         "header": header(result.stamp_ns, result.frame_id),
         "model_id": model.manifest.model_id,
@@ -119,10 +120,12 @@ def latent_state(result: Result, model: WorldModel) -> Fields:
 
 
 def predicted_futures(result: Result, model: WorldModel, *, image_publishers: int = 0) -> Fields | None:
-    """jepa_msgs/PredictedFutures; None where the history was too short to predict.
+    """Return the fields of a jepa_msgs/PredictedFutures, or None if the history was too short to predict.
 
     Args:
-        image_publishers: on the topic of the images; 0: not known.
+        result: The result.
+        model: The model that produced it.
+        image_publishers: The number of publishers on the image topic, or 0 if unknown.
     """
     futures, calibration = result.futures, result.calibration
     if futures is None or calibration is None:
@@ -158,7 +161,7 @@ def predicted_futures(result: Result, model: WorldModel, *, image_publishers: in
 
 
 def surprise(result: Result, model: WorldModel) -> Fields | None:
-    """jepa_msgs/Surprise; None where nothing had been predicted for this moment."""
+    """Return the fields of a jepa_msgs/Surprise, or None if there was no prediction for this time."""
     if result.surprise is None:
         return None
     return {
@@ -173,7 +176,7 @@ def surprise(result: Result, model: WorldModel) -> Fields | None:
 
 
 def surprise_event(alarm: Alarm, result: Result, model: WorldModel) -> Fields:
-    """jepa_msgs/SurpriseEvent of an alarm of ``result``."""
+    """Return the fields of a jepa_msgs/SurpriseEvent for an alarm of ``result``."""
     event = alarm.event
     return {
         "header": header(result.stamp_ns, result.frame_id),
@@ -191,7 +194,7 @@ def surprise_event(alarm: Alarm, result: Result, model: WorldModel) -> Fields:
 
 
 def model_info(model: WorldModel, stamp_ns: int) -> Fields:
-    """jepa_msgs/ModelInfo."""
+    """Return the fields of a jepa_msgs/ModelInfo."""
     manifest = model.manifest
     action = manifest.io.action
     return {
@@ -221,7 +224,7 @@ def model_info(model: WorldModel, stamp_ns: int) -> Fields:
 
 
 def image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
-    """sensor_msgs/Image of ``rgb`` (uint8 [h, w, 3])."""
+    """Return the fields of a sensor_msgs/Image of ``rgb`` (uint8 [h, w, 3])."""
     height, width, _ = rgb.shape
     return {
         "header": header(stamp_ns, frame_id),
@@ -235,15 +238,13 @@ def image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
 
 
 def compressed_image(rgb: Image, stamp_ns: int, frame_id: str) -> Fields:
-    """sensor_msgs/CompressedImage of ``rgb`` (uint8 [h, w, 3]), as JPEG."""
+    """Return the fields of a sensor_msgs/CompressedImage of ``rgb`` (uint8 [h, w, 3]), as JPEG."""
     data = np.frombuffer(to_jpeg(rgb), np.uint8)
     return {"header": header(stamp_ns, frame_id), "format": "jpeg", "data": data}
 
 
 def twist(names: Sequence[str], action: NDArray[np.float32]) -> Fields | None:
-    """geometry_msgs/Twist of an action whose components are named ``linear.x`` … ``angular.z``; None if
-    others are.
-    """
+    """Return the fields of a geometry_msgs/Twist, or None if a name is not a field such as ``linear.x``."""
     parts: Fields = {kind: dict.fromkeys("xyz", 0.0) for kind in ("linear", "angular")}
     for name, value in zip(names, action, strict=True):
         kind, _, axis = name.partition(".")

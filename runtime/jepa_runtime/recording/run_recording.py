@@ -1,4 +1,4 @@
-"""What a run leaves in a bag: the topics that the ROS nodes would publish."""
+"""Record a run into a bag with the topics that the ROS nodes would publish."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ _TYPES = (
 
 
 class RunRecording:
-    """Frames, goals, commands and results of one run, each logged at its frame's stamp, or when it is said
-    that the frame was.
+    """The frames, goals, commands and results of one run, logged at the stamp of their frame or as specified.
 
     Args:
-        jpeg: keep frames as JPEG, in a fraction of the room; else every pixel as the model saw it, without
-            which nobody can compute the results again.
-        half: keep the latents of futures as float16.
+        path: The MCAP file to write.
+        model: The model that produces the results.
+        jpeg: Store frames as JPEG, which takes a fraction of the space, instead of the exact pixels, which
+            are needed to reproduce the results.
+        half: Store the latents of futures as float16.
 
     Attributes:
-        frames: how many there are.
-        went_back: how often a frame was stamped before the one before it, as when a clock is set: whoever
-            reads the file then finds messages in the order of their stamps, not in that in which they came.
+        frames: The number of frames.
+        stamp_decreases: How often a frame had an earlier stamp than the previous one, as when the clock is
+            set: readers of the file return messages in the order of stamps, not of arrival.
 
     Raises:
-        RecordingError: the file cannot be written.
+        RecordingError: The file cannot be written.
     """
 
     def __init__(self, path: str | Path, model: WorldModel, *, jpeg: bool = True, half: bool = False) -> None:
@@ -51,19 +52,19 @@ class RunRecording:
         self._recorder = McapRecorder(path)
         self._model = model
         self._jpeg, self._half = jpeg, half
-        self.frames = self.went_back = 0
+        self.frames = self.stamp_decreases = 0
         self._last_ns = 0
-        self._told_model = False
+        self._has_recorded_model = False
 
-    def serve(self, model: WorldModel) -> None:
-        """From now on results come from ``model``."""
+    def set_model(self, model: WorldModel) -> None:
+        """Set the model that produces the results from now on."""
         self._model = model
-        self._told_model = False
+        self._has_recorded_model = False
 
     def add_frame(self, frame: Frame, command: NDArray[np.float32] | None) -> None:
-        """Record a frame, and the command in force from its stamp on."""
+        """Record a frame, and the command in effect from its stamp on."""
         self.frames += 1
-        self.went_back += frame.stamp_ns < self._last_ns
+        self.stamp_decreases += frame.stamp_ns < self._last_ns
         self._last_ns = frame.stamp_ns
         self.add_model(frame.stamp_ns, frame.stamp_ns)
         if self._jpeg:
@@ -78,19 +79,19 @@ class RunRecording:
             self._write(COMMAND_TOPIC, messages.TWIST, twist, frame.stamp_ns)
 
     def add_goal(self, image: Image | None, stamp_ns: int) -> None:
-        """Record what is sought from ``stamp_ns`` on; None: nothing."""
-        shown = np.zeros((0, 0, 3), np.uint8) if image is None else image
-        self._write(GOAL_TOPIC, messages.IMAGE, messages.image(shown, stamp_ns, ""), stamp_ns)
+        """Record the goal from ``stamp_ns`` on, or that there is none."""
+        pixels = np.zeros((0, 0, 3), np.uint8) if image is None else image
+        self._write(GOAL_TOPIC, messages.IMAGE, messages.image(pixels, stamp_ns, ""), stamp_ns)
 
     def add_model(self, stamp_ns: int, log_ns: int) -> None:
-        """Record which model serves, if that is not known yet."""
-        if not self._told_model:
-            self._told_model = True
+        """Record the model information unless this model's has been recorded."""
+        if not self._has_recorded_model:
+            self._has_recorded_model = True
             info = messages.model_info(self._model, stamp_ns)
             self._write(f"{NODE}/model_info", messages.MODEL_INFO, info, log_ns)
 
     def add_result(self, result: Result, log_ns: int | None = None) -> None:
-        """Record what came out of a frame."""
+        """Record the result of a frame."""
         log_ns = result.stamp_ns if log_ns is None else log_ns
         state = messages.latent_state(result, self._model)
         futures = messages.predicted_futures(result, self._model)
@@ -101,14 +102,14 @@ class RunRecording:
         self._write(f"{NODE}/surprise", messages.SURPRISE, messages.surprise(result, self._model), log_ns)
 
     def add_alarms(self, result: Result, log_ns: int | None = None) -> None:
-        """Record the alarms that began or ended with a frame, when its result was judged."""
+        """Record the alarms that began or ended with an evaluated result."""
         log_ns = result.stamp_ns if log_ns is None else log_ns
         for alarm in result.alarms:
             event = messages.surprise_event(alarm, result, self._model)
             self._write(f"{NODE}/events", messages.SURPRISE_EVENT, event, log_ns)
 
     def add_message(self, topic: str, type_name: str, cdr: bytes, log_ns: int) -> None:
-        """Record a message of another bag as it is."""
+        """Record an unchanged message of another bag."""
         self._recorder.write(topic, type_name, cdr, log_ns)
 
     def close(self) -> None:
@@ -116,7 +117,7 @@ class RunRecording:
         self._recorder.close()
 
     def discard(self) -> None:
-        """Leave no file."""
+        """Stop recording and remove the file."""
         self._recorder.discard()
 
     def _write(self, topic: str, type_name: str, fields: dict[str, Any] | None, stamp_ns: int) -> None:

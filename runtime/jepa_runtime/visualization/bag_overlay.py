@@ -11,7 +11,7 @@ from mcap.reader import make_reader
 from jepa_runtime.errors import JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.recording import messages
 from jepa_runtime.recording.mcap_copy import McapCopy
-from jepa_runtime.recording.mcap_writer import explained
+from jepa_runtime.recording.mcap_writer import recording_errors
 from jepa_runtime.ros_messages.definitions import build
 from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.visualization.atlas import Atlas
@@ -40,7 +40,12 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
         raise RecordingError(f"{target}: is the bag itself: choose another name for the copy")
     futures, due_ns = f"{run.prefix}/futures", 0
     try:
-        with explained(target), BagFile(bag) as decoder, bag.open("rb") as file, McapCopy(target) as copy:
+        with (
+            recording_errors(target),
+            BagFile(bag) as decoder,
+            bag.open("rb") as file,
+            McapCopy(target) as copy,
+        ):
             pictures = f"{run.namespace}/pictures/"
             connections = decoder.on({futures})
             if any(topic.startswith(pictures) for topic in decoder.topics(messages.COMPRESSED_IMAGE)):

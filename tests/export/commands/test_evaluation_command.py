@@ -184,7 +184,7 @@ def test_killed_at_any_moment_of_writing_it_leaves_the_old_bundle_or_the_new_one
         (["{bundle}", "--clips", "0"], "--clips must be between 1"),
         (["{bundle}", "--html", "{tmp}"], "cannot be written: Is a directory"),
         (["{bundle}", "--json", "{tmp}/film.mp4/x.json"], "cannot be written: "),
-        (["{bundle}", "--json", "{tmp}/x"], "is asked for twice: name another file"),
+        (["{bundle}", "--json", "{tmp}/x"], "is specified twice as output: name another file"),
         (["{bundle}", "--json", "{bundle}/new.json"], "two_rooms, which is read: write into another file"),
         (["{bundle}", "--data", "{tmp}/film.mp4", "--html", "{tmp}/film.mp4"], "film.mp4, which is read: "),
         (

@@ -61,7 +61,7 @@ def test_the_newest_are_followed_until_the_planner_was_silent_for_its_time(
     assert proposals.newest() is newest
     clock.now_s = 100.625
     assert proposals.newest() is None
-    assert proposals.refused == 0
+    assert proposals.rejected == 0
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_only_finite_ones_of_the_models_shape_are_taken_and_others_counted(
 ) -> None:
     proposals.offer(message(GOOD, source="before"))
     reason = proposals.offer(message(actions))
-    assert (reason == "") is taken and proposals.refused == (not taken)
+    assert (reason == "") is taken and proposals.rejected == (not taken)
     newest = proposals.newest()
     assert newest is not None and newest.source == ("planner" if taken else "before")
     assert newest.actions.dtype == np.float32
@@ -95,7 +95,7 @@ def test_a_tensor_that_is_none_is_refused(proposals: CandidateProposals) -> None
     broken = message(GOOD)
     broken.actions.data = broken.actions.data[:-4]
     assert "cannot reshape" in proposals.offer(broken)
-    assert proposals.refused == 1 and proposals.newest() is None
+    assert proposals.rejected == 1 and proposals.newest() is None
 
 
 @pytest.mark.parametrize("change", ["horizon", "most", None])

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from jepa_runtime.recording.ring_buffer import Entry, RingBuffer
 
 
-def entry(stamp_ns: int, *, topic: str = "a", size: int = 1, lasting: bool = False) -> Entry:
-    return Entry(topic, "", {}, stamp_ns, size, lasting)
+def entry(stamp_ns: int, *, topic: str = "a", size: int = 1, latched: bool = False) -> Entry:
+    return Entry(topic, "", {}, stamp_ns, size, latched)
 
 
 def test_a_ring_keeps_its_time_and_what_lasts_of_the_time_before() -> None:
     ring = RingBuffer(10, 1000)
     for stamp_ns in range(0, 50, 5):
         ring.add(entry(stamp_ns))
-        ring.add(entry(stamp_ns, topic="command", lasting=True))
+        ring.add(entry(stamp_ns, topic="command", latched=True))
     held = [(each.topic, each.stamp_ns) for each in ring.entries()]
     assert held == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
 
@@ -55,7 +55,7 @@ def test_time_that_was_set_begins_again_once_it_is_believed(to: int) -> None:
 
 def test_what_lasts_is_still_in_force_where_time_is_set_back() -> None:
     ring = RingBuffer(50, 1000)
-    ring.add(entry(100, topic="command", lasting=True))
+    ring.add(entry(100, topic="command", latched=True))
     for stamp_ns in range(5, 25):
         ring.add(entry(stamp_ns))
     held = [(each.topic, each.stamp_ns) for each in ring.entries()]

@@ -83,7 +83,10 @@ def test_what_was_recorded_before_is_not_replaced(
         arguments = ["--bundle", str(bundle), "--source", "two_rooms", "--duration", "0.1"]
         assert main([command, *arguments, option, str(older)]) == 1
         said = capsys.readouterr().err
-        assert "drive.mcap: exists: a recording is not replaced: name another file, or remove" in said
+        assert (
+            "drive.mcap already exists, and recordings are never replaced: name another file, or remove"
+            in said
+        )
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
 
 
@@ -97,5 +100,5 @@ def test_stamps_that_go_back_are_told_because_a_replay_has_another_order(
         source = str(write_bag(tmp_path / f"{name}.mcap", entries))
         out = str(tmp_path / f"{name} again.mcap")
         assert main(["record", "--bundle", str(bundle), "--source", source, "--out", out]) == 0
-        told[name] = "stamps went back 1 times" in capsys.readouterr().out
+        told[name] = "stamps decreased 1 times" in capsys.readouterr().out
     assert told == {"steady": False, "set back": True}

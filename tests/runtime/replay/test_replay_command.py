@@ -341,7 +341,7 @@ def test_another_recording_is_not_replaced(recorded: Recorded, run: Replay, tmp_
     older = tmp_path / "older.mcap"
     older.write_bytes(b"an older recording")
     status, said = run(recorded.bag, older)
-    assert status == 1 and "older.mcap: exists: a recording is not replaced" in said
+    assert status == 1 and "older.mcap already exists, and recordings are never replaced" in said
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
 
 

@@ -84,7 +84,7 @@ def test_two_outputs_are_not_written_into_one_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(command.replace("OUT", "out").split()) in (1, 2)
-    assert "is asked for twice: name another file" in capsys.readouterr().err
+    assert "is specified twice as output: name another file" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -81,5 +81,5 @@ def test_another_recording_is_not_replaced(
     older = tmp_path / "older.mcap"
     older.write_bytes(b"an older recording")
     assert main(["report", str(bag), "--html", str(tmp_path / "run.html"), "--mcap", str(older)]) == 1
-    assert "older.mcap: exists: a recording is not replaced" in capsys.readouterr().err
+    assert "older.mcap already exists, and recordings are never replaced" in capsys.readouterr().err
     assert not (tmp_path / "run.html").exists() and older.read_bytes() == b"an older recording"

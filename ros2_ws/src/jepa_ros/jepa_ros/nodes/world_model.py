@@ -347,7 +347,7 @@ class WorldModelNode(LifecycleNode):
     def publish_diagnostics(self) -> None:
         """Publish the present verdict on each camera; called every second and after each transition."""
         hardware = f"{self._info.engine}:{self._info.device}" if self._info else str(self._values["engine"])
-        of_node = {"refused_candidates": self._proposals.refused, "pid": os.getpid()}
+        of_node = {"refused_candidates": self._proposals.rejected, "pid": os.getpid()}
         applied = self._served.applied if self._served else []
         of_node |= {f"realtime/{setting.name}": str(setting) for setting in applied}
         passed_over = self._served.model.passed_over if self._served else ()

@@ -75,7 +75,7 @@ class Served:
             realtime.undo(self._settings)
             raise
         if self.box is not None:
-            self.box.serve(self.model)
+            self.box.set_model(self.model)
         realtime.settle()
 
     @property
@@ -189,7 +189,7 @@ class Served:
             others = {thread.native_id for thread in threading.enumerate()} - {self._opener}
             realtime.join(self._settings, realtime.threads() - self._before - others)
         if self.box is not None:
-            self.box.serve(model)
+            self.box.set_model(model)
         self._on_model(model, kept)
 
 
